@@ -1,0 +1,31 @@
+# Everything here starts from Python 3.11+ with venv and the package index, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test lint bench crash clean
+
+demo: .venv/installed
+	@echo "make demo: the main job is not wired up yet" >&2; exit 1
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks
+
+crash: .venv/installed
+	ARCHELON_CRASH_ROUNDS=5 $(BIN)/python -m pytest -m crash -s $(PYTEST_ARGS)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,1 @@
+"""The cloud controller: five modules (design, deploy, provision, runtime, disposal) over platforms."""

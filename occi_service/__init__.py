@@ -1,0 +1,1 @@
+"""What every OCCI microservice of Archelon is made of."""

@@ -1,0 +1,1 @@
+"""OCCI from the other side: what tenants' programs, orchestrators and our own services call one another with."""

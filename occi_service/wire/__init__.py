@@ -1,0 +1,1 @@
+"""The kinds, attribute names and constants that Archelon's services say to one another; nothing else."""

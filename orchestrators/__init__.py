@@ -1,0 +1,1 @@
+"""Ready bundles, each to be read as an example."""

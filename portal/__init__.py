@@ -1,0 +1,1 @@
+"""The tenant portal: a client of the service manager."""

@@ -1,0 +1,62 @@
+"""What every test may ask for: a database of either kind, and a word on what this machine lacks."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.postgres import PostgresServer
+
+
+def missing(what: str) -> None:
+    """Skip a test by the name of what the machine lacks; where nothing may be missing (CI), fail it instead."""
+    if os.environ.get("ARCHELON_REQUIRE_ALL"):
+        pytest.fail(f"{what} is missing, and ARCHELON_REQUIRE_ALL is set")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server: ARCHELON_TEST_POSTGRES, or a private one started for this run."""
+    given = os.environ.get("ARCHELON_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    programs = PostgresServer.programs()
+    if programs is None:
+        missing("PostgreSQL (initdb)")
+    assert programs is not None
+    with PostgresServer(programs, tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """URL of a fresh, empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    server = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.dispose()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a fresh SQLite database file."""
+    return f"sqlite:///{tmp_path}/state.db"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a fresh, empty database; the test runs once on each kind."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url
