@@ -1,10 +1,10 @@
 """One relational database, SQLite on one machine or PostgreSQL on many, behind two kinds of transaction.
 
-`read()` gives a connection in autocommit mode: every statement sees what is committed, nothing is locked, and no BEGIN or
-COMMIT travels (on the hot path these would cost as much as the SELECT). `write()` gives a transaction that takes SQLite's
-write lock at once: a transaction that starts by reading and turns to writing cannot be retried by SQLite and fails with
-"database is locked", so a writer says that it is one. On PostgreSQL, `write()` is READ COMMITTED and rows are locked where
-they are read for update.
+`read()` gives a connection in autocommit mode: every statement sees what is committed, nothing is locked, and no BEGIN
+or COMMIT travels (on the hot path these would cost as much as the SELECT). `write()` gives a transaction that takes
+SQLite's write lock at once: a transaction that starts by reading and turns to writing cannot be retried by SQLite and
+fails with "database is locked", so a writer says that it is one. On PostgreSQL, `write()` is READ COMMITTED and rows
+are locked where they are read for update.
 
 All tables of all rooms hang on one `metadata`, each defined in the room that owns it, and are made by Alembic.
 """
@@ -45,7 +45,8 @@ class Database:
         pool_size: connections kept open; as many again may open under load.
 
     Raises:
-        ValueError: the URL names neither SQLite nor PostgreSQL, or an in-memory SQLite database, which cannot be shared.
+        ValueError: the URL names neither SQLite nor PostgreSQL, or an in-memory SQLite database, which cannot be
+        shared.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:

@@ -1,0 +1,200 @@
+"""The application: a WSGI callable that serves OCCI 1.2 for any pyssf backend.
+
+A project that used `occi.wsgi.Application` moves over by changing that import: `register_backend`, a registry and
+renderings of its own, and a subclass that passes extras through `_call_occi` work as they did.
+
+Falcon routes, by its own tables for whatever else is mounted (health, metrics), and by the shape of the path for OCCI:
+the query interface, collections (a slash at the end), entities.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal
+
+import falcon
+import falcon.routing
+import occi.protocol.rendering
+import occi.registry
+from occi.backend import ActionBackend, KindBackend
+from occi.core_model import Category
+
+from . import __version__
+from .endpoints import CollectionEndpoint, EntityEndpoint, QueryEndpoint
+from .errors import OcciError, of_status
+from .exchange import Exchange, Limits, Service
+from .foreign import ForeignRendering
+from .html import Html
+from .registry import InMemoryRegistry, as_registry
+from .registry.categories import Categories
+from .renderings import (
+    ErrorDocument,
+    Json,
+    JsonPyssf,
+    PlainJson,
+    Rendering,
+    TextOcci,
+    TextOcciHurtle,
+    TextOcciPlain,
+    TextPlain,
+    UriList,
+)
+
+__all__ = ["Application", "Dialect"]
+
+log = logging.getLogger(__name__)
+
+Dialect = Literal["1.2", "pyssf"]
+StartResponse = Callable[..., Any]
+
+_EXTRAS: Final = "archelon.extras"
+_QUERY_PATHS: Final = ("/-/", "/.well-known/org/ogf/occi/-/")
+
+
+def _default_renderings(dialect: Dialect) -> dict[str, Rendering]:
+    text_occi = TextOcci() if dialect == "1.2" else TextOcciHurtle()
+    json = Json() if dialect == "1.2" else JsonPyssf()
+    renderings: list[Rendering] = [TextPlain(), text_occi, json, Html(), UriList(), TextOcciPlain(), PlainJson()]
+    return {each.mime_type: each for each in renderings}
+
+
+class _Router(falcon.routing.CompiledRouter):
+    """Falcon's router, and behind it OCCI's three kinds of path."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self._query = self._route(QueryEndpoint(service))
+        self._collection = self._route(CollectionEndpoint(service))
+        self._entity = self._route(EntityEndpoint(service))
+        self._has_routes = False
+
+    def _route(self, endpoint: object) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
+        methods = self.map_http_methods(endpoint)
+        falcon.routing.set_default_responders(methods)
+        return endpoint, dict(methods), {}, None
+
+    def add_route(self, uri_template: str, resource: object, **kwargs: Any) -> None:
+        super().add_route(uri_template, resource, **kwargs)
+        self._has_routes = True
+
+    def find(self, uri: str, req: falcon.Request | None = None) -> Any:
+        if self._has_routes:
+            found = super().find(uri, req)
+            if found is not None:
+                return found
+        if not uri.endswith("/"):
+            return self._entity
+        return self._query if uri in _QUERY_PATHS else self._collection
+
+
+class Application:
+    """An OCCI service as a WSGI callable.
+
+    Args:
+        registry: where categories and entities are kept; in memory without one. pyssf's registries serve too.
+        renderings: media type to rendering, instead of the default ones; pyssf's renderings serve too.
+        dialect: `1.2`, or `pyssf` for clients of Hurtle's time.
+        limits: sizes beyond which requests and answers are refused.
+        base_url: scheme and host that clients use, such as `https://occi.example.org`; taken from each request without.
+        product: name and version for the `Server` header.
+        new_id: makes the last part of new paths.
+
+    Attributes:
+        registry: as given.
+        falcon: Falcon's application, for routes beside OCCI's (`application.falcon.add_route("/healthz", …)`).
+    """
+
+    def __init__(
+        self,
+        registry: occi.registry.Registry | None = None,
+        renderings: Mapping[str, occi.protocol.rendering.Rendering] | None = None,
+        *,
+        dialect: Dialect = "1.2",
+        limits: Limits | None = None,
+        base_url: str | None = None,
+        product: str | None = None,
+        new_id: Callable[[], uuid.UUID] = uuid.uuid4,
+    ) -> None:
+        self.registry: occi.registry.Registry = registry if registry is not None else InMemoryRegistry()
+        chosen = renderings if renderings is not None else _default_renderings(dialect)
+        ours: dict[str, Rendering] = {}
+        for mime_type, each in chosen.items():
+            self.registry.set_renderer(mime_type, each)
+            ours[mime_type] = each if isinstance(each, Rendering) else ForeignRendering(each, mime_type)
+        self._service = Service(
+            registry=as_registry(self.registry),
+            renderings=ours,
+            offered=tuple(ours),
+            readable=tuple([mime_type for mime_type in ours if mime_type != "text/html"]),
+            dialect=dialect,
+            limits=limits or Limits(),
+            base_url=base_url.rstrip("/") if base_url else None,
+            new_id=new_id,
+        )
+        self._server = f"{product or f'archelon/{__version__}'} OCCI/1.2"
+        self.falcon: falcon.App[falcon.Request, falcon.Response] = falcon.App(router=_Router(self._service))
+        self.falcon.req_options.keep_blank_qs_values = True
+        self.falcon.resp_options.default_media_type = "text/plain"
+        self.falcon.add_error_handler(Exception, self._on_slip)
+        self.falcon.add_error_handler(falcon.HTTPError, self._on_error)
+
+    def register_backend(self, category: Category, backend: KindBackend | ActionBackend) -> None:
+        """Publish a kind, mixin or action with the backend that serves it.
+
+        Raises:
+            AttributeError: the backend does not derive from the class that the category's type needs, or another
+                category has the location.
+        """
+        Categories().add(category, backend)
+        self.registry.set_backend(category, backend, None)
+
+    def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
+        """WSGI. A subclass that has something for its backends overrides this and calls `_call_occi`."""
+        return self._call_occi(environ, response)
+
+    def _call_occi(self, environ: dict[str, Any], response: StartResponse, **extras: Any) -> Iterable[bytes]:
+        """Serve a request; `extras` reach every backend and the registry."""
+        environ[_EXTRAS] = extras
+        server = self._server
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            headers.append(("Server", server))
+            return response(status, headers)
+
+        return self.falcon(environ, start)
+
+    # errors -----------------------------------------------------------------------------------------------------------
+
+    def _on_error(self, req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: Any) -> None:
+        """One place renders every error, in the rendering that was asked for."""
+        document = error.document() if isinstance(error, OcciError) else _foreign_error(error)
+        resp.status = f"{document.status} {document.title}"
+        if error.headers:
+            resp.set_headers(error.headers)
+        writer = self._error_writer(req, resp)
+        payload = writer.write_error(document)
+        resp.content_type = writer.content_type
+        resp.set_header("Vary", "Accept")
+        resp.data = payload.body
+
+    def _error_writer(self, req: falcon.Request, resp: falcon.Response) -> Rendering:
+        try:
+            return Exchange(req, resp, self._service).writer
+        except OcciError:
+            # What cannot be negotiated, or the version that is the error itself.
+            return self._service.renderings.get("text/plain") or TextPlain()
+
+    def _on_slip(self, req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
+        """What nobody foresaw: logged here with its traceback, and not shown."""
+        log.error("unforeseen: %s %s", req.method, req.path, exc_info=error)
+        text = "something went wrong here and was logged; it is not the request's fault"
+        self._on_error(req, resp, of_status(500, text), params)
+
+
+def _foreign_error(error: falcon.HTTPError) -> ErrorDocument:
+    """An error of Falcon's own."""
+    status = falcon.http_status_to_code(error.status)
+    title = falcon.code_to_http_status(status).partition(" ")[2]
+    return ErrorDocument(status, title, error.description or error.title or title, "request")

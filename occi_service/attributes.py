@@ -1,0 +1,248 @@
+"""Attribute definitions: what a category says of an attribute, and whether a value fits.
+
+pyssf defines an attribute by one word: `immutable`, `required`, `mutable`, or nothing. `Attribute` is that word, a
+`str`, so that code written for pyssf compares it as before; and it carries what OCCI 1.2 adds: type, default, pattern,
+description, and whether the value is a secret. A plain string still defines an attribute; it is then untyped, which
+OCCI reads as *string*, and a backend written for pyssf gets strings, as it always did.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Literal, cast, get_args
+
+from .renderings import grammar
+from .renderings.documents import AttributeDocument, Bare
+
+__all__ = ["Attribute", "AttributeType", "Use", "as_attribute", "check"]
+
+#: How a client may use an attribute. `""` and `mutable` are the same: it may, and need not, set it.
+Use = Literal["", "mutable", "required", "immutable"]
+AttributeType = Literal["string", "number", "boolean", "array", "object"]
+
+_PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+_SHOWN_CHARACTERS: Final = 100
+
+
+class Attribute(str):
+    """Definition of an attribute (GFD.221, 4.5.1). Compares equal to its use: `Attribute("mutable", type="number") == "mutable"`.
+
+    Args:
+        use: `immutable` (set by the provider alone), `required` (given at creation), `mutable` or `""`.
+        type: what values it takes.
+        default: value where the client gives none; has to fit the type.
+        pattern: a regular expression (RE2 syntax) that the whole string has to match, or a JSON Schema.
+        description: one sentence for people.
+        secret: shown only to the owner, on a GET of its one entity; never listed, filtered or logged.
+
+    Raises:
+        ValueError: the use or type is unknown, the pattern does not compile, or the default does not fit.
+    """
+
+    __slots__ = ("default", "description", "pattern", "secret", "type", "typed")
+
+    type: AttributeType
+    default: Any
+    pattern: str | Mapping[str, Any] | None
+    description: str
+    secret: bool
+    typed: bool
+
+    def __new__(
+        cls,
+        use: Use = "",
+        *,
+        type: AttributeType = "string",  # noqa: A002 - the specification's word
+        default: Any = None,
+        pattern: str | Mapping[str, Any] | None = None,
+        description: str = "",
+        secret: bool = False,
+    ) -> Attribute:
+        if use not in get_args(Use):
+            raise ValueError(f"{use!r} is not a use of an attribute; one of mutable, required, immutable or nothing is")
+        if type not in get_args(AttributeType):
+            raise ValueError(f"{type!r} is not a type of an attribute; {', '.join(get_args(AttributeType))} are")
+        self = super().__new__(cls, use)
+        self.type = type
+        self.pattern = pattern
+        self.description = description
+        self.secret = secret
+        self.typed = True
+        self.default = default
+        if isinstance(pattern, str):
+            _expression(pattern)
+        elif pattern is not None:
+            _schema(json.dumps(pattern, sort_keys=True))
+        if default is not None:
+            check("default", default, self)
+        return self
+
+    @property
+    def immutable(self) -> bool:
+        """Whether the provider alone sets it."""
+        return self == "immutable"
+
+    @property
+    def required(self) -> bool:
+        """Whether a client has to give it at creation."""
+        return self == "required"
+
+    def document(self) -> AttributeDocument:
+        """The definition as the query interface shows it."""
+        pattern: Any = self.pattern
+        if isinstance(pattern, str):
+            # JSON Schema searches; ours has to match the whole.
+            pattern = {"pattern": f"^(?:{pattern})$"}
+        return AttributeDocument(
+            mutable=not self.immutable,
+            required=self.required,
+            type=self.type,
+            pattern=pattern,
+            default=None if self.secret else self.default,
+            description=self.description,
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _untyped(use: str) -> Attribute:
+    attribute = Attribute(cast("Use", use if use in get_args(Use) else ""))
+    attribute.typed = False
+    return attribute
+
+
+def as_attribute(definition: str) -> Attribute:
+    """The definition, whichever way it was written: pyssf's plain words become untyped attributes."""
+    return definition if isinstance(definition, Attribute) else _untyped(str(definition))
+
+
+def check(name: str, value: Any, definition: Attribute) -> Any:
+    """The value as the attribute's type has it.
+
+    Unquoted text (`Bare`) takes the attribute's type; quoted text is read as the type it has to be, since older clients
+    quote everything. Values out of JSON have to be of the type already, but for untyped attributes, which take any
+    scalar.
+
+    Raises:
+        ValueError: the value does not fit; the text names the attribute, the value and what would be right.
+    """
+    fitted = _fit(value, definition)
+    if fitted is None or (definition.pattern is not None and not _matches(fitted, definition.pattern)):
+        raise ValueError(f"{name} is {_shown(value, definition)}, and has to be {_wanted(definition)}")
+    return fitted
+
+
+def _fit(value: Any, definition: Attribute) -> Any:
+    if isinstance(value, Bare):
+        if definition.type == "string":
+            return str(value)
+        bare = grammar.bare_value(value)
+        return bare if _is(bare, definition.type) else None
+    if _is(value, definition.type):
+        return value
+    if isinstance(value, str):
+        return _from_text(value, definition.type)
+    if not definition.typed and isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return None
+
+
+def _from_text(text: str, wanted: AttributeType) -> Any:
+    """What a quoted string says where its attribute is not a string: GFD.229 has no other place for arrays and objects."""
+    if wanted in ("array", "object"):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    else:
+        value = grammar.bare_value(text)
+    return value if _is(value, wanted) else None
+
+
+def _is(value: Any, wanted: AttributeType) -> bool:
+    if isinstance(value, bool):
+        return wanted == "boolean"
+    return isinstance(value, _PYTHON_TYPES[wanted])
+
+
+def _wanted(definition: Attribute) -> str:
+    article = "an" if definition.type in ("array", "object") else "a"
+    if definition.pattern is None:
+        return f"{article} {definition.type}"
+    if isinstance(definition.pattern, str):
+        return f"{article} {definition.type} that matches {definition.pattern}"
+    return f"{article} {definition.type} that fits {json.dumps(definition.pattern)}"
+
+
+def _shown(value: Any, definition: Attribute) -> str:
+    if definition.secret:
+        return "not shown, being a secret"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def _matches(value: Any, pattern: str | Mapping[str, Any]) -> bool:
+    if isinstance(pattern, str):
+        text = value if isinstance(value, str) else json.dumps(value)
+        return _expression(pattern).fullmatch(text) is not None
+    return bool(_schema(json.dumps(pattern, sort_keys=True)).is_valid(value))
+
+
+# RE2 and jsonschema are loaded by the first pattern: an orchestrator that has none does not pay for them.
+
+
+@functools.lru_cache(maxsize=512)
+def _expression(pattern: str) -> Any:
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options=options)
+    except re2.error as error:
+        raise ValueError(f"the pattern {pattern!r} is not a regular expression of RE2: {error}") from None
+
+
+@functools.lru_cache(maxsize=512)
+def _schema(text: str) -> Any:
+    import jsonschema
+    import jsonschema.validators
+
+    def pattern_keyword(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Any:
+        if isinstance(instance, str) and _expression(pattern).search(instance) is None:
+            yield jsonschema.ValidationError(f"does not match {pattern}")
+
+    schema = json.loads(text)
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        for pattern in _patterns_in(schema):
+            _expression(pattern)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"the pattern is not a JSON Schema: {error.message}") from None
+    if any(key in text for key in ('"$ref"', '"$dynamicRef"', '"patternProperties"')):
+        # A reference may name another host; patternProperties would match with a backtracking engine.
+        raise ValueError("a pattern's JSON Schema may not use $ref, $dynamicRef or patternProperties")
+    extend: Any = jsonschema.validators.extend
+    validator = extend(jsonschema.Draft202012Validator, {"pattern": pattern_keyword})
+    return validator(schema)
+
+
+def _patterns_in(schema: Any) -> list[str]:
+    found: list[str] = []
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "pattern" and isinstance(value, str):
+                found.append(value)
+            else:
+                found += _patterns_in(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            found += _patterns_in(value)
+    return found

@@ -1,0 +1,406 @@
+"""The three kinds of path that OCCI has (GFD.223): an entity, a collection, the query interface. One Falcon resource each.
+
+Each method reads the request, calls `workflow` inside the registry's unit of work, and shows the outcome. The cells of
+the protocol's method table are the methods here; what a collection cannot do is refused with 405 and the methods that
+it can.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import falcon
+from occi.backend import UserDefinedMixinBackend
+from occi.core_model import Action, Entity, Kind, Link, Mixin
+
+from . import reading, workflow
+from .errors import (
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PreconditionFailedError,
+    TooLargeError,
+    shown,
+)
+from .exchange import Exchange, Service, names_any
+from .model import CORE_KINDS, type_id
+from .registry.base import Page, Selection
+
+__all__ = ["CollectionEndpoint", "EntityEndpoint", "QueryEndpoint"]
+
+_ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
+_KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
+_MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
+_PATH_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
+#: More members than this in one request are refused: each is a call to a backend inside one transaction.
+_MAX_PAGE_NUMBER: Final = 10**9
+
+
+def _allow(response: falcon.Response, methods: tuple[str, ...]) -> None:
+    response.set_header("Allow", ", ".join(methods))
+    response.status = falcon.HTTP_204
+
+
+class _Endpoint:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def _exchange(self, request: falcon.Request, response: falcon.Response) -> Exchange:
+        return Exchange(request, response, self._service)
+
+
+def _find(exchange: Exchange, path: str) -> Entity:
+    try:
+        return exchange.registry.get_resource(path, exchange.extras)
+    except KeyError:
+        raise NotFoundError(f"there is nothing at {shown(path)}", "path") from None
+
+
+def _check_match(exchange: Exchange, path: str) -> None:
+    """Refuse a write if the entity is not what the client saw (If-Match, RFC 9110, 13.1.1)."""
+    field = exchange.request.env.get("HTTP_IF_MATCH")
+    if field is None:
+        return
+    try:
+        # A second look: what `retrieve` refreshes for the comparison is not what is written.
+        seen = exchange.registry.get_resource(path, exchange.extras)
+    except KeyError:
+        raise PreconditionFailedError("there is no such entity to match", "header If-Match") from None
+    if field.strip() == "*":
+        return
+    with workflow.refusals():
+        workflow.retrieve(seen, exchange.registry, exchange.extras)
+    if not names_any(field, exchange.etags_of(seen)):
+        raise PreconditionFailedError(
+            "the entity has changed since; GET it, look, and send the change with the new ETag", "header If-Match"
+        )
+
+
+def _check_none_match(exchange: Exchange) -> None:
+    field = exchange.request.env.get("HTTP_IF_NONE_MATCH")
+    if field is not None and field.strip() == "*":
+        raise PreconditionFailedError("there is an entity already", "header If-None-Match")
+
+
+def _create(exchange: Exchange, path: str, entity: Entity) -> None:
+    workflow.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
+
+
+def _action_term(request: falcon.Request) -> str | None:
+    """The term of `?action=term`; None where there is none."""
+    if not request.query_string:
+        return None
+    given = request.get_param_as_list("action")
+    if not given:
+        return None
+    if len(given) != 1:
+        raise BadRequestError("action is given more than once", "query")
+    return given[0]
+
+
+class EntityEndpoint(_Endpoint):
+    """A resource or a link, at its own path."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Show it, refreshed by its backends."""
+        exchange = self._exchange(req, resp)
+        entity = _find(exchange, req.path)
+        with workflow.refusals():
+            workflow.retrieve(entity, exchange.registry, exchange.extras)
+        exchange.show_entity(entity)
+
+    on_head = on_get
+
+    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Tell the methods."""
+        self._exchange(req, resp)
+        _allow(resp, _ENTITY_METHODS)
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Update it in part or, with `?action=`, invoke an action on it."""
+        exchange = self._exchange(req, resp)
+        term = _action_term(req)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            old = _find(exchange, req.path)
+            _check_match(exchange, req.path)
+            if term is None:
+                new = reading.read_update(old, exchange)
+                _take_core(old, new)
+                workflow.update(old, new, exchange.registry, exchange.extras)
+            else:
+                action, attributes = reading.read_action(exchange, term)
+                reading.check_offers(old, action)
+                workflow.act(old, action, attributes, exchange.registry, exchange.extras)
+            exchange.show_entity(old)
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Replace it whole, or create one at this path."""
+        exchange = self._exchange(req, resp)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            try:
+                old = exchange.registry.get_resource(req.path, exchange.extras)
+            except KeyError:
+                _check_match(exchange, req.path)
+                self._create(exchange, req.path)
+                return
+            _check_match(exchange, req.path)
+            _check_none_match(exchange)
+            new = reading.read_replacement(old, exchange)
+            old.title = new.title
+            if not isinstance(old, Link):
+                old.summary = new.summary  # type: ignore[attr-defined]
+            workflow.replace(old, new, exchange.registry, exchange.extras)
+            exchange.show_entity(old)
+
+    def _create(self, exchange: Exchange, path: str) -> None:
+        exchange.checked_path(path)
+        entity = reading.read_created(exchange, at=None, several=False)[0]
+        if entity.identifier and entity.identifier != path:
+            raise BadRequestError(f"the id says {shown(entity.identifier)}, the path {shown(path)}", "id")
+        _create(exchange, path, entity)
+        exchange.show_created(entity)
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Delete it, and the links that start at it."""
+        exchange = self._exchange(req, resp)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            entity = _find(exchange, req.path)
+            _check_match(exchange, req.path)
+            workflow.delete(entity, exchange.registry, exchange.extras)
+        exchange.show_done()
+
+
+def _take_core(old: Entity, new: Entity) -> None:
+    """Title and summary are members, not attributes, and no pyssf backend copies them."""
+    if new.title is not None:
+        old.title = new.title
+    summary = getattr(new, "summary", None)
+    if summary is not None:
+        old.summary = summary  # type: ignore[attr-defined]
+
+
+class CollectionEndpoint(_Endpoint):
+    """A path that ends in `/`: a kind's entities, a mixin's, or all that lies below."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Show the entities, filtered and by pages."""
+        exchange = self._exchange(req, resp)
+        category = exchange.registry.get_category(req.path, exchange.extras)
+        limits = exchange.service.limits
+        page, number = _paging(req, limits.page)
+        selection = Selection(req.path, category, offset=(page - 1) * number, limit=number)
+        narrowed = reading.read_filters(exchange, selection)
+        found = exchange.registry.select(narrowed, exchange.extras) if narrowed is not None else Page([])
+        if found.more and "page" not in req.params and "number" not in req.params:
+            raise TooLargeError(
+                f"the collection holds more than {limits.page} entities; ask for pages: ?page=1&number={limits.page}",
+                "query",
+            )
+        if exchange.writer.shows_entities:
+            with workflow.refusals():
+                for entity in found.entities:
+                    workflow.retrieve(entity, exchange.registry, exchange.extras)
+        exchange.show_entities(found.entities)
+
+    on_head = on_get
+
+    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Tell the methods."""
+        exchange = self._exchange(req, resp)
+        _allow(resp, _methods(exchange.registry.get_category(req.path, exchange.extras)))
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Create entities, attach a mixin to those named, or, with `?action=`, invoke an action on every member."""
+        exchange = self._exchange(req, resp)
+        category = exchange.registry.get_category(req.path, exchange.extras)
+        term = _action_term(req)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            if term is not None:
+                if not isinstance(category, Kind | Mixin):
+                    raise _not_allowed(req.path, None)
+                self._act(exchange, term, category)
+            elif isinstance(category, Mixin):
+                workflow.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
+                exchange.show_done()
+            else:
+                self._create(exchange, category if isinstance(category, Kind) else None)
+
+    def _create(self, exchange: Exchange, kind: Kind | None) -> None:
+        entities = reading.read_created(exchange, at=kind, several=True)
+        for entity in entities:
+            if entity.identifier:
+                raise BadRequestError(
+                    f"the service chooses the id; to choose it, PUT at {shown(exchange.path_of(entity.identifier))}",
+                    "id",
+                )
+            path = workflow.new_identifier(entity.kind, exchange.service.new_id)
+            _create(exchange, path, entity)
+        if len(entities) == 1:
+            exchange.show_created(entities[0])
+        else:
+            exchange.show_entities(entities)
+
+    def _act(self, exchange: Exchange, term: str, category: Kind | Mixin) -> None:
+        action, attributes = reading.read_action(exchange, term)
+        members = self._all(exchange, category)
+        for entity in members:
+            reading.check_offers(entity, action)
+        for entity in members:
+            workflow.act(entity, action, dict(attributes), exchange.registry, exchange.extras)
+        exchange.show_done()
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Make exactly the entities named the members of a mixin."""
+        exchange = self._exchange(req, resp)
+        category = exchange.registry.get_category(req.path, exchange.extras)
+        if not isinstance(category, Mixin):
+            raise _not_allowed(req.path, category)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            wanted = self._members(exchange, category)
+            names = {entity.identifier for entity in wanted}
+            workflow.attach(wanted, category, exchange.registry, exchange.extras)
+            surplus = [each for each in self._all(exchange, category) if each.identifier not in names]
+            workflow.detach(surplus, category, exchange.registry, exchange.extras)
+            exchange.show_done()
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Delete every entity of a kind, or detach a mixin from the entities named or, without any, from all."""
+        exchange = self._exchange(req, resp)
+        category = exchange.registry.get_category(req.path, exchange.extras)
+        if not isinstance(category, Kind | Mixin):
+            raise _not_allowed(req.path, None)
+        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            named = bool(exchange.body) or "HTTP_X_OCCI_LOCATION" in req.env
+            if isinstance(category, Mixin):
+                members = self._members(exchange, category) if named else self._all(exchange, category)
+                workflow.detach(members, category, exchange.registry, exchange.extras)
+            elif named:
+                raise BadRequestError(
+                    "entities of a kind are deleted one by one at their own paths, or all without a body", "body"
+                )
+            else:
+                for entity in self._all(exchange, category):
+                    workflow.delete(entity, exchange.registry, exchange.extras)
+            exchange.show_done()
+
+    def _members(self, exchange: Exchange, mixin: Mixin) -> list[Entity]:
+        members = reading.read_members(exchange)
+        if not members:
+            raise BadRequestError("the request names no entity: X-OCCI-Location: <URI>", "X-OCCI-Location")
+        for entity in members:
+            reading.check_applies(entity.kind, [mixin], "")
+        return members
+
+    def _all(self, exchange: Exchange, category: Kind | Mixin) -> list[Entity]:
+        limit = exchange.service.limits.page
+        page = exchange.registry.select(Selection(category=category, limit=limit), exchange.extras)
+        if page.more:
+            raise TooLargeError(f"the collection holds more than {limit} entities; name them one by one", "path")
+        return page.entities
+
+
+def _paging(request: falcon.Request, limit: int) -> tuple[int, int]:
+    page = _whole_number(request, "page", 1)
+    number = _whole_number(request, "number", limit)
+    if number > limit:
+        raise TooLargeError(f"number is {number}; a page holds at most {limit} entities", "query number")
+    return page, number
+
+
+def _whole_number(request: falcon.Request, name: str, default: int) -> int:
+    given = request.get_param_as_list(name)
+    if given is None:
+        return default
+    text = given[0] if len(given) == 1 else ""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= _MAX_PAGE_NUMBER):
+        raise BadRequestError(
+            f"{name} is {shown(','.join(given))}, and has to be a whole number from 1", f"query {name}"
+        )
+    return int(text)
+
+
+def _methods(category: object) -> tuple[str, ...]:
+    if isinstance(category, Mixin):
+        return _MIXIN_METHODS
+    return _KIND_METHODS if isinstance(category, Kind) else _PATH_METHODS
+
+
+def _not_allowed(path: str, category: object) -> MethodNotAllowedError:
+    what = f"a {category!r}'s collection" if category is not None else "no collection of a kind or mixin"
+    return MethodNotAllowedError(
+        f"{shown(path)} is {what}, which has no such method", "method", allowed=_methods(category)
+    )
+
+
+class QueryEndpoint(_Endpoint):
+    """The query interface at `/-/`: what categories there are, and a tenant's own mixins."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Show the categories; with a filter those named and those related to them."""
+        exchange = self._exchange(req, resp)
+        categories = exchange.registry.get_categories(exchange.extras)
+        if self._service.dialect != "pyssf":
+            categories = [*(each for each in CORE_KINDS if each not in categories), *categories]
+        if "HTTP_CATEGORY" in req.env:
+            selection = reading.read_filters(exchange, Selection())
+            named = list(selection.categories) if selection is not None else []
+            categories = [each for each in categories if each in named or _related(each, named)]
+        exchange.show_categories(categories)
+
+    on_head = on_get
+
+    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Tell the methods."""
+        self._exchange(req, resp)
+        _allow(resp, ("DELETE", "GET", "HEAD", "OPTIONS", "POST"))
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Add mixins of the tenant's own."""
+        exchange = self._exchange(req, resp)
+        registry = exchange.registry
+        with registry.unit_of_work(exchange.extras), workflow.refusals():
+            mixins = reading.read_mixins(exchange)
+            for mixin in mixins:
+                if registry.find_category(type_id(mixin), exchange.extras) is not None:
+                    raise ConflictError(f"there is a category {type_id(mixin)} already", "Category")
+                if self._taken(mixin.location, exchange):
+                    raise ConflictError(f"the location {shown(mixin.location)} is taken", "location")
+                registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
+            exchange.show_categories(list(mixins))
+
+    def _taken(self, location: str, exchange: Exchange) -> bool:
+        """Whether a location is one already, or lies above or below one, or above an entity."""
+        if location == "/" or location.startswith(("/-/", "/.well-known/")):
+            return True
+        for category in exchange.registry.get_categories(exchange.extras):
+            other = None if isinstance(category, Action) else category.location
+            if other and other != "/" and (other.startswith(location) or location.startswith(other)):
+                return True
+        below = exchange.registry.select(Selection(path=location, limit=1), exchange.extras)
+        return bool(below.entities)
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Remove mixins of the tenant's own, from their members too."""
+        exchange = self._exchange(req, resp)
+        registry = exchange.registry
+        with registry.unit_of_work(exchange.extras), workflow.refusals():
+            categories = reading.read_categories(exchange)
+            if not categories:
+                raise BadRequestError("the request names no mixin to remove", "Category")
+            for category in categories:
+                backend = registry.get_backend(category, exchange.extras)
+                if not isinstance(category, Mixin) or not isinstance(backend, UserDefinedMixinBackend):
+                    raise ForbiddenError(f"{type_id(category)} is the provider's and stays", "Category")
+                members = registry.select(Selection(category=category), exchange.extras).entities
+                workflow.detach(members, category, registry, exchange.extras)
+                registry.delete_mixin(category, exchange.extras)
+            exchange.show_done()
+
+
+def _related(category: Any, named: list[Any]) -> bool:
+    """Whether a category is an action or an ancestor of one of those named, or descends from one."""
+    return any(
+        category in getattr(each, "related", ()) or category in getattr(each, "actions", ()) for each in named
+    ) or any(each in getattr(category, "related", ()) for each in named)

@@ -1,0 +1,162 @@
+"""OCCI's core model (GFD.221) over pyssf's classes: lineage, inherited attributes and actions, categories as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
+
+from .attributes import Attribute, as_attribute
+from .renderings.documents import CategoryDocument
+
+__all__ = [
+    "CORE_KINDS",
+    "CORE_SCHEME",
+    "ENTITY",
+    "LINK",
+    "RESOURCE",
+    "RemoteResource",
+    "actions_of",
+    "attributes_of",
+    "category_class",
+    "category_document",
+    "is_link_kind",
+    "lineage",
+    "type_id",
+]
+
+CORE_SCHEME: Final = "http://schemas.ogf.org/occi/core#"
+
+#: Parent of all; cannot be instantiated and has no location.
+ENTITY: Final = Kind(CORE_SCHEME, "entity", title="Entity")
+RESOURCE: Final[Kind] = Resource.kind
+LINK: Final[Kind] = Link.kind
+
+#: What every query interface shows, whatever is registered.
+CORE_KINDS: Final = (ENTITY, RESOURCE, LINK)
+
+_CORE_ATTRIBUTES: Final[dict[str, dict[str, Attribute]]] = {
+    CORE_SCHEME + "entity": {
+        "occi.core.id": Attribute("immutable", description="unique identifier"),
+        "occi.core.title": Attribute("mutable", description="name for people"),
+    },
+    CORE_SCHEME + "resource": {"occi.core.summary": Attribute("mutable", description="what this one is for")},
+    CORE_SCHEME + "link": {
+        "occi.core.source": Attribute("required", description="resource the link starts at"),
+        "occi.core.target": Attribute("required", description="what the link leads to"),
+        "occi.core.source.kind": Attribute("immutable"),
+        "occi.core.target.kind": Attribute("mutable"),
+    },
+}
+
+
+class RemoteResource(Resource):
+    """A link's target that lives elsewhere: its identifier is an absolute URI, and nothing else is known of it."""
+
+    def __init__(self, identifier: str, kind: Kind | None = None) -> None:
+        super().__init__(identifier, kind or RESOURCE, [])
+
+
+def type_id(category: Category) -> str:
+    """Scheme and term, concatenated."""
+    return category.scheme + category.term
+
+
+def category_class(category: Category) -> Literal["kind", "mixin", "action"]:
+    """Which of the three a category is."""
+    if isinstance(category, Kind):
+        return "kind"
+    return "mixin" if isinstance(category, Mixin) else "action"
+
+
+def lineage(kind: Kind) -> Iterator[Kind]:
+    """The kind, its parent, and so on up to `resource` or `link` (pyssf ends there; `entity` is implied)."""
+    seen: list[Kind] = []
+    pending: list[Category] = [kind]
+    while pending:
+        each = pending.pop(0)
+        if isinstance(each, Kind) and each not in seen:
+            seen.append(each)
+            yield each
+            pending = [*each.related, *pending]
+
+
+def is_link_kind(kind: Kind) -> bool:
+    """Whether entities of the kind are links."""
+    return LINK in lineage(kind)
+
+
+def _mixin_lineage(mixin: Mixin) -> Iterator[Mixin]:
+    seen: list[Mixin] = []
+    pending: list[Category] = [mixin]
+    while pending:
+        each = pending.pop(0)
+        if isinstance(each, Mixin) and each not in seen:
+            seen.append(each)
+            yield each
+            pending = [*each.related, *pending]
+
+
+def _ancestry(kind: Kind | None, mixins: Iterable[Mixin]) -> Iterator[Kind | Mixin]:
+    if kind is not None:
+        yield from lineage(kind)
+    for mixin in mixins:
+        yield from _mixin_lineage(mixin)
+
+
+def attributes_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> dict[str, Attribute]:
+    """Every attribute that an entity of this kind with these mixins may have, inherited ones too, but for `occi.core.*`."""
+    found: dict[str, Attribute] = {}
+    for category in _ancestry(kind, mixins):
+        for name, definition in category.attributes.items():
+            if name not in found:
+                found[name] = as_attribute(definition)
+    return found
+
+
+def actions_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> list[Action]:
+    """Every action that an entity of this kind with these mixins may offer."""
+    found: list[Action] = []
+    for category in _ancestry(kind, mixins):
+        found += [action for action in category.actions if action not in found]
+    return found
+
+
+def secrets_of(entity: Entity) -> frozenset[str]:
+    """Names of the entity's attributes that are secret."""
+    definitions = attributes_of(entity.kind, entity.mixins)
+    return frozenset(name for name, each in definitions.items() if each.secret)
+
+
+def category_document(category: Category) -> CategoryDocument:
+    """A category as the query interface shows it: with inherited attributes and actions, parent and location."""
+    document = CategoryDocument(
+        scheme=category.scheme,
+        term=category.term,
+        category_class=category_class(category),
+        title=category.title or "",
+        location=category.location,
+    )
+    if isinstance(category, Kind):
+        attributes: dict[str, Attribute] = {}
+        for ancestor in (ENTITY, *reversed([*lineage(category)])):
+            attributes |= _CORE_ATTRIBUTES.get(type_id(ancestor), {})
+        attributes |= attributes_of(category)
+        document.related = [type_id(category.related[0] if category.related else ENTITY)]
+        if category == ENTITY:
+            document.related = []
+        if category in (ENTITY, RESOURCE, LINK):
+            document.location = None
+        document.actions = [type_id(action) for action in actions_of(category)]
+    elif isinstance(category, Mixin):
+        attributes = attributes_of(None, [category])
+        document.related = [type_id(each) for each in category.related if isinstance(each, Mixin)]
+        # pyssf has one list for what a mixin depends on and what it applies to.
+        applies = [*(each for each in category.related if isinstance(each, Kind)), *getattr(category, "applies", ())]
+        document.applies = [type_id(each) for each in applies]
+        document.actions = [type_id(action) for action in actions_of(None, [category])]
+    else:
+        attributes = {name: as_attribute(each) for name, each in category.attributes.items()}
+    document.attributes = {name: each.document() for name, each in attributes.items()}
+    return document

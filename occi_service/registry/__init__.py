@@ -1,0 +1,7 @@
+"""Registries: where categories, backends and entities are kept."""
+
+from .base import Page, PyssfRegistry, Registry, Selection, as_registry
+from .memory import InMemoryRegistry
+from .records import EntityRecord
+
+__all__ = ["EntityRecord", "InMemoryRegistry", "Page", "PyssfRegistry", "Registry", "Selection", "as_registry"]

@@ -1,0 +1,459 @@
+"""`application/occi+json` (GFD.226), and the older dialect that pyssf wrote.
+
+Reading refuses what JSON parsers disagree about (a name given twice, NaN, numbers past any float) and what would cost
+more to read than to send (depth, digits). A member that the format does not have is an error too: a misspelt
+`atributes` that was passed over would lose what the client meant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+from . import grammar
+from .base import ErrorDocument, Message, Payload, Rendering, compact_json, decode
+from .documents import (
+    ActionDocument,
+    AttributeDocument,
+    CategoryClass,
+    CategoryDocument,
+    Collection,
+    EntityDocument,
+    MalformedDocumentError,
+    Reference,
+)
+
+__all__ = ["Json", "JsonPyssf", "PlainJson"]
+
+#: Nesting of arrays and objects. OCCI's own documents need six; an attribute may hold an object.
+MAX_DEPTH: Final = 64
+#: Digits of a number: more than any float or 128-bit integer has.
+MAX_DIGITS: Final = 40
+
+_ENTITY_MEMBERS: Final = frozenset(
+    ("kind", "id", "mixins", "attributes", "actions", "links", "summary", "title", "source", "target")
+)
+_CATEGORY_MEMBERS: Final = frozenset(
+    ("term", "scheme", "title", "attributes", "parent", "depends", "applies", "actions", "location", "class", "rel")
+)
+_CORE_PREFIX = "occi.core."
+
+
+def _load(body: bytes) -> Any:
+    """The body as JSON, or a MalformedDocumentError that names line and column."""
+    text = decode(body)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_constant,
+        )
+    except json.JSONDecodeError as error:
+        raise MalformedDocumentError(
+            f"the body is not JSON: {error.msg}", f"line {error.lineno}, column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise MalformedDocumentError(f"the body is nested deeper than {MAX_DEPTH}", "body") from None
+    _check(value, 0)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MalformedDocumentError(f"the member {name[:200]!r} is given twice", "body")
+            seen.add(name)
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise MalformedDocumentError(f"a number of more than {MAX_DIGITS} digits", "body")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or len(text) > 10 * MAX_DIGITS:
+        raise MalformedDocumentError(f"the number {text[:60]} is out of range", "body")
+    return number
+
+
+def _constant(text: str) -> NoReturn:
+    raise MalformedDocumentError(f"{text} is not JSON; a number is finite", "body")
+
+
+def _check(value: Any, depth: int) -> None:
+    if isinstance(value, str):
+        if not grammar.is_text(value):
+            raise MalformedDocumentError("a string holds an unpaired surrogate, which is no character", "body")
+    elif isinstance(value, dict | list):
+        if depth >= MAX_DEPTH:
+            raise MalformedDocumentError(f"the body is nested deeper than {MAX_DEPTH}", "body")
+        if isinstance(value, dict):
+            for name, each in value.items():
+                _check(name, depth + 1)
+                _check(each, depth + 1)
+        else:
+            for each in value:
+                _check(each, depth + 1)
+
+
+def _fail(expected: str, value: Any, where: str) -> MalformedDocumentError:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return MalformedDocumentError(f"expected {expected}, but found {names.get(type(value), 'a number')}", where)
+
+
+def _as_object(value: Any, where: str, members: frozenset[str] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _fail("an object", value, where)
+    if members is not None:
+        for name in value:
+            if name not in members:
+                raise MalformedDocumentError(
+                    f"there is no member {name[:200]!r}; known are {', '.join(sorted(members))}", where
+                )
+    return value
+
+
+def _as_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _fail("an array", value, where)
+    return value
+
+
+def _as_text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _fail("a string", value, where)
+    return value
+
+
+def _optional_text(members: dict[str, Any], name: str, where: str) -> str | None:
+    value = members.get(name)
+    return None if value is None else _as_text(value, f"{where}{name}")
+
+
+def _type_id(value: Any, where: str) -> str:
+    """A type identifier: a string in OCCI 1.2, an object with scheme and term in pyssf's dialect."""
+    if isinstance(value, dict) and "term" in value and "scheme" in value:
+        value = _as_text(value["scheme"], where + ".scheme") + _as_text(value["term"], where + ".term")
+    text = _as_text(value, where)
+    try:
+        grammar.split_type_id(text)
+    except MalformedDocumentError as error:
+        raise MalformedDocumentError(error.message, where) from None
+    return text
+
+
+def _type_ids(value: Any, where: str) -> list[str]:
+    return [_type_id(each, f"{where}[{index}]") for index, each in enumerate(_as_list(value, where))]
+
+
+def _reference(value: Any, where: str) -> Reference:
+    if isinstance(value, str):
+        return Reference(value)
+    members = _as_object(value, where, frozenset(("location", "kind")))
+    if "location" not in members:
+        raise MalformedDocumentError('expected {"location": "…", "kind": "…"}', where)
+    kind = _type_id(members["kind"], where + ".kind") if members.get("kind") is not None else None
+    return Reference(_as_text(members["location"], where + ".location"), kind)
+
+
+def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocument:
+    members = _as_object(value, where.rstrip(".") or "body", _ENTITY_MEMBERS)
+    attributes = _as_object(members.get("attributes", {}), where + "attributes")
+    entity = EntityDocument(
+        kind=_type_id(members["kind"], where + "kind") if members.get("kind") is not None else None,
+        id=_optional_text(members, "id", where),
+        mixins=_type_ids(members.get("mixins", []), where + "mixins"),
+        title=_optional_text(members, "title", where),
+        summary=_optional_text(members, "summary", where),
+        actions=_type_ids(members.get("actions", []), where + "actions"),
+    )
+    if members.get("source") is not None:
+        entity.source = _reference(members["source"], where + "source")
+    if members.get("target") is not None:
+        entity.target = _reference(members["target"], where + "target")
+    for name, given in attributes.items():
+        if name.startswith(_CORE_PREFIX):
+            _take_core(entity, name, given, where)
+        elif grammar.ATTRIBUTE_NAME.fullmatch(name) is None:
+            raise MalformedDocumentError(
+                f"{json.dumps(name[:200])} is not an attribute's name (letters, digits, '-', '_', '.')",
+                where + "attributes",
+            )
+        else:
+            entity.attributes[name] = given
+    if "links" in members:
+        if inline:
+            raise MalformedDocumentError("a link has no links", where + "links")
+        for index, link in enumerate(_as_list(members["links"], where + "links")):
+            entity.links.append(_entity(link, f"{where}links[{index}].", inline=True))
+    return entity
+
+
+def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> None:
+    """`occi.core.*` among the attributes, as older clients write them, go where they belong."""
+    place = f"{where}attributes.{name}"
+    member = name.removeprefix(_CORE_PREFIX)
+    if member in ("id", "title", "summary"):
+        setattr(entity, member, _as_text(given, place))
+    elif member in ("source", "target"):
+        if getattr(entity, member) is None:
+            setattr(entity, member, _reference(_as_text(given, place), place))
+    elif member not in ("source.kind", "target.kind"):
+        raise MalformedDocumentError(f"{name} is not an attribute of OCCI's core", place)
+
+
+class Json(Rendering):
+    """`application/occi+json` as OCCI 1.2 has it."""
+
+    mime_type = "application/occi+json"
+    content_type = "application/occi+json"
+    shows_entities = True
+
+    def read_entity(self, message: Message) -> EntityDocument:
+        return _entity(_load(message.body))
+
+    def read_collection(self, message: Message) -> Collection:
+        value = _load(message.body)
+        members = _as_object(value, "body")
+        if "resources" not in members and "links" in members and "kind" in members:
+            return Collection([_entity(value)])
+        if "resources" not in members and "links" not in members:
+            return Collection([_entity(value)]) if members else Collection()
+        _as_object(value, "body", frozenset(("resources", "links")))
+        found = Collection()
+        for group in ("resources", "links"):
+            for index, each in enumerate(_as_list(members.get(group, []), group)):
+                if isinstance(each, str):
+                    found.locations.append(each)
+                else:
+                    found.entities.append(_entity(each, f"{group}[{index}].", inline=group == "links"))
+        return found
+
+    def read_action(self, message: Message) -> ActionDocument:
+        members = _as_object(_load(message.body), "body", frozenset(("action", "attributes")))
+        if "action" not in members:
+            raise MalformedDocumentError('expected {"action": "<type identifier>", "attributes": {…}}', "body")
+        attributes = _as_object(members.get("attributes", {}), "attributes")
+        return ActionDocument(_type_id(members["action"], "action"), dict(attributes))
+
+    def read_categories(self, message: Message) -> list[CategoryDocument]:
+        members = _as_object(_load(message.body), "body", frozenset(("kinds", "mixins", "actions")))
+        found: list[CategoryDocument] = []
+        for group, category_class in (("kinds", "kind"), ("mixins", "mixin"), ("actions", "action")):
+            for index, each in enumerate(_as_list(members.get(group, []), group)):
+                found.append(_category(each, category_class, f"{group}[{index}]."))  # type: ignore[arg-type]
+        return found
+
+    def write_entity(self, entity: EntityDocument) -> Payload:
+        return Payload(compact_json(self._entity(entity)))
+
+    def write_collection(self, collection: Collection) -> Payload:
+        resources = [self._entity(each) for each in collection.entities if not each.is_link]
+        links = [self._entity(each) for each in collection.entities if each.is_link]
+        shown: dict[str, Any] = {}
+        if resources or collection.locations:
+            # What the sender knows by location only (members of a mixin, in a request) is a string in its place.
+            shown["resources"] = [*resources, *collection.locations]
+        if links:
+            shown["links"] = links
+        return Payload(compact_json(shown))
+
+    def write_action(self, action: ActionDocument) -> Payload:
+        shown: dict[str, Any] = {"action": action.action}
+        if action.attributes:
+            shown["attributes"] = action.attributes
+        return Payload(compact_json(shown))
+
+    def write_categories(self, categories: list[CategoryDocument]) -> Payload:
+        shown: dict[str, list[dict[str, Any]]] = {}
+        for category in categories:
+            shown.setdefault(f"{category.category_class or 'mixin'}s", []).append(_category_members(category))
+        return Payload(compact_json(shown))
+
+    def write_done(self) -> Payload:
+        return Payload(b"{}")
+
+    def write_error(self, error: ErrorDocument) -> Payload:
+        shown = {"status": error.status, "title": error.title, "message": error.message, "where": error.where}
+        return Payload(compact_json({"error": shown}))
+
+    def _entity(self, entity: EntityDocument) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        if entity.kind is not None:
+            shown["kind"] = entity.kind
+        if entity.id is not None:
+            shown["id"] = entity.id
+        if entity.title is not None:
+            shown["title"] = entity.title
+        if entity.summary is not None:
+            shown["summary"] = entity.summary
+        if entity.mixins:
+            shown["mixins"] = entity.mixins
+        if entity.attributes:
+            shown["attributes"] = entity.attributes
+        if entity.actions:
+            shown["actions"] = entity.actions
+        if entity.links:
+            shown["links"] = [self._entity(link) for link in entity.links]
+        if entity.source is not None:
+            shown["source"] = _reference_members(entity.source)
+        if entity.target is not None:
+            shown["target"] = _reference_members(entity.target)
+        return shown
+
+
+class PlainJson(Json):
+    """The same under `application/json`, for clients that know no other name."""
+
+    mime_type = "application/json"
+    content_type = "application/json"
+
+
+def _reference_members(reference: Reference) -> dict[str, str]:
+    shown = {"location": reference.location}
+    if reference.kind:
+        shown["kind"] = reference.kind
+    return shown
+
+
+def _category(value: Any, category_class: CategoryClass, where: str) -> CategoryDocument:
+    members = _as_object(value, where.rstrip("."), _CATEGORY_MEMBERS)
+    for name in ("term", "scheme"):
+        if name not in members:
+            raise MalformedDocumentError(f"a category has a {name}", where.rstrip("."))
+    category = CategoryDocument(
+        scheme=_as_text(members["scheme"], where + "scheme"),
+        term=_as_text(members["term"], where + "term"),
+        category_class=category_class,
+        title=_optional_text(members, "title", where) or "",
+        actions=_type_ids(members.get("actions", []), where + "actions"),
+        applies=_type_ids(members.get("applies", []), where + "applies"),
+        location=_optional_text(members, "location", where),
+    )
+    _type_id(category.type_id, where.rstrip("."))
+    parent = members.get("parent")
+    if parent is not None:
+        category.related = [_type_id(parent, where + "parent")]
+    if "depends" in members:
+        category.related = _type_ids(members["depends"], where + "depends")
+    for name, each in _as_object(members.get("attributes", {}), where + "attributes").items():
+        place = f"{where}attributes.{name}"
+        definition = _as_object(each, place)
+        category.attributes[name] = AttributeDocument(
+            mutable=bool(definition.get("mutable", False)),
+            required=bool(definition.get("required", False)),
+            type=_optional_text(definition, "type", place + ".") or "string",
+            pattern=definition.get("pattern"),
+            default=definition.get("default"),
+            description=_optional_text(definition, "description", place + ".") or "",
+        )
+    return category
+
+
+def _category_members(category: CategoryDocument) -> dict[str, Any]:
+    shown: dict[str, Any] = {"term": category.term, "scheme": category.scheme}
+    if category.title:
+        shown["title"] = category.title
+    if category.attributes:
+        shown["attributes"] = {name: _attribute_members(each) for name, each in category.attributes.items()}
+    if category.related:
+        if category.category_class == "kind":
+            shown["parent"] = category.related[0]
+        else:
+            shown["depends"] = category.related
+    if category.applies:
+        shown["applies"] = category.applies
+    if category.actions:
+        shown["actions"] = category.actions
+    if category.location is not None:
+        shown["location"] = category.location
+    return shown
+
+
+def _attribute_members(definition: AttributeDocument) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "mutable": definition.mutable,
+        "required": definition.required,
+        "type": definition.type,
+    }
+    if definition.pattern is not None:
+        shown["pattern"] = definition.pattern
+    if definition.default is not None:
+        shown["default"] = definition.default
+    if definition.description:
+        shown["description"] = definition.description
+    return shown
+
+
+class JsonPyssf(Json):
+    """`application/occi+json` as pyssf 0.4 wrote it: categories as objects, collections and `/-/` as plain lists.
+
+    Reading takes both forms of a category. The word `muttable` is pyssf's own.
+    """
+
+    def read_collection(self, message: Message) -> Collection:
+        value = _load(message.body)
+        if not isinstance(value, list):
+            return super().read_collection(message)
+        return Collection([_entity(each, f"[{index}].") for index, each in enumerate(value)])
+
+    def write_collection(self, collection: Collection) -> Payload:
+        return Payload(compact_json([self._entity(each) for each in collection.entities]))
+
+    def write_categories(self, categories: list[CategoryDocument]) -> Payload:
+        return Payload(compact_json([_pyssf_category(each) for each in categories]))
+
+    def _entity(self, entity: EntityDocument) -> dict[str, Any]:
+        def category(type_id: str) -> dict[str, Any]:
+            known = entity.definitions.get(type_id)
+            if known is not None:
+                return _pyssf_category(known)
+            scheme, term = grammar.split_type_id(type_id)
+            return {"term": term, "scheme": scheme}
+
+        attributes = dict(entity.attributes)
+        for name, value in (("id", entity.id), ("title", entity.title), ("summary", entity.summary)):
+            if value is not None:
+                attributes[_CORE_PREFIX + name] = value
+        shown: dict[str, Any] = {"attributes": attributes}
+        if entity.kind is not None:
+            shown["kind"] = category(entity.kind)
+        shown["mixins"] = [category(each) for each in entity.mixins]
+        shown["actions"] = [
+            {"kind": category(each), "link": f"{entity.location}?action={grammar.split_type_id(each)[1]}"}
+            for each in entity.actions
+        ]
+        if not entity.is_link:
+            shown["links"] = [self._entity(link) for link in entity.links]
+        if entity.source is not None:
+            shown["source"] = entity.source.location
+        if entity.target is not None:
+            shown["target"] = entity.target.location
+        return shown
+
+
+def _pyssf_category(category: CategoryDocument) -> dict[str, Any]:
+    shown: dict[str, Any] = {"term": category.term, "scheme": category.scheme}
+    if category.title:
+        shown["title"] = category.title
+    if category.related:
+        shown["related"] = category.related
+    if category.location is not None:
+        shown["location"] = category.location
+    if category.attributes:
+        words = {}
+        for name, each in category.attributes.items():
+            words[name] = "required" if each.required else "muttable" if each.mutable else "immutable"
+        shown["attributes"] = words
+    if category.actions:
+        shown["actions"] = category.actions
+    return shown

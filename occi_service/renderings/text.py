@@ -1,0 +1,240 @@
+"""The text renderings (GFD.229): `text/plain` and `text/occi+plain` in the body, `text/occi` in header fields.
+
+All three are one thing, four named fields, in two places. In the body a field stands on a line of its own and may be
+repeated; in the header of a message values share a field, separated by commas, since servers and proxies join repeated
+fields anyway.
+
+Header fields are Latin-1 to WSGI and to Python's clients. Text outside ASCII travels as UTF-8 bytes, each byte as one
+Latin-1 character (RFC 9110, 5.5: obs-text), which is what happens to it on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+from urllib.parse import quote as percent_encode
+
+from . import grammar
+from .base import Message, Payload, Rendering, decode
+from .documents import (
+    ActionDocument,
+    CategoryDocument,
+    Collection,
+    Document,
+    EntityDocument,
+    MalformedDocumentError,
+    Reference,
+)
+
+__all__ = ["FIELDS", "TextOcci", "TextPlain", "from_header", "to_header"]
+
+CATEGORY: Final = "Category"
+LINK: Final = "Link"
+ATTRIBUTE: Final = "X-OCCI-Attribute"
+LOCATION: Final = "X-OCCI-Location"
+
+#: The fields' names by their lower-case spelling, under which requests may write them.
+FIELDS: Final = {name.lower(): name for name in (CATEGORY, LINK, ATTRIBUTE, LOCATION)}
+
+_CORE = "occi.core."
+_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
+
+
+def from_header(value: str) -> str:
+    """Text that stands in a header field.
+
+    Raises:
+        MalformedDocumentError: the bytes are not UTF-8.
+    """
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        raise MalformedDocumentError("the header field is not UTF-8", "header") from None
+
+
+def to_header(value: str) -> str:
+    """Text as it stands in a header field."""
+    return value if value.isascii() else value.encode().decode("latin-1")
+
+
+class _Text(Rendering):
+    """What the text renderings share: everything but where the fields stand."""
+
+    def _fields(self, message: Message) -> Iterable[tuple[str, str, str]]:
+        """Name, value and place of every field."""
+        raise NotImplementedError
+
+    def _write(self, fields: list[tuple[str, str]]) -> Payload:
+        raise NotImplementedError
+
+    def read(self, message: Message) -> Document:
+        """Everything that the fields say, before it is known what they are about."""
+        document = Document()
+        for name, value, where in self._fields(message):
+            if name == CATEGORY:
+                document.categories += grammar.parse_categories(value, where)
+            elif name == ATTRIBUTE:
+                for attribute, given in grammar.parse_attributes(value, where):
+                    if attribute in document.attributes:
+                        raise MalformedDocumentError(f"the attribute {attribute[:200]} is given twice", where)
+                    document.attributes[attribute] = given
+            elif name == LOCATION:
+                document.locations += grammar.parse_locations(value, where)
+            else:
+                for link in grammar.parse_links(value, where):
+                    if link.actions:
+                        document.actions += link.actions
+                    else:
+                        document.links.append(link)
+            if len(document.locations) + len(document.links) + len(document.categories) > 10 * grammar.MAX_VALUES:
+                raise MalformedDocumentError(f"more than {10 * grammar.MAX_VALUES} values in one document", where)
+        return document
+
+    def read_entity(self, message: Message) -> EntityDocument:
+        document = self.read(message)
+        attributes = document.attributes
+        entity = EntityDocument(links=document.links, actions=document.actions, attributes=attributes)
+        for category in document.categories:
+            if category.category_class == "kind":
+                if entity.kind not in (None, category.type_id):
+                    raise MalformedDocumentError(
+                        f"two kinds, {entity.kind} and {category.type_id}; an entity has one", CATEGORY
+                    )
+                entity.kind = category.type_id
+            elif category.category_class == "mixin":
+                entity.mixins.append(category.type_id)
+            elif category.category_class == "action":
+                raise MalformedDocumentError(
+                    f"{category.type_id} is an action; to invoke it, POST with ?action={category.term}", CATEGORY
+                )
+            else:
+                entity.unclassified.append(category.type_id)
+        entity.id = _core(attributes, "id")
+        entity.title = _core(attributes, "title")
+        entity.summary = _core(attributes, "summary")
+        for end in ("source", "target"):
+            location = _core(attributes, end)
+            kind = _core(attributes, end + ".kind")
+            if location is not None:
+                setattr(entity, end, Reference(location, kind))
+        return entity
+
+    def read_collection(self, message: Message) -> Collection:
+        return Collection(locations=self.read(message).locations)
+
+    def read_action(self, message: Message) -> ActionDocument:
+        document = self.read(message)
+        if len(document.categories) != 1:
+            raise MalformedDocumentError(
+                f'{len(document.categories)} categories; the body names one action: term; scheme="…"; class="action"',
+                CATEGORY,
+            )
+        return ActionDocument(document.categories[0].type_id, document.attributes)
+
+    def read_categories(self, message: Message) -> list[CategoryDocument]:
+        return self.read(message).categories
+
+    def write_entity(self, entity: EntityDocument) -> Payload:
+        fields: list[tuple[str, str]] = []
+        if entity.kind:
+            fields.append((CATEGORY, grammar.category_text(entity.kind, "kind")))
+        fields += [(CATEGORY, grammar.category_text(mixin, "mixin")) for mixin in entity.mixins]
+        fields += [(LINK, grammar.link_text(link)) for link in entity.links]
+        for action in entity.actions:
+            term = grammar.split_type_id(action)[1]
+            fields.append((LINK, f'<{grammar.uri_text(entity.location or "")}?action={term}>; rel="{action}"'))
+        for name, value in (("id", entity.id), ("title", entity.title), ("summary", entity.summary)):
+            if value is not None:
+                fields.append((ATTRIBUTE, f"{_CORE}{name}={grammar.quote(value)}"))
+        for name, reference in (("source", entity.source), ("target", entity.target)):
+            if reference is not None:
+                fields.append((ATTRIBUTE, f"{_CORE}{name}={grammar.quote(reference.location)}"))
+                if reference.kind:
+                    fields.append((ATTRIBUTE, f"{_CORE}{name}.kind={grammar.quote(reference.kind)}"))
+        for name, value in entity.attributes.items():
+            fields.append((ATTRIBUTE, f"{name}={self._value(value)}"))
+        return self._write(fields)
+
+    def _value(self, value: Any) -> str:
+        return grammar.value_text(value)
+
+    def write_collection(self, collection: Collection) -> Payload:
+        return self._write([(LOCATION, grammar.uri_text(location)) for location in collection.locations])
+
+    def write_action(self, action: ActionDocument) -> Payload:
+        fields = [(CATEGORY, grammar.category_text(action.action, "action"))]
+        fields += [(ATTRIBUTE, f"{name}={self._value(value)}") for name, value in action.attributes.items()]
+        return self._write(fields)
+
+    def write_categories(self, categories: list[CategoryDocument]) -> Payload:
+        return self._write([(CATEGORY, grammar.category_definition_text(category)) for category in categories])
+
+
+def _core(attributes: dict[str, Any], name: str) -> str | None:
+    value = attributes.pop(_CORE + name, None)
+    return None if value is None else str(value)
+
+
+class TextPlain(_Text):
+    """`text/plain`: one `Name: value` line each in the body."""
+
+    mime_type = "text/plain"
+    content_type = "text/plain; charset=utf-8"
+
+    def _fields(self, message: Message) -> Iterable[tuple[str, str, str]]:
+        for number, line in enumerate(decode(message.body).split("\n"), start=1):
+            stripped = line.removesuffix("\r")
+            if not stripped.strip(" \t"):
+                continue
+            match = _LINE.fullmatch(stripped)
+            name = FIELDS.get(match.group(1).lower()) if match else None
+            if match is None or name is None:
+                known = ", ".join(FIELDS.values())
+                raise MalformedDocumentError(f"expected a line 'Name: value' with one of {known}", f"line {number}")
+            yield name, match.group(2), f"line {number}, {name}"
+
+    def _write(self, fields: list[tuple[str, str]]) -> Payload:
+        return Payload("".join([f"{name}: {value}\n" for name, value in fields]).encode())
+
+
+class TextOcciPlain(TextPlain):
+    """`text/occi+plain`: the name that GFD.229 gave what everybody calls text/plain."""
+
+    mime_type = "text/occi+plain"
+    content_type = "text/occi+plain; charset=utf-8"
+
+
+class TextOcci(_Text):
+    """`text/occi`: the fields stand in the header of the message, the body says `OK`."""
+
+    mime_type = "text/occi"
+    content_type = "text/occi"
+    headers_only = True
+
+    def _fields(self, message: Message) -> Iterable[tuple[str, str, str]]:
+        for lower, name in FIELDS.items():
+            value = message.headers.get(lower)
+            if value:
+                yield name, value, f"header {name}"
+
+    def _write(self, fields: list[tuple[str, str]]) -> Payload:
+        joined: dict[str, list[str]] = {}
+        for name, value in fields:
+            joined.setdefault(name, []).append(value)
+        headers = [(name, to_header(", ".join(values))) for name, values in joined.items()]
+        return Payload(b"OK", tuple(headers))
+
+
+class TextOcciHurtle(TextOcci):
+    """`text/occi` for clients that split the field at every comma and equals sign, quoted or not (dialect `pyssf`).
+
+    Strings that hold either are percent-encoded, and so is `%`, so that decoding gives the string back.
+    """
+
+    def _value(self, value: Any) -> str:
+        if isinstance(value, str) and ("," in value or "=" in value):
+            return grammar.quote(percent_encode(value, safe=" !\"#$&'()*+-./:;<>?@[\\]^_`{|}~"))
+        return grammar.value_text(value)

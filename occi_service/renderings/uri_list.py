@@ -1,0 +1,42 @@
+"""`text/uri-list` (RFC 2483): locations, one a line. It holds collections and category locations, and no single entity."""
+
+from __future__ import annotations
+
+from . import grammar
+from .base import ErrorDocument, Message, Payload, Rendering, decode
+from .documents import CategoryDocument, Collection, MalformedDocumentError
+
+__all__ = ["UriList"]
+
+
+class UriList(Rendering):
+    """One URI a line, lines end in CRLF, lines that begin with `#` are comments."""
+
+    mime_type = "text/uri-list"
+    content_type = "text/uri-list; charset=utf-8"
+
+    def read_collection(self, message: Message) -> Collection:
+        locations = []
+        for number, line in enumerate(decode(message.body).split("\n"), start=1):
+            text = line.removesuffix("\r").strip(" \t")
+            if not text or text.startswith("#"):
+                continue
+            found = grammar.parse_locations(text, f"line {number}")
+            if len(found) != 1:
+                raise MalformedDocumentError("expected one URI on a line", f"line {number}")
+            locations += found
+        return Collection(locations=locations)
+
+    def write_collection(self, collection: Collection) -> Payload:
+        return Payload("".join([grammar.uri_text(each) + "\r\n" for each in collection.locations]).encode())
+
+    def write_categories(self, categories: list[CategoryDocument]) -> Payload:
+        locations = [each.location for each in categories if each.location is not None]
+        return self.write_collection(Collection(locations=locations))
+
+    def write_done(self) -> Payload:
+        return Payload(b"# OK\r\n")
+
+    def write_error(self, error: ErrorDocument) -> Payload:
+        text = super().write_error(error).body.decode()
+        return Payload("".join([f"# {line}\r\n" for line in text.splitlines()]).encode())

@@ -1,0 +1,192 @@
+"""What happens to entities, backend by backend, in pyssf's order.
+
+Every function here calls the backends that the entity's kind and mixins have and then saves what they changed:
+identifier, attributes, actions, mixins, links. They run inside the registry's unit of work, so that a backend that
+refuses leaves nothing behind.
+
+pyssf's backends say no by raising: `occi.exceptions.HTTPError` with a status, `AttributeError` for what the client did
+wrong, `KeyError` for what is not there. `refusals` turns these into errors that the client sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import occi.exceptions
+from occi.backend import KindBackend
+from occi.core_model import Action, Entity, Kind, Link, Mixin, Resource
+
+from . import errors
+from .registry.base import Registry, backends_of
+from .registry.records import EntityRecord, dehydrate
+
+__all__ = [
+    "act",
+    "attach",
+    "create",
+    "delete",
+    "detach",
+    "new_identifier",
+    "refusals",
+    "replace",
+    "retrieve",
+    "update",
+]
+
+log = logging.getLogger(__name__)
+
+NewId = Callable[[], uuid.UUID]
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what a pyssf backend or registry raises into what the client sees."""
+    try:
+        yield
+    except errors.OcciError:
+        raise
+    except occi.exceptions.HTTPError as error:
+        raise errors.of_status(error.code, error.message) from error
+    except AttributeError as error:
+        # pyssf's way to say 400. A slip in a backend looks the same, so the place is logged.
+        log.warning("a backend refused with AttributeError", exc_info=True)
+        raise errors.BadRequestError(str(error)) from error
+    except KeyError as error:
+        log.warning("a backend refused with KeyError", exc_info=True)
+        raise errors.NotFoundError(f"there is no {error.args[0] if error.args else 'such thing'}") from error
+
+
+def new_identifier(kind: Kind, new_id: NewId) -> str:
+    """A path below the kind's location."""
+    return f"{kind.location}{new_id()}"
+
+
+class _Watch:
+    """What an entity was before the backends saw it, so that it is saved only if they changed it."""
+
+    def __init__(self, entity: Entity) -> None:
+        self._entity = entity
+        self._key = entity.identifier
+        self._before = _state(entity)
+
+    def save(self, registry: Registry, extras: Any) -> None:
+        if _state(self._entity) != self._before:
+            registry.save(self._key, self._entity, extras)
+
+
+def _state(entity: Entity) -> tuple[EntityRecord, tuple[str, ...]]:
+    links = tuple([link.identifier for link in entity.links]) if isinstance(entity, Resource) else ()
+    return dehydrate(entity, None), links
+
+
+def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id: NewId) -> None:
+    """Create an entity at a path: a resource's links first, each with its backends, then the entity with its own."""
+    entity.identifier = key
+    if isinstance(entity, Resource):
+        for link in entity.links:
+            if not link.identifier:
+                link.identifier = new_identifier(link.kind, new_id)
+            for backend in backends_of(link, registry, extras):
+                backend.create(link, extras)
+            registry.add_resource(link.identifier, link, extras)
+    elif isinstance(entity, Link):
+        # pyssf's backends find the new link among those of its source.
+        entity.source.links.append(entity)
+    for backend in backends_of(entity, registry, extras):
+        backend.create(entity, extras)
+    registry.add_resource(entity.identifier, entity, extras)
+
+
+def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
+    """Let the backends refresh an entity and its links before it is shown. Nothing is saved."""
+    if isinstance(entity, Resource):
+        for link in entity.links:
+            for backend in backends_of(link, registry, extras):
+                backend.retrieve(link, extras)
+    for backend in backends_of(entity, registry, extras):
+        backend.retrieve(entity, extras)
+
+
+def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
+    """A partial update: `new` holds what was sent. Mixins that it names and `old` lacks are attached."""
+    watch = _Watch(old)
+    backends = backends_of(old, registry, extras)
+    for backend in backends:
+        backend.update(old, new, extras)
+    for mixin in new.mixins:
+        if mixin not in old.mixins:
+            _attach(old, mixin, registry, extras, known=backends)
+    watch.save(registry, extras)
+
+
+def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
+    """A whole update: backends of both replace, those new to the entity create, those it loses delete. Links stay."""
+    watch = _Watch(old)
+    before = backends_of(old, registry, extras)
+    after = backends_of(new, registry, extras)
+    for backend in before:
+        backend.replace(old, new, extras)
+    for backend in _without(after, before):
+        backend.create(new, extras)
+    for backend in _without(before, after):
+        backend.delete(old, extras)
+    old.mixins = list(new.mixins)
+    watch.save(registry, extras)
+
+
+def delete(entity: Entity, registry: Registry, extras: Any) -> None:
+    """Delete an entity; a resource's links go first."""
+    if isinstance(entity, Resource):
+        for link in list(entity.links):
+            for backend in backends_of(link, registry, extras):
+                backend.delete(link, extras)
+            registry.delete_resource(link.identifier, extras)
+    elif isinstance(entity, Link):
+        links = entity.source.links
+        links[:] = [each for each in links if each.identifier != entity.identifier]
+    for backend in backends_of(entity, registry, extras):
+        backend.delete(entity, extras)
+    registry.delete_resource(entity.identifier, extras)
+
+
+def act(entity: Entity, action: Action, attributes: dict[str, Any], registry: Registry, extras: Any) -> None:
+    """Invoke an action on an entity; whether it applies now is the backend's to say."""
+    watch = _Watch(entity)
+    backend = registry.get_backend(action, extras)
+    backend.action(entity, action, attributes, extras)  # type: ignore[union-attr]
+    watch.save(registry, extras)
+
+
+def attach(entities: Iterable[Entity], mixin: Mixin, registry: Registry, extras: Any) -> None:
+    """Attach a mixin to the entities that do not have it."""
+    for entity in entities:
+        if mixin not in entity.mixins:
+            watch = _Watch(entity)
+            _attach(entity, mixin, registry, extras, known=[])
+            watch.save(registry, extras)
+
+
+def detach(entities: Iterable[Entity], mixin: Mixin, registry: Registry, extras: Any) -> None:
+    """Detach a mixin from the entities that have it."""
+    for entity in entities:
+        if mixin in entity.mixins:
+            watch = _Watch(entity)
+            backend = registry.get_backend(mixin, extras)
+            backend.delete(entity, extras)  # type: ignore[union-attr]
+            entity.mixins.remove(mixin)
+            watch.save(registry, extras)
+
+
+def _attach(entity: Entity, mixin: Mixin, registry: Registry, extras: Any, *, known: list[KindBackend]) -> None:
+    entity.mixins.append(mixin)
+    backend = registry.get_backend(mixin, extras)
+    if backend not in known:
+        backend.create(entity, extras)  # type: ignore[union-attr]
+
+
+def _without(these: list[KindBackend], those: list[KindBackend]) -> list[KindBackend]:
+    return [backend for backend in these if backend not in those]
