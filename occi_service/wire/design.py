@@ -1,0 +1,108 @@
+"""Design: the catalogue (which service is where) and delegations (who acts for whom)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi.core_model import Action, Kind, Resource
+
+from ..attributes import Attribute
+from .names import attribute, derived_id, scheme
+
+__all__ = [
+    "ADOPT",
+    "DELEGATION",
+    "DELEGATION_PARENT",
+    "DELEGATION_STATE",
+    "ENDPOINT",
+    "EXCHANGE",
+    "EXCHANGE_AUDIENCE",
+    "INTERFACE",
+    "SCHEME",
+    "SERVICE",
+    "SERVICE_REGION",
+    "SERVICE_TYPE",
+    "SUBJECT_TOKEN_HEADER",
+    "VALIDATE",
+    "VALIDATION",
+    "delegation_path",
+    "service_path",
+]
+
+SCHEME: Final = scheme("design")
+
+SERVICE_TYPE: Final = attribute("service.type")
+ENDPOINT: Final = attribute("service.endpoint")
+SERVICE_REGION: Final = attribute("service.region")
+INTERFACE: Final = attribute("service.interface")
+
+SERVICE: Final = Kind(
+    SCHEME,
+    "service",
+    related=[Resource.kind],
+    title="Service in the catalogue",
+    attributes={
+        SERVICE_TYPE: Attribute("required", description="type identifier of a service, or the scheme of a module"),
+        ENDPOINT: Attribute("required", description="URL that clients use"),
+        SERVICE_REGION: Attribute("required", description="region that the endpoint serves"),
+        INTERFACE: Attribute("", pattern="public|internal|admin", default="public"),
+    },
+    location="/service/",
+)
+
+DELEGATION_STATE: Final = attribute("delegation.state")
+DELEGATION_PARENT: Final = attribute("delegation.parent")
+EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
+#: The tenant's own token, used once to make the delegation, and not kept.
+SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"
+
+EXCHANGE: Final = Action(
+    SCHEME,
+    "exchange",
+    "Get a short-lived token for another service manager",
+    {EXCHANGE_AUDIENCE: Attribute("required", description="type identifier of the service to be ordered")},
+)
+ADOPT: Final = Action(SCHEME, "adopt", "Give the delegation to an operator, its tenant's user being gone")
+
+DELEGATION: Final = Kind(
+    SCHEME,
+    "delegation",
+    related=[Resource.kind],
+    actions=[EXCHANGE, ADOPT],
+    title="Who acts for whom",
+    attributes={
+        DELEGATION_STATE: Attribute("immutable", pattern="active|revoked|lost"),
+        DELEGATION_PARENT: Attribute("", description="instance whose delegation this one hangs on"),
+    },
+    location="/delegation/",
+)
+
+VALIDATE: Final = Action(
+    SCHEME,
+    "validate",
+    "Tell everything that is wrong with a document",
+    {
+        attribute("document.format"): Attribute("required", description="manifest, or a template format"),
+        attribute("document.content"): Attribute("required", description="the document as text"),
+        attribute("document.name"): Attribute("", description="its file name, for the texts"),
+    },
+)
+VALIDATION: Final = Kind(
+    SCHEME,
+    "validation",
+    related=[Resource.kind],
+    actions=[VALIDATE],
+    title="Validation of manifests and templates",
+    attributes={attribute("validation.problems"): Attribute("immutable", type="array")},
+    location="/validation/",
+)
+
+
+def service_path(service_type: str, region: str, interface: str = "public") -> str:
+    """Path of a catalogue entry."""
+    return f"{SERVICE.location}{derived_id(service_type, region, interface)}"
+
+
+def delegation_path(instance: str) -> str:
+    """Path of an instance's delegation."""
+    return f"{DELEGATION.location}{instance}"

@@ -1,0 +1,180 @@
+"""The service manager: what it adds to every service's kind, what orchestrators report to it, the history it keeps."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi.core_model import Action, Kind, Link, Mixin, Resource
+
+from ..attributes import Attribute
+from .names import GENERATION, REGION, SERVICE, attribute, scheme
+
+__all__ = [
+    "BUNDLE_VERSION",
+    "DEPENDENCY",
+    "HISTORY_STATES",
+    "INSTANCE_ATTRIBUTES",
+    "LIFECYCLE_ACTIONS",
+    "LOCK",
+    "LOCKED",
+    "OUTPUTS",
+    "PHASE",
+    "PHASES",
+    "PHASE_MESSAGE",
+    "PHASE_STATE",
+    "PHASE_STATES",
+    "PRIVATE",
+    "PRIVATE_LIMIT",
+    "PUBLISHED",
+    "RECORD",
+    "RENEW",
+    "REPORT",
+    "REPORTED_LINKS",
+    "RESOURCE_LINK",
+    "RETRY",
+    "SCHEME",
+    "START",
+    "STATE",
+    "STATES",
+    "STATE_MESSAGE",
+    "STOP",
+    "TOKENS",
+    "UNLOCK",
+]
+
+SCHEME: Final = scheme("service-manager")
+
+STATE: Final = "mcn.service.state"
+STATE_MESSAGE: Final = "mcn.service.state.message"
+BUNDLE_VERSION: Final = attribute("bundle.version")
+LOCKED: Final = attribute("locked")
+
+#: States of an instance, in the order of its life. `inactive` is stopped, `fail` can be left by retry, update or delete.
+STATES: Final = (
+    "initialise",
+    "activate",
+    "deploy",
+    "provision",
+    "active",
+    "update",
+    "stop",
+    "inactive",
+    "start",
+    "destroy",
+    "fail",
+)
+#: Phases that an orchestrator carries out and reports on.
+PHASES: Final = ("activate", "deploy", "provision", "update", "stop", "start", "destroy")
+
+#: What every instance has beside what its manifest declares.
+INSTANCE_ATTRIBUTES: Final = {
+    STATE: Attribute("immutable", pattern="|".join(STATES)),
+    STATE_MESSAGE: Attribute("immutable", description="what it waits for, or why it failed, in plain words"),
+    "occi.mcn.stack.state": Attribute("immutable", description="Heat's words; the least successful of all regions"),
+    "occi.mcn.stack.id": Attribute("immutable", description="region:id,region:id"),
+    REGION: Attribute("", description="where to deploy; the manifest's regions without it"),
+    BUNDLE_VERSION: Attribute("immutable"),
+    GENERATION: Attribute("immutable", type="number"),
+    LOCKED: Attribute("immutable", description="delete, or update; nothing where it is not locked"),
+}
+
+_ACTIONS: Final = scheme("service-manager/action")
+STOP: Final = Action(_ACTIONS, "stop", "Stop the instance, keeping its resources")
+START: Final = Action(_ACTIONS, "start", "Start a stopped instance")
+RETRY: Final = Action(_ACTIONS, "retry", "Try the failed phase again")
+LOCK: Final = Action(
+    _ACTIONS,
+    "lock",
+    "Refuse delete, or delete and update, until unlocked",
+    {attribute("lock"): Attribute("", pattern="delete|update", default="delete")},
+)
+UNLOCK: Final = Action(_ACTIONS, "unlock", "Take the lock off")
+LIFECYCLE_ACTIONS: Final = (STOP, START, RETRY, LOCK, UNLOCK)
+
+# --- what an orchestrator tells --------------------------------------------------------------------------------------
+
+PHASE: Final = attribute("phase")
+PHASE_STATE: Final = attribute("phase.state")
+PHASE_STATES: Final = ("running", "done", "failed")
+PHASE_MESSAGE: Final = attribute("phase.message")
+OUTPUTS: Final = attribute("outputs")
+PRIVATE: Final = attribute("private")
+REPORTED_LINKS: Final = attribute("links")
+TOKENS: Final = attribute("tokens")
+#: Bytes of an orchestrator's own state, as JSON.
+PRIVATE_LIMIT: Final = 256 << 10
+
+REPORT: Final = Action(
+    SCHEME,
+    "report",
+    "Tell how a phase goes; for the instance's own token alone",
+    {
+        GENERATION: Attribute("required", type="number"),
+        PHASE: Attribute("", pattern="|".join(PHASES), description="nothing where only outputs or private change"),
+        PHASE_STATE: Attribute("", pattern="|".join(PHASE_STATES)),
+        PHASE_MESSAGE: Attribute("", description="for the tenant, in plain words"),
+        "occi.mcn.stack.state": Attribute(""),
+        "occi.mcn.stack.id": Attribute(""),
+        OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces those before"),
+        PRIVATE: Attribute("", type="object", secret=True, description="the orchestrator's own state"),
+        REPORTED_LINKS: Attribute("", type="array", description="objects of target, kind, title"),
+    },
+)
+RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens; for the instance's own token, an expired one too")
+
+# --- the graph of an instance ----------------------------------------------------------------------------------------
+
+#: From an instance to one that it uses: the SIG.
+DEPENDENCY: Final = Kind(SCHEME, "dependency", related=[Link.kind], title="Uses", location="/dependency/")
+#: From an instance to a virtual resource of its stacks: the IIG.
+RESOURCE_LINK: Final = Kind(
+    SCHEME,
+    "resource",
+    related=[Link.kind],
+    title="Runs on",
+    attributes={
+        attribute("resource.state"): Attribute("immutable"),
+        attribute("resource.type"): Attribute("immutable"),
+    },
+    location="/resource/",
+)
+
+# --- catalogue and history -------------------------------------------------------------------------------------------
+
+PUBLISHED: Final = Kind(
+    SCHEME,
+    "published",
+    related=[Resource.kind],
+    title="Published service",
+    attributes={
+        SERVICE: Attribute("immutable", description="type identifier of the kind"),
+        attribute("bundle.digest"): Attribute("required", pattern="[0-9a-f]{64}"),
+        BUNDLE_VERSION: Attribute("immutable"),
+        attribute("published.by"): Attribute("immutable"),
+        attribute("published.at"): Attribute("immutable", description="RFC 3339"),
+        attribute("published.state"): Attribute("immutable", pattern="published|withdrawn"),
+    },
+    location="/published/",
+)
+
+HISTORY_STATES: Final = ("running", "done", "failed")
+RECORD: Final = Kind(
+    SCHEME,
+    "record",
+    related=[Resource.kind],
+    title="History of an instance",
+    attributes={
+        SERVICE: Attribute("immutable"),
+        attribute("instance"): Attribute("immutable"),
+        attribute("record.created"): Attribute("immutable", description="RFC 3339"),
+        attribute("record.ended"): Attribute("immutable", description="RFC 3339; nothing while it lives"),
+        attribute("record.phases"): Attribute(
+            "immutable", type="array", description="objects of phase, generation, start, duration (s), outcome, message"
+        ),
+        attribute("record.audit"): Attribute("immutable", type="array", description="what disposal removed"),
+    },
+    location="/record/",
+)
+
+#: Marks a kind as a service of this service manager.
+SERVICE_MIXIN: Final = Mixin(SCHEME, "service", title="Service")

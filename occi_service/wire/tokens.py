@@ -1,0 +1,39 @@
+"""Claims of the signed tokens by which our services know one another (JWT, RFC 7519)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "AUDIENCE_CLOUD_CONTROLLER",
+    "AUDIENCE_SERVICE_MANAGER",
+    "CLAIM_INSTANCE",
+    "CLAIM_TENANT",
+    "LIFETIME",
+    "audience_of_orchestrator",
+    "subject_of_instance",
+    "subject_of_service_manager",
+]
+
+#: Seconds that a token lives. Its holder renews it until the instance is gone.
+LIFETIME: Final = 900
+
+AUDIENCE_CLOUD_CONTROLLER: Final = "cloud-controller"
+AUDIENCE_SERVICE_MANAGER: Final = "service-manager"
+CLAIM_TENANT: Final = "tenant"
+CLAIM_INSTANCE: Final = "instance"
+
+
+def audience_of_orchestrator(instance: str) -> str:
+    """The audience of calls to an instance's orchestrator."""
+    return f"orchestrator:{instance}"
+
+
+def subject_of_instance(instance: str) -> str:
+    """The subject of an orchestrator's own tokens."""
+    return f"instance:{instance}"
+
+
+def subject_of_service_manager(name: str) -> str:
+    """The subject of a service manager's tokens."""
+    return f"service-manager:{name}"
