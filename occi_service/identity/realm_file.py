@@ -204,7 +204,10 @@ class RealmFile:
             realm_document.parse(text, self.path)
             if len(text.encode()) > realm_document.MAX_BYTES:
                 raise RealmError(f"{self.path}: would be larger than {realm_document.MAX_BYTES} bytes; remove tokens")
-            self._replace(text)
+            try:
+                self._replace(text)
+            except OSError as error:
+                raise RealmError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -258,7 +258,7 @@ def _identity(claims: dict[str, Any]) -> Identity:
     if instance_id is not None and not _is_uuid(instance_id):
         raise InvalidTokenError("signed token: claim 'instance' is not a UUID")
     if subject.startswith(_INSTANCE_PREFIX):
-        if subject != f"{_INSTANCE_PREFIX}{instance_id}":
+        if instance_id is None or subject != _INSTANCE_PREFIX + instance_id:
             raise InvalidTokenError("signed token: 'sub' and 'instance' name different instances")
         kind, role = TokenKind.INSTANCE, Role.INSTANCE
     elif subject.startswith(_SERVICE_PREFIX):

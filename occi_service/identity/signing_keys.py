@@ -67,7 +67,8 @@ class VerificationKey:
             raise ValueError("a signing key needs an issuer")
         if key_id is not None and not _KEY_ID.fullmatch(key_id):
             raise ValueError(f"key id {key_id!r}: 1 to 64 letters, digits and . _ -")
-        return cls(key_id or _thumbprint(key), issuer, _algorithm(key), key)
+        algorithm = _algorithm(key)
+        return cls(key_id or _thumbprint(key), issuer, algorithm, key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
