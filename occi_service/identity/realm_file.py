@@ -177,7 +177,7 @@ class RealmFile:
         return IssuedToken(token_id, secret, expires)
 
     def revoke_token(self, token_id: str) -> None:
-        """Revoke a token by its id. Services see it within a second, and forget what they cached within ten.
+        """Revoke a token by its id. A service sees it within a second, and may have cached the token for ten more.
 
         Raises:
             RealmError: there is none of that id.
@@ -223,7 +223,9 @@ class RealmFile:
             os.close(descriptor)
 
     def _replace(self, text: str) -> None:
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.{self._random_bytes(4).hex()}")
+        # One name, since only the holder of the lock writes: what a killed process left behind goes here.
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

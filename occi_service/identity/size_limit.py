@@ -33,10 +33,7 @@ class BodyTooLargeError(RefusedError):
     title = "Content Too Large"
 
     def __init__(self, limit: int) -> None:
-        # What is left of the body is not read, so the connection can't serve another request.
-        super().__init__(
-            f"The body is larger than {limit} bytes, the limit here.", where="body", headers={"Connection": "close"}
-        )
+        super().__init__(f"The body is larger than {limit} bytes, the limit here.", where="body")
 
 
 class _HeaderTooLargeError(RefusedError):
@@ -51,6 +48,9 @@ class _BadLengthError(RefusedError):
 
 class SizeLimit:
     """WSGI middleware.
+
+    An application that reads a body of unknown length only while its answer is being sent meets the `BodyTooLargeError`
+    there, when it is too late for a 413; Falcon's responders read before.
 
     Args:
         app: what stands behind.
@@ -84,7 +84,8 @@ class SizeLimit:
                 raise BodyTooLargeError(limit)
         except RefusedError as error:
             return refuse(self._render_error, environ, start_response, error=error)
-        if length is None and "HTTP_TRANSFER_ENCODING" in environ:
+        # No length: chunked, HTTP/2, or no body at all, which costs nothing to count.
+        if length is None:
             return self._counted(environ, start_response, limit)
         return self._app(environ, start_response)
 

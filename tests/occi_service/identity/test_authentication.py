@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -327,6 +328,28 @@ class TestCache:
         cache.put(b"b", caller)
         cache.forget(b"a")
         assert (cache.get(b"a"), cache.get(b"b")) == (None, caller)
+
+
+def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
+    door = Door()
+    environ = {"PATH_INFO": "/demo/", "HTTP_X_AUTH_TOKEN": "token-a", "HTTP_X_TENANT_NAME": "id-a"}
+    seen: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ[IDENTITY])
+        return []
+
+    authentication = identity.Authentication(app, door.verifier, cache=door.cache)
+    best = float("inf")
+    # The least of several rounds: what else the machine does can only add.
+    for _ in range(10):
+        begin = time.perf_counter()
+        for _ in range(500):
+            authentication(dict(environ), lambda *_: lambda _chunk: None)
+        best = min(best, (time.perf_counter() - begin) / 500)
+    assert len(seen) == 5000
+    assert door.verifier.asked == ["token-a"]
+    assert best < 20e-6
 
 
 class TestAnyOf:

@@ -251,6 +251,16 @@ def test_edits_by_several_processes_lose_nothing(provider: RealmProvider) -> Non
     assert reads > 0
 
 
+def test_what_a_killed_process_left_behind_is_written_over(provider: RealmProvider) -> None:
+    draft = provider.file.path.with_name(".realm.yaml.draft")
+    draft.write_text("half of a fi")
+    draft.chmod(0o644)
+    provider.file.add_tenant("other")
+    assert not draft.exists()
+    assert provider.file.path.stat().st_mode & 0o777 == 0o600
+    assert set(provider.file.read().tenants) == {"demo", "other"}
+
+
 def test_a_change_that_fails_midway_leaves_the_old_file(
     provider: RealmProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
