@@ -157,7 +157,7 @@ def _refuse_other_tenant(named: str, identity: Identity) -> None:
         decoded = named.encode("latin-1").decode("utf-8")
     except UnicodeError:
         decoded = named
-    if decoded != identity.tenant_name or not decoded:
+    if decoded != identity.tenant_name:
         raise _OtherTenantError(
             "X-Tenant-Name names another project than the token's. Leave it out, or get a token for that project.",
             where="X-Tenant-Name",

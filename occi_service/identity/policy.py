@@ -26,9 +26,6 @@ from .subject import Identity, Role, TenantId, TokenKind
 
 __all__ = ["Policy", "PolicyFileError", "Target"]
 
-#: Decisions that are remembered. A tenant with one role set needs about one a rule.
-_DECISIONS: Final = 16_384
-
 #: Roles that a refusal may name as the one that is missing, the least powerful first.
 _NAMEABLE: Final = (Role.READ_ONLY, Role.TENANT, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)
 
@@ -52,16 +49,18 @@ class Policy:
 
     Args:
         path: the operator's file, whose rules replace defaults of the same name; None for the defaults alone.
+        decisions: how many are remembered. A tenant with one set of roles needs about one a rule; an instance token, two.
 
     Raises:
         PolicyFileError: the file can't be used; the text names file, line and remedy.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, decisions: int = 16_384) -> None:
         checks: Mapping[str, str] = dict(rules.DEFAULTS)
         if path is not None:
             checks = {**checks, **policy_file.read(path)}
         self._enforcer = _enforcer(checks, path)
+        self._limit = decisions
         self._lock = threading.Lock()
         self._decisions: dict[_Key, str | None] = {}
 
@@ -99,7 +98,7 @@ class Policy:
             enough = [role for role in _NAMEABLE if self._allows(rule, about, {**caller, "roles": [role]})]
             refusal = _refusal(rule, enough)
         with self._lock:
-            while len(self._decisions) >= _DECISIONS:
+            while len(self._decisions) >= self._limit:
                 del self._decisions[next(iter(self._decisions))]
             self._decisions[key] = refusal
         return refusal

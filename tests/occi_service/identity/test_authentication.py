@@ -130,7 +130,7 @@ def test_the_tenants_name_is_compared_and_selects_nothing() -> None:
         assert b"X-Tenant-Name" in answer.body
 
 
-def test_an_empty_tenant_name_matches_no_empty_one() -> None:
+def test_a_token_without_project_goes_with_no_tenants_name() -> None:
     class Nameless(TableVerifier):
         def verify(self, token: str) -> identity.Identity:
             return identity.Identity(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from occi_service import identity
-from occi_service.identity import TenantId, TokenKind, policy, rules
+from occi_service.identity import TenantId, TokenKind, rules
 from occi_service.identity.policy import Policy, PolicyFileError, Target
 from occi_service.identity.rules import Rule
 
@@ -158,9 +158,8 @@ def test_a_decision_is_kept_by_everything_it_depends_on(tmp_path: Path) -> None:
     assert seen == [(TokenKind.INSTANCE, "i")]
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "_DECISIONS", 10)
-    ours = Policy()
+def test_what_is_remembered_is_bounded() -> None:
+    ours = Policy(decisions=10)
     for number in range(50):
         assert not allowed(ours, rules.READ, caller("tenant"), Target(TenantId(f"other-{number}")))
     assert len(ours._decisions) == 10
