@@ -1,0 +1,53 @@
+"""What the middleware needs of an identity provider. The local realm, signed tokens and Keystone each fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .errors import InvalidTokenError, ProviderDownError
+from .subject import Identity
+
+__all__ = ["AnyOf", "TokenVerifier"]
+
+
+class TokenVerifier(Protocol):
+    """Turns a token into who it stands for. Called from many threads at once."""
+
+    def verify(self, token: str) -> Identity:
+        """The identity that `token` stands for, now.
+
+        `token` is printable ASCII of at most 8 KiB, without spaces; nothing else about it is known.
+
+        Raises:
+            InvalidTokenError: unknown, malformed, expired, not yet valid, revoked, or meant for somebody else.
+            NotAllowedError: good, but its holder or tenant may not use this service (for example: disabled).
+            ProviderDownError: the question could not be answered. An implementation never answers from hope.
+        """
+
+
+class AnyOf:
+    """Asks several verifiers in turn; the first that knows the token answers.
+
+    Cheap local verifiers come first, so that a remote one sees only tokens that nobody here knows. One that is down does not
+    hide the others; but when nobody else knows the token, the answer is that the provider is down, not that the token is bad.
+    """
+
+    def __init__(self, verifiers: Sequence[TokenVerifier]) -> None:
+        if not verifiers:
+            raise ValueError("no token verifier is configured: name a realm file, signing keys or Keystone")
+        self._verifiers = tuple(verifiers)
+
+    def verify(self, token: str) -> Identity:
+        down: ProviderDownError | None = None
+        reasons = []
+        for verifier in self._verifiers:
+            try:
+                return verifier.verify(token)
+            except InvalidTokenError as error:
+                reasons.append(error.reason)
+            except ProviderDownError as error:
+                down = error
+        if down is not None:
+            raise down
+        raise InvalidTokenError("; ".join(reasons))

@@ -1,0 +1,75 @@
+"""How many instances a tenant may have. Pure arithmetic: the count comes from the transaction that places the order.
+
+A limit that is counted outside that transaction is no limit: two orders at once would both pass. So this module reads nothing
+and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from .errors import QuotaExceededError
+from .subject import TenantId
+
+__all__ = ["Counts", "Quotas"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a tenant has now: failed instances count, gone ones do not.
+
+    Attributes:
+        instances: of all services.
+        of_service: of the service that is being ordered.
+    """
+
+    instances: int
+    of_service: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """Limits on instances; None means no limit, 0 means none allowed.
+
+    Attributes:
+        default: instances of all services, for a tenant that `per_tenant` does not name.
+        per_tenant: the same, for one tenant; None there lifts the default.
+        per_service: instances of one service (by its kind's type identifier), for each tenant.
+    """
+
+    default: int | None = None
+    per_tenant: Mapping[TenantId, int | None] = dataclasses.field(default_factory=dict)
+    per_service: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for where, limit in self._limits():
+            if limit is not None and limit < 0:
+                raise ValueError(f"quota {where} is {limit}: a limit is 0 or more, or absent for no limit")
+
+    def check(self, counts: Counts, *, tenant: TenantId, service: str, adding: int = 1) -> None:
+        """Whether `tenant` may have `adding` more instances of `service`.
+
+        Raises:
+            QuotaExceededError: one of the limits would be passed.
+        """
+        limit = self.per_tenant.get(tenant, self.default)
+        if limit is not None and counts.instances + adding > limit:
+            raise QuotaExceededError(
+                f"This tenant may have {limit} instances and has {counts.instances}. "
+                "Delete one, or ask the operator for a higher limit.",
+                where="quota",
+            )
+        limit = self.per_service.get(service)
+        if limit is not None and counts.of_service + adding > limit:
+            raise QuotaExceededError(
+                f"A tenant may have {limit} instances of {service}; this one has {counts.of_service}. "
+                "Delete one, or ask the operator for a higher limit.",
+                where="quota",
+            )
+
+    def _limits(self) -> list[tuple[str, int | None]]:
+        named = [("default", self.default)]
+        named += [(f"of tenant {tenant}", limit) for tenant, limit in self.per_tenant.items()]
+        named += [(f"of service {service}", limit) for service, limit in self.per_service.items()]
+        return named

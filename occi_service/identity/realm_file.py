@@ -1,0 +1,290 @@
+"""Changes to the local realm's file, each whole or not at all, by any number of processes.
+
+A change is: lock, read, change in memory, write a new file beside it, sync, rename over it. The lock is a file of its own
+(`<name>.lock`): a lock on the realm file itself would be lost at the rename. Readers need no lock, since a rename shows them the
+old file or the new one.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from . import realm_document
+from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
+from .subject import Clock, Role, TenantId
+
+__all__ = ["IssuedToken", "RealmFile", "token_digest"]
+
+#: What a realm's token begins with: so that a person, or a scanner for leaked secrets, knows one by sight.
+TOKEN_PREFIX = "archelon_"  # noqa: S105
+_TOKEN_BYTES = 32
+
+
+def token_digest(token: str) -> str:
+    """SHA-256 of a token as 64 hexadecimal digits: what the realm keeps of it."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token made just now. `secret` is shown to its owner once and is stored nowhere."""
+
+    id: str
+    secret: str = dataclasses.field(repr=False)
+    expires: datetime.datetime | None
+
+
+class RealmFile:
+    """The realm at `path`, to be read and changed.
+
+    Args:
+        path: the YAML file; made, with mode 0600, by the first change.
+        clock: seconds since the epoch.
+        random_bytes: `secrets.token_bytes`, or a test's.
+    """
+
+    def __init__(self, path: Path, clock: Clock, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self.path = path
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    def read(self) -> RealmData:
+        """What the file says now.
+
+        Raises:
+            RealmError: it is missing, wrong, too large, or others may read it.
+        """
+        try:
+            with self.path.open("rb") as file:
+                self._check_mode(os.fstat(file.fileno()))
+                raw = file.read(realm_document.MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise RealmError(f"{self.path}: no such file; `archelon realm` makes one") from None
+        except OSError as error:
+            raise RealmError(f"{self.path}: cannot be read: {error.strerror}") from None
+        if len(raw) > realm_document.MAX_BYTES:
+            raise RealmError(f"{self.path}: larger than {realm_document.MAX_BYTES} bytes")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            raise RealmError(f"{self.path}:{line}: not UTF-8") from None
+        return realm_document.parse(text, self.path)
+
+    def add_tenant(self, name: str, *, tenant_id: str | None = None) -> RealmTenant:
+        """Add a tenant; without `tenant_id` it gets a random one (32 hexadecimal digits, as Keystone's).
+
+        Raises:
+            RealmError: the name or id is taken or not well formed.
+        """
+        tenant = RealmTenant(TenantId(tenant_id or uuid.UUID(bytes=self._random_bytes(16), version=4).hex), name)
+        self._check_name(name, "a tenant's name")
+        self._check_name(tenant.id, "a tenant's id")
+        with self._change() as draft:
+            words = {word for other in draft.tenants.values() for word in (other.id, other.name)}
+            for word in (tenant.id, tenant.name):
+                if word in words:
+                    raise RealmError(f"{self.path}: there is a tenant {word!r} already")
+            draft.tenants[name] = tenant
+        return tenant
+
+    def remove_tenant(self, name: str) -> None:
+        """Remove a tenant, everyone's roles in it, and its tokens.
+
+        Raises:
+            RealmError: there is none of that name.
+        """
+        with self._change() as draft:
+            draft.known_tenant(name)
+            del draft.tenants[name]
+            for user in list(draft.users.values()):
+                roles = {tenant: granted for tenant, granted in user.roles.items() if tenant != name}
+                draft.users[user.name] = RealmUser(user.name, roles)
+            draft.drop_tokens(lambda token: token.tenant == name)
+
+    def add_user(self, name: str, *, tenant: str, roles: Collection[str] = (Role.TENANT,)) -> RealmUser:
+        """Add a user with `roles` in `tenant` (by name).
+
+        Raises:
+            RealmError: the name is taken or not well formed, or tenant or role is unknown.
+        """
+        self._check_name(name, "a user's name")
+        with self._change() as draft:
+            if name in draft.users:
+                raise RealmError(f"{self.path}: there is a user {name!r} already; grant changes roles")
+            user = RealmUser(name, {draft.known_tenant(tenant): self._known_roles(roles)})
+            draft.users[name] = user
+        return user
+
+    def grant(self, name: str, *, tenant: str, roles: Collection[str]) -> RealmUser:
+        """Make `roles` the user's roles in `tenant`, instead of those held there; none takes all away.
+
+        Raises:
+            RealmError: user, tenant or role is unknown.
+        """
+        with self._change() as draft:
+            grants = dict(draft.known_user(name).roles)
+            grants[draft.known_tenant(tenant)] = self._known_roles(roles)
+            if not roles:
+                del grants[tenant]
+            user = RealmUser(name, grants)
+            draft.users[name] = user
+        return user
+
+    def remove_user(self, name: str) -> None:
+        """Remove a user and their tokens.
+
+        Raises:
+            RealmError: there is none of that name.
+        """
+        with self._change() as draft:
+            draft.known_user(name)
+            del draft.users[name]
+            draft.drop_tokens(lambda token: token.user == name)
+
+    def issue_token(self, user: str, *, tenant: str, lifetime: datetime.timedelta | None) -> IssuedToken:
+        """Make a token for `user` in `tenant`. `lifetime` None makes one that lasts until it is revoked.
+
+        Raises:
+            RealmError: user or tenant is unknown, the user has no role there, or the lifetime is not positive.
+        """
+        if lifetime is not None and lifetime <= datetime.timedelta(0):
+            raise RealmError(f"{self.path}: a token's lifetime must be positive")
+        secret = TOKEN_PREFIX + _base64url(self._random_bytes(_TOKEN_BYTES))
+        token_id = self._random_bytes(8).hex()
+        expires = None
+        if lifetime is not None:
+            now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+            try:
+                expires = (now + lifetime).replace(microsecond=0)
+            except OverflowError:
+                raise RealmError(f"{self.path}: that lifetime ends after the year 9999; give none instead") from None
+        with self._change() as draft:
+            if not draft.known_user(user).roles.get(draft.known_tenant(tenant)):
+                raise RealmError(f"{self.path}: user {user!r} has no role in tenant {tenant!r}; grant one first")
+            draft.tokens[token_id] = RealmToken(token_id, user, tenant, token_digest(secret), expires)
+        return IssuedToken(token_id, secret, expires)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Revoke a token by its id. A service sees it within a second, and may have cached the token for ten more.
+
+        Raises:
+            RealmError: there is none of that id.
+        """
+        with self._change() as draft:
+            if token_id not in draft.tokens:
+                raise RealmError(f"{self.path}: there is no token {token_id!r}")
+            del draft.tokens[token_id]
+
+    def remove_expired(self) -> int:
+        """Remove tokens that have expired; how many."""
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        with self._change() as draft:
+            return draft.drop_tokens(lambda token: token.expires is not None and token.expires <= now)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[_Draft]:
+        with self._locked():
+            present = self.read() if self.path.exists() else RealmData({}, {}, {})
+            draft = _Draft(self.path, present)
+            yield draft
+            text = realm_document.dump(RealmData(draft.tenants, draft.users, draft.tokens))
+            # What the next reader would refuse is not written.
+            realm_document.parse(text, self.path)
+            if len(text.encode()) > realm_document.MAX_BYTES:
+                raise RealmError(f"{self.path}: would be larger than {realm_document.MAX_BYTES} bytes; remove tokens")
+            try:
+                self._replace(text)
+            except OSError as error:
+                raise RealmError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.path.with_name(self.path.name + ".lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise RealmError(f"{lock}: cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, text: str) -> None:
+        # One name, since only the holder of the lock writes: what a killed process left behind goes here.
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _check_mode(self, status: os.stat_result) -> None:
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise RealmError(f"{self.path}: others may read or write it; run `chmod 600 {self.path}`")
+
+    def _check_name(self, name: str, what: str) -> None:
+        try:
+            realm_document.check_name(name, what)
+        except ValueError as error:
+            raise RealmError(f"{self.path}: {error}") from None
+
+    def _known_roles(self, roles: Collection[str]) -> frozenset[str]:
+        for role in roles:
+            if role not in Role.GRANTABLE:
+                known = ", ".join(sorted(Role.GRANTABLE))
+                raise RealmError(f"{self.path}: role {role!r} is not one that a user can have: {known}")
+        return frozenset(roles)
+
+
+class _Draft:
+    """The realm while it is being changed."""
+
+    def __init__(self, path: Path, data: RealmData) -> None:
+        self._path = path
+        self.tenants = dict(data.tenants)
+        self.users = dict(data.users)
+        self.tokens = dict(data.tokens)
+
+    def known_tenant(self, name: str) -> str:
+        if name not in self.tenants:
+            raise RealmError(f"{self._path}: there is no tenant {name!r}")
+        return name
+
+    def known_user(self, name: str) -> RealmUser:
+        if name not in self.users:
+            raise RealmError(f"{self._path}: there is no user {name!r}")
+        return self.users[name]
+
+    def drop_tokens(self, doomed: Callable[[RealmToken], bool]) -> int:
+        kept = {token.id: token for token in self.tokens.values() if not doomed(token)}
+        dropped = len(self.tokens) - len(kept)
+        self.tokens = kept
+        return dropped
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")

@@ -1,0 +1,57 @@
+"""Which signed tokens were taken back before their end.
+
+Only what has not expired needs remembering, so the list stays as short as 15 minutes of revocations. The one in memory serves
+one process and tests; services with replicas put the list in the database behind the same port.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from .subject import Clock
+
+__all__ = ["MemoryRevocations", "Revocations"]
+
+
+class Revocations(Protocol):
+    """The port. Called on every verification that is not cached: an implementation answers from one indexed read.
+
+    Raises:
+        ProviderDownError: from any method, where the list can't be reached.
+    """
+
+    def is_revoked(self, token_id: str, instance_id: str | None) -> bool:
+        """Whether the token, or every token that the instance itself holds, was revoked. None asks about the token only."""
+
+    def revoke_token(self, token_id: str, *, until: float) -> None:
+        """Refuse the token from now on; `until` (seconds since the epoch) is when it ends anyway."""
+
+    def revoke_instance(self, instance_id: str, *, until: float) -> None:
+        """Refuse every token of the instance; `until` is when the last one that may have been issued ends."""
+
+
+class MemoryRevocations:
+    """`Revocations` of one process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens: dict[str, float] = {}
+        self._instances: dict[str, float] = {}
+
+    def is_revoked(self, token_id: str, instance_id: str | None) -> bool:
+        return token_id in self._tokens or instance_id in self._instances
+
+    def revoke_token(self, token_id: str, *, until: float) -> None:
+        self._add(self._tokens, token_id, until)
+
+    def revoke_instance(self, instance_id: str, *, until: float) -> None:
+        self._add(self._instances, instance_id, until)
+
+    def _add(self, table: dict[str, float], name: str, until: float) -> None:
+        now = self._clock()
+        with self._lock:
+            for expired in [other for other, end in table.items() if end <= now]:
+                del table[expired]
+            table[name] = max(until, table.get(name, until))

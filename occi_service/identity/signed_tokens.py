@@ -1,0 +1,302 @@
+"""Signed tokens (JWT): what an orchestrator holds to speak for its instance, and what services hold to speak for one.
+
+The flow: `TokenIssuer` (the one who signs) → the holder → `SignedTokens` (whoever is called). A token names one audience, one
+tenant and, for an instance, that instance; it lives 15 minutes and its holder renews it until the instance is gone. Roles are
+not in the token: they follow from the kind of subject, so that no issuer can grant what its subjects may not have.
+
+Checked here and not by PyJWT: times (its clock can't be passed in), issuer (it belongs to the key) and audience. PyJWT checks
+structure and signature, with the one algorithm that the key is configured for; the token's own `alg` only has to agree.
+
+The claims are those of RFC 7519; the advice followed is RFC 8725's.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Collection
+from typing import Any, Final, Protocol
+
+import jwt
+
+from .errors import InvalidTokenError, NotAllowedError
+from .revocations import Revocations
+from .signing_keys import SigningKey, VerificationKeys
+from .subject import Clock, Identity, Role, TenantId, TokenKind
+
+__all__ = ["LEEWAY", "LIFETIME", "Instances", "SignedTokens", "TokenIssuer", "instance_subject", "service_subject"]
+
+#: Seconds that a signed token lives.
+LIFETIME: Final = 900
+#: Seconds by which clocks of two machines may differ.
+LEEWAY: Final = 5
+#: Longest signed token that is looked at, in characters.
+MAX_LENGTH: Final = 4096
+
+_INSTANCE_PREFIX = "instance:"
+_SERVICE_PREFIX = "service-manager:"
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_TEXT_LIMIT = 512
+
+_DECODER = jwt.PyJWT()
+_OPTIONS: Any = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "require": ["iss", "sub", "aud", "tenant", "jti", "iat", "nbf", "exp"],
+}
+
+
+class Instances(Protocol):
+    """What an issuer needs to know before it renews."""
+
+    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
+        """Whether the tenant's instance is not gone yet (one that is being disposed of exists)."""
+
+
+def instance_subject(instance_id: str) -> str:
+    """The subject of an instance: `instance:<uuid>`. Raises ValueError for anything but a UUID in its usual spelling."""
+    if not _is_uuid(instance_id):
+        raise ValueError(f"{instance_id!r} is not a UUID in lower case with hyphens")
+    return _INSTANCE_PREFIX + instance_id
+
+
+def service_subject(name: str) -> str:
+    """The subject of a service manager: `service-manager:<name>`. Raises ValueError for a name that is not well formed."""
+    if not _SERVICE_NAME.fullmatch(name):
+        raise ValueError(f"service manager name {name!r}: 1 to 63 letters, digits and . _ -")
+    return _SERVICE_PREFIX + name
+
+
+class SignedTokens:
+    """A `TokenVerifier` for signed tokens.
+
+    Args:
+        keys: which signatures are believed, and for which issuer each.
+        audiences: what this service answers to; a token for anyone else is refused.
+        revocations: what was taken back.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, keys: VerificationKeys, *, audiences: Collection[str], revocations: Revocations, clock: Clock
+    ) -> None:
+        if not audiences:
+            raise ValueError("a verifier of signed tokens needs at least one audience that it answers to")
+        self._keys = keys
+        self._audiences = frozenset(audiences)
+        self._revocations = revocations
+        self._clock = clock
+
+    def verify(self, token: str) -> Identity:
+        """See `TokenVerifier.verify`."""
+        identity = _identity(self._claims(token))
+        if identity.audience not in self._audiences:
+            raise InvalidTokenError("signed token: meant for another audience")
+        # A service manager goes on speaking for an instance whose own tokens were taken back: it is disposing of it.
+        instance_id = identity.instance_id if identity.kind is TokenKind.INSTANCE else None
+        if self._revocations.is_revoked(identity.token_id, instance_id):
+            raise InvalidTokenError(f"signed token {identity.token_id}: revoked")
+        return identity
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        if len(token) > MAX_LENGTH or token.count(".") != 2:
+            raise InvalidTokenError("not a signed token")
+        try:
+            key_id = jwt.get_unverified_header(token).get("kid")
+            key = self._keys.get(key_id) if isinstance(key_id, str) else None
+            if key is None:
+                raise InvalidTokenError("signed token: no key is configured for its kid")
+            claims: dict[str, Any] = _DECODER.decode(token, key.key, algorithms=[key.algorithm], options=_OPTIONS)
+        except (jwt.PyJWTError, UnicodeError) as error:
+            # The class names the fault; PyJWT's text may quote the token.
+            raise InvalidTokenError(f"signed token: {type(error).__name__}") from None
+        if claims["iss"] != key.issuer:
+            raise InvalidTokenError("signed token: its key belongs to another issuer")
+        self._check_times(claims)
+        return claims
+
+    def _check_times(self, claims: dict[str, Any]) -> None:
+        issued, begins, ends = (_seconds(claims, name) for name in ("iat", "nbf", "exp"))
+        now = self._clock()
+        if ends + LEEWAY <= now:
+            raise InvalidTokenError("signed token: expired")
+        if max(issued, begins) > now + LEEWAY:
+            raise InvalidTokenError("signed token: not yet valid")
+        # One that lives longer was not made by our issuer's code, whatever key it has.
+        if ends - issued > LIFETIME:
+            raise InvalidTokenError("signed token: lives longer than any issuer may grant")
+
+
+class TokenIssuer:
+    """Signs tokens, and renews those it has signed.
+
+    Args:
+        key: what to sign with.
+        keys: what its own former tokens are verified with at renewal: the present key and those being rolled out.
+        instances: which instances exist.
+        revocations: shared with whoever verifies.
+        clock: seconds since the epoch.
+        new_id: makes a fresh `jti`; unguessable ids are not needed, distinct ones are.
+    """
+
+    def __init__(
+        self,
+        key: SigningKey,
+        *,
+        keys: VerificationKeys,
+        instances: Instances,
+        revocations: Revocations,
+        clock: Clock,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        if keys.get(key.public.key_id) != key.public:
+            raise ValueError(f"signing key {key.public.key_id!r} is not among the verification keys")
+        self._key = key
+        self._keys = keys
+        self._instances = instances
+        self._revocations = revocations
+        self._clock = clock
+        self._new_id = new_id
+
+    def for_instance(
+        self,
+        instance_id: str,
+        *,
+        tenant_id: TenantId,
+        audience: str,
+        tenant_name: str = "",
+        lifetime: int = LIFETIME,
+        renewable: bool = True,
+    ) -> str:
+        """A token for an orchestrator. `renewable` False for one that was exchanged for a call to another service.
+
+        Raises:
+            ValueError: an argument is not well formed, or the lifetime (seconds) is not between 1 and `LIFETIME`.
+        """
+        claims = {"sub": instance_subject(instance_id), "instance": instance_id}
+        if tenant_name:
+            claims["tenant_name"] = tenant_name
+        return self._sign({**claims, "renewable": renewable}, tenant_id, audience=audience, lifetime=lifetime)
+
+    def for_service(
+        self, name: str, *, tenant_id: TenantId, audience: str, instance_id: str | None = None, lifetime: int = LIFETIME
+    ) -> str:
+        """A token for a service manager that acts for a tenant and, where given, for one instance.
+
+        Raises:
+            ValueError: as `for_instance`.
+        """
+        claims = {"sub": service_subject(name)}
+        if instance_id is not None:
+            instance_subject(instance_id)
+            claims["instance"] = instance_id
+        return self._sign(claims, tenant_id, audience=audience, lifetime=lifetime)
+
+    def renew(self, token: str, *, audience: str) -> str:
+        """A successor for a token that still holds: the same claims, a new `jti`, a new end. The old one runs out by itself.
+
+        `audience` is the one the token was issued for.
+
+        Raises:
+            InvalidTokenError: the token does not verify, or another issuer signed it.
+            NotAllowedError: it is not renewable, or its instance is gone.
+        """
+        verifier = SignedTokens(self._keys, audiences=[audience], revocations=self._revocations, clock=self._clock)
+        identity = verifier.verify(token)
+        if identity.issuer != self._key.public.issuer:
+            raise InvalidTokenError("signed token: another issuer's, so not ours to renew")
+        if not identity.renewable or identity.instance_id is None:
+            raise NotAllowedError("This token is not renewable. Ask for a new one where you got it.", where="token")
+        if not self._instances.exists(identity.instance_id, identity.tenant_id):
+            raise NotAllowedError("The instance of this token is gone, so the token is not renewed.", where="token")
+        return self.for_instance(
+            identity.instance_id,
+            tenant_id=identity.tenant_id,
+            tenant_name=identity.tenant_name,
+            audience=audience,
+        )
+
+    def revoke(self, identity: Identity) -> None:
+        """Take back the one token that `identity` came from."""
+        until = self._clock() + LIFETIME if identity.expires is None else identity.expires
+        self._revocations.revoke_token(identity.token_id, until=until + LEEWAY)
+
+    def revoke_instance(self, instance_id: str) -> None:
+        """Take back every token of an instance: the last step of its disposal."""
+        self._revocations.revoke_instance(instance_id, until=self._clock() + LIFETIME + LEEWAY)
+
+    def _sign(self, claims: dict[str, Any], tenant_id: TenantId, *, audience: str, lifetime: int) -> str:
+        if not 0 < lifetime <= LIFETIME:
+            raise ValueError(f"a signed token lives 1 to {LIFETIME} seconds, not {lifetime}")
+        if not tenant_id or not audience:
+            raise ValueError("a signed token names a tenant and an audience")
+        now = int(self._clock())
+        public = self._key.public
+        return jwt.encode(
+            {
+                **claims,
+                "iss": public.issuer,
+                "aud": audience,
+                "tenant": tenant_id,
+                "jti": self._new_id(),
+                "iat": now,
+                "nbf": now,
+                "exp": now + lifetime,
+            },
+            self._key.private,
+            algorithm=public.algorithm,
+            headers={"kid": public.key_id},
+        )
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    subject = _text(claims, "sub")
+    instance_id = _text(claims, "instance") if "instance" in claims else None
+    if instance_id is not None and not _is_uuid(instance_id):
+        raise InvalidTokenError("signed token: claim 'instance' is not a UUID")
+    if subject.startswith(_INSTANCE_PREFIX):
+        if instance_id is None or subject != _INSTANCE_PREFIX + instance_id:
+            raise InvalidTokenError("signed token: 'sub' and 'instance' name different instances")
+        kind, role = TokenKind.INSTANCE, Role.INSTANCE
+    elif subject.startswith(_SERVICE_PREFIX):
+        kind, role = TokenKind.SERVICE, Role.SERVICE
+    else:
+        raise InvalidTokenError("signed token: 'sub' is neither an instance nor a service manager")
+    return Identity(
+        subject=subject,
+        tenant_id=TenantId(_text(claims, "tenant")),
+        tenant_name=_text(claims, "tenant_name") if "tenant_name" in claims else "",
+        roles=frozenset({role}),
+        kind=kind,
+        expires=float(_seconds(claims, "exp")),
+        issuer=_text(claims, "iss"),
+        token_id=_text(claims, "jti"),
+        instance_id=instance_id,
+        audience=_text(claims, "aud"),
+        renewable=claims.get("renewable") is True,
+    )
+
+
+def _text(claims: dict[str, Any], name: str) -> str:
+    value = claims[name]
+    if not isinstance(value, str) or not 0 < len(value) <= _TEXT_LIMIT:
+        raise InvalidTokenError(f"signed token: claim {name!r} is not a text of 1 to {_TEXT_LIMIT} characters")
+    return value
+
+
+def _seconds(claims: dict[str, Any], name: str) -> int:
+    value = claims[name]
+    # A bool is an int to Python, and 1e400 an infinite float to JSON.
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise InvalidTokenError(f"signed token: claim {name!r} is not a time in whole seconds")
+    return value
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

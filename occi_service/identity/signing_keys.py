@@ -1,0 +1,143 @@
+"""The keys of signed tokens: configured, several at a time, each bound to one issuer and one algorithm.
+
+A key is rolled in three steps, none of which refuses a good token: configure the new public key everywhere; sign with the new
+key; after the longest lifetime take the old one out. A key id is the key's own thumbprint (RFC 7638) unless one is given, so
+that two issuers never fight over a name. Nothing is ever fetched: what a token's header says about where keys are (`jku`, `x5u`,
+`jwk`) is not read.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+__all__ = ["PublicKey", "SigningKey", "VerificationKey", "VerificationKeys"]
+
+Algorithm = Literal["EdDSA", "ES256"]
+PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+
+_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KINDS = "Ed25519 (EdDSA) or P-256 (ES256)"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key whose signatures are believed, for tokens of `issuer` only."""
+
+    key_id: str
+    issuer: str
+    algorithm: Algorithm
+    key: PublicKey = dataclasses.field(repr=False)
+
+    @classmethod
+    def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> VerificationKey:
+        """Read a public key in PEM.
+
+        Raises:
+            ValueError: not a public key of a kind that is accepted, or the key id is not well formed.
+        """
+        if b"PRIVATE KEY" in pem:
+            raise ValueError(f"the key of issuer {issuer!r} is a private key; configure the public one to verify with")
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError(f"the key of issuer {issuer!r} is not a public key in PEM") from None
+        if not isinstance(key, PublicKey):
+            raise ValueError(f"the key of issuer {issuer!r} must be {_KINDS}")
+        return cls.of(key, issuer=issuer, key_id=key_id)
+
+    @classmethod
+    def of(cls, key: PublicKey, *, issuer: str, key_id: str | None = None) -> VerificationKey:
+        """A verification key over `key`.
+
+        Raises:
+            ValueError: another curve than P-256, no issuer, or a key id that is not well formed.
+        """
+        if not issuer:
+            raise ValueError("a signing key needs an issuer")
+        if key_id is not None and not _KEY_ID.fullmatch(key_id):
+            raise ValueError(f"key id {key_id!r}: 1 to 64 letters, digits and . _ -")
+        algorithm = _algorithm(key)
+        return cls(key_id or _thumbprint(key), issuer, algorithm, key)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, and the public side that others are given."""
+
+    private: PrivateKey = dataclasses.field(repr=False)
+    public: VerificationKey
+
+    @classmethod
+    def from_pem(cls, pem: bytes, *, issuer: str, key_id: str | None = None) -> SigningKey:
+        """Read an unencrypted private key in PEM (PKCS#8).
+
+        Raises:
+            ValueError: not a private key of a kind that is accepted. The text holds nothing of the key.
+        """
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise ValueError(f"the signing key of issuer {issuer!r} is not an unencrypted private key in PEM") from None
+        if not isinstance(key, PrivateKey):
+            raise ValueError(f"the signing key of issuer {issuer!r} must be {_KINDS}")
+        return cls.of(key, issuer=issuer, key_id=key_id)
+
+    @classmethod
+    def of(cls, key: PrivateKey, *, issuer: str, key_id: str | None = None) -> SigningKey:
+        """A signing key over `key`; raises ValueError as `VerificationKey.of`."""
+        return cls(key, VerificationKey.of(key.public_key(), issuer=issuer, key_id=key_id))
+
+
+class VerificationKeys:
+    """Every key that is believed, by key id.
+
+    Raises:
+        ValueError: two keys share an id.
+    """
+
+    def __init__(self, keys: Sequence[VerificationKey]) -> None:
+        by_id: dict[str, VerificationKey] = {}
+        for key in keys:
+            if key.key_id in by_id:
+                raise ValueError(f"two verification keys have the id {key.key_id!r}; leave ids out to have thumbprints")
+            by_id[key.key_id] = key
+        self._by_id: Mapping[str, VerificationKey] = by_id
+
+    def get(self, key_id: str) -> VerificationKey | None:
+        """The key of exactly that id. An id is looked up, never opened: it names no file and no URL."""
+        return self._by_id.get(key_id)
+
+
+def _algorithm(key: PublicKey) -> Algorithm:
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return "EdDSA"
+    if isinstance(key.curve, ec.SECP256R1):
+        return "ES256"
+    raise ValueError(f"curve {key.curve.name} is not accepted; use {_KINDS}")
+
+
+def _thumbprint(key: PublicKey) -> str:
+    """RFC 7638 (and RFC 8037 for Ed25519): SHA-256 of the required members of the JWK, in order of their names."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        members = {"crv": "Ed25519", "kty": "OKP", "x": _base64url(key.public_bytes_raw())}
+    else:
+        numbers = key.public_numbers()
+        x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+        members = {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+    document = json.dumps(members, separators=(",", ":"), sort_keys=True)
+    return _base64url(hashlib.sha256(document.encode()).digest())
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
