@@ -54,7 +54,7 @@ DELEGATION_STATE: Final = attribute("delegation.state")
 DELEGATION_PARENT: Final = attribute("delegation.parent")
 EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
 #: The tenant's own token, used once to make the delegation, and not kept.
-SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"
+SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
 
 EXCHANGE: Final = Action(
     SCHEME,
