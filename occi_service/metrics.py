@@ -43,7 +43,7 @@ def share_through(directory: Path) -> None:
     everything before it forks would otherwise count in memory.
     """
     os.environ[_DIRECTORY] = str(directory)
-    prometheus_client.values.ValueClass = prometheus_client.values.get_value_class()
+    prometheus_client.values.ValueClass = prometheus_client.values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def forget_worker(pid: int) -> None:

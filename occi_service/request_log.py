@@ -2,7 +2,7 @@
 
 One wrapper does all of it, because each layer around the application costs on the hot path. The request id is always set;
 the line and the measurement can be left out. The line is written when the body is, so that its seconds are the tenant's
-(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them.
+(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them. What a framework writes to `wsgi.errors` becomes log lines too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _LONGEST_PATH = 512
 _SECRET_VARIABLES = ("HTTP_X_AUTH_TOKEN", "HTTP_X_SUBJECT_TOKEN", "HTTP_AUTHORIZATION", "HTTP_COOKIE")
 
 _logger = logging.getLogger("archelon.access")
+_errors = logging.getLogger("archelon.wsgi")
 
 
 class Observe(Protocol):
@@ -70,6 +71,7 @@ class RequestLog:
         identifier = given if given and logs.well_formed_request_id(given) else self._new_id()
         # The application's own calls send this on.
         environ["HTTP_X_REQUEST_ID"] = identifier
+        environ["wsgi.errors"] = _error_stream
         status_line = ""
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
@@ -105,6 +107,24 @@ class RequestLog:
                     "tenant": environ.get(TENANT, ""),
                 },
             )
+
+
+class _ErrorStream:
+    """Takes what frameworks write to `wsgi.errors` (Falcon: tracebacks, unhidden) and makes log lines of it."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            _errors.error("%s", text.rstrip())
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+_error_stream = _ErrorStream()
 
 
 class _Body:

@@ -7,6 +7,8 @@ against. It listens on the loopback address unless told otherwise, since it asks
 from __future__ import annotations
 
 import http.server
+import logging
+import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -16,6 +18,8 @@ import prometheus_client
 from . import health, metrics
 
 __all__ = ["SidePort", "serve_side_port"]
+
+_logger = logging.getLogger(__name__)
 
 #: Seconds a client may take for its request.
 _CLIENT_TIMEOUT = 5.0
@@ -87,7 +91,9 @@ class _Server(http.server.ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is no news."""
+        # A client that hangs up is no news.
+        if not isinstance(sys.exc_info()[1], OSError):
+            _logger.exception("the side port failed to answer")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
