@@ -2,7 +2,8 @@
 
 One wrapper does all of it, because each layer around the application costs on the hot path. The request id is always set;
 the line and the measurement can be left out. The line is written when the body is, so that its seconds are the tenant's
-(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them. What a framework writes to `wsgi.errors` becomes log lines too.
+(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them.
+What a framework writes to `wsgi.errors` becomes log lines too.
 """
 
 from __future__ import annotations

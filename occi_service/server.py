@@ -77,11 +77,12 @@ def serve(
     """
     shared = Path(tempfile.mkdtemp(prefix="archelon-metrics-")) if share_metrics else None
 
-    def post_fork(_arbiter: Any, _worker: Any) -> None:
+    def load() -> WSGIApplication:
         if shared is not None:
             from . import metrics
 
             metrics.share_through(shared)
+        return app_factory()
 
     def child_exit(_arbiter: Any, worker: Any) -> None:
         if shared is not None:
@@ -116,12 +117,11 @@ def serve(
         "loglevel": logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower(),
         "control_socket_disable": True,
         "proc_name": "archelon",
-        "post_fork": post_fork,
         "child_exit": child_exit,
         "when_ready": ready,
     }
     try:
-        _Application(app_factory, options).run()
+        _Application(load, options).run()
     finally:
         if shared is not None:
             shutil.rmtree(shared, ignore_errors=True)
