@@ -222,12 +222,24 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _is_secret(field: FieldInfo) -> bool:
-    return "Secret" in str(field.annotation)
+    return _holds_secret(field.annotation, frozenset())
+
+
+def _holds_secret(annotation: Any, seen: frozenset[Any]) -> bool:
+    """Whether a secret type stands anywhere in an annotation: in a list, a union, or a model's fields."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.SecretStr | pydantic.SecretBytes):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel) and annotation not in seen:
+        inner = [field.annotation for field in annotation.model_fields.values()]
+        return any(_holds_secret(member, seen | {annotation}) for member in inner)
+    return any(_holds_secret(member, seen) for member in typing.get_args(annotation))
 
 
 def _secrets_in(value: Any) -> Iterator[str]:
     if isinstance(value, pydantic.SecretStr):
         yield value.get_secret_value()
+    elif isinstance(value, pydantic.BaseModel):
+        yield from _secrets_in([getattr(value, name) for name in type(value).model_fields])
     elif isinstance(value, Mapping):
         yield from _secrets_in(list(value.values()))
     elif isinstance(value, list | tuple | set | frozenset):

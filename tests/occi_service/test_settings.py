@@ -12,7 +12,13 @@ from occi_service.settings import Settings, SettingsError
 SECRET = "hunter2-hunter2"
 
 
+class Account(pydantic.BaseModel):
+    user: str
+    password: pydantic.SecretStr
+
+
 class Demo(Settings):
+    accounts: list[Account] | None = None
     port: int = pydantic.Field(8080, ge=1, le=65535, description="the TCP port to listen on", examples=[8080])
     database_url: pydantic.SecretStr = pydantic.Field(
         description="where state is kept", examples=["sqlite:////state.db"]
@@ -100,6 +106,13 @@ def test_a_wrong_secret_is_not_shown() -> None:
     ]
     assert "hunter2" not in problems({**GOOD, "ARCHELON_KEYS": '{"a": "' + SECRET + '"}'})[0]
     assert "(hidden)@" in problems({**GOOD, "ARCHELON_ENDPOINT": f"ftp://u:{SECRET}@h"})[0]
+
+
+def test_a_secret_inside_a_model() -> None:
+    good = '[{"user": "a", "password": "' + SECRET + '"}]'
+    assert SECRET in Demo.load({**GOOD, "ARCHELON_ACCOUNTS": good}).secret_values()
+    text = problems({**GOOD, "ARCHELON_ACCOUNTS": good.replace("user", "usr")})[0]
+    assert text.startswith("accounts[0]['user'] = (hidden) (from ")
 
 
 def test_places_inside_a_value() -> None:
