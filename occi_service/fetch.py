@@ -11,12 +11,10 @@ credentials from `.netrc` and the caller's own headers are never sent; credentia
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import ipaddress
 import os
 import re
-import socket
 import stat
 import threading
 import time
@@ -24,12 +22,12 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
+from . import addresses
+
 __all__ = [
-    "Address",
     "FetchError",
     "FetchForbiddenError",
     "FetchTimeoutError",
@@ -37,15 +35,8 @@ __all__ = [
     "Fetched",
     "Fetcher",
     "Limits",
-    "Resolve",
-    "resolve_with_system",
     "shown_url",
 ]
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-#: Gives the addresses of a host name, for a port. Raises OSError where there are none.
-Resolve = Callable[[str, int], Sequence[str]]
 
 _CHUNK = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -54,11 +45,6 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NUMERIC_HOST = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.?"
-)
-#: Ranges that `ipaddress` calls global, and that still lead inside or to a translator.
-_ALSO_DENIED: tuple[Network, ...] = tuple(
-    ipaddress.ip_network(text)
-    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "192.88.99.0/24", "168.63.129.16/32")
 )
 
 
@@ -111,51 +97,7 @@ class _Target:
     host: str
     port: int
     path: str
-    addresses: tuple[Address, ...]
-
-
-class _Cuttable:
-    """Lets another thread end a connection at the deadline.
-
-    A socket's timeout starts anew with each byte, so a server that drips (in the TLS handshake, the header, a compressed
-    body) would be waited for without end. A duplicate of the socket stays ours while TLS takes over the first.
-    """
-
-    _own: socket.socket | None = None
-    _late = False
-
-    def watch(self, connected: socket.socket) -> socket.socket:
-        self._own = connected.dup()
-        if self._late:
-            self.cut()
-        return connected
-
-    def cut(self) -> None:
-        self._late = True
-        own = self._own
-        if own is not None:
-            with contextlib.suppress(OSError):
-                own.shutdown(socket.SHUT_RDWR)
-
-    def release(self) -> None:
-        if self._own is not None:
-            self._own.close()
-
-
-class _PlainConnection(_Cuttable, urllib3.connection.HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return self.watch(super()._new_conn())
-
-
-class _TLSConnection(_Cuttable, urllib3.connection.HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return self.watch(super()._new_conn())
-
-
-def resolve_with_system(host: str, port: int) -> Sequence[str]:
-    """The addresses that this machine's resolver gives, in its order of preference."""
-    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [str(answer[4][0]) for answer in answers]
+    addresses: tuple[addresses.Address, ...]
 
 
 class Fetcher:
@@ -179,14 +121,14 @@ class Fetcher:
         bundle: Path | None = None,
         allowed_networks: Sequence[str] = (),
         limits: Limits | None = None,
-        resolve: Resolve = resolve_with_system,
+        resolve: addresses.Resolve = addresses.resolve_with_system,
         clock: Callable[[], float] = time.monotonic,
         user_agent: str = "archelon",
         ca_file: Path | None = None,
     ) -> None:
         self._schemes = tuple(schemes)
         self._bundle = bundle
-        self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
+        self._networks: tuple[addresses.Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
         self._limits = limits if limits is not None else Limits()
         self._resolve = resolve
         self._clock = clock
@@ -242,41 +184,29 @@ class Fetcher:
         path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if parts.query:
             path += "?" + urllib.parse.quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
-        addresses = self._addresses(host, port, deadline, url)
-        return _Target(url=url, scheme=scheme, host=host, port=port, path=path, addresses=addresses)
+        where = self._addresses(host, port, deadline, url)
+        return _Target(url=url, scheme=scheme, host=host, port=port, path=path, addresses=where)
 
-    def _addresses(self, host: str, port: int, deadline: float, url: str) -> tuple[Address, ...]:
+    def _addresses(self, host: str, port: int, deadline: float, url: str) -> tuple[addresses.Address, ...]:
         shown = shown_url(url)
         try:
-            found = _within(self._remaining(deadline, url), lambda: self._resolve(host, port))
-            addresses = tuple(ipaddress.ip_address(text.partition("%")[0]) for text in found)
+            found = addresses.resolve_within(self._remaining(deadline, url), lambda: self._resolve(host, port))
+            found_addresses = tuple(ipaddress.ip_address(text.partition("%")[0]) for text in found)
         except TimeoutError:
             raise FetchTimeoutError(self._too_slow(shown)) from None
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise FetchError(f"{shown}: the host {host} has no address ({reason}); check its name") from error
         # One denied address is enough: which of several is used must not decide what is reached.
-        for address in addresses:
-            if not self._may_connect(address):
+        for address in found_addresses:
+            if not addresses.may_connect(address, self._networks):
                 raise FetchForbiddenError(
                     f"{shown} leads to {address}, which is not a public address; "
                     "use a public host, or let the operator allow its network"
                 )
-        if not addresses:
+        if not found_addresses:
             raise FetchError(f"{shown}: the host {host} has no address; check its name")
-        return tuple(dict.fromkeys(addresses))
-
-    def _may_connect(self, address: Address) -> bool:
-        inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        if inner is not None:
-            address = inner
-        if any(address.version == network.version and address in network for network in self._networks):
-            return True
-        if address.is_multicast or address.is_unspecified or address.is_reserved or not address.is_global:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
-            return False
-        return not any(address.version == network.version and address in network for network in _ALSO_DENIED)
+        return tuple(dict.fromkeys(found_addresses))
 
     def _get(self, target: _Target, deadline: float, content_types: Sequence[str] | None) -> Fetched | str:
         shown = shown_url(target.url)
@@ -314,11 +244,13 @@ class Fetcher:
             raise FetchTimeoutError(self._too_slow(shown)) from failure
         raise FetchError(f"{shown}: no connection to {target.host}:{target.port}; check that it runs") from failure
 
-    def _connection(self, target: _Target, address: Address, timeout: float) -> _PlainConnection | _TLSConnection:
+    def _connection(
+        self, target: _Target, address: addresses.Address, timeout: float
+    ) -> addresses.PlainConnection | addresses.TLSConnection:
         if target.scheme == "http":
-            return _PlainConnection(str(address), target.port, timeout=timeout)
+            return addresses.PlainConnection(str(address), target.port, timeout=timeout)
         # Connect to the address that was checked; the certificate must still be the host's.
-        return _TLSConnection(
+        return addresses.TLSConnection(
             str(address),
             target.port,
             timeout=timeout,
@@ -417,27 +349,6 @@ def shown_url(url: str) -> str:
         return "the malformed URL " + "".join(filter(str.isalnum, url[:64].partition(":")[0])) + ":…"
     shown = "".join(character if character.isprintable() else "\ufffd" for character in head[:200])
     return shown + ("…" if len(head) > 200 else "")
-
-
-def _within(seconds: float, call: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """What the call returns or raises, or TimeoutError. The system's resolver takes no timeout, so a thread waits for it."""
-    outcome: list[Sequence[str]] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="resolve", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not outcome:
-        raise TimeoutError
-    return outcome[0]
 
 
 def _checked_host(host: str, shown: str) -> str:
