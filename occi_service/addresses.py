@@ -1,0 +1,124 @@
+"""Which addresses a fetch may reach, and connections that go to exactly these and end in time.
+
+Public is what IANA's registries call global, less the ranges that lead back inside through a translator (NAT64, 6to4, Teredo)
+and one cloud's metadata address that looks public. The host's name stays out of the connection: it is resolved once by the
+caller, judged here, and the socket goes to the address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+import urllib3.connection
+
+__all__ = [
+    "Address",
+    "Network",
+    "PlainConnection",
+    "Resolve",
+    "TLSConnection",
+    "may_connect",
+    "resolve_with_system",
+    "resolve_within",
+]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: Gives the addresses of a host name, for a port. Raises OSError where there are none.
+Resolve = Callable[[str, int], Sequence[str]]
+
+#: Ranges that `ipaddress` calls global, and that still lead inside or to a translator.
+_ALSO_DENIED: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "192.88.99.0/24", "168.63.129.16/32")
+)
+
+
+def may_connect(address: Address, allowed: Sequence[Network]) -> bool:
+    """Whether a connection to this address may be made: it is public, or in a network that the operator allowed.
+
+    An IPv4 address mapped into IPv6 is judged as the IPv4 address.
+    """
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    if inner is not None:
+        address = inner
+    if any(address.version == network.version and address in network for network in allowed):
+        return True
+    if address.is_multicast or address.is_unspecified or address.is_reserved or not address.is_global:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
+        return False
+    return not any(address.version == network.version and address in network for network in _ALSO_DENIED)
+
+
+def resolve_with_system(host: str, port: int) -> Sequence[str]:
+    """The addresses that this machine's resolver gives, in its order of preference."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [str(answer[4][0]) for answer in answers]
+
+
+def resolve_within(seconds: float, call: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """What the call returns or raises, or TimeoutError. The system's resolver takes no timeout, so a thread waits for it."""
+    outcome: list[Sequence[str]] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="resolve", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError
+    return outcome[0]
+
+
+class _Cuttable:
+    """Lets another thread end a connection at the deadline.
+
+    A socket's timeout starts anew with each byte, so a server that drips (in the TLS handshake, the header, a compressed
+    body) would be waited for without end. A duplicate of the socket stays ours while TLS takes over the first.
+    """
+
+    _own: socket.socket | None = None
+    _late = False
+
+    def watch(self, connected: socket.socket) -> socket.socket:
+        self._own = connected.dup()
+        if self._late:
+            self.cut()
+        return connected
+
+    def cut(self) -> None:
+        self._late = True
+        own = self._own
+        if own is not None:
+            with contextlib.suppress(OSError):
+                own.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        if self._own is not None:
+            self._own.close()
+
+
+class PlainConnection(_Cuttable, urllib3.connection.HTTPConnection):
+    """HTTP to an address; `cut` ends it from another thread, `release` frees what `cut` needs."""
+
+    def _new_conn(self) -> socket.socket:
+        return self.watch(super()._new_conn())
+
+
+class TLSConnection(_Cuttable, urllib3.connection.HTTPSConnection):
+    """HTTPS to an address; the certificate is checked against the host's name all the same."""
+
+    def _new_conn(self) -> socket.socket:
+        return self.watch(super()._new_conn())

@@ -1,0 +1,113 @@
+"""Prometheus metrics: counted in each process, shown as one.
+
+Gunicorn's web workers are processes, and a scrape reaches one of them at random. So each writes its numbers to a file of its
+own in a shared directory (prometheus-client's multiprocess mode), and whichever is asked adds all files up. Files of workers
+that ended stay, since a counter must not fall; gauges of dead workers go by `forget_worker`, gunicorn's child_exit hook.
+`share_through` must run before a metric is made in the process, and has no effect on those made before. A worker process of
+the queue is alone behind its side port and keeps its numbers in memory.
+
+Labels come from fixed lists only: method, class of status, kind of route. A path would give each entity a time series.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import prometheus_client
+import prometheus_client.multiprocess
+import prometheus_client.values
+
+if TYPE_CHECKING:
+    import falcon
+
+__all__ = ["CONTENT_TYPE", "MetricsResource", "RequestMetrics", "forget_worker", "render", "share_through"]
+
+#: Media type of the text format.
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+#: Kinds of route that the OCCI application tells apart.
+ROUTES = ("entity", "collection", "action", "query", "health", "other")
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+#: Seconds; from a read of one row to the timeout of a gateway in front.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def share_through(directory: Path) -> None:
+    """Keep the numbers of metrics made from now on in files of this directory, shared with sibling processes.
+
+    prometheus-client decides this when it is imported; here it is decided again, since a command line that imports
+    everything before it forks would otherwise count in memory.
+    """
+    os.environ[_DIRECTORY] = str(directory)
+    prometheus_client.values.ValueClass = prometheus_client.values.get_value_class()  # type: ignore[no-untyped-call]
+
+
+def forget_worker(pid: int) -> None:
+    """Drop the live gauges of a worker process that ended (gunicorn's child_exit hook)."""
+    if _DIRECTORY in os.environ:
+        prometheus_client.multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def render(registry: prometheus_client.CollectorRegistry) -> bytes:
+    """All metrics in Prometheus' text format: those of all sibling processes where these share a directory."""
+    if _DIRECTORY in os.environ:
+        # A fresh registry: the process' own metrics are in its file already, and would count twice.
+        registry = prometheus_client.CollectorRegistry()
+        prometheus_client.multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry)
+
+
+class RequestMetrics:
+    """Durations of requests as a histogram, `archelon_request_seconds`, whose count is also the number of requests.
+
+    Args:
+        registry: where to register.
+        routes: kinds of route; any other counts as `other`.
+    """
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry, *, routes: Collection[str] = ROUTES) -> None:
+        self._routes = frozenset(routes)
+        self._histogram = prometheus_client.Histogram(
+            "archelon_request_seconds",
+            "Duration of requests in seconds.",
+            ("method", "status", "route"),
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        # Looking a series up by its labels costs three times what observing does; there are at most a few hundred.
+        self._series: dict[tuple[str, int, str], Callable[[float], None]] = {}
+
+    def observe(self, method: str, status: int, *, route: str, seconds: float) -> None:
+        """Count one request.
+
+        Args:
+            method: HTTP method; any unusual one counts as `other`.
+            status: HTTP status.
+            route: kind of route.
+            seconds: how long it took.
+        """
+        if method not in _METHODS:
+            method = "other"
+        if route not in self._routes:
+            route = "other"
+        key = (method, status // 100 if 100 <= status < 600 else 0, route)
+        series = self._series.get(key)
+        if series is None:
+            labels = (method, f"{key[1]}xx" if key[1] else "other", route)
+            series = self._series[key] = self._histogram.labels(*labels).observe
+        series(seconds)
+
+
+class MetricsResource:
+    """`/metrics` for a Falcon application."""
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
+        self._registry = registry
+
+    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+        response.content_type = CONTENT_TYPE
+        response.data = render(self._registry)

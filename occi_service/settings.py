@@ -1,0 +1,291 @@
+"""Settings of a service: from environment variables and one file, checked as a whole before anything starts.
+
+A service extends `Settings` with its own fields. A field `database_url` is set by the variable ARCHELON_DATABASE_URL, or by
+`database_url` in the file that ARCHELON_CONFIG names (YAML or TOML); the environment wins. Everything that is wrong is said at
+once, each with its value (never a secret's), where it came from, and what would be right. A name that no field has is an error
+with the nearest name, because a misspelt setting is otherwise a default that nobody chose.
+
+Secrets are `SecretStr`: they show themselves nowhere. A field that may carry one inside, such as a database's URL, is one too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+import pydantic_settings
+import yaml
+from pydantic.fields import FieldInfo
+
+__all__ = ["PREFIX", "Settings", "SettingsError"]
+
+#: Begins the name of every environment variable of ours.
+PREFIX = "ARCHELON_"
+_CONFIG = "ARCHELON_CONFIG"
+_LARGEST_FILE = 1024 * 1024
+#: Read by the test suite, not by a service.
+_OTHERS = re.compile(r"ARCHELON_(?:TEST_.*|CRASH_ROUNDS|REQUIRE_ALL)")
+# Kubernetes puts these into every container for each Service, and one of ours may well be called archelon-something.
+_KUBERNETES = re.compile(
+    r"ARCHELON_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://[0-9a-fA-F.:\[\]]+:[0-9]+")
+
+
+class SettingsError(Exception):
+    """Settings are wrong. The text has a line for each; show it and end.
+
+    Attributes:
+        problems: the lines.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        count = "1 setting is wrong" if len(problems) == 1 else f"{len(problems)} settings are wrong"
+        super().__init__(f"{count}:\n" + "\n".join(f"  {problem}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """What every service can be told. Extend it, describe each field, and give an example where a type says too little.
+
+    Made by `load`; frozen.
+    """
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    log_level: typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = pydantic.Field(
+        "INFO", description="least level of log lines to show"
+    )
+    access_log: bool = pydantic.Field(True, description="whether to log a line for each request")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, *, beside: Sequence[type[Settings]] = ()) -> Self:
+        """Read, check and return the settings.
+
+        Args:
+            environ: the environment; the process' own where None.
+            beside: settings of other services that share the environment or the file, whose names are no error here.
+
+        Raises:
+            SettingsError: something is wrong; it says all that is.
+        """
+        environ = os.environ if environ is None else environ
+        path = Path(environ[_CONFIG]) if environ.get(_CONFIG) else None
+        known = set(cls.model_fields).union(*(other.model_fields for other in beside))
+        problems: list[str] = []
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        if path is not None:
+            for name, value in _read_file(path).items():
+                if name not in known:
+                    problems.append(_unknown(str(name), f"file {path}", known))
+                elif name in cls.model_fields:
+                    values[name], sources[name] = value, f"file {path}"
+        for variable, text in _variables(environ):
+            name = variable.removeprefix(PREFIX).lower()
+            source = f"environment variable {variable}"
+            if variable != PREFIX + name.upper() or name not in known:
+                problems.append(_unknown(variable, source, known, variable=True))
+            elif name in cls.model_fields:
+                values[name], sources[name] = _from_text(text, cls.model_fields[name]), source
+        try:
+            settings = cls(**values)
+        except pydantic.ValidationError as error:
+            details = error.errors(include_url=False)
+            raise SettingsError([*problems, *(cls._problem(detail, values, sources) for detail in details)]) from None
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Every secret in these settings, for `redaction.Redactor`."""
+        return tuple(_secrets_in([getattr(self, name) for name in type(self).model_fields]))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """Only what `load` gives: it knows where each value came from, which the error texts need."""
+        return (init_settings,)
+
+    @classmethod
+    def _problem(cls, detail: Any, values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+        place = detail["loc"]
+        name = str(place[0]) if place else ""
+        field = cls.model_fields.get(name)
+        message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if field is None:
+            return message if not name else f"{name}: {message}"
+        wanted = _wanted(field)
+        if detail["type"] == "missing" and name not in values:
+            return f"{name} is not set; set {PREFIX}{name.upper()}, or {name} in the file that {_CONFIG} names{wanted}"
+        inside = "".join(f"[{part!r}]" for part in place[1:] if name in values and isinstance(part, int | str))
+        value = values.get(name, field.default)
+        if _is_secret(field):
+            shown = "(hidden)"
+            for secret in _leaves(value):
+                message = message.replace(secret, "(hidden)") if secret else message
+        else:
+            shown = _shown(value)
+        return f"{name}{inside} = {shown} (from {sources.get(name, 'its default')}): {_lower(message)}{wanted}"
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for variable in sorted(environ):
+        if not variable.upper().startswith(PREFIX) or variable == _CONFIG:
+            continue
+        text = environ[variable]
+        if _OTHERS.fullmatch(variable) or _KUBERNETES.fullmatch(variable):
+            continue
+        if variable.endswith("_PORT") and _KUBERNETES_PORT.fullmatch(text):
+            continue
+        yield variable, text
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise SettingsError([f"{_CONFIG} = {path}: {error.strerror}; name a file that this user can read"]) from error
+    if len(data) > _LARGEST_FILE:
+        raise SettingsError([f"{_CONFIG} = {path}: larger than {_LARGEST_FILE} bytes; that is no settings file"])
+    try:
+        if path.suffix == ".toml":
+            content: Any = tomllib.loads(data.decode("utf-8"))
+        elif path.suffix in (".yaml", ".yml"):
+            content = yaml.safe_load(data)
+        else:
+            raise SettingsError([f"{_CONFIG} = {path}: end its name in .yaml, .yml or .toml"])
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold a secret.
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SettingsError([f"{path} is not YAML{where}; correct it there"]) from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at (.*)\)$", str(error))
+        raise SettingsError([f"{path} is not TOML{' at ' + found[1] if found else ''}; correct it there"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError([f"{path} holds characters that are no text; save it as UTF-8"]) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError([f"{path} is not a map of names to values; write lines such as log_level: INFO"])
+    return content
+
+
+def _from_text(text: str, field: FieldInfo) -> Any:
+    """Lists and maps stand in a variable as JSON, and lists also as words with commas between."""
+    kinds = _kinds(field.annotation)
+    if kinds.isdisjoint({list, tuple, set, frozenset, dict}) and not any(
+        isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) for kind in kinds
+    ):
+        return text
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    if kinds.isdisjoint({list, tuple, set, frozenset}):
+        return text
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types of an annotation: of `list[int] | None`, these are list and NoneType."""
+    origin = typing.get_origin(annotation)
+    if origin is None:
+        return {annotation}
+    if origin is typing.Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    if isinstance(origin, type) and origin.__name__ != "UnionType":
+        return {origin}
+    found: set[Any] = set()
+    for member in typing.get_args(annotation):
+        found |= _kinds(member)
+    return found
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return _holds_secret(field.annotation, frozenset())
+
+
+def _holds_secret(annotation: Any, seen: frozenset[Any]) -> bool:
+    """Whether a secret type stands anywhere in an annotation: in a list, a union, or a model's fields."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.SecretStr | pydantic.SecretBytes):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel) and annotation not in seen:
+        inner = [field.annotation for field in annotation.model_fields.values()]
+        return any(_holds_secret(member, seen | {annotation}) for member in inner)
+    return any(_holds_secret(member, seen) for member in typing.get_args(annotation))
+
+
+def _secrets_in(value: Any) -> Iterator[str]:
+    if isinstance(value, pydantic.SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, pydantic.BaseModel):
+        yield from _secrets_in([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, Mapping):
+        yield from _secrets_in(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for member in value:
+            yield from _secrets_in(member)
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        found: list[str] = []
+        for member in value:
+            found += _leaves(member)
+        return found
+    return [str(value)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    # A password inside a URL, in a setting that nobody declared secret.
+    text = re.sub(r"(://)[^/@\s'\"]*@", r"\1(hidden)@", text)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _wanted(field: FieldInfo) -> str:
+    parts = []
+    if field.description:
+        parts.append(field.description)
+    if field.examples:
+        parts.append(f"for example {field.examples[0]!r}")
+    return "; it is " + ", ".join(parts) if parts else ""
+
+
+def _unknown(name: str, source: str, known: set[str], *, variable: bool = False) -> str:
+    # Without the prefix, which all names share and which would make all of them near.
+    sought = name.upper().removeprefix(PREFIX).lower() if variable else name
+    near = difflib.get_close_matches(sought, sorted(known), n=1, cutoff=0.6)
+
+    def spelled(field: str) -> str:
+        return PREFIX + field.upper() if variable else field
+
+    remedy = f"did you mean {spelled(near[0])}?" if near else f"known are: {', '.join(map(spelled, sorted(known)))}"
+    # Its value is not shown: it may be a secret under a misspelt name.
+    return f"{name} (from {source}): there is no such setting; {remedy}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

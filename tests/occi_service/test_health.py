@@ -1,0 +1,69 @@
+"""Readiness: outcomes, timeouts, and that a hanging check keeps one thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from occi_service import health
+
+
+def test_outcomes_name_what_failed_and_no_more() -> None:
+    def fails() -> None:
+        raise OSError("postgresql://user:hunter2@host")
+
+    status, body = health.Readiness([health.Check("a", lambda: None), health.Check("b", fails)]).answer()
+    assert status == 503
+    assert body == b'{"ready": false, "checks": {"a": "ok", "b": "failed (OSError)"}}'
+
+
+def test_a_hanging_check_is_not_started_again() -> None:
+    release = threading.Event()
+    runs: list[int] = []
+
+    def hangs() -> None:
+        runs.append(1)
+        release.wait(10)
+
+    readiness = health.Readiness([health.Check("slow", hangs, timeout=0.05)])
+    for _ in range(4):
+        assert readiness.outcomes() == [health.Outcome("slow", "no answer within 0.05 s")]
+    assert len(runs) == 1
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "check-slow":
+            thread.join(10)
+    assert readiness.outcomes() == [health.Outcome("slow", "ok")]
+    assert len(runs) == 2
+
+
+def test_checks_run_at_once() -> None:
+    barrier = threading.Barrier(3)
+    checks = [health.Check(name, lambda: barrier.wait(5), timeout=5) for name in "abc"]
+    assert all(outcome.ok for outcome in health.Readiness(checks).outcomes())
+
+
+def test_a_failure_is_logged_once_until_it_passes(caplog: pytest.LogCaptureFixture) -> None:
+    broken = True
+
+    def probe() -> None:
+        if broken:
+            raise OSError("no")
+
+    readiness = health.Readiness([health.Check("database", probe)])
+    with caplog.at_level(logging.INFO, logger="occi_service.health"):
+        for state in (True, True, False, False, True):
+            broken = state
+            readiness.outcomes()
+    assert [record.message for record in caplog.records] == [
+        "readiness check fails",
+        "readiness check passes again",
+        "readiness check fails",
+    ]
+
+
+def test_two_checks_of_one_name() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        health.Readiness([health.Check("a", lambda: None), health.Check("a", lambda: None)])
