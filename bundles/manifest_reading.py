@@ -288,7 +288,7 @@ def _internal_problems(value: dict[str, Any], path: Path, source: Source) -> Ite
 
 
 def _seconds(timeout: float | str) -> float:
-    return int(timeout[:-1]) * _SECONDS[timeout[-1]] if isinstance(timeout, str) else float(timeout)
+    return float(int(timeout[:-1]) * _SECONDS[timeout[-1]] if isinstance(timeout, str) else timeout)
 
 
 def _build(value: dict[str, Any], source: Source) -> Manifest:

@@ -21,6 +21,7 @@ import jsonschema
 from .documents import Json, Node, plain
 from .manifest import Source
 from .problems import Path, Problem
+from .values import LinearValidator
 
 __all__ = ["manifest_schema", "schema_problems"]
 
@@ -51,11 +52,11 @@ def manifest_schema() -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(definition: str | None) -> jsonschema.Draft202012Validator:
+def _validator(definition: str | None) -> Any:
     schema = manifest_schema()
     if definition is not None:
         schema = {"$defs": schema["$defs"], **_definition_of(schema, definition)}
-    return jsonschema.Draft202012Validator(schema)
+    return LinearValidator(schema)
 
 
 def _definition_of(schema: dict[str, Any], name: str) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _problems_of(error: jsonschema.ValidationError, source: Source) -> Iterable[
     path: Path = tuple(error.absolute_path)
     schema: dict[str, Any] = error.schema if isinstance(error.schema, dict) else {}
     described = str(schema.get("description", ""))
-    expected = f"write {described}" if described else "see the table in docs/manifest.md"
+    expected = f"expected {described}" if described else "see the table in docs/manifest.md"
     instance: Any = error.instance
     keyword = str(error.validator)
     if "propertyNames" in error.absolute_schema_path:

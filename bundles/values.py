@@ -17,7 +17,7 @@ import re2
 
 from .documents import Json
 
-__all__ = ["PATTERN_KEYWORDS", "Pattern", "PatternError", "ValueType", "is_of_type", "misfit"]
+__all__ = ["PATTERN_KEYWORDS", "LinearValidator", "Pattern", "PatternError", "ValueType", "is_of_type", "misfit"]
 
 
 class ValueType(enum.StrEnum):
@@ -95,7 +95,9 @@ def _linear_pattern(
         yield jsonschema.ValidationError("the text does not match the pattern")
 
 
-_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+#: JSON Schema 2020-12 with expressions matched by RE2: in linear time, and with a `$` that is the end and no line break
+#: before it.
+LinearValidator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator, {"pattern": _linear_pattern}
 )
 
@@ -126,7 +128,7 @@ class Pattern:
         except jsonschema.SchemaError as error:
             place = ".".join(str(step) for step in error.absolute_path) or "pattern"
             raise PatternError(f"it is no JSON Schema: {place} is not what {error.validator} allows") from None
-        self._validator = _Validator(schema)
+        self._validator = LinearValidator(schema)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pattern) and self.declared == other.declared
