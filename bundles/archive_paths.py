@@ -25,7 +25,7 @@ def path_fault(path: str) -> str | None:
     if "\\" in path or path[1:2] == ":":
         return "the path holds a backslash or a drive"
     if not all(unicodedata.category(character) not in ("Cc", "Cs") for character in path):
-        return "the path holds a control character"
+        return "the path holds a control character, or is not UTF-8"
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         return "the path holds an empty part, . or .."

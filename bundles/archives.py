@@ -172,7 +172,6 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
     workspace = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
     try:
         _write(files, workspace)
-        workspace.chmod(0o755)
         try:
             workspace.rename(target)
         except OSError:
@@ -200,6 +199,7 @@ def _write(files: Mapping[str, PackedFile], directory: Path) -> None:
             # After a power cut a name without its content would stand for the bundle for ever.
             os.fsync(stream.fileno())
     for parent in made:
+        parent.chmod(0o755)
         _sync(parent)
 
 

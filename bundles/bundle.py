@@ -336,14 +336,14 @@ def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str
     wanted = {"kubernetes": ("apiVersion", "kind"), "hot": ("heat_template_version",), "infrastructure": ()}
     if not documents or (template_format != "kubernetes" and len(documents) > 1):
         remedy = "write at least one" if not documents else "keep one document"
-        yield Problem(file, 1, 1, "$", f"a {template_format} template of {len(documents)} documents", remedy)
+        yield Problem(file, 1, 1, "$", f"{len(documents)} documents in a template of {template_format}", remedy)
     for document in documents:
         mark = document.mark
         if isinstance(document, Scalar) and document.value is None and template_format == "kubernetes":
             continue
         if not isinstance(document, Mapping):
-            yield Problem(file, *mark, "$", f"a {template_format} document is a map", "begin with a key")
+            yield Problem(file, *mark, "$", f"a document of {template_format} is a map", "begin with a key")
             continue
         for key in wanted[template_format]:
             if document.get(key) is None:
-                yield Problem(file, *mark, "$", f"{key} is missing", f"a {template_format} document begins with it")
+                yield Problem(file, *mark, "$", f"{key} is missing", f"every document of {template_format} has it")

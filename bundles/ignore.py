@@ -79,8 +79,10 @@ class Ignored:
             is_directory: it is one.
         """
         ignored = False
+        # A name that is not UTF-8 is refused later, by its place; here it needs to be no more than text for RE2.
+        raw = path.encode("utf-8", "surrogateescape")
         for rule in self._rules:
-            if (is_directory or not rule.directories_only) and rule.expression.fullmatch(path):
+            if (is_directory or not rule.directories_only) and rule.expression.fullmatch(raw):
                 ignored = rule.ignores
         return ignored
 

@@ -17,7 +17,9 @@ from bundles.templates import to_text
 #: What JSON can hold and we take: no control characters in keys, 64-bit numbers.
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 keys = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Cf")), max_size=30)
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
 values = st.recursive(
     scalars | texts,
     lambda below: st.lists(below, max_size=4) | st.dictionaries(keys, below, max_size=4),
@@ -57,7 +59,9 @@ def test_a_key_is_the_text_that_was_written() -> None:
 
 
 def test_aliases_stand_for_what_they_name() -> None:
-    assert read("a: &x {b: [1]}\nc: *x\nd: &k key\n*k : 2\n") == [{"a": {"b": [1]}, "c": {"b": [1]}, "d": "key", "key": 2}]
+    assert read("a: &x {b: [1]}\nc: *x\nd: &k key\n*k : 2\n") == [
+        {"a": {"b": [1]}, "c": {"b": [1]}, "d": "key", "key": 2}
+    ]
 
 
 def test_several_documents() -> None:
@@ -121,16 +125,17 @@ def test_a_key_given_twice_names_both_lines_and_everything_is_reported_at_once()
 
 
 def nested_aliases(width: int, levels: int) -> str:
-    lines = ["a0: &a0 lol"]
-    for level in range(1, levels):
-        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]")
-    return "\n".join(lines)
+    lines = (f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]" for level in range(1, levels))
+    return "\n".join(["a0: &a0 lol", *lines])
 
 
 HOSTILE = {
     "billion laughs": (nested_aliases(10, 12), "values, aliases expanded"),
-    "deep by aliases": ("a: &a [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]\n"
-    "b: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]", "nested deeper than 64 levels"),
+    "deep by aliases": (
+        "a: &a [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]\n"
+        "b: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
+        "nested deeper than 64 levels",
+    ),
     "recursion": ("a: &a [*a]", "names nothing that ends before it"),
     "brackets": ("[" * 100_000, "nested deeper than 64 levels"),
     "braces": ("{a: " * 100_000, "nested deeper than 64 levels"),
