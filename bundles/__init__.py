@@ -10,7 +10,7 @@ values. It runs where no service runs (an author's machine, CI) and imports libr
 
 from __future__ import annotations
 
-from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, read_archive, unpack
+from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, read_archive, sweep_unfinished, unpack
 from .bundle import SUBSTITUTED_FORMATS, Bundle, Packed, validate
 from .documents import Json, Limits
 from .graph import ServiceGraph, layers, supplier_layers
@@ -76,6 +76,7 @@ __all__ = [
     "read_archive",
     "read_manifest",
     "supplier_layers",
+    "sweep_unfinished",
     "to_text",
     "unpack",
     "validate",

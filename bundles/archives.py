@@ -25,7 +25,16 @@ from typing import NamedTuple, NewType
 from .archive_paths import collision_key, path_fault
 from .problems import BundleError, Problem
 
-__all__ = ["ArchiveLimits", "Digest", "PackedFile", "digest_of", "pack_files", "read_archive", "unpack"]
+__all__ = [
+    "ArchiveLimits",
+    "Digest",
+    "PackedFile",
+    "digest_of",
+    "pack_files",
+    "read_archive",
+    "sweep_unfinished",
+    "unpack",
+]
 
 #: SHA-256 of an archive's bytes, 64 lower-case hexadecimal digits.
 Digest = NewType("Digest", str)
@@ -35,6 +44,7 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _STORED = 0xFFFF
 _CHUNK = 64 * 1024
 _NAME = "the archive"
+_WORKSPACE = ".unpacking-"
 
 
 class ArchiveLimits(NamedTuple):
@@ -150,7 +160,8 @@ def read_archive(
 def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: ArchiveLimits = _DEFAULT) -> Path:
     """Write an archive's files to a directory that appears whole or not at all.
 
-    A target that exists is taken for done: it was renamed into place when it was whole. Name it by the digest.
+    A target that exists is taken for done: it was renamed into place when it was whole. Name it by the digest. A process that
+    is killed on the way leaves a hidden directory, which `sweep_unfinished` removes.
 
     Args:
         archive: its bytes.
@@ -169,7 +180,7 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
         return target
     files = read_archive(archive, digest=digest, limits=limits)
     # mkdtemp gives 0700, so nobody else can put a link in the way while files are being written.
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", dir=target.parent))
+    workspace = Path(tempfile.mkdtemp(prefix=_WORKSPACE, dir=target.parent))
     try:
         _write(files, workspace)
         try:
@@ -183,6 +194,24 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
     return target
+
+
+def sweep_unfinished(parent: Path, *, before: float) -> int:
+    """Remove what killed processes left while they unpacked.
+
+    Args:
+        parent: the directory of the targets.
+        before: seconds since the epoch; younger workspaces may still be written to.
+
+    Returns:
+        How many were removed.
+    """
+    removed = 0
+    for place in parent.glob(f"{_WORKSPACE}*"):
+        if place.is_dir() and place.stat().st_mtime < before:
+            shutil.rmtree(place)
+            removed += 1
+    return removed
 
 
 def _write(files: Mapping[str, PackedFile], directory: Path) -> None:

@@ -19,7 +19,7 @@ from .documents import Mapping, Node, Scalar
 from .ignore import IGNORE_FILE, Ignored
 from .manifest import Manifest, Templates
 from .manifest_reading import manifest_of, only_document, read_internal
-from .problems import BundleError, Problem
+from .problems import MAX_PROBLEMS, BundleError, Problem, listed
 from .problems import Path as JsonPath
 from .reading import read_file
 from .templates import Template
@@ -119,7 +119,7 @@ class Bundle:
 
 
 def validate(path: Path) -> list[Problem]:
-    """Everything that is wrong in a bundle, or in a manifest by itself, in the order of the files and lines.
+    """Everything that is wrong in a bundle, or in a manifest by itself, in the order of the files and lines; at most 100.
 
     Args:
         path: the bundle's directory, or a manifest's file.
@@ -132,7 +132,7 @@ def validate(path: Path) -> list[Problem]:
         return []
     loading = _Loading(path)
     loading.run()
-    return sorted(set(loading.problems))
+    return sorted(set(loading.problems))[:MAX_PROBLEMS]
 
 
 def _packed(path: Path) -> PackedFile:
@@ -307,11 +307,13 @@ class _Loading:
             # Code may add parameters that no manifest names.
             return
         known = _parameter_names(manifest)
-        for found in template.references:
-            if found.node is None and found.name not in known and not found.name.startswith(_PLATFORM_NAMES):
-                message = f"${{{found.text}}} is unknown"
-                remedy = f"declare it in service_attributes, or name one of {', '.join(sorted(known)) or 'none'}"
-                self.problems.append(Problem(file, *found.mark, "", message, remedy))
+        remedy = f"declare it in service_attributes, or name one of {listed(known)}"
+        parameters = [found for found in template.references if found.node is None]
+        unknown = [
+            found for found in parameters if not found.name.startswith(_PLATFORM_NAMES) and found.name not in known
+        ]
+        for found in unknown[:MAX_PROBLEMS]:
+            self.problems.append(found.problem(file, f"${{{found.text}}} is unknown", remedy))
 
 
 def _template_sets(manifest: Manifest) -> Iterator[tuple[str, JsonPath, Templates]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from .manifest import Dependency, Manifest
-from .problems import BundleError, Path, Problem
+from .problems import BundleError, Path, Problem, listed
 
 __all__ = ["ServiceGraph", "layers", "strong_components", "supplier_layers"]
 
@@ -162,7 +162,7 @@ class ServiceGraph:
             supplier = self.manifests.get(taken.supplier)
             if supplier is not None and taken.attribute not in supplier.attributes:
                 message = f"{taken.supplier} has no attribute {taken.attribute}"
-                yield source.problem(here, message, f"there are {_names(supplier)}")
+                yield source.problem(here, message, f"there are {listed(supplier.attributes)}")
             if dependent is not None:
                 yield from self._written(dependent, taken.target, manifest, here)
         if dependent is None:
@@ -189,7 +189,7 @@ class ServiceGraph:
         declared = dependent.attributes.get(name)
         if declared is None:
             message = f"{dependent.type} has no attribute {name}"
-            yield manifest.source.problem(path, message, f"there are {_names(dependent)}")
+            yield manifest.source.problem(path, message, f"there are {listed(dependent.attributes)}")
         elif not declared.writable:
             remedy = f"make it mutable in {dependent.source.file}, or name another"
             yield manifest.source.problem(path, f"{name} of {dependent.type} is immutable", remedy)
@@ -224,7 +224,3 @@ def _makes_one(manifest: Manifest, needed: Dependency) -> bool:
         return False
     # Where the tenant may leave the parameter out, an instance is made after all.
     return not manifest.attributes[binding.parameter].required
-
-
-def _names(manifest: Manifest) -> str:
-    return ", ".join(sorted(manifest.attributes)) or "none"

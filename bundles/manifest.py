@@ -142,7 +142,7 @@ class Dependency:
 
     type: str
     inputs: tuple[Input, ...] = ()
-    attributes: Mapping[str, Json] = field(default_factory=dict)
+    attributes: Mapping[str, Json] = field(default_factory=dict, repr=False)
     binding: Binding | None = None
     region: str | None = None
 
@@ -174,7 +174,7 @@ class Resources:
     region: str
     format: str | None = None
     templates: Templates | None = None
-    parameters: Mapping[str, Json] = field(default_factory=dict)
+    parameters: Mapping[str, Json] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ needs other manifests in `bundles.graph`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from .manifest import (
     Source,
     Templates,
 )
-from .problems import BundleError, Path, Problem
+from .problems import MAX_PROBLEMS, BundleError, Path, Problem, listed
 from .reading import read_text
 from .schema import schema_problems
 from .templates import Template
@@ -92,7 +93,7 @@ def manifest_of(root: Node, *, file: str) -> Manifest:
         raise BundleError(problems)
     value: Any = plain(root)
     source = Source(file, root)
-    problems = list(_Checks(value, source).problems())
+    problems = list(itertools.islice(_Checks(value, source).problems(), MAX_PROBLEMS))
     if problems:
         raise BundleError(problems)
     return _build(value, source)
@@ -205,7 +206,7 @@ class _Checks:
         except BundleError as error:
             yield from error.problems
             return
-        known = ", ".join(sorted(self._attributes)) or "none"
+        known = listed(self._attributes)
         for found in template.references:
             if found.node is not None or found.name not in self._attributes:
                 remedy = f"name one of this service's attributes: {known}"

@@ -11,7 +11,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["BundleError", "Path", "Problem", "json_path"]
+__all__ = ["MAX_PROBLEMS", "BundleError", "Path", "Problem", "json_path", "listed"]
+
+#: Problems that a reader names at most: nobody reads more at once, and a hostile text could have 100,000.
+MAX_PROBLEMS = 100
+#: Names that a text lists before it says how many more there are.
+_LISTED = 20
 
 #: The way from the root of a document to a node: keys of mappings and indices of sequences.
 Path = tuple[str | int, ...]
@@ -36,6 +41,13 @@ def json_path(path: Path) -> str:
             escaped = shown.encode("unicode_escape").decode("ascii") if not shown.isprintable() else shown
             parts.append("['" + escaped.replace("'", "\\'") + "']")
     return "".join(parts)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a remedy: sorted, the first twenty, `none` where there is none."""
+    known = sorted(names)
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return (", ".join(known[:_LISTED]) + more) or "none"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,12 +77,12 @@ class Problem:
 
 
 class BundleError(ValueError):
-    """A manifest, template or bundle cannot be used. `problems` holds everything that was found, in the order of the files.
+    """A manifest, template or bundle cannot be used. `problems` holds what was found, in the order of the files, at most 100.
 
     Args:
         problems: at least one.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(set(problems)))
+        self.problems = tuple(sorted(set(problems))[:MAX_PROBLEMS])
         super().__init__("\n".join(str(problem) for problem in self.problems))

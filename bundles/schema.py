@@ -20,7 +20,7 @@ import jsonschema
 
 from .documents import Json, Node, plain
 from .manifest import Source
-from .problems import Path, Problem
+from .problems import MAX_PROBLEMS, Path, Problem
 from .values import LinearValidator
 
 __all__ = ["manifest_schema", "schema_problems"]
@@ -34,8 +34,6 @@ _ARTICLES = {
     "object": "a map",
     "null": "null",
 }
-#: Nobody reads more at once, and finding the place of each takes time.
-_MAX_PROBLEMS = 100
 #: Under these keys stand values that may be secret; errors below do not repeat them.
 _VALUES = frozenset({"default", "value", "attributes", "parameters", "pattern"})
 
@@ -77,7 +75,7 @@ def schema_problems(root: Node, *, file: str, definition: str | None = None) -> 
     source = Source(file, root)
     errors = _validator(definition).iter_errors(value)
     found = itertools.chain.from_iterable(_problems_of(error, source) for error in errors)
-    return list(itertools.islice(found, _MAX_PROBLEMS))
+    return list(itertools.islice(found, MAX_PROBLEMS))
 
 
 def _problems_of(error: jsonschema.ValidationError, source: Source) -> Iterable[Problem]:

@@ -21,10 +21,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .documents import Json, JsonScalar, Mark, Node, Scalar, from_plain, walk
+from .documents import Json, JsonScalar, Mark, Node, Scalar, descend, from_plain, walk
 from .documents import Mapping as MappingNode
 from .documents import Sequence as SequenceNode
-from .problems import BundleError, Path, Problem, json_path
+from .problems import MAX_PROBLEMS, BundleError, Path, Problem, json_path, listed
 from .reading import read_text
 
 __all__ = ["Reference", "Scope", "Template", "to_text"]
@@ -33,8 +33,6 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]{0,500})\}|\$\{")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 _REFERENCE = re.compile(rf"\s*(?:({_NAME}):)?({_NAME})\s*\Z")
 _SYNTAX = "write ${name} or ${node:name}, or $${ for a literal ${"
-#: Names that a message lists before it says how many more there are.
-_LISTED = 20
 #: JSON that a YAML reader would refuse or fold, although JSON allows it unescaped.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -61,6 +59,10 @@ class Reference(NamedTuple):
         """What stands between the braces."""
         return f"{self.node}:{self.name}" if self.node is not None else self.name
 
+    def problem(self, file: str, message: str, remedy: str) -> Problem:
+        """A problem at this leaf."""
+        return Problem(file, self.mark.line, self.mark.column, json_path(self.path), message, remedy)
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -71,33 +73,27 @@ class Scope:
         outputs: of other nodes, by node and name.
     """
 
-    parameters: Mapping[str, Json] = field(default_factory=dict)
-    outputs: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    parameters: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    outputs: Mapping[str, Mapping[str, Json]] = field(default_factory=dict, repr=False)
 
     def fault(self, reference: Reference) -> tuple[str, str] | None:
         """Why a reference has no value here, and what there is, or None where it has one."""
         if reference.node is None:
             if reference.name in self.parameters:
                 return None
-            return f"${{{reference.text}}} is unknown", f"there are {_list(self.parameters)}"
+            return f"${{{reference.text}}} is unknown", f"there are {listed(self.parameters)}"
         outputs = self.outputs.get(reference.node)
         if outputs is None:
-            return f"${{{reference.text}}}: there is no node {reference.node}", f"there are {_list(self.outputs)}"
+            return f"${{{reference.text}}}: there is no node {reference.node}", f"there are {listed(self.outputs)}"
         if reference.name in outputs:
             return None
-        return f"${{{reference.text}}}: no such output", f"{reference.node} has {_list(outputs)}"
+        return f"${{{reference.text}}}: no such output", f"{reference.node} has {listed(outputs)}"
 
     def value(self, reference: Reference) -> Json:
         """The value; the reference has one."""
         if reference.node is None:
             return self.parameters[reference.name]
         return self.outputs[reference.node][reference.name]
-
-
-def _list(names: Iterable[str]) -> str:
-    known = sorted(names)
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return (", ".join(known[:_LISTED]) + more) or "none"
 
 
 _Parts = tuple["str | Reference", ...]
@@ -146,6 +142,21 @@ class Template:
         """A template out of one document that came as plain values."""
         return cls((from_plain(value, file=file),), file=file)
 
+    def part(self, path: Path, *, document: int = 0) -> Template:
+        """A part of one document as a template of its own, such as one node of an infrastructure. Errors still name its place.
+
+        Args:
+            path: the way to the part.
+            document: index of the document, from 0.
+
+        Raises:
+            KeyError: there is nothing at the end of the path.
+        """
+        node = descend(self.documents[document], path) if document < len(self.documents) else None
+        if node is None:
+            raise KeyError(json_path(path))
+        return Template((node,), file=self.file, base=(*self._base, *path))
+
     @property
     def references(self) -> tuple[Reference, ...]:
         """Every reference, in the order of the text."""
@@ -169,6 +180,8 @@ class Template:
                 fault = _unfit(reference, scope.value(reference))
             if fault is not None:
                 problems.append(self._problem(reference.path, reference.mark, *fault))
+            if len(problems) == MAX_PROBLEMS:
+                break
         if problems:
             raise BundleError(problems)
         rendering = _Rendering(scope, self._leaves, leaf_limit, total_limit)

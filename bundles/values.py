@@ -7,7 +7,6 @@ that cost no more than linear time; both are matched by RE2, which no expression
 from __future__ import annotations
 
 import enum
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -73,7 +72,6 @@ class PatternError(ValueError):
     """A pattern that cannot be used; the text says why."""
 
 
-@functools.lru_cache(maxsize=512)
 def _compiled(expression: str) -> Any:
     if len(expression) > _MAX_EXPRESSION:
         raise PatternError(f"the expression is longer than {_MAX_EXPRESSION} characters")
@@ -81,6 +79,7 @@ def _compiled(expression: str) -> Any:
     options.max_mem = _RE2_MEMORY
     options.log_errors = False
     try:
+        # re2 keeps the last 128 by itself.
         return re2.compile(expression, options)
     except re2.error as error:
         reason = error.args[0] if error.args else "it does not parse"

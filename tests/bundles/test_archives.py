@@ -7,7 +7,9 @@ import hashlib
 import io
 import os
 import resource
+import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import zlib
@@ -17,7 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundles import ArchiveLimits, BundleError, PackedFile, digest_of, pack_files, read_archive, unpack
+from bundles import (
+    ArchiveLimits,
+    BundleError,
+    PackedFile,
+    digest_of,
+    pack_files,
+    read_archive,
+    sweep_unfinished,
+    unpack,
+)
 from bundles.archive_paths import collision_key, path_fault
 
 names = st.text(
@@ -308,6 +319,24 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "bundle").write_text("in the way")
     with pytest.raises(OSError, match="Not a directory"):
         unpack(archive, tmp_path / "bundle")
+    assert [place.name for place in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    # The kernel kills a process that writes beyond this limit.
+    script = (
+        "import pathlib, resource, signal, sys, bundles\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5, 5))\n"
+        "bundles.unpack(sys.stdin.buffer.read(), pathlib.Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "bundle"], input=GOOD, check=False)
+    assert killed.returncode == -signal.SIGXFSZ
+    (left,) = tmp_path.iterdir()
+    started = left.stat().st_mtime
+    assert sweep_unfinished(tmp_path, before=started) == 0
+    unpack(GOOD, tmp_path / "bundle")
+    assert sweep_unfinished(tmp_path, before=started + 1) == 1
     assert [place.name for place in tmp_path.iterdir()] == ["bundle"]
 
 

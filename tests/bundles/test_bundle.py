@@ -110,7 +110,8 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -> None:
     local = "nodes:\n  web: {size: '${web.sise}'}\n"
     assert problems(tmp_path, **{"templates/local.yaml": local}) == [
-        "templates/local.yaml:2:15: ${web.sise} is unknown; declare it in service_attributes, or name one of flavor, web.size"
+        "templates/local.yaml:2:15: $.nodes.web.size: ${web.sise} is unknown; "
+        "declare it in service_attributes, or name one of flavor, web.size"
     ]
     assert problems(tmp_path, **{"templates/local.yaml": local, "orchestrator.py": "import sdk\n"}) == []
     assert Bundle.load(tmp_path).has_code

@@ -269,6 +269,33 @@ def test_many_problems_are_cut_short() -> None:
     assert len(lines) == 100
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "service_attributes:\n" + "".join(f"  a{number}: ''\n" for number in range(40_000)),
+        "service_attributes:\n" + "".join(f"  a{number}: x\n" for number in range(40_000)),
+        "depends_on:\n" + "- a\n" * 60_000,
+        "title: '" + "x" * 1_000_000 + "'",
+        "depends_on: [{'http://a/b#c': {attributes: {k: [" + "'${x}'," * 60_000 + "]}}}]",
+    ],
+)
+def test_large_manifests_are_refused_in_time(text: str) -> None:
+    lines = refused("service_type: http://s/t#me\n" + text)
+    assert 1 <= len(lines) <= 100
+    assert max(len(line) for line in lines) < 2000
+
+
+@pytest.mark.parametrize(("opening", "closing", "levels"), [("properties: {p: {", "}}", 30), ("items: {", "}", 60)])
+def test_the_deepest_pattern_is_read(opening: str, closing: str, levels: int) -> None:
+    text = "service_type: http://s/t#me\nservice_attributes: {a: {type: array, default: [], pattern: {"
+    manifest = read_manifest(text + opening * levels + closing * levels + "}}}", file="manifest.yaml")
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    assert manifest.attributes["a"].misfit(value) is None  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", examples()[:2])
 def test_the_documentations_manifests_are_read(text: str) -> None:
     assert read_manifest(text, file="manifest.yaml").type.startswith(SM)

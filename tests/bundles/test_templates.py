@@ -94,6 +94,30 @@ def test_references_are_listed_in_order_with_their_places() -> None:
     ]
 
 
+def test_a_part_is_a_template_that_still_knows_its_place() -> None:
+    whole = Template.parse("nodes:\n  web: {url: '${store:url}', size: '${size}'}\n  store: {size: 1}\n", file="t.yaml")
+    web = whole.part(("nodes", "web"))
+    assert [found.text for found in web.references] == ["store:url", "size"]
+    assert whole.part(("nodes", "store")).references == ()
+    assert web.render(Scope({"size": 2}, {"store": {"url": "u"}})) == [{"url": "u", "size": 2}]
+    with pytest.raises(
+        BundleError, match=r"t\.yaml:2:14: \$\.nodes\.web\.url: \$\{store:url\}: there is no node store"
+    ):
+        web.render(Scope({"size": 2}))
+    with pytest.raises(KeyError, match=r"nodes\.nope"):
+        whole.part(("nodes", "nope"))
+
+
+def test_values_are_in_no_representation() -> None:
+    assert "hunter2" not in repr(Scope({"a": "hunter2"}, {"b": {"c": "hunter2"}}))
+
+
+@pytest.mark.timeout(10)
+def test_many_unknown_names_are_cut_short() -> None:
+    text = "[" + "'${x}${y}'," * 40_000 + "]"
+    assert len(refused(text, **{f"name{number}": 1 for number in range(500)})) == 100
+
+
 def test_unknown_names_are_all_named_with_the_line_and_the_names_that_exist() -> None:
     assert refused("a: ${motto}\nb:\n  c: x${moto}\nd: ${store:port}\n", motto="m", size=1) == [
         "t.yaml:3:6: $.b.c: ${moto} is unknown; there are motto, size",
