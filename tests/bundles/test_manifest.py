@@ -22,6 +22,8 @@ from bundles import (
     PatternError,
     Phase,
     Problem,
+    Scope,
+    Template,
     Templates,
     ValueType,
     manifest_schema,
@@ -299,6 +301,14 @@ def test_the_deepest_pattern_is_read(opening: str, closing: str, levels: int) ->
 @pytest.mark.parametrize("text", examples()[:2])
 def test_the_documentations_manifests_are_read(text: str) -> None:
     assert read_manifest(text, file="manifest.yaml").type.startswith(SM)
+
+
+def test_the_documentations_template_is_rendered() -> None:
+    template = Template.parse(examples()[2], file="kubernetes.yaml")
+    (document,) = template.render(Scope({"guestbook.motto": "a: b\n- c", "replicas": 2}))
+    assert isinstance(document, dict)
+    assert document["metadata"] == {"name": "web", "annotations": {"motto": "Welcome: a: b\n- c"}}
+    assert document["spec"] == {"replicas": 2}
 
 
 def test_the_documentation_has_every_field_in_a_table() -> None:
