@@ -1,1 +1,83 @@
-"""Bundles: the manifest model, service graphs, safe rendering of templates, packing by digest."""
+"""Bundles: the manifest model, service graphs, safe rendering of templates, packing by digest.
+
+A service is described by files; this room reads them, says everything that is wrong with them, and hands them on as frozen
+values. It runs where no service runs (an author's machine, CI) and imports libraries only.
+
+    bundle = bundles.Bundle.load(Path("guestbook"))
+    archive, digest = bundle.pack()
+    bundles.unpack(archive, store / digest, digest=digest)
+"""
+
+from __future__ import annotations
+
+from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, read_archive, sweep_unfinished, unpack
+from .bundle import SUBSTITUTED_FORMATS, Bundle, Packed, validate
+from .documents import Json, Limits
+from .graph import ServiceGraph, layers, supplier_layers
+from .manifest import (
+    Action,
+    Attribute,
+    Binding,
+    Dependency,
+    Input,
+    InternalParameter,
+    Manifest,
+    Mutability,
+    OnFailedCreate,
+    Phase,
+    PhasePolicy,
+    Quotas,
+    Resources,
+    Templates,
+)
+from .manifest_reading import read_manifest
+from .problems import BundleError, Problem
+from .schema import manifest_schema
+from .templates import Reference, Scope, Template, to_text
+from .values import Pattern, PatternError, ValueType, misfit
+
+__all__ = [
+    "SUBSTITUTED_FORMATS",
+    "Action",
+    "ArchiveLimits",
+    "Attribute",
+    "Binding",
+    "Bundle",
+    "BundleError",
+    "Dependency",
+    "Digest",
+    "Input",
+    "InternalParameter",
+    "Json",
+    "Limits",
+    "Manifest",
+    "Mutability",
+    "OnFailedCreate",
+    "Packed",
+    "PackedFile",
+    "Pattern",
+    "PatternError",
+    "Phase",
+    "PhasePolicy",
+    "Problem",
+    "Quotas",
+    "Reference",
+    "Resources",
+    "Scope",
+    "ServiceGraph",
+    "Template",
+    "Templates",
+    "ValueType",
+    "digest_of",
+    "layers",
+    "manifest_schema",
+    "misfit",
+    "pack_files",
+    "read_archive",
+    "read_manifest",
+    "supplier_layers",
+    "sweep_unfinished",
+    "to_text",
+    "unpack",
+    "validate",
+]

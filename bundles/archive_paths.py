@@ -1,0 +1,42 @@
+"""Which names a file in a bundle may have: those that mean the same file on every system, inside the bundle."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["collision_key", "path_fault"]
+
+_MAX_DEPTH = 20
+#: What a ustar header (POSIX.1-1988) holds: a name of 100 bytes, a directory of 155.
+_MAX_NAME = 100
+_MAX_DIRECTORY = 155
+
+
+def path_fault(path: str) -> str | None:
+    """Why the path cannot name a file in a bundle, or None where it can.
+
+    Args:
+        path: relative, with `/` between its parts.
+    """
+    if not path:
+        return "the path is empty"
+    if path.startswith("/"):
+        return "the path is absolute"
+    if "\\" in path or path[1:2] == ":":
+        return "the path holds a backslash or a drive"
+    if not all(unicodedata.category(character) not in ("Cc", "Cs") for character in path):
+        return "the path holds a control character, or is not UTF-8"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "the path holds an empty part, . or .."
+    if len(parts) > _MAX_DEPTH:
+        return f"the path is deeper than {_MAX_DEPTH} directories"
+    directory, _, name = path.rpartition("/")
+    if len(name.encode()) > _MAX_NAME or len(directory.encode()) > _MAX_DIRECTORY:
+        return f"the name is longer than {_MAX_NAME} bytes, or its directory than {_MAX_DIRECTORY}"
+    return None
+
+
+def collision_key(path: str) -> str:
+    """Equal for two paths that some file system takes for one: case and composed characters apart."""
+    return unicodedata.normalize("NFC", path).casefold()

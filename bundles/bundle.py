@@ -1,0 +1,351 @@
+"""A bundle: a directory with a manifest, templates and, where templates cannot say it, an `orchestrator.py`.
+
+`Bundle.load` reads everything that the manifest names, once, and refuses with all that is wrong; `validate` gives the same
+list without refusing. Nothing in a bundle is executed here: `orchestrator.py` is parsed, no more.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
+from .documents import Mapping, Node, Scalar
+from .ignore import IGNORE_FILE, Ignored
+from .manifest import Manifest, Templates
+from .manifest_reading import manifest_of, only_document, read_internal
+from .problems import MAX_PROBLEMS, BundleError, Problem, listed
+from .problems import Path as JsonPath
+from .reading import read_file
+from .templates import Template
+
+__all__ = [
+    "INTERNAL_FILE",
+    "MANIFEST_FILES",
+    "ORCHESTRATOR_FILE",
+    "SUBSTITUTED_FORMATS",
+    "Bundle",
+    "Packed",
+    "validate",
+]
+
+MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
+ORCHESTRATOR_FILE = "orchestrator.py"
+#: Hurtle's file of the provider's parameters; read where it is there, even if the manifest does not name it.
+INTERNAL_FILE = "service_params.json"
+
+#: Formats whose `${…}` are replaced here. HOT has parameters of its own, and its scripts are full of `${…}`.
+SUBSTITUTED_FORMATS = frozenset({"infrastructure", "kubernetes"})
+_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot"}
+#: Parameters with these prefixes come from the platform.
+_PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
+_MAX_CODE = 1024 * 1024
+
+
+class Packed(NamedTuple):
+    """A bundle as an archive, and the name by which that is known."""
+
+    archive: bytes
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and found whole.
+
+    Args:
+        directory: where it lies.
+        manifest: its manifest; the provider's parameters of a file of their own are in it too.
+        files: paths of everything that belongs to it, sorted.
+    """
+
+    directory: Path
+    manifest: Manifest
+    files: tuple[str, ...]
+
+    @classmethod
+    def load(cls, directory: Path) -> Bundle:
+        """The bundle in a directory.
+
+        Raises:
+            BundleError: with everything that is wrong in any of its files.
+        """
+        loading = _Loading(directory)
+        bundle = loading.run()
+        if bundle is None:
+            raise BundleError(loading.problems)
+        return bundle
+
+    @property
+    def has_code(self) -> bool:
+        """It brings an orchestrator of its own, as Python or as an image."""
+        return self.manifest.image is not None or ORCHESTRATOR_FILE in self.files
+
+    def read(self, path: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            KeyError: it has no such file.
+        """
+        if path not in self.files:
+            raise KeyError(path)
+        return (self.directory / path).read_bytes()
+
+    def template(self, path: str) -> Template:
+        """One of its templates.
+
+        Raises:
+            KeyError: it has no such file.
+            BundleError: the file has changed since the bundle was loaded, and no longer parses.
+        """
+        if path not in self.files:
+            raise KeyError(path)
+        return Template(read_file(self.directory / path, name=path), file=path)
+
+    def pack(self) -> Packed:
+        """The archive of its files. The same files give the same bytes, whenever and wherever they were written.
+
+        Raises:
+            BundleError: it is too large.
+        """
+        files = {path: _packed(self.directory / path) for path in self.files}
+        archive = pack_files(files)
+        return Packed(archive, digest_of(archive))
+
+
+def validate(path: Path) -> list[Problem]:
+    """Everything that is wrong in a bundle, or in a manifest by itself, in the order of the files and lines; at most 100.
+
+    Args:
+        path: the bundle's directory, or a manifest's file.
+    """
+    if not path.is_dir():
+        try:
+            manifest_of(only_document(read_file(path, name=path.name), path.name), file=path.name)
+        except BundleError as error:
+            return list(error.problems)
+        return []
+    loading = _Loading(path)
+    loading.run()
+    return sorted(set(loading.problems))[:MAX_PROBLEMS]
+
+
+def _packed(path: Path) -> PackedFile:
+    with path.open("rb") as stream:
+        executable = bool(os.fstat(stream.fileno()).st_mode & 0o100)
+        return PackedFile(stream.read(), executable)
+
+
+class _Loading:
+    """Reads one bundle and collects what is wrong."""
+
+    def __init__(self, directory: Path) -> None:
+        self.problems: list[Problem] = []
+        self._directory = directory
+        self._files: list[str] = []
+
+    def run(self) -> Bundle | None:
+        """The bundle, or None where there are problems."""
+        try:
+            self._files = sorted(self._scan())
+        except BundleError as error:
+            self.problems.extend(error.problems)
+            return None
+        self.problems.extend(path_problems(self._files))
+        manifest = self._manifest()
+        if ORCHESTRATOR_FILE in self._files:
+            self._check_code()
+        if manifest is None:
+            return None
+        manifest = self._with_internal(manifest)
+        self._check_image(manifest)
+        self._check_templates(manifest)
+        if self.problems:
+            return None
+        return Bundle(self._directory, manifest, tuple(self._files))
+
+    def _add(self, file: str, message: str, remedy: str) -> None:
+        self.problems.append(Problem(file, 0, 0, "", message, remedy))
+
+    def _scan(self) -> Iterator[str]:
+        limits = ArchiveLimits()
+        ignored = Ignored(self._ignore_lines())
+        todo = [""]
+        count = size = 0
+        while todo:
+            below = todo.pop()
+            try:
+                entries = list(os.scandir(self._directory / below))
+            except OSError as error:
+                self._add(
+                    below or ".", f"cannot be read: {error.strerror}", "check that it is a directory and its rights"
+                )
+                continue
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if ignored(path, is_directory=is_directory):
+                    continue
+                if is_directory:
+                    todo.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    count += 1
+                    size += entry.stat(follow_symlinks=False).st_size
+                    yield path
+                else:
+                    what = "a symbolic link" if entry.is_symlink() else "neither a file nor a directory"
+                    self._add(path, what, f"put a copy in its place, or exclude it in {IGNORE_FILE}")
+                if count > limits.files or size > limits.unpacked:
+                    message = f"more than {limits.files} files or {limits.unpacked} bytes"
+                    raise BundleError(
+                        [Problem(".", 0, 0, "", message, f"exclude some in {IGNORE_FILE}, or use an image")]
+                    )
+
+    def _ignore_lines(self) -> list[str]:
+        place = self._directory / IGNORE_FILE
+        if not place.is_file():
+            return []
+        with place.open("rb") as stream:
+            return stream.read(256 * 1024).decode("utf-8", "replace").splitlines()
+
+    def _manifest(self) -> Manifest | None:
+        found = [name for name in MANIFEST_FILES if name in self._files]
+        if not found:
+            self._add(MANIFEST_FILES[0], "there is no manifest", "write one; docs/manifest.md says how")
+            return None
+        if len(found) > 1:
+            self._add(found[1], f"a second manifest beside {found[0]}", "keep one of them")
+            return None
+        name = found[0]
+        try:
+            return manifest_of(only_document(read_file(self._directory / name, name=name), name), file=name)
+        except BundleError as error:
+            self.problems.extend(error.problems)
+            return None
+
+    def _with_internal(self, manifest: Manifest) -> Manifest:
+        name = manifest.internal_file
+        if name is not None:
+            if not self._is_there(manifest, name, ("service_params",)):
+                return manifest
+        elif INTERNAL_FILE in self._files:
+            name = INTERNAL_FILE
+            if manifest.internal:
+                path: JsonPath = ("service_params",)
+                remedy = "keep the parameters in one of the two"
+                self.problems.append(manifest.source.problem(path, f"{name} is there as well", remedy, key=True))
+                return manifest
+        else:
+            return manifest
+        try:
+            root = only_document(read_file(self._directory / name, name=name), name)
+            return dataclasses.replace(manifest, internal=read_internal(root, file=name))
+        except BundleError as error:
+            self.problems.extend(error.problems)
+            return manifest
+
+    def _is_there(self, manifest: Manifest, name: str, path: JsonPath) -> bool:
+        if name in self._files:
+            return True
+        remedy = "put the file into the bundle"
+        if (self._directory / name).exists():
+            remedy = f"take it out of what is ignored: write !{name} in {IGNORE_FILE}"
+        self.problems.append(manifest.source.problem(path, f"the bundle has no file {name}", remedy))
+        return False
+
+    def _check_image(self, manifest: Manifest) -> None:
+        if manifest.image is not None and ORCHESTRATOR_FILE in self._files:
+            message = f"{ORCHESTRATOR_FILE} is there as well"
+            remedy = "keep one of the two: an image brings its own code"
+            self.problems.append(manifest.source.problem(("image",), message, remedy, key=True))
+        if manifest.icon is not None:
+            self._is_there(manifest, manifest.icon, ("icon",))
+
+    def _check_code(self) -> None:
+        path = self._directory / ORCHESTRATOR_FILE
+        with path.open("rb") as stream:
+            code = stream.read(_MAX_CODE + 1)
+        if len(code) > _MAX_CODE:
+            self._add(ORCHESTRATOR_FILE, f"longer than {_MAX_CODE} bytes", "split it into modules")
+            return
+        try:
+            ast.parse(code, filename=ORCHESTRATOR_FILE)
+        except SyntaxError as error:
+            line, column = error.lineno or 0, error.offset or 0
+            self.problems.append(
+                Problem(ORCHESTRATOR_FILE, line, column, "", f"this is not Python: {error.msg}", "put it right")
+            )
+        except (ValueError, RecursionError, MemoryError):
+            self._add(ORCHESTRATOR_FILE, "Python cannot parse it", "remove null bytes and deep nesting")
+
+    def _check_templates(self, manifest: Manifest) -> None:
+        done: set[tuple[str, str]] = set()
+        for name, path, templates in _template_sets(manifest):
+            for part, file in (("deployment", templates.deployment), ("provision", templates.provision)):
+                if file is None or (name, file) in done or not self._is_there(manifest, file, (*path, part)):
+                    continue
+                done.add((name, file))
+                if name in _KNOWN_FORMATS:
+                    self._check_template(manifest, name, file)
+
+    def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
+        try:
+            documents = read_file(self._directory / file, name=file)
+            self.problems.extend(_shape_problems(documents, template_format, file))
+            if template_format not in SUBSTITUTED_FORMATS:
+                return
+            template = Template(documents, file=file)
+        except BundleError as error:
+            self.problems.extend(error.problems)
+            return
+        if manifest.image is not None or ORCHESTRATOR_FILE in self._files:
+            # Code may add parameters that no manifest names.
+            return
+        known = _parameter_names(manifest)
+        remedy = f"declare it in service_attributes, or name one of {listed(known)}"
+        parameters = [found for found in template.references if found.node is None]
+        unknown = [
+            found for found in parameters if not found.name.startswith(_PLATFORM_NAMES) and found.name not in known
+        ]
+        for found in unknown[:MAX_PROBLEMS]:
+            self.problems.append(found.problem(file, f"${{{found.text}}} is unknown", remedy))
+
+
+def _template_sets(manifest: Manifest) -> Iterator[tuple[str, JsonPath, Templates]]:
+    for name, templates in manifest.templates.items():
+        yield name, ("templates", name), templates
+    for region, resources in manifest.resources.items():
+        if resources.templates is not None:
+            yield resources.format or "", ("resources", region), resources.templates
+
+
+def _parameter_names(manifest: Manifest) -> set[str]:
+    names = set(manifest.attributes)
+    for parameters in manifest.internal.values():
+        names.update(parameter.name for parameter in parameters)
+    for resources in manifest.resources.values():
+        names.update(resources.parameters)
+    return names
+
+
+def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str) -> Iterator[Problem]:
+    """The least that a format asks of its documents; the platform that takes the template checks the rest."""
+    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": ("heat_template_version",), "infrastructure": ()}
+    if not documents or (template_format != "kubernetes" and len(documents) > 1):
+        remedy = "write at least one" if not documents else "keep one document"
+        yield Problem(file, 1, 1, "$", f"{len(documents)} documents in a template of {template_format}", remedy)
+    for document in documents:
+        mark = document.mark
+        if isinstance(document, Scalar) and document.value is None and template_format == "kubernetes":
+            continue
+        if not isinstance(document, Mapping):
+            yield Problem(file, *mark, "$", f"a document of {template_format} is a map", "begin with a key")
+            continue
+        for key in wanted[template_format]:
+            if document.get(key) is None:
+                yield Problem(file, *mark, "$", f"{key} is missing", f"every document of {template_format} has it")

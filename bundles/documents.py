@@ -1,0 +1,388 @@
+"""Documents read from YAML or JSON text into a tree of plain values that knows the line and column of every node.
+
+Both readers feed one `TreeBuilder`, which holds the limits: nothing is recursive, an alias is counted with all that it
+stands for before anything is expanded, and what travels as JSON later is held to JSON's values from the start (text keys,
+finite numbers that 64 bits hold). Decided against: `yaml.safe_load`, which forgets the lines, keeps the last of two equal
+keys, turns dates into objects and lets an alias expand without limit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from .problems import BundleError, Path, Problem, json_path
+
+__all__ = [
+    "Entry",
+    "Json",
+    "JsonScalar",
+    "Limits",
+    "Mapping",
+    "Mark",
+    "Node",
+    "Scalar",
+    "Sequence",
+    "TreeBuilder",
+    "descend",
+    "from_plain",
+    "locate",
+    "plain",
+    "walk",
+]
+
+JsonScalar: TypeAlias = str | int | float | bool | None
+Json: TypeAlias = "JsonScalar | list[Json] | dict[str, Json]"
+
+#: YAML's readers take a key of up to 1,024 characters on one line (YAML 1.2, 7.4.2).
+_MAX_KEY = 512
+_UNFIT_IN_KEY = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+
+
+class Limits(NamedTuple):
+    """What a text may hold at most, before it is refused.
+
+    Args:
+        characters: length of the text.
+        depth: containers inside one another.
+        nodes: values in all documents together, aliases counted with all that they stand for.
+        documents: documents in one text.
+    """
+
+    characters: int = 1024 * 1024
+    depth: int = 64
+    nodes: int = 100_000
+    documents: int = 256
+
+
+class Mark(NamedTuple):
+    """A place in a text, both numbers from 1; `Mark(0, 0)` where the value came from no text."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A leaf: text, a number, a boolean or null."""
+
+    value: JsonScalar
+    mark: Mark
+    size = 1
+    height = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list. `size` counts the nodes below and itself, `height` the containers on the longest way down and itself."""
+
+    items: tuple[Node, ...]
+    mark: Mark
+    size: int
+    height: int
+
+
+class Entry(NamedTuple):
+    """A key of a mapping with its value."""
+
+    key: str
+    mark: Mark
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Keys, each once, with their values, in the order of the text. `size` and `height` as in `Sequence`."""
+
+    entries: tuple[Entry, ...]
+    mark: Mark
+    size: int
+    height: int
+
+    def get(self, key: str) -> Entry | None:
+        """The entry under a key."""
+        for entry in self.entries:
+            if entry.key == key:
+                return entry
+        return None
+
+
+Node: TypeAlias = "Scalar | Sequence | Mapping"
+
+
+def plain(node: Node) -> Json:
+    """The node as Python's own values, every alias expanded into a value of its own."""
+    if isinstance(node, Scalar):
+        return node.value
+    if isinstance(node, Sequence):
+        return [plain(item) for item in node.items]
+    return {entry.key: plain(entry.node) for entry in node.entries}
+
+
+def from_plain(value: Json, *, file: str = "", limits: Limits | None = None) -> Node:
+    """A tree of a value that came from no text (from the wire, from a database). Its marks are `Mark(0, 0)`.
+
+    Raises:
+        BundleError: the value exceeds the limits, or is none that JSON could hold.
+    """
+    nowhere = Mark(0, 0)
+    builder = TreeBuilder(file, limits or Limits())
+    todo: list[tuple[str, object]] = [("value", value)]
+    while todo:
+        step, item = todo.pop()
+        if step == "end":
+            builder.end()
+        elif isinstance(item, dict):
+            builder.begin(is_mapping=True, mark=nowhere)
+            todo.append(("end", None))
+            for key, below in reversed(item.items()):
+                todo.extend((("value", below), ("key", key)))
+        elif isinstance(item, list | tuple):
+            builder.begin(is_mapping=False, mark=nowhere)
+            todo.append(("end", None))
+            todo.extend(("value", below) for below in reversed(item))
+        elif step == "key" and not isinstance(item, str):
+            builder.stop(nowhere, f"a key is {type(item).__name__}", "use text for keys")
+        elif item is None or isinstance(item, str | int | float):
+            builder.scalar(item, str(item) if step == "key" else "", nowhere)
+        else:
+            builder.stop(nowhere, f"a value is {type(item).__name__}", "use what JSON can hold")
+    return builder.finish()[0]
+
+
+def walk(node: Node) -> Iterator[tuple[Path, Node]]:
+    """Every node with the way to it, parents before children, in the order of the text."""
+    todo: list[tuple[Path, Node]] = [((), node)]
+    while todo:
+        path, current = todo.pop()
+        yield path, current
+        if isinstance(current, Sequence):
+            todo.extend((((*path, index), current.items[index])) for index in reversed(range(len(current.items))))
+        elif isinstance(current, Mapping):
+            todo.extend(((*path, entry.key), entry.node) for entry in reversed(current.entries))
+
+
+def descend(node: Node, path: Path) -> Node | None:
+    """The node at the end of a path, or None where there is none."""
+    current: Node | None = node
+    for step in path:
+        if isinstance(current, Mapping) and isinstance(step, str):
+            entry = current.get(step)
+            current = entry.node if entry is not None else None
+        elif isinstance(current, Sequence) and isinstance(step, int) and 0 <= step < len(current.items):
+            current = current.items[step]
+        else:
+            return None
+    return current
+
+
+def locate(node: Node, path: Path, *, key: bool = False) -> Mark:
+    """The place of the node at the end of a path, or of the deepest node on the way that exists.
+
+    Args:
+        node: the root.
+        path: keys and indices.
+        key: give the place of the last key instead of its value's.
+    """
+    mark = node.mark
+    for position, step in enumerate(path):
+        last = position == len(path) - 1
+        if isinstance(node, Mapping) and isinstance(step, str):
+            entry = node.get(step)
+            if entry is None:
+                break
+            mark = entry.mark if key and last else entry.node.mark
+            node = entry.node
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            mark = node.mark
+        else:
+            break
+    return mark
+
+
+class _Open:
+    """A container that is still being read."""
+
+    __slots__ = ("anchor", "entries", "height", "is_mapping", "items", "key", "key_mark", "keys", "mark", "size")
+
+    def __init__(self, *, is_mapping: bool, mark: Mark, anchor: str | None) -> None:
+        self.is_mapping = is_mapping
+        self.mark = mark
+        self.anchor = anchor
+        self.items: list[Node] = []
+        self.entries: list[Entry] = []
+        self.keys: dict[str, Mark] = {}
+        self.key: str | None = None
+        self.key_mark = mark
+        self.size = 1
+        self.height = 1
+
+
+class TreeBuilder:
+    """Builds documents out of a reader's events and holds them to the limits.
+
+    What leaves the rest readable (a key given twice) is collected; what does not (a limit) stops the reading.
+
+    Args:
+        file: for the problems' texts.
+        limits: of this text.
+    """
+
+    def __init__(self, file: str, limits: Limits) -> None:
+        self.file = file
+        self.limits = limits
+        self.problems: list[Problem] = []
+        self._documents: list[Node] = []
+        self._stack: list[_Open] = []
+        self._anchors: dict[str, Node] = {}
+        self._nodes = 0
+
+    def add(self, mark: Mark, message: str, remedy: str) -> None:
+        """Take note of a problem and go on."""
+        self.problems.append(Problem(self.file, mark.line, mark.column, json_path(self._path()), message, remedy))
+
+    def stop(self, mark: Mark, message: str, remedy: str) -> None:
+        """Take note of a problem and end the reading.
+
+        Raises:
+            BundleError: always, with everything found so far.
+        """
+        self.add(mark, message, remedy)
+        raise BundleError(self.problems)
+
+    def begin(self, *, is_mapping: bool, mark: Mark, anchor: str | None = None) -> None:
+        """A list or a mapping starts."""
+        if self._wants_key():
+            self.stop(mark, "a key is a list or a mapping", "use text for keys")
+        if len(self._stack) >= self.limits.depth:
+            self.stop(mark, f"nested deeper than {self.limits.depth} levels", "flatten the document")
+        self._count(1, mark)
+        self._stack.append(_Open(is_mapping=is_mapping, mark=mark, anchor=anchor))
+
+    def end(self) -> None:
+        """The innermost list or mapping ends."""
+        done = self._stack.pop()
+        node: Node
+        if done.is_mapping:
+            node = Mapping(tuple(done.entries), done.mark, done.size, done.height)
+        else:
+            node = Sequence(tuple(done.items), done.mark, done.size, done.height)
+        self._place(node, done.anchor)
+
+    def scalar(self, value: JsonScalar, text: str, mark: Mark, *, anchor: str | None = None) -> None:
+        """A leaf, or a key, which is its text as written.
+
+        Args:
+            value: what it means as a leaf.
+            text: what it is as a key.
+            mark: where it stands.
+            anchor: a name by which it can be used again.
+        """
+        if self._wants_key():
+            self._key(text, mark)
+            if anchor is not None:
+                self._anchors[anchor] = Scalar(text, mark)
+            return
+        self._count(1, mark)
+        self._place(Scalar(self._checked(value, mark), mark), anchor)
+
+    def alias(self, name: str, mark: Mark) -> None:
+        """An earlier node again."""
+        node = self._anchors.get(name)
+        if node is None:
+            self.stop(mark, f"the alias *{name[:60]} names nothing that ends before it", f"define &{name[:60]} first")
+            return
+        if self._wants_key():
+            if isinstance(node, Scalar) and isinstance(node.value, str):
+                self._key(node.value, mark)
+                return
+            self.stop(mark, f"the alias *{name[:60]} is a key and stands for no text", "write the key out")
+        self._count(node.size, mark)
+        if len(self._stack) + node.height > self.limits.depth:
+            self.stop(mark, f"nested deeper than {self.limits.depth} levels", "flatten the document")
+        self._place(node, None)
+
+    def finish(self) -> tuple[Node, ...]:
+        """The documents.
+
+        Raises:
+            BundleError: something was found on the way.
+        """
+        if self.problems:
+            raise BundleError(self.problems)
+        return tuple(self._documents)
+
+    def _wants_key(self) -> bool:
+        return bool(self._stack) and self._stack[-1].is_mapping and self._stack[-1].key is None
+
+    def _key(self, text: str, mark: Mark) -> None:
+        top = self._stack[-1]
+        top.key, top.key_mark = text, mark
+        self._count(1, mark)
+        self._checked(text, mark)
+        if len(text) > _MAX_KEY or _UNFIT_IN_KEY.search(text):
+            self.add(mark, f"a key with a control character or more than {_MAX_KEY} characters", "shorten the key")
+        first = top.keys.setdefault(text, mark)
+        if first is not mark:
+            self.add(
+                mark,
+                f"the key is given twice, first on line {first.line}" if first.line else "the key is given twice",
+                "keep one of them",
+            )
+
+    def _place(self, node: Node, anchor: str | None) -> None:
+        if anchor is not None:
+            self._anchors[anchor] = node
+        if not self._stack:
+            self._documents.append(node)
+            self._anchors.clear()
+            if len(self._documents) > self.limits.documents:
+                self.stop(node.mark, f"more than {self.limits.documents} documents", "split the file")
+            return
+        top = self._stack[-1]
+        top.size += node.size
+        top.height = max(top.height, node.height + 1)
+        if not top.is_mapping:
+            top.items.append(node)
+            return
+        assert top.key is not None
+        if top.keys[top.key] is top.key_mark:
+            top.entries.append(Entry(top.key, top.key_mark, node))
+        top.key = None
+
+    def _count(self, nodes: int, mark: Mark) -> None:
+        self._nodes += nodes
+        if self._nodes > self.limits.nodes:
+            self.stop(
+                mark, f"more than {self.limits.nodes} values, aliases expanded", "split the file or use fewer aliases"
+            )
+
+    def _checked(self, value: JsonScalar, mark: Mark) -> JsonScalar:
+        if isinstance(value, float) and not math.isfinite(value):
+            self.add(mark, "the number is not finite", "quote it to mean text")
+            return None
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            self.add(mark, "the number needs more than 64 bits", "quote it to mean text")
+            return None
+        if isinstance(value, str):
+            if value.isascii():
+                return value
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                self.add(mark, "the text holds half of a surrogate pair", "write the character whole")
+                return None
+        return value
+
+    def _path(self) -> Path:
+        path: list[str | int] = []
+        for level in self._stack:
+            if not level.is_mapping:
+                path.append(len(level.items))
+            elif level.key is not None:
+                path.append(level.key)
+        return tuple(path)

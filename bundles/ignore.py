@@ -1,0 +1,114 @@
+"""Which files of a directory do not belong in its bundle: the `.archelonignore` file and what nobody wants in one.
+
+The syntax is git's, without character classes: one pattern a line, `#` for comments, `*` and `?` inside one name, `**` over
+several, a leading or inner `/` anchors at the root, a trailing `/` means directories, `!` takes back. The last pattern that
+matches decides; what lies in an ignored directory stays ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import re2
+
+from .problems import BundleError, Problem
+
+__all__ = ["DEFAULT_IGNORED", "IGNORE_FILE", "Ignored"]
+
+IGNORE_FILE = ".archelonignore"
+
+#: Before the author's own lines, which can take them back (`!tests/`).
+DEFAULT_IGNORED = (
+    IGNORE_FILE,
+    "__pycache__/",
+    "*.pyc",
+    ".git/",
+    ".gitignore",
+    ".gitattributes",
+    ".hg/",
+    ".svn/",
+    ".venv/",
+    ".tox/",
+    ".*_cache/",
+    ".hypothesis/",
+    ".idea/",
+    ".vscode/",
+    ".DS_Store",
+    "*.swp",
+    "*~",
+    "tests/",
+)
+_MAX_LINES = 500
+_MAX_LINE = 500
+_TOKEN = re.compile(r"\*\*/|/\*\*\Z|\*\*|\*|\?|.")
+
+
+class _Rule(NamedTuple):
+    expression: Any
+    directories_only: bool
+    ignores: bool
+
+
+class Ignored:
+    """Tells which paths are ignored.
+
+    Args:
+        lines: of an ignore file; they come after the defaults.
+
+    Raises:
+        BundleError: there are more lines, or longer ones, than anyone writes.
+    """
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._rules: list[_Rule] = [_rule(line) for line in DEFAULT_IGNORED]
+        for number, line in enumerate(lines, start=1):
+            if number > _MAX_LINES or len(line) > _MAX_LINE:
+                message = f"more than {_MAX_LINES} lines, or one of more than {_MAX_LINE} characters"
+                raise BundleError([Problem(IGNORE_FILE, number, 1, "", message, "use wildcards")])
+            text = line.rstrip()
+            if text and not text.startswith("#"):
+                self._rules.append(_rule(text))
+
+    def __call__(self, path: str, *, is_directory: bool) -> bool:
+        """Is this path ignored? Its parents are not.
+
+        Args:
+            path: relative, with `/`.
+            is_directory: it is one.
+        """
+        ignored = False
+        # A name that is not UTF-8 is refused later, by its place; here it needs to be no more than text for RE2.
+        raw = path.encode("utf-8", "surrogateescape")
+        for rule in self._rules:
+            if (is_directory or not rule.directories_only) and rule.expression.fullmatch(raw):
+                ignored = rule.ignores
+        return ignored
+
+
+def _rule(line: str) -> _Rule:
+    ignores = not line.startswith("!")
+    pattern = line.removeprefix("!")
+    directories_only = pattern.endswith("/")
+    pattern = pattern.rstrip("/")
+    anchored = "/" in pattern
+    pattern = pattern.removeprefix("/")
+    parts = [] if anchored else ["(?:.*/)?"]
+    for found in _TOKEN.finditer(pattern):
+        token = found[0]
+        if token == "**/":  # noqa: S105 – a wildcard, not a password
+            parts.append("(?:.*/)?")
+        elif token == "/**":  # noqa: S105
+            parts.append("/.*")
+        elif token == "**":  # noqa: S105
+            parts.append(".*")
+        elif token == "*":  # noqa: S105
+            parts.append("[^/]*")
+        elif token == "?":  # noqa: S105
+            parts.append("[^/]")
+        else:
+            parts.append(re2.escape(token))
+    options = re2.Options()
+    options.dot_nl = True
+    return _Rule(re2.compile("".join(parts), options), directories_only, ignores)

@@ -1,0 +1,88 @@
+"""What is wrong with a bundle, said so that its author can put it right.
+
+Every reader in this room collects `Problem`s and goes on as long as it makes sense, so that one run names everything. A
+problem names file, line, column and JSON path, says what is wrong and what to do. Values of parameters and defaults never
+stand in its text: they may be secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["MAX_PROBLEMS", "BundleError", "Path", "Problem", "json_path", "listed"]
+
+#: Problems that a reader names at most: nobody reads more at once, and a hostile text could have 100,000.
+MAX_PROBLEMS = 100
+#: Names that a text lists before it says how many more there are.
+_LISTED = 20
+
+#: The way from the root of a document to a node: keys of mappings and indices of sequences.
+Path = tuple[str | int, ...]
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+
+
+def json_path(path: Path) -> str:
+    """A JSON path as people write it: `$.depends_on[0]['http://…#dns'].inputs`.
+
+    Args:
+        path: keys and indices from the root.
+    """
+    parts = ["$"]
+    for step in path:
+        if isinstance(step, int):
+            parts.append(f"[{step}]")
+        elif _PLAIN_KEY.match(step):
+            parts.append(f".{step}")
+        else:
+            shown = step if len(step) <= 120 else step[:117] + "…"
+            escaped = shown.encode("unicode_escape").decode("ascii") if not shown.isprintable() else shown
+            parts.append("['" + escaped.replace("'", "\\'") + "']")
+    return "".join(parts)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a remedy: sorted, the first twenty, `none` where there is none."""
+    known = sorted(names)
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return (", ".join(known[:_LISTED]) + more) or "none"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        file: the file's name as the author knows it, relative to the bundle.
+        line: from 1; 0 where the whole file is meant.
+        column: from 1, in characters; 0 where the whole file is meant.
+        path: JSON path inside the document, `$` for all of it, empty where the file is no document.
+        message: what is wrong.
+        remedy: what to do about it.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        where = f"{self.path}: " if self.path not in ("", "$") else ""
+        return f"{place}: {where}{self.message}; {self.remedy}"
+
+
+class BundleError(ValueError):
+    """A manifest, template or bundle cannot be used. `problems` holds what was found, in the order of the files, at most 100.
+
+    Args:
+        problems: at least one.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems))[:MAX_PROBLEMS])
+        super().__init__("\n".join(str(problem) for problem in self.problems))

@@ -1,0 +1,310 @@
+"""Text in, documents out: YAML in the core schema of YAML 1.2, and JSON, both held to the same limits.
+
+YAML is parsed by libyaml into events; what a plain scalar means is decided here, after YAML 1.2: `yes`, `on` and
+`2018-08-31` are text, as JSON's readers and Heat take them, not booleans and dates. Where 1.1 and 1.2 would read two
+different numbers (`0644`) the author is asked to say which. Merge keys, tags for objects and non-finite numbers are refused.
+
+JSON has a reader of its own because YAML's cannot read all of it (surrogate pairs, tabs) and Python's does not say where a
+node stands; strings go through Python's.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import re
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+
+from .documents import JsonScalar, Limits, Mark, Node, TreeBuilder
+from .problems import BundleError, Problem
+
+__all__ = ["read_file", "read_text"]
+
+_TAG = "tag:yaml.org,2002:"
+_TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
+_INT = re.compile(r"[-+]?[0-9]+\Z")
+_AMBIGUOUS = re.compile(r"[-+]?0[0-9]+\Z")
+_BASED = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_UNREAL = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
+_WORDS: dict[str, JsonScalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+class _Place(Protocol):
+    """A mark of PyYAML's, whose two parsers have two classes for it."""
+
+    line: int
+    column: int
+
+
+#: Longer numbers cannot fit 64 bits, and Python takes quadratic time to read them.
+_MAX_DIGITS = 64
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_JSON_WORD = re.compile(r"true|false|null")
+
+
+def read_file(path: Path, *, name: str, limits: Limits | None = None) -> tuple[Node, ...]:
+    """The documents in a file: JSON where its name ends in `.json`, YAML elsewhere.
+
+    Args:
+        path: the file.
+        name: what to call it in problems.
+        limits: defaults to `Limits()`.
+
+    Raises:
+        BundleError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
+    """
+    limits = limits or Limits()
+    try:
+        with path.open("rb") as stream:
+            # UTF-8 takes four bytes a character at most, so one byte more than that shows that the text is too long.
+            raw = stream.read(limits.characters * 4 + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BundleError([Problem(name, 0, 0, "", f"cannot be read: {reason}", "check that it is a file")]) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        raise BundleError([Problem(name, line, column, "$", "the text is not UTF-8", "save it as UTF-8")]) from None
+    return read_text(text, file=name, limits=limits)
+
+
+def read_text(text: str, *, file: str, limits: Limits | None = None) -> tuple[Node, ...]:
+    """The documents in a text. Several JSON documents follow one another, several YAML documents are parted by `---`.
+
+    Args:
+        text: YAML, or JSON where `file` ends in `.json`.
+        file: what to call it in problems.
+        limits: defaults to `Limits()`.
+
+    Raises:
+        BundleError: it does not parse or exceeds the limits; with every problem that could be found.
+    """
+    limits = limits or Limits()
+    builder = TreeBuilder(file, limits)
+    if len(text) > limits.characters:
+        builder.stop(Mark(0, 0), f"longer than {limits.characters} characters", "split the file")
+    if file.endswith(".json"):
+        _JsonReader(text, builder).read()
+    else:
+        _read_yaml(text, builder)
+    return builder.finish()
+
+
+def _read_yaml(text: str, builder: TreeBuilder) -> None:
+    directive = _TAG_DIRECTIVE.search(text)
+    if directive is not None:
+        # Tags are refused anyway, and libyaml takes quadratic time over many of these.
+        builder.stop(_Lines(text).mark(directive.start()), "a %TAG directive", "write plain YAML, without tags")
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.ScalarEvent):
+                _yaml_scalar(event, builder)
+            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+                is_mapping = isinstance(event, yaml.MappingStartEvent)
+                mark = _mark(event.start_mark)
+                expected = _TAG + ("map" if is_mapping else "seq")
+                if event.tag not in (None, "!", expected):
+                    builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
+                builder.begin(is_mapping=is_mapping, mark=mark, anchor=event.anchor)
+            elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+                builder.end()
+            elif isinstance(event, yaml.AliasEvent):
+                builder.alias(event.anchor or "", _mark(event.start_mark))
+    except yaml.MarkedYAMLError as error:
+        mark = _mark(error.problem_mark or error.context_mark)
+        problem = error.problem or error.context or "it does not parse"
+        builder.stop(mark, f"this is not YAML: {problem}", _yaml_remedy(text, mark))
+    except yaml.reader.ReaderError as error:
+        # libyaml counts bytes of UTF-8.
+        before = text.encode()[: error.position].decode(errors="ignore")
+        mark = _Lines(text).mark(len(before))
+        builder.stop(mark, "a control character", "remove it, or write it as an escape in double quotes")
+
+
+def _yaml_remedy(text: str, mark: Mark) -> str:
+    lines = text.split("\n")
+    # libyaml may stop at the line after the one that holds the tab.
+    for line in lines[max(mark.line - 2, 0) : mark.line]:
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            return "indent with spaces, not with tabs"
+    return "check indentation, quotes and brackets up to this place"
+
+
+def _yaml_scalar(event: yaml.ScalarEvent, builder: TreeBuilder) -> None:
+    mark = _mark(event.start_mark)
+    text: str = event.value
+    value: JsonScalar = text
+    if event.tag is None:
+        if event.implicit[0]:
+            if text == "<<":
+                builder.add(mark, "merge keys are not part of YAML 1.2", "write the keys out")
+            value = _plain_scalar(text, mark, builder)
+    elif event.tag not in ("!", _TAG + "str"):
+        value = _plain_scalar(text, mark, builder)
+        kinds = {
+            _TAG + "int": isinstance(value, int) and not isinstance(value, bool),
+            _TAG + "float": isinstance(value, float),
+            _TAG + "bool": isinstance(value, bool),
+            _TAG + "null": value is None,
+        }
+        if event.tag not in kinds:
+            builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
+        elif not kinds[event.tag]:
+            builder.add(mark, f"the tag {_shown(event.tag)} does not fit the value", "write plain YAML, without tags")
+    builder.scalar(value, text, mark, anchor=event.anchor)
+
+
+def _plain_scalar(text: str, mark: Mark, builder: TreeBuilder) -> JsonScalar:
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in "+-.0123456789":
+        return text
+    if _UNREAL.match(text):
+        builder.add(mark, "the number is not finite", "quote it to mean text")
+        return None
+    if _AMBIGUOUS.match(text):
+        builder.add(
+            mark,
+            "a number with a leading zero is octal to some readers and decimal to others",
+            'write 0o644 for octal, 644 for decimal, or "0644" for text',
+        )
+        return None
+    is_int = _INT.match(text) or _BASED.match(text)
+    if len(text) > _MAX_DIGITS and is_int:
+        builder.add(mark, "the number needs more than 64 bits", "quote it to mean text")
+        return None
+    if is_int:
+        return int(text, 0 if text.startswith("0") else 10)
+    return float(text) if _FLOAT.match(text) else text
+
+
+def _mark(mark: _Place | None) -> Mark:
+    return Mark(mark.line + 1, mark.column + 1) if mark is not None else Mark(0, 0)
+
+
+def _shown(tag: str) -> str:
+    return tag.replace(_TAG, "!!")[:60]
+
+
+class _Lines:
+    """Line and column of an offset."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
+
+    def mark(self, offset: int) -> Mark:
+        line = bisect.bisect_right(self._starts, offset)
+        return Mark(line, offset - self._starts[line - 1] + 1)
+
+
+class _JsonReader:
+    """RFC 8259, strictly, with a stack in place of recursion."""
+
+    def __init__(self, text: str, builder: TreeBuilder) -> None:
+        self._text = text
+        self._builder = builder
+        self._lines = _Lines(text)
+        self._strings = json.JSONDecoder()
+        self._at = 0
+        self._open: list[str] = []
+        #: The container was opened just now, so no comma is due.
+        self._fresh = False
+
+    def read(self) -> None:
+        """Feed every document to the builder."""
+        self._skip()
+        while self._at < len(self._text):
+            self._document()
+            self._skip()
+
+    def _document(self) -> None:
+        self._value()
+        while self._open:
+            closing = self._open[-1]
+            first = self._fresh
+            self._skip()
+            if self._peek() == closing:
+                self._at += 1
+                self._open.pop()
+                self._builder.end()
+                self._fresh = False
+                continue
+            if not first:
+                if self._peek() != ",":
+                    self._fail(f"expected , or {closing}")
+                self._at += 1
+                self._skip()
+            if closing == "}":
+                if self._peek() != '"':
+                    self._fail("expected a key in double quotes")
+                self._string()
+                self._skip()
+                if self._peek() != ":":
+                    self._fail("expected : after the key")
+                self._at += 1
+                self._skip()
+            self._value()
+
+    def _value(self) -> None:
+        character = self._peek()
+        self._fresh = False
+        if character in ("{", "["):
+            self._builder.begin(is_mapping=character == "{", mark=self._mark())
+            self._open.append("}" if character == "{" else "]")
+            self._at += 1
+            self._fresh = True
+        elif character == '"':
+            self._string()
+        elif found := _JSON_WORD.match(self._text, self._at):
+            self._scalar(_WORDS[found[0]], found.end())
+        elif found := _JSON_NUMBER.match(self._text, self._at):
+            self._number(found)
+        else:
+            self._fail("expected a value" if character else "the text ends too early")
+
+    def _number(self, found: re.Match[str]) -> None:
+        if found[1] or found[2]:
+            self._scalar(float(found[0]), found.end())
+        elif len(found[0]) > _MAX_DIGITS:
+            self._builder.add(self._mark(), "the number needs more than 64 bits", "quote it to mean text")
+            self._scalar(None, found.end())
+        else:
+            self._scalar(int(found[0]), found.end())
+
+    def _string(self) -> None:
+        try:
+            value, end = self._strings.raw_decode(self._text, self._at)
+        except json.JSONDecodeError as error:
+            self._at = error.pos
+            self._fail(error.msg[0].lower() + error.msg[1:].removesuffix(" at"))
+        self._scalar(value, end)
+
+    def _scalar(self, value: JsonScalar, end: int) -> None:
+        self._builder.scalar(value, value if isinstance(value, str) else "", self._mark())
+        self._at = end
+
+    def _skip(self) -> None:
+        found = _SPACE.match(self._text, self._at)
+        assert found is not None
+        self._at = found.end()
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _mark(self) -> Mark:
+        return self._lines.mark(self._at)
+
+    def _fail(self, message: str) -> None:
+        self._builder.stop(self._mark(), f"this is not JSON: {message}", "check commas, quotes and brackets up to here")

@@ -1,0 +1,273 @@
+"""Bundles: a directory loaded, everything wrong in it named, and packed alike wherever it lies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundles import Bundle, BundleError, Phase, Scope, read_archive, unpack, validate
+from bundles.ignore import Ignored
+
+FILES = {
+    "manifest.yaml": (
+        "service_type: http://s/t#web\n"
+        "icon: icon.svg\n"
+        "service_attributes: {web.size: mutable}\n"
+        "templates:\n"
+        "  infrastructure: {deployment: templates/local.yaml}\n"
+        "  kubernetes: {deployment: templates/kubernetes.yaml}\n"
+        "  hot: {deployment: 'file:///templates/heat.yaml'}\n"
+        "  tofu: {deployment: templates/main.tf}\n"
+    ),
+    "icon.svg": "<svg/>",
+    "service_params.json": '{"deploy": [{"name": "flavor", "value": "small"}]}',
+    "templates/local.yaml": (
+        "nodes: {web: {size: '${web.size}', flavor: '${flavor}', in: '${org.archelon.region}', u: '${db:url}'}}\n"
+    ),
+    "templates/kubernetes.yaml": "apiVersion: v1\nkind: ConfigMap\n---\napiVersion: v1\nkind: Secret\n",
+    "templates/heat.yaml": "heat_template_version: 2018-08-31\nresources: {a: {user_data: 'echo ${HOME}'}}\n",
+    "templates/main.tf": 'resource "x" {',
+}
+
+
+def write(directory: Path, files: dict[str, str]) -> Path:
+    for path, content in files.items():
+        place = directory / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content)
+    return directory
+
+
+def problems(directory: Path, **changed: str | None) -> list[str]:
+    """The bundle above with files changed (`__` for `/`, `_` for `.` in their keys) or taken out."""
+    write(directory, FILES)
+    for path, content in changed.items():
+        if content is None:
+            (directory / path).unlink()
+        else:
+            write(directory, {path: content})
+    found = [str(problem) for problem in validate(directory)]
+    if found:
+        with pytest.raises(BundleError) as error:
+            Bundle.load(directory)
+        assert str(error.value).splitlines() == found
+    return found
+
+
+def test_a_bundle_is_loaded(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
+    bundle = Bundle.load(tmp_path)
+    assert bundle.files == tuple(sorted(FILES))
+    assert bundle.manifest.term == "web"
+    assert bundle.manifest.internal[Phase.DEPLOY][0].value == "small"
+    assert not bundle.has_code
+    assert bundle.read("icon.svg") == b"<svg/>"
+    chosen = bundle.manifest.templates_for("anywhere", "infrastructure")
+    assert chosen is not None
+    parameters = {"web.size": 3, "flavor": "small", "org.archelon.region": "here"}
+    (document,) = bundle.template(chosen[1].deployment).render(Scope(parameters, {"db": {"url": "u"}}))
+    assert document == {"nodes": {"web": {"size": 3, "flavor": "small", "in": "here", "u": "u"}}}
+    with pytest.raises(KeyError):
+        bundle.read("../secret")
+
+
+def test_everything_wrong_in_any_file_is_named_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        **{
+            "icon.svg": None,
+            "templates/local.yaml": "nodes: {web: {size: '${web.sise}'}}\n",
+            "templates/kubernetes.yaml": "apiVersion: v1\n---\n- a\n",
+            "templates/heat.yaml": "a: 1\na: 2\n",
+            "templates/main.tf": None,
+            "orchestrator.py": "import sdk\ndef broken(:\n",
+            "service_params.json": '{"deploy": [{"name": 7, "value": 1}]}',
+        },
+    )
+    assert [line.split(";")[0] for line in found] == [
+        "manifest.yaml:2:7: $.icon: the bundle has no file icon.svg",
+        "manifest.yaml:8:22: $.templates.tofu.deployment: the bundle has no file templates/main.tf",
+        "orchestrator.py:2:12: this is not Python: invalid syntax",
+        "service_params.json:1:22: $.deploy[0].name: is a number, not text",
+        "templates/heat.yaml:2:1: $.a: the key is given twice, first on line 1",
+        "templates/kubernetes.yaml:1:1: kind is missing",
+        "templates/kubernetes.yaml:3:1: a document of kubernetes is a map",
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).touch()
+    (problem,) = validate(tmp_path)
+    assert str(problem) == "\\udcff: the path holds a control character, or is not UTF-8; rename it"
+
+
+def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -> None:
+    local = "nodes:\n  web: {size: '${web.sise}'}\n"
+    assert problems(tmp_path, **{"templates/local.yaml": local}) == [
+        "templates/local.yaml:2:15: $.nodes.web.size: ${web.sise} is unknown; "
+        "declare it in service_attributes, or name one of flavor, web.size"
+    ]
+    assert problems(tmp_path, **{"templates/local.yaml": local, "orchestrator.py": "import sdk\n"}) == []
+    assert Bundle.load(tmp_path).has_code
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "expected"),
+    [
+        ("manifest.yaml", None, "manifest.yaml: there is no manifest; write one"),
+        ("manifest.json", "{}", "manifest.json: a second manifest beside manifest.yaml; keep one of them"),
+        ("service_params.json", "{", "service_params.json:1:2: this is not JSON"),
+        ("orchestrator.py", "\0", "orchestrator.py"),
+        ("orchestrator.py", "(" * 5000, "orchestrator.py:1:"),
+        ("orchestrator.py", "x = " + "-" * 100_000 + "1", "orchestrator.py: Python cannot parse it"),
+        ("orchestrator.py", "#" * 1_100_000, "orchestrator.py: longer than 1048576 bytes; split it into modules"),
+        ("templates/kubernetes.yaml", "a: ${", "templates/kubernetes.yaml:1:1: apiVersion is missing"),
+        (
+            "templates/local.yaml",
+            "a: 1\n---\nb: 1",
+            "templates/local.yaml:1:1: 2 documents in a template of infrastructure; keep one",
+        ),
+        ("templates/local.yaml", "", "templates/local.yaml:1:1: 0 documents in a template of infrastructure; write at"),
+        ("templates/heat.yaml", "resources: {}", "templates/heat.yaml:1:1: heat_template_version is missing"),
+        ("A/x", "", None),
+    ],
+)
+def test_single_problems(tmp_path: Path, path: str, content: str | None, expected: str | None) -> None:
+    found = problems(tmp_path, **{path: content})
+    assert found[0].startswith(expected) if expected else found == [], found
+
+
+def test_an_image_brings_its_own_code(tmp_path: Path) -> None:
+    manifest = FILES["manifest.yaml"] + "image: registry.example.org/web:1\n"
+    assert problems(tmp_path, **{"manifest.yaml": manifest}) == []
+    assert Bundle.load(tmp_path).has_code
+    assert problems(tmp_path, **{"manifest.yaml": manifest, "orchestrator.py": ""}) == [
+        "manifest.yaml:9:1: $.image: orchestrator.py is there as well; keep one of the two: an image brings its own code"
+    ]
+
+
+def test_parameters_stand_in_one_place(tmp_path: Path) -> None:
+    inline = FILES["manifest.yaml"] + "service_params: {deploy: [{name: flavor, value: x}]}\n"
+    assert problems(tmp_path, **{"manifest.yaml": inline}) == [
+        "manifest.yaml:9:1: $.service_params: service_params.json is there as well; keep the parameters in one of the two"
+    ]
+    named = FILES["manifest.yaml"] + "service_params: other.yaml\n"
+    assert "the bundle has no file other.yaml" in problems(tmp_path, **{"manifest.yaml": named})[0]
+    assert problems(tmp_path, **{"manifest.yaml": named, "other.yaml": "deploy: [{name: flavor, value: y}]"}) == []
+    assert Bundle.load(tmp_path).manifest.internal[Phase.DEPLOY][0].value == "y"
+
+
+def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "directory").symlink_to("/etc")
+    os.mkfifo(tmp_path / "pipe")
+    assert [str(problem).split(";")[0] for problem in validate(tmp_path)] == [
+        "directory: a symbolic link",
+        "link: a symbolic link",
+        "pipe: neither a file nor a directory",
+    ]
+    (tmp_path / ".archelonignore").write_text("link\ndirectory\n/pipe\n")
+    assert validate(tmp_path) == []
+    assert "link" not in read_archive(Bundle.load(tmp_path).pack().archive)
+
+
+def test_a_manifest_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yaml").symlink_to("/etc/passwd")
+    with pytest.raises(BundleError, match=r"manifest\.yaml: a symbolic link") as error:
+        Bundle.load(tmp_path)
+    assert "root" not in str(error.value)
+
+
+def test_a_manifest_by_itself_is_validated(tmp_path: Path) -> None:
+    write(tmp_path, {"hurtle.json": '{"service_type": "http://s/t#x"}', "bad.json": "{}"})
+    assert validate(tmp_path / "hurtle.json") == []
+    assert [problem.file for problem in validate(tmp_path / "bad.json")] == ["bad.json"]
+    assert "cannot be read" in str(validate(tmp_path / "none.json")[0])
+
+
+def test_what_nobody_wants_stays_out(tmp_path: Path) -> None:
+    extra = {
+        "__pycache__/a.pyc": "",
+        ".git/config": "",
+        "tests/test_a.py": "",
+        "a/.DS_Store": "",
+        "a/notes~": "",
+        "a/b": "",
+    }
+    write(tmp_path, FILES | extra)
+    assert set(Bundle.load(tmp_path).files) == {*FILES, "a/b"}
+    (tmp_path / ".archelonignore").write_text("# mine\n!tests/\n*.svg\n")
+    assert [str(problem) for problem in validate(tmp_path)] == [
+        "manifest.yaml:2:7: $.icon: the bundle has no file icon.svg; "
+        "take it out of what is ignored: write !icon.svg in .archelonignore"
+    ]
+    (tmp_path / ".archelonignore").write_text("!tests/\n")
+    assert set(Bundle.load(tmp_path).files) == {*FILES, "a/b", "tests/test_a.py"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "ignored"),
+    [
+        ("*.md", "a/b.md", True),
+        ("/*.md", "a/b.md", False),
+        ("a/*.md", "a/b.md", True),
+        ("a/*.md", "a/b/c.md", False),
+        ("a/**/c.md", "a/b/c.md", True),
+        ("a/**/c.md", "a/c.md", True),
+        ("a/**", "a/b/c", True),
+        ("a/**", "a", False),
+        ("**/c", "a/b/c", True),
+        ("?.md", "ab.md", False),
+        ("a.b", "axb", False),
+        ("(a|b)", "(a|b)", True),
+        ("d/", "d", False),
+        ("x", "a/x", True),
+    ],
+)
+def test_ignore_patterns(pattern: str, path: str, *, ignored: bool) -> None:
+    assert Ignored([pattern])(path, is_directory=False) is ignored
+    assert Ignored([pattern, "!" + pattern])(path, is_directory=False) is False
+
+
+def test_an_endless_ignore_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, FILES | {".archelonignore": "a\n" * 1000})
+    assert str(validate(tmp_path)[0]).startswith(".archelonignore:501:1: more than 500 lines")
+
+
+def test_too_many_files_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    for number in range(2001):
+        (tmp_path / f"f{number}").touch()
+    (problem,) = validate(tmp_path)
+    assert "more than 2000 files" in problem.message
+
+
+@settings(max_examples=20)
+@given(st.permutations(sorted(FILES)), st.integers(0, 2**31), st.sampled_from([0o600, 0o644, 0o664]))
+def test_the_digest_depends_on_the_files_alone(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], mtime: int, mode: int
+) -> None:
+    expected = Bundle.load(write(tmp_path_factory.mktemp("first"), FILES)).pack()
+    other = write(tmp_path_factory.mktemp("other"), {path: FILES[path] for path in order})
+    for path in FILES:
+        (other / path).chmod(mode)
+        os.utime(other / path, (mtime, mtime))
+    assert Bundle.load(other).pack() == expected
+    (other / "icon.svg").chmod(mode | 0o100)
+    assert Bundle.load(other).pack().digest != expected.digest
+
+
+def test_a_bundle_comes_back_from_its_archive(tmp_path: Path) -> None:
+    first = Bundle.load(write(tmp_path / "first", FILES))
+    archive, digest = first.pack()
+    second = Bundle.load(unpack(archive, tmp_path / digest, digest=digest))
+    assert (second.manifest, second.files, second.pack()) == (first.manifest, first.files, (archive, digest))
+    shutil.rmtree(tmp_path / "first")
+    assert second.read("icon.svg") == b"<svg/>"
