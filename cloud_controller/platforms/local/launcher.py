@@ -98,6 +98,7 @@ class Launcher:
         Raises:
             LaunchError: the order cannot be carried out: a port is taken, a path leaves the directory, the directory is full.
         """
+        until = time.monotonic() + max(wait, _READY)
         while True:
             with self._lock(order.name, create=True) as lock:
                 if lock is not None:
@@ -105,6 +106,11 @@ class Launcher:
             found = self.observe(order.name)
             if found is None:
                 continue  # it was removed between the two looks
+            young = found.pid is None and not found.restarts and found.state is not State.STOPPING
+            if young and time.monotonic() < until:
+                # Another starts it at this moment, and which revision its book does not say for sure yet.
+                self._await_supervisor(self._directory(order.name), 0.02)
+                continue
             if found.revision == order.revision and found.state is not State.STOPPING:
                 return found
             if not self.stop(order.name, wait=wait):
@@ -185,7 +191,7 @@ class Launcher:
         A removal that was cut short may have taken the labels already: such a process is found by its instance alone.
         """
         found = []
-        for name in self._names(instance):
+        for name in self.names(instance):
             process = self.observe(name)
             if process is None:
                 continue
@@ -197,7 +203,7 @@ class Launcher:
 
     def remains(self, instance: str) -> tuple[str, ...]:
         """What the machine still has of an instance, in words: directories, ports, processes. Empty: verified absent."""
-        left = [f"directory of {name}" for name in self._names(instance)]
+        left = [f"directory of {name}" for name in self.names(instance)]
         left += [f"port {number} of {entry[0]}" for number, entry in self._ports.booked(f"{instance}/").items()]
         table = processes.table()
         for variable, word in ((processes.VARIABLE, "process"), (processes.SUPERVISOR_VARIABLE, "supervisor")):
@@ -352,8 +358,8 @@ class Launcher:
         directory = self._directory(name)
         status = _read_json(directory / "status.json")
         supervisor = (status.get("supervisor", 0), status.get("supervisor_start", 0))
-        if not supervisor[0]:
-            return
+        if not processes.alive(*supervisor):
+            return  # another launcher holds the lock, for moments, and no word of a former supervisor is meant for it
         asked = directory / "stop"
         try:
             asked.touch(exist_ok=False)
@@ -422,7 +428,8 @@ class Launcher:
             finally:
                 os.close(descriptor)
 
-    def _names(self, instance: str | None) -> list[Name]:
+    def names(self, instance: str | None = None) -> list[Name]:
+        """What there is something of, of one instance or of all."""
         if instance is not None:
             return [Name(instance, entry) for entry in _listing(self._instances / instance)]
         names = []
