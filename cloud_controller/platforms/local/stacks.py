@@ -95,9 +95,7 @@ class LocalStacks:
         if wanted.presence == "present":
             observed = self._with_health(wanted, observed)
         plan = infra.plan(wanted, kept, observed, self._clock())
-        self._checkpoint("planned")
         errors = self._take(order.id, plan.steps)
-        self._checkpoint("steps taken")
         kept = infra.noted(plan.record, errors, self._clock()) if errors else plan.record
         return Progress(
             record=kept.to_json(),
@@ -171,12 +169,12 @@ class LocalStacks:
             except infra.NodeError as problem:
                 errors[step.key] = str(problem)
 
-        if len(steps) < 2:
-            for step in steps:
-                take(step)
+        if not steps:
             return errors
+        self._checkpoint("planned")
         with ThreadPoolExecutor(min(_AT_ONCE, len(steps))) as pool:
             list(pool.map(take, steps))
+        self._checkpoint("steps taken")
         return errors
 
     def _one(self, stack: str, step: infra.Step) -> None:
