@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import occi.exceptions
@@ -25,6 +25,7 @@ from .registry.base import Registry, backends_of
 from .registry.records import EntityRecord, dehydrate
 
 __all__ = [
+    "DeferredDeletion",
     "act",
     "attach",
     "create",
@@ -40,6 +41,13 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 NewId = Callable[[], uuid.UUID]
+
+
+class DeferredDeletion(KindBackend):
+    """Base of backends whose entities take time to go.
+
+    `delete` notes the wish, and the entity stays, changed, with its links; the service deletes it when it is gone.
+    """
 
 
 @contextlib.contextmanager
@@ -139,7 +147,13 @@ def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
 
 
 def delete(entity: Entity, registry: Registry, extras: Any) -> None:
-    """Delete an entity; a resource's links go first."""
+    """Delete an entity; a resource's links go first. An entity of a `DeferredDeletion` backend stays for now."""
+    kind_backend = registry.get_backend(entity.kind, extras)
+    if isinstance(kind_backend, DeferredDeletion):
+        watch = _Watch(entity)
+        kind_backend.delete(entity, extras)
+        watch.save(registry, extras)
+        return
     if isinstance(entity, Resource):
         for link in list(entity.links):
             for backend in backends_of(link, registry, extras):
@@ -154,11 +168,16 @@ def delete(entity: Entity, registry: Registry, extras: Any) -> None:
 
 
 def act(entity: Entity, action: Action, attributes: dict[str, Any], registry: Registry, extras: Any) -> None:
-    """Invoke an action on an entity; whether it applies now is the backend's to say."""
+    """Invoke an action on an entity; whether it applies now is the backend's to say.
+
+    An action that has an answer returns it as a mapping of attributes: these are shown on the entity, and not saved.
+    """
     watch = _Watch(entity)
     backend = registry.get_backend(action, extras)
-    backend.action(entity, action, attributes, extras)  # type: ignore[union-attr]
+    answer: object = backend.action(entity, action, attributes, extras)  # type: ignore[union-attr]
     watch.save(registry, extras)
+    if isinstance(answer, Mapping):
+        entity.attributes |= answer
 
 
 def attach(entities: Iterable[Entity], mixin: Mixin, registry: Registry, extras: Any) -> None:
