@@ -1,0 +1,187 @@
+"""One claimed row through its steps: load, step, save under the token, and again, until it waits, ends or is lost.
+
+No threads here: a worker's runner calls `carry`, and so does a test that wants to see every step in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from .leases import Claim, LeaseLostError, Leases
+from .observer import Observer, Outcome
+from .progress import Advance, Done, Fail, Progress, Wait
+from .queue import Clock
+from .topic import Item, Topic
+
+__all__ = ["Attendance", "Carrier"]
+
+T = TypeVar("T")
+
+#: Seconds before the second, third and fourth try to write what a step brought, when the database does not answer.
+_SETTLE_PAUSES: Final = (0.05, 0.2, 0.8)
+
+
+class Attendance(Protocol):
+    """Surrounds a step, so that someone may renew its lease and see that it is overdue."""
+
+    def __call__(self, item: Item, lease_end: float) -> contextlib.AbstractContextManager[None]: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Turn:
+    """What one step came to: what is next, when the row is still held; when it is due, when it was given back."""
+
+    outcome: Outcome
+    error: BaseException | None = None
+    held: tuple[Item, float] | None = None
+    due: float | None = None
+
+
+class Carrier:
+    """Carries items of some topics.
+
+    Args:
+        leases: the worker's.
+        topics: by name.
+        clock: seconds since the epoch.
+        chance: numbers in [0, 1), for the jitter of pauses.
+        observer: is told of every step.
+        attendance: surrounds every step.
+        draining: whether to give rows back after the present step.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        topics: Mapping[str, Topic[Any, Any]],
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        observer: Observer,
+        attendance: Attendance,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._leases = leases
+        self._topics = topics
+        self._clock = clock
+        self._chance = chance
+        self._observer = observer
+        self._attendance = attendance
+        self._draining = draining
+
+    def carry(self, claim: Claim) -> float | None:
+        """Take steps until the row is given back; returns when it is due again, None when it is not or was lost."""
+        self._observer.claimed(claim)
+        topic = self._topics[claim.item.topic]
+        held: tuple[Item, float] | None = (claim.item, claim.lease_end)
+        steps = 0
+        while held is not None:
+            steps += 1
+            item, lease_end = held
+            item = dataclasses.replace(item, deadline=self._clock() + topic.timeout)
+            started = time.perf_counter()
+            turn = self._turn(topic, item, lease_end, last=steps == topic.burst)
+            seconds = time.perf_counter() - started
+            self._observer.settled(item, turn.outcome, seconds=seconds, error=turn.error)
+            held = turn.held
+        return turn.due
+
+    def _turn(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _Turn:
+        try:
+            if item.attempt >= topic.retry.attempts:
+                reason = f"given up after {item.attempt} attempts: {item.reason or 'its worker died each time'}"
+                return self._give_up(topic, item, reason)
+            try:
+                return self._take(topic, item, lease_end, last=last)
+            except LeaseLostError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever an author's code raises is one failed attempt
+                return self._retry(topic, item, error)
+        except LeaseLostError:
+            return _Turn(Outcome.LOST)
+        except sa.exc.SQLAlchemyError as error:
+            # Not even the failure could be written: the lease runs out, and someone takes over.
+            return _Turn(Outcome.LOST, error)
+
+    def _take(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _Turn:
+        handler = topic.handler
+        with self._attendance(item, lease_end):
+            with self._leases.reading() as connection:
+                loaded = handler.load(connection, item)
+            if loaded is None:
+                self._persist(lambda: self._leases.end(item, "done"))
+                return _Turn(Outcome.GONE)
+            if self._clock() >= lease_end:
+                # This worker was paused; the world belongs to whoever took over.
+                raise LeaseLostError
+            progress: Progress[Any] = handler.step(*loaded)
+        return self._settle(topic, item, progress, last=last)
+
+    def _settle(self, topic: Topic[Any, Any], item: Item, progress: Progress[Any], *, last: bool) -> _Turn:
+        if isinstance(progress, Fail):
+            return self._give_up(topic, item, progress.reason)
+        if not isinstance(progress, (Advance, Wait, Done)):
+            # Not for mypy, which knows it, but for the author who forgot a return.
+            raise TypeError(f"topic {topic.name}: step returned {progress!r}; return Advance, Wait, Done or Fail")
+        observed = progress.observed
+
+        def write(connection: sa.Connection) -> None:
+            if observed is not None:
+                topic.handler.save(connection, item, observed)
+
+        now = self._clock()
+        if isinstance(progress, Done):
+            self._persist(lambda: self._leases.end(item, "done", write=write))
+            return _Turn(Outcome.DONE)
+        if isinstance(progress, Wait):
+            due = progress.until if progress.seconds is None else now + progress.seconds
+            assert due is not None
+            self._persist(lambda: self._leases.rearm(item, due, write=write))
+            return _Turn(Outcome.WAITING, due=due)
+        if last or self._draining():
+            self._persist(lambda: self._leases.rearm(item, now, write=write, tell=True))
+            return _Turn(Outcome.ADVANCED, due=now)
+        generation, lease_end = self._persist(lambda: self._leases.keep(item, write))
+        further = dataclasses.replace(item, generation=generation, attempt=0, reason=None)
+        return _Turn(Outcome.ADVANCED, held=(further, lease_end))
+
+    def _retry(self, topic: Topic[Any, Any], item: Item, error: Exception) -> _Turn:
+        failures = item.attempt + 1
+        reason = topic.describe(error)
+        if failures >= topic.retry.attempts:
+            turn = self._give_up(topic, item, reason)
+            return turn if turn.error else dataclasses.replace(turn, error=error)
+        due = self._clock() + topic.retry.pause(failures, self._chance())
+        self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
+        return _Turn(Outcome.RETRY, error, due=due)
+
+    def _give_up(self, topic: Topic[Any, Any], item: Item, reason: str) -> _Turn:
+        def write(connection: sa.Connection) -> None:
+            topic.handler.gave_up(connection, item, reason)
+
+        try:
+            self._persist(lambda: self._leases.end(item, "dead", write=write, reason=reason))
+        except LeaseLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the owner could not be told, so the work must not be silently dead
+            due = self._clock() + topic.retry.ceiling
+            failures = max(item.attempt, 1)
+            self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
+            return _Turn(Outcome.RETRY, error, due=due)
+        return _Turn(Outcome.FAILED)
+
+    def _persist(self, action: Callable[[], T]) -> T:
+        """Write, a few times over where the database is away or has chosen this transaction to break a deadlock."""
+        for pause in _SETTLE_PAUSES:
+            try:
+                return action()
+            except sa.exc.OperationalError as error:
+                self._observer.interrupted(error)
+                time.sleep(pause * (0.5 + self._chance()))
+        return action()

@@ -1,0 +1,70 @@
+"""Work that recurs: ticks, scrapes, sweeps. One row each, so that one worker of all does it, and another when that one dies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import sqlalchemy as sa
+
+from .progress import Progress, Wait
+from .queue import WorkQueue
+from .topic import Item, Retry, Topic
+
+__all__ = ["RETENTION", "recurring", "retention"]
+
+#: The topic of `retention`; seed it with any key.
+RETENTION: Final = "work.retention"
+
+_BATCH: Final = 1000
+_DAY: Final = 86400.0
+#: A tick has nobody to tell that it was given up, so it never is: it fails loudly, once a minute at most.
+_FOR_EVER: Final = Retry(attempts=2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tick:
+    action: Callable[[], float]
+
+    def load(self, connection: sa.Connection, item: Item) -> tuple[None, None]:
+        return None, None
+
+    def step(self, wanted: None, observed: None) -> Progress[None]:
+        return Wait(self.action())
+
+    def save(self, connection: sa.Connection, item: Item, observed: None) -> None:
+        """A tick observes nothing that it would have to know later."""
+
+    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
+        raise AssertionError(f"the tick {item.topic} is never given up, and yet: {reason}")
+
+
+def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -> Topic[None, None]:
+    """A topic that calls `action` again and again; start it with `WorkQueue.seed(connection, name, key)`.
+
+    Args:
+        name: of the topic.
+        action: does it once, and returns the seconds until the next time. An exception means: again, after a pause.
+        timeout: seconds after which a call is overdue.
+    """
+    return Topic(name, _Tick(action), timeout=timeout, retry=_FOR_EVER)
+
+
+def retention(
+    queue: WorkQueue, *, done: float = _DAY, dead: float = 30 * _DAY, every: float = 600.0
+) -> Topic[None, None]:
+    """The topic `RETENTION`, which removes rows that ended long ago.
+
+    Args:
+        queue: what to sweep.
+        done: seconds to keep rows that are done.
+        dead: seconds to keep rows that were given up.
+        every: seconds between two sweeps.
+    """
+
+    def sweep() -> float:
+        removed = queue.sweep(done=done, dead=dead, limit=_BATCH)
+        return 0.0 if removed == _BATCH else every
+
+    return recurring(RETENTION, sweep)

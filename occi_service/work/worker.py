@@ -1,0 +1,271 @@
+"""A worker: threads that claim due rows and carry each through its steps.
+
+Claimed work flows in, settled rows flow out. A runner thread claims one row at a time, takes its steps under one lease (a
+transaction a step) and claims the next; having found one it rings for a neighbour, since there may be more. One watcher thread
+waits for wake-ups and for the next due time; one heart thread renews the leases of steps that may run longer than a lease.
+
+A step that overruns its timeout keeps its thread, since Python cannot stop it, but loses its lease: what it observed is not
+saved, and `Worker.overdue` counts it, so that a liveness probe can have the process replaced.
+
+Decided against: a dispatcher that claims for all threads (what it holds ahead of them would wait a lease for takeover), and
+processes instead of threads (a step mostly waits for the network).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+
+from .carrier import Carrier
+from .leases import LeaseLostError, Leases
+from .observer import LogObserver, Observer
+from .queue import WorkQueue
+from .topic import Item, Topic
+from .wakeup import Wakeup, wakeup_for
+
+__all__ = ["Worker"]
+
+#: Seconds before the worker asks a database again that did not answer.
+_DATABASE_PAUSE: Final = 1.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Running:
+    """A step under way, as the heart sees it."""
+
+    item: Item
+    lease_end: float
+    told: bool = False
+
+
+class _Bell:
+    """Wakes one parked thread; a ring that nobody waits for is kept for the next who parks."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._rung = False
+        self._closed = False
+
+    def ring(self) -> None:
+        with self._condition:
+            self._rung = True
+            self._condition.notify()
+
+    def park(self) -> None:
+        with self._condition:
+            while not (self._rung or self._closed):
+                self._condition.wait()
+            self._rung = False
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+
+class Worker:
+    """Does the work of some topics. Starts by `start()` or as a context manager; ends by `drain()`.
+
+    Args:
+        queue: where the work is. Its database needs a pool of at least `threads` + 2 connections, or they are made anew often.
+        topics: what this worker does; others' rows stay untouched.
+        threads: how many items at once.
+        lease: seconds within which another worker takes over when this one dies.
+        observer: is told what happens; logs by default.
+        chance: gives numbers in [0, 1), for the jitter of pauses.
+        owner: names this worker in rows and logs; unique. By default host, process and a random part.
+
+    Raises:
+        ValueError: no topic, two of one name, or threads or lease not positive.
+    """
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        topics: Sequence[Topic[Any, Any]],
+        *,
+        threads: int = 4,
+        lease: float = 10.0,
+        observer: Observer | None = None,
+        chance: Callable[[], float] = random.random,
+        owner: str | None = None,
+    ) -> None:
+        self._topics = {topic.name: topic for topic in topics}
+        if not topics or len(self._topics) != len(topics):
+            raise ValueError("a worker takes at least one topic, and each name once")
+        if threads < 1 or not lease > 0:
+            raise ValueError(f"a worker takes threads and a lease above 0, not {threads} and {lease}")
+        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._queue = queue
+        self._clock = queue.clock
+        self._leases = Leases(queue, list(self._topics), owner=self.owner, lease=lease)
+        self._lease = lease
+        self._observer = observer or LogObserver()
+        self._chance = chance
+        self._bell = _Bell()
+        self._draining = threading.Event()
+        self._ended = threading.Event()
+        self._wakeup: Wakeup | None = None
+        self._next_look = -math.inf
+        self._running: dict[int, _Running] = {}
+        self._running_lock = threading.Lock()
+        self._carrier = Carrier(
+            self._leases,
+            self._topics,
+            clock=self._clock,
+            chance=chance,
+            observer=self._observer,
+            attendance=self._attended,
+            draining=self._draining.is_set,
+        )
+        self._runners = [threading.Thread(target=self._run, name=f"work-{n}", daemon=True) for n in range(threads)]
+        self._attendants = [
+            threading.Thread(target=self._watch, name="work-watcher", daemon=True),
+            threading.Thread(target=self._beat, name="work-heart", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to claim. A worker starts once."""
+        self._wakeup = wakeup_for(self._queue.database)
+        for thread in (*self._attendants, *self._runners):
+            thread.start()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Stop claiming, let the steps under way finish and give their leases back.
+
+        Args:
+            timeout: seconds to wait; None waits for the last step.
+
+        Returns:
+            Whether everything ended. Steps that did not are taken over when their lease ends, as after a crash.
+        """
+        self._draining.set()
+        self._bell.close()
+        if self._wakeup is None:
+            return True
+        self._wakeup.wake()
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        _join(self._runners, end)
+        # The heart beats until the last step is through.
+        self._ended.set()
+        _join(self._attendants, end)
+        return not any(thread.is_alive() for thread in (*self._runners, *self._attendants))
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drain()
+
+    @property
+    def overdue(self) -> int:
+        """How many threads are held by a step beyond its timeout."""
+        now = self._clock()
+        with self._running_lock:
+            return sum(running.item.deadline < now for running in self._running.values())
+
+    def run_once(self) -> bool:
+        """Claim one row and carry it in the caller's thread, without `start()`; False when none is ready.
+
+        For tests, and for programs that have a loop of their own. Leases are not renewed here.
+        """
+        claim = self._leases.claim()
+        if claim is None:
+            return False
+        self._carrier.carry(claim)
+        return True
+
+    def _run(self) -> None:
+        while not self._draining.is_set():
+            try:
+                claim = self._leases.claim()
+            except sa.exc.SQLAlchemyError as error:
+                self._observer.interrupted(error)
+                self._draining.wait(_DATABASE_PAUSE * (0.5 + self._chance()))
+                continue
+            if claim is None:
+                self._bell.park()
+                continue
+            self._bell.ring()
+            due = self._carrier.carry(claim)
+            if due is not None and due < self._next_look and self._wakeup is not None:
+                self._wakeup.wake()
+
+    def _watch(self) -> None:
+        assert self._wakeup is not None
+        with contextlib.closing(self._wakeup) as wakeup:
+            while not self._draining.is_set():
+                try:
+                    wakeup.wait(self._until_next())
+                except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
+                    self._observer.interrupted(error)
+                    self._draining.wait(_DATABASE_PAUSE)
+
+    def _until_next(self) -> float:
+        """Ring when something is ready; return the seconds until it is worth looking again."""
+        # Looking twice a lease shows every lease before it ends, so that a dead worker's rows are taken over in time.
+        seconds = self._lease / 2
+        # A runner that gives a row back while this looks must wake it.
+        self._next_look = math.inf
+        ready = self._leases.next_ready()
+        now = self._clock()
+        if ready is not None and ready > now:
+            seconds = min(seconds, ready - now)
+        elif ready is not None:
+            # When all threads are busy the ring is kept, and each looks for more by itself when it is through.
+            self._bell.ring()
+        self._next_look = now + seconds
+        return seconds
+
+    @contextlib.contextmanager
+    def _attended(self, item: Item, lease_end: float) -> Iterator[None]:
+        slot = threading.get_ident()
+        self._running[slot] = _Running(item, lease_end)
+        try:
+            yield
+        finally:
+            with self._running_lock:
+                del self._running[slot]
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._lease / 4):
+            now = self._clock()
+            with self._running_lock:
+                present = list(self._running.values())
+            for running in present:
+                if running.item.deadline < now:
+                    if not running.told:
+                        running.told = True
+                        self._observer.overdue(running.item)
+                elif running.lease_end < running.item.deadline:
+                    self._renew(running)
+
+    def _renew(self, running: _Running) -> None:
+        try:
+            running.lease_end = self._leases.renew(running.item)
+        except LeaseLostError:
+            # The step has settled in this moment, or learns when it does; renewing is over either way.
+            running.lease_end = math.inf
+        except sa.exc.SQLAlchemyError as error:
+            self._observer.interrupted(error)
+
+
+def _join(threads: Sequence[threading.Thread], end: float) -> None:
+    for thread in threads:
+        thread.join(None if end == math.inf else max(0.0, end - time.monotonic()))

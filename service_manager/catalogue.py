@@ -1,0 +1,247 @@
+"""The catalogue of services: which bundle is published under which type, and the OCCI kinds that come of it.
+
+The truth is in the database, so that every process of a service manager serves the same kinds. A process holds what it has seen and
+asks, at most once a second or when a request names what it does not know, whether there is a newer revision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.backend import ActionBackend, KindBackend
+
+import bundles
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
+from occi_service.identity import Identity
+from occi_service.registry import Registry
+
+from . import tables
+from .kinds import RESERVED_TERMS, actions_of, kind_of
+
+__all__ = ["Catalogue", "Published", "ServiceBackend"]
+
+#: Seconds after which a process looks again for services that another has published.
+_STALE: Final = 1.0
+
+
+class ServiceBackend(KindBackend, ActionBackend):
+    """What serves the kind of every service: instances and their actions."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """A service in the catalogue."""
+
+    type: str
+    id: str
+    digest: str
+    withdrawn: bool
+
+
+class Catalogue:
+    """See the module.
+
+    Args:
+        database: where the catalogue is kept (`occi_service.database.Database`).
+        registry: where the kinds are registered.
+        backend: serves them.
+        monotonic: seconds, for the time since the last look.
+    """
+
+    def __init__(
+        self, database: Any, registry: Registry, backend: ServiceBackend, *, monotonic: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._backend = backend
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._manifests: dict[str, bundles.Manifest] = {}
+        self._revision = 0
+        self._looked = float("-inf")
+
+    # what this process knows ------------------------------------------------------------------------------------------
+
+    def refresh(self, path: str = "") -> None:
+        """Look for newer services if the last look is old, or if `path` is of a collection that is not known."""
+        stale = self._monotonic() - self._looked >= _STALE
+        if not stale:
+            first = path.split("/", 2)[1] if path.startswith("/") else ""
+            if not first or first in RESERVED_TERMS or self._registry.get_category(f"/{first}/", None) is not None:
+                return
+        with self._database.read() as connection:
+            self.load(connection)
+
+    def load(self, connection: sa.Connection) -> None:
+        """Register every service that is newer than what is known, as this connection sees it."""
+        newer = sa.select(tables.services).where(tables.services.c.revision > self._revision)
+        with self._lock:
+            self._looked = self._monotonic()
+            for row in connection.execute(newer.order_by(tables.services.c.revision)).all():
+                self._register(self.manifest(row.digest, connection))
+                self._revision = row.revision
+
+    def _register(self, manifest: bundles.Manifest) -> None:
+        self._registry.set_backend(kind_of(manifest), self._backend, None)
+        for action in actions_of(manifest):
+            self._registry.set_backend(action, self._backend, None)
+
+    def manifest(self, digest: str, connection: sa.Connection | None = None) -> bundles.Manifest:
+        """The manifest of a bundle that is kept here.
+
+        Raises:
+            LookupError: there is no such bundle.
+        """
+        # A digest's manifest never changes, so what was read once is kept.
+        found = self._manifests.get(digest)
+        if found is None:
+            found = self._manifests[digest] = _manifest_of(digest, self.archive(digest, connection))
+        return found
+
+    def archive(self, digest: str, connection: sa.Connection | None = None) -> bytes:
+        """The archive of a bundle that is kept here.
+
+        Raises:
+            LookupError: there is no such bundle.
+        """
+        wanted = sa.select(tables.bundles.c.archive).where(tables.bundles.c.digest == digest)
+        if connection is not None:
+            found = connection.scalar(wanted)
+        else:
+            with self._database.read() as own:
+                found = own.scalar(wanted)
+        if found is None:
+            raise LookupError(f"there is no bundle {digest}")
+        return bytes(found)
+
+    def service(self, connection: sa.Connection, service_type: str) -> Published | None:
+        """The catalogue's entry of a type."""
+        columns = [tables.services.c[field.name] for field in dataclasses.fields(Published)]
+        row = connection.execute(sa.select(*columns).where(tables.services.c.type == service_type)).one_or_none()
+        return None if row is None else Published(*row)
+
+    # changing it ------------------------------------------------------------------------------------------------------
+
+    def keep(self, connection: sa.Connection, archive: bytes) -> tuple[str, bool]:
+        """Keep a bundle. Returns its digest and whether it is new.
+
+        Raises:
+            BadRequestError: it is not a bundle, with everything that is wrong in it.
+        """
+        digest = bundles.digest_of(archive)
+        known = connection.scalar(sa.select(tables.bundles.c.digest).where(tables.bundles.c.digest == digest))
+        if known is not None:
+            return digest, False
+        manifest = _manifest_of(digest, archive)
+        connection.execute(
+            tables.bundles.insert().values(
+                digest=digest, archive=archive, type=manifest.type, version=manifest.version
+            )
+        )
+        return digest, True
+
+    def publish(
+        self, connection: sa.Connection, digest: str, *, entry: str, identity: Identity, now: float
+    ) -> tuple[bundles.Manifest, Published | None]:
+        """Publish a bundle that is kept here, in the place of an earlier one of the same type.
+
+        Args:
+            entry: id of the publication.
+            identity: who publishes; a service that another tenant published stays that tenant's.
+            now: seconds since the epoch.
+
+        Returns:
+            Its manifest, and the entry that it replaces.
+
+        Raises:
+            BadRequestError: there is no such bundle.
+            ConflictError: its location is taken, or it would close a circle of services that order one another.
+            ForbiddenError: another tenant publishes this type.
+        """
+        try:
+            manifest = self.manifest(digest, connection)
+        except LookupError as error:
+            raise BadRequestError(f"{error}; PUT its archive at /bundle/{digest} first", "bundle.digest") from None
+        self._check_place(connection, manifest)
+        self._check_graph(connection, manifest)
+        before = self.service(connection, manifest.type)
+        if before is not None and self._publisher(connection, manifest.type) != identity.tenant_id:
+            raise ForbiddenError(f"{manifest.type} is published by another tenant", "bundle.digest")
+        values = {"id": entry, "digest": digest, "withdrawn": False, "revision": self._next_revision(connection)}
+        if before is None:
+            connection.execute(tables.services.insert().values(type=manifest.type, **values))
+        else:
+            connection.execute(tables.services.update().where(tables.services.c.type == manifest.type).values(values))
+        what = "published" if before is None or before.withdrawn else "replaced"
+        self._note(connection, manifest.type, digest, what, identity=identity, now=now)
+        return manifest, before
+
+    def withdraw(self, connection: sa.Connection, service_type: str, *, identity: Identity, now: float) -> None:
+        """Take no more orders of a service. Its instances live on."""
+        service = tables.services
+        connection.execute(
+            service.update()
+            .where(service.c.type == service_type)
+            .values(withdrawn=True, revision=self._next_revision(connection))
+        )
+        entry = self.service(connection, service_type)
+        if entry is not None:
+            self._note(connection, service_type, entry.digest, "withdrawn", identity=identity, now=now)
+
+    def _next_revision(self, connection: sa.Connection) -> int:
+        # Two publishers at once: on SQLite the write lock orders them; on PostgreSQL this lock does.
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE sm_services IN SHARE ROW EXCLUSIVE MODE")
+        return (connection.scalar(sa.select(sa.func.max(tables.services.c.revision))) or 0) + 1
+
+    def _publisher(self, connection: sa.Connection, service_type: str) -> str | None:
+        log = tables.publications
+        first = sa.select(log.c.tenant).where(log.c.type == service_type).order_by(log.c.sequence).limit(1)
+        found: str | None = connection.scalar(first)
+        return found
+
+    def _note(
+        self, connection: sa.Connection, service_type: str, digest: str, what: str, *, identity: Identity, now: float
+    ) -> None:
+        connection.execute(
+            tables.publications.insert().values(
+                type=service_type,
+                digest=digest,
+                what=what,
+                subject=identity.subject,
+                tenant=identity.tenant_id,
+                at=now,
+            )
+        )
+
+    def _check_place(self, connection: sa.Connection, manifest: bundles.Manifest) -> None:
+        if manifest.term in RESERVED_TERMS:
+            raise ConflictError(f"the term {manifest.term!r} is the service manager's own; use another", "service_type")
+        types = connection.scalars(sa.select(tables.services.c.type)).all()
+        for other in types:
+            if other != manifest.type and other.rpartition("#")[2] == manifest.term:
+                raise ConflictError(f"/{manifest.term}/ is the location of {other} already", "service_type")
+
+    def _check_graph(self, connection: sa.Connection, manifest: bundles.Manifest) -> None:
+        rows = connection.execute(sa.select(tables.services.c.type, tables.services.c.digest)).all()
+        others = [self.manifest(row.digest, connection) for row in rows if row.type != manifest.type]
+        try:
+            bundles.ServiceGraph([*others, manifest])
+        except bundles.BundleError as error:
+            raise ConflictError("; ".join([str(each) for each in error.problems]), "depends_on") from None
+
+
+def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:
+    with tempfile.TemporaryDirectory(prefix="archelon-") as directory:
+        try:
+            target = bundles.unpack(archive, Path(directory) / "bundle", digest=digest)
+            return bundles.Bundle.load(target).manifest
+        except bundles.BundleError as error:
+            text = "; ".join([str(each) for each in error.problems[:10]])
+            raise BadRequestError(f"this is not a bundle: {text}", "body") from None

@@ -1,0 +1,58 @@
+"""A manifest as an OCCI kind: its attributes and actions beside those that every service has."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from occi.core_model import Action, Kind, Resource
+
+import bundles
+from occi_service.attributes import Attribute, AttributeType, Use
+from occi_service.wire import names
+from occi_service.wire import service_manager as wire
+
+__all__ = ["RESERVED_TERMS", "actions_of", "kind_of"]
+
+#: Terms whose locations the service manager uses itself.
+RESERVED_TERMS: Final = frozenset(("published", "record", "dependency", "resource", "bundle", "operator", "-"))
+
+
+def kind_of(manifest: bundles.Manifest) -> Kind:
+    """The kind that a manifest describes, at `/<term>/`."""
+    attributes: dict[str, str] = {name: _attribute(each) for name, each in manifest.attributes.items()}
+    for name, definition in wire.INSTANCE_ATTRIBUTES.items():
+        attributes.setdefault(name, definition)
+    return Kind(
+        manifest.scheme,
+        manifest.term,
+        related=[Resource.kind],
+        actions=[*wire.LIFECYCLE_ACTIONS, *actions_of(manifest), wire.REPORT, wire.RENEW],
+        title=manifest.title or manifest.description or manifest.term,
+        attributes=attributes,
+        location=f"/{manifest.term}/",
+    )
+
+
+def actions_of(manifest: bundles.Manifest) -> list[Action]:
+    """The actions that a manifest declares; their scheme is derived from the service's type."""
+    scheme = f"{manifest.type.replace('#', '/')}/action#"
+    found = []
+    for term, action in manifest.actions.items():
+        attributes: dict[str, str] = {name: _attribute(each) for name, each in action.attributes.items()}
+        found.append(Action(scheme, term, action.title or action.description or term, attributes))
+    return found
+
+
+def _attribute(declared: bundles.Attribute) -> Attribute:
+    return Attribute(
+        cast("Use", str(declared.mutability)),
+        type=cast("AttributeType", str(declared.type)),
+        default=declared.default,
+        pattern=declared.pattern.schema() if declared.pattern is not None else None,
+        description=declared.description,
+        secret=declared.secret,
+    )
+
+
+#: Attributes of an instance that are the house's, not the service's parameters.
+HOUSE: Final = frozenset(wire.INSTANCE_ATTRIBUTES) - {names.REGION}

@@ -1,0 +1,101 @@
+"""The service manager's own tables. What a tenant sees of an instance lives in the registry; what drives it lives here."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from occi_service.database import metadata
+
+__all__ = ["bundles", "flags", "instances", "invocations", "publications", "services"]
+
+bundles = sa.Table(
+    "sm_bundles",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("archive", sa.LargeBinary, nullable=False),
+    sa.Column("type", sa.String(255), nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+)
+
+#: The catalogue as it is. `revision` rises with every change of any row, so that one small SELECT tells whether a
+#: process has seen them all.
+services = sa.Table(
+    "sm_services",
+    metadata,
+    sa.Column("type", sa.String(255), primary_key=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("digest", sa.ForeignKey("sm_bundles.digest"), nullable=False),
+    sa.Column("withdrawn", sa.Boolean, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False, index=True),
+)
+
+#: Who did what to the catalogue, when. Rows are only added.
+publications = sa.Table(
+    "sm_publications",
+    metadata,
+    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("type", sa.String(255), nullable=False, index=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("what", sa.String(16), nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+#: One row an instance: `lifecycle.Snapshot`, whose words these are, and what goes with it.
+instances = sa.Table(
+    "sm_instances",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("tenant", sa.String(255), nullable=False),
+    sa.Column("service", sa.String(255), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("made", sa.String(64)),
+    sa.Column("wanted", sa.String(8), nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("applied", sa.BigInteger, nullable=False),
+    sa.Column("phase_generation", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("failed", sa.String(16)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("begun", sa.Double, nullable=False),
+    sa.Column("retry_at", sa.Double),
+    sa.Column("outcome", sa.String(8)),
+    sa.Column("outcome_message", sa.Text, nullable=False),
+    sa.Column("boots", sa.BigInteger, nullable=False),
+    sa.Column("activated", sa.BigInteger, nullable=False),
+    sa.Column("sent", sa.BigInteger, nullable=False),
+    sa.Column("disposal", sa.String(8)),
+    sa.Column("dependencies", sa.Integer, nullable=False),
+    # Where the orchestrator answers, once its application has said so.
+    sa.Column("address", sa.Text),
+    # How often in a row a call failed, for the pause before the next.
+    sa.Column("stumbles", sa.Integer, nullable=False),
+    # Encrypted: the orchestrator's start token, and what it reported as its own state.
+    sa.Column("start_token", sa.Text),
+    sa.Column("private", sa.Text),
+    # Names of the attributes that the orchestrator reported as outputs, as a JSON array.
+    sa.Column("outputs", sa.Text, nullable=False),
+    sa.Column("locked", sa.String(8)),
+    sa.Column("request_id", sa.Text),
+    sa.Column("audit", sa.Text),
+    sa.Index("ix_sm_instances_tenant_service", "tenant", "service"),
+    sa.Index("ix_sm_instances_service_state", "service", "state"),
+)
+
+#: Invocations of declared actions on their way to an orchestrator.
+invocations = sa.Table(
+    "sm_invocations",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("instance", sa.ForeignKey("sm_instances.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("name", sa.Text, nullable=False),
+    # Encrypted, since an attribute may be a secret.
+    sa.Column("attributes", sa.Text, nullable=False),
+    sa.Column("made", sa.Double, nullable=False),
+)
+
+#: Switches that an operator has set, such as `draining`.
+flags = sa.Table("sm_flags", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text))

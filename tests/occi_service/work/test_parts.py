@@ -1,0 +1,51 @@
+"""The parts that need no database."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from occi_service import work
+
+from .kettles import Kettles
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 100), st.floats(0, 1000))
+def test_pauses_grow_and_stay_below_the_ceiling(failures: int, fraction: float, first: float, more: float) -> None:
+    retry = work.Retry(first=first, ceiling=first + more)
+    pause = retry.pause(failures, fraction)
+    assert 0 <= pause <= retry.ceiling
+    assert retry.pause(failures + 1, fraction) >= pause
+    assert pause >= min(first, retry.ceiling) / 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: work.Retry(attempts=0),
+        lambda: work.Retry(first=2, ceiling=1),
+        lambda: work.Wait(),
+        lambda: work.Wait(1, until=1),
+        lambda: work.Wait(-1),
+        lambda: work.Wait(math.nan),
+        lambda: work.Topic("Kettle", Kettles()),
+        lambda: work.Topic("kettle", Kettles(), timeout=0),
+        lambda: work.Topic("kettle", Kettles(), burst=0),
+    ],
+)
+def test_unfit_values_are_refused(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError):
+        make()
+
+
+@given(st.text(max_size=3000))
+def test_a_reason_is_one_short_line(text: str) -> None:
+    reason = work.describe(ValueError(text))
+    assert reason.startswith("ValueError")
+    assert len(reason) <= 1020
+    assert not re.search(r"[\r\n]", reason)
