@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.deploy.ports import ApplicationOrder, Applications, ApplicationState, DeployError, Ownership
+from cloud_controller.deploy.ports import ApplicationOrder, Applications, ApplicationState, DeployError
+from cloud_controller.labels import Labels
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.launcher import Launcher
@@ -52,7 +53,7 @@ def order(tmp_path: Path) -> ApplicationOrder:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "__main__.py").write_text(BUNDLE)
-    return ApplicationOrder(Ownership("i-1", "t", "svc", 1), bundle=str(bundle), environment={"TOKEN": "s3cret"})
+    return ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(bundle), environment={"TOKEN": "s3cret"})
 
 
 def until(look: Callable[[], object], *, seconds: float = 10.0) -> None:
@@ -93,7 +94,7 @@ def test_adopted_by_another_worker(applications: Applications, order: Applicatio
     before = supervised(root)
     other = applications_of(root)
     # A later generation of the same program is told to the orchestrator; it is no reason to restart it.
-    assert other.start(replace(order, owner=Ownership("i-1", "t", "svc", 2))).state == "active"
+    assert other.start(replace(order, labels=Labels("i-1", "t", "svc", 2))).state == "active"
     assert supervised(root) == before
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from cloud_controller.deploy import infrastructure as infra
 from cloud_controller.deploy.infrastructure.description import Health, Implementation, Node
 from cloud_controller.deploy.infrastructure.rendering import Item, Place
+from cloud_controller.labels import Labels
 
 HERE = Place("t", 1, 1)
-LABELS = infra.NodeLabels("i", "t", "s", 1)
+LABELS = Labels("i", "t", "s", 1)
 
 
 def item(value: object) -> Item:
@@ -274,3 +275,16 @@ def test_any_graph_to_any_other_though_steps_and_records_are_lost(
         assert world.step(target).steps == ()
     world.settle(wanted(described(after), presence="absent"))
     assert world.nodes == {}
+
+
+def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
+    world = World()
+    target = wanted(described({"a": set()}))
+    world.settle(target)
+    gone = replace(target, presence="absent")
+    plan = infra.plan(gone, world.record, world.nodes, world.now)
+    kept = infra.noted(plan.record, {"a.0": "port 1 is still listened on"}, world.now)
+    plan = infra.plan(gone, kept, world.nodes, world.now)
+    assert (plan.record.state, plan.record.reason) == ("DELETE_IN_PROGRESS", "a.0: port 1 is still listened on")
+    assert [step.key for step in plan.steps] == ["a.0"]
+    assert world.settle(gone).reason == ""

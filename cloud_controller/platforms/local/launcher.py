@@ -36,9 +36,10 @@ from typing import Any
 
 import cloud_controller
 
+from ...labels import Labels
 from . import locks, processes
 from .logs import LogChunk, read_log
-from .orders import Labels, LaunchError, Name, Order, Program, Running, State
+from .orders import LaunchError, Name, Order, Program, Running, State
 from .portbook import PortBook, PortError
 
 __all__ = ["Launcher", "no_checkpoint"]
@@ -305,7 +306,7 @@ class Launcher:
             with contextlib.suppress(BrokenPipeError):
                 child.communicate(json.dumps(message).encode(), timeout=_READY)
             self._checkpoint("order sent")
-            if not select.select([ready], [], [], _READY)[0] or not os.read(ready, 1):
+            if not _readable(ready, _READY) or not os.read(ready, 1):
                 raise LaunchError(f"the supervisor of {order.name} did not start; see supervisor.err in its directory")
         except subprocess.TimeoutExpired as problem:
             child.kill()
@@ -381,12 +382,12 @@ class Launcher:
             handle = os.pidfd_open(status.get("supervisor", 0))
         except (OSError, ValueError):
             # Another launcher holds the lock, for moments; the kernel has no event for that.
-            select.select([], [], [], min(wait, 0.02))
+            time.sleep(min(wait, 0.02))
             return True
         try:
             if processes.alive(status["supervisor"], status["supervisor_start"]):
-                return bool(select.select([handle], [], [], wait)[0])
-            select.select([], [], [], min(wait, 0.02))
+                return _readable(handle, wait)
+            time.sleep(min(wait, 0.02))
             return True
         finally:
             os.close(handle)
@@ -401,7 +402,7 @@ class Launcher:
                 return
             for process in strays:
                 processes.send(process.pid, process.start, signal.SIGKILL)
-            select.select([], [], [], 0.005)
+            time.sleep(0.005)  # the kernel has no event for the end of other people's children
 
     @contextlib.contextmanager
     def _lock(self, name: Name, *, create: bool) -> Iterator[int | None]:
@@ -450,6 +451,12 @@ def _root_id(root: Path) -> str:
         os.link(mine, path)  # fails where there is one: two starters agree on the first
     mine.unlink()
     return path.read_text(encoding="ascii")
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _inside(path: str) -> PurePosixPath:
