@@ -96,6 +96,9 @@ dependencies:
         ("'9'", "!!python/object:os.system x", "11:48: the tag tag:yaml.org,2002:python/object:os.system is not known"),
         ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: there is no file '/etc/passwd'; add it"),
         ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
+        ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
+        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: there can be more than 1000 instances"),
+        ("ports: [http]}", "ports: [http]}\n    health_check: {interval: 0.001}", "'interval' must be a number of seconds"),
         ("nodes:", "nodes: [", "this is no YAML: "),
     ],
 )  # fmt: skip

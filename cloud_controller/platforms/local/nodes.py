@@ -230,7 +230,8 @@ def _check_rest(resource: Section) -> None:
                 section.seconds(entry, 1.0)
             else:
                 section.whole(entry, 1, least=1)
-    resource.seconds("grace", 10.0)
+    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    resource.seconds("grace", 10.0, least=0.1, most=120.0)
     if resource.item("directory") is not None:
         resource.text("directory")
 
