@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..labels import Labels
+
 __all__ = [
     "FORMATS",
     "NODE_RESOURCES",
@@ -22,7 +24,7 @@ __all__ = [
     "ApplicationState",
     "Applications",
     "DeployError",
-    "Ownership",
+    "Log",
     "Progress",
     "StackOrder",
     "StackResource",
@@ -43,27 +45,17 @@ class DeployError(Exception):
 
 
 @dataclass(frozen=True)
-class Ownership:
-    """The labels that every object made on any platform carries."""
-
-    instance: str
-    tenant: str
-    service: str
-    generation: int
-
-
-@dataclass(frozen=True)
 class ApplicationOrder:
     """An orchestrator as it should run.
 
     Args:
-        owner: labels; the instance is the application's id.
+        labels: the instance is the application's id.
         bundle: directory of the unpacked bundle, and `image`: a container's; platforms take what they can.
         command: argument list that starts it; empty takes the platform's own way of running a bundle or image.
         environment: what it sees; may hold secrets.
     """
 
-    owner: Ownership
+    labels: Labels
     bundle: str = ""
     image: str = ""
     command: tuple[str, ...] = ()
@@ -132,7 +124,7 @@ class StackOrder:
 
     id: str
     name: str
-    owner: Ownership
+    labels: Labels
     template: str = field(repr=False)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
     parameters: Mapping[str, Scalar] = field(default_factory=dict, repr=False)

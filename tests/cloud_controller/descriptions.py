@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from cloud_controller.deploy.ports import Ownership, StackOrder
+from cloud_controller.deploy.ports import StackOrder
+from cloud_controller.labels import Labels
 
-OWNER = Ownership("i-1", "tenant", "svc", 1)
+LABELS = Labels("i-1", "tenant", "svc", 1)
 
 #: After Occopus' tutorial of MySQL and WordPress on EC2, with implementations for this platform put beside.
 WORDPRESS = """
@@ -148,7 +149,7 @@ dependencies:
 
 def order(template: str, **changes: object) -> StackOrder:
     """An order for a stack `s1` of `i-1`."""
-    values: dict[str, object] = {"id": "s1", "name": "stack", "owner": OWNER, "template": template, **changes}
+    values: dict[str, object] = {"id": "s1", "name": "stack", "labels": LABELS, "template": template, **changes}
     return StackOrder(**values)  # type: ignore[arg-type]
 
 

@@ -28,14 +28,17 @@ BEFORE_UPDATE += "'node_def:other':\n  - resource: {type: process, command: [sle
 AFTER_UPDATE = BEFORE_UPDATE.replace("name: web,", "name: new,").replace("[web, db]", "[new, db]")
 AFTER_UPDATE = AFTER_UPDATE.replace("[sleep, '1000']}\n", "[sleep, '1001']}\n")
 
+FIRST_ORDER: dict[str, Any] = {"template": FIRST}
+TWO: dict[str, Any] = {"template": FIRST, "counts": {"web": 2}}
+
 #: name: (order before, order to carry out, keys that should run then, those of them that must not be touched, victim)
 SCENARIOS: dict[str, tuple[dict[str, Any] | None, dict[str, Any], set[str], set[str], str]] = {
-    "create": (None, {"template": FIRST}, {"db.0", "web.0"}, set(), ""),
+    "create": (None, FIRST_ORDER, {"db.0", "web.0"}, set(), ""),
     "update": ({"template": BEFORE_UPDATE}, {"template": AFTER_UPDATE}, {"db.0", "api.0", "new.0"}, {"db.0"}, ""),
-    "scale up": ({"template": FIRST}, {"template": FIRST, "counts": {"web": 3}}, {"db.0", "web.0", "web.1", "web.2"}, {"db.0", "web.0"}, ""),
-    "scale down": ({"template": FIRST, "counts": {"web": 3}}, {"template": FIRST}, {"db.0", "web.0"}, {"db.0", "web.0"}, ""),
-    "heal": ({"template": FIRST}, {"template": FIRST}, {"db.0", "web.0"}, {"web.0"}, "db.0"),
-    "delete": ({"template": FIRST}, {"template": FIRST, "presence": "absent"}, set(), set(), ""),
+    "scale up": (FIRST_ORDER, TWO, {"db.0", "web.0", "web.1"}, {"db.0", "web.0"}, ""),
+    "scale down": (TWO, FIRST_ORDER, {"db.0", "web.0"}, {"db.0", "web.0"}, ""),
+    "heal": (FIRST_ORDER, FIRST_ORDER, {"db.0", "web.0"}, {"web.0"}, "db.0"),
+    "delete": (FIRST_ORDER, {"template": FIRST, "presence": "absent"}, set(), set(), ""),
 }  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_controller.labels import Labels
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import (
-    Labels,
     LaunchError,
     Limits,
     Name,

@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,14 @@ nodes: [{name: a, type: shows}]
     while not (data := launcher.read_log(process.name).data):
         assert time.monotonic() < end
     assert data.decode() == f"{evil} a.0"
+
+
+def test_two_workers_at_once_make_nothing_twice(driver: Driver, launcher: Launcher, tmp_path: Path) -> None:
+    other = Driver(LocalStacks({"process": ProcessNodes(Launcher(tmp_path / "root"))}, backoff=0.05))
+    wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
+    with ThreadPoolExecutor(2) as pool:
+        states = [done.state for done in pool.map(lambda one: one.settle(wanted), (driver, other))]
+    assert states == ["CREATE_COMPLETE", "CREATE_COMPLETE"]
+    # Each key once on the machine: a directory, a port, a process, a supervisor.
+    assert len(launcher.remains("i-1")) == 6 * 4
+    assert len(set(pids(launcher).values()) - {None}) == 6

@@ -10,7 +10,7 @@ from .parsing import parse
 from .planning import Action, Attempts, Ensure, Halt, Plan, Record, Remove, Status, Step, noted, plan, scaled
 from .rendering import DescriptionError, Place, Scalar, Value
 from .resolving import Wanted, checked_parameters, outputs
-from .resources import Condition, NodeError, NodeLabels, ObservedNode, ResourceType, WantedNode
+from .resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
 
 __all__ = [
     "Action",
@@ -24,7 +24,6 @@ __all__ = [
     "Implementation",
     "Node",
     "NodeError",
-    "NodeLabels",
     "ObservedNode",
     "Place",
     "Plan",

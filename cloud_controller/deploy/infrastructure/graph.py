@@ -40,7 +40,7 @@ def ordered(graph: Graph) -> list[str]:
         ahead = [root]
         while ahead:
             name = ahead[-1]
-            missing = [needed for needed in sorted(graph.get(name, ())) if needed not in placed]
+            missing = [needed for needed in sorted(graph.get(name, ()), reverse=True) if needed not in placed]
             if missing:
                 ahead.extend(missing)
                 continue

@@ -45,6 +45,7 @@ _ALIASES = {
 #: What can be referred to of a node; `ports.<name>` and a resource type's own come on top.
 ATTRIBUTES = ("address", "addresses", "endpoints", "id", "name", "port")
 _NODE_NAME = re2.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+#: Instances of all nodes of a stack together.
 _MAXIMUM_INSTANCES = 1000
 
 
@@ -77,6 +78,11 @@ def parse(
         nodes[node.name] = node
     if not nodes:
         raise DescriptionError(top.need("nodes").place, "there are no nodes", "describe at least one")
+    if sum(node.maximum for node in nodes.values()) > _MAXIMUM_INSTANCES:
+        place = top.need("nodes").place
+        raise DescriptionError(
+            place, f"there can be more than {_MAXIMUM_INSTANCES} instances", "lower 'max', or split the stack"
+        )
     nodes = _with_dependencies(top, nodes)
     outputs = _outputs(top)
     description = Description(top.text("infra_name"), nodes, parameters, outputs)
@@ -152,7 +158,7 @@ def _health(item: Item | None) -> Health:
         mysqldbs=tuple(databases),
         commands=tuple(commands),
         timeout=section.seconds("timeout", 600.0),
-        interval=section.seconds("interval", 5.0),
+        interval=section.seconds("interval", 5.0, least=0.05),
     )
 
 

@@ -203,7 +203,10 @@ def _take_down(record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
     if not observed:
         return Plan((), replace(record, status=Status.COMPLETE, nodes={}), None)
     steps = tuple(Remove(node.key, node.type) for node in _last(observed))
-    return Plan(steps, replace(record, status=Status.IN_PROGRESS), _SOON)
+    stuck = [f"{key}: {attempts.error}" for key, attempts in record.nodes.items() if attempts.error]
+    if record.action is Action.DELETE:
+        record = replace(record, reason="; ".join(stuck))
+    return Plan(steps, replace(record, status=Status.IN_PROGRESS, nodes={}), 1.0 if stuck else _SOON)
 
 
 def _suspend(wanted: Wanted, record: Record, observed: Mapping[str, ObservedNode]) -> Plan:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import re2
 
+from ...labels import Labels
 from .description import Description, Node, Parameter
 from .rendering import DescriptionError, Item, Scalar, Value, plain, references, substitute
-from .resources import NodeLabels, ObservedNode, WantedNode
+from .resources import ObservedNode, WantedNode
 
 __all__ = ["Wanted", "checked_parameters", "key_of", "outputs", "resolve"]
 
@@ -32,7 +33,7 @@ class Wanted:
 
     stack: str
     description: Description
-    labels: NodeLabels
+    labels: Labels
     parameters: Mapping[str, Scalar] = field(default_factory=dict, repr=False)
     counts: Mapping[str, int] = field(default_factory=dict)
     presence: str = "present"

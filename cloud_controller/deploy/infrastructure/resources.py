@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from ...labels import Labels
 from .rendering import Scalar, Value
 
 if TYPE_CHECKING:
     from .description import Health, Implementation
 
-__all__ = ["Condition", "NodeError", "NodeLabels", "ObservedNode", "ResourceType", "WantedNode"]
+__all__ = ["Condition", "NodeError", "ObservedNode", "ResourceType", "WantedNode"]
 
 
 class NodeError(Exception):
@@ -31,16 +32,6 @@ class Condition(enum.Enum):
     STOPPING = "stopping"
     STOPPED = "stopped"  #: ended because it was asked to
     FAILED = "failed"  #: ended by itself, or is lost
-
-
-@dataclass(frozen=True)
-class NodeLabels:
-    """Whose a node is."""
-
-    instance: str
-    tenant: str
-    service: str
-    generation: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class WantedNode:
     values: Mapping[str, Scalar] = field(repr=False)
     health: Health
     needs: tuple[str, ...]
-    labels: NodeLabels
+    labels: Labels
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,18 @@ class Section:
             raise DescriptionError(found.place, f"{key!r} must be a whole number from {least} on", "correct it")
         return found.value
 
-    def seconds(self, key: str, default: float) -> float:
-        """A positive number of seconds."""
+    def seconds(self, key: str, default: float, *, least: float = 0.0, most: float = 86400.0) -> float:
+        """A number of seconds within bounds."""
         found = self.item(key)
         if found is None:
             return default
-        if isinstance(found.value, bool) or not isinstance(found.value, int | float) or not 0 < found.value <= 86400:
-            raise DescriptionError(found.place, f"{key!r} must be a number of seconds, up to a day", "correct it")
+        if (
+            isinstance(found.value, bool)
+            or not isinstance(found.value, int | float)
+            or not least <= found.value <= most
+        ):
+            problem = f"{key!r} must be a number of seconds from {least:g} to {most:g}"
+            raise DescriptionError(found.place, problem, "correct it")
         return float(found.value)
 
     def flag(self, key: str, default: bool) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log
 from .health import Check, check_all
 from .launcher import Launcher
-from .orders import HERE, Labels, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 
 __all__ = ["LocalApplications"]
 
@@ -49,13 +49,13 @@ class LocalApplications:
         """Make it run, or adopt it. Raises DeployError."""
         command = self._command(order)
         environment = {**self._environment, **order.environment}
-        name = Name(order.owner.instance, _PROCESS)
+        name = Name(order.labels.instance, _PROCESS)
         what = {"command": command, "environment": environment, "limits": vars(self._limits)}
         launch = Order(
             name=name,
             # The generation is no reason to restart: an update reaches a running orchestrator as an event.
             revision=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest(),
-            labels=Labels(**vars(order.owner)),
+            labels=order.labels,
             ports={"http": 0},
             limits=self._limits,
             restart=self._restart,
@@ -76,7 +76,7 @@ class LocalApplications:
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
         """End it and start it. Raises DeployError."""
-        if not self.stop(order.owner.instance):
+        if not self.stop(order.labels.instance):
             return ApplicationState("inactive", "is stopping, to be started again")
         return self.start(order)
 

@@ -29,16 +29,16 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import cloud_controller
 
+from ...labels import Labels
 from . import locks, processes
+from .books import inside, listing, mark_stopped, message_of, read_json, root_id, state_of, write_files, write_json
 from .logs import LogChunk, read_log
-from .orders import Labels, LaunchError, Name, Order, Program, Running, State
+from .orders import LaunchError, Name, Order, Program, Running, State
 from .portbook import PortBook, PortError
 
 __all__ = ["Launcher", "no_checkpoint"]
@@ -81,7 +81,7 @@ class Launcher:
         self._instances = root / "instances"
         self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
-        self._id = _root_id(root)
+        self._id = root_id(root)
         first = int.from_bytes(hashlib.sha256(self._id.encode()).digest()[:4])
         self._ports = PortBook(root, numbers=ports, first=first)
         self._log_segment = log_segment
@@ -167,9 +167,12 @@ class Launcher:
         if not directory.exists():
             return None
         held = _is_held(directory / "lock")
-        book = _read_json(directory / "book.json")
-        status = _read_json(directory / "status.json")
-        state = _state(held, status, stopping=(directory / "stop").exists())
+        book = read_json(directory / "book.json")
+        status = read_json(directory / "status.json")
+        state = state_of(status, held=held, stopping=(directory / "stop").exists())
+        if state is State.LOST and _is_held(directory / "lock"):
+            # Another started it between our look at the lock and our look at its word.
+            state = state_of(status, held=True, stopping=False)
         labels = book.get("labels")
         return Running(
             name=name,
@@ -182,7 +185,7 @@ class Launcher:
             since=status.get("since", 0.0),
             restarts=status.get("restarts", 0),
             exit_status=status.get("exit_status"),
-            message=_message(state, status),
+            message=message_of(state, status),
         )
 
     def find(self, *, instance: str | None = None, **labels: str | int) -> list[Running]:
@@ -226,7 +229,7 @@ class Launcher:
 
     def _start(self, order: Order, program: Callable[[Mapping[str, int]], Program], lock: int) -> Running:
         directory = self._directory(order.name)
-        old = _read_json(directory / "book.json")
+        old = read_json(directory / "book.json")
         self._checkpoint("lock taken")
         self._end_strays(order.name)
         for stale in ("status.json", "stop"):
@@ -238,7 +241,7 @@ class Launcher:
             "files": old.get("files", []),
             "grace": order.grace,
         }
-        _write_json(directory / "book.json", book)
+        write_json(directory / "book.json", book)
         self._checkpoint("book written")
         try:
             numbers, holds = self._ports.reserve(str(order.name), order.ports)
@@ -247,10 +250,10 @@ class Launcher:
         try:
             self._checkpoint("ports reserved")
             complete = program(numbers)
-            paths = [str(_inside(path)) for path in complete.files]
+            paths = [str(inside(path)) for path in complete.files]
             # Both sets are booked before either is touched, so that no revision's file is ever forgotten.
-            _write_json(directory / "book.json", {**book, "files": sorted({*book["files"], *paths})})
-            self._write_files(directory / "work", order, complete, forget=set(book["files"]) - set(paths))
+            write_json(directory / "book.json", {**book, "files": sorted({*book["files"], *paths})})
+            write_files(directory / "work", order, complete, forget=set(book["files"]) - set(paths))
             self._checkpoint("files written")
             self._spawn(order, complete, [lock, *(hold.fileno() for hold in holds)])
         finally:
@@ -268,7 +271,7 @@ class Launcher:
             "command": list(program.command),
             "environment": {**program.environment, processes.VARIABLE: marker},
             "marker": marker,
-            "directory": str(_inside(order.directory)),
+            "directory": str(inside(order.directory)),
             "limits": limits,
             "restart": restart.policy,
             "restart_limit": restart.limit,
@@ -305,7 +308,7 @@ class Launcher:
             with contextlib.suppress(BrokenPipeError):
                 child.communicate(json.dumps(message).encode(), timeout=_READY)
             self._checkpoint("order sent")
-            if not select.select([ready], [], [], _READY)[0] or not os.read(ready, 1):
+            if not _readable(ready, _READY) or not os.read(ready, 1):
                 raise LaunchError(f"the supervisor of {order.name} did not start; see supervisor.err in its directory")
         except subprocess.TimeoutExpired as problem:
             child.kill()
@@ -313,26 +316,6 @@ class Launcher:
             raise LaunchError(f"the supervisor of {order.name} did not start within {_READY:g} s") from problem
         finally:
             os.close(ready)
-
-    def _write_files(self, work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
-        try:
-            for path in sorted(forget):
-                (work / path).unlink(missing_ok=True)
-            (work / _inside(order.directory)).mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path, content in program.files.items():
-                target = work / _inside(path)
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # The process owns this directory and may have put a link in the way that leads out of it.
-                if not target.parent.resolve().is_relative_to(work.resolve()):
-                    raise LaunchError(
-                        f"the file {path!r} of {order.name} leaves its directory through a link; remove the link"
-                    )
-                target.unlink(missing_ok=True)
-                descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                    stream.write(content)
-        except OSError as problem:
-            raise LaunchError(f"the files of {order.name} cannot be written: {problem.strerror}") from problem
 
     @contextlib.contextmanager
     def _ended(self, name: Name, *, wait: float) -> Iterator[int | None]:
@@ -345,7 +328,7 @@ class Launcher:
                     self._end_strays(name)
                     self._checkpoint("ended")
                     if lock >= 0:
-                        _mark_stopped(directory, self._clock())
+                        mark_stopped(directory, self._clock())
                     yield lock
                     return
             self._ask_to_stop(name)
@@ -356,7 +339,7 @@ class Launcher:
 
     def _ask_to_stop(self, name: Name) -> None:
         directory = self._directory(name)
-        status = _read_json(directory / "status.json")
+        status = read_json(directory / "status.json")
         supervisor = (status.get("supervisor", 0), status.get("supervisor_start", 0))
         if not processes.alive(*supervisor):
             return  # another launcher holds the lock, for moments, and no word of a former supervisor is meant for it
@@ -364,7 +347,7 @@ class Launcher:
         try:
             asked.touch(exist_ok=False)
         except FileExistsError:
-            grace = _read_json(directory / "book.json").get("grace", 0.0)
+            grace = read_json(directory / "book.json").get("grace", 0.0)
             if self._clock() - asked.stat().st_mtime > grace + _OVERDUE:
                 # Its children get SIGKILL from the kernel; whoever takes the lock ends the others.
                 processes.send(*supervisor, signal.SIGKILL)
@@ -376,17 +359,17 @@ class Launcher:
         """Wait until the lock may be free; False when `wait` seconds are over."""
         if wait <= 0:
             return False
-        status = _read_json(directory / "status.json")
+        status = read_json(directory / "status.json")
         try:
             handle = os.pidfd_open(status.get("supervisor", 0))
         except (OSError, ValueError):
             # Another launcher holds the lock, for moments; the kernel has no event for that.
-            select.select([], [], [], min(wait, 0.02))
+            time.sleep(min(wait, 0.02))
             return True
         try:
             if processes.alive(status["supervisor"], status["supervisor_start"]):
-                return bool(select.select([handle], [], [], wait)[0])
-            select.select([], [], [], min(wait, 0.02))
+                return _readable(handle, wait)
+            time.sleep(min(wait, 0.02))
             return True
         finally:
             os.close(handle)
@@ -401,7 +384,7 @@ class Launcher:
                 return
             for process in strays:
                 processes.send(process.pid, process.start, signal.SIGKILL)
-            select.select([], [], [], 0.005)
+            time.sleep(0.005)  # the kernel has no event for the end of other people's children
 
     @contextlib.contextmanager
     def _lock(self, name: Name, *, create: bool) -> Iterator[int | None]:
@@ -431,39 +414,20 @@ class Launcher:
     def names(self, instance: str | None = None) -> list[Name]:
         """What there is something of, of one instance or of all."""
         if instance is not None:
-            return [Name(instance, entry) for entry in _listing(self._instances / instance)]
+            return [Name(instance, entry) for entry in listing(self._instances / instance)]
         names = []
-        for owner in _listing(self._instances):
-            names += [Name(owner, entry) for entry in _listing(self._instances / owner)]
+        for owner in listing(self._instances):
+            names += [Name(owner, entry) for entry in listing(self._instances / owner)]
         return names
 
     def _directory(self, name: Name) -> Path:
         return self._instances / name.instance / name.process
 
 
-def _root_id(root: Path) -> str:
-    """The id by which processes of this root are known on the machine; made once."""
-    path = root / "id"
-    mine = root / f"id.{uuid.uuid4().hex}"
-    mine.write_text(uuid.uuid4().hex, encoding="ascii")
-    with contextlib.suppress(FileExistsError):
-        os.link(mine, path)  # fails where there is one: two starters agree on the first
-    mine.unlink()
-    return path.read_text(encoding="ascii")
-
-
-def _inside(path: str) -> PurePosixPath:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise LaunchError(f"the path {path!r} leaves the process' directory; give one below it, without '..'")
-    return pure
-
-
-def _listing(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
@@ -484,45 +448,3 @@ def _is_held(path: Path) -> bool:
         return locks.held(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _state(held: bool, status: Mapping[str, Any], *, stopping: bool) -> State:
-    if held:
-        if stopping:
-            return State.STOPPING
-        # A supervisor says its last word a moment before it lets go, so this may be the word of one that has ended.
-        return State(status["state"]) if status else State.STARTING
-    if not status:
-        return State.RESERVED
-    said = State(status["state"])
-    return said if said in (State.STOPPED, State.EXITED, State.FAILED) else State.LOST
-
-
-def _message(state: State, status: Mapping[str, Any]) -> str:
-    if state is State.LOST:
-        return "its supervisor was killed"
-    return str(status.get("message", "")) if state in (State.RESTARTING, State.EXITED, State.FAILED) else ""
-
-
-def _mark_stopped(directory: Path, now: float) -> None:
-    """Say that it ended because it was asked to, also where its supervisor could not say so any more."""
-    status = _read_json(directory / "status.json")
-    if status and status["state"] != State.STOPPED.value:
-        _write_json(
-            directory / "status.json", {"state": State.STOPPED.value, "since": now, "restarts": status["restarts"]}
-        )
-    (directory / "stop").unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    return content
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(path)

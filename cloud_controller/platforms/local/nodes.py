@@ -28,7 +28,7 @@ from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNod
 from ...deploy.infrastructure.sections import Section, entries, word
 from .health import Check, check_all
 from .launcher import Launcher
-from .orders import HERE, Labels, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 
 __all__ = ["ProcessNodes"]
 
@@ -45,6 +45,8 @@ _CONDITIONS = {
     State.FAILED: Condition.FAILED,
     State.LOST: Condition.FAILED,
 }
+#: Seconds that one step waits for a process to end; what takes longer is asked again, so that a turn stays within a lease.
+_WAIT = 0.5
 #: Environment that a process has where its description says nothing else.
 _PATH = {"PATH": os.defpath}
 
@@ -102,7 +104,7 @@ class ProcessNodes:
         order = Order(
             name=name,
             revision=wanted.revision,
-            labels=Labels(**vars(wanted.labels)),
+            labels=wanted.labels,
             ports=_ports(resource.get("ports")),
             directory=str(resource.get("directory") or "."),
             limits=Limits(**_mapping(resource.get("limits"))),
@@ -111,18 +113,20 @@ class ProcessNodes:
             notes={"stack": wanted.stack, "key": wanted.key, "node": wanted.node, "needs": " ".join(wanted.needs)},
         )
         try:
-            self._launcher.start(order, lambda ports: self._program(wanted, _attributes(name, wanted.key, ports)))
+            self._launcher.start(
+                order, lambda ports: self._program(wanted, _attributes(name, wanted.key, ports)), wait=_WAIT
+            )
         except LaunchError as problem:
             raise NodeError(str(problem)) from problem
 
     def halt(self, stack: str, key: str) -> bool:
         """End the process; files and ports stay."""
-        return all(self._launcher.stop(name) for name in self._names(stack, key))
+        return all(self._launcher.stop(name, wait=_WAIT) for name in self._names(stack, key))
 
     def remove(self, stack: str, key: str) -> bool:
         """End the process and remove all of it. Raises NodeError."""
         try:
-            return all(self._launcher.remove(name) for name in self._names(stack, key))
+            return all(self._launcher.remove(name, wait=_WAIT) for name in self._names(stack, key))
         except LaunchError as problem:
             raise NodeError(str(problem)) from problem
 
@@ -226,7 +230,8 @@ def _check_rest(resource: Section) -> None:
                 section.seconds(entry, 1.0)
             else:
                 section.whole(entry, 1, least=1)
-    resource.seconds("grace", 10.0)
+    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    resource.seconds("grace", 10.0, least=0.1, most=120.0)
     if resource.item("directory") is not None:
         resource.text("directory")
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["HERE", "Labels", "LaunchError", "Limits", "Name", "Order", "Program", "Restart", "Running", "State"]
+from ...labels import Labels
+
+__all__ = ["HERE", "LaunchError", "Limits", "Name", "Order", "Program", "Restart", "Running", "State"]
 
 #: The address that local processes listen on.
 HERE = "127.0.0.1"
@@ -39,16 +41,6 @@ class Name:
 
     def __str__(self) -> str:
         return f"{self.instance}/{self.process}"
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Whose a process is; kept with it and searchable."""
-
-    instance: str
-    tenant: str
-    service: str
-    generation: int
 
 
 @dataclass(frozen=True)

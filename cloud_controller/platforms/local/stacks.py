@@ -123,7 +123,7 @@ class LocalStacks:
         return infra.Wanted(
             stack=order.id,
             description=description,
-            labels=infra.NodeLabels(**vars(order.owner)),
+            labels=order.labels,
             parameters=parameters,
             counts=order.counts,
             presence=order.presence,
@@ -133,7 +133,7 @@ class LocalStacks:
 
     def _absent(self, order: StackOrder) -> infra.Wanted:
         nothing = infra.Description(order.name, {}, {}, {})
-        return infra.Wanted(order.id, nothing, infra.NodeLabels(**vars(order.owner)), presence="absent")
+        return infra.Wanted(order.id, nothing, order.labels, presence="absent")
 
     def _observe(self, stack: str) -> dict[str, infra.ObservedNode]:
         found: dict[str, infra.ObservedNode] = {}
