@@ -1,0 +1,120 @@
+"""An infrastructure as described: nodes, how each can be implemented, who depends on whom. Values only; `parsing` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .graph import Graph, before, ordered
+from .rendering import Item, Place, Scalar, Value
+
+__all__ = ["Description", "Health", "Implementation", "Mapped", "Node", "Output", "Parameter"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A value that the orderer gives. `secret` ones are shown nowhere."""
+
+    name: str
+    place: Place
+    type: str = "string"
+    default: Scalar = None
+    description: str = ""
+    secret: bool = False
+    allowed: tuple[Scalar, ...] = ()
+    pattern: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """When a node is healthy: all of these hold. Leaves may have references.
+
+    Args:
+        ping: the node answers at all.
+        ports: names or numbers of ports that accept a connection.
+        urls: answer with a status of 200 to 399.
+        mysqldbs: `{name, user, pass}` of databases.
+        commands: argument lists that end with 0.
+        timeout: seconds of continuous failure after which the node is failed (Occopus' default).
+        interval: seconds between two looks; a node that is just starting is looked at more often.
+    """
+
+    ping: bool = True
+    ports: tuple[Scalar, ...] = ()
+    urls: tuple[str, ...] = ()
+    mysqldbs: tuple[Mapping[str, Scalar], ...] = ()
+    commands: tuple[tuple[str, ...], ...] = ()
+    timeout: float = 600.0
+    interval: float = 5.0
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to make a node: resource and contextualisation, for the resource type to read."""
+
+    type: str
+    resource: Item
+    contextualisation: Item | None
+    config_management: Item | None
+    health: Health
+    health_check: Item | None
+    place: Place
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An attribute that a dependent gets from what it depends on: `nodes.<source>.<attribute>` becomes `mapped.<name>`."""
+
+    source: str
+    attribute: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node, in `minimum` to `maximum` instances."""
+
+    name: str
+    type: str
+    implementation: Implementation
+    place: Place
+    minimum: int = 1
+    maximum: int = 1
+    variables: Mapping[str, Scalar] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
+    mappings: tuple[Mapped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """A value told about the finished stack."""
+
+    name: str
+    value: Value
+    description: str = ""
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """A whole infrastructure, checked: references reach, dependencies have no cycle, types and filters exist."""
+
+    name: str
+    nodes: Mapping[str, Node]
+    parameters: Mapping[str, Parameter]
+    outputs: Mapping[str, Output]
+
+    @property
+    def graph(self) -> Graph:
+        """Who needs whom."""
+        return {name: node.needs for name, node in self.nodes.items()}
+
+    def order(self) -> list[str]:
+        """Node names, each after those it needs."""
+        return ordered(self.graph)
+
+    def before(self, name: str) -> frozenset[str]:
+        """All that a node needs, directly or not."""
+        return before(self.graph, name)

@@ -1,0 +1,441 @@
+"""From text to a checked `Description`.
+
+The words are Occopus' (`infra_name`, `nodes`, `type`, `filter`, `scaling`, `variables`, `dependencies` with `connection` and
+`mappings`; `'node_def:…'` with `resource`, `contextualisation`, `health_check`), so that its descriptions are read as they are;
+`parameters`, `outputs` and `node_definitions` are ours. A dependency `[a, b]` means that a needs b. Where several
+implementations pass a node's filter the first is taken, where Occopus throws a dice: the same order twice makes the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+import re2
+
+from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
+from .graph import cycle
+from .rendering import DescriptionError, Item, Scalar, Value, plain, read_document, references
+from .resources import ResourceType
+from .sections import Section, entries, word
+
+__all__ = ["ATTRIBUTES", "parse"]
+
+_PREFIX = "node_def:"
+_TOP = (
+    "infra_name",
+    "infra_id",
+    "user_id",
+    "nodes",
+    "dependencies",
+    "variables",
+    "parameters",
+    "outputs",
+    "node_definitions",
+    "description",
+)
+_ALIASES = {
+    "ip": "address",
+    "ipaddr": "address",
+    "fqdn": "address",
+    "hostname": "address",
+    "ip_address": "address",
+    "node_id": "id",
+}
+#: What can be referred to of a node; `ports.<name>` and a resource type's own come on top.
+ATTRIBUTES = ("address", "addresses", "endpoints", "id", "name", "port")
+_NODE_NAME = re2.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+#: Instances of all nodes of a stack together.
+_MAXIMUM_INSTANCES = 1000
+
+
+def parse(
+    text: str, *, files: Mapping[str, str], types: Mapping[str, ResourceType], name: str = "template"
+) -> Description:
+    """Read and check a description.
+
+    Args:
+        text: the YAML of the infrastructure; node definitions may stand in it.
+        files: what came along, by name. Those that `node_definitions` lists are read for definitions; without that list,
+            every `node_definitions.yaml` in any folder is.
+        types: resource types of the platform by name.
+        name: of the description, for messages.
+
+    Raises:
+        DescriptionError: with place and remedy.
+    """
+    root = read_document(name, text, files)
+    known = [key for key in root.value if key.startswith(_PREFIX)] if isinstance(root.value, Mapping) else []
+    top = Section(root, "the description", (*_TOP, *known))
+    definitions = _definitions(top, files, types)
+    parameters = _parameters(top)
+    variables = _scalars(top.item("variables"), "variables")
+    nodes: dict[str, Node] = {}
+    for item in entries(top.need("nodes"), "'nodes'"):
+        node = _node(item, definitions, variables, types)
+        if node.name in nodes:
+            raise DescriptionError(item.place, f"a second node is named {node.name!r}", "give it another name")
+        nodes[node.name] = node
+    if not nodes:
+        raise DescriptionError(top.need("nodes").place, "there are no nodes", "describe at least one")
+    if sum(node.maximum for node in nodes.values()) > _MAXIMUM_INSTANCES:
+        place = top.need("nodes").place
+        raise DescriptionError(
+            place, f"there can be more than {_MAXIMUM_INSTANCES} instances", "lower 'max', or split the stack"
+        )
+    nodes = _with_dependencies(top, nodes)
+    outputs = _outputs(top)
+    description = Description(top.text("infra_name"), nodes, parameters, outputs)
+    _check_references(description, top)
+    return description
+
+
+def _definitions(
+    top: Section, files: Mapping[str, str], types: Mapping[str, ResourceType]
+) -> dict[str, list[Implementation]]:
+    listed = top.item("node_definitions")
+    sources: list[Mapping[str, Item]] = [{key: item for key, item in top.items.items() if key.startswith(_PREFIX)}]
+    if listed is not None:
+        names = []
+        for entry in entries(listed, "'node_definitions'"):
+            wanted = word(entry, "a file's name")
+            if wanted not in files:
+                there = ", ".join(sorted(files)) or "none"
+                raise DescriptionError(entry.place, f"there is no file {wanted!r}", f"add it; there are {there}")
+            names.append(wanted)
+    else:
+        names = [
+            path
+            for path in sorted(files)
+            if PurePosixPath(path).name in ("node_definitions.yaml", "node_definitions.yml")
+        ]
+    for path in names:
+        section = Section(read_document(path, files[path], files), "a file of node definitions")
+        for key, item in section.items.items():
+            if not key.startswith(_PREFIX):
+                raise DescriptionError(item.place, f"{key!r} is no node definition", f"name it '{_PREFIX}…'")
+        sources.append(section.items)
+    found: dict[str, list[Implementation]] = {}
+    for source in sources:
+        for key, item in source.items():
+            implementations = [_implementation(entry) for entry in entries(item, f"{key!r}")]
+            found.setdefault(key.removeprefix(_PREFIX), []).extend(implementations)
+    return found
+
+
+def _implementation(item: Item) -> Implementation:
+    section = Section(item, "an implementation", ("resource", "contextualisation", "config_management", "health_check"))
+    resource = section.need("resource")
+    return Implementation(
+        type=Section(resource, "'resource'").text("type"),
+        resource=resource,
+        contextualisation=section.item("contextualisation"),
+        config_management=section.item("config_management"),
+        health=_health(section.item("health_check")),
+        health_check=section.item("health_check"),
+        place=item.place,
+    )
+
+
+def _health(item: Item | None) -> Health:
+    if item is None:
+        return Health()
+    section = Section(item, "'health_check'", ("ping", "ports", "urls", "mysqldbs", "commands", "timeout", "interval"))
+    ports = []
+    for entry in entries(section.item("ports"), "'ports'"):
+        if isinstance(entry.value, bool) or not isinstance(entry.value, int | str):
+            raise DescriptionError(entry.place, "a port is a number or a name", "correct it")
+        ports.append(entry.value)
+    databases = []
+    for entry in entries(section.item("mysqldbs"), "'mysqldbs'"):
+        database = Section(entry, "a database", ("name", "user", "pass"))
+        databases.append({key: database.text(key) for key in ("name", "user", "pass")})
+    commands = [command_list(entry, "a command") for entry in entries(section.item("commands"), "'commands'")]
+    return Health(
+        ping=section.flag("ping", default=True),
+        ports=tuple(ports),
+        urls=tuple(word(entry, "a URL") for entry in entries(section.item("urls"), "'urls'")),
+        mysqldbs=tuple(databases),
+        commands=tuple(commands),
+        timeout=section.seconds("timeout", 600.0),
+        interval=section.seconds("interval", 5.0, least=0.05),
+    )
+
+
+def command_list(item: Item, what: str) -> tuple[str, ...]:
+    """A command as an argument list; a text is refused, since it would need a shell to take it apart."""
+    if not isinstance(item.value, tuple) or not item.value:
+        raise DescriptionError(
+            item.place, f"{what} must be a list of arguments", "write [program, argument, …]; no shell reads it"
+        )
+    arguments = []
+    for entry in item.value:
+        if isinstance(entry.value, bool) or not isinstance(entry.value, str | int | float):
+            raise DescriptionError(entry.place, "an argument must be a text or a number", "put it in quotes")
+        arguments.append(str(entry.value))
+    return tuple(arguments)
+
+
+def _node(
+    item: Item,
+    definitions: Mapping[str, list[Implementation]],
+    inherited: Mapping[str, Scalar],
+    types: Mapping[str, ResourceType],
+) -> Node:
+    section = Section(item, "the node", ("name", "type", "filter", "scaling", "variables"))
+    name, kind = section.text("name"), section.text("type")
+    if not _NODE_NAME.fullmatch(name):
+        raise DescriptionError(
+            section.need("name").place, f"{name!r} is no node's name", "use up to 63 letters, digits, '_' and '-'"
+        )
+    if kind not in definitions:
+        there = ", ".join(sorted(definitions)) or "none"
+        raise DescriptionError(
+            section.need("type").place, f"there is no definition 'node_def:{kind}'", f"add it; there are {there}"
+        )
+    chosen = _choose(section, kind, definitions[kind], types)
+    scaling = section.item("scaling")
+    minimum = maximum = 1
+    if scaling is not None:
+        bounds = Section(scaling, "'scaling'", ("min", "max"))
+        minimum = bounds.whole("min", 1, least=1)
+        maximum = bounds.whole("max", minimum, least=1)
+        if not minimum <= maximum <= _MAXIMUM_INSTANCES:
+            raise DescriptionError(
+                scaling.place, f"{minimum} to {maximum} is no range", f"write 1 ≤ min ≤ max ≤ {_MAXIMUM_INSTANCES}"
+            )
+    variables = {**inherited, **_scalars(section.item("variables"), "variables")}
+    return Node(name, kind, chosen, item.place, minimum=minimum, maximum=maximum, variables=variables)
+
+
+def _choose(
+    section: Section, kind: str, implementations: list[Implementation], types: Mapping[str, ResourceType]
+) -> Implementation:
+    wanted: Value = {}
+    place = section.place
+    given = section.item("filter")
+    if given is not None:
+        Section(given, "'filter'")
+        wanted, place = plain(given), given.place
+    assert isinstance(wanted, dict)
+    passed = []
+    for implementation in implementations:
+        resource = plain(implementation.resource)
+        assert isinstance(resource, dict)
+        if all(key in resource and resource[key] == value for key, value in wanted.items()):
+            passed.append(implementation)
+    if not passed:
+        there = "; ".join(sorted({implementation.type for implementation in implementations}))
+        raise DescriptionError(
+            place, f"no implementation of {kind!r} passes the filter", f"change the filter; there are types {there}"
+        )
+    for implementation in passed:
+        if implementation.type in types:
+            types[implementation.type].check(implementation)
+            return implementation
+    offered = ", ".join(sorted({implementation.type for implementation in passed}))
+    raise DescriptionError(
+        passed[0].place,
+        f"{kind!r} has implementations of type {offered} only, which this platform has not",
+        f"add one of type {' or '.join(sorted(types))}",
+    )
+
+
+def _with_dependencies(top: Section, nodes: dict[str, Node]) -> dict[str, Node]:
+    needs: dict[str, set[str]] = {name: set() for name in nodes}
+    mappings: dict[str, list[Mapped]] = {name: [] for name in nodes}
+    listed = top.item("dependencies")
+    for item in entries(listed, "'dependencies'"):
+        pair, mapped = item, None
+        if isinstance(item.value, Mapping):
+            # Occopus lets mediating services put their own keys here.
+            section = Section(item, "a dependency")
+            pair, mapped = section.need("connection"), section.item("mappings")
+        ends = entries(pair, "a dependency")
+        if len(ends) != 2:
+            raise DescriptionError(pair.place, "a dependency joins two nodes", "write [dependent, needed]")
+        dependent, needed = (_end(end, nodes) for end in ends)
+        needs[dependent].add(needed)
+        mappings[dependent].extend(_mapped(entry, needed) for entry in entries(mapped, "'mappings'"))
+    found = {}
+    for name, node in nodes.items():
+        found[name] = Node(
+            name,
+            node.type,
+            node.implementation,
+            node.place,
+            node.minimum,
+            node.maximum,
+            node.variables,
+            frozenset(needs[name]),
+            tuple(mappings[name]),
+        )
+    circle = cycle({name: frozenset(sorted(needed)) for name, needed in needs.items()})
+    if circle is not None:
+        place = listed.place if listed is not None else top.place
+        raise DescriptionError(
+            place, f"the dependencies go round in a circle: {' → '.join(circle)}", "take one of them out"
+        )
+    return found
+
+
+def _end(item: Item, nodes: Mapping[str, Node]) -> str:
+    named = isinstance(item.value, Mapping)
+    name = Section(item, "a node").text("name") if named else word(item, "the end of a dependency")
+    if name not in nodes:
+        raise DescriptionError(item.place, f"there is no node {name!r}", f"name one of {', '.join(nodes)}")
+    return name
+
+
+def _mapped(item: Item, needed: str) -> Mapped:
+    pair = item
+    if isinstance(item.value, Mapping):
+        pair = Section(item, "a mapping").need("attributes")
+    ends = entries(pair, "a mapping")
+    if len(ends) != 2:
+        raise DescriptionError(
+            pair.place, "a mapping joins two attributes", "write [attribute of the needed, name for the dependent]"
+        )
+    attribute, name = (word(end, "an attribute") for end in ends)
+    return Mapped(needed, _ALIASES.get(attribute, attribute), name)
+
+
+def _parameters(top: Section) -> dict[str, Parameter]:
+    item = top.item("parameters")
+    if item is None:
+        return {}
+    found = {}
+    for name, entry in Section(item, "'parameters'").items.items():
+        known = (
+            "type",
+            "default",
+            "description",
+            "label",
+            "secret",
+            "hidden",
+            "allowed_values",
+            "pattern",
+            "minimum",
+            "maximum",
+        )
+        section = Section(entry, f"parameter {name!r}", known)
+        default = section.item("default")
+        for scalar in (default, *entries(section.item("allowed_values"), "'allowed_values'")):
+            if scalar is not None and isinstance(scalar.value, tuple | Mapping):
+                raise DescriptionError(
+                    scalar.place, "a parameter's value is a text, a number, or true or false", "correct it"
+                )
+        pattern = section.text("pattern", "")
+        try:
+            re2.compile(pattern)
+        except re2.error:
+            raise DescriptionError(
+                section.need("pattern").place, "this is no RE2 pattern", "correct it; RE2 has no look-around"
+            ) from None
+        found[name] = Parameter(
+            name,
+            entry.place,
+            type=section.choice("type", "string", ("string", "number", "boolean")),
+            default=plain(default) if default is not None else None,  # type: ignore[arg-type]
+            description=section.text("description", ""),
+            secret=section.flag("secret", default=section.flag("hidden", default=False)),
+            allowed=tuple(plain(value) for value in entries(section.item("allowed_values"), "")),  # type: ignore[misc]
+            pattern=pattern,
+            minimum=_bound(section.item("minimum")),
+            maximum=_bound(section.item("maximum")),
+        )
+    return found
+
+
+def _bound(item: Item | None) -> float | None:
+    if item is None:
+        return None
+    if isinstance(item.value, bool) or not isinstance(item.value, int | float):
+        raise DescriptionError(item.place, "a bound is a number", "correct it")
+    return float(item.value)
+
+
+def _outputs(top: Section) -> dict[str, Output]:
+    item = top.item("outputs")
+    if item is None:
+        return {}
+    found = {}
+    for name, entry in Section(item, "'outputs'").items.items():
+        section = Section(entry, f"output {name!r}", ("value", "description", "secret"))
+        found[name] = Output(
+            name, plain(section.need("value")), section.text("description", ""), section.flag("secret", default=False)
+        )
+    return found
+
+
+def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
+    if item is None:
+        return {}
+    found = {}
+    for key, entry in Section(item, f"{what!r}").items.items():
+        if isinstance(entry.value, tuple | Mapping):
+            raise DescriptionError(
+                entry.place, f"the variable {key!r} is no single value", "write a text, a number, or true or false"
+            )
+        found[key] = entry.value
+    return found
+
+
+def _check_references(description: Description, top: Section) -> None:
+    for node in description.nodes.values():
+        reach = description.before(node.name)
+        chosen = node.implementation
+        parts = (chosen.resource, chosen.contextualisation, chosen.health_check)
+        for part in parts:
+            if part is not None:
+                for name, place in references(part):
+                    _check_reference(description, name, Item(None, place), node=node, reach=reach)
+    outputs = top.item("outputs")
+    if outputs is not None:
+        for name, place in references(outputs):
+            _check_reference(description, name, Item(None, place), node=None, reach=frozenset(description.nodes))
+
+
+def _check_reference(
+    description: Description, name: str, at: Item, *, node: Node | None, reach: frozenset[str]
+) -> None:
+    space, _, rest = name.partition(".")
+    there: list[str]
+    if space == "nodes":
+        source, _, attribute = rest.partition(".")
+        if source not in description.nodes:
+            raise DescriptionError(at.place, f"{name!r} names no node", f"there are {', '.join(description.nodes)}")
+        if source not in reach:
+            dependent = node.name if node else ""
+            raise DescriptionError(
+                at.place,
+                f"{dependent!r} refers to {source!r}, which need not be there before it",
+                f"add the dependency [{dependent}, {source}]" if source != dependent else "write ${self.…}",
+            )
+        _check_attribute(at, name, attribute)
+        return
+    if space == "self" and node is not None:
+        _check_attribute(at, name, rest)
+        return
+    if space == "parameters":
+        there = list(description.parameters)
+    elif space == "variables" and node is not None:
+        there = list(node.variables)
+    elif space == "mapped" and node is not None:
+        there = [mapped.name for mapped in node.mappings]
+    elif space == "stack":
+        there = ["id", "name"]
+    else:
+        spaces = "parameters, nodes, stack" if node is None else "parameters, variables, mapped, nodes, self, stack"
+        raise DescriptionError(at.place, f"{name!r} begins with none of {spaces}", "correct the reference")
+    if rest not in there:
+        raise DescriptionError(
+            at.place, f"{name!r} names nothing", f"there are {', '.join(there) or 'none'} in {space}"
+        )
+
+
+def _check_attribute(at: Item, name: str, attribute: str) -> None:
+    if attribute not in ATTRIBUTES and not attribute.startswith("ports."):
+        raise DescriptionError(
+            at.place, f"{name!r} names no attribute", f"there are {', '.join(ATTRIBUTES)} and ports.<name>"
+        )

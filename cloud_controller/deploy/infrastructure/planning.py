@@ -1,0 +1,423 @@
+"""What to do next, as a pure function: (wanted, record, observed, time) → (steps, new record).
+
+Nothing here remembers a position in a procedure. Every call compares what is wanted with what is there and names the steps
+that are possible now; carrying one out twice, or not at all, only changes what the next call sees. So whoever drives this may
+be killed anywhere and another goes on.
+
+The record is the little that cannot be seen on the platform: which order is being carried out, whether it failed and why, how
+often each node was made again, and since when it has been unhealthy. Losing it costs patience counted anew, never a node.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .description import Node
+from .resolving import Wanted, resolve
+from .resources import Condition, ObservedNode, WantedNode
+
+__all__ = [
+    "Action",
+    "Attempts",
+    "Ensure",
+    "Halt",
+    "Plan",
+    "Record",
+    "Remove",
+    "Status",
+    "Step",
+    "noted",
+    "plan",
+    "scaled",
+]
+
+#: Seconds after which something in progress is looked at again, where nothing says otherwise.
+_SOON = 0.1
+#: Seconds between two looks at a node that is not healthy yet.
+_STARTING = 0.2
+#: Seconds of health after which a node's failures are forgotten.
+_FORGIVE = 300.0
+
+
+class Action(enum.Enum):
+    """Heat's words for what is being done."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    ROLLBACK = "ROLLBACK"
+    SUSPEND = "SUSPEND"
+    RESUME = "RESUME"
+
+
+class Status(enum.Enum):
+    """Heat's words for how far it is."""
+
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What is remembered of one instance of a node.
+
+    Args:
+        failures: since it was last healthy for long.
+        not_before: when it may be made again. unhealthy_since, healthy_since: seconds since the epoch.
+        revision: that the count belongs to; another revision starts anew.
+        failed_at: when a failure was last counted; what is seen from before then has been counted.
+        waiting: whether a failure was counted and the node not yet seen running again.
+        error: why the last step for it could not be taken; counted as a failure at the next look.
+        given_up: why no further attempt is made.
+    """
+
+    revision: str = ""
+    failures: int = 0
+    not_before: float = 0.0
+    unhealthy_since: float | None = None
+    healthy_since: float | None = None
+    failed_at: float = 0.0
+    waiting: bool = False
+    error: str = ""
+    given_up: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the caller keeps of a stack between two calls."""
+
+    order: str = ""
+    action: Action = Action.CREATE
+    status: Status = Status.IN_PROGRESS
+    reason: str = ""
+    nodes: Mapping[str, Attempts] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """Heat's word, such as `CREATE_COMPLETE`."""
+        return f"{self.action.value}_{self.status.value}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        nodes = {key: vars(attempts) for key, attempts in self.nodes.items()}
+        return {
+            "order": self.order,
+            "action": self.action.value,
+            "status": self.status.value,
+            "reason": self.reason,
+            "nodes": nodes,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Record:
+        """From what `to_json` gave."""
+        nodes = {key: Attempts(**attempts) for key, attempts in kept["nodes"].items()}
+        return cls(kept["order"], Action(kept["action"]), Status(kept["status"]), kept["reason"], nodes)
+
+
+@dataclass(frozen=True)
+class Ensure:
+    """Make one instance of a node be as wanted."""
+
+    node: WantedNode
+
+    @property
+    def key(self) -> str:
+        """Whose step it is."""
+        return self.node.key
+
+
+@dataclass(frozen=True)
+class Halt:
+    """End one instance and keep what it has."""
+
+    key: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Take one instance away."""
+
+    key: str
+    type: str
+
+
+Step = Ensure | Halt | Remove
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps possible now, in any order and all at once.
+
+    Args:
+        record: to keep, once the steps are taken.
+        again: seconds after which to look again; None where only a new order can change something.
+    """
+
+    steps: tuple[Step, ...]
+    record: Record
+    again: float | None
+
+
+def plan(wanted: Wanted, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
+    """Compare and answer what to do next; see the module's text.
+
+    Args:
+        observed: every instance found, by key, with `healthy` filled in for those that run.
+        now: seconds since the epoch.
+    """
+    begun = _begin(wanted, record)
+    if wanted.presence == "absent" or begun.action is Action.ROLLBACK:
+        return _take_down(begun, observed)
+    if wanted.presence == "suspended":
+        return _suspend(wanted, begun, observed)
+    return _Present(wanted, begun, observed, now).plan()
+
+
+def _begin(wanted: Wanted, record: Record | None) -> Record:
+    order = wanted.order()
+    if record is not None and record.order == order:
+        return record
+    if wanted.presence == "absent":
+        action = Action.DELETE
+    elif wanted.presence == "suspended":
+        action = Action.SUSPEND
+    elif record is None or record.state in ("ROLLBACK_COMPLETE", "DELETE_COMPLETE"):
+        action = Action.CREATE
+    elif record.action is Action.SUSPEND:
+        action = Action.RESUME
+    elif record.action is Action.CREATE and record.status is Status.IN_PROGRESS:
+        action = Action.CREATE
+    else:
+        action = Action.UPDATE
+    # A new order is a new chance for every node that was given up.
+    return Record(order=order, action=action)
+
+
+def _take_down(record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
+    if not observed:
+        return Plan((), replace(record, status=Status.COMPLETE, nodes={}), None)
+    steps = tuple(Remove(node.key, node.type) for node in _last(observed))
+    stuck = [f"{key}: {attempts.error}" for key, attempts in record.nodes.items() if attempts.error]
+    if record.action is Action.DELETE:
+        record = replace(record, reason="; ".join(stuck))
+    return Plan(steps, replace(record, status=Status.IN_PROGRESS, nodes={}), 1.0 if stuck else _SOON)
+
+
+def _suspend(wanted: Wanted, record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
+    active = {key: node for key, node in observed.items() if node.condition in (Condition.RUNNING, Condition.STOPPING)}
+    if not active:
+        return Plan((), replace(record, status=Status.COMPLETE), None)
+    steps = tuple(Halt(node.key, node.type) for node in _last(active))
+    return Plan(steps, replace(record, status=Status.IN_PROGRESS), _SOON)
+
+
+def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
+    """Those that no other one needs: what may go first. What is needed is kept with each node, so no description is asked."""
+    needed: set[str] = set()
+    for node in observed.values():
+        needed.update(node.needs)
+    return [node for node in observed.values() if node.node not in needed] or list(observed.values())
+
+
+class _Present:
+    """One look at a stack that should be there."""
+
+    def __init__(self, wanted: Wanted, record: Record, observed: Mapping[str, ObservedNode], now: float) -> None:
+        self._wanted = wanted
+        self._record = record
+        self._observed = observed
+        self._now = now
+        self._steps: list[Step] = []
+        self._nodes = dict(record.nodes)
+        self._troubles: list[str] = []
+        self._again: list[float] = []
+
+    def plan(self) -> Plan:
+        settled: set[str] = set()
+        waiting = False
+        for name in self._wanted.description.order():
+            node = self._wanted.description.nodes[name]
+            if not node.needs <= settled:
+                waiting = True
+            elif self._settle(node):
+                settled.add(name)
+        complete = len(settled) == len(self._wanted.description.nodes)
+        self._remove_extras(complete=complete)
+        given_up = [f"{key}: {attempts.given_up}" for key, attempts in self._nodes.items() if attempts.given_up]
+        return self._conclude(given_up, complete=complete and not self._steps, waiting=waiting)
+
+    def _conclude(self, given_up: list[str], *, complete: bool, waiting: bool) -> Plan:
+        record = replace(self._record, nodes=self._nodes)
+        if given_up and record.action is Action.CREATE and self._wanted.rollback:
+            reason = f"create failed: {'; '.join(given_up)}"
+            return Plan((), replace(record, action=Action.ROLLBACK, reason=reason, nodes={}), 0.0)
+        again = min(self._again) if self._again else _SOON
+        if complete:
+            return Plan((), replace(record, status=Status.COMPLETE, reason=""), again)
+        if given_up:
+            action = Action.UPDATE if record.status is Status.COMPLETE else record.action
+            failed = replace(record, action=action, status=Status.FAILED, reason="; ".join(given_up))
+            return Plan(tuple(self._steps), failed, again)
+        if record.status is Status.COMPLETE and not self._steps and not self._troubles:
+            return Plan((), record, again)  # one look at which a check failed is not yet a failure
+        action = Action.UPDATE if record.status is not Status.IN_PROGRESS else record.action
+        record = replace(record, action=action, status=Status.IN_PROGRESS, reason="; ".join(self._troubles))
+        return Plan(tuple(self._steps), record, again)
+
+    def _settle(self, node: Node) -> bool:
+        """Name the steps for one node; True when all its instances are as wanted and healthy."""
+        unsettled = 0
+        outdated: list[WantedNode] = []
+        for index, key in enumerate(self._wanted.keys(node)):
+            target = resolve(self._wanted, node, index, self._observed)
+            if isinstance(target, str):
+                self._troubles.append(f"{key}: {target}")
+                unsettled += 1
+                continue
+            seen = self._observed.get(key)
+            if seen is not None and seen.type != target.type:
+                self._steps.append(Remove(key, seen.type))
+                unsettled += 1
+            elif seen is not None and seen.condition is Condition.RUNNING and seen.revision != target.revision:
+                outdated.append(target)
+            elif not self._instance(node, target, seen):
+                unsettled += 1
+        # One after the other, so that the others serve meanwhile.
+        if outdated and not unsettled:
+            self._make(outdated[0])
+        return not unsettled and not outdated
+
+    def _instance(self, node: Node, target: WantedNode, seen: ObservedNode | None) -> bool:
+        kept = self._nodes.get(target.key, Attempts())
+        if kept.revision != target.revision:
+            kept = Attempts(revision=target.revision)
+        if kept.error:
+            self._fail(target, replace(kept, error="", waiting=False), kept.error)
+            return False
+        if kept.given_up:
+            healthy = seen is not None and seen.condition is Condition.RUNNING and seen.healthy is True
+            self._nodes[target.key] = replace(kept, given_up="") if healthy else kept
+            self._again.append(target.health.interval)
+            return healthy
+        if seen is None or seen.condition in (Condition.PENDING, Condition.STOPPED) or seen.revision != target.revision:
+            if seen is not None and seen.condition is Condition.STOPPING:
+                self._again.append(_SOON)
+            self._when_due(target, kept)
+            return False
+        if seen.condition is Condition.STOPPING:
+            self._nodes[target.key] = kept
+            self._again.append(_SOON)
+            return False
+        if seen.condition is Condition.FAILED:
+            if kept.waiting and seen.since <= kept.failed_at:
+                self._when_due(target, kept)
+            else:
+                self._fail(target, kept, seen.message or "it ended")
+            return False
+        return self._running(target, kept, seen)
+
+    def _running(self, target: WantedNode, kept: Attempts, seen: ObservedNode) -> bool:
+        if kept.waiting and seen.since <= kept.failed_at:
+            # Still the one that was counted as failed, since it had been unhealthy for too long.
+            self._nodes[target.key] = kept
+            self._halt(target)
+            return False
+        kept = replace(kept, waiting=False)
+        if seen.healthy is True:
+            since = self._now if kept.healthy_since is None else kept.healthy_since
+            failures = 0 if self._now - since >= _FORGIVE else kept.failures
+            self._nodes[target.key] = replace(kept, failures=failures, unhealthy_since=None, healthy_since=since)
+            self._again.append(target.health.interval)
+            return True
+        # Time runs from the later of its start and its last health, so a slow caller does not shorten it.
+        since = max(seen.since, self._now if kept.unhealthy_since is None else kept.unhealthy_since)
+        kept = replace(kept, unhealthy_since=since, healthy_since=None)
+        if self._now - since >= target.health.timeout:
+            self._fail(target, kept, f"not healthy for {target.health.timeout:g} s: {seen.message or 'no answer'}")
+            if not self._nodes[target.key].given_up:
+                self._halt(target)
+            return False
+        self._nodes[target.key] = kept
+        self._again.append(min(target.health.interval, _STARTING, max(0.0, since + target.health.timeout - self._now)))
+        return False
+
+    def _fail(self, target: WantedNode, kept: Attempts, message: str) -> None:
+        """Count a failure once, and make the node again when its time has come."""
+        failures = kept.failures + 1
+        if failures > self._wanted.attempts:
+            reason = f"{message} (given up after {self._wanted.attempts} further attempts)"
+            self._nodes[target.key] = replace(kept, failed_at=self._now, given_up=reason)
+            return
+        wait = min(self._wanted.backoff * 2 ** (failures - 1), self._wanted.backoff_limit)
+        due = self._now + wait
+        kept = replace(kept, failures=failures, not_before=due, failed_at=self._now, waiting=True, healthy_since=None)
+        self._when_due(target, kept, f"{message}; attempt {failures} of {self._wanted.attempts} in {wait:g} s")
+
+    def _when_due(self, target: WantedNode, kept: Attempts, trouble: str = "") -> None:
+        left = kept.not_before - self._now
+        if left > 0:
+            self._troubles.append(f"{target.key}: {trouble or 'failed before, to be made again'}")
+            self._nodes[target.key] = kept
+            self._again.append(left)
+            return
+        if kept.waiting:
+            self._troubles.append(f"{target.key}: made again, attempt {kept.failures} of {self._wanted.attempts}")
+        self._nodes[target.key] = replace(kept, unhealthy_since=None)
+        self._make(target)
+
+    def _make(self, target: WantedNode) -> None:
+        self._steps.append(Ensure(target))
+        self._again.append(_SOON)
+
+    def _halt(self, target: WantedNode) -> None:
+        self._steps.append(Halt(target.key, target.type))
+        self._again.append(_SOON)
+
+    def _remove_extras(self, *, complete: bool) -> None:
+        nodes = self._wanted.description.nodes
+        surplus: dict[str, ObservedNode] = {}
+        for key, seen in self._observed.items():
+            node = nodes.get(seen.node)
+            # What the description no longer has stays until all else is well; what is beyond the count goes at once.
+            gone = node is None and complete
+            if gone or (node is not None and key not in self._wanted.keys(node)):
+                surplus[key] = seen
+        if surplus:
+            self._steps.extend(Remove(node.key, node.type) for node in _last(surplus))
+            self._again.append(_SOON)
+        for key in list(self._nodes):
+            name = key.rpartition(".")[0]
+            if name not in nodes or key not in self._wanted.keys(nodes[name]):
+                del self._nodes[key]
+
+
+def noted(record: Record, errors: Mapping[str, str], now: float) -> Record:
+    """The record with steps that could not be taken, by key and why; the next look counts each as a failure of its node."""
+    nodes = dict(record.nodes)
+    for key, error in errors.items():
+        nodes[key] = replace(nodes.get(key, Attempts()), error=error, failed_at=now)
+    return replace(record, nodes=nodes)
+
+
+def scaled(wanted: Wanted, node: str, *, count: int | None = None, by: int | None = None) -> dict[str, int]:
+    """The counts after scaling one node to `count` or by `by`.
+
+    Raises:
+        ValueError: there is no such node, or the count leaves its bounds.
+    """
+    nodes = wanted.description.nodes
+    if node not in nodes:
+        raise ValueError(f"there is no node {node!r}; there are {', '.join(nodes)}")
+    if (count is None) == (by is None):
+        raise ValueError("scaling needs either a count or a difference")
+    target = nodes[node]
+    new = count if count is not None else wanted.count(target) + (by or 0)
+    if not target.minimum <= new <= target.maximum:
+        raise ValueError(f"{node!r} has {target.minimum} to {target.maximum} instances; {new} is not among them")
+    return {**wanted.counts, node: new}

@@ -1,0 +1,286 @@
+"""Documents with places, and values put into their leaves.
+
+A document is read as a tree of `Item`s that know their file, line and column, so that whatever is wrong with it later can be
+shown where it stands. Reading is bounded before anything is built: bytes, depth, and the number of items after aliases are
+followed.
+
+Substitution works on the finished tree. It fills scalar leaves only, and what it puts in is never looked at again, so a
+tenant's value becomes neither a key nor a list, a document or another reference. Two spellings name the same things:
+`${parameters.size}` is ours; `{{variables.size}}` and `{{getip(db)}}` are the simple half of what Occopus has in Jinja2.
+Anything beyond is refused rather than passed on half understood. `$${` and `\\{{` stand for themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import yaml
+
+__all__ = ["DescriptionError", "Item", "Place", "Scalar", "Value", "plain", "read_document", "references", "substitute"]
+
+Scalar: TypeAlias = "str | int | float | bool | None"
+Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
+
+_BYTES = 1 << 20
+_DEPTH = 50
+_ITEMS = 50_000
+_CORE = "tag:yaml.org,2002:"
+_IMPORTS = ("!text_import", "!yaml_import")
+_TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{(.*?)\}\}|(\$\{|\{\{)", re.DOTALL)
+_NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
+_CALL = re.compile(r"(getip|getprivip|getipall)\(\s*(['\"]?)([A-Za-z0-9_.-]+)\2\s*\)")
+_OCCOPUS = {
+    "ip": "self.address",
+    "name": "self.name",
+    "node_id": "self.id",
+    "infra_id": "stack.id",
+    "infra_name": "stack.name",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class DescriptionError(ValueError):
+    """Something is wrong with a description; the text says where, what, and what to do. It holds no parameter's value."""
+
+    def __init__(self, place: Place, problem: str, remedy: str) -> None:
+        super().__init__(f"{place}: {problem}; {remedy}")
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Item:
+    """A value and its place: a scalar, a list of items, or a mapping of them."""
+
+    value: Scalar | tuple[Item, ...] | Mapping[str, Item]
+    place: Place
+
+
+def read_document(name: str, text: str, files: Mapping[str, str]) -> Item:
+    """Read one YAML document.
+
+    Args:
+        name: the file's name, for messages.
+        files: what `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name.
+
+    Raises:
+        DescriptionError: it is no YAML, too large, too deep, has a key twice, or a tag that is not among ours.
+    """
+    return _Reader(files).read(name, text)
+
+
+def plain(item: Item) -> Value:
+    """The item's value without its places."""
+    if isinstance(item.value, tuple):
+        return [plain(entry) for entry in item.value]
+    if isinstance(item.value, Mapping):
+        return {key: plain(entry) for key, entry in item.value.items()}
+    return item.value
+
+
+def references(item: Item) -> Iterator[tuple[str, Place]]:
+    """Every reference in the item's leaves, by its name in our spelling, and the leaf's place.
+
+    Raises:
+        DescriptionError: a leaf has something in `${…}` or `{{…}}` that is no reference.
+    """
+    if isinstance(item.value, tuple):
+        for entry in item.value:
+            yield from references(entry)
+    elif isinstance(item.value, Mapping):
+        for entry in item.value.values():
+            yield from references(entry)
+    elif isinstance(item.value, str):
+        for match in _TOKEN.finditer(item.value):
+            if match[1]:
+                continue
+            name = _name(match)
+            if name is None:
+                raise DescriptionError(
+                    item.place,
+                    f"{match[0][:60]!r} is no reference",
+                    "write ${parameters.name}, ${variables.name}, ${nodes.name.port}, ${self.port}, "
+                    "or $${ and \\{{ for the characters themselves",
+                )
+            yield name, item.place
+
+
+def substitute(value: Value, resolve: Callable[[str], Scalar | None]) -> Value:
+    """The value with every reference replaced by what `resolve` answers; where it answers None the reference stays as it is.
+
+    A leaf that is one reference and nothing else takes the answer's type; within text an answer is written as text. Never call
+    it on its own result: a value that was put in would be read as a reference.
+    """
+    if isinstance(value, list):
+        return [substitute(entry, resolve) for entry in value]
+    if isinstance(value, dict):
+        return {key: substitute(entry, resolve) for key, entry in value.items()}
+    if not isinstance(value, str):
+        return value
+    return _fill(value, resolve)
+
+
+def _fill(text: str, resolve: Callable[[str], Scalar | None]) -> Scalar:
+    whole = _TOKEN.fullmatch(text)
+    if whole is not None and not whole[1]:
+        name = _name(whole)
+        answer = resolve(name) if name is not None else None
+        return text if answer is None else answer
+
+    def one(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[1][1:]
+        name = _name(match)
+        answer = resolve(name) if name is not None else None
+        return match[0] if answer is None else _text(answer)
+
+    return _TOKEN.sub(one, text)
+
+
+def _text(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _name(match: re.Match[str]) -> str | None:
+    if match[2] is not None:
+        name = match[2].strip()
+        return name if _NAMES.fullmatch(name) else None
+    if match[3] is None:
+        return None
+    expression = match[3].strip()
+    if expression in _OCCOPUS:
+        return _OCCOPUS[expression]
+    call = _CALL.fullmatch(expression)
+    if call is not None:
+        return f"nodes.{call[3]}.{'addresses' if call[1] == 'getipall' else 'address'}"
+    if expression.startswith("variables.") and _NAMES.fullmatch(expression):
+        return expression
+    return None
+
+
+class _Reader:
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+        self._items = 0
+        self._open: list[str] = []
+
+    def read(self, name: str, text: str) -> Item:
+        here = Place(name, 1, 1)
+        if len(text.encode(errors="replace")) > _BYTES:
+            raise DescriptionError(here, f"the file is larger than {_BYTES} bytes", "split it or shorten it")
+        try:
+            self._bound_depth(name, text)
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as problem:
+            mark = problem.problem_mark or problem.context_mark
+            place = here if mark is None else Place(name, mark.line + 1, mark.column + 1)
+            raise DescriptionError(place, f"this is no YAML: {problem.problem}", "correct the syntax there") from None
+        except yaml.YAMLError as problem:
+            raise DescriptionError(here, f"this is no YAML: {problem}", "correct the file") from None
+        if root is None:
+            raise DescriptionError(here, "the file is empty", "describe something in it")
+        return self._item(name, root, ())
+
+    def _bound_depth(self, name: str, text: str) -> None:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEPTH:
+                    mark = event.start_mark
+                    place = Place(name, 1, 1) if mark is None else Place(name, mark.line + 1, mark.column + 1)
+                    raise DescriptionError(place, f"this is nested deeper than {_DEPTH} levels", "flatten it")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+
+    def _item(self, name: str, node: Any, above: tuple[int, ...]) -> Item:
+        place = Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
+        self._items += 1
+        if self._items > _ITEMS:
+            raise DescriptionError(place, f"more than {_ITEMS} values, counting aliases each time", "use fewer aliases")
+        if id(node) in above:
+            raise DescriptionError(place, "an alias contains itself", "break the circle")
+        above = (*above, id(node))
+        if node.tag in _IMPORTS:
+            return self._import(name, node, place, above)
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_CORE}map":
+            return Item(self._mapping(name, node, above), place)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq":
+            return Item(tuple(self._item(name, entry, above) for entry in node.value), place)
+        if isinstance(node, yaml.ScalarNode):
+            return Item(self._scalar(node, place), place)
+        raise DescriptionError(
+            place, f"the tag {node.tag} is not known here", f"leave it out; known are {', '.join(_IMPORTS)}"
+        )
+
+    def _mapping(self, name: str, node: Any, above: tuple[int, ...]) -> dict[str, Item]:
+        found: dict[str, Item] = {}
+        for key, value in node.value:
+            place = Place(name, key.start_mark.line + 1, key.start_mark.column + 1)
+            if not isinstance(key, yaml.ScalarNode):
+                raise DescriptionError(place, "a key must be a word", "write it as text")
+            if key.tag == f"{_CORE}merge":
+                raise DescriptionError(place, "merge keys (<<) are not read", "write the entries out")
+            if key.value in found:
+                raise DescriptionError(place, f"the key {key.value!r} stands here twice", "remove one")
+            found[key.value] = self._item(name, value, above)
+        return found
+
+    def _scalar(self, node: Any, place: Place) -> Scalar:
+        kind = node.tag.removeprefix(_CORE)
+        if kind in ("str", "timestamp"):
+            return str(node.value)
+        if kind not in ("int", "float", "bool", "null"):
+            raise DescriptionError(
+                place, f"the tag {node.tag} is not known here", f"leave it out; known are {', '.join(_IMPORTS)}"
+            )
+        try:
+            value: Scalar = yaml.SafeLoader("").construct_object(node)
+        except (ValueError, OverflowError, yaml.YAMLError):
+            raise DescriptionError(place, f"this is no {kind}", "put it in quotes if it is text") from None
+        return value
+
+    def _import(self, name: str, node: Any, place: Place, above: tuple[int, ...]) -> Item:
+        url = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == "url" and isinstance(value, yaml.ScalarNode):
+                    url = value.value
+        if url is None or not url.startswith("file://"):
+            raise DescriptionError(
+                place, f"{node.tag} needs a file", "write {url: file://name}, of a file that comes along"
+            )
+        wanted = url.removeprefix("file://")
+        found = next((path for path in (wanted, f"nodes/{wanted}") if path in self._files), None)
+        if found is None:
+            raise DescriptionError(place, f"there is no file {wanted!r}", f"add it; there are {_listed(self._files)}")
+        text = self._files[found]
+        if node.tag == "!text_import":
+            return Item(text, place)
+        if found in self._open:
+            raise DescriptionError(place, f"the file {found!r} imports itself", "break the circle")
+        self._open.append(found)
+        item = self.read(found, text)
+        self._open.pop()
+        return item
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,200 @@
+"""What the deploy module needs of a platform: applications and stacks.
+
+Both are level-triggered. The caller says what should be, again and again, and is told how it is; every call is short, may be
+repeated, and may be made by another process than the last. What a platform must remember of a stack, and cannot see on the
+platform itself, it hands to the caller as a record and gets back with the next call.
+
+Platforms, template formats and node resources are found by entry point (`load`), so someone else's is a package, not a patch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..labels import Labels
+
+__all__ = [
+    "FORMATS",
+    "NODE_RESOURCES",
+    "PLATFORMS",
+    "ApplicationOrder",
+    "ApplicationState",
+    "Applications",
+    "DeployError",
+    "Log",
+    "Progress",
+    "StackOrder",
+    "StackResource",
+    "Stacks",
+    "load",
+]
+
+#: Entry point groups.
+PLATFORMS = "archelon.platforms"
+FORMATS = "archelon.template_formats"
+NODE_RESOURCES = "archelon.node_resources"
+
+Scalar = str | int | float | bool | None
+
+
+class DeployError(Exception):
+    """An order cannot be carried out, whoever repeats it; the text says why and what to do, and holds no secret."""
+
+
+@dataclass(frozen=True)
+class ApplicationOrder:
+    """An orchestrator as it should run.
+
+    Args:
+        labels: the instance is the application's id.
+        bundle: directory of the unpacked bundle, and `image`: a container's; platforms take what they can.
+        command: argument list that starts it; empty takes the platform's own way of running a bundle or image.
+        environment: what it sees; may hold secrets.
+    """
+
+    labels: Labels
+    bundle: str = ""
+    image: str = ""
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class ApplicationState:
+    """An application as it is.
+
+    Args:
+        state: `active` (runs and listens), `inactive` (stopped, or on its way up: the message says so) or `error`.
+        url: where it listens; empty while it has no address.
+    """
+
+    state: str
+    message: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A piece of output: ask for `next` to follow it; `start` is later than asked for where the beginning is gone."""
+
+    data: bytes
+    start: int
+    next: int
+
+
+class Applications(Protocol):
+    """Orchestrators on a platform, one an instance."""
+
+    def start(self, order: ApplicationOrder) -> ApplicationState:
+        """Make it run; what already does, as ordered, is adopted. Raises DeployError."""
+
+    def stop(self, instance: str) -> bool:
+        """End it and keep its place and log. True when it has ended; False: ask again."""
+
+    def restart(self, order: ApplicationOrder) -> ApplicationState:
+        """End it and start it. Raises DeployError."""
+
+    def state(self, instance: str) -> ApplicationState | None:
+        """As it is now; None where there is none."""
+
+    def remove(self, instance: str) -> bool:
+        """Take it away with its log. True when nothing is left; False: ask again."""
+
+    def read_log(self, instance: str, since: int = 0) -> Log:
+        """Output from position `since` on."""
+
+    def remains(self, instance: str) -> Sequence[str]:
+        """What the platform still has of it, in words; empty: verified absent."""
+
+
+@dataclass(frozen=True)
+class StackOrder:
+    """A stack as it should be.
+
+    Args:
+        id: names it for ever; the platform's objects carry it.
+        template, files: the text and what comes along, by name.
+        parameters: may hold secrets.
+        counts: instances by node, where they differ from the template's.
+        presence: `present`, `suspended` or `absent`.
+    """
+
+    id: str
+    name: str
+    labels: Labels
+    template: str = field(repr=False)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    parameters: Mapping[str, Scalar] = field(default_factory=dict, repr=False)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    presence: str = "present"
+
+
+@dataclass(frozen=True)
+class StackResource:
+    """One virtual resource of a stack."""
+
+    name: str
+    type: str
+    id: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stack as it is.
+
+    Args:
+        record: JSON that the caller keeps and gives back with the next call.
+        state: Heat's words, such as `CREATE_IN_PROGRESS`; reason: why, for people.
+        again: seconds after which to call again; None: nothing changes by itself.
+    """
+
+    record: Mapping[str, Any]
+    state: str
+    reason: str
+    outputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    resources: Sequence[StackResource] = ()
+    again: float | None = None
+
+
+class Stacks(Protocol):
+    """Stacks on a platform."""
+
+    def validate(self, order: StackOrder) -> None:
+        """Refuse what can never be made. Raises DeployError."""
+
+    def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
+        """What carrying the order out would do; `state` is CREATE, UPDATE, DELETE or KEEP. Changes nothing."""
+
+    def scale(
+        self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
+    ) -> Mapping[str, int]:
+        """The order's counts after scaling a node. Raises DeployError where they leave its bounds."""
+
+    def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
+        """Look, take the steps that are possible now, and tell. Raises DeployError."""
+
+    def remains(self, order: StackOrder) -> Sequence[str]:
+        """What the platform still has of the stack, in words; empty: verified absent."""
+
+
+def load(group: str) -> dict[str, Any]:
+    """What is offered under an entry point group, by name.
+
+    Raises:
+        DeployError: two packages offer the same name, or one cannot be imported.
+    """
+    found: dict[str, Any] = {}
+    for entry in importlib.metadata.entry_points(group=group):
+        if entry.name in found:
+            raise DeployError(f"two packages offer {entry.name!r} in {group}; remove one of them")
+        try:
+            found[entry.name] = entry.load()
+        except ImportError as problem:
+            raise DeployError(
+                f"{entry.name!r} in {group} cannot be imported: {problem}; repair or remove its package"
+            ) from problem
+    return found

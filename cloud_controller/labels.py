@@ -1,0 +1,22 @@
+"""The labels that every object made on any platform carries, so that it can be found and its absence verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Labels"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Whose an object is.
+
+    Args:
+        instance: id of the service instance. tenant: who ordered it. service: type of the service.
+        generation: of the order that made it.
+    """
+
+    instance: str
+    tenant: str
+    service: str
+    generation: int

@@ -1,0 +1,190 @@
+"""Health checks of local nodes, carried out all at once on one event loop: no thread for each, and never more than so many open.
+
+A check asks the node that it belongs to and nothing else: a port must be one of the node's own, a URL must lead to one of them
+and is not followed when it redirects. Otherwise a description could look around on this machine with our eyes.
+
+`ping`: an ICMP echo needs a privilege and would always be answered here, since every node has this machine's address. A local
+node answers the ping when its process lives.
+
+`mysqldbs`: no MySQL client is among our dependencies. The check connects to the node's first port (or the one named `mysql`)
+and reads the server's handshake (protocol version 10): the server is up and ready to log someone in. That the database and the
+account exist is not proved by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .orders import HERE
+
+__all__ = ["Check", "check_all"]
+
+#: Checks under way at once.
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Check:
+    """What to ask one node; every reference is filled in.
+
+    Args:
+        ports: the node's own, by name.
+        asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were named.
+        environment, directory: for commands.
+        timeout: seconds for each single question.
+    """
+
+    ports: Mapping[str, int]
+    asked_ports: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    mysql: bool = False
+    commands: tuple[tuple[str, ...], ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    directory: Path = Path("/")
+    timeout: float = 5.0
+
+
+def check_all(checks: Sequence[Check]) -> list[str]:
+    """What is wrong with each node, in words; an empty text means healthy."""
+    if not any(check.asked_ports or check.urls or check.mysql or check.commands for check in checks):
+        return ["" for _ in checks]
+    return asyncio.run(_all(checks))
+
+
+async def _all(checks: Sequence[Check]) -> list[str]:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(check: Check) -> str:
+        async with places:
+            return await _one(check)
+
+    return list(await asyncio.gather(*(one(check) for check in checks)))
+
+
+async def _one(check: Check) -> str:
+    """The first thing that is wrong."""
+    for asked in check.asked_ports:
+        number = check.ports.get(asked) or (
+            int(asked) if asked.isdigit() and int(asked) in check.ports.values() else None
+        )
+        if number is None:
+            return f"port {asked} is none of its own; it has {', '.join(check.ports) or 'none'}"
+        wrong = await _within(check.timeout, f"port {asked}", _port(number))
+        if wrong:
+            return wrong
+    for url in check.urls:
+        wrong = await _within(check.timeout, url, _url(url, check.ports))
+        if wrong:
+            return wrong
+    if check.mysql:
+        number = check.ports.get("mysql") or next(iter(check.ports.values()), None)
+        if number is None:
+            return "mysqldbs are to be asked, and it has no port"
+        wrong = await _within(check.timeout, "mysql", _mysql(number))
+        if wrong:
+            return wrong
+    for command in check.commands:
+        wrong = await _command(command, check)
+        if wrong:
+            return wrong
+    return ""
+
+
+async def _within(seconds: float, what: str, question: asyncio.Future[str] | object) -> str:
+    try:
+        async with asyncio.timeout(seconds):
+            return str(await question)  # type: ignore[misc]
+    except TimeoutError:
+        return f"{what}: no answer within {seconds:g} s"
+    except (OSError, EOFError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__
+        return f"{what}: {reason}"
+
+
+async def _port(number: int) -> str:
+    _reader, writer = await asyncio.open_connection(HERE, number)
+    await _close(writer)
+    return ""
+
+
+async def _url(url: str, ports: Mapping[str, int]) -> str:
+    try:
+        parts = urlsplit(url)
+        number = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return f"{url} is no URL"
+    if (
+        parts.scheme not in ("http", "https")
+        or parts.hostname not in (HERE, "localhost")
+        or number not in ports.values()
+    ):
+        return f"{url} does not lead to one of its own ports; write http://${{self.address}}:${{self.port}}/"
+    context = None
+    if parts.scheme == "https":
+        # Whether the node answers is asked, not who it is: it is found by its own port.
+        context = ssl._create_unverified_context()  # noqa: S323
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if any(ord(character) <= 32 or ord(character) > 126 for character in target):
+        return f"{url} has characters that a URL has not"
+    reader, writer = await asyncio.open_connection(HERE, number, ssl=context)
+    try:
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        line = await reader.readline()
+    except ValueError:
+        return f"{url}: the answer is no HTTP"
+    finally:
+        await _close(writer)
+    words = line.split()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        return f"{url}: the answer is no HTTP"
+    status = int(words[1])
+    return "" if 200 <= status < 400 else f"{url}: status {status}"
+
+
+async def _mysql(number: int) -> str:
+    reader, writer = await asyncio.open_connection(HERE, number)
+    try:
+        # Packet: 3 bytes of length, 1 of sequence, then the protocol's version (10); 255 would begin an error.
+        greeting = await reader.readexactly(5)
+    finally:
+        await _close(writer)
+    return "" if greeting[4] == 10 else "mysql: the server refuses or is no MySQL server"
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _command(command: tuple[str, ...], check: Check) -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd=check.directory,
+            env=dict(check.environment),
+            start_new_session=True,
+        )
+    except OSError as problem:
+        return f"the check {command[0]!r} cannot start: {problem.strerror}"
+    try:
+        async with asyncio.timeout(check.timeout):
+            status = await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        return f"the check {command[0]!r} did not end within {check.timeout:g} s"
+    return "" if status == 0 else f"the check {command[0]!r} ended with status {status}"

@@ -1,0 +1,306 @@
+"""The resource type `process`: a node of a description as a process of this machine.
+
+    resource:
+      type: process
+      command: [python3, -m, http.server, "${self.port}"]
+      environment: {GREETING: "${parameters.greeting}"}
+      files: {site/index.html: "${variables.text}"}
+      ports: [http]                  # or {http: 8080}; `port` is the first
+      directory: site
+      limits: {memory: 268435456, files: 256, cpu: 3600, processes: 64}
+      restart: {policy: on-failure, limit: 5, backoff: 0.5}
+      grace: 10
+
+`contextualisation: {type: process, …}` may hold `command`, `environment` (or Occopus' `env`) and `files` in their stead.
+By default a process that ends is not restarted here: the stack notices, says so, and makes the node again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...deploy.infrastructure.description import Implementation
+from ...deploy.infrastructure.parsing import command_list
+from ...deploy.infrastructure.rendering import DescriptionError, Item, Scalar, Value, substitute
+from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
+from ...deploy.infrastructure.sections import Section, entries, word
+from .health import Check, check_all
+from .launcher import Launcher
+from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+
+__all__ = ["ProcessNodes"]
+
+_CONTENT = ("command", "environment", "env", "files")
+_RESOURCE = ("type", "name", *_CONTENT, "ports", "directory", "limits", "restart", "grace")
+_CONDITIONS = {
+    State.RESERVED: Condition.PENDING,
+    State.STARTING: Condition.PENDING,
+    State.RUNNING: Condition.RUNNING,
+    State.RESTARTING: Condition.RUNNING,
+    State.STOPPING: Condition.STOPPING,
+    State.STOPPED: Condition.STOPPED,
+    State.EXITED: Condition.FAILED,
+    State.FAILED: Condition.FAILED,
+    State.LOST: Condition.FAILED,
+}
+#: Seconds that one step waits for a process to end; what takes longer is asked again, so that a turn stays within a lease.
+_WAIT = 0.5
+#: Environment that a process has where its description says nothing else.
+_PATH = {"PATH": os.defpath}
+
+
+class ProcessNodes:
+    """Nodes as processes of a launcher.
+
+    Args:
+        environment: what every process gets below what its description says; by default a PATH.
+    """
+
+    def __init__(self, launcher: Launcher, *, environment: Mapping[str, str] | None = None) -> None:
+        self._launcher = launcher
+        self._environment = dict(_PATH if environment is None else environment)
+
+    def check(self, implementation: Implementation) -> None:
+        """Refuse a resource that is no process. Raises DescriptionError with the place."""
+        resource = Section(implementation.resource, "the resource 'process'", _RESOURCE)
+        sections = [resource]
+        if implementation.contextualisation is not None:
+            context = Section(implementation.contextualisation, "the contextualisation")
+            if context.text("type") != "process":
+                raise DescriptionError(
+                    context.need("type").place,
+                    f"a process cannot use {context.text('type')!r}",
+                    "write `type: process`",
+                )
+            context = Section(
+                implementation.contextualisation, "the contextualisation 'process'", ("type", "attributes", *_CONTENT)
+            )
+            sections.append(context)
+        if implementation.config_management is not None:
+            raise DescriptionError(
+                implementation.config_management.place,
+                "a process has no config_management",
+                "take it out, or filter for another type",
+            )
+        commands = [section.item("command") for section in sections if section.item("command") is not None]
+        if len(commands) != 1 or commands[0] is None:
+            raise DescriptionError(
+                resource.place, "a process has one command", "write `command: [program, argument, …]`"
+            )
+        command_list(commands[0], "'command'")
+        for section in sections:
+            for key in ("environment", "env", "files"):
+                _check_texts(section.item(key), key)
+        _check_ports(resource.item("ports"))
+        _check_rest(resource)
+
+    def ensure(self, wanted: WantedNode) -> None:
+        """Start, adopt or replace the process. Raises NodeError."""
+        resource = wanted.properties["resource"]
+        assert isinstance(resource, dict)
+        name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
+        order = Order(
+            name=name,
+            revision=wanted.revision,
+            labels=wanted.labels,
+            ports=_ports(resource.get("ports")),
+            directory=str(resource.get("directory") or "."),
+            limits=Limits(**_mapping(resource.get("limits"))),
+            restart=Restart(**_mapping(resource.get("restart"))),
+            grace=float(_mapping({"grace": resource.get("grace")})["grace"] or 10.0),
+            notes={"stack": wanted.stack, "key": wanted.key, "node": wanted.node, "needs": " ".join(wanted.needs)},
+        )
+        try:
+            self._launcher.start(
+                order, lambda ports: self._program(wanted, _attributes(name, wanted.key, ports)), wait=_WAIT
+            )
+        except LaunchError as problem:
+            raise NodeError(str(problem)) from problem
+
+    def halt(self, stack: str, key: str) -> bool:
+        """End the process; files and ports stay."""
+        return all(self._launcher.stop(name, wait=_WAIT) for name in self._names(stack, key))
+
+    def remove(self, stack: str, key: str) -> bool:
+        """End the process and remove all of it. Raises NodeError."""
+        try:
+            return all(self._launcher.remove(name, wait=_WAIT) for name in self._names(stack, key))
+        except LaunchError as problem:
+            raise NodeError(str(problem)) from problem
+
+    def observe(self, stack: str) -> Sequence[ObservedNode]:
+        """The stack's processes on this machine."""
+        found = [self._launcher.observe(name) for name in self._names(stack, None)]
+        return [_observed(process) for process in found if process is not None]
+
+    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
+        """Ask all at once; what is wrong by key."""
+        answers = check_all([self._check_of(wanted, seen) for wanted, seen in asked])
+        return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
+
+    def _names(self, stack: str, key: str | None) -> list[Name]:
+        # By name and not by notes: a removal cut short may have taken those already.
+        found = []
+        for name in self._launcher.names():
+            of_stack, _, of_key = name.process.partition(".")
+            if of_stack == stack and key in (None, of_key):
+                found.append(name)
+        return found
+
+    def _program(self, wanted: WantedNode, attributes: Mapping[str, Scalar]) -> Program:
+        content = _filled(wanted, attributes)
+        command: list[str] = []
+        environment = dict(self._environment)
+        files: dict[str, str] = {}
+        for part in (content["resource"], content["contextualisation"]):
+            command = [_text(argument) for argument in part.get("command") or []] or command
+            for key in ("environment", "env"):
+                environment.update(_pairs(part.get(key)))
+            files.update(_pairs(part.get("files")))
+        for text in (*command, *environment.values()):
+            if "\0" in text:
+                raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; leave it out")
+        return Program(tuple(command), environment, files)
+
+    def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
+        name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
+        content = _filled(wanted, seen.attributes)["health_check"]
+        ports = {
+            key.removeprefix("ports."): int(str(value))
+            for key, value in seen.attributes.items()
+            if key.startswith("ports.")
+        }
+        environment: Mapping[str, str] = {}
+        if content.get("commands"):
+            environment = {**self._program(wanted, seen.attributes).environment, **self._launcher.marker(name)}
+        return Check(
+            ports=ports,
+            asked_ports=tuple(_text(port) for port in content.get("ports") or ()),
+            urls=tuple(_text(url) for url in content.get("urls") or ()),
+            mysql=bool(content.get("mysqldbs")),
+            commands=tuple(tuple(_text(word) for word in command) for command in content.get("commands") or ()),
+            environment=environment,
+            directory=self._launcher.work(name),
+            timeout=min(5.0, wanted.health.timeout),
+        )
+
+
+def _check_texts(item: Item | None, key: str) -> None:
+    if item is None:
+        return
+    if isinstance(item.value, tuple) and key == "env":
+        for entry in entries(item, "'env'"):
+            if "=" not in word(entry, "a variable"):
+                raise DescriptionError(entry.place, "a variable has no '='", "write NAME=value")
+        return
+    for name, entry in Section(item, f"{key!r}").items.items():
+        if isinstance(entry.value, tuple | Mapping) or entry.value is None:
+            raise DescriptionError(entry.place, f"{name!r} must be a text", "write a text, or import one")
+        if not name or "\0" in name or (key != "files" and "=" in name):
+            raise DescriptionError(entry.place, f"{name!r} names nothing", "correct the name")
+
+
+def _check_ports(item: Item | None) -> None:
+    if item is None:
+        return
+    if isinstance(item.value, tuple):
+        for entry in item.value:
+            word(entry, "a port's name")
+        return
+    for entry in Section(item, "'ports'").items.values():
+        if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 <= entry.value < 65536:
+            raise DescriptionError(entry.place, "a port is a number from 1 to 65535, or 0 for any", "correct it")
+
+
+def _check_rest(resource: Section) -> None:
+    for key, words in (
+        ("limits", ("memory", "files", "cpu", "processes")),
+        ("restart", ("policy", "limit", "backoff", "backoff_limit")),
+    ):
+        item = resource.item(key)
+        if item is None:
+            continue
+        section = Section(item, f"{key!r}", words)
+        for entry in words:
+            if entry == "policy":
+                section.choice("policy", "never", ("always", "on-failure", "never"))
+            elif entry.startswith("backoff"):
+                section.seconds(entry, 1.0)
+            else:
+                section.whole(entry, 1, least=1)
+    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    resource.seconds("grace", 10.0, least=0.1, most=120.0)
+    if resource.item("directory") is not None:
+        resource.text("directory")
+
+
+def _ports(value: Value) -> dict[str, int]:
+    if isinstance(value, dict):
+        return {name: int(str(number)) for name, number in value.items()}
+    return {str(name): 0 for name in value} if isinstance(value, list) else {}
+
+
+def _mapping(value: Value) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _pairs(value: Any) -> dict[str, str]:
+    if isinstance(value, list):
+        return dict(str(entry).partition("=")[::2] for entry in value)
+    return {name: _text(entry) for name, entry in (value or {}).items()}
+
+
+def _attributes(name: Name, key: str, ports: Mapping[str, int]) -> dict[str, Scalar]:
+    attributes: dict[str, Scalar] = {"address": HERE, "addresses": HERE, "id": str(name), "name": key}
+    for port, number in ports.items():
+        attributes.setdefault("port", number)
+        attributes.setdefault("endpoints", f"{HERE}:{number}")
+        attributes[f"ports.{port}"] = number
+    return attributes
+
+
+def _filled(wanted: WantedNode, attributes: Mapping[str, Scalar]) -> dict[str, dict[str, Any]]:
+    missing: list[str] = []
+
+    def look(reference: str) -> Scalar:
+        space, _, rest = reference.partition(".")
+        value = attributes.get(rest) if space == "self" else wanted.values.get(reference)
+        if value is None:
+            missing.append(reference)
+        return value
+
+    filled = {part: substitute(value, look) for part, value in wanted.properties.items()}
+    if missing:
+        raise NodeError(
+            f"{wanted.key} refers to {', '.join(sorted(set(missing)))}, which it has not; does it list its ports?"
+        )
+    return filled  # type: ignore[return-value]
+
+
+def _observed(process: Running) -> ObservedNode:
+    stack_key = process.name.process.partition(".")[2]
+    notes = process.notes
+    condition = _CONDITIONS[process.state]
+    return ObservedNode(
+        key=stack_key,
+        node=notes.get("node", stack_key.rpartition(".")[0]),
+        type="process",
+        condition=condition,
+        revision=process.revision,
+        needs=tuple(notes.get("needs", "").split()),
+        attributes=_attributes(process.name, stack_key, process.ports),
+        healthy=False if process.state is State.RESTARTING else None,
+        since=process.since,
+        message=process.message,
+    )
+
+
+_: Callable[[Launcher], object] = ProcessNodes

@@ -1,0 +1,34 @@
+"""The local platform as a whole, as the entry point group `archelon.platforms` offers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...deploy.infrastructure import ResourceType
+from ...deploy.ports import NODE_RESOURCES, load
+from .applications import LocalApplications
+from .launcher import Launcher
+from .stacks import LocalStacks
+
+__all__ = ["LocalPlatform"]
+
+
+class LocalPlatform:
+    """Applications and stacks on this machine.
+
+    Args:
+        root: directory of everything that runs.
+        runner: argument list that runs a bundle; its directory is appended.
+        node_resources: factories of resource types by name, each called with the launcher; by default those of the entry
+            point group `archelon.node_resources`.
+    """
+
+    def __init__(
+        self, root: Path, *, runner: tuple[str, ...] = (), node_resources: Mapping[str, object] | None = None
+    ) -> None:
+        self.launcher = Launcher(root)
+        factories = load(NODE_RESOURCES) if node_resources is None else node_resources
+        types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
+        self.applications = LocalApplications(self.launcher, runner=runner)
+        self.stacks = LocalStacks(types)

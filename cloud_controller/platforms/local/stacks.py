@@ -1,0 +1,190 @@
+"""Stacks of the local platform: descriptions of infrastructures, made of whatever resource types there are.
+
+One call of `advance` is one turn of the wheel: observe, ask for health, plan, take the steps, tell. Everything in between is in
+the planning's record and on the machine, so it does not matter who makes the next call.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from ...deploy import infrastructure as infra
+from ...deploy.infrastructure.resolving import key_of, resolve
+from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
+from .launcher import no_checkpoint
+
+__all__ = ["LocalStacks"]
+
+#: Steps taken at once: enough that one that takes its time does not hold up the rest, few enough for a small machine.
+_AT_ONCE = 8
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class LocalStacks:
+    """Carries out descriptions with the given resource types.
+
+    Args:
+        types: by name, as `resource: {type: …}` has it.
+        clock: seconds since the epoch.
+        attempts, backoff: how often, and after how many seconds at first, a failed node is made again.
+        checkpoint: called with a name at every point where being killed could matter.
+    """
+
+    def __init__(
+        self,
+        types: Mapping[str, infra.ResourceType],
+        *,
+        clock: Callable[[], float] = time.time,
+        attempts: int = 3,
+        backoff: float = 1.0,
+        checkpoint: Callable[[str], None] = no_checkpoint,
+    ) -> None:
+        self._types = dict(types)
+        self._clock = clock
+        self._attempts = attempts
+        self._backoff = backoff
+        self._checkpoint = checkpoint
+
+    def validate(self, order: StackOrder) -> None:
+        """Read and check description and parameters. Raises DeployError."""
+        self._wanted(order)
+
+    def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
+        """What the order would change, by instance of a node."""
+        wanted = self._wanted(order)
+        observed = self._observe(order.id)
+        found = []
+        kept: set[str] = set()
+        for name in wanted.description.order() if wanted.presence == "present" else ():
+            node = wanted.description.nodes[name]
+            for index in range(wanted.count(node)):
+                key = key_of(name, index)
+                kept.add(key)
+                seen = observed.get(key)
+                target = resolve(wanted, node, index, observed)
+                same = seen is not None and not isinstance(target, str) and seen.revision == target.revision
+                change = "CREATE" if seen is None else "KEEP" if same else "UPDATE"
+                found.append(StackResource(key, node.implementation.type, _id(seen), change))
+        found += [
+            StackResource(key, seen.type, _id(seen), "DELETE") for key, seen in observed.items() if key not in kept
+        ]
+        return found
+
+    def scale(
+        self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
+    ) -> Mapping[str, int]:
+        """The order's counts after scaling. Raises DeployError."""
+        try:
+            return infra.scaled(self._wanted(order), node, count=count, by=by)
+        except infra.DescriptionError:
+            raise
+        except ValueError as problem:
+            raise DeployError(str(problem)) from problem
+
+    def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
+        """One turn of the wheel. Raises DeployError where the order can never be carried out."""
+        # What is to go may go although its description has become unreadable.
+        wanted = self._wanted(order) if order.presence != "absent" else self._absent(order)
+        kept = infra.Record.from_json(record) if record else None
+        observed = self._observe(order.id)
+        if wanted.presence == "present":
+            observed = self._with_health(wanted, observed)
+        plan = infra.plan(wanted, kept, observed, self._clock())
+        errors = self._take(order.id, plan.steps)
+        kept = infra.noted(plan.record, errors, self._clock()) if errors else plan.record
+        return Progress(
+            record=kept.to_json(),
+            state=kept.state,
+            reason=kept.reason,
+            outputs=infra.outputs(wanted, observed) if wanted.presence == "present" else {},
+            resources=[
+                StackResource(key, seen.type, _id(seen), seen.condition.value) for key, seen in sorted(observed.items())
+            ],
+            again=plan.again,
+        )
+
+    def remains(self, order: StackOrder) -> Sequence[str]:
+        """What there still is of the stack, in words."""
+        return [f"{seen.type} {key}" for key, seen in self._observe(order.id).items()]
+
+    def _wanted(self, order: StackOrder) -> infra.Wanted:
+        if not _ID.fullmatch(order.id):
+            raise DeployError(f"{order.id!r} cannot be a stack's id; use up to 64 letters, digits, '-' and '_'")
+        try:
+            description = infra.parse(order.template, files=order.files, types=self._types)
+            parameters = infra.checked_parameters(description, order.parameters)
+        except infra.DescriptionError as problem:
+            raise DeployError(str(problem)) from problem
+        return infra.Wanted(
+            stack=order.id,
+            description=description,
+            labels=order.labels,
+            parameters=parameters,
+            counts=order.counts,
+            presence=order.presence,
+            attempts=self._attempts,
+            backoff=self._backoff,
+        )
+
+    def _absent(self, order: StackOrder) -> infra.Wanted:
+        nothing = infra.Description(order.name, {}, {}, {})
+        return infra.Wanted(order.id, nothing, order.labels, presence="absent")
+
+    def _observe(self, stack: str) -> dict[str, infra.ObservedNode]:
+        found: dict[str, infra.ObservedNode] = {}
+        for type_ in self._types.values():
+            found.update((seen.key, seen) for seen in type_.observe(stack))
+        return found
+
+    def _with_health(
+        self, wanted: infra.Wanted, observed: Mapping[str, infra.ObservedNode]
+    ) -> dict[str, infra.ObservedNode]:
+        asked: dict[str, list[tuple[infra.WantedNode, infra.ObservedNode]]] = {}
+        for node in wanted.description.nodes.values():
+            for index in range(wanted.count(node)):
+                seen = observed.get(key_of(node.name, index))
+                if seen is None or seen.condition is not infra.Condition.RUNNING or seen.healthy is not None:
+                    continue
+                target = resolve(wanted, node, index, observed)
+                if not isinstance(target, str) and target.revision == seen.revision:
+                    asked.setdefault(target.type, []).append((target, seen))
+        found = dict(observed)
+        for type_, pairs in asked.items():
+            for key, wrong in self._types[type_].healthy(pairs).items():
+                found[key] = replace(found[key], healthy=not wrong, message=wrong)
+        return found
+
+    def _take(self, stack: str, steps: Sequence[infra.Step]) -> dict[str, str]:
+        """Take the steps, several at once; why one could not be taken, by key."""
+        errors: dict[str, str] = {}
+
+        def take(step: infra.Step) -> None:
+            try:
+                self._one(stack, step)
+            except infra.NodeError as problem:
+                errors[step.key] = str(problem)
+
+        if not steps:
+            return errors
+        self._checkpoint("planned")
+        with ThreadPoolExecutor(min(_AT_ONCE, len(steps))) as pool:
+            list(pool.map(take, steps))
+        self._checkpoint("steps taken")
+        return errors
+
+    def _one(self, stack: str, step: infra.Step) -> None:
+        if isinstance(step, infra.Ensure):
+            self._types[step.node.type].ensure(step.node)
+        elif isinstance(step, infra.Halt):
+            self._types[step.type].halt(stack, step.key)
+        else:
+            self._types[step.type].remove(stack, step.key)
+
+
+def _id(seen: infra.ObservedNode | None) -> str:
+    return str(seen.attributes.get("id", "")) if seen is not None else ""

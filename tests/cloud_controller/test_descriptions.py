@@ -1,0 +1,232 @@
+"""Reading descriptions: Occopus' own, ours, and what is wrong with the rest, by place and remedy."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_controller.deploy.infrastructure import Description, DescriptionError, checked_parameters, parse
+from cloud_controller.deploy.infrastructure.graph import before, cycle, ordered
+from cloud_controller.deploy.infrastructure.rendering import Item, Place, plain, read_document, references, substitute
+from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.nodes import ProcessNodes
+
+from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, sleepers
+
+
+@pytest.fixture
+def types(tmp_path: Path) -> dict[str, ProcessNodes]:
+    return {"process": ProcessNodes(Launcher(tmp_path))}
+
+
+def test_wordpress_as_published(types: dict[str, ProcessNodes]) -> None:
+    found = parse(WORDPRESS, files=WORDPRESS_FILES, types=types)
+    assert found.name == "ec2_chef_wordpress_infra"
+    assert found.order() == ["mysql_server", "wordpress"]
+    assert found.nodes["wordpress"].needs == {"mysql_server"}
+    assert found.nodes["mysql_server"].implementation.type == "process"
+    assert found.nodes["mysql_server"].variables["mysql_database_name"] == "blog"
+    [mapped] = found.nodes["wordpress"].mappings
+    assert (mapped.source, mapped.attribute, mapped.name) == ("mysql_server", "address", "wordpress.db.host")
+    assert found.nodes["mysql_server"].implementation.health.timeout == 600.0
+
+
+def test_cqueue_as_published(types: dict[str, ProcessNodes]) -> None:
+    found = parse(CQUEUE, files={}, types=types)
+    worker = found.nodes["cqueue-worker"]
+    assert (worker.minimum, worker.maximum, worker.needs) == (1, 10, {"cqueue-master"})
+
+
+GOOD = """
+infra_name: small
+parameters:
+  size: {type: number, default: 1, minimum: 1, maximum: 3}
+nodes:
+  - &A {name: a, type: t}
+  - &B {name: b, type: t, variables: {colour: red}}
+dependencies:
+  - [*B, *A]
+'node_def:t':
+  - resource: {type: process, command: [sleep, '9'], ports: [http]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("infra_name: small", "infra_nam: small", "2:12: the description has no 'infra_nam'; did you mean 'infra_name'?"),
+        ("name: a, type: t", "name: a", "template:6:5: the node has no 'type'; add `type: …`"),
+        ("name: a, type: t", "name: a, type: x", "template:6:24: there is no definition 'node_def:x'; add it; there are t"),
+        (
+            "name: a, type: t",
+            "name: a, type: t, filter: {type: nova}",
+            "template:6:35: no implementation of 't' passes the filter; change the filter; there are types process",
+        ),
+        (
+            "{type: process, command: [sleep, '9'], ports: [http]}",
+            "{type: nova, image_id: x}",
+            "template:11:5: 't' has implementations of type nova only, which this platform has not; add one of type process",
+        ),
+        (
+            "[*B, *A]",
+            "[*B, *A]\n  - [a, b]",
+            "template:9:3: the dependencies go round in a circle: a → b → a; take one of them out",
+        ),
+        ("[*B, *A]", "[*A, *A]", "template:9:3: the dependencies go round in a circle: a → a; take one of them out"),
+        ("[*B, *A]", "[*B, c]", "template:9:10: there is no node 'c'; name one of a, b"),
+        ("[*B, *A]", "[*B]", "template:9:5: a dependency joins two nodes; write [dependent, needed]"),
+        ("name: b", "name: a", "template:7:5: a second node is named 'a'; give it another name"),
+        ("[sleep, '9']", "sleep 9", "template:11:40: 'command' must be a list of arguments; write [program, "),
+        ("[sleep, '9']", "[sleep, [9]]", "template:11:48: an argument must be a text or a number; put it in quotes"),
+        ("'9'", "'${parameters.siz}'", "template:11:48: 'parameters.siz' names nothing; there are size in parameters"),
+        ("'9'", "'${size}'", "template:11:48: '${size}' is no reference; write ${parameters.name}, "),
+        ("'9'", "'{{ cmd(\"id\") }}'", "template:11:48: '{{ cmd(\"id\") }}' is no reference; write ${parameters.name}, "),
+        ("'9'", "'${nodes.a.port}'", "template:11:48: 'a' refers to 'a', which need not be there before it; write ${self.…}"),
+        ("'9'", "'${nodes.b.port}'", "11:48: 'a' refers to 'b', which need not be there before it; add the dependency [a, b]"),
+        ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; there are address, "),
+        ("ports: [http]", "ports: {http: 70000}", "template:11:68: a port is a number from 1 to 65535, or 0 for any; correct it"),
+        ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number from 1 on"),
+        ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
+        ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is no range; write 1 ≤ "),
+        ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: the key 'name' stands here twice"),
+        ("'9'", "!!python/object:os.system x", "11:48: the tag tag:yaml.org,2002:python/object:os.system is not known"),
+        ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: there is no file '/etc/passwd'; add it"),
+        ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
+        ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
+        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: there can be more than 1000 instances"),
+        ("ports: [http]}", "ports: [http]}\n    health_check: {interval: 0.001}", "'interval' must be a number of seconds"),
+        ("nodes:", "nodes: [", "this is no YAML: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_shown_where_it_stands(
+    types: dict[str, ProcessNodes], old: str, new: str, problem: str
+) -> None:
+    parse(GOOD, files={}, types=types)
+    text = GOOD.replace(old, new, 1)
+    assert text != GOOD
+    with pytest.raises(DescriptionError) as told:
+        parse(text, files={}, types=types)
+    assert problem in str(told.value)
+
+
+def test_what_is_wrong_in_a_file_is_shown_in_that_file(types: dict[str, ProcessNodes]) -> None:
+    nodes = "'node_def:t':\n  - resource: {type: process}\n"
+    text = GOOD.partition("'node_def")[0]
+    with pytest.raises(DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process has one command"):
+        parse(text, files={"nodes/node_definitions.yaml": nodes}, types=types)
+
+
+#: Every line has the line before twice: a million values in some hundred bytes.
+LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" for n in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: &a [*a]", "an alias contains itself"),
+        ("[" * 60 + "]" * 60, "deeper than 50"),
+        (LAUGHS, "more than 50000 values"),
+        ("x" * (1 << 20) + "x", "larger than"),
+        ("<<: {a: 1}", "merge keys"),
+        ("[a]: b", "a key must be a word"),
+        ("", "empty"),
+        ("a: \x00", "no YAML"),
+        ("a: 1\n---\nb: 1", "no YAML"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(DescriptionError, match=problem):
+        read_document("t", text, {})
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+    place = None
+    try:
+        plain(read_document("t", text, {}))
+    except DescriptionError as problem:
+        place = problem.place
+    assert place is None or (place.file == "t" and place.line >= 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"size": "s3cret"}, "is no number"),
+        ({"size": 4}, "out of bounds"),
+        ({"other": "s3cret"}, "there is no parameter 'other'"),
+    ],
+)
+def test_a_wrong_parameter_is_named_without_its_value(
+    types: dict[str, ProcessNodes], given: dict[str, str | int], problem: str
+) -> None:
+    description = parse(GOOD, files={}, types=types)
+    with pytest.raises(DescriptionError, match=problem) as told:
+        checked_parameters(description, given)
+    assert "s3cret" not in str(told.value)
+    assert checked_parameters(description, {"size": "2"}) == {"size": 2}
+    assert checked_parameters(description, {}) == {"size": 1}
+
+
+@given(st.text(), st.text())
+def test_a_value_is_never_read_again(value: str, other: str) -> None:
+    values = {"parameters.a": value, "parameters.b": other}
+    tree = {"k": ["${parameters.a}", "x${parameters.a}y${parameters.b}", "$${parameters.a} \\{{ip}}"]}
+    assert substitute(tree, values.get) == {"k": [value, f"x{value}y{other}", "${parameters.a} {{ip}}"]}  # type: ignore[arg-type]
+
+
+def test_a_leaf_that_is_one_reference_keeps_the_type() -> None:
+    assert substitute(["${parameters.n}", "${parameters.n}!"], lambda _: 5) == [5, "5!"]
+    assert substitute("${parameters.b}", lambda _: True) is True
+    assert substitute("x ${parameters.b}", lambda _: True) == "x true"
+
+
+def test_both_spellings_name_the_same() -> None:
+    texts = [
+        "{{ip}}",
+        "{{ getip(db) }}",
+        "{{getip('db')}}",
+        "{{getipall(db)}}",
+        "{{variables.x}}",
+        "{{infra_name}}",
+        "{{node_id}}",
+    ]
+    found = [[name for name, _ in references(Item(text, Place("t", 1, 1)))] for text in texts]
+    assert found == [
+        ["self.address"],
+        ["nodes.db.address"],
+        ["nodes.db.address"],
+        ["nodes.db.addresses"],
+        ["variables.x"],
+        ["stack.name"],
+        ["self.id"],
+    ]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, frozenset[str]]:
+    names = [f"n{number}" for number in range(draw(st.integers(1, 8)))]
+    return {name: frozenset(draw(st.lists(st.sampled_from(names), max_size=3))) for name in names}
+
+
+@given(graphs())
+def test_a_graph_has_an_order_or_a_cycle(graph: dict[str, frozenset[str]]) -> None:
+    circle = cycle(graph)
+    if circle is not None:
+        assert circle[0] == circle[-1]
+        assert all(needed in graph[name] for name, needed in itertools.pairwise(circle))
+        return
+    order = ordered(graph)
+    assert sorted(order) == sorted(graph)
+    for name in graph:
+        assert all(order.index(needed) < order.index(name) for needed in before(graph, name))
+
+
+def test_a_thousand_nodes_in_a_row_are_read(types: dict[str, ProcessNodes]) -> None:
+    chain = {f"n{number}": [f"n{number - 1}"] if number else [] for number in range(1000)}
+    found: Description = parse(sleepers(chain), files={}, types=types)
+    assert found.order() == list(chain)

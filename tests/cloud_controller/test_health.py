@@ -1,0 +1,164 @@
+"""Health checks against real sockets: what is well, what is wrong and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_controller.platforms.local.health import Check, check_all
+
+
+class Answering:
+    """A server that sends the same bytes to everyone; None never answers."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._server.getsockname()[1]
+        self._answer = answer
+        self._kept: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if self._answer is None:
+                self._kept.append(client)
+                continue
+            with client, contextlib.suppress(ConnectionError):
+                client.sendall(self._answer)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(65536):
+                    pass
+
+    def end(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for client in (*self._kept, self._server):
+            client.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[list[Answering]]:
+    servers: list[Answering] = []
+    yield servers
+    for server in servers:
+        server.end()
+
+
+def ask(servers: list[Answering], answer: bytes | None, **asked: object) -> str:
+    servers.append(Answering(answer))
+    port = servers[-1].port
+    urls = tuple(str(url).replace("PORT", str(port)) for url in asked.pop("urls", ()))  # type: ignore[attr-defined]
+    check = Check(ports={"p": port}, urls=urls, timeout=0.5, **asked)  # type: ignore[arg-type]
+    return check_all([check])[0].replace(str(port), "PORT")
+
+
+def test_nothing_asked_is_healthy() -> None:
+    assert check_all([Check(ports={}), Check(ports={})]) == ["", ""]
+
+
+def test_ports(serve: list[Answering]) -> None:
+    assert ask(serve, b"", asked_ports=("p",)) == ""
+    assert ask(serve, b"", asked_ports=(str(serve[0].port),)).endswith("is none of its own; it has p")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        free = closed.getsockname()[1]
+    assert check_all([Check(ports={"p": free}, asked_ports=("p",))])[0].startswith("port p: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", ""),
+        (b"HTTP/1.0 302 Found\r\nLocation: http://elsewhere/\r\n\r\n", ""),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "http://127.0.0.1:PORT/x: status 503"),
+        (b"HTTP/1.1 404 No\r\n\r\n", "http://127.0.0.1:PORT/x: status 404"),
+        (b"", "http://127.0.0.1:PORT/x: the answer is no HTTP"),
+        (b"x" * 100_000, "http://127.0.0.1:PORT/x: the answer is no HTTP"),
+        (None, "http://127.0.0.1:PORT/x: no answer within 0.5 s"),
+    ],
+)
+def test_urls(serve: list[Answering], answer: bytes | None, wrong: str) -> None:
+    assert ask(serve, answer, urls=("http://127.0.0.1:PORT/x",)) == wrong
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/",
+        "http://127.0.0.1:1/",
+        "http://169.254.169.254/",
+        "file:///etc/passwd",
+        "http://127.0.0.1:PORT@x/",
+        "http://[",
+        "http://127.0.0.1:x/",
+    ],
+)
+def test_no_url_leads_elsewhere(serve: list[Answering], url: str) -> None:
+    told = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=(url,))
+    assert "does not lead to one of its own ports" in told or "is no URL" in told
+
+
+def test_no_header_is_smuggled_in(serve: list[Answering]) -> None:
+    told = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=("http://127.0.0.1:PORT/a b",))
+    assert told.endswith("has characters that a URL has not")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "wrong"),
+    [
+        (bytes([74, 0, 0, 0, 10]) + b"8.0.36\0", ""),
+        (bytes([20, 0, 0, 0, 255]) + b"Host is blocked", "mysql: the server refuses or is no MySQL server"),
+        (b"HTTP/1.1 400", "mysql: the server refuses or is no MySQL server"),
+        (b"", "mysql: IncompleteReadError"),
+    ],
+)
+def test_mysql(serve: list[Answering], greeting: bytes, wrong: str) -> None:
+    assert ask(serve, greeting, mysql=True) == wrong
+
+
+def test_commands(tmp_path: Path) -> None:
+    def command(code: str) -> Check:
+        return Check(
+            ports={},
+            commands=((sys.executable, "-I", "-S", "-c", code),),
+            environment={"X": "1"},
+            directory=tmp_path,
+            timeout=0.7,
+        )
+
+    begun = time.monotonic()
+    answers = check_all(
+        [
+            command("import os, sys; sys.exit(os.environ.get('X') != '1')"),
+            command("import sys; sys.exit(3)"),
+            *[command("import time; time.sleep(60)")] * 4,
+            Check(ports={}, commands=(("no-such-program",),), directory=tmp_path),
+        ]
+    )
+    assert answers[0] == ""
+    assert answers[1].endswith("ended with status 3")
+    assert {answer.rpartition("'")[2] for answer in answers[2:6]} == {" did not end within 0.7 s"}
+    assert answers[6] == "the check 'no-such-program' cannot start: No such file or directory"
+    assert time.monotonic() - begun < 4 * 0.7
+
+
+def test_two_hundred_at_once_take_few_threads(serve: list[Answering]) -> None:
+    serve.append(Answering(b""))
+    before = threading.active_count()
+    seen: list[int] = []
+    check = Check(ports={"p": serve[0].port}, asked_ports=("p",))
+    answers = check_all([check] * 200)
+    seen.append(threading.active_count())
+    assert answers == [""] * 200
+    assert seen[0] == before

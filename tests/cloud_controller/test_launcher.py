@@ -1,0 +1,319 @@
+"""The launcher: adopt and never double, whole trees end, what is left is told truthfully."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_controller.labels import Labels
+from cloud_controller.platforms.local import processes
+from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.orders import (
+    LaunchError,
+    Limits,
+    Name,
+    Order,
+    Program,
+    Restart,
+    Running,
+    State,
+)
+
+NAME = Name("i-1", "web.0")
+PATH = {"PATH": os.environ["PATH"]}
+
+
+def until(look: Callable[[], object], *, seconds: float = 10.0) -> None:
+    """Look again and again until it is true."""
+    end = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", log_segment=2000, log_segments=2)
+    yield launcher
+    for process in launcher.find():
+        assert launcher.remove(process.name, wait=20)
+    assert launcher.remains("i-1") == ()
+
+
+def order(
+    name: Name = NAME,
+    *,
+    revision: str = "1",
+    tenant: str = "t",
+    ports: dict[str, int] | None = None,
+    limits: Limits | None = None,
+    restart: Restart | None = None,
+    grace: float = 5.0,
+) -> Order:
+    return Order(
+        name,
+        revision,
+        Labels(name.instance, tenant, "svc", 1),
+        ports=ports or {},
+        limits=limits or Limits(),
+        restart=restart or Restart(),
+        grace=grace,
+    )
+
+
+def start(launcher: Launcher, wanted: Order, *command: str, **environment: str) -> Running:
+    return launcher.start(wanted, lambda _ports: Program(command, {**PATH, **environment}))
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-I", "-S", "-u", "-c", code)
+
+
+def log(launcher: Launcher, name: Name = NAME) -> bytes:
+    return launcher.read_log(name).data
+
+
+def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path) -> None:
+    first = start(launcher, order(), "sleep", "1000")
+    assert first.state is State.RUNNING
+    again = start(Launcher(tmp_path / "root"), order(), "sleep", "1000")
+    assert again.pid == first.pid
+    assert len(running(launcher)) == 1
+
+
+def running(launcher: Launcher) -> list[int]:
+    """Processes that carry the launcher's marker for the name."""
+    [(variable, value)] = launcher.marker(NAME).items()
+    return [process.pid for process, _ in processes.marked(variable, value, processes.table().values())]
+
+
+def test_many_at_once_start_one(launcher: Launcher) -> None:
+    found: list[Running] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(start(launcher, order(), "sleep", "1000"))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(running(launcher)) == 1
+
+
+def test_another_revision_replaces_and_keeps_port_and_directory(launcher: Launcher) -> None:
+    wanted = order(ports={"http": 0})
+    first = start(launcher, wanted, "sh", "-c", "echo kept > data; exec sleep 1000")
+    until((launcher.work(NAME) / "data").exists)
+    second = start(launcher, order(revision="2", ports={"http": 0}), "sleep", "1000")
+    assert second.revision == "2"
+    assert second.pid != first.pid
+    assert second.ports == first.ports
+    assert (launcher.work(NAME) / "data").read_text() == "kept\n"
+    assert len(running(launcher)) == 1
+
+
+def test_the_environment_is_exactly_as_given_and_on_no_command_line(launcher: Launcher) -> None:
+    start(launcher, order(), "sh", "-c", "env; exec sleep 1000", SECRET="s3cret")
+    until(lambda: b"SECRET=s3cret" in log(launcher))
+    names = {line.split(b"=")[0] for line in log(launcher).splitlines()}
+    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"SECRET", b"ARCHELON_PROCESS"}
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in processes.table()]
+    assert not [line for line in lines if line.exists() and b"s3cret" in line.read_bytes()]
+    kept = [path for path in launcher.work(NAME).parent.iterdir() if path.is_file()]
+    assert kept
+    assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+def test_the_whole_tree_ends(launcher: Launcher) -> None:
+    # A child that changes session and is orphaned, one that clears its environment, one that ignores SIGTERM.
+    code = """
+import os, signal, time
+def away(then):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            then()
+        os._exit(0)
+away(lambda: os.execv('/bin/sleep', ['sleep', '1001']))
+away(lambda: os.execve('/bin/sleep', ['sleep', '1002'], {}))
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print('ready')
+    while True: time.sleep(1000)
+away(deaf)
+time.sleep(1000)
+"""
+    start(launcher, order(grace=0.3), *python(code))
+    supervisor = supervisor_of(launcher)
+    until(lambda: len(processes.descendants(supervisor, processes.table())) == 4 and b"ready" in log(launcher))
+    tree = processes.descendants(supervisor, processes.table())
+    assert launcher.stop(NAME, wait=10)
+    assert not [process.pid for process in tree if processes.alive(process.pid, process.start)]
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert found.state is State.STOPPED
+
+
+def supervisor_of(launcher: Launcher) -> int:
+    [value] = launcher.marker(NAME).values()
+    table = processes.table().values()
+    [(supervisor, _)] = processes.marked(processes.SUPERVISOR_VARIABLE, value, table)
+    return supervisor.pid
+
+
+def test_a_killed_supervisor_takes_its_process_along_and_strays_do_not_outlive_the_next_start(
+    launcher: Launcher,
+) -> None:
+    start(launcher, order(), "sh", "-c", "setsid sleep 1001 & echo up; exec sleep 1000")
+    until(lambda: b"up" in log(launcher) and len(running(launcher)) == 2)
+    os.kill(supervisor_of(launcher), signal.SIGKILL)
+    until(lambda: len(running(launcher)) == 1)
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert (found.state, found.message) == (State.LOST, "its supervisor was killed")
+    [stray] = running(launcher)
+    again = start(launcher, order(), "sleep", "1000")
+    assert running(launcher) == [again.pid]
+    assert stray != again.pid
+
+
+def test_restarts_with_backoff_up_to_the_limit_and_keeps_the_status(launcher: Launcher) -> None:
+    begun = time.monotonic()
+    start(launcher, order(restart=Restart("always", limit=3, backoff=0.05)), "sh", "-c", "echo run; exit 7")
+    until(lambda: is_in(launcher, State.FAILED))
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert (found.exit_status, found.restarts) == (7, 3)
+    assert found.message == "exited with status 7; restarted 3 times, which is the limit"
+    assert log(launcher) == b"run\n" * 4
+    assert time.monotonic() - begun >= 0.05 + 0.1 + 0.2
+
+
+def is_in(launcher: Launcher, state: State) -> bool:
+    found = launcher.observe(NAME)
+    return found is not None and found.state is state
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, State.EXITED), (3, State.FAILED)])
+def test_an_end_without_restart_is_told(launcher: Launcher, code: int, state: State) -> None:
+    start(launcher, order(), "sh", "-c", f"exit {code}")
+    until(lambda: is_in(launcher, state))
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert (found.exit_status, found.message) == (code, f"exited with status {code}")
+
+
+def test_a_missing_program_is_named(launcher: Launcher) -> None:
+    start(launcher, order(), "no-such-program")
+    until(lambda: is_in(launcher, State.FAILED))
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert found.message == "cannot start 'no-such-program': No such file or directory"
+
+
+def test_limits_bound_the_process(launcher: Launcher) -> None:
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CPU)); bytearray(1 << 30)"
+    start(launcher, order(limits=Limits(memory=1 << 28, files=32, cpu=5)), *python(code))
+    until(lambda: is_in(launcher, State.FAILED))
+    assert log(launcher).startswith(b"(32, 32) (5, 5)\n")
+    assert b"MemoryError" in log(launcher)
+
+
+def test_ports_stay_apart_across_roots_and_go_back(launcher: Launcher, tmp_path: Path) -> None:
+    range_of_two = range(20500, 20502)
+    one, two = Launcher(tmp_path / "a", ports=range_of_two), Launcher(tmp_path / "b", ports=range_of_two)
+    first = start(one, order(ports={"http": 0}), "sleep", "1000")
+    second = start(two, order(ports={"http": 0}), "sleep", "1000")
+    try:
+        assert {*first.ports.values(), *second.ports.values()} == {20500, 20501}
+        with pytest.raises(LaunchError, match="no port is left for http between 20500 and 20501"):
+            start(one, order(Name("i-1", "other"), ports={"http": 0}), "sleep", "1000")
+    finally:
+        for mine in (one, two):
+            for process in mine.find():
+                assert mine.remove(process.name, wait=10)
+    assert one.remains("i-1") == two.remains("i-1") == ()
+
+
+def test_a_port_that_others_listen_on_is_not_given(launcher: Launcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"port {number} \\(http\\) is taken"):
+            start(launcher, order(ports={"http": number}), "sleep", "1000")
+
+
+def test_the_log_is_rotated_and_can_be_followed(launcher: Launcher) -> None:
+    start(
+        launcher, order(), "sh", "-c", "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"
+    )
+    followed, position, begin = b"", 0, None
+    end = time.monotonic() + 10
+    while not followed.endswith(b"line 499\n"):
+        assert time.monotonic() < end
+        chunk = launcher.read_log(NAME, position, limit=700)
+        if begin is None and chunk.data:
+            begin = chunk.start
+        followed, position = followed + chunk.data, chunk.next
+    whole = b"".join(b"line %d\n" % number for number in range(500))
+    assert position == len(whole)
+    assert begin is not None
+    kept = sum(path.stat().st_size for path in (launcher.work(NAME).parent / "log").iterdir())
+    assert kept <= 2 * (2000 + 65536)
+    assert launcher.read_log(NAME, 0).start == len(whole) - kept or kept == len(whole)
+
+
+def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
+    def with_file(path: str) -> Callable[[object], Program]:
+        return lambda _ports: Program(("sleep", "1000"), PATH, {path: "x"})
+
+    for path in ("../out", "/etc/out", "a/../../out"):
+        with pytest.raises(LaunchError, match="leaves the process' directory"):
+            launcher.start(order(), with_file(path))
+    launcher.work(NAME).mkdir(exist_ok=True)
+    (launcher.work(NAME) / "link").symlink_to(tmp_path)
+    with pytest.raises(LaunchError, match="through a link"):
+        launcher.start(order(), with_file("link/out"))
+    assert not (tmp_path / "out").exists()
+    assert launcher.start(order(), with_file("conf/in")).up
+    assert (launcher.work(NAME) / "conf/in").stat().st_mode & 0o777 == 0o600
+
+
+def test_files_of_an_older_revision_go(launcher: Launcher) -> None:
+    for revision, path in (("1", "old"), ("2", "new")):
+        launcher.start(order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
+    assert sorted(path.name for path in launcher.work(NAME).iterdir()) == ["new"]
+
+
+def test_found_by_label(launcher: Launcher) -> None:
+    start(launcher, order(), "sleep", "1000")
+    start(launcher, order(Name("i-2", "db.0"), tenant="other"), "sleep", "1000")
+    assert [str(process.name) for process in launcher.find(instance="i-1")] == ["i-1/web.0"]
+    assert [str(process.name) for process in launcher.find(tenant="other")] == ["i-2/db.0"]
+    assert len(launcher.find(service="svc", generation=1)) == 2
+    assert launcher.find(instance="i-3") == []
+    left = launcher.remains("i-2")
+    assert [line.split(" of ")[1] for line in left] == ["i-2/db.0"] * 3
+    assert [line.split(" ")[0] for line in left] == ["directory", "process", "supervisor"]
+
+
+def test_remains_sees_a_process_whose_books_are_gone(launcher: Launcher) -> None:
+    started = start(launcher, order(), "sleep", "1000")
+    shutil.rmtree(launcher.work(NAME).parent)
+    assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
+    os.kill(supervisor_of(launcher), signal.SIGTERM)
+    until(lambda: running(launcher) == [])
+
+
+@pytest.mark.parametrize("bad", ["", "..", "a/b", "x" * 121, "-x"])
+def test_names_that_could_leave_the_root_are_refused(bad: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a process"):
+        Name("i-1", bad)

@@ -1,0 +1,290 @@
+"""Planning alone, against a world that exists in memory only: any graph, any failure, steps lost at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud_controller.deploy import infrastructure as infra
+from cloud_controller.deploy.infrastructure.description import Health, Implementation, Node
+from cloud_controller.deploy.infrastructure.rendering import Item, Place
+from cloud_controller.labels import Labels
+
+HERE = Place("t", 1, 1)
+LABELS = Labels("i", "t", "s", 1)
+
+
+def item(value: object) -> Item:
+    if isinstance(value, dict):
+        return Item({key: item(entry) for key, entry in value.items()}, HERE)
+    return Item(value, HERE)  # type: ignore[arg-type]
+
+
+def described(
+    graph: dict[str, set[str]], *, scaling: dict[str, tuple[int, int]] | None = None, image: str = "1", **own: str
+) -> infra.Description:
+    """Nodes that refer to the port of each node they need; `own` gives single nodes another image."""
+    nodes = {}
+    for name, needs in graph.items():
+        low, high = (scaling or {}).get(name, (1, 1))
+        resource = {
+            "type": "fake",
+            "image": own.get(name, image),
+            **{f"to_{other}": f"${{nodes.{other}.port}}" for other in sorted(needs)},
+        }
+        chosen = Implementation("fake", item(resource), None, None, Health(timeout=10, interval=1), None, HERE)
+        nodes[name] = Node(name, "fake", chosen, HERE, low, high, {}, frozenset(needs))
+    return infra.Description("world", nodes, {}, {})
+
+
+def wanted(description: infra.Description, **changes: object) -> infra.Wanted:
+    return replace(infra.Wanted("s", description, LABELS), **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """Nodes that need a look to start and another to become healthy; some are told to fail."""
+
+    now: float = 1000.0
+    nodes: dict[str, infra.ObservedNode] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    sick: set[str] = field(default_factory=set)
+    dying: set[str] = field(default_factory=set)
+    record: infra.Record | None = None
+    states: list[str] = field(default_factory=list)
+
+    def step(self, target: infra.Wanted, *, lose: Callable[[], bool] = lambda: False) -> infra.Plan:
+        for key, node in self.nodes.items():
+            if node.condition is infra.Condition.RUNNING:
+                self.nodes[key] = replace(
+                    node, healthy=key not in self.sick, message="" if key not in self.sick else "no answer"
+                )
+        plan = infra.plan(target, self.record, self.nodes, self.now)
+        if not lose():
+            self.record = infra.Record.from_json(plan.record.to_json())
+            if not self.states or self.states[-1] != self.record.state:
+                self.states.append(self.record.state)
+        self.now += max(plan.again or 0.0, 0.01)
+        for step in plan.steps:
+            if not lose():
+                self.take(step)
+        return plan
+
+    def take(self, step: infra.Step) -> None:
+        if isinstance(step, infra.Remove):
+            self.removed.append(step.key)
+            self.nodes.pop(step.key, None)
+        elif isinstance(step, infra.Halt):
+            self.nodes[step.key] = replace(self.nodes[step.key], condition=infra.Condition.STOPPED, since=self.now)
+        else:
+            there = self.nodes.get(step.key)
+            if there is None or there.revision != step.node.revision or there.condition is not infra.Condition.RUNNING:
+                self.starts.append(step.key)
+                self.nodes[step.key] = self.made(step.node)
+
+    def made(self, node: infra.WantedNode) -> infra.ObservedNode:
+        condition = infra.Condition.FAILED if node.key in self.dying else infra.Condition.RUNNING
+        port = 1 + sorted({*self.nodes, node.key}).index(node.key)
+        there = self.nodes.get(node.key)
+        attributes = there.attributes if there is not None else {"address": "here", "port": port}
+        return infra.ObservedNode(
+            node.key, node.node, "fake", condition, node.revision, node.needs, attributes, None, self.now, "died"
+        )
+
+    def settle(self, target: infra.Wanted, *, turns: int = 500) -> infra.Record:
+        for _ in range(turns):
+            plan = self.step(target)
+            assert self.record is not None
+            if not self.record.state.endswith("IN_PROGRESS") and not plan.steps:
+                return self.record
+        raise AssertionError(f"not settled: {self.record}")
+
+
+DIAMOND: dict[str, set[str]] = {"top": {"left", "right"}, "left": {"base"}, "right": {"base"}, "base": set()}
+
+
+def test_a_diamond_starts_from_its_base_and_goes_in_reverse() -> None:
+    world = World()
+    target = wanted(described(DIAMOND))
+    assert world.settle(target).state == "CREATE_COMPLETE"
+    assert world.starts == ["base.0", "left.0", "right.0", "top.0"]
+    assert world.settle(replace(target, presence="absent")).state == "DELETE_COMPLETE"
+    assert world.removed == ["top.0", "left.0", "right.0", "base.0"]
+
+
+def test_independent_ones_start_at_once_and_dependents_when_those_before_are_healthy() -> None:
+    world = World(sick={"base.0"})
+    target = wanted(described({**DIAMOND, "other": set()}))
+    first = world.step(target)
+    assert sorted(step.key for step in first.steps) == ["base.0", "other.0"]
+    for _ in range(5):
+        assert world.step(target).steps == ()
+    world.sick.clear()
+    assert sorted(step.key for step in world.step(target).steps) == ["left.0", "right.0"]
+
+
+def test_an_unchanged_stack_at_rest_has_no_steps() -> None:
+    world = World()
+    target = wanted(described(DIAMOND))
+    world.settle(target)
+    plan = world.step(target)
+    assert (plan.steps, plan.record.state, plan.again) == ((), "CREATE_COMPLETE", 1)
+
+
+def test_update_changes_what_changed_one_instance_at_a_time() -> None:
+    world = World()
+    scaling = {"left": (2, 4)}
+    world.settle(wanted(described(DIAMOND, scaling=scaling)))
+    world.starts.clear()
+    target = wanted(described(DIAMOND, scaling=scaling, left="2"))
+    assert [step.key for step in world.step(target).steps] == ["left.0"]
+    assert [step.key for step in world.step(target).steps] == ["left.1"]
+    assert world.settle(target).state == "UPDATE_COMPLETE"
+    assert world.starts == ["left.0", "left.1"]
+    assert world.removed == []
+
+
+def test_update_adds_first_and_removes_last() -> None:
+    world = World()
+    world.settle(wanted(described({"a": set(), "old": {"a"}, "older": {"old"}})))
+    target = wanted(described({"a": set(), "new": {"a"}}))
+    world.settle(target)
+    assert world.starts[-1] == "new.0"
+    assert world.removed == ["older.0", "old.0"]
+
+
+def test_scaling_both_ways() -> None:
+    world = World()
+    description = described(DIAMOND, scaling={"left": (1, 3)})
+    target = wanted(description)
+    world.settle(target)
+    up = replace(target, counts=infra.scaled(target, "left", by=2))
+    assert world.settle(up).state == "UPDATE_COMPLETE"
+    assert world.starts[-2:] == ["left.1", "left.2"]
+    down = replace(up, counts=infra.scaled(up, "left", count=1))
+    world.settle(down)
+    assert world.removed == ["left.1", "left.2"]
+    for bad in (0, 4):
+        with pytest.raises(ValueError, match="has 1 to 3 instances"):
+            infra.scaled(target, "left", count=bad)
+
+
+def test_scaling_down_does_not_wait_for_the_sick() -> None:
+    world = World()
+    target = wanted(described(DIAMOND, scaling={"left": (1, 3)}), counts={"left": 3})
+    world.settle(target)
+    world.sick.add("base.0")
+    world.step(replace(target, counts={}))
+    assert world.removed == ["left.1", "left.2"]
+
+
+def test_a_failing_node_is_made_again_with_growing_pauses_then_given_up() -> None:
+    world = World(dying={"left.0"})
+    begun = world.now
+    record = world.settle(wanted(described(DIAMOND), attempts=3, backoff=1.0, rollback=False))
+    assert record.state == "CREATE_FAILED"
+    assert record.reason == "left.0: died (given up after 3 further attempts)"
+    assert world.starts.count("left.0") == 4
+    assert world.now - begun >= 1 + 2 + 4
+    assert "top.0" not in world.starts
+
+
+def test_a_failed_create_rolls_back_in_reverse_and_says_why() -> None:
+    world = World(dying={"top.0"})
+    record = world.settle(wanted(described(DIAMOND)))
+    assert record.state == "ROLLBACK_COMPLETE"
+    assert record.reason == "create failed: top.0: died (given up after 3 further attempts)"
+    assert world.removed == ["top.0", "left.0", "right.0", "base.0"]
+    assert world.nodes == {}
+    # The same order again changes nothing; another is a new create.
+    assert world.step(wanted(described(DIAMOND))).steps == ()
+    world.dying.clear()
+    assert world.settle(wanted(described(DIAMOND, image="2"))).state == "CREATE_COMPLETE"
+
+
+def test_a_node_without_health_is_halted_and_made_again() -> None:
+    world = World()
+    target = wanted(described(DIAMOND))
+    world.settle(target)
+    world.sick.add("left.0")
+    world.step(target)
+    assert world.record is not None
+    assert world.record.state == "CREATE_COMPLETE"  # one bad look is no failure
+    until = world.now + 10.0
+    while world.starts.count("left.0") == 1:
+        world.step(target)
+        assert world.now < until + 5
+    assert world.now >= until - 1
+    assert world.states[-1] == "UPDATE_IN_PROGRESS"
+    assert "left.0: " in world.record.reason
+    world.sick.clear()
+    assert world.settle(target).state == "UPDATE_COMPLETE"
+    assert world.starts.count("left.0") == 2
+
+
+def test_a_new_order_is_a_new_chance() -> None:
+    world = World()
+    world.settle(wanted(described(DIAMOND)))
+    world.dying.add("left.0")
+    assert world.settle(wanted(described(DIAMOND, left="2"))).state == "UPDATE_FAILED"
+    world.dying.clear()
+    assert world.settle(wanted(described(DIAMOND, left="3"))).state == "UPDATE_COMPLETE"
+
+
+def test_a_step_that_cannot_be_taken_counts_as_a_failure() -> None:
+    target = wanted(described({"a": set()}), rollback=False, backoff=0.0)
+    record: infra.Record | None = None
+    for now in range(10):
+        plan = infra.plan(target, record, {}, float(now))
+        record = infra.noted(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
+    assert record is not None
+    assert record.state == "CREATE_FAILED"
+    assert record.reason == "a.0: the disk is full (given up after 3 further attempts)"
+
+
+@st.composite
+def acyclic(draw: st.DrawFn) -> dict[str, set[str]]:
+    count = draw(st.integers(1, 7))
+    graph: dict[str, set[str]] = {}
+    for number in range(count):
+        graph[f"n{number}"] = draw(st.sets(st.sampled_from(sorted(graph)), max_size=3)) if graph else set()
+    return graph
+
+
+@settings(max_examples=100, deadline=None)
+@given(acyclic(), acyclic(), st.randoms(use_true_random=False))
+def test_any_graph_to_any_other_though_steps_and_records_are_lost(
+    before: dict[str, set[str]], after: dict[str, set[str]], random: object
+) -> None:
+    world = World()
+    chance = random.random  # type: ignore[attr-defined]
+    for graph, image in ((before, "1"), (after, "2")):
+        target = wanted(described(graph, image=image))
+        for _ in range(20):
+            plan = world.step(target, lose=lambda: chance() < 0.4)
+            for step in plan.steps:
+                if isinstance(step, infra.Ensure):
+                    assert all(f"{needed}.0" in world.nodes for needed in step.node.needs)
+        assert world.settle(target).status is infra.Status.COMPLETE
+        assert set(world.nodes) == {f"{name}.0" for name in graph}
+        assert world.step(target).steps == ()
+    world.settle(wanted(described(after), presence="absent"))
+    assert world.nodes == {}
+
+
+def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
+    world = World()
+    target = wanted(described({"a": set()}))
+    world.settle(target)
+    gone = replace(target, presence="absent")
+    plan = infra.plan(gone, world.record, world.nodes, world.now)
+    kept = infra.noted(plan.record, {"a.0": "port 1 is still listened on"}, world.now)
+    plan = infra.plan(gone, kept, world.nodes, world.now)
+    assert (plan.record.state, plan.record.reason) == ("DELETE_IN_PROGRESS", "a.0: port 1 is still listened on")
+    assert [step.key for step in plan.steps] == ["a.0"]
+    assert world.settle(gone).reason == ""
