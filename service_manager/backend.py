@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
 from occi_service.encryption import Cipher
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, of_status
 from occi_service.identity import Counts, Identity, Quotas, RefusedError, rules
 from occi_service.identity.policy import Policy, Target
 from occi_service.model import attributes_of, type_id
@@ -32,7 +32,7 @@ from .instances import Instance, InstanceId, Instances, show_state
 from .lifecycle import Snapshot, Wanted, legal_moves
 from .start_tokens import new_start_token
 
-__all__ = ["INVOCATION_TOPIC", "InstanceBackend"]
+__all__ = ["INVOCATION_TOPIC", "InstanceBackend", "caller_of", "connection_of", "instance_id_of", "refusals_of_identity"]
 
 INVOCATION_TOPIC: Final = "invocation"
 
@@ -63,7 +63,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
     def create(self, entity: Entity, extras: Any) -> None:
         """An order."""
-        identity, connection = _caller(extras), _connection(extras)
+        identity, connection = caller_of(extras), connection_of(extras)
         self._check(rules.ORDER, identity)
         service = type_id(entity.kind)
         published = self.catalogue.service(connection, service)
@@ -111,7 +111,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         instances, of_service = self._instances.count(connection, identity.tenant_id, service)
-        with _refusals():
+        with refusals_of_identity():
             quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
 
     def _check_region(self, resources: Any, entity: Entity) -> None:
@@ -122,7 +122,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """A look: everything is in the entity."""
-        self._check(rules.READ, _caller(extras))
+        self._check(rules.READ, caller_of(extras))
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         """A partial update: the attributes that are given replace those that are there."""
@@ -138,7 +138,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._change(old, given, extras)
 
     def _change(self, entity: Entity, given: dict[str, Any], extras: Any) -> None:
-        identity, connection = _caller(extras), _connection(extras)
+        identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.UPDATE, identity, instance)
         _refuse_locked(instance, "update")
@@ -166,7 +166,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
     def delete(self, entity: Entity, extras: Any) -> None:
         """A DELETE: overtakes whatever runs. Repeating it is harmless, and starts a failed one again."""
-        identity, connection = _caller(extras), _connection(extras)
+        identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, identity, instance)
         _refuse_locked(instance, "delete")
@@ -183,7 +183,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
         """`stop`, `start`, `retry`, `lock`, `unlock`, or an action that the service declares."""
-        identity, connection = _caller(extras), _connection(extras)
+        identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.ACT, identity, instance)
         if action in (wire.LOCK, wire.UNLOCK):
@@ -269,7 +269,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._instances.wake(connection, dataclasses.replace(instance, request_id=request_id or instance.request_id))
 
     def _check(self, rule: rules.Rule, identity: Identity, instance: Instance | None = None) -> None:
-        with _refusals():
+        with refusals_of_identity():
             self._policy.check(
                 rule,
                 identity,
@@ -302,7 +302,7 @@ def _instance_id(entity: Entity, identity: Identity) -> InstanceId:
     return instance_id_of(path, identity.tenant_id)
 
 
-def _caller(extras: Any) -> Identity:
+def caller_of(extras: Any) -> Identity:
     identity = extras.get("identity") if isinstance(extras, dict) else None
     if identity is None:
         raise ForbiddenError("this needs an identity")
@@ -310,7 +310,7 @@ def _caller(extras: Any) -> Identity:
     return identity
 
 
-def _connection(extras: Any) -> sa.Connection:
+def connection_of(extras: Any) -> sa.Connection:
     connection = extras["connection"]
     assert isinstance(connection, sa.Connection)
     return connection
@@ -337,7 +337,7 @@ def _refuse_locked(instance: Instance, move: str) -> None:
         raise ConflictError(f"the instance is locked against {move}; invoke its action unlock first", wire.LOCKED)
 
 
-class _refusals:  # noqa: N801 - reads as a statement
+class refusals_of_identity:  # noqa: N801 - reads as a statement
     """Refusals of identity as errors that the OCCI application renders."""
 
     def __enter__(self) -> None:
@@ -345,6 +345,4 @@ class _refusals:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, RefusedError):
-            from occi_service.errors import of_status
-
             raise of_status(error.status, error.message, error.where) from error

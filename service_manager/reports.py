@@ -20,7 +20,7 @@ from occi_service.renderings.grammar import ATTRIBUTE_NAME
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 
-from .backend import _caller, _connection
+from .backend import caller_of, connection_of
 from .instances import Instance, Instances, set_links, show_state
 from .start_tokens import START_AUDIENCE
 
@@ -45,7 +45,7 @@ class ReportBackend(ActionBackend):
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Any:
         """Take a report, or give fresh tokens."""
-        identity = _caller(extras)
+        identity = caller_of(extras)
         instance = self._own(entity, identity, extras)
         if action == wire.RENEW:
             return self._renew(instance, extras)
@@ -58,16 +58,16 @@ class ReportBackend(ActionBackend):
         """The instance, if the caller is its orchestrator."""
         found = None
         if identity.kind is TokenKind.INSTANCE and identity.instance_id is not None:
-            found = self._instances.find(_connection(extras), identity.instance_id, lock=True)
+            found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
         if found is None or found.path != entity.identifier or found.tenant != identity.tenant_id:
             raise ForbiddenError("only the instance's own orchestrator may do this", "token")
         return found
 
     def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:
-        identity = _caller(extras)
+        identity = caller_of(extras)
         if identity.audience == START_AUDIENCE:
             # A start token is used at a start: what was told to an earlier start has to be told again.
-            connection = _connection(extras)
+            connection = connection_of(extras)
             self._instances.change(connection, instance.id, {"boots": instance.snapshot.boots + 1, "stumbles": 0})
             self._instances.wake(connection, instance)
         fresh = {
@@ -84,7 +84,7 @@ class ReportBackend(ActionBackend):
                 f"the report is about generation {generation}; the order is at {seen.phase_generation}",
                 names.GENERATION,
             )
-        connection = _connection(extras)
+        connection = connection_of(extras)
         columns: dict[str, Any] = {}
         if wire.PRIVATE in told:
             private = json.dumps(told[wire.PRIVATE], separators=(",", ":"))
@@ -125,7 +125,7 @@ class ReportBackend(ActionBackend):
         for index, each in enumerate(reported):
             if not isinstance(each, dict) or not isinstance(each.get("target"), str) or "://" not in each["target"]:
                 raise BadRequestError("a link is an object with a target, an absolute URI", f"links[{index}]")
-        return set_links(self._instances, _connection(extras), instance, entity=entity, reported=reported)
+        return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
 
 
 def output_name(name: str, entity: Entity) -> str:
