@@ -32,7 +32,14 @@ from .instances import Instance, InstanceId, Instances, show_state
 from .lifecycle import Snapshot, Wanted, legal_moves
 from .start_tokens import new_start_token
 
-__all__ = ["INVOCATION_TOPIC", "InstanceBackend", "caller_of", "connection_of", "instance_id_of", "refusals_of_identity"]
+__all__ = [
+    "INVOCATION_TOPIC",
+    "InstanceBackend",
+    "caller_of",
+    "connection_of",
+    "instance_id_of",
+    "refusals_of_identity",
+]
 
 INVOCATION_TOPIC: Final = "invocation"
 

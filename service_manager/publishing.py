@@ -1,13 +1,13 @@
 """Publishing services while the service manager runs: upload a bundle, publish it, replace it, withdraw it.
 
-A bundle is PUT at `/bundle/<sha256>` as the archive itself; `POST /published/` with its digest publishes it; DELETE of that entry withdraws
-the service: no new orders, instances live on. `roll` brings a service's instances to its present bundle one after another.
+A bundle is PUT at `/bundle/<sha256>` as the archive itself; `POST /published/` with its digest publishes it; DELETE
+of that entry withdraws the service: no new orders, instances live on. `roll` brings a service's instances to its
+present bundle one after another.
 """
 
 from __future__ import annotations
 
 import dataclasses
-
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -55,7 +55,9 @@ class BundleResource:
             raise BadRequestError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         length = req.content_length
         if length is None or length > self._limit:
-            raise TooLargeError(f"a bundle has a Content-Length of at most {self._limit} bytes", "header Content-Length")
+            raise TooLargeError(
+                f"a bundle has a Content-Length of at most {self._limit} bytes", "header Content-Length"
+            )
         archive = req.bounded_stream.read(length)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
@@ -197,7 +199,9 @@ class Roll:
         new = sa.and_(here, table.c.digest == digest)
         settled = sa.and_(table.c.state == "active", table.c.made == digest, table.c.applied >= table.c.changed)
         failed = connection.scalar(sa.select(table.c.id).where(new, table.c.state == "fail").limit(1))
-        waiting = connection.scalar(sa.select(table.c.id).where(new, sa.not_(settled), table.c.state != "fail").limit(1))
+        waiting = connection.scalar(
+            sa.select(table.c.id).where(new, sa.not_(settled), table.c.state != "fail").limit(1)
+        )
         following = connection.execute(
             sa.select(table.c.id, table.c.digest)
             .where(here, table.c.digest != digest, table.c.state == "active")
@@ -209,9 +213,7 @@ class Roll:
             others = sa.select(table.c.digest).where(here, table.c.digest != digest).limit(1)
             before = connection.scalar(others) or self._former(connection, service, digest)
         return (
-            _Rolling(
-                digest, service, entry, waiting, None if following is None else following.id, failed, before
-            ),
+            _Rolling(digest, service, entry, waiting, None if following is None else following.id, failed, before),
             _RollChange(),
         )
 
@@ -264,7 +266,11 @@ class Roll:
         columns: dict[str, Any] = {"digest": digest, "generation": instance.snapshot.generation + 1}
         if instance.snapshot.state == "fail":
             columns |= {"state": instance.snapshot.failed, "failed": None, "attempt": 0, "outcome": None, "sent": 0}
-            columns |= {"retry_at": None, "phase_generation": columns["generation"], "begun": self._instances.queue.clock()}
+            columns |= {
+                "retry_at": None,
+                "phase_generation": columns["generation"],
+                "begun": self._instances.queue.clock(),
+            }
         self._instances.change(connection, instance_id, columns)
         self._instances.wake(connection, instance)
 
@@ -272,5 +278,3 @@ class Roll:
         """Say why the roll stopped."""
         if self.load(connection, item) is not None:
             self._note(connection, item, f"failed: {reason}")
-
-

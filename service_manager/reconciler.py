@@ -165,8 +165,8 @@ class Reconciler:
                 message = f"attempt {seen.attempt + 1} of {seen.state} failed: {reason}"
                 return work.Wait(observed=Change(columns, message=message), until=at)
             case lifecycle.GiveUp(phase, reason):
-                columns = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
-                return work.Done(Change(columns, enter="fail", ended="failed", message=f"{phase} failed: {reason}"))
+                failed: dict[str, Any] = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
+                return work.Done(Change(failed, enter="fail", ended="failed", message=f"{phase} failed: {reason}"))
             case lifecycle.Await(until, application):
                 if application and instance.stumbles > 0:
                     return self._look(order, until, now)
