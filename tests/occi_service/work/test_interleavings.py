@@ -110,7 +110,9 @@ class Interleavings(RuleBasedStateMachine):
             assert not ready
             return
         key = claim.item.key
-        assert ready[key] == min(ready.values())
+        ended = {key: when for key, when in ready.items() if self.rows[key].holder is not None}
+        # Leases that ended go first, then the oldest.
+        assert ready[key] == min((ended or ready).values())
         row = self.rows[key]
         assert claim.takeover == (row.holder is not None)
         row.claims += 1
