@@ -266,9 +266,10 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     )
     counts = InstanceCounts(parts.metrics)
 
-    def count() -> None:
+    def count() -> float:
         with parts.database.read() as connection:
             counts.read(connection)
+        return 15.0
 
     patient = work.Retry(attempts=20)
     timeout = 0.8 * settings.lease
@@ -277,7 +278,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         work.Topic(INVOCATION_TOPIC, Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock)),
         work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
-        work.recurring(_COUNTS, count, every=15.0),
+        work.recurring(_COUNTS, count),
         work.retention(parts.queue),
     ]
 
