@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .app import Application as Application
     from .attributes import Attribute as Attribute
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from .registry import InMemoryRegistry as InMemoryRegistry
 
 __all__ = ["Application", "Attribute", "InMemoryRegistry", "Limits", "__version__"]
-
-__version__ = "0.1.0"
 
 _PLACES = {"Application": "app", "Attribute": "attributes", "InMemoryRegistry": "registry", "Limits": "exchange"}
 

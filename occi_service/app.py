@@ -133,7 +133,7 @@ class Application:
             base_url=base_url.rstrip("/") if base_url else None,
             new_id=new_id,
         )
-        self._server = f"{product or f'archelon/{__version__}'} OCCI/1.2"
+        self.server = f"{product or f'archelon/{__version__}'} OCCI/1.2"
         self.falcon: falcon.App[falcon.Request, falcon.Response] = falcon.App(router=_Router(self._service))
         self.falcon.req_options.keep_blank_qs_values = True
         self.falcon.resp_options.default_media_type = "text/plain"
@@ -157,7 +157,7 @@ class Application:
     def _call_occi(self, environ: dict[str, Any], response: StartResponse, **extras: Any) -> Iterable[bytes]:
         """Serve a request; `extras` reach every backend and the registry."""
         environ[_EXTRAS] = extras
-        server = self._server
+        server = self.server
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             headers.append(("Server", server))

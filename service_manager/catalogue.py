@@ -1,7 +1,8 @@
 """The catalogue of services: which bundle is published under which type, and the OCCI kinds that come of it.
 
-The truth is in the database, so that every process of a service manager serves the same kinds. A process holds what it has seen and
-asks, at most once a second or when a request names what it does not know, whether there is a newer revision.
+The truth is in the database, so that every process of a service manager serves the same kinds. A process holds what
+it has seen and asks, at most once a second or when a request names what it does not know, whether there is a newer
+revision.
 """
 
 from __future__ import annotations
@@ -140,9 +141,7 @@ class Catalogue:
             return digest, False
         manifest = _manifest_of(digest, archive)
         connection.execute(
-            tables.bundles.insert().values(
-                digest=digest, archive=archive, type=manifest.type, version=manifest.version
-            )
+            tables.bundles.insert().values(digest=digest, archive=archive, type=manifest.type, version=manifest.version)
         )
         return digest, True
 

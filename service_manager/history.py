@@ -1,7 +1,8 @@
 """The history of an instance: a record that begins with its order, gains a line for every phase, and outlives it.
 
-The record is an entity of kind `record`, in its tenant's own part of the registry, at `/record/<instance>`. Every phase is a log line at
-its start and at its end as well, with Hurtle's field names, so that what read Hurtle's logs reads these.
+The record is an entity of kind `record`, in its tenant's own part of the registry, at `/record/<instance>`. Every
+phase is a log line at its start and at its end as well, with Hurtle's field names, so that what read Hurtle's logs
+reads these.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Instances in the database: rows that drive them, and the entities that tenants see, written together.
 
-Whoever changes an instance holds a transaction and writes in one order, so that no two wait for each other: the entity, the row,
-the work. Rows are changed column by column, never whole: a report that arrives while a worker is at a step keeps its columns.
+Whoever changes an instance holds a transaction and writes in one order, so that no two wait for each other: the
+entity, the row, the work. Rows are changed column by column, never whole: a report that arrives while a worker is at
+a step keeps its columns.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any, Final, NewType
 
 import sqlalchemy as sa
-from occi.core_model import Entity, Kind, Resource
+from occi.core_model import Entity, Kind, Link, Resource
 
 from occi_service.identity import Identity, Role, TenantId, TokenKind
+from occi_service.model import RemoteResource
 from occi_service.registry import Registry
 from occi_service.wire import names
 from occi_service.wire import service_manager as wire
@@ -23,7 +25,7 @@ from occi_service.work import WorkQueue
 from . import tables
 from .lifecycle import Snapshot, Wanted, legal_moves
 
-__all__ = ["TOPIC", "Instance", "InstanceId", "Instances", "house_extras", "show_state"]
+__all__ = ["TOPIC", "Instance", "InstanceId", "Instances", "house_extras", "parameters_of", "set_links", "show_state"]
 
 InstanceId = NewType("InstanceId", str)
 
@@ -179,13 +181,14 @@ def parameters_of(entity: Entity, outputs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def set_links(
-    instances: Instances, connection: sa.Connection, instance: Instance, *, entity: Entity, reported: list[dict[str, Any]]
+    instances: Instances,
+    connection: sa.Connection,
+    instance: Instance,
+    *,
+    entity: Entity,
+    reported: list[dict[str, Any]],
 ) -> int:
     """Make the links of an instance those that its orchestrator reported. Returns how many of them are dependencies."""
-    from occi.core_model import Link
-
-    from occi_service.model import RemoteResource
-
     assert isinstance(entity, Resource)
     extras = house_extras(connection, instance.tenant)
     kinds: dict[str, Kind] = {"dependency": wire.DEPENDENCY, "resource": wire.RESOURCE_LINK}

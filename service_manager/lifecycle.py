@@ -1,11 +1,13 @@
 """What an instance needs next: a pure function from what is wanted and what was observed to one step.
 
-Nothing here calls, waits or stores. `plan` looks at a `Snapshot` (one row) and names the next step; the reconciler takes it and
-writes down what came of it; and so on until the step is `Rest`. Because the row says everything, a worker that takes over
-from a killed one continues where it was, and a step that was taken twice is harmless, being idempotent at its receiver.
+Nothing here calls, waits or stores. `plan` looks at a `Snapshot` (one row) and names the next step; the reconciler
+takes it and writes down what came of it; and so on until the step is `Rest`. Because the row says everything, a
+worker that takes over from a killed one continues where it was, and a step that was taken twice is harmless, being
+idempotent at its receiver.
 
-Who answers late is recognised by numbers: an orchestrator counts its starts (`boots`), and what was told to an earlier start has
-to be told again; an order counts its changes (`generation`), and a report about an earlier one is refused.
+Who answers late is recognised by numbers: an orchestrator counts its starts (`boots`), and what was told to an
+earlier start has to be told again; an order counts its changes (`generation`), and a report about an earlier one is
+refused.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ services = sa.Table(
     "sm_services",
     metadata,
     sa.Column("type", sa.String(255), primary_key=True),
-    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("digest", sa.ForeignKey("sm_bundles.digest"), nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),

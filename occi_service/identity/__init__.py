@@ -18,6 +18,7 @@ from .errors import (
     QuotaExceededError,
     RefusedError,
 )
+from .jwk import read_jwk_set, write_jwk_set
 from .ports import AnyOf, TokenVerifier
 from .quotas import Counts, Quotas
 from .rate_limit import ClientAddress, RateLimit, RateLimiter, TooManyRequestsError, by_tenant
@@ -82,6 +83,8 @@ __all__ = [
     "VerificationKeys",
     "by_tenant",
     "instance_subject",
+    "read_jwk_set",
     "render_plain_error",
     "service_subject",
+    "write_jwk_set",
 ]

@@ -18,6 +18,7 @@ import occi.registry
 from occi.backend import KindBackend, MixinBackend
 from occi.core_model import Category, Entity, Kind, Link, Mixin, Resource
 
+from ..errors import ForbiddenError
 from ..model import secrets_of, type_id
 from ..renderings import grammar
 
@@ -69,9 +70,17 @@ class Registry(occi.registry.Registry):
         self._renderings[mime_type] = renderer
 
     def get_extras(self, extras: Any) -> Any:
-        """What marks an entity or a category as this caller's: the tenant of its identity, or None without one."""
+        """What marks an entity or a category as this caller's: the tenant of its identity, or None without one.
+
+        Raises:
+            ForbiddenError: the identity is bound to no tenant. It owns nothing, and is not nobody either.
+        """
         identity = extras.get("identity") if isinstance(extras, dict) else None
-        return None if identity is None else identity.tenant_id
+        if identity is None:
+            return None
+        if not identity.tenant_id:
+            raise ForbiddenError("the token is bound to no tenant; send one of a tenant's", "token")
+        return identity.tenant_id
 
     # beyond it --------------------------------------------------------------------------------------------------------
 

@@ -1,27 +1,70 @@
 """The registry that serves where none is given: everything in memory, gone with the process.
 
 It keeps records, as the persistent one does, and hands out fresh objects: what a backend changes on `retrieve` is
-rendered and forgotten, and two threads never hold the same entity. A unit of work holds one lock and keeps what it
-replaced, to put it back if an exception ends it.
+rendered and forgotten, and two threads never hold the same entity. A key is the tenant and the path, so two tenants may
+use one path and neither learns of the other. A unit of work holds one lock and keeps what it replaced, to put it back
+if an exception ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Category, Entity, Mixin
+from occi.core_model import Category, Entity, Mixin, Resource
 
+from ..errors import ConflictError, shown
+from ..model import type_id
 from .base import Page, Registry, Selection, in_collection, page_of
 from .categories import Categories, find_backend
 from .records import EntityRecord, dehydrate, hydrate
 
 __all__ = ["InMemoryRegistry"]
 
-_ABSENT: Final = object()
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """A record and its place in the order of creation."""
+
+    number: int
+    record: EntityRecord
+
+
+class _Tenant:
+    """What one tenant has."""
+
+    def __init__(self) -> None:
+        self.mixins = Categories()
+        self.entities: dict[str, _Kept] = {}
+        #: Identifiers of the links that start at each resource.
+        self.links: dict[str, list[str]] = {}
+
+    def place(self, key: str, kept: _Kept | None) -> None:
+        """Put a record at a key, or with None nothing."""
+        previous = self.entities.pop(key, None)
+        if previous is not None and previous.record.source is not None:
+            source = previous.record.source
+            remaining = [each for each in self.links[source] if each != key]
+            if remaining:
+                self.links[source] = remaining
+            else:
+                del self.links[source]
+        if kept is None:
+            return
+        self.entities[key] = kept
+        if kept.record.source is not None:
+            self.links[kept.record.source] = [*self.links.get(kept.record.source, ()), key]
+
+    def links_of(self, identifier: str) -> list[EntityRecord]:
+        """The links that start at a resource, in the order of their creation."""
+        found = [self.entities.get(each) for each in tuple(self.links.get(identifier, ()))]
+        present = sorted([each for each in found if each is not None], key=lambda kept: kept.number)
+        return [each.record for each in present]
 
 
 class InMemoryRegistry(Registry):
@@ -30,95 +73,144 @@ class InMemoryRegistry(Registry):
     def __init__(self) -> None:
         super().__init__()
         self._categories = Categories()
-        self._own: dict[Any, Categories] = {}
-        self._records: dict[str, EntityRecord] = {}
-        self._links: dict[str, list[str]] = {}
+        self._tenants: dict[Any, _Tenant] = {}
+        self._numbers = itertools.count()
         self._lock = threading.RLock()
-        self._undo: list[tuple[str, Any]] | None = None
+        self._undo: list[tuple[_Tenant, str, _Kept | None]] | None = None
+
+    def _tenant(self, extras: Any) -> _Tenant:
+        owner = self.get_extras(extras)
+        found = self._tenants.get(owner)
+        if found is None:
+            # setdefault: two threads end up with the same one.
+            found = self._tenants.setdefault(owner, _Tenant())
+        return found
 
     # categories -------------------------------------------------------------------------------------------------------
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
-        """Register a category; with extras and a tenant's mixin, for that tenant alone."""
+        """Register a provider's category, or a tenant's mixin for that tenant alone."""
         if isinstance(backend, UserDefinedMixinBackend):
-            owner = self.get_extras(extras)
-            category.extras = owner
-            with self._lock:
-                self._own.setdefault(owner, Categories()).add(category, backend)
+            category.extras = self.get_extras(extras)
+            self._tenant(extras).mixins.add(category, backend)
         else:
             self._categories.add(category, backend)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
-        return find_backend(self._categories, category, self._own.get(self.get_extras(extras)))
+        return find_backend(self._categories, category, self._tenant(extras).mixins)
 
     def delete_mixin(self, mixin: Mixin, extras: Any) -> None:
-        name = mixin.scheme + mixin.term
-        own = self._own.get(self.get_extras(extras))
-        if own is not None and own.get(name) is not None:
+        """Remove a tenant's own mixin or, without a tenant, a provider's. Raises KeyError."""
+        name = type_id(mixin)
+        own = self._tenant(extras).mixins
+        if own.get(name) is not None:
             own.remove(name)
-        else:
+        elif self.get_extras(extras) is None:
             self._categories.remove(name)
+        else:
+            raise KeyError(name)
 
     def get_category(self, path: str, extras: Any) -> Category | None:
         found = self._categories.at(path)
-        if found is None and self._own:
-            own = self._own.get(self.get_extras(extras))
-            found = own.at(path) if own is not None else None
+        if found is None:
+            found = self._tenant(extras).mixins.at(path)
+            if found is not None and self._categories.get(type_id(found)) is not None:
+                # A provider's category of the same name wins, wherever it lies.
+                return None
         return found
 
     def get_categories(self, extras: Any) -> list[Category]:
-        own = self._own.get(self.get_extras(extras))
-        return self._categories.all() + (own.all() if own is not None else [])
+        provided = self._categories
+        return provided.all() + [
+            each
+            for each in self._tenant(extras).mixins.all()
+            if provided.get(type_id(each)) is None and provided.at(each.location or "") is None
+        ]
 
     def find_category(self, name: str, extras: Any) -> Category | None:
         found = self._categories.get(name)
-        if found is None and self._own:
-            own = self._own.get(self.get_extras(extras))
-            found = own.get(name) if own is not None else None
-        return found
+        return found if found is not None else self._tenant(extras).mixins.get(name)
 
     # entities ---------------------------------------------------------------------------------------------------------
 
     def get_resource(self, key: str, extras: Any) -> Entity:
-        record = self._records[key]
-        if record.owner is not None and record.owner != self.get_extras(extras):
-            raise KeyError(key)
-        return self._hydrate(record, extras)
-
-    def _hydrate(self, record: EntityRecord, extras: Any) -> Entity:
-        links = [self._records[each] for each in tuple(self._links.get(record.identifier, ())) if each in self._records]
+        tenant = self._tenant(extras)
+        record = tenant.entities[key].record
         return hydrate(
             record,
-            links,
+            tenant.links_of(record.identifier),
             lambda name: self.find_category(name, extras),
-            find_entity=lambda key: self.get_resource(key, extras),
+            find_entity=lambda end: self.get_resource(end, extras),
         )
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
+        """Keep an entity at a path, in the place of what is there; and its links that are not kept yet."""
         entity.identifier = key
-        self._put(key, dehydrate(entity, self.get_extras(extras)))
+        tenant = self._tenant(extras)
+        with self._lock:
+            present = tenant.entities.get(key)
+            number = present.number if present is not None else next(self._numbers)
+            self._put(tenant, key, _Kept(number, dehydrate(entity, self.get_extras(extras))))
+            self._keep_links(tenant, entity, extras)
 
     def save(self, key: str, entity: Entity, extras: Any) -> None:
-        owner = self._records[key].owner
-        if key != entity.identifier:
-            self._put(key, _ABSENT)
-        self._put(entity.identifier, dehydrate(entity, owner))
+        """Write an entity that was read under `key` and has changed; and its links that are not kept yet.
+
+        Raises:
+            KeyError: there is none at `key`, or it is not this tenant's.
+            ConflictError: its identifier has changed to that of another.
+        """
+        tenant = self._tenant(extras)
+        with self._lock:
+            number = tenant.entities[key].number
+            new = entity.identifier
+            if key != new:
+                if new in tenant.entities:
+                    raise ConflictError(f"there is an entity at {shown(new)} already")
+                self._put(tenant, key, None)
+            self._put(tenant, new, _Kept(number, dehydrate(entity, self.get_extras(extras))))
+            if key != new:
+                self._rename(tenant, key, new)
+            self._keep_links(tenant, entity, extras)
+
+    def _rename(self, tenant: _Tenant, old: str, new: str) -> None:
+        """Let the links that start at or lead to an entity follow it to its new identifier."""
+        for key, kept in list(tenant.entities.items()):
+            record = kept.record
+            if record.source is not None and old in (record.source, record.target):
+                source = new if record.source == old else record.source
+                target = new if record.target == old else record.target
+                moved = dataclasses.replace(record, source=source, target=target)
+                self._put(tenant, key, _Kept(kept.number, moved))
+
+    def _keep_links(self, tenant: _Tenant, entity: Entity, extras: Any) -> None:
+        if not isinstance(entity, Resource):
+            return
+        for link in entity.links:
+            if link.identifier not in tenant.links.get(entity.identifier, ()):
+                if not link.identifier:
+                    raise ValueError(f"a new link of {entity.identifier} has no identifier; give it one")
+                self.add_resource(link.identifier, link, extras)
 
     def delete_resource(self, key: str, extras: Any) -> None:
-        if key not in self._records:
-            raise KeyError(key)
-        self._put(key, _ABSENT)
+        """Remove an entity. Raises KeyError."""
+        tenant = self._tenant(extras)
+        with self._lock:
+            if key not in tenant.entities:
+                raise KeyError(key)
+            self._put(tenant, key, None)
 
     def get_resource_keys(self, extras: Any) -> list[str]:
-        owner = self.get_extras(extras)
-        return [key for key, each in tuple(self._records.items()) if each.owner is None or each.owner == owner]
+        with self._lock:
+            kept = sorted(self._tenant(extras).entities.values(), key=lambda each: each.number)
+        return [each.record.identifier for each in kept]
 
     def get_resources(self, extras: Any) -> list[Entity]:
-        return [self.get_resource(key, extras) for key in self.get_resource_keys(extras)]
+        with self._lock:
+            return [self.get_resource(key, extras) for key in self.get_resource_keys(extras)]
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        with self._lock:
-            entities = self.get_resources(extras)
+        entities = self.get_resources(extras)
         return page_of([each for each in entities if in_collection(each, selection)], selection)
 
     @contextlib.contextmanager
@@ -132,28 +224,14 @@ class InMemoryRegistry(Registry):
             try:
                 yield
             except BaseException:
-                for key, record in reversed(self._undo):
-                    self._place(key, record)
+                for tenant, key, kept in reversed(self._undo):
+                    tenant.place(key, kept)
                 raise
             finally:
                 self._undo = None
 
-    def _put(self, key: str, record: Any) -> None:
+    def _put(self, tenant: _Tenant, key: str, kept: _Kept | None) -> None:
         with self._lock:
             if self._undo is not None:
-                self._undo.append((key, self._records.get(key, _ABSENT)))
-            self._place(key, record)
-
-    def _place(self, key: str, record: Any) -> None:
-        previous = self._records.get(key)
-        if previous is not None and previous.source is not None:
-            remaining = [each for each in self._links[previous.source] if each != key]
-            self._links[previous.source] = remaining
-            if not remaining:
-                del self._links[previous.source]
-        if isinstance(record, EntityRecord):
-            self._records[key] = record
-            if record.source is not None:
-                self._links[record.source] = [*self._links.get(record.source, ()), key]
-        else:
-            self._records.pop(key, None)
+                self._undo.append((tenant, key, tenant.entities.get(key)))
+            tenant.place(key, kept)

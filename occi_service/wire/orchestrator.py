@@ -95,6 +95,7 @@ ACT: Final = Action(
     "Invoke an action that the service declares",
     {
         **_ORDER,
+        EVENT_ID: Attribute("required", description="the same id is taken once"),
         ACTION_NAME: Attribute("required", description="term of the declared action"),
         ACTION_ATTRIBUTES: Attribute("", type="object", secret=True),
     },

@@ -32,6 +32,7 @@ __all__ = [
     "REPORTED_LINKS",
     "RESOURCE_LINK",
     "RETRY",
+    "ROLL",
     "SCHEME",
     "START",
     "STATE",
@@ -141,10 +142,13 @@ RESOURCE_LINK: Final = Kind(
 
 # --- catalogue and history -------------------------------------------------------------------------------------------
 
+ROLL: Final = Action(SCHEME, "roll", "Bring the service's instances to this bundle, one after another")
+
 PUBLISHED: Final = Kind(
     SCHEME,
     "published",
     related=[Resource.kind],
+    actions=[ROLL],
     title="Published service",
     attributes={
         SERVICE: Attribute("immutable", description="type identifier of the kind"),
@@ -152,7 +156,8 @@ PUBLISHED: Final = Kind(
         BUNDLE_VERSION: Attribute("immutable"),
         attribute("published.by"): Attribute("immutable"),
         attribute("published.at"): Attribute("immutable", description="RFC 3339"),
-        attribute("published.state"): Attribute("immutable", pattern="published|withdrawn"),
+        attribute("published.state"): Attribute("immutable", pattern="published|replaced|withdrawn"),
+        attribute("roll.state"): Attribute("immutable", description="running, done, or failed and why"),
     },
     location="/published/",
 )

@@ -47,18 +47,18 @@ class Claim:
     """The one before did not give its lease back."""
 
 
-def _candidate(priority: Priority) -> sa.Select[Any]:
-    """The oldest claimable row of one priority: one range of one index, whatever else the table holds."""
-    return (
-        sa.select(work.c.topic, work.c.key, work.c.priority, work.c.token, work.c.ready, work.c.lease_owner)
-        .where(
-            work.c.priority == sa.literal_column(str(int(priority))),
-            work.c.ready <= sa.bindparam("now"),
-            work.c.topic.in_(sa.bindparam("topics", expanding=True)),
-        )
-        .order_by(work.c.ready)
-        .limit(1)
-    )
+def _candidates() -> list[sa.Select[Any]]:
+    """One row each, in the order in which a claim prefers them; each reads one range of one index, however full the table is.
+
+    Leases that ended come first: their work has begun, and would else wait behind the whole backlog for its takeover.
+    """
+    now: sa.BindParameter[float] = sa.bindparam("now")
+    found = sa.select(work.c.topic, work.c.key, work.c.token, work.c.due, work.c.lease_end)
+    found = found.where(work.c.topic.in_(sa.bindparam("topics", expanding=True))).limit(1)
+    ended = found.where(work.c.lease_end <= now).order_by(work.c.lease_end)
+    free = found.where(work.c.lease_end.is_(None), work.c.due <= now).order_by(work.c.due)
+    # A literal priority, for a plan that knows it.
+    return [ended, *[free.where(work.c.priority == sa.literal_column(str(int(one)))) for one in Priority]]
 
 
 _CLAIMED: Final[dict[str, Any]] = {
@@ -82,25 +82,28 @@ _RETURNED: Final = (
 
 
 def _claim_postgresql() -> Any:
-    """One statement, one round trip: each priority is looked at only when those before it gave nothing."""
+    """One statement, one round trip: each candidate is looked for only when those before it gave nothing."""
     tried: list[Any] = []
-    for priority in Priority:
-        candidate = _candidate(priority)
+    for place, candidate in enumerate(_candidates()):
         for former in tried:
             candidate = candidate.where(~sa.exists(sa.select(former.c.key)))
-        tried.append(candidate.with_for_update(skip_locked=True).cte(f"priority_{int(priority)}"))
+        tried.append(candidate.with_for_update(skip_locked=True).cte(f"candidate_{place}"))
     found = sa.union_all(*[sa.select(former) for former in tried]).cte("found")
     return (
         sa.update(work)
         .where(work.c.topic == found.c.topic, work.c.key == found.c.key)
         .values(_CLAIMED)
-        .returning(*_RETURNED, found.c.ready, found.c.lease_owner)
+        .returning(*_RETURNED, found.c.due, found.c.lease_end)
     )
 
 
 def _find_sqlite() -> Any:
-    found = sa.union_all(*[sa.select(_candidate(priority).subquery()) for priority in Priority]).subquery()
-    return sa.select(found).order_by(found.c.priority).limit(1)
+    placed = []
+    for place, candidate in enumerate(_candidates()):
+        row = candidate.subquery()
+        placed.append(sa.select(sa.literal_column(str(place)).label("place"), row))
+    found = sa.union_all(*placed).subquery()
+    return sa.select(found).order_by(found.c.place).limit(1)
 
 
 _CLAIM_POSTGRESQL: Final = _claim_postgresql()
@@ -111,7 +114,10 @@ _TAKE_SQLITE: Final = (
         work.c.topic == sa.bindparam("found_topic"),
         work.c.key == sa.bindparam("found_key"),
         work.c.token == sa.bindparam("found_token"),
-        work.c.ready <= sa.bindparam("now"),
+        # Same token and no lease: it was settled meanwhile, and may be at rest.
+        sa.or_(
+            work.c.lease_end <= sa.bindparam("now"), work.c.lease_end.is_(None) & (work.c.due <= sa.bindparam("now"))
+        ),
     )
     .values(_CLAIMED)
     .returning(*_RETURNED)
@@ -158,9 +164,23 @@ _END: Final = (
         reason=sa.case((work.c.due.is_(None), sa.bindparam("why"))),
     )
 )
-_NEXT: Final = sa.select(sa.func.min(work.c.ready)).where(
-    work.c.ready.is_not(None), work.c.topic.in_(sa.bindparam("topics", expanding=True))
-)
+
+
+def _next_ready() -> Any:
+    """The soonest of each index range; the priorities have a range each."""
+    mine = work.c.topic.in_(sa.bindparam("topics", expanding=True))
+    soonest = [
+        sa.select(work.c.lease_end).where(work.c.lease_end.is_not(None), mine).order_by(work.c.lease_end).limit(1)
+    ]
+    for priority in Priority:
+        free = work.c.lease_end.is_(None) & work.c.due.is_not(None)
+        of_priority = work.c.priority == sa.literal_column(str(int(priority)))
+        soonest.append(sa.select(work.c.due).where(free, of_priority, mine).order_by(work.c.due).limit(1))
+    times = sa.union_all(*[sa.select(one.subquery().c[0].label("time")) for one in soonest]).subquery()
+    return sa.select(sa.func.min(times.c.time))
+
+
+_NEXT: Final = _next_ready()
 
 
 class Leases:
@@ -191,7 +211,9 @@ class Leases:
         row = find({"now": now, "topics": self._topics, "owner": self._owner, "lease_end": now + self._held})
         if row is None:
             return None
-        topic, key, tenant, request_id, token, generation, attempt, reason, ready, former = row
+        topic, key, tenant, request_id, token, generation, attempt, reason, due, former_end = row
+        takeover = former_end is not None
+        lag = max(0.0, now - (former_end if takeover else due))
         item = Item(
             topic=topic,
             key=key,
@@ -203,7 +225,7 @@ class Leases:
             reason=reason,
             deadline=now + self._held,
         )
-        return Claim(item, lease_end=now + self._held, lag=max(0.0, now - ready), takeover=former is not None)
+        return Claim(item, lease_end=now + self._held, lag=lag, takeover=takeover)
 
     # Both claim in autocommit mode: a statement is a transaction, and BEGIN and COMMIT would be two more round trips.
     def _claim_postgresql(self, values: dict[str, Any]) -> Any:
@@ -220,7 +242,7 @@ class Leases:
                 place = {"found_topic": found.topic, "found_key": found.key, "found_token": found.token}
                 taken = connection.execute(_TAKE_SQLITE, {**values, **place}).one_or_none()
                 if taken is not None:
-                    return (*taken, found.ready, found.lease_owner)
+                    return (*taken, found.due, found.lease_end)
 
     def reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
         """A connection for a handler's `load`."""

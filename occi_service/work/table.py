@@ -2,8 +2,7 @@
 
 Two columns carry the whole state. `due` says when a step is wanted; NULL says that none is. `lease_end` says until when
 someone works on it; NULL says that nobody does. A claim takes `due` away, so an enqueueing that comes during a step shows as a
-new `due` and cannot be lost. `ready`, computed by the database, is when the row may next be claimed: when due, or, while it is
-leased, when the lease ends. `token` rises with every claim; its first value is the time of insertion in microseconds, so that
+new `due` and cannot be lost. `token` rises with every claim; its first value is the time of insertion in microseconds, so that
 a row which retention removed and an order made again does not repeat the tokens of its former life.
 
 Times are seconds since the epoch, as doubles: one meaning on both databases, and arithmetic that an injected clock can do.
@@ -34,19 +33,21 @@ work = sa.Table(
     sa.Column("outcome", sa.String(8)),
     sa.Column("reason", sa.Text),
     sa.Column("ended", sa.Double),
-    sa.Column("ready", sa.Double, sa.Computed("coalesce(lease_end, due)", persisted=True)),
     sa.CheckConstraint("(lease_owner IS NULL) = (lease_end IS NULL)", name="lease"),
     sa.CheckConstraint("(outcome IS NULL) = (ended IS NULL)", name="outcome"),
     # Each row is updated some times a step: dead versions are cleared early, or claims would wade through them.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "fillfactor": "70"},
 )
 
+_free = work.c.lease_end.is_(None) & work.c.due.is_not(None)
+
+# What a claim reads: free rows by priority and age, and leases that ended. Rows at rest are in neither.
+sa.Index("ix_work_due", work.c.priority, work.c.due, sqlite_where=_free, postgresql_where=_free)
 sa.Index(
-    "ix_work_ready",
-    work.c.priority,
-    work.c.ready,
-    sqlite_where=work.c.ready.is_not(None),
-    postgresql_where=work.c.ready.is_not(None),
+    "ix_work_lease_end",
+    work.c.lease_end,
+    sqlite_where=work.c.lease_end.is_not(None),
+    postgresql_where=work.c.lease_end.is_not(None),
 )
 sa.Index(
     "ix_work_ended",

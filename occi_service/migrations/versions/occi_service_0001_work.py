@@ -28,18 +28,18 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(8)),
         sa.Column("reason", sa.Text),
         sa.Column("ended", sa.Double),
-        sa.Column("ready", sa.Double, sa.Computed("coalesce(lease_end, due)", persisted=True)),
         sa.PrimaryKeyConstraint("topic", "key", name=op.f("pk_work")),
         sa.CheckConstraint("(lease_owner IS NULL) = (lease_end IS NULL)", name=op.f("ck_work_lease")),
         sa.CheckConstraint("(outcome IS NULL) = (ended IS NULL)", name=op.f("ck_work_outcome")),
         postgresql_with={"autovacuum_vacuum_scale_factor": "0.02", "fillfactor": "70"},
     )
-    for name, columns, last in (
-        ("ix_work_ready", ["priority", "ready"], "ready"),
-        ("ix_work_ended", ["ended"], "ended"),
+    for name, columns, condition in (
+        ("ix_work_due", ["priority", "due"], "lease_end IS NULL AND due IS NOT NULL"),
+        ("ix_work_lease_end", ["lease_end"], "lease_end IS NOT NULL"),
+        ("ix_work_ended", ["ended"], "ended IS NOT NULL"),
     ):
-        present = sa.text(f"{last} IS NOT NULL")
-        op.create_index(op.f(name), "work", columns, sqlite_where=present, postgresql_where=present)
+        where = sa.text(condition)
+        op.create_index(op.f(name), "work", columns, sqlite_where=where, postgresql_where=where)
 
 
 def downgrade() -> None:

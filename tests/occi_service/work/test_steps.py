@@ -100,6 +100,31 @@ def test_a_later_wake_during_a_step_keeps_its_time(bench: Bench) -> None:
     assert bench.state().due == bench.clock.now + 60
 
 
+def test_a_later_wake_outlives_the_steps_before_it(bench: Bench) -> None:
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        if seen == 0:
+            order(bench.queue, "k", wanted, after=60)
+        return heat(wanted, seen)
+
+    bench.kettles.act = act
+    order(bench.queue, "k", 3)
+    assert bench.worker.run_once()
+    assert bench.state().due == bench.clock.now + 60
+
+
+def test_a_wake_that_the_next_step_sees_is_not_one_more_look(bench: Bench) -> None:
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        if seen == 0:
+            order(bench.queue, "k", 2)
+        return heat(wanted, seen)
+
+    bench.kettles.act = act
+    order(bench.queue, "k", 1)
+    assert bench.worker.run_once()
+    assert observed(bench.database, "k") == 2
+    assert not bench.worker.run_once()
+
+
 def test_waiting_ends_at_its_time_or_at_a_sooner_wake(bench: Bench) -> None:
     bench.kettles.act = lambda wanted, seen: work.Wait(30, observed=seen + 1)
     order(bench.queue, "k", 9)

@@ -1,0 +1,291 @@
+"""Connections to one server: opened when needed, kept while the server keeps them, each bound to its call's deadline.
+
+urllib3's connections do HTTP/1.1 and TLS. Its pools are not used: a pool's time limit covers one wait for bytes, so that
+a server that sends a byte now and then holds a caller for ever. Here every single read and write asks the call's deadline
+how long it may take. Nothing here knows of OCCI, retries or redirects.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import http.client
+import io
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import urllib3.connection
+import urllib3.exceptions
+
+from .limits import Deadline
+
+__all__ = ["Answer", "Connections", "OversizeError", "Request", "Secure", "Stream", "failures"]
+
+_PIECE: Final = 64 << 10
+
+#: What a broken or slow network looks like. TimeoutError is an OSError too.
+failures: Final = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
+
+
+class OversizeError(Exception):
+    """The answer's body is larger than the limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it goes out.
+
+    Attributes:
+        target: path and query.
+        headers: values as Latin-1 text; never shown, since the token is among them.
+        body: bytes, or pieces of bytes that can be had once.
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
+    body: bytes | Iterable[bytes] | None = dataclasses.field(repr=False, default=None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `headers` have names in lower case; repeated fields are joined by commas."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Secure:
+    """TLS towards the server.
+
+    Attributes:
+        ca_file: PEM file of the authorities to trust, instead of the system's.
+        verify: whether certificate and host name are checked. Without, anyone on the way can read the token.
+    """
+
+    ca_file: str | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """The context for new connections. Raises OSError if the file cannot be read or holds no certificate."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class _TimedReader(io.RawIOBase):
+    """The bytes of one answer; each read from the socket may take what the deadline leaves."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._deadline.wait(self._deadline.timeout.read))
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, deadline: Deadline, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        raw: Any = self.fp.detach()
+        self.fp = io.BufferedReader(_TimedReader(raw, sock, deadline))
+
+
+class _Timed(urllib3.connection.HTTPConnection):
+    """A connection that one call at a time uses; `deadline` is that call's."""
+
+    deadline: Deadline
+
+    def connect(self) -> None:
+        self.timeout = self.deadline.wait(self.deadline.timeout.connect)
+        super().connect()
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        # One large sendall would have one time limit, however long the body.
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE):
+            self.sock.settimeout(self.deadline.wait(self.deadline.timeout.read))
+            super().send(view[start : start + _PIECE])
+
+    def getresponse(self) -> Any:
+        self.timeout = self.deadline.wait(self.deadline.timeout.read)
+        self.response_class = functools.partial(_Response, deadline=self.deadline)  # type: ignore[assignment]
+        return super().getresponse()
+
+
+class _TimedSecure(_Timed, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class Connections:
+    """A pool for one host. Thread-safe; after a fork each process opens its own.
+
+    Args:
+        scheme: `http` or `https`.
+        secure: TLS settings; the context is made once, by the first connection.
+        keep: idle connections to keep.
+    """
+
+    def __init__(self, scheme: str, host: str, port: int, *, secure: Secure, keep: int = 8) -> None:
+        self._scheme = scheme
+        self._host = host
+        self._port = port
+        self._secure = secure
+        self._idle: collections.deque[_Timed] = collections.deque()
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._context: ssl.SSLContext | None = None
+        self._closed = False
+
+    def send(self, request: Request, deadline: Deadline, *, limit: int) -> Answer:
+        """Send a request once, and read the whole answer.
+
+        Raises:
+            OversizeError: the body has more than `limit` bytes.
+            OSError, http.client.HTTPException, urllib3.exceptions.HTTPError: see `failures`.
+        """
+        stream = self.open(request, deadline)
+        try:
+            length = stream.headers.get("content-length", "")
+            if request.method != "HEAD" and length.isascii() and length.isdigit() and int(length[:20]) > limit:
+                raise OversizeError
+            body = bytearray()
+            for piece in stream:
+                body += piece
+                if len(body) > limit:
+                    raise OversizeError
+        except BaseException:
+            stream.discard()
+            raise
+        stream.finish()
+        return Answer(stream.status, stream.headers, bytes(body))
+
+    def open(self, request: Request, deadline: Deadline) -> Stream:
+        """Send a request once, and read the head of the answer. See `send` for what it raises."""
+        connection = self._lease()
+        connection.deadline = deadline
+        try:
+            try:
+                connection.request(
+                    request.method,
+                    request.target,
+                    body=request.body,
+                    headers=request.headers,
+                    preload_content=False,
+                    decode_content=False,
+                )
+            except (BrokenPipeError, ConnectionResetError):
+                # A server may refuse and close before it has read all of a body; its reason is already here.
+                if connection.sock is None or not request.body:
+                    raise
+                try:
+                    response = connection.getresponse()
+                except failures:
+                    response = None
+                if response is None:
+                    raise
+                return Stream(self, connection, response, broken=True)
+            return Stream(self, connection, connection.getresponse())
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they come back."""
+        with self._lock:
+            self._closed = True
+            idle = [*self._idle]
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
+    def _lease(self) -> _Timed:
+        while True:
+            with self._lock:
+                if self._process != os.getpid():
+                    # The sockets are the parent's too: both would write to them.
+                    self._process = os.getpid()
+                    self._idle.clear()
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._new()
+            if connection.is_connected:
+                return connection
+            connection.close()
+
+    def _new(self) -> _Timed:
+        if self._scheme != "https":
+            return _Timed(self._host, self._port)
+        with self._lock:
+            if self._context is None:
+                self._context = self._secure.context()
+            context = self._context
+        return _TimedSecure(self._host, self._port, ssl_context=context)
+
+    def give_back(self, connection: _Timed) -> None:
+        """Keep a connection whose answer was read to its end."""
+        with self._lock:
+            kept = not self._closed and self._process == os.getpid() and len(self._idle) < self._keep
+            if kept:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()
+
+
+class Stream:
+    """An answer whose body is still to come. Iterate once, then `finish`; or `discard` at any time.
+
+    Attributes:
+        status: the HTTP status.
+        headers: names in lower case.
+    """
+
+    def __init__(self, pool: Connections, connection: _Timed, response: Any, *, broken: bool = False) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._response = response
+        self._broken = broken
+        self.status: int = response.status
+        self.headers: dict[str, str] = {name.lower(): response.headers[name] for name in response.headers}
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            piece = self._response.read1(_PIECE)
+            if not piece:
+                return
+            yield piece
+
+    def finish(self) -> None:
+        """Give the connection back, for the next request."""
+        if self._broken or self._connection.sock is None:
+            self.discard()
+        else:
+            self._pool.give_back(self._connection)
+
+    def discard(self) -> None:
+        """Close the connection, whatever is left of the answer."""
+        self._response.close()
+        self._connection.close()

@@ -1,0 +1,141 @@
+"""From an answer that says no to the error that a caller catches, and from a broken network to words.
+
+The server's text may be OCCI's JSON error, the line of the text renderings, a proxy's page, or nothing. Whatever it is,
+the credentials of the request are taken out of it before anything else happens, then control characters and length.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Final
+
+import urllib3.exceptions
+
+from ..renderings.base import ErrorDocument
+from .connections import Answer
+from .errors import RedirectError, StatusError, of_status
+
+__all__ = ["error_document", "refusal", "retry_after", "words"]
+
+#: Bytes of an error's body that are looked at, and characters that are shown.
+_BYTES: Final = 64 << 10
+_CHARACTERS: Final = 2000
+_LINE: Final = re.compile(r"[1-5][0-9]{2} ([^:\n]{1,80}): (.*)", re.DOTALL)
+_PLACE: Final = re.compile(r"(.*) \(([^()\n]{1,200})\)", re.DOTALL)
+_COMMENT: Final = re.compile(r"^# ", re.MULTILINE)
+_HTML_TITLE: Final = re.compile(r"<title>([^<]{0,200})</title>", re.IGNORECASE)
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def refusal(answer: Answer, *, method: str, url: str, secrets: frozenset[str], attempts: int = 1) -> StatusError:
+    """The error of an answer whose status is none of success.
+
+    Args:
+        secrets: what the error may not show, wherever the server repeats it.
+    """
+    document = error_document(answer)
+
+    def shown(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "[secret]").replace(urllib.parse.quote(secret, safe=""), "[secret]")
+        return _UNPRINTABLE.sub(" ", text[:_CHARACTERS])
+
+    made = of_status(answer.status)
+    message = shown(document.message)
+    location = shown(answer.headers.get("location", "").partition("?")[0])
+    if issubclass(made, RedirectError):
+        message = f"the server points to {location or 'nowhere'}; redirects are not followed, set the base URL"
+    error = made(
+        message,
+        method=method,
+        url=url,
+        status=answer.status,
+        title=shown(document.title),
+        where=shown(document.where),
+        retry_after=retry_after(answer.headers),
+        attempts=attempts,
+    )
+    if isinstance(error, RedirectError):
+        error.location = location
+    return error
+
+
+def error_document(answer: Answer) -> ErrorDocument:
+    """What the server says, in whichever form it says it."""
+    status = answer.status
+    title = http.client.responses.get(status, "")
+    text = answer.body[:_BYTES].decode("utf-8", "replace").strip()
+    media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.endswith("json"):
+        return _json_error(text, status, title)
+    if media_type == "text/html":
+        found = _HTML_TITLE.search(text)
+        return ErrorDocument(status, title, found.group(1).strip() if found else "the answer is a page of HTML")
+    if media_type == "text/uri-list":
+        text = _COMMENT.sub("", text.replace("\r\n", "\n"))
+    line = _LINE.fullmatch(text)
+    if line is None:
+        return ErrorDocument(status, title, text or "the server says nothing more")
+    place = _PLACE.fullmatch(line.group(2))
+    if place is None:
+        return ErrorDocument(status, line.group(1), line.group(2))
+    return ErrorDocument(status, line.group(1), place.group(1), place.group(2))
+
+
+def _json_error(text: str, status: int, title: str) -> ErrorDocument:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ErrorDocument(status, title, text or "the server says nothing more")
+    error = value.get("error", value) if isinstance(value, dict) else None
+    if isinstance(error, str):
+        return ErrorDocument(status, title, error)
+    if not isinstance(error, dict):
+        return ErrorDocument(status, title, text)
+    message = error.get("message") or error.get("description") or text
+    return ErrorDocument(status, str(error.get("title") or title), str(message), str(error.get("where") or ""))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to be left alone, or None (RFC 9110, 10.2.3).
+
+    A date is measured against the answer's own Date, so that the two clocks need not agree; without one it is passed over.
+    """
+    field = headers.get("retry-after", "").strip()
+    if field.isascii() and field.isdigit():
+        return float(field[:9])
+    try:
+        then = email.utils.parsedate_to_datetime(field)
+        now = email.utils.parsedate_to_datetime(headers.get("date", ""))
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def words(error: BaseException) -> str:
+    """A failure of the network in words, without objects' addresses and without what the server sent."""
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "the host's name is not known"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return "no connection in time"
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        cause = error.__cause__
+        return words(cause) if cause is not None else "no answer in time"
+    if isinstance(error, TimeoutError):
+        text = str(error)
+        return text if text.startswith("the whole call") else "no answer in time"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the connection was closed before an answer came"
+    if isinstance(error, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
+        return "the connection was closed in the middle of the answer"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, http.client.HTTPException):
+        return "what came back is not HTTP"
+    cause = error.__cause__ or error.__context__
+    return words(cause) if cause is not None else type(error).__name__

@@ -1,0 +1,115 @@
+"""Mixins that tenants define: one row each, read within the request that needs them.
+
+Nothing is cached: a mixin that another process added a moment ago is there, one it removed is gone. An entity that has
+only the provider's mixins never gets here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import Final
+
+import sqlalchemy as sa
+from occi.core_model import Category, Mixin
+
+from ..errors import ConflictError
+from ..model import type_id
+from .tables import user_mixins
+
+__all__ = ["OwnMixin", "delete", "insert", "load_all", "load_at", "load_named"]
+
+FindCategory = Callable[[str], Category | None]
+
+_COLUMNS: Final = (user_mixins.c.name, user_mixins.c.document)
+_ALL: Final = sa.select(*_COLUMNS).where(user_mixins.c.owner == sa.bindparam("owner")).order_by(user_mixins.c.name)
+_AT: Final = sa.select(user_mixins.c.name).where(
+    user_mixins.c.owner == sa.bindparam("owner"), user_mixins.c.location == sa.bindparam("location")
+)
+_NAMED: Final = sa.select(*_COLUMNS).where(
+    user_mixins.c.owner == sa.bindparam("owner"), user_mixins.c.name.in_(sa.bindparam("names", expanding=True))
+)
+
+
+class OwnMixin(Mixin):
+    """A mixin out of this table; its `extras` is the tenant."""
+
+
+def insert(connection: sa.Connection, owner: str, mixin: Mixin) -> None:
+    """Keep a mixin.
+
+    Raises:
+        ConflictError: the tenant has one of this type identifier or location.
+    """
+    document = {
+        "scheme": mixin.scheme,
+        "term": mixin.term,
+        "title": mixin.title,
+        "location": mixin.location,
+        "related": [type_id(each) for each in mixin.related],
+    }
+    values = {
+        "owner": owner,
+        "name": type_id(mixin),
+        "location": mixin.location,
+        "document": json.dumps(document),
+    }
+    try:
+        # A savepoint: PostgreSQL would end the whole unit of work with the refused statement.
+        with connection.begin_nested():
+            connection.execute(user_mixins.insert(), values)
+    except sa.exc.IntegrityError:
+        raise ConflictError(f"there is a mixin {type_id(mixin)} or a location {mixin.location} already") from None
+
+
+def delete(connection: sa.Connection, owner: str, name: str) -> bool:
+    """Remove a mixin; tells whether there was one."""
+    done = connection.execute(user_mixins.delete().where(user_mixins.c.owner == owner, user_mixins.c.name == name))
+    return done.rowcount > 0
+
+
+def load_named(
+    connection: sa.Connection, owner: str, names: Collection[str], *, provided: FindCategory, tenant: str | None
+) -> dict[str, OwnMixin]:
+    """The tenant's mixins of these type identifiers, and those that they build on."""
+    texts: dict[str, str] = {}
+    pending = set(names)
+    while pending:
+        rows = connection.execute(_NAMED, {"owner": owner, "names": sorted(pending)}).fetchall()
+        found = {row[0]: row[1] for row in rows}
+        texts |= found
+        related = {each for text in found.values() for each in json.loads(text)["related"]}
+        pending = {each for each in related if each not in texts and provided(each) is None}
+    return _built(texts, provided, tenant)
+
+
+def load_at(
+    connection: sa.Connection, owner: str, location: str, *, provided: FindCategory, tenant: str | None
+) -> OwnMixin | None:
+    """The tenant's mixin at a location."""
+    name = connection.scalar(_AT, {"owner": owner, "location": location})
+    if name is None:
+        return None
+    return load_named(connection, owner, [name], provided=provided, tenant=tenant).get(name)
+
+
+def load_all(
+    connection: sa.Connection, owner: str, *, provided: FindCategory, tenant: str | None
+) -> dict[str, OwnMixin]:
+    """All of the tenant's mixins, by type identifier."""
+    rows = connection.execute(_ALL, {"owner": owner}).fetchall()
+    return _built({row[0]: row[1] for row in rows}, provided, tenant)
+
+
+def _built(texts: dict[str, str], provided: FindCategory, tenant: str | None) -> dict[str, OwnMixin]:
+    documents = {name: json.loads(text) for name, text in texts.items()}
+    built: dict[str, OwnMixin] = {}
+    for name, document in documents.items():
+        mixin = OwnMixin(document["scheme"], document["term"], title=document["title"], location=document["location"])
+        mixin.extras = tenant
+        built[name] = mixin
+    for name, document in documents.items():
+        # The provider's win; what neither has any more is left out.
+        related = [provided(each) or built.get(each) for each in document["related"]]
+        built[name].related = [each for each in related if each is not None]
+    return built

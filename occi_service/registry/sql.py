@@ -1,0 +1,590 @@
+"""The registry that lasts: entities in SQLite or PostgreSQL, shared by any number of processes and machines.
+
+Every statement carries the tenant: an entity's key is its owner and its identifier, so two tenants may use one path and
+neither learns of the other. Provider's categories are each process's own, registered when it starts; mixins that a
+tenant defines are rows.
+
+A unit of work is one transaction, and `extras["connection"]` while it lasts: a backend that writes through it is
+committed or undone with the entity. An entity read inside is locked until the end, and so is a path where nothing is
+(on PostgreSQL by an advisory lock), so that of two PUTs at one new path the second finds what the first made. On
+PostgreSQL all this is READ COMMITTED, where nothing needs to be repeated: a deadlock, the one failure left, ends one of
+the two with 503, since by then its backends may have run. On SQLite, writers take turns.
+
+A read outside a unit of work is one SELECT in autocommit mode: the entity and, by the second half of a UNION ALL, its
+links. (`identifier = … OR source = …` reads the same and makes SQLite walk all of a tenant's rows.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, cast
+
+import sqlalchemy as sa
+import sqlalchemy.exc
+from occi.backend import UserDefinedMixinBackend
+from occi.core_model import Category, Entity, Mixin, Resource
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..database import Database
+from ..errors import ConflictError, UnavailableError, shown
+from ..model import secrets_of, type_id
+from . import owned_mixins
+from .base import Page, Registry, Selection
+from .categories import Categories
+from .records import EntityRecord, FindCategory, FindEntity, dehydrate, hydrate
+from .selecting import facts_wanted, links_statement, page_statement, rarest_first
+from .tables import encode, entities, facts, facts_of, record_of
+
+__all__ = ["Cipher", "Rewritten", "SqlRegistry"]
+
+_COLUMNS: Final = (
+    entities.c.identifier,
+    entities.c.kind,
+    entities.c.source,
+    entities.c.document,
+    entities.c.secrets,
+    entities.c.sequence,
+)
+_OWNER: Final = entities.c.owner == sa.bindparam("owner")
+_AT: Final = sa.and_(_OWNER, entities.c.identifier == sa.bindparam("key"))
+_FROM: Final = sa.and_(_OWNER, entities.c.source == sa.bindparam("key"))
+
+_READ: Final = sa.union_all(sa.select(*_COLUMNS).where(_AT), sa.select(*_COLUMNS).where(_FROM))
+_LOCK: Final = sa.select(*_COLUMNS).where(_AT).with_for_update()
+_LINKS: Final = sa.select(*_COLUMNS).where(_FROM)
+_LOCK_PATH: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
+_KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
+
+_FACTS: Final = sa.select(facts.c.name, facts.c.value, facts.c.exact).where(facts.c.sequence == sa.bindparam("number"))
+_DROP_FACT: Final = facts.delete().where(
+    facts.c.name == sa.bindparam("fact_name"),
+    facts.c.value == sa.bindparam("fact_value"),
+    facts.c.owner == sa.bindparam("fact_owner"),
+    facts.c.sequence == sa.bindparam("number"),
+)
+
+#: SQLSTATEs that say "not now": serialization failure, deadlock, lock not available, server going down or starting.
+_NOT_NOW: Final = frozenset(("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"))
+_SQLITE_NOT_NOW: Final = frozenset((5, 6))  # SQLITE_BUSY, SQLITE_LOCKED
+_AWAY: Final = "the database is busy or away; nothing was changed"
+_SOURCES_AT_ONCE: Final = 500
+
+
+class Cipher(Protocol):
+    """Encrypts secrets, each bound to its place."""
+
+    def encrypt(self, text: str, *, context: Sequence[str]) -> str: ...
+    def decrypt(self, token: str, *, context: Sequence[str]) -> str: ...
+    def is_current(self, token: str) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What a step of `reencrypt` did.
+
+    Attributes:
+        tokens: how many were written anew.
+        last: where the next step goes on; None when all have been seen.
+    """
+
+    tokens: int
+    last: int | None
+
+
+class SqlRegistry(Registry):
+    """A registry in a database.
+
+    Args:
+        database: its tables are made by the migrations.
+        cipher: for secrets.
+        mixin_backend: serves the mixins that tenants define.
+    """
+
+    def __init__(
+        self, database: Database, cipher: Cipher, *, mixin_backend: UserDefinedMixinBackend | None = None
+    ) -> None:
+        super().__init__()
+        self._database = database
+        self._cipher = cipher
+        self._mixin_backend = mixin_backend or UserDefinedMixinBackend()
+        self._categories = Categories()
+        self._insert = (sqlite.insert if database.dialect == "sqlite" else postgresql.insert)(entities)
+
+    # categories -------------------------------------------------------------------------------------------------------
+
+    def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
+        """Publish a provider's category in this process, or keep a tenant's mixin for all.
+
+        Raises:
+            AttributeError: the backend does not fit the category.
+            ConflictError: the tenant has a mixin of this type identifier or location already.
+        """
+        if not isinstance(backend, UserDefinedMixinBackend):
+            self._categories.add(category, backend)
+            return
+        if not isinstance(category, Mixin):
+            raise AttributeError(f"{type_id(category)} is not a mixin, and only mixins can be a tenant's own")
+        category.extras = self.get_extras(extras)
+        with self._writing(extras) as connection:
+            owned_mixins.insert(connection, self._owner(extras), category)
+
+    def get_backend(self, category: Category, extras: Any) -> Any:
+        """The backend of a category.
+
+        Raises:
+            AttributeError: nothing is registered for it (pyssf's exception).
+        """
+        found = self._categories.backend(type_id(category))
+        if found is not None:
+            return found
+        own = isinstance(category, owned_mixins.OwnMixin) and category.extras == self.get_extras(extras)
+        if own or self.find_category(type_id(category), extras) is not None:
+            return self._mixin_backend
+        raise AttributeError(f"no backend is registered for {type_id(category)}")
+
+    def delete_mixin(self, mixin: Mixin, extras: Any) -> None:
+        """Remove a tenant's own mixin or, without a tenant, a provider's from this process. Raises KeyError."""
+        name = type_id(mixin)
+        with self._writing(extras) as connection:
+            if owned_mixins.delete(connection, self._owner(extras), name):
+                return
+        if self.get_extras(extras) is not None:
+            raise KeyError(name)
+        self._categories.remove(name)
+
+    def get_category(self, path: str, extras: Any) -> Category | None:
+        found = self._categories.at(path)
+        if found is not None or not _can_be_key(path):
+            return found
+        owner = self._owner(extras)
+        with self._reading(extras) as connection:
+            own = owned_mixins.load_at(
+                connection, owner, path, provided=self._categories.get, tenant=self.get_extras(extras)
+            )
+        # A provider's category of the same name wins, wherever it lies.
+        return own if own is not None and self._categories.get(type_id(own)) is None else None
+
+    def get_categories(self, extras: Any) -> list[Category]:
+        with self._reading(extras) as connection:
+            own = owned_mixins.load_all(
+                connection, self._owner(extras), provided=self._categories.get, tenant=self.get_extras(extras)
+            )
+        provided = self._categories
+        return provided.all() + [
+            each for name, each in own.items() if provided.get(name) is None and provided.at(each.location) is None
+        ]
+
+    def find_category(self, name: str, extras: Any) -> Category | None:
+        found = self._categories.get(name)
+        if found is not None or not _can_be_key(name):
+            return found
+        with self._reading(extras) as connection:
+            own = owned_mixins.load_named(
+                connection, self._owner(extras), [name], provided=self._categories.get, tenant=self.get_extras(extras)
+            )
+        return own.get(name)
+
+    def _finder(self, records: Iterable[EntityRecord], owner: str, connection: sa.Connection) -> FindCategory:
+        """Finds the categories of these records; asks the database only if they have mixins that tenants defined."""
+        provided = self._categories.get
+        missing = {name for record in records for name in record.mixins if provided(name) is None}
+        if not missing:
+            return provided
+        own = owned_mixins.load_named(connection, owner, missing, provided=provided, tenant=owner or None)
+        return lambda name: provided(name) or own.get(name)
+
+    # reading ----------------------------------------------------------------------------------------------------------
+
+    def get_resource(self, key: str, extras: Any) -> Entity:
+        """The entity at a path, whole: with its links and its secrets. Inside a unit of work it is locked.
+
+        Raises:
+            KeyError: there is none, or it is not this tenant's.
+            UnavailableError: the database is away.
+        """
+        return self._get(key, extras, lock=True)
+
+    def _get(self, key: str, extras: Any, *, lock: bool) -> Entity:
+        if not _can_be_key(key):
+            raise KeyError(key)
+        tenant = self.get_extras(extras)
+        owner = tenant or ""
+        parameters = {"owner": owner, "key": key}
+        connection = _connection_of(extras)
+        if connection is not None:
+            read = self._locked if lock else self._seen
+            rows = read(connection, parameters)
+            return self._entity(key, rows, owner, extras, connection)
+        try:
+            with self._database.read() as connection:
+                rows = self._seen(connection, parameters)
+                return self._entity(key, rows, owner, extras, connection)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if _passes(error):
+                raise UnavailableError(_AWAY, retry_after=1) from error
+            raise
+
+    def _seen(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
+        return connection.execute(_READ, parameters).fetchall()
+
+    def _locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
+        rows = connection.execute(_LOCK, parameters).fetchall()
+        if not rows and self._database.dialect == "postgresql":
+            # There is no row to lock; whoever else is about to create it waits here, and then finds it.
+            connection.execute(_LOCK_PATH, {"number": _path_number(parameters)})
+            rows = connection.execute(_LOCK, parameters).fetchall()
+        return [*rows, *connection.execute(_LINKS, parameters).fetchall()] if rows else []
+
+    def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any, connection: sa.Connection) -> Entity:
+        tenant = owner or None
+        links: list[EntityRecord] = []
+        main: Any = None
+        if len(rows) == 1:
+            main = rows[0] if rows[0][0] == key else None
+        else:
+            for row in sorted(rows, key=lambda row: cast("int", row[5])):
+                if row[0] == key:
+                    main = row
+                else:
+                    links.append(record_of(row, tenant))
+        if main is None:
+            raise KeyError(key)
+        record = record_of(main, tenant)
+        find = self._finder((record, *links), owner, connection)
+        entity = hydrate(record, links, find, find_entity=lambda end: self._get(end, extras, lock=False))
+        if main[4] is not None:
+            entity.attributes.update(self._opened(main[4], owner, key))
+        return entity
+
+    def get_resource_keys(self, extras: Any) -> list[str]:
+        with self._reading(extras) as connection:
+            return list(connection.scalars(_KEYS, {"owner": self._owner(extras)}))
+
+    def get_resources(self, extras: Any) -> list[Entity]:
+        return self.select(Selection(), extras).entities
+
+    def select(self, selection: Selection, extras: Any) -> Page:
+        """One page of this tenant's entities. Inside a unit of work they are locked and whole; outside, secrets stay shut.
+
+        Raises:
+            UnavailableError: the database is away.
+        """
+        return self._page(selection, extras, owner=self._owner(extras))
+
+    def select_all_tenants(self, selection: Selection, extras: Any = None) -> Page:
+        """One page out of all tenants' entities, for an operator: who may call this is for the caller to check.
+
+        `entity.extras` is each one's tenant. Secrets stay shut.
+        """
+        return self._page(selection, extras, owner=None)
+
+    def _page(self, selection: Selection, extras: Any, *, owner: str | None) -> Page:
+        wanted = facts_wanted(selection)
+        if wanted is None:
+            return Page([])
+        limit = selection.limit
+        whole = owner is not None and _connection_of(extras) is not None
+        with self._reading(extras) as connection:
+            statement = page_statement(
+                rarest_first(connection, wanted, owner),
+                owner,
+                offset=selection.offset,
+                limit=None if limit is None else limit + 1,
+                whole=whole,
+            )
+            rows = connection.execute(statement).fetchall()
+            more = limit is not None and len(rows) > limit
+            rows = rows[:limit]
+            found = self._listed(rows, extras, connection)
+        if whole:
+            for row, entity in zip(rows, found, strict=True):
+                if row[5] is not None:
+                    entity.attributes.update(self._opened(row[5], row[4], entity.identifier))
+                vars(entity).pop("secrets_withheld", None)
+        return Page(found, more=more)
+
+    def _listed(self, rows: Sequence[Any], extras: Any, connection: sa.Connection) -> list[Entity]:
+        """Entities of rows, with their links. Rows may be of several tenants."""
+        by_owner: dict[str, list[EntityRecord]] = {}
+        for row in rows:
+            by_owner.setdefault(row[4], []).append(record_of(row, row[4] or None))
+        built: dict[tuple[str, str], Entity] = {}
+        for owner, records in by_owner.items():
+            links: dict[str, list[EntityRecord]] = {}
+            sources = [record.identifier for record in records if record.source is None]
+            for start in range(0, len(sources), _SOURCES_AT_ONCE):
+                statement = links_statement(owner, sources[start : start + _SOURCES_AT_ONCE])
+                for row in connection.execute(statement):
+                    links.setdefault(row[2], []).append(record_of(row, owner or None))
+            everything = [*records, *[each for several in links.values() for each in several]]
+            find = self._finder(everything, owner, connection)
+            for record in records:
+                entity = hydrate(
+                    record,
+                    links.get(record.identifier, []),
+                    find,
+                    find_entity=self._far_end(owner, extras),
+                )
+                # `save` then keeps what was not shown.
+                vars(entity)["secrets_withheld"] = True
+                built[owner, record.identifier] = entity
+        return [built[row[4], row[0]] for row in rows]
+
+    def _far_end(self, owner: str, extras: Any) -> FindEntity:
+        identity = _Tenant(owner) if owner else None
+
+        # The unit of work may be over when a backend looks, so its connection is looked up then.
+        def find(key: str) -> Entity:
+            return self._get(key, {"connection": _connection_of(extras), "identity": identity}, lock=False)
+
+        return find
+
+    # writing ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def unit_of_work(self, extras: Any) -> Iterator[None]:
+        """A transaction; `extras["connection"]` while it lasts. Inside another unit of work it is part of that.
+
+        Raises:
+            TypeError: extras is no dict, so there is nowhere to put the connection.
+            UnavailableError: another writer was in the way, or the database is away; nothing was written.
+        """
+        if not isinstance(extras, dict):
+            raise TypeError("a unit of work needs a dict as extras, to hold its connection")
+        if extras.get("connection") is not None:
+            yield
+            return
+        try:
+            with self._database.write() as connection:
+                extras["connection"] = connection
+                try:
+                    yield
+                finally:
+                    del extras["connection"]
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if _passes(error):
+                raise UnavailableError(_AWAY, retry_after=1) from error
+            raise
+
+    def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
+        """Keep an entity at a path, in the place of what is there; and its links that are not kept yet."""
+        entity.identifier = key
+        owner = self._owner(extras)
+        with self._writing(extras) as connection:
+            values = self._row(entity, owner, key)
+            changed = {name: value for name, value in values.items() if name not in ("owner", "identifier")}
+            statement = self._insert.values(values).on_conflict_do_update(
+                index_elements=["owner", "identifier"], set_=changed
+            )
+            number = connection.execute(statement.returning(entities.c.sequence)).scalar_one()
+            self._keep_facts(connection, number, entity, owner)
+            self._keep_links(connection, entity, owner, extras)
+        entity.extras = owner or None
+
+    def save(self, key: str, entity: Entity, extras: Any) -> None:
+        """Write an entity that was read under `key` and has changed; and its links that are not kept yet.
+
+        Raises:
+            KeyError: there is none at `key`, or it is not this tenant's.
+            ConflictError: its identifier has changed to that of another.
+        """
+        owner = self._owner(extras)
+        with self._writing(extras) as connection:
+            row = connection.execute(_LOCK, {"owner": owner, "key": key}).fetchone()
+            if row is None:
+                raise KeyError(key)
+            if (
+                key != entity.identifier
+                and connection.execute(_LOCK, {"owner": owner, "key": entity.identifier}).fetchone()
+            ):
+                raise ConflictError(f"there is an entity at {shown(entity.identifier)} already")
+            withheld = {}
+            if row[4] is not None and getattr(entity, "secrets_withheld", False):
+                withheld = self._opened(row[4], owner, key)
+            values = self._row(entity, owner, entity.identifier, withheld=withheld)
+            connection.execute(entities.update().where(entities.c.sequence == row[5]), values)
+            self._keep_facts(connection, row[5], entity, owner)
+            if key != entity.identifier:
+                self._rename(connection, key, entity.identifier, owner=owner, extras=extras)
+            self._keep_links(connection, entity, owner, extras)
+
+    def delete_resource(self, key: str, extras: Any) -> None:
+        """Remove an entity. Raises KeyError."""
+        with self._writing(extras) as connection:
+            done = connection.execute(entities.delete().where(_AT), {"owner": self._owner(extras), "key": key})
+            if done.rowcount == 0:
+                raise KeyError(key)
+
+    def _row(
+        self, entity: Entity, owner: str, identifier: str, *, withheld: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        record = dehydrate(entity, owner)
+        shut = dict(withheld or {})
+        secrets = secrets_of(entity)
+        if secrets:
+            shut |= {name: value for name, value in record.attributes.items() if name in secrets}
+            plain = {name: value for name, value in record.attributes.items() if name not in secrets}
+            record = dataclasses.replace(record, attributes=plain)
+        tokens = {
+            name: self._cipher.encrypt(json.dumps(value), context=(owner, identifier, name))
+            for name, value in shut.items()
+        }
+        return {
+            "owner": owner,
+            "identifier": identifier,
+            "kind": record.kind,
+            "source": record.source,
+            "document": encode(record),
+            "secrets": json.dumps(tokens) if tokens else None,
+        }
+
+    def _opened(self, tokens: str, owner: str, identifier: str) -> dict[str, Any]:
+        return {
+            name: json.loads(self._cipher.decrypt(token, context=(owner, identifier, name)))
+            for name, token in json.loads(tokens).items()
+        }
+
+    def _keep_facts(self, connection: sa.Connection, number: int, entity: Entity, owner: str) -> None:
+        new = {tuple(each) for each in facts_of(dehydrate(entity, owner), secrets_of(entity))}
+        old = {tuple(row) for row in connection.execute(_FACTS, {"number": number})}
+        gone = [
+            {"fact_name": name, "fact_value": value, "fact_owner": owner, "number": number}
+            for name, value, _ in old - new
+        ]
+        if gone:
+            connection.execute(_DROP_FACT, gone)
+        added = [
+            {"name": name, "value": value, "exact": exact, "owner": owner, "sequence": number}
+            for name, value, exact in new - old
+        ]
+        if added:
+            connection.execute(facts.insert(), added)
+
+    def _keep_links(self, connection: sa.Connection, entity: Entity, owner: str, extras: Any) -> None:
+        if not isinstance(entity, Resource) or not entity.links:
+            return
+        rows = connection.execute(_LINKS, {"owner": owner, "key": entity.identifier})
+        known = {row[0] for row in rows}
+        for link in entity.links:
+            if link.identifier not in known:
+                if not link.identifier:
+                    raise ValueError(f"a new link of {entity.identifier} has no identifier; give it one")
+                self.add_resource(link.identifier, link, extras)
+
+    def _rename(self, connection: sa.Connection, old: str, new: str, *, owner: str, extras: Any) -> None:
+        """Let the links that start at or lead to an entity follow it to its new identifier."""
+        moved = connection.execute(_LINKS, {"owner": owner, "key": old}).fetchall()
+        leading = page_statement(
+            facts_wanted(Selection(attributes=(("occi.core.target", old),))) or [],
+            owner,
+            offset=0,
+            limit=None,
+            whole=False,
+        )
+        keys = {row[0] for row in (*moved, *connection.execute(leading).fetchall())}
+        for key in sorted(keys):
+            link = self._get(key, extras, lock=True)
+            for end in ("source", "target"):
+                resource = getattr(link, end)
+                if resource.identifier == old:
+                    resource.identifier = new
+            self.save(key, link, extras)
+
+    # keys -------------------------------------------------------------------------------------------------------------
+
+    def reencrypt(self, limit: int, *, after: int = 0) -> Rewritten:
+        """One step of rolling the cipher's keys: of the next `limit` entities with secrets, of all tenants, write those
+        tokens anew that are not under the current key.
+
+        Call it with the `last` of the step before until that is None. It may be stopped and started over at any time.
+        """
+        statement = (
+            sa.select(entities.c.sequence, entities.c.owner, entities.c.identifier, entities.c.secrets)
+            .where(entities.c.sequence > after, entities.c.secrets.is_not(None))
+            .order_by(entities.c.sequence)
+            .limit(limit)
+            .with_for_update()
+        )
+        count = 0
+        with self._writing(None) as connection:
+            rows = connection.execute(statement).fetchall()
+            for number, owner, identifier, text in rows:
+                tokens: dict[str, str] = json.loads(text)
+                stale = [name for name, token in tokens.items() if not self._cipher.is_current(token)]
+                for name in stale:
+                    context = (owner, identifier, name)
+                    plain = self._cipher.decrypt(tokens[name], context=context)
+                    tokens[name] = self._cipher.encrypt(plain, context=context)
+                if stale:
+                    count += len(stale)
+                    changed = entities.update().where(entities.c.sequence == number)
+                    connection.execute(changed, {"secrets": json.dumps(tokens)})
+        return Rewritten(count, rows[-1][0] if len(rows) == limit else None)
+
+    # connections ------------------------------------------------------------------------------------------------------
+
+    def _owner(self, extras: Any) -> str:
+        return self.get_extras(extras) or ""
+
+    @contextlib.contextmanager
+    def _reading(self, extras: Any) -> Iterator[sa.Connection]:
+        connection = _connection_of(extras)
+        if connection is not None:
+            yield connection
+            return
+        try:
+            with self._database.read() as connection:
+                yield connection
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if _passes(error):
+                raise UnavailableError(_AWAY, retry_after=1) from error
+            raise
+
+    @contextlib.contextmanager
+    def _writing(self, extras: Any) -> Iterator[sa.Connection]:
+        """The connection of the unit of work, or of one for this write alone."""
+        connection = _connection_of(extras)
+        if connection is not None:
+            yield connection
+            return
+        alone = dict(extras) if isinstance(extras, dict) else {}
+        with self.unit_of_work(alone):
+            yield alone["connection"]
+
+
+def _connection_of(extras: Any) -> sa.Connection | None:
+    return extras.get("connection") if isinstance(extras, dict) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tenant:
+    """Stands for an owner where a link's far end is looked up, whoever lists it."""
+
+    tenant_id: str
+
+
+def _can_be_key(text: str) -> bool:
+    """Whether a database could hold it: what it cannot even be asked for is not there."""
+    if text.isascii():
+        return "\0" not in text
+    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _path_number(parameters: dict[str, str]) -> int:
+    text = json.dumps([parameters["owner"], parameters["key"]])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _passes(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
+    """Whether a client may try again later. All else is a slip of ours and stays what it is."""
+    original = getattr(error, "orig", None)
+    state = getattr(original, "sqlstate", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    lost = isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+    unreachable = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and state is None
+    busy = state in _NOT_NOW or (code is not None and code & 0xFF in _SQLITE_NOT_NOW)
+    return busy or lost or unreachable or isinstance(error, sqlalchemy.exc.TimeoutError)

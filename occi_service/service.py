@@ -1,0 +1,129 @@
+"""A whole service out of an application: who calls is verified, limits hold, health and metrics are there, every request is logged.
+
+`KnownCaller` hands the verified identity to backends and registry as `extras["identity"]`, with the request id beside
+it. `assemble` puts the layers around it in the order that they have to stand in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import falcon
+import prometheus_client
+
+from . import health, metrics
+from .app import Application
+from .errors import of_status
+from .identity import (
+    IDENTITY,
+    PROBES,
+    TOKEN,
+    Authentication,
+    ClientAddress,
+    RateLimit,
+    RateLimiter,
+    SizeLimit,
+    TokenCache,
+    TokenVerifier,
+    by_tenant,
+)
+from .request_log import ROUTE, TENANT, RequestLog
+
+__all__ = ["KnownCaller", "Rates", "assemble"]
+
+_BODY: Final = 1 << 20
+
+
+class KnownCaller(Application):
+    """An application whose callers are known. Extras: `identity`, `request_id`, `token` (as presented; see `identity`)."""
+
+    def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
+        identity = environ.get(IDENTITY)
+        if identity is not None:
+            environ[TENANT] = identity.tenant_id
+        path = environ.get("PATH_INFO", "")
+        environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
+        return self._call_occi(
+            environ,
+            response,
+            identity=identity,
+            request_id=environ.get("HTTP_X_REQUEST_ID"),
+            token=environ.get(TOKEN),
+        )
+
+    def render_error(
+        self,
+        environ: dict[str, Any],
+        start_response: Any,
+        status: int,
+        title: str,
+        message: str,
+        where: str,
+        headers: Mapping[str, str],
+    ) -> Iterable[bytes]:
+        """Answer a refusal of a layer outside, in the rendering that was asked for."""
+        req, resp = falcon.Request(environ), falcon.Response()
+        error = of_status(status, message, where)
+        self._on_error(req, resp, error, None)
+        body = resp.data or b""
+        resp.set_headers(dict(headers))
+        fields = [(name, value) for name, value in resp.headers.items() if name not in ("content-length", "server")]
+        fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("Server", self.server)]
+        start_response(f"{status} {http.HTTPStatus(status).phrase}", fields)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rates:
+    """Requests a second and how many may come at once; per address before the caller is known, then per tenant."""
+
+    per_address: float = 500.0
+    address_burst: int = 2000
+    per_tenant: float = 500.0
+    tenant_burst: int = 2000
+
+
+def assemble(
+    application: KnownCaller,
+    verifier: TokenVerifier,
+    *,
+    checks: Sequence[health.Check] = (),
+    registry: prometheus_client.CollectorRegistry,
+    rates: Rates | None = None,
+    body_limit: int | Callable[[str], int] = _BODY,
+    access_lines: bool = True,
+    trusted_proxies: Collection[str] = (),
+    realm_name: str = "archelon",
+) -> Any:
+    """The application behind its doors, as a WSGI callable.
+
+    Args:
+        checks: what `/readyz` looks at.
+        registry: what `/metrics` shows.
+        body_limit: bytes of a request's body, or a function of the path that gives them.
+    """
+    readiness = health.Readiness(checks)
+    application.falcon.add_route("/healthz", health.AliveResource())
+    application.falcon.add_route("/readyz", health.ReadyResource(readiness))
+    application.falcon.add_route("/metrics", metrics.MetricsResource(registry))
+    rates = rates or Rates()
+    tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
+    addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
+    render_error = application.render_error
+    known: Any = RateLimit(application, tenants, key=by_tenant, render_error=render_error)
+    doors: Any = Authentication(
+        known,
+        verifier,
+        cache=TokenCache(time.time),
+        open_paths=PROBES,
+        realm_name=realm_name,
+        render_error=render_error,
+    )
+    doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
+    doors = SizeLimit(doors, body=body_limit, render_error=render_error)
+    measured = metrics.RequestMetrics(registry)
+    return RequestLog(doors, access_lines=access_lines, observe=measured.observe)

@@ -1,0 +1,355 @@
+"""Orders: what a tenant asks of an instance, written down and answered at once.
+
+Every method runs in the request's own transaction (the registry's unit of work) and calls nothing outside: it checks,
+changes the entity and the row, and enqueues work. What happens then is the reconciler's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Action, Entity
+
+from occi_service.encryption import Cipher
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, of_status
+from occi_service.identity import Counts, Identity, Quotas, RefusedError, rules
+from occi_service.identity.policy import Policy, Target
+from occi_service.model import attributes_of, type_id
+from occi_service.wire import names
+from occi_service.wire import service_manager as wire
+from occi_service.work import Priority
+from occi_service.workflow import DeferredDeletion
+
+from . import tables
+from .catalogue import Catalogue, ServiceBackend
+from .history import History
+from .instances import Instance, InstanceId, Instances, show_state
+from .lifecycle import Snapshot, Wanted, legal_moves
+from .start_tokens import new_start_token
+
+__all__ = [
+    "INVOCATION_TOPIC",
+    "InstanceBackend",
+    "caller_of",
+    "connection_of",
+    "instance_id_of",
+    "refusals_of_identity",
+]
+
+INVOCATION_TOPIC: Final = "invocation"
+
+
+class InstanceBackend(ServiceBackend, DeferredDeletion):
+    """Serves the kind of every service. `catalogue` is set once both are made."""
+
+    catalogue: Catalogue
+
+    def __init__(
+        self,
+        instances: Instances,
+        *,
+        history: History,
+        policy: Policy,
+        quotas: Quotas,
+        cipher: Cipher,
+        clock: Callable[[], float],
+    ) -> None:
+        self._instances = instances
+        self._history = history
+        self._policy = policy
+        self._quotas = quotas
+        self._cipher = cipher
+        self._clock = clock
+
+    # orders -----------------------------------------------------------------------------------------------------------
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """An order."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        self._check(rules.ORDER, identity)
+        service = type_id(entity.kind)
+        published = self.catalogue.service(connection, service)
+        if published is None or published.withdrawn:
+            raise ConflictError(f"{service} has been withdrawn and takes no new orders", "kind")
+        if _draining(connection):
+            raise UnavailableError("this service manager takes no orders for now", retry_after=60)
+        self._check_quota(connection, identity, service, published.digest)
+        manifest = self.catalogue.manifest(published.digest, connection)
+        self._check_region(manifest.resources, entity)
+        instance_id = _instance_id(entity, identity)
+        start_token = new_start_token(instance_id)
+        now = self._clock()
+        instance = Instance(
+            id=instance_id,
+            tenant=identity.tenant_id,
+            service=service,
+            path=entity.identifier,
+            snapshot=Snapshot(published.digest, begun=now),
+            address=None,
+            stumbles=0,
+            start_token=self._cipher.encrypt(start_token, context=(instance_id, "start_token")),
+            private=None,
+            outputs=(),
+            locked=None,
+            request_id=extras.get("request_id"),
+            audit=None,
+        )
+        entity.attributes[wire.BUNDLE_VERSION] = manifest.version or published.digest[:12]
+        entity.attributes[names.GENERATION] = 1
+        show_state(entity, "initialise")
+        self._history.open(connection, instance, now)
+        self._history.begin(connection, instance, "initialise", now)
+        self._instances.insert(connection, instance)
+
+    def _check_quota(self, connection: sa.Connection, identity: Identity, service: str, digest: str) -> None:
+        limit = self.catalogue.manifest(digest, connection).quotas.instances
+        quotas = self._quotas
+        if limit is not None and service not in quotas.per_service:
+            quotas = dataclasses.replace(quotas, per_service={**quotas.per_service, service: limit})
+        if quotas.default is None and not quotas.per_tenant and not quotas.per_service:
+            return
+        if connection.dialect.name == "postgresql":
+            # Two orders at once are counted one after the other. SQLite's write lock does the same.
+            key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        instances, of_service = self._instances.count(connection, identity.tenant_id, service)
+        with refusals_of_identity():
+            quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
+
+    def _check_region(self, resources: Any, entity: Entity) -> None:
+        region = entity.attributes.get(names.REGION)
+        if region is not None and resources and region not in resources:
+            known = ", ".join(sorted(resources))
+            raise BadRequestError(f"the service is not deployed to {region!r}; its regions are {known}", names.REGION)
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        """A look: everything is in the entity."""
+        self._check(rules.READ, caller_of(extras))
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A partial update: the attributes that are given replace those that are there."""
+        self._change(old, dict(new.attributes), extras)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A whole update: attributes that are not given go back to their defaults, or away."""
+        definitions = attributes_of(old.kind, old.mixins)
+        given = dict(new.attributes)
+        for name in list(old.attributes):
+            if name not in given and name in definitions and not definitions[name].immutable:
+                given[name] = None
+        self._change(old, given, extras)
+
+    def _change(self, entity: Entity, given: dict[str, Any], extras: Any) -> None:
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.UPDATE, identity, instance)
+        _refuse_locked(instance, "update")
+        _refuse_illegal(instance, "update")
+        changed = {name: value for name, value in given.items() if entity.attributes.get(name) != value}
+        if not changed:
+            return
+        if names.REGION in changed:
+            raise ConflictError("an instance stays in its region; order another one there", names.REGION)
+        for name, value in changed.items():
+            if value is None:
+                entity.attributes.pop(name, None)
+            else:
+                entity.attributes[name] = value
+        generation = instance.snapshot.generation + 1
+        columns: dict[str, Any] = {"generation": generation, "changed": generation}
+        entity.attributes[names.GENERATION] = generation
+        seen = instance.snapshot
+        if seen.state == "fail":
+            columns |= self._resumed(instance)
+            show_state(entity, str(columns["state"]))
+        elif seen.state == "active":
+            show_state(entity, "update")
+        self._write(connection, instance, columns, extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """A DELETE: overtakes whatever runs. Repeating it is harmless, and starts a failed one again."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.DELETE, identity, instance)
+        _refuse_locked(instance, "delete")
+        columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
+        if instance.snapshot.wanted is not Wanted.GONE:
+            columns["generation"] = instance.snapshot.generation + 1
+            entity.attributes[names.GENERATION] = columns["generation"]
+        if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
+            columns |= self._resumed(instance)
+        show_state(entity, "destroy")
+        self._write(connection, instance, columns, extras)
+
+    # actions ----------------------------------------------------------------------------------------------------------
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
+        """`stop`, `start`, `retry`, `lock`, `unlock`, or an action that the service declares."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.ACT, identity, instance)
+        if action in (wire.LOCK, wire.UNLOCK):
+            self._lock(
+                connection, instance, entity, attributes.get(names.attribute("lock")) if action == wire.LOCK else None
+            )
+        elif action in (wire.STOP, wire.START):
+            _refuse_illegal(instance, action.term)
+            wanted = Wanted.INACTIVE if action == wire.STOP else Wanted.ACTIVE
+            generation = instance.snapshot.generation + 1
+            entity.attributes[names.GENERATION] = generation
+            show_state(entity, action.term)
+            self._write(connection, instance, {"wanted": wanted.value, "generation": generation}, extras)
+        elif action == wire.RETRY:
+            _refuse_illegal(instance, "retry")
+            columns = self._resumed(instance)
+            show_state(entity, str(columns["state"]))
+            self._write(connection, instance, columns, extras)
+        else:
+            self._invoke(connection, instance, action, attributes=attributes, extras=extras)
+
+    def _lock(self, connection: sa.Connection, instance: Instance, entity: Entity, lock: str | None) -> None:
+        if lock is None:
+            entity.attributes.pop(wire.LOCKED, None)
+        else:
+            entity.attributes[wire.LOCKED] = lock
+        self._instances.change(connection, instance.id, {"locked": lock})
+        show_state(entity, str(entity.attributes[wire.STATE]), str(entity.attributes.get(wire.STATE_MESSAGE) or ""))
+
+    def _invoke(
+        self, connection: sa.Connection, instance: Instance, action: Action, *, attributes: dict[str, Any], extras: Any
+    ) -> None:
+        if instance.snapshot.state != "active":
+            raise ConflictError(
+                f"{action.term} needs an active instance; this one is in {instance.snapshot.state}, where "
+                f"{_listed(instance)} are possible",
+                wire.STATE,
+            )
+        invocation = str(uuid.uuid4())
+        connection.execute(
+            tables.invocations.insert().values(
+                id=invocation,
+                instance=instance.id,
+                name=action.term,
+                attributes=self._cipher.encrypt(json.dumps(attributes), context=(invocation, "attributes")),
+                made=self._clock(),
+            )
+        )
+        self._instances.queue.enqueue(
+            connection, INVOCATION_TOPIC, invocation, tenant=instance.tenant, priority=Priority.URGENT
+        )
+
+    def _resumed(self, instance: Instance) -> dict[str, Any]:
+        """Columns that bring a failed instance back to the phase that failed."""
+        state = instance.snapshot.failed or "initialise"
+        return {
+            "state": state,
+            "failed": None,
+            "attempt": 0,
+            "sent": 0,
+            "outcome": None,
+            "outcome_message": "",
+            "retry_at": None,
+            "begun": self._clock(),
+            "stumbles": 0,
+            "phase_generation": instance.snapshot.generation,
+            "disposal": None,
+        }
+
+    # helpers of all ---------------------------------------------------------------------------------------------------
+
+    def _locked(self, connection: sa.Connection, entity: Entity, identity: Identity) -> Instance:
+        instance = self._instances.find(connection, instance_id_of(entity.identifier, identity.tenant_id), lock=True)
+        if instance is None:
+            raise ConflictError("the instance is gone", "path")
+        return instance
+
+    def _write(self, connection: sa.Connection, instance: Instance, columns: dict[str, Any], extras: Any) -> None:
+        request_id = extras.get("request_id")
+        if request_id:
+            columns["request_id"] = request_id
+        self._instances.change(connection, instance.id, columns)
+        self._instances.wake(connection, dataclasses.replace(instance, request_id=request_id or instance.request_id))
+
+    def _check(self, rule: rules.Rule, identity: Identity, instance: Instance | None = None) -> None:
+        with refusals_of_identity():
+            self._policy.check(
+                rule,
+                identity,
+                Target(
+                    tenant_id=identity.tenant_id if instance is None else instance.tenant,
+                    instance_id=None if instance is None else instance.id,
+                ),
+            )
+
+
+def instance_id_of(path: str, tenant: str) -> InstanceId:
+    """The instance's id, which is unique over all tenants: the path's own UUID where the service chose it (version 4).
+
+    A path that a client chose may be another tenant's as well; its instance's id is derived from both.
+    """
+    last = path.rpartition("/")[2]
+    try:
+        given = uuid.UUID(last)
+    except ValueError:
+        raise BadRequestError("an instance's path ends in a UUID", "path") from None
+    if str(given) != last:
+        raise BadRequestError(f"write the UUID as {given}", "path")
+    return InstanceId(last if given.version == 4 else str(names.derived_id(tenant, path)))
+
+
+def _instance_id(entity: Entity, identity: Identity) -> InstanceId:
+    path = entity.identifier
+    if path != f"{entity.kind.location}{path.rpartition('/')[2]}":
+        raise BadRequestError(f"an instance of this service lies at {entity.kind.location}<UUID>", "path")
+    return instance_id_of(path, identity.tenant_id)
+
+
+def caller_of(extras: Any) -> Identity:
+    identity = extras.get("identity") if isinstance(extras, dict) else None
+    if identity is None:
+        raise ForbiddenError("this needs an identity")
+    assert isinstance(identity, Identity)
+    return identity
+
+
+def connection_of(extras: Any) -> sa.Connection:
+    connection = extras["connection"]
+    assert isinstance(connection, sa.Connection)
+    return connection
+
+
+def _draining(connection: sa.Connection) -> bool:
+    flags = tables.flags
+    return connection.scalar(sa.select(flags.c.value).where(flags.c.name == "draining")) == "yes"
+
+
+def _listed(instance: Instance) -> str:
+    return ", ".join(legal_moves(instance.snapshot.state))
+
+
+def _refuse_illegal(instance: Instance, move: str) -> None:
+    state = instance.snapshot.state
+    if move not in legal_moves(state) or (instance.snapshot.wanted is Wanted.GONE and move != "delete"):
+        moves = "delete" if instance.snapshot.wanted is Wanted.GONE else _listed(instance)
+        raise ConflictError(f"{move} is not possible in {state}; possible now: {moves}", wire.STATE)
+
+
+def _refuse_locked(instance: Instance, move: str) -> None:
+    if instance.locked is not None and (move == "delete" or instance.locked == "update"):
+        raise ConflictError(f"the instance is locked against {move}; invoke its action unlock first", wire.LOCKED)
+
+
+class refusals_of_identity:  # noqa: N801 - reads as a statement
+    """Refusals of identity as errors that the OCCI application renders."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RefusedError):
+            raise of_status(error.status, error.message, error.where) from error

@@ -1,0 +1,171 @@
+"""What the service manager says to the cloud controller and to orchestrators: the requests of docs/architecture.md.
+
+Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's; the reconciler
+knows which of them pass and which do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from occi_service import client
+from occi_service.identity import TenantId, TokenIssuer
+from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
+
+__all__ = ["Caller", "Cloud"]
+
+#: Seconds for one call. A step makes at most three, and has to end before its lease does.
+CALL_TIMEOUT: Final = 5.0
+#: Seconds that a module's endpoint is remembered.
+_REMEMBERED: Final = 60.0
+
+
+def _id(category: Any) -> str:
+    return str(category.scheme + category.term)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a call is made: it becomes the token's claims and the request id."""
+
+    tenant: TenantId
+    instance: str
+    request_id: str | None = None
+
+
+class Cloud:
+    """The cloud controller's modules and all orchestrators, seen from one service manager.
+
+    Args:
+        design_url: where design is; the other modules are found in its catalogue.
+        issuer: signs tokens for the calls.
+        name: of this service manager.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        design_url: str,
+        issuer: TokenIssuer,
+        *,
+        name: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._design = design_url
+        self._issuer = issuer
+        self._name = name
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._clients: dict[str, client.Client] = {}
+        self._modules: dict[str, tuple[str, float]] = {}
+
+    # applications -----------------------------------------------------------------------------------------------------
+
+    def has_bundle(self, digest: str, caller: Caller) -> bool:
+        """Whether deploy has a bundle."""
+        return self._module(deploy.SCHEME, caller).exists(deploy.bundle_path(digest))
+
+    def put_bundle(self, digest: str, archive: bytes, caller: Caller) -> None:
+        """Give deploy a bundle."""
+        self._module(deploy.SCHEME, caller).put_bytes(deploy.bundle_path(digest), archive, deploy.BUNDLE_MEDIA_TYPE)
+
+    def make_application(self, attributes: Mapping[str, Any], title: str, caller: Caller) -> None:
+        """Have the orchestrator's application made, or made what the attributes now say."""
+        self._module(deploy.SCHEME, caller).put(
+            deploy.application_path(caller.instance),
+            _id(deploy.APPLICATION),
+            {deploy.APP_NAME: title, names.INSTANCE: caller.instance, **attributes},
+            mixins=[_id(deploy.ORCHESTRATOR)],
+        )
+
+    def application(self, caller: Caller) -> client.Entity:
+        """The orchestrator's application as it is."""
+        return self._module(deploy.SCHEME, caller).get(deploy.application_path(caller.instance))
+
+    # delegations and disposal -----------------------------------------------------------------------------------------
+
+    def revoke_delegation(self, caller: Caller) -> None:
+        """End what was delegated for an instance; the last call made for it."""
+        try:
+            self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller).delete(
+                design.delegation_path(caller.instance)
+            )
+        except client.NotFoundError:
+            return
+
+    def dispose(self, generation: int, service: str, caller: Caller) -> client.Entity:
+        """Have disposal take down what is left of an instance. Repeating it tells how far it is."""
+        module = self._module(disposal.SCHEME, caller)
+        path = disposal.disposal_path(caller.instance)
+        try:
+            return module.get(path)
+        except client.NotFoundError:
+            labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
+            return module.put(path, _id(disposal.DISPOSAL), labels)[0]
+
+    # orchestrators ----------------------------------------------------------------------------------------------------
+
+    def activate(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
+        """Tell an orchestrator whose it is."""
+        self._orchestrator(address, caller).put(
+            orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes}
+        )
+
+    def phase(self, address: str, phase: str, attributes: Mapping[str, Any], caller: Caller) -> None:
+        """Tell an orchestrator to carry out a phase."""
+        action = orchestrator.PHASE_ACTIONS[phase]
+        self._orchestrator(address, caller).act(orchestrator.PATH, _id(action), attributes)
+
+    def act(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
+        """Pass the invocation of a declared action on."""
+        self._orchestrator(address, caller).act(orchestrator.PATH, _id(orchestrator.ACT), attributes)
+
+    def dismiss(self, address: str, caller: Caller) -> None:
+        """Tell an orchestrator to dispose of all it made."""
+        self._orchestrator(address, caller).delete(orchestrator.PATH)
+
+    # how --------------------------------------------------------------------------------------------------------------
+
+    def _orchestrator(self, address: str, caller: Caller) -> client.Client:
+        return self._at(address, tokens.audience_of_orchestrator(caller.instance), caller)
+
+    def _module(self, scheme: str, caller: Caller) -> client.Client:
+        found = self._modules.get(scheme)
+        now = self._monotonic()
+        if found is None or now >= found[1]:
+            catalogue = self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
+            entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: scheme}))
+            if not entries:
+                raise LookupError(f"the catalogue at {self._design} names no service of type {scheme}")
+            internal = [each for each in entries if each.attributes.get(design.INTERFACE) == "internal"]
+            url = str((internal or entries)[0].attributes[design.ENDPOINT])
+            found = self._modules[scheme] = (url, now + _REMEMBERED)
+        return self._at(found[0], tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
+
+    def _at(self, url: str, audience: str, caller: Caller) -> client.Client:
+        split = urlsplit(url)
+        with self._lock:
+            found = self._clients.get(url)
+            if found is None:
+                found = self._clients[url] = client.Client(
+                    f"{split.scheme}://{split.netloc}{split.path}",
+                    timeout=client.Timeout(connect=2.0, read=CALL_TIMEOUT, total=CALL_TIMEOUT),
+                    # The queue tries again; a call that waits here would hold a worker's thread.
+                    retry=client.Retry(attempts=1),
+                )
+        token = self._issuer.for_service(
+            self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance
+        )
+        return found.using(token=token, request_id=caller.request_id)
+
+    def forget(self, address: str) -> None:
+        """Close the connections to an orchestrator that is gone."""
+        with self._lock:
+            found = self._clients.pop(address, None)
+        if found is not None:
+            found.close()

@@ -1,0 +1,99 @@
+"""What operators do that tenants do not: see every tenant's instances, dispose of one, stop taking orders."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import falcon
+import sqlalchemy as sa
+
+from occi_service.errors import BadRequestError, ForbiddenError, NotFoundError
+from occi_service.identity import IDENTITY, Identity, rules
+from occi_service.identity.policy import Policy, Target
+
+from . import tables
+from .backend import refusals_of_identity
+from .instances import Instances, show_state
+from .lifecycle import Wanted
+
+__all__ = ["OperatorResource"]
+
+_PAGE: Final = 1000
+
+
+class OperatorResource:
+    """`/operator/…`, in JSON."""
+
+    def __init__(self, database: Any, instances: Instances, policy: Policy) -> None:
+        self._database = database
+        self._instances = instances
+        self._policy = policy
+
+    def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
+        self._check(req, rules.LIST_ALL)
+        table = tables.instances
+        wanted = sa.select(
+            table.c.id, table.c.tenant, table.c.service, table.c.path, table.c.state, table.c.failed, table.c.generation
+        )
+        for name in ("state", "service", "tenant"):
+            given = req.get_param(name)
+            if given is not None:
+                wanted = wanted.where(table.c[name] == given)
+        wanted = wanted.where(table.c.id > (req.get_param("after") or "")).order_by(table.c.id).limit(_PAGE)
+        with self._database.read() as connection:
+            rows = connection.execute(wanted).all()
+        _answer(resp, {"instances": [dict(row._mapping) for row in rows]})
+
+    def on_delete_instance(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
+        """Dispose of an instance of any tenant, locks notwithstanding."""
+        self._check(req, rules.OPERATE)
+        with self._database.write() as connection:
+            found = self._instances.find(connection, instance)
+            entity = self._instances.entity(connection, found) if found is not None else None
+            if found is None or entity is None:
+                raise NotFoundError(f"there is no instance {instance}", "path")
+            columns: dict[str, Any] = {"wanted": Wanted.GONE.value, "generation": found.snapshot.generation + 1}
+            if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
+                columns |= {"state": "destroy", "failed": None, "attempt": 0, "outcome": None, "disposal": None}
+            show_state(entity, "destroy", "an operator disposes of this instance")
+            self._instances.save_entity(connection, found, entity)
+            self._instances.change(connection, instance, columns)
+            self._instances.wake(connection, found)
+        _answer(resp, {"instance": instance, "state": "destroy"})
+
+    def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Whether orders are taken."""
+        self._check(req, rules.DRAIN)
+        with self._database.read() as connection:
+            value = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == "draining"))
+        _answer(resp, {"draining": value == "yes"})
+
+    def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
+        self._check(req, rules.DRAIN)
+        body = req.bounded_stream.read(1024)
+        try:
+            draining = json.loads(body)["draining"]
+        except (ValueError, KeyError, TypeError):
+            draining = None
+        if not isinstance(draining, bool):
+            raise BadRequestError('the body is {"draining": true} or {"draining": false}', "body")
+        flags = tables.flags
+        with self._database.write() as connection:
+            connection.execute(flags.delete().where(flags.c.name == "draining"))
+            connection.execute(flags.insert().values(name="draining", value="yes" if draining else "no"))
+        _answer(resp, {"draining": draining})
+
+    def _check(self, req: falcon.Request, rule: rules.Rule) -> None:
+        identity: Identity | None = req.env.get(IDENTITY)
+        if identity is None:
+            raise ForbiddenError("this needs an identity")
+        with refusals_of_identity():
+            self._policy.check(rule, identity, Target(identity.tenant_id))
+
+
+def _answer(resp: falcon.Response, value: Any) -> None:
+    resp.content_type = "application/json"
+    resp.text = json.dumps(value)

@@ -1,0 +1,394 @@
+"""The work on instances: one step at a time, as `lifecycle.plan` names it.
+
+`load` reads row and parameters, `step` takes the named step (at most one thing in the world), `save` writes what came
+of it in the transaction that holds the fencing token. A step that could not reach somebody waits and is tried again,
+until its phase's time is over; nothing here counts as failed because of one lost packet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+import bundles
+from occi_service import client, work
+from occi_service.encryption import Cipher
+from occi_service.identity import TokenIssuer
+from occi_service.wire import deploy, disposal, names, orchestrator, tokens
+from occi_service.wire import service_manager as wire
+
+from . import lifecycle
+from .catalogue import Catalogue
+from .cloud import Caller, Cloud
+from .history import History
+from .instances import Instance, Instances, house_extras, parameters_of, show_state
+from .lifecycle import Patience, Wanted
+from .metrics import PhaseMetrics
+
+__all__ = ["Change", "Order", "Reconciler"]
+
+#: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
+_LOOK: Final = 5.0
+_STUMBLE_FIRST: Final = 0.2
+_STUMBLE_LONGEST: Final = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted, and all that a step needs to know of it."""
+
+    instance: Instance
+    manifest: bundles.Manifest
+    parameters: Mapping[str, Any] = dataclasses.field(repr=False)
+    start_token: str = dataclasses.field(repr=False)
+    private: Mapping[str, Any] = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What a step did, as it is to be written.
+
+    Attributes:
+        columns: of the row.
+        enter: state that was entered.
+        ended: outcome of the present phase, where it ended: done, failed.
+        message: for the tenant; None leaves the one that is there.
+        removed: the instance is gone, with disposal's audit.
+    """
+
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    enter: str | None = None
+    ended: str | None = None
+    message: str | None = None
+    removed: bool = False
+
+
+class Reconciler:
+    """`occi_service.work.Handler` of the topic `instance`.
+
+    Args:
+        url: under which this service manager is reached by orchestrators.
+        design_url: under which orchestrators reach design.
+        keys: public keys of those who call orchestrators, as a JWK set in JSON.
+        patience: limits of phases that a manifest does not set.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        catalogue: Catalogue,
+        cloud: Cloud,
+        *,
+        history: History,
+        cipher: Cipher,
+        issuer: TokenIssuer,
+        metrics: PhaseMetrics,
+        url: str,
+        design_url: str,
+        keys: str,
+        patience: Patience,
+        clock: Callable[[], float],
+    ) -> None:
+        self._instances = instances
+        self._catalogue = catalogue
+        self._cloud = cloud
+        self._history = history
+        self._cipher = cipher
+        self._issuer = issuer
+        self._metrics = metrics
+        self._url = url.rstrip("/")
+        self._design_url = design_url
+        self._keys = keys
+        self._patience = patience
+        self._clock = clock
+
+    # load -------------------------------------------------------------------------------------------------------------
+
+    def load(self, connection: sa.Connection, item: work.Item) -> tuple[Order, Change] | None:
+        """The instance as it is; None if it is gone."""
+        instance = self._instances.find(connection, item.key)
+        if instance is None:
+            return None
+        manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
+        entity = self._instances.entity(connection, instance)
+        parameters = parameters_of(entity, instance.outputs) if entity is not None else {}
+        start_token = private = ""
+        if instance.start_token:
+            start_token = self._cipher.decrypt(instance.start_token, context=(instance.id, "start_token"))
+        if instance.private:
+            private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
+        return Order(instance, manifest, parameters, start_token, json.loads(private or "{}")), Change()
+
+    # step -------------------------------------------------------------------------------------------------------------
+
+    def step(self, order: Order, _nothing: Change) -> work.Progress[Change]:
+        """Take the next step."""
+        seen = order.instance.snapshot
+        now = self._clock()
+        step = lifecycle.plan(seen, self._patience_of(order.manifest), now)
+        if isinstance(step, lifecycle.Rest):
+            return work.Done()
+        try:
+            return self._take(step, order, now)
+        except (client.BadRequestError, client.ForbiddenError, client.ConflictError, client.TooLargeError) as error:
+            return self._refused(order, error, now)
+        except (client.ClientError, LookupError) as error:
+            # Away, overloaded, not yet up: it passes, or the phase's time does.
+            stumbles = order.instance.stumbles + 1
+            pause = min(_STUMBLE_LONGEST, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 16))
+            change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
+            return work.Wait(pause, change)
+
+    def _refused(self, order: Order, error: client.ClientError, now: float) -> work.Progress[Change]:
+        """What will not pass by waiting: the attempt failed."""
+        seen = order.instance.snapshot
+        if seen.state == "active":
+            return work.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
+        failed = dataclasses.replace(seen, outcome="failed", outcome_message=_plain(error))
+        if seen.state == "destroy" and seen.disposal is not None:
+            return work.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
+        return self._take(lifecycle.plan(failed, self._patience_of(order.manifest), now), order, now)
+
+    def _take(self, step: lifecycle.Step, order: Order, now: float) -> work.Progress[Change]:
+        instance = order.instance
+        seen = instance.snapshot
+        match step:
+            case lifecycle.Enter(state):
+                return work.Advance(self._enter(seen, state, now))
+            case lifecycle.TryAgain(at, reason):
+                columns = {"attempt": seen.attempt + 1, "retry_at": at, "begun": at, "sent": 0, "outcome": None}
+                message = f"attempt {seen.attempt + 1} of {seen.state} failed: {reason}"
+                return work.Wait(observed=Change(columns, message=message), until=at)
+            case lifecycle.GiveUp(phase, reason):
+                failed: dict[str, Any] = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
+                return work.Done(Change(failed, enter="fail", ended="failed", message=f"{phase} failed: {reason}"))
+            case lifecycle.Await(until, application):
+                if application and instance.stumbles > 0:
+                    return self._look(order, until, now)
+                pause = min(max(until - now, 0.0), _LOOK)
+                return work.Wait(pause, Change({"stumbles": 1}) if application else None)
+            case lifecycle.MakeApplication():
+                return work.Advance(self._make(order))
+            case lifecycle.Activate():
+                return work.Advance(self._activate(order))
+            case lifecycle.SendPhase(phase):
+                self._cloud.phase(self._address(order), phase, self._order_attributes(order, phase), _caller(instance))
+                return work.Advance(Change({"sent": seen.boots, "stumbles": 0}))
+            case lifecycle.Dismiss():
+                try:
+                    self._cloud.dismiss(self._address(order), _caller(instance))
+                except client.NotFoundError:
+                    # It is up and was never activated, or has disposed already.
+                    return work.Advance(Change({"outcome": "done", "stumbles": 0}))
+                return work.Advance(Change({"sent": seen.boots, "stumbles": 0}))
+            case lifecycle.Dispose():
+                return self._dispose(order)
+            case lifecycle.Remove():
+                self._cloud.revoke_delegation(_caller(instance))
+                if instance.address:
+                    self._cloud.forget(instance.address)
+                return work.Done(Change(removed=True, ended="done"))
+            case lifecycle.Rest():
+                return work.Done()
+
+    def _enter(self, seen: lifecycle.Snapshot, state: str, now: float) -> Change:
+        columns: dict[str, Any] = {
+            "state": state,
+            "attempt": 0,
+            "sent": 0,
+            "outcome": None,
+            "outcome_message": "",
+            "retry_at": None,
+            "begun": now,
+            "stumbles": 0,
+            "phase_generation": seen.generation,
+        }
+        if seen.outcome == "done" and seen.state in ("deploy", "update"):
+            columns["applied"] = seen.phase_generation
+        ended = None
+        if seen.state not in ("active", "inactive", "fail"):
+            overtaken = state == "destroy" and seen.wanted is Wanted.GONE
+            ended = "overtaken" if overtaken else "done"
+        return Change(columns, enter=state, ended=ended, message="")
+
+    def _look(self, order: Order, until: float, now: float) -> work.Progress[Change]:
+        """Look at the application while its orchestrator is awaited: a crash is told, not only a time-out."""
+        instance = order.instance
+        stumbles = instance.stumbles + 1
+        pause = min(max(until - now, 0.0), _LOOK)
+        try:
+            application = self._cloud.application(_caller(instance))
+        except client.NotFoundError:
+            # Somebody has removed it: it is to be made again.
+            return work.Advance(Change({"made": None, "boots": 0, "activated": 0, "sent": 0, "stumbles": 0}))
+        state = application.attributes.get(deploy.APP_STATE)
+        said = str(application.attributes.get(deploy.APP_STATE_MESSAGE) or "")
+        message = f"the orchestrator is in trouble: {said}" if state == "error" else None
+        return work.Wait(pause, Change({"stumbles": stumbles}, message=message))
+
+    def _make(self, order: Order) -> Change:
+        instance = order.instance
+        seen = instance.snapshot
+        caller = _caller(instance)
+        attributes: dict[str, Any] = {
+            names.SERVICE: instance.service,
+            names.GENERATION: seen.generation,
+            deploy.APPLICATION_ENV: {
+                orchestrator.ENV_INSTANCE: instance.id,
+                orchestrator.ENV_SERVICE_MANAGER: self._url + instance.path,
+                orchestrator.ENV_DESIGN: self._design_url,
+                orchestrator.ENV_TOKEN: order.start_token,
+                orchestrator.ENV_KEYS: self._keys,
+            },
+        }
+        if order.manifest.image is not None:
+            attributes[deploy.BUNDLE_IMAGE] = order.manifest.image
+        else:
+            attributes[deploy.BUNDLE_DIGEST] = seen.digest
+            if not self._cloud.has_bundle(seen.digest, caller):
+                self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
+        title = f"{order.manifest.term}-{instance.id}"
+        self._cloud.make_application(attributes, title, caller)
+        columns: dict[str, Any] = {"made": seen.digest, "stumbles": 0}
+        if seen.made is not None:
+            # Remade with another bundle: what the earlier one knew is to be told again.
+            columns |= {"activated": 0, "sent": 0}
+        return Change(columns)
+
+    def _address(self, order: Order) -> str:
+        """Where the orchestrator answers; it moves when its application is restarted elsewhere."""
+        if order.instance.address and order.instance.stumbles == 0:
+            return order.instance.address
+        found = self._cloud.application(_caller(order.instance)).attributes.get(deploy.APP_URL)
+        if not found:
+            raise LookupError("the orchestrator's application has no address yet")
+        return str(found).rstrip("/")
+
+    def _activate(self, order: Order) -> Change:
+        instance = order.instance
+        address = self._address(order)
+        attributes: dict[str, Any] = {
+            names.TENANT: instance.tenant,
+            names.SERVICE: instance.service,
+            **self._order_attributes(order, "activate"),
+            orchestrator.PRIVATE: dict(order.private),
+            orchestrator.TOKENS: self.tokens(instance),
+        }
+        self._cloud.activate(address, attributes, _caller(instance))
+        return Change({"activated": instance.snapshot.boots, "address": address, "stumbles": 0})
+
+    def tokens(self, instance: Instance) -> dict[str, str]:
+        """Fresh tokens of an instance, by audience."""
+        return {
+            audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
+            for audience in (tokens.AUDIENCE_CLOUD_CONTROLLER, tokens.AUDIENCE_SERVICE_MANAGER)
+        }
+
+    def _order_attributes(self, order: Order, phase: str) -> dict[str, Any]:
+        internal = order.manifest.internal.get(bundles.Phase(phase), ())
+        return {
+            names.GENERATION: order.instance.snapshot.phase_generation,
+            orchestrator.PARAMETERS: dict(order.parameters),
+            orchestrator.INTERNAL_PARAMETERS: {each.name: each.value for each in internal},
+        }
+
+    def _dispose(self, order: Order) -> work.Progress[Change]:
+        instance = order.instance
+        found = self._cloud.dispose(instance.snapshot.generation, instance.service, _caller(instance))
+        state = found.attributes.get(disposal.DISPOSAL_STATE)
+        if state == "done":
+            audit = json.dumps(found.attributes.get(disposal.DISPOSAL_AUDIT) or [])
+            return work.Advance(Change({"disposal": "done", "audit": audit, "stumbles": 0}))
+        message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
+        stumbles = instance.stumbles + 1
+        pause = min(_LOOK, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 8))
+        return work.Wait(pause, Change({"disposal": "asked", "stumbles": stumbles}, message=message or None))
+
+    def _patience_of(self, manifest: bundles.Manifest) -> dict[str, Patience]:
+        found = {}
+        for state in wire.STATES:
+            limits = manifest.phases.get(bundles.Phase(state)) if state in _PHASE_NAMES else None
+            found[state] = dataclasses.replace(
+                self._patience,
+                timeout=self._patience.timeout if limits is None or limits.timeout is None else limits.timeout,
+                retries=self._patience.retries if limits is None or limits.retries is None else limits.retries,
+            )
+        return found
+
+    # save -------------------------------------------------------------------------------------------------------------
+
+    def save(self, connection: sa.Connection, item: work.Item, change: Change) -> None:
+        """Write what a step did: the entity, the record, the row."""
+        instance = self._instances.find(connection, item.key)
+        if instance is None:
+            return
+        now = self._clock()
+        if change.removed:
+            self._remove(connection, instance, now)
+            return
+        if change.ended is not None:
+            taken = self._history.end(connection, instance, outcome=change.ended, message=change.message or "", now=now)
+            self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
+        if change.enter is not None and change.enter not in ("active", "inactive", "fail"):
+            self._history.begin(connection, instance, change.enter, now)
+        if change.enter is not None or change.message is not None:
+            self._show(connection, instance, change)
+        self._instances.change(connection, instance.id, change.columns)
+
+    def _show(self, connection: sa.Connection, instance: Instance, change: Change) -> None:
+        entity = self._instances.entity(connection, instance)
+        if entity is None:
+            return
+        state = change.enter or str(entity.attributes.get(wire.STATE))
+        if (
+            state == "active"
+            and instance.snapshot.changed > instance.snapshot.applied
+            and "applied" not in change.columns
+        ):
+            state = "update"
+        show_state(entity, state, change.message or "")
+        if change.enter == "active":
+            entity.attributes.setdefault("occi.mcn.stack.state", "CREATE_COMPLETE")
+        if change.enter in ("active", "update"):
+            manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
+            entity.attributes[wire.BUNDLE_VERSION] = manifest.version or instance.snapshot.digest[:12]
+        entity.attributes[names.GENERATION] = instance.snapshot.generation
+        self._instances.save_entity(connection, instance, entity)
+
+    def _remove(self, connection: sa.Connection, instance: Instance, now: float) -> None:
+        entity = self._instances.entity(connection, instance)
+        if entity is not None:
+            extras = house_extras(connection, instance.tenant)
+            for link in getattr(entity, "links", ()):
+                self._instances.registry.delete_resource(link.identifier, extras)
+            self._instances.registry.delete_resource(instance.path, extras)
+        taken = self._history.end(connection, instance, outcome="done", message="", now=now)
+        self._metrics.ended(instance.service, "destroy", "done", taken)
+        self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
+        self._instances.remove(connection, instance.id)
+
+    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+        """A slip of our own, many times in a row: say so, and let the tenant retry or delete."""
+        instance = self._instances.find(connection, item.key)
+        if instance is None:
+            return
+        columns = {"state": "fail", "failed": instance.snapshot.state, "sent": 0, "retry_at": None}
+        if instance.snapshot.state in ("active", "inactive", "fail"):
+            columns = {}
+        self.save(connection, item, Change(columns, enter="fail" if columns else None, ended="failed", message=reason))
+
+
+_PHASE_NAMES: Final = frozenset(phase.value for phase in bundles.Phase)
+
+
+def _caller(instance: Instance) -> Caller:
+    return Caller(instance.tenant, instance.id, instance.request_id)
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

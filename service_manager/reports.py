@@ -1,0 +1,138 @@
+"""What orchestrators tell the service manager: reports of phases, and that they have started (`renew`).
+
+Both are actions of the instance's own entity, for the instance's own token alone. They write columns that the
+reconciler does not, and wake it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from occi.backend import ActionBackend
+from occi.core_model import Action, Entity
+
+from occi_service.encryption import Cipher
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
+from occi_service.identity import Identity, TokenIssuer, TokenKind
+from occi_service.renderings.grammar import ATTRIBUTE_NAME
+from occi_service.wire import names, tokens
+from occi_service.wire import service_manager as wire
+
+from .backend import caller_of, connection_of
+from .instances import Instance, Instances, set_links, show_state
+from .start_tokens import START_AUDIENCE
+
+__all__ = ["ReportBackend", "output_name"]
+
+_STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
+#: Outputs and links of one instance. A stack has tens.
+_MAX_OUTPUTS: Final = 500
+_MAX_LINKS: Final = 500
+
+
+class ReportBackend(ActionBackend):
+    """The actions `report` and `renew`."""
+
+    def __init__(
+        self, instances: Instances, *, cipher: Cipher, issuer: TokenIssuer, clock: Callable[[], float]
+    ) -> None:
+        self._instances = instances
+        self._cipher = cipher
+        self._issuer = issuer
+        self._clock = clock
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Any:
+        """Take a report, or give fresh tokens."""
+        identity = caller_of(extras)
+        instance = self._own(entity, identity, extras)
+        if action == wire.RENEW:
+            return self._renew(instance, extras)
+        if identity.audience == START_AUDIENCE:
+            raise ForbiddenError("a start token is for renew alone; report with the token that it gives", "token")
+        self._report(entity, instance, attributes, extras)
+        return None
+
+    def _own(self, entity: Entity, identity: Identity, extras: Any) -> Instance:
+        """The instance, if the caller is its orchestrator."""
+        found = None
+        if identity.kind is TokenKind.INSTANCE and identity.instance_id is not None:
+            found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
+        if found is None or found.path != entity.identifier or found.tenant != identity.tenant_id:
+            raise ForbiddenError("only the instance's own orchestrator may do this", "token")
+        return found
+
+    def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:
+        identity = caller_of(extras)
+        if identity.audience == START_AUDIENCE:
+            # A start token is used at a start: what was told to an earlier start has to be told again.
+            connection = connection_of(extras)
+            self._instances.change(connection, instance.id, {"boots": instance.snapshot.boots + 1, "stumbles": 0})
+            self._instances.wake(connection, instance)
+        fresh = {
+            audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
+            for audience in (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        }
+        return {wire.TOKENS: fresh}
+
+    def _report(self, entity: Entity, instance: Instance, told: dict[str, Any], extras: Any) -> None:
+        seen = instance.snapshot
+        generation = told[names.GENERATION]
+        if generation < seen.phase_generation:
+            raise ConflictError(
+                f"the report is about generation {generation}; the order is at {seen.phase_generation}",
+                names.GENERATION,
+            )
+        connection = connection_of(extras)
+        columns: dict[str, Any] = {}
+        if wire.PRIVATE in told:
+            private = json.dumps(told[wire.PRIVATE], separators=(",", ":"))
+            if len(private.encode()) > wire.PRIVATE_LIMIT:
+                raise TooLargeError(f"private has more than {wire.PRIVATE_LIMIT} bytes", wire.PRIVATE)
+            columns["private"] = self._cipher.encrypt(private, context=(instance.id, "private"))
+        if wire.OUTPUTS in told:
+            columns["outputs"] = json.dumps(self._set_outputs(entity, instance, told[wire.OUTPUTS]))
+        for name in _STACK:
+            if name in told:
+                entity.attributes[name] = told[name]
+        if wire.REPORTED_LINKS in told:
+            columns["dependencies"] = self._set_links(entity, instance, told[wire.REPORTED_LINKS], extras)
+        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
+        message = str(told.get(wire.PHASE_MESSAGE) or "")[:1000]
+        if phase is not None and phase == seen.state and seen.outcome is None:
+            if state in ("done", "failed"):
+                columns |= {"outcome": state, "outcome_message": message}
+            elif message:
+                show_state(entity, str(entity.attributes[wire.STATE]), message)
+        self._instances.change(connection, instance.id, columns)
+        if "outcome" in columns:
+            self._instances.wake(connection, instance)
+
+    def _set_outputs(self, entity: Entity, instance: Instance, outputs: dict[str, Any]) -> list[str]:
+        if len(outputs) > _MAX_OUTPUTS:
+            raise TooLargeError(f"more than {_MAX_OUTPUTS} outputs", wire.OUTPUTS)
+        named = {output_name(name, entity): value for name, value in outputs.items() if value is not None}
+        for name in instance.outputs:
+            if name not in named:
+                entity.attributes.pop(name, None)
+        entity.attributes |= named
+        return sorted(named)
+
+    def _set_links(self, entity: Entity, instance: Instance, reported: list[Any], extras: Any) -> int:
+        if len(reported) > _MAX_LINKS:
+            raise TooLargeError(f"more than {_MAX_LINKS} links", wire.REPORTED_LINKS)
+        for index, each in enumerate(reported):
+            if not isinstance(each, dict) or not isinstance(each.get("target"), str) or "://" not in each["target"]:
+                raise BadRequestError("a link is an object with a target, an absolute URI", f"links[{index}]")
+        return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
+
+
+def output_name(name: str, entity: Entity) -> str:
+    """The attribute under which an output is shown: its own name, if that is one that an orchestrator may set."""
+    declared = entity.kind.attributes.get(name)
+    house = name in wire.INSTANCE_ATTRIBUTES or name.startswith(("occi.", names.ATTRIBUTE_PREFIX))
+    if ATTRIBUTE_NAME.fullmatch(name) is not None and not house and (declared is None or declared == "immutable"):
+        return name
+    legal = "".join([character if ATTRIBUTE_NAME.fullmatch(f"a{character}") else "_" for character in name])
+    return f"output.{legal}"

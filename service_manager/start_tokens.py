@@ -1,0 +1,77 @@
+"""Start tokens: what an orchestrator's process is born with, to ask the service manager for tokens that do more.
+
+A container may restart long after any signed token has run out, with the environment it was made with. So its
+environment holds a secret of another sort: random, known to the service manager alone, good for the action `renew` of
+its own instance and for nothing else, until the instance is gone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service.encryption import Cipher, DecryptionError
+from occi_service.identity import Identity, InvalidTokenError, Role, TenantId, TokenKind
+
+from . import tables
+
+__all__ = ["START_AUDIENCE", "StartTokens", "new_start_token"]
+
+_PREFIX: Final = "start."
+#: Audience of the identity that a start token gives: the action `renew` takes it, nothing else does.
+START_AUDIENCE: Final = "start"
+
+
+def new_start_token(instance: str) -> str:
+    """A start token: the instance's id, and 256 random bits."""
+    return f"{_PREFIX}{instance}.{secrets.token_urlsafe(32)}"
+
+
+class StartTokens:
+    """A `TokenVerifier` for start tokens.
+
+    Args:
+        database: holds the instances (`occi_service.database.Database`).
+        cipher: start tokens are encrypted at rest.
+    """
+
+    def __init__(self, database: Any, cipher: Cipher) -> None:
+        self._database = database
+        self._cipher = cipher
+
+    def verify(self, token: str) -> Identity:
+        """Who holds the token.
+
+        Raises:
+            InvalidTokenError: it is not the start token of an instance that exists.
+        """
+        parts = token.split(".")
+        if len(parts) != 3 or not token.startswith(_PREFIX) or len(token) > 200:
+            raise InvalidTokenError("not a start token")
+        table = tables.instances
+        wanted = sa.select(table.c.start_token, table.c.tenant).where(table.c.id == parts[1])
+        with self._database.read() as connection:
+            row = connection.execute(wanted).one_or_none()
+        if row is None or row.start_token is None:
+            raise InvalidTokenError("start token of an instance that is gone")
+        try:
+            expected = self._cipher.decrypt(row.start_token, context=(parts[1], "start_token"))
+        except DecryptionError as error:
+            raise InvalidTokenError("the start token at rest cannot be decrypted") from error
+        if not hmac.compare_digest(expected.encode(), token.encode()):
+            raise InvalidTokenError("wrong start token")
+        return Identity(
+            subject=f"instance:{parts[1]}",
+            tenant_id=TenantId(row.tenant),
+            tenant_name="",
+            roles=frozenset((Role.INSTANCE,)),
+            kind=TokenKind.INSTANCE,
+            expires=None,
+            issuer="start",
+            token_id=f"start:{parts[1]}",
+            instance_id=parts[1],
+            audience=START_AUDIENCE,
+        )

@@ -1,0 +1,292 @@
+"""The service manager's parts, put together: once for a web process, once for a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import sqlalchemy as sa
+from occi_service.registry.sql import SqlRegistry
+
+from occi_service import health, work
+from occi_service.database import Database
+from occi_service.encryption import Cipher
+from occi_service.identity import (
+    AnyOf,
+    MemoryRevocations,
+    Quotas,
+    Realm,
+    RealmFile,
+    SignedTokens,
+    SigningKey,
+    TokenIssuer,
+    VerificationKeys,
+    read_jwk_set,
+)
+from occi_service.identity.policy import Policy
+from occi_service.schema import upgrade
+from occi_service.service import KnownCaller, Rates, assemble
+from occi_service.wire import service_manager as wire
+from occi_service.wire import tokens
+
+from . import tables
+from .backend import INVOCATION_TOPIC, InstanceBackend
+from .catalogue import Catalogue
+from .cloud import Cloud
+from .history import EXPIRY_TOPIC, History
+from .instances import TOPIC, Instances
+from .invocations import Invocations
+from .lifecycle import Patience
+from .metrics import InstanceCounts, PhaseMetrics
+from .operations import OperatorResource
+from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .reconciler import Reconciler
+from .record_expiry import RecordBackend, RecordExpiry
+from .reports import ReportBackend
+from .settings import ServiceManagerSettings
+from .start_tokens import StartTokens
+
+__all__ = ["MIGRATIONS", "Parts", "web", "worker"]
+
+#: Alembic's revisions of this room.
+MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
+
+_COUNTS = "instance.counts"
+
+
+class _InstancesThatExist:
+    """`occi_service.identity.Instances`, answered from the table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def exists(self, instance_id: str, tenant_id: str) -> bool:
+        """Whether the instance is there."""
+        table = tables.instances
+        wanted = sa.select(table.c.id).where(table.c.id == instance_id, table.c.tenant == tenant_id)
+        with self._database.read() as connection:
+            return connection.execute(wanted).one_or_none() is not None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """What web and worker share."""
+
+    settings: ServiceManagerSettings
+    database: Database
+    queue: work.WorkQueue
+    registry: SqlRegistry
+    cipher: Cipher
+    issuer: TokenIssuer
+    keys: VerificationKeys
+    instances: Instances
+    history: History
+    catalogue: Catalogue
+    backend: InstanceBackend
+    policy: Policy
+    metrics: prometheus_client.CollectorRegistry
+    clock: Callable[[], float]
+
+    @classmethod
+    def of(cls, settings: ServiceManagerSettings, *, clock: Callable[[], float] = time.time) -> Parts:
+        """The parts for these settings; the database's schema is brought up to date.
+
+        Raises:
+            ValueError: a key, a policy file or the database's URL is not what it should be.
+        """
+        pool = max(settings.web_threads, settings.worker_threads) + 4
+        database = Database(settings.database_url.get_secret_value(), pool_size=pool)
+        upgrade(database, MIGRATIONS)
+        cipher = Cipher([key.strip() for key in settings.encryption_keys.get_secret_value().split(",")])
+        keys = read_jwk_set(settings.verification_keys)
+        signing = SigningKey.from_pem(settings.signing_key.get_secret_value().encode(), issuer=settings.issuer)
+        revocations = MemoryRevocations(clock)
+        issuer = TokenIssuer(
+            signing, keys=keys, instances=_InstancesThatExist(database), revocations=revocations, clock=clock
+        )
+        queue = work.WorkQueue(database, clock=clock)
+        registry = SqlRegistry(database, cipher)
+        instances = Instances(registry, queue)
+        history = History(registry, queue, name=settings.name, retention=settings.record_retention)
+        policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
+        backend = InstanceBackend(
+            instances,
+            history=history,
+            policy=policy,
+            quotas=Quotas(default=settings.quota_instances),
+            cipher=cipher,
+            clock=clock,
+        )
+        catalogue = Catalogue(database, registry, backend, monotonic=time.monotonic)
+        backend.catalogue = catalogue
+        _register(registry, backend, instances, catalogue, policy=policy, cipher=cipher, issuer=issuer, clock=clock)
+        return cls(
+            settings=settings,
+            database=database,
+            queue=queue,
+            registry=registry,
+            cipher=cipher,
+            issuer=issuer,
+            keys=keys,
+            instances=instances,
+            history=history,
+            catalogue=catalogue,
+            backend=backend,
+            policy=policy,
+            metrics=prometheus_client.CollectorRegistry(),
+            clock=clock,
+        )
+
+
+def _register(
+    registry: SqlRegistry,
+    backend: InstanceBackend,
+    instances: Instances,
+    catalogue: Catalogue,
+    *,
+    policy: Policy,
+    cipher: Cipher,
+    issuer: TokenIssuer,
+    clock: Callable[[], float],
+) -> None:
+    """The categories that every service manager has; those of services come from the catalogue."""
+    reports = ReportBackend(instances, cipher=cipher, issuer=issuer, clock=clock)
+    for action in (wire.REPORT, wire.RENEW):
+        registry.set_backend(action, reports, None)
+    for action in wire.LIFECYCLE_ACTIONS:
+        registry.set_backend(action, backend, None)
+    published = PublishedBackend(catalogue, instances, policy=policy, clock=clock)
+    registry.set_backend(wire.PUBLISHED, published, None)
+    registry.set_backend(wire.ROLL, published, None)
+    read_only = RecordBackend(policy)
+    for kind in (wire.RECORD, wire.DEPENDENCY, wire.RESOURCE_LINK):
+        registry.set_backend(kind, read_only, None)
+
+
+class ServiceManager(KnownCaller):
+    """The OCCI application; it looks for newly published services before it serves."""
+
+    catalogue: Catalogue
+
+    def __call__(self, environ: dict[str, Any], response: Any) -> Any:
+        self.catalogue.refresh(environ.get("PATH_INFO", ""))
+        return super().__call__(environ, response)
+
+
+def web(parts: Parts, *, dialects: bool = True) -> Any:
+    """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
+    settings = parts.settings
+    application = ServiceManager(parts.registry)
+    application.catalogue = parts.catalogue
+    bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
+    application.falcon.add_route("/bundle/{digest}", bundle)
+    operator = OperatorResource(parts.database, parts.instances, parts.policy)
+    application.falcon.add_route("/operator/instances", operator, suffix="instances")
+    application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/draining", operator, suffix="draining")
+    assembled = assemble(
+        application,
+        verifier(parts),
+        checks=[health.Check("database", _database_probe(parts.database))],
+        registry=parts.metrics,
+        rates=Rates(),
+        body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
+        access_lines=settings.access_log,
+        realm_name=settings.name,
+    )
+    if not dialects:
+        return assembled
+    hurtle = ServiceManager(parts.registry, dialect="pyssf")
+    hurtle.catalogue = parts.catalogue
+    hurtle_doors = assemble(
+        hurtle,
+        verifier(parts),
+        registry=prometheus_client.CollectorRegistry(),
+        access_lines=settings.access_log,
+        realm_name=settings.name,
+    )
+
+    def mounted(environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ.get("PATH_INFO", "")
+        if path == "/hurtle" or path.startswith("/hurtle/"):
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + "/hurtle"
+            environ["PATH_INFO"] = path.removeprefix("/hurtle") or "/"
+            return hurtle_doors(environ, start_response)
+        return assembled(environ, start_response)
+
+    return mounted
+
+
+def verifier(parts: Parts) -> AnyOf:
+    """Who may call: people of the local realm, orchestrators and services with signed tokens, orchestrators that start."""
+    sources: list[Any] = [
+        StartTokens(parts.database, parts.cipher),
+        SignedTokens(
+            parts.keys,
+            audiences=[tokens.AUDIENCE_SERVICE_MANAGER],
+            revocations=MemoryRevocations(parts.clock),
+            clock=parts.clock,
+        ),
+    ]
+    if parts.settings.realm_file:
+        sources.insert(0, Realm(RealmFile(Path(parts.settings.realm_file), parts.clock), parts.clock))
+    return AnyOf(sources)
+
+
+def _database_probe(database: Database) -> Callable[[], None]:
+    def probe() -> None:
+        with database.read() as connection:
+            connection.execute(sa.select(1))
+
+    return probe
+
+
+def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
+    """What a worker of the service manager does."""
+    settings = parts.settings
+    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name)
+    reconciler = Reconciler(
+        parts.instances,
+        parts.catalogue,
+        cloud,
+        history=parts.history,
+        cipher=parts.cipher,
+        issuer=parts.issuer,
+        metrics=PhaseMetrics(parts.metrics),
+        url=settings.url,
+        design_url=settings.design_url,
+        keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
+        patience=Patience(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
+        clock=parts.clock,
+    )
+    counts = InstanceCounts(parts.metrics)
+
+    def count() -> float:
+        with parts.database.read() as connection:
+            counts.read(connection)
+        return 15.0
+
+    patient = work.Retry(attempts=20)
+    timeout = 0.8 * settings.lease
+    return [
+        work.Topic(TOPIC, reconciler, timeout=max(timeout, 8.0), retry=patient),
+        work.Topic(INVOCATION_TOPIC, Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock)),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
+        work.recurring(_COUNTS, count),
+        work.retention(parts.queue),
+    ]
+
+
+def worker(parts: Parts) -> work.Worker:
+    """A worker over all topics."""
+    made = topics(parts)
+    with parts.database.write() as connection:
+        for topic in (_COUNTS, work.RETENTION):
+            parts.queue.seed(connection, topic, topic)
+    return work.Worker(parts.queue, made, threads=parts.settings.worker_threads, lease=parts.settings.lease)
