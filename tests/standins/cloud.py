@@ -159,7 +159,7 @@ class StandInCloud:
         self._call("DELETE", "/_books")
 
     def state(self) -> dict[str, Any]:
-        """What exists now: applications with their orchestrators, stacks, delegations, bundles, services."""
+        """What exists now: applications with their orchestrators, stacks, delegations, bundles, services; `cpu_seconds` used."""
         found: dict[str, Any] = self._call("GET", "/_state")
         return found
 

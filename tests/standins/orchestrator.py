@@ -1,4 +1,4 @@
-"""One process of one instance's orchestrator: an OCCI application of its own that knows its environment and nothing else.
+"""One process of one instance's orchestrator: it knows its environment and what it was told since it started.
 
 It asks the service manager for tokens, is activated, carries out phases one at a time, and reports each. Its private state is a
 counter of the phases that it has finished: what comes back on activation is never less than what was last taken from it.
@@ -19,6 +19,7 @@ from occi_service.app import Application
 from occi_service.identity import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache
 from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
+from occi_service.registry.records import EntityRecord, dehydrate
 from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
 from occi_service.wire import tokens
@@ -31,26 +32,49 @@ from .outward import Line
 from .timers import Timer
 from .world import Ask, World, asked, check_generation, check_stays, refuse
 
-__all__ = ["OrchestratorProcess"]
+__all__ = ["OrchestratorApplication", "OrchestratorProcess"]
 
 _COUNTER: Final = "counter"
 
 
-class _OwnApplication(Application):
-    """Hands the caller's identity and the request's circumstances to the backend."""
+class OrchestratorApplication(Application):
+    """The protocol's side of all orchestrators: one, since making it costs more than anything else in an order."""
 
-    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
-        return self._call_occi(environ, response, identity=environ.get(IDENTITY), ask=environ["standin.ask"])
+    def __init__(self) -> None:
+        super().__init__(_OneEntityEach())
+        backend = _Backend()
+        self.register_backend(wire.ORCHESTRATOR, backend)
+        for action in wire.ORCHESTRATOR.actions:
+            self.register_backend(action, backend)
+
+    def serve(self, environ: WSGIEnvironment, response: StartResponse, process: OrchestratorProcess) -> Iterable[bytes]:
+        """Serve a request to one process."""
+        identity = environ.get(IDENTITY)
+        return self._call_occi(environ, response, identity=identity, ask=environ["standin.ask"], process=process)
 
 
-class _OneEntity(InMemoryRegistry):
-    """All callers see the same one entity, and an orchestrator that was told to go is there until its process ends."""
+class _OneEntityEach(InMemoryRegistry):
+    """Each process has one entity, which all callers see. Requests hold the world's lock: a unit of work needs no other."""
 
     def get_extras(self, extras: Any) -> Any:
         return None
 
+    def get_resource(self, key: str, extras: Any) -> Entity:
+        record = extras["process"].record
+        if record is None or key != wire.PATH:
+            raise KeyError(key)
+        return self._hydrate(record, extras)
+
+    def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
+        extras["process"].record = dehydrate(entity, None)
+
+    save = add_resource
+
     def delete_resource(self, key: str, extras: Any) -> None:
-        """Nothing: DELETE starts the phase `destroy`, and may be repeated."""
+        """Nothing: DELETE starts the phase `destroy` and may be repeated; the entity is there until the process ends."""
+
+    def get_resource_keys(self, extras: Any) -> list[str]:
+        return [] if extras["process"].record is None else [wire.PATH]
 
 
 @dataclasses.dataclass(slots=True)
@@ -80,6 +104,7 @@ class OrchestratorProcess:
 
     Attributes:
         application: WSGI, to be mounted so that `/orchestrator/default` is its path.
+        record: what was PUT there; None until it is activated.
 
     Raises:
         ValueError: the keys in the environment cannot be read.
@@ -100,12 +125,8 @@ class OrchestratorProcess:
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
-        application = _OwnApplication(_OneEntity())
-        backend = _Backend(self)
-        application.register_backend(wire.ORCHESTRATOR, backend)
-        for action in wire.ORCHESTRATOR.actions:
-            application.register_backend(action, backend)
-        self.application = Authentication(application, verifier, cache=TokenCache(time.time, entries=64))
+        self.application = Authentication(self._serve, verifier, cache=TokenCache(time.time, entries=64))
+        self.record: EntityRecord | None = None
         self._line = Line(
             self.instance,
             environment[wire.ENV_SERVICE_MANAGER],
@@ -124,6 +145,9 @@ class OrchestratorProcess:
         self._current: _Run | None = None
         self._last = ""
         self._events: set[str] = set()
+
+    def _serve(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        return self._world.orchestrators.serve(environ, response, self)
 
     # its life ---------------------------------------------------------------------------------------------------------
 
@@ -314,10 +338,7 @@ class OrchestratorProcess:
 
 
 class _Backend(KindBackend, ActionBackend):
-    """From the wire's attributes, checked, to the process."""
-
-    def __init__(self, process: OrchestratorProcess) -> None:
-        self._process = process
+    """From the wire's attributes, checked, to the process that was asked."""
 
     def create(self, entity: Entity, extras: Any) -> None:
         if entity.identifier != wire.PATH:
@@ -325,39 +346,44 @@ class _Backend(KindBackend, ActionBackend):
         self._take(entity.attributes, extras)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        process: OrchestratorProcess = extras["process"]
         check_stays(old.attributes, new.attributes, (TENANT, SERVICE))
-        check_generation({GENERATION: self._process.generation}, new.attributes)
+        check_generation({GENERATION: process.generation}, new.attributes)
         self._take(new.attributes, extras)
         old.attributes = new.attributes
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        _check_caller(self._process, entity, extras)
-        self._process.show(entity.attributes)
+        process: OrchestratorProcess = extras["process"]
+        _check_caller(process, entity, extras)
+        process.show(entity.attributes)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         raise refuse(400, "an update is the action update: POST ?action=update")
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        _check_caller(self._process, entity, extras)
-        self._process.phase("destroy", self._process.generation, asked(extras)[1])
+        process: OrchestratorProcess = extras["process"]
+        _check_caller(process, entity, extras)
+        process.phase("destroy", process.generation, asked(extras)[1])
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
-        _check_caller(self._process, entity, extras)
+        process: OrchestratorProcess = extras["process"]
+        _check_caller(process, entity, extras)
         ask = asked(extras)[1]
         if action == wire.NOTIFY:
-            self._process.notify(attributes)
+            process.notify(attributes)
         elif action == wire.ACT:
-            self._process.act(attributes, ask)
+            process.act(attributes, ask)
         else:
-            self._process.phase(action.term, attributes[GENERATION], ask)
+            process.phase(action.term, attributes[GENERATION], ask)
 
     def _take(self, attributes: dict[str, Any], extras: Any) -> None:
         identity, _ = asked(extras)
-        if attributes[INSTANCE] != self._process.instance:
-            raise refuse(409, f"this is the orchestrator of {self._process.instance}")
+        process: OrchestratorProcess = extras["process"]
+        if attributes[INSTANCE] != process.instance:
+            raise refuse(409, f"this is the orchestrator of {process.instance}")
         if attributes[TENANT] != identity.tenant_id:
             raise refuse(403, "the token is another tenant's")
-        self._process.activate(attributes)
+        process.activate(attributes)
         for name in (wire.TOKENS, wire.PRIVATE):
             attributes.pop(name, None)
 

@@ -100,6 +100,7 @@ class _Delivery:
         self.attempts = 0
         self.timer: Timer | None = None
         self.under_way = False
+        self.once_more = False
 
 
 class Line:
@@ -162,7 +163,7 @@ class Line:
             self._attempt(self._renewal)
 
     def report(self, key: str, attributes: dict[str, Any], request_id: str) -> None:
-        """Tell of a phase; one that is being told already is told at once.
+        """Tell of a phase; one that waits to be told is told at once, one that is being told is told once more.
 
         Raises:
             ValueError, KeyError: the attributes are not those of the wire's REPORT.
@@ -173,6 +174,9 @@ class Line:
         if pending is None:
             self._reports[key] = pending = _Delivery("report", service_manager.REPORT, attributes, request_id)
             self._attempt(pending)
+        elif pending.under_way:
+            # It may have been heard before it was asked for again.
+            pending.once_more = True
         else:
             self._attempt(pending)
 
@@ -235,6 +239,10 @@ class Line:
             else:
                 if not taken and answer.status not in (404, 409):
                     self._refused(delivery, answer)
+                if delivery.once_more:
+                    delivery.once_more = False
+                    self._attempt(delivery)
+                    return
                 self._reports = {key: each for key, each in self._reports.items() if each is not delivery}
 
     def _again(self, delivery: _Delivery) -> None:

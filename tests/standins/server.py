@@ -11,6 +11,7 @@ It ends when its standard input does, so that it outlives no test run, however t
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -34,6 +35,7 @@ from occi_service.wire.names import GENERATION
 from .faults import Fault
 from .keys import read_keys
 from .modules import deploy_module, design_module, disposal_module
+from .orchestrator import OrchestratorApplication
 from .settings import Settings
 from .world import Ask, World
 
@@ -80,6 +82,7 @@ class Cloud:
             clock=time.time,
         )
         cache = TokenCache(time.time)
+        world.orchestrators = OrchestratorApplication()
         self._modules: dict[str, WSGIApplication] = {
             "design": Authentication(design_module(world), verifier, cache=cache),
             "deploy": Authentication(deploy_module(world), verifier, cache=cache),
@@ -99,7 +102,7 @@ class Cloud:
             connection: socket.socket = environ["gunicorn.socket"]
             connection.shutdown(socket.SHUT_RDWR)
             # The server finds the connection gone.
-            raise BrokenPipeError from None
+            raise BrokenPipeError(errno.EPIPE, "cut") from None
         start_response(answer.status, answer.headers)
         return [answer.body]
 
@@ -235,6 +238,7 @@ class Cloud:
                 "services": world.shelves["design"].keys_of(design.SERVICE),
                 "disposed": sorted(world.disposed),
                 "settings": world.settings.document(),
+                "cpu_seconds": time.process_time(),
             }
 
     def _change_settings(self, environ: WSGIEnvironment) -> dict[str, Any]:

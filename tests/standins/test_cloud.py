@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import http.server
 import json
+import re
 import threading
 import time
 import uuid
@@ -297,7 +298,9 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
         tokens.AUDIENCE_CLOUD_CONTROLLER,
         tokens.audience_of_orchestrator(instance),
     }
-    assert "the tenant's" not in json.dumps(books.entries)
+    text = json.dumps(books.entries)
+    assert "the tenant's" not in text
+    assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the books"
 
 
 def test_the_catalogue_lists_the_modules(caller: Caller) -> None:
@@ -485,6 +488,15 @@ def test_a_fault_that_is_not_well_formed_is_refused() -> None:
         Fault(kind="delay")
     with pytest.raises(ValueError, match="no module"):
         Fault(kind="hang", module="runtime")
+
+
+def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
+    process = cloud._process
+    assert process is not None
+    assert process.stdin is not None
+    # What the kernel does when the test run is killed.
+    process.stdin.close()
+    assert process.wait(10) == -9
 
 
 def test_keys_travel_as_a_jwk_set() -> None:

@@ -26,6 +26,7 @@ from .timers import Timers
 
 if TYPE_CHECKING:
     from .containers import Container
+    from .orchestrator import OrchestratorApplication
     from .shelf import Shelf
 
 __all__ = ["Ask", "World", "check_generation", "check_stays", "refuse"]
@@ -60,7 +61,10 @@ class World:
         disposed: instances that were disposed of; they never come back.
         heard: by instance, the counter in the private state that the service manager last took.
         shelves: the entities of each module, by its name.
+        orchestrators: what serves the requests to all of them.
     """
+
+    orchestrators: OrchestratorApplication
 
     def __init__(self, settings: Settings, base_url: str) -> None:
         self.settings = settings
