@@ -11,7 +11,6 @@ from typing import Any
 
 import prometheus_client
 import sqlalchemy as sa
-from occi_service.registry.sql import SqlRegistry
 
 from occi_service import health, work
 from occi_service.database import Database
@@ -29,6 +28,7 @@ from occi_service.identity import (
     read_jwk_set,
 )
 from occi_service.identity.policy import Policy
+from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
 from occi_service.service import KnownCaller, Rates, assemble
 from occi_service.wire import service_manager as wire
