@@ -18,7 +18,7 @@ from .connections import Answer, Connections, OversizeError, Request, Stream, fa
 from .credentials import Credentials
 from .errors import AnswerTooLargeError, StatusError, TimedOutError, TransportError
 from .limits import Deadline, Retry, Timeout
-from .refusals import refusal, words
+from .refusals import is_refused, refusal, words
 
 __all__ = ["Call", "Exchange", "Waiting"]
 
@@ -137,7 +137,7 @@ class Exchange:
         try:
             stream = self.connections.open(self._request(call, fields), deadline)
         except failures as error:
-            raise self._failure(error, call, 1) from error
+            raise self._failure(error, call, deadline) from error
         finished = False
         try:
             if not 200 <= stream.status <= 299:
@@ -146,7 +146,7 @@ class Exchange:
             yield from stream
             finished = True
         except failures as error:
-            raise self._failure(error, call, 1) from error
+            raise self._failure(error, call, deadline) from error
         finally:
             if finished:
                 stream.finish()
@@ -165,15 +165,16 @@ class Exchange:
                 url=self.address.url(call.path),
             ) from None
         except failures as error:
-            raise self._failure(error, call, attempt) from error
+            raise self._failure(error, call, deadline, attempt) from error
 
     def _request(self, call: Call, fields: dict[str, str]) -> Request:
         return Request(call.method, self.address.target(call.path), {**fields, **call.headers}, call.body)
 
-    def _failure(self, error: BaseException, call: Call, attempts: int) -> TransportError:
-        timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError)
+    def _failure(self, error: BaseException, call: Call, deadline: Deadline, attempts: int = 1) -> TransportError:
+        timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError) and not is_refused(error)
         made = TimedOutError if timed_out else TransportError
-        return made(words(error), method=call.method, url=self.address.url(call.path), attempts=attempts)
+        message = deadline.words() if timed_out and deadline.remaining() == 0 else words(error)
+        return made(message, method=call.method, url=self.address.url(call.path), attempts=attempts)
 
     def _refusal(self, call: Call, answer: Answer, secrets: frozenset[str], attempts: int) -> StatusError:
         url = self.address.url(call.path)

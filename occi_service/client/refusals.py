@@ -20,7 +20,7 @@ from ..renderings.base import ErrorDocument
 from .connections import Answer
 from .errors import RedirectError, StatusError, of_status
 
-__all__ = ["error_document", "refusal", "retry_after", "words"]
+__all__ = ["error_document", "is_refused", "refusal", "retry_after", "words"]
 
 #: Bytes of an error's body that are looked at, and characters that are shown.
 _BYTES: Final = 64 << 10
@@ -117,18 +117,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether no connection came about for another reason than time. urllib3 has that among its timeouts."""
+    return isinstance(error, urllib3.exceptions.NewConnectionError)
+
+
 def words(error: BaseException) -> str:
     """A failure of the network in words, without objects' addresses and without what the server sent."""
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "the host's name is not known"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not is_refused(error):
         return "no connection in time"
-    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        cause = error.__cause__
-        return words(cause) if cause is not None else "no answer in time"
-    if isinstance(error, TimeoutError):
-        text = str(error)
-        return text if text.startswith("the whole call") else "no answer in time"
+    if isinstance(error, TimeoutError | urllib3.exceptions.ReadTimeoutError):
+        return "no answer in time"
     if isinstance(error, http.client.RemoteDisconnected):
         return "the connection was closed before an answer came"
     if isinstance(error, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
