@@ -165,9 +165,12 @@ def test_deletion_that_an_earlier_sending_did_is_done() -> None:
     with Scripted(missing) as server, make(server, Waits()) as occi, pytest.raises(client.NotFoundError):
         occi.delete("/thing/1")
     # 503 says that nothing was done, so that 404 is the answer.
-    with Scripted(answer("503 Unavailable"), missing) as server, make(server, Waits()) as occi:
-        with pytest.raises(client.NotFoundError):
-            occi.delete("/thing/1")
+    with (
+        Scripted(answer("503 Unavailable"), missing) as server,
+        make(server, Waits()) as occi,
+        pytest.raises(client.NotFoundError),
+    ):
+        occi.delete("/thing/1")
 
 
 def test_retry_after_is_waited_for() -> None:
@@ -247,19 +250,23 @@ def test_the_deadline_holds_against_a_server_that_drips(where: str) -> None:
 def test_silence_times_out() -> None:
     with Scripted(raw(b"HTTP/1.1 200 OK\r\n", hang=True), raw(b"", hang=True)) as server:
         timeout = client.Timeout(connect=1, read=0.1, total=5)
-        with client.Client(server.url, timeout=timeout, retry=client.Retry(attempts=2, base=0)) as occi:
-            with pytest.raises(client.TimedOutError, match="no answer in time"):
-                get(occi)
+        with (
+            client.Client(server.url, timeout=timeout, retry=client.Retry(attempts=2, base=0)) as occi,
+            pytest.raises(client.TimedOutError, match="no answer in time"),
+        ):
+            get(occi)
         assert len(server.requests) == 2
 
 
 def test_follow_times_out_when_idle() -> None:
-    with Scripted(raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", hang=True)) as server:
-        with client.Client(server.url) as occi:
-            pieces = occi.follow("/log", idle=0.1)
-            assert next(pieces) == "one"
-            with pytest.raises(client.TimedOutError):
-                next(pieces)
+    with (
+        Scripted(raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", hang=True)) as server,
+        client.Client(server.url) as occi,
+    ):
+        pieces = occi.follow("/log", idle=0.1)
+        assert next(pieces) == "one"
+        with pytest.raises(client.TimedOutError):
+            next(pieces)
 
 
 @pytest.mark.parametrize(
@@ -313,9 +320,12 @@ def test_an_id_of_an_unknown_kind_is_asked_for_once() -> None:
 def test_redirects_are_not_followed() -> None:
     with Scripted() as elsewhere:
         moved = answer(f"307 Temporary Redirect\r\nLocation: {elsewhere.url}/thing/1?key=hidden")
-        with Scripted(moved) as server, make(server, Waits()) as occi:
-            with pytest.raises(client.RedirectError, match="not followed") as caught:
-                get(occi)
+        with (
+            Scripted(moved) as server,
+            make(server, Waits()) as occi,
+            pytest.raises(client.RedirectError, match="not followed") as caught,
+        ):
+            get(occi)
         assert elsewhere.connections == 0
     assert caught.value.location == f"{elsewhere.url}/thing/1"
     assert "hidden" not in str(caught.value)
@@ -366,9 +376,11 @@ def test_nobody_listens() -> None:
     with Scripted() as server:
         url = server.url
     waits = Waits()
-    with client.Client(url, clock=waits.clock, sleep=waits.sleep) as occi:
-        with pytest.raises(client.TransportError, match="refused") as caught:
-            get(occi)
+    with (
+        client.Client(url, clock=waits.clock, sleep=waits.sleep) as occi,
+        pytest.raises(client.TransportError, match="refused") as caught,
+    ):
+        get(occi)
     assert caught.value.attempts == 4
 
 
@@ -389,16 +401,20 @@ def test_certificates_are_verified(tmp_path: Path) -> None:
         server.secure_with(context)
         port = server.url.rpartition(":")[2]
         once = client.Retry(attempts=1)
-        with client.Client(f"https://localhost:{port}", retry=once) as occi:
-            with pytest.raises(client.TransportError, match="certificate"):
-                get(occi)
+        with (
+            client.Client(f"https://localhost:{port}", retry=once) as occi,
+            pytest.raises(client.TransportError, match="certificate"),
+        ):
+            get(occi)
         assert server.requests == []
         with client.Client(f"https://localhost:{port}", retry=once, ca_file=str(certificate)) as occi:
             get(occi)
             get(occi)
-        with client.Client(f"https://127.0.0.1:{port}", retry=once, ca_file=str(certificate)) as occi:
-            with pytest.raises(client.TransportError, match="certificate"):
-                get(occi)
+        with (
+            client.Client(f"https://127.0.0.1:{port}", retry=once, ca_file=str(certificate)) as occi,
+            pytest.raises(client.TransportError, match="certificate"),
+        ):
+            get(occi)
         assert len(server.requests) == 2
         with client.Client(f"https://127.0.0.1:{port}", retry=once, verify=False) as occi:
             get(occi)

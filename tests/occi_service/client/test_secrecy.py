@@ -33,7 +33,9 @@ def test_fields_of_a_request() -> None:
     with Scripted(done, done, done) as server:
         with client.Client(server.url, token=TOKEN, request_id="r-1", tenant_name="acme") as occi:
             occi.methods("/a")
-        with client.Client(server.url, token=lambda: TOKEN, token_field="X-Auth-Token", request_id=lambda: "r-2") as occi:
+        with client.Client(
+            server.url, token=lambda: TOKEN, token_field="X-Auth-Token", request_id=lambda: "r-2"
+        ) as occi:
             occi.methods("/a")
             occi.using(token="other", headers={"X-Subject-Token": SUBJECT}).methods("/a")
         fields = [each.split("\r\n") for each in server.requests]
@@ -59,7 +61,9 @@ def test_a_token_is_asked_for_each_sending() -> None:
 
 
 ECHOES: dict[str, Script] = {
-    "text": answer("401 Unauthorized\r\nContent-Type: text/plain", f"401 No: {TOKEN} is not {SUBJECT} ({TOKEN})".encode()),
+    "text": answer(
+        "401 Unauthorized\r\nContent-Type: text/plain", f"401 No: {TOKEN} is not {SUBJECT} ({TOKEN})".encode()
+    ),
     "json": answer(
         "403 Forbidden\r\nContent-Type: application/occi+json",
         f'{{"error": {{"title": "{TOKEN}", "message": "{TOKEN} {SUBJECT}", "where": "{TOKEN}"}}}}'.encode(),
@@ -72,6 +76,7 @@ ECHOES: dict[str, Script] = {
     "malformed": answer("200 OK\r\nContent-Type: application/x-" + TOKEN, b"{"),
     "malformed text": answer("200 OK\r\nContent-Type: text/plain", f"Category: {TOKEN}".encode()),
     "malformed header": answer(f"200 OK\r\nX: y\r\n{TOKEN} no header\r\nContent-Type: text/plain", b"OK"),
+    "malformed and cut": answer("200 OK\r\nContent-Type: text/plain", f"Category: a; b={'x' * 10}{TOKEN}".encode()),
     "reset": reset(),
 }
 

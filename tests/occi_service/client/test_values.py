@@ -14,10 +14,14 @@ from occi_service import client
 from .conftest import RENDERINGS
 
 THING = "http://example.org/occi/test#thing"
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-awkward = st.sampled_from(["", '"', "\\", '\\"', ",", ";", "=", "a=b, c", "[1]", '{"a": 1}', "true", "12", "%2C", " x "])
-pieces = st.sampled_from(['"', "\\", ",", ";", "=", "<", ">", "\n", "\r", "\t", "\x00", "\x7f", "\x85", "\u2028", "é", "Å", "ю", "🙂"])
+awkward = st.sampled_from(
+    ["", '"', "\\", '\\"', ",", ";", "=", "a=b, c", "[1]", '{"a": 1}', "true", "12", "%2C", " x "]
+)
+pieces = st.sampled_from(
+    ['"', "\\", ",", ";", "=", "<", ">", "\n", "\r", "\t", "\x00", "\x7f", "\x85", "\u2028", "é", "Å", "ю", "🙂"]
+)
 texts = st.one_of(
     awkward,
     st.lists(pieces, max_size=30).map("".join),
@@ -60,19 +64,17 @@ def same(left: Any, right: Any) -> bool:
 
 
 @pytest.mark.parametrize("written", RENDERINGS)
-@pytest.mark.parametrize("read", RENDERINGS)
 @SETTINGS
 @given(sent=attributes, title=texts)
 def test_attributes(
-    clients: dict[str, client.Client], written: client.MediaType, read: client.MediaType, sent: dict[str, Any], title: str
+    clients: dict[str, client.Client], written: client.MediaType, sent: dict[str, Any], title: str
 ) -> None:
     path = clients[written].create(THING, sent, title=title)
-    entity = clients[read].get(path)
+    for reader in clients.values():
+        entity = reader.get(path)
+        assert same(dict(entity.attributes), {**sent, "test.state": "new"})
+        assert (entity.title or "") == title
     clients[written].delete(path)
-    found = dict(entity.attributes)
-    assert found.pop("test.state") == "new"
-    assert same(found, sent)
-    assert (entity.title or "") == title
 
 
 @pytest.mark.parametrize("rendering", RENDERINGS)
