@@ -6,7 +6,7 @@ from typing import Any
 
 from occi.core_model import Entity, Kind
 
-from occi_service.registry import InMemoryRegistry
+from occi_service.registry import InMemoryRegistry, Page, Selection
 from occi_service.wire.names import INSTANCE
 
 from .world import World, refuse
@@ -37,6 +37,15 @@ class Shelf(InMemoryRegistry):
         self._labels[key] = label = entity.attributes.get(INSTANCE, "")
         self._of_instance.setdefault(label, set()).add(key)
         super().add_resource(key, entity, None if owner is None else extras)
+
+    def get_resource(self, key: str, extras: Any) -> Entity:
+        return super().get_resource(key, None if self._is_shared(key) else extras)
+
+    def select(self, selection: Selection, extras: Any) -> Page:
+        return super().select(selection, None if selection.category in self._shared else extras)
+
+    def _is_shared(self, key: str) -> bool:
+        return any(key.startswith(kind.location) for kind in self._shared)
 
     def delete_resource(self, key: str, extras: Any) -> None:
         super().delete_resource(key, extras)
