@@ -42,7 +42,7 @@ VERSION: Final = (1, 2)
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,4})\.([0-9]{1,4})")
 #: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
-_PATH: Final = re.compile(r"/(?:[A-Za-z0-9\-._~!$&'()*+=:@]+/?)*")
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -55,8 +55,9 @@ MAX_VALUES: Final = 1000
 
 ATTRIBUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
-_SPACE = re.compile(r"[ \t]*")
-_QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)"')
+_SPACE = re.compile(r"[ \t]*+")
+_COMMAS = re.compile(r"[, \t]*+")
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]++|\\[^\x00-\x1f\x7f])*+)"')
 _BARE = re.compile(r'[^\s,;"<>\\\x00-\x1f\x7f]+')
 _BRACKETED = re.compile(r"<([^<>\"\x00-\x20\x7f]*)>")
 _URI = re.compile(r"[^\s,;\"<>\\\x00-\x20\x7f]+")
@@ -66,7 +67,8 @@ _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROPERTIES = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-_.]*)(?:\{([a-z ]*)\})?")
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
-_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[^\s\"<>\\#]*#[A-Za-z0-9][A-Za-z0-9\-_.]*")
+# An absolute URI (RFC 3986), so ASCII alone: a type identifier is written unescaped.
+_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[!$-;=?-\[\]_a-z~]*#[A-Za-z0-9][A-Za-z0-9\-_.]*")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _CORE_PREFIX = "occi.core."
 
@@ -137,8 +139,9 @@ class _Scanner:
         """Every comma-separated value of the field; empty ones, as `a,,b`, are passed over (RFC 9110, 5.6.1)."""
         found: list[T] = []
         while True:
-            while self.take(","):
-                pass
+            match = _COMMAS.match(self.text, self.position)
+            if match is not None:
+                self.position = match.end()
             if self.at_end():
                 return found
             if len(found) >= MAX_VALUES:

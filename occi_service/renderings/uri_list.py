@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import grammar
-from .base import ErrorDocument, Message, Payload, Rendering, decode
+from .base import ErrorDocument, Message, Payload, Rendering
 from .documents import CategoryDocument, Collection, MalformedDocumentError
+from .text import lines
 
 __all__ = ["UriList"]
 
@@ -17,7 +18,7 @@ class UriList(Rendering):
 
     def read_collection(self, message: Message) -> Collection:
         locations = []
-        for number, line in enumerate(decode(message.body).split("\n"), start=1):
+        for number, line in enumerate(lines(message.body), start=1):
             text = line.removesuffix("\r").strip(" \t")
             if not text or text.startswith("#"):
                 continue
