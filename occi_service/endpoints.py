@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import falcon
 from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Action, Entity, Kind, Link, Mixin
+from occi.core_model import Action, Entity, Kind, Mixin
 
 from . import reading, workflow
 from .errors import (
@@ -127,7 +127,6 @@ class EntityEndpoint(_Endpoint):
             _check_match(exchange, req.path)
             if term is None:
                 new = reading.read_update(old, exchange)
-                _take_core(old, new)
                 workflow.update(old, new, exchange.registry, exchange.extras)
             else:
                 action, attributes = reading.read_action(exchange, term)
@@ -148,9 +147,6 @@ class EntityEndpoint(_Endpoint):
             _check_match(exchange, req.path)
             _check_none_match(exchange)
             new = reading.read_replacement(old, exchange)
-            old.title = new.title
-            if not isinstance(old, Link):
-                old.summary = new.summary  # type: ignore[attr-defined]
             workflow.replace(old, new, exchange.registry, exchange.extras)
             exchange.show_entity(old)
 
@@ -170,15 +166,6 @@ class EntityEndpoint(_Endpoint):
             _check_match(exchange, req.path)
             workflow.delete(entity, exchange.registry, exchange.extras)
         exchange.show_done()
-
-
-def _take_core(old: Entity, new: Entity) -> None:
-    """Title and summary are members, not attributes, and no pyssf backend copies them."""
-    if new.title is not None:
-        old.title = new.title
-    summary = getattr(new, "summary", None)
-    if summary is not None:
-        old.summary = summary  # type: ignore[attr-defined]
 
 
 class CollectionEndpoint(_Endpoint):

@@ -90,6 +90,10 @@ def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id:
         for link in entity.links:
             if not link.identifier:
                 link.identifier = new_identifier(link.kind, new_id)
+            elif link.identifier == key or _is_taken(link.identifier, registry, extras):
+                raise errors.BadRequestError(
+                    f"{errors.shown(link.identifier)} cannot be the new link's path: it is taken", "links"
+                )
             for backend in backends_of(link, registry, extras):
                 backend.create(link, extras)
             registry.add_resource(link.identifier, link, extras)
@@ -99,6 +103,14 @@ def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id:
     for backend in backends_of(entity, registry, extras):
         backend.create(entity, extras)
     registry.add_resource(entity.identifier, entity, extras)
+
+
+def _is_taken(identifier: str, registry: Registry, extras: Any) -> bool:
+    try:
+        registry.get_resource(identifier, extras)
+    except KeyError:
+        return False
+    return True
 
 
 def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
@@ -112,10 +124,18 @@ def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
 
 
 def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
-    """A partial update: `new` holds what was sent. Mixins that it names and `old` lacks are attached."""
+    """A partial update: `new` holds what was sent. Mixins that it names and `old` lacks are attached.
+
+    Title and summary are taken over here: they are members, not attributes, and no pyssf backend copies them.
+    """
+    _check_same(old, new)
     watch = _Watch(old)
+    if new.title is not None:
+        old.title = new.title
+    if isinstance(old, Resource) and isinstance(new, Resource) and new.summary is not None:
+        old.summary = new.summary
     backends = backends_of(old, registry, extras)
-    for backend in backends:
+    for backend in list(backends):
         backend.update(old, new, extras)
     for mixin in new.mixins:
         if mixin not in old.mixins:
@@ -125,7 +145,11 @@ def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
 
 def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
     """A whole update: backends of both replace, those new to the entity create, those it loses delete. Links stay."""
+    _check_same(old, new)
     watch = _Watch(old)
+    old.title = new.title
+    if isinstance(old, Resource) and isinstance(new, Resource):
+        old.summary = new.summary
     before = backends_of(old, registry, extras)
     after = backends_of(new, registry, extras)
     for backend in before:
@@ -136,6 +160,14 @@ def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
         backend.delete(old, extras)
     old.mixins = list(new.mixins)
     watch.save(registry, extras)
+
+
+def _check_same(old: Entity, new: Entity) -> None:
+    """pyssf's own rules for updates: the kind stays, and links are entities of their own."""
+    if new.kind != old.kind:
+        raise errors.BadRequestError(f"the entity is a {old.kind} and stays one; {new.kind} was sent", "kind")
+    if isinstance(new, Resource) and new.links:
+        raise errors.BadRequestError("an update makes no links; POST the link to its kind's location", "links")
 
 
 def delete(entity: Entity, registry: Registry, extras: Any) -> None:
@@ -185,6 +217,7 @@ def _attach(entity: Entity, mixin: Mixin, registry: Registry, extras: Any, *, kn
     entity.mixins.append(mixin)
     backend = registry.get_backend(mixin, extras)
     if backend not in known:
+        known.append(backend)  # type: ignore[arg-type]
         backend.create(entity, extras)  # type: ignore[union-attr]
 
 
