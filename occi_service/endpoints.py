@@ -48,7 +48,9 @@ class _Endpoint:
         self._service = service
 
     def _exchange(self, request: falcon.Request, response: falcon.Response) -> Exchange:
-        return Exchange(request, response, self._service)
+        exchange = Exchange(request, response, self._service)
+        exchange.negotiate()
+        return exchange
 
 
 def _find(exchange: Exchange, path: str) -> Entity:
@@ -115,7 +117,7 @@ class EntityEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        self._exchange(req, resp)
+        Exchange(req, resp, self._service)
         _allow(resp, _ENTITY_METHODS)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -165,7 +167,7 @@ class EntityEndpoint(_Endpoint):
             entity = _find(exchange, req.path)
             _check_match(exchange, req.path)
             workflow.delete(entity, exchange.registry, exchange.extras)
-        exchange.show_done()
+            exchange.show_done()
 
 
 class CollectionEndpoint(_Endpoint):
@@ -195,7 +197,7 @@ class CollectionEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        exchange = self._exchange(req, resp)
+        exchange = Exchange(req, resp, self._service)
         _allow(resp, _methods(exchange.registry.get_category(req.path, exchange.extras)))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -340,7 +342,7 @@ class QueryEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        self._exchange(req, resp)
+        Exchange(req, resp, self._service)
         _allow(resp, ("DELETE", "GET", "HEAD", "OPTIONS", "POST"))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -349,20 +351,26 @@ class QueryEndpoint(_Endpoint):
         registry = exchange.registry
         with registry.unit_of_work(exchange.extras), workflow.refusals():
             mixins = reading.read_mixins(exchange)
+            names: set[str] = set()
             for mixin in mixins:
-                if registry.find_category(type_id(mixin), exchange.extras) is not None:
-                    raise ConflictError(f"there is a category {type_id(mixin)} already", "Category")
-                if self._taken(mixin.location, exchange):
+                name = type_id(mixin)
+                if name in names or registry.find_category(name, exchange.extras) is not None:
+                    raise ConflictError(f"there is a category {name} already", "Category")
+                others = [each.location for each in mixins if each is not mixin]
+                if self._taken(mixin.location, others, exchange):
                     raise ConflictError(f"the location {shown(mixin.location)} is taken", "location")
+                names.add(name)
+            # Only now: registries written for pyssf cannot undo.
+            for mixin in mixins:
                 registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
             exchange.show_categories(list(mixins))
 
-    def _taken(self, location: str, exchange: Exchange) -> bool:
+    def _taken(self, location: str, others: list[str], exchange: Exchange) -> bool:
         """Whether a location is one already, or lies above or below one, or above an entity."""
         if location == "/" or location.startswith(("/-/", "/.well-known/")):
             return True
-        for category in exchange.registry.get_categories(exchange.extras):
-            other = None if isinstance(category, Action) else category.location
+        categories = exchange.registry.get_categories(exchange.extras)
+        for other in (*others, *(each.location for each in categories if not isinstance(each, Action))):
             if other and other != "/" and (other.startswith(location) or location.startswith(other)):
                 return True
         below = exchange.registry.select(Selection(path=location, limit=1), exchange.extras)
@@ -376,13 +384,16 @@ class QueryEndpoint(_Endpoint):
             categories = reading.read_categories(exchange)
             if not categories:
                 raise BadRequestError("the request names no mixin to remove", "Category")
+            mixins: list[Mixin] = []
             for category in categories:
                 backend = registry.get_backend(category, exchange.extras)
                 if not isinstance(category, Mixin) or not isinstance(backend, UserDefinedMixinBackend):
                     raise ForbiddenError(f"{type_id(category)} is the provider's and stays", "Category")
-                members = registry.select(Selection(category=category), exchange.extras).entities
-                workflow.detach(members, category, registry, exchange.extras)
-                registry.delete_mixin(category, exchange.extras)
+                mixins.append(category)
+            for mixin in mixins:
+                members = registry.select(Selection(category=mixin), exchange.extras).entities
+                workflow.detach(members, mixin, registry, exchange.extras)
+                registry.delete_mixin(mixin, exchange.extras)
             exchange.show_done()
 
 

@@ -7,6 +7,7 @@ documents an answer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -18,7 +19,14 @@ import falcon
 from occi.core_model import Category, Entity, Kind, Link, Resource
 
 from . import negotiation
-from .errors import BadRequestError, NotAcceptableError, NotImplementedByProtocolError, TooLargeError, shown
+from .errors import (
+    BadRequestError,
+    NotAcceptableError,
+    NotImplementedByProtocolError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+    shown,
+)
 from .foreign import ForeignRendering
 from .model import RemoteResource, category_document, secrets_of, type_id
 from .registry.base import Registry
@@ -36,11 +44,11 @@ from .renderings import (
 )
 from .renderings.text import FIELDS, from_header
 
-__all__ = ["Exchange", "Limits", "Service"]
+__all__ = ["Exchange", "Limits", "Service", "writer_of"]
 
 VERSION: Final = (1, 2)
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
-_AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,4})\.([0-9]{1,4})")
+_AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
 #: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
 
@@ -190,12 +198,10 @@ class Exchange:
         media_type = negotiation.content_type(
             self.request.env.get("CONTENT_TYPE"), self.service.readable, has_body=bool(self.body)
         )
-        return self._find(media_type)
-
-    def _find(self, media_type: str) -> Rendering:
         found = self.service.renderings.get(media_type)
         if found is None:
-            raise NotAcceptableError(f"no rendering is registered for {media_type}")
+            readable = ", ".join(self.service.readable)
+            raise UnsupportedMediaTypeError(f"the request has to say in which of {readable} it is", "Content-Type")
         return found
 
     # writing ----------------------------------------------------------------------------------------------------------
@@ -204,12 +210,12 @@ class Exchange:
     def writer(self) -> Rendering:
         """The rendering that the client accepts."""
         if self._rendering is None:
-            service = self.service
-            media_type = negotiation.accepted(
-                self.request.env.get("HTTP_ACCEPT"), service.offered, service.registry.get_default_type()
-            )
-            self._rendering = self._find(media_type).mounted_at(self.prefix)
+            self._rendering = writer_of(self.request, self.service)
         return self._rendering
+
+    def negotiate(self) -> None:
+        """Refuse what cannot be answered before anything is done."""
+        _ = self.writer
 
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
         """An entity as a document; where it is `listed`, its secrets are left out."""
@@ -337,15 +343,27 @@ class Exchange:
         tags = []
         chosen = self._rendering
         for rendering in self.service.renderings.values():
-            self._rendering = rendering
-            if isinstance(rendering, ForeignRendering):
+            self._rendering = mounted = rendering.mounted_at(self.prefix)
+            if isinstance(mounted, ForeignRendering):
+                tags.append(etag_of(mounted, mounted.write_pyssf_entity(entity, self)))
                 continue
-            try:
-                tags.append(etag_of(rendering, rendering.write_entity(self.document(entity))))
-            except UnsupportedDocumentError:
-                continue
+            with contextlib.suppress(UnsupportedDocumentError):
+                tags.append(etag_of(mounted, mounted.write_entity(self.document(entity))))
         self._rendering = chosen
         return tags
+
+
+def writer_of(request: falcon.Request, service: Service) -> Rendering:
+    """The rendering that a request accepts.
+
+    Raises:
+        BadRequestError, NotAcceptableError: see `negotiation.accepted`.
+    """
+    default = service.registry.get_default_type()
+    if default not in service.renderings:
+        default = service.offered[0]
+    media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
+    return service.renderings[media_type].mounted_at(request.env.get("SCRIPT_NAME", ""))
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:
@@ -385,17 +403,29 @@ def _check_version(agent: str) -> None:
             )
 
 
+def _take(stream: Any, size: int) -> bytes:
+    try:
+        taken: bytes = stream.read(size)
+    except OSError as error:
+        # gunicorn's way to say that chunks are malformed or the client went away.
+        raise BadRequestError(f"the body could not be read to its end: {type(error).__name__}", "body") from None
+    return taken
+
+
 def _read_body(request: falcon.Request, limit: int) -> bytes:
     length = request.content_length
     if length is not None and length > limit:
         raise TooLargeError(f"the body has {length} bytes; at most {limit} are taken", "header Content-Length")
     if length is not None:
-        body: bytes = request.bounded_stream.read(length) if length else b""
+        body: bytes = _take(request.bounded_stream, length) if length else b""
+        if len(body) < length:
+            # Text renderings would read a part as if it were the whole.
+            raise BadRequestError(f"the body ends after {len(body)} of {length} bytes", "body")
         return body
     if not request.env.get("wsgi.input_terminated"):
         # Without a length the server has to mark the end, as for chunked bodies; else there is no body.
         return b""
-    body = request.stream.read(limit + 1)
+    body = _take(request.stream, limit + 1)
     if len(body) > limit:
         raise TooLargeError(f"the body has more than {limit} bytes, and no more are taken", "body")
     return body

@@ -342,7 +342,7 @@ def _link(scanner: _Scanner) -> EntityDocument:
     categories = parameters.pop("category", "").split()
     identifier = parameters.pop("self", None)
     document = EntityDocument(target=Reference(target), location=identifier)
-    if is_action_link(target):
+    if is_action_link(target) and not categories:
         document.actions = relations
         return document
     for category in (*relations, *categories):

@@ -199,12 +199,8 @@ def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocum
     for name, given in attributes.items():
         if name.startswith(_CORE_PREFIX):
             _take_core(entity, name, given, where)
-        elif grammar.ATTRIBUTE_NAME.fullmatch(name) is None:
-            raise MalformedDocumentError(
-                f"{json.dumps(name[:200])} is not an attribute's name (letters, digits, '-', '_', '.')",
-                where + "attributes",
-            )
         else:
+            _check_name(name, where + "attributes")
             entity.attributes[name] = given
     if "links" in members:
         if inline:
@@ -212,6 +208,13 @@ def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocum
         for index, link in enumerate(_as_list(members["links"], where + "links")):
             entity.links.append(_entity(link, f"{where}links[{index}].", inline=True))
     return entity
+
+
+def _check_name(name: str, where: str) -> None:
+    if grammar.ATTRIBUTE_NAME.fullmatch(name) is None:
+        raise MalformedDocumentError(
+            f"{json.dumps(name[:200])} is not an attribute's name (letters, digits, '-', '_', '.')", where
+        )
 
 
 def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> None:
@@ -259,7 +262,9 @@ class Json(Rendering):
         if "action" not in members:
             raise MalformedDocumentError('expected {"action": "<type identifier>", "attributes": {…}}', "body")
         attributes = _as_object(members.get("attributes", {}), "attributes")
-        return ActionDocument(_type_id(members["action"], "action"), dict(attributes))
+        for name in attributes:
+            _check_name(name, "attributes")
+        return ActionDocument(_type_id(members["action"], "action"), attributes)
 
     def read_categories(self, message: Message) -> list[CategoryDocument]:
         members = _as_object(load(decode(message.body)), "body", frozenset(("kinds", "mixins", "actions")))
@@ -355,13 +360,15 @@ def _category(value: Any, category_class: CategoryClass, where: str) -> Category
         applies=_type_ids(members.get("applies", []), where + "applies"),
         location=_optional_text(members, "location", where),
     )
-    _type_id(category.type_id, where.rstrip("."))
+    if grammar.split_type_id(_type_id(category.type_id, where.rstrip("."))) != (category.scheme, category.term):
+        raise MalformedDocumentError("a scheme ends in #, and a term has none", where + "scheme")
     parent = members.get("parent")
     if parent is not None:
         category.related = [_type_id(parent, where + "parent")]
     if "depends" in members:
         category.related = _type_ids(members["depends"], where + "depends")
     for name, each in _as_object(members.get("attributes", {}), where + "attributes").items():
+        _check_name(name, where + "attributes")
         place = f"{where}attributes.{name}"
         definition = _as_object(each, place)
         category.attributes[name] = AttributeDocument(

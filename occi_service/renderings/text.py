@@ -107,7 +107,7 @@ class _Text(Rendering):
                 document.locations += grammar.parse_locations(value, where)
             else:
                 for link in grammar.parse_links(value, where):
-                    if link.actions:
+                    if grammar.is_action_link(link.target.location if link.target else "") and not link.unclassified:
                         document.actions += link.actions
                     else:
                         document.links.append(link)
