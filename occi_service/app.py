@@ -22,7 +22,7 @@ from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Category
 
 from . import __version__
-from .endpoints import CollectionEndpoint, EntityEndpoint, QueryEndpoint
+from .endpoints import CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
 from .errors import OcciError, of_status
 from .exchange import Limits, Service, writer_of
 from .foreign import ForeignRendering
@@ -72,10 +72,10 @@ class _Router(falcon.routing.CompiledRouter):
         self._entity = self._route(EntityEndpoint(service))
         self._has_routes = False
 
-    def _route(self, endpoint: object) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
-        methods = self.map_http_methods(endpoint)
-        falcon.routing.set_default_responders(methods)
-        return endpoint, dict(methods), {}, None
+    def _route(self, endpoint: Endpoint) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
+        # Not Falcon's own refusals: their Allow is the class's, ours the path's.
+        methods = dict.fromkeys(falcon.COMBINED_METHODS, endpoint.refuse)
+        return endpoint, methods | dict(self.map_http_methods(endpoint)), {}, None
 
     def add_route(self, uri_template: str, resource: object, **kwargs: Any) -> None:
         super().add_route(uri_template, resource, **kwargs)

@@ -28,7 +28,7 @@ from .exchange import Exchange, Service, names_any
 from .model import CORE_KINDS, type_id
 from .registry.base import Page, Selection
 
-__all__ = ["CollectionEndpoint", "EntityEndpoint", "QueryEndpoint"]
+__all__ = ["CollectionEndpoint", "Endpoint", "EntityEndpoint", "QueryEndpoint"]
 
 _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
@@ -43,7 +43,9 @@ def _allow(response: falcon.Response, methods: tuple[str, ...]) -> None:
     response.status = falcon.HTTP_204
 
 
-class _Endpoint:
+class Endpoint:
+    """Base of the three."""
+
     def __init__(self, service: Service) -> None:
         self._service = service
 
@@ -51,6 +53,19 @@ class _Endpoint:
         exchange = Exchange(request, response, self._service)
         exchange.negotiate()
         return exchange
+
+    def refuse(self, req: falcon.Request, _resp: falcon.Response, **_params: Any) -> None:
+        """Answer a method that the path does not have."""
+        allowed = self.methods(req)
+        raise MethodNotAllowedError(
+            f"{shown(req.method)} is no method of {shown(req.path)}; there are {', '.join(allowed)}",
+            "method",
+            allowed=allowed,
+        )
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        """The methods of a path."""
+        raise NotImplementedError
 
 
 def _find(exchange: Exchange, path: str) -> Entity:
@@ -102,8 +117,11 @@ def _action_term(request: falcon.Request) -> str | None:
     return given[0]
 
 
-class EntityEndpoint(_Endpoint):
+class EntityEndpoint(Endpoint):
     """A resource or a link, at its own path."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _ENTITY_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show it, refreshed by its backends."""
@@ -118,7 +136,7 @@ class EntityEndpoint(_Endpoint):
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
         Exchange(req, resp, self._service)
-        _allow(resp, _ENTITY_METHODS)
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Update it in part or, with `?action=`, invoke an action on it."""
@@ -170,8 +188,11 @@ class EntityEndpoint(_Endpoint):
             exchange.show_done()
 
 
-class CollectionEndpoint(_Endpoint):
+class CollectionEndpoint(Endpoint):
     """A path that ends in `/`: a kind's entities, a mixin's, or all that lies below."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _methods(self._service.registry.get_category(req.path, req.env.get("archelon.extras")))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show the entities, filtered and by pages."""
@@ -197,8 +218,8 @@ class CollectionEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        exchange = Exchange(req, resp, self._service)
-        _allow(resp, _methods(exchange.registry.get_category(req.path, exchange.extras)))
+        Exchange(req, resp, self._service)
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create entities, attach a mixin to those named, or, with `?action=`, invoke an action on every member."""
@@ -318,13 +339,17 @@ def _methods(category: object) -> tuple[str, ...]:
 
 def _not_allowed(path: str, category: object) -> MethodNotAllowedError:
     what = f"a {category!r}'s collection" if category is not None else "no collection of a kind or mixin"
+    allowed = _methods(category)
     return MethodNotAllowedError(
-        f"{shown(path)} is {what}, which has no such method", "method", allowed=_methods(category)
+        f"{shown(path)} is {what}, which has no such method; there are {', '.join(allowed)}", "method", allowed=allowed
     )
 
 
-class QueryEndpoint(_Endpoint):
+class QueryEndpoint(Endpoint):
     """The query interface at `/-/`: what categories there are, and a tenant's own mixins."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _KIND_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show the categories; with a filter those named and those related to them."""
@@ -343,7 +368,7 @@ class QueryEndpoint(_Endpoint):
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
         Exchange(req, resp, self._service)
-        _allow(resp, ("DELETE", "GET", "HEAD", "OPTIONS", "POST"))
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Add mixins of the tenant's own."""
