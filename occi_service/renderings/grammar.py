@@ -38,6 +38,7 @@ __all__ = [
     "is_action_link",
     "is_text",
     "link_text",
+    "name_text",
     "parse_attributes",
     "parse_categories",
     "parse_links",
@@ -54,6 +55,7 @@ T = TypeVar("T")
 MAX_VALUES: Final = 1000
 
 ATTRIBUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9\-_.]")
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
 _SPACE = re.compile(r"[ \t]*+")
 _COMMAS = re.compile(r"[, \t]*+")
@@ -186,6 +188,14 @@ def quote(text: str) -> str:
     if _NEEDS_ESCAPE.search(text) is None:
         return f'"{text}"'
     return f'"{_NEEDS_ESCAPE.sub(_escape, text)}"'
+
+
+@functools.lru_cache(maxsize=4096)
+def name_text(name: str) -> str:
+    """An attribute's name; one that the grammar has no room for, as outputs of templates may be, below `output.`."""
+    if ATTRIBUTE_NAME.fullmatch(name) is not None:
+        return name
+    return "output." + _NOT_IN_NAME.sub("_", name)
 
 
 def value_text(value: Any) -> str:
@@ -423,7 +433,7 @@ def link_text(link: EntityDocument) -> str:
             parts.append(f"{_CORE_PREFIX}{name}={quote(value)}")
     if link.source is not None:
         parts.append(f"{_CORE_PREFIX}source={quote(link.source.location)}")
-    parts += [f"{name}={value_text(value)}" for name, value in link.attributes.items()]
+    parts += [f"{name_text(name)}={value_text(value)}" for name, value in link.attributes.items()]
     return "; ".join(parts)
 
 

@@ -176,7 +176,7 @@ class _Text(Rendering):
                 if reference.kind:
                     fields.append((ATTRIBUTE, f"{_CORE}{name}.kind={grammar.quote(reference.kind)}"))
         for name, value in entity.attributes.items():
-            fields.append((ATTRIBUTE, f"{name}={self._value(value)}"))
+            fields.append((ATTRIBUTE, f"{grammar.name_text(name)}={self._value(value)}"))
         return self._write(fields)
 
     def _value(self, value: Any) -> str:
@@ -187,7 +187,9 @@ class _Text(Rendering):
 
     def write_action(self, action: ActionDocument) -> Payload:
         fields = [(CATEGORY, grammar.category_text(action.action, "action"))]
-        fields += [(ATTRIBUTE, f"{name}={self._value(value)}") for name, value in action.attributes.items()]
+        fields += [
+            (ATTRIBUTE, f"{grammar.name_text(name)}={self._value(value)}") for name, value in action.attributes.items()
+        ]
         return self._write(fields)
 
     def write_categories(self, categories: list[CategoryDocument]) -> Payload:
