@@ -355,7 +355,8 @@ class QueryEndpoint(Endpoint):
         """Show the categories; with a filter those named and those related to them."""
         exchange = self._exchange(req, resp)
         categories = exchange.registry.get_categories(exchange.extras)
-        if self._service.dialect != "pyssf":
+        if self._service.dialect != "pyssf" or exchange.writer.mime_type == "text/html":
+            # Old clients know the core kinds without being told; a page links to them.
             categories = [*(each for each in CORE_KINDS if each not in categories), *categories]
         if "HTTP_CATEGORY" in req.env:
             selection = reading.read_filters(exchange, Selection())

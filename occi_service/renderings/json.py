@@ -61,6 +61,9 @@ def load(text: str) -> Any:
             _refuse_repeated(pairs)
         return found
 
+    if text.count("[") > MAX_VALUES:
+        # Before they are made: arrays have no hook, and a million of them keep the garbage collector busy.
+        raise MalformedDocumentError(f"more than {MAX_VALUES} opening brackets", "body")
     try:
         value = json.loads(text, object_pairs_hook=members, parse_constant=_constant)
     except json.JSONDecodeError as error:
