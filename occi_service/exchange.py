@@ -406,8 +406,8 @@ def _check_version(agent: str) -> None:
 def _take(stream: Any, size: int) -> bytes:
     try:
         taken: bytes = stream.read(size)
-    except OSError as error:
-        # gunicorn's way to say that chunks are malformed or the client went away.
+    except Exception as error:  # noqa: BLE001
+        # Malformed chunks, or a client that went away: each server has exceptions of its own for them.
         raise BadRequestError(f"the body could not be read to its end: {type(error).__name__}", "body") from None
     return taken
 
