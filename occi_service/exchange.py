@@ -48,6 +48,7 @@ __all__ = ["Exchange", "Limits", "Service", "writer_of"]
 
 VERSION: Final = (1, 2)
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
 #: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
@@ -256,7 +257,7 @@ class Exchange:
         identifier = entity.identifier
         if self.service.dialect != "pyssf":
             location, last = identifier[:-36], identifier[-36:]
-            if location == entity.kind.location and _is_uuid(last):
+            if location == entity.kind.location and _UUID.fullmatch(last) is not None:
                 return "urn:uuid:" + last
         return self.path_of(identifier)
 
@@ -386,13 +387,6 @@ def names_any(field: str, tags: list[str]) -> bool:
     """Whether an If-Match field names one of the tags; strong comparison."""
     given = [each.strip() for each in field.split(",")]
     return "*" in given or any(tag in given for tag in tags)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
 
 
 def _check_version(agent: str) -> None:
