@@ -141,6 +141,7 @@ class EntityEndpoint(Endpoint):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Update it in part or, with `?action=`, invoke an action on it."""
         exchange = self._exchange(req, resp)
+        exchange.expect_entity()
         term = _action_term(req)
         with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
             old = _find(exchange, req.path)
@@ -164,6 +165,7 @@ class EntityEndpoint(Endpoint):
                 _check_match(exchange, req.path)
                 self._create(exchange, req.path)
                 return
+            exchange.expect_entity()
             _check_match(exchange, req.path)
             _check_none_match(exchange)
             new = reading.read_replacement(old, exchange)

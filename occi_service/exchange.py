@@ -218,6 +218,11 @@ class Exchange:
         """Refuse what cannot be answered before anything is done."""
         _ = self.writer
 
+    def expect_entity(self) -> None:
+        """Refuse, before a backend is called, an entity that the answer could not show."""
+        if not self.writer.holds_entities:
+            raise BadRequestError(str(UnsupportedDocumentError(self.writer.mime_type, "an entity")), "header Accept")
+
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
         """An entity as a document; where it is `listed`, its secrets are left out."""
         attributes = entity.attributes

@@ -15,6 +15,7 @@ class UriList(Rendering):
 
     mime_type = "text/uri-list"
     content_type = "text/uri-list; charset=utf-8"
+    holds_entities = False
 
     def read_collection(self, message: Message) -> Collection:
         locations = []

@@ -281,6 +281,21 @@ def test_a_title_that_is_all_an_update_changes_is_saved(served: Secured) -> None
     assert "summary" not in shown
 
 
+def test_no_backend_is_called_for_what_cannot_be_answered(served: Secured, calls: Calls) -> None:
+    path = made(served, COMPUTE, "/compute/")
+    before = call(served, "GET", path).body
+    calls.clear()
+    for accept, status in (("text/uri-list", 400), ("image/png", 406)):
+        for method, body, query in (
+            ("POST", 'X-OCCI-Attribute: occi.compute.cores="9"', ""),
+            ("POST", f"Category: {START}", "action=start"),
+            ("PUT", f"Category: {COMPUTE}", ""),
+        ):
+            assert call(served, method, path, body=body, query=query, accept=accept).status == status
+    assert calls == []
+    assert call(served, "GET", path).body == before
+
+
 def test_a_backends_http_error_is_the_clients(served: Secured) -> None:
     class Refusing(KindBackend):
         def create(self, entity: Entity, extras: Any) -> None:
