@@ -226,7 +226,7 @@ class Exchange:
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
         """An entity as a document; where it is `listed`, its secrets are left out."""
         attributes = entity.attributes
-        hidden = secrets_of(entity) if listed else frozenset()
+        hidden = secrets_of(entity) if listed and attributes else ()
         shown_attributes = {
             name: value
             for name, value in attributes.items()

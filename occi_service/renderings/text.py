@@ -164,9 +164,10 @@ class _Text(Rendering):
             fields.append((CATEGORY, grammar.category_text(entity.kind, "kind")))
         fields += [(CATEGORY, grammar.category_text(mixin, "mixin")) for mixin in entity.mixins]
         fields += [(LINK, grammar.link_text(link)) for link in entity.links]
-        for action in entity.actions:
-            term = grammar.split_type_id(action)[1]
-            fields.append((LINK, f'<{grammar.uri_text(entity.location or "")}?action={term}>; rel="{action}"'))
+        if entity.actions:
+            location = grammar.uri_text(entity.location or "")
+            for action in entity.actions:
+                fields.append((LINK, f'<{location}?action={grammar.split_type_id(action)[1]}>; rel="{action}"'))
         for name, value in (("id", entity.id), ("title", entity.title), ("summary", entity.summary)):
             if value is not None:
                 fields.append((ATTRIBUTE, f"{_CORE}{name}={grammar.quote(value)}"))
