@@ -19,7 +19,7 @@ from occi_service.app import Application
 from occi_service.identity import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache
 from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
-from occi_service.registry.records import EntityRecord, dehydrate
+from occi_service.registry.records import EntityRecord, dehydrate, hydrate
 from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
 from occi_service.wire import tokens
@@ -63,7 +63,12 @@ class _OneEntityEach(InMemoryRegistry):
         record = extras["process"].record
         if record is None or key != wire.PATH:
             raise KeyError(key)
-        return self._hydrate(record, extras)
+        return hydrate(
+            record,
+            [],
+            lambda name: self.find_category(name, extras),
+            find_entity=lambda end: self.get_resource(end, extras),
+        )
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
         extras["process"].record = dehydrate(entity, None)
