@@ -246,7 +246,7 @@ class SqlRegistry(Registry):
         if len(rows) == 1:
             main = rows[0] if rows[0][0] == key else None
         else:
-            for row in sorted(rows, key=lambda row: cast("int", row[5])):
+            for row in sorted(rows, key=_sequence_of):
                 if row[0] == key:
                     main = row
                 else:
@@ -318,7 +318,7 @@ class SqlRegistry(Registry):
             sources = [record.identifier for record in records if record.source is None]
             for start in range(0, len(sources), _SOURCES_AT_ONCE):
                 statement = links_statement(owner, sources[start : start + _SOURCES_AT_ONCE])
-                for row in connection.execute(statement):
+                for row in sorted(connection.execute(statement), key=_sequence_of):
                     links.setdefault(row[2], []).append(record_of(row, owner or None))
             everything = [*records, *[each for several in links.values() for each in several]]
             find = self._finder(everything, owner, connection)
@@ -565,6 +565,10 @@ class _Tenant:
     """Stands for an owner where a link's far end is looked up, whoever lists it."""
 
     tenant_id: str
+
+
+def _sequence_of(row: Any) -> int:
+    return cast("int", row[5])
 
 
 def _can_be_key(text: str) -> bool:

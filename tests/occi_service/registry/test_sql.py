@@ -248,8 +248,9 @@ def test_sqlite_walks_indexes(sqlite_url: str) -> None:
         Selection(category=ENGINE, categories=(TURBO,), attributes=(("colour", "red"), ("power", "1")), limit=50),
     ):
         registry.select(selection, A)
+    statements = tuple(seen)
     with database.read() as connection:
-        for statement, parameters in seen:
+        for statement, parameters in statements:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
             steps = [row[3] for row in plan]
             # The rows of one page may be sorted; all that a selection matches may not.
