@@ -22,9 +22,9 @@ from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Category
 
 from . import __version__
-from .endpoints import CollectionEndpoint, EntityEndpoint, QueryEndpoint
+from .endpoints import CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
 from .errors import OcciError, of_status
-from .exchange import Exchange, Limits, Service
+from .exchange import Limits, Service, writer_of
 from .foreign import ForeignRendering
 from .html import Html
 from .registry import InMemoryRegistry, as_registry
@@ -33,6 +33,7 @@ from .renderings import (
     ErrorDocument,
     Json,
     JsonPyssf,
+    MalformedDocumentError,
     PlainJson,
     Rendering,
     TextOcci,
@@ -41,6 +42,7 @@ from .renderings import (
     TextPlain,
     UriList,
 )
+from .renderings.grammar import split_type_id
 
 __all__ = ["Application", "Dialect"]
 
@@ -70,10 +72,10 @@ class _Router(falcon.routing.CompiledRouter):
         self._entity = self._route(EntityEndpoint(service))
         self._has_routes = False
 
-    def _route(self, endpoint: object) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
-        methods = self.map_http_methods(endpoint)
-        falcon.routing.set_default_responders(methods)
-        return endpoint, dict(methods), {}, None
+    def _route(self, endpoint: Endpoint) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
+        # Not Falcon's own refusals: their Allow is the class's, ours the path's.
+        methods = dict.fromkeys(falcon.COMBINED_METHODS, endpoint.refuse)
+        return endpoint, methods | dict(self.map_http_methods(endpoint)), {}, None
 
     def add_route(self, uri_template: str, resource: object, **kwargs: Any) -> None:
         super().add_route(uri_template, resource, **kwargs)
@@ -144,9 +146,10 @@ class Application:
         """Publish a kind, mixin or action with the backend that serves it.
 
         Raises:
-            AttributeError: the backend does not derive from the class that the category's type needs, or another
-                category has the location.
+            AttributeError: the backend does not derive from the class that the category's type needs, another
+                category has the location, or scheme and term are no type identifier.
         """
+        _check_type_id(category)
         Categories().add(category, backend)
         self.registry.set_backend(category, backend, None)
 
@@ -173,17 +176,17 @@ class Application:
         resp.status = f"{document.status} {document.title}"
         if error.headers:
             resp.set_headers(error.headers)
-        writer = self._error_writer(req, resp)
+        writer = self._error_writer(req)
         payload = writer.write_error(document)
         resp.content_type = writer.content_type
         resp.set_header("Vary", "Accept")
         resp.data = payload.body
 
-    def _error_writer(self, req: falcon.Request, resp: falcon.Response) -> Rendering:
+    def _error_writer(self, req: falcon.Request) -> Rendering:
         try:
-            return Exchange(req, resp, self._service).writer
+            return writer_of(req, self._service)
         except OcciError:
-            # What cannot be negotiated, or the version that is the error itself.
+            # What cannot be negotiated.
             return self._service.renderings.get("text/plain") or TextPlain()
 
     def _on_slip(self, req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
@@ -191,6 +194,17 @@ class Application:
         log.error("unforeseen: %s %s", req.method, req.path, exc_info=error)
         text = "something went wrong here and was logged; it is not the request's fault"
         self._on_error(req, resp, of_status(500, text), params)
+
+
+def _check_type_id(category: Category) -> None:
+    # Every answer that names the category splits its type identifier again.
+    name = f"{category.scheme}{category.term}"
+    try:
+        split = split_type_id(name)
+    except MalformedDocumentError as error:
+        raise AttributeError(error.message) from None
+    if split != (category.scheme, category.term):
+        raise AttributeError(f"the scheme of {name!r} is {category.scheme!r}, and has to end in #")
 
 
 def _foreign_error(error: falcon.HTTPError) -> ErrorDocument:

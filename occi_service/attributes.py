@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, cast, get_args
 
 from .renderings import grammar
-from .renderings.documents import AttributeDocument, Bare
+from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
+from .renderings.json import load
 
 __all__ = ["Attribute", "AttributeType", "Use", "as_attribute", "check"]
 
@@ -158,8 +159,8 @@ def _from_text(text: str, wanted: AttributeType) -> Any:
     """What a quoted string says where its attribute is not a string: GFD.229 has no other place for arrays and objects."""
     if wanted in ("array", "object"):
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+            value = load(text)
+        except MalformedDocumentError:
             return None
     else:
         value = grammar.bare_value(text)

@@ -75,6 +75,10 @@ class Database:
             max_overflow=pool_size,
             pool_pre_ping=dialect == "postgresql",
             json_serializer=_compact_json,
+            # Values of statements are tenants' data, and secrets among them: they stay out of logs and errors.
+            hide_parameters=True,
+            # A ROLLBACK after every read in autocommit mode would undo nothing and cost a call.
+            skip_autocommit_rollback=True,
         )
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite_connection)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import falcon
 from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Action, Entity, Kind, Link, Mixin
+from occi.core_model import Action, Entity, Kind, Mixin
 
 from . import reading, workflow
 from .errors import (
@@ -28,7 +28,7 @@ from .exchange import Exchange, Service, names_any
 from .model import CORE_KINDS, type_id
 from .registry.base import Page, Selection
 
-__all__ = ["CollectionEndpoint", "EntityEndpoint", "QueryEndpoint"]
+__all__ = ["CollectionEndpoint", "Endpoint", "EntityEndpoint", "QueryEndpoint"]
 
 _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
@@ -43,12 +43,29 @@ def _allow(response: falcon.Response, methods: tuple[str, ...]) -> None:
     response.status = falcon.HTTP_204
 
 
-class _Endpoint:
+class Endpoint:
+    """Base of the three."""
+
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def _exchange(self, request: falcon.Request, response: falcon.Response) -> Exchange:
-        return Exchange(request, response, self._service)
+        exchange = Exchange(request, response, self._service)
+        exchange.negotiate()
+        return exchange
+
+    def refuse(self, req: falcon.Request, _resp: falcon.Response, **_params: Any) -> None:
+        """Answer a method that the path does not have."""
+        allowed = self.methods(req)
+        raise MethodNotAllowedError(
+            f"{shown(req.method)} is no method of {shown(req.path)}; there are {', '.join(allowed)}",
+            "method",
+            allowed=allowed,
+        )
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        """The methods of a path."""
+        raise NotImplementedError
 
 
 def _find(exchange: Exchange, path: str) -> Entity:
@@ -100,8 +117,11 @@ def _action_term(request: falcon.Request) -> str | None:
     return given[0]
 
 
-class EntityEndpoint(_Endpoint):
+class EntityEndpoint(Endpoint):
     """A resource or a link, at its own path."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _ENTITY_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show it, refreshed by its backends."""
@@ -115,19 +135,19 @@ class EntityEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        self._exchange(req, resp)
-        _allow(resp, _ENTITY_METHODS)
+        Exchange(req, resp, self._service)
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Update it in part or, with `?action=`, invoke an action on it."""
         exchange = self._exchange(req, resp)
+        exchange.expect_entity()
         term = _action_term(req)
         with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
             old = _find(exchange, req.path)
             _check_match(exchange, req.path)
             if term is None:
                 new = reading.read_update(old, exchange)
-                _take_core(old, new)
                 workflow.update(old, new, exchange.registry, exchange.extras)
             else:
                 action, attributes = reading.read_action(exchange, term)
@@ -145,12 +165,10 @@ class EntityEndpoint(_Endpoint):
                 _check_match(exchange, req.path)
                 self._create(exchange, req.path)
                 return
+            exchange.expect_entity()
             _check_match(exchange, req.path)
             _check_none_match(exchange)
             new = reading.read_replacement(old, exchange)
-            old.title = new.title
-            if not isinstance(old, Link):
-                old.summary = new.summary  # type: ignore[attr-defined]
             workflow.replace(old, new, exchange.registry, exchange.extras)
             exchange.show_entity(old)
 
@@ -169,20 +187,14 @@ class EntityEndpoint(_Endpoint):
             entity = _find(exchange, req.path)
             _check_match(exchange, req.path)
             workflow.delete(entity, exchange.registry, exchange.extras)
-        exchange.show_done()
+            exchange.show_done()
 
 
-def _take_core(old: Entity, new: Entity) -> None:
-    """Title and summary are members, not attributes, and no pyssf backend copies them."""
-    if new.title is not None:
-        old.title = new.title
-    summary = getattr(new, "summary", None)
-    if summary is not None:
-        old.summary = summary  # type: ignore[attr-defined]
-
-
-class CollectionEndpoint(_Endpoint):
+class CollectionEndpoint(Endpoint):
     """A path that ends in `/`: a kind's entities, a mixin's, or all that lies below."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _methods(self._service.registry.get_category(req.path, req.env.get("archelon.extras")))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show the entities, filtered and by pages."""
@@ -208,8 +220,8 @@ class CollectionEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        exchange = self._exchange(req, resp)
-        _allow(resp, _methods(exchange.registry.get_category(req.path, exchange.extras)))
+        Exchange(req, resp, self._service)
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create entities, attach a mixin to those named, or, with `?action=`, invoke an action on every member."""
@@ -329,19 +341,24 @@ def _methods(category: object) -> tuple[str, ...]:
 
 def _not_allowed(path: str, category: object) -> MethodNotAllowedError:
     what = f"a {category!r}'s collection" if category is not None else "no collection of a kind or mixin"
+    allowed = _methods(category)
     return MethodNotAllowedError(
-        f"{shown(path)} is {what}, which has no such method", "method", allowed=_methods(category)
+        f"{shown(path)} is {what}, which has no such method; there are {', '.join(allowed)}", "method", allowed=allowed
     )
 
 
-class QueryEndpoint(_Endpoint):
+class QueryEndpoint(Endpoint):
     """The query interface at `/-/`: what categories there are, and a tenant's own mixins."""
+
+    def methods(self, req: falcon.Request) -> tuple[str, ...]:
+        return _KIND_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Show the categories; with a filter those named and those related to them."""
         exchange = self._exchange(req, resp)
         categories = exchange.registry.get_categories(exchange.extras)
-        if self._service.dialect != "pyssf":
+        if self._service.dialect != "pyssf" or exchange.writer.mime_type == "text/html":
+            # Old clients know the core kinds without being told; a page links to them.
             categories = [*(each for each in CORE_KINDS if each not in categories), *categories]
         if "HTTP_CATEGORY" in req.env:
             selection = reading.read_filters(exchange, Selection())
@@ -353,8 +370,8 @@ class QueryEndpoint(_Endpoint):
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Tell the methods."""
-        self._exchange(req, resp)
-        _allow(resp, ("DELETE", "GET", "HEAD", "OPTIONS", "POST"))
+        Exchange(req, resp, self._service)
+        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Add mixins of the tenant's own."""
@@ -362,20 +379,26 @@ class QueryEndpoint(_Endpoint):
         registry = exchange.registry
         with registry.unit_of_work(exchange.extras), workflow.refusals():
             mixins = reading.read_mixins(exchange)
+            names: set[str] = set()
             for mixin in mixins:
-                if registry.find_category(type_id(mixin), exchange.extras) is not None:
-                    raise ConflictError(f"there is a category {type_id(mixin)} already", "Category")
-                if self._taken(mixin.location, exchange):
+                name = type_id(mixin)
+                if name in names or registry.find_category(name, exchange.extras) is not None:
+                    raise ConflictError(f"there is a category {name} already", "Category")
+                others = [each.location for each in mixins if each is not mixin]
+                if self._taken(mixin.location, others, exchange):
                     raise ConflictError(f"the location {shown(mixin.location)} is taken", "location")
+                names.add(name)
+            # Only now: registries written for pyssf cannot undo.
+            for mixin in mixins:
                 registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
             exchange.show_categories(list(mixins))
 
-    def _taken(self, location: str, exchange: Exchange) -> bool:
+    def _taken(self, location: str, others: list[str], exchange: Exchange) -> bool:
         """Whether a location is one already, or lies above or below one, or above an entity."""
         if location == "/" or location.startswith(("/-/", "/.well-known/")):
             return True
-        for category in exchange.registry.get_categories(exchange.extras):
-            other = None if isinstance(category, Action) else category.location
+        categories = exchange.registry.get_categories(exchange.extras)
+        for other in (*others, *(each.location for each in categories if not isinstance(each, Action))):
             if other and other != "/" and (other.startswith(location) or location.startswith(other)):
                 return True
         below = exchange.registry.select(Selection(path=location, limit=1), exchange.extras)
@@ -389,13 +412,16 @@ class QueryEndpoint(_Endpoint):
             categories = reading.read_categories(exchange)
             if not categories:
                 raise BadRequestError("the request names no mixin to remove", "Category")
+            mixins: list[Mixin] = []
             for category in categories:
                 backend = registry.get_backend(category, exchange.extras)
                 if not isinstance(category, Mixin) or not isinstance(backend, UserDefinedMixinBackend):
                     raise ForbiddenError(f"{type_id(category)} is the provider's and stays", "Category")
-                members = registry.select(Selection(category=category), exchange.extras).entities
-                workflow.detach(members, category, registry, exchange.extras)
-                registry.delete_mixin(category, exchange.extras)
+                mixins.append(category)
+            for mixin in mixins:
+                members = registry.select(Selection(category=mixin), exchange.extras).entities
+                workflow.detach(members, mixin, registry, exchange.extras)
+                registry.delete_mixin(mixin, exchange.extras)
             exchange.show_done()
 
 

@@ -31,12 +31,18 @@ __all__ = [
 ]
 
 _SHOWN_CHARACTERS: Final = 120
+_MESSAGE_CHARACTERS: Final = 2000
+_WHERE_CHARACTERS: Final = 300
 
 
 def shown(value: object) -> str:
     """Input as an error text may show it: quoted, printable, at most 120 characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '…"'
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
 
 
 class OcciError(falcon.HTTPError):
@@ -52,9 +58,9 @@ class OcciError(falcon.HTTPError):
     heading: ClassVar[str] = "Internal Server Error"
 
     def __init__(self, message: str, where: str = "", *, headers: dict[str, str] | None = None) -> None:
-        super().__init__(f"{self.number} {self.heading}", title=self.heading, description=message, headers=headers)
-        self.message = message
-        self.where = where
+        self.message = _short(message, _MESSAGE_CHARACTERS)
+        self.where = _short(where, _WHERE_CHARACTERS)
+        super().__init__(f"{self.number} {self.heading}", title=self.heading, description=self.message, headers=headers)
 
     def document(self) -> ErrorDocument:
         """The error for a rendering to write."""

@@ -7,6 +7,7 @@ documents an answer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -18,7 +19,14 @@ import falcon
 from occi.core_model import Category, Entity, Kind, Link, Resource
 
 from . import negotiation
-from .errors import BadRequestError, NotAcceptableError, NotImplementedByProtocolError, TooLargeError, shown
+from .errors import (
+    BadRequestError,
+    NotAcceptableError,
+    NotImplementedByProtocolError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+    shown,
+)
 from .foreign import ForeignRendering
 from .model import RemoteResource, category_document, secrets_of, type_id
 from .registry.base import Registry
@@ -36,13 +44,14 @@ from .renderings import (
 )
 from .renderings.text import FIELDS, from_header
 
-__all__ = ["Exchange", "Limits", "Service"]
+__all__ = ["Exchange", "Limits", "Service", "writer_of"]
 
 VERSION: Final = (1, 2)
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
-_AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,4})\.([0-9]{1,4})")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
 #: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
-_PATH: Final = re.compile(r"/(?:[A-Za-z0-9\-._~!$&'()*+=:@]+/?)*")
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,12 +199,10 @@ class Exchange:
         media_type = negotiation.content_type(
             self.request.env.get("CONTENT_TYPE"), self.service.readable, has_body=bool(self.body)
         )
-        return self._find(media_type)
-
-    def _find(self, media_type: str) -> Rendering:
         found = self.service.renderings.get(media_type)
         if found is None:
-            raise NotAcceptableError(f"no rendering is registered for {media_type}")
+            readable = ", ".join(self.service.readable)
+            raise UnsupportedMediaTypeError(f"the request has to say in which of {readable} it is", "Content-Type")
         return found
 
     # writing ----------------------------------------------------------------------------------------------------------
@@ -204,17 +211,22 @@ class Exchange:
     def writer(self) -> Rendering:
         """The rendering that the client accepts."""
         if self._rendering is None:
-            service = self.service
-            media_type = negotiation.accepted(
-                self.request.env.get("HTTP_ACCEPT"), service.offered, service.registry.get_default_type()
-            )
-            self._rendering = self._find(media_type).mounted_at(self.prefix)
+            self._rendering = writer_of(self.request, self.service)
         return self._rendering
+
+    def negotiate(self) -> None:
+        """Refuse what cannot be answered before anything is done."""
+        _ = self.writer
+
+    def expect_entity(self) -> None:
+        """Refuse, before a backend is called, an entity that the answer could not show."""
+        if not self.writer.holds_entities:
+            raise BadRequestError(str(UnsupportedDocumentError(self.writer.mime_type, "an entity")), "header Accept")
 
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
         """An entity as a document; where it is `listed`, its secrets are left out."""
         attributes = entity.attributes
-        hidden = secrets_of(entity) if listed else frozenset()
+        hidden = secrets_of(entity) if listed and attributes else ()
         shown_attributes = {
             name: value
             for name, value in attributes.items()
@@ -250,7 +262,7 @@ class Exchange:
         identifier = entity.identifier
         if self.service.dialect != "pyssf":
             location, last = identifier[:-36], identifier[-36:]
-            if location == entity.kind.location and _is_uuid(last):
+            if location == entity.kind.location and _UUID.fullmatch(last) is not None:
                 return "urn:uuid:" + last
         return self.path_of(identifier)
 
@@ -337,15 +349,27 @@ class Exchange:
         tags = []
         chosen = self._rendering
         for rendering in self.service.renderings.values():
-            self._rendering = rendering
-            if isinstance(rendering, ForeignRendering):
+            self._rendering = mounted = rendering.mounted_at(self.prefix)
+            if isinstance(mounted, ForeignRendering):
+                tags.append(etag_of(mounted, mounted.write_pyssf_entity(entity, self)))
                 continue
-            try:
-                tags.append(etag_of(rendering, rendering.write_entity(self.document(entity))))
-            except UnsupportedDocumentError:
-                continue
+            with contextlib.suppress(UnsupportedDocumentError):
+                tags.append(etag_of(mounted, mounted.write_entity(self.document(entity))))
         self._rendering = chosen
         return tags
+
+
+def writer_of(request: falcon.Request, service: Service) -> Rendering:
+    """The rendering that a request accepts.
+
+    Raises:
+        BadRequestError, NotAcceptableError: see `negotiation.accepted`.
+    """
+    default = service.registry.get_default_type()
+    if default not in service.renderings:
+        default = service.offered[0]
+    media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
+    return service.renderings[media_type].mounted_at(request.env.get("SCRIPT_NAME", ""))
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:
@@ -370,13 +394,6 @@ def names_any(field: str, tags: list[str]) -> bool:
     return "*" in given or any(tag in given for tag in tags)
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
-
-
 def _check_version(agent: str) -> None:
     for major, minor in _AGENT_VERSION.findall(agent[:1024]):
         if (int(major), int(minor)) > VERSION:
@@ -385,17 +402,29 @@ def _check_version(agent: str) -> None:
             )
 
 
+def _take(stream: Any, size: int) -> bytes:
+    try:
+        taken: bytes = stream.read(size)
+    except Exception as error:  # noqa: BLE001
+        # Malformed chunks, or a client that went away: each server has exceptions of its own for them.
+        raise BadRequestError(f"the body could not be read to its end: {type(error).__name__}", "body") from None
+    return taken
+
+
 def _read_body(request: falcon.Request, limit: int) -> bytes:
     length = request.content_length
     if length is not None and length > limit:
         raise TooLargeError(f"the body has {length} bytes; at most {limit} are taken", "header Content-Length")
     if length is not None:
-        body: bytes = request.bounded_stream.read(length) if length else b""
+        body: bytes = _take(request.bounded_stream, length) if length else b""
+        if len(body) < length:
+            # Text renderings would read a part as if it were the whole.
+            raise BadRequestError(f"the body ends after {len(body)} of {length} bytes", "body")
         return body
     if not request.env.get("wsgi.input_terminated"):
         # Without a length the server has to mark the end, as for chunked bodies; else there is no body.
         return b""
-    body = request.stream.read(limit + 1)
+    body = _take(request.stream, limit + 1)
     if len(body) > limit:
         raise TooLargeError(f"the body has more than {limit} bytes, and no more are taken", "body")
     return body

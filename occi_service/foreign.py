@@ -7,12 +7,14 @@ pyssf's spelling included, and takes what it returns past the documents that our
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import occi.protocol.rendering
 from occi.core_model import Action, Category, Entity, Kind, Mixin
 
+from .errors import BadRequestError, NotAcceptableError
 from .renderings import Message, Payload, Rendering
 from .renderings.text import FIELDS, to_header
 from .workflow import refusals
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .exchange import Exchange
 
 __all__ = ["ForeignRendering"]
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ForeignRendering(Rendering):
@@ -71,9 +75,14 @@ class ForeignRendering(Rendering):
             return _payload(*self.wrapped.from_categories(categories))
 
     def _call(self, exchange: Exchange, read: Callable[..., Any], message: Message, *arguments: Any) -> Any:
+        headers, text = _headers(message, exchange), _text(message)
         with refusals():
             exchange.registry.set_hostname(exchange.base)
-            return read(_headers(message, exchange), _text(message), *arguments, exchange.extras)
+            try:
+                return read(headers, text, *arguments, exchange.extras)
+            except (LookupError, TypeError, ValueError) as error:
+                # pyssf's parsers trip over what they did not expect, a missing quote or an empty field.
+                raise BadRequestError(f"{self.mime_type} does not parse: {error}", "body") from error
 
 
 def _headers(message: Message, exchange: Exchange) -> dict[str, str]:
@@ -91,4 +100,8 @@ def _text(message: Message) -> str:
 
 def _payload(headers: dict[str, str], body: str) -> Payload:
     fields = [(name, to_header(str(value))) for name, value in headers.items() if name.lower() != "content-type"]
+    for name, value in fields:
+        if _CONTROL.search(value) is not None:
+            # pyssf's renderings escape nothing, and a line break would begin another field.
+            raise NotAcceptableError(f"the field {name} would hold a control character", "header Accept")
     return Payload(body.encode(), tuple(fields))

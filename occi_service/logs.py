@@ -193,8 +193,10 @@ def configure(
     root.addHandler(handler)
     root.setLevel(level.upper())
     # These write each header, and so each token, at DEBUG or to standard output; they are to stay below ours.
-    for chatty in ("urllib3", "keystoneauth", "sqlalchemy.engine"):
+    for chatty in ("urllib3", "keystoneauth"):
         logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))
+    # To SQLAlchemy INFO means every statement, with its values.
+    logging.getLogger("sqlalchemy").setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

@@ -125,8 +125,12 @@ def actions_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> list[Action]:
 
 def secrets_of(entity: Entity) -> frozenset[str]:
     """Names of the entity's attributes that are secret."""
-    definitions = attributes_of(entity.kind, entity.mixins)
-    return frozenset(name for name, each in definitions.items() if each.secret)
+    found: list[str] = []
+    for category in _ancestry(entity.kind, entity.mixins):
+        for name, definition in category.attributes.items():
+            if isinstance(definition, Attribute) and definition.secret:
+                found.append(name)
+    return frozenset(found)
 
 
 def category_document(category: Category) -> CategoryDocument:

@@ -31,7 +31,7 @@ def accepted(accept: str | None, offered: tuple[str, ...], default: str = DEFAUL
     if len(accept) > _MAX_FIELD:
         raise BadRequestError(f"the field has more than {_MAX_FIELD} characters", "header Accept")
     try:
-        best = falcon.util.mediatypes.best_match(offered, accept)
+        best = falcon.util.mediatypes.best_match(offered, accept.lower())
     except falcon.InvalidMediaType as error:
         raise BadRequestError(f"{shown(accept)} does not parse: {error}", "header Accept") from None
     if not best:

@@ -29,7 +29,7 @@ from .renderings import (
     TextOcci,
     UnsupportedDocumentError,
 )
-from .renderings.grammar import bare_value
+from .renderings.grammar import bare_value, uri_text
 
 __all__ = [
     "read_action",
@@ -65,7 +65,7 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
     """
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
-        return [rendering.read_pyssf_entity(exchange.message, at, exchange)]
+        return [_checked_links(rendering.read_pyssf_entity(exchange.message, at, exchange), exchange)]
     documents: list[EntityDocument]
     if several and rendering.shows_entities:
         collection = _read("read_collection", rendering, exchange)
@@ -87,6 +87,14 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
                 "kind",
             )
     return entities
+
+
+def _checked_links(entity: Entity, exchange: Exchange) -> Entity:
+    """pyssf's renderings take a link's path as it came."""
+    for link in getattr(entity, "links", ()):
+        if link.identifier:
+            link.identifier = exchange.checked_path(exchange.identifier_of(link.identifier) or link.identifier)
+    return entity
 
 
 def _says_kind(document: EntityDocument, exchange: Exchange) -> bool:
@@ -150,6 +158,8 @@ def _target(reference: Reference, exchange: Exchange, where: str) -> Resource:
         return _local(reference, exchange, where)
     if "://" not in reference.location and not reference.location.startswith("urn:"):
         raise BadRequestError(f"{shown(reference.location)} is neither a path here nor an absolute URI", where)
+    if uri_text(reference.location) != reference.location:
+        raise BadRequestError(f"{shown(reference.location)} has characters that no URI holds; encode them: %20", where)
     kind = exchange.registry.find_category(reference.kind, exchange.extras) if reference.kind else None
     return RemoteResource(reference.location, kind if isinstance(kind, Kind) else None)
 
@@ -402,12 +412,13 @@ def read_categories(exchange: Exchange) -> list[Category]:
     """The categories that a request names in its body or header, as far as this caller sees them."""
     rendering = exchange.reader()
     documents: list[CategoryDocument] = _read("read_categories", rendering, exchange)
-    found = []
+    found: list[Category] = []
     for document in documents:
         category = exchange.registry.find_category(document.type_id, exchange.extras)
         if category is None:
             raise NotFoundError(f"there is no category {shown(document.type_id)}", "Category")
-        found.append(category)
+        if category not in found:
+            found.append(category)
     return found
 
 

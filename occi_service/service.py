@@ -1,4 +1,4 @@
-"""A whole service out of an application: who calls is verified, limits hold, health and metrics are there, every request is logged.
+"""A whole service out of an application: callers are verified, limits hold, health and metrics are there, requests are logged.
 
 `KnownCaller` hands the verified identity to backends and registry as `extras["identity"]`, with the request id beside
 it. `assemble` puts the layers around it in the order that they have to stand in.

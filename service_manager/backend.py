@@ -177,10 +177,8 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, identity, instance)
         _refuse_locked(instance, "delete")
+        # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
         columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
-        if instance.snapshot.wanted is not Wanted.GONE:
-            columns["generation"] = instance.snapshot.generation + 1
-            entity.attributes[names.GENERATION] = columns["generation"]
         if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
             columns |= self._resumed(instance)
         show_state(entity, "destroy")

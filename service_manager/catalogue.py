@@ -79,6 +79,12 @@ class Catalogue:
         with self._database.read() as connection:
             self.load(connection)
 
+    def keep_up(self, connection: sa.Connection, service: str) -> None:
+        """Know this service, and look for newer ones if the last look is old. For workers, in their own transactions."""
+        stale = self._monotonic() - self._looked >= _STALE
+        if stale or self._registry.find_category(service, None) is None:
+            self.load(connection)
+
     def load(self, connection: sa.Connection) -> None:
         """Register every service that is newer than what is known, as this connection sees it."""
         newer = sa.select(tables.services).where(tables.services.c.revision > self._revision)

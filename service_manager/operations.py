@@ -54,7 +54,7 @@ class OperatorResource:
             entity = self._instances.entity(connection, found) if found is not None else None
             if found is None or entity is None:
                 raise NotFoundError(f"there is no instance {instance}", "path")
-            columns: dict[str, Any] = {"wanted": Wanted.GONE.value, "generation": found.snapshot.generation + 1}
+            columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
             if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
                 columns |= {"state": "destroy", "failed": None, "attempt": 0, "outcome": None, "disposal": None}
             show_state(entity, "destroy", "an operator disposes of this instance")

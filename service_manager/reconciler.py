@@ -114,6 +114,7 @@ class Reconciler:
         instance = self._instances.find(connection, item.key)
         if instance is None:
             return None
+        self._catalogue.keep_up(connection, instance.service)
         manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
         entity = self._instances.entity(connection, instance)
         parameters = parameters_of(entity, instance.outputs) if entity is not None else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server: ARCHELON_TEST_POSTGRES, or a private one started for this run."""
     given = os.environ.get("ARCHELON_TEST_POSTGRES")
     if given:
@@ -31,8 +32,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if programs is None:
         missing("PostgreSQL (initdb)")
     assert programs is not None
-    with PostgresServer(programs, tmp_path_factory.mktemp("postgres")) as url:
-        yield url
+    # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
+    with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as directory:
+        with PostgresServer(programs, Path(directory)) as url:
+            yield url
 
 
 @pytest.fixture

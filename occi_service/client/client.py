@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, overload
 
-from ..renderings import ActionDocument, CategoryDocument, Collection, EntityDocument, Reference
+from ..renderings import ActionDocument, CategoryDocument, EntityDocument, Reference
 from ..version import __version__
 from .address import Address
 from .connections import Answer, Connections, Secure
@@ -345,11 +345,9 @@ class Client:
             number: entities a page.
         """
         wanted = Filter(tuple(categories), dict(attributes or {}), page, number)
-        for found, rendering, path in self._talk.pages(collection, wanted):
-            reader = self._talk.reader(rendering)
-            for document in found.entities:
-                yield self._talk.listed(reader, document, path)
-            for location in self._talk.paths(Collection(locations=found.locations), path):
+        for found in self._talk.pages(collection, wanted):
+            yield from self._talk.entities(found)
+            for location in self._talk.paths(found, whole=False):
                 try:
                     entity = self._talk.present(location)
                 except NotFoundError:
@@ -367,8 +365,8 @@ class Client:
     ) -> Iterator[str]:
         """The paths of a collection's entities; see `list`."""
         wanted = Filter(tuple(categories), dict(attributes or {}), page, number)
-        for found, _rendering, path in self._talk.pages(collection, wanted):
-            yield from self._talk.paths(found, path)
+        for found in self._talk.pages(collection, wanted):
+            yield from self._talk.paths(found)
 
     def act_on_all(self, collection: str, action: str, attributes: Mapping[str, Any] | None = None) -> None:
         """Invoke an action on every member of a kind's or mixin's collection."""

@@ -54,11 +54,17 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `headers` have names in lower case; repeated fields are joined by commas."""
+    """What came back.
+
+    Attributes:
+        headers: names in lower case; repeated fields are joined by commas.
+        secrets: what the request carried and no text about the answer may repeat.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
+    secrets: frozenset[str] = dataclasses.field(repr=False, default=frozenset())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,6 +115,13 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *arguments, **named)
         raw: Any = self.fp.detach()
         self.fp = io.BufferedReader(_TimedReader(raw, sock, deadline))
+
+    def begin(self) -> None:
+        super().begin()
+        rest = self.msg.get_payload()
+        if isinstance(rest, str) and rest:
+            # A line that is no header field ended the header early. urllib3 would log it, and whatever secret it repeats.
+            raise http.client.HTTPException("a line of the header is no header field")
 
 
 class _Timed(urllib3.connection.HTTPConnection):

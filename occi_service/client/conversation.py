@@ -31,9 +31,10 @@ from .connections import Answer
 from .entities import Entity, EntityReader, located, path_of
 from .errors import MalformedAnswerError, NotAcceptableError, UnknownCategoryError
 from .exchange import Call, Exchange
+from .refusals import repeats_secret
 from .speech import Speech, says_nothing
 
-__all__ = ["QUERY", "Conversation", "Filter", "check_entity", "decoded", "split"]
+__all__ = ["QUERY", "Conversation", "Filter", "Page", "check_entity", "decoded", "split"]
 
 QUERY = "/-/"
 T = TypeVar("T")
@@ -64,6 +65,16 @@ class Filter:
             given = [f"{name}={value_text(value)}" for name, value in self.attributes.items()]
             fields["X-OCCI-Attribute"] = to_header(", ".join(given))
         return fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a collection, and the answer that it came in."""
+
+    found: Collection
+    rendering: Rendering
+    answer: Answer
+    path: str
 
 
 class Conversation:
@@ -145,10 +156,10 @@ class Conversation:
         if found is None or found.location is None:
             lacks = "no category" if found is None else "no location for"
             raise UnknownCategoryError(f"the service shows {lacks} {where}", method="GET", url=self.address.url(QUERY))
-        with self._hearing("GET", QUERY):
+        with _Hearing("GET", self.address.url(QUERY), Answer(200, {})):
             return located(found.location, self.address)
 
-    def pages(self, collection: str, wanted: Filter) -> Iterator[tuple[Collection, Rendering, str]]:
+    def pages(self, collection: str, wanted: Filter) -> Iterator[Page]:
         """The pages of a collection, each asked for when it is reached, up to the first that is not full."""
         if wanted.number < 1 or (wanted.page is not None and wanted.page < 1):
             raise ValueError("page and number are whole numbers from 1")
@@ -167,7 +178,7 @@ class Conversation:
                 # A server that knows no pages shows everything every time.
                 return
             before = now
-            yield found, rendering, path
+            yield Page(found, rendering, answer, path)
             if wanted.page is not None or len(found.entities) + len(found.locations) < wanted.number:
                 return
             page += 1
@@ -180,7 +191,7 @@ class Conversation:
             answer, self.speech.whole, lambda rendering, message: rendering.read_entity(message), method, path
         )
         etag = answer.headers.get("etag") if method == "GET" else None
-        with self._hearing(method, path):
+        with self._hearing(answer, method, path):
             return self.reader(rendering).read(document, location=path.partition("?")[0], etag=etag)
 
     def get(self, path: str, etag: str | None = None) -> Entity | None:
@@ -205,21 +216,24 @@ class Conversation:
         """Makes entities of documents of this rendering."""
         return EntityReader(self.address, self.catalogue.find, textual=not rendering.shows_entities)
 
-    def listed(self, reader: EntityReader, document: EntityDocument, path: str) -> Entity:
-        """An entity of a collection."""
-        with self._hearing("GET", path):
-            return reader.read(document)
+    def entities(self, page: Page) -> Iterator[Entity]:
+        """The entities that a page shows whole."""
+        reader = self.reader(page.rendering)
+        for each in page.found.entities:
+            with self._hearing(page.answer, "GET", page.path):
+                entity = reader.read(each)
+            yield entity
 
-    def paths(self, found: Collection, path: str) -> list[str]:
-        """The paths of a collection's entities."""
-        with self._hearing("GET", path):
-            known = [path_of(each, self.catalogue.find, self.address) for each in found.entities]
-            return known + [located(each, self.address) for each in found.locations]
+    def paths(self, page: Page, *, whole: bool = True) -> list[str]:
+        """The paths of a page's entities; without `whole`, of those that it shows by location only."""
+        with self._hearing(page.answer, "GET", page.path):
+            known = [path_of(each, self.catalogue.find, self.address) for each in page.found.entities if whole]
+            return known + [located(each, self.address) for each in page.found.locations]
 
     def created_at(self, answer: Answer, method: str, path: str) -> str:
         """Where the answer says that something was created."""
         field = answer.headers.get("location")
-        with self._hearing(method, path):
+        with self._hearing(answer, method, path):
             if not field:
                 raise MalformedDocumentError("the answer does not say where the entity was created", "header Location")
             return located(field, self.address)
@@ -232,11 +246,11 @@ class Conversation:
         method: str,
         path: str,
     ) -> tuple[T, Rendering]:
-        with self._hearing(method, path):
+        with self._hearing(answer, method, path):
             return self.speech.read(answer, asked, read)
 
-    def _hearing(self, method: str, path: str) -> _Hearing:
-        return _Hearing(method, self.address.url(path))
+    def _hearing(self, answer: Answer, method: str, path: str) -> _Hearing:
+        return _Hearing(method, self.address.url(path), answer)
 
     # documents --------------------------------------------------------------------------------------------------------
 
@@ -268,18 +282,21 @@ class Conversation:
 class _Hearing:
     """What is wrong with an answer's text becomes the client's error, with the request that it answered."""
 
-    def __init__(self, method: str, url: str) -> None:
+    def __init__(self, method: str, url: str, answer: Answer) -> None:
         self._method = method
         self._url = url
+        self._answer = answer
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
         if isinstance(error, MalformedDocumentError | UnsupportedDocumentError):
-            raise MalformedAnswerError(
-                f"the answer cannot be read: {error}", method=self._method, url=self._url
-            ) from error
+            # The error quotes the answer, and cuts what it quotes: half a token is not to be seen either.
+            quoted = "what it says repeats a credential" if repeats_secret(self._answer) else str(error)
+            message = f"the answer cannot be read: {quoted}"
+            # Without its cause, whose text repeats the server's.
+            raise MalformedAnswerError(message, method=self._method, url=self._url) from None
 
 
 def split(type_id: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from .connections import Answer, Connections, OversizeError, Request, Stream, fa
 from .credentials import Credentials
 from .errors import AnswerTooLargeError, StatusError, TimedOutError, TransportError
 from .limits import Deadline, Retry, Timeout
-from .refusals import refusal, words
+from .refusals import is_refused, reason, refusal, words
 
 __all__ = ["Call", "Exchange", "Waiting"]
 
@@ -101,7 +101,7 @@ class Exchange:
         while True:
             error: TransportError | StatusError
             try:
-                answer, secrets = self._send(call, deadline, attempt)
+                answer = self._send(call, deadline, attempt)
             except TransportError as failure:
                 error, again = failure, call.harmless
                 lost = True
@@ -111,7 +111,7 @@ class Exchange:
                 if answer.status == 404 and call.method == "DELETE" and lost:
                     # An earlier sending, whose answer was lost, has done it.
                     return Answer(204, answer.headers)
-                error = self._refusal(call, answer, secrets, attempt)
+                error = self._refusal(call, answer, attempt)
                 again = call.repeatable if answer.status in _NOT_DONE else call.harmless
                 again = again and answer.status in self.retry.statuses
                 lost = lost or answer.status not in _NOT_DONE
@@ -137,27 +137,27 @@ class Exchange:
         try:
             stream = self.connections.open(self._request(call, fields), deadline)
         except failures as error:
-            raise self._failure(error, call, 1) from error
+            raise self._failure(error, call, deadline) from reason(error)
         finished = False
         try:
             if not 200 <= stream.status <= 299:
-                answer = Answer(stream.status, stream.headers, _first(stream))
-                raise self._refusal(call, answer, secrets, 1)
+                answer = Answer(stream.status, stream.headers, _first(stream), secrets)
+                raise self._refusal(call, answer)
             yield from stream
             finished = True
         except failures as error:
-            raise self._failure(error, call, 1) from error
+            raise self._failure(error, call, deadline) from reason(error)
         finally:
             if finished:
                 stream.finish()
             else:
                 stream.discard()
 
-    def _send(self, call: Call, deadline: Deadline, attempt: int) -> tuple[Answer, frozenset[str]]:
+    def _send(self, call: Call, deadline: Deadline, attempt: int) -> Answer:
         fields, secrets = self.credentials.fields()
         limit = self.limit if call.limit is None else call.limit
         try:
-            return self.connections.send(self._request(call, fields), deadline, limit=limit), secrets
+            answer = self.connections.send(self._request(call, fields), deadline, limit=limit)
         except OversizeError:
             raise AnswerTooLargeError(
                 f"the answer has more than the {limit} bytes that are taken; the rest was not read",
@@ -165,19 +165,21 @@ class Exchange:
                 url=self.address.url(call.path),
             ) from None
         except failures as error:
-            raise self._failure(error, call, attempt) from error
+            raise self._failure(error, call, deadline, attempt) from reason(error)
+
+        return dataclasses.replace(answer, secrets=secrets)
 
     def _request(self, call: Call, fields: dict[str, str]) -> Request:
         return Request(call.method, self.address.target(call.path), {**fields, **call.headers}, call.body)
 
-    def _failure(self, error: BaseException, call: Call, attempts: int) -> TransportError:
-        timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError)
+    def _failure(self, error: BaseException, call: Call, deadline: Deadline, attempts: int = 1) -> TransportError:
+        timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError) and not is_refused(error)
         made = TimedOutError if timed_out else TransportError
-        return made(words(error), method=call.method, url=self.address.url(call.path), attempts=attempts)
+        message = deadline.words() if timed_out and deadline.remaining() == 0 else words(error)
+        return made(message, method=call.method, url=self.address.url(call.path), attempts=attempts)
 
-    def _refusal(self, call: Call, answer: Answer, secrets: frozenset[str], attempts: int) -> StatusError:
-        url = self.address.url(call.path)
-        return refusal(answer, method=call.method, url=url, secrets=secrets, attempts=attempts)
+    def _refusal(self, call: Call, answer: Answer, attempts: int = 1) -> StatusError:
+        return refusal(answer, method=call.method, url=self.address.url(call.path), attempts=attempts)
 
 
 def _first(stream: Stream) -> bytes:

@@ -89,5 +89,9 @@ class Deadline:
         if remaining is None:
             return limit
         if remaining <= 0:
-            raise TimeoutError(f"the whole call took longer than {self._total:g} seconds")
+            raise TimeoutError(self.words())
         return min(limit, remaining)
+
+    def words(self) -> str:
+        """What to say when nothing is left."""
+        return f"the whole call took longer than {self._total:g} seconds"

@@ -20,7 +20,7 @@ from ..renderings.base import ErrorDocument
 from .connections import Answer
 from .errors import RedirectError, StatusError, of_status
 
-__all__ = ["error_document", "refusal", "retry_after", "words"]
+__all__ = ["error_document", "is_refused", "reason", "refusal", "repeats_secret", "retry_after", "without", "words"]
 
 #: Bytes of an error's body that are looked at, and characters that are shown.
 _BYTES: Final = 64 << 10
@@ -32,18 +32,12 @@ _HTML_TITLE: Final = re.compile(r"<title>([^<]{0,200})</title>", re.IGNORECASE)
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def refusal(answer: Answer, *, method: str, url: str, secrets: frozenset[str], attempts: int = 1) -> StatusError:
-    """The error of an answer whose status is none of success.
-
-    Args:
-        secrets: what the error may not show, wherever the server repeats it.
-    """
+def refusal(answer: Answer, *, method: str, url: str, attempts: int = 1) -> StatusError:
+    """The error of an answer whose status is none of success."""
     document = error_document(answer)
 
     def shown(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "[secret]").replace(urllib.parse.quote(secret, safe=""), "[secret]")
-        return _UNPRINTABLE.sub(" ", text[:_CHARACTERS])
+        return _UNPRINTABLE.sub(" ", without(answer.secrets, text)[:_CHARACTERS])
 
     made = of_status(answer.status)
     message = shown(document.message)
@@ -63,6 +57,19 @@ def refusal(answer: Answer, *, method: str, url: str, secrets: frozenset[str], a
     if isinstance(error, RedirectError):
         error.location = location
     return error
+
+
+def without(secrets: frozenset[str], text: str) -> str:
+    """The text with every secret taken out, also where it stands percent-encoded."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]").replace(urllib.parse.quote(secret, safe=""), "[secret]")
+    return text
+
+
+def repeats_secret(answer: Answer) -> bool:
+    """Whether an answer holds a secret of its request, in its body or in a header field."""
+    texts = [answer.body.decode("utf-8", "replace"), *answer.headers.values()]
+    return any(without(answer.secrets, text) != text for text in texts)
 
 
 def error_document(answer: Answer) -> ErrorDocument:
@@ -117,18 +124,24 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether no connection came about for another reason than time. urllib3 has that among its timeouts."""
+    return isinstance(error, urllib3.exceptions.NewConnectionError)
+
+
+def reason(error: BaseException) -> BaseException | None:
+    """What a traceback may show as the cause: the system's error, and nothing that repeats what the server sent."""
+    return error if isinstance(error, OSError) else None
+
+
 def words(error: BaseException) -> str:
     """A failure of the network in words, without objects' addresses and without what the server sent."""
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "the host's name is not known"
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not is_refused(error):
         return "no connection in time"
-    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        cause = error.__cause__
-        return words(cause) if cause is not None else "no answer in time"
-    if isinstance(error, TimeoutError):
-        text = str(error)
-        return text if text.startswith("the whole call") else "no answer in time"
+    if isinstance(error, TimeoutError | urllib3.exceptions.ReadTimeoutError):
+        return "no answer in time"
     if isinstance(error, http.client.RemoteDisconnected):
         return "the connection was closed before an answer came"
     if isinstance(error, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):

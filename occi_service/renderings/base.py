@@ -65,12 +65,14 @@ class Rendering(occi.protocol.rendering.Rendering):
         mime_type: the media type it is registered under.
         content_type: the same with its parameters, as sent.
         shows_entities: whether collections show whole entities (else locations).
+        holds_entities: whether it has a form for a single entity.
         headers_only: whether the document travels in header fields, so that its size is limited.
     """
 
     mime_type = ""
     content_type = ""
     shows_entities = False
+    holds_entities = True
     headers_only = False
 
     def __init__(self, registry: Any = None) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "is_action_link",
     "is_text",
     "link_text",
+    "name_text",
     "parse_attributes",
     "parse_categories",
     "parse_links",
@@ -54,9 +55,11 @@ T = TypeVar("T")
 MAX_VALUES: Final = 1000
 
 ATTRIBUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9\-_.]")
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
-_SPACE = re.compile(r"[ \t]*")
-_QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)"')
+_SPACE = re.compile(r"[ \t]*+")
+_COMMAS = re.compile(r"[, \t]*+")
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]++|\\[^\x00-\x1f\x7f])*+)"')
 _BARE = re.compile(r'[^\s,;"<>\\\x00-\x1f\x7f]+')
 _BRACKETED = re.compile(r"<([^<>\"\x00-\x20\x7f]*)>")
 _URI = re.compile(r"[^\s,;\"<>\\\x00-\x20\x7f]+")
@@ -66,7 +69,8 @@ _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROPERTIES = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-_.]*)(?:\{([a-z ]*)\})?")
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
-_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[^\s\"<>\\#]*#[A-Za-z0-9][A-Za-z0-9\-_.]*")
+# An absolute URI (RFC 3986), so ASCII alone: a type identifier is written unescaped.
+_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[!$-;=?-\[\]_a-z~]*#[A-Za-z0-9][A-Za-z0-9\-_.]*")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _CORE_PREFIX = "occi.core."
 
@@ -137,8 +141,9 @@ class _Scanner:
         """Every comma-separated value of the field; empty ones, as `a,,b`, are passed over (RFC 9110, 5.6.1)."""
         found: list[T] = []
         while True:
-            while self.take(","):
-                pass
+            match = _COMMAS.match(self.text, self.position)
+            if match is not None:
+                self.position = match.end()
             if self.at_end():
                 return found
             if len(found) >= MAX_VALUES:
@@ -183,6 +188,14 @@ def quote(text: str) -> str:
     if _NEEDS_ESCAPE.search(text) is None:
         return f'"{text}"'
     return f'"{_NEEDS_ESCAPE.sub(_escape, text)}"'
+
+
+@functools.lru_cache(maxsize=4096)
+def name_text(name: str) -> str:
+    """An attribute's name; one that the grammar has no room for, as outputs of templates may be, below `output.`."""
+    if ATTRIBUTE_NAME.fullmatch(name) is not None:
+        return name
+    return "output." + _NOT_IN_NAME.sub("_", name)
 
 
 def value_text(value: Any) -> str:
@@ -339,7 +352,7 @@ def _link(scanner: _Scanner) -> EntityDocument:
     categories = parameters.pop("category", "").split()
     identifier = parameters.pop("self", None)
     document = EntityDocument(target=Reference(target), location=identifier)
-    if is_action_link(target):
+    if is_action_link(target) and not categories:
         document.actions = relations
         return document
     for category in (*relations, *categories):
@@ -420,7 +433,7 @@ def link_text(link: EntityDocument) -> str:
             parts.append(f"{_CORE_PREFIX}{name}={quote(value)}")
     if link.source is not None:
         parts.append(f"{_CORE_PREFIX}source={quote(link.source.location)}")
-    parts += [f"{name}={value_text(value)}" for name, value in link.attributes.items()]
+    parts += [f"{name_text(name)}={value_text(value)}" for name, value in link.attributes.items()]
     return "; ".join(parts)
 
 

@@ -24,12 +24,15 @@ from .documents import (
     Reference,
 )
 
-__all__ = ["Json", "JsonPyssf", "PlainJson"]
+__all__ = ["Json", "JsonPyssf", "PlainJson", "load"]
 
 #: Nesting of arrays and objects. OCCI's own documents need six; an attribute may hold an object.
 MAX_DEPTH: Final = 64
-#: Digits of a number: more than any float or 128-bit integer has.
-MAX_DIGITS: Final = 40
+#: Digits of a whole number: as many as the text grammar reads, so that no rendering shows what another cannot.
+MAX_DIGITS: Final = 38
+_TOO_LARGE: Final = 10**MAX_DIGITS
+#: Values in one document, members' names among them. Reading costs time by values, not by bytes.
+MAX_VALUES: Final = 50_000
 
 _ENTITY_MEMBERS: Final = frozenset(
     ("kind", "id", "mixins", "attributes", "actions", "links", "summary", "title", "source", "target")
@@ -40,69 +43,85 @@ _CATEGORY_MEMBERS: Final = frozenset(
 _CORE_PREFIX = "occi.core."
 
 
-def _load(body: bytes) -> Any:
-    """The body as JSON, or a MalformedDocumentError that names line and column."""
-    text = decode(body)
+def load(text: str) -> Any:
+    """JSON text as a value.
+
+    Raises:
+        MalformedDocumentError: it is not JSON, or not JSON that every reader takes for the same; with the place.
+    """
+    objects = 0
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal objects
+        objects += 1
+        if objects > MAX_VALUES:
+            raise MalformedDocumentError(f"more than {MAX_VALUES} values in one document", "body")
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            _refuse_repeated(pairs)
+        return found
+
+    if text.count("[") > MAX_VALUES:
+        # Before they are made: arrays have no hook, and a million of them keep the garbage collector busy.
+        raise MalformedDocumentError(f"more than {MAX_VALUES} opening brackets", "body")
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
-        )
+        value = json.loads(text, object_pairs_hook=members, parse_constant=_constant)
     except json.JSONDecodeError as error:
-        raise MalformedDocumentError(
-            f"the body is not JSON: {error.msg}", f"line {error.lineno}, column {error.colno}"
-        ) from None
+        raise MalformedDocumentError(f"not JSON: {error.msg}", f"line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise MalformedDocumentError(f"the body is nested deeper than {MAX_DEPTH}", "body") from None
-    _check(value, 0)
+        raise MalformedDocumentError(f"nested deeper than {MAX_DEPTH}", "body") from None
+    except MalformedDocumentError:
+        raise
+    except ValueError:
+        # Python's own limit on the digits of a number.
+        raise MalformedDocumentError(f"a number of more than {MAX_DIGITS} digits", "body") from None
+    _check(value)
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise MalformedDocumentError(f"the member {name[:200]!r} is given twice", "body")
-            seen.add(name)
-    return found
-
-
-def _integer(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise MalformedDocumentError(f"a number of more than {MAX_DIGITS} digits", "body")
-    return int(text)
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number) or len(text) > 10 * MAX_DIGITS:
-        raise MalformedDocumentError(f"the number {text[:60]} is out of range", "body")
-    return number
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise MalformedDocumentError(f"the member {name[:200]!r} is given twice", "body")
+        seen.add(name)
 
 
 def _constant(text: str) -> NoReturn:
     raise MalformedDocumentError(f"{text} is not JSON; a number is finite", "body")
 
 
-def _check(value: Any, depth: int) -> None:
-    if isinstance(value, str):
-        if not grammar.is_text(value):
-            raise MalformedDocumentError("a string holds an unpaired surrogate, which is no character", "body")
-    elif isinstance(value, dict | list):
-        if depth >= MAX_DEPTH:
-            raise MalformedDocumentError(f"the body is nested deeper than {MAX_DEPTH}", "body")
-        if isinstance(value, dict):
-            for name, each in value.items():
-                _check(name, depth + 1)
-                _check(each, depth + 1)
-        else:
-            for each in value:
-                _check(each, depth + 1)
+def _check(document: Any) -> None:
+    """See that every value can be written again, in every rendering. Level by level, so that depth costs no stack."""
+    level = [document]
+    count = depth = 0
+    while level:
+        count += len(level)
+        if count > MAX_VALUES:
+            raise MalformedDocumentError(f"more than {MAX_VALUES} values in one document", "body")
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                if not grammar.is_text(value):
+                    raise MalformedDocumentError("a string holds an unpaired surrogate, which is no character", "body")
+            elif isinstance(value, dict):
+                below += value
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, int | float) and not -_TOO_LARGE < value < _TOO_LARGE:
+                _check_number(value)
+        level = below
+        depth += 1
+        if level and depth > MAX_DEPTH:
+            raise MalformedDocumentError(f"nested deeper than {MAX_DEPTH}", "body")
+
+
+def _check_number(value: float) -> None:
+    if isinstance(value, int):
+        raise MalformedDocumentError(f"a number of more than {MAX_DIGITS} digits", "body")
+    if not math.isfinite(value):
+        raise MalformedDocumentError("a number is out of range; at most 1.7e308", "body")
 
 
 def _fail(expected: str, value: Any, where: str) -> MalformedDocumentError:
@@ -183,12 +202,8 @@ def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocum
     for name, given in attributes.items():
         if name.startswith(_CORE_PREFIX):
             _take_core(entity, name, given, where)
-        elif grammar.ATTRIBUTE_NAME.fullmatch(name) is None:
-            raise MalformedDocumentError(
-                f"{json.dumps(name[:200])} is not an attribute's name (letters, digits, '-', '_', '.')",
-                where + "attributes",
-            )
         else:
+            _check_name(name, where + "attributes")
             entity.attributes[name] = given
     if "links" in members:
         if inline:
@@ -196,6 +211,13 @@ def _entity(value: Any, where: str = "", *, inline: bool = False) -> EntityDocum
         for index, link in enumerate(_as_list(members["links"], where + "links")):
             entity.links.append(_entity(link, f"{where}links[{index}].", inline=True))
     return entity
+
+
+def _check_name(name: str, where: str) -> None:
+    if grammar.ATTRIBUTE_NAME.fullmatch(name) is None:
+        raise MalformedDocumentError(
+            f"{json.dumps(name[:200])} is not an attribute's name (letters, digits, '-', '_', '.')", where
+        )
 
 
 def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> None:
@@ -219,10 +241,10 @@ class Json(Rendering):
     shows_entities = True
 
     def read_entity(self, message: Message) -> EntityDocument:
-        return _entity(_load(message.body))
+        return _entity(load(decode(message.body)))
 
     def read_collection(self, message: Message) -> Collection:
-        value = _load(message.body)
+        value = load(decode(message.body))
         members = _as_object(value, "body")
         if "resources" not in members and "links" in members and "kind" in members:
             return Collection([_entity(value)])
@@ -239,14 +261,16 @@ class Json(Rendering):
         return found
 
     def read_action(self, message: Message) -> ActionDocument:
-        members = _as_object(_load(message.body), "body", frozenset(("action", "attributes")))
+        members = _as_object(load(decode(message.body)), "body", frozenset(("action", "attributes")))
         if "action" not in members:
             raise MalformedDocumentError('expected {"action": "<type identifier>", "attributes": {…}}', "body")
         attributes = _as_object(members.get("attributes", {}), "attributes")
-        return ActionDocument(_type_id(members["action"], "action"), dict(attributes))
+        for name in attributes:
+            _check_name(name, "attributes")
+        return ActionDocument(_type_id(members["action"], "action"), attributes)
 
     def read_categories(self, message: Message) -> list[CategoryDocument]:
-        members = _as_object(_load(message.body), "body", frozenset(("kinds", "mixins", "actions")))
+        members = _as_object(load(decode(message.body)), "body", frozenset(("kinds", "mixins", "actions")))
         found: list[CategoryDocument] = []
         for group, category_class in (("kinds", "kind"), ("mixins", "mixin"), ("actions", "action")):
             for index, each in enumerate(_as_list(members.get(group, []), group)):
@@ -339,13 +363,15 @@ def _category(value: Any, category_class: CategoryClass, where: str) -> Category
         applies=_type_ids(members.get("applies", []), where + "applies"),
         location=_optional_text(members, "location", where),
     )
-    _type_id(category.type_id, where.rstrip("."))
+    if grammar.split_type_id(_type_id(category.type_id, where.rstrip("."))) != (category.scheme, category.term):
+        raise MalformedDocumentError("a scheme ends in #, and a term has none", where + "scheme")
     parent = members.get("parent")
     if parent is not None:
         category.related = [_type_id(parent, where + "parent")]
     if "depends" in members:
         category.related = _type_ids(members["depends"], where + "depends")
     for name, each in _as_object(members.get("attributes", {}), where + "attributes").items():
+        _check_name(name, where + "attributes")
         place = f"{where}attributes.{name}"
         definition = _as_object(each, place)
         category.attributes[name] = AttributeDocument(
@@ -401,7 +427,7 @@ class JsonPyssf(Json):
     """
 
     def read_collection(self, message: Message) -> Collection:
-        value = _load(message.body)
+        value = load(decode(message.body))
         if not isinstance(value, list):
             return super().read_collection(message)
         return Collection([_entity(each, f"[{index}].") for index, each in enumerate(value)])

@@ -27,7 +27,7 @@ from .documents import (
     Reference,
 )
 
-__all__ = ["FIELDS", "TextOcci", "TextPlain", "from_header", "to_header"]
+__all__ = ["FIELDS", "TextOcci", "TextPlain", "from_header", "lines", "to_header"]
 
 CATEGORY: Final = "Category"
 LINK: Final = "Link"
@@ -36,6 +36,9 @@ LOCATION: Final = "X-OCCI-Location"
 
 #: The fields' names by their lower-case spelling, under which requests may write them.
 FIELDS: Final = {name.lower(): name for name in (CATEGORY, LINK, ATTRIBUTE, LOCATION)}
+
+#: Lines of one body.
+MAX_LINES: Final = 10 * grammar.MAX_VALUES
 
 _CORE = "occi.core."
 _LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
@@ -58,6 +61,25 @@ def from_header(value: str) -> str:
 def to_header(value: str) -> str:
     """Text as it stands in a header field."""
     return value if value.isascii() else value.encode().decode("latin-1")
+
+
+def lines(body: bytes) -> list[str]:
+    """The lines of a body.
+
+    Raises:
+        MalformedDocumentError: it is not UTF-8, or has more lines than any answer of ours.
+    """
+    found = decode(body).split("\n")
+    if len(found) > MAX_LINES:
+        raise MalformedDocumentError(f"more than {MAX_LINES} lines", f"line {MAX_LINES + 1}")
+    return found
+
+
+def _check_size(document: Document, where: str) -> None:
+    if len(document.links) + len(document.categories) + len(document.attributes) > grammar.MAX_VALUES:
+        raise MalformedDocumentError(f"more than {grammar.MAX_VALUES} values in one document", where)
+    if len(document.locations) > MAX_LINES:
+        raise MalformedDocumentError(f"more than {MAX_LINES} locations in one document", where)
 
 
 class _Text(Rendering):
@@ -85,12 +107,11 @@ class _Text(Rendering):
                 document.locations += grammar.parse_locations(value, where)
             else:
                 for link in grammar.parse_links(value, where):
-                    if link.actions:
+                    if grammar.is_action_link(link.target.location if link.target else "") and not link.unclassified:
                         document.actions += link.actions
                     else:
                         document.links.append(link)
-            if len(document.locations) + len(document.links) + len(document.categories) > 10 * grammar.MAX_VALUES:
-                raise MalformedDocumentError(f"more than {10 * grammar.MAX_VALUES} values in one document", where)
+            _check_size(document, where)
         return document
 
     def read_entity(self, message: Message) -> EntityDocument:
@@ -143,9 +164,10 @@ class _Text(Rendering):
             fields.append((CATEGORY, grammar.category_text(entity.kind, "kind")))
         fields += [(CATEGORY, grammar.category_text(mixin, "mixin")) for mixin in entity.mixins]
         fields += [(LINK, grammar.link_text(link)) for link in entity.links]
-        for action in entity.actions:
-            term = grammar.split_type_id(action)[1]
-            fields.append((LINK, f'<{grammar.uri_text(entity.location or "")}?action={term}>; rel="{action}"'))
+        if entity.actions:
+            location = grammar.uri_text(entity.location or "")
+            for action in entity.actions:
+                fields.append((LINK, f'<{location}?action={grammar.split_type_id(action)[1]}>; rel="{action}"'))
         for name, value in (("id", entity.id), ("title", entity.title), ("summary", entity.summary)):
             if value is not None:
                 fields.append((ATTRIBUTE, f"{_CORE}{name}={grammar.quote(value)}"))
@@ -155,7 +177,7 @@ class _Text(Rendering):
                 if reference.kind:
                     fields.append((ATTRIBUTE, f"{_CORE}{name}.kind={grammar.quote(reference.kind)}"))
         for name, value in entity.attributes.items():
-            fields.append((ATTRIBUTE, f"{name}={self._value(value)}"))
+            fields.append((ATTRIBUTE, f"{grammar.name_text(name)}={self._value(value)}"))
         return self._write(fields)
 
     def _value(self, value: Any) -> str:
@@ -166,7 +188,9 @@ class _Text(Rendering):
 
     def write_action(self, action: ActionDocument) -> Payload:
         fields = [(CATEGORY, grammar.category_text(action.action, "action"))]
-        fields += [(ATTRIBUTE, f"{name}={self._value(value)}") for name, value in action.attributes.items()]
+        fields += [
+            (ATTRIBUTE, f"{grammar.name_text(name)}={self._value(value)}") for name, value in action.attributes.items()
+        ]
         return self._write(fields)
 
     def write_categories(self, categories: list[CategoryDocument]) -> Payload:
@@ -185,7 +209,7 @@ class TextPlain(_Text):
     content_type = "text/plain; charset=utf-8"
 
     def _fields(self, message: Message) -> Iterable[tuple[str, str, str]]:
-        for number, line in enumerate(decode(message.body).split("\n"), start=1):
+        for number, line in enumerate(lines(message.body), start=1):
             stripped = line.removesuffix("\r")
             if not stripped.strip(" \t"):
                 continue

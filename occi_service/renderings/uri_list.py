@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import grammar
-from .base import ErrorDocument, Message, Payload, Rendering, decode
+from .base import ErrorDocument, Message, Payload, Rendering
 from .documents import CategoryDocument, Collection, MalformedDocumentError
+from .text import lines
 
 __all__ = ["UriList"]
 
@@ -14,10 +15,11 @@ class UriList(Rendering):
 
     mime_type = "text/uri-list"
     content_type = "text/uri-list; charset=utf-8"
+    holds_entities = False
 
     def read_collection(self, message: Message) -> Collection:
         locations = []
-        for number, line in enumerate(decode(message.body).split("\n"), start=1):
+        for number, line in enumerate(lines(message.body), start=1):
             text = line.removesuffix("\r").strip(" \t")
             if not text or text.startswith("#"):
                 continue

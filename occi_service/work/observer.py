@@ -52,6 +52,8 @@ class LogObserver:
 
     def claimed(self, claim: Claim) -> None:
         level = logging.WARNING if claim.takeover else logging.DEBUG
+        if not self._log.isEnabledFor(level):
+            return
         event = "work taken over" if claim.takeover else "work claimed"
         self._log.log(level, event, extra={**_fields(claim.item), "lag": round(claim.lag, 6)})
 
@@ -59,6 +61,8 @@ class LogObserver:
         level = logging.DEBUG
         if outcome in (Outcome.RETRY, Outcome.FAILED, Outcome.LOST):
             level = logging.WARNING
+        if not self._log.isEnabledFor(level):
+            return
         fields = {**_fields(item), "outcome": outcome.value, "seconds": round(seconds, 6)}
         if error is not None:
             fields["error"] = describe(error)

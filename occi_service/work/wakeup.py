@@ -7,6 +7,7 @@ core. A wake-up is a hint: it may come for nothing, and one that is missed costs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -39,7 +40,7 @@ class Wakeup(Protocol):
         """
 
     def wake(self) -> None:
-        """Let the present wait, or else the next one, return."""
+        """Let the present wait, or else the next one, return. Nothing after `close`."""
 
     def close(self) -> None:
         """Give back the connection."""
@@ -96,6 +97,9 @@ class PostgresWakeup:
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
+        # A wake after the end must not write to a number that by then may be another file's.
+        self._pipe = threading.Lock()
+        self._closed = False
 
     def wait(self, seconds: float) -> None:
         try:
@@ -123,11 +127,10 @@ class PostgresWakeup:
                     pass
 
     def wake(self) -> None:
-        try:
-            os.write(self._write_end, b"w")
-        except BlockingIOError:
-            # The pipe is full of wakes that nobody has read yet: one more says nothing new.
-            return
+        # A full pipe holds wakes that nobody has read yet: one more says nothing new.
+        with self._pipe, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._write_end, b"w")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -136,8 +139,11 @@ class PostgresWakeup:
 
     def close(self) -> None:
         self._drop()
-        os.close(self._read_end)
-        os.close(self._write_end)
+        with self._pipe:
+            if not self._closed:
+                self._closed = True
+                os.close(self._read_end)
+                os.close(self._write_end)
 
 
 def _listener(database: Database) -> psycopg.Connection[Any]:

@@ -21,6 +21,8 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a service that runs for all tests of this folder."""
     errors = tmp_path_factory.mktemp("service") / "errors.log"
     with socket.create_server(("127.0.0.1", 0)) as listener, errors.open("wb") as log:
+        # gunicorn sets this on its listener, but a client that is faster than its start has its connection by then.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = listener.fileno()
         root = Path(__file__).parents[3]
         server = subprocess.Popen(

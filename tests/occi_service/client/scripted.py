@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -58,17 +59,26 @@ def drip(content: bytes, seconds: float) -> Script:
 
 
 class Scripted:
-    """Plays one script a request, in order. `requests` holds what was received, as text."""
+    """Plays one script a request, in order. `requests` holds what was received, as text.
 
-    def __init__(self, *scripts: Script) -> None:
+    Without `bodies` the script is played when a request's head is there, whatever body is still to come.
+    """
+
+    def __init__(self, *scripts: Script, bodies: bool = True) -> None:
+        self._bodies = bodies
         self._scripts = list(scripts)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
+        self._context: ssl.SSLContext | None = None
         self.requests: list[str] = []
         self.connections = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def secure_with(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from the next connection on."""
+        self._context = context
 
     def __enter__(self) -> Scripted:
         self._start(self._accept)
@@ -99,15 +109,22 @@ class Scripted:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(20)
+        if self._context is not None:
+            try:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            except OSError:
+                connection.close()
+                return
         with connection, contextlib.suppress(OSError):
-            for request in _requests(connection, self._stop):
+            for request in _requests(connection, self._stop, bodies=self._bodies):
                 with self._lock:
                     self.requests.append(request)
-                    script = self._scripts.pop(0)
+                    # A request too many is answered by the connection's end, and counted.
+                    script = self._scripts.pop(0) if self._scripts else reset()
                 script(connection, self._stop)
 
 
-def _requests(connection: socket.socket, stop: threading.Event) -> Iterator[str]:
+def _requests(connection: socket.socket, stop: threading.Event, *, bodies: bool) -> Iterator[str]:
     received = b""
     while not stop.is_set():
         while b"\r\n\r\n" not in received:
@@ -120,6 +137,13 @@ def _requests(connection: socket.socket, stop: threading.Event) -> Iterator[str]
         for line in head.split(b"\r\n"):
             if line.lower().startswith(b"content-length:"):
                 length = int(line.partition(b":")[2])
+        if not bodies:
+            yield head.decode("latin-1")
+            continue
+        if b"chunked" in head:
+            while b"0\r\n\r\n" not in received:
+                received += _receive(connection, stop)
+            length = received.index(b"0\r\n\r\n") + 5
         while len(received) < length:
             received += _receive(connection, stop)
         body, received = received[:length], received[length:]

@@ -1,0 +1,1 @@
+"""Tests of the protocol half of occi_service, through its WSGI callable."""

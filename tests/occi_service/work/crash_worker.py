@@ -1,7 +1,8 @@
 """A worker process for the crash test: `python -m tests.occi_service.work.crash_worker URL OWNER LEASE LOG`.
 
 Each step calls a receiver outside (a table that stands for another service, written in its own transaction) under the
-idempotency key (key, degree), as a step calls a cloud. Every claim is one line in LOG.
+idempotency key (key, degree), as a step calls a cloud. Every claim is one line in LOG. A line on standard output says that the
+worker has started.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def main() -> None:
     signals = {signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with worker:
+        print("at work", flush=True)
         signal.sigwait(signals)
 
 

@@ -28,12 +28,16 @@ ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 
 
 class Crew:
-    """Two worker processes; one that is killed is replaced at once."""
+    """Two worker processes; one that is killed is replaced, and the next is killed when the replacement is at work.
+
+    So at any time there is one to take over. When there is none, its start-up would be measured, not the queue.
+    """
 
     def __init__(self, database: Database, log: Path) -> None:
         self._database = database
         self._log = log
         self._count = 0
+        self._at_work: set[tuple[str, subprocess.Popen[bytes]]] = set()
         self.members = {self._start(): None for _ in range(2)}
         self.held: list[tuple[str, int, float]] = []
         """Key, token and time of death, of every row that a killed worker held."""
@@ -43,12 +47,21 @@ class Crew:
         owner = f"crash-{self._count}"
         url = self._database.url.render_as_string(hide_password=False)
         command = [sys.executable, "-m", "tests.occi_service.work.crash_worker", url, owner, str(LEASE), str(self._log)]
-        return owner, subprocess.Popen(command)
+        return owner, subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    def assemble(self) -> None:
+        """Wait until all are at work."""
+        for member in self.members:
+            if member not in self._at_work:
+                stream = member[1].stdout
+                assert stream is not None
+                assert stream.readline() == b"at work\n"
+                self._at_work.add(member)
 
     def kill_one(self, chance: random.Random) -> None:
         owner, process = member = chance.choice(list(self.members))
         process.kill()
-        process.wait()
+        process.communicate()
         died = time.time()
         with self._database.read() as connection:
             left = connection.execute(sa.select(rows.c.key, rows.c.token).where(rows.c.lease_owner == owner)).all()
@@ -59,7 +72,7 @@ class Crew:
     def end(self) -> list[int]:
         for _, process in self.members:
             process.terminate()
-        return [process.wait(timeout=30) for _, process in self.members]
+        return [process.communicate(timeout=30) and process.returncode for _, process in self.members]
 
     def takeovers(self) -> list[float]:
         """Seconds from each death to the next claim of what it held."""
@@ -90,10 +103,11 @@ def test_killed_workers_lose_nothing_and_repeat_nothing(database: Database, tmp_
         started = time.monotonic()
         while _unfinished(database):
             assert time.monotonic() - started < 120, f"not done in time, seed {seed}"
+            crew.assemble()
             member = chance.choice(list(crew.members))[1]
             # The pause between kills; a worker that ends by itself has failed.
             with pytest.raises(subprocess.TimeoutExpired):
-                member.wait(timeout=chance.uniform(0.2, 1.2))
+                member.wait(timeout=chance.uniform(0.1, 0.8))
             if _unfinished(database) and kills < 12:
                 crew.kill_one(chance)
                 kills += 1

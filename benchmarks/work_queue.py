@@ -1,0 +1,211 @@
+"""What a lifecycle costs in the work queue: `python -m benchmarks.work_queue`.
+
+1,000 items of 8 empty steps, in one worker with 4 threads, on SQLite and on a private PostgreSQL. The floor is as many bare
+transactions of one UPDATE, in one thread, as the work has steps. Further: how soon an idle worker starts on what is enqueued in
+another process, and what it costs while it has nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from occi_service import schema, work
+from occi_service.database import Database
+
+ITEMS: Final = 1000
+STEPS: Final = 8
+LATENCIES: Final = 200
+IDLE_SECONDS: Final = 5.0
+
+_metadata = sa.MetaData()
+_things = sa.Table(
+    "things",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("observed", sa.Integer, nullable=False),
+)
+_LOAD = sa.select(_things.c.observed).where(_things.c.key == sa.bindparam("k"))
+_SAVE = sa.update(_things).where(_things.c.key == sa.bindparam("k")).values(observed=sa.bindparam("o"))
+
+
+class _Empty:
+    """Eight steps that do nothing."""
+
+    def load(self, connection: sa.Connection, item: work.Item) -> tuple[int, int] | None:
+        observed = connection.scalar(_LOAD, {"k": item.key})
+        return None if observed is None else (STEPS, observed)
+
+    def step(self, wanted: int, observed: int) -> work.Progress[int]:
+        return work.Done(wanted) if observed + 1 >= wanted else work.Advance(observed + 1)
+
+    def save(self, connection: sa.Connection, item: work.Item, observed: int) -> None:
+        connection.execute(_SAVE, {"k": item.key, "o": observed})
+
+    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+        raise AssertionError(f"a benchmark's work does not fail: {reason}")
+
+
+class _Ends(work.LogObserver):
+    """Says when so many items are done, and keeps the lag of each claim."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self._left = expected
+        self._lock = threading.Lock()
+        self.done = threading.Event()
+        self.lags: list[float] = []
+
+    def claimed(self, claim: work.Claim) -> None:
+        self.lags.append(claim.lag)
+
+    def settled(self, item: work.Item, outcome: work.Outcome, *, seconds: float, error: BaseException | None) -> None:
+        super().settled(item, outcome, seconds=seconds, error=error)
+        if outcome is work.Outcome.DONE:
+            with self._lock:
+                self._left -= 1
+                if self._left == 0:
+                    self.done.set()
+
+
+def main() -> None:
+    """Print the figures of both databases."""
+    print(f"work queue: {ITEMS} items of {STEPS} empty steps, 4 threads, {os.cpu_count()} cores")
+    print("database      wall     cpu   floor  wall/floor  start p50     p95  idle cpu")
+    with _databases() as urls:
+        for url in urls:
+            _measure(url)
+
+
+@contextlib.contextmanager
+def _databases() -> Iterator[list[str]]:
+    from tests.postgres import PostgresServer
+
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = [f"sqlite:///{directory}/state.db"]
+        given = os.environ.get("ARCHELON_TEST_POSTGRES")
+        programs = PostgresServer.programs()
+        if given or programs:
+            if not given:
+                assert programs is not None
+                place = directory / "postgres"
+                place.mkdir()
+                given = stack.enter_context(PostgresServer(programs, place))
+            urls.append(stack.enter_context(_fresh_postgres(given)))
+        else:
+            print("postgresql: missing (initdb); its figures are left out")
+        yield urls
+
+
+@contextlib.contextmanager
+def _fresh_postgres(server: str) -> Iterator[str]:
+    name = f"bench_{os.getpid()}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+def _measure(url: str) -> None:
+    database = Database(url, pool_size=8)
+    schema.upgrade(database)
+    _metadata.create_all(database.engine)
+    floor = _floor(database)
+    wall, cpu = _throughput(database)
+    lags = _latency(database)
+    idle = _idle(database)
+    p95 = statistics.quantiles(lags, n=20)[-1]
+    print(
+        f"{database.dialect:<10} {wall:6.2f} s {cpu:5.2f} s {floor:5.2f} s {wall / floor:10.2f}x "
+        f"{statistics.median(lags) * 1000:7.1f} ms {p95 * 1000:4.1f} ms {idle * 100:7.2f} %"
+    )
+    database.close()
+
+
+def _floor(database: Database) -> float:
+    with database.write() as connection:
+        connection.execute(sa.insert(_things).values(key="floor", observed=0))
+    started = time.perf_counter()
+    for number in range(ITEMS * STEPS):
+        with database.write() as connection:
+            connection.execute(_SAVE, {"k": "floor", "o": number})
+    return time.perf_counter() - started
+
+
+def _throughput(database: Database) -> tuple[float, float]:
+    queue = work.WorkQueue(database)
+    ends = _Ends(ITEMS)
+    with database.write() as connection:
+        for number in range(ITEMS):
+            connection.execute(sa.insert(_things).values(key=f"t{number}", observed=0))
+            queue.enqueue(connection, "bench", f"t{number}")
+    started, used = time.perf_counter(), _cpu()
+    with work.Worker(queue, [work.Topic("bench", _Empty())], observer=ends):
+        if not ends.done.wait(300):
+            raise RuntimeError(f"not done after 300 s: {queue.backlog()}")
+        return time.perf_counter() - started, _cpu() - used
+
+
+_ORDERS = """
+import sys, time
+from occi_service import work
+from occi_service.database import Database
+from benchmarks import work_queue
+database = Database(sys.argv[1])
+work_queue.order_slowly(database, int(sys.argv[2]))
+"""
+
+
+def order_slowly(database: Database, count: int) -> None:
+    """Enqueue one item after another, about 100 a second: what another process does to an idle worker."""
+    queue = work.WorkQueue(database)
+    pace = threading.Event()
+    for number in range(count):
+        # An uneven pace, which no polling interval falls in step with.
+        pace.wait(0.007 + (number % 7) * 0.001)
+        with database.write() as connection:
+            connection.execute(sa.insert(_things).values(key=f"l{number}", observed=STEPS))
+            queue.enqueue(connection, "bench", f"l{number}")
+
+
+def _latency(database: Database) -> list[float]:
+    ends = _Ends(LATENCIES)
+    url = database.url.render_as_string(hide_password=False)
+    with work.Worker(work.WorkQueue(database), [work.Topic("bench", _Empty())], observer=ends):
+        subprocess.run([sys.executable, "-c", _ORDERS, url, str(LATENCIES)], check=True)
+        if not ends.done.wait(60):
+            raise RuntimeError("orders were not worked off within 60 s")
+    return ends.lags
+
+
+def _idle(database: Database) -> float:
+    """The share of a core that a worker without work uses."""
+    with work.Worker(work.WorkQueue(database), [work.Topic("bench", _Empty())], observer=_Ends(1)):
+        used = _cpu()
+        threading.Event().wait(IDLE_SECONDS)
+        return (_cpu() - used) / IDLE_SECONDS
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()

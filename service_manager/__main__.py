@@ -1,0 +1,57 @@
+"""`python -m service_manager web` or `worker`: one process of the service manager, told by its environment what to be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from occi_service import health, logs, server
+from occi_service.redaction import Redactor
+from occi_service.settings import SettingsError
+from occi_service.version import __version__
+
+from . import wiring
+from .settings import ServiceManagerSettings
+
+_USAGE = "usage: python -m service_manager web|worker"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until told to stop. Returns the exit status: 2 for wrong settings or arguments."""
+    if len(arguments) != 1 or arguments[0] not in ("web", "worker"):
+        print(_USAGE, file=sys.stderr)
+        return 2
+    try:
+        settings = ServiceManagerSettings.load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    redactor = Redactor(settings.secret_values())
+    logs.configure(redactor, level=settings.log_level, service=f"service-manager-{arguments[0]}")
+    if arguments[0] == "web":
+        server.serve(
+            lambda: wiring.web(wiring.Parts.of(settings)),
+            bind=settings.bind,
+            server=server.server_field("archelon", __version__),
+            workers=settings.web_processes,
+            threads=settings.web_threads,
+        )
+        return 0
+    parts = wiring.Parts.of(settings)
+
+    def reachable() -> None:
+        with parts.database.read() as connection:
+            connection.execute(sa.select(1))
+
+    return server.run_worker(
+        wiring.worker(parts),
+        port=settings.worker_port,
+        checks=[health.Check("database", reachable)],
+        registry=parts.metrics,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,222 @@
+"""The worker's threads, on both databases: waking, draining, renewing, and coming back after a lost connection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from occi_service import work
+from occi_service.database import Database
+from occi_service.work.wakeup import wakeup_for
+
+from .kettles import Kettles, Record, heat, observed, order
+
+#: How long a condition may take on a machine under load before the test says that it never came.
+PATIENCE = 20.0
+
+
+class Signals(Record):
+    """A record that threads can wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = threading.Condition()
+
+    def settled(self, item: work.Item, outcome: work.Outcome, *, seconds: float, error: BaseException | None) -> None:
+        with self.changed:
+            super().settled(item, outcome, seconds=seconds, error=error)
+            self.changed.notify_all()
+
+    def overdue(self, item: work.Item) -> None:
+        with self.changed:
+            super().overdue(item)
+            self.changed.notify_all()
+
+    def interrupted(self, error: BaseException) -> None:
+        with self.changed:
+            super().interrupted(error)
+            self.changed.notify_all()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, PATIENCE), f"{self.outcomes} {self.errors}"
+
+    def count(self, outcome: work.Outcome) -> int:
+        return sum(one is outcome for _, one in self.outcomes)
+
+
+def test_an_idle_worker_starts_long_before_it_would_look_by_itself(database: Database) -> None:
+    queue, signals = work.WorkQueue(database), Signals()
+    with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals, lease=3600):
+        for number in range(5):
+            order(queue, f"k{number}", 1)
+            signals.until(lambda expected=number + 1: signals.count(work.Outcome.DONE) == expected)  # type: ignore[misc]
+    assert max(claim.lag for claim in signals.claims) < PATIENCE
+
+
+def test_work_due_later_starts_then(database: Database) -> None:
+    queue, signals = work.WorkQueue(database), Signals()
+    with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals, lease=3600):
+        order(queue, "k", 1, after=0.3)
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 1)
+
+
+def test_waiting_shorter_than_the_watcher_planned(database: Database) -> None:
+    queue, signals = work.WorkQueue(database), Signals()
+    handler = Kettles(lambda wanted, seen: work.Done() if seen == wanted else work.Wait(0.05, observed=seen + 1))
+    with work.Worker(queue, [work.Topic("kettle", handler)], observer=signals, lease=3600):
+        order(queue, "k", 3)
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 1)
+    assert observed(database, "k") == 3
+
+
+def test_items_run_beside_one_another(database: Database) -> None:
+    together = threading.Barrier(3, timeout=PATIENCE)
+
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        together.wait()
+        return work.Done()
+
+    queue, signals = work.WorkQueue(database), Signals()
+    with work.Worker(queue, [work.Topic("kettle", Kettles(act))], observer=signals, threads=3):
+        for number in range(3):
+            order(queue, f"k{number}", 1)
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 3)
+
+
+def test_draining_finishes_the_step_and_gives_the_lease_back(database: Database) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        inside.set()
+        assert go.wait(PATIENCE)
+        return heat(wanted, seen)
+
+    queue, signals = work.WorkQueue(database), Signals()
+    worker = work.Worker(queue, [work.Topic("kettle", Kettles(act))], observer=signals)
+    order(queue, "k", 3)
+    worker.start()
+    assert inside.wait(PATIENCE)
+    assert not worker.drain(0.05)
+    order(queue, "unclaimed", 1)
+    go.set()
+    assert worker.drain(PATIENCE)
+    state = queue.state("kettle", "k")
+    assert state is not None
+    assert (state.lease_owner, state.outcome, observed(database, "k")) == (None, None, 1)
+    assert [claim.item.key for claim in signals.claims] == ["k"]
+    with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals):
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 2)
+    assert not any(claim.takeover for claim in signals.claims)
+
+
+def test_a_long_step_keeps_its_lease(database: Database) -> None:
+    """Three times as long as the lease, with a second worker waiting to take over."""
+    lease, steps = 0.6, []
+
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        steps.append(seen)
+        started = time.monotonic()
+        ends = []
+        # Until the heart has moved the lease's end over three leases.
+        while not ends or ends[-1] < ends[0] + 3 * lease:
+            state = queue.state("kettle", "k")
+            assert state is not None
+            assert state.lease_end is not None
+            ends.append(state.lease_end)
+            assert time.monotonic() - started < PATIENCE
+        return work.Done(1)
+
+    queue, signals = work.WorkQueue(database), Signals()
+    topic = work.Topic("kettle", Kettles(act), timeout=PATIENCE)
+    first = work.Worker(queue, [topic], observer=signals, lease=lease)
+    second = work.Worker(queue, [topic], observer=signals, lease=lease)
+    order(queue, "k", 1)
+    with first, second:
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 1)
+    assert steps == [0]
+    assert len(signals.claims) == 1
+
+
+def test_an_overdue_step_loses_its_lease_and_is_reported(database: Database) -> None:
+    stuck, release = threading.Event(), threading.Event()
+
+    def hang(wanted: int, seen: int) -> work.Progress[int]:
+        stuck.set()
+        assert release.wait(PATIENCE)
+        return work.Done(99)
+
+    queue, signals, others = work.WorkQueue(database), Signals(), Signals()
+    order(queue, "k", 1)
+    first = work.Worker(queue, [work.Topic("kettle", Kettles(hang), timeout=0.3)], observer=signals, lease=0.4)
+    with first:
+        assert stuck.wait(PATIENCE)
+        signals.until(lambda: bool(signals.overdue_items))
+        assert first.overdue == 1
+        # A drained worker claims nothing more; its other threads would be the ones to take over.
+        assert not first.drain(0.01)
+        with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=others, lease=0.4):
+            others.until(lambda: others.count(work.Outcome.DONE) == 1)
+        release.set()
+    assert signals.count(work.Outcome.LOST) >= 1
+    assert observed(database, "k") == 1
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_a_lost_connection_is_made_anew(database: Database) -> None:
+    queue, signals = work.WorkQueue(database), Signals()
+    with work.Worker(queue, [work.Topic("kettle", Kettles())], observer=signals, lease=3600):
+        order(queue, "before", 1)
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 1)
+        killed = sa.text(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        with database.read() as connection:
+            assert (connection.scalar(killed) or 0) > 0
+        signals.until(lambda: bool(signals.errors))
+        order(queue, "after", 1)
+        signals.until(lambda: signals.count(work.Outcome.DONE) == 2)
+
+
+def test_a_wait_ends_when_woken_before_or_meanwhile(database: Database) -> None:
+    wakeup = wakeup_for(database)
+    wakeup.wait(0.05)
+    started = time.monotonic()
+    wakeup.wake()
+    wakeup.wait(3600)
+    waker = threading.Timer(0.1, wakeup.wake)
+    waker.start()
+    wakeup.wait(3600)
+    assert time.monotonic() - started < PATIENCE
+    waker.join()
+    wakeup.close()
+
+
+def test_the_log_names_what_needs_attention(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    def act(wanted: int, seen: int) -> work.Progress[int]:
+        raise OSError("no route")
+
+    queue = work.WorkQueue(database)
+    order(queue, "k", 1)
+    with caplog.at_level(logging.DEBUG, "occi_service.work"):
+        assert work.Worker(queue, [work.Topic("kettle", Kettles(act))]).run_once()
+    claimed, ended = caplog.records
+    assert (claimed.getMessage(), claimed.levelno) == ("work claimed", logging.DEBUG)
+    assert (ended.getMessage(), ended.levelno) == ("work step ended", logging.WARNING)
+    fields = vars(ended)
+    assert (fields["tenant"], fields["request_id"], fields["error"]) == ("t1", "r1", "OSError: no route")
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"lease": 0.0}])
+def test_unfit_workers_are_refused(sqlite_url: str, options: dict[str, float]) -> None:
+    queue, topic = work.WorkQueue(Database(sqlite_url)), work.Topic("kettle", Kettles())
+    with pytest.raises(ValueError):
+        work.Worker(queue, [topic], **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError):
+        work.Worker(queue, [topic, topic])

@@ -1,0 +1,217 @@
+"""A service manager for tests: its web and worker processes for real, a realm with people, a bundle to publish."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+import bundles
+from occi_service import client
+from occi_service.encryption import generate_key
+from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
+from occi_service.wire import service_manager as wire
+
+__all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "free_port", "make_bundle", "until"]
+
+ROOT = Path(__file__).parents[2]
+ISSUER = "service-manager"
+TYPE = "http://schemas.example.org/occi/sm#demo"
+MANIFEST: dict[str, Any] = {
+    "service_type": TYPE,
+    "service_description": "a service for tests",
+    "version": "1",
+    "service_attributes": {
+        "mcn.endpoint.p1": "immutable",
+        "demo.size": {"type": "number", "default": 1},
+        "demo.password": {"secret": True},
+    },
+    "service_actions": {"poke": {"title": "Poke it", "attributes": {"force": {"type": "number"}}}},
+    "templates": {"infrastructure": {"deployment": "deployment.yaml"}},
+}
+
+
+def free_port() -> int:
+    """A port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
+    """Wait for a condition and return its value; fail with its name when the time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:
+    """A bundle of the test service with these changes to its manifest, packed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "manifest.json").write_text(json.dumps(MANIFEST | changes))
+    (directory / "deployment.yaml").write_text("infra_name: demo\nnodes: []\n")
+    return bundles.Bundle.load(directory).pack()
+
+
+class Realm:
+    """A realm file with two tenants, and a token for each person."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        realm = RealmFile(path, time.time)
+        self.tokens: dict[str, str] = {}
+        for tenant in ("acme", "umbrella"):
+            realm.add_tenant(tenant)
+        for user, tenant, role in (
+            ("alice", "acme", Role.TENANT),
+            ("reader", "acme", Role.READ_ONLY),
+            ("bob", "umbrella", Role.TENANT),
+            ("provider", "acme", Role.PROVIDER),
+            ("operator", "acme", Role.OPERATOR),
+        ):
+            realm.add_user(user, tenant=tenant, roles=[role])
+            self.tokens[user] = realm.issue_token(user, tenant=tenant, lifetime=None).secret
+
+
+class Keys:
+    """The service manager's signing key."""
+
+    def __init__(self) -> None:
+        private = ed25519.Ed25519PrivateKey.generate()
+        self.signing = SigningKey.of(private, issuer=ISSUER)
+        self.pem = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+        self.jwk_set = write_jwk_set([self.signing.public])
+
+
+class ServiceManager:
+    """Processes of one service manager over one database. Leases are short, so that takeovers are soon."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        design_url: str,
+        database_url: str,
+        keys: Keys,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.realm = Realm(directory / "realm.yaml")
+        self.log = directory / "log"
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "ARCHELON_DATABASE_URL": database_url,
+            "ARCHELON_ENCRYPTION_KEYS": generate_key(),
+            "ARCHELON_SIGNING_KEY": keys.pem,
+            "ARCHELON_VERIFICATION_KEYS": keys.jwk_set,
+            "ARCHELON_ISSUER": ISSUER,
+            "ARCHELON_URL": self.url,
+            "ARCHELON_DESIGN_URL": design_url,
+            "ARCHELON_REALM_FILE": str(self.realm.path),
+            "ARCHELON_BIND": f"127.0.0.1:{self.port}",
+            "ARCHELON_WEB_PROCESSES": "1",
+            "ARCHELON_LEASE": "2",
+            "ARCHELON_PHASE_PAUSE": "0.1",
+            **(settings or {}),
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, *names: str) -> None:
+        """Start web and worker, or those named, and wait until web answers."""
+        for name in names or ("web", "worker"):
+            with self.log.open("ab") as stream:
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "service_manager", name.split("-")[0]],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    start_new_session=True,
+                )
+        if "web" in self._processes:
+            until(self._answers, f"web answers; see {self.log}")
+
+    def _answers(self) -> bool:
+        process = self._processes["web"]
+        if process.poll() is not None:
+            raise AssertionError(f"web ended with {process.returncode}:\n{self.log.read_text()[-4000:]}")
+        try:
+            with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), timeout=1)):
+                return True
+        except OSError:
+            return False
+
+    def kill(self, name: str) -> None:
+        """End a process, and its children, with -9."""
+        process = self._processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        """End everything."""
+        for name in list(self._processes):
+            self.kill(name)
+
+    def as_(self, user: str, **options: Any) -> client.Client:
+        """A client with a person's token."""
+        return client.Client(self.url, token=self.realm.tokens[user], token_field="X-Auth-Token", **options)
+
+    def publish(self, bundle: bundles.Packed) -> str:
+        """Publish a bundle as the provider; returns the entry's path."""
+        with self.as_("provider") as provider:
+            provider.put_bytes(f"/bundle/{bundle.digest}", bundle.archive, "application/gzip")
+            kind = wire.PUBLISHED.scheme + wire.PUBLISHED.term
+            return provider.create(kind, {"org.archelon.bundle.digest": bundle.digest})
+
+    def state(self, path: str, *, user: str = "alice") -> str | None:
+        """The state of an instance; None if it is gone."""
+        with self.as_(user) as tenant:
+            try:
+                return str(tenant.get(path).attributes[wire.STATE])
+            except client.NotFoundError:
+                return None
+
+    def await_state(self, path: str, state: str | None, *, seconds: float = 30.0) -> None:
+        """Wait until an instance is in a state, or gone."""
+        seen: list[Any] = []
+
+        def reached() -> bool:
+            seen.append(self.state(path))
+            return bool(seen[-1] == state)
+
+        try:
+            until(reached, f"{path} is {state}", seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {seen[-1]}; log:\n{self.log.read_text()[-3000:]}") from None
+
+
+@contextlib.contextmanager
+def running(manager: ServiceManager) -> Iterator[ServiceManager]:
+    """The service manager's processes for the time of a test."""
+    try:
+        manager.start()
+        yield manager
+    finally:
+        manager.stop()

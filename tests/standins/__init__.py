@@ -1,0 +1,1 @@
+"""Stand-ins for what the service under test talks to: real processes over HTTP, with books, and with faults on request."""

@@ -1,0 +1,63 @@
+"""Bundles by digest: the archive itself, put and got at `/bundle/<sha256>`, and listed as OCCI."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import falcon
+import falcon.routing
+from occi.core_model import Resource
+
+from occi_service.errors import BadRequestError, NotFoundError, UnsupportedMediaTypeError
+from occi_service.wire import deploy
+from occi_service.wire.names import attribute
+
+from .world import World
+
+__all__ = ["Bundles", "Digest"]
+
+
+class Digest(falcon.routing.BaseConverter):
+    """A SHA-256 in a path. What is none, the collection's empty last part for one, is left to OCCI."""
+
+    def convert(self, value: str) -> str | None:
+        return value if re.fullmatch("[0-9a-f]{64}", value) else None
+
+
+class Bundles:
+    """A resource of Falcon's."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._archives: dict[str, bytes] = {}
+
+    def has(self, digest: str) -> bool:
+        """Whether the bundle is here."""
+        return digest in self._archives
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """The archive."""
+        archive = self._archives.get(digest)
+        if archive is None:
+            raise NotFoundError(f"there is no bundle {digest}", "path")
+        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
+        resp.data = archive
+
+    on_head = on_get
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """Keep an archive: 201, and 200 where it is here already."""
+        if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
+            raise UnsupportedMediaTypeError(f"a bundle is {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+        archive = req.bounded_stream.read()
+        if hashlib.sha256(archive).hexdigest() != digest:
+            raise BadRequestError("the archive's SHA-256 is another than the path says", "body")
+        resp.status = falcon.HTTP_200 if self.has(digest) else falcon.HTTP_201
+        resp.set_header("Location", self._world.base_url + "/deploy" + deploy.bundle_path(digest))
+        if not self.has(digest):
+            self._archives[digest] = archive
+            bundle = Resource(deploy.bundle_path(digest), deploy.BUNDLE, [])
+            bundle.attributes = {attribute("bundle.size"): len(archive)}
+            self._world.shelves["deploy"].add_resource(bundle.identifier, bundle, None)
+            self._world.journal.effect("bundle taken", "", digest=digest, size=len(archive))

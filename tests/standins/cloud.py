@@ -1,0 +1,255 @@
+"""A cloud controller and its orchestrators for tests of the service manager: one process, real HTTP, books and faults.
+
+    with StandInCloud(tmp_path, keys=[signing_key.public], outputs={"web.endpoint": "http://x/{instance}"}) as cloud:
+        cloud.fault("status", module="deploy", method="PUT", path="^/application/", count=2)
+        ...  # order, kill, start again
+        cloud.wait_for("disposal done", instance)
+        books = cloud.books()
+        assert books.starts(instance) == 1
+        assert books.times("phase done", instance, phase="deploy", generation=1) == 1
+        assert books.violations == []
+        assert cloud.left_over() == []
+
+`cloud.url + "/design"` is the one setting that a service manager needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import urllib3
+
+from occi_service.identity import VerificationKey
+
+from .faults import Fault, Kind
+from .keys import write_keys
+from .settings import Settings
+
+__all__ = ["Books", "StandInCloud"]
+
+_ROOT = Path(__file__).parents[2]
+Entry = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Books:
+    """What was asked and what came of it, in order. See `journal` for what an entry is."""
+
+    entries: list[Entry]
+
+    def effects(self, name: str | None = None, instance: str | None = None, **fields: Any) -> list[Entry]:
+        """Effects of a name and with these fields."""
+        return self._select("effect", **_named(name, instance), **fields)
+
+    def requests(self, **fields: Any) -> list[Entry]:
+        """Requests with these fields: module, method, path, action, instance, generation, status, answered."""
+        return self._select("request", **fields)
+
+    def calls(self, name: str | None = None, instance: str | None = None, **fields: Any) -> list[Entry]:
+        """Attempts to call the service manager: `renew` and `report`."""
+        return self._select("call", **_named(name, instance), **fields)
+
+    def times(self, name: str, instance: str | None = None, **fields: Any) -> int:
+        """How often an effect happened."""
+        return len(self.effects(name, instance, **fields))
+
+    def starts(self, instance: str) -> int:
+        """How many processes the instance's orchestrator has had."""
+        return self.times("application started", instance)
+
+    def phases(self, instance: str) -> Counter[tuple[int, str]]:
+        """How often each phase of each generation was carried out to its end."""
+        return Counter([(each["generation"], each["phase"]) for each in self.effects("phase done", instance)])
+
+    def seconds(self, instance: str | None = None) -> float:
+        """What orders waited for the stand-in alone, for a benchmark to subtract: starts, phases, disposals.
+
+        It is a sum over instances: what runs at once counts as often as it runs.
+        """
+        names = ("application started", "phase done", "phase failed", "disposal done")
+        return sum([float(each["seconds"]) for name in names for each in self.effects(name, instance)])
+
+    @property
+    def violations(self) -> list[str]:
+        """What the other side did that the wire rules out, and slips of the stand-in's own."""
+        return [f"{each['instance']}: {each['text']}" for each in self._select("violation")]
+
+    def _select(self, what: str, **fields: Any) -> list[Entry]:
+        wanted = {"what": what, **fields}
+        return [each for each in self.entries if wanted.items() <= each.items()]
+
+
+def _named(name: str | None, instance: str | None) -> dict[str, str]:
+    given = {"name": name, "instance": instance}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+class StandInCloud:
+    """Starts on `__enter__`, stops on `__exit__` with all of its process group. Its log is `standin.log` in `directory`.
+
+    Args:
+        keys: whose tokens the cloud controller's modules take.
+        port: to listen on; a free one without.
+        threads: that serve requests; a request that a fault delays holds one.
+        settings: see `Settings`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: Sequence[VerificationKey],
+        *,
+        port: int = 0,
+        threads: int = 48,
+        **settings: Any,
+    ) -> None:
+        self._directory = directory
+        self._configuration = {
+            "keys": write_keys(keys),
+            "port": port,
+            "threads": threads,
+            "settings": Settings(**settings).document(),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
+        self.url = ""
+
+    def __enter__(self) -> StandInCloud:
+        with (self._directory / "standin.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.standins.server", json.dumps(self._configuration)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=_ROOT,
+                start_new_session=True,
+            )
+        try:
+            self.url = json.loads(self._first_line())["url"]
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    # what a test asks -------------------------------------------------------------------------------------------------
+
+    def books(self) -> Books:
+        """The books since the start, or since `forget`."""
+        return Books(self._call("GET", "/_books"))
+
+    def forget(self) -> None:
+        """Begin new books; what exists stays."""
+        self._call("DELETE", "/_books")
+
+    def state(self) -> dict[str, Any]:
+        """What exists now: applications with their orchestrators, stacks, delegations, bundles, services; `cpu_seconds` used."""
+        found: dict[str, Any] = self._call("GET", "/_state")
+        return found
+
+    def left_over(self) -> list[str]:
+        """Everything that exists now and belongs to some instance."""
+        state = self.state()
+        return [*(f"/application/{each}" for each in state["applications"]), *state["stacks"], *state["delegations"]]
+
+    def fault(self, kind: Kind, **fields: Any) -> None:
+        """Set a fault; see `Fault`."""
+        self._call("POST", "/_faults", [dataclasses.asdict(Fault(kind=kind, **fields))])
+
+    def clear(self) -> None:
+        """Take all faults away; requests that a fault delays go on."""
+        self._call("DELETE", "/_faults")
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings, for what begins from now on."""
+        self._call("POST", "/_settings", settings)
+
+    def crash(self, instance: str) -> None:
+        """End the process of an instance's orchestrator; the platform starts another."""
+        self._call("POST", f"/_crash/{instance}")
+
+    def wait_for(self, effect: str, instance: str | None = None, *, timeout: float = 30.0, **fields: Any) -> Entry:
+        """Wait until an effect is in the books, and give it.
+
+        Raises:
+            TimeoutError: it is not, after `timeout` seconds; the text says what the last entries are.
+        """
+
+        def fits(entries: Books) -> Entry | None:
+            return next(iter(entries.effects(effect, instance, **fields)), None)
+
+        return self._wait(fits, f"{effect} {instance or ''} {fields or ''}", timeout)
+
+    def wait_for_request(self, *, timeout: float = 30.0, **fields: Any) -> Entry:
+        """Wait until a request is in the books, and give it. Raises TimeoutError."""
+        return self._wait(lambda books: next(iter(books.requests(**fields)), None), f"request {fields}", timeout)
+
+    def wait_for_call(self, *, timeout: float = 30.0, **fields: Any) -> Entry:
+        """Wait until an attempt to call the service manager is in the books, and give it. Raises TimeoutError."""
+        return self._wait(lambda books: next(iter(books.calls(**fields)), None), f"call {fields}", timeout)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _wait(self, fits: Callable[[Books], Entry | None], what: str, timeout: float) -> Entry:
+        end = time.monotonic() + timeout
+        last = 0
+        recent: list[Entry] = []
+        while True:
+            left = end - time.monotonic()
+            news = Books(self._call("GET", f"/_books?after={last}&wait={max(0.0, min(left, 5.0)):.3f}"))
+            found = fits(news)
+            if found is not None:
+                return found
+            recent = [*recent, *news.entries][-5:]
+            if news.entries:
+                last = news.entries[-1]["number"]
+            if left <= 0:
+                raise TimeoutError(f"not in the books after {timeout} s: {what}. The last entries: {recent}")
+
+    def _call(self, method: str, path: str, document: Any = None) -> Any:
+        body = None if document is None else json.dumps(document).encode()
+        response = self._http.request(method, self.url + path, body=body)
+        if response.status != 200:
+            raise ValueError(f"{method} {path}: {response.status} {response.data.decode()}")
+        return json.loads(response.data)
+
+    def _first_line(self) -> bytes:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(30) else b""
+        if not line:
+            log = (self._directory / "standin.log").read_text(errors="replace")
+            raise RuntimeError(f"the stand-in did not start:\n{log[-4000:]}")
+        return line
+
+    def _stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        self._http.clear()
+        self._process = None

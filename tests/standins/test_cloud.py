@@ -1,0 +1,529 @@
+"""The stand-in's contract: what it takes and refuses, and that its books tell one start from two.
+
+A service manager of a few lines receives what orchestrators say; the requests that it would make, the tests make.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import http.server
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from occi_service.identity import (
+    MemoryRevocations,
+    SignedTokens,
+    SigningKey,
+    TenantId,
+    TokenIssuer,
+    VerificationKeys,
+)
+from occi_service.model import type_id
+from occi_service.wire import deploy, design, disposal, names, tokens
+from occi_service.wire import orchestrator as wire
+from occi_service.wire import service_manager as manager
+from tests.standins.cloud import StandInCloud
+from tests.standins.faults import Fault
+from tests.standins.keys import issuer_of, read_keys, write_keys
+
+TENANT = TenantId("tenant-a")
+SERVICE = "http://schemas.example.org/occi/sm#hello"
+ARCHIVE = b"an archive"
+DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
+KEY = SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="sm-1")
+
+
+class _AnyInstance:
+    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
+        return True
+
+
+KEYS = VerificationKeys([KEY.public])
+ISSUER = TokenIssuer(
+    KEY, keys=KEYS, instances=_AnyInstance(), revocations=MemoryRevocations(time.time), clock=time.time
+)
+
+
+class ServiceManager:
+    """Takes `renew` and `report` at any instance's URL.
+
+    Attributes:
+        said: action, instance and attributes of each call that was taken.
+        answers: statuses to answer the next calls with instead, by action.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.said: list[tuple[str, str, dict[str, Any]]] = []
+        self.answers: dict[str, list[int]] = {"renew": [], "report": []}
+        self._changed = threading.Condition()
+        verifier = SignedTokens(
+            KEYS,
+            audiences=[tokens.AUDIENCE_SERVICE_MANAGER],
+            revocations=MemoryRevocations(time.time),
+            clock=time.time,
+        )
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                path, _, term = self.path.partition("?action=")
+                assert body["action"] == manager.SCHEME + term
+                identity = verifier.verify(self.headers["Authorization"].removeprefix("Bearer "))
+                status, answer = outer.take(term, path.rpartition("/")[2], identity.instance_id, body)
+                document = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(document)))
+                self.end_headers()
+                self.wfile.write(document)
+
+            def log_message(self, *arguments: Any) -> None:
+                """Nowhere: what was said is in `said`."""
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/hello"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def take(self, term: str, instance: str, bearer: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        with self._changed:
+            if bearer != instance:
+                return 403, {}
+            if self.answers[term]:
+                return self.answers[term].pop(0), {}
+            self.said.append((term, instance, body.get("attributes", {})))
+            self._changed.notify_all()
+        if term == "report":
+            return 200, {}
+        audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        given = {each: ISSUER.for_instance(instance, tenant_id=TENANT, audience=each) for each in audiences}
+        return 200, {"attributes": {manager.TOKENS: given}}
+
+    def reports(self, instance: str, phase: str | None = None) -> list[dict[str, Any]]:
+        said = [each for term, of, each in self.said if term == "report" and of == instance]
+        return [each for each in said if phase is None or each.get(manager.PHASE) == phase]
+
+    def wait(self, fits: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(fits, timeout=20), self.said[-5:]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def sm() -> Iterator[ServiceManager]:
+    started = ServiceManager()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[StandInCloud]:
+    with StandInCloud(tmp_path, [KEY.public], outputs={"web.endpoint": "http://x/{instance}"}) as started:
+        yield started
+
+
+class Caller:
+    """Makes the service manager's requests for one instance."""
+
+    def __init__(self, cloud: StandInCloud, sm: ServiceManager) -> None:
+        self.cloud = cloud
+        self.sm = sm
+        self.instance = str(uuid.uuid4())
+        self._http = urllib3.PoolManager(retries=False, timeout=10)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        document: Any = None,
+        *,
+        audience: str = tokens.AUDIENCE_CLOUD_CONTROLLER,
+        tenant: TenantId = TENANT,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        token = ISSUER.for_service("sm-1", tenant_id=tenant, audience=audience, instance_id=self.instance)
+        fields = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/occi+json",
+            "Accept": "application/occi+json",
+            **(headers or {}),
+        }
+        body = document if isinstance(document, bytes) else json.dumps(document).encode() if document else None
+        response = self._http.request(method, self.cloud.url + url, body=body, headers=fields)
+        return response.status, json.loads(response.data) if response.data[:1] == b"{" else response.data
+
+    def put_bundle(self, archive: bytes = ARCHIVE) -> int:
+        path = deploy.bundle_path(hashlib.sha256(archive).hexdigest())
+        headers = {"Content-Type": deploy.BUNDLE_MEDIA_TYPE}
+        return self.request("PUT", f"/deploy{path}", archive, headers=headers)[0]
+
+    def put_application(self, generation: int = 1, *, digest: str = DIGEST, **more: Any) -> tuple[int, Any]:
+        environment = {
+            wire.ENV_INSTANCE: self.instance,
+            wire.ENV_SERVICE_MANAGER: f"{self.sm.url}/{self.instance}",
+            wire.ENV_DESIGN: f"{self.cloud.url}/design",
+            wire.ENV_TOKEN: ISSUER.for_instance(
+                self.instance, tenant_id=TENANT, audience=tokens.AUDIENCE_SERVICE_MANAGER
+            ),
+            wire.ENV_KEYS: write_keys([KEY.public]),
+        }
+        document = {
+            "kind": type_id(deploy.APPLICATION),
+            "mixins": [type_id(deploy.ORCHESTRATOR)],
+            "attributes": {
+                deploy.APP_NAME: "hello",
+                names.INSTANCE: self.instance,
+                names.SERVICE: SERVICE,
+                names.GENERATION: generation,
+                deploy.BUNDLE_DIGEST: digest,
+                deploy.APPLICATION_ENV: environment,
+            },
+        }
+        return self.request("PUT", f"/deploy{deploy.application_path(self.instance)}", document, **more)
+
+    def orchestrator(self, method: str, document: Any = None, *, action: str = "", **more: Any) -> tuple[int, Any]:
+        more.setdefault("audience", tokens.audience_of_orchestrator(self.instance))
+        query = f"?action={action}" if action else ""
+        return self.request(method, f"/orchestrators/{self.instance}{wire.PATH}{query}", document, **more)
+
+    def activate(self, generation: int = 1, *, counter: int = 0, **more: Any) -> int:
+        document = {
+            "kind": type_id(wire.ORCHESTRATOR),
+            "attributes": {
+                names.INSTANCE: self.instance,
+                names.TENANT: TENANT,
+                names.SERVICE: SERVICE,
+                names.GENERATION: generation,
+                wire.PARAMETERS: {"greeting": "hello"},
+                wire.PRIVATE: {"counter": counter},
+            },
+        }
+        return self.orchestrator("PUT", document, **more)[0]
+
+    def phase(self, phase: str, generation: int = 1, **more: Any) -> int:
+        document = {"action": wire.SCHEME + phase, "attributes": {names.GENERATION: generation}}
+        return self.orchestrator("POST", document, action=phase, **more)[0]
+
+    def up(self) -> None:
+        """As far as an orchestrator that is activated."""
+        self.put_bundle()
+        assert self.put_application()[0] == 201
+        self.cloud.wait_for("tokens taken", self.instance)
+        assert self.activate() == 201
+
+    def reported(self, phase: str, times: int = 1) -> dict[str, Any]:
+        self.sm.wait(lambda: len(self.sm.reports(self.instance, phase)) >= times)
+        return self.sm.reports(self.instance, phase)[-1]
+
+    def dispose(self, generation: int = 1) -> tuple[int, Any]:
+        document = {
+            "kind": type_id(disposal.DISPOSAL),
+            "attributes": {names.INSTANCE: self.instance, names.GENERATION: generation},
+        }
+        return self.request("PUT", f"/disposal{disposal.disposal_path(self.instance)}", document)
+
+
+@pytest.fixture
+def caller(cloud: StandInCloud, sm: ServiceManager) -> Caller:
+    return Caller(cloud, sm)
+
+
+def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
+    cloud, instance = caller.cloud, caller.instance
+    path = f"/deploy{deploy.bundle_path(DIGEST)}"
+    assert caller.request("HEAD", path)[0] == 404
+    assert [caller.put_bundle(), caller.put_bundle(), caller.request("HEAD", path)[0]] == [201, 200, 200]
+    assert caller.request("GET", path)[1] == ARCHIVE
+    assert caller.request("GET", "/deploy/bundle/")[1]["resources"][0]["id"].endswith(DIGEST)
+    subject = {design.SUBJECT_TOKEN_HEADER: "the tenant's"}
+    delegation = {"kind": type_id(design.DELEGATION)}
+    where = f"/design{design.delegation_path(instance)}"
+    assert caller.request("PUT", where, delegation)[0] == 400
+    assert caller.request("PUT", where, delegation, headers=subject)[0] == 201
+    assert caller.request("PUT", where, delegation)[1]["attributes"][design.DELEGATION_STATE] == "active"
+
+    caller.up()
+    assert caller.put_application()[0] == 200
+    _, application = caller.request("GET", f"/deploy{deploy.application_path(instance)}")
+    assert application["attributes"][deploy.APP_STATE] == "active"
+    assert application["attributes"][deploy.APP_URL] == f"{cloud.url}/orchestrators/{instance}"
+    assert caller.activate() == 200
+    for phase in ("deploy", "provision"):
+        assert caller.phase(phase) == 200
+        report = caller.reported(phase)
+        assert report[manager.PHASE_STATE] == "done"
+        assert report[manager.OUTPUTS] == {"web.endpoint": f"http://x/{instance}"}
+    stack = report[manager.REPORTED_LINKS][0]["target"].removeprefix(cloud.url)
+    assert caller.request("GET", stack)[1]["attributes"][deploy.STACK_STATE] == "CREATE_COMPLETE"
+    _, shown = caller.orchestrator("GET")
+    assert shown["attributes"][wire.STACK_STATE] == "CREATE_COMPLETE"
+
+    assert caller.orchestrator("DELETE")[0] == 200
+    caller.reported("destroy")
+    assert caller.dispose()[0] == 201
+    cloud.wait_for("disposal done", instance)
+    status, ended = caller.dispose()
+    assert (status, ended["attributes"][disposal.DISPOSAL_STATE]) == (200, "done")
+    assert [each["object"] for each in ended["attributes"][disposal.DISPOSAL_AUDIT]] == [
+        deploy.application_path(instance),
+        design.delegation_path(instance),
+    ]
+    assert cloud.left_over() == []
+    assert caller.put_application()[0] == 409
+
+    books = cloud.books()
+    assert books.starts(instance) == 1
+    assert books.phases(instance) == {(1, "deploy"): 1, (1, "provision"): 1, (1, "destroy"): 1}
+    assert books.violations == []
+    assert 0.04 <= books.seconds(instance) < 5
+    assert {each["token"]["audience"] for each in books.requests(instance=instance) if each["token"]} == {
+        tokens.AUDIENCE_CLOUD_CONTROLLER,
+        tokens.audience_of_orchestrator(instance),
+    }
+    text = json.dumps(books.entries)
+    assert "the tenant's" not in text
+    assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the books"
+
+
+def test_the_catalogue_lists_the_modules(caller: Caller) -> None:
+    _, found = caller.request("GET", "/design/service/")
+    endpoints = {
+        each["attributes"][design.SERVICE_TYPE]: each["attributes"][design.ENDPOINT] for each in found["resources"]
+    }
+    url = caller.cloud.url
+    assert endpoints[deploy.SCHEME] == f"{url}/deploy"
+    assert endpoints[disposal.SCHEME] == f"{url}/disposal"
+
+
+def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
+    caller.up()
+    other = b"another archive"
+    caller.put_bundle(other)
+    rolled = hashlib.sha256(other).hexdigest()
+    assert caller.put_application(1, digest=rolled)[0] == 409
+    assert caller.put_application(2, digest=rolled)[0] == 200
+    caller.cloud.wait_for("application started", caller.instance, process=2)
+    assert caller.put_application(1, digest=rolled)[0] == 409
+    assert caller.put_application(3, digest="0" * 64)[0] == 409
+    assert caller.activate(2, counter=0) == 201
+    assert caller.activate(1) == 409
+    assert caller.phase("deploy", 1) == 409
+    assert caller.put_application(3, tenant=TenantId("tenant-b"))[0] == 409
+    assert caller.cloud.books().starts(caller.instance) == 2
+
+
+def test_a_repeated_phase_is_done_once_and_reported_again(caller: Caller) -> None:
+    caller.cloud.configure(phase_delays={"deploy": 0.2})
+    caller.up()
+    assert caller.phase("deploy") == 200
+    assert caller.phase("provision") == 409
+    assert caller.phase("deploy") == 200
+    caller.reported("deploy")
+    assert caller.phase("deploy") == 200
+    caller.reported("deploy", times=2)
+    books = caller.cloud.books()
+    assert books.phases(caller.instance) == {(1, "deploy"): 1}
+    assert books.times("phase repeated", caller.instance) == 2
+    assert books.times("stack made", caller.instance) == 1
+
+
+def test_tokens_for_others_are_refused(caller: Caller) -> None:
+    caller.up()
+    assert caller.activate(audience=tokens.AUDIENCE_CLOUD_CONTROLLER) == 401
+    assert caller.activate(audience=tokens.audience_of_orchestrator(str(uuid.uuid4()))) == 401
+    assert caller.phase("deploy", tenant=TenantId("tenant-b")) == 403
+    assert caller.put_application(audience=tokens.AUDIENCE_SERVICE_MANAGER)[0] == 401
+    path = f"/deploy{deploy.application_path(caller.instance)}"
+    assert caller.request("GET", path, tenant=TenantId("tenant-b"))[0] == 404
+
+
+def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
+    caller.sm.answers["renew"] = [500]
+    caller.up()
+    caller.sm.answers["report"] = [503, 401, 500]
+    caller.phase("deploy")
+    caller.reported("deploy")
+    attempts = [each["status"] for each in caller.cloud.books().calls("report", caller.instance)]
+    assert attempts[:3] == [503, 401, 500]
+    caller.sm.answers["report"] = [409]
+    caller.phase("provision")
+    caller.cloud.wait_for("phase done", caller.instance, phase="provision")
+    caller.phase("update", 2)
+    caller.reported("update")
+    assert caller.sm.reports(caller.instance, "provision") == []
+    renewals = [each["status"] for each in caller.cloud.books().calls("renew", caller.instance)]
+    assert renewals == [500, 200, 200]
+    assert caller.cloud.books().violations == []
+
+
+def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller, sm: ServiceManager) -> None:
+    caller.up()
+    sm.stop()
+    caller.phase("deploy")
+    caller.cloud.wait_for_call(name="report", attempt=2, status=None)
+    assert caller.cloud.state()["applications"][caller.instance]["orchestrator"]["pending_reports"] == ["1/deploy"]
+    again = ServiceManager(sm.port)
+    try:
+        caller.sm = again
+        assert caller.reported("deploy")[manager.PHASE_STATE] == "done"
+    finally:
+        again.stop()
+
+
+def test_a_crashed_orchestrator_knows_its_environment_alone(caller: Caller) -> None:
+    caller.up()
+    caller.phase("deploy")
+    caller.reported("deploy")
+    caller.cloud.fault("crash", module="orchestrator", action="provision")
+    assert caller.phase("provision") == 200
+    caller.cloud.wait_for("tokens taken", caller.instance, process=2)
+    assert caller.phase("provision") == 404
+    assert caller.activate(counter=1) == 201
+    assert caller.phase("provision") == 200
+    assert caller.reported("provision")[manager.PRIVATE] == {"counter": 2}
+    assert caller.cloud.books().violations == []
+    caller.cloud.crash(caller.instance)
+    caller.cloud.wait_for("tokens taken", caller.instance, process=3)
+    assert caller.activate(counter=1) == 201
+    assert ["private state was lost" in each for each in caller.cloud.books().violations] == [True]
+
+
+def test_faults_around_requests(caller: Caller) -> None:
+    cloud = caller.cloud
+    caller.put_bundle()
+    cloud.fault("status", module="deploy", method="PUT", path="^/application/", status=503, retry_after=2, count=2)
+    assert [caller.put_application()[0] for _ in range(2)] == [503, 503]
+    cloud.fault("drop_before", module="deploy", method="PUT")
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        caller.put_application()
+    assert cloud.left_over() == []
+    cloud.fault("drop_after", module="deploy", method="PUT")
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        caller.put_application()
+    assert caller.put_application()[0] == 200
+    assert cloud.books().times("application created", caller.instance) == 1
+    assert [
+        (each["status"], each["answered"]) for each in cloud.books().requests(method="PUT", instance=caller.instance)
+    ] == [
+        (503, True),
+        (503, True),
+        (None, False),
+        (201, False),
+        (200, True),
+    ]
+    cloud.fault("delay", module="deploy", method="GET", seconds=60)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        path = f"/deploy{deploy.application_path(caller.instance)}"
+        waiting = pool.submit(caller.request, "GET", path)
+        cloud.wait_for("request held", caller.instance)
+        assert not waiting.done()
+        cloud.clear()
+        assert waiting.result(10)[0] == 200
+
+
+def test_faults_of_what_is_set_off(caller: Caller) -> None:
+    cloud = caller.cloud
+    caller.up()
+    cloud.fault("fail", module="orchestrator", action="deploy", message="no quota")
+    caller.phase("deploy")
+    report = caller.reported("deploy")
+    assert (report[manager.PHASE_STATE], report[manager.PHASE_MESSAGE]) == ("failed", "no quota")
+    cloud.fault("hang", module="orchestrator", action="deploy")
+    caller.phase("deploy")
+    assert cloud.state()["applications"][caller.instance]["orchestrator"]["phase"] == "1/deploy"
+    assert caller.phase("deploy", 2) == 200
+    cloud.wait_for("phase abandoned", caller.instance, generation=1)
+    caller.reported("deploy", times=2)
+    cloud.fault("fail", module="disposal", message="a volume is in use")
+    caller.dispose(2)
+    cloud.wait_for("disposal failed", caller.instance)
+    assert caller.dispose(1)[0] == 409
+    assert caller.dispose(2)[0] == 200
+    cloud.wait_for("disposal done", caller.instance)
+
+    other = Caller(cloud, caller.sm)
+    cloud.fault("error", module="deploy", method="PUT", message="no such image")
+    other.put_application()
+    _, shown = other.request("GET", f"/deploy{deploy.application_path(other.instance)}")
+    assert shown["attributes"][deploy.APP_STATE] == "error"
+    assert shown["attributes"][deploy.APP_STATE_MESSAGE] == "no such image"
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        other.activate()
+    third = Caller(cloud, caller.sm)
+    cloud.fault("never_start", module="deploy", method="PUT")
+    third.put_application()
+    assert cloud.state()["applications"][third.instance]["orchestrator"] is None
+    assert cloud.books().starts(third.instance) == 0
+
+
+def test_an_event_is_taken_once(caller: Caller) -> None:
+    caller.up()
+    attributes = {wire.EVENT_ID: "e1", wire.EVENT_TYPE: "alarm"}
+    document = {"action": type_id(wire.NOTIFY), "attributes": attributes}
+    assert [caller.orchestrator("POST", document, action="notify")[0] for _ in range(2)] == [200, 200]
+    books = caller.cloud.books()
+    assert (books.times("event taken"), books.times("event repeated")) == (1, 1)
+
+
+def test_a_fault_that_is_not_well_formed_is_refused() -> None:
+    with pytest.raises(ValueError, match="seconds"):
+        Fault(kind="delay")
+    with pytest.raises(ValueError, match="no module"):
+        Fault(kind="hang", module="runtime")
+
+
+def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
+    process = cloud._process
+    assert process is not None
+    assert process.stdin is not None
+    # What the kernel does when the test run is killed.
+    process.stdin.close()
+    assert process.wait(10) == -9
+
+
+def test_keys_travel_as_a_jwk_set() -> None:
+    other = SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="sm-2").public
+    text = write_keys([KEY.public, other])
+    found = read_keys(text)
+    assert found.get(other.key_id) == other
+    assert found.get(KEY.public.key_id) == KEY.public
+    bare = json.loads(text)
+    del bare["keys"][0]["iss"]
+    start = ISSUER.for_instance(str(uuid.uuid4()), tenant_id=TENANT, audience=tokens.AUDIENCE_SERVICE_MANAGER)
+    assert read_keys(json.dumps(bare), issuer_of(start)).get(KEY.public.key_id) == KEY.public
+
+
+def test_it_keeps_up_with_many_orders(cloud: StandInCloud, sm: ServiceManager) -> None:
+    callers = [Caller(cloud, sm) for _ in range(100)]
+
+    def order(caller: Caller) -> None:
+        caller.up()
+        for phase in ("deploy", "provision"):
+            assert caller.phase(phase) == 200
+            cloud_report = caller.reported(phase)
+            assert cloud_report[manager.PHASE_STATE] == "done"
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(order, callers))
+    books = cloud.books()
+    assert books.violations == []
+    assert {books.starts(each.instance) for each in callers} == {1}
+    assert len(cloud.state()["stacks"]) == 100
