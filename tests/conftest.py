@@ -33,9 +33,9 @@ def postgres_server() -> Iterator[str]:
         missing("PostgreSQL (initdb)")
     assert programs is not None
     # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
-    with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as directory:
-        with PostgresServer(programs, Path(directory)) as url:
-            yield url
+    directory = tempfile.TemporaryDirectory(prefix="archelon-postgres-")
+    with directory as name, PostgresServer(programs, Path(name)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ class Shelf(InMemoryRegistry):
         super().__init__()
         self._world = world
         self._shared = shared
-        self._tenants: dict[str, Any] = {}
+        self._owners: dict[str, Any] = {}
         self._labels: dict[str, str] = {}
         self._of_instance: dict[str, set[str]] = {}
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
         """Add an entity; 409 where another tenant has one at this path, whom this one cannot see."""
         owner = None if entity.kind in self._shared else self.get_extras(extras)
-        if self._tenants.setdefault(key, owner) != owner:
+        if self._owners.setdefault(key, owner) != owner:
             raise refuse(409, "the path is taken")
         self._labels[key] = label = entity.attributes.get(INSTANCE, "")
         self._of_instance.setdefault(label, set()).add(key)
@@ -48,28 +48,28 @@ class Shelf(InMemoryRegistry):
         return any(key.startswith(kind.location) for kind in self._shared)
 
     def delete_resource(self, key: str, extras: Any) -> None:
-        super().delete_resource(key, extras)
-        self._tenants.pop(key, None)
+        super().delete_resource(key, None if self._is_shared(key) else extras)
+        self._owners.pop(key, None)
         label = self._labels.pop(key, "")
         self._of_instance.get(label, set()).discard(key)
 
     def keys_of(self, kind: Kind, instance: str | None = None) -> list[str]:
         """Paths of all entities of a kind, every tenant's; with an instance, those that carry its label."""
-        keys = self._tenants if instance is None else self._of_instance.get(instance, ())
+        keys = self._owners if instance is None else self._of_instance.get(instance, ())
         return sorted([key for key in keys if key.startswith(kind.location)])
 
     def any_tenants(self, key: str) -> Entity | None:
         """The entity of a path, whoever has it."""
-        return self.get_resource(key, _As(self._tenants[key])) if key in self._tenants else None
+        return self.get_resource(key, _As(self._owners[key])) if key in self._owners else None
 
     def take_out(self, key: str) -> None:
         """Remove an entity, whoever has it, if it is there."""
-        if key in self._tenants:
-            self.delete_resource(key, None)
+        if key in self._owners:
+            self.delete_resource(key, _As(self._owners[key]))
 
     def write(self, key: str, entity: Entity) -> None:
         """Save an entity, whoever has it."""
-        self.save(key, entity, _As(self._tenants[key]))
+        self.save(key, entity, _As(self._owners[key]))
 
     def put_for(self, tenant: str, key: str, entity: Entity) -> None:
         """Add an entity on behalf of a tenant."""
