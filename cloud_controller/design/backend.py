@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from occi.backend import ActionBackend, KindBackend
-from occi.core_model import Action, Entity
+from occi.core_model import Action, Entity, Resource
 
 from occi_service import identity
 from occi_service.app import Application
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, shown
+from occi_service.registry.base import Registry
 from occi_service.wire import design
+from occi_service.wire import names as wire_names
 
 from .. import callers
 from ..owned import context
 from .validation import validate
 
-__all__ = ["DesignModule"]
+__all__ = ["DesignModule", "register_modules"]
 
 #: Seconds that an exchanged token lives: one order's worth.
 _EXCHANGED: Final = 300
@@ -170,3 +172,25 @@ class DesignModule:
 
 def _instance(entity: Entity) -> str:
     return entity.identifier.rpartition("/")[2]
+
+
+def register_modules(registry: Registry, names: Sequence[str], *, url: str, region: str) -> None:
+    """Put this cloud controller's own modules into the catalogue, under the schemes of their kinds.
+
+    Args:
+        registry: where the kinds of design are registered.
+        names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
+    """
+    extras: dict[str, Any] = {}
+    for name in names:
+        service_type = wire_names.scheme(name)
+        path = design.service_path(service_type, region)
+        entity = Resource(path, design.SERVICE, [], title=f"Cloud controller: {name}")
+        entity.attributes = {
+            design.SERVICE_TYPE: service_type,
+            design.ENDPOINT: f"{url}/{name}/",
+            design.SERVICE_REGION: region,
+            design.INTERFACE: "public",
+        }
+        with registry.unit_of_work(extras):
+            registry.add_resource(path, entity, extras)
