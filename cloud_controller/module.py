@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from wsgiref.types import WSGIEnvironment
 
-from occi.core_model import Category, Entity
+from occi.core_model import Category, Entity, Kind
 
 from occi_service import logs
 from occi_service.app import Application
 from occi_service.errors import ForbiddenError
-from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
+from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind
 from occi_service.registry.base import Page, PyssfRegistry, Registry, Selection
 from occi_service.request_log import ROUTE, TENANT
 from occi_service.service import KnownCaller
@@ -69,7 +69,7 @@ class ModuleApplication(KnownCaller):
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         """WSGI. The token that a delegation is made of is taken out, so that nothing behind can log it by accident."""
-        environ.pop(_SUBJECT_TOKEN, None)
+        subject = environ.pop(_SUBJECT_TOKEN, None)
         path: str = environ.get("PATH_INFO", "")
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
         caller: Identity | None = environ.get(IDENTITY)
@@ -82,7 +82,11 @@ class ModuleApplication(KnownCaller):
                 callers.check_served(caller)
             except ForbiddenError as error:
                 return self.render_error(environ, response, 403, "Forbidden", error.message, error.where, {})
-        extras: dict[str, Any] = {"caller": caller, "request_id": logs.request_id()}
+        extras: dict[str, Any] = {
+            "caller": caller,
+            "request_id": logs.request_id(),
+            "subject_token": PresentedToken(subject) if subject else None,
+        }
         if not path.startswith(self._module.shared):
             extras["identity"] = self._eyes(caller, path)
         return self._call_occi(environ, response, **extras)
@@ -124,7 +128,23 @@ class CallersView(PyssfRegistry):
         if instance is not None:
             own = (names.INSTANCE, instance)
             selection = dataclasses.replace(selection, attributes=(*selection.attributes, own))
-        return self.wrapped.select(selection, extras)
+        if selection.category is not None:
+            return self.wrapped.select(selection, extras)
+        return self._below(selection, extras)
+
+    def _below(self, selection: Selection, extras: Any) -> Page:
+        """What lies below a path, of this module's kinds: others' entities stand in the same database."""
+        end = None if selection.limit is None else selection.offset + selection.limit
+        found: list[Entity] = []
+        for kind in self.get_categories(extras):
+            if not isinstance(kind, Kind) or not kind.location:
+                continue
+            if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
+                continue
+            wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
+            page = self.wrapped.select(wanted, extras)
+            found += [each for each in page.entities if each.identifier.startswith(selection.path)]
+        return Page(found[selection.offset : end], more=end is not None and len(found) > end)
 
 
 def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
     objects = parts.objects
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     factories: Mapping[str, Callable[[], Module]] = {
-        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms),
+        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms, verifier=parts.realm),
         "deploy": lambda: DeployModule(objects, parts.regions),
         "provision": lambda: ProvisionModule(objects, configures),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),

@@ -59,15 +59,17 @@ class CatalogueBackend(KindBackend):
 class DelegationBackend(KindBackend, ActionBackend):
     """Who acts for an instance, kept by design alone.
 
-    A local region needs no more of a delegation than that it is there and not revoked: the tenant's token is checked by the
-    door, its own tenant taken, and not kept.
+    A local region needs no more of a delegation than that it is there: the tenant's token, where one comes along, is verified to
+    be of the tenant that the order is for, and not kept.
 
     Args:
         issuer: signs exchanged tokens.
+        verifier: of tenants' own tokens, or None.
     """
 
-    def __init__(self, issuer: identity.TokenIssuer) -> None:
+    def __init__(self, issuer: identity.TokenIssuer, verifier: identity.TokenVerifier | None) -> None:
         self._issuer = issuer
+        self._verifier = verifier
 
     def create(self, entity: Entity, extras: Any) -> None:
         instance = _instance(entity)
@@ -75,9 +77,23 @@ class DelegationBackend(KindBackend, ActionBackend):
             identity.instance_subject(instance)
         except ValueError as error:
             raise BadRequestError(str(error), "path") from None
-        callers.check_acts_for(context(extras).caller, instance)
+        here = context(extras)
+        callers.check_acts_for(here.caller, instance)
+        self._check_subject(extras["subject_token"], here.tenant)
         entity.attributes[design.DELEGATION_STATE] = "active"
         entity.actions = list(entity.kind.actions)
+
+    def _check_subject(self, token: identity.PresentedToken | None, tenant: str) -> None:
+        if token is None or self._verifier is None:
+            return
+        try:
+            subject = self._verifier.verify(token.reveal())
+        except identity.IdentityError as error:
+            raise ForbiddenError(error.message, f"header {design.SUBJECT_TOKEN_HEADER}") from None
+        if subject.tenant_id != tenant:
+            raise ForbiddenError(
+                "the tenant's token is another tenant's than the order's", f"header {design.SUBJECT_TOKEN_HEADER}"
+            )
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
         callers.check_acts_for(context(extras).caller, _instance(old))
@@ -148,19 +164,27 @@ class DesignModule:
     Args:
         issuer: signs exchanged tokens.
         platforms: by region.
+        verifier: of tenants' own tokens, or None.
     """
 
     name = "design"
     shared: tuple[str, ...] = (design.SERVICE.location,)
     open_to_tenants = True
 
-    def __init__(self, issuer: identity.TokenIssuer, *, platforms: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        issuer: identity.TokenIssuer,
+        *,
+        platforms: Mapping[str, Any],
+        verifier: identity.TokenVerifier | None = None,
+    ) -> None:
         self._issuer = issuer
+        self._verifier = verifier
         self._platforms = platforms
 
     def register(self, application: Application) -> None:
         """Publish kinds and actions."""
-        delegations = DelegationBackend(self._issuer)
+        delegations = DelegationBackend(self._issuer, self._verifier)
         validation = ValidationBackend(self._platforms)
         application.register_backend(design.SERVICE, CatalogueBackend())
         application.register_backend(design.DELEGATION, delegations)

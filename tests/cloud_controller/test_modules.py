@@ -24,7 +24,7 @@ from occi_service.client import ClientError
 from occi_service.database import Database
 from occi_service.identity import IDENTITY
 from occi_service.settings import SettingsError
-from occi_service.wire import deploy, disposal, names, orchestrator, tokens
+from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
 
 from .house import House, labels, new_instance
 from .test_deploy_module import put_stack, stack_at
@@ -84,6 +84,25 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
     assert house.call("GET", "/design/service/", token=issued["ann"]).status_code == 200
     assert house.attributes(stack_at(instance), token=issued["op"])[names.INSTANCE] == instance
     assert house.call("DELETE", stack_at(instance), token=issued["op"]).status_code == 200
+    # A delegation is made with the tenant's own token, which has to be of the order's tenant.
+    path = "/design" + design.delegation_path(instance)
+    headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
+    other = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers)
+    assert (other.status_code, issued["ann"] in other.text) == (403, False)
+    ours = house.service_token(tenant=realm.read().tenants["ours"].id)
+    headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
+    made = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers, token=ours)
+    assert made.status_code == 201, made.text
+
+
+def test_the_root_of_a_module_lists_what_is_its_own(house: House) -> None:
+    instance = new_instance()
+    put_stack(house, instance)
+    for name in web.MODULES:
+        answer = house.call("GET", f"/{name}/")
+        assert answer.status_code == 200
+        found = [each["attributes"].get(deploy.STACK_NAME) for each in answer.json.get("resources", [])]
+        assert found == (["main"] if name == "deploy" else [])
 
 
 def test_migrations_make_the_tables(database_url: str) -> None:
