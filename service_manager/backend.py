@@ -255,7 +255,8 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             "begun": self._clock(),
             "stumbles": 0,
             "phase_generation": instance.snapshot.generation,
-            "disposal": None,
+            # What disposal has begun to take down is not asked of the orchestrator again, which may be gone by now.
+            "disposal": "again" if instance.snapshot.disposal is not None else None,
         }
 
     # helpers of all ---------------------------------------------------------------------------------------------------

@@ -68,8 +68,11 @@ class Instance:
     audit: str | None
 
 
-def house_extras(connection: sa.Connection, tenant: TenantId) -> dict[str, Any]:
-    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own."""
+def house_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
+    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own.
+
+    Without a connection, what is read is read alone and not locked.
+    """
     identity = Identity(
         subject="service-manager",
         tenant_id=tenant,
@@ -138,6 +141,14 @@ class Instances:
         """The entity of an instance, for writing; None if it is gone."""
         try:
             return self.registry.get_resource(instance.path, house_extras(connection, instance.tenant))
+        except KeyError:
+            return None
+
+    def entity_as_seen(self, instance: Instance) -> Entity | None:
+        """The entity of an instance, for reading alone: nothing is locked. Secrets are open."""
+        extras = house_extras(None, instance.tenant)
+        try:
+            return self.registry.get_resource(instance.path, extras)
         except KeyError:
             return None
 
