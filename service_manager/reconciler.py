@@ -346,15 +346,10 @@ class Reconciler:
         if entity is None:
             return
         state = change.enter or str(entity.attributes.get(wire.STATE))
-        if (
-            state == "active"
-            and instance.snapshot.changed > instance.snapshot.applied
-            and "applied" not in change.columns
-        ):
+        if state == "active" and instance.snapshot.changed > change.columns.get("applied", instance.snapshot.applied):
+            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
             state = "update"
         show_state(entity, state, change.message or "")
-        if change.enter == "active":
-            entity.attributes.setdefault("occi.mcn.stack.state", "CREATE_COMPLETE")
         if change.enter in ("active", "update"):
             manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
             entity.attributes[wire.BUNDLE_VERSION] = manifest.version or instance.snapshot.digest[:12]
