@@ -13,6 +13,7 @@ from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
 from occi_service.registry import Registry
 from occi_service.service import KnownCaller
 
+from . import hurtle
 from .catalogue import Catalogue
 from .start_tokens import START_AUDIENCE
 
@@ -41,7 +42,7 @@ class ServiceManager(KnownCaller):
         realm_name: str,
         dialect: Literal["1.2", "pyssf"] = "1.2",
     ) -> None:
-        super().__init__(registry, dialect=dialect)
+        super().__init__(registry, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect)
         self._catalogue = catalogue
         self._exists = exists
         self._issuers = issuers
