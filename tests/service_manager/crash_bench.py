@@ -23,7 +23,7 @@ from occi_service.wire import service_manager as wire
 from occi_service.work.table import work as work_rows
 from service_manager import tables
 from service_manager.history import EXPIRY_TOPIC
-from tests.standins.cloud import StandInCloud
+from tests.standins.cloud import Books, StandInCloud
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 
@@ -254,10 +254,21 @@ class Bench:
     # what must hold ---------------------------------------------------------------------------------------------------
 
     def check(
-        self, round_: Round, phases: Mapping[tuple[int, str], int], *, starts: int = 1, begun: bool = True
+        self,
+        round_: Round,
+        phases: Mapping[tuple[int, str], int],
+        *,
+        starts: int = 1,
+        begun: bool = True,
+        earlier: Books | None = None,
     ) -> None:
-        """Each phase of each generation was carried out as often as it should, and begun as often; one application, one start."""
-        books = self.cloud.books()
+        """One application, so many starts of it, and each phase of each generation done as often as it should.
+
+        Args:
+            begun: whether each was begun that often, too.
+            earlier: books that were closed since the order.
+        """
+        books = Books([*(earlier.entries if earlier else []), *self.cloud.books().entries])
         assert books.phases(round_.instance) == Counter(phases), round_
         assert books.starts(round_.instance) == starts, round_
         assert books.times("application created", round_.instance) == 1, round_
