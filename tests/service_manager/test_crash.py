@@ -103,6 +103,9 @@ def kill_at_every_touch(lab: Bench, victim: str, name: str, *, stride: int = 1, 
     else:
         raise AssertionError(f"{name} never ended without a kill")
     lab.manager.kill("worker-2")
+    # What comes next finds everything up, and without a fuse.
+    lab.manager.kill(victim)
+    lab.revive()
     return kills
 
 
@@ -139,7 +142,7 @@ def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: 
         assert phases[(1, "destroy")] == 1
         assert books.starts(round_.instance) == 1
         assert books.times("phase begun", round_.instance, phase="deploy") == 1
-        assert books.times("phase abandoned", round_.instance) + phases[(1, "deploy")] == 1
+        assert books.times("phase abandoned", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
         kills += len(round_.died)
         if not round_.died:
             break
