@@ -83,6 +83,7 @@ class Realm:
             ("reader", "acme", Role.READ_ONLY),
             ("bob", "umbrella", Role.TENANT),
             ("provider", "acme", Role.PROVIDER),
+            ("rival", "umbrella", Role.PROVIDER),
             ("operator", "acme", Role.OPERATOR),
         ):
             realm.add_user(user, tenant=tenant, roles=[role])
