@@ -6,6 +6,7 @@ test reports itself, with a token that the service manager has signed. What need
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 import bundles
+from occi_service import work
 from occi_service.database import Database
 from occi_service.encryption import generate_key
 from occi_service.identity import Identity, TenantId
@@ -21,6 +23,7 @@ from occi_service.schema import upgrade
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 from service_manager import tables, wiring
+from service_manager.history import EXPIRY_TOPIC
 from service_manager.instances import show_state
 from service_manager.settings import ServiceManagerSettings
 from tests.occi_service.protocol.calls import Answer, call, path_of
@@ -160,6 +163,26 @@ class Desk:
         }
         return self.act(path, wire.REPORT, attributes, who=token or self.token(path))
 
+    # work -------------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _topics(self) -> list[work.Topic[Any, Any]]:
+        return wiring.topics(self.parts)
+
+    @property
+    def reconciler(self) -> Any:
+        """What works on instances."""
+        return next(each.handler for each in self._topics if each.name == "instance")
+
+    def work(self, *topics: str) -> None:
+        """Do what is due now: expiries, or these topics."""
+        wanted = topics or (EXPIRY_TOPIC,)
+        worker = work.Worker(self.parts.queue, [each for each in self._topics if each.name in wanted])
+        for _ in range(50):
+            if not worker.run_once():
+                return
+        raise AssertionError("there is no end of work")
+
     # what only a test may do ------------------------------------------------------------------------------------------
 
     def row(self, path: str, who: str = "alice") -> dict[str, Any]:
@@ -186,11 +209,10 @@ class Desk:
 
     def remove(self, path: str) -> None:
         """Take an instance away, as the reconciler does at the end of its disposal."""
-        reconciler = next(each for each in wiring.topics(self.parts) if each.name == "instance").handler
         with self.parts.database.write() as connection:
             found = self.parts.instances.find(connection, self.row(path)["id"])
             assert found is not None
-            reconciler._remove(connection, found, self.clock())
+            self.reconciler._remove(connection, found, self.clock())
 
 
 def identity_of(desk: Desk, who: str) -> Identity:
