@@ -45,10 +45,11 @@ from .invocations import Invocations
 from .lifecycle import Patience
 from .metrics import InstanceCounts, PhaseMetrics
 from .operations import OperatorResource
-from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
+from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
 from .start_tokens import START_ISSUER, StartTokens
 
@@ -278,7 +279,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     return [
         work.Topic(TOPIC, reconciler, timeout=max(timeout, 8.0), retry=patient),
         work.Topic(INVOCATION_TOPIC, Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock)),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),
