@@ -27,7 +27,7 @@ from .backend import caller_of, connection_of, refusals_of_identity
 from .catalogue import Catalogue
 from .history import rfc3339
 from .instances import Instances
-from .rolling import ROLL_STATE, ROLL_TOPIC
+from .rolling import ROLL_STATE, begin_roll
 
 __all__ = ["BundleResource", "PublishedBackend"]
 
@@ -146,19 +146,17 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
             return
         self._catalogue.withdraw(connection, service, identity=identity, now=self._clock())
         entity.attributes[_STATE] = "withdrawn"
-        entity.actions = [wire.ROLL]
+        entity.actions = []
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
         """Roll the instances of the service to its present bundle."""
         identity, connection = caller_of(extras), connection_of(extras)
         with refusals_of_identity():
             self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
-        if str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
-            return
         head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
         if head is None or head.id != entity.identifier or head.withdrawn:
             raise ConflictError("only what is published now can be rolled out; publish this bundle again", _STATE)
-        entity.attributes[ROLL_STATE] = "running"
-        self._instances.queue.enqueue(
-            connection, ROLL_TOPIC, f"{identity.tenant_id} {entity.identifier}", tenant=identity.tenant_id
-        )
+        begin_roll(self._instances, connection, identity.tenant_id, entity.identifier)
+        # The entity here is saved after this; what a roll that is under way has written stays.
+        if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
+            entity.attributes[ROLL_STATE] = "running"

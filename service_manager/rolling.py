@@ -24,7 +24,7 @@ from .history import History
 from .instances import Instance, Instances, house_extras
 from .lifecycle import Wanted
 
-__all__ = ["ROLL_STATE", "ROLL_TOPIC", "Roll"]
+__all__ = ["ROLL_STATE", "ROLL_TOPIC", "Roll", "begin_roll"]
 
 ROLL_TOPIC: Final = "roll"
 ROLL_STATE: Final = names.attribute("roll.state")
@@ -32,6 +32,16 @@ ROLL_STATE: Final = names.attribute("roll.state")
 #: Seconds between two looks at the instance that is under way.
 _LOOK: Final = 0.5
 _UNDER_WAY: Final = re.compile(r"running: instance ([0-9a-f-]{36}), from ([0-9a-f]{64})")
+
+
+def begin_roll(instances: Instances, connection: sa.Connection, tenant: TenantId, entry: str) -> None:
+    """Begin the roll of a service to the bundle of its entry; one that is under way goes on."""
+    extras = house_extras(connection, tenant)
+    entity = instances.registry.get_resource(entry, extras)
+    if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
+        entity.attributes[ROLL_STATE] = "running"
+        instances.registry.save(entry, entity, extras)
+        instances.queue.enqueue(connection, ROLL_TOPIC, f"{tenant} {entry}", tenant=tenant)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

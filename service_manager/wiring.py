@@ -177,10 +177,17 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
     operator = OperatorResource(
-        parts.database, parts.instances, history=parts.history, policy=parts.policy, clock=parts.clock
+        parts.database,
+        parts.instances,
+        parts.catalogue,
+        history=parts.history,
+        policy=parts.policy,
+        clock=parts.clock,
     )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/services", operator, suffix="services")
+    application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,

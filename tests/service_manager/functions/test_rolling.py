@@ -136,3 +136,23 @@ def test_only_the_provider_rolls(service: Service) -> None:
         tenant.act(entry, type_id(wire.ROLL))
     with service.manager.as_("rival") as other, pytest.raises(client.NotFoundError):
         other.act(entry, type_id(wire.ROLL))
+
+
+def test_an_operator_rolls_what_anybody_has_published(service: Service, manager: ServiceManager) -> None:
+    service.publish("1")
+    service.order(1)
+    service.publish("2")
+    body = {"service": service.kind}
+    answer = manager.http("operator", "POST", "/operator/rolls", body)
+    assert (answer.status, answer.json()["roll"]) == (200, "running")
+
+    def state() -> str:
+        services = manager.http("operator", "GET", "/operator/services").json()["services"]
+        return str(next(each["roll"] for each in services if each["service"] == service.kind))
+
+    until(lambda: state() == "done", "the roll ends")
+    assert service.versions() == ["2"]
+    assert manager.http("operator", "POST", "/operator/rolls", {"service": "http://x#y"}).status == 400
+    for who in ("alice", "provider"):
+        assert manager.http(who, "POST", "/operator/rolls", body).status == 403
+        assert manager.http(who, "GET", "/operator/services").status == 403
