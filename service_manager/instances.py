@@ -82,8 +82,11 @@ class Instance:
     audit: str | None
 
 
-def house_extras(connection: sa.Connection, tenant: TenantId) -> dict[str, Any]:
-    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own."""
+def house_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
+    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own.
+
+    Without a connection, what is read is read alone and not locked.
+    """
     identity = Identity(
         subject="service-manager",
         tenant_id=tenant,
@@ -162,6 +165,14 @@ class Instances:
         except KeyError:
             return None
 
+    def entity_as_seen(self, instance: Instance) -> Entity | None:
+        """The entity of an instance, for reading alone: nothing is locked. Secrets are open."""
+        extras = house_extras(None, instance.tenant)
+        try:
+            return self.registry.get_resource(instance.path, extras)
+        except KeyError:
+            return None
+
     def save_entity(self, connection: sa.Connection, instance: Instance, entity: Entity) -> None:
         """Write the entity of an instance back."""
         self.registry.save(instance.path, entity, house_extras(connection, instance.tenant))
@@ -189,7 +200,8 @@ def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
         "begun": now,
         "stumbles": 0,
         "phase_generation": generation,
-        "disposal": None,
+        # What disposal has begun to take down is not asked of the orchestrator again, which may be gone by now.
+        "disposal": "again" if instance.snapshot.disposal is not None else None,
     }
 
 

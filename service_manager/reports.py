@@ -80,7 +80,10 @@ class ReportBackend(ActionBackend):
     def _report(self, entity: Entity, instance: Instance, told: dict[str, Any], extras: Any) -> None:
         seen = instance.snapshot
         generation = told[names.GENERATION]
-        if generation < seen.phase_generation:
+        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
+        # DELETE tells an orchestrator no generation: it reports `destroy` under the last that it was told.
+        destroying = phase == seen.state == "destroy"
+        if generation < seen.phase_generation and not destroying:
             raise ConflictError(
                 f"the report is about generation {generation}; the order is at {seen.phase_generation}",
                 names.GENERATION,
@@ -99,9 +102,10 @@ class ReportBackend(ActionBackend):
                 entity.attributes[name] = told[name]
         if wire.REPORTED_LINKS in told:
             columns["dependencies"] = self._set_links(entity, instance, told[wire.REPORTED_LINKS], extras)
-        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
         message = str(told.get(wire.PHASE_MESSAGE) or "")[:1000]
-        if phase is not None and phase == seen.state and seen.outcome is None:
+        # In the pause before the next attempt, a failure is the one that the pause is for, told twice.
+        told_before = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
+        if phase is not None and phase == seen.state and seen.outcome is None and not told_before:
             if state in ("done", "failed"):
                 columns |= {"outcome": state, "outcome_message": message}
             elif message:
