@@ -46,10 +46,11 @@ from .invocations import Invocations
 from .lifecycle import Patience
 from .metrics import Exporter, PhaseMetrics
 from .operations import OperatorResource
-from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
+from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
 from .start_tokens import START_ISSUER, StartTokens
 
@@ -177,10 +178,17 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
     operator = OperatorResource(
-        parts.database, parts.instances, history=parts.history, policy=parts.policy, clock=parts.clock
+        parts.database,
+        parts.instances,
+        parts.catalogue,
+        history=parts.history,
+        policy=parts.policy,
+        clock=parts.clock,
     )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/services", operator, suffix="services")
+    application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -281,7 +289,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
             Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),
