@@ -1,7 +1,7 @@
-"""A cloud controller, and service managers of suppliers, in memory: what `sdk.testing` and `sdk.conformance` run orchestrators against.
+"""A cloud controller, and suppliers' service managers, in memory: what `sdk.testing` and `sdk.conformance` run against.
 
-It keeps what is PUT and does what the wire says of it. What takes time elsewhere takes a look here: a stack that was ordered is in
-progress when it is first shown, and complete when it is looked at again; one that was deleted is gone at the next look.
+It keeps what is PUT and does what the wire says of it. What takes time elsewhere takes a look here: a stack that was ordered is
+in progress when it is first shown, and complete when it is looked at again; one that was deleted is gone at the next look.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ class MemoryCloud:
 
     def module_of(self, url: str) -> str:
         """Which module, or type of service, a URL of the catalogue means."""
-        name = urllib.parse.unquote(url.removeprefix(self.base).strip("/").partition("/")[0])
-        return name
+        return urllib.parse.unquote(url.removeprefix(self.base).strip("/").partition("/")[0])
 
     def url(self, module: str) -> str:
         """Where a module, or the service manager of a type, is."""
@@ -201,8 +200,8 @@ class MemoryCloud:
             if values.get(manager.STATE) == "destroy":
                 return self._gone(module, path)
             reason = self.fails.get(module)
-            state = {manager.STATE: "fail", manager.STATE_MESSAGE: reason} if reason else {manager.STATE: "active"}
-            self._keep(module, path, {**self.offers[module], **values, **state})
+            ended = {manager.STATE: "fail", manager.STATE_MESSAGE: reason} if reason else {manager.STATE: "active"}
+            self._keep(module, path, {**self.offers[module], **values, **ended})
         return present
 
     def _finished(self, values: Mapping[str, Any], verb: str) -> dict[str, Any]:

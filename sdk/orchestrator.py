@@ -143,17 +143,16 @@ class Orchestrator:
 
     def deploy(self) -> None:
         """Make the suppliers and the stacks, and wait until they stand."""
-        self.deployment.deploy(self.resolver.values(self.resolver.resolve()))
+        self.deployment.deploy(self._values(self.resolver.resolve()))
 
     def provision(self) -> None:
         """Configure what stands: the manifest's templates for provisioning, where it has some."""
         if self._provisions():
-            self.deployment.deploy(self.resolver.values(self.resolver.suppliers()), provision=True)
+            self.deployment.deploy(self._values(self.resolver.suppliers()), provision=True)
 
     def update(self) -> None:
         """Make everything what the parameters now say."""
-        values = self.resolver.values(self.resolver.resolve())
-        self.deployment.deploy(values, provision=self._provisions())
+        self.deployment.deploy(self._values(self.resolver.resolve()), provision=self._provisions())
 
     def stop(self) -> None:
         """Stop what runs, keeping it. Suppliers go on."""
@@ -227,6 +226,10 @@ class Orchestrator:
             for stack in stacks
             for resource in stack.resources
         ]
+
+    def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
+        """Parameters for templates beside the instance's own: the suppliers' attributes, and what the author publishes."""
+        return {**self.resolver.values(suppliers), **self.outputs}
 
     def _provisions(self) -> bool:
         manifest = self.manifest
