@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...deploy.infrastructure import ResourceType
-from ...deploy.ports import NODE_RESOURCES, load
+from ...deploy.ports import NODE_RESOURCES, Stacks, load
 from .applications import LocalApplications
 from .launcher import Launcher
 from .stacks import LocalStacks
@@ -31,4 +31,6 @@ class LocalPlatform:
         factories = load(NODE_RESOURCES) if node_resources is None else node_resources
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner)
+        self.node_types = types
         self.stacks = LocalStacks(types)
+        self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}

@@ -1,0 +1,35 @@
+"""The local platform with everything that the modules need of it, made of a region's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...deploy.ports import NODE_RESOURCES, load
+from .configures import LocalConfigures
+from .holdings import LocalHoldings
+from .nodes import ProcessNodes
+from .platform import LocalPlatform
+from .targets import LocalTargets
+
+__all__ = ["OpenLocal", "open_local"]
+
+
+class OpenLocal(LocalPlatform):
+    """The platform, and what the other modules ask of it."""
+
+    def __init__(self, root: Path, *, runner: tuple[str, ...], node_resources: Mapping[str, object]) -> None:
+        super().__init__(root, runner=runner, node_resources=node_resources)
+        self.holdings = LocalHoldings(self.launcher)
+        self.configures = LocalConfigures(self.launcher)
+        self.targets = LocalTargets(self.launcher)
+
+
+def open_local(directory: Path, *, runner: list[str] | tuple[str, ...] = ()) -> OpenLocal:
+    """Open the platform.
+
+    Args:
+        directory: of everything that runs.
+        runner: argument list that runs a bundle; the bundle's directory is appended.
+    """
+    return OpenLocal(directory, runner=tuple(runner), node_resources={"process": ProcessNodes, **load(NODE_RESOURCES)})
