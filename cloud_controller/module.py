@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import WSGIEnvironment
 
-from occi.core_model import Category, Entity
+from occi.core_model import Category, Entity, Kind
 
 from occi_service import logs
 from occi_service.app import Application
 from occi_service.errors import ForbiddenError
-from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind, render_plain_error
+from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind
 from occi_service.registry.base import Page, PyssfRegistry, Registry, Selection
+from occi_service.request_log import ROUTE, TENANT
+from occi_service.service import KnownCaller
 from occi_service.wire import design, names
 
 from . import callers
@@ -42,7 +44,7 @@ class Module(Protocol):
         """Publish kinds, actions and routes."""
 
 
-class ModuleApplication(Application):
+class ModuleApplication(KnownCaller):
     """A module's application.
 
     Args:
@@ -66,18 +68,25 @@ class ModuleApplication(Application):
         module.register(self)
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
-        """WSGI."""
-        token = environ.pop(_SUBJECT_TOKEN, None)
+        """WSGI. The token that a delegation is made of is taken out, so that nothing behind can log it by accident."""
+        subject = environ.pop(_SUBJECT_TOKEN, None)
+        path: str = environ.get("PATH_INFO", "")
+        environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
         caller: Identity | None = environ.get(IDENTITY)
         if caller is None:
-            return _refuse(environ, response, 401, "Unauthorized", "This needs a token.")
+            # A probe, which is a route beside OCCI's.
+            return self._call_occi(environ, response)
+        environ[TENANT] = caller.tenant_id
         if not self._module.open_to_tenants:
             try:
                 callers.check_served(caller)
             except ForbiddenError as error:
-                return _refuse(environ, response, 403, "Forbidden", error.message)
-        extras: dict[str, Any] = {"caller": caller, "request_id": logs.request_id(), "subject_token": token}
-        path: str = environ.get("PATH_INFO", "")
+                return self.render_error(environ, response, 403, "Forbidden", error.message, error.where, {})
+        extras: dict[str, Any] = {
+            "caller": caller,
+            "request_id": logs.request_id(),
+            "subject_token": PresentedToken(subject) if subject else None,
+        }
         if not path.startswith(self._module.shared):
             extras["identity"] = self._eyes(caller, path)
         return self._call_occi(environ, response, **extras)
@@ -119,7 +128,23 @@ class CallersView(PyssfRegistry):
         if instance is not None:
             own = (names.INSTANCE, instance)
             selection = dataclasses.replace(selection, attributes=(*selection.attributes, own))
-        return self.wrapped.select(selection, extras)
+        if selection.category is not None:
+            return self.wrapped.select(selection, extras)
+        return self._below(selection, extras)
+
+    def _below(self, selection: Selection, extras: Any) -> Page:
+        """What lies below a path, of this module's kinds: others' entities stand in the same database."""
+        end = None if selection.limit is None else selection.offset + selection.limit
+        found: list[Entity] = []
+        for kind in self.get_categories(extras):
+            if not isinstance(kind, Kind) or not kind.location:
+                continue
+            if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
+                continue
+            wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
+            page = self.wrapped.select(wanted, extras)
+            found += [each for each in page.entities if each.identifier.startswith(selection.path)]
+        return Page(found[selection.offset : end], more=end is not None and len(found) > end)
 
 
 def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:
@@ -139,8 +164,3 @@ def _own_instance(extras: Any) -> str | None:
 def _instance_of(entity: Entity) -> str:
     # Where an entity has no label, its path ends in the instance's id.
     return str(entity.attributes.get(names.INSTANCE) or entity.identifier.rpartition("/")[2])
-
-
-def _refuse(environ: dict[str, Any], response: StartResponse, status: int, title: str, message: str) -> Iterable[bytes]:
-    headers = {"WWW-Authenticate": 'Bearer realm="archelon"'} if status == 401 else {}
-    return render_plain_error(environ, response, status, title, message, "", headers)

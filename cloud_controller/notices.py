@@ -33,12 +33,12 @@ TOPIC: Final = "cloud.notify"
 
 @dataclass(frozen=True)
 class Notice:
-    """One notice on its way; `url` is the application's, empty while it has none."""
+    """One notice on its way; `url` is the application's: empty while it has none, None where the application is gone."""
 
     event: str
     instance: str
     tenant: str
-    url: str
+    url: str | None
     attributes: Mapping[str, Any]
 
 
@@ -107,12 +107,9 @@ class Delivery:
         self._patience = patience
 
     def load(self, connection: sa.Connection, item: Item) -> tuple[Notice, None] | None:
-        """The notice, or None where it has been delivered or nobody is there any more."""
+        """The notice, or None where it has been delivered."""
         row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
         if row is None:
-            return None
-        application = self._objects.find(connection, deploy.application_path(row.instance))
-        if application is None or application.wanted == ABSENT:
             return None
         time = datetime.datetime.fromtimestamp(row.time, datetime.UTC).isoformat()
         attributes = {
@@ -122,18 +119,22 @@ class Delivery:
             orchestrator.EVENT_DATA: json.loads(row.data),
             orchestrator.EVENT_TIME: time,
         }
-        url = str(application.kept.get("url", ""))
+        application = self._objects.find(connection, deploy.application_path(row.instance))
+        there = application is not None and application.wanted != ABSENT
+        url = str(application.kept.get("url", "")) if application is not None and there else None
         return Notice(row.event, row.instance, row.tenant, url, attributes), None
 
     def step(self, wanted: Notice, observed: None) -> Progress[str]:
-        """Deliver it."""
+        """Deliver it, or drop it where nobody is there any more."""
+        if wanted.url is None:
+            return Done(wanted.event)
         if not wanted.url:
             return Wait(self._patience)
         self._send(wanted)
         return Done(wanted.event)
 
     def save(self, connection: sa.Connection, item: Item, observed: str) -> None:
-        """Forget what was delivered, and not what came since."""
+        """Forget what was delivered or dropped, and not what came since."""
         connection.execute(sa.delete(notices).where(notices.c.key == item.key, notices.c.event == observed))
 
     def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
@@ -141,6 +142,6 @@ class Delivery:
         connection.execute(sa.delete(notices).where(notices.c.key == item.key))
 
 
-def topic(delivery: Delivery) -> Topic[Notice, str]:
+def topic(delivery: Delivery) -> Topic[Any, Any]:
     """Notices' topic: about a day of trying."""
-    return Topic(TOPIC, delivery, retry=Retry(attempts=3000, first=0.2, ceiling=30.0))  # type: ignore[arg-type]
+    return Topic(TOPIC, delivery, retry=Retry(attempts=3000, first=0.2, ceiling=30.0))

@@ -29,6 +29,7 @@ class Sender:
 
     def __call__(self, notice: Notice) -> None:
         """Deliver it. Raises ClientError."""
+        assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
             NAME,
             tenant_id=identity.TenantId(notice.tenant),

@@ -1,6 +1,7 @@
 """The modules as WSGI: all under one callable, each at its own mount (`/design`, `/deploy`, …), or one alone at the same place.
 
-In front stands the door that verifies tokens; probes pass it. Nothing here calls a platform that would have to be waited for.
+In front of each stand the doors of `occi_service.service`: sizes, rates, tokens; probes pass them. Nothing here calls a platform
+that would have to be waited for.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import prometheus_client
+import sqlalchemy as sa
+
 import bundles
-from occi_service import identity, server
+from occi_service import health, identity, server, service
+from occi_service.app import Application
 from occi_service.identity.size_limit import MAX_BODY
-from occi_service.wire import tokens
+from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
-from .design.backend import DesignModule
+from .design.backend import DesignModule, register_modules
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
 from .parts import Parts
@@ -34,7 +39,7 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
     objects = parts.objects
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     factories: Mapping[str, Callable[[], Module]] = {
-        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms),
+        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms, verifier=parts.realm),
         "deploy": lambda: DeployModule(objects, parts.regions),
         "provision": lambda: ProvisionModule(objects, configures),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
@@ -57,7 +62,8 @@ class Mounts:
         path: str = environ.get("PATH_INFO", "")
         _, name, rest = [*path.split("/", 2), "", ""][:3]
         if path in identity.PROBES:
-            return _plain(start_response, "200 OK", {"status": "ok"})
+            # Of all that is mounted here any one can tell: they share process and database.
+            return next(iter(self._applications.values()))(environ, start_response)
         application = self._applications.get(name)
         if application is None or path == f"/{name}":
             there = ", ".join(f"/{each}/" for each in self._applications)
@@ -75,26 +81,45 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
         with parts.database.read() as connection:
             return objects.owner(connection, path) or objects.tenant_of(connection, path.rpartition("/")[2])
 
-    mounted: dict[str, WSGIApplication] = {
-        module.name: ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
-        for module in modules_of(parts, names)
-    }
-    verifiers: list[identity.TokenVerifier] = [
-        identity.SignedTokens(
-            parts.keys,
-            audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
-            revocations=identity.MemoryRevocations(parts.clock),
-            clock=parts.clock,
+    verifier = identity.AnyOf(_verifiers(parts))
+    check = health.Check("database", lambda: _probe(parts))
+
+    def mounted(module: Module) -> WSGIApplication:
+        application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
+        served: WSGIApplication = service.assemble(
+            application,
+            verifier,
+            checks=[check],
+            registry=prometheus_client.CollectorRegistry(),
+            body_limit=_body_limit,
         )
-    ]
-    if parts.realm is not None:
-        verifiers.append(parts.realm)
-    door = identity.Authentication(Mounts(mounted), identity.AnyOf(verifiers), cache=identity.TokenCache(parts.clock))
-    return identity.SizeLimit(door, body=_body_limit)
+        return served
+
+    modules = modules_of(parts, names)
+    registry = parts.registry()
+    DesignModule(parts.issuer(), platforms={}).register(Application(registry))
+    for region in parts.platforms:
+        register_modules(registry, names, url=base_url or parts.url, region=region)
+    return Mounts({module.name: mounted(module) for module in modules})
+
+
+def _verifiers(parts: Parts) -> list[identity.TokenVerifier]:
+    signed = identity.SignedTokens(
+        parts.keys,
+        audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
+        revocations=identity.MemoryRevocations(parts.clock),
+        clock=parts.clock,
+    )
+    return [signed] if parts.realm is None else [signed, parts.realm]
+
+
+def _probe(parts: Parts) -> None:
+    with parts.database.read() as connection:
+        connection.execute(sa.select(1))
 
 
 def _body_limit(path: str) -> int:
-    return bundles.ArchiveLimits().packed if path.startswith("/deploy/bundle/") else MAX_BODY
+    return bundles.ArchiveLimits().packed if path.startswith(deploy.BUNDLE.location) else MAX_BODY
 
 
 def _plain(start_response: StartResponse, status: str, document: Mapping[str, str]) -> Iterable[bytes]:

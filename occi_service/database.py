@@ -77,8 +77,9 @@ class Database:
             json_serializer=_compact_json,
             # Values of statements are tenants' data, and secrets among them: they stay out of logs and errors.
             hide_parameters=True,
-            # A ROLLBACK after every read in autocommit mode would undo nothing and cost a call.
-            skip_autocommit_rollback=True,
+            # A ROLLBACK after every read in autocommit mode would undo nothing and cost a call. Not on SQLite, whose driver
+            # is always in the mode that SQLAlchemy takes for autocommit: there it would skip every rollback.
+            skip_autocommit_rollback=dialect == "postgresql",
         )
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite_connection)

@@ -192,6 +192,6 @@ def _pause(state: ApplicationState, kept: Mapping[str, Any], now: float) -> floa
     return _SOON
 
 
-def topic(work: ApplicationWork) -> Topic[Wanted, Seen]:
+def topic(work: ApplicationWork) -> Topic[Any, Any]:
     """Applications' topic. It is never given up: an application is looked after as long as it is wanted."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))  # type: ignore[arg-type]
+    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))

@@ -134,6 +134,6 @@ def _digest(version: int, state: str, outputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def topic(work: StackWork) -> Topic[Wanted, Seen]:
+def topic(work: StackWork) -> Topic[Any, Any]:
     """Stacks' topic. It is never given up."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))  # type: ignore[arg-type]
+    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from occi.backend import ActionBackend, KindBackend
-from occi.core_model import Action, Entity
+from occi.core_model import Action, Entity, Resource
 
 from occi_service import identity
 from occi_service.app import Application
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, shown
+from occi_service.registry.base import Registry
 from occi_service.wire import design
+from occi_service.wire import names as wire_names
 
 from .. import callers
 from ..owned import context
 from .validation import validate
 
-__all__ = ["DesignModule"]
+__all__ = ["DesignModule", "register_modules"]
 
 #: Seconds that an exchanged token lives: one order's worth.
 _EXCHANGED: Final = 300
@@ -57,15 +59,17 @@ class CatalogueBackend(KindBackend):
 class DelegationBackend(KindBackend, ActionBackend):
     """Who acts for an instance, kept by design alone.
 
-    A local region needs no more of a delegation than that it is there and not revoked: the tenant's token is checked by the
-    door, its own tenant taken, and not kept.
+    A local region needs no more of a delegation than that it is there: the tenant's token, where one comes along, is verified to
+    be of the tenant that the order is for, and not kept.
 
     Args:
         issuer: signs exchanged tokens.
+        verifier: of tenants' own tokens, or None.
     """
 
-    def __init__(self, issuer: identity.TokenIssuer) -> None:
+    def __init__(self, issuer: identity.TokenIssuer, verifier: identity.TokenVerifier | None) -> None:
         self._issuer = issuer
+        self._verifier = verifier
 
     def create(self, entity: Entity, extras: Any) -> None:
         instance = _instance(entity)
@@ -73,9 +77,23 @@ class DelegationBackend(KindBackend, ActionBackend):
             identity.instance_subject(instance)
         except ValueError as error:
             raise BadRequestError(str(error), "path") from None
-        callers.check_acts_for(context(extras).caller, instance)
+        here = context(extras)
+        callers.check_acts_for(here.caller, instance)
+        self._check_subject(extras["subject_token"], here.tenant)
         entity.attributes[design.DELEGATION_STATE] = "active"
         entity.actions = list(entity.kind.actions)
+
+    def _check_subject(self, token: identity.PresentedToken | None, tenant: str) -> None:
+        if token is None or self._verifier is None:
+            return
+        try:
+            subject = self._verifier.verify(token.reveal())
+        except identity.IdentityError as error:
+            raise ForbiddenError(error.message, f"header {design.SUBJECT_TOKEN_HEADER}") from None
+        if subject.tenant_id != tenant:
+            raise ForbiddenError(
+                "the tenant's token is another tenant's than the order's", f"header {design.SUBJECT_TOKEN_HEADER}"
+            )
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
         callers.check_acts_for(context(extras).caller, _instance(old))
@@ -146,19 +164,27 @@ class DesignModule:
     Args:
         issuer: signs exchanged tokens.
         platforms: by region.
+        verifier: of tenants' own tokens, or None.
     """
 
     name = "design"
     shared: tuple[str, ...] = (design.SERVICE.location,)
     open_to_tenants = True
 
-    def __init__(self, issuer: identity.TokenIssuer, *, platforms: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        issuer: identity.TokenIssuer,
+        *,
+        platforms: Mapping[str, Any],
+        verifier: identity.TokenVerifier | None = None,
+    ) -> None:
         self._issuer = issuer
+        self._verifier = verifier
         self._platforms = platforms
 
     def register(self, application: Application) -> None:
         """Publish kinds and actions."""
-        delegations = DelegationBackend(self._issuer)
+        delegations = DelegationBackend(self._issuer, self._verifier)
         validation = ValidationBackend(self._platforms)
         application.register_backend(design.SERVICE, CatalogueBackend())
         application.register_backend(design.DELEGATION, delegations)
@@ -170,3 +196,25 @@ class DesignModule:
 
 def _instance(entity: Entity) -> str:
     return entity.identifier.rpartition("/")[2]
+
+
+def register_modules(registry: Registry, names: Sequence[str], *, url: str, region: str) -> None:
+    """Put this cloud controller's own modules into the catalogue, under the schemes of their kinds.
+
+    Args:
+        registry: where the kinds of design are registered.
+        names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
+    """
+    extras: dict[str, Any] = {}
+    for name in names:
+        service_type = wire_names.scheme(name)
+        path = design.service_path(service_type, region)
+        entity = Resource(path, design.SERVICE, [], title=f"Cloud controller: {name}")
+        entity.attributes = {
+            design.SERVICE_TYPE: service_type,
+            design.ENDPOINT: f"{url}/{name}/",
+            design.SERVICE_REGION: region,
+            design.INTERFACE: "public",
+        }
+        with registry.unit_of_work(extras):
+            registry.add_resource(path, entity, extras)

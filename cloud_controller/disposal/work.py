@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -225,9 +225,9 @@ class DisposalWork:
         return " ".join(part for part in (of.path, str(state), str(reason)) if part)
 
 
-def topic(work: DisposalWork) -> Topic[Wanted, Seen]:
+def topic(work: DisposalWork) -> Topic[Any, Any]:
     """Disposals' topic. It is never given up."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))  # type: ignore[arg-type]
+    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))
 
 
 class Sweep:

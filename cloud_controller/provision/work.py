@@ -114,6 +114,6 @@ class ConfigurationWork:
             self._entities.write(connection, present, shown)
 
 
-def topic(work: ConfigurationWork) -> Topic[Wanted, Seen]:
+def topic(work: ConfigurationWork) -> Topic[Any, Any]:
     """Configurations' topic; five attempts where a platform does not answer."""
-    return Topic(TOPIC, work, timeout=120.0, retry=Retry(attempts=5, first=0.5, ceiling=10.0))  # type: ignore[arg-type]
+    return Topic(TOPIC, work, timeout=120.0, retry=Retry(attempts=5, first=0.5, ceiling=10.0))

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cloud_controller import parts, web, worker
 from cloud_controller.notices import Notice
+from cloud_controller.platforms.local.launcher import no_checkpoint
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
 from occi_service import encryption, identity
 from occi_service.database import Database, metadata
@@ -44,7 +45,15 @@ class House:
         sent: takes the notices.
     """
 
-    def __init__(self, root: Path, url: str, *, key: bytes = bytes(range(32)), make: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        url: str,
+        *,
+        key: bytes = bytes(range(32)),
+        make: bool = True,
+        checkpoint: Callable[[str], None] = no_checkpoint,
+    ) -> None:
         private = ed25519.Ed25519PrivateKey.from_private_bytes(key)
         ours = identity.SigningKey.of(private, issuer="cloud-controller")
         other = ed25519.Ed25519PrivateKey.from_private_bytes(key[::-1])
@@ -60,7 +69,7 @@ class House:
             "-c",
             "import runpy, sys; runpy.run_path(sys.argv[1] + '/orchestrator.py')",
         )
-        self.platform: OpenLocal = open_local(root / "local", runner=runner)
+        self.platform: OpenLocal = open_local(root / "local", runner=runner, checkpoint=checkpoint)
         self.parts = parts.Parts(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),

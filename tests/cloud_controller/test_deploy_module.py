@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,8 +128,11 @@ def test_an_application_runs_restarts_and_goes(house: House) -> None:
         assert same.status_code in (400, 409)
         logs = house.wait(lambda: (got := house.call("GET", path + "/logs", query="since=0")).content and got)
         assert b"up s3cret" in logs.content
+        visit = threading.Timer(0.3, lambda: urllib.request.urlopen(shown[deploy.APP_URL] + "visited").close())
+        visit.start()
         following = house.call("GET", path + "/logs", query=f"since={logs.headers['X-Next']}&follow=1")
-        assert following.status_code == 200
+        visit.join()
+        assert b"visited" in following.content
         other = house.instance_token(new_instance())
         assert house.call("GET", path + "/logs", token=other).status_code == 404
         assert house.call("GET", path + "/logs", token=house.service_token(tenant="t-2")).status_code == 404

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloud_controller import web
 from occi_service import identity
 from occi_service.wire import design
 
@@ -48,7 +49,10 @@ def test_the_catalogue_is_everybodys_to_read(house: House) -> None:
         }
         found = house.call("GET", "/design/service/", token=token, headers=headers).json["resources"]
         assert [each["attributes"][design.ENDPOINT] for each in found] == ["http://elsewhere/"]
-        assert len(house.call("GET", "/design/service/", token=token).json["resources"]) == 2
+        everything = house.call("GET", "/design/service/", token=token).json["resources"]
+        assert len(everything) == 2 + len(web.MODULES)
+        endpoints = {each["attributes"][design.ENDPOINT] for each in everything}
+        assert {f"http://cloud/{name}/" for name in web.MODULES} <= endpoints
     path = "/design" + design.service_path(TYPE, "moon")
     assert house.call("DELETE", path, token=house.instance_token(new_instance())).status_code == 403
     assert house.call("DELETE", path).status_code == 200

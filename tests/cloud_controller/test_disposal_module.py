@@ -18,8 +18,8 @@ from .test_deploy_module import put_application, put_bundle, put_stack, stack_at
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def house(tmp_path: Path, database_url: str) -> Iterator[House]:
+    made = House(tmp_path / "house", database_url)
     yield made
     made.clear()
 
