@@ -98,15 +98,17 @@ class Cloud:
         except client.NotFoundError:
             return
 
-    def dispose(self, generation: int, service: str, caller: Caller) -> client.Entity:
-        """Have disposal take down what is left of an instance. Repeating it tells how far it is."""
+    def dispose(self, generation: int, service: str, caller: Caller, *, ask: bool) -> client.Entity:
+        """How far the disposal of an instance is; with `ask`, have it begun, or begun again where it failed."""
         module = self._module(disposal.SCHEME, caller)
         path = disposal.disposal_path(caller.instance)
-        try:
-            return module.get(path)
-        except client.NotFoundError:
-            labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
-            return module.put(path, _id(disposal.DISPOSAL), labels)[0]
+        if not ask:
+            try:
+                return module.get(path)
+            except client.NotFoundError:
+                pass
+        labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
+        return module.put(path, _id(disposal.DISPOSAL), labels)[0]
 
     # orchestrators ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 import falcon
@@ -14,6 +15,7 @@ from occi_service.identity.policy import Policy, Target
 
 from . import tables
 from .backend import refusals_of_identity
+from .history import History
 from .instances import Instances, show_state
 from .lifecycle import Wanted
 
@@ -25,10 +27,14 @@ _PAGE: Final = 1000
 class OperatorResource:
     """`/operator/…`, in JSON."""
 
-    def __init__(self, database: Any, instances: Instances, policy: Policy) -> None:
+    def __init__(
+        self, database: Any, instances: Instances, *, history: History, policy: Policy, clock: Callable[[], float]
+    ) -> None:
         self._database = database
         self._instances = instances
+        self._history = history
         self._policy = policy
+        self._clock = clock
 
     def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
@@ -52,11 +58,13 @@ class OperatorResource:
         with self._database.write() as connection:
             found = self._instances.find(connection, instance)
             entity = self._instances.entity(connection, found) if found is not None else None
+            # Locked after the entity, in the order of everybody who writes both.
+            found = self._instances.find(connection, instance, lock=True)
             if found is None or entity is None:
                 raise NotFoundError(f"there is no instance {instance}", "path")
             columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
             if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
-                columns |= {"state": "destroy", "failed": None, "attempt": 0, "outcome": None, "disposal": None}
+                columns |= self._history.resume(connection, found, found.snapshot.generation, self._clock())
             show_state(entity, "destroy", "an operator disposes of this instance")
             self._instances.save_entity(connection, found, entity)
             self._instances.change(connection, instance, columns)

@@ -117,7 +117,16 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         }
         entity.title = manifest.title or manifest.term
         entity.actions = [wire.ROLL]
-        self._catalogue.load(connection)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Refused: an entry says what was published when."""
+        raise ConflictError("an entry of the catalogue stays as it is; to replace the service, POST another", "path")
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A PUT that was repeated is welcome; any other is refused."""
+        digest = names.attribute("bundle.digest")
+        if old.attributes.get(digest) != new.attributes.get(digest):
+            self.update(old, new, extras)
 
     def _mark(self, entry: str, state: str, extras: Any) -> None:
         registry: Registry = self._instances.registry
@@ -138,6 +147,8 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         head = self._catalogue.service(connection, service)
         if head is None or head.id != entity.identifier:
             raise ConflictError(f"another entry has replaced this one; withdraw {head.id if head else service}", "path")
+        if head.withdrawn:
+            return
         self._catalogue.withdraw(connection, service, identity=identity, now=self._clock())
         entity.attributes[_STATE] = "withdrawn"
         entity.actions = [wire.ROLL]

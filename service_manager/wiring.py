@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prometheus_client
 import sqlalchemy as sa
@@ -30,11 +30,12 @@ from occi_service.identity import (
 from occi_service.identity.policy import Policy
 from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
-from occi_service.service import KnownCaller, Rates, assemble
+from occi_service.service import Rates, assemble
 from occi_service.wire import service_manager as wire
 from occi_service.wire import tokens
 
 from . import tables
+from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import Catalogue
 from .cloud import Cloud
@@ -49,7 +50,7 @@ from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
 from .settings import ServiceManagerSettings
-from .start_tokens import StartTokens
+from .start_tokens import START_ISSUER, StartTokens
 
 __all__ = ["MIGRATIONS", "Parts", "web", "worker"]
 
@@ -168,24 +169,15 @@ def _register(
         registry.set_backend(kind, read_only, None)
 
 
-class ServiceManager(KnownCaller):
-    """The OCCI application; it looks for newly published services before it serves."""
-
-    catalogue: Catalogue
-
-    def __call__(self, environ: dict[str, Any], response: Any) -> Any:
-        self.catalogue.refresh(environ.get("PATH_INFO", ""))
-        return super().__call__(environ, response)
-
-
 def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
-    application = ServiceManager(parts.registry)
-    application.catalogue = parts.catalogue
+    application = _application(parts, "1.2")
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
-    operator = OperatorResource(parts.database, parts.instances, parts.policy)
+    operator = OperatorResource(
+        parts.database, parts.instances, history=parts.history, policy=parts.policy, clock=parts.clock
+    )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
@@ -201,8 +193,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     )
     if not dialects:
         return assembled
-    hurtle = ServiceManager(parts.registry, dialect="pyssf")
-    hurtle.catalogue = parts.catalogue
+    hurtle = _application(parts, "pyssf")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),
@@ -220,6 +211,17 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         return assembled(environ, start_response)
 
     return mounted
+
+
+def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
+    return ServiceManager(
+        parts.registry,
+        catalogue=parts.catalogue,
+        exists=_InstancesThatExist(parts.database).exists,
+        issuers=frozenset((parts.settings.issuer, START_ISSUER)),
+        realm_name=parts.settings.name,
+        dialect=dialect,
+    )
 
 
 def verifier(parts: Parts) -> AnyOf:

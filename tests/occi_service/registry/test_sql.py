@@ -111,16 +111,16 @@ def test_a_deadlock_is_a_503_with_retry_after_for_one_and_nothing_for_the_other(
 
 def test_backends_write_in_the_same_transaction(database_url: str) -> None:
     registry, database = sql_registry(database_url)
-    work = sa.Table("work", sa.MetaData(), sa.Column("key", sa.String(50)))
-    work.create(database.engine)
+    beside = sa.Table("beside", sa.MetaData(), sa.Column("key", sa.String(50)))
+    beside.create(database.engine)
     extras = extras_of("a")
     with pytest.raises(LookupError), registry.unit_of_work(extras), registry.unit_of_work(extras):
-        extras["connection"].execute(work.insert().values(key=KEY))
+        extras["connection"].execute(beside.insert().values(key=KEY))
         registry.add_resource(KEY, engine(KEY), extras)
         raise LookupError
     assert "connection" not in extras
     with database.read() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).select_from(work)) == 0
+        assert connection.scalar(sa.select(sa.func.count()).select_from(beside)) == 0
     with pytest.raises(KeyError):
         registry.get_resource(KEY, A)
     database.close()
