@@ -39,9 +39,11 @@ ORCHESTRATOR_FILE = "orchestrator.py"
 #: Hurtle's file of the provider's parameters; read where it is there, even if the manifest does not name it.
 INTERNAL_FILE = "service_params.json"
 
-#: Formats whose `${…}` are replaced here. HOT has parameters of its own, and its scripts are full of `${…}`.
-SUBSTITUTED_FORMATS = frozenset({"infrastructure", "kubernetes"})
-_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot"}
+#: Formats whose `${…}` are replaced here. HOT and descriptions of infrastructures have parameters and references of their own.
+SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
+_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
+#: Occopus' tags, by which a description takes in other files of the bundle.
+_IMPORTS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
 _MAX_CODE = 1024 * 1024
@@ -295,7 +297,7 @@ class _Loading:
 
     def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
         try:
-            documents = read_file(self._directory / file, name=file)
+            documents = read_file(self._directory / file, name=file, tags=_IMPORTS.get(template_format, ()))
             self.problems.extend(_shape_problems(documents, template_format, file))
             if template_format not in SUBSTITUTED_FORMATS:
                 return

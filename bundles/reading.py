@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -52,13 +53,14 @@ _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _JSON_WORD = re.compile(r"true|false|null")
 
 
-def read_file(path: Path, *, name: str, limits: Limits | None = None) -> tuple[Node, ...]:
+def read_file(path: Path, *, name: str, limits: Limits | None = None, tags: Collection[str] = ()) -> tuple[Node, ...]:
     """The documents in a file: JSON where its name ends in `.json`, YAML elsewhere.
 
     Args:
         path: the file.
         name: what to call it in problems.
         limits: defaults to `Limits()`.
+        tags: YAML tags of maps that may stand there; what they mean is for others to say.
 
     Raises:
         BundleError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
@@ -77,16 +79,17 @@ def read_file(path: Path, *, name: str, limits: Limits | None = None) -> tuple[N
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
         raise BundleError([Problem(name, line, column, "$", "the text is not UTF-8", "save it as UTF-8")]) from None
-    return read_text(text, file=name, limits=limits)
+    return read_text(text, file=name, limits=limits, tags=tags)
 
 
-def read_text(text: str, *, file: str, limits: Limits | None = None) -> tuple[Node, ...]:
+def read_text(text: str, *, file: str, limits: Limits | None = None, tags: Collection[str] = ()) -> tuple[Node, ...]:
     """The documents in a text. Several JSON documents follow one another, several YAML documents are parted by `---`.
 
     Args:
         text: YAML, or JSON where `file` ends in `.json`.
         file: what to call it in problems.
         limits: defaults to `Limits()`.
+        tags: YAML tags of maps that may stand there; what they mean is for others to say.
 
     Raises:
         BundleError: it does not parse or exceeds the limits; with every problem that could be found.
@@ -98,11 +101,11 @@ def read_text(text: str, *, file: str, limits: Limits | None = None) -> tuple[No
     if file.endswith(".json"):
         _JsonReader(text, builder).read()
     else:
-        _read_yaml(text, builder)
+        _read_yaml(text, builder, tags)
     return builder.finish()
 
 
-def _read_yaml(text: str, builder: TreeBuilder) -> None:
+def _read_yaml(text: str, builder: TreeBuilder, tags: Collection[str]) -> None:
     directive = _TAG_DIRECTIVE.search(text)
     if directive is not None:
         # Tags are refused anyway, and libyaml takes quadratic time over many of these.
@@ -115,7 +118,7 @@ def _read_yaml(text: str, builder: TreeBuilder) -> None:
                 is_mapping = isinstance(event, yaml.MappingStartEvent)
                 mark = _mark(event.start_mark)
                 expected = _TAG + ("map" if is_mapping else "seq")
-                if event.tag not in (None, "!", expected):
+                if event.tag not in (None, "!", expected) and not (is_mapping and event.tag in tags):
                     builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
                 builder.begin(is_mapping=is_mapping, mark=mark, anchor=event.anchor)
             elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
