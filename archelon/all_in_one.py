@@ -62,7 +62,7 @@ class AllInOne:
         self.supervisor = Supervisor(told, clock=clock)
 
     def up(self, *, patience: float = 60.0) -> None:
-        """Start the four, wait until each says that it is ready, and enter the modules in the catalogue.
+        """Start the four, wait until each says that it is ready.
 
         Raises:
             CommandError: a port is taken, or something does not become ready; it says where its log is.
@@ -84,7 +84,6 @@ class AllInOne:
             ("service-manager-worker", ports.service_manager_worker),
         ):
             self._await_ready(process, port, until)
-        self._enter_modules()
 
     def down(self, *, keep: bool = False) -> list[str]:
         """End the four and, unless `keep`, what they started; what could not be ended, in words. Instances stay ordered."""
@@ -170,17 +169,6 @@ class AllInOne:
                         "started from this state directory know it",
                         status=Status.CONFLICT,
                     ) from None
-
-    def _enter_modules(self) -> None:
-        from occi_service import client
-        from occi_service.wire import deploy, design, disposal, provision, runtime
-
-        with client.Client(
-            f"{self.state.url('cloud_controller')}/design", token=self.state.token("provider")
-        ) as catalogue:
-            for module in (design, deploy, provision, runtime, disposal):
-                name = module.__name__.rpartition(".")[2]
-                enter(catalogue, module.SCHEME, f"{self.state.url('cloud_controller')}/{name}")
 
     # settings ---------------------------------------------------------------------------------------------------------
 
