@@ -180,8 +180,10 @@ def events(name: str, connection: Connection, answers: Answers) -> None:
 @service_options("operator")
 def logs(name: str, following: bool, connection: Connection) -> None:
     """What an instance's orchestrator writes. It needs the role operator or provider: the cloud controller is asked."""
-    with connection.open() as manager:
-        identifier = instance_at(manager, name).rpartition("/")[2] if not _is_id(name) else name
+    identifier = name.rpartition("/")[2]
+    if not _is_id(name):
+        with connection.open() as manager:
+            identifier = instance_at(manager, name).rpartition("/")[2]
     with connection.module("deploy") as module:
         for piece in _log(module, identifier, following=following):
             click.echo(piece, nl=False)
