@@ -212,7 +212,8 @@ class Desk:
         with self.parts.database.write() as connection:
             found = self.parts.instances.find(connection, self.row(path)["id"])
             assert found is not None
-            self.reconciler._remove(connection, found, self.clock())
+            entity = self.parts.instances.entity(connection, found)
+            self.reconciler._remove(connection, found, entity=entity, now=self.clock())
 
 
 def identity_of(desk: Desk, who: str) -> Identity:
