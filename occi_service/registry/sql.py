@@ -32,6 +32,7 @@ from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Mixin, Resource
 from sqlalchemy.dialects import postgresql, sqlite
 
+from .. import logs
 from ..database import Database
 from ..errors import ConflictError, UnavailableError, shown
 from ..model import secrets_of, type_id
@@ -447,10 +448,13 @@ class SqlRegistry(Registry):
         }
 
     def _opened(self, tokens: str, owner: str, identifier: str) -> dict[str, Any]:
-        return {
+        opened = {
             name: json.loads(self._cipher.decrypt(token, context=(owner, identifier, name)))
             for name, token in json.loads(tokens).items()
         }
+        for value in opened.values():
+            logs.hide_in_request(value)
+        return opened
 
     def _keep_facts(self, connection: sa.Connection, number: int, entity: Entity, owner: str) -> None:
         new = {tuple(each) for each in facts_of(dehydrate(entity, owner), secrets_of(entity))}
