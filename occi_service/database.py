@@ -20,6 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
+from .sqlite_turns import SqliteTurns
+
 __all__ = ["Database", "metadata"]
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
@@ -52,6 +54,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         parsed = sa.make_url(url)
         dialect = parsed.get_backend_name()
+        self._turns: SqliteTurns | None = None
         if dialect == "sqlite":
             if parsed.database in (None, "", ":memory:"):
                 raise ValueError(
@@ -59,6 +62,7 @@ class Database:
                     "name a file: sqlite:////path/to/state.db"
                 )
             self.dialect: Literal["sqlite", "postgresql"] = "sqlite"
+            self._turns = SqliteTurns(str(parsed.database), patience=_SQLITE_BUSY_TIMEOUT)
             connect_args: dict[str, Any] = {"timeout": _SQLITE_BUSY_TIMEOUT, "check_same_thread": False}
         elif dialect == "postgresql":
             self.dialect = "postgresql"
@@ -95,12 +99,21 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that may write; commits at the end, rolls back on an exception."""
-        with self._write.begin() as connection:
+        with self.turn(), self._write.begin() as connection:
             yield connection
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """On SQLite, a turn among all who write, for a statement outside `write()` (which takes one itself).
+
+        See `sqlite_turns`; PostgreSQL needs none.
+        """
+        return contextlib.nullcontext() if self._turns is None else self._turns()
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        if self._turns is not None:
+            self._turns.close()
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -199,10 +198,6 @@ class Leases:
         self._topics = list(topics)
         self._owner = owner
         self._held = lease * _HELD
-        # SQLite lets one writer in and has the others sleep, for up to 100 ms at a time; threads that queue here wake at once.
-        self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if self._database.dialect == "sqlite":
-            self._turn = threading.Lock()
 
     def claim(self) -> Claim | None:
         """Take the most urgent row that is ready; None when none is."""
@@ -234,7 +229,7 @@ class Leases:
 
     def _claim_sqlite(self, values: dict[str, Any]) -> Any:
         # SQLite's RETURNING gives new values only, so the former ones are read before; the token shows that they held.
-        with self._turn, self._database.read() as connection:
+        with self._database.turn(), self._database.read() as connection:
             while True:
                 found = connection.execute(_FIND_SQLITE, values).one_or_none()
                 if found is None:
@@ -261,7 +256,7 @@ class Leases:
             LeaseLostError: it has another owner.
         """
         end = self._clock() + self._held
-        with self._turn, self._database.read() as connection:
+        with self._database.turn(), self._database.read() as connection:
             if connection.execute(_RENEW, {**_mine(item), "end": end}).rowcount != 1:
                 raise LeaseLostError
         return end
@@ -272,7 +267,7 @@ class Leases:
         Raises:
             LeaseLostError: it has another owner; nothing was written.
         """
-        with self._turn, self._database.write() as connection:
+        with self._database.write() as connection:
             write(connection)
             now = self._clock()
             values = {**_mine(item), "now": now, "end": now + self._held}
@@ -305,7 +300,7 @@ class Leases:
             LeaseLostError: it has another owner; nothing was written.
         """
         values = {**_mine(item), "next": due, "failures": failures, "why": reason}
-        with self._turn, self._database.write() as connection:
+        with self._database.write() as connection:
             self._settle(connection, _REARM, values, write)
             if tell and self._database.dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_notify(CHANNEL, item.topic)))
@@ -317,7 +312,7 @@ class Leases:
             LeaseLostError: it has another owner; nothing was written.
         """
         values = {**_mine(item), "how": outcome, "why": reason, "now": self._clock()}
-        with self._turn, self._database.write() as connection:
+        with self._database.write() as connection:
             self._settle(connection, _END, values, write)
 
     def _settle(self, connection: sa.Connection, statement: Any, values: dict[str, Any], write: Write | None) -> None:
