@@ -403,11 +403,10 @@ class Reconciler:
     def _show(self, connection: sa.Connection, instance: Instance, change: Change, *, entity: Entity) -> None:
         seen = instance.snapshot
         state = change.enter or str(entity.attributes.get(wire.STATE))
-        if state == "active" and seen.changed > seen.applied and "applied" not in change.columns:
+        if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
+            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
             state = "update"
         show_state(entity, state, change.message or "")
-        if change.enter == "active":
-            entity.attributes.setdefault("occi.mcn.stack.state", "CREATE_COMPLETE")
         if change.enter in ("active", "update"):
             manifest = self._catalogue.manifest(seen.digest, connection)
             entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]

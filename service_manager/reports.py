@@ -16,12 +16,12 @@ from occi.core_model import Action, Entity
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
 from occi_service.identity import Identity, TokenIssuer, TokenKind
-from occi_service.renderings.grammar import ATTRIBUTE_NAME
+from occi_service.renderings.grammar import ATTRIBUTE_NAME, uri_text
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 
 from .backend import caller_of, connection_of
-from .instances import Instance, Instances, set_links, show_state
+from .instances import LINK_KINDS, Instance, Instances, set_links, show_state
 from .start_tokens import START_AUDIENCE
 
 __all__ = ["ReportBackend", "output_name"]
@@ -30,6 +30,7 @@ _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
 #: Outputs and links of one instance. A stack has tens.
 _MAX_OUTPUTS: Final = 500
 _MAX_LINKS: Final = 500
+_MAX_TARGET: Final = 2000
 
 
 class ReportBackend(ActionBackend):
@@ -127,9 +128,18 @@ class ReportBackend(ActionBackend):
         if len(reported) > _MAX_LINKS:
             raise TooLargeError(f"more than {_MAX_LINKS} links", wire.REPORTED_LINKS)
         for index, each in enumerate(reported):
-            if not isinstance(each, dict) or not isinstance(each.get("target"), str) or "://" not in each["target"]:
-                raise BadRequestError("a link is an object with a target, an absolute URI", f"links[{index}]")
+            _check_link(each, f"{wire.REPORTED_LINKS}[{index}]")
         return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
+
+
+def _check_link(link: Any, where: str) -> None:
+    if not isinstance(link, dict):
+        raise BadRequestError("a link is an object of target, kind and title", where)
+    target = link.get("target")
+    if not isinstance(target, str) or "://" not in target or uri_text(target) != target or len(target) > _MAX_TARGET:
+        raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
+    if link.get("kind") not in LINK_KINDS:
+        raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
 
 
 def output_name(name: str, entity: Entity) -> str:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prometheus_client
 import sqlalchemy as sa
@@ -31,11 +31,12 @@ from occi_service.identity import (
 from occi_service.identity.policy import Policy
 from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
-from occi_service.service import KnownCaller, Rates, assemble
+from occi_service.service import Rates, assemble
 from occi_service.wire import service_manager as wire
 from occi_service.wire import tokens
 
 from . import tables
+from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import Catalogue
 from .cloud import STEP_TIMEOUT, Cloud
@@ -45,12 +46,13 @@ from .invocations import Invocations
 from .lifecycle import Patience
 from .metrics import Exporter, PhaseMetrics
 from .operations import OperatorResource
-from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
+from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
-from .start_tokens import StartTokens
+from .start_tokens import START_ISSUER, StartTokens
 
 __all__ = ["MIGRATIONS", "Parts", "web", "worker"]
 
@@ -169,26 +171,24 @@ def _register(
         registry.set_backend(kind, read_only, None)
 
 
-class ServiceManager(KnownCaller):
-    """The OCCI application; it looks for newly published services before it serves."""
-
-    catalogue: Catalogue
-
-    def __call__(self, environ: dict[str, Any], response: Any) -> Any:
-        self.catalogue.refresh(environ.get("PATH_INFO", ""))
-        return super().__call__(environ, response)
-
-
 def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
-    application = ServiceManager(parts.registry)
-    application.catalogue = parts.catalogue
+    application = _application(parts, "1.2")
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
-    operator = OperatorResource(parts.database, parts.instances, parts.policy)
+    operator = OperatorResource(
+        parts.database,
+        parts.instances,
+        parts.catalogue,
+        history=parts.history,
+        policy=parts.policy,
+        clock=parts.clock,
+    )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/services", operator, suffix="services")
+    application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -202,8 +202,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     )
     if not dialects:
         return assembled
-    hurtle = ServiceManager(parts.registry, dialect="pyssf")
-    hurtle.catalogue = parts.catalogue
+    hurtle = _application(parts, "pyssf")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),
@@ -221,6 +220,17 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         return assembled(environ, start_response)
 
     return mounted
+
+
+def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
+    return ServiceManager(
+        parts.registry,
+        catalogue=parts.catalogue,
+        exists=_InstancesThatExist(parts.database).exists,
+        issuers=frozenset((parts.settings.issuer, START_ISSUER)),
+        realm_name=parts.settings.name,
+        dialect=dialect,
+    )
 
 
 def verifier(parts: Parts) -> AnyOf:
@@ -279,7 +289,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
             Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),
