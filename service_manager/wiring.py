@@ -189,6 +189,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
     application.falcon.add_route("/operator/services", operator, suffix="services")
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
+    application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -203,6 +204,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     if not dialects:
         return assembled
     hurtle = _application(parts, "pyssf")
+    hurtle.falcon.add_route("/update/children", operator, suffix="children")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),

@@ -6,6 +6,7 @@ test reports itself, with a token that the service manager has signed. What need
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import time
@@ -25,6 +26,7 @@ from occi_service.wire import service_manager as wire
 from service_manager import tables, wiring
 from service_manager.history import EXPIRY_TOPIC
 from service_manager.instances import show_state
+from service_manager.reconciler import Change
 from service_manager.settings import ServiceManagerSettings
 from tests.occi_service.protocol.calls import Answer, call, path_of
 
@@ -44,6 +46,13 @@ class Clock:
 
     def __call__(self) -> float:
         return time.time() + self.ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Keyed:
+    """Work on an instance, for who looks at its key alone."""
+
+    key: str
 
 
 class Template:
@@ -210,10 +219,8 @@ class Desk:
     def remove(self, path: str) -> None:
         """Take an instance away, as the reconciler does at the end of its disposal."""
         with self.parts.database.write() as connection:
-            found = self.parts.instances.find(connection, self.row(path)["id"])
-            assert found is not None
-            entity = self.parts.instances.entity(connection, found)
-            self.reconciler._remove(connection, found, entity=entity, now=self.clock())
+            item = Keyed(self.row(path)["id"])
+            self.reconciler.save(connection, item, Change(removed=True, ended="done"))
 
 
 def identity_of(desk: Desk, who: str) -> Identity:
