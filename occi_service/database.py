@@ -6,6 +6,9 @@ SQLite's write lock at once: a transaction that starts by reading and turns to w
 fails with "database is locked", so a writer says that it is one. On PostgreSQL, `write()` is READ COMMITTED and rows
 are locked where they are read for update.
 
+SQLite lets one writer in and has the others sleep and look again, up to 100 ms at a time. So the threads of a process
+take turns before they come to it, by a lock that wakes the next at once; between processes it is SQLite's own waiting.
+
 All tables of all rooms hang on one `metadata`, each defined in the room that owns it, and are made by Alembic.
 """
 
@@ -13,14 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import Any, Literal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
+import sqlalchemy.exc
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
-__all__ = ["Database", "metadata"]
+__all__ = ["Database", "Often", "metadata"]
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
@@ -34,7 +40,10 @@ metadata = sa.MetaData(
 )
 
 #: Seconds a SQLite writer waits for another before it gives up.
-_SQLITE_BUSY_TIMEOUT = 30.0
+_SQLITE_BUSY_TIMEOUT: Final = 30.0
+#: Seconds after which a connection of the pool is asked whether its server is still there before it is used. Sooner, the
+#: question would cost a round trip in each read; a server that ends meanwhile fails the statement, and a client tries again.
+_PING_AFTER_IDLE: Final = 5.0
 
 
 class Database:
@@ -43,13 +52,14 @@ class Database:
     Args:
         url: SQLAlchemy URL, for example `sqlite:////var/lib/archelon/state.db` or `postgresql+psycopg://host/name`.
         pool_size: connections kept open; as many again may open under load.
+        clock: seconds, monotonic.
 
     Raises:
         ValueError: the URL names neither SQLite nor PostgreSQL, or an in-memory SQLite database, which cannot be
         shared.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, clock: Callable[[], float] = time.monotonic) -> None:
         parsed = sa.make_url(url)
         dialect = parsed.get_backend_name()
         if dialect == "sqlite":
@@ -73,34 +83,95 @@ class Database:
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=dialect == "postgresql",
             json_serializer=_compact_json,
             # Values of statements are tenants' data, and secrets among them: they stay out of logs and errors.
             hide_parameters=True,
-            # A ROLLBACK after every read in autocommit mode would undo nothing and cost a call.
-            skip_autocommit_rollback=True,
+            # A ROLLBACK after every read in autocommit mode would undo nothing and cost a round trip. SQLite's driver is
+            # always in that mode, our transactions included, and theirs must be undone.
+            skip_autocommit_rollback=dialect == "postgresql",
         )
+        self._turn = _Turn()
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
             event.listen(self.engine, "begin", _begin_sqlite)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            # Without a BEGIN, SQLite is in autocommit mode. Saying so to SQLAlchemy has it send a PRAGMA each time.
+            self._read = self.engine
+        else:
+            _ping_after_idle(self.engine, clock)
+            self._read = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._write = self.engine.execution_options(archelon_write=True)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection in autocommit mode, for SELECTs."""
-        with self._autocommit.connect() as connection:
+        """A connection in autocommit mode, for SELECTs. Who writes through it a statement at a time takes a `turn`."""
+        with self._read.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may write; commits at the end, rolls back on an exception."""
-        with self._write.begin() as connection:
+        """A transaction that may write; commits at the end, rolls back on an exception.
+
+        Raises:
+            sqlalchemy.exc.TimeoutError: on SQLite, the other threads of this process kept writing for 30 s.
+            RuntimeError: on SQLite, this thread has its turn already, and would wait for itself.
+        """
+        with self.turn(), self._write.begin() as connection:
             yield connection
+
+    def often(self, statement: sa.sql.expression.SelectBase) -> Often:
+        """A SELECT for the hot path: compiled once, and run on the driver's own connection."""
+        return Often(self.engine, statement)
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """On SQLite, this thread's turn to write; on PostgreSQL nothing. `write` takes it by itself."""
+        return self._turn.taken() if self.dialect == "sqlite" else contextlib.nullcontext()
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+class Often:
+    """A SELECT that runs often. SQLAlchemy's way from statement to rows takes longer than the SELECT itself.
+
+    Attributes:
+        text: the statement as the driver takes it.
+    """
+
+    def __init__(self, engine: sa.Engine, statement: sa.sql.expression.SelectBase) -> None:
+        self._engine = engine
+        compiled = statement.compile(dialect=engine.dialect)
+        self.text = str(compiled)
+        #: The order of the parameters where the driver takes them by position.
+        self._order = compiled.positiontup
+
+    def rows(self, parameters: Mapping[str, str]) -> Sequence[Any]:
+        """The rows, in autocommit mode.
+
+        Args:
+            parameters: values that the driver takes as they are.
+
+        Raises:
+            sqlite3.Error, psycopg.Error: bare, since nothing here tells one failure from another; run the statement
+                through `read` to find out.
+            sqlalchemy.exc.SQLAlchemyError: no connection to be had.
+        """
+        pooled = self._engine.raw_connection()
+        try:
+            driver: Any = pooled.dbapi_connection
+            if self._order is not None:
+                rows: Sequence[Any] = driver.execute(self.text, [parameters[each] for each in self._order]).fetchall()
+            else:
+                # Two assignments that travel nowhere, in the place of BEGIN and ROLLBACK.
+                driver.autocommit = True
+                rows = driver.execute(self.text, parameters).fetchall()
+                driver.autocommit = False
+        except BaseException:
+            pooled.invalidate()
+            raise
+        finally:
+            pooled.close()
+        return rows
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
@@ -119,10 +190,47 @@ def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("isolation_level") == "AUTOCOMMIT":
-        return
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("archelon_write") else "BEGIN")
+    if connection.get_execution_options().get("archelon_write"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class _Turn:
+    """One thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        me = threading.get_ident()
+        if self._holder == me:
+            raise RuntimeError("this thread is writing already; pass on the connection of that transaction")
+        if not self._lock.acquire(timeout=_SQLITE_BUSY_TIMEOUT):
+            raise sqlalchemy.exc.TimeoutError(f"other threads kept writing for {_SQLITE_BUSY_TIMEOUT:g} s")
+        self._holder = me
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._lock.release()
+
+
+def _ping_after_idle(engine: sa.Engine, clock: Callable[[], float]) -> None:
+    def checkin(_dbapi_connection: Any, record: Any) -> None:
+        record.info["used"] = clock()
+
+    def checkout(dbapi_connection: Any, record: Any, _proxy: Any) -> None:
+        used = record.info.get("used")
+        if used is not None and clock() - used > _PING_AFTER_IDLE:
+            try:
+                engine.dialect.do_ping(dbapi_connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                # The pool then tries with a new connection, and forgets the others that were opened before.
+                raise sqlalchemy.exc.InvalidatePoolError from error
+
+    event.listen(engine, "checkin", checkin)
+    event.listen(engine, "checkout", checkout)
 
 
 def _compact_json(value: object) -> str:

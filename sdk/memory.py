@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from occi_service import client
@@ -156,7 +156,7 @@ class MemoryCloud:
 
     # what becomes of it -----------------------------------------------------------------------------------------------
 
-    def _catalogue(self) -> list[client.Entity]:
+    def _catalogue(self) -> Sequence[client.Entity]:
         entries = {scheme: self.url(name) for name, scheme in MODULES.items()}
         entries |= {each: self.url(each) for each in self.offers}
         return [

@@ -37,7 +37,6 @@ __all__ = [
     "InstanceBackend",
     "caller_of",
     "connection_of",
-    "instance_id_of",
     "refusals_of_identity",
 ]
 
@@ -81,7 +80,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        instance_id = _instance_id(entity, identity)
+        instance_id = _new_id(entity, extras)
         start_token = new_start_token(instance_id)
         now = self._clock()
         instance = Instance(
@@ -101,6 +100,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         )
         entity.attributes[wire.BUNDLE_VERSION] = manifest.version or published.digest[:12]
         entity.attributes[names.GENERATION] = 1
+        entity.attributes[names.INSTANCE] = instance_id
         show_state(entity, "initialise")
         self._history.open(connection, instance, now)
         self._history.begin(connection, instance, "initialise", now)
@@ -140,7 +140,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         definitions = attributes_of(old.kind, old.mixins)
         given = dict(new.attributes)
         for name in list(old.attributes):
-            if name not in given and name in definitions and not definitions[name].immutable:
+            if name not in given and name in definitions and not definitions[name].immutable and name != names.REGION:
                 given[name] = None
         self._change(old, given, extras)
 
@@ -165,7 +165,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         entity.attributes[names.GENERATION] = generation
         seen = instance.snapshot
         if seen.state == "fail":
-            columns |= self._resumed(instance)
+            columns |= self._resume(connection, instance, generation)
             show_state(entity, str(columns["state"]))
         elif seen.state == "active":
             show_state(entity, "update")
@@ -180,7 +180,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
         columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
         if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
-            columns |= self._resumed(instance)
+            columns |= self._resume(connection, instance, instance.snapshot.generation)
         show_state(entity, "destroy")
         self._write(connection, instance, columns, extras)
 
@@ -204,7 +204,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             self._write(connection, instance, {"wanted": wanted.value, "generation": generation}, extras)
         elif action == wire.RETRY:
             _refuse_illegal(instance, "retry")
-            columns = self._resumed(instance)
+            columns = self._resume(connection, instance, instance.snapshot.generation)
             show_state(entity, str(columns["state"]))
             self._write(connection, instance, columns, extras)
         else:
@@ -221,10 +221,10 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def _invoke(
         self, connection: sa.Connection, instance: Instance, action: Action, *, attributes: dict[str, Any], extras: Any
     ) -> None:
-        if instance.snapshot.state != "active":
+        if instance.snapshot.state != "active" or instance.snapshot.wanted is Wanted.GONE:
             raise ConflictError(
-                f"{action.term} needs an active instance; this one is in {instance.snapshot.state}, where "
-                f"{_listed(instance)} are possible",
+                f"{action.term} is not possible in {instance.snapshot.state}, only in active; possible now: "
+                f"{_listed(instance)}",
                 wire.STATE,
             )
         invocation = str(uuid.uuid4())
@@ -241,27 +241,13 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             connection, INVOCATION_TOPIC, invocation, tenant=instance.tenant, priority=Priority.URGENT
         )
 
-    def _resumed(self, instance: Instance) -> dict[str, Any]:
-        """Columns that bring a failed instance back to the phase that failed."""
-        state = instance.snapshot.failed or "initialise"
-        return {
-            "state": state,
-            "failed": None,
-            "attempt": 0,
-            "sent": 0,
-            "outcome": None,
-            "outcome_message": "",
-            "retry_at": None,
-            "begun": self._clock(),
-            "stumbles": 0,
-            "phase_generation": instance.snapshot.generation,
-            "disposal": None,
-        }
+    def _resume(self, connection: sa.Connection, instance: Instance, generation: int) -> dict[str, Any]:
+        return self._history.resume(connection, instance, generation, self._clock())
 
-    # helpers of all ---------------------------------------------------------------------------------------------------
+    # what all of these do ------------------------------------------------------------------------------------------------
 
     def _locked(self, connection: sa.Connection, entity: Entity, identity: Identity) -> Instance:
-        instance = self._instances.find(connection, instance_id_of(entity.identifier, identity.tenant_id), lock=True)
+        instance = self._instances.at(connection, identity.tenant_id, entity.identifier)
         if instance is None:
             raise ConflictError("the instance is gone", "path")
         return instance
@@ -285,26 +271,24 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             )
 
 
-def instance_id_of(path: str, tenant: str) -> InstanceId:
-    """The instance's id, which is unique over all tenants: the path's own UUID where the service chose it (version 4).
+def _new_id(entity: Entity, extras: Any) -> InstanceId:
+    """The id of a new instance, which is unique over all tenants and all times.
 
-    A path that a client chose may be another tenant's as well; its instance's id is derived from both.
+    Where the service manager chose the path it is the path's own UUID. A path that a client chose may be another
+    tenant's as well, or that of an instance which is gone and whose records, disposal and tokens carry its id; so that
+    instance has an id of its own.
     """
+    path = entity.identifier
     last = path.rpartition("/")[2]
+    if path != f"{entity.kind.location}{last}":
+        raise BadRequestError(f"an instance of this service lies at {entity.kind.location}<UUID>", "path")
     try:
         given = uuid.UUID(last)
     except ValueError:
         raise BadRequestError("an instance's path ends in a UUID", "path") from None
     if str(given) != last:
         raise BadRequestError(f"write the UUID as {given}", "path")
-    return InstanceId(last if given.version == 4 else str(names.derived_id(tenant, path)))
-
-
-def _instance_id(entity: Entity, identity: Identity) -> InstanceId:
-    path = entity.identifier
-    if path != f"{entity.kind.location}{path.rpartition('/')[2]}":
-        raise BadRequestError(f"an instance of this service lies at {entity.kind.location}<UUID>", "path")
-    return instance_id_of(path, identity.tenant_id)
+    return InstanceId(str(uuid.uuid4()) if extras.get("chosen_path") else last)
 
 
 def caller_of(extras: Any) -> Identity:
@@ -326,15 +310,23 @@ def _draining(connection: sa.Connection) -> bool:
     return connection.scalar(sa.select(flags.c.value).where(flags.c.name == "draining")) == "yes"
 
 
+def _moves(instance: Instance) -> tuple[str, ...]:
+    """What may be asked for now; after a DELETE, nothing that would undo it."""
+    seen = instance.snapshot
+    moves = legal_moves(seen.state)
+    if seen.wanted is not Wanted.GONE:
+        return moves
+    return tuple([move for move in moves if move == "delete" or (move == "retry" and seen.failed == "destroy")])
+
+
 def _listed(instance: Instance) -> str:
-    return ", ".join(legal_moves(instance.snapshot.state))
+    return ", ".join(_moves(instance))
 
 
 def _refuse_illegal(instance: Instance, move: str) -> None:
     state = instance.snapshot.state
-    if move not in legal_moves(state) or (instance.snapshot.wanted is Wanted.GONE and move != "delete"):
-        moves = "delete" if instance.snapshot.wanted is Wanted.GONE else _listed(instance)
-        raise ConflictError(f"{move} is not possible in {state}; possible now: {moves}", wire.STATE)
+    if move not in _moves(instance):
+        raise ConflictError(f"{move} is not possible in {state}; possible now: {_listed(instance)}", wire.STATE)
 
 
 def _refuse_locked(instance: Instance, move: str) -> None:

@@ -19,7 +19,7 @@ from occi.backend import ActionBackend, KindBackend
 
 import bundles
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
-from occi_service.identity import Identity
+from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
 
 from . import tables
@@ -29,6 +29,8 @@ __all__ = ["Catalogue", "Published", "ServiceBackend"]
 
 #: Seconds after which a process looks again for services that another has published.
 _STALE: Final = 1.0
+#: First parts of paths that say nothing about a service. The query interface shows them all, and is looked up.
+_OWN_PATHS: Final = RESERVED_TERMS - {"-"}
 
 
 class ServiceBackend(KindBackend, ActionBackend):
@@ -69,12 +71,16 @@ class Catalogue:
 
     # what this process knows ------------------------------------------------------------------------------------------
 
-    def refresh(self, path: str = "") -> None:
-        """Look for newer services if the last look is old, or if `path` is of a collection that is not known."""
-        stale = self._monotonic() - self._looked >= _STALE
-        if not stale:
+    def refresh(self, path: str = "", *, writing: bool = False) -> None:
+        """Look for newer services: before a write, where the last look is old, or if `path` is not one that is known.
+
+        An order is checked against the service as it is now, whichever process has published it; a look may be a
+        second late where it names what this process knows.
+        """
+        if not writing and self._monotonic() - self._looked < _STALE:
             first = path.split("/", 2)[1] if path.startswith("/") else ""
-            if not first or first in RESERVED_TERMS or self._registry.get_category(f"/{first}/", None) is not None:
+            known = first in _OWN_PATHS or self._registry.get_category(f"/{first}/", None) is not None
+            if first == "" or known:
                 return
         with self._database.read() as connection:
             self.load(connection)
@@ -86,7 +92,10 @@ class Catalogue:
             self.load(connection)
 
     def load(self, connection: sa.Connection) -> None:
-        """Register every service that is newer than what is known, as this connection sees it."""
+        """Register every service that is newer than what is known, as this connection sees it.
+
+        Not for a transaction that has changed the catalogue and may be undone.
+        """
         newer = sa.select(tables.services).where(tables.services.c.revision > self._revision)
         with self._lock:
             self._looked = self._monotonic()
@@ -173,10 +182,11 @@ class Catalogue:
             manifest = self.manifest(digest, connection)
         except LookupError as error:
             raise BadRequestError(f"{error}; PUT its archive at /bundle/{digest} first", "bundle.digest") from None
+        self._take_turn(connection)
         self._check_place(connection, manifest)
         self._check_graph(connection, manifest)
         before = self.service(connection, manifest.type)
-        if before is not None and self._publisher(connection, manifest.type) != identity.tenant_id:
+        if before is not None and self.publisher(connection, manifest.type) != identity.tenant_id:
             raise ForbiddenError(f"{manifest.type} is published by another tenant", "bundle.digest")
         values = {"id": entry, "digest": digest, "withdrawn": False, "revision": self._next_revision(connection)}
         if before is None:
@@ -190,6 +200,7 @@ class Catalogue:
     def withdraw(self, connection: sa.Connection, service_type: str, *, identity: Identity, now: float) -> None:
         """Take no more orders of a service. Its instances live on."""
         service = tables.services
+        self._take_turn(connection)
         connection.execute(
             service.update()
             .where(service.c.type == service_type)
@@ -199,17 +210,22 @@ class Catalogue:
         if entry is not None:
             self._note(connection, service_type, entry.digest, "withdrawn", identity=identity, now=now)
 
-    def _next_revision(self, connection: sa.Connection) -> int:
+    def _take_turn(self, connection: sa.Connection) -> None:
         # Two publishers at once: on SQLite the write lock orders them; on PostgreSQL this lock does.
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE sm_services IN SHARE ROW EXCLUSIVE MODE")
+
+    def _next_revision(self, connection: sa.Connection) -> int:
         return (connection.scalar(sa.select(sa.func.max(tables.services.c.revision))) or 0) + 1
 
-    def _publisher(self, connection: sa.Connection, service_type: str) -> str | None:
+    def publisher(self, connection: sa.Connection, service_type: str) -> TenantId:
+        """The tenant to whom a service belongs: who published it first. Raises LookupError where nobody has."""
         log = tables.publications
         first = sa.select(log.c.tenant).where(log.c.type == service_type).order_by(log.c.sequence).limit(1)
         found: str | None = connection.scalar(first)
-        return found
+        if found is None:
+            raise LookupError(f"nobody has published {service_type}")
+        return TenantId(found)
 
     def _note(
         self, connection: sa.Connection, service_type: str, digest: str, what: str, *, identity: Identity, now: float
@@ -248,5 +264,5 @@ def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:
             target = bundles.unpack(archive, Path(directory) / "bundle", digest=digest)
             return bundles.Bundle.load(target).manifest
         except bundles.BundleError as error:
-            text = "; ".join([str(each) for each in error.problems[:10]])
-            raise BadRequestError(f"this is not a bundle: {text}", "body") from None
+            text = "\n".join([str(each) for each in error.problems])
+            raise BadRequestError(f"this is not a bundle that can be used:\n{text}", "body") from None

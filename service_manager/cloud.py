@@ -17,10 +17,12 @@ from occi_service import client
 from occi_service.identity import TenantId, TokenIssuer
 from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
 
-__all__ = ["Caller", "Cloud"]
+__all__ = ["STEP_TIMEOUT", "Caller", "Cloud"]
 
-#: Seconds for one call. A step makes at most three, and has to end before its lease does.
+#: Seconds for one call.
 CALL_TIMEOUT: Final = 5.0
+#: Seconds for a step, which makes at most four calls. Its lease is renewed until then.
+STEP_TIMEOUT: Final = 4 * CALL_TIMEOUT + 4.0
 #: Seconds that a module's endpoint is remembered.
 _REMEMBERED: Final = 60.0
 
@@ -98,15 +100,17 @@ class Cloud:
         except client.NotFoundError:
             return
 
-    def dispose(self, generation: int, service: str, caller: Caller) -> client.Entity:
-        """Have disposal take down what is left of an instance. Repeating it tells how far it is."""
+    def dispose(self, generation: int, service: str, caller: Caller, *, ask: bool) -> client.Entity:
+        """How far the disposal of an instance is; with `ask`, have it begun, or begun again where it failed."""
         module = self._module(disposal.SCHEME, caller)
         path = disposal.disposal_path(caller.instance)
-        try:
-            return module.get(path)
-        except client.NotFoundError:
-            labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
-            return module.put(path, _id(disposal.DISPOSAL), labels)[0]
+        if not ask:
+            try:
+                return module.get(path)
+            except client.NotFoundError:
+                pass
+        labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
+        return module.put(path, _id(disposal.DISPOSAL), labels)[0]
 
     # orchestrators ----------------------------------------------------------------------------------------------------
 

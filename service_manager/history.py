@@ -19,7 +19,7 @@ from occi_service.wire import names
 from occi_service.wire import service_manager as wire
 from occi_service.work import Priority, WorkQueue
 
-from .instances import Instance, house_extras
+from .instances import Instance, house_extras, resumed
 
 __all__ = ["EXPIRY_TOPIC", "History", "rfc3339"]
 
@@ -76,6 +76,12 @@ class History:
         }
         self._write(connection, instance, lambda phases: phases.append(line))
         self._log(instance, phase, "start", None)
+
+    def resume(self, connection: sa.Connection, instance: Instance, generation: int, now: float) -> dict[str, Any]:
+        """Begin the phase again that has failed. Returns the columns that bring the instance there."""
+        columns = resumed(instance, generation, now)
+        self.begin(connection, instance, str(columns["state"]), now)
+        return columns
 
     def end(self, connection: sa.Connection, instance: Instance, *, outcome: str, message: str, now: float) -> float:
         """Note the end of the present phase. Returns how long it took, in seconds."""

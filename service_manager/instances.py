@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from occi.core_model import Entity, Kind, Link, Resource
 
 from occi_service.identity import Identity, Role, TenantId, TokenKind
-from occi_service.model import RemoteResource
+from occi_service.model import RemoteResource, type_id
 from occi_service.registry import Registry
 from occi_service.wire import names
 from occi_service.wire import service_manager as wire
@@ -25,9 +25,23 @@ from occi_service.work import WorkQueue
 from . import tables
 from .lifecycle import Snapshot, Wanted, legal_moves
 
-__all__ = ["TOPIC", "Instance", "InstanceId", "Instances", "house_extras", "parameters_of", "set_links", "show_state"]
+__all__ = [
+    "LINK_KINDS",
+    "TOPIC",
+    "Instance",
+    "InstanceId",
+    "Instances",
+    "house_extras",
+    "parameters_of",
+    "resumed",
+    "set_links",
+    "show_state",
+]
 
 InstanceId = NewType("InstanceId", str)
+
+#: What an orchestrator reports links of, by type identifier.
+LINK_KINDS: Final[Mapping[str, Kind]] = {type_id(kind): kind for kind in (wire.DEPENDENCY, wire.RESOURCE_LINK)}
 
 #: The work that looks at one instance; its key is the instance's id.
 TOPIC: Final = "instance"
@@ -68,8 +82,11 @@ class Instance:
     audit: str | None
 
 
-def house_extras(connection: sa.Connection, tenant: TenantId) -> dict[str, Any]:
-    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own."""
+def house_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
+    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own.
+
+    Without a connection, what is read is read alone and not locked.
+    """
     identity = Identity(
         subject="service-manager",
         tenant_id=tenant,
@@ -100,6 +117,13 @@ class Instances:
         columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
         statement = sa.select(*columns).where(tables.instances.c.id == instance)
         row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+        return None if row is None else _instance(row)
+
+    def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
+        """The row of the instance at a tenant's path, kept from others until the transaction ends."""
+        columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
+        there = sa.and_(tables.instances.c.tenant == tenant, tables.instances.c.path == path)
+        row = connection.execute(sa.select(*columns).where(there).with_for_update()).one_or_none()
         return None if row is None else _instance(row)
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
@@ -141,6 +165,14 @@ class Instances:
         except KeyError:
             return None
 
+    def entity_as_seen(self, instance: Instance) -> Entity | None:
+        """The entity of an instance, for reading alone: nothing is locked. Secrets are open."""
+        extras = house_extras(None, instance.tenant)
+        try:
+            return self.registry.get_resource(instance.path, extras)
+        except KeyError:
+            return None
+
     def save_entity(self, connection: sa.Connection, instance: Instance, entity: Entity) -> None:
         """Write the entity of an instance back."""
         self.registry.save(instance.path, entity, house_extras(connection, instance.tenant))
@@ -153,6 +185,24 @@ def _instance(row: sa.Row[Any]) -> Instance:
     beside = {name: values[name] for name in _BESIDE}
     beside["outputs"] = tuple(json.loads(beside["outputs"]))
     return Instance(snapshot=Snapshot(**snapshot), **beside)
+
+
+def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
+    """Columns that bring a failed instance back to the phase that failed, for an order of this generation."""
+    return {
+        "state": instance.snapshot.failed or "initialise",
+        "failed": None,
+        "attempt": 0,
+        "sent": 0,
+        "outcome": None,
+        "outcome_message": "",
+        "retry_at": None,
+        "begun": now,
+        "stumbles": 0,
+        "phase_generation": generation,
+        # What disposal has begun to take down is not asked of the orchestrator again, which may be gone by now.
+        "disposal": "again" if instance.snapshot.disposal is not None else None,
+    }
 
 
 def show_state(entity: Entity, state: str, message: str = "") -> None:
@@ -191,10 +241,9 @@ def set_links(
     """Make the links of an instance those that its orchestrator reported. Returns how many of them are dependencies."""
     assert isinstance(entity, Resource)
     extras = house_extras(connection, instance.tenant)
-    kinds: dict[str, Kind] = {"dependency": wire.DEPENDENCY, "resource": wire.RESOURCE_LINK}
     wanted: dict[str, Link] = {}
     for each in reported:
-        kind = kinds["dependency" if each.get("dependency") else "resource"]
+        kind = LINK_KINDS[str(each["kind"])]
         target = str(each["target"])
         path = f"{kind.location}{names.derived_id(instance.id, target)}"
         link = Link(path, kind, [], entity, RemoteResource(target), title=str(each.get("title") or "") or None)

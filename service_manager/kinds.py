@@ -13,8 +13,22 @@ from occi_service.wire import service_manager as wire
 
 __all__ = ["RESERVED_TERMS", "actions_of", "kind_of"]
 
-#: Terms whose locations the service manager uses itself.
-RESERVED_TERMS: Final = frozenset(("published", "record", "dependency", "resource", "bundle", "operator", "-"))
+#: Terms whose locations the service manager uses itself; `/hurtle/` is where Hurtle's dialect is spoken.
+RESERVED_TERMS: Final = frozenset(
+    (
+        "published",
+        "record",
+        "dependency",
+        "resource",
+        "bundle",
+        "operator",
+        "hurtle",
+        "healthz",
+        "readyz",
+        "metrics",
+        "-",
+    )
+)
 
 
 def kind_of(manifest: bundles.Manifest) -> Kind:

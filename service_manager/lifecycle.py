@@ -23,6 +23,7 @@ __all__ = [
     "Dismiss",
     "Dispose",
     "Enter",
+    "ForgetApplication",
     "GiveUp",
     "MakeApplication",
     "Patience",
@@ -59,8 +60,8 @@ class Snapshot:
         attempt: failures of the present phase; `begun` is when the present attempt began, `retry_at` when it may.
         outcome: what the orchestrator reported of the present phase: done, failed, or None.
         boots: starts of the orchestrator since its application was made; `activated` and `sent` are those at which it
-            was activated and told the present phase.
-        disposal: how far disposal is: None, asked or done.
+            was activated and told the present phase. `activated` is -1 where an application before this one was.
+        disposal: how far disposal is: None, asked, failed, again (to be asked once more) or done.
         dependencies: instances of other services that the orchestrator has reported as its own.
     """
 
@@ -103,6 +104,15 @@ class Patience:
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForgetApplication:
+    """Another bundle is wanted: from here on, what the present application's orchestrator was told counts for nothing.
+
+    A step of its own, before the application is remade: were it written after, it could forget that the new one has
+    started already; and without it the old orchestrator, while it still answers, would be told the new phase.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -174,7 +184,18 @@ class Rest:
 
 
 Step: TypeAlias = (
-    MakeApplication | Activate | SendPhase | Dismiss | Dispose | Remove | Enter | Await | TryAgain | GiveUp | Rest
+    ForgetApplication
+    | MakeApplication
+    | Activate
+    | SendPhase
+    | Dismiss
+    | Dispose
+    | Remove
+    | Enter
+    | Await
+    | TryAgain
+    | GiveUp
+    | Rest
 )
 
 _NEXT: Final[Mapping[str, str]] = {
@@ -271,7 +292,7 @@ def _after(seen: Snapshot, limits: Patience, reason: str, *, now: float) -> Step
 def _reach(seen: Snapshot, overdue: float) -> Step | None:
     """The step that brings the orchestrator up and activates it; None where it is."""
     if seen.made != seen.digest:
-        return MakeApplication()
+        return MakeApplication() if seen.made is None else ForgetApplication()
     if seen.boots == 0:
         return Await(overdue, application=True)
     if seen.state != "initialise" and seen.activated != seen.boots:
@@ -297,17 +318,32 @@ def _phase(seen: Snapshot, limits: Patience, now: float) -> Step:
 
 
 def _destroy(seen: Snapshot, limits: Patience, now: float) -> Step:
-    if seen.disposal == "done":
-        return Remove()
-    never_reached = seen.activated == 0
-    if seen.disposal is not None or seen.outcome == "done" or never_reached:
+    if seen.disposal is not None:
+        return _disposal(seen, limits, now)
+    # What the orchestrator made on platforms, disposal finds by label. Instances of other services it cannot find.
+    unreachable = seen.activated == 0 or (seen.made is None and not seen.dependencies)
+    if seen.outcome == "done" or unreachable:
         return Dispose()
     failure = _failure(seen, limits, now)
     if failure is not None:
         step = _after(seen, limits, failure, now=now)
-        # What the orchestrator made on platforms, disposal finds by label. Instances of other services it cannot find.
         return Dispose() if isinstance(step, GiveUp) and not seen.dependencies else step
     overdue = seen.begun + limits.timeout
+    if seen.made is None:
+        return MakeApplication()
+    if seen.boots == 0:
+        return Await(overdue, application=True)
     if seen.activated != seen.boots:
         return Activate()
     return Await(overdue, application=True) if seen.sent == seen.boots else Dismiss()
+
+
+def _disposal(seen: Snapshot, limits: Patience, now: float) -> Step:
+    if seen.disposal == "done":
+        return Remove()
+    if seen.disposal == "failed":
+        return _after(seen, limits, seen.outcome_message or "disposal gave no reason", now=now)
+    if seen.disposal == "asked" and now >= seen.begun + limits.timeout:
+        reason = f"disposal took longer than {limits.timeout:g} s"
+        return _after(seen, limits, f"{reason}; {seen.outcome_message}" if seen.outcome_message else reason, now=now)
+    return Dispose()

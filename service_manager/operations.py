@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 import falcon
@@ -14,8 +16,11 @@ from occi_service.identity.policy import Policy, Target
 
 from . import tables
 from .backend import refusals_of_identity
-from .instances import Instances, show_state
+from .catalogue import Catalogue
+from .history import History
+from .instances import Instances, house_extras, show_state
 from .lifecycle import Wanted
+from .rolling import ROLL_STATE, begin_roll
 
 __all__ = ["OperatorResource"]
 
@@ -25,10 +30,22 @@ _PAGE: Final = 1000
 class OperatorResource:
     """`/operator/…`, in JSON."""
 
-    def __init__(self, database: Any, instances: Instances, policy: Policy) -> None:
+    def __init__(
+        self,
+        database: Any,
+        instances: Instances,
+        catalogue: Catalogue,
+        *,
+        history: History,
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
         self._database = database
         self._instances = instances
+        self._catalogue = catalogue
+        self._history = history
         self._policy = policy
+        self._clock = clock
 
     def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
@@ -52,16 +69,47 @@ class OperatorResource:
         with self._database.write() as connection:
             found = self._instances.find(connection, instance)
             entity = self._instances.entity(connection, found) if found is not None else None
+            # Locked after the entity, in the order of everybody who writes both.
+            found = self._instances.find(connection, instance, lock=True)
             if found is None or entity is None:
                 raise NotFoundError(f"there is no instance {instance}", "path")
             columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
             if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
-                columns |= {"state": "destroy", "failed": None, "attempt": 0, "outcome": None, "disposal": None}
+                columns |= self._history.resume(connection, found, found.snapshot.generation, self._clock())
             show_state(entity, "destroy", "an operator disposes of this instance")
             self._instances.save_entity(connection, found, entity)
             self._instances.change(connection, instance, columns)
             self._instances.wake(connection, found)
         _answer(resp, {"instance": instance, "state": "destroy"})
+
+    def on_get_services(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every tenant's services: the bundle that is published, by whom, and how its roll stands."""
+        self._check(req, rules.OPERATE)
+        table = tables.services
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.type)).all()
+            found = [self._service(connection, row) for row in rows]
+        _answer(resp, {"services": found})
+
+    def _service(self, connection: sa.Connection, row: sa.Row[Any]) -> dict[str, Any]:
+        tenant = self._catalogue.publisher(connection, row.type)
+        state = None
+        with contextlib.suppress(KeyError):
+            entry = self._instances.registry.get_resource(row.id, house_extras(connection, tenant))
+            state = entry.attributes.get(ROLL_STATE)
+        return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
+
+    def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Bring a service's instances to the bundle that is published: `{"service": "<type identifier>"}`."""
+        self._check(req, rules.OPERATE)
+        service = _member(req, "service")
+        with self._database.write() as connection:
+            head = self._catalogue.service(connection, service) if isinstance(service, str) else None
+            if head is None or head.withdrawn:
+                raise BadRequestError('the body is {"service": "<type identifier>"} of a published service', "body")
+            tenant = self._catalogue.publisher(connection, head.type)
+            begin_roll(self._instances, connection, tenant, head.id)
+        _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
 
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Whether orders are taken."""
@@ -73,11 +121,7 @@ class OperatorResource:
     def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
         self._check(req, rules.DRAIN)
-        body = req.bounded_stream.read(1024)
-        try:
-            draining = json.loads(body)["draining"]
-        except (ValueError, KeyError, TypeError):
-            draining = None
+        draining = _member(req, "draining")
         if not isinstance(draining, bool):
             raise BadRequestError('the body is {"draining": true} or {"draining": false}', "body")
         flags = tables.flags
@@ -92,6 +136,13 @@ class OperatorResource:
             raise ForbiddenError("this needs an identity")
         with refusals_of_identity():
             self._policy.check(rule, identity, Target(identity.tenant_id))
+
+
+def _member(req: falcon.Request, name: str) -> Any:
+    try:
+        return json.loads(req.bounded_stream.read(4096))[name]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _answer(resp: falcon.Response, value: Any) -> None:

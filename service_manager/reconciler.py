@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
+from occi.core_model import Entity
 
 import bundles
 from occi_service import client, work
@@ -21,7 +22,7 @@ from occi_service.identity import TokenIssuer
 from occi_service.wire import deploy, disposal, names, orchestrator, tokens
 from occi_service.wire import service_manager as wire
 
-from . import lifecycle
+from . import lifecycle, tables
 from .catalogue import Catalogue
 from .cloud import Caller, Cloud
 from .history import History
@@ -33,16 +34,19 @@ __all__ = ["Change", "Order", "Reconciler"]
 
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
+_LOOK_LONGEST: Final = 30.0
 _STUMBLE_FIRST: Final = 0.2
 _STUMBLE_LONGEST: Final = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted, and all that a step needs to know of it."""
+    """What is wanted, the step that it needs, and all that this step has to know (nothing else is read for it)."""
 
     instance: Instance
     manifest: bundles.Manifest
+    next: lifecycle.Step
+    now: float
     parameters: Mapping[str, Any] = dataclasses.field(repr=False)
     start_token: str = dataclasses.field(repr=False)
     private: Mapping[str, Any] = dataclasses.field(repr=False)
@@ -58,6 +62,8 @@ class Change:
         ended: outcome of the present phase, where it ended: done, failed.
         message: for the tenant; None leaves the one that is there.
         removed: the instance is gone, with disposal's audit.
+        decided_on: what a decision was made on that did nothing in the world. Whoever changed the instance meanwhile
+            (a report, an order) is not overruled by it: it is dropped, and made anew.
     """
 
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -65,6 +71,7 @@ class Change:
     ended: str | None = None
     message: str | None = None
     removed: bool = False
+    decided_on: lifecycle.Snapshot | None = None
 
 
 class Reconciler:
@@ -116,28 +123,31 @@ class Reconciler:
             return None
         self._catalogue.keep_up(connection, instance.service)
         manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
-        entity = self._instances.entity(connection, instance)
-        parameters = parameters_of(entity, instance.outputs) if entity is not None else {}
-        start_token = private = ""
-        if instance.start_token:
+        now = self._clock()
+        step = lifecycle.plan(instance.snapshot, self._patience_of(manifest), now)
+        parameters: Mapping[str, Any] = {}
+        private = start_token = ""
+        if isinstance(step, lifecycle.Activate | lifecycle.SendPhase | lifecycle.Await):
+            entity = self._instances.entity_as_seen(instance)
+            parameters = parameters_of(entity, instance.outputs) if entity is not None else {}
+        if isinstance(step, lifecycle.MakeApplication) and instance.start_token:
             start_token = self._cipher.decrypt(instance.start_token, context=(instance.id, "start_token"))
-        if instance.private:
+        if isinstance(step, lifecycle.Activate) and instance.private:
             private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
-        return Order(instance, manifest, parameters, start_token, json.loads(private or "{}")), Change()
+        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}")), Change()
 
     # step -------------------------------------------------------------------------------------------------------------
 
     def step(self, order: Order, _nothing: Change) -> work.Progress[Change]:
         """Take the next step."""
-        seen = order.instance.snapshot
-        now = self._clock()
-        step = lifecycle.plan(seen, self._patience_of(order.manifest), now)
-        if isinstance(step, lifecycle.Rest):
+        if isinstance(order.next, lifecycle.Rest):
             return work.Done()
         try:
-            return self._take(step, order, now)
+            return self._take(order.next, order, order.now)
+        except _GoneError:
+            return work.Advance(_forgotten(order.instance.snapshot))
         except (client.BadRequestError, client.ForbiddenError, client.ConflictError, client.TooLargeError) as error:
-            return self._refused(order, error, now)
+            return self._refused(order, error)
         except (client.ClientError, LookupError) as error:
             # Away, overloaded, not yet up: it passes, or the phase's time does.
             stumbles = order.instance.stumbles + 1
@@ -145,14 +155,15 @@ class Reconciler:
             change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
             return work.Wait(pause, change)
 
-    def _refused(self, order: Order, error: client.ClientError, now: float) -> work.Progress[Change]:
+    def _refused(self, order: Order, error: client.ClientError) -> work.Progress[Change]:
         """What will not pass by waiting: the attempt failed."""
         seen = order.instance.snapshot
+        now = self._clock()
         if seen.state == "active":
             return work.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
         failed = dataclasses.replace(seen, outcome="failed", outcome_message=_plain(error))
-        if seen.state == "destroy" and seen.disposal is not None:
-            return work.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
+        if isinstance(order.next, lifecycle.Dispose):
+            failed = dataclasses.replace(failed, disposal="failed")
         return self._take(lifecycle.plan(failed, self._patience_of(order.manifest), now), order, now)
 
     def _take(self, step: lifecycle.Step, order: Order, now: float) -> work.Progress[Change]:
@@ -162,27 +173,40 @@ class Reconciler:
             case lifecycle.Enter(state):
                 return work.Advance(self._enter(seen, state, now))
             case lifecycle.TryAgain(at, reason):
-                columns = {"attempt": seen.attempt + 1, "retry_at": at, "begun": at, "sent": 0, "outcome": None}
+                columns: dict[str, Any] = {
+                    "attempt": seen.attempt + 1,
+                    "retry_at": at,
+                    "begun": at,
+                    "sent": 0,
+                    "outcome": None,
+                }
+                if seen.disposal is not None or isinstance(order.next, lifecycle.Dispose):
+                    columns["disposal"] = "again"
                 message = f"attempt {seen.attempt + 1} of {seen.state} failed: {reason}"
-                return work.Wait(observed=Change(columns, message=message), until=at)
+                return work.Wait(observed=Change(columns, message=message, decided_on=instance.snapshot), until=at)
             case lifecycle.GiveUp(phase, reason):
                 failed: dict[str, Any] = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
-                return work.Done(Change(failed, enter="fail", ended="failed", message=f"{phase} failed: {reason}"))
+                text = f"{phase} failed: {reason}"
+                return work.Done(
+                    Change(failed, enter="fail", ended="failed", message=text, decided_on=instance.snapshot)
+                )
             case lifecycle.Await(until, application):
                 if application and instance.stumbles > 0:
                     return self._look(order, until, now)
                 pause = min(max(until - now, 0.0), _LOOK)
                 return work.Wait(pause, Change({"stumbles": 1}) if application else None)
+            case lifecycle.ForgetApplication():
+                return work.Advance(dataclasses.replace(_forgotten(seen), decided_on=seen))
             case lifecycle.MakeApplication():
                 return work.Advance(self._make(order))
             case lifecycle.Activate():
                 return work.Advance(self._activate(order))
-            case lifecycle.SendPhase(phase):
-                self._cloud.phase(self._address(order), phase, self._order_attributes(order, phase), _caller(instance))
+            case lifecycle.SendPhase():
+                self._tell(order, self._address(order))
                 return work.Advance(Change({"sent": seen.boots, "stumbles": 0}))
             case lifecycle.Dismiss():
                 try:
-                    self._cloud.dismiss(self._address(order), _caller(instance))
+                    self._tell(order, self._address(order))
                 except client.NotFoundError:
                     # It is up and was never activated, or has disposed already.
                     return work.Advance(Change({"outcome": "done", "stumbles": 0}))
@@ -215,22 +239,45 @@ class Reconciler:
         if seen.state not in ("active", "inactive", "fail"):
             overtaken = state == "destroy" and seen.wanted is Wanted.GONE
             ended = "overtaken" if overtaken else "done"
-        return Change(columns, enter=state, ended=ended, message="")
+        return Change(columns, enter=state, ended=ended, message="", decided_on=seen)
 
     def _look(self, order: Order, until: float, now: float) -> work.Progress[Change]:
-        """Look at the application while its orchestrator is awaited: a crash is told, not only a time-out."""
+        """Look for ourselves while an orchestrator is awaited.
+
+        A crash is told, not only a time-out; and what was told to the orchestrator is told again, which makes it
+        report again: a report that was lost is found so.
+        """
         instance = order.instance
+        seen = instance.snapshot
         stumbles = instance.stumbles + 1
-        pause = min(max(until - now, 0.0), _LOOK)
-        try:
-            application = self._cloud.application(_caller(instance))
-        except client.NotFoundError:
-            # Somebody has removed it: it is to be made again.
-            return work.Advance(Change({"made": None, "boots": 0, "activated": 0, "sent": 0, "stumbles": 0}))
+        pause = min(max(until - now, 0.0), _LOOK_LONGEST, _LOOK * 2.0 ** min(stumbles - 2, 8))
+        application = self._application(instance)
         state = application.attributes.get(deploy.APP_STATE)
         said = str(application.attributes.get(deploy.APP_STATE_MESSAGE) or "")
         message = f"the orchestrator is in trouble: {said}" if state == "error" else None
+        url = application.attributes.get(deploy.APP_URL)
+        if url and seen.boots > 0 and seen.sent == seen.boots:
+            try:
+                self._tell(order, str(url).rstrip("/"))
+            except client.NotFoundError:
+                # It has started anew, and its word of that was lost.
+                return work.Advance(Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen))
         return work.Wait(pause, Change({"stumbles": stumbles}, message=message))
+
+    def _tell(self, order: Order, address: str) -> None:
+        """Tell an orchestrator the present phase; what it does already, or has done, it does not do again."""
+        state = order.instance.snapshot.state
+        caller = _caller(order.instance)
+        if state == "destroy":
+            self._cloud.dismiss(address, caller)
+        else:
+            self._cloud.phase(address, state, self._order_attributes(order, state), caller)
+
+    def _application(self, instance: Instance) -> client.Entity:
+        try:
+            return self._cloud.application(_caller(instance))
+        except client.NotFoundError:
+            raise _GoneError from None
 
     def _make(self, order: Order) -> Change:
         instance = order.instance
@@ -255,17 +302,13 @@ class Reconciler:
                 self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
         title = f"{order.manifest.term}-{instance.id}"
         self._cloud.make_application(attributes, title, caller)
-        columns: dict[str, Any] = {"made": seen.digest, "stumbles": 0}
-        if seen.made is not None:
-            # Remade with another bundle: what the earlier one knew is to be told again.
-            columns |= {"activated": 0, "sent": 0}
-        return Change(columns)
+        return Change({"made": seen.digest, "stumbles": 0})
 
     def _address(self, order: Order) -> str:
         """Where the orchestrator answers; it moves when its application is restarted elsewhere."""
         if order.instance.address and order.instance.stumbles == 0:
             return order.instance.address
-        found = self._cloud.application(_caller(order.instance)).attributes.get(deploy.APP_URL)
+        found = self._application(order.instance).attributes.get(deploy.APP_URL)
         if not found:
             raise LookupError("the orchestrator's application has no address yet")
         return str(found).rstrip("/")
@@ -300,15 +343,22 @@ class Reconciler:
 
     def _dispose(self, order: Order) -> work.Progress[Change]:
         instance = order.instance
-        found = self._cloud.dispose(instance.snapshot.generation, instance.service, _caller(instance))
+        seen = instance.snapshot
+        found = self._cloud.dispose(seen.generation, instance.service, _caller(instance), ask=seen.disposal != "asked")
         state = found.attributes.get(disposal.DISPOSAL_STATE)
         if state == "done":
             audit = json.dumps(found.attributes.get(disposal.DISPOSAL_AUDIT) or [])
             return work.Advance(Change({"disposal": "done", "audit": audit, "stumbles": 0}))
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
+        if state == "failed" and seen.disposal == "asked":
+            return work.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
         stumbles = instance.stumbles + 1
         pause = min(_LOOK, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 8))
-        return work.Wait(pause, Change({"disposal": "asked", "stumbles": stumbles}, message=message or None))
+        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": stumbles}
+        if seen.disposal is None:
+            # Its time, and its attempts, are its own.
+            columns |= {"begun": order.now, "attempt": 0}
+        return work.Wait(pause, Change(columns, message=message or None))
 
     def _patience_of(self, manifest: bundles.Manifest) -> dict[str, Patience]:
         found = {}
@@ -325,44 +375,45 @@ class Reconciler:
 
     def save(self, connection: sa.Connection, item: work.Item, change: Change) -> None:
         """Write what a step did: the entity, the record, the row."""
-        instance = self._instances.find(connection, item.key)
+        found = self._instances.find(connection, item.key)
+        if found is None:
+            return
+        # The entity before the row, as orders and reports do: it is what keeps them off until this is written.
+        sees_entity = change.removed or change.decided_on is not None or change.message is not None
+        entity = self._instances.entity(connection, found) if sees_entity else None
+        instance = self._instances.find(connection, item.key, lock=True) if sees_entity else found
         if instance is None:
+            return
+        if change.decided_on is not None and instance.snapshot != change.decided_on:
+            self._instances.wake(connection, instance)
             return
         now = self._clock()
         if change.removed:
-            self._remove(connection, instance, now)
+            self._remove(connection, instance, entity=entity, now=now)
             return
         if change.ended is not None:
             taken = self._history.end(connection, instance, outcome=change.ended, message=change.message or "", now=now)
             self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
         if change.enter is not None and change.enter not in ("active", "inactive", "fail"):
             self._history.begin(connection, instance, change.enter, now)
-        if change.enter is not None or change.message is not None:
-            self._show(connection, instance, change)
+        if entity is not None and (change.enter is not None or change.message is not None):
+            self._show(connection, instance, change, entity=entity)
         self._instances.change(connection, instance.id, change.columns)
 
-    def _show(self, connection: sa.Connection, instance: Instance, change: Change) -> None:
-        entity = self._instances.entity(connection, instance)
-        if entity is None:
-            return
+    def _show(self, connection: sa.Connection, instance: Instance, change: Change, *, entity: Entity) -> None:
+        seen = instance.snapshot
         state = change.enter or str(entity.attributes.get(wire.STATE))
-        if (
-            state == "active"
-            and instance.snapshot.changed > instance.snapshot.applied
-            and "applied" not in change.columns
-        ):
+        if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
+            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
             state = "update"
         show_state(entity, state, change.message or "")
-        if change.enter == "active":
-            entity.attributes.setdefault("occi.mcn.stack.state", "CREATE_COMPLETE")
         if change.enter in ("active", "update"):
-            manifest = self._catalogue.manifest(instance.snapshot.digest, connection)
-            entity.attributes[wire.BUNDLE_VERSION] = manifest.version or instance.snapshot.digest[:12]
-        entity.attributes[names.GENERATION] = instance.snapshot.generation
+            manifest = self._catalogue.manifest(seen.digest, connection)
+            entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]
+        entity.attributes[names.GENERATION] = seen.generation
         self._instances.save_entity(connection, instance, entity)
 
-    def _remove(self, connection: sa.Connection, instance: Instance, now: float) -> None:
-        entity = self._instances.entity(connection, instance)
+    def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
         if entity is not None:
             extras = house_extras(connection, instance.tenant)
             for link in getattr(entity, "links", ()):
@@ -385,6 +436,16 @@ class Reconciler:
 
 
 _PHASE_NAMES: Final = frozenset(phase.value for phase in bundles.Phase)
+
+
+class _GoneError(Exception):
+    """The orchestrator's application is not there: somebody has removed it."""
+
+
+def _forgotten(seen: lifecycle.Snapshot) -> Change:
+    """Nothing that was told to the present application's orchestrator counts any more."""
+    activated = -1 if seen.activated else 0
+    return Change({"made": None, "boots": 0, "activated": activated, "sent": 0, "stumbles": 0})
 
 
 def _caller(instance: Instance) -> Caller:

@@ -16,12 +16,12 @@ from occi.core_model import Action, Entity
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
 from occi_service.identity import Identity, TokenIssuer, TokenKind
-from occi_service.renderings.grammar import ATTRIBUTE_NAME
+from occi_service.renderings.grammar import ATTRIBUTE_NAME, uri_text
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 
 from .backend import caller_of, connection_of
-from .instances import Instance, Instances, set_links, show_state
+from .instances import LINK_KINDS, Instance, Instances, set_links, show_state
 from .start_tokens import START_AUDIENCE
 
 __all__ = ["ReportBackend", "output_name"]
@@ -30,6 +30,7 @@ _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
 #: Outputs and links of one instance. A stack has tens.
 _MAX_OUTPUTS: Final = 500
 _MAX_LINKS: Final = 500
+_MAX_TARGET: Final = 2000
 
 
 class ReportBackend(ActionBackend):
@@ -79,7 +80,10 @@ class ReportBackend(ActionBackend):
     def _report(self, entity: Entity, instance: Instance, told: dict[str, Any], extras: Any) -> None:
         seen = instance.snapshot
         generation = told[names.GENERATION]
-        if generation < seen.phase_generation:
+        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
+        # DELETE tells an orchestrator no generation: it reports `destroy` under the last that it was told.
+        destroying = phase == seen.state == "destroy"
+        if generation < seen.phase_generation and not destroying:
             raise ConflictError(
                 f"the report is about generation {generation}; the order is at {seen.phase_generation}",
                 names.GENERATION,
@@ -98,9 +102,10 @@ class ReportBackend(ActionBackend):
                 entity.attributes[name] = told[name]
         if wire.REPORTED_LINKS in told:
             columns["dependencies"] = self._set_links(entity, instance, told[wire.REPORTED_LINKS], extras)
-        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
         message = str(told.get(wire.PHASE_MESSAGE) or "")[:1000]
-        if phase is not None and phase == seen.state and seen.outcome is None:
+        # In the pause before the next attempt, a failure is the one that the pause is for, told twice.
+        told_before = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
+        if phase is not None and phase == seen.state and seen.outcome is None and not told_before:
             if state in ("done", "failed"):
                 columns |= {"outcome": state, "outcome_message": message}
             elif message:
@@ -123,9 +128,18 @@ class ReportBackend(ActionBackend):
         if len(reported) > _MAX_LINKS:
             raise TooLargeError(f"more than {_MAX_LINKS} links", wire.REPORTED_LINKS)
         for index, each in enumerate(reported):
-            if not isinstance(each, dict) or not isinstance(each.get("target"), str) or "://" not in each["target"]:
-                raise BadRequestError("a link is an object with a target, an absolute URI", f"links[{index}]")
+            _check_link(each, f"{wire.REPORTED_LINKS}[{index}]")
         return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
+
+
+def _check_link(link: Any, where: str) -> None:
+    if not isinstance(link, dict):
+        raise BadRequestError("a link is an object of target, kind and title", where)
+    target = link.get("target")
+    if not isinstance(target, str) or "://" not in target or uri_text(target) != target or len(target) > _MAX_TARGET:
+        raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
+    if link.get("kind") not in LINK_KINDS:
+        raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
 
 
 def output_name(name: str, entity: Entity) -> str:

@@ -18,11 +18,12 @@ from occi_service.identity import Identity, InvalidTokenError, Role, TenantId, T
 
 from . import tables
 
-__all__ = ["START_AUDIENCE", "StartTokens", "new_start_token"]
+__all__ = ["START_AUDIENCE", "START_ISSUER", "StartTokens", "new_start_token"]
 
 _PREFIX: Final = "start."
 #: Audience of the identity that a start token gives: the action `renew` takes it, nothing else does.
 START_AUDIENCE: Final = "start"
+START_ISSUER: Final = "start"
 
 
 def new_start_token(instance: str) -> str:
@@ -70,7 +71,7 @@ class StartTokens:
             roles=frozenset((Role.INSTANCE,)),
             kind=TokenKind.INSTANCE,
             expires=None,
-            issuer="start",
+            issuer=START_ISSUER,
             token_id=f"start:{parts[1]}",
             instance_id=parts[1],
             audience=START_AUDIENCE,

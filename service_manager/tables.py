@@ -23,7 +23,7 @@ services = sa.Table(
     "sm_services",
     metadata,
     sa.Column("type", sa.String(255), primary_key=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("id", sa.Text, nullable=False),
     sa.Column("digest", sa.ForeignKey("sm_bundles.digest"), nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
@@ -82,6 +82,7 @@ instances = sa.Table(
     sa.Column("request_id", sa.Text),
     sa.Column("audit", sa.Text),
     sa.Index("ix_sm_instances_tenant_service", "tenant", "service"),
+    sa.Index("ix_sm_instances_tenant_path", "tenant", "path", unique=True),
     sa.Index("ix_sm_instances_service_state", "service", "state"),
 )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prometheus_client
 import sqlalchemy as sa
@@ -30,26 +31,28 @@ from occi_service.identity import (
 from occi_service.identity.policy import Policy
 from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
-from occi_service.service import KnownCaller, Rates, assemble
+from occi_service.service import Rates, assemble
 from occi_service.wire import service_manager as wire
 from occi_service.wire import tokens
 
 from . import tables
+from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import Catalogue
-from .cloud import Cloud
+from .cloud import STEP_TIMEOUT, Cloud
 from .history import EXPIRY_TOPIC, History
 from .instances import TOPIC, Instances
 from .invocations import Invocations
 from .lifecycle import Patience
-from .metrics import InstanceCounts, PhaseMetrics
+from .metrics import Exporter, PhaseMetrics
 from .operations import OperatorResource
-from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
+from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
-from .start_tokens import StartTokens
+from .start_tokens import START_ISSUER, StartTokens
 
 __all__ = ["MIGRATIONS", "Parts", "web", "worker"]
 
@@ -168,26 +171,24 @@ def _register(
         registry.set_backend(kind, read_only, None)
 
 
-class ServiceManager(KnownCaller):
-    """The OCCI application; it looks for newly published services before it serves."""
-
-    catalogue: Catalogue
-
-    def __call__(self, environ: dict[str, Any], response: Any) -> Any:
-        self.catalogue.refresh(environ.get("PATH_INFO", ""))
-        return super().__call__(environ, response)
-
-
 def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
-    application = ServiceManager(parts.registry)
-    application.catalogue = parts.catalogue
+    application = _application(parts, "1.2")
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
-    operator = OperatorResource(parts.database, parts.instances, parts.policy)
+    operator = OperatorResource(
+        parts.database,
+        parts.instances,
+        parts.catalogue,
+        history=parts.history,
+        policy=parts.policy,
+        clock=parts.clock,
+    )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/services", operator, suffix="services")
+    application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -201,8 +202,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     )
     if not dialects:
         return assembled
-    hurtle = ServiceManager(parts.registry, dialect="pyssf")
-    hurtle.catalogue = parts.catalogue
+    hurtle = _application(parts, "pyssf")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),
@@ -220,6 +220,17 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         return assembled(environ, start_response)
 
     return mounted
+
+
+def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
+    return ServiceManager(
+        parts.registry,
+        catalogue=parts.catalogue,
+        exists=_InstancesThatExist(parts.database).exists,
+        issuers=frozenset((parts.settings.issuer, START_ISSUER)),
+        realm_name=parts.settings.name,
+        dialect=dialect,
+    )
 
 
 def verifier(parts: Parts) -> AnyOf:
@@ -264,19 +275,21 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         patience=Patience(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
         clock=parts.clock,
     )
-    counts = InstanceCounts(parts.metrics)
+    exporter = Exporter(parts.database, parts.queue, parts.metrics, owner=secrets.token_hex(8))
 
     def count() -> float:
-        with parts.database.read() as connection:
-            counts.read(connection)
-        return 15.0
+        exporter.read()
+        return settings.metrics_interval
 
     patient = work.Retry(attempts=20)
-    timeout = 0.8 * settings.lease
     return [
-        work.Topic(TOPIC, reconciler, timeout=max(timeout, 8.0), retry=patient),
-        work.Topic(INVOCATION_TOPIC, Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock)),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=patient),
+        work.Topic(
+            INVOCATION_TOPIC,
+            Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
+            timeout=STEP_TIMEOUT,
+        ),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),

@@ -25,6 +25,7 @@ __all__ = [
     "Applications",
     "DeployError",
     "Log",
+    "Platform",
     "Progress",
     "StackOrder",
     "StackResource",
@@ -120,6 +121,7 @@ class StackOrder:
         parameters: may hold secrets.
         counts: instances by node, where they differ from the template's.
         presence: `present`, `suspended` or `absent`.
+        rollback: whether a failed create is undone.
     """
 
     id: str
@@ -130,6 +132,7 @@ class StackOrder:
     parameters: Mapping[str, Scalar] = field(default_factory=dict, repr=False)
     counts: Mapping[str, int] = field(default_factory=dict)
     presence: str = "present"
+    rollback: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,18 @@ class Stacks(Protocol):
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """What the platform still has of the stack, in words; empty: verified absent."""
+
+
+class Platform(Protocol):
+    """A platform as a whole, made of a region's settings."""
+
+    @property
+    def applications(self) -> Applications:
+        """Runs orchestrators."""
+
+    @property
+    def formats(self) -> Mapping[str, Stacks]:
+        """Makes stacks, by the format of their templates."""
 
 
 def load(group: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ __all__ = [
     "DELEGATION",
     "DELEGATION_PARENT",
     "DELEGATION_STATE",
+    "DELEGATION_TOKEN",
     "ENDPOINT",
     "EXCHANGE",
     "EXCHANGE_AUDIENCE",
@@ -52,6 +53,8 @@ SERVICE: Final = Kind(
 
 DELEGATION_STATE: Final = attribute("delegation.state")
 DELEGATION_PARENT: Final = attribute("delegation.parent")
+#: What `exchange` answers with: shown once, and not kept.
+DELEGATION_TOKEN: Final = attribute("delegation.token")
 EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
 #: The tenant's own token, used once to make the delegation, and not kept.
 SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
@@ -72,6 +75,7 @@ DELEGATION: Final = Kind(
     title="Who acts for whom",
     attributes={
         DELEGATION_STATE: Attribute("immutable", pattern="active|revoked|lost"),
+        DELEGATION_TOKEN: Attribute("immutable", secret=True),
         DELEGATION_PARENT: Attribute("", description="instance whose delegation this one hangs on"),
     },
     location="/delegation/",

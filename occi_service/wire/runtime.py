@@ -30,6 +30,7 @@ __all__ = [
     "QUERY",
     "QUERY_METRIC",
     "QUERY_RANGE",
+    "QUERY_VALUES",
     "SCHEME",
     "alarm_path",
     "monitor_path",
@@ -45,6 +46,8 @@ MONITOR_INTERVAL: Final = attribute("monitor.interval")
 MONITOR_STATE: Final = attribute("monitor.state")
 QUERY_METRIC: Final = attribute("query.metric")
 QUERY_RANGE: Final = attribute("query.range")
+#: What `query` answers with: objects of time (seconds since the epoch) and value, oldest first.
+QUERY_VALUES: Final = attribute("query.values")
 
 QUERY: Final = Action(
     SCHEME,

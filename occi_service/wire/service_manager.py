@@ -7,7 +7,7 @@ from typing import Final
 from occi.core_model import Action, Kind, Link, Mixin, Resource
 
 from ..attributes import Attribute
-from .names import GENERATION, REGION, SERVICE, attribute, scheme
+from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, scheme
 
 __all__ = [
     "BUNDLE_VERSION",
@@ -77,6 +77,7 @@ INSTANCE_ATTRIBUTES: Final = {
     BUNDLE_VERSION: Attribute("immutable"),
     GENERATION: Attribute("immutable", type="number"),
     LOCKED: Attribute("immutable", description="delete, or update; nothing where it is not locked"),
+    INSTANCE: Attribute("immutable", description="its id, under which its record is kept"),
 }
 
 _ACTIONS: Final = scheme("service-manager/action")
@@ -118,7 +119,11 @@ REPORT: Final = Action(
         "occi.mcn.stack.id": Attribute(""),
         OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces those before"),
         PRIVATE: Attribute("", type="object", secret=True, description="the orchestrator's own state"),
-        REPORTED_LINKS: Attribute("", type="array", description="objects of target, kind, title"),
+        REPORTED_LINKS: Attribute(
+            "",
+            type="array",
+            description="objects of target (an absolute URI), kind (a type identifier), title, and a resource's state, type",
+        ),
     },
 )
 RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens; for the instance's own token, an expired one too")

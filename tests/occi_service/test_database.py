@@ -44,6 +44,9 @@ def test_an_exception_rolls_back(database_url: str) -> None:
         raise LookupError
     with database.read() as connection:
         assert connection.execute(sa.select(counters)).all() == []
+    # The connection goes back to the pool without what was undone, and whoever gets it next can write.
+    with database.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
     database.close()
 
 
@@ -51,3 +54,70 @@ def test_an_exception_rolls_back(database_url: str) -> None:
 def test_an_unfit_url_is_refused_with_a_remedy(url: str) -> None:
     with pytest.raises(ValueError, match="database URL names"):
         Database(url)
+
+
+def test_a_read_on_sqlite_runs_its_statement_and_no_other(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    ran: list[str] = []
+    with database.read() as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.set_trace_callback(ran.append)
+    for _ in range(2):
+        with database.read() as connection:
+            assert connection.scalar(sa.text("SELECT 1")) == 1
+    assert ran == ["SELECT 1", "SELECT 1"]
+    database.close()
+
+
+def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with database.turn(), database.read() as connection:
+        connection.execute(counters.insert().values(name="hits", value=1))
+        with database.read() as other:
+            assert other.scalar(sa.select(counters.c.value)) == 1
+    database.close()
+
+
+def test_a_thread_that_writes_twice_at_once_is_told_so(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.write(), pytest.raises(RuntimeError, match="writing already"), database.write():
+        pass
+    with database.write():
+        pass
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead(postgres_url: str) -> None:
+    now = [0.0]
+    database = Database(postgres_url, clock=lambda: now[0])
+
+    def backend() -> int:
+        with database.read() as connection:
+            found = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        assert isinstance(found, int)
+        return found
+
+    first = backend()
+    other = Database(postgres_url)
+    with other.read() as connection:
+        assert connection.scalar(sa.select(sa.func.pg_terminate_backend(first))) is True
+        gone = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        while connection.scalar(gone, {"pid": first}):
+            pass
+    other.close()
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        backend()
+    assert caught.value.connection_invalidated
+    second = backend()
+    assert second != first
+    with database.read() as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+    now[0] += 60.0
+    # As a server that restarts leaves it.
+    driver.close()
+    assert backend() not in (first, second)
+    database.close()

@@ -16,6 +16,7 @@ from service_manager.lifecycle import (
     Dismiss,
     Dispose,
     Enter,
+    ForgetApplication,
     GiveUp,
     MakeApplication,
     Patience,
@@ -97,6 +98,7 @@ def test_destroy_asks_the_orchestrator_then_disposal_then_removes() -> None:
     assert step(dataclasses.replace(seen, sent=1)) == Await(100, application=True)
     assert step(dataclasses.replace(seen, sent=1, outcome="done")) == Dispose()
     assert step(dataclasses.replace(seen, disposal="asked")) == Dispose()
+    assert step(dataclasses.replace(seen, disposal="again")) == Dispose()
     assert step(dataclasses.replace(seen, disposal="done")) == Remove()
 
 
@@ -106,6 +108,33 @@ def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_depend
     )
     assert step(seen) == Dispose()
     assert step(dataclasses.replace(seen, dependencies=1)) == GiveUp("destroy", "no")
+
+
+def test_disposal_that_fails_is_asked_again_and_then_given_up() -> None:
+    seen = dataclasses.replace(
+        UP, state="destroy", wanted=Wanted.GONE, disposal="failed", outcome_message="a volume is in use"
+    )
+    assert step(seen, 5) == TryAgain(6, "a volume is in use")
+    assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("destroy", "a volume is in use")
+    hanging = dataclasses.replace(seen, disposal="asked", attempt=1, outcome_message="")
+    assert step(hanging, 99) == Dispose()
+    assert step(hanging, 100) == GiveUp("destroy", "disposal took longer than 100 s")
+
+
+def test_another_bundle_is_told_to_the_orchestrator_that_runs_it() -> None:
+    seen = dataclasses.replace(UP, state="update", digest="v2")
+    assert step(seen) == ForgetApplication()
+    forgotten = dataclasses.replace(seen, made=None, boots=0, activated=-1)
+    assert step(forgotten) == MakeApplication()
+    assert step(dataclasses.replace(forgotten, made="v2")) == Await(100, application=True)
+    assert step(dataclasses.replace(forgotten, made="v2", boots=1)) == Activate()
+
+
+def test_dependencies_are_disposed_of_by_an_orchestrator_even_if_its_application_is_gone() -> None:
+    seen = dataclasses.replace(UP, state="destroy", wanted=Wanted.GONE, made=None, boots=0, activated=-1)
+    assert step(seen) == Dispose()
+    assert step(dataclasses.replace(seen, dependencies=1)) == MakeApplication()
+    assert step(dataclasses.replace(seen, dependencies=1, made="v1")) == Await(100, application=True)
 
 
 def test_every_state_names_its_legal_moves() -> None:
@@ -130,7 +159,9 @@ class World:
         assert seen is not None
         taken = plan(seen, PATIENCE, self.now)
         if isinstance(taken, MakeApplication):
-            self.change(made=seen.digest, boots=0, activated=0, sent=0)
+            self.change(made=seen.digest)
+        elif isinstance(taken, ForgetApplication):
+            self.change(made=None, boots=0, activated=-1 if seen.activated else 0, sent=0)
         elif isinstance(taken, Activate):
             self.change(activated=seen.boots)
         elif isinstance(taken, SendPhase | Dismiss):
@@ -197,6 +228,8 @@ def test_whatever_happens_every_order_ends_where_it_should(events: list[str], en
             world.change(wanted=wanted, generation=seen.generation + 1)
     assert world.seen is not None
     world.change(wanted=Wanted(end))
+    # However long it has waited by now, and whatever failed: this is about what comes of it in time.
+    world.change(begun=world.now, attempt=0)
     if world.seen.state == "fail":
         world.change(state=world.seen.failed, attempt=0, outcome=None, begun=world.now, retry_at=None, sent=0)
     settle(world)

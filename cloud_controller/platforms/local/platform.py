@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...deploy.infrastructure import ResourceType
-from ...deploy.ports import NODE_RESOURCES, load
+from ...deploy.ports import NODE_RESOURCES, Stacks, load
 from .applications import LocalApplications
-from .launcher import Launcher
+from .launcher import Launcher, no_checkpoint
 from .stacks import LocalStacks
 
 __all__ = ["LocalPlatform"]
@@ -22,13 +22,21 @@ class LocalPlatform:
         runner: argument list that runs a bundle; its directory is appended.
         node_resources: factories of resource types by name, each called with the launcher; by default those of the entry
             point group `archelon.node_resources`.
+        checkpoint: called with a name at every point where being killed could matter.
     """
 
     def __init__(
-        self, root: Path, *, runner: tuple[str, ...] = (), node_resources: Mapping[str, object] | None = None
+        self,
+        root: Path,
+        *,
+        runner: tuple[str, ...] = (),
+        node_resources: Mapping[str, object] | None = None,
+        checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        self.launcher = Launcher(root)
+        self.launcher = Launcher(root, checkpoint=checkpoint)
         factories = load(NODE_RESOURCES) if node_resources is None else node_resources
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner)
-        self.stacks = LocalStacks(types)
+        self.node_types = types
+        self.stacks = LocalStacks(types, checkpoint=checkpoint)
+        self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}

@@ -129,6 +129,7 @@ class LocalStacks:
             presence=order.presence,
             attempts=self._attempts,
             backoff=self._backoff,
+            rollback=order.rollback,
         )
 
     def _absent(self, order: StackOrder) -> infra.Wanted:

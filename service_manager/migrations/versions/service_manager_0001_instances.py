@@ -28,7 +28,6 @@ def upgrade() -> None:
         sa.Column("withdrawn", sa.Boolean, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("type", name=op.f("pk_sm_services")),
-        sa.UniqueConstraint("id", name=op.f("uq_sm_services_id")),
         sa.ForeignKeyConstraint(["digest"], ["sm_bundles.digest"], name=op.f("fk_sm_services_digest_sm_bundles")),
     )
     op.create_index(op.f("ix_sm_services_revision"), "sm_services", ["revision"])
@@ -85,6 +84,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sm_instances")),
     )
     op.create_index(op.f("ix_sm_instances_tenant_service"), "sm_instances", ["tenant", "service"])
+    op.create_index(op.f("ix_sm_instances_tenant_path"), "sm_instances", ["tenant", "path"], unique=True)
     op.create_index(op.f("ix_sm_instances_service_state"), "sm_instances", ["service", "state"])
     op.create_table(
         "sm_invocations",

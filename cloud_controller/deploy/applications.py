@@ -1,0 +1,212 @@
+"""Applications: orchestrators in containers or processes, as OCCI's `application` and as Hurtle's `app`.
+
+A service manager repeats its PUT whenever it is not sure, each time perhaps with a fresher start token in the environment. So the
+environment is taken when the application is made, and again with another bundle or image under a newer generation, which is
+what restarts it. Everything else of a newer order reaches a running orchestrator from its service manager, and restarts nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Action, Entity
+
+from occi_service.errors import BadRequestError, ConflictError, shown
+from occi_service.wire import deploy, names
+
+from .. import callers
+from ..labels import Labels
+from ..objects import PRESENT, STOPPED, Object, Objects
+from ..owned import Context, OwnedBackend, context
+from .bundles import Bundles
+
+__all__ = ["RUN", "TOPIC", "AppBackend", "ApplicationBackend", "environment_of"]
+
+TOPIC: Final = "deploy.application"
+#: What is asked for beside the attributes: how often it was told to begin anew.
+RUN: Final = "run"
+
+_SOURCE: Final = (deploy.BUNDLE_DIGEST, deploy.BUNDLE_IMAGE)
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_LIMIT: Final = 64 << 10
+
+
+class _Runs(OwnedBackend):
+    """What both faces have in common."""
+
+    topic = TOPIC
+
+    def act(
+        self,
+        entity: Entity,
+        present: Object,
+        action: Action,
+        *,
+        attributes: Mapping[str, Any],
+        connection: sa.Connection,
+    ) -> Mapping[str, Any]:
+        if action == deploy.STOP:
+            self.objects.ask(connection, present, wanted=STOPPED)
+        elif action == deploy.START:
+            self.objects.ask(connection, present, wanted=PRESENT)
+        else:
+            self._rerun(connection, present, wanted=PRESENT)
+        return {}
+
+    def leaving(self, entity: Entity) -> None:
+        entity.attributes[deploy.APP_STATE_MESSAGE] = "is being removed"
+
+    def _rerun(self, connection: sa.Connection, present: Object, *, wanted: str | None = None) -> None:
+        asked = {**present.asked, RUN: int(present.asked.get(RUN, 0)) + 1}
+        self.objects.ask(connection, present, wanted=wanted, asked=asked)
+
+    @staticmethod
+    def _starting(entity: Entity) -> None:
+        entity.attributes[deploy.APP_STATE] = "inactive"
+        entity.attributes[deploy.APP_STATE_MESSAGE] = "is starting"
+
+
+class ApplicationBackend(_Runs):
+    """The kind `application` with the mixin `orchestrator`.
+
+    Args:
+        bundles: those that can be run.
+    """
+
+    hidden = frozenset((deploy.APPLICATION_ENV,))
+
+    def __init__(self, objects: Objects, bundles: Bundles) -> None:
+        super().__init__(objects)
+        self._bundles = bundles
+
+    def path(self, entity: Entity) -> str | None:
+        return deploy.application_path(self.instance(entity))
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        if deploy.ORCHESTRATOR not in entity.mixins:
+            raise BadRequestError(
+                "an application here is the orchestrator of an instance: add the mixin "
+                f"{deploy.ORCHESTRATOR.scheme}{deploy.ORCHESTRATOR.term}",
+                "mixins",
+            )
+        self._check_source(entity.attributes, context(extras))
+        environment_of(entity.attributes)
+        super().create(entity, extras)
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        self._starting(entity)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        if deploy.ORCHESTRATOR not in new.mixins:
+            raise BadRequestError("the mixin orchestrator stays; name it", "mixins")
+        here = context(extras)
+        self._check_source(new.attributes, here)
+        before = _source(old.attributes)
+        super().replace(old, new, extras)
+        if _source(old.attributes) != before:
+            self._rerun(here.connection, self.present(old, here))
+            self._starting(old)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        raise ConflictError("an application is ordered whole: PUT it", "method")
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        before, after = _source(old.attributes), _source(new)
+        if before == after:
+            new[deploy.APPLICATION_ENV] = old.attributes.get(deploy.APPLICATION_ENV, {})
+            return new
+        if present.labels.generation <= int(old.attributes.get(names.GENERATION, 0)):
+            raise ConflictError(
+                "another bundle or image is for a newer generation; raise the generation with it",
+                deploy.BUNDLE_DIGEST,
+            )
+        environment_of(new)
+        return new
+
+    def _check_source(self, attributes: Mapping[str, Any], here: Context) -> None:
+        given = [name for name in _SOURCE if attributes.get(name)]
+        if len(given) != 1:
+            raise BadRequestError(
+                f"give {deploy.BUNDLE_DIGEST} or {deploy.BUNDLE_IMAGE}, and one of the two", deploy.BUNDLE_DIGEST
+            )
+        digest = attributes.get(deploy.BUNDLE_DIGEST)
+        if digest and not self._bundles.has(here.connection, digest):
+            raise ConflictError(
+                f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
+            )
+
+
+class AppBackend(_Runs):
+    """Hurtle's kind `app`: the same thing under another name; the service chooses its id, which is its instance too."""
+
+    hidden = frozenset((deploy.APP_ENV,))
+    stays = frozenset((deploy.APP_IMAGE,))
+
+    def __init__(self, objects: Objects, bundles: Bundles) -> None:
+        super().__init__(objects)
+        self._bundles = bundles
+
+    def instance(self, entity: Entity) -> str:
+        return entity.identifier.rpartition("/")[2]
+
+    def path(self, entity: Entity) -> str | None:
+        return None
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        here = context(extras)
+        callers.check_publishes(here.caller, "running an application of one's own")
+        image = str(entity.attributes.get(deploy.APP_IMAGE, ""))
+        if not image:
+            raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)
+        if _DIGEST.fullmatch(image) and not self._bundles.has(here.connection, image):
+            raise ConflictError(f"there is no bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
+        environment_of(entity.attributes)
+        new = self._new(entity, here)
+        self._starting(entity)
+        entity.actions = list(entity.kind.actions)
+        if not self.objects.add(here.connection, new):
+            raise ConflictError(f"{shown(new.path)} is taken", "path")
+
+    def present(self, entity: Entity, here: Context) -> Object:
+        callers.check_publishes(here.caller, "an application of one's own")
+        found = self.objects.find(here.connection, entity.identifier)
+        assert found is not None, "entity and row are made and removed together"
+        return found
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        raise ConflictError("an app stays as it was made; delete it and make another", "method")
+
+    replace = update
+
+    def _new(self, entity: Entity, here: Context) -> Object:
+        labels = Labels(self.instance(entity), here.tenant, "", 0)
+        return Object(entity.identifier, TOPIC, labels)
+
+
+def environment_of(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of an application.
+
+    Raises:
+        BadRequestError: a name or value cannot be one; no value is shown.
+    """
+    given = attributes.get(deploy.APPLICATION_ENV)
+    where = deploy.APPLICATION_ENV
+    if given is None and attributes.get(deploy.APP_ENV):
+        where = deploy.APP_ENV
+        given = dict(pair.partition("=")[::2] for pair in str(attributes[where]).split("::"))
+    environment = {}
+    for name, value in (given or {}).items():
+        if not _NAME.fullmatch(name):
+            raise BadRequestError(f"{shown(name)} cannot be the name of a variable: letters, digits and _", where)
+        if not isinstance(value, str) or "\0" in value or len(value) > _LIMIT:
+            raise BadRequestError(f"the value of {shown(name)} is no text of at most {_LIMIT} characters", where)
+        environment[name] = value
+    return environment
+
+
+def _source(attributes: Mapping[str, Any]) -> list[str]:
+    return [str(attributes.get(name) or "") for name in _SOURCE]

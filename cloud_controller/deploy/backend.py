@@ -1,0 +1,77 @@
+"""The deploy module: what it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from occi.backend import ActionBackend
+from occi.core_model import Action, Entity
+
+import bundles
+from occi_service.app import Application
+from occi_service.registry.base import as_registry
+from occi_service.wire import deploy
+
+from ..objects import Objects
+from .applications import AppBackend, ApplicationBackend
+from .bundles import BundleBackend, BundleRoute, Bundles, DigestConverter
+from .logs import LogRoute
+from .regions import Regions
+from .stacks import StackBackend
+
+__all__ = ["DeployModule"]
+
+
+class _OfEither(ActionBackend):
+    """The actions that `application` and `app` have in common: each goes to the backend of the entity's kind."""
+
+    def __init__(self, applications: ApplicationBackend, apps: AppBackend) -> None:
+        self._applications = applications
+        self._apps = apps
+
+    def action(
+        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
+    ) -> Mapping[str, Any] | None:
+        backend = self._apps if entity.kind == deploy.APP else self._applications
+        return backend.action(entity, action, attributes, extras)
+
+
+class DeployModule:
+    """Bundles, applications and stacks.
+
+    Args:
+        objects: rows and work.
+        regions: where stacks can be, and applications run.
+        limits: of bundles' archives.
+    """
+
+    name = "deploy"
+    shared: tuple[str, ...] = (deploy.BUNDLE.location,)
+    open_to_tenants = False
+
+    def __init__(self, objects: Objects, regions: Regions, *, limits: bundles.ArchiveLimits | None = None) -> None:
+        self._objects = objects
+        self._regions = regions
+        self._limits = limits or bundles.ArchiveLimits()
+
+    def register(self, application: Application) -> None:
+        """Publish kinds, actions and routes."""
+        held = Bundles()
+        orchestrators = ApplicationBackend(self._objects, held)
+        apps = AppBackend(self._objects, held)
+        stacks = StackBackend(self._objects, self._regions)
+        application.register_backend(deploy.BUNDLE, BundleBackend())
+        application.register_backend(deploy.APPLICATION, orchestrators)
+        application.register_backend(deploy.ORCHESTRATOR, orchestrators)
+        application.register_backend(deploy.APP, apps)
+        application.register_backend(deploy.STACK, stacks)
+        for action in deploy.APPLICATION_ACTIONS:
+            application.register_backend(action, _OfEither(orchestrators, apps))
+        for action in deploy.STACK_ACTIONS:
+            application.register_backend(action, stacks)
+        registry = as_registry(application.registry)
+        application.falcon.router_options.converters["digest"] = DigestConverter
+        application.falcon.add_route("/bundle/{digest:digest}", BundleRoute(registry, held, limits=self._limits))
+        home = self._regions.platform(self._regions.home)
+        application.falcon.add_route("/application/{instance}/logs", LogRoute(registry, home.applications))

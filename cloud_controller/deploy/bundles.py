@@ -1,0 +1,179 @@
+"""Bundles by digest: kept in the database, where every replica finds them, and unpacked where they run.
+
+A bundle travels as the archive itself, so its path is a route beside OCCI's; that it is here is an OCCI entity like any other.
+Its name is the SHA-256 of its bytes, so a PUT can be repeated, and nobody can put another in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import falcon
+import falcon.routing
+import sqlalchemy as sa
+from occi.backend import KindBackend
+from occi.core_model import Entity, Resource
+
+import bundles as archives
+from occi_service.database import Database
+from occi_service.errors import (
+    BadRequestError,
+    ForbiddenError,
+    NotFoundError,
+    TooLargeError,
+    UnsupportedMediaTypeError,
+)
+from occi_service.identity import TokenKind
+from occi_service.registry.base import Registry
+from occi_service.wire import deploy
+
+from .. import callers
+from ..module import extras_of
+from ..tables import bundles
+
+__all__ = ["BundleBackend", "BundleRoute", "Bundles", "DigestConverter", "Unpacked"]
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Bundles:
+    """The bundles of one cloud controller, in the caller's transaction."""
+
+    def has(self, connection: sa.Connection, digest: str) -> bool:
+        """Whether a bundle is here."""
+        return connection.scalar(sa.select(bundles.c.digest).where(bundles.c.digest == digest)) is not None
+
+    def add(self, connection: sa.Connection, digest: str, archive: bytes) -> None:
+        """Keep one that is not here yet."""
+        connection.execute(sa.insert(bundles).values(digest=digest, archive=archive))
+
+    def archive(self, connection: sa.Connection, digest: str) -> bytes | None:
+        """The bytes of one."""
+        return connection.scalar(sa.select(bundles.c.archive).where(bundles.c.digest == digest))
+
+
+class Unpacked:
+    """Bundles as directories of this machine, each unpacked when it is first needed.
+
+    Args:
+        directory: made if missing.
+        database: where the archives are.
+    """
+
+    def __init__(self, directory: Path, database: Database) -> None:
+        self._directory = directory
+        self._database = database
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """The directory of a bundle. Raises LookupError where there is none of this digest."""
+        target = self._directory / digest
+        if target.is_dir():
+            return target
+        with self._database.read() as connection:
+            archive = Bundles().archive(connection, digest)
+        if archive is None:
+            raise LookupError(f"the bundle {digest} is not here")
+        return archives.unpack(archive, target, digest=digest)
+
+    def sweep(self, *, before: float) -> int:
+        """Remove what killed processes left while they unpacked, older than `before` (seconds since the epoch)."""
+        return archives.sweep_unfinished(self._directory, before=before)
+
+
+class BundleBackend(KindBackend):
+    """The kind: made by the route alone."""
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        raise BadRequestError(f"PUT the archive itself, as {deploy.BUNDLE_MEDIA_TYPE}, at /bundle/<sha256>", "body")
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        raise ForbiddenError("bundles stay: instances may run them", "method")
+
+
+class DigestConverter(falcon.routing.BaseConverter):
+    """Lets a path through to the route only where it ends in a digest; the others are OCCI's."""
+
+    def convert(self, value: str) -> str | None:
+        return value if _DIGEST.fullmatch(value) else None
+
+
+class BundleRoute:
+    """`/bundle/<sha256>`.
+
+    Args:
+        registry: where the entities are.
+        limits: of archives.
+    """
+
+    def __init__(self, registry: Registry, held: Bundles, *, limits: archives.ArchiveLimits) -> None:
+        self._registry = registry
+        self._bundles = held
+        self._limits = limits
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """Keep an archive: 201 the first time, 200 after."""
+        extras = extras_of(req.env)
+        callers.check_publishes(extras["caller"], "publishing a bundle")
+        media_type = (req.content_type or "").partition(";")[0].strip().lower()
+        if media_type != deploy.BUNDLE_MEDIA_TYPE:
+            raise UnsupportedMediaTypeError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+        archive = self._body(req)
+        try:
+            archives.read_archive(archive, digest=digest, limits=self._limits)
+        except archives.BundleError as error:
+            raise BadRequestError(str(error), "body") from error
+        with self._registry.unit_of_work(extras):
+            connection = extras["connection"]
+            if self._bundles.has(connection, digest):
+                resp.status = falcon.HTTP_200
+                return
+            self._bundles.add(connection, digest, archive)
+            path = deploy.bundle_path(digest)
+            entity = Resource(path, deploy.BUNDLE, [])
+            entity.attributes = {"org.archelon.bundle.size": len(archive)}
+            self._registry.add_resource(path, entity, extras)
+        resp.status = falcon.HTTP_201
+        resp.set_header("Location", req.uri)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """The archive, for those who publish and for the instances that run it."""
+        extras = extras_of(req.env)
+        caller = extras["caller"]
+        if caller.kind is not TokenKind.INSTANCE:
+            callers.check_publishes(caller, "fetching a bundle")
+        with self._registry.unit_of_work(extras):
+            connection = extras["connection"]
+            if caller.kind is TokenKind.INSTANCE and not self._runs(caller, digest, connection):
+                raise NotFoundError("your instance runs no such bundle", "path")
+            archive = self._bundles.archive(connection, digest)
+        if archive is None:
+            raise NotFoundError(f"there is no bundle {digest}", "path")
+        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
+        resp.set_header("ETag", f'"{digest}"')
+        resp.data = archive
+
+    on_head = on_get
+
+    def _runs(self, caller: Any, digest: str, connection: sa.Connection) -> bool:
+        extras = {"identity": caller, "connection": connection}
+        try:
+            application = self._registry.get_resource(deploy.application_path(caller.instance_id), extras)
+        except KeyError:
+            return False
+        return bool(application.attributes.get(deploy.BUNDLE_DIGEST) == digest)
+
+    def _body(self, req: falcon.Request) -> bytes:
+        limit = self._limits.packed
+        length = req.content_length
+        if length is not None and length > limit:
+            raise TooLargeError(f"the archive has {length} bytes; at most {limit} are taken", "header Content-Length")
+        if length is None and not req.env.get("wsgi.input_terminated"):
+            raise BadRequestError("there is no archive in the request", "body")
+        stream = req.stream if length is None else req.bounded_stream
+        body: bytes = stream.read(limit + 1)
+        if len(body) > limit:
+            raise TooLargeError(f"the archive has more than {limit} bytes", "body")
+        return body

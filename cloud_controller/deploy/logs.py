@@ -1,0 +1,88 @@
+"""The output of an orchestrator, from where the reader has got to: `/application/<id>/logs?since=<position>`.
+
+The answer's `X-Next` says where to go on. With `follow=1` an answer waits, within bounds, until there is something to tell, so
+that a reader who asks again and again sees every line soon, and no thread is held for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import falcon
+
+from occi_service.errors import BadRequestError, NotFoundError, shown
+from occi_service.registry.base import Registry
+from occi_service.wire import deploy
+
+from ..module import extras_of
+from .ports import Applications, Log
+
+__all__ = ["NEXT", "START", "LogRoute"]
+
+#: Header fields of an answer: positions of its first byte, and of the one to ask for next.
+START: Final = "X-Start"
+NEXT: Final = "X-Next"
+
+_MOST: Final = 10**15
+
+
+class LogRoute:
+    """Serves logs.
+
+    Args:
+        registry: says whose application it is.
+        applications: reads.
+        patience: seconds that a following reader waits for news.
+        interval: seconds between looks.
+        clock, sleep: time.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        applications: Applications,
+        *,
+        patience: float = 20.0,
+        interval: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._registry = registry
+        self._applications = applications
+        self._patience = patience
+        self._interval = interval
+        self._clock = clock
+        self._sleep = sleep
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
+        """Output from `since` on."""
+        extras: dict[str, Any] = extras_of(req.env)
+        try:
+            self._registry.get_resource(deploy.application_path(instance), extras)
+        except KeyError:
+            raise NotFoundError(f"there is no application {shown(instance)}", "path") from None
+        since = _since(req.get_param("since", default="0"))
+        found = self._applications.read_log(instance, since)
+        if not found.data and req.get_param("follow") == "1":
+            found = self._follow(instance, since)
+        resp.content_type = "text/plain; charset=utf-8"
+        resp.set_header(START, str(found.start))
+        resp.set_header(NEXT, str(found.next))
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = found.data
+
+    def _follow(self, instance: str, since: int) -> Log:
+        end = self._clock() + self._patience
+        while True:
+            self._sleep(self._interval)
+            found = self._applications.read_log(instance, since)
+            if found.data or self._clock() >= end:
+                return found
+
+
+def _since(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST):
+        raise BadRequestError(f"since is {shown(text)}, and has to be a position: a whole number from 0", "query since")
+    return int(text)

@@ -1,0 +1,139 @@
+"""The work on stacks: one turn of the platform's wheel a step, its outcome into the entity, and a notice to who waits.
+
+A stack that stands is looked at for life, at the pace that its platform asks for: that is what heals it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service.errors import OcciError
+from occi_service.wire import deploy, names
+from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+
+from ..entities import Entities
+from ..notices import Notices
+from ..objects import ABSENT, Object, Objects
+from . import ports
+from .regions import Regions
+from .stacks import TOPIC, stack_order
+
+__all__ = ["StackWork", "topic"]
+
+_SOON: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A stack as it should be, and the state that its entity shows."""
+
+    present: Object
+    attributes: Mapping[str, Any]
+    shown: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step saw; `progress` None: verified absent."""
+
+    present: Object
+    progress: ports.Progress | None
+
+
+class StackWork:
+    """The handler."""
+
+    def __init__(self, objects: Objects, entities: Entities, notices: Notices, *, regions: Regions) -> None:
+        self._objects = objects
+        self._entities = entities
+        self._notices = notices
+        self._regions = regions
+
+    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+        """The stack's row and entity."""
+        present = self._objects.find(connection, item.key)
+        if present is None:
+            return None
+        entity = self._entities.read(connection, present)
+        attributes = entity.attributes if entity is not None else {}
+        return Wanted(present, attributes, str(attributes.get(deploy.STACK_STATE, ""))), None
+
+    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+        """One turn of the wheel."""
+        present = wanted.present
+        record = present.kept.get("record")
+        try:
+            stacks = self._regions.stacks(present.region, str(wanted.attributes.get(deploy.STACK_FORMAT, "")))
+            order = stack_order(wanted.attributes, present)
+            progress = stacks.advance(order, record)
+        except (ports.DeployError, OcciError) as problem:
+            reason = problem.message if isinstance(problem, OcciError) else str(problem)
+            verb = wanted.shown.partition("_")[0] or "CREATE"
+            failed = ports.Progress(record or {}, f"{verb}_FAILED", reason)
+            return Wait(30.0, Seen(present, failed)) if present.wanted == ABSENT else Done(Seen(present, failed))
+        if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
+            left = stacks.remains(order)
+            if not left:
+                return Done(Seen(present, None))
+            progress = ports.Progress(progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}")
+            return Wait(_SOON, Seen(present, progress))
+        seen = Seen(present, progress)
+        return Done(seen) if progress.again is None else Wait(max(progress.again, 0.02), seen)
+
+    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+        """Mirror it into the entity and tell the orchestrator, or forget what is gone."""
+        present, progress = observed.present, observed.progress
+        if progress is None:
+            self._entities.remove(connection, present)
+            self._objects.remove(connection, present.path)
+            self._tell(connection, present, "DELETE_COMPLETE", "")
+            return
+        resources = [vars(each) for each in progress.resources]
+        told = _digest(present.version, progress.state, progress.outputs)
+        kept = {**present.kept, "record": dict(progress.record), "told": told}
+        current = self._objects.find(connection, present.path)
+        if current is None or current.version != present.version:
+            # Another order has come since: what was seen is not its state. The record is true all the same.
+            self._objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
+            return
+        self._entities.write(
+            connection,
+            present,
+            {
+                deploy.STACK_STATE: progress.state,
+                deploy.STACK_REASON: progress.reason or None,
+                deploy.STACK_ID: present.path.rpartition("/")[2],
+                deploy.STACK_OUTPUTS: dict(progress.outputs),
+                deploy.STACK_RESOURCES: resources,
+            },
+        )
+        if kept != present.kept:
+            self._objects.keep(connection, present, kept)
+        if told != present.kept.get("told"):
+            self._tell(connection, present, progress.state, progress.reason)
+
+    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
+        """Say why."""
+        present = self._objects.find(connection, item.key)
+        if present is not None:
+            self._entities.write(connection, present, {deploy.STACK_REASON: reason})
+
+    def _tell(self, connection: sa.Connection, present: Object, state: str, reason: str) -> None:
+        data = {"state": state, "reason": reason, names.GENERATION: present.labels.generation}
+        self._notices.post(connection, present.labels, kind="stack", subject=present.path, data=data)
+
+
+def _digest(version: int, state: str, outputs: Mapping[str, Any]) -> str:
+    text = json.dumps([version, state, dict(outputs)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def topic(work: StackWork) -> Topic[Any, Any]:
+    """Stacks' topic. It is never given up."""
+    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))

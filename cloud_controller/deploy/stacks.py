@@ -1,0 +1,168 @@
+"""Stacks: the OCCI backend of the kind, and the order that its attributes make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Action, Entity
+
+from occi_service.errors import BadRequestError, ConflictError
+from occi_service.wire import deploy, names
+
+from ..objects import PRESENT, SUSPENDED, Object, Objects
+from ..owned import OwnedBackend
+from .ports import DeployError, StackOrder
+from .regions import Regions
+
+__all__ = ["TOPIC", "StackBackend", "stack_order"]
+
+TOPIC: Final = "deploy.stack"
+
+#: What is asked for beside the attributes: counts of scaled nodes.
+COUNTS: Final = "counts"
+
+_SET: Final = frozenset(
+    (deploy.STACK_STATE, deploy.STACK_REASON, deploy.STACK_ID, deploy.STACK_OUTPUTS, deploy.STACK_RESOURCES)
+)
+
+
+def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
+    """The order that a platform gets, of an entity's attributes. Raises DeployError for a parameter that is no scalar."""
+    get = attributes.get
+    parameters = {**(get(deploy.STACK_PARAMETERS) or {}), **(get(deploy.STACK_SECRET_PARAMETERS) or {})}
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float | bool):
+            raise DeployError(f"the parameter {name[:60]!r} is no text, number or boolean; give one of these")
+    files = get(deploy.STACK_FILES) or {}
+    for name, text in files.items():
+        if not isinstance(text, str):
+            raise DeployError(f"the file {name[:60]!r} is no text; give its content as one")
+    return StackOrder(
+        id=present.path.rpartition("/")[2],
+        name=str(get(deploy.STACK_NAME, "")),
+        labels=present.labels,
+        template=str(get(deploy.STACK_TEMPLATE, "")),
+        files=files,
+        parameters=parameters,
+        counts=present.asked.get(COUNTS, {}),
+        presence=present.wanted,
+        rollback=bool(get(deploy.STACK_ROLLBACK, True)),
+    )
+
+
+class StackBackend(OwnedBackend):
+    """Takes orders for stacks; the worker carries them out.
+
+    Args:
+        regions: where stacks can be.
+    """
+
+    topic = TOPIC
+    stays = frozenset((deploy.STACK_NAME, names.REGION, deploy.STACK_FORMAT))
+    hidden = frozenset((deploy.STACK_SECRET_PARAMETERS,))
+
+    def __init__(self, objects: Objects, regions: Regions) -> None:
+        super().__init__(objects)
+        self._regions = regions
+
+    def path(self, entity: Entity) -> str | None:
+        get = entity.attributes
+        return deploy.stack_path(self.instance(entity), get[deploy.STACK_NAME], get[names.REGION])
+
+    def region(self, entity: Entity) -> str:
+        return str(entity.attributes[names.REGION])
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        self._validate(entity.attributes, present)
+        entity.attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS"
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        before = old.attributes
+        changed = [
+            name for name in {*before, *new} - _SET if name != names.GENERATION and before.get(name) != new.get(name)
+        ]
+        if not changed:
+            return new
+        self._validate(new, present)
+        self._in_progress(new)
+        return new
+
+    def leaving(self, entity: Entity) -> None:
+        entity.attributes[deploy.STACK_STATE] = "DELETE_IN_PROGRESS"
+
+    def act(
+        self,
+        entity: Entity,
+        present: Object,
+        action: Action,
+        *,
+        attributes: Mapping[str, Any],
+        connection: sa.Connection,
+    ) -> Mapping[str, Any]:
+        if action == deploy.PREVIEW:
+            return self._preview(entity, present, attributes)
+        if action == deploy.SCALE:
+            self._scale(entity, present, attributes, connection=connection)
+        elif action == deploy.SIGNAL:
+            raise ConflictError(
+                f"nothing on the platform of {present.region} waits for a signal", "org.archelon.signal.resource"
+            )
+        else:
+            wanted = SUSPENDED if action == deploy.SUSPEND else PRESENT
+            if wanted != present.wanted:
+                self.objects.ask(connection, present, wanted=wanted)
+                doing = "SUSPEND" if wanted == SUSPENDED else "RESUME"
+                entity.attributes[deploy.STACK_STATE] = f"{doing}_IN_PROGRESS"
+        return {}
+
+    def _preview(self, entity: Entity, present: Object, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        draft = {**entity.attributes, **attributes}
+        stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
+        try:
+            found = stacks.preview(stack_order(draft, present), present.kept.get("record"))
+        except DeployError as problem:
+            raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+        return {deploy.STACK_RESOURCES: [vars(each) for each in found]}
+
+    def _scale(
+        self, entity: Entity, present: Object, attributes: Mapping[str, Any], *, connection: sa.Connection
+    ) -> None:
+        count = _whole(attributes, deploy.SCALE_COUNT)
+        by = _whole(attributes, deploy.SCALE_BY)
+        if (count is None) == (by is None):
+            raise BadRequestError(
+                f"give {deploy.SCALE_COUNT} or {deploy.SCALE_BY}, and one of the two", deploy.SCALE_COUNT
+            )
+        stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
+        try:
+            counts = stacks.scale(
+                stack_order(entity.attributes, present), str(attributes[deploy.SCALE_NODE]), count=count, by=by
+            )
+        except DeployError as problem:
+            raise ConflictError(str(problem), deploy.SCALE_NODE) from problem
+        if counts != present.asked.get(COUNTS, {}):
+            self.objects.ask(connection, present, asked={**present.asked, COUNTS: dict(counts)})
+            self._in_progress(entity.attributes)
+
+    def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
+        stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))
+        try:
+            stacks.validate(stack_order(attributes, present))
+        except DeployError as problem:
+            raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+
+    @staticmethod
+    def _in_progress(attributes: dict[str, Any]) -> None:
+        # Set with the order, in its transaction: who reads the stack after ordering never takes the old state for the new.
+        creating = str(attributes.get(deploy.STACK_STATE, "")).startswith("CREATE_IN")
+        attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS" if creating else "UPDATE_IN_PROGRESS"
+        attributes.pop(deploy.STACK_REASON, None)
+
+
+def _whole(attributes: Mapping[str, Any], name: str) -> int | None:
+    value = attributes.get(name)
+    if value is None or isinstance(value, int):
+        return value
+    raise BadRequestError(f"{name} is a whole number", name)

@@ -1,0 +1,1 @@
+"""The catalogue of services, delegations, and the validation of manifests and templates."""

@@ -1,0 +1,48 @@
+"""Whether a manifest or a template is right: everything that is wrong with it, each with its place and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import bundles
+
+from ..deploy import infrastructure as infra
+
+__all__ = ["MANIFEST", "validate"]
+
+#: The format of manifests; the others are template formats.
+MANIFEST: Final = "manifest"
+_INFRASTRUCTURE: Final = "infrastructure"
+
+
+def validate(
+    document_format: str, content: str, *, name: str, platforms: Mapping[str, Any]
+) -> Sequence[bundles.Problem]:
+    """The problems of a document.
+
+    Args:
+        document_format: `manifest`, or a template format.
+        name: its file name, for the texts.
+        platforms: by region, whose node types descriptions may use.
+    """
+    if document_format == MANIFEST:
+        try:
+            bundles.read_manifest(content, file=name)
+        except bundles.BundleError as error:
+            return error.problems
+        return ()
+    if document_format == _INFRASTRUCTURE:
+        types: dict[str, infra.ResourceType] = {}
+        for platform in platforms.values():
+            types.update(getattr(platform, "node_types", {}))
+        try:
+            infra.parse(content, files={}, types=types, name=name)
+        except infra.DescriptionError as error:
+            place = error.place
+            return (bundles.Problem(name, place.line, place.column, "", error.problem, error.remedy),)
+        return ()
+    known = f"{MANIFEST}, {_INFRASTRUCTURE}"
+    return (
+        bundles.Problem(name, 0, 0, "", f"{document_format[:60]!r} is no format that is checked here", f"use {known}"),
+    )

@@ -1,0 +1,54 @@
+"""The disposal module: one entity an instance that is to go, or has gone, with the audit of what was removed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Entity
+
+from occi_service.app import Application
+from occi_service.wire import disposal
+
+from ..objects import Object, Objects
+from ..owned import OwnedBackend
+
+__all__ = ["TOPIC", "DisposalBackend", "DisposalModule"]
+
+TOPIC: Final = "disposal.instance"
+
+
+class DisposalBackend(OwnedBackend):
+    """Takes the order to dispose of an instance. Repeating it looks again."""
+
+    topic = TOPIC
+
+    def path(self, entity: Entity) -> str | None:
+        return disposal.disposal_path(self.instance(entity))
+
+    def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
+        return False
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        entity.attributes[disposal.DISPOSAL_STATE] = "running"
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        # What has come to be since a former disposal is found by looking again.
+        new[disposal.DISPOSAL_STATE] = "running"
+        new.pop(disposal.DISPOSAL_MESSAGE, None)
+        return new
+
+
+class DisposalModule:
+    """Disposals."""
+
+    name = "disposal"
+    shared: tuple[str, ...] = ()
+    open_to_tenants = False
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def register(self, application: Application) -> None:
+        """Publish the kind."""
+        application.register_backend(disposal.DISPOSAL, DisposalBackend(self._objects))

@@ -1,0 +1,279 @@
+"""The work of disposal: first what the modules know of an instance, in reverse order; then what any platform has under its label.
+
+Disposal removes nothing that another module looks after: it says in that object's row that it is wanted no more, and that
+object's own work takes it down, so no two workers ever handle the same thing. Only what no row tells of is removed here. The
+audit grows from look to look; it is closed when every platform of every region, asked anew, has nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service.database import Database
+from occi_service.wire import deploy, disposal, provision, runtime
+from occi_service.work import Done, Item, Progress, Retry, Topic, Wait, recurring
+
+from ..entities import Entities
+from ..notices import Notices
+from ..objects import ABSENT, Object, Objects
+from .backend import TOPIC
+from .ports import Holdings, HoldingsError
+
+__all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic", "topic"]
+
+#: The topic of the sweep; seeded with the key `all`.
+SWEEP: Final = "disposal.sweep"
+
+_SOON: Final = 0.1
+_SLOW: Final = 1.0
+#: Kinds in the order in which they go. What measures goes before what is measured, orchestrators after their stacks.
+_ORDER: Final = (
+    (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location),
+    (deploy.STACK.location,),
+    (deploy.APPLICATION.location, deploy.APP.location),
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the audit. Times are seconds since the epoch; 0: not yet."""
+
+    object: str
+    platform: str
+    removed: float = 0.0
+    verified: float = 0.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An instance that is to go, and what the modules still know of it, in the order of removal."""
+
+    present: Object
+    ranks: Sequence[Sequence[Object]]
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look came to.
+
+    Args:
+        dismiss: objects that are from now on wanted no more.
+        state: of the disposal; None: the entity itself is to go.
+    """
+
+    present: Object
+    state: str | None
+    message: str = ""
+    audit: Sequence[Entry] = ()
+    dismiss: Sequence[Object] = ()
+    since: float = 0.0
+
+
+class DisposalWork:
+    """The handler.
+
+    Args:
+        holdings: of every region's platform, by region.
+        patience: seconds after which a disposal that something is in the way of is called failed.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        entities: Entities,
+        notices: Notices,
+        *,
+        holdings: Mapping[str, Holdings],
+        patience: float = 600.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._objects = objects
+        self._entities = entities
+        self._notices = notices
+        self._holdings = holdings
+        self._patience = patience
+        self._clock = clock
+
+    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+        """The disposal, and the instance's objects."""
+        present = self._objects.find(connection, item.key)
+        if present is None:
+            return None
+        known = self._objects.of_instance(connection, present.labels.instance)
+        ranks = [[each for each in known if each.path.startswith(locations)] for locations in _ORDER]
+        reasons = {each.path: self._reason(connection, each) for rank in ranks for each in rank}
+        return Wanted(present, ranks, reasons), None
+
+    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+        """One look at everything, and the next removal."""
+        present = wanted.present
+        if present.wanted == ABSENT:
+            return Done(Seen(present, None))
+        now = self._clock()
+        # Another order is another disposal.
+        kept = present.kept if present.kept.get("version") == present.version else {}
+        since = float(kept.get("since", now))
+        instance = present.labels.instance
+        audit = {(entry["platform"], entry["object"]): Entry(**entry) for entry in present.kept.get("audit", ())}
+        left: dict[tuple[str, str], str] = {}
+        for region, platform in self._holdings.items():
+            left.update(((region, name), name) for name in platform.objects(instance))
+        left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
+        for place, name in left.items():
+            if place not in audit or audit[place].removed:
+                audit[place] = Entry(name, place[0])
+        for place, entry in audit.items():
+            if place not in left and not entry.removed:
+                audit[place] = Entry(entry.object, entry.platform, removed=now)
+        lines = list(audit.values())
+        rank = next((rank for rank in wanted.ranks if rank), None)
+        if rank is not None:
+            dismiss = [each for each in rank if each.wanted != ABSENT]
+            message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank)
+            return self._waiting(present, lines, since, message=message, dismiss=dismiss)
+        blocked = self._remove_rest(instance)
+        if blocked:
+            return self._waiting(present, lines, since, message="; ".join(blocked))
+        closed = [Entry(each.object, each.platform, each.removed or now, now) for each in lines]
+        return Done(Seen(present, "done", audit=closed, since=since))
+
+    def _remove_rest(self, instance: str) -> list[str]:
+        """Take away what no row tells of; what is still there, in words."""
+        blocked: list[str] = []
+        for region, platform in self._holdings.items():
+            remains = platform.remains(instance)
+            if not remains:
+                continue
+            try:
+                platform.remove(instance)
+            except HoldingsError as problem:
+                blocked.append(f"{region}: {problem}")
+                continue
+            remains = platform.remains(instance)
+            if remains:
+                blocked.append(f"{region}: still there: {', '.join(remains)[:500]}")
+        return blocked
+
+    def _waiting(
+        self, present: Object, lines: Sequence[Entry], since: float, *, message: str, dismiss: Sequence[Object] = ()
+    ) -> Progress[Seen]:
+        waited = self._clock() - since
+        failed = waited > self._patience
+        seen = Seen(present, "failed" if failed else "running", message, audit=lines, dismiss=dismiss, since=since)
+        # A failed disposal is looked at further: what was in the way may have gone by itself.
+        return Wait(60.0 if failed else _SLOW if waited > 10.0 else _SOON, seen)
+
+    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+        """Write the audit, and dismiss what is next."""
+        present = observed.present
+        if observed.state is None:
+            self._entities.remove(connection, present)
+            self._objects.remove(connection, present.path)
+            return
+        shown = [
+            {
+                "object": entry.object,
+                "platform": entry.platform,
+                "removed": entry.removed or None,
+                "absence_verified": entry.verified or None,
+            }
+            for entry in observed.audit
+        ]
+        current = self._objects.find(connection, present.path)
+        state = observed.state if current is not None and current.version == present.version else "running"
+        self._entities.write(
+            connection,
+            present,
+            {
+                disposal.DISPOSAL_STATE: state,
+                disposal.DISPOSAL_MESSAGE: observed.message or None,
+                disposal.DISPOSAL_AUDIT: shown,
+            },
+        )
+        audit = [vars(entry) for entry in observed.audit]
+        kept = {"since": observed.since, "version": present.version, "audit": audit}
+        if kept != present.kept:
+            self._objects.keep(connection, present, kept)
+        if observed.state == "done":
+            self._notices.drop(connection, present.labels.instance)
+        for each in observed.dismiss:
+            self._objects.ask(connection, each, wanted=ABSENT)
+
+    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
+        """Say why."""
+        present = self._objects.find(connection, item.key)
+        if present is not None:
+            shown = {disposal.DISPOSAL_STATE: "failed", disposal.DISPOSAL_MESSAGE: reason}
+            self._entities.write(connection, present, shown)
+
+    def _reason(self, connection: sa.Connection, of: Object) -> str:
+        entity = self._entities.read(connection, of)
+        if entity is None:
+            return of.path
+        state = entity.attributes.get(deploy.STACK_STATE) or entity.attributes.get(deploy.APP_STATE_MESSAGE) or ""
+        reason = entity.attributes.get(deploy.STACK_REASON) or ""
+        return " ".join(part for part in (of.path, str(state), str(reason)) if part)
+
+
+def topic(work: DisposalWork) -> Topic[Any, Any]:
+    """Disposals' topic. It is never given up."""
+    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))
+
+
+class Sweep:
+    """Finds orphans: what a platform has under the label of an instance that no row knows, and has had for a while.
+
+    A create writes its row before anything is made, so such a thing was left by a failure that nobody foresaw.
+
+    Args:
+        grace: seconds that an orphan is left alone.
+        every: seconds between sweeps.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        *,
+        holdings: Mapping[str, Holdings],
+        grace: float = 900.0,
+        every: float = 300.0,
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._holdings = holdings
+        self._grace = grace
+        self._every = every
+
+    def __call__(self) -> float:
+        """Sweep once; the seconds until the next."""
+        for region, platform in self._holdings.items():
+            # The platform is asked first: an object that is made in between has its row already.
+            held = platform.instances()
+            with self._database.read() as connection:
+                known = self._objects.instances(connection, besides=TOPIC)
+            for instance, age in held.items():
+                if instance in known or age < self._grace:
+                    continue
+                what = list(platform.objects(instance))
+                gone = platform.remove(instance) and not platform.remains(instance)
+                _logger.warning(
+                    "orphans of an instance that nobody knows",
+                    extra={"instance": instance, "region": region, "objects": what, "removed": gone},
+                )
+        return self._every
+
+
+def sweep_topic(sweep: Sweep) -> Topic[None, None]:
+    """The sweep's topic."""
+    return recurring(SWEEP, sweep, timeout=120.0)

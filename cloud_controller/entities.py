@@ -1,0 +1,65 @@
+"""The entities of the modules as a worker reads and writes them, inside the transaction of its step.
+
+A request sees the registry through its caller's eyes; a worker acts for the tenant whose object it works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from occi.core_model import Entity
+
+from occi_service.registry.base import Registry
+
+from .objects import Object
+
+__all__ = ["Entities"]
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """What the registry asks of an identity."""
+
+    tenant_id: str
+
+
+class Entities:
+    """Entities of objects, read and written with a connection that is at hand."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def read(self, connection: sa.Connection, of: Object) -> Entity | None:
+        """The entity, or None where it is gone."""
+        try:
+            return self._registry.get_resource(of.path, _extras(connection, of))
+        except KeyError:
+            return None
+
+    def write(self, connection: sa.Connection, of: Object, attributes: Mapping[str, Any]) -> None:
+        """Set attributes, if they differ; None takes one away. An entity that is gone stays so."""
+        extras = _extras(connection, of)
+        with self._registry.unit_of_work(extras):
+            entity = self.read(connection, of)
+            if entity is None:
+                return
+            changed = {name: value for name, value in attributes.items() if entity.attributes.get(name) != value}
+            if changed:
+                entity.attributes.update(changed)
+                for name in [name for name, value in changed.items() if value is None]:
+                    del entity.attributes[name]
+                self._registry.save(of.path, entity, extras)
+
+    def remove(self, connection: sa.Connection, of: Object) -> None:
+        """Delete the entity, if it is there."""
+        extras = _extras(connection, of)
+        with self._registry.unit_of_work(extras):
+            if self.read(connection, of) is not None:
+                self._registry.delete_resource(of.path, extras)
+
+
+def _extras(connection: sa.Connection, of: Object) -> dict[str, Any]:
+    return {"identity": _Owner(of.labels.tenant), "connection": connection}

@@ -1,0 +1,166 @@
+"""A module as a WSGI application, and the view that a caller has of its entities.
+
+The door in front has verified the token. Here the caller is handed to the backends, and the registry is told whose entities to
+show: the caller's tenant's; of these, to an orchestrator, its own instance's; to an operator, those of whoever owns the path; and
+where a path is everybody's (the catalogue, bundles), all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+from wsgiref.types import WSGIEnvironment
+
+from occi.core_model import Category, Entity, Kind
+
+from occi_service import logs
+from occi_service.app import Application
+from occi_service.errors import ForbiddenError
+from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind
+from occi_service.registry.base import Page, PyssfRegistry, Registry, Selection
+from occi_service.request_log import ROUTE, TENANT
+from occi_service.service import KnownCaller
+from occi_service.wire import design, names
+
+from . import callers
+
+__all__ = ["CallersView", "Module", "ModuleApplication", "extras_of"]
+
+_SUBJECT_TOKEN: Final = "HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_")
+
+
+class Module(Protocol):
+    """One of the five: publishes its kinds and routes on an application."""
+
+    #: `design`, `deploy`, …: also where it is mounted.
+    name: str
+    #: Locations whose entities are everybody's.
+    shared: tuple[str, ...]
+    #: Whether tenants' own tokens are let in.
+    open_to_tenants: bool
+
+    def register(self, application: Application) -> None:
+        """Publish kinds, actions and routes."""
+
+
+class ModuleApplication(KnownCaller):
+    """A module's application.
+
+    Args:
+        registry: where the entities are; shared by all modules of one cloud controller.
+        module: what it publishes.
+        owner: gives the tenant that a path belongs to, for operators.
+        base_url: scheme and host that clients use, or None.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        module: Module,
+        *,
+        owner: Callable[[str], str | None],
+        base_url: str | None = None,
+    ) -> None:
+        super().__init__(CallersView(registry), base_url=base_url)
+        self._module = module
+        self._owner = owner
+        module.register(self)
+
+    def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
+        """WSGI. The token that a delegation is made of is taken out, so that nothing behind can log it by accident."""
+        subject = environ.pop(_SUBJECT_TOKEN, None)
+        path: str = environ.get("PATH_INFO", "")
+        environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
+        caller: Identity | None = environ.get(IDENTITY)
+        if caller is None:
+            # A probe, which is a route beside OCCI's.
+            return self._call_occi(environ, response)
+        environ[TENANT] = caller.tenant_id
+        if not self._module.open_to_tenants:
+            try:
+                callers.check_served(caller)
+            except ForbiddenError as error:
+                return self.render_error(environ, response, 403, "Forbidden", error.message, error.where, {})
+        extras: dict[str, Any] = {
+            "caller": caller,
+            "request_id": logs.request_id(),
+            "subject_token": PresentedToken(subject) if subject else None,
+        }
+        if not path.startswith(self._module.shared):
+            extras["identity"] = self._eyes(caller, path)
+        return self._call_occi(environ, response, **extras)
+
+    def _eyes(self, caller: Identity, path: str) -> Identity:
+        """Through whose eyes the registry is looked at."""
+        if not callers.is_operator(caller):
+            return caller
+        owner = self._owner(path.removesuffix("/logs"))
+        return caller if owner is None else dataclasses.replace(caller, tenant_id=TenantId(owner))
+
+
+class CallersView(PyssfRegistry):
+    """A registry of ours as one caller sees it: an orchestrator sees what belongs to its instance, others their tenant's."""
+
+    wrapped: Registry
+
+    def __init__(self, wrapped: Registry) -> None:
+        super().__init__(wrapped)
+
+    def find_category(self, name: str, extras: Any) -> Category | None:
+        return self.wrapped.find_category(name, extras)
+
+    def unit_of_work(self, extras: Any) -> Any:
+        return self.wrapped.unit_of_work(extras)
+
+    def save(self, key: str, entity: Entity, extras: Any) -> None:
+        self.wrapped.save(key, entity, extras)
+
+    def get_resource(self, key: str, extras: Any) -> Entity:
+        entity = self.wrapped.get_resource(key, extras)
+        instance = _own_instance(extras)
+        if instance is not None and _instance_of(entity) != instance:
+            raise KeyError(key)
+        return entity
+
+    def select(self, selection: Selection, extras: Any) -> Page:
+        instance = _own_instance(extras)
+        if instance is not None:
+            own = (names.INSTANCE, instance)
+            selection = dataclasses.replace(selection, attributes=(*selection.attributes, own))
+        if selection.category is not None:
+            return self.wrapped.select(selection, extras)
+        return self._below(selection, extras)
+
+    def _below(self, selection: Selection, extras: Any) -> Page:
+        """What lies below a path, of this module's kinds: others' entities stand in the same database."""
+        end = None if selection.limit is None else selection.offset + selection.limit
+        found: list[Entity] = []
+        for kind in self.get_categories(extras):
+            if not isinstance(kind, Kind) or not kind.location:
+                continue
+            if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
+                continue
+            wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
+            page = self.wrapped.select(wanted, extras)
+            found += [each for each in page.entities if each.identifier.startswith(selection.path)]
+        return Page(found[selection.offset : end], more=end is not None and len(found) > end)
+
+
+def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:
+    """What the application hands to its backends, for routes beside OCCI's."""
+    extras: dict[str, Any] = environ["archelon.extras"]
+    return extras
+
+
+def _own_instance(extras: Any) -> str | None:
+    """The one instance that may be seen; None where more may, or the path is everybody's."""
+    caller = extras.get("caller")
+    if caller is None or "identity" not in extras or caller.kind is not TokenKind.INSTANCE:
+        return None
+    return str(caller.instance_id)
+
+
+def _instance_of(entity: Entity) -> str:
+    # Where an entity has no label, its path ends in the instance's id.
+    return str(entity.attributes.get(names.INSTANCE) or entity.identifier.rpartition("/")[2])

@@ -1,0 +1,147 @@
+"""Telling an orchestrator that something it waits for has changed.
+
+A change and the notice of it are written in one transaction; a piece of work of its own carries the notice out, as often as it
+takes. There is one notice for an instance and a subject: a later one takes the place of an earlier one that has not arrived,
+since who is told "the stack is complete" has no use for "the stack is in progress". A notice whose
+application is gone is dropped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+
+from occi_service import logs
+from occi_service.wire import deploy, orchestrator
+from occi_service.work import Done, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
+
+from .labels import Labels
+from .objects import ABSENT, Objects
+from .tables import notices
+
+__all__ = ["TOPIC", "Delivery", "Notice", "Notices", "Send", "topic"]
+
+TOPIC: Final = "cloud.notify"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One notice on its way; `url` is the application's: empty while it has none, None where the application is gone."""
+
+    event: str
+    instance: str
+    tenant: str
+    url: str | None
+    attributes: Mapping[str, Any]
+
+
+class Send(Protocol):
+    """Delivers a notice: an action of the orchestrator at `url`. Raises where it was not taken."""
+
+    def __call__(self, notice: Notice) -> None: ...
+
+
+class Notices:
+    """Where changes are written down.
+
+    Args:
+        queue: where the work goes; its clock dates events.
+        new_id: makes an event's id; an orchestrator takes each once.
+    """
+
+    def __init__(self, queue: WorkQueue, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
+        self._queue = queue
+        self._new_id = new_id
+
+    def post(
+        self, connection: sa.Connection, labels: Labels, *, kind: str, subject: str, data: Mapping[str, Any]
+    ) -> None:
+        """Tell an instance's orchestrator; `kind` is one of `orchestrator.EVENT_TYPES`, `subject` a path."""
+        key = hashlib.sha256(f"{labels.instance}\0{subject}".encode()).hexdigest()
+        connection.execute(sa.delete(notices).where(notices.c.key == key))
+        connection.execute(
+            sa.insert(notices).values(
+                key=key,
+                event=str(self._new_id()),
+                instance=labels.instance,
+                tenant=labels.tenant,
+                type=kind,
+                subject=subject,
+                data=json.dumps(data),
+                time=self._queue.clock(),
+            )
+        )
+        self._queue.enqueue(
+            connection,
+            TOPIC,
+            key,
+            tenant=labels.tenant,
+            request_id=logs.request_id() or None,
+            priority=Priority.URGENT,
+        )
+
+    def drop(self, connection: sa.Connection, instance: str) -> None:
+        """Forget what was still to be told to an instance."""
+        connection.execute(sa.delete(notices).where(notices.c.instance == instance))
+
+
+class Delivery:
+    """The handler of `TOPIC`.
+
+    Args:
+        objects: where the applications' addresses are.
+        send: delivers.
+        patience: seconds between looks while the application has no address.
+    """
+
+    def __init__(self, objects: Objects, send: Send, *, patience: float = 1.0) -> None:
+        self._objects = objects
+        self._send = send
+        self._patience = patience
+
+    def load(self, connection: sa.Connection, item: Item) -> tuple[Notice, None] | None:
+        """The notice, or None where it has been delivered."""
+        row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
+        if row is None:
+            return None
+        time = datetime.datetime.fromtimestamp(row.time, datetime.UTC).isoformat()
+        attributes = {
+            orchestrator.EVENT_ID: row.event,
+            orchestrator.EVENT_TYPE: row.type,
+            orchestrator.EVENT_SUBJECT: row.subject,
+            orchestrator.EVENT_DATA: json.loads(row.data),
+            orchestrator.EVENT_TIME: time,
+        }
+        application = self._objects.find(connection, deploy.application_path(row.instance))
+        there = application is not None and application.wanted != ABSENT
+        url = str(application.kept.get("url", "")) if application is not None and there else None
+        return Notice(row.event, row.instance, row.tenant, url, attributes), None
+
+    def step(self, wanted: Notice, observed: None) -> Progress[str]:
+        """Deliver it, or drop it where nobody is there any more."""
+        if wanted.url is None:
+            return Done(wanted.event)
+        if not wanted.url:
+            return Wait(self._patience)
+        self._send(wanted)
+        return Done(wanted.event)
+
+    def save(self, connection: sa.Connection, item: Item, observed: str) -> None:
+        """Forget what was delivered or dropped, and not what came since."""
+        connection.execute(sa.delete(notices).where(notices.c.key == item.key, notices.c.event == observed))
+
+    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
+        """Nothing to note: an orchestrator looks for itself too, at growing intervals."""
+        connection.execute(sa.delete(notices).where(notices.c.key == item.key))
+
+
+def topic(delivery: Delivery) -> Topic[Any, Any]:
+    """Notices' topic: about a day of trying."""
+    return Topic(TOPIC, delivery, retry=Retry(attempts=3000, first=0.2, ceiling=30.0))

@@ -1,0 +1,207 @@
+"""The backend that all kinds of an instance's objects have in common: applications, stacks, monitors, alarms, configurations.
+
+A request comes in, is checked, and leaves two rows and a piece of work behind, all in the registry's transaction; it calls no
+platform that would have to be waited for. Creating is a PUT at the path that the caller derives, so that repeating it is
+harmless; an older generation than the stored one, or another value where values stay, is a 409.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from occi.backend import ActionBackend, MixinBackend
+from occi.core_model import Action, Entity
+
+from occi_service.errors import BadRequestError, ConflictError, NotFoundError, shown
+from occi_service.identity import Identity, instance_subject
+from occi_service.wire import disposal, names
+from occi_service.workflow import DeferredDeletion
+
+from . import callers
+from .labels import Labels
+from .objects import ABSENT, Object, Objects
+
+__all__ = ["Context", "OwnedBackend", "context"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a request brings for the backends."""
+
+    caller: Identity
+    connection: sa.Connection
+    tenant: str
+
+
+def context(extras: Any) -> Context:
+    """Out of what the application hands to the backends."""
+    # Whose eyes the registry is looked at through: an operator's orders are carried out for the instance's own tenant.
+    owner = extras.get("identity")
+    tenant = extras["caller"].tenant_id if owner is None else owner.tenant_id
+    return Context(extras["caller"], extras["connection"], tenant)
+
+
+class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
+    """Base of the modules' backends. A subclass says what stays, and what follows from an order.
+
+    Args:
+        objects: rows and work.
+    """
+
+    #: The topic that works on these objects.
+    topic: ClassVar[str]
+    #: Attributes that stay as they were created, beside instance and service.
+    stays: ClassVar[frozenset[str]] = frozenset()
+    #: Attributes that are taken and never shown, not even to their owner.
+    hidden: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    # for subclasses ---------------------------------------------------------------------------------------------------
+
+    def instance(self, entity: Entity) -> str:
+        """The instance that an entity belongs to."""
+        return str(entity.attributes[names.INSTANCE])
+
+    def path(self, entity: Entity) -> str | None:
+        """The path that the caller has to derive; None where any is right."""
+        raise NotImplementedError
+
+    def region(self, _entity: Entity) -> str:
+        """The region it lives in."""
+        return ""
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        """Check a new order, and set what the provider sets. Raises OcciError. Called before anything is written."""
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        """Check a changed order, and give the attributes to keep. Raises OcciError."""
+        return new
+
+    def leaving(self, entity: Entity) -> None:
+        """Show that it is on its way out."""
+
+    # OCCI -------------------------------------------------------------------------------------------------------------
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """Order a new object."""
+        here = context(extras)
+        instance = self.instance(entity)
+        callers.check_acts_for(here.caller, instance)
+        try:
+            instance_subject(instance)
+        except ValueError as error:
+            raise BadRequestError(str(error), names.INSTANCE) from None
+        self._check_path(entity)
+        if self.objects.tenant_of(here.connection, instance) not in (None, here.tenant):
+            raise ConflictError(f"{instance} is an instance of another tenant", names.INSTANCE)
+        new = Object(
+            path=entity.identifier,
+            topic=self.topic,
+            labels=Labels(
+                instance,
+                here.tenant,
+                str(entity.attributes.get(names.SERVICE, "")),
+                _generation(entity.attributes),
+            ),
+            region=self.region(entity),
+        )
+        if self._is_disposed_of(here.connection, instance):
+            raise ConflictError(f"the instance {instance[:64]} is being disposed of; make nothing more for it", "path")
+        self.ordered(entity, new)
+        entity.actions = list(entity.kind.actions)
+        if not self.objects.add(here.connection, new):
+            raise ConflictError(f"{shown(new.path)} is taken, or still being removed; try again later", "path")
+
+    def retrieve(self, entity: Entity, _extras: Any) -> None:
+        """Show it without what nobody is shown."""
+        for name in self.hidden:
+            entity.attributes.pop(name, None)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Order a change of some attributes."""
+        self._change(old, {**old.attributes, **new.attributes}, extras)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Order it anew, whole."""
+        kept = {name: value for name, value in old.attributes.items() if name in self.hidden}
+        self._change(old, {**kept, **new.attributes}, extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """Want it gone. The entity stays until that is verified."""
+        here = context(extras)
+        present = self.present(entity, here)
+        if present.wanted != ABSENT:
+            self.objects.ask(here.connection, present, wanted=ABSENT)
+            self.leaving(entity)
+
+    def action(self, entity: Entity, action: Action, attributes: Mapping[str, Any], extras: Any) -> Mapping[str, Any]:
+        """Invoke an action; the answer never shows what is hidden."""
+        here = context(extras)
+        present = self.present(entity, here)
+        if present.wanted == ABSENT:
+            raise ConflictError(f"{shown(present.path)} is being removed", "path")
+        answer = self.act(entity, present, action, attributes=attributes, connection=here.connection)
+        return {**dict.fromkeys(self.hidden), **answer}
+
+    def act(
+        self,
+        entity: Entity,
+        present: Object,
+        action: Action,
+        *,
+        attributes: Mapping[str, Any],
+        connection: sa.Connection,
+    ) -> Mapping[str, Any]:
+        """Carry out an action on a present object. Raises OcciError."""
+        raise ConflictError(f"{action.term} is nothing that this object does", "action")
+
+    def present(self, entity: Entity, here: Context) -> Object:
+        """The object of an entity, after a look at whether the caller acts for it."""
+        found = self.objects.find(here.connection, entity.identifier)
+        if found is None:
+            raise NotFoundError(f"there is nothing at {shown(entity.identifier)}", "path")
+        callers.check_acts_for(here.caller, found.labels.instance)
+        return found
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
+        return self.objects.owner(connection, disposal.disposal_path(instance)) is not None
+
+    def _check_path(self, entity: Entity) -> None:
+        wanted = self.path(entity)
+        if wanted is not None and entity.identifier != wanted:
+            raise BadRequestError(
+                f"{shown(entity.identifier)} is not the path of what is described; PUT it at {wanted}", "path"
+            )
+
+    def _change(self, old: Entity, attributes: dict[str, Any], extras: Any) -> None:
+        here = context(extras)
+        present = self.present(old, here)
+        if present.wanted == ABSENT:
+            raise ConflictError(f"{shown(present.path)} is being removed; PUT it again when it is gone", "path")
+        generation = _generation(attributes)
+        if generation < present.labels.generation:
+            raise ConflictError(
+                f"generation {generation} is older than {present.labels.generation}, which was ordered since",
+                names.GENERATION,
+            )
+        for name in sorted({names.INSTANCE, names.SERVICE} | self.stays):
+            if attributes.get(name) != old.attributes.get(name):
+                raise ConflictError(f"{name} stays as it was created; delete the object and make another", name)
+        labels = dataclasses.replace(present.labels, generation=generation)
+        attributes = self.reordered(old, attributes, dataclasses.replace(present, labels=labels))
+        old.attributes = attributes
+        self.objects.ask(here.connection, present, generation=generation)
+
+
+def _generation(attributes: Mapping[str, Any]) -> int:
+    value = attributes.get(names.GENERATION, 0)
+    if not isinstance(value, int) or value < 0:
+        raise BadRequestError(f"{names.GENERATION} is {shown(value)}, and has to be a whole number", names.GENERATION)
+    return value

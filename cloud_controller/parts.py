@@ -1,0 +1,142 @@
+"""What web and worker processes of one cloud controller are put together from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from occi_service import encryption, identity
+from occi_service.database import Database
+from occi_service.registry.sql import SqlRegistry
+from occi_service.work import WorkQueue
+
+from .deploy import ports
+from .deploy.bundles import Unpacked
+from .deploy.regions import Regions
+from .objects import Objects
+from .platforms.local.opening import open_local
+from .settings import CloudControllerSettings
+
+__all__ = ["MIGRATIONS", "Parts", "open_platforms"]
+
+#: For `occi_service.schema.upgrade`.
+MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
+
+#: The platforms that come along; others are found as entry points.
+_BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {"local": open_local}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """One cloud controller's parts.
+
+    Args:
+        platforms: by region; the first runs the orchestrators.
+        keys: whose signatures are believed. signing_key: what it signs with.
+        realm: the local realm's verifier, or None.
+        url: scheme and host of the modules.
+    """
+
+    database: Database
+    cipher: encryption.Cipher
+    platforms: Mapping[str, Any]
+    keys: identity.VerificationKeys
+    signing_key: identity.SigningKey
+    directory: Path
+    url: str
+    realm: identity.TokenVerifier | None = None
+    clock: Callable[[], float] = time.time
+    orphan_grace: float = 900.0
+
+    @classmethod
+    def of(cls, settings: CloudControllerSettings) -> Parts:
+        """Open everything that the settings name.
+
+        Raises:
+            OSError, ValueError: a key cannot be read. DeployError: a platform cannot be opened.
+        """
+        directory = settings.state_directory
+        keys = encryption.keys_from_file(settings.encryption_keys or directory / "encryption.keys")
+        signing = identity.SigningKey.from_pem(settings.signing_key.read_bytes(), issuer=settings.issuer)
+        trusted = [
+            identity.VerificationKey.from_pem(path.read_bytes(), issuer=issuer)
+            for issuer, path in settings.trusted_keys.items()
+        ]
+        platforms = {name: (region.platform, region.settings) for name, region in settings.regions.items()}
+        realm = identity.RealmFile(settings.realm, time.time) if settings.realm else None
+        return cls(
+            database=Database(settings.database_url.get_secret_value(), pool_size=10),
+            cipher=encryption.Cipher(keys),
+            platforms=open_platforms(directory, platforms),
+            keys=identity.VerificationKeys([signing.public, *trusted]),
+            signing_key=signing,
+            directory=directory,
+            url=settings.cloud_controller_url.rstrip("/"),
+            realm=identity.Realm(realm, time.time) if realm else None,
+            orphan_grace=settings.orphan_grace,
+        )
+
+    @property
+    def queue(self) -> WorkQueue:
+        """The work queue."""
+        return WorkQueue(self.database, clock=self.clock)
+
+    @property
+    def objects(self) -> Objects:
+        """The modules' rows."""
+        return Objects(self.queue)
+
+    @property
+    def regions(self) -> Regions:
+        """The regions."""
+        return Regions(self.platforms)
+
+    @property
+    def unpacked(self) -> Unpacked:
+        """Bundles as directories of this machine."""
+        return Unpacked(self.directory / "bundles", self.database)
+
+    def registry(self) -> SqlRegistry:
+        """A registry over the database, without categories yet."""
+        return SqlRegistry(self.database, self.cipher)
+
+    def issuer(self) -> identity.TokenIssuer:
+        """Signs tokens for calls to orchestrators and for exchanges; renews none."""
+        return identity.TokenIssuer(
+            self.signing_key,
+            keys=self.keys,
+            instances=_NoInstances(),
+            revocations=identity.MemoryRevocations(self.clock),
+            clock=self.clock,
+        )
+
+
+class _NoInstances:
+    """Instances renew their tokens with their service manager, never here."""
+
+    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+        return False
+
+
+def open_platforms(directory: Path, regions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Open each region's platform, with a directory of its own.
+
+    Raises:
+        DeployError: there is no such platform, or it refuses its settings.
+    """
+    known = {**_BUILT_IN, **ports.load(ports.PLATFORMS)}
+    opened = {}
+    for name, (platform, settings) in regions.items():
+        factory = known.get(platform)
+        if factory is None:
+            raise ports.DeployError(
+                f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
+            )
+        try:
+            opened[name] = factory(directory / "regions" / name, **settings)
+        except TypeError as problem:
+            raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
+    return opened

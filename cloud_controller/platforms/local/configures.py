@@ -1,0 +1,117 @@
+"""Configures nodes that are processes: files into their directory, then a command there.
+
+Content: `{"files": {path: text}, "command": [program, argument, …], "environment": {name: value}, "timeout": seconds}`; each
+part may be left out. A command ends with its node: it carries the node's marker. It is run again where the worker was killed
+before it had told what came of it, so it has to bear that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
+from .launcher import Launcher
+from .orders import Name, State
+
+__all__ = ["LocalConfigures"]
+
+_PARTS: Final = ("files", "command", "environment", "timeout")
+_SHOWN: Final = 4096
+_LONGEST: Final = 60.0
+
+
+class LocalConfigures:
+    """Configures processes of a launcher."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def validate(self, order: ConfigurationOrder) -> None:
+        """Refuse kinds that this platform has not, and malformed content. Raises ProvisionError."""
+        if order.kind != "process":
+            raise ProvisionError(
+                f"{order.kind!r} is not on this platform, whose nodes are processes; use the kind 'process'"
+            )
+        unknown = sorted(set(order.content) - set(_PARTS))
+        if unknown:
+            raise ProvisionError(f"the content has {unknown[0][:60]!r}; it takes {', '.join(_PARTS)}")
+        command = order.content.get("command", [])
+        if not isinstance(command, list) or not all(isinstance(each, str) and "\0" not in each for each in command):
+            raise ProvisionError("the command is a list of texts, program first; no shell reads it")
+        for part in ("files", "environment"):
+            given = order.content.get(part, {})
+            if not isinstance(given, dict) or not all(isinstance(each, str) for each in given.values()):
+                raise ProvisionError(f"{part} is an object of names and texts")
+        for path in order.content.get("files", {}):
+            if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path or not path:
+                raise ProvisionError(f"the file {path[:60]!r} leaves the node's directory; give a path inside")
+        timeout = order.content.get("timeout", _LONGEST)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST:
+            raise ProvisionError(f"the timeout is a number of seconds, at most {_LONGEST:g}")
+
+    def configure(self, order: ConfigurationOrder) -> Configured:
+        """Carry it out on every running instance of the node. Raises ProvisionError."""
+        self.validate(order)
+        nodes = [
+            process
+            for process in self._launcher.find(instance=order.instance)
+            if process.notes.get("stack") == order.stack and process.notes.get("node") == order.node
+        ]
+        if not nodes:
+            return Configured("failed", f"the stack has no node {order.node!r}")
+        if any(process.state is not State.RUNNING for process in nodes):
+            return Configured("waiting", "waits for its node")
+        told = []
+        for process in nodes:
+            outcome = self._one(process.name, order.content)
+            told.append(outcome.result)
+            if outcome.state == "failed":
+                return Configured("failed", f"{process.name.process}: {outcome.result}")
+        return Configured("done", "\n".join(told)[:_SHOWN])
+
+    def _one(self, name: Name, content: Mapping[str, Any]) -> Configured:
+        work = self._launcher.work(name)
+        try:
+            for path, text in content.get("files", {}).items():
+                _write(work, path, text)
+        except OSError as problem:
+            return Configured("failed", f"a file cannot be written: {problem.strerror}")
+        command = content.get("command")
+        if not command:
+            return Configured("done", "")
+        environment = {"PATH": os.defpath, **content.get("environment", {}), **self._launcher.marker(name)}
+        try:
+            ended = subprocess.run(  # noqa: S603 - an argument list, in the node's own directory
+                command,
+                cwd=work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=float(content.get("timeout", _LONGEST)),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as problem:
+            return Configured("failed", f"the command did not end within {problem.timeout:g} s")
+        except OSError as problem:
+            return Configured("failed", f"the command cannot be run: {problem.strerror}")
+        printed = ended.stdout[:_SHOWN].decode("utf-8", "replace")
+        if ended.returncode:
+            return Configured("failed", f"the command ended with status {ended.returncode}: {printed}")
+        return Configured("done", printed)
+
+
+def _write(work: Path, path: str, text: str) -> None:
+    target = work / path
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The process owns this directory and may have put a link in the way that leads out of it.
+    if not target.parent.resolve().is_relative_to(work.resolve()):
+        raise ProvisionError(f"the file {path[:60]!r} leaves the node's directory through a link; remove the link")
+    target.unlink(missing_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)

@@ -1,0 +1,54 @@
+"""The local platform with everything that the modules need of it, made of a region's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ...deploy.ports import NODE_RESOURCES, load
+from .configures import LocalConfigures
+from .holdings import LocalHoldings
+from .launcher import no_checkpoint
+from .nodes import ProcessNodes
+from .platform import LocalPlatform
+from .targets import LocalTargets
+
+__all__ = ["OpenLocal", "open_local"]
+
+
+class OpenLocal(LocalPlatform):
+    """The platform, and what the other modules ask of it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        runner: tuple[str, ...],
+        node_resources: Mapping[str, object],
+        checkpoint: Callable[[str], None] = no_checkpoint,
+    ) -> None:
+        super().__init__(root, runner=runner, node_resources=node_resources, checkpoint=checkpoint)
+        self.holdings = LocalHoldings(self.launcher)
+        self.configures = LocalConfigures(self.launcher)
+        self.targets = LocalTargets(self.launcher)
+
+
+def open_local(
+    directory: Path,
+    *,
+    runner: list[str] | tuple[str, ...] = (),
+    checkpoint: Callable[[str], None] = no_checkpoint,
+) -> OpenLocal:
+    """Open the platform.
+
+    Args:
+        directory: of everything that runs.
+        runner: argument list that runs a bundle; the bundle's directory is appended.
+        checkpoint: called with a name at every point where being killed could matter.
+    """
+    return OpenLocal(
+        directory,
+        runner=tuple(runner),
+        node_resources={"process": ProcessNodes, **load(NODE_RESOURCES)},
+        checkpoint=checkpoint,
+    )

@@ -1,0 +1,1 @@
+"""Configures what was deployed."""

@@ -1,0 +1,97 @@
+"""The provision module: configurations of nodes, each an entity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from occi.core_model import Entity
+
+from occi_service.app import Application
+from occi_service.errors import BadRequestError, shown
+from occi_service.wire import deploy, provision
+
+from ..objects import Object, Objects
+from ..owned import OwnedBackend
+from .ports import ConfigurationOrder, Configures, ProvisionError
+
+__all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_order"]
+
+TOPIC: Final = "provision.configuration"
+
+_RESULTS: Final = frozenset((provision.CONFIGURATION_STATE, provision.CONFIGURATION_RESULT))
+
+
+def configuration_order(attributes: Mapping[str, Any], present: Object) -> ConfigurationOrder:
+    """The order that a platform gets, of an entity's attributes."""
+    return ConfigurationOrder(
+        id=present.path.rpartition("/")[2],
+        instance=present.labels.instance,
+        stack=str(attributes.get(provision.CONFIGURATION_STACK, "")).rpartition("/")[2],
+        node=str(attributes.get(provision.CONFIGURATION_NODE, "")),
+        kind=str(attributes.get(provision.CONFIGURATION_KIND, "")),
+        content=attributes.get(provision.CONFIGURATION_CONTENT) or {},
+    )
+
+
+class ConfigurationBackend(OwnedBackend):
+    """Takes orders for configurations. A changed one is carried out again.
+
+    Args:
+        configures: by region.
+    """
+
+    topic = TOPIC
+    stays = frozenset((provision.CONFIGURATION_STACK, provision.CONFIGURATION_NODE, provision.CONFIGURATION_KIND))
+    hidden = frozenset((provision.CONFIGURATION_CONTENT,))
+
+    def __init__(self, objects: Objects, configures: Mapping[str, Configures]) -> None:
+        super().__init__(objects)
+        self._configures = configures
+
+    def path(self, entity: Entity) -> str | None:
+        # The name is the caller's own, and in the path alone.
+        return None
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        if not str(entity.attributes[provision.CONFIGURATION_STACK]).startswith(deploy.STACK.location):
+            given = shown(entity.attributes[provision.CONFIGURATION_STACK])
+            raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
+        self._validate(entity.attributes, present)
+        entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _RESULTS)
+        if changed:
+            self._validate(new, present)
+            new[provision.CONFIGURATION_STATE] = "waiting"
+            new.pop(provision.CONFIGURATION_RESULT, None)
+        return new
+
+    def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
+        order = configuration_order(attributes, present)
+        refusals: list[str] = []
+        for configures in self._configures.values():
+            try:
+                configures.validate(order)
+            except ProvisionError as problem:
+                refusals.append(str(problem))
+            else:
+                return
+        raise BadRequestError("; ".join(refusals), provision.CONFIGURATION_KIND)
+
+
+class ProvisionModule:
+    """Configurations."""
+
+    name = "provision"
+    shared: tuple[str, ...] = ()
+    open_to_tenants = False
+
+    def __init__(self, objects: Objects, configures: Mapping[str, Configures]) -> None:
+        self._objects = objects
+        self._configures = configures
+
+    def register(self, application: Application) -> None:
+        """Publish the kind."""
+        application.register_backend(provision.CONFIGURATION, ConfigurationBackend(self._objects, self._configures))

@@ -1,0 +1,1 @@
+"""Measures what was deployed, and tells its orchestrator when a measure crosses a line."""

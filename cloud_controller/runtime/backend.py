@@ -1,0 +1,140 @@
+"""The runtime module: monitors of nodes, and alarms on what they measure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Action, Entity
+
+from occi_service.app import Application
+from occi_service.errors import BadRequestError, shown
+from occi_service.wire import deploy, runtime
+
+from ..objects import Object, Objects
+from ..owned import OwnedBackend
+from ..tables import samples
+
+__all__ = ["ALARM", "MONITOR", "AlarmBackend", "MonitorBackend", "RuntimeModule"]
+
+#: Topics.
+MONITOR: Final = "runtime.monitor"
+ALARM: Final = "runtime.alarm"
+
+_SHORTEST: Final = 0.2
+_LONGEST: Final = 3600.0
+
+
+class MonitorBackend(OwnedBackend):
+    """Takes orders for monitors, and answers queries from what was kept.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    topic = MONITOR
+    stays = frozenset((runtime.MONITOR_STACK, runtime.MONITOR_NODE, runtime.MONITOR_PORT))
+
+    def __init__(self, objects: Objects, clock: Callable[[], float]) -> None:
+        super().__init__(objects)
+        self._clock = clock
+
+    def path(self, entity: Entity) -> str | None:
+        get = entity.attributes
+        return runtime.monitor_path(
+            get[runtime.MONITOR_STACK], get[runtime.MONITOR_NODE], get.get(runtime.MONITOR_PORT) or ""
+        )
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        self._check(entity.attributes)
+        entity.attributes[runtime.MONITOR_STATE] = "unknown"
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        self._check(new)
+        return new
+
+    def act(
+        self,
+        entity: Entity,
+        present: Object,
+        action: Action,
+        *,
+        attributes: Mapping[str, Any],
+        connection: sa.Connection,
+    ) -> Mapping[str, Any]:
+        metric = str(attributes[runtime.QUERY_METRIC])
+        back = float(attributes.get(runtime.QUERY_RANGE) or 0.0)
+        found = sa.select(samples.c.time, samples.c.metrics).where(samples.c.monitor == present.path)
+        if back > 0:
+            found = found.where(samples.c.time >= self._clock() - back).order_by(samples.c.time)
+        else:
+            found = found.order_by(samples.c.time.desc()).limit(1)
+        values = []
+        for time, text in connection.execute(found):
+            value = json.loads(text).get(metric)
+            if value is not None:
+                values.append({"time": time, "value": value})
+        return {runtime.QUERY_VALUES: values}
+
+    @staticmethod
+    def _check(attributes: Mapping[str, Any]) -> None:
+        stack = str(attributes[runtime.MONITOR_STACK])
+        if not stack.startswith(deploy.STACK.location):
+            raise BadRequestError(f"{shown(stack)} is not the path of a stack", runtime.MONITOR_STACK)
+        interval = attributes[runtime.MONITOR_INTERVAL]
+        if not _SHORTEST <= interval <= _LONGEST:
+            raise BadRequestError(
+                f"the interval is {interval} s; it takes {_SHORTEST} to {_LONGEST:g}", runtime.MONITOR_INTERVAL
+            )
+
+
+class AlarmBackend(OwnedBackend):
+    """Takes orders for alarms."""
+
+    topic = ALARM
+    stays = frozenset((runtime.ALARM_NAME, runtime.ALARM_MONITOR))
+
+    def path(self, entity: Entity) -> str | None:
+        return runtime.alarm_path(entity.attributes[runtime.ALARM_MONITOR], entity.attributes[runtime.ALARM_NAME])
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        monitor = str(entity.attributes[runtime.ALARM_MONITOR])
+        if not monitor.startswith(runtime.MONITOR.location):
+            raise BadRequestError(f"{shown(monitor)} is not the path of a monitor", runtime.ALARM_MONITOR)
+        if entity.attributes[runtime.ALARM_FOR] < 0:
+            raise BadRequestError(f"{runtime.ALARM_FOR} is a number of seconds, 0 or more", runtime.ALARM_FOR)
+        entity.attributes[runtime.ALARM_STATE] = "unknown"
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        if any(old.attributes.get(name) != new.get(name) for name in _RULE):
+            new[runtime.ALARM_STATE] = "unknown"
+            new.pop(runtime.ALARM_VALUE, None)
+        return new
+
+
+_RULE: Final = (runtime.ALARM_METRIC, runtime.ALARM_OPERATOR, runtime.ALARM_THRESHOLD, runtime.ALARM_FOR)
+
+
+class RuntimeModule:
+    """Monitors and alarms.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    name = "runtime"
+    shared: tuple[str, ...] = ()
+    open_to_tenants = False
+
+    def __init__(self, objects: Objects, *, clock: Callable[[], float]) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    def register(self, application: Application) -> None:
+        """Publish kinds and the action."""
+        monitors = MonitorBackend(self._objects, self._clock)
+        application.register_backend(runtime.MONITOR, monitors)
+        application.register_backend(runtime.QUERY, monitors)
+        application.register_backend(runtime.ALARM, AlarmBackend(self._objects))

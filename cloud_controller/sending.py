@@ -1,0 +1,42 @@
+"""Delivers notices over OCCI, each call with a token for that one orchestrator."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi_service import client, identity
+from occi_service.wire import orchestrator, tokens
+
+from .notices import Notice
+
+__all__ = ["Sender"]
+
+#: What the tokens call the caller.
+NAME: Final = "cloud-controller"
+
+
+class Sender:
+    """A `notices.Send`.
+
+    Args:
+        issuer: signs the tokens.
+        seconds: that one call may take.
+    """
+
+    def __init__(self, issuer: identity.TokenIssuer, *, seconds: float = 5.0) -> None:
+        self._issuer = issuer
+        self._timeout = client.Timeout(total=seconds)
+
+    def __call__(self, notice: Notice) -> None:
+        """Deliver it. Raises ClientError."""
+        assert notice.url, "a notice leaves when its application has an address"
+        token = self._issuer.for_service(
+            NAME,
+            tenant_id=identity.TenantId(notice.tenant),
+            audience=tokens.audience_of_orchestrator(notice.instance),
+            instance_id=notice.instance,
+        )
+        # One attempt: the queue repeats, with the newest notice.
+        once = client.Retry(attempts=1)
+        with client.Client(notice.url, token=token, timeout=self._timeout, retry=once) as occi:
+            occi.act(orchestrator.PATH, orchestrator.NOTIFY.scheme + orchestrator.NOTIFY.term, notice.attributes)

@@ -1,0 +1,137 @@
+"""The modules as WSGI: all under one callable, each at its own mount (`/design`, `/deploy`, …), or one alone at the same place.
+
+In front of each stand the doors of `occi_service.service`: sizes, rates, tokens; probes pass them. Nothing here calls a platform
+that would have to be waited for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import prometheus_client
+import sqlalchemy as sa
+
+import bundles
+from occi_service import health, identity, server, service
+from occi_service.app import Application
+from occi_service.identity.size_limit import MAX_BODY
+from occi_service.wire import deploy, tokens
+
+from .deploy.backend import DeployModule
+from .design.backend import DesignModule, register_modules
+from .disposal.backend import DisposalModule
+from .module import Module, ModuleApplication
+from .parts import Parts
+from .provision.backend import ProvisionModule
+from .runtime.backend import RuntimeModule
+from .settings import CloudControllerSettings
+
+__all__ = ["MODULES", "Mounts", "application", "modules_of", "serve"]
+
+MODULES: Final = ("design", "deploy", "provision", "runtime", "disposal")
+
+
+def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
+    """The modules of these names. Raises ValueError where there is none of a name."""
+    objects = parts.objects
+    configures = {region: platform.configures for region, platform in parts.platforms.items()}
+    factories: Mapping[str, Callable[[], Module]] = {
+        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms, verifier=parts.realm),
+        "deploy": lambda: DeployModule(objects, parts.regions),
+        "provision": lambda: ProvisionModule(objects, configures),
+        "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
+        "disposal": lambda: DisposalModule(objects),
+    }
+    unknown = [name for name in names if name not in factories]
+    if unknown:
+        raise ValueError(f"there is no module {', '.join(unknown)}; there are {', '.join(MODULES)}")
+    return [factories[name]() for name in names]
+
+
+class Mounts:
+    """Hands a request to the application that is mounted at the first part of its path."""
+
+    def __init__(self, applications: Mapping[str, WSGIApplication]) -> None:
+        self._applications = dict(applications)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI."""
+        path: str = environ.get("PATH_INFO", "")
+        _, name, rest = [*path.split("/", 2), "", ""][:3]
+        if path in identity.PROBES:
+            # Of all that is mounted here any one can tell: they share process and database.
+            return next(iter(self._applications.values()))(environ, start_response)
+        application = self._applications.get(name)
+        if application is None or path == f"/{name}":
+            there = ", ".join(f"/{each}/" for each in self._applications)
+            return _plain(start_response, "404 Not Found", {"error": f"there is nothing here; there are {there}"})
+        environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{name}"
+        environ["PATH_INFO"] = f"/{rest}"
+        return application(environ, start_response)
+
+
+def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str | None = None) -> WSGIApplication:
+    """The WSGI callable of some modules. Call it in the process that serves."""
+    objects = parts.objects
+
+    def owner(path: str) -> str | None:
+        with parts.database.read() as connection:
+            return objects.owner(connection, path) or objects.tenant_of(connection, path.rpartition("/")[2])
+
+    verifier = identity.AnyOf(_verifiers(parts))
+    check = health.Check("database", lambda: _probe(parts))
+
+    def mounted(module: Module) -> WSGIApplication:
+        application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
+        served: WSGIApplication = service.assemble(
+            application,
+            verifier,
+            checks=[check],
+            registry=prometheus_client.CollectorRegistry(),
+            body_limit=_body_limit,
+        )
+        return served
+
+    modules = modules_of(parts, names)
+    registry = parts.registry()
+    DesignModule(parts.issuer(), platforms={}).register(Application(registry))
+    for region in parts.platforms:
+        register_modules(registry, names, url=base_url or parts.url, region=region)
+    return Mounts({module.name: mounted(module) for module in modules})
+
+
+def _verifiers(parts: Parts) -> list[identity.TokenVerifier]:
+    signed = identity.SignedTokens(
+        parts.keys,
+        audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
+        revocations=identity.MemoryRevocations(parts.clock),
+        clock=parts.clock,
+    )
+    return [signed] if parts.realm is None else [signed, parts.realm]
+
+
+def _probe(parts: Parts) -> None:
+    with parts.database.read() as connection:
+        connection.execute(sa.select(1))
+
+
+def _body_limit(path: str) -> int:
+    return bundles.ArchiveLimits().packed if path.startswith(deploy.BUNDLE.location) else MAX_BODY
+
+
+def _plain(start_response: StartResponse, status: str, document: Mapping[str, str]) -> Iterable[bytes]:
+    body = json.dumps(document).encode()
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> None:
+    """Serve until SIGTERM; raises SystemExit at the end."""
+    server.serve(
+        lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
+        bind=settings.cloud_controller_bind,
+        server=server.server_field("archelon", "0.1.0"),
+    )

@@ -1,0 +1,90 @@
+"""The worker of the modules: the handlers of their topics over the one queue.
+
+Any number may run, of all modules or of some. A worker that runs applications or stacks on the local platform belongs on the
+machine where their processes are; which regions it serves is what its settings open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from occi_service import server, work
+from occi_service.app import Application
+
+from . import notices
+from .deploy import application_work, stack_work
+from .disposal import work as disposal_work
+from .entities import Entities
+from .notices import Notices, Send
+from .parts import Parts
+from .provision import work as provision_work
+from .runtime import work as runtime_work
+from .sending import Sender
+from .settings import CloudControllerSettings
+from .web import MODULES, modules_of
+
+__all__ = ["run", "topics_of", "worker_of"]
+
+
+def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[work.Topic[Any, Any]]:
+    """The topics of some modules.
+
+    Args:
+        send: delivers notices; over OCCI without one.
+    """
+    registry = parts.registry()
+    # What is read and written here may be of any module: a registry knows an entity by its kind's registration.
+    for module in modules_of(parts):
+        module.register(Application(registry))
+    objects, entities, told = parts.objects, Entities(registry), Notices(parts.queue)
+    holdings = {region: platform.holdings for region, platform in parts.platforms.items()}
+    configures = {region: platform.configures for region, platform in parts.platforms.items()}
+    regions = parts.regions
+    topics: list[work.Topic[Any, Any]] = []
+    if "deploy" in names:
+        topics += [
+            application_work.topic(
+                application_work.ApplicationWork(
+                    objects,
+                    entities,
+                    told,
+                    applications=regions.platform(regions.home).applications,
+                    unpacked=parts.unpacked,
+                    clock=parts.clock,
+                )
+            ),
+            stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
+        ]
+    if "provision" in names:
+        topics.append(provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)))
+    if "runtime" in names:
+        targets = {region: platform.targets for region, platform in parts.platforms.items()}
+        topics += runtime_work.topics(objects, entities, told, targets=targets, clock=parts.clock)
+    if "disposal" in names:
+        sweep = disposal_work.Sweep(parts.database, objects, holdings=holdings, grace=parts.orphan_grace)
+        topics += [
+            disposal_work.topic(
+                disposal_work.DisposalWork(objects, entities, told, holdings=holdings, clock=parts.clock)
+            ),
+            disposal_work.sweep_topic(sweep),
+        ]
+    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()))))
+    topics.append(work.retention(parts.queue))
+    return topics
+
+
+def worker_of(
+    parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None, threads: int = 4, lease: float = 10.0
+) -> work.Worker:
+    """A worker, not started; what recurs is seeded."""
+    with parts.database.write() as connection:
+        parts.queue.seed(connection, work.RETENTION, "all", priority=work.Priority.BACKGROUND)
+        if "disposal" in names:
+            parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
+    return work.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
+
+
+def run(settings: CloudControllerSettings, names: Sequence[str] = MODULES, *, port: int | None = None) -> int:
+    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics."""
+    return server.run_worker(worker_of(Parts.of(settings), names), port=port)

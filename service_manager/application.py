@@ -1,0 +1,81 @@
+"""The OCCI application of a service manager: it knows newly published services, and whom an instance's token lets in.
+
+An orchestrator's tokens end with its instance. Tokens are verified without the database and remembered for seconds, so
+whether the instance is still there is asked here, for these callers alone; people's requests pay nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
+
+from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
+from occi_service.registry import Registry
+from occi_service.service import KnownCaller
+
+from . import hurtle
+from .catalogue import Catalogue
+from .start_tokens import START_AUDIENCE
+
+__all__ = ["ServiceManager"]
+
+_READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+class ServiceManager(KnownCaller):
+    """See the module.
+
+    Args:
+        catalogue: asked for newer services before a request is served.
+        exists: whether a tenant has an instance.
+        issuers: of tokens that end with an instance of this service manager; others name instances elsewhere.
+        realm_name: shown in `WWW-Authenticate`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        catalogue: Catalogue,
+        exists: Callable[[str, TenantId], bool],
+        issuers: frozenset[str],
+        realm_name: str,
+        dialect: Literal["1.2", "pyssf"] = "1.2",
+    ) -> None:
+        super().__init__(registry, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect)
+        self._catalogue = catalogue
+        self._exists = exists
+        self._issuers = issuers
+        self._challenge = f'Bearer realm="{realm_name}", error="invalid_token"'
+
+    def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
+        """WSGI."""
+        identity: Identity | None = environ.get(IDENTITY)
+        if identity is not None and identity.kind is TokenKind.INSTANCE:
+            refused = self._refuse_orchestrator(environ, response, identity)
+            if refused is not None:
+                return refused
+        method = environ.get("REQUEST_METHOD", "GET")
+        self._catalogue.refresh(environ.get("PATH_INFO", ""), writing=method not in _READING)
+        return super().__call__(environ, response)
+
+    def _call_occi(self, environ: dict[str, Any], response: Any, **extras: Any) -> Iterable[bytes]:
+        # A path that a client chose is its tenant's own and says nothing about the instance; see `backend`.
+        return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
+
+    def _refuse_orchestrator(
+        self, environ: dict[str, Any], response: Any, identity: Identity
+    ) -> Iterable[bytes] | None:
+        if identity.audience == START_AUDIENCE and not _is_renew(environ):
+            text = "a start token is for the action renew alone; use a token that renew gives"
+            return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
+        instance = identity.instance_id
+        if identity.issuer not in self._issuers or instance is None or self._exists(instance, identity.tenant_id):
+            return None
+        text = "the instance of this token is gone, and the token with it"
+        fields = {"WWW-Authenticate": self._challenge}
+        return self.render_error(environ, response, 401, "Unauthorized", text, "token", fields)
+
+
+def _is_renew(environ: dict[str, Any]) -> bool:
+    return environ.get("REQUEST_METHOD") == "POST" and environ.get("QUERY_STRING") == "action=renew"

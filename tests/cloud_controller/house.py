@@ -1,0 +1,175 @@
+"""A whole cloud controller on one machine: its WSGI callable, its worker, real processes; what several tests use."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import falcon.testing
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from cloud_controller import parts, web, worker
+from cloud_controller.notices import Notice
+from cloud_controller.platforms.local.launcher import no_checkpoint
+from cloud_controller.platforms.local.opening import OpenLocal, open_local
+from occi_service import encryption, identity
+from occi_service.database import Database, metadata
+from occi_service.wire import names, tokens
+
+TENANT = "t-1"
+SERVICE = "http://schemas.example.org/occi/sm#hello"
+JSON = {"Content-Type": "application/occi+json", "Accept": "application/occi+json"}
+
+#: An orchestrator that listens where it is told to.
+LISTENER = """
+import os, http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"hello")
+    def log_message(self, *arguments): print(self.path, flush=True)
+print("up", os.environ.get("WORD", ""), flush=True)
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+class House:
+    """See the module.
+
+    Args:
+        root: directory of everything. url: of the database, made here.
+        sent: takes the notices.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        url: str,
+        *,
+        key: bytes = bytes(range(32)),
+        make: bool = True,
+        checkpoint: Callable[[str], None] = no_checkpoint,
+    ) -> None:
+        private = ed25519.Ed25519PrivateKey.from_private_bytes(key)
+        ours = identity.SigningKey.of(private, issuer="cloud-controller")
+        other = ed25519.Ed25519PrivateKey.from_private_bytes(key[::-1])
+        self.theirs = identity.SigningKey.of(other, issuer="service-manager")
+        self.keys = identity.VerificationKeys([ours.public, self.theirs.public])
+        self.database = Database(url, pool_size=8)
+        if make:
+            metadata.create_all(self.database.engine)
+        runner = (
+            sys.executable,
+            "-I",
+            "-u",
+            "-c",
+            "import runpy, sys; runpy.run_path(sys.argv[1] + '/orchestrator.py')",
+        )
+        self.platform: OpenLocal = open_local(root / "local", runner=runner, checkpoint=checkpoint)
+        self.parts = parts.Parts(
+            database=self.database,
+            cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),
+            platforms={"local": self.platform},
+            keys=self.keys,
+            signing_key=ours,
+            directory=root,
+            url="http://cloud",
+        )
+        self.sent: list[Notice] = []
+        self.client = falcon.testing.TestClient(web.application(self.parts))
+        self.issuer = identity.TokenIssuer(
+            self.theirs,
+            keys=self.keys,
+            instances=_Never(),
+            revocations=identity.MemoryRevocations(time.time),
+            clock=time.time,
+        )
+
+    def worker(self, *, threads: int = 4, lease: float = 10.0) -> Any:
+        return worker.worker_of(self.parts, send=self.sent.append, threads=threads, lease=lease)
+
+    def service_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
+        return self.issuer.for_service(
+            "sm",
+            tenant_id=identity.TenantId(tenant),
+            audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
+            instance_id=instance,
+        )
+
+    def instance_token(self, instance: str, *, tenant: str = TENANT) -> str:
+        return self.issuer.for_instance(
+            instance, tenant_id=identity.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
+        )
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = None,
+        kind: Any = None,
+        mixins: tuple[Any, ...] = (),
+        attributes: Mapping[str, Any] | None = None,
+        query: str = "",
+        action: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One request in JSON."""
+        document: dict[str, Any] = {}
+        if kind is not None:
+            document["kind"] = kind.scheme + kind.term
+        if mixins:
+            document["mixins"] = [each.scheme + each.term for each in mixins]
+        if attributes is not None:
+            document["attributes"] = dict(attributes)
+        if action is not None:
+            document["action"] = action.scheme + action.term
+            query = f"action={action.term}"
+        body = json.dumps(document) if document else None
+        sent = {**JSON, "Authorization": f"Bearer {token or self.service_token()}", **(headers or {})}
+        return self.client.simulate_request(method, path, headers=sent, body=body, query_string=query)
+
+    def attributes(self, path: str, *, token: str | None = None) -> dict[str, Any]:
+        """The attributes of what stands at a path."""
+        answer = self.call("GET", path, token=token)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json["attributes"]
+        return found
+
+    def wait(self, reached: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+        """Until something holds."""
+        end = time.monotonic() + seconds
+        while True:
+            found = reached()
+            if found:
+                return found
+            assert time.monotonic() < end, "it never came so"
+            time.sleep(0.02)
+
+    def gone(self, path: str) -> bool:
+        """Whether there is nothing at a path."""
+        return bool(self.call("GET", path).status_code == 404)
+
+    def clear(self) -> None:
+        """End everything that still runs."""
+        launcher = self.platform.launcher
+        for process in launcher.find():
+            assert launcher.remove(process.name, wait=20)
+        self.database.close()
+
+
+class _Never:
+    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+        return False
+
+
+def labels(instance: str, generation: int = 1) -> dict[str, Any]:
+    return {names.INSTANCE: instance, names.SERVICE: SERVICE, names.GENERATION: generation}
+
+
+def new_instance() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,90 @@
+"""Disposal: everything of an instance goes in reverse order, orphans too, and the audit says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_controller.disposal.work import Sweep
+from cloud_controller.labels import Labels
+from cloud_controller.platforms.local.orders import Name, Order, Program
+from occi_service.wire import deploy, disposal
+
+from .house import TENANT, House, labels, new_instance
+from .test_deploy_module import put_application, put_bundle, put_stack, stack_at, state
+
+
+@pytest.fixture
+def house(tmp_path: Path, database_url: str) -> Iterator[House]:
+    made = House(tmp_path / "house", database_url)
+    yield made
+    made.clear()
+
+
+def put_disposal(house: House, instance: str, generation: int = 1, *, token: str | None = None) -> Any:
+    path = "/disposal" + disposal.disposal_path(instance)
+    return house.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance, generation), token=token)
+
+
+def orphan(house: House, instance: str) -> None:
+    """A process that no row tells of."""
+    order = Order(name=Name(instance, "stray"), revision="1", labels=Labels(instance, TENANT, "svc", 1))
+    house.platform.launcher.start(order, lambda _ports: Program(("sleep", "1000"), {"PATH": "/bin:/usr/bin"}))
+
+
+def test_everything_of_an_instance_goes_and_the_audit_says_so(house: House) -> None:
+    instance, neighbour = new_instance(), new_instance()
+    put_bundle(house)
+    for each in (instance, neighbour):
+        put_application(house, each)
+        put_stack(house, each)
+    with house.worker():
+        for each in (instance, neighbour):
+            house.wait(lambda each=each: state(house, each) == "CREATE_COMPLETE")
+        orphan(house, instance)
+        order = [process.name.process for process in house.platform.launcher.find(instance=instance)]
+        assert len(order) == 4
+        assert put_disposal(house, instance).status_code == 201
+        path = "/disposal" + disposal.disposal_path(instance)
+        shown = house.wait(lambda: (found := house.attributes(path))[disposal.DISPOSAL_STATE] == "done" and found)
+        audit = {(line["platform"], line["object"]): line for line in shown[disposal.DISPOSAL_AUDIT]}
+        stack, application = deploy.stack_path(instance, "main", "local"), deploy.application_path(instance)
+        assert {("local", f"process {instance}/stray"), ("archelon", stack), ("archelon", application)} <= set(audit)
+        assert all(line["removed"] and line["absence_verified"] for line in audit.values())
+        assert audit["archelon", stack]["removed"] <= audit["archelon", application]["removed"]
+        assert audit["archelon", application]["removed"] <= audit["local", f"process {instance}/stray"]["removed"]
+        assert house.platform.launcher.remains(instance) == ()
+        assert house.gone(stack_at(instance))
+        assert put_stack(house, instance).status_code == 409
+        assert put_disposal(house, instance).status_code == 200
+        house.wait(lambda: house.attributes(path)[disposal.DISPOSAL_STATE] == "done")
+        assert len(house.attributes(path)[disposal.DISPOSAL_AUDIT]) == len(audit)
+        assert len(house.platform.launcher.find(instance=neighbour)) == 3
+        assert house.call("DELETE", path).status_code == 200
+        house.wait(lambda: house.gone(path))
+
+
+def test_only_who_acts_for_an_instance_disposes_of_it(house: House) -> None:
+    instance = new_instance()
+    put_stack(house, instance)
+    assert put_disposal(house, instance, token=house.instance_token(new_instance())).status_code == 403
+    assert put_disposal(house, instance, token=house.service_token(instance=new_instance())).status_code == 403
+    stranger = put_disposal(house, instance, token=house.service_token(tenant="t-2"))
+    assert stranger.status_code == 409
+    assert not house.gone(stack_at(instance))
+
+
+def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:
+    known, unknown = new_instance(), new_instance()
+    put_stack(house, known)
+    for each in (known, unknown):
+        orphan(house, each)
+    holdings = {"local": house.platform.holdings}
+    patient = Sweep(house.database, house.parts.objects, holdings=holdings, grace=60.0)
+    assert patient() == 300.0
+    assert set(house.platform.holdings.instances()) == {known, unknown}
+    Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)()
+    assert set(house.platform.holdings.instances()) == {known}
