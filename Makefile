@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint bench crash clean
 
 demo: .venv/installed
-	@echo "make demo: the main job is not wired up yet" >&2; exit 1
+	$(BIN)/python -m archelon demo $(DEMO_ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

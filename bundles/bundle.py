@@ -39,9 +39,12 @@ ORCHESTRATOR_FILE = "orchestrator.py"
 #: Hurtle's file of the provider's parameters; read where it is there, even if the manifest does not name it.
 INTERNAL_FILE = "service_params.json"
 
-#: Formats whose `${…}` are replaced here. HOT has parameters of its own, and its scripts are full of `${…}`.
-SUBSTITUTED_FORMATS = frozenset({"infrastructure", "kubernetes"})
-_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot"}
+#: Formats whose `${…}` are the manifest's names. The others have their own: HOT's scripts are full of `${…}`, and an
+#: infrastructure's `${…}` name its nodes too, which its platform knows alone.
+SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
+_KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
+#: An infrastructure takes in other files of the bundle by these tags (Occopus').
+_TAGS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
 _MAX_CODE = 1024 * 1024
@@ -295,7 +298,8 @@ class _Loading:
 
     def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
         try:
-            documents = read_file(self._directory / file, name=file)
+            tags = _TAGS.get(template_format, frozenset())
+            documents = read_file(self._directory / file, name=file, tags=tags)
             self.problems.extend(_shape_problems(documents, template_format, file))
             if template_format not in SUBSTITUTED_FORMATS:
                 return

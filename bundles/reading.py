@@ -52,13 +52,16 @@ _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _JSON_WORD = re.compile(r"true|false|null")
 
 
-def read_file(path: Path, *, name: str, limits: Limits | None = None) -> tuple[Node, ...]:
+def read_file(
+    path: Path, *, name: str, limits: Limits | None = None, tags: frozenset[str] = frozenset()
+) -> tuple[Node, ...]:
     """The documents in a file: JSON where its name ends in `.json`, YAML elsewhere.
 
     Args:
         path: the file.
         name: what to call it in problems.
         limits: defaults to `Limits()`.
+        tags: YAML tags that are passed over, for formats that have some of their own.
 
     Raises:
         BundleError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
@@ -77,16 +80,19 @@ def read_file(path: Path, *, name: str, limits: Limits | None = None) -> tuple[N
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
         raise BundleError([Problem(name, line, column, "$", "the text is not UTF-8", "save it as UTF-8")]) from None
-    return read_text(text, file=name, limits=limits)
+    return read_text(text, file=name, limits=limits, tags=tags)
 
 
-def read_text(text: str, *, file: str, limits: Limits | None = None) -> tuple[Node, ...]:
+def read_text(
+    text: str, *, file: str, limits: Limits | None = None, tags: frozenset[str] = frozenset()
+) -> tuple[Node, ...]:
     """The documents in a text. Several JSON documents follow one another, several YAML documents are parted by `---`.
 
     Args:
         text: YAML, or JSON where `file` ends in `.json`.
         file: what to call it in problems.
         limits: defaults to `Limits()`.
+        tags: YAML tags that are passed over, for formats that have some of their own.
 
     Raises:
         BundleError: it does not parse or exceeds the limits; with every problem that could be found.
@@ -98,11 +104,11 @@ def read_text(text: str, *, file: str, limits: Limits | None = None) -> tuple[No
     if file.endswith(".json"):
         _JsonReader(text, builder).read()
     else:
-        _read_yaml(text, builder)
+        _read_yaml(text, builder, tags)
     return builder.finish()
 
 
-def _read_yaml(text: str, builder: TreeBuilder) -> None:
+def _read_yaml(text: str, builder: TreeBuilder, tags: frozenset[str]) -> None:
     directive = _TAG_DIRECTIVE.search(text)
     if directive is not None:
         # Tags are refused anyway, and libyaml takes quadratic time over many of these.
@@ -110,12 +116,12 @@ def _read_yaml(text: str, builder: TreeBuilder) -> None:
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.ScalarEvent):
-                _yaml_scalar(event, builder)
+                _yaml_scalar(event, builder, tags)
             elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
                 is_mapping = isinstance(event, yaml.MappingStartEvent)
                 mark = _mark(event.start_mark)
                 expected = _TAG + ("map" if is_mapping else "seq")
-                if event.tag not in (None, "!", expected):
+                if event.tag not in (None, "!", expected) and event.tag not in tags:
                     builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
                 builder.begin(is_mapping=is_mapping, mark=mark, anchor=event.anchor)
             elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -142,7 +148,7 @@ def _yaml_remedy(text: str, mark: Mark) -> str:
     return "check indentation, quotes and brackets up to this place"
 
 
-def _yaml_scalar(event: yaml.ScalarEvent, builder: TreeBuilder) -> None:
+def _yaml_scalar(event: yaml.ScalarEvent, builder: TreeBuilder, tags: frozenset[str]) -> None:
     mark = _mark(event.start_mark)
     text: str = event.value
     value: JsonScalar = text
@@ -151,7 +157,7 @@ def _yaml_scalar(event: yaml.ScalarEvent, builder: TreeBuilder) -> None:
             if text == "<<":
                 builder.add(mark, "merge keys are not part of YAML 1.2", "write the keys out")
             value = _plain_scalar(text, mark, builder)
-    elif event.tag not in ("!", _TAG + "str"):
+    elif event.tag not in ("!", _TAG + "str") and event.tag not in tags:
         value = _plain_scalar(text, mark, builder)
         kinds = {
             _TAG + "int": isinstance(value, int) and not isinstance(value, bool),

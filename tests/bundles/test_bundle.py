@@ -108,13 +108,26 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_parameters_are_named_unless_code_may_add_them(tmp_path: Path) -> None:
-    local = "nodes:\n  web: {size: '${web.sise}'}\n"
-    assert problems(tmp_path, **{"templates/local.yaml": local}) == [
-        "templates/local.yaml:2:15: $.nodes.web.size: ${web.sise} is unknown; "
+    text = "apiVersion: v1\nkind: ConfigMap\ndata: {size: '${web.sise}'}\n"
+    assert problems(tmp_path, **{"templates/kubernetes.yaml": text}) == [
+        "templates/kubernetes.yaml:3:14: $.data.size: ${web.sise} is unknown; "
         "declare it in service_attributes, or name one of flavor, web.size"
     ]
-    assert problems(tmp_path, **{"templates/local.yaml": local, "orchestrator.py": "import sdk\n"}) == []
+    assert problems(tmp_path, **{"templates/kubernetes.yaml": text, "orchestrator.py": "import sdk\n"}) == []
     assert Bundle.load(tmp_path).has_code
+
+
+def test_an_infrastructure_keeps_its_own_references_and_tags(tmp_path: Path) -> None:
+    text = (
+        "nodes: [{name: web, port: '${self.port}', size: '${parameters.web.size}'}]\n"
+        "files: {server.py: !text_import {url: 'file://server.py'}, other: !python/object:os.system {}}\n"
+    )
+    assert problems(tmp_path, **{"templates/local.yaml": text}) == [
+        "templates/local.yaml:2:67: $.files.other: the tag !python/object:os.system makes an object; "
+        "write plain YAML, without tags"
+    ]
+    allowed = text.replace(", other: !python/object:os.system {}", "")
+    assert problems(tmp_path, **{"templates/local.yaml": allowed}) == []
 
 
 @pytest.mark.parametrize(

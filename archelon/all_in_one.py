@@ -1,0 +1,249 @@
+"""Everything on one machine: the service manager and the cloud controller, web and worker of each, over one state directory.
+
+Four processes, kept running by a `Supervisor`; what they start in turn (orchestrators, nodes) outlives them, so that a restart
+finds it and goes on. `down` ends that too: first the workers, so that nobody starts again what is being ended.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ipaddress
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from .failures import CommandError, Status
+from .state_directory import StateDirectory
+from .supervision import Program, Supervisor
+
+__all__ = ["REGION", "AllInOne", "Told"]
+
+Told = Callable[[str], None]
+
+#: The one region of an all-in-one.
+REGION: Final = "local"
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_ISSUERS: Final = ("service-manager", "cloud-controller")
+#: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
+_RUN_BUNDLE: Final = "; ".join(
+    [
+        "import runpy, sys",
+        "sys.path.insert(0, sys.argv.pop(1))",
+        "runpy.run_module('sdk.serve', run_name='__main__', alter_sys=True)",
+    ]
+)
+
+
+class AllInOne:
+    """The processes over one state directory.
+
+    Args:
+        told: takes lines for people, from other threads too.
+        clock: seconds that only grow. sleep: waits.
+    """
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        told: Told,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.state = state
+        self._told = told
+        self._clock = clock
+        self._sleep = sleep
+        self.supervisor = Supervisor(told, clock=clock)
+
+    def up(self, *, patience: float = 60.0) -> None:
+        """Start the four, wait until each says that it is ready.
+
+        Raises:
+            CommandError: a port is taken, or something does not become ready; it says where its log is.
+        """
+        ports = self.state.ports()
+        self._check_ports()
+        self.state.write_settings("service-manager", self._service_manager())
+        self.state.write_settings("cloud-controller", self._cloud_controller())
+        worker_port = ["--port", str(ports.cloud_controller_worker)]
+        self._start("cloud-controller-web", "cloud-controller", ["cloud-controller"])
+        self._start("service-manager-web", "service-manager", ["service-manager"])
+        self._start("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port])
+        self._start("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"])
+        until = self._clock() + patience
+        for process, port in (
+            ("cloud-controller-web", ports.cloud_controller),
+            ("service-manager-web", ports.service_manager),
+            ("cloud-controller-worker", ports.cloud_controller_worker),
+            ("service-manager-worker", ports.service_manager_worker),
+        ):
+            self._await_ready(process, port, until)
+
+    def down(self, *, keep: bool = False) -> list[str]:
+        """End the four and, unless `keep`, what they started; what could not be ended, in words. Instances stay ordered."""
+        killed = self.supervisor.stop()
+        left = [f"{name} had to be killed" for name in killed]
+        if not keep:
+            left += self.end_what_runs()
+        return left
+
+    def end_what_runs(self) -> list[str]:
+        """End orchestrators and nodes; what could not be ended, in words. Call it while no worker runs."""
+        # Orchestrators first: one that sees its nodes go would have them made again.
+        found = list(self.running())
+        orchestrators = [each for each in found if each[1].process == "orchestrator"]
+        others = [each for each in found if each[1].process != "orchestrator"]
+        left: list[str] = []
+        with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+            for some in (orchestrators, others):
+                ended = pool.map(lambda each: each[0].stop(each[1], wait=10.0), some)
+                left += [str(name) for (_, name), done in zip(some, ended, strict=True) if not done]
+        return left
+
+    def running(self) -> Iterator[tuple[Any, Any]]:
+        """Every process of the local region that is booked: its launcher and its name."""
+        from cloud_controller.platforms.local.launcher import Launcher
+
+        regions = self.state.cloud / "regions"
+        for directory in sorted(regions.iterdir()) if regions.is_dir() else []:
+            launcher = Launcher(directory)
+            for name in launcher.names():
+                yield launcher, name
+
+    # processes --------------------------------------------------------------------------------------------------------
+
+    def _start(self, process: str, service: str, arguments: list[str]) -> None:
+        # Not the whole environment: a person's ARCHELON_… are the command line's, and no settings of these.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
+        environment = {
+            **kept,
+            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+            "ARCHELON_CONFIG": str(self.state.path / f"{service}.yaml"),
+        }
+        command = [sys.executable, "-m", "archelon", *arguments]
+        self.supervisor.start(Program(process, command, environment, self.state.log(process)))
+
+    def _await_ready(self, process: str, port: int, until: float) -> None:
+        import urllib3
+
+        address = f"{_reached(self.state.host() if process.endswith('-web') else '127.0.0.1')}:{port}"
+        with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
+            while True:
+                try:
+                    if pool.request("GET", f"http://{address}/readyz").status == 200:
+                        return
+                except urllib3.exceptions.HTTPError:
+                    pass
+                if self._clock() > until or self.supervisor.ends(process) >= 3:
+                    raise CommandError(
+                        f"{process} does not become ready; its log, {self.state.log(process)}, ends with:\n"
+                        + self.last_lines(process)
+                    )
+                self._sleep(0.05)
+
+    def last_lines(self, process: str, count: int = 5) -> str:
+        """The end of a process' log."""
+        try:
+            lines = self.state.log(process).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-count:])
+
+    def _check_ports(self) -> None:
+        ports = self.state.ports()
+        host = self.state.host()
+        for where, port in ((host, ports.service_manager), (host, ports.cloud_controller)):
+            with socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((where, port))
+                except OSError as error:
+                    raise CommandError(
+                        f"port {port} of {where} cannot be had ({error.strerror}); free it: orchestrators that were "
+                        "started from this state directory know it",
+                        status=Status.CONFLICT,
+                    ) from None
+
+    # settings ---------------------------------------------------------------------------------------------------------
+
+    def _service_manager(self) -> Mapping[str, Any]:
+        from occi_service.encryption import keys_from_file
+
+        state, ports = self.state, self.state.ports()
+        return {
+            "database_url": f"sqlite:///{state.path.resolve()}/service-manager.db",
+            "encryption_keys": ",".join(keys_from_file(state.keys / "encryption.keys")),
+            "signing_key": state.key("service-manager").read_text(),
+            "verification_keys": self._public_keys(),
+            "url": state.url(),
+            "design_url": f"{state.url('cloud_controller')}/design",
+            "realm_file": str(state.realm.resolve()),
+            "bind": f"{_reached(state.host(), call=False)}:{ports.service_manager}",
+            "web_processes": 1,
+            "worker_port": ports.service_manager_worker,
+        }
+
+    def _cloud_controller(self) -> Mapping[str, Any]:
+        state = self.state
+        return {
+            "database_url": f"sqlite:///{state.path.resolve()}/cloud-controller.db",
+            "state_directory": str(state.cloud.resolve()),
+            "cloud_controller_bind": f"{_reached(state.host(), call=False)}:{state.ports().cloud_controller}",
+            "cloud_controller_url": state.url("cloud_controller"),
+            "regions": {
+                REGION: {
+                    "platform": "local",
+                    "settings": {"runner": [sys.executable, "-u", "-c", _RUN_BUNDLE, str(_ROOT)]},
+                }
+            },
+            "encryption_keys": str((state.keys / "encryption.keys").resolve()),
+            "realm": str(state.realm.resolve()),
+            "signing_key": str(state.key("cloud-controller").resolve()),
+            "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
+        }
+
+    def _public_keys(self) -> str:
+        from occi_service.identity import VerificationKey, write_jwk_set
+
+        keys = [
+            VerificationKey.from_pem(self.state.key(issuer, public=True).read_bytes(), issuer=issuer)
+            for issuer in _ISSUERS
+        ]
+        return json.dumps(json.loads(write_jwk_set(keys)))
+
+
+def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
+    """Say in design's catalogue where a service is.
+
+    Args:
+        catalogue: a client of design, with a provider's token.
+    """
+    from occi_service.wire import design
+
+    catalogue.put(
+        design.service_path(service_type, REGION),
+        design.SERVICE.scheme + design.SERVICE.term,
+        {design.SERVICE_TYPE: service_type, design.ENDPOINT: endpoint, design.SERVICE_REGION: REGION},
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reached(host: str, *, call: bool = True) -> str:
+    if call and host in ("0.0.0.0", "::"):  # noqa: S104 - an address to listen on is not one to call
+        host = "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,121 @@
+"""Where the service manager is and who asks: from options, the environment, or an all-in-one's state directory above here.
+
+The nearest word wins: `--url`, then ARCHELON_URL, then the directory. A token is never an argument, since a machine's users
+see one another's arguments: it comes from ARCHELON_TOKEN or a file. A directory holds a token for each role; `--as` says which,
+and a command that needs another role than a tenant's takes it unasked. A directory's token is sent to its own services alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .failures import CommandError, Status
+from .state_directory import StateDirectory, found_upwards
+
+if TYPE_CHECKING:
+    from occi_service import client
+
+__all__ = ["Connection", "find", "service_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_ROLES = ("tenant", "provider", "operator")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Connection:
+    """Where and who.
+
+    Attributes:
+        cloud_url: of the cloud controller, where it is known.
+    """
+
+    url: str
+    token: str = dataclasses.field(repr=False)
+    cloud_url: str | None = None
+
+    def open(self) -> client.Client:
+        """A client of the service manager."""
+        from occi_service import client
+
+        return client.Client(self.url, token=self.token, token_field="X-Auth-Token")  # noqa: S106 - a name
+
+    def module(self, name: str) -> client.Client:
+        """A client of one of the cloud controller's modules. Raises CommandError where it is not known."""
+        from occi_service import client
+
+        if self.cloud_url is None:
+            raise CommandError("this asks the cloud controller; set ARCHELON_CLOUD_CONTROLLER", status=Status.USAGE)
+        return client.Client(f"{self.cloud_url}/{name}", token=self.token, token_field="X-Auth-Token")  # noqa: S106 - a name
+
+
+def find(
+    *,
+    url: str | None,
+    token_file: Path | None,
+    state: Path | None,
+    role: str,
+    environ: Mapping[str, str],
+    here: Path,
+) -> Connection:
+    """Where and who. Raises CommandError, which says what to set."""
+    directory = StateDirectory(state) if state is not None else found_upwards(here)
+    given = url or environ.get("ARCHELON_URL")
+    token = environ.get("ARCHELON_TOKEN")
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"{token_file}: no token can be read from it ({error})", status=Status.USAGE) from None
+    cloud = environ.get("ARCHELON_CLOUD_CONTROLLER")
+    if given is None and directory is None:
+        raise CommandError(
+            "no service manager is known: set ARCHELON_URL and ARCHELON_TOKEN, or run `archelon dev`, "
+            "and call this from its directory or below",
+            status=Status.USAGE,
+        )
+    if directory is not None and (given is None or given.rstrip("/") == directory.url()):
+        own = directory.url("cloud_controller")
+        return (
+            Connection(directory.url(), token, cloud or own)
+            if token
+            else Connection(directory.url(), directory.token(role), own)
+        )
+    if not token:
+        raise CommandError(f"no token for {given}: set ARCHELON_TOKEN, or give --token-file", status=Status.USAGE)
+    assert given is not None
+    return Connection(given, token, cloud)
+
+
+def service_options(role: str = "tenant") -> Callable[[Command], Command]:
+    """Gives a command its options on where and who, and its `connection` argument.
+
+    Args:
+        role: whose token of a state directory to take where `--as` does not say.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.option("--url", help="The service manager; ARCHELON_URL.")
+        @click.option("--token-file", type=click.Path(path_type=Path), help="Holds the token; else ARCHELON_TOKEN.")
+        @click.option(
+            "--state", type=click.Path(path_type=Path), help="State directory of `archelon dev`; found upwards."
+        )
+        @click.option(
+            "--as", "role", type=click.Choice(_ROLES), default=role, help="Whose token of the state directory."
+        )
+        @functools.wraps(command)
+        def wrapped(
+            *arguments: Any, url: str | None, token_file: Path | None, state: Path | None, role: str, **options: Any
+        ) -> Any:
+            found = find(url=url, token_file=token_file, state=state, role=role, environ=os.environ, here=Path.cwd())
+            return command(*arguments, connection=found, **options)
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate

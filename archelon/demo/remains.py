@@ -1,0 +1,69 @@
+"""The proof that nothing of an instance is left: no process, no port, no row but history.
+
+It looks where things would be, past all services: at the machine's processes, at the book of ports, and into both databases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..state_directory import StateDirectory
+
+__all__ = ["left"]
+
+#: What stays by intent: bundles and services outlive instances, records and audits are their history.
+_KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
+#: Work that recurs as long as a service lives, and the end of a record's time.
+_RECURRING: Final = ("instance.counts", "work.retention", "disposal.sweep", "record.expiry")
+
+
+def left(state: StateDirectory) -> list[str]:
+    """What is left, in words; empty where nothing is. Call it where no instance is ordered."""
+    return [*_on_the_machine(state), *_in_the_books(state)]
+
+
+def _on_the_machine(state: StateDirectory) -> Iterator[str]:
+    import psutil
+
+    from cloud_controller.platforms.local.launcher import Launcher
+    from cloud_controller.platforms.local.portbook import PortBook
+
+    regions = state.cloud / "regions"
+    for region in sorted(regions.iterdir()) if regions.is_dir() else []:
+        yield from [f"directory of {name}" for name in Launcher(region).names()]
+        for number, (owner, name) in PortBook(region, numbers=range(1, 65536)).booked("").items():
+            yield f"port {number} ({name}) of {owner}"
+        # By their directory, whatever their books say: what hides from the launcher is found too.
+        inside = str((region / "instances").resolve())
+        for process in psutil.process_iter(["pid", "cwd", "name"]):
+            if str(process.info["cwd"] or "").startswith(inside):
+                yield f"process {process.info['pid']} ({process.info['name']})"
+
+
+def _in_the_books(state: StateDirectory) -> Iterator[str]:
+    for service, table, what in (
+        ("service-manager", "sm_instances", "SELECT path FROM sm_instances"),
+        ("service-manager", "sm_invocations", "SELECT id FROM sm_invocations"),
+        ("cloud-controller", "cloud_objects", "SELECT path FROM cloud_objects"),
+        ("cloud-controller", "cloud_notices", "SELECT key FROM cloud_notices"),
+    ):
+        for (key,) in _rows(state.path / f"{service}.db", what):
+            if not str(key).startswith(_KEPT):
+                yield f"row {key} of {table}"
+    for service in ("service-manager", "cloud-controller"):
+        database = state.path / f"{service}.db"
+        for (identifier,) in _rows(database, "SELECT identifier FROM occi_entities"):
+            if not str(identifier).startswith(_KEPT):
+                yield f"entity {identifier} of the {service}"
+        for topic, key in _rows(database, "SELECT topic, key FROM work WHERE outcome IS NULL"):
+            if topic not in _RECURRING:
+                yield f"work {topic} on {key} of the {service}"
+
+
+def _rows(database: Path, statement: str) -> list[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
+        return connection.execute(statement).fetchall()

@@ -1,0 +1,315 @@
+"""`archelon instance`: the tenant's side of a service's life."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from occi_service import client
+from occi_service.wire import deploy, names
+from occi_service.wire import service_manager as wire
+
+from .answers import Answers, output_option
+from .connection import Connection, service_options
+from .failures import CommandError, Status
+from .naming import action_of, instance_at, read_values, service_named, services
+from .waiting import await_settled, follow
+
+__all__ = ["instance"]
+
+_PHASES = names.attribute("record.phases")
+_wait = click.option("--wait/--no-wait", default=True, help="Wait until it has come to rest.")
+_timeout = click.option("--timeout", type=click.FloatRange(min=0.1), default=600.0, show_default=True, help="Seconds.")
+_name = click.argument("name", metavar="INSTANCE")
+
+
+@click.group()
+def instance() -> None:
+    """Order instances of services and look after them.
+
+    INSTANCE is a path such as /hello/<id>, an id, or the first letters of one.
+    """
+
+
+@instance.command()
+@click.argument("service")
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--title", help="A name for people.")
+@click.option("--region", help="Where to deploy it.")
+@_wait
+@_timeout
+@service_options()
+@output_option
+def create(
+    service: str,
+    values: tuple[str, ...],
+    title: str | None,
+    region: str | None,
+    wait: bool,
+    timeout: float,
+    connection: Connection,
+    answers: Answers,
+) -> None:
+    """Order an instance of SERVICE. `name:=value` gives a value as JSON."""
+    with connection.open() as manager:
+        kind = service_named(manager, service)
+        attributes = read_values(values, kind)
+        if region is not None:
+            attributes[names.REGION] = region
+        path = manager.create(kind.type_id, attributes, title=title, at=kind.location)
+        if wait:
+            click.echo(path, err=True)
+            await_settled(manager, path, timeout=timeout)
+        _show(manager, path, answers)
+
+
+@instance.command("list")
+@click.option("--service", help="Of this service alone.")
+@service_options()
+@output_option
+def list_instances(service: str | None, connection: Connection, answers: Answers) -> None:
+    """Your instances."""
+    with connection.open() as manager:
+        kinds = [service_named(manager, service)] if service else services(manager)
+        rows: list[dict[str, Any]] = []
+        for kind in kinds:
+            found = manager.list(kind.location or "/")
+            rows += [{**_described(entity), "service": kind.term} for entity in found]
+    answers.rows(
+        rows, ["path", "state", "message", "title"], empty="there are none; `archelon instance create` orders one"
+    )
+
+
+@instance.command()
+@_name
+@service_options()
+@output_option
+def show(name: str, connection: Connection, answers: Answers) -> None:
+    """An instance: its state, what it offers, what it is made of."""
+    with connection.open() as manager:
+        _show(manager, instance_at(manager, name), answers)
+
+
+@instance.command()
+@_name
+@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
+@_wait
+@_timeout
+@service_options()
+@output_option
+def update(
+    name: str, values: tuple[str, ...], wait: bool, timeout: float, connection: Connection, answers: Answers
+) -> None:
+    """Change an instance's attributes."""
+    with connection.open() as manager:
+        path = instance_at(manager, name)
+        kind = service_named(manager, manager.get(path).kind)
+        manager.update(path, read_values(values, kind))
+        if wait:
+            await_settled(manager, path, timeout=timeout)
+        _show(manager, path, answers)
+
+
+@instance.command()
+@_name
+@_wait
+@_timeout
+@service_options()
+@output_option
+def delete(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+    """Dispose of an instance and everything that was made for it."""
+    with connection.open() as manager:
+        path = instance_at(manager, name)
+        manager.delete(path)
+        if wait:
+            if await_settled(manager, path, timeout=timeout) is not None:
+                raise CommandError(f"{path} is still there")
+            answers.line(f"{path} is gone", path=path, state="gone")
+        else:
+            answers.line(f"{path} is being disposed of", path=path, state="destroy")
+
+
+@instance.command()
+@_name
+@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds; without an end if not given.")
+@service_options()
+@output_option
+def watch(name: str, timeout: float | None, connection: Connection, answers: Answers) -> None:
+    """Show every change of an instance's state, until it is gone or Ctrl-C. As JSON: a document a line."""
+    import json
+
+    with connection.open() as manager:
+        path = instance_at(manager, name)
+        for look in follow(manager, path, timeout=timeout):
+            if look is None:
+                continue
+            if answers.as_json:
+                click.echo(json.dumps({"path": path, "state": look.state, "message": look.message}))
+            else:
+                click.echo(f"{look.state:<12} {look.message}".rstrip())
+
+
+@instance.command()
+@_name
+@service_options()
+@output_option
+def events(name: str, connection: Connection, answers: Answers) -> None:
+    """The history of an instance: its phases, and at its end what was removed. A gone one is named by its whole id."""
+    with connection.open() as manager:
+        record = _record(manager, name)
+    phases = record.attributes.get(_PHASES) or []
+    audit = record.attributes.get(names.attribute("record.audit")) or []
+    if answers.as_json:
+        answers.document({"phases": phases, "removed": audit})
+        return
+    answers.rows(
+        phases, ["start", "phase", "generation", "duration", "outcome", "message"], empty="nothing happened yet"
+    )
+    if audit:
+        click.echo("removed:")
+        for each in audit:
+            click.echo(f"  {each if isinstance(each, str) else ' '.join([str(part) for part in each.values()])}")
+
+
+@instance.command()
+@_name
+@click.option("--follow", "-f", "following", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@service_options("operator")
+def logs(name: str, following: bool, connection: Connection) -> None:
+    """What an instance's orchestrator writes. It needs the role operator or provider: the cloud controller is asked."""
+    identifier = name.rpartition("/")[2]
+    if not _is_id(name):
+        with connection.open() as manager:
+            identifier = instance_at(manager, name).rpartition("/")[2]
+    with connection.module("deploy") as module:
+        for piece in _log(module, identifier, following=following):
+            click.echo(piece, nl=False)
+
+
+@instance.command()
+@_name
+@_wait
+@_timeout
+@service_options()
+@output_option
+def stop(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+    """Stop an instance, keeping its resources."""
+    _act(connection, name, "stop", {}, wait=wait, timeout=timeout, answers=answers)
+
+
+@instance.command()
+@_name
+@_wait
+@_timeout
+@service_options()
+@output_option
+def start(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+    """Start a stopped instance."""
+    _act(connection, name, "start", {}, wait=wait, timeout=timeout, answers=answers)
+
+
+@instance.command()
+@_name
+@_wait
+@_timeout
+@service_options()
+@output_option
+def retry(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+    """Try a failed phase again."""
+    _act(connection, name, "retry", {}, wait=wait, timeout=timeout, answers=answers)
+
+
+@instance.command()
+@_name
+@click.argument("action")
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@_timeout
+@service_options()
+@output_option
+def act(
+    name: str, action: str, values: tuple[str, ...], timeout: float, connection: Connection, answers: Answers
+) -> None:
+    """Invoke one of the actions that the service declares. `name:=value` gives a value as JSON."""
+    _act(connection, name, action, read_values(values, None), wait=False, timeout=timeout, answers=answers)
+
+
+def _act(
+    connection: Connection,
+    name: str,
+    term: str,
+    values: dict[str, Any],
+    *,
+    wait: bool,
+    timeout: float,
+    answers: Answers,
+) -> None:
+    with connection.open() as manager:
+        path = instance_at(manager, name)
+        manager.act(path, action_of(manager.get(path), term), values)
+        if wait:
+            await_settled(manager, path, timeout=timeout)
+        _show(manager, path, answers)
+
+
+def _show(manager: client.Client, path: str, answers: Answers) -> None:
+    entity = manager.get(path)
+    links = [{"kind": each.kind, "target": each.target, "title": each.title} for each in entity.links]
+    if answers.as_json:
+        answers.document({**_described(entity), "attributes": dict(entity.attributes), "links": links,
+                          "actions": list(entity.actions)})  # fmt: skip
+        return
+    own = {name: value for name, value in entity.attributes.items() if name not in (wire.STATE, wire.STATE_MESSAGE)}
+    answers.fields(
+        {
+            **_described(entity),
+            "actions": ", ".join([each.rpartition("#")[2] for each in entity.actions]),
+            **dict(sorted(own.items())),
+            "uses and runs on": "\n".join([f"{each['title'] or ''} {each['target']}".strip() for each in links]),
+        }
+    )
+
+
+def _described(entity: client.Entity) -> dict[str, Any]:
+    return {
+        "path": entity.location,
+        "title": entity.title,
+        "state": entity.attributes.get(wire.STATE),
+        "message": entity.attributes.get(wire.STATE_MESSAGE),
+    }
+
+
+def _record(manager: client.Client, name: str) -> client.Entity:
+    # A record outlives its instance: who gives a whole id needs no instance to be found.
+    if _is_id(name):
+        with contextlib.suppress(client.NotFoundError):
+            return manager.get(f"{wire.RECORD.location}{name.rpartition('/')[2]}")
+    identifier = instance_at(manager, name).rpartition("/")[2]
+    try:
+        return manager.get(f"{wire.RECORD.location}{identifier}")
+    except client.NotFoundError:
+        raise CommandError(f"there is no history of {name!r}", status=Status.NOT_FOUND) from None
+
+
+def _is_id(name: str) -> bool:
+    import uuid
+
+    try:
+        return str(uuid.UUID(name.rpartition("/")[2])) == name.rpartition("/")[2]
+    except ValueError:
+        return False
+
+
+def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator[str]:
+    """Pieces of an orchestrator's output. Positions are bytes, so that no piece is lost or told twice."""
+    position = 0
+    while True:
+        path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
+        piece = module.get_bytes(path, accept="text/plain")
+        if piece:
+            position += len(piece)
+            yield piece.decode("utf-8", errors="replace")
+        elif not following:
+            return

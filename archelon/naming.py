@@ -1,0 +1,111 @@
+"""How people name things here.
+
+A service by its term or its whole type, an instance by its path, its id or the beginning of one, values by `name=value`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from occi_service import client
+from occi_service.wire import service_manager as wire
+
+from .failures import CommandError, Status
+
+if TYPE_CHECKING:
+    from occi_service.client import CategoryDocument
+
+__all__ = ["action_of", "instance_at", "read_values", "service_named", "services"]
+
+_SHORTEST: Final = 4
+
+
+def services(service_manager: client.Client) -> list[CategoryDocument]:
+    """The kinds that can be ordered: those whose instances have a life of their own."""
+    found = [each for each in service_manager.categories() if each.category_class == "kind"]
+    return [each for each in found if wire.STATE in each.attributes]
+
+
+def service_named(service_manager: client.Client, name: str) -> CategoryDocument:
+    """The service of this term or type. Raises CommandError."""
+    known = services(service_manager)
+    for each in known:
+        if name in (each.term, each.type_id):
+            return each
+    there = ", ".join(sorted([each.term for each in known])) or "none yet; `archelon publish` offers one"
+    raise CommandError(f"there is no service {name!r}; there are: {there}", status=Status.NOT_FOUND)
+
+
+def instance_at(service_manager: client.Client, name: str) -> str:
+    """Path of the instance that a person means. Raises CommandError where it is none, or several."""
+    stripped = name.strip("/")
+    if stripped.count("/") == 1:
+        return f"/{stripped}"
+    if len(stripped) < _SHORTEST or "/" in stripped:
+        raise CommandError(
+            f"{name!r} names no instance; give its path, its id, or the first {_SHORTEST} or more letters of its id",
+            status=Status.USAGE,
+        )
+    found = [path for path in _paths(service_manager) if path.rpartition("/")[2].startswith(stripped)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CommandError(f"{name!r} may be {', '.join(found[:5])}; give more of it", status=Status.CONFLICT)
+    raise CommandError(f"there is no instance {name!r} that you may see", status=Status.NOT_FOUND)
+
+
+def _paths(service_manager: client.Client) -> Iterator[str]:
+    for service in services(service_manager):
+        if service.location:
+            yield from service_manager.locations(service.location)
+
+
+def read_values(given: Sequence[str], service: CategoryDocument | None) -> dict[str, Any]:
+    """`name=value` by the types that the service declares; `name:=value` takes JSON. Raises CommandError."""
+    values: dict[str, Any] = {}
+    for each in given:
+        name, separator, text = each.partition("=")
+        if not separator or not name:
+            raise CommandError(f"{each!r} is not name=value", status=Status.USAGE)
+        if name.endswith(":"):
+            values[name[:-1]] = _json(each, text)
+            continue
+        definition = service.attributes.get(name) if service is not None else None
+        if definition is None and service is not None:
+            known = ", ".join([known for known in service.attributes if not known.startswith("occi.core.")])
+            raise CommandError(f"{service.term} has no attribute {name!r}; it has {known}", status=Status.USAGE)
+        kind = definition.type if definition is not None else "string"
+        values[name] = text if kind == "string" else _typed(each, text, kind)
+    return values
+
+
+def _typed(given: str, text: str, kind: str) -> Any:
+    value = _json(given, text)
+    wanted: Mapping[str, tuple[type, ...]] = {
+        "number": (int, float),
+        "boolean": (bool,),
+        "array": (list,),
+        "object": (dict,),
+    }
+    if kind in wanted and (not isinstance(value, wanted[kind]) or (kind == "number" and isinstance(value, bool))):
+        raise CommandError(f"{given!r}: the value has to be of type {kind}", status=Status.USAGE)
+    return value
+
+
+def _json(given: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise CommandError(f"{given!r}: the value is not JSON", status=Status.USAGE) from None
+
+
+def action_of(entity: client.Entity, term: str) -> str:
+    """Type of an action that applies to an instance now, by its term. Raises CommandError."""
+    for each in entity.actions:
+        if each.rpartition("#")[2] == term:
+            return each
+    there = ", ".join([each.rpartition("#")[2] for each in entity.actions]) or "none"
+    state = entity.attributes.get(wire.STATE)
+    raise CommandError(f"{term!r} does not apply in state {state}; these do: {there}", status=Status.CONFLICT)

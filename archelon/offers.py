@@ -1,0 +1,133 @@
+"""Services: what can be ordered, and offering it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .answers import Answers, output_option
+from .connection import Connection, service_options
+from .failures import CommandError, Status
+
+__all__ = ["publish", "service", "withdraw"]
+
+
+@click.group()
+def service() -> None:
+    """See what can be ordered."""
+
+
+@service.command("list")
+@service_options()
+@output_option
+def list_services(connection: Connection, answers: Answers) -> None:
+    """The services that this service manager offers."""
+    from .naming import services
+
+    with connection.open() as manager:
+        rows = [
+            {"service": each.term, "title": each.title, "type": each.type_id, "location": each.location}
+            for each in services(manager)
+        ]
+    answers.rows(rows, ["service", "title", "type"], empty="nothing is offered yet; `archelon publish` offers a bundle")
+
+
+@service.command()
+@click.argument("name")
+@service_options()
+@output_option
+def show(name: str, connection: Connection, answers: Answers) -> None:
+    """A service: its attributes, and what can be done with its instances."""
+    from occi_service.wire import service_manager as wire
+
+    from .naming import service_named
+
+    with connection.open() as manager:
+        found = service_named(manager, name)
+    attributes = [
+        {
+            "attribute": attribute,
+            "type": given.type,
+            "who": "required" if given.required else "you may set it" if given.mutable else "the provider sets it",
+            "default": given.default,
+            "description": given.description,
+        }
+        for attribute, given in found.attributes.items()
+        if not attribute.startswith("occi.core.") and (answers.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
+    ]
+    actions = [each.rpartition("#")[2] for each in found.actions]
+    if answers.as_json:
+        answers.document({"type": found.type_id, "title": found.title, "location": found.location,
+                          "attributes": attributes, "actions": found.actions})  # fmt: skip
+        return
+    answers.fields({"service": found.term, "title": found.title, "type": found.type_id, "actions": ", ".join(actions)})
+    answers.rows(
+        attributes, ["attribute", "type", "who", "default", "description"], empty="it has no attributes of its own"
+    )
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--roll", is_flag=True, help="Bring the instances that exist to this bundle, one after another.")
+@service_options("provider")
+@output_option
+def publish(directory: Path, roll: bool, connection: Connection, answers: Answers) -> None:
+    """Offer a bundle as a service, or replace the one that is offered under its type."""
+    import bundles
+
+    bundle = bundles.Bundle.load(directory)
+    packed = bundle.pack()
+    with connection.open() as manager:
+        entry = offer(manager, packed)
+        if roll:
+            from occi_service.wire import service_manager as wire
+
+            manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
+    if connection.cloud_url is not None:
+        enter_in_catalogue(connection, bundle.manifest.type)
+    answers.line(
+        f"{bundle.manifest.term} is offered; order one with `archelon instance create {bundle.manifest.term}`",
+        service=bundle.manifest.type,
+        digest=packed.digest,
+        entry=entry,
+    )
+
+
+def offer(manager: Any, packed: Any) -> str:
+    """Upload a packed bundle and publish it; the entry's path."""
+    from occi_service.wire import deploy, names
+    from occi_service.wire import service_manager as wire
+
+    manager.put_bytes(deploy.bundle_path(packed.digest), packed.archive, deploy.BUNDLE_MEDIA_TYPE)
+    kind = wire.PUBLISHED.scheme + wire.PUBLISHED.term
+    return str(manager.create(kind, {names.attribute("bundle.digest"): packed.digest}))
+
+
+def enter_in_catalogue(connection: Connection, service_type: str) -> None:
+    """Let other services find this one: those that depend on it ask design's catalogue where it is."""
+    from .all_in_one import enter
+
+    with connection.module("design") as catalogue:
+        enter(catalogue, service_type, connection.url)
+
+
+@click.command()
+@click.argument("name")
+@service_options("provider")
+@output_option
+def withdraw(name: str, connection: Connection, answers: Answers) -> None:
+    """Take no more orders for a service; its instances live on."""
+    from occi_service.wire import names
+    from occi_service.wire import service_manager as wire
+
+    with connection.open() as manager:
+        published = manager.list(wire.PUBLISHED.location, attributes={names.attribute("published.state"): "published"})
+        for entry in published:
+            offered = str(entry.attributes[names.SERVICE])
+            if name in (offered, offered.rpartition("#")[2]):
+                manager.delete(entry.location)
+                answers.line(f"{offered} takes no more orders", service=offered, entry=entry.location)
+                return
+    raise CommandError(f"there is no published service {name!r} of yours", status=Status.NOT_FOUND)

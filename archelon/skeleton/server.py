@@ -1,0 +1,22 @@
+"""Serves one page, which says what GREETING says."""
+
+import http.server
+import os
+import sys
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """The page, at every path."""
+
+    def do_GET(self) -> None:
+        """Answer with it."""
+        body = os.environ["GREETING"].encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()

@@ -1,0 +1,26 @@
+"""What `archelon test` runs: that the bundle is right, and that the page says what it is told to."""
+
+import http.server
+import runpy
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import bundles
+
+BUNDLE = Path(__file__).parents[1]
+
+
+def test_nothing_is_wrong_with_the_bundle() -> None:
+    assert bundles.validate(BUNDLE) == []
+
+
+def test_the_page_says_the_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREETING", "Good morning")
+    page = runpy.run_path(str(BUNDLE / "server.py"))["Page"]
+    with http.server.HTTPServer(("127.0.0.1", 0), page) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/", timeout=10) as answer:
+            assert answer.read() == b"Good morning"

@@ -1,0 +1,141 @@
+"""A guestbook's web process: `/` shows the entries and takes new ones, `/metrics` says how busy it is,
+`/healthz` whether it lives.
+
+Entries are kept in the store at `STORE`, with `PASSWORD`; so any number of these processes show the same book.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import collections.abc
+import html
+import http.server
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+ENTRY_LIMIT = 2000
+SHOWN = 50
+WINDOW = 5.0
+
+
+class Store:
+    """The store, as this book uses it."""
+
+    def __init__(self, endpoint: str, password: str) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._authorization = "Basic " + base64.b64encode(f"guestbook:{password}".encode()).decode()
+
+    def entries(self) -> list[str]:
+        """The newest entries, newest first."""
+        keys = json.loads(self._call("GET", "/keys/?prefix=entry-"))
+        return [
+            self._call("GET", "/keys/" + urllib.parse.quote(key)).decode() for key in sorted(keys)[: -SHOWN - 1 : -1]
+        ]
+
+    def add(self, text: str) -> None:
+        """Write an entry; names of keys sort by time."""
+        self._call("PUT", f"/keys/entry-{time.time_ns():020d}", text.encode())
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self._endpoint + path, body, method=method)  # noqa: S310 - our own store
+        request.add_header("Authorization", self._authorization)
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            found: bytes = answer.read()
+            return found
+
+
+class Visits:
+    """How many requests there were lately."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: collections.deque[float] = collections.deque(maxlen=100_000)
+
+    def count(self) -> None:
+        """One more."""
+        with self._lock:
+            self._times.append(time.monotonic())
+
+    def rate(self) -> float:
+        """Requests a second, over the last few seconds."""
+        with self._lock:
+            begin = time.monotonic() - WINDOW
+            while self._times and self._times[0] < begin:
+                self._times.popleft()
+            return len(self._times) / WINDOW
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request."""
+
+    store: Store
+    visits = Visits()
+    title: str
+
+    def do_GET(self) -> None:
+        """The book, or what a machine wants to know."""
+        if self.path == "/healthz":
+            self._answer(200, "ok\n")
+        elif self.path == "/metrics":
+            rate = f"guestbook_requests_per_second {self.visits.rate():g}\n"
+            self._answer(200, f"# TYPE guestbook_requests_per_second gauge\n{rate}")
+        elif self.path == "/":
+            self.visits.count()
+            self._with_store(self._show)
+        else:
+            self._answer(404, "the book is at /\n")
+
+    def do_POST(self) -> None:
+        """A new entry: the form's field `entry`."""
+        self.visits.count()
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > ENTRY_LIMIT * 12:
+            self._answer(413, f"an entry has at most {ENTRY_LIMIT} characters\n")
+            return
+        form = urllib.parse.parse_qs(self.rfile.read(int(length)).decode(errors="replace"))
+        entry = form.get("entry", [""])[0].strip()[:ENTRY_LIMIT]
+        if entry:
+            self._with_store(lambda: self._add(entry))
+        else:
+            self._answer(400, "an entry has some text\n")
+
+    def _show(self) -> None:
+        title = html.escape(self.title)
+        entries = "".join(f"<li>{html.escape(each)}</li>" for each in self.store.entries())
+        form = '<form method="post"><input name="entry" maxlength="2000"><button>Sign</button></form>'
+        page = f"<!doctype html><title>{title}</title><h1>{title}</h1>{form}<ul>{entries}</ul>\n"
+        self._answer(200, page, "text/html; charset=utf-8")
+
+    def _add(self, entry: str) -> None:
+        self.store.add(entry)
+        self.send_response(303)
+        self.send_header("Location", "/")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _with_store(self, do: collections.abc.Callable[[], None]) -> None:
+        try:
+            do()
+        except (urllib.error.URLError, TimeoutError):
+            self._answer(503, "the store does not answer; try again\n")
+
+    def _answer(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    Handler.store = Store(os.environ["STORE"], os.environ["PASSWORD"])
+    Handler.title = os.environ["TITLE"]
+    place = (os.environ["HOST"], int(os.environ["PORT"]))
+    http.server.ThreadingHTTPServer(place, Handler).serve_forever()

@@ -1,0 +1,124 @@
+"""`self.design`: what is where (the catalogue), and tokens for services that others run."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from collections.abc import Callable, Sequence
+
+from occi_service import client
+from occi_service.wire import design
+
+from .errors import Failure, SupplierFailure
+from .instance import Instance
+from .ports import Reach, Service
+
+__all__ = ["Design", "Found"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A service in the catalogue."""
+
+    type: str
+    url: str
+    region: str
+    interface: str
+
+
+class Design:
+    """The design module, for one instance.
+
+    Args:
+        reach: ways out.
+        instance: gives the instance as it is now.
+    """
+
+    def __init__(self, reach: Reach, instance: Callable[[], Instance]) -> None:
+        self._reach = reach
+        self._instance = instance
+        self._modules: dict[str, Found] = {}
+
+    def services(self, service_type: str) -> Sequence[Found]:
+        """All that the catalogue has of a type."""
+        entries = self._reach.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
+        return [
+            Found(
+                service_type,
+                str(each.attributes[design.ENDPOINT]),
+                str(each.attributes.get(design.SERVICE_REGION, "")),
+                str(each.attributes.get(design.INTERFACE, "public")),
+            )
+            for each in entries
+        ]
+
+    def service(self, service_type: str, region: str | None = None) -> Found:
+        """Where a service is: in the region if one is given and has it, else anywhere; internal endpoints come first.
+
+        Raises:
+            SupplierFailure: the catalogue does not name it.
+        """
+        found = self.services(service_type)
+        if not found:
+            raise SupplierFailure(f"the catalogue names no service {service_type}; publish it, then retry")
+        return min(found, key=lambda each: (each.region != region, each.interface != "internal"))
+
+    def module(self, scheme: str) -> Found:
+        """Where a module of the cloud controller is."""
+        if scheme not in self._modules:
+            try:
+                self._modules[scheme] = self.service(scheme)
+            except SupplierFailure:
+                raise Failure(f"the catalogue names no module {scheme}; ask the operator") from None
+        return self._modules[scheme]
+
+    def cloud(self, scheme: str) -> Service:
+        """A module of the cloud controller, to call."""
+        return self._reach.cloud(self.module(scheme).url)
+
+    def regions(self, scheme: str) -> Sequence[str]:
+        """The regions in which the catalogue names a module, in its order."""
+        return list(dict.fromkeys(each.region for each in self.services(scheme)))
+
+    def supplier(self, service_type: str, region: str | None = None) -> tuple[str, Service]:
+        """The service manager of a type: its base URL, and the service with a token that it takes.
+
+        The instance's own token serves at the service manager that gave it; for any other, design's `exchange` gives one.
+
+        Raises:
+            SupplierFailure: the catalogue does not name it, or no token can be had.
+        """
+        base = _base(self.service(service_type, region).url, service_type)
+        token = None if _origin(base) == _origin(self._reach.own_url) else self.exchange(service_type)
+        return base, self._reach.supplier(base, token)
+
+    def exchange(self, service_type: str) -> str:
+        """A short-lived token for the service manager of another service. Raises SupplierFailure."""
+        path = design.delegation_path(self._instance().id)
+        try:
+            shown = self._reach.design().act(
+                path, design.EXCHANGE.scheme + design.EXCHANGE.term, {design.EXCHANGE_AUDIENCE: service_type}
+            )
+        except client.NotFoundError:
+            raise SupplierFailure(
+                f"{service_type} is another service manager's, and this instance has no delegation to order there"
+            ) from None
+        token = shown.attributes.get(_TOKEN)
+        if not isinstance(token, str):
+            raise SupplierFailure(f"design gave no token for {service_type}")
+        return token
+
+
+_TOKEN = "org.archelon.delegation.token"  # noqa: S105 - a name
+
+
+def _base(url: str, service_type: str) -> str:
+    """Where the service manager is mounted: Hurtle's endpoints end in the kind's location."""
+    location = "/" + service_type.rpartition("#")[2]
+    plain = url.rstrip("/")
+    return plain.removesuffix(location)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc

@@ -1,0 +1,347 @@
+"""`self.deployment`: stacks. An author says what should be; which requests that takes, and waiting for them, is done here.
+
+A template travels as it is, with the files that it names and, of all values at hand, those parameters that it declares: the
+platform fills them in, so that no secret ever stands in a template. Everything but the tenant's own plain attributes travels as a
+secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import bundles
+from occi_service import client
+from occi_service.wire import deploy, names
+
+from . import templates
+from .catalogue import Design
+from .errors import Failure, StackFailure
+from .instance import Instance
+from .ports import Pace, Service
+
+__all__ = ["Deployment", "Resource", "Stack"]
+
+_LOG = logging.getLogger("archelon.sdk")
+#: Seconds between looks at a stack: the first, and the longest. A notice ends the wait at once.
+_FIRST: Final = 0.25
+_LONGEST: Final = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resource:
+    """A virtual resource of a stack."""
+
+    name: str
+    type: str
+    id: str
+    state: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack as it was when last looked at.
+
+    Attributes:
+        path: at deploy. name, region, format: as ordered.
+        state: Heat's words, such as CREATE_COMPLETE; reason: why, for people.
+        id: the platform's own.
+        outputs: by name.
+    """
+
+    path: str
+    name: str
+    region: str
+    format: str = ""
+    state: str = ""
+    reason: str = ""
+    id: str = ""
+    outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    resources: Sequence[Resource] = ()
+
+    @property
+    def in_progress(self) -> bool:
+        """Something is still being done to it."""
+        return self.state.endswith("_IN_PROGRESS") or not self.state
+
+    @property
+    def failed(self) -> bool:
+        """It is not what was asked for."""
+        return self.state.endswith("_FAILED") or self.state.startswith("ROLLBACK")
+
+
+class Deployment:
+    """Stacks of one instance.
+
+    Args:
+        design: where deploy is.
+        instance: gives the instance as it is now.
+        bundle: templates and files.
+        pace: time.
+    """
+
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, bundle: bundles.Bundle, pace: Pace) -> None:
+        self._design = design
+        self._instance = instance
+        self._bundle = bundle
+        self._pace = pace
+
+    @property
+    def _service(self) -> Service:
+        self._pace.check()
+        return self._design.cloud(deploy.SCHEME)
+
+    @property
+    def url(self) -> str:
+        """Where deploy is."""
+        return self._design.module(deploy.SCHEME).url.rstrip("/")
+
+    # what there is ----------------------------------------------------------------------------------------------------
+
+    def stacks(self) -> list[Stack]:
+        """The instance's stacks, by name and region."""
+        found = self._service.list(deploy.STACK.location, attributes={names.INSTANCE: self._instance().id})
+        return sorted([_stack(each) for each in found], key=lambda each: (each.name, each.region))
+
+    def stack(self, name: str | None = None, *, region: str | None = None) -> Stack:
+        """One stack: the only one there is, or the one of this name and region.
+
+        Raises:
+            Failure: there is none, or several fit.
+        """
+        found = [each for each in self.stacks() if name in (None, each.name) and region in (None, each.region)]
+        if len(found) != 1:
+            there = ", ".join(f"{each.name} in {each.region}" for each in found) or "none"
+            raise Failure(f"there is not one stack {name or ''} {region or ''}; there are {there}".replace("  ", " "))
+        return found[0]
+
+    def output(self, name: str, *, stack: str | None = None, region: str | None = None) -> Any:
+        """A stack's output. Raises Failure where it has none of the name."""
+        found = self.stack(stack, region=region)
+        if name not in found.outputs:
+            raise Failure(f"the stack {found.name} has no output {name}; it has {', '.join(found.outputs) or 'none'}")
+        return found.outputs[name]
+
+    def regions(self) -> Sequence[str]:
+        """Where this instance is deployed: where the tenant said, or wherever the manifest does, or where deploy is."""
+        region = self._instance().region
+        if region:
+            return [region]
+        return list(self._bundle.manifest.resources) or self._design.regions(deploy.SCHEME)[:1]
+
+    # what should be ---------------------------------------------------------------------------------------------------
+
+    def deploy(self, values: Mapping[str, Any] | None = None, *, provision: bool = False) -> list[Stack]:
+        """Make the manifest's templates stacks, one a region, all at once, and wait until they are complete.
+
+        Args:
+            values: further parameters, such as suppliers' attributes; the instance's own come before them.
+            provision: use the manifest's templates for provisioning where it has some.
+
+        Raises:
+            StackFailure: one has failed. Failure: the manifest has no template for a region.
+        """
+        made = [self._deploy_to(region, values or {}, provision=provision) for region in self._deployable()]
+        return [self.wait(each) for each in made]
+
+    def _deployable(self) -> Sequence[str]:
+        manifest = self._bundle.manifest
+        if not manifest.templates and not any(each.templates for each in manifest.resources.values()):
+            return []
+        return self.regions()
+
+    def _deploy_to(self, region: str, values: Mapping[str, Any], *, provision: bool) -> Stack:
+        manifest = self._bundle.manifest
+        chosen = self._formats(region)
+        refusals: list[str] = []
+        for template_format, found in chosen:
+            path = found.provision if provision and found.provision else found.deployment
+            try:
+                return self.put(manifest.term, path, template_format, region=region, values=values)
+            except client.BadRequestError as error:
+                # Of several formats, the platform says which it knows.
+                if error.where != deploy.STACK_FORMAT or len(chosen) == 1:
+                    raise StackFailure(f"the region {region} refuses the template {path}: {error.message}") from error
+                refusals.append(error.message)
+        reasons = "; ".join(refusals) or "the manifest has no template for it"
+        raise Failure(f"this service cannot be deployed to the region {region}: {reasons}")
+
+    def _formats(self, region: str) -> list[tuple[str, bundles.Templates]]:
+        manifest = self._bundle.manifest
+        resources = manifest.resources.get(region)
+        if resources is not None and resources.templates is not None:
+            return [(resources.format or "hot", resources.templates)]
+        wanted = [resources.format] if resources is not None and resources.format else list(manifest.templates)
+        return [(each, manifest.templates[each]) for each in wanted if each in manifest.templates]
+
+    def put(
+        self,
+        name: str,
+        template: str,
+        template_format: str,
+        *,
+        region: str,
+        values: Mapping[str, Any] | None = None,
+    ) -> Stack:
+        """Order a stack, or its change, and return at once; `wait` waits for it.
+
+        Args:
+            name: one of the instance's own choosing.
+            template: path in the bundle.
+            values: further parameters; the instance's own come before them.
+
+        Raises:
+            client.BadRequestError: deploy refuses the template.
+        """
+        document = templates.Document.read(self._bundle, template, template_format)
+        plain, secret = self._parameters(document, region, values or {})
+        attributes: dict[str, Any] = {
+            **self._instance().labels,
+            deploy.STACK_NAME: name,
+            names.REGION: region,
+            deploy.STACK_FORMAT: template_format,
+            deploy.STACK_TEMPLATE: document.text,
+            deploy.STACK_FILES: document.files,
+            deploy.STACK_PARAMETERS: plain,
+            deploy.STACK_SECRET_PARAMETERS: secret,
+        }
+        path = deploy.stack_path(self._instance().id, name, region)
+        self._clear_away(path)
+        shown, _ = self._service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes)
+        return _stack(shown)
+
+    def _parameters(
+        self, document: templates.Document, region: str, values: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        manifest, instance = self._bundle.manifest, self._instance()
+        resources = manifest.resources.get(region)
+        regional = resources.parameters if resources is not None else {}
+        known = {**values, **instance.internal, **instance.parameters, **regional}
+        known.setdefault(names.REGION, region)
+        own = {
+            name
+            for name in instance.parameters
+            if name not in regional and name in manifest.attributes and not manifest.attributes[name].secret
+        }
+        plain: dict[str, Any] = {}
+        secret: dict[str, Any] = {}
+        for name in document.parameters:
+            if known.get(name) is not None:
+                (plain if name in own or name == names.REGION else secret)[name] = known[name]
+        return plain, secret
+
+    def _clear_away(self, path: str) -> None:
+        """A stack that could not be made is removed first: ordering it again as it is would change nothing."""
+        try:
+            present = _stack(self._service.get(path))
+        except client.NotFoundError:
+            return
+        if (present.failed and not present.state.startswith("UPDATE")) or present.state.startswith("DELETE"):
+            self.dispose(present)
+
+    def wait(self, stack: Stack) -> Stack:
+        """Wait until nothing is being done to a stack any more, and return it as it is then.
+
+        Raises:
+            StackFailure: it has failed.
+        """
+        pause = _FIRST
+        while stack.in_progress:
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
+            stack = _stack(self._service.get(stack.path))
+        if stack.failed:
+            raise StackFailure(
+                f"the stack {stack.name} in {stack.region} is {stack.state}: {stack.reason or 'no reason is known'}"
+            )
+        return stack
+
+    def scale(self, node: str, *, count: int | None = None, by: int | None = None, stack: str | None = None) -> bool:
+        """Change how many of a node there are, and wait for it.
+
+        Args:
+            count, by: one of the two: how many there shall be, or how many more.
+
+        Returns:
+            Whether it was changed. False where the template allows no more, or no fewer.
+        """
+        if (count is None) == (by is None):
+            raise ValueError("give count or by, and one of the two")
+        found = self.stack(stack)
+        attributes: dict[str, Any] = {deploy.SCALE_NODE: node}
+        attributes |= {deploy.SCALE_COUNT: count} if count is not None else {deploy.SCALE_BY: by}
+        try:
+            self._act(found, deploy.SCALE, attributes)
+        except client.ConflictError as error:
+            _LOG.info("%s is not scaled: %s", node, error.message)
+            return False
+        self.wait(_stack(self._service.get(found.path)))
+        return True
+
+    def suspend(self) -> None:
+        """Stop what the stacks run, keeping them."""
+        self._all(deploy.SUSPEND)
+
+    def resume(self) -> None:
+        """Start what the stacks run again."""
+        self._all(deploy.RESUME)
+
+    def _all(self, action: Any) -> None:
+        found = self.stacks()
+        for each in found:
+            self._act(each, action, {})
+        for each in found:
+            self.wait(_stack(self._service.get(each.path)))
+
+    def _act(self, stack: Stack, action: Any, attributes: Mapping[str, Any]) -> None:
+        self._service.act(stack.path, action.scheme + action.term, attributes)
+
+    def dispose(self, stack: Stack | None = None) -> None:
+        """Remove a stack, or all of the instance's, and wait until they are gone.
+
+        Raises:
+            StackFailure: one cannot be removed.
+        """
+        leaving = [stack] if stack is not None else self.stacks()
+        for each in leaving:
+            self._delete(each.path)
+        for each in leaving:
+            self._await_absence(each)
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._service.delete(path)
+        except client.NotFoundError:
+            return
+
+    def _await_absence(self, stack: Stack) -> None:
+        pause = _FIRST
+        while True:
+            try:
+                seen = _stack(self._service.get(stack.path))
+            except client.NotFoundError:
+                return
+            if seen.state == "DELETE_FAILED":
+                raise StackFailure(f"the stack {seen.name} in {seen.region} cannot be removed: {seen.reason}")
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
+
+
+def _stack(shown: client.Entity) -> Stack:
+    get = shown.attributes.get
+    resources = get(deploy.STACK_RESOURCES) or ()
+    return Stack(
+        path=shown.location,
+        name=str(get(deploy.STACK_NAME, "")),
+        region=str(get(names.REGION, "")),
+        format=str(get(deploy.STACK_FORMAT, "")),
+        state=str(get(deploy.STACK_STATE, "")),
+        reason=str(get(deploy.STACK_REASON) or ""),
+        id=str(get(deploy.STACK_ID) or ""),
+        outputs=get(deploy.STACK_OUTPUTS) or {},
+        resources=[
+            Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state")]) for each in resources
+        ],
+    )

@@ -1,0 +1,191 @@
+"""An orchestrator's face: OCCI's kind `orchestrator` at `/orchestrator/default`, from the wire to the engine.
+
+Who calls is verified by the door in front (tokens for this one orchestrator); here it is checked that the caller acts for the
+instance's tenant. Parameters, private state and tokens are taken and never shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from occi.backend import ActionBackend, KindBackend
+from occi.core_model import Action as OcciAction
+from occi.core_model import Entity
+
+from occi_service.app import Application
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
+from occi_service.identity import IDENTITY, Identity, TokenKind
+from occi_service.registry import InMemoryRegistry
+from occi_service.wire import names
+from occi_service.wire import orchestrator as wire
+
+from .engine import Engine, Refusal
+from .events import Action
+from .instance import Instance
+from .line import Line
+
+__all__ = ["Face"]
+
+_CALLER: Final = "caller"
+
+
+class _OneRegistry(InMemoryRegistry):
+    """One entity, which all that come through the door see."""
+
+    def get_extras(self, extras: Any) -> Any:
+        return None
+
+    def delete_resource(self, key: str, extras: Any) -> None:
+        """Nothing: DELETE starts the phase `destroy`, and may be repeated; the entity is there as long as the process."""
+
+
+class Face(Application):
+    """The WSGI application.
+
+    Args:
+        instance: id of the instance whose orchestrator this is.
+        engine: does what is asked.
+        line: takes tokens that come with the activation.
+    """
+
+    def __init__(self, instance: str, engine: Engine, line: Line) -> None:
+        super().__init__(_OneRegistry())
+        backend = _Backend(instance, engine, line)
+        self.register_backend(wire.ORCHESTRATOR, backend)
+        for action in wire.ORCHESTRATOR.actions:
+            self.register_backend(action, backend)
+
+    def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
+        """WSGI, behind the door."""
+        if environ.get("PATH_INFO") in ("/healthz", "/readyz"):
+            return _alive(environ, response)
+        return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY)})
+
+
+def _alive(_environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+    body = b'{"status": "ok"}'
+    response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class _Backend(KindBackend, ActionBackend):
+    def __init__(self, instance: str, engine: Engine, line: Line) -> None:
+        self._instance = instance
+        self._engine = engine
+        self._line = line
+
+    # the entity -------------------------------------------------------------------------------------------------------
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        if entity.identifier != wire.PATH:
+            raise NotFoundError(f"an orchestrator has one entity, at {wire.PATH}", "path")
+        self._activate(entity.attributes, extras)
+        entity.actions = list(wire.ORCHESTRATOR.actions)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        self._activate(new.attributes, extras)
+        old.attributes = new.attributes
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        self._caller(extras)
+        instance, details = self._engine.instance, self._engine.details
+        if instance is not None:
+            entity.attributes[names.GENERATION] = instance.generation
+        if details.stack_state:
+            entity.attributes |= {wire.STACK_STATE: details.stack_state, wire.STACK_ID: details.stack_id}
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Hurtle's way to update: a partial update, whose attributes are the tenant's."""
+        self._caller(extras)
+        instance = self._engine.instance
+        known = instance.parameters if instance is not None else {}
+        given = new.attributes.get(wire.PARAMETERS)
+        with _refusals():
+            self._engine.phase(
+                "update",
+                new.attributes.get(names.GENERATION),
+                parameters={**known, **(given if isinstance(given, dict) else {})},
+                internal=new.attributes.get(wire.INTERNAL_PARAMETERS),
+            )
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        self._caller(extras)
+        with _refusals():
+            self._engine.phase("destroy", None)
+
+    # actions ----------------------------------------------------------------------------------------------------------
+
+    def action(self, entity: Entity, action: OcciAction, attributes: dict[str, Any], extras: Any) -> None:
+        self._caller(extras)
+        with _refusals():
+            if action == wire.NOTIFY:
+                self._engine.notify(
+                    str(attributes[wire.EVENT_ID]),
+                    str(attributes[wire.EVENT_TYPE]),
+                    str(attributes.get(wire.EVENT_SUBJECT) or ""),
+                    attributes.get(wire.EVENT_DATA) or {},
+                )
+            elif action == wire.ACT:
+                invoked = Action(str(attributes[wire.ACTION_NAME]), attributes.get(wire.ACTION_ATTRIBUTES) or {})
+                self._engine.act(str(attributes[wire.EVENT_ID]), invoked, _generation(attributes))
+            else:
+                self._engine.phase(
+                    action.term,
+                    _generation(attributes),
+                    parameters=attributes.get(wire.PARAMETERS),
+                    internal=attributes.get(wire.INTERNAL_PARAMETERS),
+                )
+
+    # who asks ---------------------------------------------------------------------------------------------------------
+
+    def _activate(self, attributes: dict[str, Any], extras: Any) -> None:
+        caller = self._caller(extras)
+        if attributes[names.INSTANCE] != self._instance:
+            raise ConflictError(f"this is the orchestrator of {self._instance}", names.INSTANCE)
+        if attributes[names.TENANT] != caller.tenant_id:
+            raise ForbiddenError("the token is another tenant's", "token")
+        if caller.kind is not TokenKind.SERVICE:
+            raise ForbiddenError("an orchestrator is activated by its service manager", "token")
+        given = attributes.pop(wire.TOKENS, None) or {}
+        private = attributes.pop(wire.PRIVATE, None) or {}
+        instance = Instance(
+            id=str(attributes[names.INSTANCE]),
+            tenant=str(attributes[names.TENANT]),
+            service=str(attributes[names.SERVICE]),
+            generation=_generation(attributes),
+            parameters=attributes.pop(wire.PARAMETERS, None) or {},
+            internal=attributes.pop(wire.INTERNAL_PARAMETERS, None) or {},
+        )
+        if given:
+            self._line.take(given)
+        with _refusals():
+            self._engine.activate(instance, private)
+
+    def _caller(self, extras: Any) -> Identity:
+        caller: Identity | None = extras.get(_CALLER)
+        if caller is None:
+            raise ForbiddenError("this needs a token", "token")
+        known = self._engine.instance
+        if known is not None and caller.tenant_id != known.tenant:
+            raise ForbiddenError("the token is another tenant's", "token")
+        if caller.instance_id not in (None, self._instance):
+            raise ForbiddenError("the token is another instance's", "token")
+        return caller
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except Refusal as refusal:
+        raise ConflictError(str(refusal)) from None
+
+
+def _generation(attributes: Mapping[str, Any]) -> int:
+    value = attributes[names.GENERATION]
+    if not isinstance(value, int) or value < 0:
+        raise BadRequestError(f"{names.GENERATION} is a whole number", names.GENERATION)
+    return value

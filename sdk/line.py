@@ -1,0 +1,175 @@
+"""The line to the service manager: tokens (`renew`) and reports, each said until it is heard.
+
+The start token is used at a start alone, since it tells the service manager that this process knows nothing yet. Afterwards
+the tokens that came of it are renewed with one another. A report waits here while the service manager is away, and is said again
+at growing intervals. 404 and 409 end it: the instance is gone, or the order has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from occi_service import client, logs
+from occi_service.model import type_id
+from occi_service.wire import service_manager as wire
+from occi_service.wire import tokens
+
+__all__ = ["Line"]
+
+_LOG: Final = logging.getLogger("archelon.sdk")
+_FIRST: Final = 0.1
+_LONGEST: Final = 5.0
+#: Seconds after which tokens are renewed, well before they end.
+_FRESH: Final = tokens.LIFETIME * 2 / 3
+_TIMEOUT: Final = client.Timeout(connect=2.0, read=10.0, total=15.0)
+
+
+class Line:
+    """One process's line to its service manager. Thread-safe.
+
+    Args:
+        url: the instance's own.
+        start_token: of the environment.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, url: str, start_token: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.url = url
+        base, _, rest = url.partition("://")
+        host, _, path = rest.partition("/")
+        self._path = "/" + path
+        self._clock = clock
+        self._client = client.Client(f"{base}://{host}", timeout=_TIMEOUT, retry=client.Retry(attempts=1))
+        self._start_token = start_token
+        self._tokens: dict[str, str] = {}
+        self._since = float("-inf")
+        self._renewing = threading.Lock()
+        self._changed = threading.Condition()
+        self._reports: dict[str, tuple[dict[str, Any], str | None]] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
+
+    def open(self) -> None:
+        """Begin: say that this process is up."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Say nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_TIMEOUT.total)
+        self._client.close()
+
+    # tokens -----------------------------------------------------------------------------------------------------------
+
+    def take(self, given: Mapping[str, Any]) -> None:
+        """Use these tokens from now on, by audience."""
+        self._tokens = {**self._tokens, **{str(name): str(value) for name, value in given.items()}}
+        self._since = self._clock()
+
+    def token(self, audience: str) -> str:
+        """The present token for an audience, renewed where it is about to end.
+
+        Raises:
+            client.ClientError: there is none, and none can be had.
+        """
+        if self._clock() - self._since > _FRESH or audience not in self._tokens:
+            self.renew(self._tokens.get(audience))
+        return self._tokens.get(audience, "")
+
+    def renew(self, known: str | None = None) -> None:
+        """Get fresh tokens, unless somebody else has since `known` was seen. Raises client.ClientError."""
+        with self._renewing:
+            if known is not None and known not in self._tokens.values():
+                return
+            with_token = self._tokens.get(tokens.AUDIENCE_SERVICE_MANAGER)
+            try:
+                self._renew(with_token or self._start_token)
+            except (client.UnauthorizedError, client.ForbiddenError):
+                if with_token is None:
+                    raise
+                # Asleep for longer than the tokens live: begin anew.
+                self._renew(self._start_token)
+
+    def _renew(self, token: str) -> None:
+        shown = self._client.using(token=token).act(self._path, type_id(wire.RENEW))
+        given = shown.attributes.get(wire.TOKENS)
+        if not isinstance(given, dict) or tokens.AUDIENCE_SERVICE_MANAGER not in given:
+            raise client.MalformedAnswerError(
+                f"renew gave no token for {tokens.AUDIENCE_SERVICE_MANAGER}", method="POST", url=self.url
+            )
+        self.take(given)
+
+    # reports ----------------------------------------------------------------------------------------------------------
+
+    def report(self, key: str, attributes: dict[str, Any]) -> None:
+        """Tell; a report of the same key that is still waiting is replaced."""
+        with self._changed:
+            self._reports.pop(key, None)
+            self._reports[key] = (attributes, logs.request_id() or None)
+            self._changed.notify_all()
+
+    @property
+    def pending(self) -> list[str]:
+        """Keys of reports that were not heard yet."""
+        with self._changed:
+            return list(self._reports)
+
+    def _run(self) -> None:
+        pause = _FIRST
+        while not self._closed:
+            try:
+                if not self._tokens:
+                    self.renew()
+                said = self._say_next()
+                pause = _FIRST
+            except client.ClientError as error:
+                _LOG.warning("the service manager does not hear: %s", error)
+                self._sleep(pause)
+                pause = min(pause * 2, _LONGEST)
+                continue
+            if not said:
+                self._idle()
+
+    def _idle(self) -> None:
+        with self._changed:
+            if not self._reports and not self._closed:
+                self._changed.wait(60.0)
+
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, seconds)
+
+    def _say_next(self) -> bool:
+        with self._changed:
+            key = next(iter(self._reports), None)
+            if key is None:
+                return False
+            kept = self._reports[key]
+        attributes, request_id = kept
+        try:
+            self._say(attributes, request_id)
+        except (client.NotFoundError, client.ConflictError) as error:
+            _LOG.info("the report %s is not wanted any more: %s", key, error.message)
+        except client.StatusError as error:
+            if error.status >= 500 or error.status in (401, 429):
+                raise
+            _LOG.error("the report %s is refused: %s", key, error)
+        with self._changed:
+            if self._reports.get(key) is kept:
+                del self._reports[key]
+        return True
+
+    def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
+        token = self.token(tokens.AUDIENCE_SERVICE_MANAGER)
+        try:
+            self._client.using(token=token, request_id=request_id).act(self._path, type_id(wire.REPORT), attributes)
+        except client.UnauthorizedError:
+            self.renew(token)
+            raise

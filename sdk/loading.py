@@ -1,0 +1,59 @@
+"""Finds a bundle's orchestrator: the one class in its `orchestrator.py`, or the default where it has none."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import bundles
+
+from .errors import Failure, in_words
+from .orchestrator import Orchestrator
+
+__all__ = ["load_class"]
+
+_FILE = "orchestrator.py"
+_MODULE = "orchestrator"
+
+
+def load_class(bundle: bundles.Bundle) -> type[Orchestrator]:
+    """The class to run.
+
+    Raises:
+        Failure: `orchestrator.py` cannot be imported, or holds no subclass of `sdk.Orchestrator`, or several.
+    """
+    if _FILE not in bundle.files:
+        return Orchestrator
+    module = _imported(bundle.directory / _FILE)
+    found = [
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, Orchestrator) and each.__module__ == module.__name__
+    ]
+    # One that others derive from is a base, not a second orchestrator.
+    ends = [each for each in found if not any(other is not each and issubclass(other, each) for other in found)]
+    if len(ends) != 1:
+        there = ", ".join(each.__name__ for each in ends) or "none"
+        raise Failure(f"{_FILE} has to hold one class that derives from sdk.Orchestrator; there are: {there}")
+    return ends[0]
+
+
+def _imported(path: Path) -> ModuleType:
+    # Its neighbours in the bundle can be imported as any program's.
+    directory = str(path.parent.resolve())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    name = f"{_MODULE}_{abs(hash(directory)):x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise Failure(f"{_FILE} cannot be imported: {in_words(error)}") from error
+    return module

@@ -1,0 +1,82 @@
+"""`self.provisioning`: configures nodes of stacks that stand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from occi_service import client
+from occi_service.wire import provision
+
+from .catalogue import Design
+from .deployment import Stack
+from .errors import Failure
+from .instance import Instance
+from .ports import Pace
+
+__all__ = ["Configuration", "Provisioning"]
+
+_FIRST: Final = 0.25
+_LONGEST: Final = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Configuration:
+    """A configuration as it is: `state` is waiting, running, done or failed; `result` what it printed, or why it failed."""
+
+    path: str
+    state: str
+    result: str
+
+
+class Provisioning:
+    """Configurations of one instance's nodes."""
+
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, pace: Pace) -> None:
+        self._design = design
+        self._instance = instance
+        self._pace = pace
+
+    def configure(
+        self, stack: Stack, node: str, kind: str, content: Mapping[str, Any], *, name: str = "default"
+    ) -> str:
+        """Configure a node, wait for it, and return what it printed.
+
+        Args:
+            kind: `process`, `ssh`, `cloud-init` or `software-config`, as the region's platform takes.
+            content: what to do, in the kind's words; it is kept secret.
+            name: of the configuration; under the same name a changed content is carried out anew.
+
+        Raises:
+            Failure: it failed; with what was printed.
+        """
+        path = provision.configuration_path(stack.path, node, name)
+        attributes = {
+            **self._instance().labels,
+            provision.CONFIGURATION_STACK: stack.path,
+            provision.CONFIGURATION_NODE: node,
+            provision.CONFIGURATION_KIND: kind,
+            provision.CONFIGURATION_CONTENT: dict(content),
+        }
+        self._pace.check()
+        service = self._design.cloud(provision.SCHEME)
+        shown, _ = service.put(path, provision.CONFIGURATION.scheme + provision.CONFIGURATION.term, attributes)
+        found = _configuration(shown)
+        pause = _FIRST
+        while found.state not in ("done", "failed"):
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
+            found = _configuration(service.get(path))
+        if found.state == "failed":
+            raise Failure(f"configuring {node} failed: {found.result or 'no reason is known'}")
+        return found.result
+
+
+def _configuration(shown: client.Entity) -> Configuration:
+    get = shown.attributes.get
+    return Configuration(
+        shown.location,
+        str(get(provision.CONFIGURATION_STATE) or ""),
+        str(get(provision.CONFIGURATION_RESULT) or ""),
+    )

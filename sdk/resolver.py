@@ -1,0 +1,260 @@
+"""Composition: the instances of other services that this one needs.
+
+Each is ordered at the service manager that design's catalogue names for its type, by a PUT at a path derived from
+this instance, so that an orchestrator that was killed in between finds what it has ordered. Suppliers start in layers
+(`bundles.supplier_layers`): those of a layer at once, each layer when the one before it is active. Inputs that are
+known are given at creation; those that go round in a circle are written afterwards. An instance that is bound exists
+already: it is read, and never disposed of.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import dataclasses
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import bundles
+from occi_service import client
+from occi_service.wire import names
+from occi_service.wire import service_manager as wire
+
+from .catalogue import Design
+from .errors import Abandoned, Failure, SupplierFailure
+from .instance import Instance
+from .ports import Pace, Service
+
+__all__ = ["Resolver", "Supplier"]
+
+_FIRST: Final = 0.25
+_LONGEST: Final = 5.0
+_AT_ONCE: Final = 8
+_READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Supplier:
+    """An instance of another service.
+
+    Attributes:
+        type: of its service.
+        url: of the instance.
+        bound: it existed before, and is not ours to change or dispose of.
+        attributes: as last read; they may hold secrets.
+    """
+
+    type: str
+    url: str
+    bound: bool = False
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def state(self) -> str:
+        """`mcn.service.state`, or what Hurtle's services tell in its place."""
+        state = self.attributes.get(wire.STATE)
+        if state:
+            return str(state)
+        return "active" if self.attributes.get("occi.mcn.stack.state") in _READY else ""
+
+
+class Resolver:
+    """The suppliers of one instance."""
+
+    def __init__(
+        self, design: Design, instance: Callable[[], Instance], *, manifest: bundles.Manifest, pace: Pace
+    ) -> None:
+        self._design = design
+        self._instance = instance
+        self._manifest = manifest
+        self._pace = pace
+
+    def resolve(self) -> dict[str, Supplier]:
+        """Order what is missing, bring what is there up to date, and wait until all are active. By type.
+
+        Raises:
+            SupplierFailure: one cannot be had, or has failed.
+        """
+        found: dict[str, Supplier] = {}
+        for layer in bundles.supplier_layers(self._manifest):
+            for supplier in self._at_once(layer, lambda each: self._ready(each, found)):
+                found[supplier.type] = supplier
+        # What goes round in a circle was not known when its members were made.
+        for layer in bundles.supplier_layers(self._manifest):
+            for supplier in self._at_once(layer, lambda each: self._ready(each, found)):
+                found[supplier.type] = supplier
+        return found
+
+    def suppliers(self) -> dict[str, Supplier]:
+        """The suppliers that are there, by type, as they are now."""
+        found: dict[str, Supplier] = {}
+        for each in self._manifest.dependencies:
+            place = self._place(each)
+            try:
+                found[each.type] = self._read(place)
+            except client.NotFoundError:
+                continue
+        return found
+
+    def values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
+        """The suppliers' attributes as parameters for templates: under their own names, those of the first supplier first."""
+        merged: dict[str, Any] = {}
+        for each in self._manifest.dependencies:
+            supplier = suppliers.get(each.type)
+            for name, value in (supplier.attributes if supplier is not None else {}).items():
+                if not name.startswith(("occi.", "mcn.service.", names.ATTRIBUTE_PREFIX)):
+                    merged.setdefault(name, value)
+        return merged
+
+    def dispose(self) -> None:
+        """Dispose of the suppliers that were made for this instance, the last layer first, and wait until they are gone.
+
+        Raises:
+            SupplierFailure: one cannot be disposed of.
+        """
+        for layer in reversed(bundles.supplier_layers(self._manifest)):
+            self._at_once([each for each in layer if not self._binding(each)], self._remove)
+
+    # one supplier -----------------------------------------------------------------------------------------------------
+
+    def _ready(self, needed: bundles.Dependency, others: Mapping[str, Supplier]) -> Supplier:
+        place = self._place(needed)
+        if place.bound:
+            try:
+                return self._await_active(self._read(place), place)
+            except client.NotFoundError:
+                raise SupplierFailure(f"there is no instance {place.url} of {needed.type}; name another") from None
+        wanted = self._wanted(needed, others)
+        try:
+            present = self._read(place)
+        except client.NotFoundError:
+            present = self._order(needed, place, wanted)
+        # It may still be on its way from another order; a change is written to one that stands.
+        present = self._await_active(present, place)
+        changed = {name: value for name, value in wanted.items() if present.attributes.get(name) != value}
+        changed.pop(names.REGION, None)
+        if changed:
+            self._pace.check()
+            place.service.update(place.path, changed)
+            present = self._await_active(self._read(place), place)
+        return present
+
+    def _order(self, needed: bundles.Dependency, place: _Place, wanted: Mapping[str, Any]) -> Supplier:
+        self._pace.check()
+        try:
+            shown, _ = place.service.put(place.path, needed.type, wanted)
+        except client.StatusError as error:
+            if error.status >= 500 or error.status == 429:
+                raise
+            raise SupplierFailure(f"{needed.type} cannot be ordered: {error.message}") from error
+        return Supplier(needed.type, place.url, attributes=dict(shown.attributes))
+
+    def _await_active(self, supplier: Supplier, place: _Place) -> Supplier:
+        pause = _FIRST
+        while supplier.state != "active":
+            if supplier.state == "fail":
+                message = supplier.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
+                raise SupplierFailure(f"{supplier.type} has failed: {message}")
+            if supplier.state in ("destroy", "inactive"):
+                raise SupplierFailure(
+                    f"{supplier.type} at {supplier.url} is {supplier.state}; start it, or retry later"
+                )
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
+            supplier = self._read(place)
+        return supplier
+
+    def _read(self, place: _Place) -> Supplier:
+        self._pace.check()
+        shown = place.service.get(place.path)
+        return Supplier(place.type, place.url, bound=place.bound, attributes=dict(shown.attributes))
+
+    def _remove(self, needed: bundles.Dependency) -> None:
+        try:
+            place = self._place(needed)
+        except SupplierFailure:
+            # Its service is published no more; its service manager disposed of the instances before.
+            return
+        pause = _FIRST
+        asked = False
+        while True:
+            try:
+                seen = self._read(place)
+                if not asked:
+                    place.service.delete(place.path)
+                    asked = True
+            except client.NotFoundError:
+                return
+            if seen.state == "fail" and asked and pause > _FIRST:
+                message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
+                raise SupplierFailure(f"{needed.type} cannot be disposed of: {message}")
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
+
+    # where, and with what ---------------------------------------------------------------------------------------------
+
+    def _place(self, needed: bundles.Dependency) -> _Place:
+        instance = self._instance()
+        region = needed.region or instance.region
+        base, service = self._design.supplier(needed.type, region)
+        term = needed.type.rpartition("#")[2]
+        bound = self._binding(needed)
+        if bound:
+            path = urllib.parse.urlsplit(bound).path if "://" in bound else f"/{term}/{bound.rpartition('/')[2]}"
+            prefix = urllib.parse.urlsplit(base).path.rstrip("/")
+            path = path.removeprefix(prefix)
+        else:
+            path = f"/{term}/{names.derived_id(instance.id, needed.type, needed.region or '')}"
+        return _Place(needed.type, service, path, base.rstrip("/") + path, bool(bound))
+
+    def _binding(self, needed: bundles.Dependency) -> str | None:
+        if needed.binding is None:
+            return None
+        if needed.binding.id is not None:
+            return needed.binding.id
+        named = self._instance().parameters.get(needed.binding.parameter or "")
+        return str(named) if named else None
+
+    def _wanted(self, needed: bundles.Dependency, others: Mapping[str, Supplier]) -> dict[str, Any]:
+        instance = self._instance()
+        template = bundles.Template.of_value(dict(needed.attributes), file=f"depends_on {needed.type}")
+        known = {**dict.fromkeys(self._manifest.attributes), **instance.internal, **instance.parameters}
+        try:
+            rendered = template.render(bundles.Scope(known))[0]
+        except bundles.BundleError as error:
+            raise Failure(str(error)) from None
+        assert isinstance(rendered, dict)
+        wanted: dict[str, Any] = {name: value for name, value in rendered.items() if value is not None}
+        region = needed.region or instance.region
+        if region:
+            wanted[names.REGION] = region
+        for taken in needed.inputs:
+            supplier = others.get(taken.supplier)
+            value = supplier.attributes.get(taken.attribute) if supplier is not None else None
+            if value is not None:
+                wanted[taken.target] = value
+        return wanted
+
+    def _at_once(self, layer: Sequence[bundles.Dependency], task: Callable[[bundles.Dependency], Any]) -> list[Any]:
+        """The task for each of a layer, in threads where there are several; the first failure is raised when all have ended."""
+        if len(layer) < 2:
+            return [task(each) for each in layer]
+        with concurrent.futures.ThreadPoolExecutor(min(len(layer), _AT_ONCE), thread_name_prefix="supplier") as pool:
+            under_way = [pool.submit(contextvars.copy_context().run, task, each) for each in layer]
+        errors = [each.exception() for each in under_way]
+        for error in errors:
+            if isinstance(error, Abandoned):
+                raise error
+        return [each.result() for each in under_way]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a supplier is, or is to be."""
+
+    type: str
+    service: Service
+    path: str
+    url: str
+    bound: bool

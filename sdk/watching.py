@@ -1,0 +1,103 @@
+"""`self.runtime`: monitors of nodes, alarms on what they measure, and the measures themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from occi_service import client
+from occi_service.wire import runtime
+
+from .catalogue import Design
+from .deployment import Stack
+from .instance import Instance
+from .ports import Pace, Service
+
+__all__ = ["Runtime"]
+
+#: What `query` answers with.
+_VALUES: Final = "org.archelon.query.values"
+
+
+class Runtime:
+    """Monitors and alarms of one instance."""
+
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, pace: Pace) -> None:
+        self._design = design
+        self._instance = instance
+        self._pace = pace
+
+    @property
+    def _service(self) -> Service:
+        self._pace.check()
+        return self._design.cloud(runtime.SCHEME)
+
+    def monitor(self, stack: Stack, node: str, *, port: str = "", path: str = "/metrics", interval: float = 5.0) -> str:
+        """Scrape a node's metrics from now on, and return the monitor's path. Repeating it is harmless.
+
+        Args:
+            port: the port's name where the node has several.
+            path: where the node shows its metrics, in Prometheus' text format.
+            interval: seconds between scrapes.
+        """
+        where = runtime.monitor_path(stack.path, node, port)
+        attributes: dict[str, Any] = {
+            **self._instance().labels,
+            runtime.MONITOR_STACK: stack.path,
+            runtime.MONITOR_NODE: node,
+            runtime.MONITOR_PATH: path,
+            runtime.MONITOR_INTERVAL: interval,
+        }
+        if port:
+            attributes[runtime.MONITOR_PORT] = port
+        self._service.put(where, runtime.MONITOR.scheme + runtime.MONITOR.term, attributes)
+        return where
+
+    def alarm(
+        self,
+        name: str,
+        monitor: str,
+        metric: str,
+        operator: Literal[">", ">=", "<", "<="],
+        threshold: float,
+        *,
+        seconds: float = 0.0,
+        severity: Literal["info", "warning", "critical"] = "warning",
+    ) -> str:
+        """Call `on_alarm` when a metric crosses a line, and return the alarm's path. Repeating it is harmless.
+
+        Args:
+            monitor: its path.
+            metric: the name; its values over all instances of the node are averaged.
+            seconds: that the rule has to hold first.
+        """
+        where = runtime.alarm_path(monitor, name)
+        attributes = {
+            **self._instance().labels,
+            runtime.ALARM_NAME: name,
+            runtime.ALARM_MONITOR: monitor,
+            runtime.ALARM_METRIC: metric,
+            runtime.ALARM_OPERATOR: operator,
+            runtime.ALARM_THRESHOLD: threshold,
+            runtime.ALARM_FOR: seconds,
+            runtime.ALARM_SEVERITY: severity,
+        }
+        self._service.put(where, runtime.ALARM.scheme + runtime.ALARM.term, attributes)
+        return where
+
+    def query(self, monitor: str, metric: str, *, seconds: float = 0.0) -> list[tuple[float, float]]:
+        """What was measured: times (seconds since the epoch) and values, oldest first; 0 seconds back for the latest."""
+        answer = self._service.act(
+            monitor,
+            runtime.QUERY.scheme + runtime.QUERY.term,
+            {runtime.QUERY_METRIC: metric, runtime.QUERY_RANGE: seconds},
+        )
+        values = answer.attributes.get(_VALUES) or []
+        return [(float(each["time"]), float(each["value"])) for each in values]
+
+    def remove(self, path: str) -> None:
+        """Remove a monitor or an alarm."""
+        try:
+            self._service.delete(path)
+        except client.NotFoundError:
+            return

@@ -1,0 +1,22 @@
+"""The local platform, for bundles that are to work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.nodes import ProcessNodes
+from cloud_controller.platforms.local.stacks import LocalStacks
+
+from .bundles import Platform
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    launcher = Launcher(tmp_path / "root")
+    yield Platform(LocalStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
+    for process in launcher.find():
+        assert launcher.remove(process.name, wait=20)
