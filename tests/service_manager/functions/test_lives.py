@@ -197,6 +197,23 @@ def test_a_failed_instance_is_deleted(manager: ServiceManager, cloud: StandInClo
     assert not [each for each in cloud.left_over() if id_of(path) in each]
 
 
+def test_a_disposal_that_fails_for_good_can_be_retried(
+    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+) -> None:
+    path = order(manager, tenant)
+    cloud.fault("status", module="disposal", status=403, message="the trustor is gone", count=None)
+    tenant.delete(path)
+    manager.await_state(path, "fail")
+    assert "the trustor is gone" in str(tenant.get(path).attributes[wire.STATE_MESSAGE])
+    with pytest.raises(client.ConflictError, match="retry, delete"):
+        tenant.update(path, {"demo.size": 3})
+    cloud.clear()
+    tenant.act(path, type_id(wire.RETRY))
+    manager.await_state(path, None)
+    assert phases(tenant, path)[-2:] == [("destroy", "failed"), ("destroy", "done")]
+    assert not [each for each in cloud.left_over() if id_of(path) in each]
+
+
 @pytest.mark.parametrize("phase", ["deploy", "provision"])
 def test_a_delete_overtakes_what_runs(
     manager: ServiceManager, cloud: StandInCloud, tenant: client.Client, phase: str
