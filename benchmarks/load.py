@@ -1,113 +1,117 @@
-"""A small load generator: keep-alive connections over raw sockets, each request sent when the answer before is read whole.
+"""Load over HTTP: the same request again and again on a few keep-alive connections, as bytes on raw sockets.
 
-It is bounded by a number of requests, not by time, and does as little as it can per answer, so that it costs the server
-under test few cycles on a machine that both share.
+A client library would cost more than the server that is measured, on a machine that both share. Answers have to be of
+one size, since they are told apart by counting bytes. Loopback only, and bounded by time.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import selectors
 import socket
-import threading
 import time
+from collections.abc import Sequence
 
-__all__ = ["Result", "get_request", "run"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
-    """What a run measured.
-
-    Attributes:
-        requests: how many were answered.
-        seconds: from the first byte sent to the last received.
-        answer: the last answer, head and body.
-    """
-
-    requests: int
-    seconds: float
-    answer: bytes
-
-    @property
-    def rate(self) -> float:
-        """Requests a second."""
-        return self.requests / self.seconds
+__all__ = ["get_request", "median_pairs", "requests_per_second"]
 
 
-def get_request(path: str, *, accept: str, host: str = "127.0.0.1", headers: tuple[str, ...] = ()) -> bytes:
-    """The bytes of a GET."""
-    lines = (f"GET {path} HTTP/1.1", f"Host: {host}", f"Accept: {accept}", *headers, "", "")
+def get_request(path: str, *, accept: str, headers: Sequence[str] = ()) -> bytes:
+    """The bytes of a GET; `headers` are whole lines."""
+    lines = (f"GET {path} HTTP/1.1", "Host: occi.example.org", f"Accept: {accept}", *headers, "", "")
     return "\r\n".join(lines).encode()
 
 
-class _Connection:
-    def __init__(self, port: int, timeout: float) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._rest = b""
+def requests_per_second(port: int, request: bytes, *, seconds: float, connections: int = 4) -> float:
+    """Answers per second from a server on 127.0.0.1.
 
-    def ask(self, request: bytes) -> bytes:
-        """Send a request, and read its answer by its Content-Length."""
-        self._socket.sendall(request)
-        data = self._rest
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += self._more()
-        head = data[:end].lower()
-        at = head.find(b"\r\ncontent-length:")
-        if at < 0:
-            raise ValueError(f"the answer has no Content-Length: {head!r}")
-        length = int(head[at + 17 :].split(b"\r\n", 1)[0])
-        size = end + 4 + length
-        while len(data) < size:
-            data += self._more()
-        self._rest = data[size:]
-        return data[:size]
-
-    def _more(self) -> bytes:
-        more = self._socket.recv(1 << 16)
-        if not more:
-            raise ConnectionError("the server closed the connection")
-        return more
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def run(
-    port: int, request: bytes, *, requests: int, connections: int = 1, status: int = 200, timeout: float = 30.0
-) -> Result:
-    """Send one request `requests` times over some connections at once.
+    Args:
+        port: of the server.
+        request: one whole HTTP/1.1 request that keeps the connection alive.
+        seconds: how long to ask.
+        connections: how many at once.
 
     Raises:
-        ValueError: an answer has another status.
-        OSError: the server does not answer within `timeout` seconds.
+        RuntimeError: an answer is no 200, or has another size than the first; or a connection ended.
     """
-    share = requests // connections
-    expected = f"HTTP/1.1 {status} ".encode()
-    answers: list[bytes] = []
-    errors: list[Exception] = []
+    sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(connections)]
+    try:
+        size = _size_of_first(sockets[0], request)
+        return _measure(sockets, request, size=size, seconds=seconds)
+    finally:
+        for each in sockets:
+            each.close()
 
-    def serve() -> None:
-        try:
-            connection = _Connection(port, timeout)
-            try:
-                for _ in range(share):
-                    answer = connection.ask(request)
-                    if not answer.startswith(expected):
-                        raise ValueError(f"{status} was expected; the answer is {answer[:300]!r}")
-                answers.append(answer)
-            finally:
-                connection.close()
-        except (OSError, ValueError) as error:
-            errors.append(error)
 
-    threads = [threading.Thread(target=serve) for _ in range(connections)]
-    start = time.perf_counter()
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    seconds = time.perf_counter() - start
-    if errors:
-        raise errors[0]
-    return Result(share * connections, seconds, answers[-1])
+def median_pairs(
+    runs: Sequence[tuple[int, int, bytes]], *, rounds: int, seconds: float, connections: int = 4
+) -> list[tuple[float, float]]:
+    """Of each run (a port, its floor's port, a request), the rates of the round with the median ratio.
+
+    Each round asks both of a run right after one another, and in turn first, so that what else the machine does hits both.
+    """
+    found: list[list[tuple[float, float]]] = [[] for _ in runs]
+    for number in range(rounds):
+        for (port, floor, request), pairs in zip(runs, found, strict=True):
+            order = (port, floor) if number % 2 == 0 else (floor, port)
+            rates = {
+                each: requests_per_second(each, request, seconds=seconds, connections=connections) for each in order
+            }
+            pairs.append((rates[port], rates[floor]))
+    return [sorted(pairs, key=_ratio)[len(pairs) // 2] for pairs in found]
+
+
+def _ratio(pair: tuple[float, float]) -> float:
+    return pair[0] / pair[1]
+
+
+def _size_of_first(connection: socket.socket, request: bytes) -> int:
+    connection.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += _received(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    _check_status(head)
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    if len(lengths) != 1:
+        raise RuntimeError(f"an answer without a length: {head!r}")
+    length = int(lengths[0].partition(b":")[2])
+    while len(body) < length:
+        body += _received(connection)
+    return len(head) + 4 + length
+
+
+def _check_status(data: bytes) -> None:
+    if not data.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"the answer is no 200: {data[:300]!r}")
+
+
+def _received(connection: socket.socket) -> bytes:
+    data = connection.recv(1 << 16)
+    if not data:
+        raise RuntimeError("the server closed a connection that was to be kept alive")
+    return data
+
+
+def _measure(sockets: list[socket.socket], request: bytes, *, size: int, seconds: float) -> float:
+    received = dict.fromkeys(sockets, 0)
+    answers = 0
+    with selectors.DefaultSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+            each.sendall(request)
+        start = time.perf_counter()
+        end = start + seconds
+        while time.perf_counter() < end:
+            for key, _ in selector.select(timeout=1):
+                connection: socket.socket = key.fileobj  # type: ignore[assignment]
+                data = _received(connection)
+                if received[connection] == 0:
+                    _check_status(data)
+                received[connection] += len(data)
+                if received[connection] < size:
+                    continue
+                if received[connection] > size:
+                    raise RuntimeError(f"an answer of {received[connection]} bytes where {size} were")
+                received[connection] = 0
+                answers += 1
+                connection.sendall(request)
+        return answers / (time.perf_counter() - start)

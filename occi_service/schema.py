@@ -23,6 +23,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from .database import Database, metadata
+from .identity.sql_revocations import revocations
 from .registry.tables import entities, facts, user_mixins
 from .work.table import work
 
@@ -34,7 +35,7 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x41524348  # "ARCH"
 
 #: The tables that this room's chain makes.
-TABLES: Final[tuple[sa.Table, ...]] = (work, entities, facts, user_mixins)
+TABLES: Final[tuple[sa.Table, ...]] = (work, entities, facts, user_mixins, revocations)
 
 
 def upgrade(database: Database, *rooms: Path) -> None:

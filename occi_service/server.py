@@ -7,12 +7,17 @@ comes in through `app_factory`, which runs once in each worker process, after th
 Gunicorn writes its own `Server:` line, and an application's beside it. OCCI wants one, `<product>/<version> OCCI/1.2`
 (GFD.223). So the worker class below takes the application's field out of the list and puts its value where gunicorn keeps
 its own. Answers that gunicorn makes by itself, such as 431, get the configured value.
+
+A worker that was forked a moment ago still has the arbiter's signal handlers, which put a SIGTERM into a queue that nobody
+reads there; the arbiter, which sends it once, would wait out the graceful timeout. So the signals that end a worker are
+held back from before the fork until its own handlers stand.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -21,10 +26,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import gunicorn.app.base
+import gunicorn.arbiter
 import gunicorn.glogging
 import gunicorn.workers.gthread
 
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "run_worker", "serve", "server_field"]
 
 _logger = logging.getLogger(__name__)
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def server_field(product: str, version: str) -> str:
@@ -84,7 +92,7 @@ def serve(
             metrics.share_through(shared)
         return app_factory()
 
-    def child_exit(_arbiter: Any, worker: Any) -> None:
+    def child_exit(_gunicorn: Any, worker: Any) -> None:
         if shared is not None:
             from . import metrics
 
@@ -92,9 +100,9 @@ def serve(
             metrics.share_through(shared)
             metrics.forget_worker(worker.pid)
 
-    def ready(arbiter: Any) -> None:
+    def ready(gunicorn_arbiter: Any) -> None:
         if when_ready is not None:
-            when_ready([listener.getsockname() for listener in arbiter.LISTENERS])
+            when_ready([listener.getsockname() for listener in gunicorn_arbiter.LISTENERS])
 
     options: dict[str, Any] = {
         "bind": [bind] if isinstance(bind, str) else list(bind),
@@ -120,10 +128,12 @@ def serve(
         "child_exit": child_exit,
         "when_ready": ready,
     }
+    arbiter = os.getpid()
     try:
         _Application(load, options).run()
     finally:
-        if shared is not None:
+        # A worker comes by here too when it ends, and the others still write there.
+        if shared is not None and os.getpid() == arbiter:
             shutil.rmtree(shared, ignore_errors=True)
 
 
@@ -139,6 +149,19 @@ class _Application(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
 
     def load(self) -> WSGIApplication:
         return self._app_factory()
+
+    def run(self) -> None:
+        _Arbiter(self).run()
+
+
+class _Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]
+    def spawn_worker(self) -> Any:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            return super().spawn_worker()
+        finally:
+            # In the arbiter; a worker is here when its life is over.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
@@ -158,6 +181,10 @@ def _worker_class(server: str) -> type[Any]:
     """Gunicorn's threaded worker, with the application's Server field."""
 
     class ServiceWorker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
+        def init_signals(self) -> None:
+            super().init_signals()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
         def load_wsgi(self) -> None:
             super().load_wsgi()
             loaded: WSGIApplication = self.app.wsgi()

@@ -1,10 +1,10 @@
 """Composition: the instances of other services that this one needs.
 
-Each is ordered at the service manager that design's catalogue names for its type, by a PUT at a path derived from this
-instance, so that an orchestrator that was killed in between finds what it has ordered. Suppliers start in layers
-(`bundles.supplier_layers`): those of a layer at once, each layer when the one before it is active. Inputs that are known are given
-at creation; those that go round in a circle are written afterwards. An instance that is bound exists already: it is read, and
-never disposed of.
+Each is ordered at the service manager that design's catalogue names for its type, by a PUT at a path derived from
+this instance, so that an orchestrator that was killed in between finds what it has ordered. Suppliers start in layers
+(`bundles.supplier_layers`): those of a layer at once, each layer when the one before it is active. Inputs that are
+known are given at creation; those that go round in a circle are written afterwards. An instance that is bound exists
+already: it is read, and never disposed of.
 """
 
 from __future__ import annotations

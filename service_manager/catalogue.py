@@ -19,7 +19,7 @@ from occi.backend import ActionBackend, KindBackend
 
 import bundles
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
-from occi_service.identity import Identity
+from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
 
 from . import tables
@@ -186,7 +186,7 @@ class Catalogue:
         self._check_place(connection, manifest)
         self._check_graph(connection, manifest)
         before = self.service(connection, manifest.type)
-        if before is not None and self._publisher(connection, manifest.type) != identity.tenant_id:
+        if before is not None and self.publisher(connection, manifest.type) != identity.tenant_id:
             raise ForbiddenError(f"{manifest.type} is published by another tenant", "bundle.digest")
         values = {"id": entry, "digest": digest, "withdrawn": False, "revision": self._next_revision(connection)}
         if before is None:
@@ -218,11 +218,14 @@ class Catalogue:
     def _next_revision(self, connection: sa.Connection) -> int:
         return (connection.scalar(sa.select(sa.func.max(tables.services.c.revision))) or 0) + 1
 
-    def _publisher(self, connection: sa.Connection, service_type: str) -> str | None:
+    def publisher(self, connection: sa.Connection, service_type: str) -> TenantId:
+        """The tenant to whom a service belongs: who published it first. Raises LookupError where nobody has."""
         log = tables.publications
         first = sa.select(log.c.tenant).where(log.c.type == service_type).order_by(log.c.sequence).limit(1)
         found: str | None = connection.scalar(first)
-        return found
+        if found is None:
+            raise LookupError(f"nobody has published {service_type}")
+        return TenantId(found)
 
     def _note(
         self, connection: sa.Connection, service_type: str, digest: str, what: str, *, identity: Identity, now: float

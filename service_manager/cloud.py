@@ -17,10 +17,12 @@ from occi_service import client
 from occi_service.identity import TenantId, TokenIssuer
 from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
 
-__all__ = ["Caller", "Cloud"]
+__all__ = ["STEP_TIMEOUT", "Caller", "Cloud"]
 
-#: Seconds for one call. A step makes at most three, and has to end before its lease does.
+#: Seconds for one call.
 CALL_TIMEOUT: Final = 5.0
+#: Seconds for a step, which makes at most four calls. Its lease is renewed until then.
+STEP_TIMEOUT: Final = 4 * CALL_TIMEOUT + 4.0
 #: Seconds that a module's endpoint is remembered.
 _REMEMBERED: Final = 60.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,9 +16,11 @@ from occi_service.identity.policy import Policy, Target
 
 from . import tables
 from .backend import refusals_of_identity
+from .catalogue import Catalogue
 from .history import History
-from .instances import Instances, show_state
+from .instances import Instances, house_extras, show_state
 from .lifecycle import Wanted
+from .rolling import ROLL_STATE, begin_roll
 
 __all__ = ["OperatorResource"]
 
@@ -28,10 +31,18 @@ class OperatorResource:
     """`/operator/…`, in JSON."""
 
     def __init__(
-        self, database: Any, instances: Instances, *, history: History, policy: Policy, clock: Callable[[], float]
+        self,
+        database: Any,
+        instances: Instances,
+        catalogue: Catalogue,
+        *,
+        history: History,
+        policy: Policy,
+        clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._instances = instances
+        self._catalogue = catalogue
         self._history = history
         self._policy = policy
         self._clock = clock
@@ -71,6 +82,45 @@ class OperatorResource:
             self._instances.wake(connection, found)
         _answer(resp, {"instance": instance, "state": "destroy"})
 
+    def on_get_services(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every tenant's services: the bundle that is published, by whom, and how its roll stands."""
+        self._check(req, rules.OPERATE)
+        table = tables.services
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.type)).all()
+            found = [self._service(connection, row) for row in rows]
+        _answer(resp, {"services": found})
+
+    def _service(self, connection: sa.Connection, row: sa.Row[Any]) -> dict[str, Any]:
+        tenant = self._catalogue.publisher(connection, row.type)
+        state = None
+        with contextlib.suppress(KeyError):
+            entry = self._instances.registry.get_resource(row.id, house_extras(connection, tenant))
+            state = entry.attributes.get(ROLL_STATE)
+        return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
+
+    def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Bring a service's instances to the bundle that is published: `{"service": "<type identifier>"}`."""
+        self._check(req, rules.OPERATE)
+        service = _member(req, "service")
+        with self._database.write() as connection:
+            head = self._catalogue.service(connection, service) if isinstance(service, str) else None
+            if head is None or head.withdrawn:
+                raise BadRequestError('the body is {"service": "<type identifier>"} of a published service', "body")
+            tenant = self._catalogue.publisher(connection, head.type)
+            begin_roll(self._instances, connection, tenant, head.id)
+        _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
+
+    def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Hurtle's `/update/children`: bring the instances of every published service to its bundle."""
+        self._check(req, rules.OPERATE)
+        with self._database.write() as connection:
+            published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
+            rows = connection.execute(published.order_by(tables.services.c.type)).all()
+            for row in rows:
+                begin_roll(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
+        _answer(resp, {"services": [row.type for row in rows]})
+
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Whether orders are taken."""
         self._check(req, rules.DRAIN)
@@ -81,11 +131,7 @@ class OperatorResource:
     def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
         self._check(req, rules.DRAIN)
-        body = req.bounded_stream.read(1024)
-        try:
-            draining = json.loads(body)["draining"]
-        except (ValueError, KeyError, TypeError):
-            draining = None
+        draining = _member(req, "draining")
         if not isinstance(draining, bool):
             raise BadRequestError('the body is {"draining": true} or {"draining": false}', "body")
         flags = tables.flags
@@ -100,6 +146,13 @@ class OperatorResource:
             raise ForbiddenError("this needs an identity")
         with refusals_of_identity():
             self._policy.check(rule, identity, Target(identity.tenant_id))
+
+
+def _member(req: falcon.Request, name: str) -> Any:
+    try:
+        return json.loads(req.bounded_stream.read(4096))[name]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _answer(resp: falcon.Response, value: Any) -> None:

@@ -7,17 +7,14 @@ present bundle one after another.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Final
 
 import falcon
-import sqlalchemy as sa
 from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
 import bundles
-from occi_service import work
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, TooLargeError
 from occi_service.identity import IDENTITY, rules
 from occi_service.identity.policy import Policy, Target
@@ -26,16 +23,14 @@ from occi_service.wire import deploy, names
 from occi_service.wire import service_manager as wire
 from occi_service.workflow import DeferredDeletion
 
-from . import tables
 from .backend import caller_of, connection_of, refusals_of_identity
 from .catalogue import Catalogue
 from .history import rfc3339
-from .instances import Instances, house_extras
+from .instances import Instances
+from .rolling import ROLL_STATE, begin_roll
 
-__all__ = ["ROLL_TOPIC", "BundleResource", "PublishedBackend", "Roll"]
+__all__ = ["BundleResource", "PublishedBackend"]
 
-ROLL_TOPIC: Final = "roll"
-_ROLL_STATE: Final = names.attribute("roll.state")
 _STATE: Final = names.attribute("published.state")
 
 
@@ -151,141 +146,17 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
             return
         self._catalogue.withdraw(connection, service, identity=identity, now=self._clock())
         entity.attributes[_STATE] = "withdrawn"
-        entity.actions = [wire.ROLL]
+        entity.actions = []
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
         """Roll the instances of the service to its present bundle."""
         identity, connection = caller_of(extras), connection_of(extras)
         with refusals_of_identity():
             self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
-        entity.attributes[_ROLL_STATE] = "running"
-        self._instances.queue.enqueue(
-            connection, ROLL_TOPIC, f"{identity.tenant_id} {entity.identifier}", tenant=identity.tenant_id
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Rolling:
-    """Where a roll stands: the instance it waits for, or None, and what to say when it ends."""
-
-    digest: str
-    service: str
-    entry: str
-    waiting: str | None
-    following: str | None
-    failed: str | None
-    before: str | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _RollChange:
-    move: str | None = None
-    back: str | None = None
-    state: str | None = None
-
-
-class Roll:
-    """The work of a roll: the next instance moves when the one before is active again; one that fails goes back, and ends it.
-
-    The state of a roll is the instances themselves: those with another digest are still to come, the one that is
-    `update` with the new digest is under way.
-    """
-
-    def __init__(self, instances: Instances, catalogue: Catalogue) -> None:
-        self._instances = instances
-        self._catalogue = catalogue
-
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[_Rolling, _RollChange] | None:
-        """How far the roll is."""
-        tenant, _, entry = item.key.partition(" ")
-        extras = house_extras(connection, tenant)  # type: ignore[arg-type]
-        try:
-            entity = self._instances.registry.get_resource(entry, extras)
-        except KeyError:
-            return None
-        service = str(entity.attributes[names.SERVICE])
-        digest = str(entity.attributes[names.attribute("bundle.digest")])
-        table = tables.instances
-        here = sa.and_(table.c.service == service, table.c.wanted == "active")
-        new = sa.and_(here, table.c.digest == digest)
-        settled = sa.and_(table.c.state == "active", table.c.made == digest, table.c.applied >= table.c.changed)
-        failed = connection.scalar(sa.select(table.c.id).where(new, table.c.state == "fail").limit(1))
-        waiting = connection.scalar(
-            sa.select(table.c.id).where(new, sa.not_(settled), table.c.state != "fail").limit(1)
-        )
-        following = connection.execute(
-            sa.select(table.c.id, table.c.digest)
-            .where(here, table.c.digest != digest, table.c.state == "active")
-            .order_by(table.c.id)
-            .limit(1)
-        ).one_or_none()
-        before = None
-        if failed is not None:
-            others = sa.select(table.c.digest).where(here, table.c.digest != digest).limit(1)
-            before = connection.scalar(others) or self._former(connection, service, digest)
-        return (
-            _Rolling(digest, service, entry, waiting, None if following is None else following.id, failed, before),
-            _RollChange(),
-        )
-
-    def _former(self, connection: sa.Connection, service: str, digest: str) -> str | None:
-        log = tables.publications
-        found: str | None = connection.scalar(
-            sa.select(log.c.digest)
-            .where(log.c.type == service, log.c.digest != digest)
-            .order_by(log.c.sequence.desc())
-            .limit(1)
-        )
-        return found
-
-    def step(self, rolling: _Rolling, _nothing: _RollChange) -> work.Progress[_RollChange]:
-        """Move the next instance, or wait for the present one."""
-        if rolling.failed is not None:
-            state = f"failed: instance {rolling.failed} did not become active with {rolling.digest[:12]}"
-            back = rolling.failed if rolling.before else None
-            return work.Done(_RollChange(back=back, state=state))
-        if rolling.waiting is not None:
-            return work.Wait(1.0)
-        if rolling.following is None:
-            return work.Done(_RollChange(state="done"))
-        return work.Wait(0.2, _RollChange(move=rolling.following))
-
-    def save(self, connection: sa.Connection, item: work.Item, change: _RollChange) -> None:
-        """Write what the step decided."""
-        loaded = self.load(connection, item)
-        if loaded is None:
-            return
-        rolling = loaded[0]
-        if change.state is not None:
-            self._note(connection, item, change.state)
-        if change.move is not None:
-            self._move(connection, change.move, rolling.digest)
-        if change.back is not None and rolling.before is not None:
-            self._move(connection, change.back, rolling.before)
-
-    def _note(self, connection: sa.Connection, item: work.Item, state: str) -> None:
-        tenant, _, entry = item.key.partition(" ")
-        extras = house_extras(connection, tenant)  # type: ignore[arg-type]
-        entity = self._instances.registry.get_resource(entry, extras)
-        entity.attributes[_ROLL_STATE] = state
-        self._instances.registry.save(entry, entity, extras)
-
-    def _move(self, connection: sa.Connection, instance_id: str, digest: str) -> None:
-        instance = self._instances.find(connection, instance_id, lock=True)
-        if instance is None:
-            return
-        columns: dict[str, Any] = {"digest": digest, "generation": instance.snapshot.generation + 1}
-        if instance.snapshot.state == "fail":
-            columns |= {"state": instance.snapshot.failed, "failed": None, "attempt": 0, "outcome": None, "sent": 0}
-            columns |= {
-                "retry_at": None,
-                "phase_generation": columns["generation"],
-                "begun": self._instances.queue.clock(),
-            }
-        self._instances.change(connection, instance_id, columns)
-        self._instances.wake(connection, instance)
-
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
-        """Say why the roll stopped."""
-        if self.load(connection, item) is not None:
-            self._note(connection, item, f"failed: {reason}")
+        head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
+        if head is None or head.id != entity.identifier or head.withdrawn:
+            raise ConflictError("only what is published now can be rolled out; publish this bundle again", _STATE)
+        begin_roll(self._instances, connection, identity.tenant_id, entity.identifier)
+        # The entity here is saved after this; what a roll that is under way has written stays.
+        if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
+            entity.attributes[ROLL_STATE] = "running"

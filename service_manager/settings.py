@@ -34,6 +34,7 @@ class ServiceManagerSettings(Settings):
     worker_threads: int = pydantic.Field(8, ge=1, le=256, description="steps that a worker takes at once")
     worker_port: int = pydantic.Field(0, ge=0, le=65535, description="port of a worker's /healthz, /readyz, /metrics")
     lease: float = pydantic.Field(10.0, gt=0, le=600, description="seconds after which another worker takes over")
+    metrics_interval: float = pydantic.Field(15.0, gt=0, description="seconds between two counts for /metrics")
     phase_timeout: float = pydantic.Field(300.0, gt=0, description="seconds that an attempt of a phase may take")
     phase_retries: int = pydantic.Field(2, ge=0, le=100, description="attempts after the first")
     phase_pause: float = pydantic.Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")

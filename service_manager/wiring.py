@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,17 +39,18 @@ from . import tables
 from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import Catalogue
-from .cloud import Cloud
+from .cloud import STEP_TIMEOUT, Cloud
 from .history import EXPIRY_TOPIC, History
 from .instances import TOPIC, Instances
 from .invocations import Invocations
 from .lifecycle import Patience
-from .metrics import InstanceCounts, PhaseMetrics
+from .metrics import Exporter, PhaseMetrics
 from .operations import OperatorResource
-from .publishing import ROLL_TOPIC, BundleResource, PublishedBackend, Roll
+from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
 from .reports import ReportBackend
+from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
 from .start_tokens import START_ISSUER, StartTokens
 
@@ -176,10 +178,18 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
     operator = OperatorResource(
-        parts.database, parts.instances, history=parts.history, policy=parts.policy, clock=parts.clock
+        parts.database,
+        parts.instances,
+        parts.catalogue,
+        history=parts.history,
+        policy=parts.policy,
+        clock=parts.clock,
     )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
+    application.falcon.add_route("/operator/services", operator, suffix="services")
+    application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
+    application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -194,6 +204,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     if not dialects:
         return assembled
     hurtle = _application(parts, "pyssf")
+    hurtle.falcon.add_route("/update/children", operator, suffix="children")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),
@@ -266,19 +277,21 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         patience=Patience(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
         clock=parts.clock,
     )
-    counts = InstanceCounts(parts.metrics)
+    exporter = Exporter(parts.database, parts.queue, parts.metrics, owner=secrets.token_hex(8))
 
     def count() -> float:
-        with parts.database.read() as connection:
-            counts.read(connection)
-        return 15.0
+        exporter.read()
+        return settings.metrics_interval
 
     patient = work.Retry(attempts=20)
-    timeout = 0.8 * settings.lease
     return [
-        work.Topic(TOPIC, reconciler, timeout=max(timeout, 8.0), retry=patient),
-        work.Topic(INVOCATION_TOPIC, Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock)),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.catalogue)),
+        work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=patient),
+        work.Topic(
+            INVOCATION_TOPIC,
+            Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
+            timeout=STEP_TIMEOUT,
+        ),
+        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),

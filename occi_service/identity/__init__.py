@@ -3,7 +3,7 @@
 A request passes, in this order: `SizeLimit`, `RateLimit` by `ClientAddress`, `Authentication`, `RateLimit` by tenant, the
 application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one port, `TokenVerifier`.
 
-`policy` is imported by its own name: it loads oslo.policy, which only services need.
+`policy` and `sql_revocations` are imported by their own names: they load oslo.policy and SQLAlchemy, which only services need.
 """
 
 from __future__ import annotations

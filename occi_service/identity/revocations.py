@@ -1,7 +1,7 @@
 """Which signed tokens were taken back before their end.
 
 Only what has not expired needs remembering, so the list stays as short as 15 minutes of revocations. The one in memory serves
-one process and tests; services with replicas put the list in the database behind the same port.
+one process and tests; `sql_revocations` has it in the database, for services with replicas.
 """
 
 from __future__ import annotations

@@ -166,17 +166,27 @@ _END: Final = (
 
 
 def _next_ready() -> Any:
-    """The soonest of each index range; the priorities have a range each."""
+    """The soonest time of each index range (the priorities have a range each), up to now and after it.
+
+    The two are asked for apart: a row that is ready, and perhaps being claimed in this moment, would else hide when the
+    next one is.
+    """
     mine = work.c.topic.in_(sa.bindparam("topics", expanding=True))
-    soonest = [
-        sa.select(work.c.lease_end).where(work.c.lease_end.is_not(None), mine).order_by(work.c.lease_end).limit(1)
-    ]
-    for priority in Priority:
-        free = work.c.lease_end.is_(None) & work.c.due.is_not(None)
-        of_priority = work.c.priority == sa.literal_column(str(int(priority)))
-        soonest.append(sa.select(work.c.due).where(free, of_priority, mine).order_by(work.c.due).limit(1))
-    times = sa.union_all(*[sa.select(one.subquery().c[0].label("time")) for one in soonest]).subquery()
-    return sa.select(sa.func.min(times.c.time))
+    now: sa.BindParameter[float] = sa.bindparam("now")
+
+    def soonest(time: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> Any:
+        row = sa.select(time).where(mine, *conditions).order_by(time).limit(1).subquery()
+        return sa.select(row.c[0].label("time"))
+
+    def over_ranges(of: Callable[[sa.Column[Any]], sa.ColumnElement[bool]]) -> Any:
+        ranges = [soonest(work.c.lease_end, of(work.c.lease_end))]
+        for priority in Priority:
+            of_priority = work.c.priority == sa.literal_column(str(int(priority)))
+            ranges.append(soonest(work.c.due, work.c.lease_end.is_(None), of_priority, of(work.c.due)))
+        times = sa.union_all(*ranges).subquery()
+        return sa.select(sa.func.min(times.c.time)).scalar_subquery()
+
+    return sa.select(over_ranges(lambda time: time <= now), over_ranges(lambda time: time > now))
 
 
 _NEXT: Final = _next_ready()
@@ -243,11 +253,11 @@ class Leases:
         """A connection for a handler's `load`."""
         return self._database.read()
 
-    def next_ready(self) -> float | None:
-        """When a row of this worker's topics can next be claimed, which may be past; None when none will be."""
+    def next_ready(self) -> tuple[bool, float | None]:
+        """Whether a row of this worker's topics can be claimed now, and when the next one can that cannot yet, if any."""
         with self._database.read() as connection:
-            when: float | None = connection.scalar(_NEXT, {"topics": self._topics})
-        return when
+            ready, later = connection.execute(_NEXT, {"topics": self._topics, "now": self._clock()}).one()
+        return ready is not None, later
 
     def renew(self, item: Item) -> float:
         """Hold on; returns the new end of the lease.

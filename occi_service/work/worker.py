@@ -223,11 +223,11 @@ class Worker:
         seconds = self._lease / 2
         # A runner that gives a row back while this looks must wake it.
         self._next_look = math.inf
-        ready = self._leases.next_ready()
+        ready, later = self._leases.next_ready()
         now = self._clock()
-        if ready is not None and ready > now:
-            seconds = min(seconds, ready - now)
-        elif ready is not None:
+        if later is not None:
+            seconds = max(0.0, min(seconds, later - now))
+        if ready:
             # When all threads are busy the ring is kept, and each looks for more by itself when it is through.
             self._bell.ring()
         self._next_look = now + seconds

@@ -1,4 +1,5 @@
-"""A guestbook's web process: `/` shows the entries and takes new ones, `/metrics` says how busy it is, `/healthz` whether it lives.
+"""A guestbook's web process: `/` shows the entries and takes new ones, `/metrics` says how busy it is,
+`/healthz` whether it lives.
 
 Entries are kept in the store at `STORE`, with `PASSWORD`; so any number of these processes show the same book.
 """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -83,6 +84,7 @@ class Realm:
             ("reader", "acme", Role.READ_ONLY),
             ("bob", "umbrella", Role.TENANT),
             ("provider", "acme", Role.PROVIDER),
+            ("rival", "umbrella", Role.PROVIDER),
             ("operator", "acme", Role.OPERATOR),
         ):
             realm.add_user(user, tenant=tenant, roles=[role])
@@ -177,6 +179,21 @@ class ServiceManager:
     def as_(self, user: str, **options: Any) -> client.Client:
         """A client with a person's token."""
         return client.Client(self.url, token=self.realm.tokens[user], token_field="X-Auth-Token", **options)
+
+    def http(
+        self,
+        user: str,
+        method: str,
+        path: str,
+        document: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> urllib3.BaseHTTPResponse:
+        """A request as any HTTP client makes it, over a connection of its own, so that any web process answers."""
+        with urllib3.PoolManager(retries=False, timeout=10.0) as http:
+            fields = {"X-Auth-Token": self.realm.tokens[user], **(headers or {})}
+            body = None if document is None else json.dumps(document).encode()
+            return http.request(method, self.url + path, body=body, headers=fields)
 
     def publish(self, bundle: bundles.Packed) -> str:
         """Publish a bundle as the provider; returns the entry's path."""

@@ -201,6 +201,11 @@ class OrchestratorProcess:
         self._order = order
         self._generation = attributes[GENERATION]
 
+    def given(self, phase: str, attributes: Mapping[str, Any]) -> None:
+        """Note what parameters a phase comes with."""
+        parameters = {name: dict(attributes.get(name) or {}) for name in (wire.PARAMETERS, wire.INTERNAL_PARAMETERS)}
+        self._effect("order given", phase=phase, **parameters)
+
     def phase(self, phase: str, generation: int, ask: Ask) -> None:
         """Begin a phase, or tell again how it ended."""
         if generation < self._generation:
@@ -379,6 +384,7 @@ class _Backend(KindBackend, ActionBackend):
         elif action == wire.ACT:
             process.act(attributes, ask)
         else:
+            process.given(action.term, attributes)
             process.phase(action.term, attributes[GENERATION], ask)
 
     def _take(self, attributes: dict[str, Any], extras: Any) -> None:
@@ -388,6 +394,7 @@ class _Backend(KindBackend, ActionBackend):
             raise refuse(409, f"this is the orchestrator of {process.instance}")
         if attributes[TENANT] != identity.tenant_id:
             raise refuse(403, "the token is another tenant's")
+        process.given("activate", attributes)
         process.activate(attributes)
         for name in (wire.TOKENS, wire.PRIVATE):
             attributes.pop(name, None)

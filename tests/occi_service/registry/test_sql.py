@@ -5,8 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
+import re
 import threading
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,22 +225,41 @@ def test_a_second_mixin_of_one_location_is_a_conflict(database_url: str) -> None
     database.close()
 
 
-def test_the_hot_path_is_one_statement(database_url: str) -> None:
+def test_the_hot_path_is_one_statement(database_url: str, tmp_path: Path) -> None:
     registry, database = sql_registry(database_url)
     made = engine(KEY, power=1)
     made.mixins = [TURBO]
     registry.add_resource(KEY, made, A)
-    seen: list[str] = []
-    with database.read() as connection:
-        driver: Any = connection.connection.dbapi_connection
-    if database.dialect == "sqlite":
-        # The pool gives the connection that was given back last.
-        driver.set_trace_callback(seen.append)
-    else:
-        sa.event.listen(database.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
     registry.get_resource(KEY, A)
+    with database.read() as connection:
+        # The pool gives the connection that was given back last.
+        driver: Any = connection.connection.dbapi_connection
+    seen: list[str] = []
+    if database.dialect == "sqlite":
+        driver.set_trace_callback(seen.append)
+        registry.get_resource(KEY, A)
+    else:
+        with (tmp_path / "messages").open("w") as messages:
+            driver.pgconn.trace(messages.fileno())
+            registry.get_resource(KEY, A)
+            driver.pgconn.untrace()
+        # One simple query or one execution of a prepared statement each; BEGIN and COMMIT would be some too.
+        seen = re.split(r"\t(?:Parse|Query)\t", (tmp_path / "messages").read_text())[1:]
     assert len(seen) == 1
     assert "UNION ALL" in seen[0]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_read_leaves_the_connection_as_others_expect_it(postgres_url: str) -> None:
+    registry, database = sql_registry(postgres_url)
+    registry.add_resource(KEY, engine(KEY, power=1), A)
+    registry.get_resource(KEY, A)
+    extras = extras_of("a")
+    with pytest.raises(LookupError), registry.unit_of_work(extras):
+        registry.delete_resource(KEY, extras)
+        raise LookupError
+    assert registry.get_resource(KEY, A).attributes["power"] == 1
     database.close()
 
 
@@ -257,7 +278,7 @@ def test_sqlite_walks_indexes(sqlite_url: str) -> None:
     ):
         registry.select(selection, A)
     statements = [each for each in seen if each[0].startswith("SELECT")]
-    assert registry._direct in [each[0] for each in statements]
+    assert registry._read.text in [each[0] for each in statements]
     with database.read() as connection:
         for statement, parameters in statements:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)

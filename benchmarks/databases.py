@@ -1,0 +1,68 @@
+"""The databases that figures are taken on: SQLite, and PostgreSQL where this machine has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from tests.postgres import PostgresServer
+
+__all__ = ["Databases", "databases"]
+
+
+class Databases:
+    """Makes fresh, empty databases of each sort, by URL."""
+
+    def __init__(self, directory: Path, postgres: str | None) -> None:
+        self._directory = directory
+        self._postgres = postgres
+        self.sorts = ("sqlite", "postgresql") if postgres else ("sqlite",)
+        self._made: list[str] = []
+
+    def fresh(self, sort: str) -> str:
+        """The URL of a new database."""
+        name = f"bench_{uuid.uuid4().hex}"
+        if sort == "sqlite":
+            return f"sqlite:///{self._directory}/{name}.db"
+        assert self._postgres is not None
+        self._run(f"CREATE DATABASE {name}")
+        self._made.append(name)
+        return sa.make_url(self._postgres).set(database=name).render_as_string(hide_password=False)
+
+    def drop(self) -> None:
+        """Remove what was made on a server that may not be ours."""
+        for name in self._made:
+            self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _run(self, statement: str) -> None:
+        assert self._postgres is not None
+        engine = sa.create_engine(self._postgres, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def databases() -> Iterator[Databases]:
+    """ARCHELON_TEST_POSTGRES names a server; else a private one is started, if there is `initdb`."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-bench-")))
+        given = os.environ.get("ARCHELON_TEST_POSTGRES")
+        programs = None if given else PostgresServer.programs()
+        if programs is not None:
+            # Another directory: the server's user has to reach it.
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
+            given = stack.enter_context(PostgresServer(programs, place))
+        if given is None:
+            print("  postgresql is missing (initdb); its figures are left out")
+        made = Databases(directory, given)
+        try:
+            yield made
+        finally:
+            made.drop()

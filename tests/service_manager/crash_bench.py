@@ -1,0 +1,324 @@
+"""What the crash tests stand on: a service manager whose processes can be killed at a chosen touch, and what must hold after."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from occi_service import client, work
+from occi_service.database import Database
+from occi_service.registry.tables import entities
+from occi_service.wire import service_manager as wire
+from occi_service.work.table import work as work_rows
+from service_manager import tables
+from service_manager.history import EXPIRY_TOPIC
+from tests.standins.cloud import Books, StandInCloud
+
+from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
+
+__all__ = ["Bench", "Round", "Row", "Table", "bench"]
+
+#: Rows that stay armed: ticks, and the expiry of the records of what is gone.
+_RECURRING = ("instance.counts", work.RETENTION, EXPIRY_TOPIC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: of `kills` (or other blows), how many orders ended right, and what was left over."""
+
+    scenario: str
+    kills: int
+    ended: int
+    left_over: int
+
+
+class Table:
+    """Collects rows, and prints them at the end."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def text(self) -> str:
+        """The table."""
+        lines = [f"{'scenario':<58} {'blows':>5} {'ended right':>11} {'left over':>9}"]
+        lines += [f"{row.scenario:<58} {row.kills:>5} {row.ended:>11} {row.left_over:>9}" for row in self.rows]
+        total = (sum(row.kills for row in self.rows), sum(row.ended for row in self.rows))
+        return "\n".join([*lines, f"{'all':<58} {total[0]:>5} {total[1]:>11}"])
+
+
+class ForkedServiceManager(ServiceManager):
+    """Its processes are forks, and may have fuses."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self._launcher = subprocess.Popen(
+            [sys.executable, "-m", "tests.service_manager.crash_launcher"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        self._pids: dict[str, int] = {}
+
+    def _ask(self, **order: Any) -> Any:
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.write(json.dumps(order) + "\n")
+        self._launcher.stdin.flush()
+        return json.loads(self._launcher.stdout.readline())
+
+    def start(self, *names: str, die_at: int = 0) -> None:
+        """Start processes, without waiting for them."""
+        for name in names or ("web", "worker"):
+            self.told(name).unlink(missing_ok=True)
+            self._pids[name] = self._ask(
+                do="start",
+                role=name.split("-")[0],
+                environment=self._environment,
+                die_at=die_at,
+                told=str(self.told(name)),
+                log=str(self.log),
+            )
+
+    def told(self, name: str) -> Path:
+        """Where a fuse says at which touch it went."""
+        return self.directory / f"died.{name}"
+
+    def runs(self, name: str) -> bool:
+        """Whether a process that was started still runs."""
+        return name in self._pids and bool(self._ask(do="look", pid=self._pids[name]))
+
+    def kill(self, name: str) -> None:
+        """End a process with -9."""
+        pid = self._pids.pop(name, None)
+        if pid is not None:
+            self._ask(do="kill", pid=pid)
+
+    def stop(self) -> None:
+        """End everything."""
+        for name in list(self._pids):
+            self.kill(name)
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.close()
+        self._launcher.wait(20)
+        self._launcher.stdout.close()
+
+
+@dataclasses.dataclass(slots=True)
+class Round:
+    """One order and what befalls it: `died` says at which touches."""
+
+    path: str
+    died: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def instance(self) -> str:
+        """The instance's id."""
+        return self.path.rpartition("/")[2]
+
+
+class Bench:
+    """A cloud, a service manager, and a tenant who does not give up: what has died is started again while it waits."""
+
+    def __init__(self, cloud: StandInCloud, manager: ForkedServiceManager, database_url: str) -> None:
+        self.cloud = cloud
+        self.manager = manager
+        self.database = Database(database_url)
+        self._tenant = manager.as_(
+            "alice", timeout=client.Timeout(connect=1, read=10, total=10), retry=client.Retry(attempts=1)
+        )
+
+    def close(self) -> None:
+        """End everything."""
+        self._tenant.close()
+        self.manager.stop()
+        self.database.close()
+
+    # processes --------------------------------------------------------------------------------------------------------
+
+    def revive(self, round_: Round | None = None) -> None:
+        """Start again what has died, without a fuse."""
+        for name in ("web", "worker"):
+            if not self.manager.runs(name):
+                told = self.manager.told(name)
+                if round_ is not None and told.exists():
+                    round_.died.append(told.read_text(encoding="utf-8"))
+                self.manager.kill(name)
+                self.manager.start(name)
+
+    def until(
+        self, condition: Callable[[], Any], what: str, round_: Round | None = None, *, seconds: float = 60
+    ) -> Any:
+        """Wait for a condition, starting again what dies meanwhile."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(client.TransportError, client.UnavailableError):
+                value = condition()
+                if value:
+                    return value
+            if time.monotonic() > end:
+                log = self.manager.log.read_text(errors="replace")[-3000:]
+                died = f"; died at {round_.died}" if round_ is not None else ""
+                raise AssertionError(f"not within {seconds} s: {what}{died}; log:\n{log}")
+            self.revive(round_)
+            time.sleep(0.03)
+
+    # the tenant -------------------------------------------------------------------------------------------------------
+
+    def state(self, path: str) -> str | None:
+        """The state shown; None if it is gone."""
+        try:
+            return str(self._tenant.get(path).attributes[wire.STATE])
+        except client.NotFoundError:
+            return None
+
+    def order(self, round_: Round) -> None:
+        """Order at a path, until it is taken."""
+        self.until(lambda: self._tenant.put(round_.path, TYPE, {"demo.size": 1}), "the order is taken", round_)
+
+    def update(self, round_: Round) -> None:
+        """Change a parameter, until that is taken."""
+
+        def taken() -> bool:
+            self._tenant.update(round_.path, {"demo.size": 2})
+            return True
+
+        self.until(taken, "the update is taken", round_)
+
+    def act(self, round_: Round, term: str) -> None:
+        """Stop or start, until that is taken."""
+        action = {"stop": wire.STOP, "start": wire.START, "retry": wire.RETRY}[term]
+        done = {"stop": ("stop", "inactive"), "start": ("start", "active"), "retry": ()}[term]
+
+        def taken() -> bool:
+            if self.state(round_.path) in done:
+                # An answer that was lost.
+                return True
+            self._tenant.act(round_.path, action.scheme + action.term)
+            return True
+
+        self.until(taken, f"{term} is taken", round_)
+
+    def delete(self, round_: Round) -> None:
+        """DELETE, until that is taken."""
+
+        def taken() -> bool:
+            with contextlib.suppress(client.NotFoundError):
+                self._tenant.delete(round_.path)
+            return True
+
+        self.until(taken, "the DELETE is taken", round_)
+
+    def ends(self, round_: Round, state: str | None, *, seconds: float = 60) -> None:
+        """Wait until the instance is in a state, or gone."""
+        seen: list[Any] = []
+
+        def reached() -> bool:
+            seen.append(self.state(round_.path))
+            return bool(seen[-1] == state)
+
+        try:
+            self.until(reached, f"{round_.path} is {state}", round_, seconds=seconds)
+        except AssertionError as error:
+            entries = [each for each in self.cloud.books().entries if each.get("instance") == round_.instance]
+            told = "\n".join([str(each) for each in entries[-30:]])
+            raise AssertionError(f"{error}\nit is {seen[-1:]}; the stand-in's books:\n{told}") from None
+
+    def attribute(self, round_: Round, name: str) -> Any:
+        """An attribute of the instance as its tenant sees it."""
+        return self._tenant.get(round_.path).attributes.get(name)
+
+    def new(self, *, active: bool = False, inactive: bool = False) -> Round:
+        """A new round, with an instance that is already active or inactive, if wanted."""
+        round_ = Round(f"/demo/{uuid.uuid4()}")
+        if active or inactive:
+            self.order(round_)
+            self.ends(round_, "active")
+        if inactive:
+            self.act(round_, "stop")
+            self.ends(round_, "inactive")
+        return round_
+
+    # what must hold ---------------------------------------------------------------------------------------------------
+
+    def check(
+        self,
+        round_: Round,
+        phases: Mapping[tuple[int, str], int],
+        *,
+        starts: int = 1,
+        begun: bool = True,
+        earlier: Books | None = None,
+    ) -> None:
+        """One application, so many starts of it, and each phase of each generation done as often as it should.
+
+        Args:
+            begun: whether each was begun that often, too.
+            earlier: books that were closed since the order.
+        """
+        books = Books([*(earlier.entries if earlier else []), *self.cloud.books().entries])
+        assert books.phases(round_.instance) == Counter(phases), round_
+        assert books.starts(round_.instance) == starts, round_
+        assert books.times("application created", round_.instance) == 1, round_
+        if begun:
+            effects = books.effects("phase begun", round_.instance)
+            assert Counter([(each["generation"], each["phase"]) for each in effects]) == Counter(phases), round_
+        history = self._tenant.get(f"/record/{round_.instance}").attributes["org.archelon.record.phases"]
+        names = Counter([(each["phase"], each["generation"]) for each in history])
+        assert max(names.values()) == 1, (round_, history)
+
+    def clean(self) -> int:
+        """Delete every instance that is left, wait until they are gone, and see that nothing of them is. Returns 0."""
+        paths = [str(each) for each in self._tenant.locations("/demo/")]
+        for path in paths:
+            self.delete(Round(path[path.index("/demo/") :]))
+        self.until(lambda: not list(self._tenant.locations("/demo/")), "all are gone")
+        left = [*self.cloud.left_over(), *self._left_in_database()]
+        assert left == []
+        assert self.cloud.books().violations == []
+        return len(left)
+
+    def _left_in_database(self) -> Sequence[str]:
+        own = entities.c.kind.not_in([kind.scheme + kind.term for kind in (wire.RECORD, wire.PUBLISHED)])
+        armed = (work_rows.c.due.is_not(None) | work_rows.c.lease_end.is_not(None)) & work_rows.c.topic.not_in(
+            _RECURRING
+        )
+        dead = work_rows.c.outcome == "dead"
+        with self.database.read() as connection:
+            instances = connection.scalars(sa.select(tables.instances.c.id)).all()
+            invocations = connection.scalars(sa.select(tables.invocations.c.id)).all()
+            shown = connection.scalars(sa.select(entities.c.identifier).where(own)).all()
+            works = connection.execute(sa.select(work_rows.c.topic, work_rows.c.key).where(armed | dead)).all()
+        return [*instances, *invocations, *shown, *(f"work {row.topic} {row.key}" for row in works)]
+
+
+@contextlib.contextmanager
+def bench(directory: Path, database_url: str, **settings: str) -> Iterator[Bench]:
+    """Everything started, and the test service published."""
+    keys = Keys()
+    outputs = {"mcn.endpoint.p1": "http://p1.example.org/{instance}"}
+    chosen = {"ARCHELON_LEASE": "0.6", "ARCHELON_WORKER_THREADS": "4", "ARCHELON_ACCESS_LOG": "false"} | settings
+    with StandInCloud(directory, keys=[keys.signing.public], outputs=outputs) as cloud:
+        manager = ForkedServiceManager(
+            directory, design_url=cloud.url + "/design", database_url=database_url, keys=keys, settings=chosen
+        )
+        made = Bench(cloud, manager, database_url)
+        try:
+            manager.start()
+            packed = make_bundle(directory / "bundle")
+            made.until(lambda: manager.publish(packed), "the test service is published")
+            yield made
+        finally:
+            made.close()

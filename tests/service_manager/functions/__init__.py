@@ -1,0 +1,1 @@
+"""What a service manager does for providers, tenants and operators."""

@@ -1,0 +1,65 @@
+"""Fixtures: a desk in the test's own process, and one service manager in processes for all tests of this directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.standins.cloud import StandInCloud
+
+from ..conftest import OUTPUTS
+from ..harness import Keys, ServiceManager, make_bundle, running
+from .desk import Desk, Template
+
+
+@pytest.fixture(scope="package")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """What all desks begin with."""
+    return Template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, template: Template) -> Iterator[Desk]:
+    """A service manager in this process, that has published nothing."""
+    made = Desk(tmp_path, template)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="package")
+def keys() -> Keys:
+    """The service manager's keys."""
+    return Keys()
+
+
+@pytest.fixture(scope="package")
+def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[StandInCloud]:
+    """A stand-in cloud for all tests here."""
+    with StandInCloud(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def manager(tmp_path_factory: pytest.TempPathFactory, cloud: StandInCloud, keys: Keys) -> Iterator[ServiceManager]:
+    """A running service manager of two web processes, that has published the test service."""
+    directory: Path = tmp_path_factory.mktemp("manager")
+    made = ServiceManager(
+        directory,
+        design_url=cloud.url + "/design",
+        database_url=f"sqlite:///{directory}/state.db",
+        keys=keys,
+        settings={"ARCHELON_WEB_PROCESSES": "2"},
+    )
+    with running(made):
+        made.publish(make_bundle(directory / "bundle"))
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Faults end with the test that asked for them."""
+    yield
+    if "cloud" in request.fixturenames:
+        request.getfixturevalue("cloud").clear()

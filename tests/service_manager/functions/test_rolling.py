@@ -1,0 +1,158 @@
+"""A roll to a new bundle, through real processes: one instance after another, and back where one does not come up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bundles
+from occi_service import client
+from occi_service.model import type_id
+from occi_service.wire import service_manager as wire
+from tests.standins.cloud import StandInCloud
+
+from ..harness import ServiceManager, make_bundle, until
+
+VERSION, STATE = wire.BUNDLE_VERSION, "org.archelon.roll.state"
+
+
+class Service:
+    """A service of a test's own, with instances."""
+
+    def __init__(self, manager: ServiceManager, directory: Path, term: str) -> None:
+        self.kind = f"http://schemas.example.org/occi/sm#{term}"
+        self.manager = manager
+        self.directory = directory
+        self.tenant = manager.as_("alice")
+        self.provider = manager.as_("provider")
+        self.paths: list[str] = []
+
+    def publish(self, version: str) -> str:
+        directory = self.directory / version
+        (directory / "code").mkdir(parents=True)
+        (directory / "code" / "version").write_text(version)
+        packed: bundles.Packed = make_bundle(directory, service_type=self.kind, version=version)
+        return self.manager.publish(packed)
+
+    def order(self, count: int) -> None:
+        self.paths += [self.tenant.create(self.kind) for _ in range(count)]
+        for path in self.paths:
+            self.manager.await_state(path, "active")
+
+    def roll(self, entry: str) -> str:
+        self.provider.act(entry, type_id(wire.ROLL))
+
+        def ended() -> str:
+            said = str(self.provider.get(entry).attributes[STATE])
+            return "" if said.startswith("running") else said
+
+        return str(until(ended, "the roll ends"))
+
+    def versions(self) -> list[str]:
+        return [str(self.tenant.get(path).attributes[VERSION]) for path in self.paths]
+
+    def delete(self) -> None:
+        for path in self.paths:
+            self.tenant.delete(path)
+        for path in self.paths:
+            self.manager.await_state(path, None)
+        self.tenant.close()
+        self.provider.close()
+
+
+@pytest.fixture
+def service(manager: ServiceManager, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service with nothing published."""
+    made = Service(manager, tmp_path, f"rolled{abs(hash(request.node.name)) % 10**9}")
+    yield made
+    made.delete()
+
+
+def updates(cloud: StandInCloud, service: Service) -> list[tuple[str, str]]:
+    """Begins and ends of updates in their order, by instance."""
+    ids = {path.rpartition("/")[2] for path in service.paths}
+    effects = [each for each in cloud.books().effects(phase="update") if each["instance"] in ids]
+    return [(each["instance"], each["name"]) for each in effects]
+
+
+def test_instances_move_one_after_another(service: Service, cloud: StandInCloud) -> None:
+    service.publish("1")
+    service.order(3)
+    entry = service.publish("2")
+    assert service.versions() == ["1", "1", "1"]
+    assert service.roll(entry) == "done"
+    assert service.versions() == ["2", "2", "2"]
+    first_begun: list[str] = []
+    done: set[str] = set()
+    for instance, name in updates(cloud, service):
+        if name == "phase begun" and instance not in first_begun:
+            assert done == set(first_begun)
+            first_begun.append(instance)
+        elif name == "phase done":
+            done.add(instance)
+    assert len(first_begun) == 3
+    # A service that has moved has nothing left to do.
+    assert service.roll(entry) == "done"
+
+
+def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Service, cloud: StandInCloud) -> None:
+    service.publish("1")
+    service.order(2)
+    entry = service.publish("2")
+    cloud.fault("fail", module="orchestrator", action="update", message="broken", count=3)
+    said = service.roll(entry)
+    assert said.startswith("failed: instance ")
+    assert "goes back" in said
+    for path in service.paths:
+        service.manager.await_state(path, "active")
+    until(lambda: service.versions() == ["1", "1"], "both run what they ran before")
+
+
+def test_a_stopped_instance_has_the_new_bundle_when_it_starts(service: Service, cloud: StandInCloud) -> None:
+    service.publish("1")
+    service.order(1)
+    (path,) = service.paths
+    service.tenant.act(path, type_id(wire.STOP))
+    service.manager.await_state(path, "inactive")
+    assert service.roll(service.publish("2")) == "done"
+    assert service.tenant.get(path).attributes[wire.STATE] == "inactive"
+    service.tenant.act(path, type_id(wire.START))
+    until(lambda: service.versions() == ["2"], "the new bundle runs")
+    service.manager.await_state(path, "active")
+
+
+def test_what_was_replaced_is_not_rolled_out(service: Service) -> None:
+    first = service.publish("1")
+    service.publish("2")
+    with pytest.raises(client.ConflictError, match="publish this bundle again"):
+        service.roll(first)
+
+
+def test_only_the_provider_rolls(service: Service) -> None:
+    entry = service.publish("1")
+    with service.manager.as_("alice") as tenant, pytest.raises(client.ForbiddenError):
+        tenant.act(entry, type_id(wire.ROLL))
+    with service.manager.as_("rival") as other, pytest.raises(client.NotFoundError):
+        other.act(entry, type_id(wire.ROLL))
+
+
+def test_an_operator_rolls_what_anybody_has_published(service: Service, manager: ServiceManager) -> None:
+    service.publish("1")
+    service.order(1)
+    service.publish("2")
+    body = {"service": service.kind}
+    answer = manager.http("operator", "POST", "/operator/rolls", body)
+    assert (answer.status, answer.json()["roll"]) == (200, "running")
+
+    def state() -> str:
+        services = manager.http("operator", "GET", "/operator/services").json()["services"]
+        return str(next(each["roll"] for each in services if each["service"] == service.kind))
+
+    until(lambda: state() == "done", "the roll ends")
+    assert service.versions() == ["2"]
+    assert manager.http("operator", "POST", "/operator/rolls", {"service": "http://x#y"}).status == 400
+    for who in ("alice", "provider"):
+        assert manager.http(who, "POST", "/operator/rolls", body).status == 403
+        assert manager.http(who, "GET", "/operator/services").status == 403

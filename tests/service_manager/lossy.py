@@ -1,0 +1,92 @@
+"""A way from orchestrators to the service manager that loses what they say, and tells them that it was taken."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["LossyWay", "lossy_way"]
+
+
+class LossyWay(http.server.ThreadingHTTPServer):
+    """Forwards POSTs to `target`, but for those whose body contains each of `lose`: they are answered, and lost.
+
+    Attributes:
+        lose: how many of the coming ones are lost, by a part of their body.
+        lost: bodies that were.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Forward)
+        self.target = ""
+        self.lose: dict[bytes, int] = {}
+        self.lost: list[bytes] = []
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def loses(self, body: bytes) -> bool:
+        """Whether this one is lost."""
+        with self._lock:
+            for part, left in self.lose.items():
+                if left and part in body:
+                    self.lose[part] = left - 1
+                    self.lost.append(body)
+                    return True
+        return False
+
+
+class _Forward(http.server.BaseHTTPRequestHandler):
+    server: LossyWay
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.loses(body):
+            self._answer(200, b"{}")
+            return
+        headers = {
+            name: self.headers[name]
+            for name in ("Authorization", "Content-Type", "Accept", "X-Request-Id")
+            if self.headers[name]
+        }
+        request = urllib.request.Request(self.server.target + self.path, body, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                self._answer(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                self._answer(error.code, error.read())
+        except OSError:
+            self._answer(503, b"")
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/occi+json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the library's name
+        """The test looks at what was lost, not at a log."""
+
+
+@contextmanager
+def lossy_way() -> Iterator[LossyWay]:
+    """One that serves, for the time of a test."""
+    with LossyWay() as way:
+        thread = threading.Thread(target=way.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield way
+        finally:
+            way.shutdown()
+            thread.join()

@@ -1,0 +1,342 @@
+"""kill -9 at every step of every order: it ends where it should, nothing happens twice, and nothing is left over."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from .crash_bench import Bench, Round, Row, Table, bench
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+
+ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
+#: More touches than any order has.
+_MOST = 120
+
+Act = Callable[[Bench, Round], None]
+
+
+def create(lab: Bench, round_: Round) -> None:
+    lab.order(round_)
+    lab.ends(round_, "active")
+
+
+def update(lab: Bench, round_: Round) -> None:
+    lab.update(round_)
+    lab.ends(round_, "active")
+
+
+def stop(lab: Bench, round_: Round) -> None:
+    lab.act(round_, "stop")
+    lab.ends(round_, "inactive")
+
+
+def start(lab: Bench, round_: Round) -> None:
+    lab.act(round_, "start")
+    lab.ends(round_, "active")
+
+
+def delete(lab: Bench, round_: Round) -> None:
+    lab.delete(round_)
+    lab.ends(round_, None)
+
+
+CREATED = {(1, "deploy"): 1, (1, "provision"): 1}
+#: name: (state before, what is done, phases carried out when it is done)
+SCENARIOS: Mapping[str, tuple[str | None, Act, Mapping[tuple[int, str], int]]] = {
+    "create": (None, create, CREATED),
+    "update": ("active", update, {**CREATED, (2, "update"): 1}),
+    "stop": ("active", stop, {**CREATED, (2, "stop"): 1}),
+    "start": ("inactive", start, {**CREATED, (2, "stop"): 1, (3, "start"): 1}),
+    "delete": ("active", delete, {**CREATED, (1, "destroy"): 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    made = Table()
+    yield made
+    print("\n" + made.text())
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    directory: Path = tmp_path_factory.mktemp("crash")
+    with bench(directory, f"sqlite:///{directory}/state.db") as made:
+        yield made
+
+
+def new(lab: Bench, before: str | None) -> Round:
+    return lab.new(active=before == "active", inactive=before == "inactive")
+
+
+def kill_at_every_touch(lab: Bench, victim: str, name: str, *, stride: int = 1, beside: bool = False) -> int:
+    """Carry a scenario out again and again, killing at the first touch, the second…, until it ends without one.
+
+    Args:
+        stride: touches between two kills.
+        beside: whether another worker runs as well, and takes over at once.
+    """
+    before, act, phases = SCENARIOS[name]
+    kills = 0
+    for touch in range(1, _MOST, stride):
+        round_ = new(lab, before)
+        lab.manager.kill(victim)
+        lab.manager.start(victim, die_at=touch)
+        if beside:
+            lab.manager.kill("worker-2")
+            lab.manager.start("worker-2")
+        act(lab, round_)
+        lab.revive(round_)
+        lab.check(round_, phases)
+        if not round_.died and not beside:
+            break
+        kills += len(round_.died)
+        if beside and touch > 30:
+            break
+    else:
+        raise AssertionError(f"{name} never ended without a kill")
+    lab.manager.kill("worker-2")
+    # What comes next finds everything up, and without a fuse.
+    lab.manager.kill(victim)
+    lab.revive()
+    return kills
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("victim", ["worker", "web"])
+def test_killed_at_every_step(lab: Bench, table: Table, victim: str, name: str) -> None:
+    kills = 0
+    for _ in range(ROUNDS):
+        kills += kill_at_every_touch(lab, victim, name)
+    assert kills >= 4 * ROUNDS
+    table.rows.append(Row(f"{victim} killed at every step of {name}", kills, kills, lab.clean()))
+
+
+def delete_during_create(lab: Bench, touch: int) -> Round:
+    """DELETE as soon as the phase deploy is under way, however often the worker has died until then."""
+    round_ = lab.new()
+    lab.manager.kill("worker")
+    lab.manager.start("worker", die_at=touch)
+    lab.order(round_)
+    begun = lambda: lab.cloud.books().times("phase begun", round_.instance, phase="deploy") > 0  # noqa: E731
+    lab.until(begun, "deploy is under way", round_)
+    delete(lab, round_)
+    lab.revive(round_)
+    return round_
+
+
+def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: Table) -> None:
+    lab.cloud.configure(phase_delays={"deploy": 0.4})
+    kills = 0
+    for touch in range(1, _MOST):
+        round_ = delete_during_create(lab, touch)
+        books = lab.cloud.books()
+        phases = books.phases(round_.instance)
+        assert phases[(1, "destroy")] == 1
+        assert books.starts(round_.instance) == 1
+        assert books.times("phase begun", round_.instance, phase="deploy") == 1
+        assert books.times("phase abandoned", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
+        kills += len(round_.died)
+        if not round_.died:
+            break
+    lab.cloud.configure(phase_delays={})
+    assert kills > 20
+    table.rows.append(Row("worker killed at every step of delete during create", kills, kills, lab.clean()))
+
+
+#: What a worker asks of others in one life, in order: (name, scenario, the request).
+REQUESTS: list[tuple[str, str, dict[str, str]]] = [
+    ("bundle", "create", {"module": "deploy", "method": "HEAD", "path": "^/bundle/"}),
+    ("application", "create", {"module": "deploy", "method": "PUT", "path": "^/application/"}),
+    ("activation", "create", {"module": "orchestrator", "method": "PUT"}),
+    ("deploy", "create", {"module": "orchestrator", "method": "POST", "action": "deploy"}),
+    ("provision", "create", {"module": "orchestrator", "method": "POST", "action": "provision"}),
+    ("update", "update", {"module": "orchestrator", "method": "POST", "action": "update"}),
+    ("stop", "stop", {"module": "orchestrator", "method": "POST", "action": "stop"}),
+    ("start", "start", {"module": "orchestrator", "method": "POST", "action": "start"}),
+    ("dismissal", "delete", {"module": "orchestrator", "method": "DELETE"}),
+    ("disposal", "delete", {"module": "disposal", "method": "PUT"}),
+    ("look at the disposal", "delete", {"module": "disposal", "method": "GET"}),
+    ("delegation", "delete", {"module": "design", "method": "DELETE"}),
+]
+
+
+@pytest.mark.parametrize("kind", ["delay", "delay_after"])
+def test_worker_killed_in_every_request(lab: Bench, table: Table, kind: str) -> None:
+    """Killed while its request is under way: without effect as yet, which comes late, or with an effect it never hears of."""
+    blows = 0
+    for _, scenario, request in REQUESTS:
+        before, _, phases = SCENARIOS[scenario]
+        round_ = new(lab, before)
+        earlier = lab.cloud.books()
+        lab.cloud.forget()
+        lab.cloud.fault(kind, seconds=20, **request)  # type: ignore[arg-type]
+        if scenario == "create":
+            lab.order(round_)
+        elif scenario == "update":
+            lab.update(round_)
+        elif scenario == "delete":
+            lab.delete(round_)
+        else:
+            lab.act(round_, scenario)
+        lab.cloud.wait_for("request held", kind=kind, module=request["module"])
+        lab.manager.kill("worker")
+        blows += 1
+        lab.ends(round_, {"stop": "inactive", "delete": None}.get(scenario, "active"))
+        # What the dead worker asked for takes effect now, after all that the new one did.
+        lab.cloud.clear()
+        lab.cloud.wait_for_request(module=request["module"], method=request["method"], faults=[kind])
+        lab.check(round_, phases, earlier=earlier)
+    table.rows.append(Row(f"worker killed in a request ({kind})", blows, blows, lab.clean()))
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after", "status"])
+def test_every_answer_is_lost_once(lab: Bench, table: Table, kind: str) -> None:
+    """Each request fails once, without its effect or with it, and is repeated."""
+    lab.cloud.forget()
+    blows = 0
+    for _, scenario, request in REQUESTS:
+        before, act, phases = SCENARIOS[scenario]
+        round_ = new(lab, before)
+        lab.cloud.fault(kind, **request)  # type: ignore[arg-type]
+        act(lab, round_)
+        lab.check(round_, phases)
+        assert lab.cloud.books().requests(**_asked(request), faults=[kind])
+        blows += 1
+    table.rows.append(Row(f"every request fails once ({kind})", blows, blows, lab.clean()))
+
+
+def _asked(request: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in request.items() if name != "path"}
+
+
+# --- orchestrators ---------------------------------------------------------------------------------------------------
+
+
+def test_the_orchestrator_crashes_in_every_phase(lab: Bench, table: Table) -> None:
+    blows = 0
+    for phase, scenario in [
+        ("deploy", "create"),
+        ("provision", "create"),
+        *[(name, name) for name in ("update", "stop", "start")],
+        ("destroy", "delete"),
+    ]:
+        before, act, phases = SCENARIOS[scenario]
+        round_ = new(lab, before)
+        where = {"method": "DELETE"} if phase == "destroy" else {"action": phase}
+        lab.cloud.fault("crash", module="orchestrator", **where)  # type: ignore[arg-type]
+        act(lab, round_)
+        lab.check(round_, phases, starts=2, begun=False)
+        books = lab.cloud.books()
+        assert books.times("orchestrator crashed", round_.instance) == 1
+        assert books.times("phase begun", round_.instance, phase=phase) == 2
+        blows += 1
+    table.rows.append(Row("orchestrator crashes in every phase", blows, blows, lab.clean()))
+
+
+@pytest.mark.parametrize("state", ["active", "inactive"])
+def test_the_orchestrator_crashes_at_rest(lab: Bench, table: Table, state: str) -> None:
+    """It is told again whose it is, and what it stored."""
+    round_ = new(lab, state)
+    lab.cloud.crash(round_.instance)
+    lab.cloud.wait_for("application started", round_.instance, process=2)
+    if state == "active":
+        lab.cloud.wait_for("activated", round_.instance, process=2)
+    else:
+        start(lab, round_)
+    update(lab, round_)
+    assert lab.cloud.books().starts(round_.instance) == 2
+    table.rows.append(Row(f"orchestrator crashes while {state}", 1, 1, lab.clean()))
+
+
+def test_an_update_that_was_never_told_does_not_hold_up_a_delete(lab: Bench, table: Table) -> None:
+    """The orchestrator then reports the destroy under the older generation, the last that it knows."""
+    lab.cloud.configure(phase_delays={"deploy": 0.5})
+    round_ = lab.new()
+    lab.order(round_)
+    lab.cloud.wait_for("phase begun", round_.instance, phase="deploy")
+    lab.update(round_)
+    lab.delete(round_)
+    lab.ends(round_, None, seconds=15)
+    lab.cloud.configure(phase_delays={})
+    assert lab.cloud.books().phases(round_.instance) == {(1, "destroy"): 1}
+    table.rows.append(Row("update, then delete, during deploy", 1, 1, lab.clean()))
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def test_sqlite_is_locked_for_a_while(lab: Bench, table: Table) -> None:
+    """Another writer holds the file for several leases, while an order is under way and another comes."""
+    lab.cloud.configure(phase_delays={"deploy": 0.3})
+    first, second = lab.new(), lab.new()
+    lab.order(first)
+    lab.cloud.wait_for("phase begun", first.instance, phase="deploy")
+    with lab.database.write() as connection, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        connection.exec_driver_sql("UPDATE sm_flags SET value = value")
+        ordered = pool.submit(lab.order, second)
+        # Three leases: every one that was held runs out.
+        time.sleep(2)
+        connection.commit()
+        ordered.result()
+    for round_ in (first, second):
+        lab.ends(round_, "active")
+        lab.check(round_, CREATED)
+    assert lab.manager.runs("web")
+    assert lab.manager.runs("worker")
+    lab.cloud.configure(phase_delays={})
+    table.rows.append(Row("SQLite locked for three leases", 2, 2, lab.clean()))
+
+
+@pytest.mark.postgres
+def test_on_postgresql(tmp_path: Path, postgres_url: str, table: Table) -> None:
+    """Every third touch, alone and beside another worker; then the database is away while orders are under way."""
+    with bench(tmp_path, postgres_url) as lab:
+        for name in SCENARIOS:
+            kills = kill_at_every_touch(lab, "worker", name, stride=3)
+            table.rows.append(
+                Row(f"PostgreSQL: worker killed at every third step of {name}", kills, kills, lab.clean())
+            )
+        for name in ("create", "delete"):
+            kills = kill_at_every_touch(lab, "worker", name, stride=4, beside=True)
+            table.rows.append(Row(f"PostgreSQL: one of two workers killed in {name}", kills, kills, lab.clean()))
+        _postgres_goes_away(lab, postgres_url, table)
+
+
+def _postgres_goes_away(lab: Bench, url: str, table: Table) -> None:
+    lab.cloud.configure(phase_delays={"deploy": 0.3})
+    rounds = [lab.new() for _ in range(5)]
+    for round_ in rounds:
+        lab.order(round_)
+    lab.cloud.wait_for("phase begun", rounds[0].instance, phase="deploy")
+    name = sa.make_url(url).database
+    lab.database.close()
+    server = sa.create_engine(sa.make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        connection.execute(ended, {"name": name})
+        time.sleep(2)
+        connection.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    server.dispose()
+    for round_ in rounds:
+        lab.ends(round_, "active")
+        lab.check(round_, CREATED)
+    assert lab.manager.runs("web")
+    assert lab.manager.runs("worker")
+    lab.cloud.configure(phase_delays={})
+    table.rows.append(Row("PostgreSQL away for three leases", len(rounds), len(rounds), lab.clean()))
+
+
+@pytest.mark.parametrize("name", ["create", "delete"])
+def test_one_of_two_workers_is_killed(lab: Bench, table: Table, name: str) -> None:
+    kills = kill_at_every_touch(lab, "worker", name, stride=2, beside=True)
+    assert kills > 0
+    table.rows.append(Row(f"one of two workers killed in {name}", kills, kills, lab.clean()))
