@@ -43,6 +43,7 @@ class MemoryCloud:
         fails: why a stack (by name) or a supplier (by type) fails.
         bounds: least and most instances by node.
         counts: instances by the path of a stack, then node.
+        paused: names of stacks that get no further, until they are taken out.
         requests: `METHOD module path`, in order; for a look at what was done.
     """
 
@@ -55,6 +56,7 @@ class MemoryCloud:
         self.fails: dict[str, str] = {}
         self.bounds: dict[str, tuple[int, int]] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.paused: set[str] = set()
         self.requests: list[str] = []
         self._lock = threading.RLock()
 
@@ -140,7 +142,7 @@ class MemoryCloud:
             else:
                 del self.entities[module][path]
 
-    def list(self, module: str, collection: str, attributes: Mapping[str, Any]) -> list[client.Entity]:
+    def find(self, module: str, collection: str, attributes: Mapping[str, Any]) -> list[client.Entity]:
         """The entities of a collection."""
         with self._lock:
             self.requests.append(f"GET {module} {collection}")
@@ -190,9 +192,9 @@ class MemoryCloud:
         values = dict(present.attributes)
         if present.kind == _STACK:
             state = str(values.get(deploy.STACK_STATE, ""))
-            if state == "DELETE_IN_PROGRESS":
+            if state == "DELETE_IN_PROGRESS" and values.get(deploy.STACK_NAME) not in self.paused:
                 return self._gone(module, path)
-            if state.endswith("_IN_PROGRESS"):
+            if state.endswith("_IN_PROGRESS") and values.get(deploy.STACK_NAME) not in self.paused:
                 self._keep(module, path, {**values, **self._finished(values, state.removesuffix("_IN_PROGRESS"))})
         elif present.kind == _CONFIGURATION:
             self._keep(module, path, {**values, provision.CONFIGURATION_STATE: "done"})
@@ -292,7 +294,7 @@ class _MemoryService:
         self._cloud.delete(self._module, path)
 
     def list(self, collection: str = "/", *, attributes: Mapping[str, Any] | None = None) -> Iterator[client.Entity]:
-        return iter(self._cloud.list(self._module, collection, attributes or {}))
+        return iter(self._cloud.find(self._module, collection, attributes or {}))
 
 
 class MemoryReach:

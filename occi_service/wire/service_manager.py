@@ -126,7 +126,9 @@ REPORT: Final = Action(
         ),
     },
 )
-RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens; for the instance's own token, an expired one too")
+RENEW: Final = Action(
+    SCHEME, "renew", "Get fresh tokens; with the start token, or a signed one of the instance that still holds"
+)
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,324 @@
+"""Does an orchestrator, in any language, speak the wire? Started on a bench, it is led through a whole life and watched.
+
+    with bench.Bench() as around:
+        process = subprocess.Popen(command, env={**around.environment, "HOST": "127.0.0.1", "PORT": "8080", …})
+        for finding in conformance.check("http://127.0.0.1:8080", around):
+            print(finding)
+
+`python -m sdk.conformance COMMAND …` does that for a command. The checks follow one another, since a life has an order: one that
+fails may take later ones with it, so the first is the one to look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from occi_service import client
+from occi_service.wire import names
+from occi_service.wire import orchestrator as wire
+from occi_service.wire import service_manager as manager
+
+from .bench import Bench
+
+__all__ = ["Finding", "check", "main", "started"]
+
+_PROMPT: Final = 2.0
+_OTHER: Final = "00000000-0000-4000-8000-000000000000"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one check: `name` says what has to hold, `problem` why it does not; empty where it does."""
+
+    name: str
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """It holds."""
+        return not self.problem
+
+    def __str__(self) -> str:
+        return f"ok    {self.name}" if self.passed else f"FAIL  {self.name}: {self.problem}"
+
+
+class _Broken(Exception):  # noqa: N818 - a finding
+    """What has to hold does not."""
+
+
+def check(
+    url: str,
+    bench: Bench,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    restart: Callable[[], None] | None = None,
+) -> list[Finding]:
+    """Test the orchestrator at a URL, which was started with the bench's environment.
+
+    Args:
+        parameters: the tenant's attributes that it needs.
+        restart: kills and starts it, with the same environment and address; without it that is not tested.
+    """
+    with bench.orchestrator(url) as occi:
+        life = _Life(url, bench, occi, parameters or {}, restart)
+        return [_finding(name, step) for name, step in life.steps()]
+
+
+def _finding(name: str, step: Callable[[], None]) -> Finding:
+    try:
+        step()
+    except (_Broken, client.ClientError) as problem:
+        return Finding(name, " ".join(str(problem).split())[:500])
+    return Finding(name)
+
+
+class _Life:
+    """The checks, in the order of a life."""
+
+    def __init__(
+        self,
+        url: str,
+        bench: Bench,
+        occi: client.Client,
+        parameters: Mapping[str, Any],
+        restart: Callable[[], None] | None,
+    ) -> None:
+        self._url = url
+        self._bench = bench
+        self._occi = occi
+        self._parameters = dict(parameters)
+        self._restart = restart
+
+    def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Name and check."""
+        yield "asks for tokens with its start token (renew)", self.renews
+        yield "refuses callers without a token, or with one for another audience", self.door
+        yield "takes no phase before it is activated", self.early
+        yield "refuses to be activated for another instance", self.other_instance
+        yield "is activated by PUT: 201, and 200 when that is repeated", self.activation
+        yield "refuses tokens of another tenant or instance", self.strangers
+        yield "answers deploy at once, and reports it done", lambda: self.phase("deploy", 1)
+        yield "told of deploy again, reports again and does nothing twice", self.repeats
+        yield "shows its generation, and no secret, on GET", self.shows
+        yield "carries out provision", lambda: self.phase("provision", 1)
+        yield "takes an event, and the same event again", self.events
+        yield "refuses an event of an unknown type", self.unknown_event
+        yield "carries out update of a new generation", lambda: self.phase("update", 2)
+        yield "refuses an order of an older generation", self.older
+        yield "says a report again until the service manager hears it", self.away
+        yield "gets fresh tokens when its own have run out", self.expired
+        yield "carries out start", lambda: self.phase("start", 5)
+        if self._restart is not None:
+            yield "restarted, renews, takes its private state back and carries on", self.restarts
+        yield "answers DELETE at once, and reports destroy done", self.destroys
+        yield "leaves no stack behind", self.nothing_left
+
+    def renews(self) -> None:
+        if not self._bench.await_renewal():
+            raise _Broken(f"no renew came within {self._bench.seconds:g} s")
+
+    def door(self) -> None:
+        wrong = {"no token": "-", "another audience": self._bench.token(audience="cloud-controller")}
+        self._refused(wrong, lambda occi: occi.get(wire.PATH))
+
+    def strangers(self) -> None:
+        wrong = {
+            "another tenant": self._bench.token(tenant="somebody-else"),
+            "another instance": self._bench.token(instance=_OTHER),
+        }
+        self._refused(wrong, lambda occi: self._bench.phase(occi, "deploy"))
+
+    def _refused(self, wrong: Mapping[str, str], call: Callable[[client.Client], object]) -> None:
+        for what, token in wrong.items():
+            with self._bench.orchestrator(self._url, token) as occi:
+                try:
+                    call(occi)
+                except (client.UnauthorizedError, client.ForbiddenError):
+                    continue
+                raise _Broken(f"a call with {what} is served; answer 401 or 403")
+
+    def early(self) -> None:
+        self._expect((404, 409), lambda: self._bench.phase(self._occi, "deploy"), "deploy before activation")
+
+    def other_instance(self) -> None:
+        self._expect((409,), lambda: self._bench.activate(self._occi, instance=_OTHER), "another instance")
+
+    def activation(self) -> None:
+        if not self._bench.activate(self._occi, parameters=self._parameters):
+            raise _Broken("the first PUT is not answered with 201")
+        if self._bench.activate(self._occi, parameters=self._parameters):
+            raise _Broken("the second PUT is answered with 201; answer 200")
+
+    def phase(self, phase: str, generation: int) -> None:
+        after = len(self._bench.reports)
+        begun = time.monotonic()
+        self._bench.phase(self._occi, phase, generation, self._parameters)
+        taken = time.monotonic() - begun
+        if taken > _PROMPT:
+            raise _Broken(f"{phase} was answered after {taken:.1f} s; answer at once, and report the outcome")
+        self._done(phase, generation, after)
+
+    def _done(self, phase: str, generation: int, after: int) -> dict[str, Any]:
+        report = self._bench.await_report(phase, generation, after=after)
+        if report is None:
+            raise _Broken(
+                f"no report of {phase} for generation {generation} came within {self._bench.seconds:g} s: it has "
+                f"{names.GENERATION}, {manager.PHASE} and {manager.PHASE_STATE}"
+            )
+        if report[manager.PHASE_STATE] != "done":
+            raise _Broken(f"{phase} is reported as failed: {report.get(manager.PHASE_MESSAGE)}")
+        private = report.get(manager.PRIVATE)
+        if private is not None and len(json.dumps(private)) > manager.PRIVATE_LIMIT:
+            raise _Broken(f"its private state is larger than {manager.PRIVATE_LIMIT} bytes")
+        return report
+
+    def repeats(self) -> None:
+        before = [each for each in self._bench.cloud.requests if not each.startswith("GET")]
+        self.phase("deploy", 1)
+        written = [each for each in self._bench.cloud.requests if not each.startswith("GET")][len(before) :]
+        if written:
+            raise _Broken(f"it wrote again: {', '.join(written[:3])}")
+
+    def shows(self) -> None:
+        shown = self._occi.get(wire.PATH).attributes
+        if shown.get(names.GENERATION) != 1:
+            raise _Broken(f"{names.GENERATION} is {shown.get(names.GENERATION)!r}; it is 1")
+        secret = sorted({wire.TOKENS, wire.PRIVATE, wire.PARAMETERS} & shown.keys())
+        if secret:
+            raise _Broken(f"it shows {', '.join(secret)}")
+
+    def events(self) -> None:
+        for _ in range(2):
+            self._bench.notify(self._occi, "conformance-1", "tick")
+
+    def unknown_event(self) -> None:
+        self._expect((400,), lambda: self._bench.notify(self._occi, "conformance-2", "surprise"), "an unknown event")
+
+    def older(self) -> None:
+        self._expect((409,), lambda: self._bench.phase(self._occi, "update", 1, self._parameters), "generation 1")
+
+    def away(self) -> None:
+        self._bench.away = 2
+        self.phase("update", 3)
+        if self._bench.away:
+            raise _Broken("it did not try again")
+
+    def expired(self) -> None:
+        self._bench.expire()
+        self.phase("stop", 4)
+
+    def restarts(self) -> None:
+        assert self._restart is not None
+        private, renewals = self._bench.private(), self._bench.renewals
+        self._restart()
+        if not self._bench.await_renewal(renewals):
+            raise _Broken("it did not renew with its start token")
+        if not self._bench.activate(self._occi, 6, parameters=self._parameters, private=private):
+            raise _Broken("it is activated already, without having been told; the PUT after a restart is a 201")
+        self.phase("update", 6)
+
+    def destroys(self) -> None:
+        after = len(self._bench.reports)
+        begun = time.monotonic()
+        self._bench.phase(self._occi, "destroy")
+        if time.monotonic() - begun > _PROMPT:
+            raise _Broken("DELETE is not answered at once")
+        shown = 6 if self._restart is not None else 5
+        self._done("destroy", shown, after)
+
+    def nothing_left(self) -> None:
+        left = self._bench.cloud.find("deploy", "/stack/", {})
+        if left:
+            raise _Broken(f"there is still {', '.join(each.location for each in left)}")
+
+    @staticmethod
+    def _expect(statuses: tuple[int, ...], call: Callable[[], object], what: str) -> None:
+        wanted = " or ".join(str(each) for each in statuses)
+        try:
+            call()
+        except client.StatusError as error:
+            if error.status not in statuses:
+                raise _Broken(f"{what} is answered with {error.status}; answer {wanted}") from None
+            return
+        raise _Broken(f"{what} is taken; answer {wanted}")
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], bench: Bench, *, seconds: float = 20.0, output: int | None = None
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Start a command on the bench, and wait until it listens: its URL, and what restarts it.
+
+    Args:
+        output: file descriptor for what it prints; its standard error and output without.
+
+    Raises:
+        RuntimeError: it ends, or does not listen in time.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    environment = {**os.environ, **bench.environment, "HOST": "127.0.0.1", "PORT": str(port)}
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
+            list(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        running.append(process)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if process.poll() is not None:
+                raise RuntimeError(f"it ended with {process.returncode} before it listened on 127.0.0.1:{port}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"it does not listen on 127.0.0.1:{port}; take HOST and PORT from the environment")
+
+    def kill() -> None:
+        process = running.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def restart() -> None:
+        kill()
+        start()
+
+    try:
+        start()
+        yield f"http://127.0.0.1:{port}", restart
+    finally:
+        while running:
+            kill()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Test a command, print the findings, and end with 1 if one failed. Raises SystemExit."""
+    command = list(sys.argv[1:] if arguments is None else arguments)
+    if not command:
+        raise SystemExit("usage: python -m sdk.conformance COMMAND [ARGUMENT …]")
+    with Bench() as bench, started(command, bench) as (url, restart):
+        findings = check(url, bench, restart=restart)
+    for finding in findings:
+        print(finding)
+    raise SystemExit(0 if all(each.passed for each in findings) else 1)
+
+
+if __name__ == "__main__":
+    main()

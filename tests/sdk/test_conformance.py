@@ -1,0 +1,96 @@
+"""Conformance: our own orchestrator and the one in Node pass, and what is wrong with one is found."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdk import conformance
+from sdk.bench import Bench
+
+from .processes import ROOT
+
+NODE = [shutil.which("node") or "node", str(ROOT / "orchestrators" / "plain-node" / "orchestrator.mjs")]
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed here")
+
+
+def findings(command: list[str], log: Path) -> list[conformance.Finding]:
+    with (
+        log.open("wb") as output,
+        Bench(seconds=5) as bench,
+        conformance.started(command, bench, output=output.fileno()) as (url, restart),
+    ):
+        return conformance.check(url, bench, restart=restart)
+
+
+def failed(found: list[conformance.Finding]) -> list[str]:
+    return [str(each) for each in found if not each.passed]
+
+
+def test_the_sdk_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, "-m", "sdk.serve", str(ROOT / "orchestrators" / "hello")]
+    found = findings(command, tmp_path / "log")
+    assert failed(found) == [], (tmp_path / "log").read_text()[-3000:]
+    assert len(found) == 20
+
+
+@needs_node
+def test_an_orchestrator_in_another_language_conforms(tmp_path: Path) -> None:
+    found = findings(NODE, tmp_path / "log")
+    assert failed(found) == [], (tmp_path / "log").read_text()[-3000:]
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("if (claims.aud !== ", "if (false && claims.aud !== "), "refuses callers without a token"),
+        (("if (order && claims.tenant !== ", "if (false && claims.tenant !== "), "refuses tokens of another tenant"),
+        (("return created ? 201 : 200", "return 201"), "is activated by PUT"),
+        (("if (run && run.state !== 'failed') {", "if (false) {"), "told of deploy again"),
+        (("if (generation < order.generation) {", "if (false) {"), "refuses an order of an older generation"),
+        (("else if (status < 500 && status !== 429) return;", "else return;"), "says a report again"),
+        (("await cloud('DELETE', url);", "return null;"), "leaves no stack behind"),
+        (("if (!EVENTS.includes(given('event.type')))", "if (false)"), "refuses an event of an unknown type"),
+        (
+            ("attributes: { [`${PREFIX}instance`]", "attributes: { [`${PREFIX}tokens`]: tokens, [`${PREFIX}instance`]"),
+            "shows",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
+    text = Path(NODE[1]).read_text()
+    assert change[0] in text
+    program = tmp_path / "orchestrator.mjs"
+    program.write_text(text.replace(*change))
+    first = failed(findings([NODE[0], str(program)], tmp_path / "log"))[0]
+    assert first.startswith(f"FAIL  {expected}"), first
+
+
+def test_a_command_that_ends_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    with (
+        Bench() as bench,
+        pytest.raises(RuntimeError, match="it ended with 3"),
+        conformance.started(command, bench),
+    ):
+        pass
+
+
+def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
+    assert "usage" in run([]).stderr
+
+
+@pytest.fixture
+def run() -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
+    def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sdk.conformance", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    return call
