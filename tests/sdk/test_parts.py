@@ -19,9 +19,12 @@ import sdk
 from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Dns, Record, ZoneFiles
+from sdk.engine import Engine, WakingPace
 from sdk.errors import in_words
 from sdk.instance import typed
 from sdk.loading import load_class
+from sdk.memory import MemoryCloud, MemoryReach
+from sdk.orchestrator import Situation
 from sdk.private import Private
 from sdk.templates import Document
 
@@ -99,7 +102,7 @@ def test_what_cannot_be_kept_is_refused(kept: object, expected: str) -> None:
 def test_the_environments_names_are_the_wires() -> None:
     for name in ("ENV_INSTANCE", "ENV_SERVICE_MANAGER", "ENV_DESIGN", "ENV_TOKEN", "ENV_KEYS"):
         assert getattr(settings, name) == getattr(wire, name)
-    with pytest.raises(ValueError, match="the environment lacks ARCHELON_INSTANCE, .*; a service manager sets them"):
+    with pytest.raises(ValueError, match=r"lacks ARCHELON_INSTANCE, .*; a service manager sets them"):
         settings.Settings.read({}, Path())
 
 
@@ -303,6 +306,43 @@ def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
     # An event that fails leaves the instance as it is, with what was kept.
     assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"said": "y"}
     assert context.run("destroy", state).names == {}
+
+
+def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:
+    ticked = threading.Semaphore(0)
+    gone = threading.Event()
+
+    class Ticking(sdk.Orchestrator):
+        tick = 0.02
+
+        def on_tick(self, tick: sdk.Tick) -> None:
+            ticked.release()
+
+    class Reports:
+        def report(self, key: str, attributes: dict[str, Any]) -> None:
+            if key == "1/destroy" and attributes["org.archelon.phase.state"] == "done":
+                gone.set()
+
+    loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
+    private, pace, names = Private(), WakingPace(), ZoneFiles(tmp_path / "zones")
+    reach = MemoryReach(MemoryCloud(), "http://cloud/manager/i")
+
+    def make(instance: sdk.Instance) -> sdk.Orchestrator:
+        return Ticking(Situation(instance, bundle=loaded, reach=reach, pace=pace, names=names, private=private))
+
+    engine = Engine(make, private=private, reports=Reports(), pace=pace, accept=lambda instance: None)
+    engine.open()
+    try:
+        engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})
+        engine.phase("deploy", 1)
+        # Deployed is not active yet.
+        assert not ticked.acquire(timeout=0.2)
+        engine.phase("provision", 1)
+        assert all(ticked.acquire(timeout=10) for _ in range(3))
+        engine.phase("destroy", 1)
+        assert gone.wait(10)
+    finally:
+        engine.close()
 
 
 def test_a_test_takes_milliseconds(tmp_path: Path) -> None:
