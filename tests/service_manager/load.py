@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import statistics
 import time
-import uuid
 from collections.abc import Sequence
 
 from occi_service import client
@@ -66,28 +65,29 @@ def order_at_once(
     Raises:
         AssertionError: an order is not active in time, or failed.
     """
-    # A path that is chosen can be asked for; POST would do the same, with an id of the service's.
-    paths = [f"/demo/{uuid.uuid4()}" for _ in range(orders)]
     answers: list[float] = []
     begun: dict[str, float] = {}
 
-    def order(share: Sequence[str]) -> None:
+    def order(count: int) -> None:
         with manager.as_("alice") as tenant:
-            for path in share:
-                begun[path] = time.time()
-                tenant.put(path, TYPE, {"demo.size": 1})
-                answers.append(time.time() - begun[path])
+            for _ in range(count):
+                now = time.time()
+                path = tenant.create(TYPE, {"demo.size": 1})
+                answers.append(time.time() - now)
+                begun[path.rpartition("/")[2]] = now
 
     reads: list[float] = []
     with concurrent.futures.ThreadPoolExecutor(connections) as pool, manager.as_("alice") as tenant:
         start = time.time()
-        sent = [pool.submit(order, paths[each::connections]) for each in range(connections)]
+        shares = [orders // connections + (each < orders % connections) for each in range(connections)]
+        sent = [pool.submit(order, share) for share in shares]
 
         def all_active() -> bool:
-            before = time.perf_counter()
-            seen = tenant.exists(paths[-1])
-            reads.append(time.perf_counter() - before)
-            if not seen or not all(each.done() for each in sent):
+            if begun:
+                before = time.perf_counter()
+                tenant.get(f"/demo/{next(iter(begun))}")
+                reads.append(time.perf_counter() - before)
+            if not all(each.done() for each in sent):
                 return False
             return cloud.books().times("phase done", phase="provision") >= orders and not _unfinished(tenant)
 
@@ -96,16 +96,15 @@ def order_at_once(
         finally:
             for each in sent:
                 each.result()
-    ended = {path: _ended(manager, path) for path in paths}
+        ended = {instance: _ended(tenant, instance) for instance in begun}
     books = cloud.books()
-    own = dict.fromkeys(paths, 0.0)
+    own = dict.fromkeys(begun, 0.0)
     for name in ("application started", "phase done"):
         for entry in books.effects(name):
-            path = f"/demo/{entry['instance']}"
-            if path in own:
-                own[path] += float(entry["seconds"])
-    overheads = [ended[path] - begun[path] - own[path] for path in paths]
-    return Load(orders, max(ended.values()) - start, answers, overheads, reads)
+            if entry["instance"] in own:
+                own[entry["instance"]] += float(entry["seconds"])
+    overheads = [ended[each] - begun[each] - own[each] for each in begun]
+    return Load(len(ended), max(ended.values()) - start, answers, overheads, reads)
 
 
 def _unfinished(tenant: client.Client) -> bool:
@@ -114,11 +113,8 @@ def _unfinished(tenant: client.Client) -> bool:
     return not all(state == "active" for state in states)
 
 
-def _ended(manager: ServiceManager, path: str) -> float:
+def _ended(tenant: client.Client, instance: str) -> float:
     """When the last phase of an instance ended, by its record."""
-    with manager.as_("alice") as tenant:
-        record = tenant.get(f"/record/{path.rpartition('/')[2]}")
-    last = record.attributes["org.archelon.record.phases"][-1]
-    assert (last["phase"], last["outcome"]) == ("provision", "done"), path
-    started = datetime.datetime.fromisoformat(last["start"])
-    return started.timestamp() + float(last["duration"])
+    last = tenant.get(f"/record/{instance}").attributes["org.archelon.record.phases"][-1]
+    assert (last["phase"], last["outcome"]) == ("provision", "done"), instance
+    return datetime.datetime.fromisoformat(last["start"]).timestamp() + float(last["duration"])

@@ -234,6 +234,10 @@ class OrchestratorProcess:
         """Carry out a declared action; each invocation is one."""
         if attributes[GENERATION] < self._generation:
             raise refuse(409, f"generation {attributes[GENERATION]} is older than the last, {self._generation}")
+        if attributes[wire.EVENT_ID] in self._events:
+            self._effect("act repeated", action=attributes[wire.ACTION_NAME])
+            return
+        self._events.add(attributes[wire.EVENT_ID])
         self._counter += 1
         self._effect("acted", action=attributes[wire.ACTION_NAME], generation=attributes[GENERATION])
         report = {

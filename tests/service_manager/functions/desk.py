@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import bundles
 from occi_service import work
 from occi_service.database import Database
 from occi_service.encryption import generate_key
-from occi_service.identity import Identity, TenantId
+from occi_service.identity import Identity, MemoryRevocations, SigningKey, TenantId, TokenIssuer, write_jwk_set
 from occi_service.schema import upgrade
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
@@ -66,6 +67,11 @@ class Template:
         database.close()
 
 
+class _All:
+    def exists(self, instance_id: str, tenant_id: str) -> bool:
+        return True
+
+
 class Desk:
     """One web process of a service manager."""
 
@@ -75,12 +81,13 @@ class Desk:
         self.realm = template.realm
         shutil.copy(template.database, directory / "state.db")
         keys = Keys()
+        self.peer = SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="peer")
         self._settings = ServiceManagerSettings(
             **{
                 "database_url": f"sqlite:///{directory}/state.db",
                 "encryption_keys": generate_key(),
                 "signing_key": keys.pem,
-                "verification_keys": keys.jwk_set,
+                "verification_keys": write_jwk_set([keys.signing.public, self.peer.public]),
                 "issuer": ISSUER,
                 "url": "http://occi.example.org",
                 "design_url": "http://127.0.0.1:1/design",
@@ -158,6 +165,19 @@ class Desk:
         """A token of an instance's orchestrator."""
         row = self.row(path, who)
         return self.parts.issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
+
+    def peers_token(self, path: str, who: str = "alice") -> str:
+        """A token for the same instance that another issuer has signed, whose key is known here."""
+        row = self.row(path, who)
+        issuer = TokenIssuer(
+            self.peer,
+            keys=self.parts.keys,
+            instances=_All(),
+            revocations=MemoryRevocations(self.clock),
+            clock=self.clock,
+        )
+        audience = tokens.AUDIENCE_SERVICE_MANAGER
+        return issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
     def start_token(self, path: str, who: str = "alice") -> str:
         """What its orchestrator finds in its environment."""
