@@ -11,21 +11,28 @@ A bundle with a manifest and templates is a service; Python is for what template
                 self.deployment.scale("web", by=1)
 
 `sdk.testing` runs an orchestrator in memory, `sdk.conformance` tests one over the wire, `python -m sdk.serve` runs one.
+
+Names are imported when they are first used: `python -m sdk.serve` has a process that only watches over the one that serves,
+and so it stays small.
 """
 
 from __future__ import annotations
 
-from .catalogue import Design, Found
-from .clearing import Disposal
-from .deployment import Deployment, Resource, Stack
-from .dns import Dns, Record
-from .errors import Abandoned, Failure, StackFailure, SupplierFailure
-from .events import Action, Alarm, Event, Tick
-from .instance import Instance
-from .orchestrator import Details, Orchestrator
-from .provisioning import Provisioning
-from .resolver import Resolver, Supplier
-from .watching import Runtime
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .catalogue import Design, Found
+    from .clearing import Disposal
+    from .deployment import Deployment, Resource, Stack
+    from .dns import Dns, Record
+    from .errors import Abandoned, Failure, StackFailure, SupplierFailure
+    from .events import Action, Alarm, Event, Tick
+    from .instance import Instance
+    from .orchestrator import Details, Orchestrator
+    from .provisioning import Provisioning
+    from .resolver import Resolver, Supplier
+    from .watching import Runtime
 
 __all__ = [
     "Abandoned",
@@ -52,3 +59,26 @@ __all__ = [
     "SupplierFailure",
     "Tick",
 ]
+
+_HOMES: Final = {
+    "catalogue": ("Design", "Found"),
+    "clearing": ("Disposal",),
+    "deployment": ("Deployment", "Resource", "Stack"),
+    "dns": ("Dns", "Record"),
+    "errors": ("Abandoned", "Failure", "StackFailure", "SupplierFailure"),
+    "events": ("Action", "Alarm", "Event", "Tick"),
+    "instance": ("Instance",),
+    "orchestrator": ("Details", "Orchestrator"),
+    "provisioning": ("Provisioning",),
+    "resolver": ("Resolver", "Supplier"),
+    "watching": ("Runtime",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            found = getattr(importlib.import_module(f".{home}", __name__), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from .errors import Failure
+from .settings import ENV_ZONES
 
-__all__ = ["ENV_ZONES", "Dns", "NameServer", "NoNameServer", "Record", "ZoneFiles"]
+__all__ = ["Dns", "NameServer", "NoNameServer", "Record", "ZoneFiles"]
 
-#: Directory of the zone files.
-ENV_ZONES: Final = "ARCHELON_ZONES"
 _NAME: Final = re.compile(
     r"(?=.{1,253}\Z)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
 )

@@ -290,13 +290,22 @@ class Engine:
     # what it does -----------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        tick_at: float | None = None
         while True:
+            interval = self._interval()
+            now = self._pace.now()
+            if interval is None:
+                tick_at = None
+            elif tick_at is None or now >= tick_at:
+                if tick_at is not None:
+                    self._guarded("tick", lambda: self._react(Tick(self._clock())))
+                tick_at = self._pace.now() + interval
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._jobs), self._next_tick())
+                left = None if tick_at is None else max(0.0, tick_at - self._pace.now())
+                self._changed.wait_for(lambda: self._closed or bool(self._jobs), left)
                 if self._closed:
                     return
-            if not self.step():
-                self._guarded("tick", lambda: self._react(Tick(self._clock())))
+            self.step()
 
     def step(self) -> bool:
         """Do what waits first, in this thread. False where nothing waits."""
@@ -320,7 +329,7 @@ class Engine:
             # Of `activate`: the phase that comes next meets it again, and reports it.
             _LOG.exception("%s failed", name)
 
-    def _next_tick(self) -> float | None:
+    def _interval(self) -> float | None:
         orchestrator = self._orchestrator
         return None if orchestrator is None or self._private.phase not in _ACTIVE else orchestrator.tick
 

@@ -29,7 +29,7 @@ from .ports import Pace, Service
 __all__ = ["Resolver", "Supplier"]
 
 _FIRST: Final = 0.25
-_LONGEST: Final = 5.0
+_LONGEST: Final = 1.0
 _AT_ONCE: Final = 8
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 

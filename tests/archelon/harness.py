@@ -102,8 +102,9 @@ class Dev:
                 self.process.wait()
 
     def __call__(self, *arguments: object) -> Said:
-        """A command against it."""
-        return archelon(*arguments, "--state", self.state)
+        """A command against it. One that waits waits a minute at most."""
+        waits = arguments[:1] == ("instance",) and arguments[1] in ("create", "update", "delete", "stop", "start")
+        return archelon(*arguments, "--state", self.state, *(("--timeout", 60) if waits else ()))
 
 
 @contextlib.contextmanager

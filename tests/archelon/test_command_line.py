@@ -13,6 +13,7 @@ from archelon import command_line
 from archelon.failures import CommandError, Status, explained
 from occi_service import client
 from occi_service.settings import SettingsError
+from occi_service.version import __version__
 
 from .harness import ROOT, archelon
 
@@ -77,6 +78,10 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tm
     )
     shown = archelon("--debug", "validate", tmp_path)
     assert "Traceback" in shown.err
+
+
+def test_the_version() -> None:
+    assert archelon("--version").out == f"archelon {__version__}\n"
 
 
 def _answer(kind: type[client.StatusError], status: int) -> client.StatusError:

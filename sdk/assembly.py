@@ -1,0 +1,62 @@
+"""Puts an orchestrator's parts together: the door, the face, the engine, the line, and the bundle's class."""
+
+from __future__ import annotations
+
+import time
+from wsgiref.types import WSGIApplication
+
+import bundles
+from occi_service.identity import (
+    Authentication,
+    MemoryRevocations,
+    SignedTokens,
+    SizeLimit,
+    TokenCache,
+    read_jwk_set,
+)
+from occi_service.wire import tokens
+
+from .dns import NameServer, NoNameServer, ZoneFiles
+from .engine import Engine, WakingPace
+from .face import Face
+from .instance import Instance
+from .line import Line
+from .loading import load_class
+from .orchestrator import Orchestrator, Situation
+from .private import Private
+from .reach import NetworkReach
+from .settings import Settings
+
+__all__ = ["application"]
+
+
+def application(settings: Settings) -> WSGIApplication:
+    """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""
+    line = Line(settings.url, settings.start_token)
+    private, pace = Private(), WakingPace()
+    reach = NetworkReach(line, settings.design_url, pace=pace)
+    names: NameServer = ZoneFiles(settings.zones) if settings.zones else NoNameServer()
+    situations: list[Situation] = []
+
+    def make(instance: Instance) -> Orchestrator:
+        bundle = bundles.Bundle.load(settings.bundle)
+        situation = Situation(instance, bundle=bundle, reach=reach, pace=pace, names=names, private=private)
+        made = load_class(bundle)(situation)
+        situations[:] = [situation]
+        return made
+
+    def accept(instance: Instance) -> None:
+        for each in situations:
+            each.instance = instance
+
+    engine = Engine(make, private=private, reports=line, pace=pace, accept=accept)
+    verifier = SignedTokens(
+        read_jwk_set(settings.keys),
+        audiences=[tokens.audience_of_orchestrator(settings.instance)],
+        revocations=MemoryRevocations(time.time),
+        clock=time.time,
+    )
+    door = Authentication(Face(settings.instance, engine, line), verifier, cache=TokenCache(time.time, entries=64))
+    engine.open()
+    line.open()
+    return SizeLimit(door)

@@ -1,0 +1,69 @@
+"""What an orchestrator's environment says: set by the service manager, and by whoever started the process.
+
+The names are those of `occi_service.wire.orchestrator`, spelled again here alone: with the wire's kinds, the process that only
+watches would be larger by half. A test compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ENV_DESIGN", "ENV_INSTANCE", "ENV_KEYS", "ENV_SERVICE_MANAGER", "ENV_TOKEN", "ENV_ZONES", "Settings"]
+
+ENV_INSTANCE: Final = "ARCHELON_INSTANCE"
+ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
+ENV_DESIGN: Final = "ARCHELON_DESIGN"
+ENV_TOKEN: Final = "ARCHELON_TOKEN"  # noqa: S105 - a name
+ENV_KEYS: Final = "ARCHELON_KEYS"
+#: Directory of the zone files.
+ENV_ZONES: Final = "ARCHELON_ZONES"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    Attributes:
+        bundle: its directory.
+        instance: id of the instance; `url` is its own at the service manager, `design_url` the design module's.
+        start_token: for `renew`; `keys`, a JWK set, are what callers' tokens are signed with.
+        bind: where to listen.
+        zones: directory of zone files, or None.
+    """
+
+    bundle: Path
+    instance: str
+    url: str
+    design_url: str
+    start_token: str = dataclasses.field(repr=False)
+    keys: str = dataclasses.field(repr=False)
+    bind: str
+    zones: Path | None = None
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], bundle: Path) -> Settings:
+        """Out of an environment. Raises ValueError with all that is missing."""
+        needed = (ENV_INSTANCE, ENV_SERVICE_MANAGER, ENV_DESIGN, ENV_TOKEN, ENV_KEYS)
+        missing = [name for name in needed if not environment.get(name)]
+        if missing:
+            raise ValueError(f"the environment lacks {', '.join(missing)}; a service manager sets them")
+        try:
+            json.loads(environment[ENV_KEYS])
+        except ValueError:
+            raise ValueError(f"{ENV_KEYS} is no JWK set; a service manager sets it") from None
+        zones = environment.get(ENV_ZONES)
+        instance, url, design_url, start_token, keys = [environment[name] for name in needed]
+        return cls(
+            bundle=bundle,
+            instance=instance,
+            url=url,
+            design_url=design_url,
+            start_token=start_token,
+            keys=keys,
+            bind=f"{environment.get('HOST', '127.0.0.1')}:{environment.get('PORT', '8080')}",
+            zones=Path(zones) if zones else None,
+        )

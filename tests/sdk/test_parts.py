@@ -1,0 +1,413 @@
+"""The SDK's parts in memory: parameters, private state, names, templates, composition, the engine's order of things."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bundles
+import sdk
+from occi_service import client
+from occi_service.wire import orchestrator as wire
+from sdk import settings, testing
+from sdk.dns import Dns, Record, ZoneFiles
+from sdk.engine import Engine, WakingPace
+from sdk.errors import in_words
+from sdk.instance import typed
+from sdk.loading import load_class
+from sdk.memory import MemoryCloud, MemoryReach
+from sdk.orchestrator import Situation
+from sdk.private import Private
+from sdk.templates import Document
+
+SCHEME = "http://schemas.example.org/occi/sm#"
+
+
+def bundle(directory: Path, manifest: dict[str, Any], **files: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "manifest.json").write_text(json.dumps({"service_type": SCHEME + "top", **manifest}))
+    for name, text in files.items():
+        (directory / name.replace("__", ".")).write_text(text)
+    return directory
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Wanted:
+    size: int
+    guestbook_title: str = "none"
+    ratio: float = 1.0
+    tags: list[str] = dataclasses.field(default_factory=list)
+    store: str | None = None
+    motto: str = dataclasses.field(default="", metadata={"attribute": "guestbook.long-motto"})
+
+
+def test_parameters_become_the_authors_dataclass() -> None:
+    values = {"guestbook.size": 3, "guestbook.title": "T", "ratio": 2, "guestbook.long-motto": "m", "other": 1}
+    assert typed(Wanted, values) == Wanted(3, "T", 2, [], None, "m")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "the parameter size has no value; give one"),
+        ({"size": "3"}, "the parameter size is of type str, which does not fit; correct it"),
+        ({"size": True}, "the parameter size is of type bool, which does not fit; correct it"),
+        ({"size": 1.5}, "the parameter size is of type float, which does not fit; correct it"),
+        ({"a.size": 1, "b.size": 2}, "the parameter size could be a.size or b.size; name one in the field's metadata"),
+        ({"size": 1, "tags": "x"}, "the parameter tags is of type str, which does not fit; correct it"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_named(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(sdk.Failure) as error:
+        typed(Wanted, values)
+    assert str(error.value) == expected
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), max_size=600))
+def test_an_event_is_taken_once_as_long_as_it_is_remembered(events: list[str]) -> None:
+    private = Private()
+    taken = [each for each in events if private.take(each)]
+    assert len(taken) >= len(set(events))
+    if len(set(events)) <= 256:
+        assert taken == list(dict.fromkeys(events))
+    restored = Private()
+    restored.restore(private.document())
+    assert not any(restored.take(each) for each in list(dict.fromkeys(reversed(taken)))[:256])
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"), [(object(), "hold what JSON can"), ("x" * 300_000, "keep less"), (float("nan"), "JSON")]
+)
+def test_what_cannot_be_kept_is_refused(kept: object, expected: str) -> None:
+    private = Private()
+    private.state["it"] = kept
+    with pytest.raises(sdk.Failure, match=expected):
+        private.document()
+
+
+def test_the_environments_names_are_the_wires() -> None:
+    for name in ("ENV_INSTANCE", "ENV_SERVICE_MANAGER", "ENV_DESIGN", "ENV_TOKEN", "ENV_KEYS"):
+        assert getattr(settings, name) == getattr(wire, name)
+    with pytest.raises(ValueError, match=r"lacks ARCHELON_INSTANCE, .*; a service manager sets them"):
+        settings.Settings.read({}, Path())
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(sdk, name) is not None for name in sdk.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        sdk.Nothing  # noqa: B018
+
+
+def test_errors_in_words() -> None:
+    assert in_words(sdk.Failure("the disk\nis full")) == "the disk is full"
+    assert in_words(KeyError("x")) == "KeyError: 'x'"
+    assert in_words(ValueError()) == "ValueError"
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+ONE, TWO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+
+
+def test_names_in_zone_files(tmp_path: Path) -> None:
+    files = ZoneFiles(tmp_path / "zones")
+    one, two = Dns(files, ONE), Dns(files, TWO)
+    one.put("Example.org", "web", "a", "192.0.2.1")
+    one.put("example.org", "web", "A", "192.0.2.2", ttl=60)
+    two.put("example.org.", "@", "TXT", '"hello world"')
+    assert one.records("example.org") == [Record("web", "A", "192.0.2.2", 60, ONE)]
+    with pytest.raises(sdk.Failure, match=r"the name WEB.example.org belongs to another instance; choose another"):
+        two.put("example.org", "WEB", "A", "192.0.2.3")
+    lines = (tmp_path / "zones" / "example.org.zone").read_text().splitlines()[1:]
+    assert lines == [f'@\t300\tIN\tTXT\t"hello world" ; instance {TWO}', f"web\t60\tIN\tA\t192.0.2.2 ; instance {ONE}"]
+    one.dispose()
+    assert one.records("example.org") == []
+    assert len(two.records("example.org")) == 1
+
+
+def test_orchestrators_on_one_machine_write_one_zone_at_once(tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        dns = Dns(ZoneFiles(tmp_path), f"00000000-0000-4000-8000-{number:012}")
+        for name in range(5):
+            dns.put("example.org", f"n{number}-{name}", "A", "192.0.2.1")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(ZoneFiles(tmp_path).records("example.org")) == 30
+
+
+@pytest.mark.parametrize(
+    ("zone", "name", "type_", "value"),
+    [
+        ("../etc", "a", "A", "192.0.2.1"),
+        ("example.org", "a b", "A", "192.0.2.1"),
+        ("example.org", "a", "BOOM", "192.0.2.1"),
+        ("example.org", "a", "TXT", "x\n@ IN A 192.0.2.9"),
+        ("example.org", "a", "TXT", "x ; instance " + TWO),
+    ],
+)
+def test_what_is_no_name_never_reaches_a_zone(tmp_path: Path, zone: str, name: str, type_: str, value: str) -> None:
+    with pytest.raises(sdk.Failure):
+        Dns(ZoneFiles(tmp_path), ONE).put(zone, name, type_, value)
+    assert list(tmp_path.glob("**/*.zone")) == []
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+def test_a_template_takes_along_what_it_names(tmp_path: Path) -> None:
+    text = "parameters: {b: {}, a.c: {}}\nnodes: !yaml_import {url: 'file://nodes.yaml'}\n"
+    directory = bundle(tmp_path / "b", {}, t__yaml=text, nodes__yaml="f: server.py", server__py="1", other__txt="2")
+    document = Document.read(bundles.Bundle.load(directory), "t.yaml", "infrastructure")
+    assert document.parameters == ("b", "a.c")
+    assert document.files == {"nodes.yaml": "f: server.py", "server.py": "1"}
+
+
+def test_a_template_for_kubernetes_takes_what_it_refers_to(tmp_path: Path) -> None:
+    text = "apiVersion: v1\nkind: X\ndata: {a: '${size} $${no}', b: '${top.name}${size}'}\n"
+    directory = bundle(tmp_path / "b", {}, t__yaml=text)
+    assert Document.read(bundles.Bundle.load(directory), "t.yaml", "kubernetes").parameters == ("size", "top.name")
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sdk\nclass A(sdk.Orchestrator): pass\nclass B(sdk.Orchestrator): pass\n", "there are: A, B"),
+        ("import sdk\nfrom sdk import Orchestrator\n", "there are: none"),
+        ("1/0\n", "orchestrator.py cannot be imported: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_bundle_has_one_orchestrator(tmp_path: Path, code: str, expected: str) -> None:
+    directory = bundle(tmp_path / "b", {}, orchestrator__py=code)
+    with pytest.raises(sdk.Failure) as error:
+        load_class(bundles.Bundle.load(directory))
+    assert expected in str(error.value)
+
+
+def test_a_base_class_in_the_same_file_is_no_second_orchestrator(tmp_path: Path) -> None:
+    code = "import sdk\nimport near\nclass A(sdk.Orchestrator): pass\nclass B(A): x = near.X\n"
+    directory = bundle(tmp_path / "b", {}, orchestrator__py=code, near__py="X = 5\n")
+    found = load_class(bundles.Bundle.load(directory))
+    assert (found.__name__, found.x) == ("B", 5)  # type: ignore[attr-defined]
+
+
+# --- composition ------------------------------------------------------------------------------------------------------
+
+MAAS, DNS, DATABASE = SCHEME + "maas", SCHEME + "dns", SCHEME + "database"
+COMPOSED = {
+    "service_attributes": {"top.motto": {"default": "m"}, "top.database": ""},
+    "depends_on": [
+        {MAAS: {"inputs": [f"{DNS}#dns.forwarder"]}},
+        {DNS: {"inputs": [f"{MAAS}#maas.endpoint"], "attributes": {"dns.zone": "${top.motto}.example.org"}}},
+        {DATABASE: {"inputs": [{"from": f"{DNS}#dns.forwarder", "as": "database.resolver"}]}},
+    ],
+}
+OFFERS = {MAAS: {"maas.endpoint": "m:1"}, DNS: {"dns.forwarder": "d:1"}, DATABASE: {"database.url": "u"}}
+
+
+def test_inputs_go_round_in_a_circle_and_order_what_they_can(tmp_path: Path) -> None:
+    context = testing.Context(bundle(tmp_path / "b", COMPOSED))
+    after = context.run("deploy", testing.State(offers=OFFERS))
+    assert (after.outcome, after.message) == ("done", "")
+    assert after.supplier("maas").given == {"dns.forwarder": "d:1"}
+    assert after.supplier("dns").given == {"maas.endpoint": "m:1", "dns.zone": "m.example.org"}
+    assert after.supplier("database").given == {"database.resolver": "d:1"}
+    assert context.run("destroy", after).suppliers == ()
+
+
+def test_a_changed_parameter_is_written_to_the_supplier(tmp_path: Path) -> None:
+    context = testing.Context(bundle(tmp_path / "b", COMPOSED))
+    after = context.run("deploy", testing.State(offers=OFFERS))
+    changed = context.run("update", replace(after, parameters={"top.motto": "n"}, generation=2))
+    assert changed.supplier("dns").given["dns.zone"] == "n.example.org"
+    assert len(changed.suppliers) == 3
+
+
+def test_independent_suppliers_start_at_once(tmp_path: Path) -> None:
+    manifest = {"depends_on": [{MAAS: {}}, {DATABASE: {}}]}
+    both = threading.Barrier(2, timeout=10)
+
+    class Watched(sdk.Orchestrator):
+        def deploy(self) -> None:
+            order = self.resolver._order
+
+            def met(*arguments: Any) -> Any:
+                both.wait()
+                return order(*arguments)
+
+            self.resolver._order = met  # type: ignore[method-assign]
+            super().deploy()
+
+    context = testing.Context(bundle(tmp_path / "b", manifest), Watched)
+    assert context.run("deploy", testing.State(offers=OFFERS)).outcome == "done"
+
+
+class Elsewhere:
+    """Another service manager than the instance's own."""
+
+    own_url = "http://ours.example.org/top/1"
+
+    def __init__(self, *, delegated: bool) -> None:
+        self.cloud_in_memory = MemoryCloud("http://theirs.example.org")
+        self.cloud_in_memory.offers = {MAAS: {"maas.endpoint": "m:1"}}
+        self.tokens: list[str | None] = []
+        self._delegated = delegated
+
+    def design(self) -> Any:
+        reach = self
+
+        class Design(type(self.cloud_in_memory.service("design"))):  # type: ignore[misc]
+            def act(self, path: str, action: str, attributes: Any = None) -> Any:
+                if not reach._delegated:
+                    raise client.NotFoundError("nothing", method="POST", url=path, status=404)
+                assert path == f"/delegation/{ONE}"
+                assert attributes == {"org.archelon.delegation.audience": MAAS}
+                return super().act(path, action, attributes)
+
+        return Design(self.cloud_in_memory, "design")
+
+    def cloud(self, url: str) -> Any:
+        return self.cloud_in_memory.at(url)
+
+    def supplier(self, url: str, token: str | None) -> Any:
+        self.tokens.append(token)
+        return self.cloud_in_memory.at(url)
+
+
+def test_another_service_managers_token_is_designs_to_give() -> None:
+    reach = Elsewhere(delegated=True)
+    design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    base, _ = design.supplier(MAAS)
+    assert base.startswith("http://theirs.example.org/")
+    assert reach.tokens == ["exchanged"]
+    reach.own_url = "http://theirs.example.org/top/1"
+    design.supplier(MAAS)
+    assert reach.tokens == ["exchanged", None]
+
+
+def test_without_a_delegation_it_says_so() -> None:
+    design = sdk.Design(Elsewhere(delegated=False), lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    with pytest.raises(sdk.SupplierFailure, match="this instance has no delegation to order there"):
+        design.supplier(MAAS)
+
+
+# --- regions, and what an author keeps --------------------------------------------------------------------------------
+
+
+def test_over_several_regions_outputs_are_named_after_them(tmp_path: Path) -> None:
+    manifest = {
+        "templates": {"infrastructure": {"deployment": "t.yaml"}},
+        "resources": {
+            "one": {"format": "infrastructure"},
+            "two": {"format": "infrastructure", "parameters": {"size": 2}},
+        },
+        "service_params": {"deploy": [{"name": "size", "type": "number", "value": 1}]},
+    }
+    context = testing.Context(bundle(tmp_path / "b", manifest, t__yaml="parameters: {size: {}}\nnodes: []\n"))
+    after = context.run("deploy", testing.State(internal={"size": 1}, makes={"top": {"url": "u"}}))
+    assert after.attributes == {"url.one": "u", "url.two": "u"}
+    assert {each.region: each.parameters for each in after.stacks} == {"one": {"size": 1}, "two": {"size": 2}}
+
+
+class Counting(sdk.Orchestrator):
+    tick = 5.0
+
+    def on_tick(self, tick: sdk.Tick) -> None:
+        self.state["ticks"] = self.state.get("ticks", 0) + 1
+
+    def on_action(self, action: sdk.Action) -> None:
+        self.outputs["said"] = action.attributes["what"]
+        if action.name == "break":
+            raise ZeroDivisionError
+
+    def deploy(self) -> None:
+        self.dns.put("example.org", "web", "A", "192.0.2.1")
+
+
+def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
+    context = testing.Context(bundle(tmp_path / "b", {}), Counting)
+    state = context.run("deploy")
+    assert state.names == {"example.org": (Record("web", "A", "192.0.2.1", 300, testing.INSTANCE),)}
+    for _ in range(3):
+        state = context.run(sdk.Tick(), state)
+    assert state.state == {"ticks": 3}
+    assert context.run(sdk.Action("say", {"what": "x"}), state).attributes == {"said": "x"}
+    # An event that fails leaves the instance as it is, with what was kept.
+    assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"said": "y"}
+    assert context.run("destroy", state).names == {}
+
+
+def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:
+    ticked = threading.Semaphore(0)
+    gone = threading.Event()
+
+    class Ticking(sdk.Orchestrator):
+        tick = 0.02
+
+        def on_tick(self, tick: sdk.Tick) -> None:
+            ticked.release()
+
+    class Reports:
+        def report(self, key: str, attributes: dict[str, Any]) -> None:
+            if key == "1/destroy" and attributes["org.archelon.phase.state"] == "done":
+                gone.set()
+
+    loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
+    private, pace, names = Private(), WakingPace(), ZoneFiles(tmp_path / "zones")
+    reach = MemoryReach(MemoryCloud(), "http://cloud/manager/i")
+
+    def make(instance: sdk.Instance) -> sdk.Orchestrator:
+        return Ticking(Situation(instance, bundle=loaded, reach=reach, pace=pace, names=names, private=private))
+
+    engine = Engine(make, private=private, reports=Reports(), pace=pace, accept=lambda instance: None)
+    engine.open()
+    try:
+        engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})
+        engine.phase("deploy", 1)
+        # Deployed is not active yet.
+        assert not ticked.acquire(timeout=0.2)
+        engine.phase("provision", 1)
+        assert all(ticked.acquire(timeout=10) for _ in range(3))
+        engine.phase("destroy", 1)
+        assert gone.wait(10)
+    finally:
+        engine.close()
+
+
+def test_a_test_takes_milliseconds(tmp_path: Path) -> None:
+    context = testing.Context(bundle(tmp_path / "b", COMPOSED))
+    begun = time.perf_counter()
+    for _ in range(10):
+        context.run("deploy", testing.State(offers=OFFERS))
+    assert (time.perf_counter() - begun) / 10 < 0.5
+
+
+def test_waiting_for_what_never_comes_ends(tmp_path: Path) -> None:
+    class Waiting(sdk.Orchestrator):
+        def deploy(self) -> None:
+            while True:
+                self._situation.pace.wait(1.0)
+
+    after = testing.Context(bundle(tmp_path / "b", {}), Waiting).run("deploy")
+    assert (after.outcome, after.message) == ("failed", "waited 200 times for what never comes")
