@@ -36,7 +36,6 @@ def main() -> Goals:
         for sort in made.sorts:
             with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
                 _measure(sort, made.fresh(sort), Path(directory), goals)
-        made.drop()
     return goals
 
 
