@@ -36,7 +36,6 @@ def main() -> Goals:
         for sort in made.sorts:
             with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
                 _measure(sort, made.fresh(sort), Path(directory), goals)
-        made.drop()
     return goals
 
 
@@ -53,7 +52,7 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
             alone = [_alone(manager, cloud) for _ in range(ALONE)]
             floor = REQUESTS * _bare_get(manager)
             print(f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms beside the stand-in's own")
-            goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 8.0)
+            goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 12.0)
             cloud.forget()
             before, own = manager.processor_seconds(), cloud.state()["cpu_seconds"]
             load = order_at_once(manager, cloud, AT_ONCE, seconds=600)

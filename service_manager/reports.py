@@ -83,7 +83,7 @@ class ReportBackend(ActionBackend):
             # A start token is used at a start: what was told to an earlier start has to be told again.
             connection = connection_of(extras)
             self._instances.change(connection, instance.id, {"boots": instance.snapshot.boots + 1, "stumbles": 0})
-            self._instances.wake(connection, instance)
+            self._instances.wake(connection, instance, under_way=True)
         fresh = {
             audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
             for audience in (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
@@ -125,7 +125,7 @@ class ReportBackend(ActionBackend):
                 show_state(entity, str(entity.attributes[wire.STATE]), message)
         self._instances.change(connection, instance.id, columns)
         if "outcome" in columns:
-            self._instances.wake(connection, instance)
+            self._instances.wake(connection, instance, under_way=True)
 
     def _set_outputs(self, entity: Entity, instance: Instance, outputs: dict[str, Any]) -> list[str]:
         if len(outputs) > _MAX_OUTPUTS:

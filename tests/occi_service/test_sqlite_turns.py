@@ -1,0 +1,107 @@
+"""Turns at a SQLite file: nobody is passed again and again, the dead hold nothing, and without a turn one goes ahead."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from occi_service.database import Database
+from occi_service.sqlite_turns import ProcessTurns
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _write_without_pause(url: str, ready: Event, stop: Event) -> None:
+    """A process that holds the file for 20 ms, again and again."""
+    database = Database(url)
+    while not stop.is_set():
+        with database.write() as connection:
+            connection.execute(sa.text("UPDATE t SET n = n + 1"))
+            time.sleep(0.02)
+        ready.set()
+
+
+def _hold(path: str, ready: Event) -> None:
+    with ProcessTurns(path, patience=1).taken() as has:
+        assert has
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.write() as connection:
+        connection.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (0)"))
+    ready, stop = _FORK.Event(), _FORK.Event()
+    other = _FORK.Process(target=_write_without_pause, args=(sqlite_url, ready, stop))
+    other.start()
+    try:
+        assert ready.wait(20)
+        waits = []
+        for _ in range(20):
+            before = time.monotonic()
+            with database.write() as connection:
+                waits.append(time.monotonic() - before)
+                connection.execute(sa.text("UPDATE t SET n = n + 1"))
+    finally:
+        stop.set()
+        other.join(20)
+    # One turn of the other, or two where it had just begun, on a machine that does other things too.
+    assert sorted(waits)[10] < 0.1
+    database.close()
+
+
+def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
+    path, ready = str(tmp_path / "state.db"), _FORK.Event()
+    other = _FORK.Process(target=_hold, args=(path, ready))
+    other.start()
+    assert ready.wait(20)
+    assert other.pid is not None
+    os.kill(other.pid, signal.SIGKILL)
+    other.join(20)
+    turns = ProcessTurns(path, patience=1)
+    with turns.taken() as has:
+        assert has
+    turns.close()
+
+
+def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.db")
+    first, second = ProcessTurns(path, patience=1), ProcessTurns(path, patience=0.05)
+    with first.taken() as has, second.taken() as too:
+        assert has
+        assert not too
+    with second.taken() as has:
+        assert has
+    first.close()
+    second.close()
+
+
+def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
+    turns = ProcessTurns(str(tmp_path / "missing" / "state.db"), patience=1)
+    with turns.taken() as has:
+        assert not has
+
+
+@pytest.mark.parametrize("error", [LookupError, None])
+def test_a_turn_is_given_back_however_it_ends(tmp_path: Path, error: type[Exception] | None) -> None:
+    path = str(tmp_path / "state.db")
+    first, second = ProcessTurns(path, patience=1), ProcessTurns(path, patience=0)
+    try:
+        with first.taken():
+            if error is not None:
+                raise error
+    except LookupError:
+        assert error is LookupError
+    with second.taken() as has:
+        assert has
+    first.close()
+    second.close()
