@@ -57,9 +57,17 @@ class Lazy(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
 
 
+def _version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from occi_service.version import __version__
+
+        click.echo(f"archelon {__version__}")
+        context.exit()
+
+
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show where an unexpected error came from.")
-@click.version_option(package_name="archelon", prog_name="archelon", message="%(prog)s %(version)s")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def archelon(context: click.Context, debug: bool) -> None:
     """Turns software into a service that tenants order over OCCI, and runs each order's whole life."""

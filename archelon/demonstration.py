@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +22,9 @@ from .state_directory import StateDirectory
 if TYPE_CHECKING:
     from .demo.plays import Play
     from .demo.stage import Stage
+    from .demo.steps import Step
 
-__all__ = ["demo"]
+__all__ = ["demo", "perform"]
 
 #: Away from where an all-in-one of a person's own listens, and from another demo at the same time.
 _FIRST_PORTS: Final = range(10000, 18000, 40)
@@ -35,8 +37,11 @@ def demo(keep: bool) -> int:
     from .all_in_one import AllInOne
     from .demo.plays import chosen
     from .demo.stage import Stage
+    from .demo.steps import STEPS
 
     begun = time.monotonic()
+    # Told to end, it ends as with Ctrl-C: by taking everything down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     play = chosen()
     with _directory() as (path, keep_logs):
         state = StateDirectory(path)
@@ -45,10 +50,11 @@ def demo(keep: bool) -> int:
             house = AllInOne(state, lambda line: click.echo(f"    ({line})"))
             stage = Stage(state, house, show=click.echo)
             try:
-                _perform(stage, play, begun, keep=keep)
+                steps = [each for each in STEPS if each.applies(play) and not (keep and each.takes_down)]
+                perform(stage, play, steps, since=begun)
                 if keep:
                     _stay(stage)
-            except BaseException:
+            except CommandError:
                 keep_logs.set()
                 raise
             finally:
@@ -61,11 +67,14 @@ def demo(keep: bool) -> int:
     return Status.DONE
 
 
-def _perform(stage: Stage, play: Play, begun: float, *, keep: bool) -> None:
-    from .demo.stage import ExpectedError
-    from .demo.steps import STEPS, dispose, prove
+def perform(stage: Stage, play: Play, steps: Sequence[Step], *, since: float) -> None:
+    """Play the steps. Raises CommandError at the first that does not come out; it says what was expected and where the logs are.
 
-    steps = [each for each in STEPS if each.applies(play) and not (keep and each.run in (dispose, prove))]
+    Args:
+        since: when all of it began, by `time.monotonic`.
+    """
+    from .demo.stage import ExpectedError
+
     for number, step in enumerate(steps, 1):
         click.secho(f"{number}/{len(steps)}  {step.title}", bold=True)
         click.echo(f"    {(step.run.__doc__ or '').strip()}")
@@ -79,7 +88,7 @@ def _perform(stage: Stage, play: Play, begun: float, *, keep: bool) -> None:
                 f"step {number}, {step.title!r}, did not come out: {error}\nthe logs are in {stage.state.logs}"
             ) from error
         click.secho(f"    done in {time.monotonic() - at:.1f} s", fg="green")
-    click.secho(f"All {len(steps)} steps came out, in {time.monotonic() - begun:.1f} s.", fg="green", bold=True)
+    click.secho(f"All {len(steps)} steps came out, in {time.monotonic() - since:.1f} s.", fg="green", bold=True)
 
 
 def _stay(stage: Stage) -> None:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast, get_args
 
+from . import logs
 from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load
@@ -134,6 +135,8 @@ def check(name: str, value: Any, definition: Attribute) -> Any:
     Raises:
         ValueError: the value does not fit; the text names the attribute, the value and what would be right.
     """
+    if definition.secret:
+        logs.hide_in_request(value)
     fitted = _fit(value, definition)
     if fitted is None or (definition.pattern is not None and not _matches(fitted, definition.pattern)):
         raise ValueError(f"{name} is {_shown(value, definition)}, and has to be {_wanted(definition)}")

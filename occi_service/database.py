@@ -7,7 +7,7 @@ fails with "database is locked", so a writer says that it is one. On PostgreSQL,
 are locked where they are read for update.
 
 SQLite lets one writer in and has the others sleep and look again, up to 100 ms at a time. So the threads of a process
-take turns before they come to it, by a lock that wakes the next at once; between processes it is SQLite's own waiting.
+take turns before they come to it, by a lock that wakes the next at once, and processes by two (see `sqlite_turns`).
 
 All tables of all rooms hang on one `metadata`, each defined in the room that owns it, and are made by Alembic.
 """
@@ -26,6 +26,8 @@ import sqlalchemy.exc
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
+from .sqlite_turns import ProcessTurns
+
 __all__ = ["Database", "Often", "metadata"]
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
@@ -41,6 +43,8 @@ metadata = sa.MetaData(
 
 #: Seconds a SQLite writer waits for another before it gives up.
 _SQLITE_BUSY_TIMEOUT: Final = 30.0
+#: Seconds a process waits for others before it goes to SQLite without a turn.
+_PATIENCE: Final = 5.0
 #: Seconds after which a connection of the pool is asked whether its server is still there before it is used. Sooner, the
 #: question would cost a round trip in each read; a server that ends meanwhile fails the statement, and a client tries again.
 _PING_AFTER_IDLE: Final = 5.0
@@ -90,7 +94,7 @@ class Database:
             # always in that mode, our transactions included, and theirs must be undone.
             skip_autocommit_rollback=dialect == "postgresql",
         )
-        self._turn = _Turn()
+        self._turn = _Turn(None if dialect == "postgresql" else ProcessTurns(str(parsed.database), patience=_PATIENCE))
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -129,6 +133,7 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        self._turn.close()
 
 
 class Often:
@@ -195,9 +200,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 class _Turn:
-    """One thread at a time."""
+    """One thread at a time, of all processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: ProcessTurns | None) -> None:
+        self._processes = processes
         self._lock = threading.Lock()
         self._holder: int | None = None
 
@@ -210,10 +216,16 @@ class _Turn:
             raise sqlalchemy.exc.TimeoutError(f"other threads kept writing for {_SQLITE_BUSY_TIMEOUT:g} s")
         self._holder = me
         try:
-            yield
+            with contextlib.nullcontext() if self._processes is None else self._processes.taken():
+                yield
         finally:
             self._holder = None
             self._lock.release()
+
+    def close(self) -> None:
+        if self._processes is not None:
+            with self._lock:
+                self._processes.close()
 
 
 def _ping_after_idle(engine: sa.Engine, clock: Callable[[], float]) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "JsonFormatter",
     "configure",
     "follow_request",
+    "hide_in_request",
     "new_request_id",
     "request_id",
     "well_formed_request_id",
@@ -44,6 +45,11 @@ _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("archelon_requ
 #: Gives the tokens of the present request, asked for only when a line is written.
 _request_secrets: contextvars.ContextVar[Callable[[], tuple[str, ...]] | None] = contextvars.ContextVar(
     "archelon_request_secrets", default=None
+)
+
+#: Secrets that came up while the present request was served: values of secret attributes, read or written.
+_request_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "archelon_request_hidden", default=None
 )
 
 _RESERVED = frozenset(core.RESERVED_ATTRS) | {"taskName", "color_message"}
@@ -76,11 +82,25 @@ def follow_request(identifier: str, *, secret_values: Callable[[], tuple[str, ..
     """
     id_token = _request_id.set(identifier if well_formed_request_id(identifier) else new_request_id())
     secrets_token = _request_secrets.set(secret_values)
+    hidden_token = _request_hidden.set([])
     try:
         yield
     finally:
+        _request_hidden.reset(hidden_token)
         _request_id.reset(id_token)
         _request_secrets.reset(secrets_token)
+
+
+def hide_in_request(value: object) -> None:
+    """From now on hide this in the lines of the present request: a backend may put what it was given into an exception.
+
+    Outside a request, and of texts shorter than 4 characters, nothing is hidden.
+    """
+    hidden = _request_hidden.get()
+    if hidden is not None:
+        text = value if isinstance(value, str) else json.dumps(value)
+        if len(text) >= redaction.SHORTEST and text not in hidden:
+            hidden.append(text)
 
 
 class JsonFormatter(core.BaseJsonFormatter):
@@ -108,6 +128,8 @@ class JsonFormatter(core.BaseJsonFormatter):
             )
         give_secrets = _request_secrets.get()
         also = give_secrets() if give_secrets else ()
+        for value in _request_hidden.get() or ():
+            also = (*also, *redaction.spellings(value))
         hide = self._redactor.text
         line: dict[str, Any] = {
             "time": self._time(record.created),

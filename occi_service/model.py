@@ -125,8 +125,19 @@ def actions_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> list[Action]:
 
 def secrets_of(entity: Entity) -> frozenset[str]:
     """Names of the entity's attributes that are secret."""
+    return _secret_names(_ancestry(entity.kind, entity.mixins))
+
+
+def secrets_among(categories: Iterable[Kind | Mixin]) -> frozenset[str]:
+    """Names of the attributes that are secret in an entity of these kinds and mixins."""
+    kinds = [each for each in categories if isinstance(each, Kind)]
+    mixins = [each for each in categories if isinstance(each, Mixin)]
+    return _secret_names(_ancestry(kinds[0] if kinds else None, mixins))
+
+
+def _secret_names(categories: Iterable[Kind | Mixin]) -> frozenset[str]:
     found: list[str] = []
-    for category in _ancestry(entity.kind, entity.mixins):
+    for category in categories:
         for name, definition in category.attributes.items():
             if isinstance(definition, Attribute) and definition.secret:
                 found.append(name)

@@ -16,7 +16,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-__all__ = ["HIDDEN", "SECRET_HEADERS", "Redactor"]
+__all__ = ["HIDDEN", "SECRET_HEADERS", "SHORTEST", "Redactor", "spellings"]
 
 #: Stands where a secret stood.
 HIDDEN = "[hidden]"
@@ -34,7 +34,8 @@ SECRET_HEADERS = frozenset(
     }
 )
 
-_SHORTEST = 4
+#: Characters that a secret has at least; hiding a shorter one would hide half of every line.
+SHORTEST = 4
 _DEEPEST = 8
 _LONGEST = 64 * 1024
 
@@ -66,11 +67,11 @@ class Redactor:
         """
         found: set[str] = set()
         for secret in secrets:
-            if len(secret) < _SHORTEST:
+            if len(secret) < SHORTEST:
                 raise ValueError(
-                    f"a secret of fewer than {_SHORTEST} characters cannot be hidden in logs; make it longer"
+                    f"a secret of fewer than {SHORTEST} characters cannot be hidden in logs; make it longer"
                 )
-            found |= _spellings(secret)
+            found |= spellings(secret)
         with self._lock:
             # The longest first: a secret that contains another must go as a whole.
             self._spellings = tuple(sorted(found.union(self._spellings), key=lambda text: (-len(text), text)))
@@ -147,7 +148,8 @@ def _as_text(value: object) -> str:
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
-def _spellings(secret: str) -> set[str]:
+def spellings(secret: str) -> set[str]:
+    """The forms that a secret takes on its way: as it is, in repr, JSON, URLs and base64."""
     encoded = secret.encode("utf-8", "surrogatepass")
     return {
         secret,

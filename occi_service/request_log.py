@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from . import logs
+from . import logs, redaction
 
 __all__ = ["ROUTE", "TENANT", "Observe", "RequestLog"]
 
@@ -81,7 +81,9 @@ class RequestLog:
             headers.append(("X-Request-Id", identifier))
             return start_response(status, headers, *rest)
 
-        with logs.follow_request(identifier, secret_values=lambda: _secrets(environ)):
+        # Taken now: authentication takes them out of the environ.
+        secrets = _secrets(environ)
+        with logs.follow_request(identifier, secret_values=lambda: secrets):
             try:
                 body = self._app(environ, start)
             except BaseException:
@@ -90,7 +92,7 @@ class RequestLog:
             if isinstance(body, list | tuple):
                 self._finish(environ, status_line, started)
                 return body
-        return _Body(body, identifier, lambda: _secrets(environ), lambda: self._finish(environ, status_line, started))
+        return _Body(body, identifier, lambda: secrets, lambda: self._finish(environ, status_line, started))
 
     def _finish(self, environ: WSGIEnvironment, status_line: str, started: float) -> None:
         seconds = self._clock() - started
@@ -164,9 +166,9 @@ class _Body:
 
 
 def _secrets(environ: WSGIEnvironment) -> tuple[str, ...]:
-    values = [environ[name] for name in _SECRET_VARIABLES if environ.get(name)]
+    values = [environ[name] for name in _SECRET_VARIABLES if name in environ]
     words = [value.partition(" ")[2] or value for value in values]
-    return tuple(word for word in words if len(word) >= 4)
+    return tuple([word for word in words if len(word) >= redaction.SHORTEST])
 
 
 def _shown_path(environ: WSGIEnvironment) -> str:

@@ -1,8 +1,9 @@
 """What clients of Hurtle's time are shown on their mount: its words for states, on answers only.
 
 Hurtle's instances came to rest in `provision`, and its clients take an instance for ready by Heat's word in
-`occi.mcn.stack.state`, which a service without stacks does not have and which here is told once a phase, not while Heat
-works. So both are said in Hurtle's way where an answer is written; nothing that is kept differs.
+`occi.mcn.stack.state`. A service without stacks has none, and here it is told at the end of a phase, not while Heat works:
+a client that has just asked for an update would take the word of the phase before for its end. So both are said in Hurtle's
+way where an answer is written; nothing that is kept differs.
 """
 
 from __future__ import annotations
@@ -28,32 +29,33 @@ from occi_service.wire import service_manager as wire
 
 __all__ = ["as_hurtle", "renderings"]
 
-_RESTING: Final = "provision"
-#: What Heat would say of a stack while the instance is in this state, where nobody has told.
-_UNTOLD: Final = {
-    "active": "CREATE_COMPLETE",
-    "inactive": "SUSPEND_COMPLETE",
+#: `provision` is where Hurtle's instances rest. Who waits for it is not to take the phase of that name for its end.
+_STATES: Final = {"active": "provision", "provision": "deploy"}
+#: Heat's word while the instance is in this state, whatever was told of the last phase.
+_UNDER_WAY: Final = {
+    "initialise": "CREATE_IN_PROGRESS",
+    "activate": "CREATE_IN_PROGRESS",
+    "deploy": "CREATE_IN_PROGRESS",
+    "provision": "CREATE_IN_PROGRESS",
+    "update": "UPDATE_IN_PROGRESS",
     "stop": "SUSPEND_IN_PROGRESS",
     "start": "RESUME_IN_PROGRESS",
     "destroy": "DELETE_IN_PROGRESS",
-    "fail": "CREATE_FAILED",
 }
+#: The same where nobody has told one: a service without stacks.
+_AT_REST: Final = {"active": "CREATE_COMPLETE", "inactive": "SUSPEND_COMPLETE"}
 
 
 def as_hurtle(entity: EntityDocument) -> EntityDocument:
     """An instance in Hurtle's words; anything else as it is."""
     state = entity.attributes.get(wire.STATE)
-    if state is None:
+    if not isinstance(state, str):
         return entity
-    shown = dict(entity.attributes)
-    if state == "active":
-        shown[wire.STATE] = _RESTING
-    if state == "update":
-        # Who has asked for an update polls for its end: what the last phase ended with would be taken for it.
-        shown[orchestrator.STACK_STATE] = "UPDATE_IN_PROGRESS"
-    else:
-        shown.setdefault(orchestrator.STACK_STATE, _UNTOLD.get(str(state), "CREATE_IN_PROGRESS"))
-    return dataclasses.replace(entity, attributes=shown)
+    told = str(entity.attributes.get(orchestrator.STACK_STATE) or _AT_REST.get(state, ""))
+    if state == "fail" and not told.endswith("_FAILED"):
+        told = "CREATE_FAILED"
+    shown = {wire.STATE: _STATES.get(state, state), orchestrator.STACK_STATE: _UNDER_WAY.get(state, told)}
+    return dataclasses.replace(entity, attributes=entity.attributes | shown)
 
 
 class _InHurtlesWords(Rendering):

@@ -18,6 +18,7 @@ from occi.core_model import Entity, Kind, Link, Resource
 from occi_service.identity import Identity, Role, TenantId, TokenKind
 from occi_service.model import RemoteResource, type_id
 from occi_service.registry import Registry
+from occi_service.renderings.grammar import uri_text
 from occi_service.wire import names
 from occi_service.wire import service_manager as wire
 from occi_service.work import WorkQueue
@@ -244,7 +245,8 @@ def set_links(
     wanted: dict[str, Link] = {}
     for each in reported:
         kind = LINK_KINDS[str(each["kind"])]
-        target = str(each["target"])
+        # A resource's name in a template may have any characters.
+        target = uri_text(str(each["target"]))
         path = f"{kind.location}{names.derived_id(instance.id, target)}"
         link = Link(path, kind, [], entity, RemoteResource(target), title=str(each.get("title") or "") or None)
         if kind is wire.RESOURCE_LINK:

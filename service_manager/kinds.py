@@ -23,6 +23,7 @@ RESERVED_TERMS: Final = frozenset(
         "bundle",
         "operator",
         "hurtle",
+        "update",
         "healthz",
         "readyz",
         "metrics",

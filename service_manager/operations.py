@@ -111,6 +111,16 @@ class OperatorResource:
             begin_roll(self._instances, connection, tenant, head.id)
         _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
 
+    def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Hurtle's `/update/children`: bring the instances of every published service to its bundle."""
+        self._check(req, rules.OPERATE)
+        with self._database.write() as connection:
+            published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
+            rows = connection.execute(published.order_by(tables.services.c.type)).all()
+            for row in rows:
+                begin_roll(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
+        _answer(resp, {"services": [row.type for row in rows]})
+
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Whether orders are taken."""
         self._check(req, rules.DRAIN)

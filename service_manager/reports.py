@@ -16,7 +16,7 @@ from occi.core_model import Action, Entity
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
 from occi_service.identity import Identity, TokenIssuer, TokenKind
-from occi_service.renderings.grammar import ATTRIBUTE_NAME, uri_text
+from occi_service.renderings.grammar import ATTRIBUTE_NAME
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 
@@ -34,12 +34,23 @@ _MAX_TARGET: Final = 2000
 
 
 class ReportBackend(ActionBackend):
-    """The actions `report` and `renew`."""
+    """The actions `report` and `renew`.
+
+    Args:
+        issuers: of the tokens that this service manager gives its instances.
+    """
 
     def __init__(
-        self, instances: Instances, *, cipher: Cipher, issuer: TokenIssuer, clock: Callable[[], float]
+        self,
+        instances: Instances,
+        *,
+        cipher: Cipher,
+        issuer: TokenIssuer,
+        issuers: frozenset[str],
+        clock: Callable[[], float],
     ) -> None:
         self._instances = instances
+        self._issuers = issuers
         self._cipher = cipher
         self._issuer = issuer
         self._clock = clock
@@ -58,7 +69,9 @@ class ReportBackend(ActionBackend):
     def _own(self, entity: Entity, identity: Identity, extras: Any) -> Instance:
         """The instance, if the caller is its orchestrator."""
         found = None
-        if identity.kind is TokenKind.INSTANCE and identity.instance_id is not None:
+        # Who else signs tokens of instances may let them order here, and not speak for one of ours.
+        ours = identity.kind is TokenKind.INSTANCE and identity.issuer in self._issuers
+        if ours and identity.instance_id is not None:
             found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
         if found is None or found.path != entity.identifier or found.tenant != identity.tenant_id:
             raise ForbiddenError("only the instance's own orchestrator may do this", "token")
@@ -136,7 +149,7 @@ def _check_link(link: Any, where: str) -> None:
     if not isinstance(link, dict):
         raise BadRequestError("a link is an object of target, kind and title", where)
     target = link.get("target")
-    if not isinstance(target, str) or "://" not in target or uri_text(target) != target or len(target) > _MAX_TARGET:
+    if not isinstance(target, str) or "://" not in target or len(target) > _MAX_TARGET:
         raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
     if link.get("kind") not in LINK_KINDS:
         raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)

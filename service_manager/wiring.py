@@ -127,7 +127,15 @@ class Parts:
         )
         catalogue = Catalogue(database, registry, backend, monotonic=time.monotonic)
         backend.catalogue = catalogue
-        _register(registry, backend, instances, catalogue, policy=policy, cipher=cipher, issuer=issuer, clock=clock)
+        _register(
+            registry,
+            backend,
+            instances,
+            catalogue,
+            policy=policy,
+            reports=ReportBackend(instances, cipher=cipher, issuer=issuer, issuers=_own_issuers(settings), clock=clock),
+            clock=clock,
+        )
         return cls(
             settings=settings,
             database=database,
@@ -153,12 +161,10 @@ def _register(
     catalogue: Catalogue,
     *,
     policy: Policy,
-    cipher: Cipher,
-    issuer: TokenIssuer,
+    reports: ReportBackend,
     clock: Callable[[], float],
 ) -> None:
     """The categories that every service manager has; those of services come from the catalogue."""
-    reports = ReportBackend(instances, cipher=cipher, issuer=issuer, clock=clock)
     for action in (wire.REPORT, wire.RENEW):
         registry.set_backend(action, reports, None)
     for action in wire.LIFECYCLE_ACTIONS:
@@ -189,6 +195,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
     application.falcon.add_route("/operator/services", operator, suffix="services")
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
+    application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
     assembled = assemble(
         application,
@@ -203,6 +210,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     if not dialects:
         return assembled
     hurtle = _application(parts, "pyssf")
+    hurtle.falcon.add_route("/update/children", operator, suffix="children")
     hurtle_doors = assemble(
         hurtle,
         verifier(parts),
@@ -222,12 +230,16 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     return mounted
 
 
+def _own_issuers(settings: ServiceManagerSettings) -> frozenset[str]:
+    return frozenset((settings.issuer, START_ISSUER))
+
+
 def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
     return ServiceManager(
         parts.registry,
         catalogue=parts.catalogue,
         exists=_InstancesThatExist(parts.database).exists,
-        issuers=frozenset((parts.settings.issuer, START_ISSUER)),
+        issuers=_own_issuers(parts.settings),
         realm_name=parts.settings.name,
         dialect=dialect,
     )

@@ -124,6 +124,9 @@ class ApplicationWork:
                 return ApplicationState("inactive", "is stopping, to be started again")
             kept["going"] = False
         state = self._applications.state(instance) if kept.get("going") else None
+        if state is not None and state.state == "inactive" and not state.message:
+            # On no way to anything, and wanted: it ended in good order with its machine, which has come up again.
+            state = None
         if state is not None and state.state == "error":
             if self._clock() < float(kept.get("next", 0.0)):
                 return state

@@ -192,7 +192,15 @@ class PyssfRegistry(Registry):
         self.wrapped.delete_mixin(mixin, extras)
 
     def get_category(self, path: str, extras: Any) -> Category | None:
-        return self.wrapped.get_category(path, extras)
+        found = self.wrapped.get_category(path, extras)
+        owner = getattr(found, "extras", None)
+        if owner is None or owner == self.wrapped.get_extras(extras):
+            return found
+        # pyssf's own hands out what is another's, since "paths cannot overlap": what this caller sees there counts.
+        for category in self.wrapped.get_categories(extras):
+            if getattr(category, "location", None) == path:
+                return category
+        return None
 
     def get_categories(self, extras: Any) -> list[Category]:
         return self.wrapped.get_categories(extras)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from occi.backend import ActionBackend, KindBackend, MixinBackend
@@ -55,6 +56,16 @@ class Categories:
             names.pop(name)
             self._locations = {path: each for path, each in self._locations.items() if type_id(each) != name}
             self._names = names
+
+    def undo(self) -> Callable[[], None]:
+        """What brings back the categories as they are now."""
+        names, locations = self._names, self._locations
+
+        def bring_back() -> None:
+            with self._lock:
+                self._names, self._locations = names, locations
+
+        return bring_back
 
     def get(self, name: str) -> Category | None:
         """The category of a type identifier."""

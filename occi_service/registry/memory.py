@@ -2,17 +2,18 @@
 
 It keeps records, as the persistent one does, and hands out fresh objects: what a backend changes on `retrieve` is
 rendered and forgotten, and two threads never hold the same entity. A key is the tenant and the path, so two tenants may
-use one path and neither learns of the other. A unit of work holds one lock and keeps what it replaced, to put it back
-if an exception ends it.
+use one path and neither learns of the other. A unit of work holds one lock and keeps what undoes each of its changes,
+for when an exception ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from occi.backend import UserDefinedMixinBackend
@@ -76,7 +77,7 @@ class InMemoryRegistry(Registry):
         self._tenants: dict[Any, _Tenant] = {}
         self._numbers = itertools.count()
         self._lock = threading.RLock()
-        self._undo: list[tuple[_Tenant, str, _Kept | None]] | None = None
+        self._undo: list[Callable[[], None]] | None = None
 
     def _tenant(self, extras: Any) -> _Tenant:
         owner = self.get_extras(extras)
@@ -90,11 +91,13 @@ class InMemoryRegistry(Registry):
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
         """Register a provider's category, or a tenant's mixin for that tenant alone."""
+        categories = self._categories
         if isinstance(backend, UserDefinedMixinBackend):
             category.extras = self.get_extras(extras)
-            self._tenant(extras).mixins.add(category, backend)
-        else:
-            self._categories.add(category, backend)
+            categories = self._tenant(extras).mixins
+        with self._lock:
+            self._changes(categories.undo())
+            categories.add(category, backend)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
         return find_backend(self._categories, category, self._tenant(extras).mixins)
@@ -104,11 +107,14 @@ class InMemoryRegistry(Registry):
         name = type_id(mixin)
         own = self._tenant(extras).mixins
         if own.get(name) is not None:
-            own.remove(name)
+            categories = own
         elif self.get_extras(extras) is None:
-            self._categories.remove(name)
+            categories = self._categories
         else:
             raise KeyError(name)
+        with self._lock:
+            self._changes(categories.undo())
+            categories.remove(name)
 
     def get_category(self, path: str, extras: Any) -> Category | None:
         found = self._categories.at(path)
@@ -224,14 +230,18 @@ class InMemoryRegistry(Registry):
             try:
                 yield
             except BaseException:
-                for tenant, key, kept in reversed(self._undo):
-                    tenant.place(key, kept)
+                for undo in reversed(self._undo):
+                    undo()
                 raise
             finally:
                 self._undo = None
 
     def _put(self, tenant: _Tenant, key: str, kept: _Kept | None) -> None:
         with self._lock:
-            if self._undo is not None:
-                self._undo.append((tenant, key, tenant.entities.get(key)))
+            self._changes(functools.partial(tenant.place, key, tenant.entities.get(key)))
             tenant.place(key, kept)
+
+    def _changes(self, undo: Callable[[], None]) -> None:
+        """Note what undoes the change that is about to be made, if a unit of work may have to."""
+        if self._undo is not None:
+            self._undo.append(undo)

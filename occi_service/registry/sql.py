@@ -23,26 +23,27 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Category, Entity, Mixin, Resource
+from occi.core_model import Category, Entity, Kind, Mixin, Resource
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..database import Database
 from ..errors import ConflictError, UnavailableError, shown
-from ..model import secrets_of, type_id
+from ..model import secrets_among, secrets_of, type_id
 from . import owned_mixins
 from .base import Page, Registry, Selection
 from .categories import Categories
 from .records import EntityRecord, FindCategory, FindEntity, dehydrate, hydrate
+from .secrets_at_rest import Cipher, Rewritten, SecretsAtRest
 from .selecting import facts_wanted, links_statement, page_statement, rarest_first
 from .tables import encode, entities, facts, facts_of, record_of
 
-__all__ = ["Cipher", "Rewritten", "SqlRegistry"]
+__all__ = ["SqlRegistry"]
 
 _COLUMNS: Final = (
     entities.c.identifier,
@@ -77,27 +78,6 @@ _AWAY: Final = "the database is busy or away; nothing was changed"
 _SOURCES_AT_ONCE: Final = 500
 
 
-class Cipher(Protocol):
-    """Encrypts secrets, each bound to its place."""
-
-    def encrypt(self, text: str, *, context: Sequence[str]) -> str: ...
-    def decrypt(self, token: str, *, context: Sequence[str]) -> str: ...
-    def is_current(self, token: str) -> bool: ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rewritten:
-    """What a step of `reencrypt` did.
-
-    Attributes:
-        tokens: how many were written anew.
-        last: where the next step goes on; None when all have been seen.
-    """
-
-    tokens: int
-    last: int | None
-
-
 class SqlRegistry(Registry):
     """A registry in a database.
 
@@ -112,7 +92,7 @@ class SqlRegistry(Registry):
     ) -> None:
         super().__init__()
         self._database = database
-        self._cipher = cipher
+        self._secrets = SecretsAtRest(cipher)
         self._mixin_backend = mixin_backend or UserDefinedMixinBackend()
         self._categories = Categories()
         self._read = database.often(_READ)
@@ -261,7 +241,7 @@ class SqlRegistry(Registry):
         find = self._finder((record, *links), owner, extras)
         entity = hydrate(record, links, find, find_entity=lambda end: self._get(end, extras, lock=False))
         if main[4] is not None:
-            entity.attributes.update(self._opened(main[4], owner, key))
+            entity.attributes.update(self._secrets.opened(main[4], owner, key))
         return entity
 
     def get_resource_keys(self, extras: Any) -> list[str]:
@@ -307,7 +287,7 @@ class SqlRegistry(Registry):
         if whole:
             for row, entity in zip(rows, found, strict=True):
                 if row[5] is not None:
-                    entity.attributes.update(self._opened(row[5], row[4], entity.identifier))
+                    entity.attributes.update(self._secrets.opened(row[5], row[4], entity.identifier))
                 vars(entity).pop("secrets_withheld", None)
         return Page(found, more=more)
 
@@ -408,7 +388,7 @@ class SqlRegistry(Registry):
                 raise ConflictError(f"there is an entity at {shown(entity.identifier)} already")
             withheld = {}
             if row[4] is not None and getattr(entity, "secrets_withheld", False):
-                withheld = self._opened(row[4], owner, key)
+                withheld = self._secrets.opened(row[4], owner, key)
             values = self._row(entity, owner, entity.identifier, withheld=withheld)
             connection.execute(entities.update().where(entities.c.sequence == row[5]), values)
             self._keep_facts(connection, row[5], entity, owner)
@@ -433,23 +413,13 @@ class SqlRegistry(Registry):
             shut |= {name: value for name, value in record.attributes.items() if name in secrets}
             plain = {name: value for name, value in record.attributes.items() if name not in secrets}
             record = dataclasses.replace(record, attributes=plain)
-        tokens = {
-            name: self._cipher.encrypt(json.dumps(value), context=(owner, identifier, name))
-            for name, value in shut.items()
-        }
         return {
             "owner": owner,
             "identifier": identifier,
             "kind": record.kind,
             "source": record.source,
             "document": encode(record),
-            "secrets": json.dumps(tokens) if tokens else None,
-        }
-
-    def _opened(self, tokens: str, owner: str, identifier: str) -> dict[str, Any]:
-        return {
-            name: json.loads(self._cipher.decrypt(token, context=(owner, identifier, name)))
-            for name, token in json.loads(tokens).items()
+            "secrets": self._secrets.shut(shut, owner, identifier),
         }
 
     def _keep_facts(self, connection: sa.Connection, number: int, entity: Entity, owner: str) -> None:
@@ -500,34 +470,20 @@ class SqlRegistry(Registry):
 
     # keys -------------------------------------------------------------------------------------------------------------
 
-    def reencrypt(self, limit: int, *, after: int = 0) -> Rewritten:
-        """One step of rolling the cipher's keys: of the next `limit` entities with secrets, of all tenants, write those
-        tokens anew that are not under the current key.
+    def rewrite_secrets(self, limit: int, *, after: int = 0) -> Rewritten:
+        """One step after a change of the cipher's keys, or of which attributes are secret: of the next `limit` entities of
+        all tenants, write anew what is not under the current key, and shut away what stands in clear.
 
         Call it with the `last` of the step before until that is None. It may be stopped and started over at any time.
+        Entities of kinds that this process does not know keep what they have in clear.
         """
-        statement = (
-            sa.select(entities.c.sequence, entities.c.owner, entities.c.identifier, entities.c.secrets)
-            .where(entities.c.sequence > after, entities.c.secrets.is_not(None))
-            .order_by(entities.c.sequence)
-            .limit(limit)
-            .with_for_update()
-        )
-        count = 0
         with self._writing(None) as connection:
-            rows = connection.execute(statement).fetchall()
-            for number, owner, identifier, text in rows:
-                tokens: dict[str, str] = json.loads(text)
-                stale = [name for name, token in tokens.items() if not self._cipher.is_current(token)]
-                for name in stale:
-                    context = (owner, identifier, name)
-                    plain = self._cipher.decrypt(tokens[name], context=context)
-                    tokens[name] = self._cipher.encrypt(plain, context=context)
-                if stale:
-                    count += len(stale)
-                    changed = entities.update().where(entities.c.sequence == number)
-                    connection.execute(changed, {"secrets": json.dumps(tokens)})
-        return Rewritten(count, rows[-1][0] if len(rows) == limit else None)
+            return self._secrets.rewrite(connection, self._hidden, limit=limit, after=after)
+
+    def _hidden(self, record: EntityRecord) -> frozenset[str]:
+        # No tenant's own mixin defines an attribute.
+        found = [self._categories.get(name) for name in (record.kind, *record.mixins)]
+        return secrets_among([each for each in found if isinstance(each, Kind | Mixin)])
 
     # connections ------------------------------------------------------------------------------------------------------
 

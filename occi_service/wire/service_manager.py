@@ -126,7 +126,9 @@ REPORT: Final = Action(
         ),
     },
 )
-RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens; for the instance's own token, an expired one too")
+RENEW: Final = Action(
+    SCHEME, "renew", "Get fresh tokens; with the start token, or a signed one of the instance that still holds"
+)
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 
@@ -167,7 +169,8 @@ PUBLISHED: Final = Kind(
     location="/published/",
 )
 
-HISTORY_STATES: Final = ("running", "done", "failed")
+#: Outcomes of a phase in a record; a phase is overtaken by a DELETE.
+HISTORY_STATES: Final = ("running", "done", "failed", "overtaken")
 RECORD: Final = Kind(
     SCHEME,
     "record",
@@ -179,7 +182,9 @@ RECORD: Final = Kind(
         attribute("record.created"): Attribute("immutable", description="RFC 3339"),
         attribute("record.ended"): Attribute("immutable", description="RFC 3339; nothing while it lives"),
         attribute("record.phases"): Attribute(
-            "immutable", type="array", description="objects of phase, generation, start, duration (s), outcome, message"
+            "immutable",
+            type="array",
+            description=f"objects of phase, generation, start, duration (s), outcome ({', '.join(HISTORY_STATES)}), message",
         ),
         attribute("record.audit"): Attribute("immutable", type="array", description="what disposal removed"),
     },

@@ -118,15 +118,11 @@ class ForkedServiceManager(ServiceManager):
 
 @dataclasses.dataclass(slots=True)
 class Round:
-    """One order and what befalls it: `died` says at which touches."""
+    """One order and what befalls it: `died` says at which touches; `instance` is the id, once it is ordered."""
 
     path: str
     died: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def instance(self) -> str:
-        """The instance's id."""
-        return self.path.rpartition("/")[2]
+    instance: str = ""
 
 
 class Bench:
@@ -187,6 +183,9 @@ class Bench:
     def order(self, round_: Round) -> None:
         """Order at a path, until it is taken."""
         self.until(lambda: self._tenant.put(round_.path, TYPE, {"demo.size": 1}), "the order is taken", round_)
+        wanted = sa.select(tables.instances.c.id).where(tables.instances.c.path == round_.path)
+        with self.database.read() as connection:
+            round_.instance = str(connection.scalar(wanted))
 
     def update(self, round_: Round) -> None:
         """Change a parameter, until that is taken."""
@@ -281,10 +280,16 @@ class Bench:
 
     def clean(self) -> int:
         """Delete every instance that is left, wait until they are gone, and see that nothing of them is. Returns 0."""
-        paths = [str(each) for each in self._tenant.locations("/demo/")]
+        paths: list[str] = []
+
+        def listed() -> bool:
+            paths[:] = [str(each) for each in self._tenant.locations("/demo/")]
+            return True
+
+        self.until(listed, "the instances are listed")
         for path in paths:
             self.delete(Round(path[path.index("/demo/") :]))
-        self.until(lambda: not list(self._tenant.locations("/demo/")), "all are gone")
+        self.until(lambda: listed() and not paths, "all are gone")
         left = [*self.cloud.left_over(), *self._left_in_database()]
         assert left == []
         assert self.cloud.books().violations == []

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import sqlalchemy.exc
-from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Mixin
+from occi.backend import KindBackend, UserDefinedMixinBackend
+from occi.core_model import Kind, Mixin
 
+from occi_service.attributes import Attribute
 from occi_service.database import Database
 from occi_service.errors import ConflictError, ForbiddenError, UnavailableError
 from occi_service.registry.base import Selection
@@ -173,19 +174,43 @@ def test_keys_roll_in_steps(database_url: str) -> None:
         key = f"/engine/{number}"
         registry.add_resource(key, engine(key, key=f"hush {number}") if number != 3 else engine(key), A)
     rolling = SqlRegistry(database, TestCipher(new, old))
-    step = rolling.reencrypt(2)
+    step = rolling.rewrite_secrets(2)
     counts = [step.tokens]
     while step.last is not None:
-        step = rolling.reencrypt(2, after=step.last)
+        step = rolling.rewrite_secrets(2, after=step.last)
         counts.append(step.tokens)
     assert sum(counts) == 6
     assert max(counts) == 2
-    assert rolling.reencrypt(100).tokens == 0
+    assert rolling.rewrite_secrets(100).tokens == 0
     only_new, again = sql_registry(database_url, TestCipher(new))
     found = [only_new.get_resource(each, A).attributes.get("key") for each in only_new.get_resource_keys(A)]
     assert found == ["hush 0", "hush 1", "hush 2", None, "hush 4", "hush 5", "hush 6"]
     database.close()
     again.close()
+
+
+def test_an_attribute_that_becomes_a_secret_is_shut_away(database_url: str) -> None:
+    registry, database = sql_registry(database_url, TestCipher())
+    long = "hush " * 90
+    for number in range(5):
+        registry.add_resource(f"/engine/{number}", engine(f"/engine/{number}", colour=long, notes="x" * number), A)
+    later = SqlRegistry(database, TestCipher())
+    secretive = Kind(
+        ENGINE.scheme,
+        ENGINE.term,
+        list(ENGINE.related),
+        attributes={**ENGINE.attributes, "colour": Attribute("mutable", secret=True)},
+        location=ENGINE.location,
+    )
+    later.set_backend(secretive, KindBackend(), None)
+    asked = Selection(category=secretive, attributes=(("colour", long),))
+    assert later.rewrite_secrets(3).tokens == 3
+    step = later.rewrite_secrets(3, after=later.rewrite_secrets(3).last or 0)
+    assert (step.tokens, step.last) == (2, None)
+    assert "hush" not in _everything_at_rest(database)
+    assert later.select(asked, A).entities == []
+    assert later.get_resource("/engine/4", A).attributes == {"colour": long, "notes": "xxxx"}
+    database.close()
 
 
 def test_another_process_sees_a_new_mixin_at_once(database_url: str) -> None:

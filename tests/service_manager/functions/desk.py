@@ -6,6 +6,7 @@ test reports itself, with a token that the service manager has signed. What need
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import time
@@ -13,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import bundles
 from occi_service import work
 from occi_service.database import Database
 from occi_service.encryption import generate_key
-from occi_service.identity import Identity, TenantId
+from occi_service.identity import Identity, MemoryRevocations, SigningKey, TenantId, TokenIssuer, write_jwk_set
 from occi_service.schema import upgrade
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 from service_manager import tables, wiring
 from service_manager.history import EXPIRY_TOPIC
 from service_manager.instances import show_state
+from service_manager.reconciler import Change
 from service_manager.settings import ServiceManagerSettings
 from tests.occi_service.protocol.calls import Answer, call, path_of
 
@@ -46,6 +49,13 @@ class Clock:
         return time.time() + self.ahead
 
 
+@dataclasses.dataclass(frozen=True)
+class Keyed:
+    """Work on an instance, for who looks at its key alone."""
+
+    key: str
+
+
 class Template:
     """What takes long to make and is the same for all desks: a realm with people, a database with its tables."""
 
@@ -57,6 +67,11 @@ class Template:
         database.close()
 
 
+class _All:
+    def exists(self, instance_id: str, tenant_id: str) -> bool:
+        return True
+
+
 class Desk:
     """One web process of a service manager."""
 
@@ -66,12 +81,13 @@ class Desk:
         self.realm = template.realm
         shutil.copy(template.database, directory / "state.db")
         keys = Keys()
+        self.peer = SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="peer")
         self._settings = ServiceManagerSettings(
             **{
                 "database_url": f"sqlite:///{directory}/state.db",
                 "encryption_keys": generate_key(),
                 "signing_key": keys.pem,
-                "verification_keys": keys.jwk_set,
+                "verification_keys": write_jwk_set([keys.signing.public, self.peer.public]),
                 "issuer": ISSUER,
                 "url": "http://occi.example.org",
                 "design_url": "http://127.0.0.1:1/design",
@@ -150,6 +166,19 @@ class Desk:
         row = self.row(path, who)
         return self.parts.issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
+    def peers_token(self, path: str, who: str = "alice") -> str:
+        """A token for the same instance that another issuer has signed, whose key is known here."""
+        row = self.row(path, who)
+        issuer = TokenIssuer(
+            self.peer,
+            keys=self.parts.keys,
+            instances=_All(),
+            revocations=MemoryRevocations(self.clock),
+            clock=self.clock,
+        )
+        audience = tokens.AUDIENCE_SERVICE_MANAGER
+        return issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
+
     def start_token(self, path: str, who: str = "alice") -> str:
         """What its orchestrator finds in its environment."""
         row = self.row(path, who)
@@ -210,9 +239,8 @@ class Desk:
     def remove(self, path: str) -> None:
         """Take an instance away, as the reconciler does at the end of its disposal."""
         with self.parts.database.write() as connection:
-            found = self.parts.instances.find(connection, self.row(path)["id"])
-            assert found is not None
-            self.reconciler._remove(connection, found, self.clock())
+            item = Keyed(self.row(path)["id"])
+            self.reconciler.save(connection, item, Change(removed=True, ended="done"))
 
 
 def identity_of(desk: Desk, who: str) -> Identity:

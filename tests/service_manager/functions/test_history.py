@@ -9,7 +9,7 @@ import pytest
 
 from occi_service.wire import service_manager as wire
 
-from .desk import Desk
+from .desk import Desk, Keyed
 
 PHASES = "org.archelon.record.phases"
 
@@ -75,8 +75,7 @@ def test_a_phase_that_is_tried_again_has_a_line_for_each(desk: Desk) -> None:
         instance = desk.parts.instances.find(connection, path.rpartition("/")[2])
         assert instance is not None
         desk.parts.history.begin(connection, instance, "deploy", desk.clock())
-        item = type("Item", (), {"key": instance.id})()
-        desk.reconciler.gave_up(connection, item, "the disk is full")
+        desk.reconciler.gave_up(connection, Keyed(instance.id), "the disk is full")
     shown = desk.attributes(path)
     assert shown[wire.STATE] == "fail"
     assert shown[wire.STATE_MESSAGE] == "the disk is full"

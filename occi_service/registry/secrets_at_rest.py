@@ -1,0 +1,117 @@
+"""Values of secret attributes as rows have them: one text of tokens by attribute, `{name: token}`, beside the document.
+
+A token opens only for its owner, identifier and attribute. `rewrite` is what an operator runs after a change: it rolls
+keys, and shuts away what a kind has come to call a secret since it was stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import sqlalchemy as sa
+
+from .. import logs
+from .records import EntityRecord
+from .tables import encode, entities, fact, facts, record_of
+
+__all__ = ["Cipher", "Rewritten", "SecretsAtRest"]
+
+_NEXT: Final = (
+    sa.select(
+        entities.c.identifier,
+        entities.c.kind,
+        entities.c.source,
+        entities.c.document,
+        entities.c.secrets,
+        entities.c.sequence,
+        entities.c.owner,
+    )
+    .where(entities.c.sequence > sa.bindparam("after"))
+    .order_by(entities.c.sequence)
+    .limit(sa.bindparam("most"))
+    .with_for_update()
+)
+
+
+class Cipher(Protocol):
+    """Encrypts secrets, each bound to its place."""
+
+    def encrypt(self, text: str, *, context: Sequence[str]) -> str: ...
+    def decrypt(self, token: str, *, context: Sequence[str]) -> str: ...
+    def is_current(self, token: str) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What a step of `rewrite` did.
+
+    Attributes:
+        tokens: how many were written anew, or for the first time.
+        last: where the next step goes on; None when all have been seen.
+    """
+
+    tokens: int
+    last: int | None
+
+
+class SecretsAtRest:
+    """Shuts values away, and opens them."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self._cipher = cipher
+
+    def shut(self, values: Mapping[str, Any], owner: str, identifier: str) -> str | None:
+        """The text of tokens of these attributes; None without any."""
+        tokens = {name: self._token(value, owner, identifier, name) for name, value in values.items()}
+        return json.dumps(tokens) if tokens else None
+
+    def opened(self, text: str, owner: str, identifier: str) -> dict[str, Any]:
+        """The values behind a text of tokens. From now on they are hidden in the lines of the present request."""
+        values = {
+            name: json.loads(self._cipher.decrypt(token, context=(owner, identifier, name)))
+            for name, token in json.loads(text).items()
+        }
+        for value in values.values():
+            logs.hide_in_request(value)
+        return values
+
+    def rewrite(
+        self, connection: sa.Connection, hidden: Callable[[EntityRecord], frozenset[str]], *, limit: int, after: int
+    ) -> Rewritten:
+        """Of the next `limit` entities, of all tenants, write anew what is not under the current key, or stands in clear.
+
+        Args:
+            connection: inside a transaction.
+            hidden: names an entity's secret attributes as its kind and mixins have them now.
+        """
+        count = 0
+        rows = connection.execute(_NEXT, {"after": after, "most": limit}).fetchall()
+        for row in rows:
+            identifier, owner, number = row[0], row[6], row[5]
+            tokens: dict[str, str] = json.loads(row[4]) if row[4] else {}
+            record = record_of(row, owner)
+            bare = {name: value for name, value in record.attributes.items() if name in hidden(record)}
+            stale = [name for name, token in tokens.items() if not self._cipher.is_current(token)]
+            for name in stale:
+                context = (owner, identifier, name)
+                tokens[name] = self._cipher.encrypt(
+                    self._cipher.decrypt(tokens[name], context=context), context=context
+                )
+            tokens |= {name: self._token(value, owner, identifier, name) for name, value in bare.items()}
+            if not stale and not bare:
+                continue
+            count += len(stale) + len(bare)
+            changed: dict[str, Any] = {"secrets": json.dumps(tokens)}
+            if bare:
+                plain = {name: value for name, value in record.attributes.items() if name not in bare}
+                changed["document"] = encode(dataclasses.replace(record, attributes=plain))
+                names = [fact("@" + name, "").name for name in bare]
+                connection.execute(facts.delete().where(facts.c.sequence == number, facts.c.name.in_(names)))
+            connection.execute(entities.update().where(entities.c.sequence == number), changed)
+        return Rewritten(count, rows[-1][5] if len(rows) == limit else None)
+
+    def _token(self, value: Any, owner: str, identifier: str, name: str) -> str:
+        return self._cipher.encrypt(json.dumps(value), context=(owner, identifier, name))

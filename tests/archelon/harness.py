@@ -1,0 +1,117 @@
+"""The command line for tests: as a function where that is enough, as processes where what it starts matters."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from archelon.command_line import main
+
+__all__ = ["Dev", "Said", "archelon", "first_port", "until"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a command ended with and printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def archelon(*arguments: object) -> Said:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(each) for each in arguments])
+    return Said(int(status), out.getvalue(), err.getvalue())
+
+
+def first_port() -> int:
+    """Where to look for ports: apart from other runs on this machine."""
+    return random.randrange(10000, 18000, 40)
+
+
+def until(reached: Callable[[], Any], what: str, *, seconds: float = 20.0) -> Any:
+    """Wait until something holds, and return it."""
+    end = time.monotonic() + seconds
+    while True:
+        found = reached()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Dev:
+    """`archelon dev` as a process, over one state directory."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.output = state.with_name(f"{state.name}.out")
+        self._port = first_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> None:
+        """Start it, and wait until it says that it is ready."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
+        command = [sys.executable, "-m", "archelon", "dev", "--state", str(self.state), "--port", str(self._port)]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*command, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        until(lambda: self._ready(), "archelon dev is ready", seconds=60)
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        said = self.output.read_text()
+        assert self.process.poll() is None, said
+        return "ready in" in said
+
+    def interrupt(self) -> int:
+        """Ctrl-C; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+    def end(self) -> None:
+        """Whatever it is in, end it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def __call__(self, *arguments: object) -> Said:
+        """A command against it. One that waits waits a minute at most."""
+        waits = arguments[:1] == ("instance",) and arguments[1] in ("create", "update", "delete", "stop", "start")
+        return archelon(*arguments, "--state", self.state, *(("--timeout", 60) if waits else ()))
+
+
+@contextlib.contextmanager
+def dev(state: Path) -> Iterator[Dev]:
+    """An all-in-one for the time of a test, not started yet."""
+    running = Dev(state)
+    try:
+        yield running
+    finally:
+        running.end()

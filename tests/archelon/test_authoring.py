@@ -1,0 +1,67 @@
+"""An author's first minutes: a bundle that is right from the start, and clear words when it no longer is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bundles
+from archelon.failures import Status
+
+from .harness import archelon
+
+
+def test_a_new_bundle_is_right_and_passes_its_tests(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = archelon("new", tmp_path / "greeter", "-o", "json")
+    assert made.status == Status.DONE
+    assert made.json["files"] == ["manifest.yaml", "server.py", "templates/local.yaml", "tests/test_bundle.py"]
+    checked = archelon("validate", tmp_path / "greeter")
+    assert checked.status == Status.DONE
+    assert checked.out == f"{tmp_path / 'greeter'} is right\n"
+    assert archelon("test", tmp_path / "greeter").status == Status.DONE
+    assert "2 passed" in capfd.readouterr().out
+    manifest = bundles.Bundle.load(tmp_path / "greeter").manifest
+    assert manifest.term == "greeter"
+    assert set(manifest.attributes) == {"greeter.greeting", "greeter.url"}
+
+
+def test_a_failing_test_is_a_failure(tmp_path: Path) -> None:
+    archelon("new", tmp_path / "greeter")
+    server = tmp_path / "greeter" / "server.py"
+    server.write_text(server.read_text().replace('os.environ["GREETING"]', '"silence"'))
+    assert archelon("test", tmp_path / "greeter").status == Status.FAILED
+
+
+def test_what_is_wrong_has_file_line_and_remedy(tmp_path: Path) -> None:
+    archelon("new", tmp_path / "x", "--term", "other")
+    manifest = tmp_path / "x" / "manifest.yaml"
+    manifest.write_text(manifest.read_text() + "titel: no\n")
+    said = archelon("validate", tmp_path / "x")
+    assert said.status == Status.FAILED
+    assert said.out.startswith("manifest.yaml:")
+    as_json = archelon("validate", tmp_path / "x", "-o", "json")
+    assert as_json.status == Status.FAILED
+    assert as_json.json[0]["line"] == len(manifest.read_text().splitlines())
+    assert as_json.json[0]["remedy"]
+
+
+@pytest.mark.parametrize("name", ["Upper", "1st", "a_b", "ä"])
+def test_a_directorys_name_may_be_no_term(tmp_path: Path, name: str) -> None:
+    said = archelon("new", tmp_path / name)
+    assert said.status == Status.USAGE
+    assert "give --term" in said.err
+    assert not (tmp_path / name).exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "manifest.yaml").write_text("mine")
+    assert archelon("new", tmp_path / "x").status == Status.CONFLICT
+    assert (tmp_path / "x" / "manifest.yaml").read_text() == "mine"
+
+
+def test_a_bundle_without_tests_is_told_so(tmp_path: Path) -> None:
+    said = archelon("test", tmp_path)
+    assert said.status == Status.FAILED
+    assert "no directory tests" in said.err

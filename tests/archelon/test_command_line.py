@@ -1,0 +1,117 @@
+"""What every command has in common: it is loaded late, ends with a status, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from archelon import command_line
+from archelon.failures import CommandError, Status, explained
+from occi_service import client
+from occi_service.settings import SettingsError
+from occi_service.version import __version__
+
+from .harness import ROOT, archelon
+
+
+def test_help_loads_none_of_the_rooms() -> None:
+    look = "import sys; from archelon.command_line import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "instance" in ended.stdout
+    for heavy in ("sqlalchemy", "falcon", "rich", "pydantic", "service_manager", "cloud_controller", "occi_service"):
+        assert f"'{heavy}'" not in ended.stderr
+
+
+def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    if not isinstance(command, click.Group):
+        return [path]
+    context = click.Context(command)
+    found = [path]
+    for name in command.list_commands(context):
+        member = command.get_command(context, name)
+        assert member is not None
+        found += _commands(member, (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("path", _commands(command_line.archelon, ()), ids=" ".join)
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
+    said = archelon(*path, "--help")
+    assert said.status == Status.DONE
+    assert said.out.startswith("Usage: archelon")
+    # More than its usage: a sentence of its own.
+    assert len(said.out.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["instanc"], Status.USAGE, "No such command 'instanc'"),
+        (["instance", "create"], Status.USAGE, "Missing argument 'SERVICE'"),
+        (["instance", "list", "-o", "xml"], Status.USAGE, "'xml' is not one of"),
+        (["validate", "/nowhere"], Status.USAGE, "does not exist"),
+        (["realm", "token", "issue", "x"], Status.USAGE, "--tenant"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], status: Status, words: str) -> None:
+    said = archelon(*arguments)
+    assert said.status == status
+    assert words in said.err
+    assert said.err.startswith("archelon: ")
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(_path: Path) -> None:
+        raise ZeroDivisionError("nobody expected this")
+
+    monkeypatch.setattr("bundles.validate", broken)
+    said = archelon("validate", tmp_path)
+    assert said.status == Status.FAILED
+    assert (
+        said.err == "archelon: unexpected ZeroDivisionError: nobody expected this; `archelon --debug …` shows where\n"
+    )
+    shown = archelon("--debug", "validate", tmp_path)
+    assert "Traceback" in shown.err
+
+
+def test_the_version() -> None:
+    assert archelon("--version").out == f"archelon {__version__}\n"
+
+
+def _answer(kind: type[client.StatusError], status: int) -> client.StatusError:
+    return kind("so it is", method="GET", url="http://sm/x", status=status, title="T", where="path")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CommandError("x", status=Status.TIMED_OUT), Status.TIMED_OUT),
+        (_answer(client.BadRequestError, 400), Status.USAGE),
+        (_answer(client.UnauthorizedError, 401), Status.REFUSED),
+        (_answer(client.ForbiddenError, 403), Status.REFUSED),
+        (_answer(client.NotFoundError, 404), Status.NOT_FOUND),
+        (_answer(client.ConflictError, 409), Status.CONFLICT),
+        (_answer(client.TooManyRequestsError, 429), Status.FAILED),
+        (_answer(client.ServerError, 500), Status.UNREACHABLE),
+        (client.TransportError("refused", method="GET", url="http://sm/"), Status.UNREACHABLE),
+        (client.MalformedAnswerError("no OCCI", method="GET", url="http://sm/"), Status.UNREACHABLE),
+        (SettingsError(["x is not set"]), Status.USAGE),
+        (PermissionError(13, "Permission denied", "/x"), Status.FAILED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
+)
+def test_every_expected_error_has_a_status(error: Exception, status: Status) -> None:
+    found = explained(error)
+    assert found is not None
+    assert found.status is status
+    assert str(found)
+
+
+def test_an_error_that_nobody_knows_is_not_explained() -> None:
+    assert explained(ZeroDivisionError()) is None

@@ -1,0 +1,139 @@
+"""The demo as people run it; what it does when a step does not come out, and when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from archelon.all_in_one import AllInOne
+from archelon.demo.plays import Play, chosen
+from archelon.demo.remains import left
+from archelon.demo.stage import ExpectedError, Stage
+from archelon.demo.steps import Step
+from archelon.demonstration import perform
+from archelon.failures import CommandError, Status
+from archelon.state_directory import StateDirectory
+
+from .harness import ROOT, first_port, until
+
+
+def command(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "archelon", "demo"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def of_directory(directory: Path) -> list[str]:
+    """Processes that have to do with a directory: work in it, or are told of it."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "cwd", "environ"]):
+        told = [*(process.info["cmdline"] or []), process.info["cwd"] or "", *(process.info["environ"] or {}).values()]
+        if process.pid != os.getpid() and any(f"{directory}/archelon-demo-" in each for each in told):
+            found.append(" ".join(process.info["cmdline"] or []))
+    return found
+
+
+def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
+    with command(tmp_path) as running:
+        said, _ = running.communicate(timeout=180)
+    assert running.returncode == Status.DONE, said
+    for words in (
+        "POST /guestbook/",
+        "→ 201",
+        "Archelon was here",
+        "nodes of web: 2",
+        "kill -9",
+        "→ 404",
+        "no process, no port",
+    ):
+        assert words in said, said
+    assert list(tmp_path.iterdir()) == []
+    assert of_directory(tmp_path) == []
+
+
+def test_interrupted_it_takes_everything_down(tmp_path: Path) -> None:
+    with command(tmp_path) as running:
+        assert running.stdout is not None
+        lines: list[str] = []
+        for line in running.stdout:
+            lines.append(line)
+            if "deploy" in line:
+                break
+        running.send_signal(signal.SIGTERM)
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == Status.INTERRUPTED, "".join(lines) + rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+    until(lambda: of_directory(tmp_path) == [], "nothing runs any more", seconds=5)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    state = StateDirectory(tmp_path / "state")
+    state.make(host="127.0.0.1", first_port=first_port())
+    house = AllInOne(state, print)
+    made = Stage(state, house, show=print)
+    yield made
+    made.close()
+    house.down()
+
+
+def test_a_step_that_does_not_come_out_says_what_was_expected_and_where_the_logs_are(stage: Stage) -> None:
+    done: list[str] = []
+
+    def fine(_stage: Stage, play: Play) -> None:
+        done.append(play.service)
+
+    def wrong(_stage: Stage, _play: Play) -> None:
+        raise ExpectedError("the sky was to be green; it is blue")
+
+    steps = [Step("Fine", fine), Step("Wrong", wrong), Step("Never", fine)]
+    with pytest.raises(CommandError, match="step 2, 'Wrong', did not come out: the sky was to be green") as failed:
+        perform(stage, chosen(), steps, since=time.monotonic())
+    assert str(stage.state.logs) in str(failed.value)
+    assert done == [chosen().service]
+
+
+def test_nothing_listening_is_told_as_such(stage: Stage) -> None:
+    assert stage.web("GET", f"http://127.0.0.1:{stage.state.ports().service_manager}/") == (0, "")
+
+
+def test_the_proof_finds_what_is_left(stage: Stage) -> None:
+    stage.house.up()
+    assert left(stage.state) == []
+    # A process that only its directory gives away, as one that hides from its launcher.
+    hidden = stage.state.cloud / "regions" / "local" / "instances" / "i-1"
+    hidden.mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=hidden)
+    try:
+        assert [each for each in left(stage.state) if each.startswith(f"process {process.pid}")]
+    finally:
+        process.kill()
+        process.wait()
+    hidden.rmdir()
+    stage.request("POST", "/-/", {}, expected=400)
+    with pytest.raises(ExpectedError, match="was to answer 200; it answered 404"):
+        stage.request("GET", "/nothing", expected=200)
+    assert left(stage.state) == []
+
+
+def test_without_the_guestbook_it_says_what_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("archelon.demo.plays._BUNDLES", tmp_path)
+    play = chosen()
+    assert play.service == "hello"
+    assert "orchestrators/guestbook are not installed" in play.missing[0]
+    assert (play.bundles[0] / "manifest.yaml").is_file()

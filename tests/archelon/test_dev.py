@@ -1,0 +1,240 @@
+"""Everything on one machine, from the command line: an instance's life, a restart that goes on, an end that leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from archelon.all_in_one import AllInOne
+from archelon.demo.remains import left
+from archelon.failures import Status
+from archelon.state_directory import StateDirectory
+
+from .harness import Dev, archelon, dev, until
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with dev(tmp_path_factory.mktemp("house") / "state") as house:
+        house.start()
+        yield house
+
+
+@pytest.fixture(scope="module")
+def greeter(running: Dev) -> str:
+    """A published service's term."""
+    bundle = running.state.parent / "greeter"
+    assert archelon("new", bundle).status == Status.DONE
+    said = running("publish", bundle)
+    assert said.status == Status.DONE, said.err
+    return "greeter"
+
+
+def nodes(state: Path, instance: str) -> dict[str, int | None]:
+    """Processes of an instance by name, and their ids."""
+    house = AllInOne(StateDirectory(state), print)
+    found = {}
+    for launcher, name in house.running():
+        if name.instance == instance:
+            seen = launcher.observe(name)
+            found[name.process] = None if seen is None else seen.pid
+    house.supervisor.stop()
+    return found
+
+
+def page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_an_instances_life(running: Dev, greeter: str) -> None:
+    assert [each["service"] for each in running("service", "list", "-o", "json").json] == [greeter]
+    shown = running("service", "show", greeter, "-o", "json").json
+    assert {each["attribute"] for each in shown["attributes"]} >= {"greeter.greeting", "greeter.url"}
+
+    ordered = running("instance", "create", greeter, "greeter.greeting=Guten Tag", "--title", "mine", "-o", "json")
+    assert ordered.status == Status.DONE, ordered.err
+    assert "active" in ordered.err
+    instance = ordered.json
+    assert (instance["state"], instance["title"]) == ("active", "mine")
+    url = instance["attributes"]["greeter.url"]
+    assert page(url) == "Guten Tag"
+    identifier = instance["path"].rpartition("/")[2]
+
+    listed = running("instance", "list", "-o", "json").json
+    assert [each["path"] for each in listed] == [instance["path"]]
+    # By path, by id, by the beginning of one.
+    for name in (instance["path"], identifier, identifier[:6]):
+        assert running("instance", "show", name, "-o", "json").json["path"] == instance["path"]
+
+    updated = running("instance", "update", identifier[:8], "greeter.greeting=Moin", "-o", "json")
+    assert updated.status == Status.DONE, updated.err
+    assert page(updated.json["attributes"]["greeter.url"]) == "Moin"
+
+    for action, state in (("stop", "inactive"), ("start", "active")):
+        said = running("instance", action, identifier, "-o", "json")
+        assert said.json["state"] == state, said.err
+    assert page(url) == "Moin"
+
+    refused = running("instance", "retry", identifier)
+    assert refused.status == Status.CONFLICT
+    assert "these do: stop" in refused.err
+
+    logged = running("instance", "logs", identifier)
+    assert logged.status == Status.DONE, logged.err
+    assert logged.out
+
+    gone = running("instance", "delete", identifier, "-o", "json")
+    assert gone.json == {"path": instance["path"], "state": "gone"}, gone.err
+    assert running("instance", "show", identifier).status == Status.NOT_FOUND
+    # Its history outlives it.
+    history = running("instance", "events", identifier, "-o", "json").json
+    phases = [each["phase"] for each in history["phases"]]
+    assert phases == ["initialise", "activate", "deploy", "provision", "update", "stop", "start", "destroy"]
+    assert history["removed"]
+    state = StateDirectory(running.state)
+    until(lambda: left(state) == [], "nothing is left")
+
+
+def test_refusals(running: Dev, greeter: str, tmp_path: Path) -> None:
+    for arguments, status, words in (
+        (["instance", "create", "nosuch"], Status.NOT_FOUND, "there are: greeter"),
+        (["instance", "create", greeter, "greeter.colour=red"], Status.USAGE, "has no attribute"),
+        (["instance", "create", greeter, "greeter.url=http://x"], Status.USAGE, "greeter.url"),
+        (["instance", "show", "abc"], Status.USAGE, "names no instance"),
+        (["instance", "show", "abcdef"], Status.NOT_FOUND, "there is no instance"),
+        (["instance", "logs", "00000000-0000-4000-8000-000000000000"], Status.NOT_FOUND, "there is no application"),
+        (["publish", str(running.state.parent / "greeter"), "--as", "tenant"], Status.REFUSED, "not allowed"),
+        (["withdraw", "nosuch"], Status.NOT_FOUND, "no published service"),
+        (["publish", str(tmp_path)], Status.FAILED, "there is no manifest"),
+    ):
+        said = running(*arguments)
+        assert said.status == status, (arguments, said)
+        assert words in said.err, (arguments, said)
+        assert "Traceback" not in said.err
+    bad = tmp_path / "token"
+    bad.write_text("archelon_nobody")
+    said = running("instance", "list", "--token-file", bad)
+    assert said.status == Status.REFUSED
+    assert "archelon_nobody" not in said.err
+
+
+def test_a_withdrawn_service_takes_no_orders(running: Dev, tmp_path: Path) -> None:
+    archelon("new", tmp_path / "fleeting")
+    assert running("publish", tmp_path / "fleeting").status == Status.DONE
+    assert running("withdraw", "fleeting").status == Status.DONE
+    said = running("instance", "create", "fleeting", "--no-wait")
+    assert said.status != Status.DONE
+    assert "fleeting" in said.err
+
+
+def test_a_second_one_is_refused(running: Dev) -> None:
+    said = archelon("dev", "--state", running.state)
+    assert said.status == Status.CONFLICT
+    assert "in use by process" in said.err
+
+
+def test_no_secret_of_the_house_is_in_its_logs(running: Dev, greeter: str) -> None:
+    state = StateDirectory(running.state)
+    secrets = [state.token(role) for role in ("tenant", "provider", "operator")]
+    secrets += (state.keys / "encryption.keys").read_text().split()
+    secrets.append(state.key("service-manager").read_text().splitlines()[1])
+    logs = "".join([path.read_text() for path in state.logs.iterdir()])
+    assert '"path":"/published/"' in logs
+    assert [secret for secret in secrets if secret in logs] == []
+
+
+def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
+    with dev(tmp_path / "state") as house:
+        house.start("--keep")
+        archelon("new", tmp_path / "lasting")
+        assert house("publish", tmp_path / "lasting").status == Status.DONE
+        instance = house("instance", "create", "lasting", "lasting.greeting=Still here", "-o", "json").json
+        identifier = instance["path"].rpartition("/")[2]
+        url = instance["attributes"]["lasting.url"]
+        before = nodes(house.state, identifier)
+        assert len(before) == 2
+        assert all(before.values())
+
+        assert house.interrupt() == Status.DONE
+        assert page(url) == "Still here"
+        said = house("instance", "list")
+        assert said.status == Status.UNREACHABLE
+        assert len(said.err.splitlines()) == 1
+
+        house.start()
+        assert house("instance", "show", identifier, "-o", "json").json["state"] == "active"
+        updated = house("instance", "update", identifier, "lasting.greeting=Changed", "-o", "json")
+        assert updated.status == Status.DONE, updated.err
+        assert page(url) == "Changed"
+        # The orchestrator was adopted, not started again.
+        assert nodes(house.state, identifier)["orchestrator"] == before["orchestrator"]
+
+        # Without --keep, the end of it is the end of all that it started.
+        processes = [pid for pid in nodes(house.state, identifier).values() if pid]
+        assert house.interrupt() == Status.DONE
+        assert [pid for pid in processes if psutil.pid_exists(pid)] == []
+
+        # The instance is ordered still: it comes again.
+        house.start()
+        until(lambda: _answers(url), "it is there again", seconds=40)
+        assert house("instance", "delete", identifier).status == Status.DONE
+        until(lambda: left(StateDirectory(house.state)) == [], "nothing is left")
+
+
+def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
+    assert running.process is not None
+    children = psutil.Process(running.process.pid).children()
+    assert len(children) == 4
+    for child in children:
+        os.killpg(child.pid, signal.SIGKILL)
+    process = running.process
+    until(lambda: len([c for c in psutil.Process(process.pid).children() if c.status() != "zombie"]) == 4, "four again")
+    said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again", seconds=40)
+    assert json.loads(said)[0]["service"] == greeter
+
+
+def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
+    for service in ("service-manager", "cloud-controller"):
+        url = f"sqlite:///{tmp_path}/{service}.db"
+        for _ in range(2):
+            said = archelon("db", "upgrade", "--of", service, "--url", url)
+            assert said.status == Status.DONE, said.err
+    with sqlite3.connect(tmp_path / "service-manager.db") as connection:
+        assert connection.execute("SELECT count(*) FROM sm_instances").fetchone() == (0,)
+    other = archelon("db", "upgrade", "--of", "cloud-controller", "--url", f"sqlite:///{tmp_path}/service-manager.db")
+    assert other.status == Status.FAILED
+    assert "is not the cloud-controller's" in other.err
+    assert archelon("db", "upgrade", "--of", "service-manager", "--url", "mysql://x/y").status == Status.USAGE
+
+
+def test_a_service_without_settings_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ARCHELON_")]:
+        monkeypatch.delenv(name)
+    said = archelon("cloud-controller")
+    assert said.status == Status.USAGE
+    assert "database_url is not set; set ARCHELON_DATABASE_URL" in said.err
+    assert archelon("worker", "--of", "service-manager").status == Status.USAGE
+
+
+def _answers(url: str) -> bool:
+    try:
+        return page(url) == "Changed"
+    except OSError:
+        return False
+
+
+def _done(said: object) -> str:
+    from .harness import Said
+
+    assert isinstance(said, Said)
+    return said.out if said.status == Status.DONE else ""

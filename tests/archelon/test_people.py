@@ -1,0 +1,83 @@
+"""The realm from the command line."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+import pytest
+
+from archelon.failures import Status
+from occi_service.identity import Realm, RealmFile
+
+from .harness import archelon
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "realm.yaml"
+    assert archelon("realm", "tenant", "add", "acme", "--file", path).status == Status.DONE
+    added = archelon("realm", "user", "add", "alice", "--tenant", "acme", "--role", "provider", "--file", path)
+    assert added.status == Status.DONE
+    return path
+
+
+def test_a_token_that_was_issued_is_believed_until_it_is_revoked(file: Path) -> None:
+    issued = archelon(
+        "realm", "token", "issue", "alice", "--tenant", "acme", "--lifetime", "12h", "--file", file, "-o", "json"
+    )
+    token = issued.json
+    identity = Realm(RealmFile(file, time.time), time.time).verify(token["token"])
+    assert identity is not None
+    assert (identity.subject, identity.tenant_name, identity.roles) == ("alice", "acme", {"provider"})
+    left = datetime.datetime.fromisoformat(token["expires"]) - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(hours=11, minutes=59) < left <= datetime.timedelta(hours=12)
+    # It is shown once, and kept nowhere.
+    assert token["token"] not in file.read_text()
+    assert token["token"] not in archelon("realm", "show", "--file", file).out
+    assert archelon("realm", "token", "revoke", token["id"], "--file", file).status == Status.DONE
+    assert not RealmFile(file, time.time).read().tokens
+
+
+def test_for_people_the_token_stands_alone_on_standard_output(file: Path) -> None:
+    said = archelon("realm", "token", "issue", "alice", "--tenant", "acme", "--file", file)
+    assert said.out.startswith("archelon_")
+    assert len(said.out.split()) == 1
+    assert "revoke" in said.err
+
+
+def test_who_is_there(file: Path) -> None:
+    archelon("realm", "tenant", "add", "empty", "--file", file)
+    archelon(
+        "realm", "user", "grant", "alice", "--tenant", "acme", "--role", "tenant", "--role", "operator", "--file", file
+    )
+    rows = archelon("realm", "show", "--file", file, "-o", "json").json
+    assert rows == [{"tenant": "acme", "user": "alice", "roles": "operator, tenant", "tokens": ""}, {"tenant": "empty"}]
+    archelon("realm", "user", "remove", "alice", "--file", file)
+    archelon("realm", "tenant", "remove", "acme", "--file", file)
+    assert archelon("realm", "show", "--file", file, "-o", "json").json == [{"tenant": "empty"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["user", "add", "bob", "--tenant", "nowhere"], Status.FAILED, "there is no tenant 'nowhere'"),
+        (["user", "add", "alice", "--tenant", "acme"], Status.FAILED, "there is a user 'alice' already"),
+        (["token", "issue", "alice", "--tenant", "acme", "--lifetime", "soon"], Status.USAGE, "is no lifetime"),
+        (["token", "revoke", "none"], Status.FAILED, "there is no token 'none'"),
+    ],
+)
+def test_refusals_are_clear(file: Path, arguments: list[str], status: Status, words: str) -> None:
+    before = file.read_text()
+    said = archelon("realm", *arguments, "--file", file)
+    assert said.status == status
+    assert words in said.err
+    assert file.read_text() == before
+
+
+def test_without_a_realm_it_says_where_one_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = archelon("realm", "show")
+    assert said.status == Status.USAGE
+    assert "--file" in said.err

@@ -1,0 +1,100 @@
+"""What keeps processes running: a killed one comes again, a stubborn one is ended, nobody outlives the supervisor."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from archelon.supervision import Program, Supervisor
+
+from .harness import ROOT, until
+
+_SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+_STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def supervisor(told: list[str]) -> Iterator[Supervisor]:
+    made = Supervisor(told.append)
+    yield made
+    made.stop(grace=0.1)
+
+
+def program(directory: Path, code: str, name: str = "one") -> Program:
+    return Program(name, [sys.executable, "-c", code], {**os.environ}, directory / f"{name}.log")
+
+
+def ups(directory: Path, name: str = "one") -> int:
+    log = directory / f"{name}.log"
+    return log.read_text().count("up") if log.exists() else 0
+
+
+def test_a_killed_one_is_started_again(supervisor: Supervisor, told: list[str], tmp_path: Path) -> None:
+    supervisor.start(program(tmp_path, _SLEEPER))
+    until(lambda: ups(tmp_path) == 1, "it is up")
+    killed = supervisor.kill("one")
+    until(lambda: ups(tmp_path) == 2, "it is up again")
+    assert supervisor.pid("one") != killed
+    assert supervisor.ends("one") == 1
+    assert len(told) == 1
+    assert told[0].startswith("one ended (killed by SIGKILL) and is started again")
+
+
+def test_one_that_keeps_ending_is_tried_ever_less(supervisor: Supervisor, told: list[str], tmp_path: Path) -> None:
+    times = tmp_path / "times"
+    code = f"import time; open({str(times)!r}, 'a').write(f'{{time.time()}}\\n'); raise SystemExit(3)"
+    supervisor.start(program(tmp_path, code))
+    until(lambda: len(told) >= 4, "it ended four times")
+    at = [float(line) for line in times.read_text().split()]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert pauses[2] > 0.4
+    assert "status 3" in told[0]
+
+
+def test_stop_ends_all_and_says_who_had_to_be_killed(supervisor: Supervisor, told: list[str], tmp_path: Path) -> None:
+    supervisor.start(program(tmp_path, _SLEEPER, "meek"))
+    supervisor.start(program(tmp_path, _STUBBORN, "stubborn"))
+    until(lambda: ups(tmp_path, "meek") and ups(tmp_path, "stubborn"), "both are up")
+    pids = [supervisor.pid("meek"), supervisor.pid("stubborn")]
+    assert supervisor.stop(grace=1.0) == ["stubborn"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    # Nobody was started again on the way out.
+    assert told == []
+
+
+def test_nobody_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    child = (
+        "import os, signal, time; from archelon.supervision import end_with_parent; "
+        "end_with_parent(os.environ, interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM)); "
+        "print('up', os.getpid(), flush=True); time.sleep(600)"
+    )
+    parent = (
+        "import sys, os, time; from pathlib import Path; from archelon.supervision import Program, Supervisor; "
+        f"s = Supervisor(print); s.start(Program('one', [sys.executable, '-c', {child!r}], dict(os.environ), "
+        f"Path({str(tmp_path / 'one.log')!r}))); time.sleep(600)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        until(lambda: ups(tmp_path) == 1, "the child is up")
+        pid = int((tmp_path / "one.log").read_text().split()[1])
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "it ended")
+    finally:
+        running.kill()
+        running.wait()

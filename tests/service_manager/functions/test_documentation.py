@@ -1,0 +1,43 @@
+"""The commands in docs/service-manager.md do what the page says, one after another, in one shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from ..harness import ROOT, ServiceManager
+
+PAGE = ROOT / "docs" / "service-manager.md"
+
+
+def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 10
+    tokens = manager.realm.tokens
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "SM": manager.url,
+        "PROVIDER": tokens["provider"],
+        "ALICE": tokens["alice"],
+        "OPERATOR": tokens["operator"],
+    }
+    # Each block says its number first, so that a failure names it.
+    script = "\n".join([f"echo '--- block {number}'\n{block}" for number, block in enumerate(blocks, start=1)])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
+    said = done.stdout
+    assert "hello.visitors=20" in said
+    assert "greet" in said
+    assert '"draining": true' in said
+    assert tokens["alice"] not in said

@@ -1,0 +1,88 @@
+"""What a database does differently: the same orders on PostgreSQL, and those that come at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from occi_service.wire import service_manager as wire
+from tests.occi_service.protocol.calls import Answer
+
+from ..harness import TYPE
+from .desk import DIGEST, PUBLISHED, Desk, Template
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def desk(tmp_path: Path, template: Template, postgres_url: str) -> Iterator[Desk]:
+    """A desk over PostgreSQL."""
+    made = Desk(tmp_path, template, database_url=postgres_url)
+    yield made
+    made.close()
+
+
+def at_once(count: int, ask: Any) -> list[Answer]:
+    """The answers to requests that start together."""
+    start = threading.Barrier(count)
+    answers: list[Answer] = []
+
+    def run(number: int) -> None:
+        start.wait(10)
+        answers.append(ask(number))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(answers) == count
+    return answers
+
+
+def test_an_order_its_changes_and_its_end(desk: Desk) -> None:
+    entry = desk.publish_demo()
+    path = desk.order(**{"demo.password": "x"})
+    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 5}}).status == 200
+    desk.place(path, "deploy", boots=1, activated=1, sent=1)
+    links = [{"target": "http://deploy/stack/1", "kind": wire.RESOURCE_LINK.scheme + "resource"}]
+    assert desk.report(path, phase="deploy", phase_state="done", outputs={"a": "b"}, links=links).status == 200
+    assert desk.attributes(path)["a"] == "b"
+    assert desk.act(path, wire.LOCK).status == 200
+    assert desk.act(path, wire.UNLOCK).status == 200
+    assert desk.ask("alice", "DELETE", path).status == 200
+    desk.remove(path)
+    assert desk.ask("alice", "GET", path).status == 404
+    assert desk.ask("alice", "GET", "/resource/").json == {}
+    assert desk.ask("provider", "DELETE", entry).status == 200
+
+
+def test_a_quota_holds_for_orders_that_come_at_once(desk: Desk) -> None:
+    desk.publish_demo(quotas={"instances": 3})
+    answers = at_once(8, lambda _: desk.ask("alice", "POST", "/demo/", {"kind": TYPE}))
+    assert sorted([each.status for each in answers]) == [201] * 3 + [403] * 5
+
+
+def test_one_path_ordered_at_once_is_one_instance(desk: Desk) -> None:
+    desk.publish_demo()
+    path = "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
+    answers = at_once(6, lambda _: desk.ask("alice", "PUT", path, {"kind": TYPE}))
+    assert sorted([each.status for each in answers]) == [200] * 5 + [201]
+    assert len(desk.ask("alice", "GET", "/record/").json["resources"]) == 1
+
+
+def test_of_two_that_publish_a_type_at_once_one_has_it(desk: Desk) -> None:
+    packed = [desk.bundle(str(number), version=str(number)) for number in range(2)]
+    for each in packed:
+        desk.put_bundle(each)
+
+    def publish(number: int) -> Answer:
+        body = {"kind": PUBLISHED, "attributes": {DIGEST: packed[number].digest}}
+        return desk.ask(("provider", "rival")[number], "POST", "/published/", body)
+
+    assert sorted([each.status for each in at_once(2, publish)]) == [201, 403]
+    assert desk.order()

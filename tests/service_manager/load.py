@@ -1,0 +1,143 @@
+"""Many orders at once through a running service manager, and what each took beside the stand-in's own time.
+
+Orders flow in over a few keep-alive connections; their ends are read from the records, which hold the times at which the
+service manager itself began and ended every phase.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import datetime
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from occi_service import client
+from occi_service.wire import service_manager as wire
+from tests.standins.cloud import StandInCloud
+
+from .harness import TYPE, ServiceManager, until
+
+__all__ = ["Load", "order_at_once"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    """What a load came to; all times are seconds.
+
+    Attributes:
+        orders: how many became active.
+        elapsed: from the first POST to the last order active.
+        answers: what each POST took.
+        overheads: of each order, POST to active less what the stand-in took for it.
+        reads: what a GET took meanwhile.
+    """
+
+    orders: int
+    elapsed: float
+    answers: Sequence[float]
+    overheads: Sequence[float]
+    reads: Sequence[float]
+
+    def text(self) -> str:
+        """One line a figure."""
+        return "\n".join(
+            [
+                f"{self.orders} orders active after {self.elapsed:.1f} s: {self.orders / self.elapsed:.0f} a second",
+                f"  overhead of an order   {_quantiles(self.overheads)}",
+                f"  answer to the POST     {_quantiles(self.answers)}",
+                f"  GET of one meanwhile   {_quantiles(self.reads)}",
+            ]
+        )
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{1000 * values[0]:7.0f} ms"
+    cuts = statistics.quantiles(values, n=20)
+    return f"p50 {1000 * cuts[9]:7.0f} ms   p95 {1000 * cuts[18]:7.0f} ms   longest {1000 * max(values):7.0f} ms"
+
+
+def order_at_once(
+    manager: ServiceManager, cloud: StandInCloud, orders: int, *, connections: int = 8, seconds: float = 240
+) -> Load:
+    """Order, wait until all are active, and measure.
+
+    Raises:
+        AssertionError: an order is not active in time, or failed.
+    """
+    answers: list[float] = []
+    begun: dict[str, float] = {}
+
+    def order(count: int) -> None:
+        with manager.as_("alice") as tenant:
+            for _ in range(count):
+                now = time.time()
+                path = tenant.create(TYPE, {"demo.size": 1})
+                answers.append(time.time() - now)
+                begun[path.rpartition("/")[2]] = now
+
+    reads: list[float] = []
+    ends = _Ends(manager.log)
+    with concurrent.futures.ThreadPoolExecutor(connections) as pool, manager.as_("alice") as tenant:
+        start = time.time()
+        shares = [orders // connections + (each < orders % connections) for each in range(connections)]
+        sent = [pool.submit(order, share) for share in shares]
+
+        def all_active() -> bool:
+            if begun:
+                before = time.perf_counter()
+                tenant.get(f"/demo/{next(iter(begun))}")
+                reads.append(time.perf_counter() - before)
+            if not all(each.done() for each in sent):
+                return False
+            return ends.count() >= orders and not _unfinished(tenant)
+
+        try:
+            until(all_active, f"{orders} orders are active", seconds=seconds)
+        finally:
+            for each in sent:
+                each.result()
+        ended = {instance: _ended(tenant, instance) for instance in begun}
+    books = cloud.books()
+    own = dict.fromkeys(begun, 0.0)
+    for name in ("application started", "phase done"):
+        for entry in books.effects(name):
+            if entry["instance"] in own:
+                own[entry["instance"]] += float(entry["seconds"])
+    overheads = [ended[each] - begun[each] - own[each] for each in begun]
+    return Load(len(ended), max(ended.values()) - start, answers, overheads, reads)
+
+
+class _Ends:
+    """Counts orders that have ended, by the service manager's log: asking it, or the stand-in, would be load as well."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._read = log.stat().st_size
+        self._seen = 0
+
+    def count(self) -> int:
+        """How many since the start."""
+        with self._log.open("rb") as stream:
+            stream.seek(self._read)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        self._seen += whole.count(b'"so_phase":"provision","phase_event":"done"')
+        return self._seen
+
+
+def _unfinished(tenant: client.Client) -> bool:
+    states = [each.attributes[wire.STATE] for each in tenant.list("/demo/")]
+    assert "fail" not in states, "an order failed"
+    return not all(state == "active" for state in states)
+
+
+def _ended(tenant: client.Client, instance: str) -> float:
+    """When the last phase of an instance ended, by its record."""
+    last = tenant.get(f"/record/{instance}").attributes["org.archelon.record.phases"][-1]
+    assert (last["phase"], last["outcome"]) == ("provision", "done"), instance
+    return datetime.datetime.fromisoformat(last["start"]).timestamp() + float(last["duration"])

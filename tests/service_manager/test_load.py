@@ -1,0 +1,40 @@
+"""Orders by the hundred, on either database: all become active, none is starved, and what they cost is printed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.standins.cloud import StandInCloud
+
+from .harness import Keys, ServiceManager, make_bundle, running
+from .load import order_at_once
+
+ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "100"))
+
+
+@pytest.mark.timeout(600)
+def test_all_orders_become_active(tmp_path: Path, database_url: str) -> None:
+    keys = Keys()
+    with StandInCloud(tmp_path, keys=[keys.signing.public]) as cloud:
+        manager = ServiceManager(
+            tmp_path,
+            design_url=cloud.url + "/design",
+            database_url=database_url,
+            keys=keys,
+            settings={"ARCHELON_LEASE": "10", "ARCHELON_ACCESS_LOG": "false"},
+        )
+        with running(manager):
+            manager.publish(make_bundle(tmp_path / "bundle"))
+            load = order_at_once(manager, cloud, ORDERS)
+        books = cloud.books()
+    print(f"\n{database_url.partition(':')[0]}: {load.text()}")
+    assert load.orders == ORDERS
+    assert books.violations == []
+    assert books.times("application started") == ORDERS
+    assert books.times("phase begun", phase="deploy") == ORDERS
+    assert books.times("phase begun", phase="provision") == ORDERS
+    # Far from what is usual: a writer that waits for another's turn again and again is seen here.
+    assert max(load.answers) < 10
