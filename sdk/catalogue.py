@@ -89,8 +89,12 @@ class Design:
             SupplierFailure: the catalogue does not name it, or no token can be had.
         """
         base = _base(self.service(service_type, region).url, service_type)
+        return base, self.supplier_at(base, service_type)
+
+    def supplier_at(self, base: str, service_type: str) -> Service:
+        """The service manager at a base URL, with a token that it takes. Raises SupplierFailure where none can be had."""
         token = None if _origin(base) == _origin(self._reach.own_url) else self.exchange(service_type)
-        return base, self._reach.supplier(base, token)
+        return self._reach.supplier(base, token)
 
     def exchange(self, service_type: str) -> str:
         """A short-lived token for the service manager of another service. Raises SupplierFailure."""

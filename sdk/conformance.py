@@ -311,10 +311,16 @@ def started(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Test a command, print the findings, and end with 1 if one failed. Raises SystemExit."""
     command = list(sys.argv[1:] if arguments is None else arguments)
-    if not command:
-        raise SystemExit("usage: python -m sdk.conformance COMMAND [ARGUMENT …]")
-    with Bench() as bench, started(command, bench) as (url, restart):
-        findings = check(url, bench, restart=restart)
+    if not command or command[0].startswith(("-", "http://", "https://")):
+        raise SystemExit(
+            "usage: python -m sdk.conformance COMMAND [ARGUMENT …]\n"
+            "COMMAND starts the orchestrator, which listens at HOST and PORT; from its start on, the bench stands around it."
+        )
+    try:
+        with Bench() as bench, started(command, bench) as (url, restart):
+            findings = check(url, bench, restart=restart)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(f"{' '.join(command)[:200]}: {error}") from None
     for finding in findings:
         print(finding)
     raise SystemExit(0 if all(each.passed for each in findings) else 1)

@@ -43,6 +43,7 @@ class MemoryCloud:
         fails: why a stack (by name) or a supplier (by type) fails.
         bounds: least and most instances by node.
         counts: instances by the path of a stack, then node.
+        withdrawn: types that the catalogue names no more.
         paused: names of stacks that get no further, until they are taken out.
         requests: `METHOD module path`, in order; for a look at what was done.
     """
@@ -56,6 +57,7 @@ class MemoryCloud:
         self.fails: dict[str, str] = {}
         self.bounds: dict[str, tuple[int, int]] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.withdrawn: set[str] = set()
         self.paused: set[str] = set()
         self.requests: list[str] = []
         self._lock = threading.RLock()
@@ -158,7 +160,7 @@ class MemoryCloud:
 
     def _catalogue(self) -> Sequence[client.Entity]:
         entries = {scheme: self.url(name) for name, scheme in MODULES.items()}
-        entries |= {each: self.url(each) for each in self.offers}
+        entries |= {each: self.url(each) for each in self.offers if each not in self.withdrawn}
         return [
             client.Entity(
                 location=design.service_path(name, self.region),

@@ -97,7 +97,13 @@ class Orchestrator:
         self.provisioning = Provisioning(self.design, self._instance, pace=situation.pace)
         self.runtime = Runtime(self.design, self._instance, pace=situation.pace)
         self.disposal = Disposal(self.design, self._instance)
-        self.resolver = Resolver(self.design, self._instance, manifest=situation.bundle.manifest, pace=situation.pace)
+        self.resolver = Resolver(
+            self.design,
+            self._instance,
+            manifest=situation.bundle.manifest,
+            pace=situation.pace,
+            ordered=situation.private.suppliers,
+        )
         self.dns = Dns(situation.names, situation.instance.id)
         self.log = logging.getLogger(f"archelon.orchestrator.{situation.bundle.manifest.term}")
 

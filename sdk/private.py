@@ -23,12 +23,14 @@ class Private:
         state: the author's.
         outputs: what the author publishes beside the stacks' outputs.
         phase: the last phase that was done; empty before the first.
+        suppliers: URLs of the instances of other services that were ordered, by type.
     """
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
         self.outputs: dict[str, Any] = {}
         self.phase = ""
+        self.suppliers: dict[str, str] = {}
         self._events: dict[str, None] = {}
 
     def restore(self, document: Mapping[str, Any]) -> None:
@@ -36,6 +38,8 @@ class Private:
         self.state = dict(document.get("state") or {})
         self.outputs = dict(document.get("outputs") or {})
         self.phase = str(document.get("phase") or "")
+        self.suppliers.clear()
+        self.suppliers.update(document.get("suppliers") or {})
         self._events = dict.fromkeys(str(each) for each in document.get("events") or ())
 
     def take(self, event: str) -> bool:
@@ -57,6 +61,7 @@ class Private:
             "state": self.state,
             "outputs": self.outputs,
             "phase": self.phase,
+            "suppliers": self.suppliers,
             "events": list(self._events),
         }
         try:

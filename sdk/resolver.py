@@ -13,7 +13,7 @@ import concurrent.futures
 import contextvars
 import dataclasses
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 import bundles
@@ -31,6 +31,8 @@ __all__ = ["Resolver", "Supplier"]
 _FIRST: Final = 0.25
 _LONGEST: Final = 1.0
 _AT_ONCE: Final = 8
+#: Seconds in which a service manager is to take up a DELETE.
+_GRACE: Final = 10.0
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
@@ -60,11 +62,22 @@ class Supplier:
 
 
 class Resolver:
-    """The suppliers of one instance."""
+    """The suppliers of one instance.
+
+    Args:
+        ordered: remembers their URLs, by type: one whose service has left the catalogue is disposed of all the same.
+    """
 
     def __init__(
-        self, design: Design, instance: Callable[[], Instance], *, manifest: bundles.Manifest, pace: Pace
+        self,
+        design: Design,
+        instance: Callable[[], Instance],
+        *,
+        manifest: bundles.Manifest,
+        pace: Pace,
+        ordered: MutableMapping[str, str],
     ) -> None:
+        self._ordered = ordered
         self._design = design
         self._instance = instance
         self._manifest = manifest
@@ -148,6 +161,7 @@ class Resolver:
             if error.status >= 500 or error.status == 429:
                 raise
             raise SupplierFailure(f"{needed.type} cannot be ordered: {error.message}") from error
+        self._ordered[needed.type] = place.url
         return Supplier(needed.type, place.url, attributes=dict(shown.attributes))
 
     def _await_active(self, supplier: Supplier, place: _Place) -> Supplier:
@@ -174,23 +188,32 @@ class Resolver:
         try:
             place = self._place(needed)
         except SupplierFailure:
-            # Its service is published no more; its service manager disposed of the instances before.
-            return
-        pause = _FIRST
-        asked = False
-        while True:
-            try:
-                seen = self._read(place)
-                if not asked:
-                    place.service.delete(place.path)
-                    asked = True
-            except client.NotFoundError:
+            url = self._ordered.get(needed.type)
+            if url is None:
+                # It could not be ordered either.
                 return
-            if seen.state == "fail" and asked and pause > _FIRST:
-                message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
-                raise SupplierFailure(f"{needed.type} cannot be disposed of: {message}")
+            place = self._place_of(needed, url)
+        try:
+            self._delete(place)
+        except client.NotFoundError:
+            self._ordered.pop(needed.type, None)
+
+    def _delete(self, place: _Place) -> None:
+        """Delete and wait. Raises NotFoundError when it is gone."""
+        self._pace.check()
+        place.service.delete(place.path)
+        pause = _FIRST
+        # One that had failed before shows that until its service manager takes the order up.
+        failed_since = self._pace.now() + _GRACE
+        while True:
             self._pace.wait(pause)
             pause = min(pause * 1.6, _LONGEST)
+            seen = self._read(place)
+            if seen.state != "fail":
+                failed_since = self._pace.now()
+            elif self._pace.now() > failed_since:
+                message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
+                raise SupplierFailure(f"{place.type} cannot be disposed of: {message}")
 
     # where, and with what ---------------------------------------------------------------------------------------------
 
@@ -207,6 +230,11 @@ class Resolver:
         else:
             path = f"/{term}/{names.derived_id(instance.id, needed.type, needed.region or '')}"
         return _Place(needed.type, service, path, base.rstrip("/") + path, bool(bound))
+
+    def _place_of(self, needed: bundles.Dependency, url: str) -> _Place:
+        location = f"/{needed.type.rpartition('#')[2]}/"
+        base, _, rest = url.rpartition(location)
+        return _Place(needed.type, self._design.supplier_at(base, needed.type), location + rest, url, False)
 
     def _binding(self, needed: bundles.Dependency) -> str | None:
         if needed.binding is None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 import urllib.request
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 import sdk
 from sdk import testing
 
-from .bundles import GUESTBOOK, STORE, Platform, order
+from .bundles import GUESTBOOK, READY, STORE, Platform, order
 
 TYPE = "http://schemas.archelon.org/occi/service#store"
 SHOWN = {"store.endpoint": "http://127.0.0.1:2", "store.password": "s3cret"}
@@ -74,6 +78,15 @@ def test_another_alarm_and_the_end_of_one_change_nothing() -> None:
     state = standing(context)
     for event in (sdk.Alarm("hungry"), sdk.Alarm("busy", firing=False)):
         assert context.run(event, state).stack("guestbook").counts == {}
+
+
+def test_the_manual_shows_a_test_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(READY.parent)
+    manual = (READY.parent / "docs" / "sdk.md").read_text()
+    (example,) = [each for each in re.findall(r"```python\n(.*?)```", manual, re.DOTALL) if "def test_" in each]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    names["test_it_grows_when_it_is_busy"]()
 
 
 def test_it_goes_before_its_store() -> None:

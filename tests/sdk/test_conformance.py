@@ -84,7 +84,12 @@ def test_a_command_that_ends_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
-    assert "usage" in run([]).stderr
+    for wrong in ([], ["http://127.0.0.1:1"], ["--help"]):
+        assert "usage: python -m sdk.conformance COMMAND" in run(wrong).stderr
+    missing = run(["nothing-of-this-name"])
+    assert (missing.returncode, "nothing-of-this-name: " in missing.stderr) == (1, True)
+    early = run([sys.executable, "-c", "raise SystemExit(3)"])
+    assert "it ended with 3 before it listened" in early.stderr
 
 
 @pytest.fixture

@@ -263,6 +263,63 @@ def test_independent_suppliers_start_at_once(tmp_path: Path) -> None:
     assert context.run("deploy", testing.State(offers=OFFERS)).outcome == "done"
 
 
+class Counted:
+    """A pace of its own clock."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, seconds: float) -> None:
+        self.time += seconds
+
+    def check(self) -> None:
+        return
+
+
+def resolver(directory: Path, cloud: MemoryCloud, ordered: dict[str, str]) -> sdk.Resolver:
+    manifest = bundles.Bundle.load(bundle(directory, {"depends_on": [{MAAS: {}}]})).manifest
+    reach = MemoryReach(cloud, "http://cloud/manager/1")
+
+    def instance() -> sdk.Instance:
+        return sdk.Instance(ONE, "t", SCHEME + "top")
+
+    return sdk.Resolver(sdk.Design(reach, instance), instance, manifest=manifest, pace=Counted(), ordered=ordered)
+
+
+def test_a_supplier_whose_service_left_the_catalogue_is_disposed_of_all_the_same(tmp_path: Path) -> None:
+    cloud, ordered = MemoryCloud(), dict[str, str]()
+    cloud.offers = {MAAS: {"maas.endpoint": "m:1"}}
+    assert resolver(tmp_path, cloud, ordered).resolve()[MAAS].attributes["maas.endpoint"] == "m:1"
+    (path,) = cloud.entities[MAAS]
+    assert ordered == {MAAS: cloud.url(MAAS) + path}
+    cloud.withdrawn.add(MAAS)
+    # Another process, which knows what was reported.
+    resolver(tmp_path, cloud, ordered).dispose()
+    assert (cloud.entities[MAAS], ordered) == ({}, {})
+    resolver(tmp_path, cloud, ordered).dispose()
+
+
+def test_a_supplier_that_cannot_be_disposed_of_is_not_passed_over(tmp_path: Path) -> None:
+    cloud, ordered = MemoryCloud(), dict[str, str]()
+    cloud.offers = {MAAS: {}}
+    made = resolver(tmp_path, cloud, ordered)
+    made.resolve()
+    stuck = {"mcn.service.state": "fail", "mcn.service.state.message": "a disk is held"}
+    (path,) = cloud.entities[MAAS]
+    kept = cloud.entities[MAAS][path]
+
+    class Stuck(MemoryCloud):
+        def get(self, module: str, path: str) -> client.Entity:
+            return dataclasses.replace(kept, attributes=stuck) if module == MAAS else super().get(module, path)
+
+    cloud.__class__ = Stuck
+    with pytest.raises(sdk.SupplierFailure, match="maas cannot be disposed of: a disk is held"):
+        made.dispose()
+
+
 class Elsewhere:
     """Another service manager than the instance's own."""
 
