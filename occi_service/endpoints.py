@@ -67,6 +67,11 @@ class Endpoint:
         """The methods of a path."""
         raise NotImplementedError
 
+    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Tell the methods."""
+        Exchange(req, resp, self._service)
+        _allow(resp, self.methods(req))
+
 
 def _find(exchange: Exchange, path: str) -> Entity:
     try:
@@ -132,11 +137,6 @@ class EntityEndpoint(Endpoint):
         exchange.show_entity(entity)
 
     on_head = on_get
-
-    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Tell the methods."""
-        Exchange(req, resp, self._service)
-        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Update it in part or, with `?action=`, invoke an action on it."""
@@ -217,11 +217,6 @@ class CollectionEndpoint(Endpoint):
         exchange.show_entities(found.entities)
 
     on_head = on_get
-
-    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Tell the methods."""
-        Exchange(req, resp, self._service)
-        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Create entities, attach a mixin to those named, or, with `?action=`, invoke an action on every member."""
@@ -367,11 +362,6 @@ class QueryEndpoint(Endpoint):
         exchange.show_categories(categories)
 
     on_head = on_get
-
-    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Tell the methods."""
-        Exchange(req, resp, self._service)
-        _allow(resp, self.methods(req))
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Add mixins of the tenant's own."""

@@ -33,8 +33,8 @@ __all__ = ["application"]
 def application(settings: Settings) -> WSGIApplication:
     """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""
     line = Line(settings.url, settings.start_token)
-    reach = NetworkReach(line, settings.design_url)
     private, pace = Private(), WakingPace()
+    reach = NetworkReach(line, settings.design_url, pace=pace)
     names: NameServer = ZoneFiles(settings.zones) if settings.zones else NoNameServer()
     situations: list[Situation] = []
 

@@ -54,6 +54,7 @@ class Bench:
         reports: what was reported and taken, in order.
         renewals: how often tokens were asked for with the start token.
         away: how many of the next reports are answered with 503.
+        cloud_away: how many of the next calls to the cloud are.
         seconds: that is waited for what has to come.
     """
 
@@ -65,6 +66,7 @@ class Bench:
         self.reports: list[dict[str, Any]] = []
         self.renewals = 0
         self.away = 0
+        self.cloud_away = 0
         self.start_token = f"start-{uuid.uuid4().hex}"
         self._given: set[str] = set()
         self._changed = threading.Condition()
@@ -204,6 +206,11 @@ class Bench:
         """Wait for a condition of the cloud; whether it came true."""
         return self._await(condition)
 
+    @property
+    def known_tokens(self) -> list[str]:
+        """Every token that was given and not expired."""
+        return sorted(self._given)
+
     def expire(self) -> None:
         """Have every token that was given refused from now on."""
         self._given.clear()
@@ -228,6 +235,9 @@ class Bench:
             return self._managed(rest, token, action, attributes)
         if token not in self._given and token != "exchanged":  # noqa: S105 - what design's exchange gives here
             return 401, None
+        if self.cloud_away > 0:
+            self.cloud_away -= 1
+            return 503, None
         try:
             return self._counted(method, urllib.parse.unquote(module), f"/{rest}", filters, document)
         except client.StatusError as error:

@@ -1,7 +1,12 @@
-"""`ports.Reach` over the network: one client a service, tokens from the line, and one more try where a token has just run out."""
+"""`ports.Reach` over the network: one client a service, tokens from the line, and patience.
+
+A token that has just run out is renewed and the call made again. A service that is away for a while (its machine restarts, it is
+being upgraded) is waited for, where asking twice is harmless: a phase is not to fail for that. Actions are sent once.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
@@ -10,12 +15,17 @@ from occi_service import client, logs
 from occi_service.wire import tokens
 
 from .line import Line
-from .ports import Service
+from .ports import Pace, Service
 
 __all__ = ["NetworkReach"]
 
 Result = TypeVar("Result")
+_LOG: Final = logging.getLogger("archelon.sdk")
 _TIMEOUT: Final = client.Timeout(connect=3.0, read=20.0, total=40.0)
+#: Seconds that a service may be away, and between looks.
+_PATIENCE: Final = 90.0
+_FIRST: Final = 0.25
+_LONGEST: Final = 5.0
 
 
 class NetworkReach:
@@ -24,10 +34,12 @@ class NetworkReach:
     Args:
         line: to the service manager; it holds the tokens.
         design_url: where design is.
+        pace: time.
     """
 
-    def __init__(self, line: Line, design_url: str) -> None:
+    def __init__(self, line: Line, design_url: str, *, pace: Pace) -> None:
         self._line = line
+        self._pace = pace
         self._design_url = design_url
         self._lock = threading.Lock()
         self._clients: dict[str, client.Client] = {}
@@ -40,12 +52,12 @@ class NetworkReach:
         return self.cloud(self._design_url)
 
     def cloud(self, url: str) -> Service:
-        return _Renewing(self._client(url), self._line, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        return _Patient(self._client(url), self._line, tokens.AUDIENCE_CLOUD_CONTROLLER, pace=self._pace)
 
     def supplier(self, url: str, token: str | None) -> Service:
         if token is not None:
             return self._client(url).using(token=token, request_id=_request_id)
-        return _Renewing(self._client(url), self._line, tokens.AUDIENCE_SERVICE_MANAGER)
+        return _Patient(self._client(url), self._line, tokens.AUDIENCE_SERVICE_MANAGER, pace=self._pace)
 
     def close(self) -> None:
         """Close all connections."""
@@ -61,10 +73,11 @@ class NetworkReach:
         return found
 
 
-class _Renewing:
-    """A service called with the instance's own token; refused for it, called once more with a fresh one."""
+class _Patient:
+    """A service called with the instance's own token."""
 
-    def __init__(self, service: client.Client, line: Line, audience: str) -> None:
+    def __init__(self, service: client.Client, line: Line, audience: str, *, pace: Pace) -> None:
+        self._pace = pace
         self._service = service
         self._line = line
         self._audience = audience
@@ -83,7 +96,7 @@ class _Renewing:
         return self._call(lambda occi: occi.update(path, attributes, retry=True))
 
     def act(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
-        return self._call(lambda occi: occi.act(path, action, attributes))
+        return self._once(lambda occi: occi.act(path, action, attributes))
 
     def delete(self, path: str) -> None:
         self._call(lambda occi: occi.delete(path))
@@ -92,6 +105,19 @@ class _Renewing:
         return iter(self._call(lambda occi: [*occi.list(collection, attributes=attributes)]))
 
     def _call(self, call: Callable[[client.Client], Result]) -> Result:
+        until = self._pace.now() + _PATIENCE
+        pause = _FIRST
+        while True:
+            try:
+                return self._once(call)
+            except (client.TransportError, client.UnavailableError) as error:
+                if self._pace.now() + pause > until:
+                    raise
+                _LOG.warning("away for now: %s", error)
+            self._pace.wait(pause)
+            pause = min(pause * 2, _LONGEST)
+
+    def _once(self, call: Callable[[client.Client], Result]) -> Result:
         token = self._line.token(self._audience)
         try:
             return call(self._service.using(token=token, request_id=_request_id))

@@ -68,12 +68,7 @@ class History:
 
     def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
         """Note the start of a phase."""
-        line = {
-            "phase": phase,
-            "generation": instance.snapshot.generation,
-            "start": rfc3339(now),
-            "outcome": "running",
-        }
+        line = _line(instance, phase, now)
         self._write(connection, instance, lambda phases: phases.append(line))
         self._log(instance, phase, "start", None)
 
@@ -83,18 +78,35 @@ class History:
         self.begin(connection, instance, str(columns["state"]), now)
         return columns
 
-    def end(self, connection: sa.Connection, instance: Instance, *, outcome: str, message: str, now: float) -> float:
-        """Note the end of the present phase. Returns how long it took, in seconds."""
+    def end(
+        self,
+        connection: sa.Connection,
+        instance: Instance,
+        *,
+        outcome: str,
+        message: str,
+        now: float,
+        following: str | None = None,
+    ) -> float:
+        """Note the end of the present phase, and the start of the one that follows, if any.
+
+        Returns:
+            How long it took, in seconds.
+        """
         taken = max(0.0, now - instance.snapshot.begun)
 
-        def close(phases: list[dict[str, Any]]) -> None:
+        def change(phases: list[dict[str, Any]]) -> None:
             if phases and phases[-1]["outcome"] == "running":
                 phases[-1] |= {"duration": round(taken, 3), "outcome": outcome}
                 if message:
                     phases[-1]["message"] = message
+            if following is not None:
+                phases.append(_line(instance, following, now))
 
-        self._write(connection, instance, close)
+        self._write(connection, instance, change)
         self._log(instance, instance.snapshot.state, outcome, taken)
+        if following is not None:
+            self._log(instance, following, "start", None)
         return taken
 
     def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
@@ -146,6 +158,16 @@ class History:
         if taken is not None:
             fields["response_time"] = round(taken, 3)
         log.info("phase %s %s", phase, event, extra=fields)
+
+
+def _line(instance: Instance, phase: str, now: float) -> dict[str, Any]:
+    """A phase that begins, as its record has it."""
+    return {
+        "phase": phase,
+        "generation": instance.snapshot.generation,
+        "start": rfc3339(now),
+        "outcome": "running",
+    }
 
 
 def _path(instance: Instance) -> str:

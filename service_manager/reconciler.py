@@ -39,6 +39,9 @@ _STUMBLE_FIRST: Final = 0.2
 _STUMBLE_LONGEST: Final = 10.0
 
 
+_SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(lifecycle.Snapshot))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
     """What is wanted, the step that it needs, and all that this step has to know (nothing else is read for it)."""
@@ -72,6 +75,10 @@ class Change:
     message: str | None = None
     removed: bool = False
     decided_on: lifecycle.Snapshot | None = None
+
+    def columns_of_snapshot(self) -> dict[str, Any]:
+        """Those columns that a `Snapshot` has."""
+        return {name: value for name, value in self.columns.items() if name in _SNAPSHOT}
 
 
 class Reconciler:
@@ -171,7 +178,7 @@ class Reconciler:
         seen = instance.snapshot
         match step:
             case lifecycle.Enter(state):
-                return work.Advance(self._enter(seen, state, now))
+                return self._then(order, self._enter(seen, state, now))
             case lifecycle.TryAgain(at, reason):
                 columns: dict[str, Any] = {
                     "attempt": seen.attempt + 1,
@@ -193,24 +200,23 @@ class Reconciler:
             case lifecycle.Await(until, application):
                 if application and instance.stumbles > 0:
                     return self._look(order, until, now)
-                pause = min(max(until - now, 0.0), _LOOK)
-                return work.Wait(pause, Change({"stumbles": 1}) if application else None)
+                return work.Wait(_pause(until, now), Change({"stumbles": 1}) if application else None)
             case lifecycle.ForgetApplication():
                 return work.Advance(dataclasses.replace(_forgotten(seen), decided_on=seen))
             case lifecycle.MakeApplication():
-                return work.Advance(self._make(order))
+                return self._then(order, self._make(order))
             case lifecycle.Activate():
-                return work.Advance(self._activate(order))
+                return self._then(order, self._activate(order))
             case lifecycle.SendPhase():
                 self._tell(order, self._address(order))
-                return work.Advance(Change({"sent": seen.boots, "stumbles": 0}))
+                return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
             case lifecycle.Dismiss():
                 try:
                     self._tell(order, self._address(order))
                 except client.NotFoundError:
                     # It is up and was never activated, or has disposed already.
                     return work.Advance(Change({"outcome": "done", "stumbles": 0}))
-                return work.Advance(Change({"sent": seen.boots, "stumbles": 0}))
+                return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
             case lifecycle.Dispose():
                 return self._dispose(order)
             case lifecycle.Remove():
@@ -220,6 +226,21 @@ class Reconciler:
                 return work.Done(Change(removed=True, ended="done"))
             case lifecycle.Rest():
                 return work.Done()
+
+    def _then(self, order: Order, change: Change) -> work.Progress[Change]:
+        """What follows a change, as far as can be told from here: to write it and to wait is one transaction, not two.
+
+        What happens meanwhile is not lost: a report or an order makes the work due at once, however it is settled.
+        """
+        after = dataclasses.replace(order.instance.snapshot, **change.columns_of_snapshot())
+        match lifecycle.plan(after, self._patience_of(order.manifest), order.now):
+            case lifecycle.Rest():
+                return work.Done(change)
+            case lifecycle.Await(until, True):
+                waiting = dataclasses.replace(change, columns={**change.columns, "stumbles": 1})
+                return work.Wait(_pause(until, order.now), waiting)
+            case _:
+                return work.Advance(change)
 
     def _enter(self, seen: lifecycle.Snapshot, state: str, now: float) -> Change:
         columns: dict[str, Any] = {
@@ -381,7 +402,10 @@ class Reconciler:
         # The entity before the row, as orders and reports do: it is what keeps them off until this is written.
         sees_entity = change.removed or change.decided_on is not None or change.message is not None
         entity = self._instances.entity(connection, found) if sees_entity else None
-        instance = self._instances.find(connection, item.key, lock=True) if sees_entity else found
+        instance: Instance | None = found
+        if sees_entity and connection.dialect.name == "postgresql":
+            # Until the entity was ours, the row could change. On SQLite all of this is behind one lock.
+            instance = self._instances.find(connection, item.key, lock=True)
         if instance is None:
             return
         if change.decided_on is not None and instance.snapshot != change.decided_on:
@@ -391,11 +415,14 @@ class Reconciler:
         if change.removed:
             self._remove(connection, instance, entity=entity, now=now)
             return
+        phase = change.enter if change.enter not in ("active", "inactive", "fail") else None
         if change.ended is not None:
-            taken = self._history.end(connection, instance, outcome=change.ended, message=change.message or "", now=now)
+            taken = self._history.end(
+                connection, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
+            )
             self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
-        if change.enter is not None and change.enter not in ("active", "inactive", "fail"):
-            self._history.begin(connection, instance, change.enter, now)
+        elif phase is not None:
+            self._history.begin(connection, instance, phase, now)
         if entity is not None and (change.enter is not None or change.message is not None):
             self._show(connection, instance, change, entity=entity)
         self._instances.change(connection, instance.id, change.columns)
@@ -446,6 +473,11 @@ def _forgotten(seen: lifecycle.Snapshot) -> Change:
     """Nothing that was told to the present application's orchestrator counts any more."""
     activated = -1 if seen.activated else 0
     return Change({"made": None, "boots": 0, "activated": activated, "sent": 0, "stumbles": 0})
+
+
+def _pause(until: float, now: float) -> float:
+    """Seconds until the first look at what is awaited."""
+    return min(max(until - now, 0.0), _LOOK)
 
 
 def _caller(instance: Instance) -> Caller:

@@ -1,11 +1,14 @@
-"""What every test may ask for: a database of either kind, and a word on what this machine lacks."""
+"""What every test may ask for: a database of either kind, and a word on what this machine lacks.
+
+Where nothing may be missing (ARCHELON_REQUIRE_ALL, as in CI), a skip is a failure, whoever asked for it.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,26 @@ def missing(what: str) -> None:
     if os.environ.get("ARCHELON_REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and ARCHELON_REQUIRE_ALL is set")
     pytest.skip(f"{what} is missing")
+
+
+def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("ARCHELON_REQUIRE_ALL") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, and ARCHELON_REQUIRE_ALL is set: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _skip_is_failure(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _skip_is_failure(report)
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -51,11 +51,12 @@ def rarest_first(connection: sa.Connection, wanted: list[Fact], owner: str | Non
     """The facts, that which the fewest entities have in front."""
     if len(wanted) < 2:
         return wanted
-    counts = {}
+    counted = []
     for each in wanted:
         entries = sa.select(facts.c.sequence).where(*_holds(facts, each, owner)).limit(_COUNTED).subquery()
-        counts[each] = connection.scalar(sa.select(sa.func.count()).select_from(entries))
-    return sorted(wanted, key=lambda each: counts[each] or 0)
+        counted.append(sa.select(sa.func.count()).select_from(entries).scalar_subquery())
+    counts = dict(zip(wanted, connection.execute(sa.select(*counted)).one(), strict=True))
+    return sorted(wanted, key=lambda each: int(counts[each]))
 
 
 def _holds(table: sa.FromClause, wanted: Fact, owner: str | None) -> list[sa.ColumnElement[bool]]:

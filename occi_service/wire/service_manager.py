@@ -169,7 +169,8 @@ PUBLISHED: Final = Kind(
     location="/published/",
 )
 
-HISTORY_STATES: Final = ("running", "done", "failed")
+#: Outcomes of a phase in a record; a phase is overtaken by a DELETE.
+HISTORY_STATES: Final = ("running", "done", "failed", "overtaken")
 RECORD: Final = Kind(
     SCHEME,
     "record",
@@ -181,7 +182,9 @@ RECORD: Final = Kind(
         attribute("record.created"): Attribute("immutable", description="RFC 3339"),
         attribute("record.ended"): Attribute("immutable", description="RFC 3339; nothing while it lives"),
         attribute("record.phases"): Attribute(
-            "immutable", type="array", description="objects of phase, generation, start, duration (s), outcome, message"
+            "immutable",
+            type="array",
+            description=f"objects of phase, generation, start, duration (s), outcome ({', '.join(HISTORY_STATES)}), message",
         ),
         attribute("record.audit"): Attribute("immutable", type="array", description="what disposal removed"),
     },

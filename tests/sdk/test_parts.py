@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import bundles
 import sdk
+from occi_service import client
 from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Dns, Record, ZoneFiles
@@ -260,6 +261,55 @@ def test_independent_suppliers_start_at_once(tmp_path: Path) -> None:
 
     context = testing.Context(bundle(tmp_path / "b", manifest), Watched)
     assert context.run("deploy", testing.State(offers=OFFERS)).outcome == "done"
+
+
+class Elsewhere:
+    """Another service manager than the instance's own."""
+
+    own_url = "http://ours.example.org/top/1"
+
+    def __init__(self, *, delegated: bool) -> None:
+        self.cloud_in_memory = MemoryCloud("http://theirs.example.org")
+        self.cloud_in_memory.offers = {MAAS: {"maas.endpoint": "m:1"}}
+        self.tokens: list[str | None] = []
+        self._delegated = delegated
+
+    def design(self) -> Any:
+        reach = self
+
+        class Design(type(self.cloud_in_memory.service("design"))):  # type: ignore[misc]
+            def act(self, path: str, action: str, attributes: Any = None) -> Any:
+                if not reach._delegated:
+                    raise client.NotFoundError("nothing", method="POST", url=path, status=404)
+                assert path == f"/delegation/{ONE}"
+                assert attributes == {"org.archelon.delegation.audience": MAAS}
+                return super().act(path, action, attributes)
+
+        return Design(self.cloud_in_memory, "design")
+
+    def cloud(self, url: str) -> Any:
+        return self.cloud_in_memory.at(url)
+
+    def supplier(self, url: str, token: str | None) -> Any:
+        self.tokens.append(token)
+        return self.cloud_in_memory.at(url)
+
+
+def test_another_service_managers_token_is_designs_to_give() -> None:
+    reach = Elsewhere(delegated=True)
+    design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    base, _ = design.supplier(MAAS)
+    assert base.startswith("http://theirs.example.org/")
+    assert reach.tokens == ["exchanged"]
+    reach.own_url = "http://theirs.example.org/top/1"
+    design.supplier(MAAS)
+    assert reach.tokens == ["exchanged", None]
+
+
+def test_without_a_delegation_it_says_so() -> None:
+    design = sdk.Design(Elsewhere(delegated=False), lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    with pytest.raises(sdk.SupplierFailure, match="this instance has no delegation to order there"):
+        design.supplier(MAAS)
 
 
 # --- regions, and what an author keeps --------------------------------------------------------------------------------

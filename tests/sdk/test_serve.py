@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from occi_service import client
@@ -22,7 +23,7 @@ MANIFEST = {
     "service_type": "http://schemas.example.org/occi/service#tested",
     "service_attributes": {"tested.size": {"type": "number", "default": 1}, "tested.url": "immutable"},
     "service_actions": {"poke": {}},
-    "templates": {"infrastructure": {"deployment": "web.yaml"}},
+    "templates": {"infrastructure": {"deployment": "web.yaml", "provision": "more.yaml"}},
 }
 CODE = """
 import sdk
@@ -53,6 +54,7 @@ def bundle(tmp_path: Path) -> Path:
     directory.mkdir()
     (directory / "manifest.json").write_text(json.dumps(MANIFEST))
     (directory / "web.yaml").write_text("parameters: {tested.size: {type: number}}\nnodes: []\n")
+    (directory / "more.yaml").write_text("parameters: {tested.size: {type: number}}\nnodes: [{more: true}]\n")
     (directory / "orchestrator.py").write_text(CODE)
     return directory
 
@@ -101,12 +103,12 @@ def test_a_whole_life(bench: Bench, occi: client.Client, process: Process) -> No
     run(bench, occi, "deploy", "provision")
     report = bench.reports[-1]
     assert report[manager.OUTPUTS] == {"tested.url": "http://there/"}
-    assert report[wire.STACK_STATE] == "CREATE_COMPLETE"
+    assert report[wire.STACK_STATE] == "UPDATE_COMPLETE"
     assert report[wire.STACK_ID] == f"local:{stacks(bench)[0].location.rpartition('/')[2]}"
     assert stacks(bench)[0].attributes[deploy.STACK_PARAMETERS] == {"tested.size": 1}
     assert stacks(bench)[0].attributes[names.INSTANCE] == bench.instance
     shown = occi.get(wire.PATH).attributes
-    assert (shown[names.GENERATION], shown[wire.STACK_STATE]) == (1, "CREATE_COMPLETE")
+    assert (shown[names.GENERATION], shown[wire.STACK_STATE]) == (1, "UPDATE_COMPLETE")
     assert not {wire.TOKENS, wire.PRIVATE, wire.PARAMETERS} & shown.keys()
     bench.phase(occi, "update", 2, {"tested.size": 3})
     done(bench, "update", 2)
@@ -120,6 +122,9 @@ def test_a_whole_life(bench: Bench, occi: client.Client, process: Process) -> No
     assert stacks(bench) == []
     bench.phase(occi, "destroy")
     assert process.stop() == 0
+    log = process.log.read_text()
+    assert "destroy" in log
+    assert not [each for each in (bench.start_token, *bench.known_tokens) if each in log]
 
 
 def test_what_was_done_is_told_again_and_not_done_again(bench: Bench, occi: client.Client) -> None:
@@ -136,6 +141,27 @@ def test_reports_wait_until_the_service_manager_is_back(bench: Bench, occi: clie
     bench.away = 3
     run(bench, occi, "deploy")
     assert bench.away == 0
+
+
+def test_a_cloud_that_is_away_for_a_while_fails_no_phase(bench: Bench, occi: client.Client) -> None:
+    bench.activate(occi, parameters={"tested.size": 1})
+    # More than the client's own attempts.
+    bench.cloud_away = 10
+    run(bench, occi, "deploy")
+    assert bench.cloud_away == 0
+
+
+def test_a_killed_worker_is_replaced_and_activated_again(bench: Bench, process: Process, occi: client.Client) -> None:
+    bench.activate(occi, parameters={"tested.size": 1})
+    run(bench, occi, "deploy", "provision")
+    (worker,) = psutil.Process(process.pid).children()
+    renewals = bench.renewals
+    worker.kill()
+    assert bench.await_renewal(renewals)
+    assert bench.activate(occi, parameters={"tested.size": 1}, private=bench.private())
+    bench.phase(occi, "update", 2, {"tested.size": 2})
+    done(bench, "update", 2)
+    assert bench.private()["state"] == {"deploys": 1}
 
 
 def test_tokens_that_ran_out_are_renewed(bench: Bench, occi: client.Client) -> None:
@@ -252,14 +278,14 @@ def test_destroy_overtakes_a_phase_that_waits(bench: Bench, occi: client.Client)
     assert [each for each in bench.reports if each.get(manager.PHASE) == "deploy"] == []
 
 
-@pytest.mark.parametrize("phase", ["deploy", "update", "stop", "start", "destroy"])
+@pytest.mark.parametrize("phase", ["deploy", "provision", "update", "stop", "start", "destroy"])
 def test_killed_in_a_phase_it_takes_it_up_again(
     bench: Bench, process: Process, occi: client.Client, phase: str
 ) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     parameters = {"tested.size": 1}
     if phase != "deploy":
-        run(bench, occi, "deploy", "provision")
+        run(bench, occi, "deploy", *([] if phase == "provision" else ["provision"]))
         parameters = {"tested.size": 2}
     bench.cloud.paused.add("tested")
     before = len(bench.cloud.requests)

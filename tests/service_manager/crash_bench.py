@@ -280,10 +280,16 @@ class Bench:
 
     def clean(self) -> int:
         """Delete every instance that is left, wait until they are gone, and see that nothing of them is. Returns 0."""
-        paths = [str(each) for each in self._tenant.locations("/demo/")]
+        paths: list[str] = []
+
+        def listed() -> bool:
+            paths[:] = [str(each) for each in self._tenant.locations("/demo/")]
+            return True
+
+        self.until(listed, "the instances are listed")
         for path in paths:
             self.delete(Round(path[path.index("/demo/") :]))
-        self.until(lambda: not list(self._tenant.locations("/demo/")), "all are gone")
+        self.until(lambda: listed() and not paths, "all are gone")
         left = [*self.cloud.left_over(), *self._left_in_database()]
         assert left == []
         assert self.cloud.books().violations == []

@@ -164,6 +164,18 @@ class ServiceManager:
         except OSError:
             return False
 
+    def processor_seconds(self) -> dict[str, float]:
+        """What each process, with its children, has used of the processor so far."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        used = dict.fromkeys(self._processes, 0)
+        sessions = {str(process.pid): name for name, process in self._processes.items()}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                if fields[3] in sessions:
+                    used[sessions[fields[3]]] += int(fields[11]) + int(fields[12])
+        return {name: count / ticks for name, count in used.items()}
+
     def kill(self, name: str) -> None:
         """End a process, and its children, with -9."""
         process = self._processes.pop(name)

@@ -12,6 +12,7 @@ import datetime
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from occi_service import client
 from occi_service.wire import service_manager as wire
@@ -53,6 +54,8 @@ class Load:
 
 
 def _quantiles(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{1000 * values[0]:7.0f} ms"
     cuts = statistics.quantiles(values, n=20)
     return f"p50 {1000 * cuts[9]:7.0f} ms   p95 {1000 * cuts[18]:7.0f} ms   longest {1000 * max(values):7.0f} ms"
 
@@ -77,6 +80,7 @@ def order_at_once(
                 begun[path.rpartition("/")[2]] = now
 
     reads: list[float] = []
+    ends = _Ends(manager.log)
     with concurrent.futures.ThreadPoolExecutor(connections) as pool, manager.as_("alice") as tenant:
         start = time.time()
         shares = [orders // connections + (each < orders % connections) for each in range(connections)]
@@ -89,7 +93,7 @@ def order_at_once(
                 reads.append(time.perf_counter() - before)
             if not all(each.done() for each in sent):
                 return False
-            return cloud.books().times("phase done", phase="provision") >= orders and not _unfinished(tenant)
+            return ends.count() >= orders and not _unfinished(tenant)
 
         try:
             until(all_active, f"{orders} orders are active", seconds=seconds)
@@ -105,6 +109,25 @@ def order_at_once(
                 own[entry["instance"]] += float(entry["seconds"])
     overheads = [ended[each] - begun[each] - own[each] for each in begun]
     return Load(len(ended), max(ended.values()) - start, answers, overheads, reads)
+
+
+class _Ends:
+    """Counts orders that have ended, by the service manager's log: asking it, or the stand-in, would be load as well."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._read = log.stat().st_size
+        self._seen = 0
+
+    def count(self) -> int:
+        """How many since the start."""
+        with self._log.open("rb") as stream:
+            stream.seek(self._read)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        self._seen += whole.count(b'"so_phase":"provision","phase_event":"done"')
+        return self._seen
 
 
 def _unfinished(tenant: client.Client) -> bool:

@@ -31,10 +31,9 @@ from typing import Any
 
 import urllib3
 
-from occi_service.identity import VerificationKey
+from occi_service.identity import VerificationKey, write_jwk_set
 
 from .faults import Fault, Kind
-from .keys import write_keys
 from .settings import Settings
 
 __all__ = ["Books", "StandInCloud"]
@@ -117,7 +116,7 @@ class StandInCloud:
     ) -> None:
         self._directory = directory
         self._configuration = {
-            "keys": write_keys(keys),
+            "keys": write_jwk_set(keys),
             "port": port,
             "threads": threads,
             "settings": Settings(**settings).document(),

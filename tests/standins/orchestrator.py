@@ -16,7 +16,7 @@ from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action, Entity
 
 from occi_service.app import Application
-from occi_service.identity import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache
+from occi_service.identity import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache, read_jwk_set
 from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.records import EntityRecord, dehydrate, hydrate
@@ -27,7 +27,6 @@ from occi_service.wire.names import GENERATION, INSTANCE, SERVICE, TENANT
 
 from . import stacks
 from .faults import Fault
-from .keys import issuer_of, read_keys
 from .outward import Line
 from .timers import Timer
 from .world import Ask, World, asked, check_generation, check_stays, refuse
@@ -123,7 +122,7 @@ class OrchestratorProcess:
         self.number = number
         self.instance = environment[wire.ENV_INSTANCE]
         start_token = environment[wire.ENV_TOKEN]
-        keys = read_keys(environment[wire.ENV_KEYS], issuer_of(start_token))
+        keys = read_jwk_set(environment[wire.ENV_KEYS])
         verifier = SignedTokens(
             keys,
             audiences=[tokens.audience_of_orchestrator(self.instance)],

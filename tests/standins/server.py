@@ -28,12 +28,19 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import gunicorn.app.base
 
-from occi_service.identity import IDENTITY, Authentication, Identity, MemoryRevocations, SignedTokens, TokenCache
+from occi_service.identity import (
+    IDENTITY,
+    Authentication,
+    Identity,
+    MemoryRevocations,
+    SignedTokens,
+    TokenCache,
+    read_jwk_set,
+)
 from occi_service.wire import deploy, design, tokens
 from occi_service.wire.names import GENERATION
 
 from .faults import Fault
-from .keys import read_keys
 from .modules import deploy_module, design_module, disposal_module
 from .orchestrator import OrchestratorApplication
 from .settings import Settings
@@ -76,7 +83,7 @@ class Cloud:
     def __init__(self, world: World, keys: str) -> None:
         self._world = world
         verifier = SignedTokens(
-            read_keys(keys),
+            read_jwk_set(keys),
             audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
             revocations=MemoryRevocations(time.time),
             clock=time.time,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from occi_service.identity import (
     MemoryRevocations,
@@ -28,6 +28,7 @@ from occi_service.identity import (
     TenantId,
     TokenIssuer,
     VerificationKeys,
+    write_jwk_set,
 )
 from occi_service.model import type_id
 from occi_service.wire import deploy, design, disposal, names, tokens
@@ -35,7 +36,6 @@ from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
 from tests.standins.cloud import StandInCloud
 from tests.standins.faults import Fault
-from tests.standins.keys import issuer_of, read_keys, write_keys
 
 TENANT = TenantId("tenant-a")
 SERVICE = "http://schemas.example.org/occi/sm#hello"
@@ -183,7 +183,7 @@ class Caller:
             wire.ENV_TOKEN: ISSUER.for_instance(
                 self.instance, tenant_id=TENANT, audience=tokens.AUDIENCE_SERVICE_MANAGER
             ),
-            wire.ENV_KEYS: write_keys([KEY.public]),
+            wire.ENV_KEYS: write_jwk_set([KEY.public]),
         }
         document = {
             "kind": type_id(deploy.APPLICATION),
@@ -497,18 +497,6 @@ def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
     # What the kernel does when the test run is killed.
     process.stdin.close()
     assert process.wait(10) == -9
-
-
-def test_keys_travel_as_a_jwk_set() -> None:
-    other = SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="sm-2").public
-    text = write_keys([KEY.public, other])
-    found = read_keys(text)
-    assert found.get(other.key_id) == other
-    assert found.get(KEY.public.key_id) == KEY.public
-    bare = json.loads(text)
-    del bare["keys"][0]["iss"]
-    start = ISSUER.for_instance(str(uuid.uuid4()), tenant_id=TENANT, audience=tokens.AUDIENCE_SERVICE_MANAGER)
-    assert read_keys(json.dumps(bare), issuer_of(start)).get(KEY.public.key_id) == KEY.public
 
 
 def test_it_keeps_up_with_many_orders(cloud: StandInCloud, sm: ServiceManager) -> None:

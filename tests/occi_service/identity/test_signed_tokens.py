@@ -385,6 +385,18 @@ def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
 
 
 class TestKeys:
+    def test_they_travel_as_a_jwk_set(self, house: House) -> None:
+        other = identity.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="elsewhere").public
+        text = identity.write_jwk_set([house.key.public, other])
+        found = identity.read_jwk_set(text)
+        assert found.get(other.key_id) == other
+        assert found.get(house.key.public.key_id) == house.key.public
+        bare = json.loads(text)
+        del bare["keys"][0]["iss"]
+        for wrong in (json.dumps(bare), text.replace("P-256", "P-384"), "[]", "{", '{"keys": [{}]}'):
+            with pytest.raises(ValueError, match=r"JWK|key|Expecting"):
+                identity.read_jwk_set(wrong)
+
     def test_pem_round_trip_and_thumbprint(self) -> None:
         private = ed25519.Ed25519PrivateKey.generate()
         pem = private.private_bytes(

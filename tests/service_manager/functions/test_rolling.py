@@ -77,6 +77,23 @@ def updates(cloud: StandInCloud, service: Service) -> list[tuple[str, str]]:
     return [(each["instance"], each["name"]) for each in effects]
 
 
+def test_every_web_process_sees_a_publication_at_once(service: Service, manager: ServiceManager) -> None:
+    term = service.kind.rpartition("#")[2]
+    body = {"kind": service.kind}
+    headers = {"Content-Type": "application/occi+json"}
+
+    def orders() -> set[int]:
+        # Each over a connection of its own: two processes share them.
+        return {manager.http("alice", "POST", f"/{term}/", body, headers=headers).status for _ in range(8)}
+
+    entry = service.publish("1")
+    assert orders() == {201}
+    service.provider.delete(entry)
+    assert orders() == {409}
+    service.paths += list(service.tenant.locations(f"/{term}/"))
+    assert len(service.paths) == 8
+
+
 def test_instances_move_one_after_another(service: Service, cloud: StandInCloud) -> None:
     service.publish("1")
     service.order(3)

@@ -1,0 +1,88 @@
+"""What an order costs in the service manager, from POST to active: `python -m benchmarks.orders`.
+
+Web and worker run for real, against the stand-in cloud, on SQLite and on PostgreSQL. First orders one after another: what the
+service manager adds to the time that the stand-in itself takes (its starts and phases). The floor is the same number of
+requests that are a bare GET each: an order is 12 requests, in and out. Then 1,000 orders at once: all become active, and the
+processor's time of each process is what an order costs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.service_manager.harness import TYPE, Keys, ServiceManager, make_bundle, running
+from tests.service_manager.load import order_at_once
+from tests.standins.cloud import StandInCloud
+
+from .databases import databases
+from .goals import Goals
+
+AT_ONCE: Final = 1000
+ALONE: Final = 30
+#: PUT, renew and two reports come in; a look for the bundle, application, activation and two phases go out, and the last
+#: three with a look in the catalogue now and then.
+REQUESTS: Final = 12
+SETTINGS: Final = {"ARCHELON_LEASE": "10", "ARCHELON_ACCESS_LOG": "false"}
+
+
+def main() -> Goals:
+    """Print the figures, and judge them."""
+    goals = Goals()
+    with databases() as made:
+        for sort in made.sorts:
+            with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
+                _measure(sort, made.fresh(sort), Path(directory), goals)
+        made.drop()
+    return goals
+
+
+def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
+    keys = Keys()
+    with StandInCloud(directory, keys=[keys.signing.public]) as cloud:
+        manager = ServiceManager(
+            directory, design_url=cloud.url + "/design", database_url=url, keys=keys, settings=SETTINGS
+        )
+        with running(manager):
+            manager.publish(make_bundle(directory / "bundle"))
+            # The first order makes what is made once: connections, the manifest's kind, the bundle in the cloud.
+            order_at_once(manager, cloud, 2, connections=1)
+            alone = [_alone(manager, cloud) for _ in range(ALONE)]
+            floor = REQUESTS * _bare_get(manager)
+            print(f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms beside the stand-in's own")
+            goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 8.0)
+            cloud.forget()
+            before, own = manager.processor_seconds(), cloud.state()["cpu_seconds"]
+            load = order_at_once(manager, cloud, AT_ONCE, seconds=600)
+            used = {name: seconds - before[name] for name, seconds in manager.processor_seconds().items()}
+            used["stand-in"] = cloud.state()["cpu_seconds"] - own
+            print(f"  {sort}: {load.text()}")
+            shares = ", ".join([f"{name} {1000 * seconds / AT_ONCE:.1f}" for name, seconds in used.items()])
+            print(f"  {sort}: ms of processor an order: {shares}")
+            goals.at_least(f"{sort}: orders of {AT_ONCE} at once that became active", load.orders / AT_ONCE, 1.0)
+            ours = (used["web"] + used["worker"]) / AT_ONCE
+            goals.at_most(f"{sort}: processor of an order at once, in {REQUESTS} bare GETs", ours / floor, 4.0)
+
+
+def _alone(manager: ServiceManager, cloud: StandInCloud) -> float:
+    """One order's time beside the stand-in's."""
+    cloud.forget()
+    return order_at_once(manager, cloud, 1, connections=1).overheads[0]
+
+
+def _bare_get(manager: ServiceManager) -> float:
+    """Seconds of a GET of one instance, on a connection that is kept."""
+    with manager.as_("alice") as tenant:
+        path = str(next(iter(tenant.list(f"/{TYPE.rpartition('#')[2]}/"))).location)
+        tenant.get(path)
+        start = time.perf_counter()
+        for _ in range(200):
+            tenant.get(path)
+        return (time.perf_counter() - start) / 200
+
+
+if __name__ == "__main__":
+    main()
