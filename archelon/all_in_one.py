@@ -10,6 +10,7 @@ import concurrent.futures
 import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -21,14 +22,23 @@ from .failures import CommandError, Status
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["REGION", "AllInOne", "Told"]
+__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter", "is_loopback"]
 
 Told = Callable[[str], None]
 
 #: The one region of an all-in-one.
 REGION: Final = "local"
 _ROOT: Final = Path(__file__).resolve().parent.parent
+#: In the order in which they are waited for; a web process' port has its service's name.
+PROCESSES: Final = (
+    "cloud-controller-web",
+    "service-manager-web",
+    "cloud-controller-worker",
+    "service-manager-worker",
+)
 _ISSUERS: Final = ("service-manager", "cloud-controller")
+#: The line of a traceback that says what was wrong; an error's own text may go on below it.
+_ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
 _RUN_BUNDLE: Final = "; ".join(
     [
@@ -77,13 +87,8 @@ class AllInOne:
         self._start("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port])
         self._start("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"])
         until = self._clock() + patience
-        for process, port in (
-            ("cloud-controller-web", ports.cloud_controller),
-            ("service-manager-web", ports.service_manager),
-            ("cloud-controller-worker", ports.cloud_controller_worker),
-            ("service-manager-worker", ports.service_manager_worker),
-        ):
-            self._await_ready(process, port, until)
+        for process in PROCESSES:
+            self._await_ready(process, until)
 
     def down(self, *, keep: bool = False) -> list[str]:
         """End the four and, unless `keep`, what they started; what could not be ended, in words. Instances stay ordered."""
@@ -129,31 +134,42 @@ class AllInOne:
         command = [sys.executable, "-m", "archelon", *arguments]
         self.supervisor.start(Program(process, command, environment, self.state.log(process)))
 
-    def _await_ready(self, process: str, port: int, until: float) -> None:
+    def _await_ready(self, process: str, until: float) -> None:
         import urllib3
 
-        address = f"{_reached(self.state.host() if process.endswith('-web') else '127.0.0.1')}:{port}"
+        port = getattr(self.state.ports(), process.removesuffix("-web").replace("-", "_"))
+        host = _reached(self.state.host()) if process.endswith("-web") else "127.0.0.1"
         with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
             while True:
                 try:
-                    if pool.request("GET", f"http://{address}/readyz").status == 200:
+                    if pool.request("GET", f"http://{host}:{port}/readyz").status == 200:
                         return
                 except urllib3.exceptions.HTTPError:
                     pass
-                if self._clock() > until or self.supervisor.ends(process) >= 3:
+                # Nothing that ends before it was ever ready comes right by being started again.
+                ended = [each for each in PROCESSES if self.supervisor.ends(each)]
+                if ended or self._clock() > until:
+                    late = ended[0] if ended else process
                     raise CommandError(
-                        f"{process} does not become ready; its log, {self.state.log(process)}, ends with:\n"
-                        + self.last_lines(process)
+                        f"{late} does not become ready: {self.last_word(late)}; its log: {self.state.log(late)}"
                     )
                 self._sleep(0.05)
 
-    def last_lines(self, process: str, count: int = 5) -> str:
-        """The end of a process' log."""
+    def last_word(self, process: str) -> str:
+        """What a process' log has to say about its end: the last error, or the last line that is no log line."""
         try:
             lines = self.state.log(process).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
-            return ""
-        return "\n".join(lines[-count:])
+            return "it has no log"
+        for line in reversed(lines):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                return line.removeprefix("archelon: ")
+            if isinstance(entry, dict) and entry.get("exception"):
+                told = [each for each in str(entry["exception"]).splitlines() if _ERROR.match(each)]
+                return told[-1] if told else str(entry["exception"]).strip().splitlines()[-1]
+        return "its log has no error"
 
     def _check_ports(self) -> None:
         ports = self.state.ports()

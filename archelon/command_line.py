@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         failure = explained(error)
         if failure is None:
-            failure = CommandError(f"unexpected {type(error).__name__}: {error}; `archelon --debug …` shows where")
+            words = " ".join(str(error).split())[:500]
+            failure = CommandError(f"unexpected {type(error).__name__}: {words}; `archelon --debug …` shows where")
         return _say(failure)
     return result if isinstance(result, int) else Status.DONE
 

@@ -40,6 +40,7 @@ def list_services(connection: Connection, answers: Answers) -> None:
 @output_option
 def show(name: str, connection: Connection, answers: Answers) -> None:
     """A service: its attributes, and what can be done with its instances."""
+    from occi_service.model import type_id
     from occi_service.wire import service_manager as wire
 
     from .naming import service_named
@@ -57,7 +58,9 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
         for attribute, given in found.attributes.items()
         if not attribute.startswith("occi.core.") and (answers.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
     ]
-    actions = [each.rpartition("#")[2] for each in found.actions]
+    # Those between an orchestrator and its service manager are nobody else's.
+    own = (type_id(wire.REPORT), type_id(wire.RENEW))
+    actions = [each.rpartition("#")[2] for each in found.actions if each not in own]
     if answers.as_json:
         answers.document({"type": found.type_id, "title": found.title, "location": found.location,
                           "attributes": attributes, "actions": found.actions})  # fmt: skip

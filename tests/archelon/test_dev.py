@@ -18,7 +18,7 @@ from archelon.demo.remains import left
 from archelon.failures import Status
 from archelon.state_directory import StateDirectory
 
-from .harness import Dev, archelon, dev, until
+from .harness import Dev, archelon, dev, first_port, until
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,21 @@ def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
     until(lambda: len([c for c in psutil.Process(process.pid).children() if c.status() != "zombie"]) == 4, "four again")
     said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again", seconds=40)
     assert json.loads(said)[0]["service"] == greeter
+
+
+def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path / "state")
+    state.make(host="127.0.0.1", first_port=first_port())
+    (state.path / "service-manager.db").write_text("this is no database " * 100)
+    before = set(psutil.Process().children(recursive=True))
+    said = archelon("dev", "--state", state.path)
+    assert said.status == Status.FAILED
+    (line,) = [line for line in said.err.splitlines() if line.startswith("archelon: ")]
+    assert "does not become ready: " in line
+    assert "file is not a database" in line
+    assert f"its log: {state.logs}/service-manager-w" in line
+    assert said.out == ""
+    assert set(psutil.Process().children(recursive=True)) - before == set()
 
 
 def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
