@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from ..harness import ROOT, ServiceManager
@@ -17,7 +18,8 @@ def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
     assert len(blocks) > 10
     tokens = manager.realm.tokens
     environment = {
-        "PATH": os.environ["PATH"],
+        # `python` is that of the tests: make does not activate its environment.
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": str(ROOT),
         "SM": manager.url,
         "PROVIDER": tokens["provider"],
