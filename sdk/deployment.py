@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import bundles
 from occi_service import client
@@ -28,6 +28,8 @@ _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between looks at a stack: the first, and the longest. A notice ends the wait at once.
 _FIRST: Final = 0.25
 _LONGEST: Final = 10.0
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -269,16 +271,38 @@ class Deployment:
         """
         if (count is None) == (by is None):
             raise ValueError("give count or by, and one of the two")
-        found = self.stack(stack)
+        found = self._patiently(lambda: self.stack(stack))
         attributes: dict[str, Any] = {deploy.SCALE_NODE: node}
         attributes |= {deploy.SCALE_COUNT: count} if count is not None else {deploy.SCALE_BY: by}
         try:
-            self._act(found, deploy.SCALE, attributes)
+            self._patiently(lambda: self._scale_once(found, attributes))
         except client.ConflictError as error:
             _LOG.info("%s is not scaled: %s", node, error.message)
             return False
-        self.wait(_stack(self._service.get(found.path)))
+        self._patiently(lambda: self.wait(_stack(self._service.get(found.path))))
         return True
+
+    def _scale_once(self, before: Stack, attributes: Mapping[str, Any]) -> None:
+        """Ask, unless an earlier time whose answer was lost has been heard: the stack itself shows that it was."""
+        now = _stack(self._service.get(before.path))
+        made, makes = ({each.name for each in stack.resources} for stack in (before, now))
+        if made == makes and (before.in_progress or not now.in_progress):
+            self._act(now, deploy.SCALE, attributes)
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        """Call, and again for about half a minute while nobody answers.
+
+        A phase that fails so is repeated by the service manager. An event comes once: nobody would repeat what it asks for.
+        """
+        pause = _FIRST
+        while True:
+            try:
+                return call()
+            except (client.TransportError, client.UnavailableError):
+                if pause >= _LONGEST:
+                    raise
+            self._pace.wait(pause)
+            pause = min(pause * 1.6, _LONGEST)
 
     def suspend(self) -> None:
         """Stop what the stacks run, keeping them."""

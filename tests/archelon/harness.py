@@ -49,7 +49,7 @@ def first_port() -> int:
     return random.randrange(10000, 18000, 40)
 
 
-def until(reached: Callable[[], Any], what: str, *, seconds: float = 20.0) -> Any:
+def until(reached: Callable[[], Any], what: str, *, seconds: float = 20.0, pause: float = 0.05) -> Any:
     """Wait until something holds, and return it."""
     end = time.monotonic() + seconds
     while True:
@@ -57,7 +57,7 @@ def until(reached: Callable[[], Any], what: str, *, seconds: float = 20.0) -> An
         if found:
             return found
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 class Dev:
