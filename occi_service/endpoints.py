@@ -34,7 +34,7 @@ _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
 _MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _PATH_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
-#: More members than this in one request are refused: each is a call to a backend inside one transaction.
+#: The last page that can be asked for: offsets stay within what a database counts in.
 _MAX_PAGE_NUMBER: Final = 10**9
 
 
