@@ -17,6 +17,7 @@ from .deploy import ports
 from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
 from .objects import Objects
+from .platform import NoTokens, Platform, PlatformContext, PlatformTokens
 from .platforms.local.opening import open_local
 from .settings import CloudControllerSettings
 
@@ -26,7 +27,7 @@ __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 #: The platforms that come along; others are found as entry points.
-_BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {"local": open_local}
+_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Parts:
 
     database: Database
     cipher: encryption.Cipher
-    platforms: Mapping[str, Any]
+    platforms: Mapping[str, Platform]
     keys: identity.VerificationKeys
     signing_key: identity.SigningKey
     directory: Path
@@ -121,14 +122,19 @@ class _NoInstances:
         return False
 
 
-def open_platforms(directory: Path, regions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+def open_platforms(
+    directory: Path, regions: Mapping[str, tuple[str, Mapping[str, Any]]], tokens: PlatformTokens | None = None
+) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
+
+    Args:
+        tokens: for platforms that are called in a tenant's name.
 
     Raises:
         DeployError: there is no such platform, or it refuses its settings.
     """
     known = {**_BUILT_IN, **ports.load(ports.PLATFORMS)}
-    opened = {}
+    opened: dict[str, Platform] = {}
     for name, (platform, settings) in regions.items():
         factory = known.get(platform)
         if factory is None:
@@ -136,7 +142,8 @@ def open_platforms(directory: Path, regions: Mapping[str, tuple[str, Mapping[str
                 f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
             )
         try:
-            opened[name] = factory(directory / "regions" / name, **settings)
+            context = PlatformContext(name, directory / "regions" / name, tokens or NoTokens())
+            opened[name] = factory(context, **settings)
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
     return opened

@@ -13,11 +13,12 @@ from occi_service import server, work
 from occi_service.app import Application
 
 from . import notices
-from .deploy import application_work, stack_work
+from .deploy import application_work, stack_work, watching
 from .disposal import work as disposal_work
 from .entities import Entities
 from .notices import Notices, Send
 from .parts import Parts
+from .platform import Watcher
 from .provision import work as provision_work
 from .runtime import work as runtime_work
 from .sending import Sender
@@ -49,12 +50,13 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
                     objects,
                     entities,
                     told,
-                    applications=regions.platform(regions.home).applications,
+                    applications=regions.applications,
                     unpacked=parts.unpacked,
                     clock=parts.clock,
                 )
             ),
             stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
+            watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
         ]
     if "provision" in names:
         topics.append(provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)))
@@ -82,7 +84,15 @@ def worker_of(
         parts.queue.seed(connection, work.RETENTION, "all", priority=work.Priority.BACKGROUND)
         if "disposal" in names:
             parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
+        if "deploy" in names:
+            for region in _watchers(parts):
+                parts.queue.seed(connection, watching.TOPIC, region)
     return work.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
+
+
+def _watchers(parts: Parts) -> dict[str, Watcher]:
+    found = {region: platform.watcher for region, platform in parts.platforms.items()}
+    return {region: watcher for region, watcher in found.items() if watcher is not None}
 
 
 def run(settings: CloudControllerSettings, names: Sequence[str] = MODULES, *, port: int | None = None) -> int:

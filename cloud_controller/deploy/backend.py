@@ -73,5 +73,4 @@ class DeployModule:
         registry = as_registry(application.registry)
         application.falcon.router_options.converters["digest"] = DigestConverter
         application.falcon.add_route("/bundle/{digest:digest}", BundleRoute(registry, held, limits=self._limits))
-        home = self._regions.platform(self._regions.home)
-        application.falcon.add_route("/application/{instance}/logs", LogRoute(registry, home.applications))
+        application.falcon.add_route("/application/{instance}/logs", LogRoute(registry, self._regions.applications))

@@ -25,7 +25,6 @@ __all__ = [
     "Applications",
     "DeployError",
     "Log",
-    "Platform",
     "Progress",
     "StackOrder",
     "StackResource",
@@ -182,18 +181,6 @@ class Stacks(Protocol):
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """What the platform still has of the stack, in words; empty: verified absent."""
-
-
-class Platform(Protocol):
-    """A platform as a whole, made of a region's settings."""
-
-    @property
-    def applications(self) -> Applications:
-        """Runs orchestrators."""
-
-    @property
-    def formats(self) -> Mapping[str, Stacks]:
-        """Makes stacks, by the format of their templates."""
 
 
 def load(group: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from occi_service.errors import BadRequestError, shown
 from occi_service.wire import deploy, names
 
-from .ports import Platform, Stacks
+from ..platform import Platform
+from .ports import Applications, Stacks
 
 __all__ = ["Regions"]
 
@@ -22,7 +23,7 @@ class Regions:
         platforms: by region; the first is where applications run.
 
     Raises:
-        ValueError: there is no region.
+        ValueError: there is no region, or the first cannot run applications.
     """
 
     def __init__(self, platforms: Mapping[str, Platform]) -> None:
@@ -30,6 +31,12 @@ class Regions:
             raise ValueError("no region is configured; name one with its platform")
         self._platforms = dict(platforms)
         self.home = next(iter(self._platforms))
+        runs = self._platforms[self.home].applications
+        if runs is None:
+            raise ValueError(
+                f"the platform of the first region, {self.home}, cannot run orchestrators; name one first that can"
+            )
+        self.applications: Applications = runs
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cloud_controller import parts, web, worker
 from cloud_controller.notices import Notice
+from cloud_controller.platform import PlatformContext
 from cloud_controller.platforms.local.launcher import no_checkpoint
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
 from occi_service import encryption, identity
@@ -69,7 +70,9 @@ class House:
             "-c",
             "import runpy, sys; runpy.run_path(sys.argv[1] + '/orchestrator.py')",
         )
-        self.platform: OpenLocal = open_local(root / "local", runner=runner, checkpoint=checkpoint)
+        self.platform: OpenLocal = open_local(
+            PlatformContext("local", root / "local"), runner=runner, checkpoint=checkpoint
+        )
         self.parts = parts.Parts(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),

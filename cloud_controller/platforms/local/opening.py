@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...deploy.ports import NODE_RESOURCES, load
+from ...platform import PlatformContext
 from .configures import LocalConfigures
 from .holdings import LocalHoldings
 from .launcher import no_checkpoint
@@ -18,6 +19,9 @@ __all__ = ["OpenLocal", "open_local"]
 
 class OpenLocal(LocalPlatform):
     """The platform, and what the other modules ask of it."""
+
+    delegates = False
+    watcher = None
 
     def __init__(
         self,
@@ -34,7 +38,7 @@ class OpenLocal(LocalPlatform):
 
 
 def open_local(
-    directory: Path,
+    context: PlatformContext,
     *,
     runner: list[str] | tuple[str, ...] = (),
     checkpoint: Callable[[str], None] = no_checkpoint,
@@ -42,12 +46,12 @@ def open_local(
     """Open the platform.
 
     Args:
-        directory: of everything that runs.
+        context: its directory holds everything that runs.
         runner: argument list that runs a bundle; the bundle's directory is appended.
         checkpoint: called with a name at every point where being killed could matter.
     """
     return OpenLocal(
-        directory,
+        context.directory,
         runner=tuple(runner),
         node_resources={"process": ProcessNodes, **load(NODE_RESOURCES)},
         checkpoint=checkpoint,

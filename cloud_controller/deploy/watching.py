@@ -1,0 +1,64 @@
+"""Following the regions whose platforms can be followed: one row of work a region, so that one worker of all does it.
+
+What has changed is enqueued, and is then looked at by its own handler, which would have looked by itself later. So a watcher
+that dies, or a change that nobody tells of, costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service.database import Database
+from occi_service.wire import deploy
+from occi_service.work import Item, Progress, Retry, Topic, Wait
+
+from ..objects import Objects
+from ..platform import Change, Watcher
+
+__all__ = ["TOPIC", "Watching", "topic"]
+
+TOPIC: Final = "deploy.watch"
+
+
+@dataclass(frozen=True)
+class Watching:
+    """The handler; a row's key is the region.
+
+    Args:
+        watchers: by region.
+    """
+
+    database: Database
+    objects: Objects
+    watchers: Mapping[str, Watcher]
+
+    def load(self, connection: sa.Connection, item: Item) -> tuple[str, None] | None:
+        """The region; None where it is not configured any more."""
+        return (item.key, None) if item.key in self.watchers else None
+
+    def step(self, wanted: str, observed: None) -> Progress[None]:
+        """Let the watcher tell."""
+        return Wait(self.watchers[wanted].follow(self.changed))
+
+    def changed(self, change: Change) -> None:
+        """Enqueue the work on what has changed, if it is somebody's."""
+        path = deploy.STACK.location + change.id if change.kind == "stack" else deploy.application_path(change.id)
+        with self.database.write() as connection:
+            present = self.objects.find(connection, path)
+            if present is not None:
+                self.objects.look(connection, present)
+
+    def save(self, connection: sa.Connection, item: Item, observed: None) -> None:
+        """What was told is enqueued already."""
+
+    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
+        raise AssertionError(f"a watcher is never given up, and yet: {reason}")
+
+
+def topic(watching: Watching) -> Topic[Any, Any]:
+    """The watchers' topic."""
+    return Topic(TOPIC, watching, timeout=30.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=10.0))
