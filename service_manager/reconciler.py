@@ -221,6 +221,8 @@ class Reconciler:
                 return self._dispose(order)
             case lifecycle.Remove():
                 self._cloud.revoke_delegation(_caller(instance))
+                # Before the row goes: a worker that takes over in between does it again.
+                self._issuer.revoke_instance(instance.id)
                 if instance.address:
                     self._cloud.forget(instance.address)
                 return work.Done(Change(removed=True, ended="done"))

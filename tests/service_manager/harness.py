@@ -23,6 +23,7 @@ from occi_service import client
 from occi_service.encryption import generate_key
 from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
 from occi_service.wire import service_manager as wire
+from service_manager.settings import ServiceManagerSettings
 
 __all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "free_port", "make_bundle", "until"]
 
@@ -163,6 +164,10 @@ class ServiceManager:
                 return True
         except OSError:
             return False
+
+    def settings(self) -> ServiceManagerSettings:
+        """What its processes are told, for a process more: the test's own."""
+        return ServiceManagerSettings.load(self._environment)
 
     def processor_seconds(self) -> dict[str, float]:
         """What each process, with its children, has used of the processor so far."""
