@@ -275,7 +275,7 @@ def _database_probe(database: Database) -> Callable[[], None]:
 def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     """What a worker of the service manager does."""
     settings = parts.settings
-    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name)
+    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name, threads=settings.worker_threads)
     reconciler = Reconciler(
         parts.instances,
         parts.catalogue,

@@ -227,12 +227,12 @@ class ServiceManager:
             except client.NotFoundError:
                 return None
 
-    def await_state(self, path: str, state: str | None, *, seconds: float = 30.0) -> None:
+    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 30.0) -> None:
         """Wait until an instance is in a state, or gone."""
         seen: list[Any] = []
 
         def reached() -> bool:
-            seen.append(self.state(path))
+            seen.append(self.state(path, user=user))
             return bool(seen[-1] == state)
 
         try:
