@@ -22,7 +22,7 @@ from .failures import CommandError, Status
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter", "is_loopback"]
+__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "is_loopback"]
 
 Told = Callable[[str], None]
 
@@ -232,21 +232,6 @@ class AllInOne:
             for issuer in _ISSUERS
         ]
         return json.dumps(json.loads(write_jwk_set(keys)))
-
-
-def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
-    """Say in design's catalogue where a service is.
-
-    Args:
-        catalogue: a client of design, with a provider's token.
-    """
-    from occi_service.wire import design
-
-    catalogue.put(
-        design.service_path(service_type, REGION),
-        design.SERVICE.scheme + design.SERVICE.term,
-        {design.SERVICE_TYPE: service_type, design.ENDPOINT: endpoint, design.SERVICE_REGION: REGION},
-    )
 
 
 def is_loopback(host: str) -> bool:

@@ -45,6 +45,7 @@ class Parts:
         url: scheme and host of the modules.
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
+        unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         keystone: its URL, for the catalogue; empty without one.
     """
 
@@ -61,6 +62,7 @@ class Parts:
     identity_service: Delegations | None = None
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
+    unclaimed_grace: float = 120.0
     keystone: str = ""
 
     @classmethod
