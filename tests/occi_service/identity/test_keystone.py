@@ -87,7 +87,7 @@ def test_an_unscoped_token_and_a_domains_are_refused_with_what_to_do(
     openstack: OpenStack, folk: People, verify: Any, member: Person
 ) -> None:
     unscoped = member.token(project_id=None, unscoped=True)
-    with pytest.raises(identity.NotAllowedError, match="This token is unscoped.*scoped to your project"):
+    with pytest.raises(identity.NotAllowedError, match=r"This token is unscoped.*scoped to your project"):
         verify(unscoped)
     admin = openstack.admin
     admin.keystone("PUT", f"/domains/default/users/{member.id}/roles/{folk.role('reader')}")
@@ -98,9 +98,7 @@ def test_an_unscoped_token_and_a_domains_are_refused_with_what_to_do(
 
 def test_a_project_of_another_domain_with_the_same_name_is_another_tenant(folk: People, verify: Any) -> None:
     one, other = folk.domain(), folk.domain()
-    names = []
-    for domain in (one, other):
-        names.append(verify(folk.person("member", domain=domain, name="twin").token()))
+    names = [verify(folk.person("member", domain=domain, name="twin").token()) for domain in (one, other)]
     assert names[0].tenant_id != names[1].tenant_id
     assert names[0].subject != names[1].subject
 
@@ -173,7 +171,9 @@ def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(pr
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b"ok"]
 
-    door = identity.Authentication(application, provider.verifier, cache=identity.TokenCache(provider.clock, seconds=10))
+    door = identity.Authentication(
+        application, provider.verifier, cache=identity.TokenCache(provider.clock, seconds=10)
+    )
     known, unknown = provider.issue(), provider.issue()
     for name in (provider.person.project_name, provider.person.project_id):
         assert call(door, {"X-Auth-Token": known, "X-Tenant-Name": name}).status == 200
