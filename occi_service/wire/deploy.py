@@ -25,6 +25,8 @@ __all__ = [
     "BUNDLE_DIGEST",
     "BUNDLE_IMAGE",
     "BUNDLE_MEDIA_TYPE",
+    "BUNDLE_SIZE",
+    "BUNDLE_UNUSED_SINCE",
     "ORCHESTRATOR",
     "PLATFORM_SCHEME",
     "PREVIEW",
@@ -68,12 +70,19 @@ _ACTION_SCHEME: Final = "http://schemas.ogf.org/occi/platform/application/action
 
 #: A bundle travels as the archive itself, PUT and GET at its digest's path.
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+BUNDLE_SIZE: Final = attribute("bundle.size")
+BUNDLE_UNUSED_SINCE: Final = attribute("bundle.unused_since")
 BUNDLE: Final = Kind(
     SCHEME,
     "bundle",
     related=[Resource.kind],
     title="Bundle, known by its digest",
-    attributes={attribute("bundle.size"): Attribute("immutable", type="number", description="bytes")},
+    attributes={
+        BUNDLE_SIZE: Attribute("immutable", type="number", description="bytes"),
+        BUNDLE_UNUSED_SINCE: Attribute(
+            "immutable", type="number", description="seconds since the epoch; nothing while an application runs it"
+        ),
+    },
     location="/bundle/",
 )
 
