@@ -27,6 +27,8 @@ __all__ = [
     "BUNDLE_MEDIA_TYPE",
     "BUNDLE_SIZE",
     "BUNDLE_UNUSED_SINCE",
+    "LOG_NEXT",
+    "LOG_START",
     "ORCHESTRATOR",
     "PLATFORM_SCHEME",
     "PREVIEW",
@@ -138,6 +140,10 @@ ORCHESTRATOR: Final = Mixin(
     },
     location="/orchestrator/",
 )
+
+#: Header fields of a piece of a log: positions of its first byte, and of the one to ask for next.
+LOG_START: Final = "X-Start"
+LOG_NEXT: Final = "X-Next"
 
 #: Hurtle's kind, another face of the same thing.
 APP: Final = Kind(
