@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "new": ("authoring", "new", "Make a bundle that works, to start from."),
     "validate": ("authoring", "validate", "Tell everything that is wrong with a bundle."),
     "test": ("authoring", "test", "Run a bundle's own tests."),
+    "build": ("building", "build", "Make an image of a bundle, or one of our own."),
     "publish": ("offers", "publish", "Offer a bundle as a service."),
     "withdraw": ("offers", "withdraw", "Take no more orders for a service."),
     "realm": ("people", "realm", "Tenants, users and tokens of the local realm."),
