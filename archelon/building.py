@@ -73,7 +73,7 @@ def _ours(context: Path, content: str | None, base: str | None) -> None:
     from .images.content import IMAGES
     from .images.root import make_root
 
-    if content not in IMAGES:
+    if content is None or content not in IMAGES:
         raise CommandError(f"give a bundle, or --of with one of {', '.join(IMAGES)}", status=Status.USAGE)
     if base not in (None, _SCRATCH):
         raise CommandError(
@@ -106,4 +106,3 @@ def _of_bundle(context: Path, bundle: Path, base: str | None) -> None:
         make_root(context / "root", IMAGES["orchestrator"])
         lines[1:1] = ["COPY root/ /", *IMAGES["orchestrator"].directives()]
     (context / _CONTAINER_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-

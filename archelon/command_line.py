@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "publish": ("offers", "publish", "Offer a bundle as a service."),
     "withdraw": ("offers", "withdraw", "Take no more orders for a service."),
     "realm": ("people", "realm", "Tenants, users and tokens of the local realm."),
+    "keys": ("keys", "keys", "Make the keys of the services."),
     "service-manager": ("serving", "service_manager", "Serve the service manager's web."),
     "cloud-controller": ("serving", "cloud_controller", "Serve the cloud controller's modules."),
     "worker": ("serving", "worker", "Do the work of one of the two."),

@@ -7,8 +7,8 @@
 
 A container that starts again in the same pod finds the bundle unpacked.
 
-The kernel ignores a signal to a container's first process as long as that has no handler for it. So SIGTERM is held back from here
-on, also through the exec, until `sdk.serve` has one: the end of a pod never waits for its grace period.
+The kernel ignores a signal to a container's first process as long as that has no handler for it. So SIGTERM is held back from
+here on, also through the exec, until `sdk.serve` has one: the end of a pod never waits for its grace period.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +49,9 @@ def bundle_of(environment: Mapping[str, str]) -> Path:
         target = Path(environment.get(ENV_SCRATCH, _SCRATCH)) / f"bundle-{digest}"
         return bundles.unpack(data, target, digest=environment.get(ENV_DIGEST) or digest)
     except OSError as error:
-        raise ValueError(f"{error.filename or archive}: {error.strerror}; mount the archive, and a place to unpack it") from error
+        raise ValueError(
+            f"{error.filename or archive}: {error.strerror}; mount the archive, and a place to unpack it"
+        ) from error
     except bundles.BundleError as error:
         raise ValueError(f"{archive}: {error}") from error
 
@@ -57,7 +59,7 @@ def bundle_of(environment: Mapping[str, str]) -> Path:
 def main(
     environment: Mapping[str, str] | None = None,
     *,
-    become: Callable[[str, Sequence[str]], object] = os.execv,
+    become: Callable[[str, list[str]], object] = os.execv,
 ) -> None:
     """Become the orchestrator. Raises SystemExit.
 

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests import kubernetes_cluster as clusters
+from tests.kubernetes_cluster import KubernetesCluster
 from tests.postgres import PostgresServer
+
+#: Seconds that a first build of the test bed's programs may take, on a machine that does other things meanwhile.
+_BUILDING = 1800
 
 
 def missing(what: str) -> None:
@@ -42,6 +47,31 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _skip_is_failure(report)
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a Kubernetes cluster go last, and wait for its programs to be built, if they have to be."""
+    needing = [item for item in items if "kubernetes_cluster" in getattr(item, "fixturenames", ())]
+    for item in needing:
+        item.add_marker(pytest.mark.kubernetes)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_BUILDING))
+    needed = set(needing)
+    items[:] = [item for item in items if item not in needed] + needing
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster() -> Iterator[KubernetesCluster]:
+    """A Kubernetes cluster: KUBECONFIG's, or the test bed's (Debian, root)."""
+    given = clusters.given()
+    if given is not None:
+        yield given
+        return
+    lacking = clusters.obstacle()
+    if lacking is not None:
+        missing(f"a Kubernetes cluster (KUBECONFIG is not set, and the test bed needs {lacking})")
+    with clusters.started() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A root directory with this machine's own Python: the interpreter, its standard library, libraries, and the shared objects of all.
+"""A root directory with this machine's own Python: interpreter, standard library, libraries, and the shared objects of all.
 
 There is no shell in it and no other program. Everything is owned by root and readable by all; the user of the image writes
 nowhere but in what is mounted. Python is laid out below /usr, wherever it is here: it finds itself from its own place.
@@ -44,7 +44,7 @@ _LEFT_OUT: Final = shutil.ignore_patterns(
     "*.opt-*.pyc",
     "*.a",
 )
-_PROGRAM: Final = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
+_OBJECT: Final = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
 
 
 class RootError(Exception):
@@ -83,6 +83,7 @@ def make_root(target: Path, content: Content) -> None:
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
     _add_shared_objects(target)
+    _strip(target / "usr" / sys.platlibdir)
 
 
 def copy_program(target: Path, program: Path) -> None:
@@ -110,8 +111,13 @@ def _add_python(target: Path) -> Path:
     (target / "usr/bin/python3").symlink_to(version)
     library = target / "usr" / sys.platlibdir / version
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_LEFT_OUT, symlinks=False)
-    asked = subprocess.run(
-        [str(interpreter), "-I", "-c", "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)"],
+    asked = subprocess.run(  # noqa: S603 - our own interpreter
+        [
+            str(interpreter),
+            "-I",
+            "-c",
+            "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -128,7 +134,9 @@ def _add_libraries(packages: Path, content: Content) -> None:
     try:
         distributions = [importlib.metadata.distribution(name) for name in content.distributions()]
     except importlib.metadata.PackageNotFoundError as error:
-        raise RootError(f"{error.name} is not installed here; install it, such as with `pip install archelon[kubernetes]`") from error
+        raise RootError(
+            f"{error.name} is not installed here; install it, such as with `pip install archelon[kubernetes]`"
+        ) from error
     for distribution in distributions:
         _copy_distribution(distribution, packages)
     if content.extras:
@@ -159,12 +167,17 @@ def _copy_distribution(distribution: importlib.metadata.Distribution, packages: 
 def _add_shared_objects(target: Path, files: Iterable[Path] | None = None) -> None:
     """What the program and the extension modules are linked with, where the loader looks for it."""
     chosen = list(_linked(target) if files is None else files)
-    told = subprocess.run(["ldd", *map(str, chosen)], capture_output=True, text=True, check=False, timeout=120)
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        raise RootError("ldd is missing on this machine; install the C library's programs (Debian: libc-bin)")
+    told = subprocess.run(  # noqa: S603 - our own list
+        [ldd, *map(str, chosen)], capture_output=True, text=True, check=False, timeout=120
+    )
     needed: dict[str, Path] = {}
     for line in told.stdout.splitlines():
         if "not found" in line:
             raise RootError(f"a shared object is missing on this machine: {line.strip()}")
-        found = _PROGRAM.match(line)
+        found = _OBJECT.match(line)
         # What a wheel brings along stands in the root already.
         if found and not Path(found[2]).resolve().is_relative_to(target.resolve()):
             needed[found[1] or found[2]] = Path(found[2])
@@ -179,6 +192,18 @@ def _add_shared_objects(target: Path, files: Iterable[Path] | None = None) -> No
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
             shutil.copy2(path.resolve(), place)
+
+
+def _strip(libraries: Path) -> None:
+    """Take debugging symbols out of what Python itself was built into, where `strip` is at hand: 25 MB of a pyenv's 115.
+
+    What wheels bring along stays as it is: objects that were put together by other tools than the linker break.
+    """
+    strip = shutil.which("strip")
+    if strip is None:
+        return
+    own = [*libraries.glob("*/libpython*.so*"), *libraries.glob("python*/lib-dynload/*.so")]
+    subprocess.run([strip, "--strip-debug", *map(str, own)], check=True, timeout=60)  # noqa: S603 - our own list
 
 
 def _below_usr(path: Path) -> Path:

@@ -40,8 +40,18 @@ def make_certificates(layout: Layout) -> None:
 def _make_all(layout: Layout, directory: Path) -> None:
     authority = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test-bed"]
     output_of(
-        ["openssl", "req", "-x509", *authority, "-days", "365"]
-        + ["-keyout", str(directory / "ca.key"), "-out", str(directory / "ca.crt")]
+        [
+            "openssl",
+            "req",
+            "-x509",
+            *authority,
+            "-days",
+            "365",
+            "-keyout",
+            str(directory / "ca.key"),
+            "-out",
+            str(directory / "ca.crt"),
+        ]
     )
     output_of(["openssl", "genrsa", "-out", str(directory / "accounts.key"), "2048"])
     output_of(
@@ -64,13 +74,42 @@ def _sign(directory: Path, name: str, subject: str, extensions: str) -> None:
     request, text = directory / f"{name}.csr", directory / f"{name}.ext"
     text.write_text(extensions + "\n")
     output_of(
-        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", subject]
-        + ["-keyout", str(directory / f"{name}.key"), "-out", str(request)]
+        [
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            subject,
+            "-keyout",
+            str(directory / f"{name}.key"),
+            "-out",
+            str(request),
+        ]
     )
     output_of(
-        ["openssl", "x509", "-req", "-in", str(request), "-days", "365", "-extfile", str(text)]
-        + ["-CA", str(directory / "ca.crt"), "-CAkey", str(directory / "ca.key"), "-CAcreateserial"]
-        + ["-out", str(directory / f"{name}.crt")]
+        [
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            str(request),
+            "-days",
+            "365",
+            "-extfile",
+            str(text),
+            "-CA",
+            str(directory / "ca.crt"),
+            "-CAkey",
+            str(directory / "ca.key"),
+            "-CAcreateserial",
+            "-out",
+            str(directory / f"{name}.crt"),
+        ]
     )
     request.unlink()
     text.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -94,7 +93,7 @@ class Cluster:
         found += [f"mount {each}" for each in self._mounts()]
         if self._namespace.exists:
             found.append(f"network namespace {self.layout.name}")
-        if self.layout.link in os.listdir("/sys/class/net"):
+        if (Path("/sys/class/net") / self.layout.link).exists():
             found.append(f"link {self.layout.link}")
         if self.layout.state.exists():
             found.append(f"directory {self.layout.state}")
@@ -115,7 +114,7 @@ class Cluster:
 
     def _pod_namespaces(self) -> set[str]:
         """Network namespaces of pods: containerd makes them beside those of everybody else."""
-        found = set()
+        found: set[str] = set()
         for name in output_of([*self._ctr(), "containers", "ls", "--quiet"], check=False).split():
             spec = json.loads(output_of([*self._ctr(), "containers", "info", name], check=False) or "{}")
             spaces = spec.get("Spec", {}).get("linux", {}).get("namespaces", [])
