@@ -16,10 +16,13 @@ import sqlalchemy as sa
 
 from tests import kubernetes_cluster as clusters
 from tests.kubernetes_cluster import KubernetesCluster
+from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
 
-#: Seconds that a first build of the test bed's programs may take, on a machine that does other things meanwhile.
-_BUILDING = 1800
+#: Seconds that a test may take whose first act may be to install an OpenStack.
+_WITH_OPENSTACK = 900
+#: The same for a Kubernetes, whose programs may have to be built on a machine that does other things meanwhile.
+_WITH_KUBERNETES = 1800
 
 
 def missing(what: str) -> None:
@@ -50,14 +53,20 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a Kubernetes cluster go last, and wait for its programs to be built, if they have to be."""
-    needing = [item for item in items if "kubernetes_cluster" in getattr(item, "fixturenames", ())]
-    for item in needing:
-        item.add_marker(pytest.mark.kubernetes)
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_BUILDING))
-    needed = set(needing)
-    items[:] = [item for item in items if item not in needed] + needing
+    """Tests that may have to wait for a test bed get the time for it; those with a Kubernetes go last: it may be building yet."""
+    limits = {"openstack": _WITH_OPENSTACK, "kubernetes": _WITH_KUBERNETES}
+    last = []
+    for item in items:
+        needed = getattr(item, "fixturenames", ())
+        for bed, limit in limits.items():
+            if bed in needed or f"{bed}_cluster" in needed:
+                item.add_marker(getattr(pytest.mark, bed))
+                if item.get_closest_marker("timeout") is None:
+                    item.add_marker(pytest.mark.timeout(limit))
+        if "kubernetes_cluster" in needed:
+            last.append(item)
+    chosen = set(last)
+    items[:] = [item for item in items if item not in chosen] + last
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +81,14 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
         missing(f"a Kubernetes cluster (KUBECONFIG is not set, and the test bed needs {lacking})")
     with clusters.started() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def orchestrator_image(kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
+    if clusters.builder() is None:
+        missing("a builder of images (buildah, podman or docker)")
+    return clusters.load_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +133,29 @@ def database_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+@pytest.fixture(scope="session")
+def openstack(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
+    """Keystone and Heat: the cloud that OS_CLOUD names, or the project's test bed, brought up once."""
+    yield from bring_up(request)
+
+
+@pytest.fixture(scope="session")
+def openstack_cloud(openstack: OpenStack) -> OpenStack:
+    """The same with Nova, Neutron, Glance, Cinder and Placement."""
+    return openstack
+
+
+@pytest.fixture(scope="session")
+def openstack_dns(openstack: OpenStack) -> OpenStack:
+    """The same with Designate."""
+    return openstack
+
+
+@pytest.fixture(scope="session")
+def short_lived(openstack: OpenStack) -> str:
+    """URL of a Keystone whose tokens live seconds, and hold at the other one too."""
+    if openstack.bed is None:
+        missing("a Keystone whose tokens live seconds (the test bed has one)")
+    return SHORT_LIVED_URL

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from archelon import command_line
+from archelon.images import builders
 from kubernetes_testbed.cluster import Cluster
 from kubernetes_testbed.layout import Layout
 
-__all__ = ["KubernetesCluster", "given", "obstacle", "started"]
+__all__ = ["KubernetesCluster", "builder", "given", "load_image", "obstacle", "started"]
 
 #: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
 #: its nodes (`kind load image-archive`), to which the archive is appended.
@@ -59,6 +61,24 @@ def given() -> KubernetesCluster | None:
 def obstacle() -> str | None:
     """Why this machine cannot have the test bed; None: it can."""
     return Layout().obstacle()
+
+
+def builder() -> builders.Builder | None:
+    """What makes images here; None without any."""
+    try:
+        return builders.find()
+    except builders.BuilderError:
+        return None
+
+
+def load_image(cluster: KubernetesCluster, content: str, directory: Path) -> str:
+    """Build one of our own images out of this machine's Python, and give it to the cluster. Returns its name."""
+    image, archive = f"localhost/archelon-{content}:test", directory / f"{content}.tar"
+    given = ["build", "--of", content, "--image", image, "--archive", str(archive)]
+    assert command_line.main(given) == 0
+    cluster.load(archive)
+    archive.unlink()
+    return image
 
 
 @contextlib.contextmanager
