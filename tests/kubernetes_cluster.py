@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from archelon import command_line
-from archelon.images import builders
 from kubernetes_testbed.cluster import Cluster
 from kubernetes_testbed.layout import Layout
+
+from archelon import command_line
+from archelon.images import builders
 
 __all__ = ["KubernetesCluster", "builder", "given", "load_image", "obstacle", "started"]
 

@@ -1,4 +1,4 @@
-"""What an orchestrator's container begins with: the bundle found, unpacked by the strict reader, and a first process that ends."""
+"""What an orchestrator's container begins with: a bundle found and unpacked safely, and a first process that ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_without_an_archive_the_bundle_of_the_image_is_served() -> None:
 
 
 def test_without_any_bundle_it_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="ARCHELON_BUNDLE_ARCHIVE.*archelon build"):
+    with pytest.raises(ValueError, match=r"ARCHELON_BUNDLE_ARCHIVE.*archelon build"):
         container.bundle_of({})
 
 
