@@ -71,7 +71,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             disposal_work.sweep_topic(sweep),
         ]
-    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()))))
+    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
     topics.append(work.retention(parts.queue))
     return topics
 

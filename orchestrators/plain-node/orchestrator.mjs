@@ -250,7 +250,8 @@ function act(term, attributes) {
   if (PHASES.includes(term)) return begin(term, given('generation'));
   if (term !== 'notify') throw new Refused(400, `there is no action ${term} here`);
   if (!EVENTS.includes(given('event.type'))) throw new Refused(400, `event.type is one of ${EVENTS.join(', ')}`);
-  // Each event is taken once. This orchestrator does nothing about them: its waits look for themselves.
+  // Each event is taken once. This orchestrator does nothing about them (its waits look for themselves), so it may say 200 at once.
+  // One that does something answers 503 with Retry-After until that is done and its report, with the event's id, was heard.
   if (!remembered.events.includes(given('event.id'))) remembered.events = [...remembered.events.slice(-255), given('event.id')];
 }
 
