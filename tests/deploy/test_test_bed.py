@@ -48,7 +48,7 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
     heard: list[bytes] = []
     with closing(socket.create_server((kubernetes_cluster.host, 0))) as here:
         here.settimeout(120)
-        waits = threading.Thread(target=lambda: heard.append(here.accept()[0].recv(100)), daemon=True)
+        waits = threading.Thread(target=lambda: heard.append(_said_to(here)), daemon=True)
         waits.start()
         told = f"{kubernetes_cluster.host}:{here.getsockname()[1]}"
         urls = ["http://web/", f"http://web.{kubectl.namespace}.svc/", f"http://{address}/"]
@@ -57,6 +57,11 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
         waits.join(timeout=60)
     assert (ended, kubectl("logs", "asks").split()) == ("Succeeded", ["200", "200", "200", "unknown"])
     assert heard == [b"from a pod"]
+
+
+def _said_to(here: socket.socket) -> bytes:
+    with here.accept()[0] as made:
+        return made.recv(100)
 
 
 def _status(url: str) -> int:
