@@ -7,7 +7,6 @@ finds it and goes on. `down` ends that too: first the workers, so that nobody st
 from __future__ import annotations
 
 import concurrent.futures
-import ipaddress
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter", "is_loopback"]
+__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter"]
 
 Told = Callable[[str], None]
 
@@ -221,6 +220,8 @@ class AllInOne:
             "encryption_keys": str((state.keys / "encryption.keys").resolve()),
             "realm": str(state.realm.resolve()),
             "signing_key": str(state.key("cloud-controller").resolve()),
+            # Whoever starts an all-in-one has been asked already.
+            "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
 
@@ -238,16 +239,6 @@ def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
         design.SERVICE.scheme + design.SERVICE.term,
         {design.SERVICE_TYPE: service_type, design.ENDPOINT: endpoint, design.SERVICE_REGION: REGION},
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reached(host: str, *, call: bool = True) -> str:

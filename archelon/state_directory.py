@@ -192,11 +192,23 @@ class StateDirectory:
         write_private(path, json.dumps(value, indent=2) + "\n")
 
 
-def found_upwards(start: Path) -> StateDirectory | None:
-    """The state directory in this directory or the nearest one above it, as git finds its own."""
+def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | None:
+    """The state directory in this directory or the nearest one above it, as git finds its own.
+
+    Args:
+        me: the user who looks; who runs this without it.
+
+    Raises:
+        CommandError: it is another user's, who could have put it there to be sent a token.
+    """
     for directory in (start, *start.parents):
         state = StateDirectory(directory / NAME)
         if state.exists:
+            if state.path.stat().st_uid != (os.geteuid() if me is None else me):
+                raise CommandError(
+                    f"{state.path} belongs to another user; name it with --state if you trust them",
+                    status=Status.REFUSED,
+                )
             return state
     return None
 

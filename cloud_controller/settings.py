@@ -32,6 +32,10 @@ class CloudControllerSettings(Settings):
         description="directory for what runs on this machine, unpacked bundles and keys", examples=["/var/lib/archelon"]
     )
     cloud_controller_bind: str = pydantic.Field("127.0.0.1:8090", description="address and port to listen on")
+    force_embedded: bool = pydantic.Field(
+        False,
+        description="listen where other machines reach it although a region's platform is local, which runs bundles as you",
+    )
     cloud_controller_url: str = pydantic.Field(
         "http://127.0.0.1:8090", description="scheme and host under which others reach the modules, for the catalogue"
     )
