@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .failures import CommandError, Status
+from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
@@ -35,7 +36,6 @@ PROCESSES: Final = (
     "cloud-controller-worker",
     "service-manager-worker",
 )
-_ISSUERS: Final = ("service-manager", "cloud-controller")
 #: The line of a traceback that says what was wrong; an error's own text may go on below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
@@ -195,7 +195,7 @@ class AllInOne:
             "database_url": f"sqlite:///{state.path.resolve()}/service-manager.db",
             "encryption_keys": ",".join(keys_from_file(state.keys / "encryption.keys")),
             "signing_key": state.key("service-manager").read_text(),
-            "verification_keys": self._public_keys(),
+            "verification_keys": verification_keys({issuer: state.key(issuer, public=True) for issuer in ISSUERS}),
             "url": state.url(),
             "design_url": f"{state.url('cloud_controller')}/design",
             "realm_file": str(state.realm.resolve()),
@@ -224,15 +224,6 @@ class AllInOne:
             "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
-
-    def _public_keys(self) -> str:
-        from occi_service.identity import VerificationKey, write_jwk_set
-
-        keys = [
-            VerificationKey.from_pem(self.state.key(issuer, public=True).read_bytes(), issuer=issuer)
-            for issuer in _ISSUERS
-        ]
-        return json.dumps(json.loads(write_jwk_set(keys)))
 
 
 def enter(catalogue: Any, service_type: str, endpoint: str) -> None:

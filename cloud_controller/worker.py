@@ -101,6 +101,12 @@ def _watchers(parts: Parts) -> dict[str, Watcher]:
     return {region: watcher for region, watcher in found.items() if watcher is not None}
 
 
-def run(settings: CloudControllerSettings, names: Sequence[str] = MODULES, *, port: int | None = None) -> int:
-    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics."""
-    return server.run_worker(worker_of(Parts.of(settings), names), port=port)
+def run(
+    settings: CloudControllerSettings,
+    names: Sequence[str] = MODULES,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+) -> int:
+    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
+    return server.run_worker(worker_of(Parts.of(settings), names), port=port, host=host)

@@ -277,7 +277,7 @@ async function bodyOf(request) {
 
 async function serve(request) {
   const url = new URL(request.url, 'http://localhost');
-  if (url.pathname === '/healthz') return { status: 200, body: { status: 'ok' } };
+  if (['/healthz', '/readyz'].includes(url.pathname)) return { status: 200, body: { status: 'ok' } };
   const claims = caller(request);
   const body = await bodyOf(request);
   if (url.pathname !== PATH) throw new Refused(404, `an orchestrator has one entity, at ${PATH}`);
