@@ -18,7 +18,19 @@ __all__ = ["left"]
 #: What stays by intent: bundles and services outlive instances, records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
 #: Work that recurs as long as a service lives, and the end of a record's time.
-_RECURRING: Final = ("instance.counts", "work.retention", "disposal.sweep", "deploy.retention", "record.expiry")
+_RECURRING: Final = (
+    "instance.counts",
+    "work.retention",
+    "disposal.sweep",
+    "deploy.retention",
+    "record.expiry",
+    "catalogue.look",
+    "catalogue.entry",
+    "design.catalogue",
+    "design.unclaimed",
+    # Looks whether an order came to something, a while after it.
+    "delegation.unclaimed",
+)
 
 
 def left(state: StateDirectory) -> list[str]:
@@ -49,6 +61,7 @@ def _in_the_books(state: StateDirectory) -> Iterator[str]:
         ("service-manager", "sm_instances", "SELECT path FROM sm_instances"),
         ("service-manager", "sm_invocations", "SELECT id FROM sm_invocations"),
         ("cloud-controller", "cloud_objects", "SELECT path FROM cloud_objects"),
+        ("cloud-controller", "cloud_delegations", "SELECT instance FROM cloud_delegations"),
         ("cloud-controller", "cloud_notices", "SELECT key FROM cloud_notices"),
     ):
         for (key,) in _rows(state.path / f"{service}.db", what):

@@ -6,23 +6,31 @@ for nobody. After it, Keystone holds no trust, no service and no endpoint of any
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 import yaml
+from keystoneauth1 import session
+from keystoneauth1.identity import v3
 
 import bundles
 from archelon.all_in_one import PROCESSES, REGION, AllInOne
 from archelon.offers import offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
+from occi_service.wire import design
 from occi_service.wire import service_manager as wire
 from tests.archelon.harness import ROOT, first_port, until
+from tests.conftest import missing
 from tests.delegating_platform import install
 from tests.keystone_people import People, Person
 from tests.openstack import Cloud, OpenStack
@@ -31,6 +39,7 @@ HELLO = "http://schemas.archelon.org/occi/service#hello"
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
 FRONT = "http://schemas.example.org/occi/sm#front"
 PATIENCE = 120.0
+_ORDERS = 5
 
 
 class KeystoneAllInOne(AllInOne):
@@ -235,3 +244,153 @@ def _nodes(house: House) -> dict[Any, int]:
     """The nodes that run, with their processes."""
     seen = [launcher.observe(name) for launcher, name in house.all.running() if name.process != "orchestrator"]
     return {each.name: each.pid for each in seen if each is not None and each.pid is not None}
+
+
+def test_keystones_catalogue_is_kept_the_same(house: House) -> None:
+    [entry] = house.endpoints(HELLO)
+    url = f"{house.all.state.url()}/hello/"
+    assert (entry["url"], entry["interface"], entry["region_id"]) == (url, "public", REGION)
+    house.openstack.admin.keystone("DELETE", f"/endpoints/{entry['id']}")
+    until(lambda: house.endpoints(HELLO), "the endpoint is there again", seconds=60, pause=0.2)
+    service = house.endpoints(HELLO)[0]["service_id"]
+    house.openstack.admin.keystone("DELETE", f"/services/{service}")
+    until(lambda: house.endpoints(HELLO), "the service is there again", seconds=60, pause=0.2)
+    # What others entered there is found by whoever asks design, and goes with them.
+    admin, foreign = house.openstack.admin, "http://schemas.example.org/occi/sm#foreign"
+    made = admin.keystone("POST", "/services", {"service": {"type": foreign, "name": "theirs"}})["service"]["id"]
+    endpoint = {
+        "service_id": made,
+        "interface": "public",
+        "url": "http://their.example/foreign/",
+        "region": "RegionOne",
+    }
+    admin.keystone("POST", "/endpoints", {"endpoint": endpoint})
+    token = house.people.person("member").token()
+    until(lambda: _found(house, token, foreign) == ["http://their.example/foreign/"], "theirs is found", seconds=60)
+    admin.keystone("DELETE", f"/services/{made}")
+    until(lambda: _found(house, token, foreign) == [], "theirs is found no more", seconds=60)
+
+
+def _found(house: House, token: str, service_type: str) -> list[str]:
+    with house.design(token) as catalogue:
+        entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type}))
+    return [str(each.attributes[design.ENDPOINT]) for each in entries]
+
+
+def test_who_ordered_is_deleted_and_an_operator_adopts(house: House) -> None:
+    tenant = house.people.person("member")
+    colleague = house.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
+    with house.open(tenant.token()) as manager:
+        path = manager.create(HELLO, {})
+    instance = str(house.await_state(tenant, path, "active")["org.archelon.instance"])
+    house.people.delete(tenant.id)
+    with house.open(colleague.token()) as manager:
+        manager.update(path, {"hello.greeting": "Is anybody there?"})
+    message = house.await_state(colleague, path, "fail")[wire.STATE_MESSAGE]
+    assert "the user who ordered it was deleted" in message
+    assert "an operator can adopt" in message
+    delegation = design.delegation_path(instance)
+    system = house.operator.token(project_id=None, system_scope="all")
+    with house.design(system) as operator:
+        shown = operator.get(delegation).attributes
+        assert shown[design.DELEGATION_STATE] == "lost"
+        headers = {design.SUBJECT_TOKEN_HEADER: colleague.token()}
+        adopted = operator.using(headers=headers).act(delegation, design.ADOPT.scheme + design.ADOPT.term)
+        assert adopted.attributes[design.DELEGATION_STATE] == "active"
+    with house.open(colleague.token()) as manager:
+        manager.act(path, wire.RETRY.scheme + wire.RETRY.term)
+    house.await_state(colleague, path, "active")
+    assert [each["trustor_user_id"] for each in house.trusts()] == [colleague.id]
+    assert _delete_as_operator(house, system, instance) == 200
+    house.await_state(colleague, path, None)
+    assert house.trusts() == []
+
+
+def _delete_as_operator(house: House, token: str, instance: str) -> int:
+    with urllib3.PoolManager(retries=False, timeout=30.0) as http:
+        url = f"{house.all.state.url()}/operator/instances/{instance}"
+        return http.request("DELETE", url, headers={"X-Auth-Token": token}).status
+
+
+def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: House) -> None:
+    person = house.people.person("member")
+    document = {"application_credential": {"name": "robot", "secret": "s3cret"}}
+    made = person.cloud.keystone("POST", f"/users/{person.id}/application_credentials", document)
+    credential = v3.ApplicationCredential(
+        house.openstack.auth_url,
+        application_credential_id=made["application_credential"]["id"],
+        application_credential_secret="s3cret",
+    )
+    token = credential.get_access(session.Session(timeout=30)).auth_token
+    with house.open(token) as manager:
+        with pytest.raises(client.ForbiddenError, match="no trust for an application credential"):
+            manager.create(HELLO, {})
+        assert list(manager.list("/hello/")) == []
+    assert house.trusts() == []
+
+
+def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
+    """No order that was accepted is lost, and none is refused once Keystone answers again."""
+    bed = house.openstack.bed
+    if bed is None:
+        missing("a Keystone that may be killed (the test bed's may)")
+    assert bed is not None
+    tenant = house.people.person("member")
+    tokens = [tenant.token() for _ in range(_ORDERS)]
+    back = threading.Event()
+    rows: list[tuple[int, int, int, str]] = []
+    waits: list[float | None] = []
+
+    def order(number: int) -> None:
+        away = late = 0
+        with house.open(tokens[number], retry=client.Retry(attempts=1)) as manager:
+            until_then = time.monotonic() + PATIENCE
+            while True:
+                recovered = back.is_set()
+                try:
+                    path = manager.create(HELLO, {"hello.greeting": f"order {number}"})
+                    break
+                except client.UnavailableError as error:
+                    waits.append(error.retry_after)
+                    away += not recovered
+                    late += recovered
+                    assert time.monotonic() < until_then
+                    time.sleep(0.3)
+        rows.append((number, away, late, path))
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_ORDERS) as pool:
+        bed.kill("keystone")
+        under_way = [pool.submit(order, number) for number in range(_ORDERS)]
+        time.sleep(1)
+        bed.up()
+        back.set()
+        for each in under_way:
+            each.result()
+    ends = [house.await_state(tenant, path, "active") for *_, path in rows]
+    print(f"\n  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting")
+    for (number, away, late, _), seen in zip(rows, ends, strict=True):
+        print(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+    assert sum(away for _, away, _, _ in rows) > 0
+    assert all(waits), "each 503 says when to come again"
+    assert sum(late for _, _, late, _ in rows) == 0
+    assert len(house.trusts()) == _ORDERS
+    with house.open(tenant.token()) as manager:
+        for *_, path in rows:
+            manager.delete(path)
+    for *_, path in rows:
+        house.await_state(tenant, path, None)
+    assert house.trusts() == []
+
+
+def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(house: House) -> None:
+    with house.open(house.provider.token()) as manager:
+        for entry in list(manager.list(wire.PUBLISHED.location)):
+            manager.delete(entry.location)
+    types = ("hello", "guestbook", "store")
+    named = [*(f"http://schemas.archelon.org/occi/service#{each}" for each in types), FRONT]
+
+    def services() -> list[str]:
+        return [each["type"] for each in house.openstack.admin.keystone("GET", "/services")["services"]]
+
+    until(lambda: not set(named) & set(services()), "Keystone lists none of them", seconds=60, pause=0.2)
+    assert house.trusts() == []
