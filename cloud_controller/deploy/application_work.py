@@ -96,7 +96,11 @@ class ApplicationWork:
         present = wanted.present
         instance = present.labels.instance
         if present.wanted == ABSENT:
-            if not self._applications.remove(instance) or self._applications.state(instance) is not None:
+            try:
+                gone = self._applications.remove(instance)
+            except DeployError as problem:
+                return Wait(_LIFE, Seen(present, ApplicationState("error", str(problem)), present.kept))
+            if not gone or self._applications.state(instance) is not None:
                 return Wait(_SOON)
             return Done(Seen(present, None, {}))
         kept = dict(present.kept)
