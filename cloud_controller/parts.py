@@ -47,6 +47,7 @@ class Parts:
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         keystone: its URL, for the catalogue; empty without one.
+        metrics_token: lets Prometheus see `/metrics`.
     """
 
     database: Database
@@ -65,6 +66,7 @@ class Parts:
     catalogue_interval: float = 60.0
     unclaimed_grace: float = 120.0
     keystone: str = ""
+    metrics_token: str = ""
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -100,6 +102,7 @@ class Parts:
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,
             keystone=settings.keystone_url,
+            metrics_token=settings.metrics_token.get_secret_value(),
         )
 
     @property

@@ -56,7 +56,7 @@ def order(tmp_path: Path) -> ApplicationOrder:
     return ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(bundle), environment={"TOKEN": "s3cret"})
 
 
-def until(look: Callable[[], object], *, seconds: float = 10.0) -> None:
+def until(look: Callable[[], object], *, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -78,7 +78,7 @@ def start(applications: Applications, order: ApplicationOrder) -> ApplicationSta
 def test_started_used_stopped_started_removed(applications: Applications, order: ApplicationOrder) -> None:
     assert applications.state("i-1") is None
     first = start(applications, order)
-    with urllib.request.urlopen(first.url, timeout=5) as answer:
+    with urllib.request.urlopen(first.url, timeout=60) as answer:
         assert answer.status == 200
     until(lambda: applications.stop("i-1"))
     assert state(applications) == ApplicationState("inactive", "", first.url)
@@ -137,7 +137,7 @@ def test_the_log_can_be_followed(applications: Applications, order: ApplicationO
     url = start(applications, order).url
     first = applications.read_log("i-1")
     assert first.data.startswith(b"secret of 6 characters\n")
-    with urllib.request.urlopen(f"{url}?follow", timeout=5):
+    with urllib.request.urlopen(f"{url}?follow", timeout=60):
         pass
     until(lambda: b"GET /?follow" in applications.read_log("i-1", first.next).data)
     assert applications.read_log("i-1", first.next).start == first.next
