@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ __all__ = [
     "mark_stopped",
     "message_of",
     "read_json",
+    "remove_tree",
     "root_id",
     "state_of",
     "write_files",
@@ -97,6 +99,28 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     new = path.with_name(f"{path.name}.new")
     new.write_text(json.dumps(content), encoding="utf-8")
     new.replace(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all that is in it: also what a process closed, and never what a link in its place leads to.
+
+    Raises:
+        OSError: something stays.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        path.chmod(0o700)
+        for above, names, _files in os.walk(path):
+            for directory in (Path(above, name) for name in names):
+                if not directory.is_symlink():
+                    directory.chmod(0o700)
+        shutil.rmtree(path)
 
 
 def write_files(work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
