@@ -22,6 +22,7 @@ __all__ = [
     "remove_tree",
     "root_id",
     "state_of",
+    "stays_in",
     "write_files",
     "write_json",
 ]
@@ -123,6 +124,14 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def stays_in(work: Path, target: Path) -> bool:
+    """Whether a path below `work` leads nowhere else: a process owns its directory and may have put a link in the way."""
+    try:
+        return target.parent.resolve().is_relative_to(work.resolve())
+    except RuntimeError:
+        return False  # a link that leads to itself
+
+
 def write_files(work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
     """Put the program's files below `work`, and take away those to forget.
 
@@ -131,16 +140,16 @@ def write_files(work: Path, order: Order, program: Program, *, forget: set[str])
     """
     try:
         for path in sorted(forget):
-            (work / path).unlink(missing_ok=True)
+            if stays_in(work, work / path):
+                (work / path).unlink(missing_ok=True)
         (work / inside(order.directory)).mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, content in program.files.items():
             target = work / inside(path)
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The process owns this directory and may have put a link in the way that leads out of it.
-            if not target.parent.resolve().is_relative_to(work.resolve()):
+            if not stays_in(work, target):
                 raise LaunchError(
                     f"the file {path!r} of {order.name} leaves its directory through a link; remove the link"
                 )
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
