@@ -131,6 +131,7 @@ class _Rendering:
                 ours = parsed, dict(document)
             else:
                 self._wrong(parsed, (), "there is a second document of the kind Stack", "put the two together")
+        self._stop()
         if not objects:
             raise DeployError(f"{_FILE}: there is nothing to make in it; write at least one object")
         if len(objects) > _OBJECTS:
