@@ -31,6 +31,7 @@ __all__ = [
     "StackResource",
     "Stacks",
     "load",
+    "node_resources",
 ]
 
 #: Entry point groups.
@@ -198,6 +199,18 @@ class Stacks(Protocol):
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """What the platform still has of the stack, in words; empty: verified absent."""
+
+
+def node_resources(platform: str) -> dict[str, Any]:
+    """What makes nodes on a platform, by the resource's type; each is called with what that platform makes nodes with.
+
+    A factory says whose it is by an attribute `platform`; one without it is the local platform's.
+
+    Raises:
+        DeployError: see `load`.
+    """
+    found = load(NODE_RESOURCES)
+    return {name: each for name, each in found.items() if getattr(each, "platform", "local") == platform}
 
 
 def load(group: str) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from ...deploy.ports import DeployError, Stacks
+from ...deploy.ports import DeployError, Stacks, node_resources
 from ...platform import PlatformContext
+from ..described import DescribedStacks
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
 from .configures import KubernetesConfigures
 from .holdings import KubernetesHoldings
+from .nodes import PodNodes
 from .orchestrators import Runs
 from .policy import Policy
 from .stacks import KubernetesStacks
@@ -19,6 +21,10 @@ from .targets import KubernetesTargets
 from .watcher import KubernetesWatcher
 
 __all__ = ["OpenKubernetes", "open_kubernetes"]
+
+
+#: Seconds between two turns of a description at least: each asks the cluster what it has.
+_TURN: Final = 0.5
 
 
 class OpenKubernetes:
@@ -36,7 +42,9 @@ class OpenKubernetes:
         self.cluster = cluster
         self.applications = KubernetesApplications(cluster, runs)
         self.stacks = KubernetesStacks(cluster, policy, patience=patience)
-        self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks}
+        types = {name: factory(cluster, runs) for name, factory in node_resources("kubernetes").items()}
+        self.described = DescribedStacks({"pod": PodNodes(cluster, runs), **types}, soonest=_TURN)
+        self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}
         self.holdings = KubernetesHoldings(cluster)
         self.configures = KubernetesConfigures()
         self.targets = KubernetesTargets(cluster)
