@@ -14,13 +14,16 @@ from typing import Any, Final
 from ...labels import Labels
 
 __all__ = [
+    "CLAIM",
     "COMPONENT",
     "GENERATION",
     "INSTANCE",
     "MANAGED",
     "NODE",
     "NODE_KEY",
+    "OBJECT",
     "ORCHESTRATOR",
+    "POD",
     "REGION",
     "REVISION",
     "STACK",
@@ -48,7 +51,11 @@ REVISION: Final = _OURS + "revision"
 COMPONENT: Final = "app.kubernetes.io/component"
 MANAGED: Final = "app.kubernetes.io/managed-by"
 _WE: Final = "archelon"
+#: Components: an instance's orchestrator; what a stack's template has; what the cluster makes of that.
 ORCHESTRATOR: Final = "orchestrator"
+OBJECT: Final = "stack"
+POD: Final = "pod"
+CLAIM: Final = "claim"
 
 _LABEL: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _DNS: Final = re.compile(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?")

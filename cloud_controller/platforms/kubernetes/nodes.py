@@ -17,8 +17,8 @@
 the working directory, read-only; `/tmp` can be written. `${self.address}` is the Service's address, which is known before the pod
 starts and stays when it is made anew; the program itself listens on every address of its pod. Environment and files are Secrets.
 
-A pod that ends, or that somebody takes away, is not restarted by the cluster unless `restart` says so: the stack notices, says so,
-and makes the node again.
+A pod that ends, or that somebody takes away, is not restarted by the cluster unless `restart` says so: the stack notices, says
+so, and makes the node again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ from ..health import Check, check_all
 from . import words
 from .api import ApiError, Json
 from .cluster import Cluster
-from .marks import NODE_KEY, REVISION, STACK, asides, dns_name, label, marks
+from .marks import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
 from .orchestrators import Runs
-from .template import POD
 
 __all__ = ["PodNodes"]
 

@@ -22,11 +22,11 @@ from . import words
 from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
-from .marks import COMPONENT, GENERATION, NODE, STACK, label
+from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, label
 from .outputs import outputs
 from .policy import Policy
 from .readiness import WORKLOADS, Health, health
-from .template import OBJECT, POD, Rendered, render
+from .template import Rendered, render
 
 __all__ = ["KubernetesStacks"]
 

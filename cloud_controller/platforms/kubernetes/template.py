@@ -29,16 +29,12 @@ from occi_service.wire import names
 
 from ...deploy.ports import DeployError, StackOrder
 from .api import Json
-from .marks import GENERATION, STACK, asides, label, marks
+from .marks import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, Policy, pods_of
 
-__all__ = ["CLAIM", "OBJECT", "POD", "Rendered", "ScaledNode", "render"]
+__all__ = ["Rendered", "ScaledNode", "render"]
 
-#: Components: what a template has, and what the cluster makes of it.
-OBJECT: Final = "stack"
-POD: Final = "pod"
-CLAIM: Final = "claim"
 _FILE: Final = "template"
 _OURS: Final = ("archelon.org/v1", "Stack")
 _SCALED: Final = ("Deployment", "StatefulSet")
