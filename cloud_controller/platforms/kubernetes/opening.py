@@ -41,7 +41,7 @@ class OpenKubernetes:
     def __init__(self, cluster: Cluster, *, runs: Runs, policy: Policy, patience: float = 600.0) -> None:
         self.cluster = cluster
         self.applications = KubernetesApplications(cluster, runs)
-        self.stacks = KubernetesStacks(cluster, policy, patience=patience)
+        self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
         types = {name: factory(cluster, runs) for name, factory in node_resources("kubernetes").items()}
         self.described = DescribedStacks({"pod": PodNodes(cluster, runs), **types}, soonest=_TURN)
         self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}

@@ -77,7 +77,7 @@ class KubernetesStacks:
     """The format `kubernetes`.
 
     Args:
-        policy: what templates may have.
+        policy: what templates may have. image: the region's own, for templates that want it.
         patience: seconds after which what does not come up has failed.
         clock: seconds since the epoch.
     """
@@ -87,11 +87,13 @@ class KubernetesStacks:
         cluster: Cluster,
         policy: Policy,
         *,
+        image: str = "",
         patience: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
         self._policy = policy
+        self._image = image
         self._patience = patience
         self._clock = clock
 
@@ -159,7 +161,7 @@ class KubernetesStacks:
     def _rendered(self, order: StackOrder) -> Rendered:
         cluster = self._cluster
         namespace = cluster.namespaces.of(order.labels.tenant)
-        return render(order, self._policy, region=cluster.region, namespace=namespace)
+        return render(order, self._policy, region=cluster.region, namespace=namespace, image=self._image)
 
     def _begun(self, kept: _Record | None, asked: str, action: str) -> _Record:
         if kept is not None and kept.asked == asked:

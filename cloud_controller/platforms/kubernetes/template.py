@@ -1,5 +1,8 @@
 """A stack's template: several documents of YAML, parsed first, filled in their leaves, checked, and marked as the stack's own.
 
+`${name}` is a parameter; `${files:server.py}` is the text of a file that came along; `${org.archelon.…}` are the platform's:
+`instance` (which every name has to contain), `tenant`, `region`, `namespace`, `stack`, `stack.name`, `image`.
+
 One document may be ours, and never reaches the cluster:
 
     apiVersion: archelon.org/v1
@@ -36,6 +39,7 @@ from .policy import POD_PATHS, Path, Policy, pods_of
 __all__ = ["Rendered", "ScaledNode", "render"]
 
 _FILE: Final = "template"
+_IMAGE: Final = "org.archelon.image"
 _OURS: Final = ("archelon.org/v1", "Stack")
 _SCALED: Final = ("Deployment", "StatefulSet")
 _MOST: Final = 1000
@@ -78,15 +82,21 @@ class Rendered:
     conditions: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
 
-def render(order: StackOrder, policy: Policy, *, region: str, namespace: str) -> Rendered:
+def render(order: StackOrder, policy: Policy, *, region: str, namespace: str, image: str = "") -> Rendered:
     """What an order's template says. Asks nobody.
+
+    Args:
+        image: the region's own, which templates may use as `${org.archelon.image}`.
 
     Raises:
         DeployError: it cannot be read, a value is missing, or it has what it may not; each with its place and a remedy.
     """
     try:
         template = bundles.Template.parse(order.template, file=_FILE)
-        scope = bundles.Scope({**order.parameters, **_platform_values(order, region, namespace)})
+        values = {**order.parameters, **_platform_values(order, region, namespace)}
+        if image:
+            values[_IMAGE] = image
+        scope = bundles.Scope(values, {"files": dict(order.files)})
         documents = template.render(scope)
     except bundles.BundleError as problem:
         raise DeployError(str(problem)) from problem

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+import bundles
 from cloud_controller.deploy.ports import DeployError
 from cloud_controller.platforms.kubernetes.policy import Policy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
+from sdk.templates import Document
+from tests.orchestrators.bundles import GUESTBOOK
 
 from .templates import POD, WEB, order
 
@@ -222,3 +225,18 @@ def test_kinds_are_a_regions_to_choose() -> None:
         render(order("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}"), policy, region="k", namespace="ns")
     with pytest.raises(ValueError, match="write <version>/<kind>"):
         Policy.of(["Widget"])
+
+
+def test_the_guestbooks_template_as_the_sdk_orders_it() -> None:
+    document = Document.read(bundles.Bundle.load(GUESTBOOK), "templates/kubernetes.yaml", "kubernetes")
+    values = {"guestbook.title": "Visitors", "store.endpoint": "http://10.0.0.1:8080", "store.password": "s3cret"}
+    assert set(values) < set(document.parameters)
+    given = order(document.text, values, files=document.files, counts={"web": 4})
+    found = render(given, Policy.of(), region="k", namespace="ns", image="archelon:1")
+    deployment = object_of(found, "Deployment")
+    assert deployment["spec"]["replicas"] == 4
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "archelon:1"
+    assert object_of(found, "ConfigMap")["data"]["server.py"] == (GUESTBOOK / "server.py").read_text()
+    assert set(found.outputs) == {"guestbook.url", "guestbook.endpoints"}
+    with pytest.raises(DeployError, match=r"\$\{org\.archelon\.image\} is unknown"):
+        render(given, Policy.of(), region="k", namespace="ns")
