@@ -107,7 +107,7 @@ def test_why_it_does_not_come_up_is_said_within_seconds(
 
 def test_what_the_cluster_refuses_at_once_is_refused_for_good(bed: Bed, order: ApplicationOrder) -> None:
     runs = Runs(image=bed.image, requests={"cpu": "3"}, limits={"cpu": "1"})
-    with pytest.raises(DeployError, match="the cluster refuses the orchestrator: .*must be less than or equal to cpu"):
+    with pytest.raises(DeployError, match=r"the cluster refuses the orchestrator: .*must be less than or equal to cpu"):
         KubernetesApplications(bed.platform.cluster, runs).start(order)
 
 

@@ -29,7 +29,10 @@ outputs:
   url: {value: "http://${nodes.web.address}:${nodes.web.port}/"}
 'node_def:db':
   - resource: {type: process, command: [sleep, '1000']}
-  - resource: {type: pod, command: [python3, -c, "import time, signal, sys; signal.signal(15, lambda *_: sys.exit()); time.sleep(9e5)"], grace: 1}
+  - resource:
+      type: pod
+      command: [python3, -c, "import time, signal, sys; signal.signal(15, lambda *_: sys.exit()); time.sleep(9e5)"]
+      grace: 1
 'node_def:web':
   - resource:
       type: pod

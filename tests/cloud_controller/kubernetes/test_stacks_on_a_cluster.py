@@ -14,7 +14,7 @@ import pytest
 
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.labels import Labels
-from cloud_controller.platforms.kubernetes.api import Json
+from cloud_controller.platforms.kubernetes.api import ApiError, Json
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.stacks import KubernetesStacks
 
@@ -188,15 +188,10 @@ def test_a_job_is_waited_for_and_another_one_takes_its_place(bed: Bed, made: lis
     assert job.settle().state == "CREATE_COMPLETE"
     first = job.there()[("Job", "job")]["metadata"]["uid"]
 
-    def again() -> bool:
-        try:
-            return job.turn(parameters={**job.order.parameters, "code": "print(2)"}).state == "UPDATE_COMPLETE"
-        except Exception as problem:
-            # As the work queue would: what is refused for now is asked again.
-            assert "made anew" in str(problem)
-            return False
-
-    until(again)
+    with pytest.raises(ApiError, match="is made anew"):
+        job.turn(parameters={**job.order.parameters, "code": "print(2)"})
+    # As the work queue would: what cannot be now is asked for again.
+    assert job.settle().state == "UPDATE_COMPLETE"
     assert job.there()[("Job", "job")]["metadata"]["uid"] != first
 
 
