@@ -1,8 +1,8 @@
 """What the platform adds to a pod's start: `KUBECONFIG=… ARCHELON_BENCH_IMAGE=… python -m benchmarks.kubernetes_applications`.
 
 An orchestrator is made on a cluster, from the call that orders it until it answers at its address, as the watcher tells it. The
-floor is what an administrator would type, in the same run, in turns: `kubectl create` of a Deployment with the same image, probes,
-environment and bundle, and `kubectl rollout status`. Secret and ConfigMap of the floor are there before its time begins.
+floor is what an administrator would type, in the same run, in turns: `kubectl create` of a Deployment with the same image,
+probes, environment and bundle, and `kubectl rollout status`. Secret and ConfigMap of the floor are there before its time begins.
 """
 
 from __future__ import annotations

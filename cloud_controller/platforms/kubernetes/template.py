@@ -300,6 +300,11 @@ class _Rendering:
             for each in _listed(made["spec"].get("volumeClaimTemplates")):
                 below = each.setdefault("metadata", {})
                 below["labels"] = {**_mapped(below.get("labels")), **claims}
+        for ports in [_mapped(made.get("spec")).get("ports") if kind == "Service" else None, *_ports_of(made)]:
+            for port in _listed(ports):
+                # An apply knows a port by number and protocol, and some servers do not know the default for the second.
+                if isinstance(port, dict):
+                    port.setdefault("protocol", "TCP")
         for _, pod in pods_of(made):
             _harden(pod, allow_root=self._policy.allow_root)
         return made
@@ -330,6 +335,13 @@ def _harden(pod: Json, *, allow_root: bool) -> None:
             own["allowPrivilegeEscalation"] = False
             dropped = _mapped(own.get("capabilities"))
             own["capabilities"] = {**dropped, "drop": ["ALL"]}
+
+
+def _ports_of(made: Json) -> Iterator[object]:
+    for _, pod in pods_of(made):
+        for part in ("initContainers", "containers"):
+            for container in _listed(pod.get(part)):
+                yield _mapped(container).get("ports")
 
 
 def _descend(value: Json, path: Path) -> Json:

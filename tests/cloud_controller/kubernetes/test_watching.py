@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.platform import Change
+from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher
 
 from .bed import Bed, region, until
 from .faults import Faults, proxied
@@ -41,7 +42,7 @@ def touch(bed: Bed) -> None:
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "watched", "namespace": bed.namespace, "labels": labels},
-            "spec": {"ports": [{"port": 80}]},
+            "spec": {"ports": [{"port": 80, "protocol": "TCP"}]},
         },
     )
 
@@ -92,8 +93,6 @@ def test_where_the_server_forgot_everything_is_listed_and_told_again(watched: An
 def test_nobody_follows_on_when_the_lease_is_lost(watched: Any) -> None:
     bed, faults = watched
     now = [1000.0]
-    from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher
-
     watcher = KubernetesWatcher(bed.platform.cluster, clock=lambda: now[0], watch_seconds=1)
     told: list[Change] = []
     watcher.follow(told.append)
