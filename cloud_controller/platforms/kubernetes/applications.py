@@ -83,7 +83,7 @@ class KubernetesApplications:
         return self._told(deployment)
 
     def stop(self, instance: str) -> bool:
-        """Scale it to nothing; True when no pod is left."""
+        """Scale it to nothing; True when nothing of it runs any more."""
         found = self._find(instance)
         if found is None:
             return True
@@ -92,7 +92,7 @@ class KubernetesApplications:
                 self._cluster.api.merge(self._cluster.path(found), {"spec": {"replicas": 0}})
             except NotFoundError:
                 return True
-        return not self._pods(instance, found["metadata"]["namespace"])
+        return not any(words.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
         """End it and start it. Raises DeployError."""
@@ -172,7 +172,7 @@ class KubernetesApplications:
             return ApplicationState("inactive", "is being removed")
         pods = self._pods(instance_of(metadata), metadata["namespace"])
         if not deployment["spec"].get("replicas"):
-            return ApplicationState("inactive", "is stopping" if pods else "", url)
+            return ApplicationState("inactive", "is stopping" if any(map(words.runs, pods)) else "", url)
         trouble = self._trouble(deployment, words.newest(pods))
         if trouble is None:
             return ApplicationState("active", url=url)

@@ -433,11 +433,13 @@ def _held(found: Json) -> str:
 
 
 def _plain(found: Json) -> Json:
+    """An object without what changes by itself, or with every order."""
     metadata = {
         key: value
         for key, value in found["metadata"].items()
         if key not in ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid", "selfLink")
     }
+    metadata["labels"] = {**(metadata.get("labels") or {}), GENERATION: ""}
     return {**{key: value for key, value in found.items() if key not in ("status", "apiVersion")}, "metadata": metadata}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Trouble", "newest", "of_deployment", "of_pod", "waits_silently"]
+__all__ = ["Trouble", "newest", "of_deployment", "of_pod", "runs", "waits_silently"]
 
 _IMAGE: Final = frozenset(
     ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -72,6 +72,14 @@ def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
     if ready is None or ready["status"] != "True":
         return Trouble("does not answer that it is ready yet", lasting=False)
     return None
+
+
+def runs(pod: Json) -> bool:
+    """Whether anything of it runs, or may yet; the object itself stays until the kubelet has cleaned up behind it."""
+    if not pod["metadata"].get("deletionTimestamp"):
+        return pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+    containers = pod.get("status", {}).get("containerStatuses") or ()
+    return not containers or any("terminated" not in each.get("state", {}) for each in containers)
 
 
 def waits_silently(pod: Json) -> bool:

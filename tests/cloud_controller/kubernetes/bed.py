@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ class Bed:
     namespace: str
     kubeconfig: str
     image: str
+    leaving: list[Callable[[], bool]] = field(default_factory=list)
+
+    def leave(self, gone: Callable[[], bool]) -> None:
+        """Take something away, and see to it at the end of the session that it is gone: kubelets take their time."""
+        if not gone():
+            self.leaving.append(gone)
 
     def pods(self, **labels: str) -> list[Json]:
         """Pods that are not on their way out."""
@@ -70,7 +76,10 @@ def region(kubeconfig: str, image: str, **settings: Any) -> Iterator[Bed]:
     given = {"kubeconfig": kubeconfig, "namespace": namespace, "image": image, **settings}
     platform = open_kubernetes(_CONTEXT, **given)
     try:
-        yield Bed(platform, api, namespace, kubeconfig, image)
+        made = Bed(platform, api, namespace, kubeconfig, image)
+        yield made
+        for gone in made.leaving:
+            until(gone, seconds=180)
     finally:
         platform.watcher.close()
         api.delete(f"/api/v1/namespaces/{namespace}")

@@ -27,8 +27,7 @@ COMMAND = ("python3", "-I", "-u", "-c", UNPACK)
 def order(bed: Bed, tmp_path: Path) -> Iterator[ApplicationOrder]:
     instance = str(uuid.uuid4())
     yield replace(ordered(tmp_path / "bundle", instance=instance), command=COMMAND)
-    until(lambda: bed.platform.applications.remove(instance))
-    until(lambda: bed.platform.holdings.remains(instance) == [])
+    bed.leave(lambda: bed.platform.applications.remove(instance) and not bed.platform.holdings.remains(instance))
 
 
 def state(bed: Bed, order: ApplicationOrder) -> ApplicationState:

@@ -60,9 +60,7 @@ def driver(bed: Bed) -> Iterator[Driver]:
     made = Driver(bed, CHAIN, bed.platform.described)
     made.order = replace(made.order, parameters={})
     yield made
-    made.settle(presence="absent")
-    assert made.stacks.remains(made.order) == []
-    until(lambda: bed.platform.holdings.remains(made.order.labels.instance) == [])
+    bed.leave(made.gone)
 
 
 def test_a_chain_is_made_healed_scaled_suspended_and_gone(bed: Bed, driver: Driver) -> None:
@@ -101,8 +99,7 @@ def test_the_stores_description_runs_as_a_pod(bed: Bed) -> None:
         assert answer.read() == b"ok\n"
     for pod in bed.pods(stack=store.order.id):
         assert "s3cret" not in str(pod)
-    assert store.settle(presence="absent").state == "DELETE_COMPLETE"
-    assert store.stacks.remains(store.order) == []
+    bed.leave(store.gone)
 
 
 @pytest.mark.parametrize(

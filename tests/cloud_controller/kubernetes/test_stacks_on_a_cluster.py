@@ -88,6 +88,13 @@ class Driver:
         assert old in self.order.template
         self.order = replace(self.order, template=self.order.template.replace(old, new))
 
+    def gone(self) -> bool:
+        """Take it away; whether everything is gone."""
+        if self.turn(presence="absent").state != "DELETE_COMPLETE":
+            return False
+        assert self.stacks.remains(self.order) == []
+        return not self.bed.platform.holdings.remains(self.order.labels.instance)
+
     def there(self) -> dict[tuple[str, str], Json]:
         found = self.bed.platform.cluster.everything(stack=self.order.id, component="stack")
         short = {(each["kind"], each["metadata"]["name"].partition("-")[0]): each for each in found}
@@ -99,9 +106,7 @@ def made(bed: Bed) -> Iterator[list[Driver]]:
     drivers: list[Driver] = []
     yield drivers
     for each in drivers:
-        each.settle(presence="absent")
-        assert each.stacks.remains(each.order) == []
-        until(lambda each=each: bed.platform.holdings.remains(each.order.labels.instance) == [])
+        bed.leave(each.gone)
 
 
 def answer(url: str) -> str:
@@ -171,7 +176,6 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: li
     until(lambda: bed.pods(stack=web.order.id) == [])
     assert web.settle(presence="present").state == "RESUME_COMPLETE"
     assert len(bed.pods(stack=web.order.id)) == 2
-    assert web.settle(presence="absent").state == "DELETE_COMPLETE"
 
 
 def test_a_create_that_fails_says_why_and_is_undone(bed: Bed, made: list[Driver]) -> None:

@@ -54,7 +54,7 @@ def test_what_changes_is_told_and_a_cut_watch_is_resumed_at_its_version(watched:
     until(lambda: faults.count("GET", watch=True, containing="/services") == 1)
     touch(bed)
     until(lambda: told == [Change("stack", STACK)])
-    assert faults.cut() >= 7
+    assert faults.cut() >= 1
     touch(bed)
     until(lambda: len(told) == 2)
     # Resumed: nothing was listed again, and the version asked for was the last event's.
