@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from occi_service import client, identity
 from occi_service.wire import orchestrator, tokens
 
 from .notices import Notice
 
 __all__ = ["Sender"]
-
-#: What the tokens call the caller.
-NAME: Final = "cloud-controller"
 
 
 class Sender:
@@ -28,10 +23,10 @@ class Sender:
         self._timeout = client.Timeout(total=seconds)
 
     def __call__(self, notice: Notice) -> None:
-        """Deliver it. Raises ClientError."""
+        """Deliver it. Raises ClientError; UnavailableError where the orchestrator has it, and it is to be told again."""
         assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
-            NAME,
+            tokens.CLOUD_CONTROLLER,
             tenant_id=identity.TenantId(notice.tenant),
             audience=tokens.audience_of_orchestrator(notice.instance),
             instance_id=notice.instance,

@@ -16,12 +16,14 @@ import sqlalchemy as sa
 
 import bundles
 from occi_service import health, identity, server, service
+from occi_service.addresses import is_loopback
 from occi_service.app import Application
 from occi_service.identity.size_limit import MAX_BODY
 from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
 from .design.backend import DesignModule, register_modules
+from .design.delegation_rows import DelegationRows
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
 from .parts import Parts
@@ -39,7 +41,9 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
     objects = parts.objects
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     factories: Mapping[str, Callable[[], Module]] = {
-        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms, verifier=parts.realm),
+        "design": lambda: DesignModule(
+            parts.issuer(), platforms=parts.platforms, delegations=parts.delegations, database=parts.database
+        ),
         "deploy": lambda: DeployModule(objects, parts.regions),
         "provision": lambda: ProvisionModule(objects, configures),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
@@ -79,7 +83,10 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
 
     def owner(path: str) -> str | None:
         with parts.database.read() as connection:
-            return objects.owner(connection, path) or objects.tenant_of(connection, path.rpartition("/")[2])
+            instance = path.rpartition("/")[2]
+            found = objects.owner(connection, path) or objects.tenant_of(connection, instance)
+            delegated = None if found is not None else DelegationRows().find(connection, instance)
+            return found if delegated is None else delegated.tenant
 
     verifier = identity.AnyOf(_verifiers(parts))
     check = health.Check("database", lambda: _probe(parts))
@@ -97,9 +104,10 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
 
     modules = modules_of(parts, names)
     registry = parts.registry()
-    DesignModule(parts.issuer(), platforms={}).register(Application(registry))
-    for region in parts.platforms:
-        register_modules(registry, names, url=base_url or parts.url, region=region)
+    modules_of(parts, ["design"])[0].register(Application(registry))
+    for region, platform in parts.platforms.items():
+        url = base_url or parts.url
+        register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
     return Mounts({module.name: mounted(module) for module in modules})
 
 
@@ -129,9 +137,26 @@ def _plain(start_response: StartResponse, status: str, document: Mapping[str, st
 
 
 def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> None:
-    """Serve until SIGTERM; raises SystemExit at the end."""
+    """Serve until SIGTERM; raises SystemExit at the end.
+
+    Raises:
+        ValueError: others could reach a platform that runs what they send as this process' own user.
+    """
+    _check_embedded(settings)
     server.serve(
         lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server.server_field("archelon", "0.1.0"),
     )
+
+
+def _check_embedded(settings: CloudControllerSettings) -> None:
+    bind = settings.cloud_controller_bind
+    embedded = [name for name, region in settings.regions.items() if region.platform == "local"]
+    if settings.force_embedded or not embedded or bind.startswith("unix:"):
+        return
+    if not is_loopback(bind.rpartition(":")[0].strip("[]")):
+        raise ValueError(
+            f"{bind} can be reached from other machines, and region {embedded[0]} is local: it runs bundles as this "
+            "user; listen on 127.0.0.1, choose another platform, or set ARCHELON_FORCE_EMBEDDED if that is what you want"
+        )

@@ -71,7 +71,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             disposal_work.sweep_topic(sweep),
         ]
-    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()))))
+    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
     topics.append(work.retention(parts.queue))
     return topics
 
@@ -95,6 +95,12 @@ def _watchers(parts: Parts) -> dict[str, Watcher]:
     return {region: watcher for region, watcher in found.items() if watcher is not None}
 
 
-def run(settings: CloudControllerSettings, names: Sequence[str] = MODULES, *, port: int | None = None) -> int:
-    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics."""
-    return server.run_worker(worker_of(Parts.of(settings), names), port=port)
+def run(
+    settings: CloudControllerSettings,
+    names: Sequence[str] = MODULES,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+) -> int:
+    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
+    return server.run_worker(worker_of(Parts.of(settings), names), port=port, host=host)

@@ -5,7 +5,8 @@ identifier, attributes, actions, mixins, links. They run inside the registry's u
 refuses leaves nothing behind.
 
 pyssf's backends say no by raising: `occi.exceptions.HTTPError` with a status, `AttributeError` for what the client did
-wrong, `KeyError` for what is not there. `refusals` turns these into errors that the client sees.
+wrong, `KeyError` for what is not there. Ours may let a refusal of `identity` pass as it is. `refusals` turns all of these
+into errors that the client sees.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from occi.backend import KindBackend
 from occi.core_model import Action, Entity, Kind, Link, Mixin, Resource
 
 from . import errors
+from .identity import RefusedError
 from .registry.base import Registry, backends_of
 from .registry.records import EntityRecord, dehydrate
 
 __all__ = [
+    "CallFirst",
     "DeferredDeletion",
     "act",
     "attach",
+    "call_first",
     "create",
     "delete",
     "detach",
@@ -50,8 +54,40 @@ class DeferredDeletion(KindBackend):
     """
 
 
+class CallFirst(Exception):  # noqa: N818 - it is no error
+    """A backend has to call somebody before it can go on; see `call_first`."""
+
+    def __init__(self, key: str, call: Callable[[], Any]) -> None:
+        super().__init__(f"call first, for {key}")
+        self._key = key
+        self._call = call
+
+    def make(self, extras: dict[str, Any]) -> None:
+        """Make the call, and keep what it returns for the request's next turn."""
+        extras.setdefault(_CALLED, {})[self._key] = self._call()
+
+
+_CALLED = "called"
+
+
+def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any]) -> Any:
+    """What a call to another service returns, made once a request and never inside a transaction, which others would wait for.
+
+    The first time this raises: what the request did until then is undone, the call is made, and the request is served anew, with
+    the call's result at hand. So what is checked before is checked twice, the second time with what may have changed meanwhile.
+
+    Args:
+        key: names the call within the request.
+        call: may raise OcciError, which ends the request.
+    """
+    made = extras.get(_CALLED, {})
+    if key not in made:
+        raise CallFirst(key, call)
+    return made[key]
+
+
 class refusals:  # noqa: N801 - used as a function is
-    """Turn what a pyssf backend or registry raises into what the client sees, within a `with` statement.
+    """Turn what a backend or registry raises into what the client sees, within a `with` statement.
 
     A class, not a generator: every GET passes through, and the generator was 5 % of its samples under py-spy.
     """
@@ -68,6 +104,8 @@ class refusals:  # noqa: N801 - used as a function is
             return
         if isinstance(error, occi.exceptions.HTTPError):
             raise errors.of_status(error.code, error.message) from error
+        if isinstance(error, RefusedError):
+            raise errors.of_status(error.status, error.message, error.where, headers=error.headers) from error
         if isinstance(error, AttributeError):
             # pyssf's way to say 400. A slip in a backend looks the same, so the place is logged.
             log.warning("a backend refused with AttributeError", exc_info=error)

@@ -82,8 +82,7 @@ class ApplicationWork:
         present = self._objects.find(connection, item.key)
         if present is None:
             return None
-        entity = self._entities.read(connection, present)
-        attributes = entity.attributes if entity is not None else {}
+        attributes = self._entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
         if len(image) == 64 and "/" not in image and not digest:

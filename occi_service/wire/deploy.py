@@ -33,6 +33,7 @@ __all__ = [
     "SCALE",
     "SCALE_BY",
     "SCALE_COUNT",
+    "SCALE_KEY",
     "SCALE_NODE",
     "SCHEME",
     "SIGNAL",
@@ -164,6 +165,7 @@ STACK_RESOURCES: Final = attribute("stack.resources")
 SCALE_NODE: Final = attribute("scale.node")
 SCALE_COUNT: Final = attribute("scale.count")
 SCALE_BY: Final = attribute("scale.by")
+SCALE_KEY: Final = attribute("scale.key")
 
 PREVIEW: Final = Action(
     SCHEME,
@@ -183,6 +185,9 @@ SCALE: Final = Action(
         SCALE_NODE: Attribute("required", description="name of the node in the template"),
         SCALE_COUNT: Attribute("", type="number", description="how many there shall be"),
         SCALE_BY: Attribute("", type="number", description="how many more, or fewer if negative"),
+        SCALE_KEY: Attribute(
+            "", pattern="[!-~]{1,255}", description="one of the caller's choosing: the same again changes nothing"
+        ),
     },
 )
 SUSPEND: Final = Action(SCHEME, "suspend", "Stop what the stack runs, keeping it")
@@ -217,7 +222,8 @@ STACK: Final = Kind(
         STACK_STATE: Attribute("immutable", description="Heat's words, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
-        STACK_OUTPUTS: Attribute("immutable", type="object"),
+        # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.
+        STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
         STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state"),
     },
     location="/stack/",

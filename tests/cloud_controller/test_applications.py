@@ -119,7 +119,7 @@ def kubernetes_rig(bed: Bed, tmp_path: Path) -> Rig:
     )
 
 
-@pytest.fixture(params=["local", "kubernetes"])
+@pytest.fixture(params=["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     made = local_rig(tmp_path) if request.param == "local" else kubernetes_rig(request.getfixturevalue("bed"), tmp_path)
     yield made

@@ -17,6 +17,7 @@ from occi.core_model import Resource
 
 from cloud_controller import parts, settings, tables, web, worker
 from cloud_controller.notices import Notice
+from cloud_controller.platforms.local.delegations import LocalDelegations
 from cloud_controller.sending import Sender
 from occi_service import identity, schema
 from occi_service.app import Application
@@ -74,6 +75,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
             "directory": house.parts.directory,
             "url": "http://cloud",
             "realm": identity.Realm(realm, house.parts.clock),
+            "identity_service": LocalDelegations(realm, house.parts.issuer(), clock=house.parts.clock),
         }
     )
     house.client = falcon.testing.TestClient(web.application(known))
@@ -131,6 +133,18 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
     with pytest.raises(parts.ports.DeployError, match="there are local"):
         parts.Parts.of(settings.CloudControllerSettings.load(wrong))
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])
+def test_a_local_region_is_not_served_to_other_machines_unasked(tmp_path: Path, bind: str) -> None:
+    environ = {
+        "ARCHELON_DATABASE_URL": "sqlite://",
+        "ARCHELON_STATE_DIRECTORY": str(tmp_path),
+        "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
+        "ARCHELON_CLOUD_CONTROLLER_BIND": bind,
+    }
+    with pytest.raises(ValueError, match="ARCHELON_FORCE_EMBEDDED"):
+        web.serve(settings.CloudControllerSettings.load(environ))
 
 
 class Notified(KindBackend, ActionBackend):

@@ -418,6 +418,9 @@ def _since(pod: Json | None) -> float:
 
 def _check_of(wanted: WantedNode, seen: ObservedNode) -> Check:
     content = filled(wanted, seen.attributes)["health_check"]
+    asked = wanted.properties["health_check"]
+    described = asked.get("urls") if isinstance(asked, dict) else None
+    as_they_are = described if isinstance(described, list) else []
     ports = {
         key.removeprefix("ports."): int(str(value))
         for key, value in seen.attributes.items()
@@ -428,6 +431,7 @@ def _check_of(wanted: WantedNode, seen: ObservedNode) -> Check:
         address=str(seen.attributes["address"]),
         asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
         urls=tuple(text_of(url) for url in content.get("urls") or ()),
+        shown={text_of(url): text_of(plain) for url, plain in zip(content.get("urls") or (), as_they_are, strict=True)},
         mysql=bool(content.get("mysqldbs")),
         timeout=min(5.0, wanted.health.timeout),
     )

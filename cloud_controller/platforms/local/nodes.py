@@ -168,6 +168,7 @@ class ProcessNodes:
     def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
         content = filled(wanted, seen.attributes)["health_check"]
+        described = _mapping(wanted.properties["health_check"]).get("urls") or ()
         ports = {
             key.removeprefix("ports."): int(str(value))
             for key, value in seen.attributes.items()
@@ -180,6 +181,9 @@ class ProcessNodes:
             ports=ports,
             asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
             urls=tuple(text_of(url) for url in content.get("urls") or ()),
+            shown={
+                text_of(url): text_of(as_is) for url, as_is in zip(content.get("urls") or (), described, strict=True)
+            },
             mysql=bool(content.get("mysqldbs")),
             commands=tuple(tuple(text_of(word) for word in command) for command in content.get("commands") or ()),
             environment=environment,
