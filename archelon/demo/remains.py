@@ -17,11 +17,12 @@ __all__ = ["left"]
 
 #: What stays by intent: bundles and services outlive instances, records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
-#: Work that recurs as long as a service lives, and the end of a record's time.
+#: Work that recurs as long as a service lives, and the end of a record's or an audit's time.
 _RECURRING: Final = (
     "instance.counts",
     "work.retention",
     "disposal.sweep",
+    "disposal.instance",
     "deploy.retention",
     "record.expiry",
     "catalogue.look",

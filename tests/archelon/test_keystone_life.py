@@ -116,7 +116,9 @@ class House:
             try:
                 until(reached, f"{path} is {state}", seconds=PATIENCE, pause=0.2)
             except AssertionError as error:
-                raise AssertionError(f"{error}; it is {seen[-1]}") from None
+                raise AssertionError(
+                    f"{error}; it is {seen[-1].get(wire.STATE)}: {seen[-1].get(wire.STATE_MESSAGE)}"
+                ) from None
             return dict(seen[-1])
 
     def trusts(self) -> list[dict[str, Any]]:
