@@ -14,10 +14,11 @@ from occi_service.registry.sql import SqlRegistry
 from occi_service.work import WorkQueue
 
 from .deploy import ports
+from .deploy.book import RegionBook
 from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
 from .objects import Objects
-from .platform import NoTokens, Platform, PlatformContext, PlatformTokens
+from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
 from .platforms.local.opening import open_local
 from .settings import CloudControllerSettings
 
@@ -68,10 +69,11 @@ class Parts:
         ]
         platforms = {name: (region.platform, region.settings) for name, region in settings.regions.items()}
         realm = identity.RealmFile(settings.realm, time.time) if settings.realm else None
+        database = Database(settings.database_url.get_secret_value(), pool_size=10)
         return cls(
-            database=Database(settings.database_url.get_secret_value(), pool_size=10),
+            database=database,
             cipher=encryption.Cipher(keys),
-            platforms=open_platforms(directory, platforms),
+            platforms=open_platforms(directory, platforms, stacks=lambda region: RegionBook(database, region)),
             keys=identity.VerificationKeys([signing.public, *trusted]),
             signing_key=signing,
             directory=directory,
@@ -123,12 +125,17 @@ class _NoInstances:
 
 
 def open_platforms(
-    directory: Path, regions: Mapping[str, tuple[str, Mapping[str, Any]]], tokens: PlatformTokens | None = None
+    directory: Path,
+    regions: Mapping[str, tuple[str, Mapping[str, Any]]],
+    tokens: PlatformTokens | None = None,
+    *,
+    stacks: Callable[[str], StackBook] = lambda _region: NoStacks(),
 ) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
 
     Args:
         tokens: for platforms that are called in a tenant's name.
+        stacks: what was ordered for a region.
 
     Raises:
         DeployError: there is no such platform, or it refuses its settings.
@@ -142,7 +149,7 @@ def open_platforms(
                 f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
             )
         try:
-            context = PlatformContext(name, directory / "regions" / name, tokens or NoTokens())
+            context = PlatformContext(name, directory / "regions" / name, tokens or NoTokens(), stacks(name))
             opened[name] = factory(context, **settings)
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem

@@ -161,7 +161,14 @@ class Deployment:
         for template_format, found in chosen:
             path = found.provision if provision and found.provision else found.deployment
             try:
-                return self.put(manifest.term, path, template_format, region=region, values=values)
+                return self.put(
+                    manifest.term,
+                    path,
+                    template_format,
+                    region=region,
+                    values=values,
+                    environments=found.environments,
+                )
             except client.BadRequestError as error:
                 # Of several formats, the platform says which it knows.
                 if error.where != deploy.STACK_FORMAT or len(chosen) == 1:
@@ -186,6 +193,7 @@ class Deployment:
         *,
         region: str,
         values: Mapping[str, Any] | None = None,
+        environments: Sequence[str] = (),
     ) -> Stack:
         """Order a stack, or its change, and return at once; `wait` waits for it.
 
@@ -193,11 +201,12 @@ class Deployment:
             name: one of the instance's own choosing.
             template: path in the bundle.
             values: further parameters; the instance's own come before them.
+            environments: paths of Heat's environments in the bundle.
 
         Raises:
             client.BadRequestError: deploy refuses the template.
         """
-        document = templates.Document.read(self._bundle, template, template_format)
+        document = templates.Document.read(self._bundle, template, template_format, environments)
         plain, secret = self._parameters(document, region, values or {})
         attributes: dict[str, Any] = {
             **self._instance().labels,
@@ -205,10 +214,14 @@ class Deployment:
             names.REGION: region,
             deploy.STACK_FORMAT: template_format,
             deploy.STACK_TEMPLATE: document.text,
+            deploy.STACK_SOURCE: template,
             deploy.STACK_FILES: document.files,
+            deploy.STACK_ROLLBACK: self._bundle.manifest.on_failed_create is bundles.OnFailedCreate.ROLLBACK,
             deploy.STACK_PARAMETERS: plain,
             deploy.STACK_SECRET_PARAMETERS: secret,
         }
+        if environments:
+            attributes[deploy.STACK_ENVIRONMENTS] = list(environments)
         path = deploy.stack_path(self._instance().id, name, region)
         self._clear_away(path)
         shown, _ = self._service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes)
