@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
+
+#: Seconds that a test may take whose first act may be to install an OpenStack.
+_WITH_OPENSTACK = 900
 
 
 def missing(what: str) -> None:
@@ -42,6 +46,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _skip_is_failure(report)
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "openstack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.openstack)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_WITH_OPENSTACK))
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +98,29 @@ def database_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+@pytest.fixture(scope="session")
+def openstack(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
+    """Keystone and Heat: the cloud that OS_CLOUD names, or the project's test bed, brought up once."""
+    yield from bring_up(request)
+
+
+@pytest.fixture(scope="session")
+def openstack_cloud(openstack: OpenStack) -> OpenStack:
+    """The same with Nova, Neutron, Glance, Cinder and Placement."""
+    return openstack
+
+
+@pytest.fixture(scope="session")
+def openstack_dns(openstack: OpenStack) -> OpenStack:
+    """The same with Designate."""
+    return openstack
+
+
+@pytest.fixture(scope="session")
+def short_lived(openstack: OpenStack) -> str:
+    """URL of a Keystone whose tokens live seconds, and hold at the other one too."""
+    if openstack.bed is None:
+        missing("a Keystone whose tokens live seconds (the test bed has one)")
+    return SHORT_LIVED_URL

@@ -1,0 +1,246 @@
+"""From nothing, or from whatever is there, to a cloud that answers; and back.
+
+Every step is harmless to repeat: packages that are installed, databases that are migrated and processes that run are left as they
+are. So a second `up` with more groups adds these to what runs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import fcntl
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from . import parts, software
+from .layout import HERE, PASSWORD, REGION, Layout
+from .parts import Part, Step
+from .processes import Processes
+
+__all__ = ["BringingUp", "SetUpError", "measured"]
+
+#: The database server is the one process that is no part of OpenStack.
+_MARIADB, _MARIADB_PORT = "mariadbd", 13306
+#: What a snapshot leaves out.
+_PASSING = ("log", "pid", "lock", "mysql.sock")
+#: `@NAME@` in a command or a file of `etc/`.
+_NAMED = re.compile(r"@([A-Z]+)@")
+_DIRECTORIES = (
+    "etc", "log", "pid", "images", "nova", "neutron", "cinder", "glance", "designate", "named",
+    "keystone-fernet", "keystone-credential",
+)  # fmt: skip
+
+
+class SetUpError(Exception):
+    """A step of the setting up failed; the text names it and shows the end of its log."""
+
+
+class BringingUp:
+    """One test bed.
+
+    Args:
+        groups: of parts.
+        say: takes lines for people.
+    """
+
+    def __init__(self, layout: Layout, groups: Collection[str], say: Callable[[str], None]) -> None:
+        self._layout = layout
+        self._groups = frozenset((parts.CORE, *groups))
+        self._parts = [part for part in parts.PARTS if part.group in self._groups]
+        self._say = say
+        self._processes = Processes(layout)
+        rndc = software.find_program("rndc") or "rndc"
+        self._values = {**layout.values(), "HERE": str(HERE), "RNDC": rndc}
+
+    def up(self, *, fresh: bool = False, snapshot: bool = False) -> None:
+        """Bring it up.
+
+        Args:
+            fresh: from the snapshot of these groups, or from nothing where there is none.
+            snapshot: keep the state, as it is when everything answers, for later `fresh` starts.
+
+        Raises:
+            SoftwareError, ProcessError, SetUpError: something is in the way; the text says what.
+        """
+        with self._alone():
+            if fresh:
+                self._stop()
+                self._clear()
+                if not snapshot:
+                    self._restore()
+            self.install()
+            self._start()
+            if snapshot:
+                self._stop()
+                self._save()
+                self._start()
+
+    def install(self) -> None:
+        """Install what is lacking. Raises SoftwareError."""
+        software.install(self._layout, self._groups, self._say)
+        self._values["RNDC"] = software.find_program("rndc") or "rndc"
+
+    def down(self) -> None:
+        """End every process."""
+        if self._layout.state.exists():
+            with self._alone():
+                self._stop()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._layout.state.mkdir(parents=True, exist_ok=True)
+        with (self._layout.state / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # state ------------------------------------------------------------------------------------------------------------
+
+    def _clear(self) -> None:
+        for path in self._layout.state.iterdir():
+            if path.name == "lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _save(self) -> None:
+        target = self._layout.snapshot(self._groups)
+        written = target.with_suffix(".new")
+        with tarfile.open(written, "w") as archive:
+            for path in sorted(self._layout.state.iterdir()):
+                if path.name not in _PASSING:
+                    archive.add(path, path.name)
+        written.rename(target)
+        self._say(f"snapshot kept: {target}")
+
+    def _restore(self) -> None:
+        source = self._layout.snapshot(self._groups)
+        if not source.exists():
+            return
+        with tarfile.open(source) as archive:
+            archive.extractall(self._layout.state, filter="tar")
+        self._say("state restored from the snapshot")
+
+    # starting ---------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        for name in _DIRECTORIES:
+            (self._layout.state / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._processes.check_ports(_MARIADB, [_MARIADB_PORT])
+        for part in self._parts:
+            self._processes.check_ports(part.name, part.ports)
+        self._configure()
+        self._start_mariadb()
+        # Two cores: two services' schemas at a time, each service's own steps in their order.
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+            for done in [pool.submit(self._once, part.prepared) for part in self._parts]:
+                done.result()
+        self._say("schemas are ready")
+        keystone, *others = self._parts
+        self._launch(keystone)
+        self._await(keystone)
+        self._enter_catalogue()
+        for part in others:
+            self._launch(part)
+        for part in others:
+            self._await(part)
+        for part in self._parts:
+            self._once(part.settled)
+
+    def _configure(self) -> None:
+        names = {part.name for part in self._parts}
+        for source in sorted((HERE / "etc").iterdir()):
+            # A service's files begin with its name; what begins with _ is included by others.
+            if source.name.startswith("_") or not any(source.name.startswith(name) for name in names):
+                continue
+            self._layout.etc(source.name).write_text(self._filled(source.read_text()))
+        # JSON is YAML.
+        clouds = json.dumps({"clouds": self._layout.clouds()}, indent=2)
+        (self._layout.state / "clouds.yaml").write_text(clouds + "\n")
+
+    def _filled(self, text: str) -> str:
+        """With `@NAME@` replaced, and `@include FILE ARGUMENT@` lines by the file, `@ARGUMENT@` in it filled too."""
+
+        def include(found: re.Match[str]) -> str:
+            body = (HERE / "etc" / found[1]).read_text()
+            return body.replace("@ARGUMENT@", found[2]).rstrip("\n")
+
+        text = re.sub(r"^@include (\S+) (\S+)@$", include, text, flags=re.MULTILINE)
+        return _NAMED.sub(lambda found: self._values[found[1]], text)
+
+    def _start_mariadb(self) -> None:
+        my_cnf = self._layout.etc("my.cnf")
+        my_cnf.write_text(self._filled((HERE / "etc" / "_my.cnf").read_text()))
+        installing = ("mariadb-install-db", f"--defaults-file={my_cnf}", "--auth-root-authentication-method=normal")
+        self._once([Step("mariadb", (*installing, "--skip-test-db"))])
+        server = software.find_program("mariadbd") or "mariadbd"
+        self._processes.start(_MARIADB, [server, f"--defaults-file={my_cnf}"], {})
+        names = [name for part in self._parts for name in part.databases]
+        socket = str(self._layout.state / "mysql.sock")
+        self._run("databases", self._inside("databases.py", socket, PASSWORD, *names))
+        self._say("MariaDB is up")
+
+    def _enter_catalogue(self) -> None:
+        entries = [entry for part in self._parts for entry in part.catalogue]
+        step = "catalogue-" + "-".join(sorted(self._groups))
+        keystone = self._values["KEYSTONE"] + "/v3"
+        self._once([Step(step, self._inside("catalogue.py", keystone, PASSWORD, REGION, *entries))])
+
+    def _inside(self, script: str, *words: str) -> tuple[str, ...]:
+        return (self._layout.program("python"), str(HERE / "inside" / script), *words)
+
+    def _launch(self, part: Part) -> None:
+        command = [self._filled(word) for word in part.command]
+        command[0] = software.find_program(command[0]) or command[0]
+        self._processes.start(part.name, command, {name: self._filled(value) for name, value in part.environment})
+
+    def _await(self, part: Part) -> None:
+        if part.url:
+            self._processes.await_answer(part.name, self._filled(part.url))
+            self._say(f"{part.name} is up")
+
+    # steps ------------------------------------------------------------------------------------------------------------
+
+    def _once(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            done = self._layout.state / f".done-{step.name}"
+            if not done.exists():
+                self._run(step.name, [self._filled(word) for word in step.command])
+                done.touch()
+
+    def _run(self, name: str, command: Sequence[str]) -> None:
+        program = software.find_program(command[0]) or command[0]
+        log = self._layout.log(f"setup-{name}")
+        with log.open("wb") as stream:
+            done = subprocess.run(
+                [program, *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                cwd=self._layout.state,
+                timeout=300,
+            )
+        if done.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise SetUpError(f"the step {name} failed; --fresh begins anew:\n{tail}")
+
+    def _stop(self) -> None:
+        names = self._processes.names()
+        self._processes.stop([name for name in names if name != _MARIADB], seconds=3.0)
+        self._processes.stop([_MARIADB], seconds=20.0)
+
+
+def measured(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Lines with the seconds since now in front."""
+    begun = time.monotonic()
+
+    def told(line: str) -> None:
+        say(f"[{time.monotonic() - begun:6.1f} s] {line}")
+
+    return told
