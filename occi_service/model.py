@@ -21,6 +21,7 @@ __all__ = [
     "attributes_of",
     "category_class",
     "category_document",
+    "foreign_kind",
     "is_link_kind",
     "lineage",
     "type_id",
@@ -96,6 +97,12 @@ def _mixin_lineage(mixin: Mixin) -> Iterator[Mixin]:
             seen.append(each)
             yield each
             pending = [*each.related, *pending]
+
+
+def foreign_kind(name: str) -> Kind:
+    """The kind of something that lives elsewhere, of its type identifier alone: it need not be known here."""
+    scheme, _, term = name.rpartition("#")
+    return Kind(f"{scheme}#", term, related=[RESOURCE])
 
 
 def _ancestry(kind: Kind | None, mixins: Iterable[Mixin]) -> Iterator[Kind | Mixin]:

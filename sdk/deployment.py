@@ -34,12 +34,13 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resource:
-    """A virtual resource of a stack."""
+    """A virtual resource of a stack; `kind` is OCCI's word for it: compute, network, storage, or empty."""
 
     name: str
     type: str
     id: str
     state: str
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -379,6 +380,7 @@ def _stack(shown: client.Entity) -> Stack:
         id=str(get(deploy.STACK_ID) or ""),
         outputs=get(deploy.STACK_OUTPUTS) or {},
         resources=[
-            Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state")]) for each in resources
+            Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state", "kind")])
+            for each in resources
         ],
     )

@@ -142,12 +142,19 @@ class StackOrder:
 
 @dataclass(frozen=True)
 class StackResource:
-    """One virtual resource of a stack."""
+    """One virtual resource of a stack.
+
+    Args:
+        name: in its template; of one in a nested stack, the way down to it.
+        type: the platform's own word; kind: OCCI's (`compute`, `network` or `storage`), empty where it is none of these.
+        id: the platform's own. state: in the platform's words.
+    """
 
     name: str
     type: str
     id: str
     state: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)

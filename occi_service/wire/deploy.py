@@ -232,7 +232,7 @@ STACK: Final = Kind(
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
         STACK_OUTPUTS: Attribute("immutable", type="object"),
-        STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state"),
+        STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),
     },
     location="/stack/",
 )

@@ -24,7 +24,7 @@ from ...deploy.ports import DeployError
 from ...labels import Labels
 from ...platform import DelegationEndedError, PlatformTokens
 
-__all__ = ["CALL_TIMEOUT", "Connections", "NotFoundError", "said"]
+__all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
 
 #: Seconds for one request.
 CALL_TIMEOUT: Final = 12.0
@@ -35,6 +35,7 @@ _REFUSALS: Final = frozenset({400, 403, 405, 409, 413, 422})
 
 Result = TypeVar("Result")
 NotFoundError = heatclient.exc.HTTPNotFound
+ConflictError = heatclient.exc.HTTPConflict
 
 
 class Connections:

@@ -15,6 +15,17 @@ __all__ = ["DEPTH", "Found", "failures", "locate", "resources_of", "shown"]
 #: Stacks inside one another that are looked into; Heat allows five.
 DEPTH: Final = 5
 _SHOWN_FAILURES: Final = 3
+#: What OCCI has a word for, by type without its first part (`OS`, `AWS`).
+_KINDS: Final = {
+    "Nova::Server": "compute",
+    "EC2::Instance": "compute",
+    "Neutron::Net": "network",
+    "Neutron::ProviderNet": "network",
+    "EC2::VPC": "network",
+    "Cinder::Volume": "storage",
+    "EC2::Volume": "storage",
+    "Manila::Share": "storage",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,10 @@ def locate(client: Client, stack: str, path: str) -> Found | None:
 
 def shown(found: Sequence[Found]) -> list[StackResource]:
     """As the port tells them."""
-    return [StackResource(each.path, each.type, each.id, each.state) for each in found]
+    return [
+        StackResource(each.path, each.type, each.id, each.state, _KINDS.get(each.type.partition("::")[2], ""))
+        for each in found
+    ]
 
 
 def failures(found: Sequence[Found]) -> str:

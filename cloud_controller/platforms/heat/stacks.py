@@ -18,7 +18,7 @@ from heatclient.v1.client import Client
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
 from ...labels import Labels
 from . import resources
-from .connection import Connections, NotFoundError
+from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
 from .scaling import scaled
 
@@ -31,6 +31,10 @@ _WITHOUT_A_WORD: Final = 60.0
 #: Seconds after which what Heat could not delete is deleted again, doubled each time up to the second.
 _AGAIN: Final = (5.0, 300.0)
 _SOON: Final = 0.2
+#: Seconds in which a failed create begins to be rolled back.
+_UNTIL_ROLLBACK: Final = 10.0
+#: Seconds in which what Heat was told to do is to be seen.
+_UNTIL_SEEN: Final = 15.0
 #: Characters of a reason.
 _LONGEST_REASON: Final = 1000
 _CHANGES: Final = {
@@ -132,19 +136,25 @@ class HeatStacks:
         if status == "IN_PROGRESS":
             if is_ordered or action in ("SUSPEND", "RESUME"):
                 kept["version"] = order.version
+            kept.pop("told", None)
             return _moving(present, kept)
         if action == "DELETE":
             client.stacks.delete(_path(present))
             return Progress(kept, "DELETE_IN_PROGRESS", "", None, None, again=_SOON)
+        if present.stack_status == "CREATE_FAILED" and not present.disable_rollback:
+            # Heat is about to roll back; if it was killed right here, it never will.
+            since = kept.setdefault("failed", self._clock())
+            if self._clock() - since < _UNTIL_ROLLBACK:
+                return replace(_moving(present, kept, "ROLLBACK_IN_PROGRESS"), again=1.0)
         failed = status == "FAILED" or action == "ROLLBACK"
         if order.presence == "suspended":
             if action == "SUSPEND" and (not failed or is_tried):
                 return self._settled(client, present, kept, order)
             if failed and (action not in ("SUSPEND", "RESUME") or is_tried):
                 return self._settled(client, present, kept, order)
-            return self._acted(client.actions.suspend, present, kept, order)
+            return self._told("SUSPEND", client.actions.suspend, present, kept=kept, order=order)
         if action == "SUSPEND" or (action == "RESUME" and failed and not is_tried):
-            return self._acted(client.actions.resume, present, kept, order)
+            return self._told("RESUME", client.actions.resume, present, kept=kept, order=order)
         if is_ordered and (not failed or is_tried or action == "RESUME"):
             return self._settled(client, present, kept, order)
         return self._update(client, order, request, present=present, kept=kept)
@@ -155,9 +165,7 @@ class HeatStacks:
             made = client.stacks.create(
                 stack_name=stack_name(order), disable_rollback=not order.rollback, **request.body
             )
-        except Exception as refused:
-            if getattr(refused, "code", None) != 409:
-                raise
+        except ConflictError:
             # Somebody was quicker, such as the call that this one repeats.
             return Progress({}, "CREATE_IN_PROGRESS", "", None, None, again=_SOON)
         self._checkpoint("after create")
@@ -169,17 +177,27 @@ class HeatStacks:
     def _update(
         self, client: Client, order: StackOrder, request: Request, *, present: Any, kept: dict[str, Any]
     ) -> Progress:
-        self._checkpoint("before update")
-        # A failed update stays, for a look at it: what stood before is not always to be had again.
-        client.stacks.update(_path(present), disable_rollback=True, **request.body)
-        self._checkpoint("after update")
-        kept["version"] = order.version
-        return _moving(present, kept, "UPDATE_IN_PROGRESS")
+        def update(path: str) -> None:
+            # A failed update stays, for a look at it: what stood before is not always to be had again.
+            client.stacks.update(path, disable_rollback=True, **request.body)
 
-    def _acted(self, act: Callable[[str], None], present: Any, kept: dict[str, Any], order: StackOrder) -> Progress:
-        act(_path(present))
-        kept["version"] = order.version
-        doing = "SUSPEND" if order.presence == "suspended" else "RESUME"
+        return self._told("UPDATE", update, present, kept=kept, order=order)
+
+    def _told(
+        self, doing: str, tell: Callable[[str], None], present: Any, *, kept: dict[str, Any], order: StackOrder
+    ) -> Progress:
+        """Tell Heat to do something, once for each order: it may be a moment until it shows."""
+        told = [doing, order.version]
+        if kept.get("told") == told and self._clock() - kept["at"] < _UNTIL_SEEN:
+            return replace(_moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
+        self._checkpoint(f"before {doing.lower()}")
+        try:
+            tell(_path(present))
+        except ConflictError:
+            # It is busy with something else; then this comes next.
+            return replace(_moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
+        self._checkpoint(f"after {doing.lower()}")
+        kept |= {"version": order.version, "told": told, "at": self._clock()}
         return _moving(present, kept, f"{doing}_IN_PROGRESS")
 
     def _settled(self, client: Client, present: Any, kept: dict[str, Any], order: StackOrder) -> Progress:
@@ -195,8 +213,8 @@ class HeatStacks:
                 each["output_key"]: each["output_value"] for each in full.outputs if each["output_value"] is not None
             }
         kept |= {"version": order.version, "state": state, "updated": _updated(present)}
-        kept.pop("moving", None)
-        kept.pop("deletes", None)
+        for name in ("moving", "deletes", "failed", "told", "at"):
+            kept.pop(name, None)
         return Progress(kept, state, reason, outputs, resources.shown(found), None, present.id)
 
     # away -------------------------------------------------------------------------------------------------------------
@@ -269,9 +287,10 @@ def _reason(client: Client, stack: Any, found: Sequence[resources.Found]) -> str
 
 
 def _from_events(client: Client, stack: Any) -> str:
-    events = client.events.list(_path(stack), nested_depth=resources.DEPTH, sort_dir="asc")
+    # Those of the stack alone, the newest first: of stacks inside it that are gone Heat lists none.
+    events = client.events.list(_path(stack))
     failed: dict[str, str] = {}
-    for each in events:
+    for each in reversed(events):
         own = getattr(each, "resource_name", "") not in ("", stack.stack_name)
         reason = str(each.resource_status_reason or "")
         if own and each.resource_status == "CREATE_FAILED" and "aborted" not in reason:

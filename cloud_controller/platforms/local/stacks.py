@@ -109,7 +109,8 @@ class LocalStacks:
             reason=kept.reason,
             outputs=infra.outputs(wanted, observed) if wanted.presence == "present" else {},
             resources=[
-                StackResource(key, seen.type, _id(seen), seen.condition.value) for key, seen in sorted(observed.items())
+                StackResource(key, seen.type, _id(seen), seen.condition.value, "compute")
+                for key, seen in sorted(observed.items())
             ],
             again=plan.again,
         )
