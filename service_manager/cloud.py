@@ -1,21 +1,24 @@
 """What the service manager says to the cloud controller and to orchestrators: the requests of docs/architecture.md.
 
-Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's; the reconciler
-knows which of them pass and which do not.
+Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's, and `LeftAloneError` of
+`lines`; the reconciler knows which of them pass and which do not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from occi_service import client
 from occi_service.identity import TenantId, TokenIssuer
 from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
+
+from .lines import Lines
 
 __all__ = ["STEP_TIMEOUT", "Caller", "Cloud"]
 
@@ -38,6 +41,8 @@ class Caller:
     tenant: TenantId
     instance: str
     request_id: str | None = None
+    start: int = 0
+    """How often the instance's orchestrator has started."""
 
 
 class Cloud:
@@ -47,6 +52,7 @@ class Cloud:
         design_url: where design is; the other modules are found in its catalogue.
         issuer: signs tokens for the calls.
         name: of this service manager.
+        threads: how many this process has for calls.
         monotonic: seconds.
     """
 
@@ -56,6 +62,7 @@ class Cloud:
         issuer: TokenIssuer,
         *,
         name: str,
+        threads: int,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._design = design_url
@@ -64,6 +71,7 @@ class Cloud:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._clients: dict[str, client.Client] = {}
+        self._lines = Lines(_connect, threads=threads, monotonic=monotonic)
         self._modules: dict[str, tuple[str, float]] = {}
 
     # applications -----------------------------------------------------------------------------------------------------
@@ -116,27 +124,31 @@ class Cloud:
 
     def activate(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
         """Tell an orchestrator whose it is."""
-        self._orchestrator(address, caller).put(
-            orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes}
-        )
+        with self._orchestrator(address, caller) as line:
+            line.put(orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes})
 
     def phase(self, address: str, phase: str, attributes: Mapping[str, Any], caller: Caller) -> None:
         """Tell an orchestrator to carry out a phase."""
         action = orchestrator.PHASE_ACTIONS[phase]
-        self._orchestrator(address, caller).act(orchestrator.PATH, _id(action), attributes)
+        with self._orchestrator(address, caller) as line:
+            line.act(orchestrator.PATH, _id(action), attributes)
 
     def act(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
         """Pass the invocation of a declared action on."""
-        self._orchestrator(address, caller).act(orchestrator.PATH, _id(orchestrator.ACT), attributes)
+        with self._orchestrator(address, caller) as line:
+            line.act(orchestrator.PATH, _id(orchestrator.ACT), attributes)
 
     def dismiss(self, address: str, caller: Caller) -> None:
         """Tell an orchestrator to dispose of all it made."""
-        self._orchestrator(address, caller).delete(orchestrator.PATH)
+        with self._orchestrator(address, caller) as line:
+            line.delete(orchestrator.PATH)
 
     # how --------------------------------------------------------------------------------------------------------------
 
-    def _orchestrator(self, address: str, caller: Caller) -> client.Client:
-        return self._at(address, tokens.audience_of_orchestrator(caller.instance), caller)
+    @contextlib.contextmanager
+    def _orchestrator(self, address: str, caller: Caller) -> Iterator[client.Client]:
+        with self._lines.call(caller.instance, address, tenant=caller.tenant, start=caller.start) as line:
+            yield self._speaking(line, tokens.audience_of_orchestrator(caller.instance), caller)
 
     def _module(self, scheme: str, caller: Caller) -> client.Client:
         found = self._modules.get(scheme)
@@ -152,24 +164,28 @@ class Cloud:
         return self._at(found[0], tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
 
     def _at(self, url: str, audience: str, caller: Caller) -> client.Client:
-        split = urlsplit(url)
         with self._lock:
             found = self._clients.get(url)
             if found is None:
-                found = self._clients[url] = client.Client(
-                    f"{split.scheme}://{split.netloc}{split.path}",
-                    timeout=client.Timeout(connect=2.0, read=CALL_TIMEOUT, total=CALL_TIMEOUT),
-                    # The queue tries again; a call that waits here would hold a worker's thread.
-                    retry=client.Retry(attempts=1),
-                )
+                found = self._clients[url] = _connect(url)
+        return self._speaking(found, audience, caller)
+
+    def _speaking(self, to: client.Client, audience: str, caller: Caller) -> client.Client:
         token = self._issuer.for_service(
             self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance
         )
-        return found.using(token=token, request_id=caller.request_id)
+        return to.using(token=token, request_id=caller.request_id)
 
-    def forget(self, address: str) -> None:
+    def forget(self, instance: str) -> None:
         """Close the connections to an orchestrator that is gone."""
-        with self._lock:
-            found = self._clients.pop(address, None)
-        if found is not None:
-            found.close()
+        self._lines.close(instance)
+
+
+def _connect(url: str) -> client.Client:
+    split = urlsplit(url)
+    return client.Client(
+        f"{split.scheme}://{split.netloc}{split.path}",
+        timeout=client.Timeout(connect=2.0, read=CALL_TIMEOUT, total=CALL_TIMEOUT),
+        # The queue tries again; a call that waits here would hold a worker's thread.
+        retry=client.Retry(attempts=1),
+    )

@@ -16,6 +16,7 @@ from occi_service.wire import names, orchestrator
 from . import tables
 from .cloud import Caller, Cloud
 from .instances import Instance, Instances
+from .lines import LeftAloneError
 
 __all__ = ["Invocations"]
 
@@ -61,7 +62,11 @@ class Invocations:
             orchestrator.ACTION_NAME: wanted.name,
             orchestrator.ACTION_ATTRIBUTES: dict(wanted.attributes),
         }
-        self._cloud.act(instance.address, attributes, Caller(instance.tenant, instance.id, instance.request_id))
+        caller = Caller(instance.tenant, instance.id, instance.request_id, instance.snapshot.boots)
+        try:
+            self._cloud.act(instance.address, attributes, caller)
+        except LeftAloneError as error:
+            return work.Wait(error.seconds)
         return work.Done(wanted.id)
 
     def save(self, connection: sa.Connection, item: work.Item, observed: Any) -> None:

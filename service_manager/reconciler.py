@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from .cloud import Caller, Cloud
 from .history import History
 from .instances import Instance, Instances, house_extras, parameters_of, show_state
 from .lifecycle import Patience, Wanted
+from .lines import LeftAloneError
 from .metrics import PhaseMetrics
 
 __all__ = ["Change", "Order", "Reconciler"]
@@ -151,6 +153,8 @@ class Reconciler:
             return work.Done()
         try:
             return self._take(order.next, order, order.now)
+        except LeftAloneError as error:
+            return work.Wait(min(error.seconds, self._time_left(order)))
         except _GoneError:
             return work.Advance(_forgotten(order.instance.snapshot))
         except (client.BadRequestError, client.ForbiddenError, client.ConflictError, client.TooLargeError) as error:
@@ -161,6 +165,12 @@ class Reconciler:
             pause = min(_STUMBLE_LONGEST, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 16))
             change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
             return work.Wait(pause, change)
+
+    def _time_left(self, order: Order) -> float:
+        """Seconds until the present attempt is overdue, which somebody is to notice in time."""
+        seen = order.instance.snapshot
+        overdue = seen.begun + self._patience_of(order.manifest)[seen.state].timeout
+        return overdue - order.now if overdue > order.now else math.inf
 
     def _refused(self, order: Order, error: client.ClientError) -> work.Progress[Change]:
         """What will not pass by waiting: the attempt failed."""
@@ -221,8 +231,9 @@ class Reconciler:
                 return self._dispose(order)
             case lifecycle.Remove():
                 self._cloud.revoke_delegation(_caller(instance))
-                if instance.address:
-                    self._cloud.forget(instance.address)
+                # Before the row goes: a worker that takes over in between does it again.
+                self._issuer.revoke_instance(instance.id)
+                self._cloud.forget(instance.id)
                 return work.Done(Change(removed=True, ended="done"))
             case lifecycle.Rest():
                 return work.Done()
@@ -481,7 +492,7 @@ def _pause(until: float, now: float) -> float:
 
 
 def _caller(instance: Instance) -> Caller:
-    return Caller(instance.tenant, instance.id, instance.request_id)
+    return Caller(instance.tenant, instance.id, instance.request_id, instance.snapshot.boots)
 
 
 def _plain(error: Exception) -> str:

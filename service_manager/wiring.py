@@ -18,10 +18,10 @@ from occi_service.database import Database
 from occi_service.encryption import Cipher
 from occi_service.identity import (
     AnyOf,
-    MemoryRevocations,
     Quotas,
     Realm,
     RealmFile,
+    Revocations,
     SignedTokens,
     SigningKey,
     TokenIssuer,
@@ -29,6 +29,7 @@ from occi_service.identity import (
     read_jwk_set,
 )
 from occi_service.identity.policy import Policy
+from occi_service.identity.sql_revocations import SqlRevocations
 from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
 from occi_service.service import Rates, assemble
@@ -87,6 +88,7 @@ class Parts:
     cipher: Cipher
     issuer: TokenIssuer
     keys: VerificationKeys
+    revocations: Revocations
     instances: Instances
     history: History
     catalogue: Catalogue
@@ -108,7 +110,7 @@ class Parts:
         cipher = Cipher([key.strip() for key in settings.encryption_keys.get_secret_value().split(",")])
         keys = read_jwk_set(settings.verification_keys)
         signing = SigningKey.from_pem(settings.signing_key.get_secret_value().encode(), issuer=settings.issuer)
-        revocations = MemoryRevocations(clock)
+        revocations = SqlRevocations(database, clock)
         issuer = TokenIssuer(
             signing, keys=keys, instances=_InstancesThatExist(database), revocations=revocations, clock=clock
         )
@@ -144,6 +146,7 @@ class Parts:
             cipher=cipher,
             issuer=issuer,
             keys=keys,
+            revocations=revocations,
             instances=instances,
             history=history,
             catalogue=catalogue,
@@ -252,7 +255,7 @@ def verifier(parts: Parts) -> AnyOf:
         SignedTokens(
             parts.keys,
             audiences=[tokens.AUDIENCE_SERVICE_MANAGER],
-            revocations=MemoryRevocations(parts.clock),
+            revocations=parts.revocations,
             clock=parts.clock,
         ),
     ]
@@ -272,7 +275,7 @@ def _database_probe(database: Database) -> Callable[[], None]:
 def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     """What a worker of the service manager does."""
     settings = parts.settings
-    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name)
+    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name, threads=settings.worker_threads)
     reconciler = Reconciler(
         parts.instances,
         parts.catalogue,

@@ -23,6 +23,7 @@ from occi_service import client
 from occi_service.encryption import generate_key
 from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
 from occi_service.wire import service_manager as wire
+from service_manager.settings import ServiceManagerSettings
 
 __all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "free_port", "make_bundle", "until"]
 
@@ -164,6 +165,10 @@ class ServiceManager:
         except OSError:
             return False
 
+    def settings(self) -> ServiceManagerSettings:
+        """What its processes are told, for a process more: the test's own."""
+        return ServiceManagerSettings.load(self._environment)
+
     def processor_seconds(self) -> dict[str, float]:
         """What each process, with its children, has used of the processor so far."""
         ticks = os.sysconf("SC_CLK_TCK")
@@ -222,12 +227,12 @@ class ServiceManager:
             except client.NotFoundError:
                 return None
 
-    def await_state(self, path: str, state: str | None, *, seconds: float = 30.0) -> None:
+    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 30.0) -> None:
         """Wait until an instance is in a state, or gone."""
         seen: list[Any] = []
 
         def reached() -> bool:
-            seen.append(self.state(path))
+            seen.append(self.state(path, user=user))
             return bool(seen[-1] == state)
 
         try:

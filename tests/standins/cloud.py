@@ -171,6 +171,11 @@ class StandInCloud:
         """Set a fault; see `Fault`."""
         self._call("POST", "/_faults", [dataclasses.asdict(Fault(kind=kind, **fields))])
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that are set, with how often each may still strike, as `left`."""
+        found: list[dict[str, Any]] = self._call("GET", "/_faults")
+        return found
+
     def clear(self) -> None:
         """Take all faults away; requests that a fault delays go on."""
         self._call("DELETE", "/_faults")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from occi_service import client
+from occi_service.identity import InvalidTokenError
 from occi_service.model import type_id
-from occi_service.wire import orchestrator
+from occi_service.wire import orchestrator, tokens
 from occi_service.wire import service_manager as wire
+from service_manager import wiring
 from tests.standins.cloud import StandInCloud
 
 from ..harness import TYPE, ServiceManager, make_bundle, until
@@ -69,6 +72,29 @@ def test_from_order_to_record(manager: ServiceManager, cloud: StandInCloud, tena
     assert record["org.archelon.record.ended"]
     assert not [each for each in cloud.left_over() if id_of(path) in each]
     assert cloud.books().violations == []
+
+
+def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
+    manager: ServiceManager, tenant: client.Client
+) -> None:
+    """The worker takes them back; this process, over the same database, refuses them, signed and unexpired as they are."""
+    path = order(manager, tenant)
+    parts = wiring.Parts.of(manager.settings())
+    try:
+        verifier = wiring.verifier(parts)
+        audience = tokens.AUDIENCE_SERVICE_MANAGER
+        tenant_id = verifier.verify(manager.realm.tokens["alice"]).tenant_id
+        token = parts.issuer.for_instance(id_of(path), tenant_id=tenant_id, audience=audience)
+        other = parts.issuer.for_instance(str(uuid.uuid4()), tenant_id=tenant_id, audience=audience)
+        assert verifier.verify(token).instance_id == id_of(path)
+        tenant.delete(path)
+        manager.await_state(path, None)
+        with pytest.raises(InvalidTokenError) as refused:
+            verifier.verify(token)
+        assert "revoked" in refused.value.reason
+        assert verifier.verify(other)
+    finally:
+        parts.database.close()
 
 
 def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:

@@ -1,0 +1,181 @@
+"""Lines to orchestrators, and what one that does not answer may take from the others.
+
+A worker has few threads, and an orchestrator may be anybody's code: one that takes a connection and says nothing holds a thread
+until the call times out, and one that answers late holds it nearly as long. So a line is bounded three times over:
+
+- who did not answer is left alone, for a second and then twice as long each time, up to half a minute; then one call tries.
+- nobody is called more than a few times at once, and who has not answered yet, or was late, only once.
+- a tenant of whom an orchestrator kept a thread waiting within the last minute has a quarter of the threads for those of his
+  orchestrators that have not answered, or were late, the last time. Those that answer are called as ever.
+
+A call that is not made is `LeftAloneError`, which says when to come again. All of this is about the threads of one process and
+lives in its memory. An orchestrator that has started anew is a new one. Lines that were not used for longest are closed first:
+connections to thousands of orchestrators would be more than a process may have open.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from occi_service import client
+
+__all__ = ["LeftAloneError", "Lines"]
+
+#: Seconds after which a call has kept its thread waiting.
+_SLOW: Final = 1.0
+_PAUSE_FIRST: Final = 1.0
+_PAUSE_LONGEST: Final = 30.0
+#: Seconds that a tenant is watched after a slow call.
+_WATCHED: Final = 60.0
+#: Seconds between the appointments of calls that a tenant had to put off.
+_APART: Final = 0.1
+#: Lines that are kept open.
+_MOST: Final = 256
+
+
+class LeftAloneError(client.ClientError):
+    """The call was not made.
+
+    Attributes:
+        seconds: after which to come again.
+    """
+
+    def __init__(self, why: str, *, address: str, seconds: float) -> None:
+        super().__init__(why, method="call", url=address)
+        self.seconds = seconds
+
+
+@dataclasses.dataclass(slots=True)
+class _Line:
+    client: client.Client
+    address: str
+    start: int
+    prompt: bool = False
+    """It answered the last call, and soon."""
+    calls: int = 0
+    failures: int = 0
+    """In a row."""
+    free_at: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Tenant:
+    watched_until: float = 0.0
+    calls: int = 0
+    """Under way, to those who were not prompt when they began."""
+    appointment: float = 0.0
+
+
+class Lines:
+    """See the module. Threads share it.
+
+    Args:
+        connect: makes the client of an address.
+        threads: how many the process has for all calls.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self, connect: Callable[[str], client.Client], *, threads: int, monotonic: Callable[[], float]
+    ) -> None:
+        self._connect = connect
+        self._share = max(1, threads // 4)
+        self._at_once = max(1, threads // 2)
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._lines: collections.OrderedDict[str, _Line] = collections.OrderedDict()
+        self._tenants: dict[str, _Tenant] = {}
+
+    @contextlib.contextmanager
+    def call(self, instance: str, address: str, *, tenant: str, start: int) -> Iterator[client.Client]:
+        """Surrounds one call to the orchestrator of an instance, and says which client makes it.
+
+        Args:
+            instance: whose orchestrator it is.
+            address: where it answers.
+            tenant: whose instance it is.
+            start: how often the orchestrator has started.
+
+        Raises:
+            LeftAloneError: not now.
+        """
+        with self._lock:
+            begun = self._monotonic()
+            line = self._line(instance, address, start)
+            of_tenant = self._tenant(tenant, begun)
+            self._check(line, of_tenant, begun)
+            prompt = line.prompt
+            line.calls += 1
+            of_tenant.calls += not prompt
+        answered = True
+        try:
+            yield line.client
+        except client.TransportError:
+            answered = False
+            raise
+        finally:
+            with self._lock:
+                now = self._monotonic()
+                line.calls -= 1
+                of_tenant.calls -= not prompt
+                slow = now - begun >= _SLOW
+                line.prompt = answered and not slow
+                if slow:
+                    of_tenant.watched_until = now + _WATCHED
+                # Who refuses a connection costs nobody a thread: a container that is about to be up again, mostly.
+                line.failures = line.failures + 1 if slow and not answered else 0
+                if line.failures:
+                    line.free_at = now + min(_PAUSE_LONGEST, _PAUSE_FIRST * 2.0 ** min(line.failures - 1, 16))
+
+    def _check(self, line: _Line, tenant: _Tenant, now: float) -> None:
+        if now < line.free_at:
+            raise LeftAloneError(
+                "it has not answered; left alone for a while", address=line.address, seconds=line.free_at - now
+            )
+        if line.calls >= (self._at_once if line.prompt else 1):
+            raise LeftAloneError("it is being called already", address=line.address, seconds=_APART)
+        if not line.prompt and now < tenant.watched_until and tenant.calls >= self._share:
+            # Appointments lie apart, so that those who were put off do not all come at once, again and again.
+            tenant.appointment = min(max(tenant.appointment, now) + _APART, now + _PAUSE_LONGEST)
+            raise LeftAloneError(
+                "its tenant's orchestrators keep others waiting", address=line.address, seconds=tenant.appointment - now
+            )
+
+    def _line(self, instance: str, address: str, start: int) -> _Line:
+        line = self._lines.get(instance)
+        if line is None or line.address != address or line.start < start:
+            # Calls to the one before end on the line that they began on.
+            self._close(instance)
+            self._make_room()
+            line = self._lines[instance] = _Line(self._connect(address), address, start)
+        self._lines.move_to_end(instance)
+        return line
+
+    def close(self, instance: str) -> None:
+        """Close the line to an orchestrator that is gone."""
+        with self._lock:
+            self._close(instance)
+
+    def _close(self, instance: str) -> None:
+        line = self._lines.pop(instance, None)
+        if line is not None:
+            line.client.close()
+
+    def _make_room(self) -> None:
+        if len(self._lines) >= _MOST:
+            oldest = next((each for each, line in self._lines.items() if not line.calls), None)
+            if oldest is not None:
+                self._close(oldest)
+
+    def _tenant(self, tenant: str, now: float) -> _Tenant:
+        found = self._tenants.get(tenant)
+        if found is None:
+            for name in [name for name, each in self._tenants.items() if not each.calls and each.watched_until <= now]:
+                del self._tenants[name]
+            found = self._tenants[tenant] = _Tenant()
+        return found
