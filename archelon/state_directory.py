@@ -137,7 +137,9 @@ class StateDirectory:
         import yaml
 
         path = self.path / f"{name}.yaml"
-        text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(dict(settings))
+        text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(
+            dict(settings), sort_keys=False
+        )
         _write_private(path, text)
         return path
 

@@ -19,6 +19,7 @@ from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
 from .objects import Objects
 from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
+from .platforms.heat.opening import open_heat
 from .platforms.local.opening import open_local
 from .settings import CloudControllerSettings
 
@@ -28,7 +29,7 @@ __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 #: The platforms that come along; others are found as entry points.
-_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local}
+_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local, "heat": open_heat}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Agents:
                     self.problem = problem
 
     def _look(self, client: Client) -> None:
-        for stack in client.stacks.list(tags=OURS, filters={"status": "IN_PROGRESS"}):
+        for stack in client.stacks.list(filters={"status": "IN_PROGRESS"}):
             path = f"{stack.stack_name}/{stack.id}"
             for each in client.resources.list(path):
                 waits = each.resource_type == "OS::Heat::SoftwareDeployment" and each.physical_resource_id
