@@ -92,10 +92,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         here = context(extras)
         instance = self.instance(entity)
         callers.check_acts_for(here.caller, instance)
-        try:
-            instance_subject(instance)
-        except ValueError as error:
-            raise BadRequestError(str(error), names.INSTANCE) from None
+        self.check_takes_more(instance, here)
         self._check_path(entity)
         if self.objects.tenant_of(here.connection, instance) not in (None, here.tenant):
             raise ConflictError(f"{instance} is an instance of another tenant", names.INSTANCE)
@@ -110,8 +107,6 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
             ),
             region=self.region(entity),
         )
-        if self._is_disposed_of(here.connection, instance):
-            raise ConflictError(f"the instance {instance[:64]} is being disposed of; make nothing more for it", "path")
         self.ordered(entity, new)
         entity.actions = list(entity.kind.actions)
         if not self.objects.add(here.connection, new):
@@ -159,6 +154,15 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     ) -> Mapping[str, Any]:
         """Carry out an action on a present object. Raises OcciError."""
         raise ConflictError(f"{action.term} is nothing that this object does", "action")
+
+    def check_takes_more(self, instance: str, here: Context) -> None:
+        """Refuse what is no instance's id, and to make more for an instance that is disposed of. Raises OcciError."""
+        try:
+            instance_subject(instance)
+        except ValueError as error:
+            raise BadRequestError(str(error), names.INSTANCE) from None
+        if self._is_disposed_of(here.connection, instance):
+            raise ConflictError(f"the instance {instance[:64]} is being disposed of; make nothing more for it", "path")
 
     def present(self, entity: Entity, here: Context) -> Object:
         """The object of an entity, after a look at whether the caller acts for it."""

@@ -13,13 +13,17 @@ from occi_service.database import Database
 from occi_service.registry.sql import SqlRegistry
 from occi_service.work import WorkQueue
 
+from .delegated_tokens import DelegatedTokens
 from .deploy import ports
 from .deploy.book import RegionBook
 from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
+from .design.ports import Delegations, ServiceCatalogue
+from .identities import identity_of
 from .objects import Objects
 from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
 from .platforms.heat.opening import open_heat
+from .platforms.local.delegations import LocalDelegations
 from .platforms.local.opening import open_local
 from .settings import CloudControllerSettings
 
@@ -39,8 +43,11 @@ class Parts:
     Args:
         platforms: by region; the first runs the orchestrators.
         keys: whose signatures are believed. signing_key: what it signs with.
-        realm: the local realm's verifier, or None.
+        realm: verifies people's tokens, of the local realm or Keystone; or None.
         url: scheme and host of the modules.
+        identity_service: what design makes delegations with; the local realm without a file where there is none.
+        catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
+        keystone: its URL, for the catalogue; empty without one.
     """
 
     database: Database
@@ -53,6 +60,10 @@ class Parts:
     realm: identity.TokenVerifier | None = None
     clock: Callable[[], float] = time.time
     orphan_grace: float = 900.0
+    identity_service: Delegations | None = None
+    catalogue: ServiceCatalogue | None = None
+    catalogue_interval: float = 60.0
+    keystone: str = ""
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -69,18 +80,27 @@ class Parts:
             for issuer, path in settings.trusted_keys.items()
         ]
         platforms = {name: (region.platform, region.settings) for name, region in settings.regions.items()}
-        realm = identity.RealmFile(settings.realm, time.time) if settings.realm else None
+        own = cls.issuer_of(signing, identity.VerificationKeys([signing.public]), time.time)
+        people, delegations, catalogue = identity_of(settings, own)
+        design_url = settings.design_url or f"{settings.cloud_controller_url.rstrip('/')}/design/"
+        delegated = DelegatedTokens(design_url, own, clock=time.time)
         database = Database(settings.database_url.get_secret_value(), pool_size=10)
         return cls(
             database=database,
             cipher=encryption.Cipher(keys),
-            platforms=open_platforms(directory, platforms, stacks=lambda region: RegionBook(database, region)),
+            platforms=open_platforms(
+                directory, platforms, delegated.of, stacks=lambda region: RegionBook(database, region)
+            ),
             keys=identity.VerificationKeys([signing.public, *trusted]),
             signing_key=signing,
             directory=directory,
             url=settings.cloud_controller_url.rstrip("/"),
-            realm=identity.Realm(realm, time.time) if realm else None,
+            realm=people,
             orphan_grace=settings.orphan_grace,
+            identity_service=delegations,
+            catalogue=catalogue,
+            catalogue_interval=settings.catalogue_interval,
+            keystone=settings.keystone_url,
         )
 
     @property
@@ -109,13 +129,20 @@ class Parts:
 
     def issuer(self) -> identity.TokenIssuer:
         """Signs tokens for calls to orchestrators and for exchanges; renews none."""
-        return identity.TokenIssuer(
-            self.signing_key,
-            keys=self.keys,
-            instances=_NoInstances(),
-            revocations=identity.MemoryRevocations(self.clock),
-            clock=self.clock,
-        )
+        return self.issuer_of(self.signing_key, self.keys, self.clock)
+
+    @staticmethod
+    def issuer_of(
+        key: identity.SigningKey, keys: identity.VerificationKeys, clock: Callable[[], float]
+    ) -> identity.TokenIssuer:
+        """One that signs with a key and renews nothing."""
+        revocations = identity.MemoryRevocations(clock)
+        return identity.TokenIssuer(key, keys=keys, instances=_NoInstances(), revocations=revocations, clock=clock)
+
+    @property
+    def delegations(self) -> Delegations:
+        """What design makes delegations with."""
+        return self.identity_service or LocalDelegations(None, self.issuer(), clock=self.clock)
 
 
 class _NoInstances:
@@ -128,14 +155,14 @@ class _NoInstances:
 def open_platforms(
     directory: Path,
     regions: Mapping[str, tuple[str, Mapping[str, Any]]],
-    tokens: PlatformTokens | None = None,
+    tokens: Callable[[str], PlatformTokens] | None = None,
     *,
     stacks: Callable[[str], StackBook] = lambda _region: NoStacks(),
 ) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
 
     Args:
-        tokens: for platforms that are called in a tenant's name.
+        tokens: of a region, for platforms that are called in a tenant's name.
         stacks: what was ordered for a region.
 
     Raises:
@@ -150,7 +177,8 @@ def open_platforms(
                 f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
             )
         try:
-            context = PlatformContext(name, directory / "regions" / name, tokens or NoTokens(), stacks(name))
+            given = tokens(name) if tokens is not None else NoTokens()
+            context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
             opened[name] = factory(context, **settings)
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .deploy.ports import Applications, Stacks
+from .deploy.ports import Applications, DeployError, Stacks
 from .disposal.ports import Holdings
 from .labels import Labels
 from .provision.ports import Configures
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-class DelegationEndedError(Exception):
+class DelegationEndedError(DeployError):
     """Nobody acts for the tenant any more; the text says why, and what an operator can do."""
 
 

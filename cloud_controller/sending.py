@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from occi_service import client, identity
 from occi_service.wire import orchestrator, tokens
 
 from .notices import Notice
 
 __all__ = ["Sender"]
-
-#: What the tokens call the caller.
-NAME: Final = "cloud-controller"
 
 
 class Sender:
@@ -31,7 +26,7 @@ class Sender:
         """Deliver it. Raises ClientError."""
         assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
-            NAME,
+            tokens.CLOUD_CONTROLLER,
             tenant_id=identity.TenantId(notice.tenant),
             audience=tokens.audience_of_orchestrator(notice.instance),
             instance_id=notice.instance,

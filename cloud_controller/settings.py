@@ -51,6 +51,34 @@ class CloudControllerSettings(Settings):
     trusted_keys: dict[str, Path] = pydantic.Field(
         {}, description="PEM file of the public key of each issuer whose tokens are believed"
     )
+    design_url: str = pydantic.Field(
+        "", description="URL of the design module, where it runs apart; below cloud_controller_url without it"
+    )
+    keystone_url: str = pydantic.Field("", description="Keystone; empty where the local realm is all there is")
+    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
+    keystone_roles: dict[str, str] = pydantic.Field(
+        {},
+        description="what Keystone's roles are here, beside those that have the same name",
+        examples=[{"boss": "provider"}],
+    )
+    keystone_operator_project: str = pydantic.Field(
+        "", description="id of the project whose administrators are operators, beside those of the whole system"
+    )
+    keystone_user: str = pydantic.Field(
+        "", description="design's own user, who is delegated to; of one cloud controller alone. Only design is told"
+    )
+    keystone_password: pydantic.SecretStr = pydantic.Field(pydantic.SecretStr(""), description="that user's password")
+    keystone_user_domain: str = pydantic.Field("Default", description="that user's domain, by name")
+    keystone_project: str = pydantic.Field(
+        "", description="project, by name, in which that user may change the catalogue; the whole system without one"
+    )
+    keystone_project_domain: str = pydantic.Field("Default", description="domain of that project, by name")
+    keystone_delegated_roles: list[str] = pydantic.Field(
+        [], description="roles of tenants to delegate; all that the tenant's token has without any"
+    )
+    catalogue_interval: float = pydantic.Field(
+        60.0, gt=0, description="seconds between two comparisons of the catalogue with Keystone's"
+    )
     orphan_grace: float = pydantic.Field(
         900.0, ge=0, description="seconds that something of an instance nobody knows is left alone"
     )

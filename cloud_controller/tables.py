@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from occi_service.database import metadata
 
-__all__ = ["TABLES", "bundles", "notices", "objects", "samples"]
+__all__ = ["TABLES", "bundles", "delegations", "notices", "objects", "samples"]
 
 objects = sa.Table(
     "cloud_objects",
@@ -61,4 +61,18 @@ samples = sa.Table(
     sa.Column("metrics", sa.Text, nullable=False),
 )
 
-TABLES = (objects, notices, bundles, samples)
+delegations = sa.Table(
+    "cloud_delegations",
+    metadata,
+    sa.Column("instance", sa.String(64), primary_key=True),
+    sa.Column("tenant", sa.String(255), nullable=False),
+    # The instance whose delegation this one hangs on; its own id where it hangs on none.
+    sa.Column("root", sa.String(64), nullable=False),
+    # What the identity service gave, such as a trust's id: never a token or a password.
+    sa.Column("record", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("ix_cloud_delegations_root", "root"),
+)
+
+TABLES = (objects, notices, bundles, samples, delegations)

@@ -22,6 +22,7 @@ from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
 from .design.backend import DesignModule, register_modules
+from .design.delegation_rows import DelegationRows
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
 from .parts import Parts
@@ -39,7 +40,9 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
     objects = parts.objects
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     factories: Mapping[str, Callable[[], Module]] = {
-        "design": lambda: DesignModule(parts.issuer(), platforms=parts.platforms, verifier=parts.realm),
+        "design": lambda: DesignModule(
+            parts.issuer(), platforms=parts.platforms, delegations=parts.delegations, database=parts.database
+        ),
         "deploy": lambda: DeployModule(objects, parts.regions),
         "provision": lambda: ProvisionModule(objects, configures),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
@@ -79,7 +82,10 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
 
     def owner(path: str) -> str | None:
         with parts.database.read() as connection:
-            return objects.owner(connection, path) or objects.tenant_of(connection, path.rpartition("/")[2])
+            instance = path.rpartition("/")[2]
+            found = objects.owner(connection, path) or objects.tenant_of(connection, instance)
+            delegated = None if found is not None else DelegationRows().find(connection, instance)
+            return found if delegated is None else delegated.tenant
 
     verifier = identity.AnyOf(_verifiers(parts))
     check = health.Check("database", lambda: _probe(parts))
@@ -97,9 +103,10 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
 
     modules = modules_of(parts, names)
     registry = parts.registry()
-    DesignModule(parts.issuer(), platforms={}).register(Application(registry))
-    for region in parts.platforms:
-        register_modules(registry, names, url=base_url or parts.url, region=region)
+    modules_of(parts, ["design"])[0].register(Application(registry))
+    for region, platform in parts.platforms.items():
+        url = base_url or parts.url
+        register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
     return Mounts({module.name: mounted(module) for module in modules})
 
 

@@ -7,6 +7,7 @@ it can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import falcon
@@ -110,6 +111,17 @@ def _create(exchange: Exchange, path: str, entity: Entity) -> None:
     workflow.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
 
 
+def _in_a_unit_of_work(exchange: Exchange, serve: Callable[[], None]) -> None:
+    """Serve a write in one transaction; anew after each call that a backend has to make first (`workflow.call_first`)."""
+    while True:
+        try:
+            with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+                serve()
+            return
+        except workflow.CallFirst as first:
+            first.make(exchange.extras)
+
+
 def _action_term(request: falcon.Request) -> str | None:
     """The term of `?action=term`; None where there is none."""
     if not request.query_string:
@@ -143,7 +155,8 @@ class EntityEndpoint(Endpoint):
         exchange = self._exchange(req, resp)
         exchange.expect_entity()
         term = _action_term(req)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+
+        def serve() -> None:
             old = _find(exchange, req.path)
             _check_match(exchange, req.path)
             if term is None:
@@ -155,10 +168,13 @@ class EntityEndpoint(Endpoint):
                 workflow.act(old, action, attributes, exchange.registry, exchange.extras)
             exchange.show_entity(old)
 
+        _in_a_unit_of_work(exchange, serve)
+
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Replace it whole, or create one at this path."""
         exchange = self._exchange(req, resp)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+
+        def serve() -> None:
             try:
                 old = exchange.registry.get_resource(req.path, exchange.extras)
             except KeyError:
@@ -172,6 +188,8 @@ class EntityEndpoint(Endpoint):
             workflow.replace(old, new, exchange.registry, exchange.extras)
             exchange.show_entity(old)
 
+        _in_a_unit_of_work(exchange, serve)
+
     def _create(self, exchange: Exchange, path: str) -> None:
         exchange.checked_path(path)
         entity = reading.read_created(exchange, at=None, several=False)[0]
@@ -183,11 +201,14 @@ class EntityEndpoint(Endpoint):
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Delete it, and the links that start at it."""
         exchange = self._exchange(req, resp)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+
+        def serve() -> None:
             entity = _find(exchange, req.path)
             _check_match(exchange, req.path)
             workflow.delete(entity, exchange.registry, exchange.extras)
             exchange.show_done()
+
+        _in_a_unit_of_work(exchange, serve)
 
 
 class CollectionEndpoint(Endpoint):
@@ -223,7 +244,10 @@ class CollectionEndpoint(Endpoint):
         exchange = self._exchange(req, resp)
         category = exchange.registry.get_category(req.path, exchange.extras)
         term = _action_term(req)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+        # A request that is served anew makes the entities that it was going to make.
+        paths: list[str] = []
+
+        def serve() -> None:
             if term is not None:
                 if not isinstance(category, Kind | Mixin):
                     raise _not_allowed(req.path, None)
@@ -232,18 +256,21 @@ class CollectionEndpoint(Endpoint):
                 workflow.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
                 exchange.show_done()
             else:
-                self._create(exchange, category if isinstance(category, Kind) else None)
+                self._create(exchange, category if isinstance(category, Kind) else None, paths)
 
-    def _create(self, exchange: Exchange, kind: Kind | None) -> None:
+        _in_a_unit_of_work(exchange, serve)
+
+    def _create(self, exchange: Exchange, kind: Kind | None, paths: list[str]) -> None:
         entities = reading.read_created(exchange, at=kind, several=True)
-        for entity in entities:
+        for place, entity in enumerate(entities):
             if entity.identifier:
                 raise BadRequestError(
                     f"the service chooses the id; to choose it, PUT at {shown(exchange.path_of(entity.identifier))}",
                     "id",
                 )
-            path = workflow.new_identifier(entity.kind, exchange.service.new_id)
-            _create(exchange, path, entity)
+            if place == len(paths):
+                paths.append(workflow.new_identifier(entity.kind, exchange.service.new_id))
+            _create(exchange, paths[place], entity)
         if len(entities) == 1:
             exchange.show_created(entities[0])
         else:

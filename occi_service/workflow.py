@@ -25,9 +25,11 @@ from .registry.base import Registry, backends_of
 from .registry.records import EntityRecord, dehydrate
 
 __all__ = [
+    "CallFirst",
     "DeferredDeletion",
     "act",
     "attach",
+    "call_first",
     "create",
     "delete",
     "detach",
@@ -48,6 +50,38 @@ class DeferredDeletion(KindBackend):
 
     `delete` notes the wish, and the entity stays, changed, with its links; the service deletes it when it is gone.
     """
+
+
+class CallFirst(Exception):  # noqa: N818 - it is no error
+    """A backend has to call somebody before it can go on; see `call_first`."""
+
+    def __init__(self, key: str, call: Callable[[], Any]) -> None:
+        super().__init__(f"call first, for {key}")
+        self._key = key
+        self._call = call
+
+    def make(self, extras: dict[str, Any]) -> None:
+        """Make the call, and keep what it returns for the request's next turn."""
+        extras.setdefault(_CALLED, {})[self._key] = self._call()
+
+
+_CALLED = "called"
+
+
+def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any]) -> Any:
+    """What a call to another service returns, made once a request and never inside a transaction, which others would wait for.
+
+    The first time this raises: what the request did until then is undone, the call is made, and the request is served anew, with
+    the call's result at hand. So what is checked before is checked twice, the second time with what may have changed meanwhile.
+
+    Args:
+        key: names the call within the request.
+        call: may raise OcciError, which ends the request.
+    """
+    made = extras.get(_CALLED, {})
+    if key not in made:
+        raise CallFirst(key, call)
+    return made[key]
 
 
 class refusals:  # noqa: N801 - used as a function is

@@ -93,8 +93,11 @@ class ApplicationBackend(_Runs):
                 f"{deploy.ORCHESTRATOR.scheme}{deploy.ORCHESTRATOR.term}",
                 "mixins",
             )
-        self._check_source(entity.attributes, context(extras))
+        here = context(extras)
+        self._check_source(entity.attributes, here)
         environment_of(entity.attributes)
+        if self.objects.owner(here.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
+            raise ConflictError("an app has the id of this instance, and would be the same to the platform", "path")
         super().create(entity, extras)
 
     def ordered(self, entity: Entity, present: Object) -> None:
@@ -159,6 +162,10 @@ class AppBackend(_Runs):
     def create(self, entity: Entity, extras: Any) -> None:
         here = context(extras)
         callers.check_publishes(here.caller, "running an application of one's own")
+        self.check_takes_more(self.instance(entity), here)
+        # To the platform its id is an instance's: of one that is known, the orchestrator would be taken over.
+        if self.objects.tenant_of(here.connection, self.instance(entity)) is not None:
+            raise ConflictError(f"{shown(self.instance(entity))} is an instance already; choose another id", "path")
         image = str(entity.attributes.get(deploy.APP_IMAGE, ""))
         if not image:
             raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)

@@ -73,4 +73,6 @@ class DeployModule:
         registry = as_registry(application.registry)
         application.falcon.router_options.converters["digest"] = DigestConverter
         application.falcon.add_route("/bundle/{digest:digest}", BundleRoute(registry, held, limits=self._limits))
-        application.falcon.add_route("/application/{instance}/logs", LogRoute(registry, self._regions.applications))
+        for kind in (deploy.APPLICATION, deploy.APP):
+            route = LogRoute(registry, self._regions.applications, location=kind.location)
+            application.falcon.add_route(f"{kind.location}{{instance}}/logs", route)

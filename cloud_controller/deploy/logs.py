@@ -1,4 +1,4 @@
-"""The output of an orchestrator, from where the reader has got to: `/application/<id>/logs?since=<position>`.
+"""The output of an orchestrator, from where the reader has got to: `/application/<id>/logs?since=<position>`, or `/app/…`.
 
 The answer's `X-Next` says where to go on. With `follow=1` an answer waits, within bounds, until there is something to tell, so
 that a reader who asks again and again sees every line soon, and no thread is held for ever.
@@ -34,6 +34,7 @@ class LogRoute:
     Args:
         registry: says whose application it is.
         applications: reads.
+        location: of the kind that the application is of.
         patience: seconds that a following reader waits for news.
         interval: seconds between looks.
         clock, sleep: time.
@@ -44,6 +45,7 @@ class LogRoute:
         registry: Registry,
         applications: Applications,
         *,
+        location: str = deploy.APPLICATION.location,
         patience: float = 20.0,
         interval: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
@@ -51,6 +53,7 @@ class LogRoute:
     ) -> None:
         self._registry = registry
         self._applications = applications
+        self._location = location
         self._patience = patience
         self._interval = interval
         self._clock = clock
@@ -60,7 +63,7 @@ class LogRoute:
         """Output from `since` on."""
         extras: dict[str, Any] = extras_of(req.env)
         try:
-            self._registry.get_resource(deploy.application_path(instance), extras)
+            self._registry.get_resource(f"{self._location}{instance}", extras)
         except KeyError:
             raise NotFoundError(f"there is no application {shown(instance)}", "path") from None
         since = _since(req.get_param("since", default="0"))

@@ -11,19 +11,21 @@ from occi.core_model import Action, Entity, Resource
 
 from occi_service import identity
 from occi_service.app import Application
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, shown
+from occi_service.database import Database
+from occi_service.errors import BadRequestError, shown
 from occi_service.registry.base import Registry
 from occi_service.wire import design
 from occi_service.wire import names as wire_names
 
 from .. import callers
 from ..owned import context
+from .delegation_backend import DelegationBackend
+from .delegation_rows import DelegationRows
+from .ports import Delegations
 from .validation import validate
 
 __all__ = ["DesignModule", "register_modules"]
 
-#: Seconds that an exchanged token lives: one order's worth.
-_EXCHANGED: Final = 300
 _SCHEMES: Final = ("http://", "https://")
 
 
@@ -54,82 +56,6 @@ class CatalogueBackend(KindBackend):
         )
         if path != wanted:
             raise BadRequestError(f"{shown(path)} is not this service's path; PUT it at {wanted}", "path")
-
-
-class DelegationBackend(KindBackend, ActionBackend):
-    """Who acts for an instance, kept by design alone.
-
-    A local region needs no more of a delegation than that it is there: the tenant's token, where one comes along, is verified to
-    be of the tenant that the order is for, and not kept.
-
-    Args:
-        issuer: signs exchanged tokens.
-        verifier: of tenants' own tokens, or None.
-    """
-
-    def __init__(self, issuer: identity.TokenIssuer, verifier: identity.TokenVerifier | None) -> None:
-        self._issuer = issuer
-        self._verifier = verifier
-
-    def create(self, entity: Entity, extras: Any) -> None:
-        instance = _instance(entity)
-        try:
-            identity.instance_subject(instance)
-        except ValueError as error:
-            raise BadRequestError(str(error), "path") from None
-        here = context(extras)
-        callers.check_acts_for(here.caller, instance)
-        self._check_subject(extras["subject_token"], here.tenant)
-        entity.attributes[design.DELEGATION_STATE] = "active"
-        entity.actions = list(entity.kind.actions)
-
-    def _check_subject(self, token: identity.PresentedToken | None, tenant: str) -> None:
-        if token is None or self._verifier is None:
-            return
-        try:
-            subject = self._verifier.verify(token.reveal())
-        except identity.IdentityError as error:
-            raise ForbiddenError(error.message, f"header {design.SUBJECT_TOKEN_HEADER}") from None
-        if subject.tenant_id != tenant:
-            raise ForbiddenError(
-                "the tenant's token is another tenant's than the order's", f"header {design.SUBJECT_TOKEN_HEADER}"
-            )
-
-    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        callers.check_acts_for(context(extras).caller, _instance(old))
-        if new.attributes.get(design.DELEGATION_PARENT) != old.attributes.get(design.DELEGATION_PARENT):
-            raise ConflictError("a delegation's parent stays", design.DELEGATION_PARENT)
-
-    update = replace
-
-    def delete(self, entity: Entity, extras: Any) -> None:
-        callers.check_acts_for(context(extras).caller, _instance(entity))
-
-    def action(
-        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
-    ) -> Mapping[str, Any] | None:
-        caller = context(extras).caller
-        instance = _instance(entity)
-        if action == design.ADOPT:
-            if not callers.is_operator(caller):
-                raise ForbiddenError("adopting a delegation is for the role operator", "token")
-            entity.attributes[design.DELEGATION_STATE] = "active"
-            return {}
-        callers.check_acts_for(caller, instance)
-        if entity.attributes.get(design.DELEGATION_STATE) != "active":
-            state = entity.attributes.get(design.DELEGATION_STATE)
-            raise ConflictError(f"the delegation is {state}; an operator can adopt it", design.DELEGATION_STATE)
-        audience = str(attributes[design.EXCHANGE_AUDIENCE])
-        if not audience or len(audience) > 512 or audience.startswith(("cloud-controller", "orchestrator:")):
-            raise BadRequestError(
-                "the audience is the type identifier of the service to be ordered", design.EXCHANGE_AUDIENCE
-            )
-        # The registry shows an entity to its own tenant alone, and to operators through its owner's eyes.
-        tenant = extras["identity"].tenant_id
-        token = self._issuer.for_instance(
-            instance, tenant_id=tenant, audience=audience, lifetime=_EXCHANGED, renewable=False
-        )
-        return {design.DELEGATION_TOKEN: token}
 
 
 class ValidationBackend(KindBackend, ActionBackend):
@@ -164,7 +90,7 @@ class DesignModule:
     Args:
         issuer: signs exchanged tokens.
         platforms: by region.
-        verifier: of tenants' own tokens, or None.
+        delegations: the identity service. database: where its rows are.
     """
 
     name = "design"
@@ -176,15 +102,17 @@ class DesignModule:
         issuer: identity.TokenIssuer,
         *,
         platforms: Mapping[str, Any],
-        verifier: identity.TokenVerifier | None = None,
+        delegations: Delegations,
+        database: Database,
     ) -> None:
         self._issuer = issuer
-        self._verifier = verifier
+        self._delegations = delegations
+        self._database = database
         self._platforms = platforms
 
     def register(self, application: Application) -> None:
         """Publish kinds and actions."""
-        delegations = DelegationBackend(self._issuer, self._verifier)
+        delegations = DelegationBackend(self._issuer, self._delegations, DelegationRows(), self._database)
         validation = ValidationBackend(self._platforms)
         application.register_backend(design.SERVICE, CatalogueBackend())
         application.register_backend(design.DELEGATION, delegations)
@@ -194,16 +122,15 @@ class DesignModule:
         application.register_backend(design.VALIDATE, validation)
 
 
-def _instance(entity: Entity) -> str:
-    return entity.identifier.rpartition("/")[2]
-
-
-def register_modules(registry: Registry, names: Sequence[str], *, url: str, region: str) -> None:
+def register_modules(
+    registry: Registry, names: Sequence[str], *, url: str, region: str, delegates: bool = False
+) -> None:
     """Put this cloud controller's own modules into the catalogue, under the schemes of their kinds.
 
     Args:
         registry: where the kinds of design are registered.
         names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
+        delegates: whether the region's platform is called in tenants' names.
     """
     extras: dict[str, Any] = {}
     for name in names:
@@ -216,5 +143,7 @@ def register_modules(registry: Registry, names: Sequence[str], *, url: str, regi
             design.SERVICE_REGION: region,
             design.INTERFACE: "public",
         }
+        if name == "deploy":
+            entity.attributes[design.DELEGATES] = delegates
         with registry.unit_of_work(extras):
             registry.add_resource(path, entity, extras)

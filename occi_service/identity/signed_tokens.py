@@ -161,6 +161,11 @@ class TokenIssuer:
         self._clock = clock
         self._new_id = new_id
 
+    @property
+    def name(self) -> str:
+        """Whose tokens these are: their `iss`."""
+        return self._key.public.issuer
+
     def for_instance(
         self,
         instance_id: str,

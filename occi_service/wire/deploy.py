@@ -231,7 +231,8 @@ STACK: Final = Kind(
         STACK_STATE: Attribute("immutable", description="Heat's words, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
-        STACK_OUTPUTS: Attribute("immutable", type="object"),
+        # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.
+        STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
         STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),
     },
     location="/stack/",

@@ -11,14 +11,19 @@ from .names import attribute, derived_id, scheme
 
 __all__ = [
     "ADOPT",
+    "DELEGATES",
     "DELEGATION",
+    "DELEGATION_EXPIRES",
     "DELEGATION_PARENT",
+    "DELEGATION_REASON",
     "DELEGATION_STATE",
     "DELEGATION_TOKEN",
     "ENDPOINT",
     "EXCHANGE",
     "EXCHANGE_AUDIENCE",
+    "IDENTITY",
     "INTERFACE",
+    "ORIGIN",
     "SCHEME",
     "SERVICE",
     "SERVICE_REGION",
@@ -27,6 +32,7 @@ __all__ = [
     "VALIDATE",
     "VALIDATION",
     "delegation_path",
+    "platform_audience",
     "service_path",
 ]
 
@@ -36,6 +42,10 @@ SERVICE_TYPE: Final = attribute("service.type")
 ENDPOINT: Final = attribute("service.endpoint")
 SERVICE_REGION: Final = attribute("service.region")
 INTERFACE: Final = attribute("service.interface")
+DELEGATES: Final = attribute("service.delegates")
+ORIGIN: Final = attribute("service.origin")
+#: OpenStack's own name for Keystone's service type.
+IDENTITY: Final = "identity"
 
 SERVICE: Final = Kind(
     SCHEME,
@@ -47,14 +57,22 @@ SERVICE: Final = Kind(
         ENDPOINT: Attribute("required", description="URL that clients use"),
         SERVICE_REGION: Attribute("required", description="region that the endpoint serves"),
         INTERFACE: Attribute("", pattern="public|internal|admin", default="public"),
+        DELEGATES: Attribute(
+            "immutable",
+            type="boolean",
+            description="of deploy: the region is called in tenants' names, by a delegation",
+        ),
+        ORIGIN: Attribute("immutable", description="the catalogue that it was read from, where that is another's"),
     },
     location="/service/",
 )
 
 DELEGATION_STATE: Final = attribute("delegation.state")
 DELEGATION_PARENT: Final = attribute("delegation.parent")
+DELEGATION_REASON: Final = attribute("delegation.reason")
 #: What `exchange` answers with: shown once, and not kept.
 DELEGATION_TOKEN: Final = attribute("delegation.token")
+DELEGATION_EXPIRES: Final = attribute("delegation.expires")
 EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
 #: The tenant's own token, used once to make the delegation, and not kept.
 SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
@@ -62,10 +80,18 @@ SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
 EXCHANGE: Final = Action(
     SCHEME,
     "exchange",
-    "Get a short-lived token for another service manager",
-    {EXCHANGE_AUDIENCE: Attribute("required", description="type identifier of the service to be ordered")},
+    "Get a short-lived token for another service manager or, for the cloud controller itself, for a platform",
+    {
+        EXCHANGE_AUDIENCE: Attribute(
+            "required", description="type identifier of the service to be ordered, or platform:<region>"
+        )
+    },
 )
-ADOPT: Final = Action(SCHEME, "adopt", "Give the delegation to an operator, its tenant's user being gone")
+ADOPT: Final = Action(
+    SCHEME,
+    "adopt",
+    "Go on for the tenant with an operator's own token for its project, in X-Subject-Token, its user being gone",
+)
 
 DELEGATION: Final = Kind(
     SCHEME,
@@ -75,6 +101,10 @@ DELEGATION: Final = Kind(
     title="Who acts for whom",
     attributes={
         DELEGATION_STATE: Attribute("immutable", pattern="active|revoked|lost"),
+        DELEGATION_REASON: Attribute("immutable", description="why it is lost"),
+        DELEGATION_EXPIRES: Attribute(
+            "immutable", type="number", description="end of the token, in seconds since 1970"
+        ),
         DELEGATION_TOKEN: Attribute("immutable", secret=True),
         DELEGATION_PARENT: Attribute("", description="instance whose delegation this one hangs on"),
     },
@@ -110,3 +140,8 @@ def service_path(service_type: str, region: str, interface: str = "public") -> s
 def delegation_path(instance: str) -> str:
     """Path of an instance's delegation."""
     return f"{DELEGATION.location}{instance}"
+
+
+def platform_audience(region: str) -> str:
+    """Audience of a token for the platform of a region."""
+    return f"platform:{region}"

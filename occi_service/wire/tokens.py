@@ -9,6 +9,7 @@ __all__ = [
     "AUDIENCE_SERVICE_MANAGER",
     "CLAIM_INSTANCE",
     "CLAIM_TENANT",
+    "CLOUD_CONTROLLER",
     "LIFETIME",
     "audience_of_orchestrator",
     "subject_of_instance",
@@ -20,6 +21,8 @@ LIFETIME: Final = 900
 
 AUDIENCE_CLOUD_CONTROLLER: Final = "cloud-controller"
 AUDIENCE_SERVICE_MANAGER: Final = "service-manager"
+#: The cloud controller's name as a caller.
+CLOUD_CONTROLLER: Final = "cloud-controller"
 CLAIM_TENANT: Final = "tenant"
 CLAIM_INSTANCE: Final = "instance"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -91,6 +92,11 @@ class House:
             revocations=identity.MemoryRevocations(time.time),
             clock=time.time,
         )
+
+    def rebuild(self, **changed: Any) -> None:
+        """Some of the parts are others from now on."""
+        self.parts = dataclasses.replace(self.parts, **changed)
+        self.client = falcon.testing.TestClient(web.application(self.parts))
 
     def worker(self, *, threads: int = 4, lease: float = 10.0) -> Any:
         return worker.worker_of(self.parts, send=self.sent.append, threads=threads, lease=lease)

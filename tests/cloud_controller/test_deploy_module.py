@@ -22,6 +22,7 @@ from .house import LISTENER, SERVICE, TENANT, House, labels, new_instance
 
 BUNDLE = bundles.pack_files({"orchestrator.py": bundles.PackedFile(LISTENER.encode())})
 PARAMETERS = "parameters:\n  word: {type: string, secret: true}\n"
+OUTPUTS = "outputs:\n  word: {value: 'it is ${parameters.word}', secret: true}\n"
 STACK_WITHOUT_WEB = sleepers({"db": []}, extra=", ports: [p]") + PARAMETERS
 DIGEST = bundles.digest_of(BUNDLE)
 STACK = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
@@ -251,6 +252,22 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(house: House) -> None
         assert processes(house) == {}
     events = [each.event for each in house.sent]
     assert len(events) == len(set(events))
+
+
+def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encrypted(house: House) -> None:
+    instance = new_instance()
+    secret = {deploy.STACK_TEMPLATE: STACK + PARAMETERS + OUTPUTS, deploy.STACK_SECRET_PARAMETERS: {"word": "s3cret"}}
+    assert put_stack(house, instance, **secret).status_code == 201
+    with house.worker():
+        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE")
+        shown = house.wait(lambda: house.attributes(stack_at(instance)).get(deploy.STACK_OUTPUTS))
+    assert shown == {"word": "it is s3cret"}
+    assert "s3cret" not in house.call("GET", "/deploy/stack/").text
+    with house.database.read() as connection:
+        rows = [row for table in ("occi_entities", "cloud_objects", "cloud_notices", "work")
+                for row in connection.execute(sa.text(f"select * from {table}"))]  # fmt: skip
+    assert rows
+    assert "s3cret" not in repr(rows)
 
 
 def test_a_stack_that_cannot_be_is_refused_with_the_place(house: House) -> None:

@@ -182,6 +182,17 @@ nodes:
     assert pids(launcher) == {}
 
 
+def test_a_secret_in_a_checks_url_is_in_no_reason(driver: Driver) -> None:
+    template = sleepers({"a": []}, extra=", ports: [http]") + "parameters: {token: {secret: true}}\n"
+    template = template.replace(
+        "parameters:",
+        "    health_check: {urls: ['http://${self.address}:${self.port}/?${parameters.token}'], timeout: 0.1}\nparameters:",
+    )
+    assert driver.settle(order(template, parameters={"token": "s3cret"})).state == "ROLLBACK_COMPLETE"
+    assert "http://${self.address}:${self.port}/?${parameters.token}: " in driver.reasons[-1]
+    assert "s3cret" not in repr(driver.reasons)
+
+
 def test_an_impossible_step_fails_the_stack_with_its_reason(driver: Driver) -> None:
     template = sleepers({"a": []}, extra=", directory: ../..")
     assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"

@@ -17,6 +17,7 @@ from occi.core_model import Resource
 
 from cloud_controller import parts, settings, tables, web, worker
 from cloud_controller.notices import Notice
+from cloud_controller.platforms.local.delegations import LocalDelegations
 from cloud_controller.sending import Sender
 from occi_service import identity, schema
 from occi_service.app import Application
@@ -74,6 +75,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
             "directory": house.parts.directory,
             "url": "http://cloud",
             "realm": identity.Realm(realm, house.parts.clock),
+            "identity_service": LocalDelegations(realm, house.parts.issuer(), clock=house.parts.clock),
         }
     )
     house.client = falcon.testing.TestClient(web.application(known))

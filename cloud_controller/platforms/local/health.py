@@ -38,13 +38,15 @@ class Check:
     Args:
         ports: the node's own, by name.
         asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were named.
+        shown: for messages, what stands in the description for a URL, whose filled in parts may be secret.
         environment, directory: for commands.
         timeout: seconds for each single question.
     """
 
     ports: Mapping[str, int]
     asked_ports: tuple[str, ...] = ()
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    shown: Mapping[str, str] = field(default_factory=dict, repr=False)
     mysql: bool = False
     commands: tuple[tuple[str, ...], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -81,7 +83,8 @@ async def _one(check: Check) -> str:
         if wrong:
             return wrong
     for url in check.urls:
-        wrong = await _within(check.timeout, url, _url(url, check.ports))
+        shown = check.shown.get(url, url)
+        wrong = await _within(check.timeout, shown, _url(url, check.ports, shown))
         if wrong:
             return wrong
     if check.mysql:
@@ -115,39 +118,39 @@ async def _port(number: int) -> str:
     return ""
 
 
-async def _url(url: str, ports: Mapping[str, int]) -> str:
+async def _url(url: str, ports: Mapping[str, int], shown: str) -> str:
     try:
         parts = urlsplit(url)
         number = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        return f"{url} is no URL"
+        return f"{shown} is no URL"
     if (
         parts.scheme not in ("http", "https")
         or parts.hostname not in (HERE, "localhost")
         or number not in ports.values()
     ):
-        return f"{url} does not lead to one of its own ports; write http://${{self.address}}:${{self.port}}/"
+        return f"{shown} does not lead to one of its own ports; write http://${{self.address}}:${{self.port}}/"
     context = None
     if parts.scheme == "https":
         # Whether the node answers is asked, not who it is: it is found by its own port.
         context = ssl._create_unverified_context()  # noqa: S323
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if any(ord(character) <= 32 or ord(character) > 126 for character in target):
-        return f"{url} has characters that a URL has not"
+        return f"{shown} has characters that a URL has not"
     reader, writer = await asyncio.open_connection(HERE, number, ssl=context)
     try:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         line = await reader.readline()
     except ValueError:
-        return f"{url}: the answer is no HTTP"
+        return f"{shown}: the answer is no HTTP"
     finally:
         await _close(writer)
     words = line.split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"{url}: the answer is no HTTP"
+        return f"{shown}: the answer is no HTTP"
     status = int(words[1])
-    return "" if 200 <= status < 400 else f"{url}: status {status}"
+    return "" if 200 <= status < 400 else f"{shown}: status {status}"
 
 
 async def _mysql(number: int) -> str:

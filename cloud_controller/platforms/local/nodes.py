@@ -167,6 +167,7 @@ class ProcessNodes:
     def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
         content = _filled(wanted, seen.attributes)["health_check"]
+        described = _mapping(wanted.properties["health_check"]).get("urls") or ()
         ports = {
             key.removeprefix("ports."): int(str(value))
             for key, value in seen.attributes.items()
@@ -179,6 +180,7 @@ class ProcessNodes:
             ports=ports,
             asked_ports=tuple(_text(port) for port in content.get("ports") or ()),
             urls=tuple(_text(url) for url in content.get("urls") or ()),
+            shown={_text(url): _text(as_is) for url, as_is in zip(content.get("urls") or (), described, strict=True)},
             mysql=bool(content.get("mysqldbs")),
             commands=tuple(tuple(_text(word) for word in command) for command in content.get("commands") or ()),
             environment=environment,

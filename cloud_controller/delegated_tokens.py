@@ -1,0 +1,120 @@
+"""Tokens for platforms, out of delegations: `platform.PlatformTokens` over OCCI.
+
+Design alone can turn a delegation into a token. A worker asks it as the cloud controller itself, keeps what it gets until shortly
+before its end, in memory alone, and asks again where the platform says that it is no good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from occi_service import client, identity
+from occi_service.wire import design, tokens
+
+from .labels import Labels
+from .platform import DelegationEndedError, PlatformTokens
+
+__all__ = ["DelegatedTokens", "TokensOf"]
+
+#: Seconds before its end from which a token is not given out any more: a call that begins with it has to end with it.
+_AHEAD: Final = 60.0
+_ENTRIES: Final = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    token: str = dataclasses.field(repr=False)
+    until: float
+
+
+class DelegatedTokens:
+    """Gives each region its `PlatformTokens`.
+
+    Args:
+        design_url: where design is.
+        issuer: signs the tokens that design is called with.
+        clock: seconds since the epoch.
+        seconds: for one call.
+    """
+
+    def __init__(
+        self,
+        design_url: str,
+        issuer: identity.TokenIssuer,
+        *,
+        clock: Callable[[], float],
+        seconds: float = 10.0,
+    ) -> None:
+        self._url = design_url
+        self._issuer = issuer
+        self._clock = clock
+        self._timeout = client.Timeout(total=seconds)
+        self._lock = threading.Lock()
+        self._client: client.Client | None = None
+
+    def of(self, region: str) -> PlatformTokens:
+        """Those of a region."""
+        return TokensOf(region, self._ask, self._clock)
+
+    def _ask(self, labels: Labels, audience: str) -> tuple[str, float]:
+        token = self._issuer.for_service(
+            tokens.CLOUD_CONTROLLER,
+            tenant_id=identity.TenantId(labels.tenant),
+            audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
+            instance_id=labels.instance,
+        )
+        with self._lock:
+            if self._client is None:
+                once = client.Retry(attempts=1)
+                self._client = client.Client(self._url, timeout=self._timeout, retry=once)
+        try:
+            answer = self._client.using(token=token).act(
+                design.delegation_path(labels.instance),
+                design.EXCHANGE.scheme + design.EXCHANGE.term,
+                {design.EXCHANGE_AUDIENCE: audience},
+            )
+        except client.NotFoundError:
+            raise DelegationEndedError(
+                "there is no delegation for this instance: it was ordered before its region needed one, or has been disposed of"
+            ) from None
+        found = answer.attributes.get(design.DELEGATION_TOKEN)
+        if not isinstance(found, str):
+            reason = answer.attributes.get(design.DELEGATION_REASON) or "design gave no reason"
+            raise DelegationEndedError(f"nobody acts for the tenant any more: {reason}")
+        return found, float(answer.attributes[design.DELEGATION_EXPIRES])
+
+
+class TokensOf:
+    """`PlatformTokens` of one region. Thread-safe.
+
+    Args:
+        ask: gives a token and its end, for an instance and an audience.
+    """
+
+    def __init__(
+        self, region: str, ask: Callable[[Labels, str], tuple[str, float]], clock: Callable[[], float]
+    ) -> None:
+        self._audience = design.platform_audience(region)
+        self._ask = ask
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+
+    def token(self, labels: Labels, *, fresh: bool = False) -> str:
+        """See `PlatformTokens.token`."""
+        kept = None if fresh else self._kept.get(labels.instance)
+        now = self._clock()
+        if kept is not None and now < kept.until:
+            return kept.token
+        found, expires = self._ask(labels, self._audience)
+        # Of a token that lives shorter than that, half its life.
+        until = max(expires - _AHEAD, now + (expires - now) / 2)
+        with self._lock:
+            self._kept.pop(labels.instance, None)
+            while len(self._kept) >= _ENTRIES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[labels.instance] = _Kept(found, until)
+        return found

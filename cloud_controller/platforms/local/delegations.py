@@ -1,0 +1,108 @@
+"""Delegations and catalogue of the local realm: design's own word is as good as an identity service's.
+
+A delegation is the name of the user who ordered, looked up in the realm each time: one who has been taken out of it, or out of
+the tenant, is acted for no more, as at Keystone. The token for a platform is one that design signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from occi_service import identity
+
+from ...design.ports import (
+    CatalogueEntry,
+    Delegation,
+    DelegationLostError,
+    DelegationRefusedError,
+    IdentityDownError,
+    PlatformToken,
+)
+
+__all__ = ["LocalCatalogue", "LocalDelegations"]
+
+#: Seconds that a token for a platform lives.
+_LIFETIME: Final = 300
+_REMEDY: Final = "an operator can adopt the instance or dispose of it"
+
+
+class LocalDelegations:
+    """`Delegations` over the realm's file.
+
+    Args:
+        realm: its file, or None where there is none; then nobody can be asked, and nothing is kept.
+        issuer: signs tokens for platforms.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, realm: identity.RealmFile | None, issuer: identity.TokenIssuer, *, clock: Callable[[], float]
+    ) -> None:
+        self._realm = realm
+        self._verifier = identity.Realm(realm, clock) if realm is not None else None
+        self._issuer = issuer
+        self._clock = clock
+
+    def make(self, token: identity.PresentedToken | None, tenant: str) -> str:
+        """See `Delegations.make`."""
+        if token is None or self._verifier is None:
+            return ""
+        try:
+            subject = self._verifier.verify(token.reveal())
+        except identity.ProviderDownError as error:
+            raise IdentityDownError(error.reason) from None
+        except identity.IdentityError as error:
+            raise DelegationRefusedError(error.message) from None
+        if subject.tenant_id != tenant:
+            raise DelegationRefusedError("the tenant's token is another tenant's than the order's")
+        return subject.subject
+
+    def token(self, delegation: Delegation, audience: str) -> PlatformToken:
+        """See `Delegations.token`."""
+        if delegation.record and self._realm is not None:
+            self._check(self._realm, delegation)
+        expires = self._clock() + _LIFETIME
+        token = self._issuer.for_instance(
+            delegation.instance,
+            tenant_id=identity.TenantId(delegation.tenant),
+            audience=audience,
+            lifetime=_LIFETIME,
+            renewable=False,
+        )
+        return PlatformToken(token, expires)
+
+    def _check(self, realm: identity.RealmFile, delegation: Delegation) -> None:
+        try:
+            data = realm.read()
+        except identity.RealmError as error:
+            raise IdentityDownError(str(error)) from None
+        user = data.users.get(delegation.record)
+        if user is None:
+            raise DelegationLostError(f"the user who ordered it, {delegation.record}, was deleted; {_REMEDY}")
+        names = [name for name, tenant in data.tenants.items() if tenant.id == delegation.tenant]
+        if not names:
+            raise DelegationLostError(f"its tenant was deleted; {_REMEDY}")
+        if not user.roles.get(names[0]):
+            raise DelegationLostError(
+                f"the user who ordered it, {delegation.record}, has lost every role in {names[0]}; {_REMEDY}"
+            )
+
+    def end(self, record: str) -> None:
+        """See `Delegations.end`: the realm knows nothing that could be ended."""
+
+    def held(self) -> Collection[str]:
+        """See `Delegations.held`."""
+        return ()
+
+
+class LocalCatalogue:
+    """`ServiceCatalogue` where design's own catalogue is all there is."""
+
+    def publish(self, entries: Sequence[CatalogueEntry]) -> int:
+        """See `ServiceCatalogue.publish`."""
+        return 0
+
+    def others(self) -> Sequence[CatalogueEntry]:
+        """See `ServiceCatalogue.others`."""
+        return ()

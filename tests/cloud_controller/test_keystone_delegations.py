@@ -1,0 +1,167 @@
+"""Delegations at a real Keystone keep the contract; what is Keystone's own beside it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from cloud_controller.design.ports import Delegation, DelegationRefusedError, IdentityDownError
+from cloud_controller.platforms.keystone.account import Account
+from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
+from occi_service import identity
+from occi_service.identity.keystone import KeystoneTokens, RoleMap
+from occi_service.keystone import Keystone, ServiceUser
+from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
+from tests.keystone_people import People, Person
+from tests.openstack import OpenStack
+
+
+class KeystoneProvider:
+    def __init__(self, openstack: OpenStack, people: People, service: Person) -> None:
+        self._openstack = openstack
+        self.people = people
+        self.keystone = Keystone(openstack.keystone_url)
+        # Nothing but the role service: delegations need no rights beyond what tenants delegate.
+        user = ServiceUser(service.name, "secret", project=service.project_name)
+        account = Account(self.keystone, user, clock=time.time)
+        self.delegations = KeystoneDelegations(account)
+        self.verify = KeystoneTokens(
+            self.keystone, roles=RoleMap(), clock=time.time, own=lambda: account.access().token
+        ).verify
+
+    def order(self) -> tuple[str, identity.PresentedToken]:
+        self.person = self.people.person("member")
+        return self.person.project_id, identity.PresentedToken(self.person.token())
+
+    def another(self) -> identity.PresentedToken:
+        project = {"id": self.person.project_id, "name": self.person.project_name}
+        return identity.PresentedToken(self.people.person("member", project=project).token())
+
+    def revoke(self, token: identity.PresentedToken) -> None:
+        secret = token.reveal()
+        self.keystone.request("DELETE", "/auth/tokens", token=secret, headers={"X-Subject-Token": secret})
+
+    def delete_user(self) -> None:
+        self.people.delete(self.person.id)
+
+    def take_roles(self) -> None:
+        self.people.take(self.person.id, self.person.project_id, "member")
+
+    def remove_tenant(self) -> None:
+        self.people.enable_project(self.person.project_id, False)
+
+
+@pytest.fixture(scope="module")
+def service(openstack: OpenStack) -> Iterator[Person]:
+    people = People(openstack)
+    yield people.person("service")
+    people.close()
+
+
+@pytest.fixture
+def provider(openstack: OpenStack, service: Person) -> Iterator[KeystoneProvider]:
+    people = People(openstack)
+    made = KeystoneProvider(openstack, people, service)
+    yield made
+    people.close()
+    # Trusts go with their trustors.
+    assert not made.delegations.held()
+
+
+class TestKeystoneDelegationsKeepTheContract(DelegationContract):
+    pass
+
+
+def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(provider: KeystoneProvider) -> None:
+    tenant, presented = provider.order()
+    record = provider.delegations.make(presented, tenant)
+    token = provider.delegations.token(Delegation(str(uuid.uuid4()), tenant, record), AUDIENCE).token
+    keystone = provider.keystone
+    trust = keystone.request("GET", f"/OS-TRUST/trusts/{record}", token=token)["trust"]
+    assert trust["redelegation_count"] == 3
+    assert trust["expires_at"] is None
+    assert trust["remaining_uses"] is None
+    assert trust["impersonation"]
+    # As Heat does it.
+    other = provider.people.person("service")
+    again = {
+        "trustor_user_id": provider.person.id,
+        "trustee_user_id": other.id,
+        "project_id": tenant,
+        "impersonation": True,
+        "allow_redelegation": True,
+        "roles": [{"name": "member"}],
+    }
+    derived = keystone.request("POST", "/OS-TRUST/trusts", token=token, document={"trust": again})["trust"]["id"]
+    provider.delegations.end(record)
+    user = {"trustor_user_id": provider.person.id}
+    left = keystone.request("GET", "/OS-TRUST/trusts", token=provider.person.token(), query=user)["trusts"]
+    assert left == []
+    assert derived
+
+
+def test_only_the_configured_roles_are_delegated(
+    openstack: OpenStack, provider: KeystoneProvider, service: Person
+) -> None:
+    person = provider.people.person("member", "heat_stack_owner")
+    user = ServiceUser(service.name, "secret", project=service.project_name)
+    delegations = KeystoneDelegations(Account(provider.keystone, user, clock=time.time), roles=["heat_stack_owner"])
+    presented = identity.PresentedToken(person.token())
+    record = delegations.make(presented, person.project_id)
+    access = provider.keystone.authenticate(user, trust=record)
+    headers = {"X-Subject-Token": access.token}
+    shown = openstack.admin.session.get(f"{openstack.auth_url}/auth/tokens", headers=headers).json()
+    assert [each["name"] for each in shown["token"]["roles"]] == ["heat_stack_owner"]
+    delegations.end(record)
+    with pytest.raises(DelegationRefusedError, match="none of the roles heat_stack_owner"):
+        other = provider.people.person("member")
+        delegations.make(identity.PresentedToken(other.token()), other.project_id)
+
+
+def test_an_application_credential_is_refused_with_the_reason(provider: KeystoneProvider) -> None:
+    person = provider.people.person("member")
+    keystone = provider.keystone
+    document = {"application_credential": {"name": "robot", "secret": "s3cret"}}
+    token = person.token()
+    made = keystone.request("POST", f"/users/{person.id}/application_credentials", token=token, document=document)
+    from keystoneauth1 import session
+    from keystoneauth1.identity import v3
+
+    credential = v3.ApplicationCredential(
+        keystone.url,
+        application_credential_id=made["application_credential"]["id"],
+        application_credential_secret="s3cret",
+    )
+    issued = credential.get_access(session.Session(timeout=10)).auth_token
+    assert provider.verify(issued).tenant_id == person.project_id
+    with pytest.raises(DelegationRefusedError, match="no trust for an application credential"):
+        provider.delegations.make(identity.PresentedToken(issued), person.project_id)
+
+
+def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(service: Person) -> None:
+    nowhere = Keystone("http://127.0.0.1:9", timeout=1)
+    delegations = KeystoneDelegations(
+        Account(nowhere, ServiceUser(service.name, "secret", project=service.project_name), clock=time.time)
+    )
+    for ask in (
+        lambda: delegations.make(identity.PresentedToken("gAAAA"), "t"),
+        lambda: delegations.token(Delegation("i", "t", "trust"), AUDIENCE),
+        lambda: delegations.end("trust"),
+        delegations.held,
+    ):
+        with pytest.raises(IdentityDownError):
+            ask()
+
+
+def test_a_wrong_password_of_ours_loses_nobodys_delegation(provider: KeystoneProvider, service: Person) -> None:
+    tenant, presented = provider.order()
+    record = provider.delegations.make(presented, tenant)
+    wrong = KeystoneDelegations(
+        Account(provider.keystone, ServiceUser(service.name, "wrong", project=service.project_name), clock=time.time)
+    )
+    with pytest.raises(IdentityDownError, match="does not let"):
+        wrong.token(Delegation("i", tenant, record), AUDIENCE)
+    provider.delegations.end(record)
