@@ -20,6 +20,7 @@ from .start_tokens import START_AUDIENCE
 __all__ = ["ServiceManager"]
 
 _READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
+_TOLD: Final = frozenset(("action=report", "action=renew"))
 
 
 class ServiceManager(KnownCaller):
@@ -55,8 +56,9 @@ class ServiceManager(KnownCaller):
             refused = self._refuse_orchestrator(environ, response, identity)
             if refused is not None:
                 return refused
-        method = environ.get("REQUEST_METHOD", "GET")
-        self._catalogue.refresh(environ.get("PATH_INFO", ""), writing=method not in _READING)
+        # What an orchestrator tells of an instance has nothing to do with what is published now.
+        writing = environ.get("REQUEST_METHOD", "GET") not in _READING and environ.get("QUERY_STRING") not in _TOLD
+        self._catalogue.refresh(environ.get("PATH_INFO", ""), writing=writing)
         return super().__call__(environ, response)
 
     def _call_occi(self, environ: dict[str, Any], response: Any, **extras: Any) -> Iterable[bytes]:

@@ -47,6 +47,9 @@ LINK_KINDS: Final[Mapping[str, Kind]] = {type_id(kind): kind for kind in (wire.D
 #: The work that looks at one instance; its key is the instance's id.
 TOPIC: Final = "instance"
 
+#: Places of instances that are remembered.
+_PLACES: Final = 10_000
+
 _SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
 _BESIDE: Final = (
     "id",
@@ -112,13 +115,26 @@ class Instances:
     def __init__(self, registry: Registry, queue: WorkQueue) -> None:
         self.registry = registry
         self.queue = queue
+        self._places: dict[str, tuple[TenantId, str]] = {}
 
     def find(self, connection: sa.Connection, instance: str, *, lock: bool = False) -> Instance | None:
         """The row of an instance; with `lock`, kept from others until the transaction ends."""
         columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
         statement = sa.select(*columns).where(tables.instances.c.id == instance)
         row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
-        return None if row is None else _instance(row)
+        if row is None:
+            return None
+        found = _instance(row)
+        if len(self._places) >= _PLACES:
+            self._places.clear()
+        self._places[found.id] = (found.tenant, found.path)
+        return found
+
+    def place(self, connection: sa.Connection, instance: str) -> tuple[TenantId, str] | None:
+        """The tenant and the path of an instance. They never change, and are known of one that was looked at lately."""
+        if instance not in self._places:
+            self.find(connection, instance)
+        return self._places.get(instance)
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """The row of the instance at a tenant's path, kept from others until the transaction ends."""
@@ -170,8 +186,12 @@ class Instances:
 
     def entity(self, connection: sa.Connection, instance: Instance) -> Entity | None:
         """The entity of an instance, for writing; None if it is gone."""
+        return self.entity_at(connection, instance.tenant, instance.path)
+
+    def entity_at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Entity | None:
+        """The entity at a tenant's path, for writing; None if there is none."""
         try:
-            return self.registry.get_resource(instance.path, house_extras(connection, instance.tenant))
+            return self.registry.get_resource(path, house_extras(connection, tenant))
         except KeyError:
             return None
 

@@ -407,16 +407,14 @@ class Reconciler:
 
     def save(self, connection: sa.Connection, item: work.Item, change: Change) -> None:
         """Write what a step did: the entity, the record, the row."""
-        found = self._instances.find(connection, item.key)
-        if found is None:
+        if not change.removed and change.decided_on is None and change.message is None:
+            self._instances.change(connection, item.key, change.columns)
             return
-        # The entity before the row, as orders and reports do: it is what keeps them off until this is written.
-        sees_entity = change.removed or change.decided_on is not None or change.message is not None
-        entity = self._instances.entity(connection, found) if sees_entity else None
-        instance: Instance | None = found
-        if sees_entity and connection.dialect.name == "postgresql":
-            # Until the entity was ours, the row could change. On SQLite all of this is behind one lock.
-            instance = self._instances.find(connection, item.key, lock=True)
+        # The entity before the row, as orders and reports do: it is what keeps them off until this is written. The row is
+        # read when the entity is ours; before, it could change.
+        place = self._instances.place(connection, item.key)
+        entity = self._instances.entity_at(connection, *place) if place is not None else None
+        instance = self._instances.find(connection, item.key, lock=True)
         if instance is None:
             return
         if change.decided_on is not None and instance.snapshot != change.decided_on:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, cast
@@ -30,46 +28,28 @@ import sqlalchemy as sa
 import sqlalchemy.exc
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..database import Database
-from ..errors import ConflictError, UnavailableError, shown
-from ..model import secrets_among, secrets_of, type_id
+from ..errors import UnavailableError
+from ..model import secrets_among, type_id
 from . import owned_mixins
 from .base import Page, Registry, Selection
 from .categories import Categories
-from .records import EntityRecord, FindCategory, FindEntity, dehydrate, hydrate
+from .entity_rows import COLUMNS, EntityRows
+from .records import EntityRecord, FindCategory, FindEntity, hydrate
 from .secrets_at_rest import Cipher, Rewritten, SecretsAtRest
 from .selecting import facts_wanted, links_statement, page_statement, rarest_first
-from .tables import encode, entities, facts, facts_of, record_of
+from .tables import entities, record_of
 
 __all__ = ["SqlRegistry"]
 
-_COLUMNS: Final = (
-    entities.c.identifier,
-    entities.c.kind,
-    entities.c.source,
-    entities.c.document,
-    entities.c.secrets,
-    entities.c.sequence,
-)
 _OWNER: Final = entities.c.owner == sa.bindparam("owner")
 _AT: Final = sa.and_(_OWNER, entities.c.identifier == sa.bindparam("key"))
 _FROM: Final = sa.and_(_OWNER, entities.c.source == sa.bindparam("key"))
 
-_READ: Final = sa.union_all(sa.select(*_COLUMNS).where(_AT), sa.select(*_COLUMNS).where(_FROM))
-_LOCK: Final = sa.select(*_COLUMNS).where(_AT).with_for_update()
-_LINKS: Final = sa.select(*_COLUMNS).where(_FROM)
-_LOCK_PATH: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
+_READ: Final = sa.union_all(sa.select(*COLUMNS).where(_AT), sa.select(*COLUMNS).where(_FROM))
+_LINKS: Final = sa.select(*COLUMNS).where(_FROM)
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
-
-_FACTS: Final = sa.select(facts.c.name, facts.c.value, facts.c.exact).where(facts.c.sequence == sa.bindparam("number"))
-_DROP_FACT: Final = facts.delete().where(
-    facts.c.name == sa.bindparam("fact_name"),
-    facts.c.value == sa.bindparam("fact_value"),
-    facts.c.owner == sa.bindparam("fact_owner"),
-    facts.c.sequence == sa.bindparam("number"),
-)
 
 #: SQLSTATEs that say "not now": serialization failure, deadlock, lock not available, server going down or starting.
 _NOT_NOW: Final = frozenset(("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"))
@@ -96,7 +76,7 @@ class SqlRegistry(Registry):
         self._mixin_backend = mixin_backend or UserDefinedMixinBackend()
         self._categories = Categories()
         self._read = database.often(_READ)
-        self._insert = (sqlite.insert if database.dialect == "sqlite" else postgresql.insert)(entities)
+        self._rows = EntityRows(database, self._secrets)
 
     # categories -------------------------------------------------------------------------------------------------------
 
@@ -216,12 +196,8 @@ class SqlRegistry(Registry):
         return connection.execute(_READ, parameters).fetchall()
 
     def _locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
-        rows = connection.execute(_LOCK, parameters).fetchall()
-        if not rows and self._database.dialect == "postgresql":
-            # There is no row to lock; whoever else is about to create it waits here, and then finds it.
-            connection.execute(_LOCK_PATH, {"number": _path_number(parameters)})
-            rows = connection.execute(_LOCK, parameters).fetchall()
-        return [*rows, *connection.execute(_LINKS, parameters).fetchall()] if rows else []
+        row = self._rows.locked(connection, parameters["owner"], parameters["key"])
+        return [] if row is None else [row, *connection.execute(_LINKS, parameters).fetchall()]
 
     def _entity(self, key: str, rows: Sequence[Any], owner: str, extras: Any) -> Entity:
         tenant = owner or None
@@ -359,13 +335,7 @@ class SqlRegistry(Registry):
         entity.identifier = key
         owner = self._owner(extras)
         with self._writing(extras) as connection:
-            values = self._row(entity, owner, key)
-            changed = {name: value for name, value in values.items() if name not in ("owner", "identifier")}
-            statement = self._insert.values(values).on_conflict_do_update(
-                index_elements=["owner", "identifier"], set_=changed
-            )
-            number = connection.execute(statement.returning(entities.c.sequence)).scalar_one()
-            self._keep_facts(connection, number, entity, owner)
+            self._rows.add(connection, owner, entity)
             self._keep_links(connection, entity, owner, extras)
         entity.extras = owner or None
 
@@ -378,20 +348,7 @@ class SqlRegistry(Registry):
         """
         owner = self._owner(extras)
         with self._writing(extras) as connection:
-            row = connection.execute(_LOCK, {"owner": owner, "key": key}).fetchone()
-            if row is None:
-                raise KeyError(key)
-            if (
-                key != entity.identifier
-                and connection.execute(_LOCK, {"owner": owner, "key": entity.identifier}).fetchone()
-            ):
-                raise ConflictError(f"there is an entity at {shown(entity.identifier)} already")
-            withheld = {}
-            if row[4] is not None and getattr(entity, "secrets_withheld", False):
-                withheld = self._secrets.opened(row[4], owner, key)
-            values = self._row(entity, owner, entity.identifier, withheld=withheld)
-            connection.execute(entities.update().where(entities.c.sequence == row[5]), values)
-            self._keep_facts(connection, row[5], entity, owner)
+            self._rows.save(connection, owner, key, entity)
             if key != entity.identifier:
                 self._rename(connection, key, entity.identifier, owner=owner, extras=extras)
             self._keep_links(connection, entity, owner, extras)
@@ -399,44 +356,7 @@ class SqlRegistry(Registry):
     def delete_resource(self, key: str, extras: Any) -> None:
         """Remove an entity. Raises KeyError."""
         with self._writing(extras) as connection:
-            done = connection.execute(entities.delete().where(_AT), {"owner": self._owner(extras), "key": key})
-            if done.rowcount == 0:
-                raise KeyError(key)
-
-    def _row(
-        self, entity: Entity, owner: str, identifier: str, *, withheld: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        record = dehydrate(entity, owner)
-        shut = dict(withheld or {})
-        secrets = secrets_of(entity)
-        if secrets:
-            shut |= {name: value for name, value in record.attributes.items() if name in secrets}
-            plain = {name: value for name, value in record.attributes.items() if name not in secrets}
-            record = dataclasses.replace(record, attributes=plain)
-        return {
-            "owner": owner,
-            "identifier": identifier,
-            "kind": record.kind,
-            "source": record.source,
-            "document": encode(record),
-            "secrets": self._secrets.shut(shut, owner, identifier),
-        }
-
-    def _keep_facts(self, connection: sa.Connection, number: int, entity: Entity, owner: str) -> None:
-        new = {tuple(each) for each in facts_of(dehydrate(entity, owner), secrets_of(entity))}
-        old = {tuple(row) for row in connection.execute(_FACTS, {"number": number})}
-        gone = [
-            {"fact_name": name, "fact_value": value, "fact_owner": owner, "number": number}
-            for name, value, _ in old - new
-        ]
-        if gone:
-            connection.execute(_DROP_FACT, gone)
-        added = [
-            {"name": name, "value": value, "exact": exact, "owner": owner, "sequence": number}
-            for name, value, exact in new - old
-        ]
-        if added:
-            connection.execute(facts.insert(), added)
+            self._rows.delete(connection, self._owner(extras), key)
 
     def _keep_links(self, connection: sa.Connection, entity: Entity, owner: str, extras: Any) -> None:
         if not isinstance(entity, Resource) or not entity.links:
@@ -536,11 +456,6 @@ def _can_be_key(text: str) -> bool:
     if text.isascii():
         return "\0" not in text
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
-
-
-def _path_number(parameters: dict[str, str]) -> int:
-    text = json.dumps([parameters["owner"], parameters["key"]])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
 def _passes(error: sqlalchemy.exc.SQLAlchemyError) -> bool:

@@ -32,8 +32,11 @@ _RECONNECT: Final = 1.0
 class Wakeup(Protocol):
     """One thread waits, any thread wakes it."""
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """Return when something may have come, when woken, or after `seconds`.
+
+        Returns:
+            Whether somebody has said that something came: it is there to be claimed, unless another has by now.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError, psycopg.Error: the connection is lost; the next call makes a new one.
@@ -62,12 +65,14 @@ class SqliteWakeup:
         self._cursor: Any = None
         self._seen: int | None = None
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
         while not self._woken.wait(max(0.0, min(self._interval, end - time.monotonic()))):
             if self._changed() or time.monotonic() >= end:
-                return
+                # A commit of anything at all.
+                return False
         self._woken.clear()
+        return False
 
     def _changed(self) -> bool:
         if self._cursor is None:
@@ -101,19 +106,20 @@ class PostgresWakeup:
         self._pipe = threading.Lock()
         self._closed = False
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         try:
             if self._connection is None:
                 self._connection = self._connect()
                 # What came while nobody listened is not told again: the caller looks.
-                return
-            self._select(self._connection, seconds)
+                return False
+            return self._select(self._connection, seconds)
         except psycopg.Error:
             self._drop()
             self._select(None, min(seconds, _RECONNECT))
             raise
 
-    def _select(self, connection: psycopg.Connection[Any] | None, seconds: float) -> None:
+    def _select(self, connection: psycopg.Connection[Any] | None, seconds: float) -> bool:
+        told = False
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_end, selectors.EVENT_READ)
             if connection is not None:
@@ -124,7 +130,8 @@ class PostgresWakeup:
                 os.read(self._read_end, 4096)
             elif connection is not None:
                 for _notification in connection.notifies(timeout=0):
-                    pass
+                    told = True
+        return told
 
     def wake(self) -> None:
         # A full pipe holds wakes that nobody has read yet: one more says nothing new.

@@ -40,6 +40,8 @@ __all__ = ["Worker"]
 
 #: Seconds before the worker asks a database again that did not answer.
 _DATABASE_PAUSE: Final = 1.0
+#: Seconds between two looks for what is next, where each of many pieces of news would ask for one.
+_LOOKS_APART: Final = 0.05
 
 
 @dataclasses.dataclass(slots=True)
@@ -128,6 +130,7 @@ class Worker:
         self._ended = threading.Event()
         self._wakeup: Wakeup | None = None
         self._next_look = -math.inf
+        self._looked = -math.inf
         self._blind = False
         self._running: dict[int, _Running] = {}
         self._running_lock = threading.Lock()
@@ -218,13 +221,25 @@ class Worker:
 
     def _watch(self) -> None:
         assert self._wakeup is not None
+        seconds = 0.0
         with contextlib.closing(self._wakeup) as wakeup:
             while not self._draining.is_set():
                 try:
-                    wakeup.wait(self._until_next())
+                    told = wakeup.wait(seconds)
+                    if not self._draining.is_set():
+                        seconds = self._after_news(seconds) if told else self._until_next()
                 except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                     self._observer.interrupted(error)
                     self._draining.wait(_DATABASE_PAUSE)
+                    seconds = 0.0
+
+    def _after_news(self, seconds: float) -> float:
+        """Ring for what has come, and look for later times a moment after: once for many that come together."""
+        apart = self._looked + _LOOKS_APART - time.monotonic()
+        if not self._bell.parked or apart <= 0:
+            return self._until_next()
+        self._bell.ring()
+        return min(seconds, apart)
 
     def _see_again(self) -> None:
         """Have the watcher look, if it did not while all threads were busy."""
@@ -243,6 +258,7 @@ class Worker:
             # loaded worker's processor time.
             return seconds
         self._blind = False
+        self._looked = time.monotonic()
         # A runner that gives a row back while this looks must wake it.
         self._next_look = math.inf
         ready, later = self._leases.next_ready()

@@ -198,6 +198,47 @@ def test_a_wait_ends_when_woken_before_or_meanwhile(database: Database) -> None:
     wakeup.close()
 
 
+class News:
+    """A wake-up that has news without end, all at once."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def wait(self, seconds: float) -> bool:
+        self.times += 1
+        return True
+
+    def wake(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_much_news_at_once_is_passed_on_at_once_and_looked_into_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece wakes a thread, which claims; to look what is due next as well, each time, took a quarter of a worker."""
+    queue, news, looks = work.WorkQueue(database), News(), []
+    monkeypatch.setattr("occi_service.work.worker.wakeup_for", lambda _database: news)
+    worker = work.Worker(queue, [work.Topic("kettle", Kettles())], threads=2, lease=3600)
+    look = worker._leases.next_ready
+
+    def counted() -> tuple[bool, float | None]:
+        looks.append(time.monotonic())
+        return look()
+
+    worker._leases.next_ready = counted  # type: ignore[method-assign]
+    started = time.monotonic()
+    with worker:
+        end = started + PATIENCE
+        while (news.times < 2000 or len(looks) < 2) and time.monotonic() < end:
+            time.sleep(0.01)
+    seconds = time.monotonic() - started
+    assert news.times >= 2000
+    assert 2 <= len(looks) <= 3 + seconds / 0.05
+
+
 def test_the_log_names_what_needs_attention(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     def act(wanted: int, seen: int) -> work.Progress[int]:
         raise OSError("no route")
