@@ -237,7 +237,9 @@ def _holds_secret(annotation: Any, seen: frozenset[Any]) -> bool:
 
 def _secrets_in(value: Any) -> Iterator[str]:
     if isinstance(value, pydantic.SecretStr):
-        yield value.get_secret_value()
+        # One that is not set hides nothing.
+        if value.get_secret_value():
+            yield value.get_secret_value()
     elif isinstance(value, pydantic.BaseModel):
         yield from _secrets_in([getattr(value, name) for name in type(value).model_fields])
     elif isinstance(value, Mapping):

@@ -173,3 +173,8 @@ def test_a_file_that_is_missing() -> None:
 def test_an_empty_file_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("# nothing yet\n")
     assert Demo.load({**GOOD, "ARCHELON_CONFIG": str(tmp_path / "a.yaml")}).port == 8080
+
+
+def test_a_secret_that_is_not_set_is_none() -> None:
+    settings = Demo.load({**GOOD, "ARCHELON_ACCOUNTS": '[{"user": "me", "password": ""}]'})
+    assert settings.secret_values() == (GOOD["ARCHELON_DATABASE_URL"],)
