@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from heatclient.v1.client import Client
 from cloud_controller.platforms.heat.orders import OURS
 from tests.openstack import OpenStack
 
-from .harness import Dev, Said, archelon, dev
+from .harness import Dev, Said, archelon, dev, until
 
-__all__ = ["Agents", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
+__all__ = ["Agents", "await_states", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
 
 TEMPLATES = Path(__file__).parent / "hurtle_templates"
 #: Seconds that a phase may take on a loaded machine.
@@ -77,9 +77,24 @@ def hurtle_bundle(
 
 def instance(house: Dev, *arguments: object) -> Said:
     """A command on instances, with patience."""
-    waits = arguments[0] in ("create", "update", "delete", "stop", "start")
+    waits = arguments[0] in ("create", "update", "delete", "stop", "start") and "--no-wait" not in arguments
     more = ("--timeout", PATIENCE) if waits else ()
     return archelon("instance", *arguments, "-o", "json", "--state", house.state, *more)
+
+
+def await_states(house: Dev, paths: Iterable[str], state: str | None) -> None:
+    """Wait until instances are in a state, or gone; one that fails ends the wait with its message."""
+    wanted = set(paths)
+
+    def reached() -> bool:
+        found = {each["path"]: each for each in instance(house, "list").json if each["path"] in wanted}
+        failed = [each for each in found.values() if each["state"] == "fail"]
+        assert not failed, failed
+        if state is None:
+            return not found
+        return found.keys() == wanted and all(each["state"] == state for each in found.values())
+
+    until(reached, f"{sorted(wanted)}: {state or 'gone'}", seconds=PATIENCE, pause=0.5)
 
 
 class Agents:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from archelon.failures import Status
 from tests.openstack import OpenStack
 
 from .harness import Dev, until
-from .heat_house import Agents, heat_client, heat_house, hurtle_bundle, instance, ours
+from .heat_house import Agents, await_states, heat_client, heat_house, hurtle_bundle, instance, ours
 
 POINTS = {"mcn.endpoint.p1": "immutable", "mcn.endpoint.p2": "immutable"}
 NETWORKS = {"private_mgmt_net": "private", "public_net": "public"}
@@ -57,14 +56,14 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: De
     client = heat_client(openstack_cloud)
     for term in SERVICES:
         publish(house, term)
-    with Agents(openstack_cloud), ThreadPoolExecutor(len(SERVICES)) as pool:
-
-        def order(term: str) -> tuple[str, Any]:
-            said = instance(house, "create", term, *ORDERS.get(term, ()))
+    with Agents(openstack_cloud):
+        paths = {}
+        for term in SERVICES:
+            said = instance(house, "create", term, *ORDERS.get(term, ()), "--no-wait")
             assert said.status == Status.DONE, f"{term}: {said.err}"
-            return term, said.json
-
-        made = dict(pool.map(order, SERVICES))
+            paths[term] = said.json["path"]
+        await_states(house, paths.values(), "active")
+        made = {term: instance(house, "show", path).json for term, path in paths.items()}
         for term, shown in made.items():
             assert shown["state"] == "active", term
             for name, mutability in SERVICES[term][0].items():
@@ -94,14 +93,11 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: De
         publish(house, "software", "--roll", deployment="deployment-uptd", provision="provision-uptd")
         stack = made["software"]["attributes"]["occi.mcn.stack.id"].partition(":")[2]
         until(lambda: _has_moved(client, stack), "the stack has the new template", seconds=200)
-        until(
-            lambda: instance(house, "show", made["software"]["path"]).json["state"] == "active",
-            "the instance is active again",
-            seconds=200,
-        )
+        await_states(house, [paths["software"]], "active")
 
-        gone = list(pool.map(lambda shown: instance(house, "delete", shown["path"]), made.values()))
-        assert [each.json["state"] for each in gone] == ["gone"] * len(gone)
+        for path in paths.values():
+            assert instance(house, "delete", path, "--no-wait").status == Status.DONE
+        await_states(house, paths.values(), None)
     assert ours(client) == []
 
 

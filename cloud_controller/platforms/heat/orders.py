@@ -41,7 +41,7 @@ class Request:
 
     Args:
         body: template, files, environment, parameters and tags. revision: a digest of it.
-        secrets: values that must stand in no text. template: the document as it goes.
+        secrets: values that must stand in no text. template: the document, before counts are put into it.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -81,7 +81,7 @@ def request_of(order: StackOrder) -> Request:
         {**told, "tags": ",".join(_tags(order.labels, revision))},
         revision,
         tuple(sorted(secrets, key=len, reverse=True)),
-        template,
+        gathered.template,
     )
 
 

@@ -104,6 +104,10 @@ class HeatStacks:
             found = None if present is None else resources.locate(client, _path(present), resource)
             if found is None:
                 raise DeployError(f"the stack has no resource {resource[:120]!r} that could be signalled")
+            # A handle that is signalled while Heat still makes it is never finished; a deployment waits for it half made.
+            is_handle = found.type.endswith("WaitConditionHandle")
+            if not found.id or (is_handle and found.state.endswith("IN_PROGRESS")):
+                raise DeployError(f"{found.path} is not made yet, and takes no signal; signal it again")
             client.resources.signal(found.stack, found.name, data=dict(data))
 
         self._call(order.labels, tell, ())
