@@ -7,7 +7,6 @@ finds it and goes on. `down` ends that too: first the workers, so that nobody st
 from __future__ import annotations
 
 import concurrent.futures
-import ipaddress
 import json
 import os
 import re
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from .failures import CommandError, Status
+from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter", "is_loopback"]
+__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter"]
 
 Told = Callable[[str], None]
 
@@ -36,7 +36,6 @@ PROCESSES: Final = (
     "cloud-controller-worker",
     "service-manager-worker",
 )
-_ISSUERS: Final = ("service-manager", "cloud-controller")
 #: The line of a traceback that says what was wrong; an error's own text may go on below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
@@ -196,7 +195,7 @@ class AllInOne:
             "database_url": f"sqlite:///{state.path.resolve()}/service-manager.db",
             "encryption_keys": ",".join(keys_from_file(state.keys / "encryption.keys")),
             "signing_key": state.key("service-manager").read_text(),
-            "verification_keys": self._public_keys(),
+            "verification_keys": verification_keys({issuer: state.key(issuer, public=True) for issuer in ISSUERS}),
             "url": state.url(),
             "design_url": f"{state.url('cloud_controller')}/design",
             "realm_file": str(state.realm.resolve()),
@@ -222,17 +221,10 @@ class AllInOne:
             "encryption_keys": str((state.keys / "encryption.keys").resolve()),
             "realm": str(state.realm.resolve()),
             "signing_key": str(state.key("cloud-controller").resolve()),
+            # Whoever starts an all-in-one has been asked already.
+            "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
-
-    def _public_keys(self) -> str:
-        from occi_service.identity import VerificationKey, write_jwk_set
-
-        keys = [
-            VerificationKey.from_pem(self.state.key(issuer, public=True).read_bytes(), issuer=issuer)
-            for issuer in _ISSUERS
-        ]
-        return json.dumps(json.loads(write_jwk_set(keys)))
 
 
 def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
@@ -248,16 +240,6 @@ def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
         design.SERVICE.scheme + design.SERVICE.term,
         {design.SERVICE_TYPE: service_type, design.ENDPOINT: endpoint, design.SERVICE_REGION: REGION},
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _reached(host: str, *, call: bool = True) -> str:

@@ -33,7 +33,9 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, keep: bool
 
     A second start on the same state goes on with what was there.
     """
-    from .all_in_one import AllInOne, is_loopback
+    from occi_service.addresses import is_loopback
+
+    from .all_in_one import AllInOne
 
     directory = StateDirectory(state)
     listen = host or (directory.host() if directory.exists else "127.0.0.1")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -189,37 +190,24 @@ def logs(name: str, following: bool, connection: Connection) -> None:
             click.echo(piece, nl=False)
 
 
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def stop(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Stop an instance, keeping its resources."""
-    _act(connection, name, "stop", {}, wait=wait, timeout=timeout, answers=answers)
+def _moving(term: str, says: str) -> click.Command:
+    """The command that invokes one of the actions that every instance has."""
+
+    @instance.command(term, help=says)
+    @_name
+    @_wait
+    @_timeout
+    @service_options()
+    @output_option
+    def move(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+        _act(connection, name, term, {}, wait=wait, timeout=timeout, answers=answers)
+
+    return move
 
 
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def start(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Start a stopped instance."""
-    _act(connection, name, "start", {}, wait=wait, timeout=timeout, answers=answers)
-
-
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def retry(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Try a failed phase again."""
-    _act(connection, name, "retry", {}, wait=wait, timeout=timeout, answers=answers)
+stop: Final = _moving("stop", "Stop an instance, keeping its resources.")
+start: Final = _moving("start", "Start a stopped instance.")
+retry: Final = _moving("retry", "Try a failed phase again.")
 
 
 @instance.command()
@@ -312,13 +300,15 @@ def _is_id(name: str) -> bool:
 
 
 def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator[str]:
-    """Pieces of an orchestrator's output. Positions are bytes, so that no piece is lost or told twice."""
-    position = 0
+    """Pieces of an orchestrator's output. Where to go on each answer says, so that no piece is lost or told twice."""
+    position = "0"
+    # A piece may end in the middle of a letter.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
-        piece = module.get_bytes(path, accept="text/plain")
-        if piece:
-            position += len(piece)
-            yield piece.decode("utf-8", errors="replace")
+        piece = module.download(path, accept="text/plain")
+        position = piece.headers.get(deploy.LOG_NEXT.lower(), position)
+        if piece.body:
+            yield decoder.decode(piece.body)
         elif not following:
             return

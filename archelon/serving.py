@@ -67,13 +67,15 @@ def cloud_controller(modules: tuple[str, ...]) -> Any:
 @_of
 @_module
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of /healthz, /readyz and /metrics.")
+@click.option("--host", help="Address of that port; without it, 127.0.0.1.")
 @_process
-def worker(service: str, modules: tuple[str, ...], port: int | None) -> int:
+def worker(service: str, modules: tuple[str, ...], port: int | None, host: str | None) -> int:
     """Do the work of the service manager or of the cloud controller until SIGTERM. Any number may run, on any machine."""
     if service == "service-manager":
-        if modules or port is not None:
+        if modules or port is not None or host is not None:
             raise CommandError(
-                "--module and --port are for the cloud controller; set ARCHELON_WORKER_PORT", status=Status.USAGE
+                "--module, --port and --host are for the cloud controller; set ARCHELON_WORKER_PORT and ARCHELON_WORKER_HOST",
+                status=Status.USAGE,
             )
         from service_manager.__main__ import main
 
@@ -85,7 +87,7 @@ def worker(service: str, modules: tuple[str, ...], port: int | None) -> int:
     settings = CloudControllerSettings.load()
     _log(settings, "cloud-controller-worker")
     _upgrade("cloud-controller", settings.database_url.get_secret_value())
-    return work.run(settings, modules or web.MODULES, port=port)
+    return work.run(settings, modules or web.MODULES, port=port, host=host or "127.0.0.1")
 
 
 @click.group()

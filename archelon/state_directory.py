@@ -24,7 +24,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .failures import CommandError, Status
+from .keys import ISSUERS, make_signing_key, write_private
 
 __all__ = ["NAME", "Ports", "StateDirectory", "found_upwards"]
 
@@ -86,8 +86,8 @@ class StateDirectory:
         for directory in (self.path, self.keys, self.logs, self.cloud):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-        for issuer in ("service-manager", "cloud-controller"):
-            self._make_key(issuer)
+        for issuer in ISSUERS:
+            make_signing_key(self.key(issuer), self.key(issuer, public=True))
         from occi_service.encryption import keys_from_file
 
         keys_from_file(self.keys / "encryption.keys")
@@ -140,7 +140,7 @@ class StateDirectory:
         text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(
             dict(settings), sort_keys=False
         )
-        _write_private(path, text)
+        write_private(path, text)
         return path
 
     def further_regions(self) -> Mapping[str, Any]:
@@ -184,25 +184,6 @@ class StateDirectory:
         finally:
             os.close(descriptor)
 
-    def _make_key(self, issuer: str) -> None:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-
-        private = self.key(issuer)
-        if not private.exists():
-            made = ed25519.Ed25519PrivateKey.generate()
-            text = made.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            _write_private(private, text.decode())
-        public = self.key(issuer, public=True)
-        if not public.exists():
-            loaded = serialization.load_pem_private_key(private.read_bytes(), password=None)
-            shown = loaded.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            _write_private(public, shown.decode())
-
     def _make_realm(self) -> None:
         from occi_service.identity import RealmFile
 
@@ -231,29 +212,28 @@ class StateDirectory:
         return found
 
     def _write(self, path: Path, value: Mapping[str, Any]) -> None:
-        _write_private(path, json.dumps(value, indent=2) + "\n")
+        write_private(path, json.dumps(value, indent=2) + "\n")
 
 
-def found_upwards(start: Path) -> StateDirectory | None:
-    """The state directory in this directory or the nearest one above it, as git finds its own."""
+def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | None:
+    """The state directory in this directory or the nearest one above it, as git finds its own.
+
+    Args:
+        me: the user who looks; who runs this without it.
+
+    Raises:
+        CommandError: it is another user's, who could have put it there to be sent a token.
+    """
     for directory in (start, *start.parents):
         state = StateDirectory(directory / NAME)
         if state.exists:
+            if state.path.stat().st_uid != (os.geteuid() if me is None else me):
+                raise CommandError(
+                    f"{state.path} belongs to another user; name it with --state if you trust them",
+                    status=Status.REFUSED,
+                )
             return state
     return None
-
-
-def _write_private(path: Path, text: str) -> None:
-    # Written beside and renamed over, so that a reader sees the old or the new, and a killed writer leaves the old.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _free_row(host: str, first: int, width: int) -> int:

@@ -4,6 +4,9 @@ A change and the notice of it are written in one transaction; a piece of work of
 takes. There is one notice for an instance and a subject: a later one takes the place of an earlier one that has not arrived,
 since who is told "the stack is complete" has no use for "the stack is in progress". A notice whose
 application is gone is dropped.
+
+A notice has arrived when the orchestrator has worked it off, and somebody else than its process knows; until then it answers that
+it is to be told again. So a process that is killed over a notice is followed by one that gets it too.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from occi_service import logs
+from occi_service import client, logs
 from occi_service.wire import deploy, orchestrator
 from occi_service.work import Done, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
 
@@ -29,21 +33,34 @@ from .tables import notices
 __all__ = ["TOPIC", "Delivery", "Notice", "Notices", "Send", "topic"]
 
 TOPIC: Final = "cloud.notify"
+#: Seconds until a notice that is being worked off is told again: the least, the most, and as a part of its age.
+_SOON: Final = 0.5
+_LATE: Final = 30.0
+_PART: Final = 0.125
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One notice on its way; `url` is the application's: empty while it has none, None where the application is gone."""
+    """One notice on its way.
+
+    Attributes:
+        url: the application's: empty while it has none, None where the application is gone.
+        time: when it was posted, in seconds since the epoch.
+    """
 
     event: str
     instance: str
     tenant: str
     url: str | None
     attributes: Mapping[str, Any]
+    time: float = 0.0
 
 
 class Send(Protocol):
-    """Delivers a notice: an action of the orchestrator at `url`. Raises where it was not taken."""
+    """Delivers a notice: an action of the orchestrator at `url`.
+
+    Raises client.UnavailableError where it is to be told again, and any other exception where it was not taken.
+    """
 
     def __call__(self, notice: Notice) -> None: ...
 
@@ -98,12 +115,16 @@ class Delivery:
     Args:
         objects: where the applications' addresses are.
         send: delivers.
+        clock: seconds since the epoch.
         patience: seconds between looks while the application has no address.
     """
 
-    def __init__(self, objects: Objects, send: Send, *, patience: float = 1.0) -> None:
+    def __init__(
+        self, objects: Objects, send: Send, *, clock: Callable[[], float] = time.time, patience: float = 1.0
+    ) -> None:
         self._objects = objects
         self._send = send
+        self._clock = clock
         self._patience = patience
 
     def load(self, connection: sa.Connection, item: Item) -> tuple[Notice, None] | None:
@@ -111,18 +132,18 @@ class Delivery:
         row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
         if row is None:
             return None
-        time = datetime.datetime.fromtimestamp(row.time, datetime.UTC).isoformat()
+        posted = datetime.datetime.fromtimestamp(row.time, datetime.UTC).isoformat()
         attributes = {
             orchestrator.EVENT_ID: row.event,
             orchestrator.EVENT_TYPE: row.type,
             orchestrator.EVENT_SUBJECT: row.subject,
             orchestrator.EVENT_DATA: json.loads(row.data),
-            orchestrator.EVENT_TIME: time,
+            orchestrator.EVENT_TIME: posted,
         }
         application = self._objects.find(connection, deploy.application_path(row.instance))
         there = application is not None and application.wanted != ABSENT
         url = str(application.kept.get("url", "")) if application is not None and there else None
-        return Notice(row.event, row.instance, row.tenant, url, attributes), None
+        return Notice(row.event, row.instance, row.tenant, url, attributes, row.time), None
 
     def step(self, wanted: Notice, observed: None) -> Progress[str]:
         """Deliver it, or drop it where nobody is there any more."""
@@ -130,7 +151,12 @@ class Delivery:
             return Done(wanted.event)
         if not wanted.url:
             return Wait(self._patience)
-        self._send(wanted)
+        try:
+            self._send(wanted)
+        except client.UnavailableError:
+            # No failure: it has it, and is busy. A phase may take minutes; so the older the notice, the longer the pause.
+            age = self._clock() - wanted.time
+            return Wait(min(max(_SOON, age * _PART), _LATE))
         return Done(wanted.event)
 
     def save(self, connection: sa.Connection, item: Item, observed: str) -> None:

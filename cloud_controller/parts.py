@@ -60,6 +60,7 @@ class Parts:
     realm: identity.TokenVerifier | None = None
     clock: Callable[[], float] = time.time
     orphan_grace: float = 900.0
+    bundle_grace: float = 7 * 86400.0
     identity_service: Delegations | None = None
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
@@ -97,6 +98,7 @@ class Parts:
             url=settings.cloud_controller_url.rstrip("/"),
             realm=people,
             orphan_grace=settings.orphan_grace,
+            bundle_grace=settings.bundle_grace,
             identity_service=delegations,
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,

@@ -23,7 +23,7 @@ class Sender:
         self._timeout = client.Timeout(total=seconds)
 
     def __call__(self, notice: Notice) -> None:
-        """Deliver it. Raises ClientError."""
+        """Deliver it. Raises ClientError; UnavailableError where the orchestrator has it, and it is to be told again."""
         assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
             tokens.CLOUD_CONTROLLER,

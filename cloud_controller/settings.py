@@ -32,6 +32,10 @@ class CloudControllerSettings(Settings):
         description="directory for what runs on this machine, unpacked bundles and keys", examples=["/var/lib/archelon"]
     )
     cloud_controller_bind: str = pydantic.Field("127.0.0.1:8090", description="address and port to listen on")
+    force_embedded: bool = pydantic.Field(
+        False,
+        description="listen where other machines reach it although a region's platform is local, which runs bundles as you",
+    )
     cloud_controller_url: str = pydantic.Field(
         "http://127.0.0.1:8090", description="scheme and host under which others reach the modules, for the catalogue"
     )
@@ -78,6 +82,9 @@ class CloudControllerSettings(Settings):
     )
     catalogue_interval: float = pydantic.Field(
         60.0, gt=0, description="seconds between two comparisons of the catalogue with Keystone's"
+    )
+    bundle_grace: float = pydantic.Field(
+        7 * 86400.0, ge=60, description="seconds that a bundle is kept which no application runs"
     )
     orphan_grace: float = pydantic.Field(
         900.0, ge=0, description="seconds that something of an instance nobody knows is left alone"

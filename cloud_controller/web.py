@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 import bundles
 from occi_service import health, identity, server, service
+from occi_service.addresses import is_loopback
 from occi_service.app import Application
 from occi_service.identity.size_limit import MAX_BODY
 from occi_service.wire import deploy, tokens
@@ -136,9 +137,26 @@ def _plain(start_response: StartResponse, status: str, document: Mapping[str, st
 
 
 def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> None:
-    """Serve until SIGTERM; raises SystemExit at the end."""
+    """Serve until SIGTERM; raises SystemExit at the end.
+
+    Raises:
+        ValueError: others could reach a platform that runs what they send as this process' own user.
+    """
+    _check_embedded(settings)
     server.serve(
         lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server.server_field("archelon", "0.1.0"),
     )
+
+
+def _check_embedded(settings: CloudControllerSettings) -> None:
+    bind = settings.cloud_controller_bind
+    embedded = [name for name, region in settings.regions.items() if region.platform == "local"]
+    if settings.force_embedded or not embedded or bind.startswith("unix:"):
+        return
+    if not is_loopback(bind.rpartition(":")[0].strip("[]")):
+        raise ValueError(
+            f"{bind} can be reached from other machines, and region {embedded[0]} is local: it runs bundles as this "
+            "user; listen on 127.0.0.1, choose another platform, or set ARCHELON_FORCE_EMBEDDED if that is what you want"
+        )

@@ -13,7 +13,7 @@ from occi_service import server, work
 from occi_service.app import Application
 
 from . import notices
-from .deploy import application_work, stack_work, watching
+from .deploy import application_work, retention, stack_work, watching
 from .disposal import work as disposal_work
 from .entities import Entities
 from .notices import Notices, Send
@@ -57,6 +57,11 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
             watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
+            retention.topic(
+                retention.BundleRetention(
+                    parts.database, registry, parts.unpacked, grace=parts.bundle_grace, clock=parts.clock
+                )
+            ),
         ]
     if "provision" in names:
         topics.append(provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)))
@@ -71,7 +76,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             disposal_work.sweep_topic(sweep),
         ]
-    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()))))
+    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
     topics.append(work.retention(parts.queue))
     return topics
 
@@ -85,6 +90,7 @@ def worker_of(
         if "disposal" in names:
             parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
         if "deploy" in names:
+            parts.queue.seed(connection, retention.TOPIC, "all", priority=work.Priority.BACKGROUND)
             for region in _watchers(parts):
                 parts.queue.seed(connection, watching.TOPIC, region)
     return work.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
@@ -95,6 +101,12 @@ def _watchers(parts: Parts) -> dict[str, Watcher]:
     return {region: watcher for region, watcher in found.items() if watcher is not None}
 
 
-def run(settings: CloudControllerSettings, names: Sequence[str] = MODULES, *, port: int | None = None) -> int:
-    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics."""
-    return server.run_worker(worker_of(Parts.of(settings), names), port=port)
+def run(
+    settings: CloudControllerSettings,
+    names: Sequence[str] = MODULES,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+) -> int:
+    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
+    return server.run_worker(worker_of(Parts.of(settings), names), port=port, host=host)

@@ -21,6 +21,7 @@ __all__ = [
     "PlainConnection",
     "Resolve",
     "TLSConnection",
+    "is_loopback",
     "may_connect",
     "resolve_with_system",
     "resolve_within",
@@ -36,6 +37,16 @@ _ALSO_DENIED: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text)
     for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "192.88.99.0/24", "168.63.129.16/32")
 )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def may_connect(address: Address, allowed: Sequence[Network]) -> bool:

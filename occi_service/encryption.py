@@ -23,6 +23,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from .private_files import others_may_read
+
 __all__ = ["Cipher", "DecryptionError", "InvalidKeyError", "generate_key", "keys_from_file"]
 
 _VERSION = "a1"
@@ -144,7 +146,7 @@ def _read_keys(path: Path) -> tuple[str, ...]:
             raise InvalidKeyError(
                 f"the key file {path} belongs to another user; give it to the user who runs this service"
             )
-        if status.st_mode & 0o077:
+        if others_may_read(status):
             raise InvalidKeyError(f"others may read the key file {path}; close it with: chmod 600 {path}")
         lines = [line.strip() for line in file]
     keys = tuple(line for line in lines if line and not line.startswith("#"))

@@ -17,12 +17,14 @@ from occi_service.identity import (
 from occi_service.wire import tokens
 
 from .dns import NameServer, NoNameServer, ZoneFiles
-from .engine import Engine, WakingPace
+from .engine import Engine
+from .events import Occasion
 from .face import Face
 from .instance import Instance
 from .line import Line
 from .loading import load_class
 from .orchestrator import Orchestrator, Situation
+from .pace import WakingPace
 from .private import Private
 from .reach import NetworkReach
 from .settings import Settings
@@ -33,14 +35,16 @@ __all__ = ["application"]
 def application(settings: Settings) -> WSGIApplication:
     """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""
     line = Line(settings.url, settings.start_token)
-    private, pace = Private(), WakingPace()
+    private, pace, occasion = Private(), WakingPace(), Occasion()
     reach = NetworkReach(line, settings.design_url, pace=pace)
     names: NameServer = ZoneFiles(settings.zones) if settings.zones else NoNameServer()
     situations: list[Situation] = []
 
     def make(instance: Instance) -> Orchestrator:
         bundle = bundles.Bundle.load(settings.bundle)
-        situation = Situation(instance, bundle=bundle, reach=reach, pace=pace, names=names, private=private)
+        situation = Situation(
+            instance, bundle=bundle, reach=reach, pace=pace, names=names, private=private, occasion=occasion
+        )
         made = load_class(bundle)(situation)
         situations[:] = [situation]
         return made
@@ -49,7 +53,7 @@ def application(settings: Settings) -> WSGIApplication:
         for each in situations:
             each.instance = instance
 
-    engine = Engine(make, private=private, reports=line, pace=pace, accept=accept)
+    engine = Engine(make, private=private, reports=line, pace=pace, occasion=occasion, accept=accept)
     verifier = SignedTokens(
         read_jwk_set(settings.keys),
         audiences=[tokens.audience_of_orchestrator(settings.instance)],

@@ -55,6 +55,7 @@ class Bench:
         reports: what was reported and taken, in order.
         renewals: how often tokens were asked for with the start token.
         away: how many of the next reports are answered with 503.
+        refusals: statuses that the next reports are answered with.
         cloud_away: how many of the next calls to the cloud are.
         seconds: that is waited for what has to come.
     """
@@ -67,6 +68,7 @@ class Bench:
         self.reports: list[dict[str, Any]] = []
         self.renewals = 0
         self.away = 0
+        self.refusals: list[int] = []
         self.cloud_away = 0
         self.start_token = f"start-{uuid.uuid4().hex}"
         self._given: set[str] = set()
@@ -163,7 +165,7 @@ class Bench:
             occi.act(wire.PATH, type_id(wire.PHASE_ACTIONS[phase]), self.order(generation, parameters))
 
     def notify(self, occi: client.Client, event: str, kind: str, subject: str = "", **data: Any) -> None:
-        """Tell of an event."""
+        """Tell of an event, once. Raises client.UnavailableError where it is to be told again."""
         attributes = {
             wire.EVENT_ID: event,
             wire.EVENT_TYPE: kind,
@@ -171,6 +173,19 @@ class Bench:
             wire.EVENT_DATA: data,
         }
         occi.act(wire.PATH, type_id(wire.NOTIFY), attributes)
+
+    def settle(self, tell: Callable[[], None]) -> bool:
+        """Tell of an event until it is taken, as a sender does; whether it was in time."""
+        until = time.monotonic() + self.seconds
+        while True:
+            try:
+                tell()
+            except client.UnavailableError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.05)
+            else:
+                return True
 
     def private(self) -> dict[str, Any]:
         """The private state that was reported last."""
@@ -259,6 +274,8 @@ class Bench:
                 if self.away > 0:
                     self.away -= 1
                     return 503, None
+                if self.refusals:
+                    return self.refusals.pop(0), None
                 self.reports.append(attributes)
             else:
                 return 400, None

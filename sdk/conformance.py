@@ -111,7 +111,7 @@ class _Life:
         yield "told of deploy again, reports again and does nothing twice", self.repeats
         yield "shows its generation, and no secret, on GET", self.shows
         yield "carries out provision", lambda: self.phase("provision", 1)
-        yield "takes an event, and the same event again", self.events
+        yield "takes an event (200, or 503 until it is worked off and reported), and the same event again", self.events
         yield "refuses an event of an unknown type", self.unknown_event
         yield "carries out update of a new generation", lambda: self.phase("update", 2)
         yield "refuses an order of an older generation", self.older
@@ -198,8 +198,26 @@ class _Life:
             raise _Broken(f"it shows {', '.join(secret)}")
 
     def events(self) -> None:
-        for _ in range(2):
-            self._bench.notify(self._occi, "conformance-1", "tick")
+        def tell() -> None:
+            begun = time.monotonic()
+            refused: client.UnavailableError | None = None
+            try:
+                self._bench.notify(self._occi, "conformance-1", "tick")
+            except client.UnavailableError as error:
+                refused = error
+            if time.monotonic() - begun > _PROMPT:
+                raise _Broken(f"it was answered after more than {_PROMPT:g} s; answer 503, and work it off meanwhile")
+            if refused is not None and refused.retry_after is None:
+                raise _Broken("503 for an event has to say Retry-After")
+            if refused is not None:
+                raise refused
+
+        # While nobody hears what came of it, it may be answered 503, and in time.
+        self._bench.away = 1
+        if not self._bench.settle(tell):
+            raise _Broken(f"it was not answered 200 within {self._bench.seconds:g} s, however often it was told")
+        self._bench.away = 0
+        tell()
 
     def unknown_event(self) -> None:
         self._expect((400,), lambda: self._bench.notify(self._occi, "conformance-2", "surprise"), "an unknown event")

@@ -20,6 +20,7 @@ from occi_service.wire import deploy, names
 from . import templates
 from .catalogue import Design
 from .errors import Failure, StackFailure
+from .events import Occasion
 from .instance import Instance
 from .ports import Pace, Service
 
@@ -84,13 +85,23 @@ class Deployment:
         instance: gives the instance as it is now.
         bundle: templates and files.
         pace: time.
+        occasion: what is being worked off.
     """
 
-    def __init__(self, design: Design, instance: Callable[[], Instance], *, bundle: bundles.Bundle, pace: Pace) -> None:
+    def __init__(
+        self,
+        design: Design,
+        instance: Callable[[], Instance],
+        *,
+        bundle: bundles.Bundle,
+        pace: Pace,
+        occasion: Occasion,
+    ) -> None:
         self._design = design
         self._instance = instance
         self._bundle = bundle
         self._pace = pace
+        self._occasion = occasion
 
     @property
     def _service(self) -> Service:
@@ -282,6 +293,8 @@ class Deployment:
     def scale(self, node: str, *, count: int | None = None, by: int | None = None, stack: str | None = None) -> bool:
         """Change how many of a node there are, and wait for it.
 
+        It is done once, even where the event that it is done for has to be worked off again, by another process.
+
         Args:
             count, by: one of the two: how many there shall be, or how many more.
 
@@ -291,22 +304,15 @@ class Deployment:
         if (count is None) == (by is None):
             raise ValueError("give count or by, and one of the two")
         found = self._patiently(lambda: self.stack(stack))
-        attributes: dict[str, Any] = {deploy.SCALE_NODE: node}
+        attributes: dict[str, Any] = {deploy.SCALE_NODE: node, deploy.SCALE_KEY: self._occasion.key(found.path, node)}
         attributes |= {deploy.SCALE_COUNT: count} if count is not None else {deploy.SCALE_BY: by}
         try:
-            self._patiently(lambda: self._scale_once(found, attributes))
+            self._patiently(lambda: self._act(found, deploy.SCALE, attributes))
         except client.ConflictError as error:
             _LOG.info("%s is not scaled: %s", node, error.message)
             return False
         self._patiently(lambda: self.wait(_stack(self._service.get(found.path))))
         return True
-
-    def _scale_once(self, before: Stack, attributes: Mapping[str, Any]) -> None:
-        """Ask, unless an earlier time whose answer was lost has been heard: the stack itself shows that it was."""
-        now = _stack(self._service.get(before.path))
-        made, makes = ({each.name for each in stack.resources} for stack in (before, now))
-        if made == makes and (before.in_progress or not now.in_progress):
-            self._act(now, deploy.SCALE, attributes)
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
         """Call, and again for about half a minute while nobody answers.

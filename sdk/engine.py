@@ -2,7 +2,10 @@
 
 The other side of the wire answers at once; here it is remembered what was asked, by phase and generation, so that asking again
 does nothing twice. A newer order, or `destroy`, abandons what runs: its next wait or request ends it. A notice of a stack or a
-supplier wakes whatever waits.
+supplier wakes whatever waits; every other event is worked off once, which the ledger keeps count of.
+
+What the orchestrator remembers is told in the order in which it came to be, and only between two pieces of work: the service
+manager gives it back to the next process, which must find no half of anything in it.
 
 `Engine` knows neither OCCI nor the network: the face calls it, the line takes its reports, and both are parameters.
 """
@@ -24,17 +27,16 @@ from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
 
 from .errors import Abandoned, Failure, in_words
-from .events import Action, Alarm, Event, Tick
+from .events import Action, Alarm, Event, Occasion, Tick
 from .instance import Instance
+from .ledger import Ledger
 from .orchestrator import Details, Orchestrator
-from .ports import Pace
-from .private import Private
+from .pace import DrivenPace
+from .private import Private, events_in
 
-__all__ = ["DrivenPace", "Engine", "Refusal", "Reports", "WakingPace"]
+__all__ = ["Engine", "Refusal", "Reports"]
 
 _LOG: Final = logging.getLogger("archelon.sdk")
-#: Events that may wait; more are refused, and their senders come again.
-_WAITING: Final = 1000
 _ACTIVE: Final = frozenset({"provision", "update", "start"})
 
 
@@ -45,60 +47,8 @@ class Refusal(Exception):  # noqa: N818 - answered, not raised at anybody
 class Reports(Protocol):
     """Takes reports, and says them until they are heard."""
 
-    def report(self, key: str, attributes: dict[str, Any]) -> None:
-        """Tell."""
-
-
-class DrivenPace(Pace, Protocol):
-    """A pace that the engine can end, and begin anew."""
-
-    def wake(self) -> None:
-        """End all waits."""
-
-    def abandon(self) -> None:
-        """End what runs."""
-
-    def renew(self) -> None:
-        """What comes now is not what was abandoned."""
-
-
-class WakingPace:
-    """`ports.Pace` in real time. Several threads may wait; all are woken."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._told = 0
-        self._abandoned = False
-
-    def now(self) -> float:
-        return self._clock()
-
-    def wait(self, seconds: float) -> None:
-        with self._changed:
-            told = self._told
-            self._changed.wait_for(lambda: self._abandoned or self._told != told, seconds)
-        self.check()
-
-    def check(self) -> None:
-        if self._abandoned:
-            raise Abandoned
-
-    def wake(self) -> None:
-        """End all waits."""
-        with self._changed:
-            self._told += 1
-            self._changed.notify_all()
-
-    def abandon(self) -> None:
-        """End what runs."""
-        with self._changed:
-            self._abandoned = True
-            self._changed.notify_all()
-
-    def renew(self) -> None:
-        """What comes now is not what was abandoned."""
-        self._abandoned = False
+    def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
+        """Tell. `settled` is called once it was heard, or where it never will be; not where a newer order has to come first."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -115,6 +65,16 @@ class _Run:
         return f"{self.generation}/{self.phase}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """What waits for its turn; `event` is the id of the event that it works off, if it is one."""
+
+    name: str
+    work: Callable[[], None]
+    context: contextvars.Context
+    event: str | None = None
+
+
 class Engine:
     """One instance's orchestrator, driven.
 
@@ -122,7 +82,7 @@ class Engine:
         make: makes the orchestrator when it is activated for the first time.
         private: what it remembers.
         reports: take what came of it.
-        pace: of the orchestrator.
+        pace, occasion: of the orchestrator.
         clock: seconds since the epoch, for ticks.
     """
 
@@ -133,6 +93,7 @@ class Engine:
         private: Private,
         reports: Reports,
         pace: DrivenPace,
+        occasion: Occasion,
         accept: Callable[[Instance], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -140,16 +101,19 @@ class Engine:
         self._private = private
         self._reports = reports
         self._pace = pace
+        self._occasion = occasion
+        self._ledger = Ledger(private)
         self._accept = accept
         self._clock = clock
         self._changed = threading.Condition()
-        self._jobs: deque[tuple[str, Callable[[], None], contextvars.Context]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._runs: dict[str, _Run] = {}
         self._current: _Run | None = None
         self._instance: Instance | None = None
         self._orchestrator: Orchestrator | None = None
         self._details = Details()
         self._last: dict[str, Any] = {}
+        self._kept: dict[str, Any] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="orchestrator", daemon=True)
 
@@ -213,7 +177,9 @@ class Engine:
             run = self._runs.get(f"{generation}/{phase}")
             if run is not None and run.state != "failed":
                 if run.report is not None:
-                    self._reports.report(run.key, run.report)
+                    # With what is remembered now: what was remembered then would make the service manager forget the rest.
+                    kept = {} if self._kept is None else {manager.PRIVATE: self._kept}
+                    self._report(run.key, {**run.report, **kept})
                 return
             self._make_room(phase, generation)
             ordered = dataclasses.replace(
@@ -227,31 +193,50 @@ class Engine:
             self._runs = {key: each for key, each in self._runs.items() if each.generation >= generation - 2}
             self._enqueue(run.key, lambda: self._run(run, ordered))
 
-    def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> None:
-        """Take an event, once. Raises Refusal where it is not activated or too many wait."""
+    def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> bool:
+        """Take an event, once; `await_settled` says whether it may be forgotten.
+
+        Returns:
+            Whether it was new, and has its turn soon.
+
+        Raises:
+            Refusal: it is not activated.
+        """
         with self._changed:
             self._known(None)
             if kind in ("stack", "dependency"):
                 self._pace.wake()
-                if self._is_busy() and self._private.take(event):
+                if self._is_busy():
                     # The phase that runs looks for itself, and tells what it finds.
-                    return
-            self._queue_event(event, _event_of(kind, subject, data, self._clock()))
+                    self._ledger.settle([event])
+                    return False
+            return self._queue_event(event, _event_of(kind, subject, data, self._clock()))
 
     def _is_busy(self) -> bool:
         return self._current is not None and self._current.state in ("waiting", "running")
 
-    def act(self, event: str, action: Action, generation: int) -> None:
-        """Take an action, once. Raises Refusal."""
+    def act(self, event: str, action: Action, generation: int) -> bool:
+        """Take an action, once; see `notify`. Raises Refusal."""
         with self._changed:
             self._known(generation)
-            self._queue_event(event, action)
+            return self._queue_event(event, action)
 
-    def _queue_event(self, event: str, what: Alarm | Tick | Action | Event) -> None:
-        if len(self._jobs) >= _WAITING:
-            raise Refusal(f"{_WAITING} events wait already; tell again later")
-        if self._private.take(event):
-            self._enqueue(f"event {event}", lambda: self._react(what))
+    def await_settled(self, event: str, seconds: float) -> bool:
+        """Wait until an event was worked off and the service manager knows; whether so, and who told of it may forget it."""
+        return self._ledger.await_settled(event, seconds)
+
+    def _queue_event(self, event: str, what: Alarm | Tick | Action | Event) -> bool:
+        if self._is_leaving():
+            self._ledger.settle([event])
+            return False
+        if not self._ledger.enter(event):
+            return False
+        soon = not self._is_busy() and not self._jobs
+        self._enqueue(f"event {event}", lambda: self._work_off(event, what), event=event)
+        return soon
+
+    def _is_leaving(self) -> bool:
+        return self._private.phase == "destroy" or (self._current is not None and self._current.phase == "destroy")
 
     def _known(self, generation: int | None) -> Instance:
         if self._instance is None:
@@ -272,19 +257,26 @@ class Engine:
             raise Refusal("the instance is being destroyed")
         if not self._is_busy():
             if phase == "destroy":
-                self._drop_all()
+                self._abandon(events=True)
             return
         if phase != "destroy" and generation == current.generation:
             raise Refusal(f"{current.phase} of generation {current.generation} is under way")
         current.state = "failed"
-        self._drop_all()
+        self._abandon(events=phase == "destroy")
 
-    def _drop_all(self) -> None:
-        self._jobs = deque([each for each in self._jobs if each[0] == "activate"])
+    def _abandon(self, *, events: bool) -> None:
+        """End what runs and the phase that waits; with `events`, those that wait too."""
+        kept: deque[_Job] = deque()
+        for each in self._jobs:
+            if each.name == "activate" or (each.event is not None and not events):
+                kept.append(each)
+            elif each.event is not None:
+                self._ledger.drop(each.event)
+        self._jobs = kept
         self._pace.abandon()
 
-    def _enqueue(self, name: str, job: Callable[[], None]) -> None:
-        self._jobs.append((name, job, contextvars.copy_context()))
+    def _enqueue(self, name: str, work: Callable[[], None], *, event: str | None = None) -> None:
+        self._jobs.append(_Job(name, work, contextvars.copy_context(), event))
         self._changed.notify_all()
 
     # what it does -----------------------------------------------------------------------------------------------------
@@ -315,8 +307,7 @@ class Engine:
             self._pace.renew()
         if job is None:
             return False
-        name, work, context = job
-        context.run(self._guarded, name, work)
+        job.context.run(self._guarded, job.name, job.work)
         return True
 
     @staticmethod
@@ -336,6 +327,7 @@ class Engine:
     def _begin(self) -> None:
         if self._orchestrator is None and self._instance is not None:
             self._accept(self._instance)
+            self._occasion.begin()
             made = self._make(self._instance)
             made.activate()
             self._orchestrator = made
@@ -352,6 +344,7 @@ class Engine:
         try:
             self._begin()
             assert self._orchestrator is not None
+            self._occasion.begin(run.key)
             self._method(run.phase)()
             report = self._told(run, "done")
         except Exception as error:  # noqa: BLE001 - an author's code
@@ -370,7 +363,7 @@ class Engine:
             run.report = report
         seconds = round(self._clock() - begun, 3)
         _LOG.info("%s %s", run.phase, run.state, extra={**fields, "phase_event": "done", "response_time": seconds})
-        self._reports.report(run.key, report)
+        self._report(run.key, report)
 
     def _method(self, phase: str) -> Callable[[], None]:
         assert self._orchestrator is not None
@@ -414,12 +407,25 @@ class Engine:
             # The reason why it failed, or on top of it: what was kept before stays.
             return {}
 
-    def _react(self, what: Alarm | Tick | Action | Event) -> None:
-        """An event. What goes wrong with it is logged, and the instance goes on."""
+    def _work_off(self, event: str, what: Alarm | Tick | Action | Event) -> None:
+        try:
+            self._begin()
+            self._react(what, event)
+        finally:
+            # Where it was abandoned, it comes again; where it was done, this says nothing.
+            self._ledger.drop(event)
+
+    def _react(self, what: Alarm | Tick | Action | Event, event: str | None = None) -> None:
+        """An event. What goes wrong with it is logged, and the instance goes on.
+
+        Args:
+            event: its id; None for one that nobody would tell again.
+        """
         orchestrator, instance = self._orchestrator, self._instance
         if orchestrator is None or instance is None or self._private.phase == "destroy":
             return
         _LOG.info("%s", what)
+        self._occasion.begin(event)
         try:
             if isinstance(what, Alarm):
                 orchestrator.on_alarm(what) if what.firing else orchestrator.on_calm(what)
@@ -431,14 +437,27 @@ class Engine:
                 orchestrator.notify(what)
         except Exception:  # noqa: BLE001 - an author's code
             _LOG.exception("%s failed", type(what).__name__.lower())
+        if event is not None:
+            self._ledger.done(event)
         try:
-            report = {names.GENERATION: instance.generation, **self._standing()}
+            standing = self._standing()
         except (Failure, client.ClientError):
             _LOG.exception("what stands could not be told")
-            return
+            standing = self._remembered()
+        report = {names.GENERATION: instance.generation, **standing}
+        if event is not None and manager.PRIVATE not in report:
+            # What the author keeps cannot be told: that it is, would be waited for without end.
+            self._ledger.settle([event])
         if report != self._last:
             self._last = report
-            self._reports.report("standing", report)
+            self._report("standing", report)
+
+    def _report(self, key: str, report: dict[str, Any]) -> None:
+        """Tell, in the order in which what is remembered came to be."""
+        told: dict[str, Any] = report.get(manager.PRIVATE) or {}
+        with self._changed:
+            self._kept = report.get(manager.PRIVATE, self._kept)
+            self._reports.report(key, report, lambda: self._ledger.settle(events_in(told)))
 
 
 def _message(error: Exception) -> str:

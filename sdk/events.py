@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Action", "Alarm", "Event", "Tick"]
+from occi_service.wire import names
+
+__all__ = ["Action", "Alarm", "Event", "Occasion", "Tick"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,3 +52,28 @@ class Event:
     type: str
     subject: str
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Occasion:
+    """What is being worked off, as a source of keys: who works off the same again asks with the same keys.
+
+    A process that is killed after it has asked for something, and before anybody knows that it has worked the event off, is
+    followed by one that gets the event again. What it asks for the second time is recognised by its key.
+
+    Args:
+        new_id: names an occasion that nobody will repeat.
+    """
+
+    def __init__(self, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
+        self._new_id = new_id
+        self.begin()
+
+    def begin(self, name: str | None = None) -> None:
+        """From now on `name` is worked off: an event's id, or a phase of a generation; None for what comes once."""
+        self._name = name or str(self._new_id())
+        self._asked: Counter[tuple[str, ...]] = Counter()
+
+    def key(self, *what: str) -> str:
+        """The key of one more request for `what`, on this occasion."""
+        self._asked[what] += 1
+        return str(names.derived_id(self._name, *what, str(self._asked[what])))

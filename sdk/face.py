@@ -2,6 +2,9 @@
 
 Who calls is verified by the door in front (tokens for this one orchestrator); here it is checked that the caller acts for the
 instance's tenant. Parameters, private state and tokens are taken and never shown.
+
+An event is answered 200 once it was worked off and the service manager knows what came of it. That is waited for a moment when
+it comes first, which is enough for most; else the answer is 503, and who told of it tells again.
 """
 
 from __future__ import annotations
@@ -11,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import falcon
 from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action as OcciAction
 from occi.core_model import Entity
 
 from occi_service.app import Application
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from occi_service.identity import IDENTITY, Identity, TokenKind
 from occi_service.registry import InMemoryRegistry
 from occi_service.wire import names
@@ -30,6 +34,10 @@ from .line import Line
 __all__ = ["Face"]
 
 _CALLER: Final = "caller"
+#: In a request's environment: the events that it told of, and whether each was new here.
+_TOLD: Final = "archelon.told"
+#: Seconds that an answer is held back. The sender's thread waits as long, and may be needed for what the event asks for.
+_HELD: Final = 0.25
 
 
 class _OneRegistry(InMemoryRegistry):
@@ -57,12 +65,26 @@ class Face(Application):
         self.register_backend(wire.ORCHESTRATOR, backend)
         for action in wire.ORCHESTRATOR.actions:
             self.register_backend(action, backend)
+        self._engine = engine
+        # After the backend: what a request holds of the registry is free again.
+        self.falcon.add_middleware(self)
 
     def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
         """WSGI, behind the door."""
         if environ.get("PATH_INFO") in ("/healthz", "/readyz"):
             return _alive(environ, response)
-        return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY)})
+        told: dict[str, bool] = {}
+        environ[_TOLD] = told
+        return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY), _TOLD: told})
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, succeeded: bool) -> None:
+        """Falcon's: before an answer leaves. Of an event that is not settled it says that it has to come again."""
+        if not succeeded:
+            return
+        for event, new in req.env[_TOLD].items():
+            if not self._engine.await_settled(event, _HELD if new else 0.0):
+                text = "it waits its turn, or what came of it was not heard yet; tell again until this is a 200"
+                self._on_error(req, resp, UnavailableError(text, wire.EVENT_ID, retry_after=1), {})
 
 
 def _alive(_environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
@@ -122,15 +144,17 @@ class _Backend(KindBackend, ActionBackend):
         self._caller(extras)
         with _refusals():
             if action == wire.NOTIFY:
-                self._engine.notify(
-                    str(attributes[wire.EVENT_ID]),
+                event = str(attributes[wire.EVENT_ID])
+                extras[_TOLD][event] = self._engine.notify(
+                    event,
                     str(attributes[wire.EVENT_TYPE]),
                     str(attributes.get(wire.EVENT_SUBJECT) or ""),
                     attributes.get(wire.EVENT_DATA) or {},
                 )
             elif action == wire.ACT:
                 invoked = Action(str(attributes[wire.ACTION_NAME]), attributes.get(wire.ACTION_ATTRIBUTES) or {})
-                self._engine.act(str(attributes[wire.EVENT_ID]), invoked, _generation(attributes))
+                event = str(attributes[wire.EVENT_ID])
+                extras[_TOLD][event] = self._engine.act(event, invoked, _generation(attributes))
             else:
                 self._engine.phase(
                     action.term,

@@ -2,7 +2,8 @@
 
 The start token is used at a start alone, since it tells the service manager that this process knows nothing yet. Afterwards
 the tokens that came of it are renewed with one another. A report waits here while the service manager is away, and is said again
-at growing intervals. 404 and 409 end it: the instance is gone, or the order has changed.
+at growing intervals. 404 and 409 end it: the instance is gone, or the order has changed. Who reports is told when nothing
+more will come of saying it: when it was heard, or never can be. A 409 is neither, since the newer order's report says it too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Line:
         self._since = float("-inf")
         self._renewing = threading.Lock()
         self._changed = threading.Condition()
-        self._reports: dict[str, tuple[dict[str, Any], str | None]] = {}
+        self._reports: dict[str, tuple[dict[str, Any], str | None, Callable[[], None]]] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
 
@@ -108,11 +109,15 @@ class Line:
 
     # reports ----------------------------------------------------------------------------------------------------------
 
-    def report(self, key: str, attributes: dict[str, Any]) -> None:
-        """Tell; a report of the same key that is still waiting is replaced."""
+    def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
+        """Tell; a report of the same key that is still waiting is replaced.
+
+        Args:
+            settled: called in the line's own thread once it was heard, or where it is refused for good.
+        """
         with self._changed:
             self._reports.pop(key, None)
-            self._reports[key] = (attributes, logs.request_id() or None)
+            self._reports[key] = (attributes, logs.request_id() or None, settled)
             self._changed.notify_all()
 
     @property
@@ -152,10 +157,12 @@ class Line:
             if key is None:
                 return False
             kept = self._reports[key]
-        attributes, request_id = kept
+        attributes, request_id, settled = kept
+        superseded = False
         try:
             self._say(attributes, request_id)
         except (client.NotFoundError, client.ConflictError) as error:
+            superseded = isinstance(error, client.ConflictError)
             _LOG.info("the report %s is not wanted any more: %s", key, error.message)
         except client.StatusError as error:
             if error.status >= 500 or error.status in (401, 429):
@@ -164,6 +171,8 @@ class Line:
         with self._changed:
             if self._reports.get(key) is kept:
                 del self._reports[key]
+        if not superseded:
+            settled()
         return True
 
     def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:

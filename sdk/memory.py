@@ -42,7 +42,7 @@ class MemoryCloud:
         makes: outputs by the name of a stack.
         fails: why a stack (by name) or a supplier (by type) fails.
         bounds: least and most instances by node.
-        counts: instances by the path of a stack, then node.
+        counts: instances by the path of a stack, then node; keys: of the requests that they come of, by path.
         withdrawn: types that the catalogue names no more.
         paused: names of stacks that get no further, until they are taken out.
         requests: `METHOD module path`, in order; for a look at what was done.
@@ -57,6 +57,7 @@ class MemoryCloud:
         self.fails: dict[str, str] = {}
         self.bounds: dict[str, tuple[int, int]] = {}
         self.counts: dict[str, dict[str, int]] = {}
+        self.keys: dict[str, set[str]] = {}
         self.withdrawn: set[str] = set()
         self.paused: set[str] = set()
         self.requests: list[str] = []
@@ -123,8 +124,8 @@ class MemoryCloud:
                 token = {"org.archelon.delegation.token": "exchanged"}
                 return client.Entity(location=path, kind=type_id(design.DELEGATION), attributes=token)
             present = self._present(module, path)
-            if action == type_id(deploy.SCALE):
-                self._scale(present, attributes)
+            if action == type_id(deploy.SCALE) and not self._scale(present, attributes):
+                return present
             states = {"scale": "UPDATE", "suspend": "SUSPEND", "resume": "RESUME"}
             if term in states:
                 self._keep(module, path, {**present.attributes, deploy.STACK_STATE: f"{states[term]}_IN_PROGRESS"})
@@ -214,7 +215,10 @@ class MemoryCloud:
             return {deploy.STACK_STATE: f"{verb}_FAILED", deploy.STACK_REASON: self.fails[name]}
         return {deploy.STACK_STATE: f"{verb}_COMPLETE", deploy.STACK_OUTPUTS: dict(self.makes.get(name, {}))}
 
-    def _scale(self, stack: client.Entity, attributes: Mapping[str, Any]) -> None:
+    def _scale(self, stack: client.Entity, attributes: Mapping[str, Any]) -> bool:
+        key, keys = attributes.get(deploy.SCALE_KEY), self.keys.setdefault(stack.location, set())
+        if key in keys:
+            return False
         node = str(attributes[deploy.SCALE_NODE])
         least, most = self.bounds.get(node, (1, 1000))
         counts = self.counts.setdefault(stack.location, {})
@@ -224,6 +228,9 @@ class MemoryCloud:
         if not least <= wanted <= most:
             raise _error(client.ConflictError, 409, f"{node} has {least} to {most} instances, not {wanted}")
         counts[node] = wanted
+        if key is not None:
+            keys.add(str(key))
+        return True
 
     def _check(self, module: str, path: str, present: client.Entity, attributes: Mapping[str, Any]) -> None:
         before, now = present.attributes.get(names.GENERATION, 0), attributes.get(names.GENERATION, 0)
@@ -239,6 +246,7 @@ class MemoryCloud:
     def _gone(self, module: str, path: str) -> client.Entity:
         del self.entities[module][path]
         self.counts.pop(path, None)
+        self.keys.pop(path, None)
         return self._present(module, path)
 
     def _keep(self, module: str, path: str, values: Mapping[str, Any]) -> client.Entity:

@@ -23,7 +23,7 @@ from .clearing import Disposal
 from .deployment import Deployment, Resource, Stack
 from .dns import Dns, NameServer
 from .errors import Failure
-from .events import Action, Alarm, Event, Tick
+from .events import Action, Alarm, Event, Occasion, Tick
 from .instance import Instance, typed
 from .ports import Pace, Reach
 from .private import Private
@@ -66,6 +66,7 @@ class Situation:
         pace: Pace,
         names: NameServer,
         private: Private,
+        occasion: Occasion,
     ) -> None:
         self.instance = instance
         self.bundle = bundle
@@ -73,6 +74,7 @@ class Situation:
         self.pace = pace
         self.names = names
         self.private = private
+        self.occasion = occasion
 
 
 class Orchestrator:
@@ -93,7 +95,9 @@ class Orchestrator:
     def __init__(self, situation: Situation) -> None:
         self._situation = situation
         self.design = Design(situation.reach, self._instance)
-        self.deployment = Deployment(self.design, self._instance, bundle=situation.bundle, pace=situation.pace)
+        self.deployment = Deployment(
+            self.design, self._instance, bundle=situation.bundle, pace=situation.pace, occasion=situation.occasion
+        )
         self.provisioning = Provisioning(self.design, self._instance, pace=situation.pace)
         self.runtime = Runtime(self.design, self._instance, pace=situation.pace)
         self.disposal = Disposal(self.design, self._instance)

@@ -10,10 +10,10 @@ from occi_service.wire import service_manager as wire
 
 from .errors import Failure
 
-__all__ = ["Private"]
+__all__ = ["EVENTS", "Private", "events_in"]
 
 #: Events whose ids are remembered, so that each is taken once.
-_EVENTS: Final = 256
+EVENTS: Final = 256
 
 
 class Private:
@@ -42,12 +42,16 @@ class Private:
         self.suppliers.update(document.get("suppliers") or {})
         self._events = dict.fromkeys(str(each) for each in document.get("events") or ())
 
+    def knows(self, event: str) -> bool:
+        """Whether an event has been worked off."""
+        return event in self._events
+
     def take(self, event: str) -> bool:
-        """Remember an event's id. False where it is known."""
+        """Remember that an event has been worked off. False where it is known."""
         if event in self._events:
             return False
         self._events[event] = None
-        while len(self._events) > _EVENTS:
+        while len(self._events) > EVENTS:
             del self._events[next(iter(self._events))]
         return True
 
@@ -74,3 +78,8 @@ class Private:
             raise Failure(f"self.state and self.outputs are larger than {wire.PRIVATE_LIMIT} bytes; keep less")
         copied: dict[str, Any] = json.loads(text)
         return copied
+
+
+def events_in(document: Mapping[str, Any]) -> frozenset[str]:
+    """The ids of events that a document says have been worked off."""
+    return frozenset(document.get("events") or ())

@@ -10,8 +10,10 @@ The process that watches over the worker imports as little as it can; `assembly`
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from wsgiref.types import WSGIApplication
 
 from occi_service import logs, redaction, server
@@ -25,6 +27,10 @@ __all__ = ["Settings", "main"]
 def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGTERM. Raises SystemExit."""
     given = sys.argv[1:] if arguments is None else arguments
+    # Until gunicorn has handlers of its own: a container's first process ends by no signal without one. `container` holds
+    # back what comes before.
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     try:
         settings = Settings.read(os.environ, Path(given[0] if given else "."))
     except ValueError as error:
@@ -50,6 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
         # Who calls, calls seldom; and the end of this process waits for open connections.
         keep_alive=1,
     )
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from occi_service.wire import service_manager as manager
 from .dns import Record
 from .engine import Engine
 from .errors import Abandoned, Failure
-from .events import Action, Alarm, Event, Tick
+from .events import Action, Alarm, Event, Occasion, Tick
 from .instance import Instance
 from .loading import load_class
 from .memory import MemoryCloud, MemoryReach
@@ -214,13 +214,14 @@ class _Run:
         self.private = Private()
         self.reports: list[dict[str, Any]] = []
 
-    def report(self, key: str, attributes: dict[str, Any]) -> None:
+    def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
         """Take a report."""
         self.reports.append(attributes)
+        settled()
 
     def run(self, event: str | Alarm | Tick | Action | Event) -> State:
         """See `Context.run`."""
-        pace = _Pace()
+        pace, occasion = _Pace(), Occasion()
         reach = MemoryReach(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
         situations: list[Situation] = []
 
@@ -232,6 +233,7 @@ class _Run:
                 pace=pace,
                 names=self.names,
                 private=self.private,
+                occasion=occasion,
             )
             situations.append(situation)
             return self._context.orchestrator(situation)
@@ -240,7 +242,9 @@ class _Run:
             for each in situations:
                 each.instance = instance
 
-        engine = Engine(make, private=self.private, reports=self, pace=pace, accept=accept, clock=pace.now)
+        engine = Engine(
+            make, private=self.private, reports=self, pace=pace, occasion=occasion, accept=accept, clock=pace.now
+        )
         before = self._before
         engine.activate(
             self._instance,

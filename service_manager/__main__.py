@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     return server.run_worker(
         wiring.worker(parts),
         port=settings.worker_port,
+        host=settings.worker_host,
         checks=[health.Check("database", reachable)],
         registry=parts.metrics,
     )

@@ -1,4 +1,8 @@
-"""Declared actions on their way to an orchestrator: each is sent until it is taken, or is too old."""
+"""Declared actions on their way to an orchestrator: each is sent until it was worked off, or nobody took it for too long.
+
+An orchestrator that has one, and has not worked it off, answers that it is to be told again: that counts as news of it, so what
+takes long is not too old.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service import work
+from occi_service import client, work
 from occi_service.encryption import Cipher
 from occi_service.wire import names, orchestrator
 
@@ -22,6 +26,8 @@ __all__ = ["Invocations"]
 
 #: Seconds after which an invocation that could not be passed on is dropped.
 _PATIENCE: Final = 300.0
+#: Seconds between two looks at whether it was worked off.
+_AGAIN: Final = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Invocations:
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: work.Item) -> tuple[_Invocation, None] | None:
-        """The invocation; None if it was taken, or its instance is gone."""
+        """The invocation; None if it was worked off, nobody took it in time, or its instance is gone."""
         table = tables.invocations
         row = connection.execute(sa.select(table).where(table.c.id == item.key)).one_or_none()
         instance = self._instances.find(connection, row.instance) if row is not None else None
@@ -67,12 +73,21 @@ class Invocations:
             self._cloud.act(instance.address, attributes, caller)
         except LeftAloneError as error:
             return work.Wait(error.seconds)
-        return work.Done(wanted.id)
+        except client.UnavailableError as error:
+            if error.retry_after is None:
+                # Not its word, but that of something in front of it.
+                raise
+            return work.Wait(_AGAIN, False)
+        return work.Done(True)
 
-    def save(self, connection: sa.Connection, item: work.Item, observed: Any) -> None:
-        """It was taken."""
-        connection.execute(tables.invocations.delete().where(tables.invocations.c.id == item.key))
+    def save(self, connection: sa.Connection, item: work.Item, observed: bool) -> None:
+        """It was worked off, or is being."""
+        one = tables.invocations.c.id == item.key
+        if observed:
+            connection.execute(tables.invocations.delete().where(one))
+        else:
+            connection.execute(tables.invocations.update().where(one).values(made=self._clock()))
 
     def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
         """It will not be: drop it."""
-        self.save(connection, item, None)
+        self.save(connection, item, True)

@@ -33,6 +33,9 @@ class ServiceManagerSettings(Settings):
     web_threads: int = pydantic.Field(8, ge=1, le=256, description="threads of each web process")
     worker_threads: int = pydantic.Field(8, ge=1, le=256, description="steps that a worker takes at once")
     worker_port: int = pydantic.Field(0, ge=0, le=65535, description="port of a worker's /healthz, /readyz, /metrics")
+    worker_host: str = pydantic.Field(
+        "127.0.0.1", description="address of that port; another machine's probes and Prometheus need one they reach"
+    )
     lease: float = pydantic.Field(10.0, gt=0, le=600, description="seconds after which another worker takes over")
     metrics_interval: float = pydantic.Field(15.0, gt=0, description="seconds between two counts for /metrics")
     phase_timeout: float = pydantic.Field(300.0, gt=0, description="seconds that an attempt of a phase may take")

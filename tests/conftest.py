@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests import kubernetes_cluster as clusters
+from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
 
 #: Seconds that a test may take whose first act may be to install an OpenStack.
 _WITH_OPENSTACK = 900
+#: The same for a Kubernetes, whose programs may have to be built on a machine that does other things meanwhile.
+_WITH_KUBERNETES = 1800
 
 
 def missing(what: str) -> None:
@@ -49,11 +53,42 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that may have to wait for a test bed get the time for it; those with a Kubernetes go last: it may be building yet."""
+    limits = {"openstack": _WITH_OPENSTACK, "kubernetes": _WITH_KUBERNETES}
+    last = []
     for item in items:
-        if "openstack" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.openstack)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(_WITH_OPENSTACK))
+        needed = getattr(item, "fixturenames", ())
+        for bed, limit in limits.items():
+            if bed in needed or f"{bed}_cluster" in needed:
+                item.add_marker(getattr(pytest.mark, bed))
+                if item.get_closest_marker("timeout") is None:
+                    item.add_marker(pytest.mark.timeout(limit))
+        if "kubernetes_cluster" in needed:
+            last.append(item)
+    chosen = set(last)
+    items[:] = [item for item in items if item not in chosen] + last
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster() -> Iterator[KubernetesCluster]:
+    """A Kubernetes cluster: KUBECONFIG's, or the test bed's (Debian, root)."""
+    given = clusters.given()
+    if given is not None:
+        yield given
+        return
+    lacking = clusters.obstacle()
+    if lacking is not None:
+        missing(f"a Kubernetes cluster (KUBECONFIG is not set, and the test bed needs {lacking})")
+    with clusters.started() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def orchestrator_image(kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
+    if clusters.builder() is None:
+        missing("a builder of images (buildah, podman or docker)")
+    return clusters.load_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")

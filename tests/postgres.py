@@ -14,10 +14,15 @@ from types import TracebackType
 class PostgresServer:
     """Starts on `__enter__`, gives its URL, stops on `__exit__`.
 
+    Args:
+        host: address that it listens on; others than loopback let in whoever reaches them.
+
     PostgreSQL refuses to run as root; as root the server runs as user `postgres` or, without one, `nobody`.
     """
 
-    def __init__(self, programs: Path, directory: Path) -> None:
+    def __init__(self, programs: Path, directory: Path, *, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self._options = ""
         self._programs = programs
         self._directory = directory
         self._data = directory / "data"
@@ -37,7 +42,7 @@ class PostgresServer:
 
     def __enter__(self) -> str:
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((self._host, 0))
             port = probe.getsockname()[1]
         if self._user:
             # pytest's directories are root's alone; the server needs to pass through them.
@@ -47,15 +52,29 @@ class PostgresServer:
                 directory.chmod(directory.stat().st_mode | 0o011)
             shutil.chown(self._directory, self._user)
         self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        options += " -c max_connections=200"
-        log = self._directory / "server.log"
-        self._run("pg_ctl", "-D", str(self._data), "-l", str(log), "-o", options, "-w", "start")
-        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        if self._host != "127.0.0.1":
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 0.0.0.0/0 trust\n")
+        self._options = f"-p {port} -c listen_addresses={self._host} -c unix_socket_directories='' -c fsync=off"
+        self._options += " -c max_connections=200"
+        self._start()
+        return f"postgresql+psycopg://postgres@{self._host}:{port}/postgres"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def restart(self) -> None:
+        """Break every connection off, as a crash does, and come back at the same address with what was committed."""
+        self._stop()
+        self._start()
+
+    def _start(self) -> None:
+        log = self._directory / "server.log"
+        self._run("pg_ctl", "-D", str(self._data), "-l", str(log), "-o", self._options, "-w", "start")
+
+    def _stop(self) -> None:
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -81,8 +81,7 @@ class ApplicationWork:
         present = self._objects.find(connection, item.key)
         if present is None:
             return None
-        entity = self._entities.read(connection, present)
-        attributes = entity.attributes if entity is not None else {}
+        attributes = self._entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
         if len(image) == 64 and "/" not in image and not digest:
@@ -97,7 +96,11 @@ class ApplicationWork:
         present = wanted.present
         instance = present.labels.instance
         if present.wanted == ABSENT:
-            if not self._applications.remove(instance) or self._applications.state(instance) is not None:
+            try:
+                gone = self._applications.remove(instance)
+            except DeployError as problem:
+                return Wait(_LIFE, Seen(present, ApplicationState("error", str(problem)), present.kept))
+            if not gone or self._applications.state(instance) is not None:
                 return Wait(_SOON)
             return Done(Seen(present, None, {}))
         kept = dict(present.kept)

@@ -20,8 +20,11 @@ __all__ = ["TOPIC", "StackBackend", "stack_order"]
 
 TOPIC: Final = "deploy.stack"
 
-#: What is asked for beside the attributes: counts of scaled nodes.
+#: What is asked for beside the attributes: counts of scaled nodes, and the keys of the requests that they come of.
 COUNTS: Final = "counts"
+KEYS: Final = "keys"
+#: Keys that are remembered of a stack, the newest. Who repeats a request does so soon.
+_KEYS_KEPT: Final = 64
 
 _SET: Final = frozenset(
     (deploy.STACK_STATE, deploy.STACK_REASON, deploy.STACK_ID, deploy.STACK_OUTPUTS, deploy.STACK_RESOURCES)
@@ -142,6 +145,9 @@ class StackBackend(OwnedBackend):
     ) -> None:
         count = _whole(attributes, deploy.SCALE_COUNT)
         by = _whole(attributes, deploy.SCALE_BY)
+        key, keys = attributes.get(deploy.SCALE_KEY), present.asked.get(KEYS, [])
+        if key is not None and key in keys:
+            return
         if (count is None) == (by is None):
             raise BadRequestError(
                 f"give {deploy.SCALE_COUNT} or {deploy.SCALE_BY}, and one of the two", deploy.SCALE_COUNT
@@ -153,9 +159,14 @@ class StackBackend(OwnedBackend):
             )
         except DeployError as problem:
             raise ConflictError(str(problem), deploy.SCALE_NODE) from problem
+        asked = {**present.asked, COUNTS: dict(counts)}
+        if key is not None:
+            # With the counts, in one transaction: the key says that they have been changed for it.
+            asked[KEYS] = [*keys, key][-_KEYS_KEPT:]
         if counts != present.asked.get(COUNTS, {}):
-            self.objects.ask(connection, present, asked={**present.asked, COUNTS: dict(counts)})
             self._in_progress(entity.attributes)
+        if asked != present.asked:
+            self.objects.ask(connection, present, asked=asked)
 
     def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
         stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))

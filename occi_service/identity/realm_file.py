@@ -15,11 +15,11 @@ import fcntl
 import hashlib
 import os
 import secrets
-import stat
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from ..private_files import others_may_read
 from . import realm_document
 from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
 from .subject import Clock, Role, TenantId
@@ -243,7 +243,7 @@ class RealmFile:
             os.close(directory)
 
     def _check_mode(self, status: os.stat_result) -> None:
-        if stat.S_IMODE(status.st_mode) & 0o077:
+        if others_may_read(status):
             raise RealmError(f"{self.path}: others may read or write it; run `chmod 600 {self.path}`")
 
     def _check_name(self, name: str, what: str) -> None:

@@ -25,6 +25,10 @@ __all__ = [
     "BUNDLE_DIGEST",
     "BUNDLE_IMAGE",
     "BUNDLE_MEDIA_TYPE",
+    "BUNDLE_SIZE",
+    "BUNDLE_UNUSED_SINCE",
+    "LOG_NEXT",
+    "LOG_START",
     "ORCHESTRATOR",
     "PLATFORM_SCHEME",
     "PREVIEW",
@@ -33,6 +37,7 @@ __all__ = [
     "SCALE",
     "SCALE_BY",
     "SCALE_COUNT",
+    "SCALE_KEY",
     "SCALE_NODE",
     "SCHEME",
     "SIGNAL",
@@ -71,12 +76,19 @@ _ACTION_SCHEME: Final = "http://schemas.ogf.org/occi/platform/application/action
 
 #: A bundle travels as the archive itself, PUT and GET at its digest's path.
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+BUNDLE_SIZE: Final = attribute("bundle.size")
+BUNDLE_UNUSED_SINCE: Final = attribute("bundle.unused_since")
 BUNDLE: Final = Kind(
     SCHEME,
     "bundle",
     related=[Resource.kind],
     title="Bundle, known by its digest",
-    attributes={attribute("bundle.size"): Attribute("immutable", type="number", description="bytes")},
+    attributes={
+        BUNDLE_SIZE: Attribute("immutable", type="number", description="bytes"),
+        BUNDLE_UNUSED_SINCE: Attribute(
+            "immutable", type="number", description="seconds since the epoch; nothing while an application runs it"
+        ),
+    },
     location="/bundle/",
 )
 
@@ -133,6 +145,10 @@ ORCHESTRATOR: Final = Mixin(
     location="/orchestrator/",
 )
 
+#: Header fields of a piece of a log: positions of its first byte, and of the one to ask for next.
+LOG_START: Final = "X-Start"
+LOG_NEXT: Final = "X-Next"
+
 #: Hurtle's kind, another face of the same thing.
 APP: Final = Kind(
     PLATFORM_SCHEME,
@@ -172,6 +188,7 @@ SCALE_COUNT: Final = attribute("scale.count")
 SCALE_BY: Final = attribute("scale.by")
 SIGNAL_RESOURCE: Final = attribute("signal.resource")
 SIGNAL_DATA: Final = attribute("signal.data")
+SCALE_KEY: Final = attribute("scale.key")
 
 PREVIEW: Final = Action(
     SCHEME,
@@ -193,6 +210,9 @@ SCALE: Final = Action(
         SCALE_NODE: Attribute("required", description="name of the node in the template"),
         SCALE_COUNT: Attribute("", type="number", description="how many there shall be"),
         SCALE_BY: Attribute("", type="number", description="how many more, or fewer if negative"),
+        SCALE_KEY: Attribute(
+            "", pattern="[!-~]{1,255}", description="one of the caller's choosing: the same again changes nothing"
+        ),
     },
 )
 SUSPEND: Final = Action(SCHEME, "suspend", "Stop what the stack runs, keeping it")

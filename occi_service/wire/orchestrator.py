@@ -1,6 +1,10 @@
 """An orchestrator's face (Hurtle's): one entity at `/orchestrator/default`, phases as actions, events as `notify`.
 
 A phase action answers at once; its outcome comes as a report to the service manager (`service_manager.REPORT`).
+
+An event (`notify`, `act`) is answered 200 once it was worked off and the service manager has heard the report that says so in its
+private state, if there is anything to work off; before that 503, with Retry-After. Who tells of it tells again until it is a 200;
+an event that waits already is not taken twice. So an event outlives the process that took it.
 """
 
 from __future__ import annotations
@@ -95,7 +99,7 @@ ACT: Final = Action(
     "Invoke an action that the service declares",
     {
         **_ORDER,
-        EVENT_ID: Attribute("required", description="the same id is taken once"),
+        EVENT_ID: Attribute("required", description="the same id is taken once; 503 until it was worked off"),
         ACTION_NAME: Attribute("required", description="term of the declared action"),
         ACTION_ATTRIBUTES: Attribute("", type="object", secret=True),
     },
@@ -106,7 +110,7 @@ NOTIFY: Final = Action(
     "notify",
     "Tell of an event; the same event.id is taken once",
     {
-        EVENT_ID: Attribute("required"),
+        EVENT_ID: Attribute("required", description="503 until it was worked off: tell again"),
         EVENT_TYPE: Attribute("required", pattern="|".join(EVENT_TYPES)),
         EVENT_SUBJECT: Attribute("", description="path of what it is about, such as a stack's"),
         EVENT_DATA: Attribute("", type="object"),

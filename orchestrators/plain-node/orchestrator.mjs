@@ -250,7 +250,8 @@ function act(term, attributes) {
   if (PHASES.includes(term)) return begin(term, given('generation'));
   if (term !== 'notify') throw new Refused(400, `there is no action ${term} here`);
   if (!EVENTS.includes(given('event.type'))) throw new Refused(400, `event.type is one of ${EVENTS.join(', ')}`);
-  // Each event is taken once. This orchestrator does nothing about them: its waits look for themselves.
+  // Each event is taken once. This orchestrator does nothing about them (its waits look for themselves), so it may say 200 at once.
+  // One that does something answers 503 with Retry-After until that is done and its report, with the event's id, was heard.
   if (!remembered.events.includes(given('event.id'))) remembered.events = [...remembered.events.slice(-255), given('event.id')];
 }
 
@@ -276,7 +277,7 @@ async function bodyOf(request) {
 
 async function serve(request) {
   const url = new URL(request.url, 'http://localhost');
-  if (url.pathname === '/healthz') return { status: 200, body: { status: 'ok' } };
+  if (['/healthz', '/readyz'].includes(url.pathname)) return { status: 200, body: { status: 'ok' } };
   const claims = caller(request);
   const body = await bodyOf(request);
   if (url.pathname !== PATH) throw new Refused(404, `an orchestrator has one entity, at ${PATH}`);

@@ -3,6 +3,9 @@
 One all-in-one for all. For each victim a guestbook, which has a store of its own, lives through four moments (it is created, it
 grows under load, it is updated, it is disposed of), and at each the victim is killed once, as soon as the moment is seen to have
 begun. What is right is looked for from outside: at the web endpoint, at the machine's processes, in the databases.
+
+And one that dies where nobody could kill it by looking: over an event, when it has it and has done nothing yet, and when it has
+done all and nobody knows. Each event has its effect once.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -36,6 +40,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-controller-web", "cloud-controller-worker")
 ORCHESTRATORS: Final = ("guestbook", "store")
+FUSED: Final = Path(__file__).parent / "fused"
 #: Seconds within which an order has to end right, a kill in the middle of it included: two leases, and what the order takes.
 PATIENCE: Final = 60.0
 #: Seconds between two looks at the web endpoint, which are visits too: fewer than make the guestbook busy.
@@ -44,6 +49,7 @@ BUSY: Final = 6
 ENTRY: Final = "Written before the kills"
 _STATE: Final = "mcn.service.state"
 _WEB: Final = ".web."
+FUSED_TYPE: Final = "http://schemas.archelon.org/occi/service#fused"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +78,8 @@ class House:
     def publish(self) -> None:
         connection = self.stage.connection("provider")
         with connection.open() as manager:
-            for name in ("store", "guestbook"):
-                bundle = bundles.Bundle.load(ROOT / "orchestrators" / name)
+            for directory in (*[ROOT / "orchestrators" / name for name in ("store", "guestbook")], FUSED):
+                bundle = bundles.Bundle.load(directory)
                 offer(manager, bundle.pack())
                 enter_in_catalogue(connection, bundle.manifest.type)
 
@@ -299,6 +305,41 @@ def test_a_guestbook_ends_right_whoever_dies(house: House, victim: str, round_: 
     finally:
         life.clear()
         life.close()
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(house: House, tmp_path: Path, round_: int) -> None:
+    fuses = {
+        event: [tmp_path / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
+    }
+    for each in fuses["alarm"]:
+        each.touch()
+    with house.stage.connection("tenant").open() as manager:
+        path = manager.create(FUSED_TYPE, {"fused.directory": str(tmp_path)})
+        instance = str(house.asked("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
+
+        def nodes() -> int:
+            return sum(_WEB in each.process and each.pid is not None for each in house.stage.nodes(instance))
+
+        def settled(grown: int, event: str) -> bool:
+            """All fuses are burnt, as often as asked it has grown, and nothing more is to be told."""
+            told = house.asked(
+                "SELECT event FROM cloud_notices WHERE instance = ?", instance, service="cloud-controller"
+            )
+            waiting = [*told, *house.asked("SELECT id FROM sm_invocations WHERE instance = ?", instance)]
+            shown = manager.get(path).attributes
+            burnt = not any(each.exists() for each in fuses[event])
+            return burnt and not waiting and (shown.get("fused.grown"), nodes()) == (grown, grown + 1)
+
+        try:
+            until(lambda: settled(1, "alarm"), "the alarm has its effect, once", seconds=2 * PATIENCE)
+            for each in fuses["act"]:
+                each.touch()
+            manager.act(path, f"{FUSED_TYPE.replace('#', '/')}/action#grow")
+            until(lambda: settled(2, "act"), "the action has its effect, once", seconds=2 * PATIENCE)
+        finally:
+            manager.delete(path)
+            until(lambda: not manager.exists(path), f"{path} is gone", seconds=PATIENCE)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from archelon.all_in_one import is_loopback
 from archelon.failures import CommandError, Status
 from archelon.state_directory import NAME, StateDirectory, found_upwards
+from occi_service.addresses import is_loopback
 from occi_service.identity import SigningKey, VerificationKey
 
 from .harness import archelon, first_port
@@ -89,6 +89,20 @@ def test_one_at_a_time(state: StateDirectory) -> None:
     assert refused.value.status is Status.CONFLICT
     with state.held():
         pass
+
+
+def test_another_users_directory_above_is_not_believed(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path / NAME)
+    state.make(host="127.0.0.1", first_port=first_port())
+    below = tmp_path / "below"
+    below.mkdir()
+    found = found_upwards(below)
+    assert found is not None
+    assert found.path == state.path
+    with pytest.raises(CommandError, match="belongs to another user") as refused:
+        found_upwards(below, me=state.path.stat().st_uid + 1)
+    assert str(state.path) in str(refused.value)
+    assert refused.value.status is Status.REFUSED
 
 
 @pytest.mark.parametrize(

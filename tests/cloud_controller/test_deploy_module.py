@@ -15,6 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 import bundles
+from cloud_controller.notices import TOPIC, Notice
+from cloud_controller.worker import worker_of
+from occi_service import client
 from occi_service.wire import deploy, names
 
 from .descriptions import sleepers
@@ -223,10 +226,16 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(house: House) -> None
         assert changes == {"db.0": "KEEP", "web.0": "DELETE"}
         assert {each["name"] for each in house.attributes(path)[deploy.STACK_RESOURCES]} == {"db.0", "web.0"}
         scale = {deploy.SCALE_NODE: "web", deploy.SCALE_BY: 1}
-        scaled = house.call("POST", path, action=deploy.SCALE, token=own, attributes=scale)
+        for _ in range(2):
+            keyed = {**scale, deploy.SCALE_KEY: "e-1/web/1"}
+            scaled = house.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed)
+            assert scaled.status_code == 200
         assert scaled.json["attributes"][deploy.STACK_STATE] == "UPDATE_IN_PROGRESS"
         house.wait(lambda: state(house, instance) == "UPDATE_COMPLETE")
         assert set(processes(house)) == {"db.0", "web.0", "web.1"}
+        # Heard again later, the same request still asks for nothing.
+        again = house.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed)
+        assert again.json["attributes"][deploy.STACK_STATE] == "UPDATE_COMPLETE"
         too_many = house.call("POST", path, action=deploy.SCALE, token=own, attributes={**scale, deploy.SCALE_BY: 5})
         assert (too_many.status_code, "1 to 3" in too_many.text) == (409, True)
         victim = processes(house)["db.0"]
@@ -303,3 +312,30 @@ def test_tenants_and_instances_are_apart(house: House) -> None:
     assert house.call("GET", "/deploy/stack/", token=stranger).json.get("resources", []) == []
     assert house.call("GET", "/deploy/stack/", headers={"Authorization": "Bearer nonsense"}).status_code == 401
     assert SERVICE in str(listed)
+
+
+def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(house: House) -> None:
+    instance = new_instance()
+    put_bundle(house)
+    put_application(house, instance)
+    told: list[str] = []
+
+    def send(notice: Notice) -> None:
+        told.append(notice.event)
+        if told.count(notice.event) < 3:
+            raise client.UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
+
+    def waiting() -> int:
+        with house.database.read() as connection:
+            return int(connection.scalar(sa.text("SELECT count(*) FROM cloud_notices")) or 0)
+
+    assert put_stack(house, instance).status_code == 201
+    with worker_of(house.parts, send=send):
+        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE" and not waiting())
+    assert told.count(told[-1]) == 3
+    with house.database.read() as connection:
+        key = connection.scalar(sa.text("SELECT key FROM work WHERE topic = :topic"), {"topic": TOPIC})
+    rested = house.parts.queue.state(TOPIC, str(key))
+    # It was no failure, however often.
+    assert rested is not None
+    assert (rested.outcome, rested.attempt, rested.reason) == ("done", 0, None)

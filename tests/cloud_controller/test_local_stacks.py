@@ -167,14 +167,16 @@ def test_a_node_that_is_never_healthy_rolls_the_create_back(driver: Driver, laun
 
 
 def test_one_that_dies_while_another_starts(driver: Driver, launcher: Launcher) -> None:
-    # The second dies at once, each time; the first is well.
+    # The second dies at once, each time; the first is well. It has to listen, so that no look takes it for well before.
     template = """
 infra_name: dies
 nodes:
   - {name: well, type: well}
   - {name: dying, type: dying}
 'node_def:well': [{resource: {type: process, command: [sleep, '1000']}}]
-'node_def:dying': [{resource: {type: process, command: [sh, -c, 'exit 3']}}]
+'node_def:dying':
+  - resource: {type: process, command: [sh, -c, 'exit 3'], ports: [http]}
+    health_check: {ports: [http]}
 """
     assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
     assert driver.reasons[-1] == "create failed: dying.0: exited with status 3 (given up after 3 further attempts)"

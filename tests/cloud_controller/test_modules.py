@@ -135,6 +135,18 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
         parts.Parts.of(settings.CloudControllerSettings.load(wrong))
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])
+def test_a_local_region_is_not_served_to_other_machines_unasked(tmp_path: Path, bind: str) -> None:
+    environ = {
+        "ARCHELON_DATABASE_URL": "sqlite://",
+        "ARCHELON_STATE_DIRECTORY": str(tmp_path),
+        "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
+        "ARCHELON_CLOUD_CONTROLLER_BIND": bind,
+    }
+    with pytest.raises(ValueError, match="ARCHELON_FORCE_EMBEDDED"):
+        web.serve(settings.CloudControllerSettings.load(environ))
+
+
 class Notified(KindBackend, ActionBackend):
     """An orchestrator's face that notes who told it what."""
 

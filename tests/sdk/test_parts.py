@@ -6,6 +6,7 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from occi_service import client
 from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Dns, Record, ZoneFiles
-from sdk.engine import Engine, WakingPace
+from sdk.engine import Engine
 from sdk.errors import in_words
+from sdk.events import Occasion
 from sdk.instance import typed
 from sdk.loading import load_class
 from sdk.memory import MemoryCloud, MemoryReach
 from sdk.orchestrator import Situation
+from sdk.pace import WakingPace
 from sdk.private import Private
 from sdk.templates import Document
 
@@ -426,18 +429,23 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
             ticked.release()
 
     class Reports:
-        def report(self, key: str, attributes: dict[str, Any]) -> None:
+        def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
             if key == "1/destroy" and attributes["org.archelon.phase.state"] == "done":
                 gone.set()
 
     loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
-    private, pace, names = Private(), WakingPace(), ZoneFiles(tmp_path / "zones")
+    private, pace, names, occasion = Private(), WakingPace(), ZoneFiles(tmp_path / "zones"), Occasion()
     reach = MemoryReach(MemoryCloud(), "http://cloud/manager/i")
 
     def make(instance: sdk.Instance) -> sdk.Orchestrator:
-        return Ticking(Situation(instance, bundle=loaded, reach=reach, pace=pace, names=names, private=private))
+        situation = Situation(
+            instance, bundle=loaded, reach=reach, pace=pace, names=names, private=private, occasion=occasion
+        )
+        return Ticking(situation)
 
-    engine = Engine(make, private=private, reports=Reports(), pace=pace, accept=lambda instance: None)
+    engine = Engine(
+        make, private=private, reports=Reports(), pace=pace, occasion=occasion, accept=lambda instance: None
+    )
     engine.open()
     try:
         engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})

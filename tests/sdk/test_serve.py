@@ -249,6 +249,49 @@ def test_an_event_is_taken_once_over_restarts_too(bench: Bench, process: Process
     assert bench.private()["state"] == {"deploys": 1, "alarms": ["e-1", "e-2", "e-3"]}
 
 
+GROWING = """
+import sdk
+
+class Growing(sdk.Orchestrator):
+    def on_alarm(self, alarm):
+        self.deployment.scale("web", by=1)
+        self.state["alarms"] = self.state.get("alarms", 0) + 1
+"""
+
+
+def test_killed_when_it_has_scaled_it_scales_no_more(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+    (bundle / "orchestrator.py").write_text(GROWING)
+    with Process.of_bundle(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
+
+        def tell() -> None:
+            bench.notify(occi, "e-1", "alarm", name="busy", state="firing")
+
+        def grown() -> list[dict[str, int]]:
+            return list(bench.cloud.counts.values())
+
+        bench.activate(occi, parameters={"tested.size": 1})
+        run(bench, occi, "deploy", "provision")
+        # It waits for what it has asked for, so the event is not worked off.
+        bench.cloud.paused.add("tested")
+        with pytest.raises(client.UnavailableError) as error:
+            tell()
+        assert (error.value.retry_after, grown()) == (1.0, [{"web": 2}])
+        restart(bench, process, occi)
+        bench.cloud.paused.clear()
+        # It is worked off, and nobody hears of it.
+        bench.away = 10**6
+        with pytest.raises(client.UnavailableError):
+            tell()
+        restart(bench, process, occi)
+        bench.away = 0
+        assert bench.settle(tell)
+        assert (grown(), bench.private()["state"]) == ([{"web": 2}], {"alarms": 1})
+        # What was heard of is known to the next process.
+        restart(bench, process, occi)
+        tell()
+        assert (grown(), bench.private()["state"]) == ([{"web": 2}], {"alarms": 1})
+
+
 def test_a_declared_action_reaches_the_author(bench: Bench, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")

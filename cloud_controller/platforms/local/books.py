@@ -76,19 +76,20 @@ def mark_stopped(directory: Path, now: float) -> None:
     """Say that it ended because it was asked to, also where its supervisor could not say so any more."""
     status = read_json(directory / "status.json")
     if status and status["state"] != State.STOPPED.value:
-        write_json(
-            directory / "status.json", {"state": State.STOPPED.value, "since": now, "restarts": status["restarts"]}
-        )
+        stopped = {"state": State.STOPPED.value, "since": now, "restarts": status["restarts"]}
+        # Where there is no room for it, it counts as lost: that it has ended is true all the same.
+        with contextlib.suppress(OSError):
+            write_json(directory / "status.json", stopped)
     (directory / "stop").unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where there is none."""
+    """What the file holds; nothing where there is none, or a power failure left less than all of it."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -7,9 +7,13 @@ before it had told what came of it, so it has to bear that.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,24 +89,66 @@ class LocalConfigures:
             return Configured("done", "")
         environment = {"PATH": os.defpath, **content.get("environment", {}), **self._launcher.marker(name)}
         try:
-            ended = subprocess.run(  # noqa: S603 - an argument list, in the node's own directory
-                command,
-                cwd=work,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=float(content.get("timeout", _LONGEST)),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as problem:
-            return Configured("failed", f"the command did not end within {problem.timeout:g} s")
+            status, printed = _run(command, work, environment, seconds=float(content.get("timeout", _LONGEST)))
+        except TimeoutError as problem:
+            return Configured("failed", str(problem))
         except OSError as problem:
             return Configured("failed", f"the command cannot be run: {problem.strerror}")
-        printed = ended.stdout[:_SHOWN].decode("utf-8", "replace")
-        if ended.returncode:
-            return Configured("failed", f"the command ended with status {ended.returncode}: {printed}")
+        if status:
+            return Configured("failed", f"the command ended with status {status}: {printed}")
         return Configured("done", printed)
+
+
+def _run(command: Sequence[str], work: Path, environment: Mapping[str, str], *, seconds: float) -> tuple[int, str]:
+    """Its status, and the beginning of what it printed; the rest is read and forgotten. What it leaves running goes on.
+
+    Raises:
+        TimeoutError: it did not end in time; it was killed, with all that is of its session.
+        OSError: it cannot be started.
+    """
+    until = time.monotonic() + seconds
+    with subprocess.Popen(  # noqa: S603 - an argument list, in the node's own directory
+        command,
+        cwd=work,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        output, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
+        try:
+            os.set_blocking(output, False)
+            printed = _read(output, ended, until)
+            if printed is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise TimeoutError(f"the command did not end within {seconds:g} s")
+        finally:
+            os.close(ended)
+        return process.wait(), printed.decode("utf-8", "replace")
+
+
+def _read(output: int, ended: int, until: float) -> bytes | None:
+    """The beginning of what comes until the process ends; None where the time is over before."""
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    printed = b""
+    while ready := dict(poll.poll(max(0.0, until - time.monotonic()) * 1000)):
+        data: bytes | None = None
+        if output in ready:
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(output, 1 << 16)
+            if data == b"":
+                # Nobody writes there any more; whether the process goes on is another matter.
+                poll.unregister(output)
+            printed += (data or b"")[: _SHOWN - len(printed)]
+        if ended in ready and (not data or len(printed) == _SHOWN):
+            return printed
+        if data and time.monotonic() > until:
+            break
+    return None
 
 
 def _write(work: Path, path: str, text: str) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -102,7 +103,10 @@ class Launcher:
         while True:
             with self._lock(order.name, create=True) as lock:
                 if lock is not None:
-                    return self._start(order, program, lock)
+                    try:
+                        return self._start(order, program, lock)
+                    except OSError as problem:
+                        raise LaunchError(f"{order.name} cannot be started: {problem.strerror or problem}") from problem
             found = self.observe(order.name)
             if found is None:
                 continue  # it was removed between the two looks
@@ -133,14 +137,15 @@ class Launcher:
         with self._ended(name, wait=wait) as lock:
             if lock is None:
                 return False
-            try:
-                self._ports.release(str(name))
-            except PortError as problem:
-                raise LaunchError(str(problem)) from problem
-            self._checkpoint("ports released")
+            # Its files first: on a full disk they are the room that the book of ports needs to be written anew.
             for tree in ("work", "log"):
                 shutil.rmtree(directory / tree, ignore_errors=True)
             self._checkpoint("files removed")
+            try:
+                self._ports.release(str(name))
+            except (PortError, OSError) as problem:
+                raise LaunchError(f"{name} cannot be removed: {problem}") from problem
+            self._checkpoint("ports released")
             # The book goes after all that it tells of, the lock after the book: a removal cut short is found and repeated.
             for file in (
                 "status.json.new",
@@ -282,11 +287,11 @@ class Launcher:
             "log_segments": self._log_segments,
         }
         package = str(Path(cloud_controller.__file__).parent.parent)
-        ready, tell = os.pipe()
         # Only where a supervisor itself fails does anything come here: a traceback, which shows code and no values.
         errors = os.open(
             self._directory(order.name) / "supervisor.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
+        ready, tell = os.pipe()
         try:
             arguments = [str(self._directory(order.name)), str(tell), *map(str, kept)]
             child = subprocess.Popen(  # noqa: S603 - our own program
@@ -299,6 +304,9 @@ class Launcher:
                 pass_fds=[tell, *kept],
                 start_new_session=True,
             )
+        except OSError:
+            os.close(ready)
+            raise
         finally:
             os.close(tell)
             os.close(errors)
@@ -353,6 +361,10 @@ class Launcher:
                 processes.send(*supervisor, signal.SIGKILL)
         except FileNotFoundError:
             return  # removed by another
+        except OSError as problem:
+            # Without room for the file nobody knows since when; that it was asked is what matters.
+            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
         processes.send(*supervisor, signal.SIGTERM)
 
     def _await_supervisor(self, directory: Path, wait: float) -> bool:

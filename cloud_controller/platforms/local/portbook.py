@@ -123,7 +123,11 @@ class PortBook:
             yield book
             if book != before:
                 new = self._file.with_suffix(".new")
-                new.write_text(json.dumps({str(number): entry for number, entry in book.items()}), encoding="utf-8")
+                with new.open("w", encoding="utf-8") as stream:
+                    json.dump({str(number): entry for number, entry in book.items()}, stream)
+                    # A power failure must not leave it empty: of every process of this root it tells something.
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 new.replace(self._file)
         finally:
             os.close(descriptor)

@@ -43,6 +43,8 @@ _LIMITS = {
 }
 #: Restarts are counted over this many seconds: a process that ran longer starts with a clean count.
 _WINDOW = 60.0
+#: Seconds after which what could not be told is told again.
+_AGAIN = 1.0
 
 
 class _Log:
@@ -59,14 +61,23 @@ class _Log:
         self._size = os.fstat(self._file).st_size
 
     def write(self, data: bytes) -> None:
-        if self._size and self._size + len(data) > self._segment:
-            os.close(self._file)
-            self._start += self._size
-            self._file, self._size = self._open(self._start), 0
-            for old in self._starts()[: -self._kept]:
-                os.unlink(f"{self._directory}/{old}")  # noqa: PTH108
-        os.write(self._file, data)
-        self._size += len(data)
+        # A full disk costs output, never the process. What was not written is not counted, so positions stay true.
+        with contextlib.suppress(OSError):
+            if self._size and self._size + len(data) > self._segment:
+                self._rotate()
+            while data:
+                written = os.write(self._file, data)
+                self._size += written
+                data = data[written:]
+
+    def _rotate(self) -> None:
+        # The oldest goes first: on a full disk that is what makes room.
+        starts = self._starts()
+        for old in starts[: len(starts) - self._kept + 1]:
+            os.unlink(f"{self._directory}/{old}")  # noqa: PTH108
+        new = self._open(self._start + self._size)
+        os.close(self._file)
+        self._file, self._start, self._size = new, self._start + self._size, 0
 
     def _starts(self) -> list[int]:
         return sorted(int(name) for name in os.listdir(self._directory))  # noqa: PTH208
@@ -83,6 +94,8 @@ class _Supervisor:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._terminate = False
         self._restarts = 0
+        self._status: dict[str, object] = {}
+        self._told = True
         self._me = processes.read(os.getpid())
         self._log = _Log(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
         self._output, self._child_output = os.pipe()
@@ -150,7 +163,12 @@ class _Supervisor:
 
     def _spawn(self) -> tuple[int | None, str]:
         errors, child_errors = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as refusal:
+            os.close(errors)
+            os.close(child_errors)
+            return None, f"cannot fork: {refusal.strerror}"
         if pid == 0:
             self._become(child_errors)
         os.close(child_errors)
@@ -175,6 +193,8 @@ class _Supervisor:
                 os._exit(127)  # the supervisor died before the death signal was set
             doing = f"cannot enter the directory {self._order['directory']!r}"
             os.chdir(f"{self._directory}/work/{self._order['directory']}")
+            # A core would hold whatever the process was trusted with.
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             for name, value in self._order["limits"].items():
                 doing = f"cannot set the limit {name}"
                 resource.setrlimit(_LIMITS[name], (value, value))
@@ -202,6 +222,10 @@ class _Supervisor:
 
     def _pump(self, wait: float | None) -> None:
         """Carry output to the log until something happens, at most `wait` seconds."""
+        if not self._told:
+            self._write_status()
+        if not self._told:
+            wait = _AGAIN if wait is None else min(wait, _AGAIN)
         for descriptor, _ in self._poll.poll(None if wait is None else max(0.0, wait) * 1000):
             try:
                 data = os.read(descriptor, 65536)
@@ -251,7 +275,7 @@ class _Supervisor:
         self._pump(0)
 
     def _tell(self, state: str, **facts: object) -> None:
-        status = {
+        self._status = {
             "state": state,
             "since": time.time(),
             "restarts": self._restarts,
@@ -259,10 +283,19 @@ class _Supervisor:
             "supervisor_start": self._me.start if self._me else 0,
             **facts,
         }
+        self._write_status()
+
+    def _write_status(self) -> None:
+        """Say it, or try again later where there is no room for it: until then the lock is the truth."""
         path = f"{self._directory}/status.json"
-        with open(f"{path}.new", "w", encoding="utf-8") as stream:  # noqa: PTH123
-            json.dump(status, stream)
-        os.replace(f"{path}.new", path)  # noqa: PTH105
+        try:
+            with open(f"{path}.new", "w", encoding="utf-8") as stream:  # noqa: PTH123
+                json.dump(self._status, stream)
+            os.replace(f"{path}.new", path)  # noqa: PTH105
+        except OSError:
+            self._told = False
+            return
+        self._told = True
         if self._ready >= 0:
             # A launcher that is gone does not listen; whoever comes next reads the file.
             with contextlib.suppress(BrokenPipeError):

@@ -1,0 +1,218 @@
+"""A root directory with this machine's own Python: interpreter, standard library, libraries, and the shared objects of all.
+
+There is no shell in it and no other program. Everything is owned by root and readable by all; the user of the image writes
+nowhere but in what is mounted. Python is laid out below /usr, wherever it is here: it finds itself from its own place.
+"""
+
+from __future__ import annotations
+
+import compileall
+import importlib.metadata
+import json
+import py_compile
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from .content import USER, Content
+
+__all__ = ["RootError", "copy_program", "make_root"]
+
+_HERE: Final = Path(__file__).resolve().parents[2]
+#: Of the standard library: what no service imports.
+_LEFT_OUT: Final = shutil.ignore_patterns(
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "tkinter",
+    "turtledemo",
+    "turtle.py",
+    "pydoc_data",
+    "config-*",
+    "_test*.so",
+    "_tkinter*.so",
+    "*.opt-*.pyc",
+    "*.a",
+)
+_OBJECT: Final = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
+
+
+class RootError(Exception):
+    """A root cannot be made of what is installed here. The text says what to do."""
+
+
+def make_root(target: Path, content: Content) -> None:
+    """Fill an empty directory.
+
+    Raises:
+        RootError: a library is not installed, or a shared object cannot be found.
+    """
+    for directory in ("dev", "etc", "proc", "srv", "sys", "tmp", "usr/bin", "usr/lib", "var/lib/archelon"):
+        (target / directory).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (target / "usr" / name).mkdir(exist_ok=True)
+        (target / name).symlink_to(f"usr/{name}")
+    user, group = USER.split(":")
+    (target / "etc/passwd").write_text(
+        f"root:x:0:0:root:/:/sbin/nologin\narchelon:x:{user}:{group}:archelon:/srv:/sbin/nologin\n"
+    )
+    (target / "etc/group").write_text(f"root:x:0:\narchelon:x:{group}:\n")
+    _add_certificates(target)
+    packages = _add_python(target)
+    _add_libraries(packages, content)
+    for room in content.rooms:
+        shutil.copytree(
+            _HERE / room, packages / room, ignore=shutil.ignore_patterns("__pycache__", "*.db"), dirs_exist_ok=True
+        )
+        # By content, not by time: the layers of an image have times of their own.
+        compileall.compile_dir(
+            packages / room,
+            quiet=2,
+            stripdir=str(target),
+            prependdir="/",
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+    _add_shared_objects(target)
+    _strip(target / "usr" / sys.platlibdir)
+
+
+def copy_program(target: Path, program: Path) -> None:
+    """Put one more program into a root that has been made, with the shared objects that it needs. Raises RootError."""
+    place = target / "usr/bin" / program.name
+    shutil.copy2(program.resolve(), place)
+    _add_shared_objects(target, [place])
+
+
+def _add_certificates(target: Path) -> None:
+    """The machine's own authorities, where OpenSSL looks for them."""
+    known = Path("/etc/ssl/certs/ca-certificates.crt")
+    place = target / ssl.get_default_verify_paths().openssl_cafile.lstrip("/")
+    if known.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(known, place)
+
+
+def _add_python(target: Path) -> Path:
+    """The interpreter with its standard library. Returns the directory for other packages."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # In a virtual environment `sys.executable` is a link to it.
+    interpreter = Path(sys.executable).resolve()
+    shutil.copy2(interpreter, target / "usr/bin" / version)
+    (target / "usr/bin/python3").symlink_to(version)
+    library = target / "usr" / sys.platlibdir / version
+    shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_LEFT_OUT, symlinks=False)
+    asked = subprocess.run(  # noqa: S603 - our own interpreter
+        [
+            str(interpreter),
+            "-I",
+            "-c",
+            "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    prefix, places = json.loads(asked.stdout)
+    first = Path(places[0])
+    packages = target / "usr" / first.relative_to(prefix)
+    packages.mkdir(parents=True)
+    return packages
+
+
+def _add_libraries(packages: Path, content: Content) -> None:
+    try:
+        distributions = [importlib.metadata.distribution(name) for name in content.distributions()]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RootError(
+            f"{error.name} is not installed here; install it, such as with `pip install archelon[kubernetes]`"
+        ) from error
+    for distribution in distributions:
+        _copy_distribution(distribution, packages)
+    if content.extras:
+        # Ours is found by what is offered under its name: platforms are entry points.
+        own = importlib.metadata.distribution("archelon")
+        place = packages / f"archelon-{own.version}.dist-info"
+        place.mkdir()
+        for name in ("METADATA", "entry_points.txt"):
+            (place / name).write_text(own.read_text(name) or "", encoding="utf-8")
+
+
+def _copy_distribution(distribution: importlib.metadata.Distribution, packages: Path) -> None:
+    name = distribution.metadata["Name"]
+    if not distribution.files:
+        raise RootError(f"the installation of {name} has no list of its files; install it with pip")
+    for file in distribution.files:
+        # Programs stand outside of the packages' directory.
+        if ".." in file.parts or file.parts[0] == "tests" or file.is_absolute():
+            continue
+        found = Path(str(file.locate()))
+        if not found.is_file():
+            continue
+        place = packages / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(found, place)
+
+
+def _add_shared_objects(target: Path, files: Iterable[Path] | None = None) -> None:
+    """What the program and the extension modules are linked with, where the loader looks for it."""
+    chosen = list(_linked(target) if files is None else files)
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        raise RootError("ldd is missing on this machine; install the C library's programs (Debian: libc-bin)")
+    told = subprocess.run(  # noqa: S603 - our own list
+        [ldd, *map(str, chosen)], capture_output=True, text=True, check=False, timeout=120
+    )
+    needed: dict[str, Path] = {}
+    for line in told.stdout.splitlines():
+        if "not found" in line:
+            raise RootError(f"a shared object is missing on this machine: {line.strip()}")
+        found = _OBJECT.match(line)
+        # What a wheel brings along stands in the root already.
+        if found and not Path(found[2]).resolve().is_relative_to(target.resolve()):
+            needed[found[1] or found[2]] = Path(found[2])
+    libc = next((path for name, path in needed.items() if name.startswith("libc.so")), None)
+    if libc is None:
+        raise RootError("the C library cannot be found with ldd; images are made on Linux with a dynamic Python")
+    # The loader's own directory comes from who built it, and so does that of its C library.
+    directory = target / "usr" / _below_usr(libc.parent)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, path in needed.items():
+        place = target / "usr" / _below_usr(Path(name)) if name.startswith("/") else directory / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            shutil.copy2(path.resolve(), place)
+
+
+def _strip(libraries: Path) -> None:
+    """Take debugging symbols out of what Python itself was built into, where `strip` is at hand: 25 MB of a pyenv's 115.
+
+    What wheels bring along stays as it is: objects that were put together by other tools than the linker break.
+    """
+    strip = shutil.which("strip")
+    if strip is None:
+        return
+    own = [*libraries.glob("*/libpython*.so*"), *libraries.glob("python*/lib-dynload/*.so")]
+    subprocess.run([strip, "--strip-debug", *map(str, own)], check=True, timeout=60)  # noqa: S603 - our own list
+
+
+def _below_usr(path: Path) -> Path:
+    """A path without its `/` or `/usr`: `/lib` is a link to `/usr/lib` in the root."""
+    parts = path.parts[1:]
+    return Path(*parts[1:]) if parts and parts[0] == "usr" else Path(*parts)
+
+
+def _linked(target: Path) -> Iterator[Path]:
+    for path in sorted((target / "usr").rglob("*")):
+        if path.is_file() and not path.is_symlink() and (".so" in path.suffixes or path.parent.name == "bin"):
+            yield path

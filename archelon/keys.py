@@ -1,0 +1,82 @@
+"""Keys that the services sign and encrypt with: made once and never again, so that what they were used for stays true."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .answers import Answers, output_option
+
+__all__ = ["ISSUERS", "keys", "make_signing_key", "verification_keys", "write_private"]
+
+#: Who signs.
+ISSUERS: Final = ("service-manager", "cloud-controller")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@output_option
+def keys(directory: Path, answers: Answers) -> None:
+    """Make in DIRECTORY what a service manager and a cloud controller sign and encrypt with, where it is not there yet.
+
+    Keep it as you keep passwords: who has it can act as either, and read what is encrypted in their databases; without it,
+    that is lost.
+    """
+    from occi_service.encryption import keys_from_file
+
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    public = {}
+    for issuer in ISSUERS:
+        public[issuer] = directory / f"{issuer}.pub"
+        make_signing_key(directory / f"{issuer}.pem", public[issuer])
+        keys_from_file(directory / f"{issuer}-encryption.keys")
+    write_private(directory / "verification-keys.json", verification_keys(public) + "\n")
+    files = sorted([path.name for path in directory.iterdir()])
+    answers.line(f"{directory} has {', '.join(files)}", directory=str(directory), files=files)
+
+
+def make_signing_key(private: Path, public: Path) -> None:
+    """Make a key, and the public half of it, unless they are there."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    if not private.exists():
+        made = ed25519.Ed25519PrivateKey.generate()
+        text = made.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_private(private, text.decode())
+    if not public.exists():
+        loaded = serialization.load_pem_private_key(private.read_bytes(), password=None)
+        shown = loaded.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        write_private(public, shown.decode())
+
+
+def verification_keys(public: Mapping[str, Path]) -> str:
+    """The public keys of issuers as a JWK set on one line, from their files."""
+    from occi_service.identity import VerificationKey, write_jwk_set
+
+    found = [VerificationKey.from_pem(path.read_bytes(), issuer=issuer) for issuer, path in public.items()]
+    return json.dumps(json.loads(write_jwk_set(found)))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read, whole or not at all."""
+    # Written beside and renamed over, so that a reader sees the old or the new, and a killed writer leaves the old.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

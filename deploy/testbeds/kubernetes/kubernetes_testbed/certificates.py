@@ -1,0 +1,142 @@
+"""Keys, certificates and kubeconfig files, made once with openssl."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from .commands import output_of
+from .layout import Layout
+
+__all__ = ["make_certificates"]
+
+_CLIENT = "extendedKeyUsage=clientAuth"
+#: Subject by user: a role that Kubernetes knows by name.
+_USERS = {
+    "admin": "/O=system:masters/CN=admin",
+    "controller-manager": "/CN=system:kube-controller-manager",
+    "scheduler": "/CN=system:kube-scheduler",
+    "proxy": "/CN=system:kube-proxy",
+}
+
+
+def make_certificates(layout: Layout) -> None:
+    """Make what is not there yet."""
+    directory = layout.certificates
+    done = directory / "complete"
+    if done.exists():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What openssl writes is readable by root alone.
+    before = os.umask(0o077)
+    try:
+        _make_all(layout, directory)
+    finally:
+        os.umask(before)
+    done.touch()
+
+
+def _make_all(layout: Layout, directory: Path) -> None:
+    authority = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test-bed"]
+    output_of(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            *authority,
+            "-days",
+            "365",
+            "-keyout",
+            str(directory / "ca.key"),
+            "-out",
+            str(directory / "ca.crt"),
+        ]
+    )
+    output_of(["openssl", "genrsa", "-out", str(directory / "accounts.key"), "2048"])
+    output_of(
+        ["openssl", "rsa", "-in", str(directory / "accounts.key"), "-pubout", "-out", str(directory / "accounts.pub")]
+    )
+    names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+    addresses = ["127.0.0.1", layout.first_service, layout.node_address]
+    alternatives = ",".join([*(f"IP:{each}" for each in addresses), *(f"DNS:{each}" for each in names)])
+    server = "extendedKeyUsage=serverAuth\nsubjectAltName="
+    _sign(directory, "apiserver", "/CN=kube-apiserver", server + alternatives)
+    node = f"IP:127.0.0.1,IP:{layout.node_address},DNS:{layout.name}"
+    _sign(directory, "kubelet-server", f"/CN={layout.name}", server + node)
+    _sign(directory, "apiserver-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client", _CLIENT)
+    for user, subject in {**_USERS, "kubelet": f"/O=system:nodes/CN=system:node:{layout.name}"}.items():
+        _sign(directory, user, subject, _CLIENT)
+        _write_kubeconfig(layout, user)
+
+
+def _sign(directory: Path, name: str, subject: str, extensions: str) -> None:
+    request, text = directory / f"{name}.csr", directory / f"{name}.ext"
+    text.write_text(extensions + "\n")
+    output_of(
+        [
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            subject,
+            "-keyout",
+            str(directory / f"{name}.key"),
+            "-out",
+            str(request),
+        ]
+    )
+    output_of(
+        [
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            str(request),
+            "-days",
+            "365",
+            "-extfile",
+            str(text),
+            "-CA",
+            str(directory / "ca.crt"),
+            "-CAkey",
+            str(directory / "ca.key"),
+            "-CAcreateserial",
+            "-out",
+            str(directory / f"{name}.crt"),
+        ]
+    )
+    request.unlink()
+    text.unlink()
+
+
+def _write_kubeconfig(layout: Layout, user: str) -> None:
+    directory = layout.certificates
+    # JSON is YAML.
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": layout.name,
+                "cluster": {"server": layout.api, "certificate-authority": str(directory / "ca.crt")},
+            }
+        ],
+        "users": [
+            {
+                "name": user,
+                "user": {
+                    "client-certificate": str(directory / f"{user}.crt"),
+                    "client-key": str(directory / f"{user}.key"),
+                },
+            }
+        ],
+        "contexts": [{"name": layout.name, "context": {"cluster": layout.name, "user": user}}],
+        "current-context": layout.name,
+    }
+    layout.kubeconfig(user).write_text(json.dumps(document, indent=1) + "\n")

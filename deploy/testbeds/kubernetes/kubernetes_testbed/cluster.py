@@ -1,0 +1,141 @@
+"""All of it, up and down."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import control_plane, node
+from .certificates import make_certificates
+from .commands import output_of
+from .daemons import Daemons
+from .layout import Layout
+from .namespace import CgroupTree, Namespace
+
+__all__ = ["Cluster"]
+
+_BUILD = Path(__file__).parents[1] / "build"
+_NAMESPACES = Path("/run/netns")
+
+
+class Cluster:
+    """A cluster on this machine.
+
+    Args:
+        told: takes lines for people.
+    """
+
+    def __init__(self, layout: Layout, told: Callable[[str], None] = lambda line: None) -> None:
+        self.layout = layout
+        self._told = told
+        self._namespace = Namespace(layout)
+        self._cgroup = CgroupTree(layout.name)
+        self._daemons = Daemons(
+            layout.state / "processes", layout.logs, cgroup=self._cgroup, inside=self._namespace.inside
+        )
+
+    @staticmethod
+    def build() -> None:
+        """Build the programs, unless they are there. Raises subprocess.CalledProcessError."""
+        subprocess.run([str(_BUILD)], check=True, stdout=sys.stderr)
+
+    def up(self) -> None:
+        """Bring it up; what runs already stays. Raises TestBedError."""
+        began = time.monotonic()
+        with self._alone():
+            self._namespace.make()
+            self._cgroup.make()
+            make_certificates(self.layout)
+            inside = self._namespace.inside()
+            control_plane.start_control_plane(self.layout, self._daemons, inside=inside)
+            self._told(f"the API answers at {self.layout.api} (after {time.monotonic() - began:.1f} s)")
+            node.start_node(self.layout, self._daemons, inside=inside)
+            own = Path(__file__).with_name("cluster_dns.py")
+            told = (str(self.layout.state), self.layout.name, self.layout.block)
+            self._daemons.start("cluster-dns", sys.executable, str(own), *told)
+            self._told(f"the node is ready (after {time.monotonic() - began:.1f} s)")
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all of its daemons run."""
+        return all(self._daemons.runs(name) for name in (*control_plane.DAEMONS, *node.DAEMONS))
+
+    def load(self, archive: Path) -> None:
+        """Give containerd the images in an archive, as `docker save` or `buildah push docker-archive:` writes it."""
+        output_of([*self._ctr(), "images", "import", str(archive)], timeout=300.0)
+
+    def down(self) -> None:
+        """Take it down with everything that it put on this machine; what was built stays. Raises TestBedError."""
+        if not self.layout.state.exists() and not self._namespace.exists and not self._cgroup.processes():
+            return
+        with self._alone():
+            pods = self._pod_namespaces()
+            killed = self._cgroup.end()
+            self._told(f"{killed} processes ended")
+            self._unmount()
+            for name in pods:
+                (_NAMESPACES / name).exists() and output_of([self.layout.program("ip"), "netns", "del", name])
+            self._namespace.remove()
+            self._cgroup.remove()
+            self._remove_pod_logs()
+            shutil.rmtree(self.layout.state)
+
+    def remains(self) -> list[str]:
+        """What this machine still has of it, in words."""
+        found = [f"process {pid}" for pid in sorted(self._cgroup.processes())]
+        found += [f"mount {each}" for each in self._mounts()]
+        if self._namespace.exists:
+            found.append(f"network namespace {self.layout.name}")
+        if (Path("/sys/class/net") / self.layout.link).exists():
+            found.append(f"link {self.layout.link}")
+        if self.layout.state.exists():
+            found.append(f"directory {self.layout.state}")
+        return found
+
+    def _ctr(self) -> list[str]:
+        return [self.layout.program("ctr"), f"--address={self.layout.containerd_socket}", "--namespace=k8s.io"]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One up or down at a time."""
+        self.layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Beside the directory, which `down` removes.
+        with self.layout.state.with_name(f"{self.layout.state.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield
+
+    def _pod_namespaces(self) -> set[str]:
+        """Network namespaces of pods: containerd makes them beside those of everybody else."""
+        found: set[str] = set()
+        for name in output_of([*self._ctr(), "containers", "ls", "--quiet"], check=False).split():
+            spec = json.loads(output_of([*self._ctr(), "containers", "info", name], check=False) or "{}")
+            spaces = spec.get("Spec", {}).get("linux", {}).get("namespaces", [])
+            found.update(Path(each["path"]).name for each in spaces if each["type"] == "network" and each.get("path"))
+        return {each for each in found if each.startswith("cni-")}
+
+    def _mounts(self) -> list[str]:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        mounted = [line.split()[1].encode().decode("unicode_escape") for line in lines]
+        return [each for each in mounted if each.startswith(f"{self.layout.state}/")]
+
+    def _unmount(self) -> None:
+        for place in sorted(self._mounts(), reverse=True):
+            output_of(["umount", "--lazy", place])
+
+    def _remove_pod_logs(self) -> None:
+        """Logs of this cluster's pods: `/var/log/pods` has a directory for each, whosever it is."""
+        uids = {each.name for each in (self.layout.state / "kubelet" / "pods").glob("*")}
+        for place in Path("/var/log/pods").glob("*_*_*"):
+            if place.name.rpartition("_")[2] in uids:
+                shutil.rmtree(place)
+        for link in Path("/var/log/containers").glob("*.log"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()

@@ -1,0 +1,55 @@
+"""The two commands."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .cluster import Cluster
+from .layout import Layout, TestBedError
+
+__all__ = ["down", "up"]
+
+
+def up(arguments: list[str]) -> int:
+    """Build what is missing, bring the cluster up, load images. Prints `KUBECONFIG=…` last."""
+    parser = argparse.ArgumentParser(prog="up", description="Bring the cluster up; where it is up, nothing is done.")
+    parser.add_argument("archives", nargs="*", type=Path, help="images to load, as docker or buildah save them")
+    given = parser.parse_args(arguments)
+
+    def work(cluster: Cluster) -> None:
+        obstacle = cluster.layout.obstacle()
+        if obstacle is not None:
+            raise TestBedError(f"{obstacle} is missing on this machine")
+        cluster.build()
+        cluster.up()
+        for archive in given.archives:
+            cluster.load(archive)
+        print(f"KUBECONFIG={cluster.layout.kubeconfig()}")
+
+    return _run("up", work)
+
+
+def down(arguments: list[str]) -> int:
+    """Take the cluster down."""
+    argparse.ArgumentParser(prog="down", description="Take the cluster down.").parse_args(arguments)
+
+    def work(cluster: Cluster) -> None:
+        cluster.down()
+        left = cluster.remains()
+        if left:
+            raise TestBedError(f"left behind: {', '.join(left)}")
+
+    return _run("down", work)
+
+
+def _run(name: str, work: Callable[[Cluster], None]) -> int:
+    try:
+        work(Cluster(Layout(), lambda line: print(line, file=sys.stderr)))
+    except (TestBedError, subprocess.CalledProcessError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,33 @@
+"""Runs a program to its end, and makes an error of what it says."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from .layout import TestBedError
+
+__all__ = ["output_of"]
+
+
+def output_of(
+    command: Sequence[str],
+    *,
+    check: bool = True,
+    stdin: str | None = None,
+    timeout: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """What it prints. Raises TestBedError where it fails, unless `check` is False, or takes longer than `timeout` seconds."""
+    try:
+        ended = subprocess.run(
+            list(command), input=stdin, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+        )
+    except FileNotFoundError:
+        raise TestBedError(f"{command[0]} is missing") from None
+    except subprocess.TimeoutExpired:
+        raise TestBedError(f"{' '.join(command)} takes longer than {timeout} s") from None
+    if check and ended.returncode:
+        said = " ".join((ended.stderr or ended.stdout).split())[-500:]
+        raise TestBedError(f"{' '.join(command)} ended with {ended.returncode}: {said}")
+    return ended.stdout

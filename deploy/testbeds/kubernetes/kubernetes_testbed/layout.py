@@ -1,0 +1,154 @@
+"""Where everything is: addresses, directories, programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+__all__ = ["VERSION", "Layout", "TestBedError", "cache_directory"]
+
+VERSION: Final = "1.20.2"
+_STATE: Final = "/var/lib/archelon-testbeds/kubernetes"
+#: Debian package by program.
+_PACKAGES: Final = {
+    "etcd": "etcd-server",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+}
+_PLUGINS: Final = Path("/usr/lib/cni")
+
+
+class TestBedError(Exception):
+    """The cluster cannot be brought up or taken down. The text says why, and what to do."""
+
+    __test__ = False
+
+
+def cache_directory() -> Path:
+    """Where what was built is kept, outside of any checkout."""
+    cache = os.environ.get("ARCHELON_TESTBED_CACHE") or Path.home() / ".cache" / "archelon"
+    return Path(cache) / f"kubernetes-{VERSION}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One cluster's places. Two clusters on one machine differ in `name` and `block`.
+
+    Args:
+        name: of the network namespace, the cgroup and the node.
+        block: first two numbers of its addresses, a /16 of its own.
+        state: directory of everything that it writes.
+        programs: directory of what `build` built.
+    """
+
+    name: str = "archelon-kubernetes"
+    block: str = "10.233"
+    state: Path = dataclasses.field(
+        default_factory=lambda: Path(os.environ.get("ARCHELON_TESTBED_KUBERNETES_STATE", _STATE))
+    )
+    programs: Path = dataclasses.field(default_factory=lambda: cache_directory() / "bin")
+
+    @property
+    def service_network(self) -> str:
+        """Of the addresses of Services."""
+        return f"{self.block}.0.0/18"
+
+    @property
+    def first_service(self) -> str:
+        """The address of the Service `kubernetes`: the first of the network."""
+        return f"{self.block}.0.1"
+
+    @property
+    def pod_network(self) -> str:
+        """Of the addresses of pods."""
+        return f"{self.block}.64.0/24"
+
+    @property
+    def pod_range(self) -> tuple[str, str]:
+        """First and last address that a pod may get."""
+        return f"{self.block}.64.10", f"{self.block}.64.250"
+
+    @property
+    def node_address(self) -> str:
+        """Of the node: the bridge of its pods. The API is here, and the names of Services are asked for here."""
+        return f"{self.block}.64.1"
+
+    @property
+    def host_address(self) -> str:
+        """Of this machine, as the cluster reaches it: the outer end of the link."""
+        return f"{self.block}.128.1"
+
+    @property
+    def inner_address(self) -> str:
+        """The link's inner end."""
+        return f"{self.block}.128.2"
+
+    @property
+    def api(self) -> str:
+        """URL of the API server."""
+        return f"https://{self.node_address}:6443"
+
+    @property
+    def link(self) -> str:
+        """Name of the link's outer end; 15 characters at most."""
+        return f"k8s-{self.block.replace('.', '-')}"
+
+    @property
+    def bridge(self) -> str:
+        """Name of the bridge, inside the namespace."""
+        return "pods"
+
+    @property
+    def certificates(self) -> Path:
+        """Directory of keys and certificates."""
+        return self.state / "certificates"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of a log for each daemon."""
+        return self.state / "logs"
+
+    @property
+    def containerd_socket(self) -> Path:
+        """Where containerd listens."""
+        return self.state / "containerd.sock"
+
+    def kubeconfig(self, user: str = "admin") -> Path:
+        """File with which a user reaches the API."""
+        return self.state / f"{user}.kubeconfig"
+
+    def program(self, name: str) -> str:
+        """Path of a program: built here, or Debian's. Raises TestBedError."""
+        built = self.programs / name
+        if built.exists():
+            return str(built)
+        found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if found is None:
+            raise TestBedError(f"{name} is missing; {_remedy(name)}")
+        return found
+
+    def obstacle(self) -> str | None:
+        """Why no cluster can be had here, whatever is built; None: it can."""
+        if os.geteuid() != 0:
+            return "root"
+        if not Path("/etc/debian_version").exists():
+            return "Debian"
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        packages = {package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None}
+        if not (_PLUGINS / "bridge").exists():
+            packages.add("containernetworking-plugins")
+        return f"the Debian package {', '.join(sorted(packages))}" if packages else None
+
+
+def _remedy(program: str) -> str:
+    package = _PACKAGES.get(program)
+    return f"install the Debian package {package}" if package else f"{Path(__file__).parents[1]}/build makes it"

@@ -1,0 +1,28 @@
+/* The first process of every pod: keeps its namespaces open, and takes in what its containers leave behind. */
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void end(int number) {
+    (void)number;
+    _exit(0);
+}
+
+static void reap(int number) {
+    (void)number;
+    while (waitpid(-1, NULL, WNOHANG) > 0) {
+    }
+}
+
+int main(void) {
+    /* A first process ignores every signal that it has no handler for. */
+    struct sigaction ending = {.sa_handler = end};
+    struct sigaction reaping = {.sa_handler = reap, .sa_flags = SA_NOCLDSTOP};
+    if (sigaction(SIGINT, &ending, NULL) || sigaction(SIGTERM, &ending, NULL) || sigaction(SIGCHLD, &reaping, NULL)) {
+        return 1;
+    }
+    for (;;) {
+        pause();
+    }
+}

@@ -1,0 +1,80 @@
+"""The first process of an orchestrator's container: finds the bundle, and becomes `sdk.serve`.
+
+    ARCHELON_BUNDLE_ARCHIVE   archive of the bundle, mounted; it is unpacked with the reader that takes archives from strangers
+    ARCHELON_BUNDLE_DIGEST    SHA-256 that the archive must have; not checked without it
+    ARCHELON_BUNDLE           directory of a bundle that is part of the image; where there is no archive
+    ARCHELON_SCRATCH          directory to unpack into, the one place that has to be writable (with the one for temporary files)
+
+A container that starts again in the same pod finds the bundle unpacked.
+
+The kernel ignores a signal to a container's first process as long as that has no handler for it. So SIGTERM is held back from
+here on, also through the exec, until `sdk.serve` has one: the end of a pod never waits for its grace period.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["ENV_ARCHIVE", "ENV_BUNDLE", "ENV_DIGEST", "ENV_SCRATCH", "bundle_of", "main"]
+
+ENV_ARCHIVE: Final = "ARCHELON_BUNDLE_ARCHIVE"
+ENV_DIGEST: Final = "ARCHELON_BUNDLE_DIGEST"
+ENV_BUNDLE: Final = "ARCHELON_BUNDLE"
+ENV_SCRATCH: Final = "ARCHELON_SCRATCH"
+_SCRATCH: Final = "/var/lib/archelon"
+
+
+def bundle_of(environment: Mapping[str, str]) -> Path:
+    """The directory of the bundle to serve; an archive is unpacked. Raises ValueError."""
+    archive = environment.get(ENV_ARCHIVE)
+    if not archive:
+        directory = environment.get(ENV_BUNDLE, "")
+        if not directory or not Path(directory).is_dir():
+            raise ValueError(
+                f"there is no bundle: mount one's archive and name it in {ENV_ARCHIVE}, "
+                f"or make an image of a bundle with `archelon build`"
+            )
+        return Path(directory)
+    # Imported here: an image that holds its bundle starts without the reader of archives.
+    import bundles
+
+    try:
+        data = Path(archive).read_bytes()
+        digest = bundles.digest_of(data)
+        target = Path(environment.get(ENV_SCRATCH, _SCRATCH)) / f"bundle-{digest}"
+        return bundles.unpack(data, target, digest=environment.get(ENV_DIGEST) or digest)
+    except OSError as error:
+        raise ValueError(
+            f"{error.filename or archive}: {error.strerror}; mount the archive, and a place to unpack it"
+        ) from error
+    except bundles.BundleError as error:
+        raise ValueError(f"{archive}: {error}") from error
+
+
+def main(
+    environment: Mapping[str, str] | None = None,
+    *,
+    become: Callable[[str, list[str]], object] = os.execv,
+) -> None:
+    """Become the orchestrator. Raises SystemExit.
+
+    Args:
+        become: replaces this process by a program with arguments.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    try:
+        bundle = bundle_of(os.environ if environment is None else environment)
+    except ValueError as error:
+        raise SystemExit(f"sdk.container: {error}") from None
+    if signal.SIGTERM in signal.sigpending():
+        raise SystemExit(0)
+    become(sys.executable, [sys.executable, "-m", "sdk.serve", str(bundle)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What a configuration's command may do to the worker that runs it: nothing."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_controller.labels import Labels
+from cloud_controller.platforms.local import processes
+from cloud_controller.platforms.local.configures import LocalConfigures
+from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.orders import Name, Order, Program
+from cloud_controller.provision.ports import ConfigurationOrder, Configured
+
+PATH = {"PATH": "/usr/bin:/bin"}
+NAME = Name("i-1", "s1.web.0")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root")
+    node = Order(NAME, "1", Labels("i-1", "t", "svc", 1), notes={"stack": "s1", "node": "web"})
+    launcher.start(node, lambda _ports: Program(("sleep", "1000"), PATH))
+    yield launcher
+    assert launcher.remove(NAME, wait=60)
+    assert launcher.remains("i-1") == ()
+
+
+def configure(launcher: Launcher, *command: str, **content: Any) -> Configured:
+    order = ConfigurationOrder(
+        "c1", "i-1", stack="s1", node="web", kind="process", content={"command": list(command), **content}
+    )
+    return LocalConfigures(launcher).configure(order)
+
+
+def of_the_node(launcher: Launcher) -> int:
+    [(variable, value)] = launcher.marker(NAME).items()
+    return len(processes.marked(variable, value, processes.table().values()))
+
+
+def test_however_much_a_command_prints_little_is_kept(launcher: Launcher) -> None:
+    tracemalloc.start()
+    try:
+        done = configure(launcher, "head", "-c", str(50 << 20), "/dev/zero")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (done.state, len(done.result)) == ("done", 4096)
+    assert peak < 5 << 20
+
+
+def test_a_command_may_leave_a_daemon_behind_that_ends_with_the_node(launcher: Launcher) -> None:
+    done = configure(launcher, "sh", "-c", "sleep 1001 & echo started", timeout=30)
+    assert done == Configured("done", "started\n")
+    assert of_the_node(launcher) == 2
+
+
+def test_what_a_command_forked_ends_when_its_time_is_over(launcher: Launcher) -> None:
+    done = configure(launcher, "sh", "-c", "sleep 1001; true", timeout=0.5)
+    assert done == Configured("failed", "s1.web.0: the command did not end within 0.5 s")
+    assert of_the_node(launcher) == 1
+
+
+def test_a_command_that_fails_is_told_with_what_it_printed(launcher: Launcher) -> None:
+    done = configure(launcher, "sh", "-c", "echo broken; exit 3")
+    assert (done.state, "status 3: broken" in done.result) == ("failed", True)
+    missing = configure(launcher, "no-such-program")
+    assert (missing.state, "cannot be run" in missing.result) == ("failed", True)

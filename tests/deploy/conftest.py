@@ -1,0 +1,26 @@
+"""A namespace of one's own on the cluster."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import missing
+from tests.kubernetes_cluster import KubernetesCluster
+
+from .kubectl import Kubectl
+
+
+@pytest.fixture
+def kubectl(kubernetes_cluster: KubernetesCluster) -> Iterator[Kubectl]:
+    """kubectl, in a fresh namespace that goes with the test."""
+    if shutil.which("kubectl") is None:
+        missing("kubectl")
+    namespace = f"test-{uuid.uuid4().hex[:10]}"
+    Kubectl(kubernetes_cluster.kubeconfig)("create", "namespace", namespace)
+    made = Kubectl(kubernetes_cluster.kubeconfig, namespace)
+    yield made
+    made("delete", "namespace", namespace, "--wait=false")

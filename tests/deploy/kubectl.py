@@ -1,0 +1,62 @@
+"""kubectl for tests: what an operator would type, with limits on how long it may take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Kubectl", "until"]
+
+
+class Kubectl:
+    """kubectl against one cluster.
+
+    Args:
+        namespace: where commands look that name none.
+    """
+
+    def __init__(self, kubeconfig: Path, namespace: str = "default") -> None:
+        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}"]
+        self.namespace = namespace
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180.0) -> str:
+        """What it prints. Fails the test with what it says where it fails."""
+        ended = subprocess.run(
+            [*self._command, *arguments], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert ended.returncode == 0, f"kubectl {' '.join(arguments)}: {ended.stderr or ended.stdout}"
+        return ended.stdout
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Apply objects."""
+        self("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def get(self, *what: str) -> Any:
+        """An object, or a list's items."""
+        found = json.loads(self("get", *what, "-o", "json"))
+        return found.get("items", found)
+
+    def find(self, kind: str, name: str) -> Any:
+        """An object; None where there is none."""
+        found = self("get", kind, name, "--ignore-not-found", "-o", "json")
+        return json.loads(found) if found else None
+
+    def ended(self, pod: str) -> str:
+        """`Succeeded` or `Failed`; empty as long as the pod has not ended."""
+        phase = str(self.get("pod", pod)["status"].get("phase"))
+        return phase if phase in ("Succeeded", "Failed") else ""
+
+
+def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.2) -> Any:
+    """Look until there is something to see; what it was."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(pause)

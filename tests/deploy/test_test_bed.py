@@ -1,0 +1,71 @@
+"""What the other tests take for granted of the cluster: pods, Services by address and by name, and this machine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing
+
+import urllib3
+
+from tests.conftest import missing
+from tests.kubernetes_cluster import KubernetesCluster
+
+from .kubectl import Kubectl, until
+from .pods import pod
+
+_SERVES = ["python3", "-m", "http.server", "8080", "--directory", "/srv"]
+_ASKS = """
+import socket, sys, urllib.request
+for url in sys.argv[2:]:
+    print(urllib.request.urlopen(url, timeout=10).status)
+host, _, port = sys.argv[1].rpartition(":")
+with socket.create_connection((host, int(port)), timeout=10) as made:
+    made.sendall(b"from a pod")
+try:
+    socket.getaddrinfo("nobody.nowhere.svc", 80)
+except socket.gaierror:
+    print("unknown")
+"""
+
+
+def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machine(
+    kubernetes_cluster: KubernetesCluster, orchestrator_image: str, kubectl: Kubectl
+) -> None:
+    if not kubernetes_cluster.host:
+        missing("this machine's address as pods reach it (ARCHELON_TEST_KUBERNETES_HOST)")
+    ready = {"tcpSocket": {"port": 8080}}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    kubectl.apply(pod("web", orchestrator_image, command=_SERVES, ready=ready), service)
+    kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=120s")
+    address = kubectl.get("service", "web")["spec"]["clusterIP"]
+    until(lambda: _status(f"http://{address}/") == 200, "the Service answers here")
+    heard: list[bytes] = []
+    with closing(socket.create_server((kubernetes_cluster.host, 0))) as here:
+        here.settimeout(120)
+        waits = threading.Thread(target=lambda: heard.append(_said_to(here)), daemon=True)
+        waits.start()
+        told = f"{kubernetes_cluster.host}:{here.getsockname()[1]}"
+        urls = ["http://web/", f"http://web.{kubectl.namespace}.svc/", f"http://{address}/"]
+        kubectl.apply(pod("asks", orchestrator_image, command=["python3", "-c", _ASKS, told, *urls]))
+        ended = until(lambda: kubectl.ended("asks"), "the pod has asked")
+        waits.join(timeout=60)
+    assert (ended, kubectl("logs", "asks").split()) == ("Succeeded", ["200", "200", "200", "unknown"])
+    assert heard == [b"from a pod"]
+
+
+def _said_to(here: socket.socket) -> bytes:
+    with here.accept()[0] as made:
+        return made.recv(100)
+
+
+def _status(url: str) -> int:
+    try:
+        return int(urllib3.request("GET", url, timeout=5.0, retries=False).status)
+    except urllib3.exceptions.HTTPError:
+        return 0

@@ -1,0 +1,99 @@
+"""A Kubernetes cluster for one test run: the one that KUBECONFIG names, or the test bed, brought up for this run and taken down.
+
+The test bed's programs are built from Debian's source package where they are not in the cache yet, which takes minutes: see
+deploy/testbeds/kubernetes/README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from kubernetes_testbed.cluster import Cluster
+from kubernetes_testbed.layout import Layout
+
+from archelon import command_line
+from archelon.images import builders
+
+__all__ = ["KubernetesCluster", "builder", "given", "load_image", "obstacle", "started"]
+
+#: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
+#: its nodes (`kind load image-archive`), to which the archive is appended.
+_HOST: Final = "ARCHELON_TEST_KUBERNETES_HOST"
+_LOAD: Final = "ARCHELON_TEST_KUBERNETES_LOAD"
+
+
+@dataclasses.dataclass(frozen=True)
+class KubernetesCluster:
+    """Where it is, and how it is given images.
+
+    Args:
+        kubeconfig: file with which an administrator reaches it.
+        host: address of this machine as pods reach it; empty where nobody said.
+        load: gives its nodes the images in an archive.
+    """
+
+    kubeconfig: Path
+    host: str
+    load: Callable[[Path], None]
+
+
+def given() -> KubernetesCluster | None:
+    """The cluster of KUBECONFIG."""
+    path = os.environ.get("KUBECONFIG")
+    if not path:
+        return None
+    command = shlex.split(os.environ.get(_LOAD, ""))
+
+    def load(archive: Path) -> None:
+        if not command:
+            raise RuntimeError(f"{_LOAD} is not set; name the command that loads an image's archive into the cluster")
+        subprocess.run([*command, str(archive)], check=True, timeout=300)
+
+    return KubernetesCluster(Path(path), os.environ.get(_HOST, ""), load)
+
+
+def obstacle() -> str | None:
+    """Why this machine cannot have the test bed; None: it can."""
+    return Layout().obstacle()
+
+
+def builder() -> builders.Builder | None:
+    """What makes images here; None without any."""
+    try:
+        return builders.find()
+    except builders.BuilderError:
+        return None
+
+
+def load_image(cluster: KubernetesCluster, content: str, directory: Path) -> str:
+    """Build one of our own images out of this machine's Python, and give it to the cluster. Returns its name."""
+    image, archive = f"localhost/archelon-{content}:test", directory / f"{content}.tar"
+    given = ["build", "--of", content, "--image", image, "--archive", str(archive)]
+    assert command_line.main(given) == 0
+    cluster.load(archive)
+    archive.unlink()
+    return image
+
+
+@contextlib.contextmanager
+def started() -> Iterator[KubernetesCluster]:
+    """The test bed. One that runs already is used, and stays."""
+    cluster = Cluster(Layout())
+    ran = cluster.is_up
+    Cluster.build()
+    try:
+        cluster.up()
+        yield KubernetesCluster(cluster.layout.kubeconfig(), cluster.layout.host_address, cluster.load)
+    finally:
+        if not ran:
+            cluster.down()
+            left = cluster.remains()
+            if left:
+                raise RuntimeError(f"the test bed left behind: {', '.join(left)}")

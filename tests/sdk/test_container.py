@@ -1,0 +1,90 @@
+"""What an orchestrator's container begins with: a bundle found and unpacked safely, and a first process that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bundles
+from sdk import container
+
+ROOT = Path(__file__).parents[2]
+HELLO = ROOT / "orchestrators" / "hello"
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[Path, str]:
+    made = bundles.Bundle.load(HELLO).pack()
+    path = tmp_path / "bundle.tar.gz"
+    path.write_bytes(made.archive)
+    return path, made.digest
+
+
+def _environment(tmp_path: Path, archive: Path, **more: str) -> dict[str, str]:
+    return {container.ENV_ARCHIVE: str(archive), container.ENV_SCRATCH: str(tmp_path), **more}
+
+
+def test_a_mounted_archive_is_unpacked_once_and_served(tmp_path: Path, packed: tuple[Path, str]) -> None:
+    archive, digest = packed
+    became: list[tuple[str, list[str]]] = []
+    environment = _environment(tmp_path, archive, **{container.ENV_DIGEST: digest})
+    for _ in range(2):
+        try:
+            container.main(environment, become=lambda program, arguments: became.append((program, arguments)))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    directory = tmp_path / f"bundle-{digest}"
+    assert became == [(sys.executable, [sys.executable, "-m", "sdk.serve", str(directory)])] * 2
+    assert bundles.Bundle.load(directory).pack().digest == digest
+
+
+def test_an_archive_with_another_digest_is_refused(tmp_path: Path, packed: tuple[Path, str]) -> None:
+    archive, _ = packed
+    with pytest.raises(ValueError, match="its digest is not the one"):
+        container.bundle_of(_environment(tmp_path, archive, **{container.ENV_DIGEST: "0" * 64}))
+    assert not list(tmp_path.glob("bundle-*"))
+
+
+def test_what_is_no_archive_is_refused_with_its_place(tmp_path: Path) -> None:
+    archive = tmp_path / "bundle.tar.gz"
+    archive.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"bundle\.tar\.gz: .*not a gzip file"):
+        container.bundle_of(_environment(tmp_path, archive))
+
+
+def test_an_archive_that_is_not_mounted_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing\.tar\.gz: No such file or directory; mount"):
+        container.bundle_of(_environment(tmp_path, tmp_path / "nothing.tar.gz"))
+
+
+def test_without_an_archive_the_bundle_of_the_image_is_served() -> None:
+    assert container.bundle_of({container.ENV_BUNDLE: str(HELLO)}) == HELLO
+
+
+def test_without_any_bundle_it_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"ARCHELON_BUNDLE_ARCHIVE.*archelon build"):
+        container.bundle_of({})
+
+
+def test_a_sigterm_from_before_the_exec_ends_it(tmp_path: Path, packed: tuple[Path, str]) -> None:
+    """As the first process of a container: what came too early for a handler is kept, not lost."""
+    archive, _ = packed
+    program = (
+        "import os, signal, sys, sdk.container\n"
+        "def become(program, arguments):\n"
+        # The signal arrives between the last look and the exec.
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.execv(program, arguments)\n"
+        "sdk.container.main(become=become)\n"
+    )
+    environment = _environment(tmp_path, archive, PYTHONPATH=str(ROOT), PATH=os.defpath)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    # Ended by the handler of `sdk.serve`, before that says what its environment lacks.
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,0 +1,282 @@
+"""Events are worked off once, and kept by who told of them until not only this process knows: the engine, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bundles
+import sdk
+from occi_service import client
+from occi_service.model import type_id
+from occi_service.wire import deploy, names
+from occi_service.wire import service_manager as manager
+from sdk.bench import Bench
+from sdk.engine import Engine
+from sdk.events import Occasion
+from sdk.line import Line
+from sdk.memory import MemoryCloud, MemoryReach
+from sdk.orchestrator import Situation
+from sdk.private import Private
+from sdk.testing import INSTANCE, _Names, _Pace
+
+SERVICE = "http://schemas.example.org/occi/service#grown"
+STACK = deploy.stack_path(INSTANCE, "grown", "local")
+
+
+class Growing(sdk.Orchestrator):
+    """Grows by one with every alarm, and counts them. `during` is called in the middle."""
+
+    during: Callable[[], None] | None = None
+
+    def on_alarm(self, alarm: sdk.Alarm) -> None:
+        if type(self).during is not None:
+            type(self).during()
+        self.deployment.scale("web", by=1)
+        self.state["alarms"] = self.state.get("alarms", 0) + 1
+
+    def on_action(self, action: sdk.Action) -> None:
+        self.state["cannot be kept"] = object()
+
+
+class House:
+    """A cloud with one stack, a service manager that hears when the test says so, and one process after another."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        (directory / "manifest.json").write_text(json.dumps({"service_type": SERVICE}))
+        self.bundle = bundles.Bundle.load(directory)
+        self.cloud = MemoryCloud()
+        attributes = {
+            names.INSTANCE: INSTANCE,
+            deploy.STACK_NAME: "grown",
+            names.REGION: "local",
+            deploy.STACK_STATE: "CREATE_COMPLETE",
+        }
+        self.cloud.entities["deploy"] = {STACK: client.Entity(STACK, type_id(deploy.STACK), attributes=attributes)}
+        self.heard: dict[str, Any] = {}
+        self.unheard: list[tuple[dict[str, Any], Callable[[], None]]] = []
+        self.kinds: type[Growing] = type("Grown", (Growing,), {})
+        self.engine = self.start()
+
+    def start(self) -> Engine:
+        """A new process, activated with what the service manager has heard; the former, and what it had not told, is gone."""
+        self.unheard = []
+        pace, occasion, private = _Pace(), Occasion(), Private()
+        reach = MemoryReach(self.cloud, "http://cloud/manager/1")
+
+        def make(instance: sdk.Instance) -> sdk.Orchestrator:
+            situation = Situation(
+                instance,
+                bundle=self.bundle,
+                reach=reach,
+                pace=pace,
+                names=_Names({}),
+                private=private,
+                occasion=occasion,
+            )
+            return self.kinds(situation)
+
+        self.engine = Engine(
+            make, private=private, reports=self, pace=pace, occasion=occasion, accept=lambda _: None, clock=pace.now
+        )
+        self.engine.activate(sdk.Instance(INSTANCE, "t", SERVICE), self.heard)
+        self.engine.step()
+        return self.engine
+
+    def report(self, _key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
+        self.unheard.append((attributes, settled))
+
+    def hear(self) -> None:
+        """The service manager hears everything that was told."""
+        for attributes, settled in self.unheard:
+            self.heard = attributes.get(manager.PRIVATE, self.heard)
+            settled()
+        self.unheard = []
+
+    def tell(self, event: str = "e-1", kind: str = "alarm") -> bool:
+        """Tell of an event; whether it may be forgotten."""
+        self.engine.notify(event, kind, "", {"name": "busy", "state": "firing"})
+        return self.settled(event)
+
+    def settled(self, event: str = "e-1") -> bool:
+        return self.engine.await_settled(event, 0.0)
+
+    def work(self) -> None:
+        while self.engine.step():
+            pass
+
+    @property
+    def grown(self) -> int:
+        return self.cloud.counts.get(STACK, {}).get("web", 1)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "bundle")
+
+
+def test_an_event_may_be_forgotten_once_it_was_worked_off_and_that_was_heard(house: House) -> None:
+    assert not house.tell()
+    house.work()
+    assert not house.settled()
+    house.hear()
+    assert house.settled()
+    assert house.tell()
+    house.work()
+    assert (house.grown, house.heard["state"], house.heard["events"]) == (2, {"alarms": 1}, ["e-1"])
+
+
+def test_told_again_while_it_waits_it_is_worked_off_once(house: House) -> None:
+    assert [house.tell() for _ in range(5)] == [False] * 5
+    house.work()
+    assert not house.tell()
+    house.work()
+    assert house.grown == 2
+
+
+def test_killed_before_it_is_worked_off_the_next_process_gets_it(house: House) -> None:
+    house.engine.phase("deploy", 1)
+    house.tell()
+    # The phase ends and is heard of, and the event still waits: what is remembered does not say that it was taken.
+    house.engine.step()
+    house.hear()
+    assert house.heard["events"] == []
+    house.start()
+    assert not house.tell()
+    house.work()
+    house.hear()
+    assert (house.settled(), house.grown) == (True, 2)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_killed_after_it_has_scaled_and_before_that_was_heard_it_scales_no_more(house: House, times: int) -> None:
+    for _ in range(times):
+        house.tell()
+        house.work()
+        assert house.grown == 2
+        house.start()
+    assert not house.tell()
+    house.work()
+    house.hear()
+    assert (house.settled(), house.grown, house.heard["state"]) == (True, 2, {"alarms": 1})
+    # Another event is another matter.
+    house.tell("e-2")
+    house.work()
+    assert house.grown == 3
+
+
+def test_what_comes_of_an_event_is_told_by_the_newer_order_that_refused_its_own_report(house: House) -> None:
+    house.tell()
+    house.work()
+    # A 409, as the line has it: the report is gone, and nobody was told.
+    house.unheard = []
+    assert not house.settled()
+    house.engine.phase("update", 2)
+    house.work()
+    house.hear()
+    assert (house.settled(), house.heard["state"]) == (True, {"alarms": 1})
+
+
+def test_an_event_that_a_newer_order_breaks_off_comes_again(house: House) -> None:
+    house.tell()
+    house.tell("e-2")
+    house.engine.phase("provision", 1)
+    house.kinds.during = lambda: house.engine.phase("update", 2)
+    house.engine.step()
+    house.kinds.during = None
+    assert (house.grown, house.settled()) == (1, False)
+    # The one that had not begun waits on; the one that had is new when it is told again.
+    house.work()
+    assert house.grown == 2
+    house.tell()
+    house.work()
+    house.hear()
+    assert (house.grown, house.settled(), house.settled("e-2")) == (3, True, True)
+
+
+def test_a_phase_that_is_told_again_forgets_nothing_that_came_since(house: House) -> None:
+    house.engine.phase("deploy", 1)
+    house.work()
+    house.hear()
+    house.tell()
+    house.work()
+    house.engine.phase("deploy", 1)
+    house.hear()
+    assert (house.heard["events"], house.heard["state"]) == (["e-1"], {"alarms": 1})
+
+
+def test_a_phase_that_waits_is_woken_and_nothing_more(house: House) -> None:
+    house.engine.phase("deploy", 1)
+    assert house.tell("s-1", "stack")
+    assert not house.tell("e-1")
+    house.work()
+    # Between phases it is the author's.
+    assert not house.tell("s-2", "stack")
+
+
+def test_what_leaves_reacts_to_nothing(house: House) -> None:
+    house.tell()
+    house.engine.phase("destroy", None)
+    assert house.tell("e-2")
+    house.work()
+    assert house.tell()
+    house.work()
+    assert house.grown == 1
+
+
+def test_what_cannot_be_kept_keeps_nobody_waiting(house: House) -> None:
+    house.engine.act("a-1", sdk.Action("spoil"), 1)
+    house.work()
+    assert house.settled("a-1")
+
+
+def test_of_too_many_the_last_are_not_taken_yet(house: House) -> None:
+    events = [f"e-{number}" for number in range(150)]
+    for each in events:
+        house.tell(each)
+    house.work()
+    taken = house.grown - 1
+    assert 100 <= taken < 150
+    house.hear()
+    assert [house.settled(each) for each in events] == [True] * taken + [False] * (150 - taken)
+    for each in events[taken:]:
+        house.tell(each)
+    house.work()
+    assert house.grown == 151
+
+
+def test_a_key_says_which_request_of_which_occasion_it_is() -> None:
+    one, other = Occasion(), Occasion()
+    keys = []
+    for each in (one, other):
+        each.begin("e-1")
+        keys.append([each.key("s", "web"), each.key("s", "db"), each.key("s", "web")])
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 3
+    other.begin("e-2")
+    assert other.key("s", "web") not in keys[0]
+    one.begin()
+    other.begin()
+    assert one.key("s", "web") != other.key("s", "web")
+
+
+@pytest.mark.parametrize(("status", "settled"), [(200, True), (404, True), (400, True), (409, False)])
+def test_what_is_said_in_vain_is_told_apart_from_what_a_newer_order_says(status: int, settled: bool) -> None:
+    with Bench() as bench:
+        if status != 200:
+            bench.refusals.append(status)
+        told: list[str] = []
+        line = Line(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
+        line.open()
+        try:
+            line.report("first", {"n": 1}, lambda: told.append("first"))
+            line.report("second", {"n": 2}, lambda: told.append("second"))
+            assert bench.watch(lambda: bool(bench.reports) and bench.reports[-1] == {"n": 2})
+        finally:
+            line.close()
+    assert told == (["first", "second"] if settled else ["second"])
