@@ -48,6 +48,7 @@ class Parts:
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         keystone: its URL, for the catalogue; empty without one.
+        metrics_token: lets Prometheus see `/metrics`.
     """
 
     database: Database
@@ -65,6 +66,7 @@ class Parts:
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
     keystone: str = ""
+    metrics_token: str = ""
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -103,6 +105,7 @@ class Parts:
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,
             keystone=settings.keystone_url,
+            metrics_token=settings.metrics_token.get_secret_value(),
         )
 
     @property

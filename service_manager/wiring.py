@@ -209,6 +209,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
         access_lines=settings.access_log,
         realm_name=settings.name,
+        metrics_token=settings.metrics_token.get_secret_value(),
     )
     if not dialects:
         return assembled
