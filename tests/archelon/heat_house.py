@@ -30,9 +30,10 @@ def heat_client(openstack: OpenStack) -> Client:
     return Client(session=tenant.session, region_name=openstack.region, service_type="orchestration")
 
 
-def ours(client: Client) -> list[Any]:
-    """All stacks that were made by us."""
-    return list(client.stacks.list(tags=OURS))
+def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
+    """All stacks that were made by us, but for those of these ids, which were there before."""
+    before = set(besides)
+    return [each for each in client.stacks.list(tags=OURS) if each.id not in before]
 
 
 @contextlib.contextmanager

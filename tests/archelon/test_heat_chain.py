@@ -54,6 +54,7 @@ def publish(house: Dev, term: str, *arguments: str, **changed: str) -> None:
 
 def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: Dev, openstack_cloud: OpenStack) -> None:
     client = heat_client(openstack_cloud)
+    before = [each.id for each in ours(client)]
     for term in SERVICES:
         publish(house, term)
     with Agents(openstack_cloud):
@@ -73,7 +74,7 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: De
         assert made["inout"]["attributes"]["OutputTwo"] == ["given", "bar"]
         assert ADDRESS.fullmatch(made["simple"]["attributes"]["VMOneIP"])
         assert made["wordpress"]["attributes"]["WebsiteURL"].endswith("/wordpress")
-        stacks = {each.stack_name: each for each in ours(client)}
+        stacks = {each.stack_name: each for each in ours(client, besides=before)}
         assert len(stacks) == len(SERVICES)
         for term, shown in made.items():
             region, _, identifier = shown["attributes"]["occi.mcn.stack.id"].partition(":")
@@ -98,7 +99,7 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: De
         for path in paths.values():
             assert instance(house, "delete", path, "--no-wait").status == Status.DONE
         await_states(house, paths.values(), None)
-    assert ours(client) == []
+    assert ours(client, besides=before) == []
 
 
 def _has_moved(client: Any, stack: str) -> bool:
@@ -109,6 +110,7 @@ def _has_moved(client: Any, stack: str) -> bool:
 
 def test_heats_reason_reaches_the_tenant_with_the_resources_name(house: Dev, openstack_cloud: OpenStack) -> None:
     directory = house.state.parent / "broken"
+    before = [each.id for each in ours(heat_client(openstack_cloud))]
     template = Path(__file__).parent / "hurtle_templates" / "simple_vm.yaml"
     hurtle_bundle(directory, "broken", {}, {"deployment": "simple_vm"}, internal=NANO)
     text = template.read_text().replace("cirros-0.3.2-x86_64-disk", "no-such-image")
@@ -120,4 +122,4 @@ def test_heats_reason_reaches_the_tenant_with_the_resources_name(house: Dev, ope
     assert "VMOne" in said.err
     [failed] = [each for each in instance(house, "list").json if each["path"].startswith("/broken/")]
     assert instance(house, "delete", failed["path"]).json["state"] == "gone"
-    assert ours(heat_client(openstack_cloud)) == []
+    assert ours(heat_client(openstack_cloud), besides=before) == []
