@@ -31,7 +31,7 @@ SERVICES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], Mapping[str, 
     "inout": ({"ParaOne": "required", "OutputOne": "immutable"}, {"deployment": "input_output"}, {}),
     "bare": ({"mcn.endpoint.p3": "immutable"}, {"deployment": "test"}, {}),
     "software": (POINTS, {"deployment": "deployment", "provision": "provision"}, NETWORKS),
-    "soft": (POINTS, {"deployment": "soft_config"}, NETWORKS),
+    "soft": ({"result": "immutable"}, {"deployment": "soft_config"}, NETWORKS),
 }
 ORDERS: Mapping[str, tuple[str, ...]] = {"inout": ("ParaOne=given",), "wordpress": ("DBName=blog",)}
 ADDRESS = re.compile(r"10\.20\.\d+\.\d+")

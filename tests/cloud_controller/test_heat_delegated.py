@@ -93,5 +93,5 @@ def test_a_trust_is_all_that_a_stack_needs(openstack: OpenStack, provider: Keyst
         assert time.monotonic() < end
         time.sleep(0.2)
     tokens.end()
-    with pytest.raises(DeployError, match="nobody|trust|delegat"):
+    with pytest.raises(DeployError, match=r"nobody|trust|delegat"):
         platform.stacks.advance(order, None)
