@@ -17,15 +17,17 @@ import prometheus_client
 
 from . import health, metrics
 from .app import Application
-from .errors import of_status
+from .errors import ForbiddenError, of_status
 from .identity import (
     IDENTITY,
     PROBES,
     TOKEN,
     Authentication,
     ClientAddress,
+    Identity,
     RateLimit,
     RateLimiter,
+    Role,
     SizeLimit,
     TokenCache,
     TokenVerifier,
@@ -36,6 +38,9 @@ from .request_log import ROUTE, TENANT, RequestLog
 __all__ = ["KnownCaller", "Rates", "assemble"]
 
 _BODY: Final = 1 << 20
+#: An answer is one tenant's. A cache that many share may keep what comes without `Authorization` and says nothing of this:
+#: with `X-Auth-Token` it would hand one tenant's list to the next.
+_CACHING: Final = ("Cache-Control", "private, no-cache")
 
 
 class KnownCaller(Application):
@@ -47,9 +52,15 @@ class KnownCaller(Application):
             environ[TENANT] = identity.tenant_id
         path = environ.get("PATH_INFO", "")
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if not any(name.lower() == "cache-control" for name, _ in headers):
+                headers.append(_CACHING)
+            return response(status, headers)
+
         return self._call_occi(
             environ,
-            response,
+            start,
             identity=identity,
             request_id=environ.get("HTTP_X_REQUEST_ID"),
             token=environ.get(TOKEN),
@@ -87,6 +98,16 @@ class Rates:
     tenant_burst: int = 2000
 
 
+class _MetricsForOperators(metrics.MetricsResource):
+    """`/metrics` beside tenants' paths: it counts what all tenants have, which none of them may know."""
+
+    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+        identity: Identity | None = _request.env.get(IDENTITY)
+        if identity is None or Role.OPERATOR not in identity.roles:
+            raise ForbiddenError("the numbers are of all tenants; send a token with the role operator", "token")
+        super().on_get(_request, response)
+
+
 def assemble(
     application: KnownCaller,
     verifier: TokenVerifier,
@@ -103,13 +124,13 @@ def assemble(
 
     Args:
         checks: what `/readyz` looks at.
-        registry: what `/metrics` shows.
+        registry: what `/metrics` shows, to operators.
         body_limit: bytes of a request's body, or a function of the path that gives them.
     """
     readiness = health.Readiness(checks)
     application.falcon.add_route("/healthz", health.AliveResource())
     application.falcon.add_route("/readyz", health.ReadyResource(readiness))
-    application.falcon.add_route("/metrics", metrics.MetricsResource(registry))
+    application.falcon.add_route("/metrics", _MetricsForOperators(registry))
     rates = rates or Rates()
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)

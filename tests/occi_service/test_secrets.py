@@ -92,6 +92,9 @@ class House:
         tenant = realm.add_tenant("demo")
         realm.add_user("ann", tenant="demo")
         self.token = realm.issue_token("ann", tenant="demo", lifetime=datetime.timedelta(hours=1)).secret
+        realm.add_tenant("house")
+        realm.add_user("olga", tenant="house", roles=["operator"])
+        self.operator = realm.issue_token("olga", tenant="house", lifetime=datetime.timedelta(hours=1)).secret
         self.key = generate_key()
         (directory / "encryption.key").write_text(self.key)
         private = ed25519.Ed25519PrivateKey.generate()
@@ -115,6 +118,7 @@ class House:
         pem = "".join(self.pem.splitlines()[1:-1])
         return {
             "realm token": self.token,
+            "operator's token": self.operator,
             "instance token": self.signed,
             "password": PASSWORD,
             "other password": OTHER,
@@ -204,7 +208,8 @@ def drive(port: int, house: House) -> None:
     assert ask(port, "GET", vault, X_Auth_Token=house.token, Authorization=f"Bearer {house.signed}")[0] == 400
     assert ask(port, "GET", vault, X_Auth_Token=house.token, X_Tenant_Name="another")[0] == 403
     assert ask(port, "GET", f"{vault}?token={house.token}", X_Auth_Token=house.token)[0] in (200, 400)
-    assert ask(port, "GET", "/metrics", X_Auth_Token=house.token)[0] == 200
+    assert ask(port, "GET", "/metrics", X_Auth_Token=house.token)[0] == 403
+    assert ask(port, "GET", "/metrics", X_Auth_Token=house.operator)[0] == 200
     assert ask(port, "DELETE", "/vault/none", X_Auth_Token=house.token)[0] == 404
 
 
