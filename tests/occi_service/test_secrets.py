@@ -147,19 +147,19 @@ def port(house: House) -> Iterator[int]:
         )
         assert process.stdout is not None
         try:
-            ready, _, _ = select.select([process.stdout], [], [], 20)
+            ready, _, _ = select.select([process.stdout], [], [], 60)
             line = process.stdout.readline() if ready else b""
             assert line, (directory / "stderr").read_text()
             yield int(line)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
             output.write(process.stdout.read())
             process.stdout.close()
 
 
 def ask(port: int, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body=body.encode() or None, headers=fields)
@@ -218,7 +218,7 @@ def test_no_secret_is_in_anything_that_the_service_wrote(house: House, port: int
     state = b"".join([path.read_bytes() for path in sorted(house.directory.glob("state.db*"))])
     errors = house.directory / "stderr"
     # The last request's line is written after its answer.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "/vault/none" not in errors.read_text():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)
