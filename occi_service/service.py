@@ -17,22 +17,21 @@ import prometheus_client
 
 from . import health, metrics
 from .app import Application
-from .errors import ForbiddenError, of_status
+from .errors import of_status
 from .identity import (
     IDENTITY,
     PROBES,
     TOKEN,
     Authentication,
     ClientAddress,
-    Identity,
     RateLimit,
     RateLimiter,
-    Role,
     SizeLimit,
     TokenCache,
     TokenVerifier,
     by_tenant,
 )
+from .metrics_door import METRICS, MetricsDoor, OperatorsMetrics
 from .request_log import ROUTE, TENANT, RequestLog
 
 __all__ = ["KnownCaller", "Rates", "assemble"]
@@ -98,16 +97,6 @@ class Rates:
     tenant_burst: int = 2000
 
 
-class _MetricsForOperators(metrics.MetricsResource):
-    """`/metrics` beside tenants' paths: it counts what all tenants have, which none of them may know."""
-
-    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
-        identity: Identity | None = _request.env.get(IDENTITY)
-        if identity is None or Role.OPERATOR not in identity.roles:
-            raise ForbiddenError("the numbers are of all tenants; send a token with the role operator", "token")
-        super().on_get(_request, response)
-
-
 def assemble(
     application: KnownCaller,
     verifier: TokenVerifier,
@@ -119,6 +108,7 @@ def assemble(
     access_lines: bool = True,
     trusted_proxies: Collection[str] = (),
     realm_name: str = "archelon",
+    metrics_token: str = "",
 ) -> Any:
     """The application behind its doors, as a WSGI callable.
 
@@ -126,11 +116,12 @@ def assemble(
         checks: what `/readyz` looks at.
         registry: what `/metrics` shows, to operators.
         body_limit: bytes of a request's body, or a function of the path that gives them.
+        metrics_token: lets Prometheus see `/metrics`.
     """
     readiness = health.Readiness(checks)
     application.falcon.add_route("/healthz", health.AliveResource())
     application.falcon.add_route("/readyz", health.ReadyResource(readiness))
-    application.falcon.add_route("/metrics", _MetricsForOperators(registry))
+    application.falcon.add_route(METRICS, OperatorsMetrics(registry))
     rates = rates or Rates()
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
@@ -144,6 +135,7 @@ def assemble(
         realm_name=realm_name,
         render_error=render_error,
     )
+    doors = MetricsDoor(doors, metrics_token, registry)
     doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
     doors = SizeLimit(doors, body=body_limit, render_error=render_error)
     measured = metrics.RequestMetrics(registry)
