@@ -44,7 +44,7 @@ HOT = "hot"
 #: Names that the platform sets on every instance.
 _RESERVED_PREFIXES = ("occi.", "org.archelon.", "mcn.service.state")
 #: Actions that every service has.
-_RESERVED_ACTIONS = frozenset({"report", "retry", "start", "stop"})
+_RESERVED_ACTIONS = frozenset({"lock", "renew", "report", "retry", "start", "stop", "unlock"})
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DAY = 86400
 
