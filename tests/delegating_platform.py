@@ -54,7 +54,8 @@ class DelegatingStacks:
         try:
             self._use(self._tokens.token(order.labels), order)
         except KeystoneRefusedError as error:
-            if error.status != 401:
+            # Of a trust that is gone, Keystone says 404.
+            if error.status not in (401, 404):
                 raise
             self._use(self._tokens.token(order.labels, fresh=True), order)
 

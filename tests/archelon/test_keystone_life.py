@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 import yaml
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
@@ -276,6 +277,41 @@ def _found(house: House, token: str, service_type: str) -> list[str]:
     with house.design(token) as catalogue:
         entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type}))
     return [str(each.attributes[design.ENDPOINT]) for each in entries]
+
+
+def test_who_ordered_is_deleted_and_an_operator_adopts(house: House) -> None:
+    tenant = house.people.person("member")
+    colleague = house.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
+    with house.open(tenant.token()) as manager:
+        path = manager.create(HELLO, {})
+    instance = str(house.await_state(tenant, path, "active")["org.archelon.instance"])
+    house.people.delete(tenant.id)
+    with house.open(colleague.token()) as manager:
+        manager.update(path, {"hello.greeting": "Is anybody there?"})
+    message = house.await_state(colleague, path, "fail")[wire.STATE_MESSAGE]
+    assert "the user who ordered it was deleted" in message
+    assert "an operator can adopt" in message
+    delegation = design.delegation_path(instance)
+    system = house.operator.token(project_id=None, system_scope="all")
+    with house.design(system) as operator:
+        shown = operator.get(delegation).attributes
+        assert shown[design.DELEGATION_STATE] == "lost"
+        headers = {design.SUBJECT_TOKEN_HEADER: colleague.token()}
+        adopted = operator.using(headers=headers).act(delegation, design.ADOPT.scheme + design.ADOPT.term)
+        assert adopted.attributes[design.DELEGATION_STATE] == "active"
+    with house.open(colleague.token()) as manager:
+        manager.act(path, wire.RETRY.scheme + wire.RETRY.term)
+    house.await_state(colleague, path, "active")
+    assert [each["trustor_user_id"] for each in house.trusts()] == [colleague.id]
+    assert _delete_as_operator(house, system, instance) == 200
+    house.await_state(colleague, path, None)
+    assert house.trusts() == []
+
+
+def _delete_as_operator(house: House, token: str, instance: str) -> int:
+    with urllib3.PoolManager(retries=False, timeout=30.0) as http:
+        url = f"{house.all.state.url()}/operator/instances/{instance}"
+        return http.request("DELETE", url, headers={"X-Auth-Token": token}).status
 
 
 def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: House) -> None:
