@@ -21,7 +21,8 @@ from .ports import Applications, Log
 
 __all__ = ["LogRoute"]
 
-_MOST: Final = 10**15
+#: Some platforms count nanoseconds since the epoch.
+_MOST: Final = 2**63 - 1
 
 
 class LogRoute:

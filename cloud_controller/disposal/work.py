@@ -32,6 +32,8 @@ SWEEP: Final = "disposal.sweep"
 
 _SOON: Final = 0.1
 _SLOW: Final = 1.0
+#: Seconds that a closed audit is kept; by then no token of the instance's is left that could make something new for it.
+_KEPT: Final = 90 * 86400.0
 #: Kinds in the order in which they go. What measures goes before what is measured, orchestrators after their stacks.
 _ORDER: Final = (
     (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location),
@@ -68,6 +70,7 @@ class Seen:
     Args:
         dismiss: objects that are from now on wanted no more.
         state: of the disposal; None: the entity itself is to go.
+        since, closed: when it was ordered, and when nothing was left; seconds since the epoch, 0: not yet.
     """
 
     present: Object
@@ -76,6 +79,7 @@ class Seen:
     audit: Sequence[Entry] = ()
     dismiss: Sequence[Object] = ()
     since: float = 0.0
+    closed: float = 0.0
 
 
 class DisposalWork:
@@ -84,6 +88,7 @@ class DisposalWork:
     Args:
         holdings: of every region's platform, by region.
         patience: seconds after which a disposal that something is in the way of is called failed.
+        keep: seconds that a disposal is kept after its end.
         clock: seconds since the epoch.
     """
 
@@ -95,6 +100,7 @@ class DisposalWork:
         *,
         holdings: Mapping[str, Holdings],
         patience: float = 600.0,
+        keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._objects = objects
@@ -102,6 +108,7 @@ class DisposalWork:
         self._notices = notices
         self._holdings = holdings
         self._patience = patience
+        self._keep = keep
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
@@ -123,6 +130,9 @@ class DisposalWork:
         # Another order is another disposal.
         kept = present.kept if present.kept.get("version") == present.version else {}
         since = float(kept.get("since", now))
+        end = float(kept.get("closed", 0.0)) + self._keep
+        if kept.get("closed"):
+            return Done(Seen(present, None)) if now >= end else Wait(end - now)
         instance = present.labels.instance
         audit = {(entry["platform"], entry["object"]): Entry(**entry) for entry in present.kept.get("audit", ())}
         left: dict[tuple[str, str], str] = {}
@@ -145,7 +155,8 @@ class DisposalWork:
         if blocked:
             return self._waiting(present, lines, since, message="; ".join(blocked))
         closed = [Entry(each.object, each.platform, each.removed or now, now) for each in lines]
-        return Done(Seen(present, "done", audit=closed, since=since))
+        # Its row stays in the queue, so that it goes by itself when its time is over.
+        return Wait(self._keep, Seen(present, "done", audit=closed, since=since, closed=now))
 
     def _remove_rest(self, instance: str) -> list[str]:
         """Take away what no row tells of; what is still there, in words."""
@@ -201,7 +212,7 @@ class DisposalWork:
             },
         )
         audit = [vars(entry) for entry in observed.audit]
-        kept = {"since": observed.since, "version": present.version, "audit": audit}
+        kept = {"since": observed.since, "version": present.version, "audit": audit, "closed": observed.closed}
         if kept != present.kept:
             self._objects.keep(connection, present, kept)
         if observed.state == "done":

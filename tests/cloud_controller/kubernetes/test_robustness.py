@@ -1,0 +1,146 @@
+"""A cloud controller whose cluster gets in the way: it goes on, and nothing is left or doubled.
+
+Each trouble lasts while a stack is ordered, becomes complete, loses its pod, gets it back, and goes, by the hand of a real worker
+that reaches a real cluster through a proxy. Looks without news are so far apart that what goes on was told, or was tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from occi_service.wire import deploy, names
+from tests.cloud_controller.house import House, labels, new_instance
+
+from .bed import Bed, region, until
+from .faults import Fault, Faults, proxied
+from .templates import WEB
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What the proxy does, and how often per second it cuts watches or goes away for a moment."""
+
+    name: str
+    fault: Fault = lambda _method, _path, _number: None
+    cuts: float = 0.0
+    away: float = 0.0
+
+
+def every(nth: int, status: int, *, methods: str = "GET PATCH DELETE") -> Fault:
+    return lambda method, _path, number: status if method in methods and number % nth == 0 else None
+
+
+TROUBLES = [
+    Trouble("none"),
+    Trouble("409 at every second change", every(2, 409, methods="PATCH DELETE")),
+    Trouble("429 at every third request", every(3, 429)),
+    Trouble("500 at every third request", every(3, 500)),
+    Trouble("410 at every second watch", lambda _m, path, number: 410 if "watch=true" in path and number % 2 else None),
+    Trouble("watches cut twice a second", cuts=0.5),
+    Trouble("API away for 2 of 4 seconds", away=2.0),
+]
+
+
+@contextmanager
+def troubled(faults: Faults, trouble: Trouble) -> Iterator[None]:
+    """Make the trouble until the end."""
+    over = threading.Event()
+
+    def make() -> None:
+        while not over.wait(trouble.cuts or trouble.away or 60.0):
+            if trouble.cuts:
+                faults.cut()
+            if trouble.away:
+                faults.away = not faults.away
+                faults.cut()
+
+    maker = threading.Thread(target=make)
+    faults.fault = trouble.fault
+    maker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        maker.join()
+        faults.away = False
+        faults.fault = lambda _method, _path, _number: None
+
+
+def reached(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def house(bed: Bed, directory: Path) -> Iterator[tuple[House, Bed, Faults]]:
+    """A whole cloud controller whose only region is reached through a proxy."""
+    directory.mkdir()
+    with proxied(bed.kubeconfig, directory) as (faults, through), region(through, bed.image) as inside:
+        made = House(directory / "house", f"sqlite:///{directory}/state.db", platforms={"kube": inside.platform})
+        try:
+            # Looked at behind the proxy's back.
+            yield made, replace(inside, api=bed.api), faults
+        finally:
+            inside.platform.watcher.close()
+            made.clear()
+
+
+def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
+    """A stack's whole life in a trouble; a row of the table."""
+
+    def timed(reach: Callable[[], object]) -> float:
+        begun = time.monotonic()
+        until(reach, seconds=240, pause=0.05)
+        return time.monotonic() - begun
+
+    with house(bed, directory) as (made, inside, faults):
+        instance = new_instance()
+        stack = "/deploy" + deploy.stack_path(instance, "main", "kube")
+        attributes = {
+            **labels(instance),
+            deploy.STACK_NAME: "main",
+            names.REGION: "kube",
+            deploy.STACK_FORMAT: "kubernetes",
+            deploy.STACK_TEMPLATE: WEB,
+            deploy.STACK_PARAMETERS: {"image": bed.image},
+            deploy.STACK_SECRET_PARAMETERS: {"word": "hello"},
+        }
+
+        def is_back(before: str) -> bool:
+            pods = [each["metadata"]["uid"] for each in inside.pods(instance=instance)]
+            return len(pods) == 1 and before not in pods and reached(url)
+
+        with troubled(faults, trouble), made.worker():
+            assert made.call("PUT", stack, kind=deploy.STACK, attributes=attributes).status_code == 201
+            up = timed(lambda: made.attributes(stack)[deploy.STACK_STATE] == "CREATE_COMPLETE")
+            url = made.attributes(stack)[deploy.STACK_OUTPUTS]["url"]
+            until(lambda: reached(url))
+            [pod] = inside.pods(instance=instance)
+            inside.kill(pod)
+            back = timed(lambda: is_back(pod["metadata"]["uid"]))
+            assert made.call("DELETE", stack).status_code in (200, 202, 204)
+            gone = timed(lambda: made.gone(stack))
+        assert list(bed.platform.cluster.everything(instance=instance)) == []
+        refused = sum(1 for _, _, status in faults.asked if status)
+        return f"| {trouble.name} | {up:.1f} s | {back:.1f} s | {gone:.1f} s | {len(faults.asked)} | {refused} |"
+
+
+def test_the_platform_goes_on(bed: Bed, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        lived = [
+            pool.submit(lived_through, bed, tmp_path / f"trouble-{number}", each)
+            for number, each in enumerate(TROUBLES)
+        ]
+        rows = [each.result() for each in lived]
+    print("\n| trouble | complete after | back after a kill | gone after | requests | refused |")
+    print("\n".join(["| --- | --- | --- | --- | --- | --- |", *rows]))
