@@ -73,7 +73,9 @@ def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud
     assert found["occi.mcn.stack.state"] == "CREATE_COMPLETE"
     states = {(each["title"], each["state"]) for each in shown["links"]}
     assert states == {("node", "CREATE_COMPLETE"), ("node.0", "running")}
-    changed = instance(house, "update", shown["path"], "both.text=bye").json["attributes"]
+    updated = instance(house, "update", shown["path"], "both.text=bye")
+    assert updated.status == Status.DONE, updated.err
+    changed = updated.json["attributes"]
     assert (changed["both.said.local"], changed["both.said.RegionOne"]) == ("bye", "bye")
     assert instance(house, "stop", shown["path"]).json["attributes"]["occi.mcn.stack.state"] == "SUSPEND_COMPLETE"
     assert instance(house, "delete", shown["path"]).json["state"] == "gone"
