@@ -16,6 +16,7 @@ held back from before the fork until its own handlers stand.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -60,6 +61,7 @@ def serve(
     threads: int = 8,
     keep_alive: int = 15,
     graceful_timeout: int = 30,
+    stall: float = 60.0,
     share_metrics: bool = True,
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
@@ -76,6 +78,8 @@ def serve(
         threads: of each process; as many requests run at once.
         keep_alive: seconds an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
+        stall: seconds after which a client that neither sends nor takes anything within a request is hung up on. One whose
+            machine went away would keep its thread for ever, and there are few.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
         when_ready: called once in the arbiter process with the addresses listened on.
@@ -108,7 +112,7 @@ def serve(
         "bind": [bind] if isinstance(bind, str) else list(bind),
         "workers": workers,
         "threads": threads,
-        "worker_class": _worker_class(server),
+        "worker_class": _worker_class(server, stall),
         "keepalive": keep_alive,
         "graceful_timeout": graceful_timeout,
         # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.
@@ -177,8 +181,8 @@ class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
             logger.setLevel(logging.NOTSET)
 
 
-def _worker_class(server: str) -> type[Any]:
-    """Gunicorn's threaded worker, with the application's Server field."""
+def _worker_class(server: str, stall: float) -> type[Any]:
+    """Gunicorn's threaded worker, with the application's Server field and an end to waiting for a client."""
 
     class ServiceWorker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         def init_signals(self) -> None:
@@ -190,10 +194,21 @@ def _worker_class(server: str) -> type[Any]:
             loaded: WSGIApplication = self.app.wsgi()
             self.wsgi = _with_own_server_field(loaded, server)
 
+        def handle(self, conn: Any) -> Any:
+            if "init" not in vars(conn):
+                # Called for each request, after the socket was set to wait without end.
+                conn.init = functools.partial(_init_and_limit, conn, type(conn).init, stall)
+            return super().handle(conn)
+
         def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
             super().handle_error(req, _ErrorSocket(client, server), addr, exc)
 
     return ServiceWorker
+
+
+def _init_and_limit(conn: Any, init: Callable[[Any], None], stall: float) -> None:
+    init(conn)
+    conn.sock.settimeout(stall)
 
 
 def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication:
