@@ -10,6 +10,7 @@ small that a process that watches over it would be half of it, and that whoever 
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -24,9 +25,14 @@ import gunicorn.glogging
 import gunicorn.sock
 import gunicorn.workers.gthread
 
-__all__ = ["ENDING", "Logger", "options_of", "serve_alone", "server_field", "worker_class"]
+__all__ = ["ENDING", "STALL", "Logger", "options_of", "serve_alone", "server_field", "worker_class"]
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+#: Seconds after which a client that neither sends nor takes anything within a request is hung up on. One whose machine went away
+#: would keep its thread for ever, and there are few.
+STALL: Final = 60.0
 
 
 def server_field(product: str, version: str) -> str:
@@ -35,13 +41,19 @@ def server_field(product: str, version: str) -> str:
 
 
 def options_of(
-    bind: str | Sequence[str], *, server: str, threads: int, keep_alive: int, graceful_timeout: int
+    bind: str | Sequence[str],
+    *,
+    server: str,
+    threads: int,
+    keep_alive: int,
+    graceful_timeout: int,
+    stall: float = STALL,
 ) -> dict[str, Any]:
     """Gunicorn's options for a worker; see `server.serve`."""
     return {
         "bind": [bind] if isinstance(bind, str) else list(bind),
         "threads": threads,
-        "worker_class": worker_class(server),
+        "worker_class": worker_class(server, stall),
         "keepalive": keep_alive,
         "graceful_timeout": graceful_timeout,
         # text/occi carries representations in header fields: larger ones than usual, within bounds.
@@ -105,8 +117,8 @@ class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
             logger.setLevel(logging.NOTSET)
 
 
-def worker_class(server: str) -> type[Any]:
-    """Gunicorn's threaded worker, with the application's Server field."""
+def worker_class(server: str, stall: float) -> type[Any]:
+    """Gunicorn's threaded worker, with the application's Server field and an end to waiting for a client."""
 
     class ServiceWorker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         def init_signals(self) -> None:
@@ -118,10 +130,21 @@ def worker_class(server: str) -> type[Any]:
             loaded: WSGIApplication = self.app.wsgi()
             self.wsgi = _with_own_server_field(loaded, server)
 
+        def handle(self, conn: Any) -> Any:
+            if "init" not in vars(conn):
+                # Called for each request, after the socket was set to wait without end.
+                conn.init = functools.partial(_init_and_limit, conn, type(conn).init, stall)
+            return super().handle(conn)
+
         def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
             super().handle_error(req, _ErrorSocket(client, server), addr, exc)
 
     return ServiceWorker
+
+
+def _init_and_limit(conn: Any, init: Callable[[Any], None], stall: float) -> None:
+    init(conn)
+    conn.sock.settimeout(stall)
 
 
 def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication:

@@ -27,7 +27,7 @@ from wsgiref.types import WSGIApplication
 import gunicorn.app.base
 import gunicorn.arbiter
 
-from .http_worker import ENDING, options_of, server_field
+from .http_worker import ENDING, STALL, options_of, server_field
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -48,6 +48,7 @@ def serve(
     threads: int = 8,
     keep_alive: int = 15,
     graceful_timeout: int = 30,
+    stall: float = STALL,
     share_metrics: bool = True,
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
@@ -64,6 +65,7 @@ def serve(
         threads: of each process; as many requests run at once.
         keep_alive: seconds an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
+        stall: seconds after which a client that neither sends nor takes anything within a request is hung up on.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
         when_ready: called once in the arbiter process with the addresses listened on.
@@ -93,7 +95,7 @@ def serve(
             when_ready([listener.getsockname() for listener in gunicorn_arbiter.LISTENERS])
 
     options = options_of(
-        bind, server=server, threads=threads, keep_alive=keep_alive, graceful_timeout=graceful_timeout
+        bind, server=server, threads=threads, keep_alive=keep_alive, graceful_timeout=graceful_timeout, stall=stall
     ) | {
         "workers": workers,
         # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.

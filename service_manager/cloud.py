@@ -217,13 +217,6 @@ class Cloud:
             each.close()
         self._lines.close_all()
 
-    def close(self) -> None:
-        """Close the connections to the modules."""
-        with self._lock:
-            for each in self._clients.values():
-                each.close()
-            self._clients.clear()
-
     def forget(self, instance: str) -> None:
         """Close the connections to an orchestrator that is gone."""
         self._lines.close(instance)

@@ -14,6 +14,7 @@ import bundles
 from occi_service.errors import UnavailableError
 from occi_service.identity import Identity, PresentedToken, Role, TenantId, TokenKind
 from occi_service.wire import design
+from occi_service.work.table import work
 from service_manager import wiring
 from service_manager.delegating import UNCLAIMED, Delegating, is_needed
 from service_manager.surroundings import Surroundings
@@ -41,17 +42,16 @@ def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenant
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[tuple[StandInCloud, wiring.Parts, list[float]]]:
+def parts(tmp_path: Path, sqlite_url: str) -> Iterator[wiring.Parts]:
     keys = Keys()
-    ahead = [0.0]
     (tmp_path / "cloud").mkdir()
     with StandInCloud(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
         (tmp_path / "sm").mkdir()
         manager = ServiceManager(tmp_path / "sm", design_url=f"{cloud.url}/design", database_url=sqlite_url, keys=keys)
-        parts = wiring.Parts.of(manager.settings(), clock=lambda: time.time() + ahead[0])
-        yield cloud, parts, ahead
-        parts.cloud.close()
-        parts.database.close()
+        made = wiring.Parts.of(manager.settings())
+        yield made
+        made.cloud.close()
+        made.database.close()
 
 
 ALICE = Identity(
@@ -68,15 +68,15 @@ INSTANCE = "0b6f1a52-4f6e-4f5f-8d7e-3f2f4d1c9a01"
 
 
 def test_a_delegation_that_no_instance_came_of_is_taken_back(
-    house: tuple[StandInCloud, wiring.Parts, list[float]],
+    parts: wiring.Parts,
 ) -> None:
-    _cloud, parts, ahead = house
     delegating = Delegating(parts.database, parts.queue, parts.cloud)
     assert delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own")) == INSTANCE
     path = design.delegation_path(INSTANCE)
     assert parts.cloud._catalogue(TenantId("t-1")).exists(path)
     # Here the order's transaction would have been. Two minutes later:
-    ahead[0] += 121
+    with parts.database.write() as connection:
+        connection.execute(work.update().where(work.c.topic == UNCLAIMED).values(due=time.time()))
     worker = wiring.worker(parts)
 
     def taken_back() -> bool:
