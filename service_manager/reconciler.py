@@ -37,6 +37,8 @@ __all__ = ["Order", "Reconciler"]
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
 _LOOK_LONGEST: Final = 30.0
+#: A look at a disposal adds at most this part of the time that it has taken.
+_PARTS: Final = 8
 _STUMBLE_FIRST: Final = 0.2
 _STUMBLE_LONGEST: Final = 10.0
 
@@ -354,9 +356,10 @@ class Reconciler:
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
         if state == "failed" and seen.disposal == "asked":
             return work.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
-        stumbles = instance.stumbles + 1
-        pause = min(_LOOK, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 8))
-        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": stumbles}
+        # Nobody tells when it is done. The pauses grow with what it takes, and so what is added stays a small part of that.
+        taken = 0.0 if seen.disposal is None else order.now - seen.begun
+        pause = min(_LOOK, max(_STUMBLE_FIRST, taken / _PARTS))
+        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": instance.stumbles + 1}
         if seen.disposal is None:
             # Its time, and its attempts, are its own.
             columns |= {"begun": order.now, "attempt": 0}
