@@ -73,10 +73,11 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--endpoint", help="URL at which other services reach this service manager; that of --url without it.")
 @click.option("--roll", is_flag=True, help="Bring the instances that exist to this bundle, one after another.")
 @service_options("provider")
 @output_option
-def publish(directory: Path, roll: bool, connection: Connection, answers: Answers) -> None:
+def publish(directory: Path, roll: bool, endpoint: str | None, connection: Connection, answers: Answers) -> None:
     """Offer a bundle as a service, or replace the one that is offered under its type."""
     import bundles
 
@@ -89,7 +90,7 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
 
             manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
     if connection.cloud_url is not None:
-        enter_in_catalogue(connection, bundle.manifest.type)
+        enter_in_catalogue(connection, bundle.manifest.type, endpoint)
     answers.line(
         f"{bundle.manifest.term} is offered; order one with `archelon instance create {bundle.manifest.term}`",
         service=bundle.manifest.type,
@@ -108,12 +109,16 @@ def offer(manager: Any, packed: Any) -> str:
     return str(manager.create(kind, {names.attribute("bundle.digest"): packed.digest}))
 
 
-def enter_in_catalogue(connection: Connection, service_type: str) -> None:
-    """Let other services find this one: those that depend on it ask design's catalogue where it is."""
+def enter_in_catalogue(connection: Connection, service_type: str, endpoint: str | None = None) -> None:
+    """Let other services find this one: those that depend on it ask design's catalogue where it is.
+
+    Args:
+        endpoint: where they reach its service manager, if not where the connection does.
+    """
     from .all_in_one import enter
 
     with connection.module("design") as catalogue:
-        enter(catalogue, service_type, connection.url)
+        enter(catalogue, service_type, endpoint or connection.url)
 
 
 @click.command()
