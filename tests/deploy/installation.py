@@ -84,6 +84,15 @@ class Installation:
         pods = {each for each in found if each.startswith(f"Pod {SERVICES}/")}
         return (found - pods) | {f"{len(pods)} pods of the services"}
 
+    def left_since(self, before: set[str]) -> list[str]:
+        """What is there that was not; waits for what is on its way out."""
+        for _ in range(20):
+            left = sorted(self.inventory() - before)
+            if not left:
+                break
+            time.sleep(1.0)
+        return left
+
     def _url(self, service: str) -> str:
         spec = self.services.get("service", service)["spec"]
         return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
@@ -94,7 +103,7 @@ def installed(kubeconfig: Path, database: str, directory: Path) -> Iterator[Inst
     """Install it, and take it away again with all that its tenants had.
 
     Args:
-        database: URL of a PostgreSQL server as pods reach it, with a database for each service: `service_manager`, `cloud_controller`.
+        database: URL of a PostgreSQL server as pods reach it, with databases `service_manager` and `cloud_controller`.
         directory: for keys and the overlay.
     """
     tree = directory / "kubernetes"
