@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -189,37 +189,24 @@ def logs(name: str, following: bool, connection: Connection) -> None:
             click.echo(piece, nl=False)
 
 
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def stop(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Stop an instance, keeping its resources."""
-    _act(connection, name, "stop", {}, wait=wait, timeout=timeout, answers=answers)
+def _moving(term: str, says: str) -> click.Command:
+    """The command that invokes one of the actions that every instance has."""
+
+    @instance.command(term, help=says)
+    @_name
+    @_wait
+    @_timeout
+    @service_options()
+    @output_option
+    def move(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
+        _act(connection, name, term, {}, wait=wait, timeout=timeout, answers=answers)
+
+    return move
 
 
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def start(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Start a stopped instance."""
-    _act(connection, name, "start", {}, wait=wait, timeout=timeout, answers=answers)
-
-
-@instance.command()
-@_name
-@_wait
-@_timeout
-@service_options()
-@output_option
-def retry(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Try a failed phase again."""
-    _act(connection, name, "retry", {}, wait=wait, timeout=timeout, answers=answers)
+stop: Final = _moving("stop", "Stop an instance, keeping its resources.")
+start: Final = _moving("start", "Start a stopped instance.")
+retry: Final = _moving("retry", "Try a failed phase again.")
 
 
 @instance.command()

@@ -39,6 +39,11 @@ class Entities:
         except KeyError:
             return None
 
+    def attributes(self, connection: sa.Connection, of: Object) -> dict[str, Any]:
+        """The entity's attributes; none where it is gone."""
+        entity = self.read(connection, of)
+        return {} if entity is None else entity.attributes
+
     def write(self, connection: sa.Connection, of: Object, attributes: Mapping[str, Any]) -> None:
         """Set attributes, if they differ; None takes one away. An entity that is gone stays so."""
         extras = _extras(connection, of)

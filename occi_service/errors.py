@@ -7,6 +7,7 @@ input only after `shown` made it short and printable, so that no answer repeats 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 import falcon
@@ -183,9 +184,10 @@ class _StatusError(OcciError):
         super().__init__(message)
 
 
-def of_status(number: int, message: str, where: str = "") -> OcciError:
+def of_status(number: int, message: str, where: str = "", *, headers: Mapping[str, str] | None = None) -> OcciError:
     """The error of an HTTP status, for those who know it by number only. What is no error status becomes a 500."""
     found = _BY_STATUS.get(number)
-    if found is not None:
-        return found(message, where)
-    return _StatusError(number if 400 <= number <= 599 else 500, message)
+    error = _StatusError(number if 400 <= number <= 599 else 500, message) if found is None else found(message, where)
+    if headers:
+        error.headers = {**dict(error.headers or {}), **headers}
+    return error

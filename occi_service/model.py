@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
 
@@ -25,6 +25,8 @@ __all__ = [
     "lineage",
     "type_id",
 ]
+
+C = TypeVar("C", Kind, Mixin)
 
 CORE_SCHEME: Final = "http://schemas.ogf.org/occi/core#"
 
@@ -70,13 +72,14 @@ def category_class(category: Category) -> Literal["kind", "mixin", "action"]:
     return "mixin" if isinstance(category, Mixin) else "action"
 
 
-def lineage(kind: Kind) -> Iterator[Kind]:
-    """The kind, its parent, and so on up to `resource` or `link` (pyssf ends there; `entity` is implied)."""
-    seen: list[Kind] = []
-    pending: list[Category] = [kind]
+def lineage(category: C) -> Iterator[C]:
+    """A kind, its parent, and so on up to `resource` or `link` (pyssf ends there; `entity` is implied); so for a mixin."""
+    sort: type[Any] = Kind if isinstance(category, Kind) else Mixin
+    seen: list[Any] = []
+    pending: list[Any] = [category]
     while pending:
-        each = pending.pop(0)
-        if isinstance(each, Kind) and each not in seen:
+        each: Any = pending.pop(0)
+        if isinstance(each, sort) and each not in seen:
             seen.append(each)
             yield each
             pending = [*each.related, *pending]
@@ -87,22 +90,11 @@ def is_link_kind(kind: Kind) -> bool:
     return LINK in lineage(kind)
 
 
-def _mixin_lineage(mixin: Mixin) -> Iterator[Mixin]:
-    seen: list[Mixin] = []
-    pending: list[Category] = [mixin]
-    while pending:
-        each = pending.pop(0)
-        if isinstance(each, Mixin) and each not in seen:
-            seen.append(each)
-            yield each
-            pending = [*each.related, *pending]
-
-
 def _ancestry(kind: Kind | None, mixins: Iterable[Mixin]) -> Iterator[Kind | Mixin]:
     if kind is not None:
         yield from lineage(kind)
     for mixin in mixins:
-        yield from _mixin_lineage(mixin)
+        yield from lineage(mixin)
 
 
 def attributes_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> dict[str, Attribute]:

@@ -5,7 +5,8 @@ identifier, attributes, actions, mixins, links. They run inside the registry's u
 refuses leaves nothing behind.
 
 pyssf's backends say no by raising: `occi.exceptions.HTTPError` with a status, `AttributeError` for what the client did
-wrong, `KeyError` for what is not there. `refusals` turns these into errors that the client sees.
+wrong, `KeyError` for what is not there. Ours may let a refusal of `identity` pass as it is. `refusals` turns all of these
+into errors that the client sees.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from occi.backend import KindBackend
 from occi.core_model import Action, Entity, Kind, Link, Mixin, Resource
 
 from . import errors
+from .identity import RefusedError
 from .registry.base import Registry, backends_of
 from .registry.records import EntityRecord, dehydrate
 
@@ -85,7 +87,7 @@ def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any]) -> Any
 
 
 class refusals:  # noqa: N801 - used as a function is
-    """Turn what a pyssf backend or registry raises into what the client sees, within a `with` statement.
+    """Turn what a backend or registry raises into what the client sees, within a `with` statement.
 
     A class, not a generator: every GET passes through, and the generator was 5 % of its samples under py-spy.
     """
@@ -102,6 +104,8 @@ class refusals:  # noqa: N801 - used as a function is
             return
         if isinstance(error, occi.exceptions.HTTPError):
             raise errors.of_status(error.code, error.message) from error
+        if isinstance(error, RefusedError):
+            raise errors.of_status(error.status, error.message, error.where, headers=error.headers) from error
         if isinstance(error, AttributeError):
             # pyssf's way to say 400. A slip in a backend looks the same, so the place is logged.
             log.warning("a backend refused with AttributeError", exc_info=error)

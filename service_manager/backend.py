@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
 from occi_service.encryption import Cipher
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, of_status
-from occi_service.identity import Counts, Identity, Quotas, RefusedError, rules
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
+from occi_service.identity import Counts, Identity, Quotas, rules
 from occi_service.identity.policy import Policy, Target
 from occi_service.model import attributes_of, type_id
 from occi_service.wire import names
@@ -37,7 +37,6 @@ __all__ = [
     "InstanceBackend",
     "caller_of",
     "connection_of",
-    "refusals_of_identity",
 ]
 
 INVOCATION_TOPIC: Final = "invocation"
@@ -118,8 +117,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         instances, of_service = self._instances.count(connection, identity.tenant_id, service)
-        with refusals_of_identity():
-            quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
+        quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
 
     def _check_region(self, resources: Any, entity: Entity) -> None:
         region = entity.attributes.get(names.REGION)
@@ -260,15 +258,14 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._instances.wake(connection, dataclasses.replace(instance, request_id=request_id or instance.request_id))
 
     def _check(self, rule: rules.Rule, identity: Identity, instance: Instance | None = None) -> None:
-        with refusals_of_identity():
-            self._policy.check(
-                rule,
-                identity,
-                Target(
-                    tenant_id=identity.tenant_id if instance is None else instance.tenant,
-                    instance_id=None if instance is None else instance.id,
-                ),
-            )
+        self._policy.check(
+            rule,
+            identity,
+            Target(
+                tenant_id=identity.tenant_id if instance is None else instance.tenant,
+                instance_id=None if instance is None else instance.id,
+            ),
+        )
 
 
 def _new_id(entity: Entity, extras: Any) -> InstanceId:
@@ -332,14 +329,3 @@ def _refuse_illegal(instance: Instance, move: str) -> None:
 def _refuse_locked(instance: Instance, move: str) -> None:
     if instance.locked is not None and (move == "delete" or instance.locked == "update"):
         raise ConflictError(f"the instance is locked against {move}; invoke its action unlock first", wire.LOCKED)
-
-
-class refusals_of_identity:  # noqa: N801 - reads as a statement
-    """Refusals of identity as errors that the OCCI application renders."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RefusedError):
-            raise of_status(error.status, error.message, error.where) from error

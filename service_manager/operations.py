@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from occi_service.errors import BadRequestError, ForbiddenError, NotFoundError
 from occi_service.identity import IDENTITY, Identity, rules
 from occi_service.identity.policy import Policy, Target
+from occi_service.workflow import refusals
 
 from . import tables
-from .backend import refusals_of_identity
 from .catalogue import Catalogue
 from .history import History
 from .instances import Instances, house_extras, show_state
@@ -144,7 +144,7 @@ class OperatorResource:
         identity: Identity | None = req.env.get(IDENTITY)
         if identity is None:
             raise ForbiddenError("this needs an identity")
-        with refusals_of_identity():
+        with refusals():
             self._policy.check(rule, identity, Target(identity.tenant_id))
 
 

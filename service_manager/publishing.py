@@ -21,9 +21,9 @@ from occi_service.identity.policy import Policy, Target
 from occi_service.registry import Registry
 from occi_service.wire import deploy, names
 from occi_service.wire import service_manager as wire
-from occi_service.workflow import DeferredDeletion
+from occi_service.workflow import DeferredDeletion, refusals
 
-from .backend import caller_of, connection_of, refusals_of_identity
+from .backend import caller_of, connection_of
 from .catalogue import Catalogue
 from .history import rfc3339
 from .instances import Instances
@@ -76,7 +76,7 @@ class BundleResource:
         identity = req.env.get(IDENTITY)
         if identity is None:
             raise ForbiddenError("this needs an identity")
-        with refusals_of_identity():
+        with refusals():
             self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
 
 
@@ -94,8 +94,7 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
     def create(self, entity: Entity, extras: Any) -> None:
         """Publish a bundle."""
         identity, connection = caller_of(extras), connection_of(extras)
-        with refusals_of_identity():
-            self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         digest = entity.attributes[names.attribute("bundle.digest")]
         now = self._clock()
         manifest, before = self._catalogue.publish(
@@ -136,8 +135,7 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
     def delete(self, entity: Entity, extras: Any) -> None:
         """Withdraw the service."""
         identity, connection = caller_of(extras), connection_of(extras)
-        with refusals_of_identity():
-            self._policy.check(rules.WITHDRAW, identity, Target(identity.tenant_id))
+        self._policy.check(rules.WITHDRAW, identity, Target(identity.tenant_id))
         service = str(entity.attributes[names.SERVICE])
         head = self._catalogue.service(connection, service)
         if head is None or head.id != entity.identifier:
@@ -151,8 +149,7 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
         """Roll the instances of the service to its present bundle."""
         identity, connection = caller_of(extras), connection_of(extras)
-        with refusals_of_identity():
-            self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
         if head is None or head.id != entity.identifier or head.withdrawn:
             raise ConflictError("only what is published now can be rolled out; publish this bundle again", _STATE)

@@ -59,11 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         needed = getattr(item, "fixturenames", ())
         for bed, limit in limits.items():
-            if bed in needed or f"{bed}_cluster" in needed:
+            marked = item.get_closest_marker(bed) is not None
+            if marked or bed in needed or f"{bed}_cluster" in needed:
                 item.add_marker(getattr(pytest.mark, bed))
                 if item.get_closest_marker("timeout") is None:
                     item.add_marker(pytest.mark.timeout(limit))
-        if "kubernetes_cluster" in needed:
+        if item.get_closest_marker("kubernetes") is not None:
             last.append(item)
     chosen = set(last)
     items[:] = [item for item in items if item not in chosen] + last

@@ -6,6 +6,7 @@ while its supervisor lives, and this handler's where even that has ended.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from .ports import ApplicationOrder, Applications, ApplicationState, DeployError
 
 __all__ = ["ApplicationWork", "topic"]
 
-#: Seconds between looks: while something is under way, and for life.
-_SOON: Final = 0.1
-_LIFE: Final = 5.0
+#: Seconds between looks at a failed one, at most: it may have come back by itself.
+_FAILED: Final = 1.0
+_SOONEST: Final = 0.1
 _LONGEST_PAUSE: Final = 60.0
 
 
@@ -81,8 +82,7 @@ class ApplicationWork:
         present = self._objects.find(connection, item.key)
         if present is None:
             return None
-        entity = self._entities.read(connection, present)
-        attributes = entity.attributes if entity is not None else {}
+        attributes = self._entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
         if len(image) == 64 and "/" not in image and not digest:
@@ -98,7 +98,7 @@ class ApplicationWork:
         instance = present.labels.instance
         if present.wanted == ABSENT:
             if not self._applications.remove(instance) or self._applications.state(instance) is not None:
-                return Wait(_SOON)
+                return Wait(self._applications.pace.under_way)
             return Done(Seen(present, None, {}))
         kept = dict(present.kept)
         if present.wanted == STOPPED:
@@ -106,14 +106,14 @@ class ApplicationWork:
             state = ApplicationState("inactive", "" if ended else "is stopping")
             kept.update(going=not ended, url="")
             seen = Seen(present, state, kept)
-            return Done(seen) if ended else Wait(_SOON, seen)
+            return Done(seen) if ended else Wait(self._applications.pace.under_way, seen)
         try:
             state = self._going(wanted, kept)
         except DeployError as problem:
             state = ApplicationState("error", str(problem))
             self._failed(kept)
         kept["url"] = state.url
-        return Wait(_pause(state, kept, self._clock()), Seen(present, state, kept))
+        return Wait(self._pause(state, kept), Seen(present, state, kept))
 
     def _going(self, wanted: Wanted, kept: dict[str, Any]) -> ApplicationState:
         present = wanted.present
@@ -147,12 +147,27 @@ class ApplicationWork:
         except LookupError as problem:
             raise DeployError(str(problem)) from problem
         return self._applications.start(
-            ApplicationOrder(wanted.present.labels, bundle=bundle, image=wanted.image, environment=wanted.environment)
+            ApplicationOrder(
+                wanted.present.labels,
+                bundle=bundle,
+                archive=functools.partial(self._unpacked.archive, wanted.digest) if wanted.digest else None,
+                image=wanted.image,
+                environment=wanted.environment,
+            )
         )
 
     def _failed(self, kept: dict[str, Any]) -> None:
         failures = int(kept.get("failures", 0)) + 1
         kept.update(failures=failures, next=self._clock() + min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)))
+
+    def _pause(self, state: ApplicationState, kept: Mapping[str, Any]) -> float:
+        pace = self._applications.pace
+        if state.state == "active":
+            return pace.standing
+        if state.state == "error":
+            left = float(kept.get("next", 0.0)) - self._clock()
+            return max(_SOONEST, min(left, max(_FAILED, pace.under_way)))
+        return pace.under_way
 
     def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
         """Mirror it into the entity, or forget what is gone."""
@@ -185,14 +200,6 @@ class ApplicationWork:
             deploy.APP_STATE_MESSAGE: state.message or None,
             deploy.APP_URL: state.url or None,
         }
-
-
-def _pause(state: ApplicationState, kept: Mapping[str, Any], now: float) -> float:
-    if state.state == "active":
-        return _LIFE
-    if state.state == "error":
-        return max(_SOON, min(float(kept.get("next", 0.0)) - now, 1.0))
-    return _SOON
 
 
 def topic(work: ApplicationWork) -> Topic[Any, Any]:

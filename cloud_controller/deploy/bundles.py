@@ -70,13 +70,15 @@ class Unpacked:
     def path(self, digest: str) -> Path:
         """The directory of a bundle. Raises LookupError where there is none of this digest."""
         target = self._directory / digest
-        if target.is_dir():
-            return target
+        return target if target.is_dir() else archives.unpack(self.archive(digest), target, digest=digest)
+
+    def archive(self, digest: str) -> bytes:
+        """The bundle as it was sent. Raises LookupError where there is none of this digest."""
         with self._database.read() as connection:
             archive = Bundles().archive(connection, digest)
         if archive is None:
             raise LookupError(f"the bundle {digest} is not here")
-        return archives.unpack(archive, target, digest=digest)
+        return archive
 
     def sweep(self, *, before: float) -> int:
         """Remove what killed processes left while they unpacked, older than `before` (seconds since the epoch)."""

@@ -25,7 +25,8 @@ __all__ = ["NEXT", "START", "LogRoute"]
 START: Final = "X-Start"
 NEXT: Final = "X-Next"
 
-_MOST: Final = 10**15
+#: Some platforms count nanoseconds since the epoch.
+_MOST: Final = 2**63 - 1
 
 
 class LogRoute:

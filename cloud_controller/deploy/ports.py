@@ -10,9 +10,9 @@ Platforms, template formats and node resources are found by entry point (`load`)
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..labels import Labels
 
@@ -25,11 +25,13 @@ __all__ = [
     "Applications",
     "DeployError",
     "Log",
+    "Pace",
     "Progress",
     "StackOrder",
     "StackResource",
     "Stacks",
     "load",
+    "node_resources",
 ]
 
 #: Entry point groups.
@@ -50,13 +52,15 @@ class ApplicationOrder:
 
     Args:
         labels: the instance is the application's id.
-        bundle: directory of the unpacked bundle, and `image`: a container's; platforms take what they can.
+        bundle: directory of the unpacked bundle, `archive`: gives the packed one, `image`: a container's; platforms take what
+            they can.
         command: argument list that starts it; empty takes the platform's own way of running a bundle or image.
         environment: what it sees; may hold secrets.
     """
 
     labels: Labels
     bundle: str = ""
+    archive: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
     image: str = ""
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -76,9 +80,19 @@ class ApplicationState:
     url: str = ""
 
 
+class Pace(NamedTuple):
+    """Seconds between two looks where nothing is told in between: at what is under way, and at what stands."""
+
+    under_way: float
+    standing: float
+
+
 @dataclass(frozen=True)
 class Log:
-    """A piece of output: ask for `next` to follow it; `start` is later than asked for where the beginning is gone."""
+    """A piece of output: ask for `next` to follow it; `start` is later than asked for where the beginning is gone.
+
+    Positions grow with the output. What they count (bytes, moments) is the platform's; a reader only gives them back.
+    """
 
     data: bytes
     start: int
@@ -87,6 +101,10 @@ class Log:
 
 class Applications(Protocol):
     """Orchestrators on a platform, one an instance."""
+
+    @property
+    def pace(self) -> Pace:
+        """How often to look: seldom, where a watcher tells."""
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
         """Make it run; what already does, as ordered, is adopted. Raises DeployError."""
@@ -181,6 +199,18 @@ class Stacks(Protocol):
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """What the platform still has of the stack, in words; empty: verified absent."""
+
+
+def node_resources(platform: str) -> dict[str, Any]:
+    """What makes nodes on a platform, by the resource's type; each is called with what that platform makes nodes with.
+
+    A factory says whose it is by an attribute `platform`; one without it is the local platform's.
+
+    Raises:
+        DeployError: see `load`.
+    """
+    found = load(NODE_RESOURCES)
+    return {name: each for name, each in found.items() if getattr(each, "platform", "local") == platform}
 
 
 def load(group: str) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class StackWork:
         present = self._objects.find(connection, item.key)
         if present is None:
             return None
-        entity = self._entities.read(connection, present)
-        attributes = entity.attributes if entity is not None else {}
+        attributes = self._entities.attributes(connection, present)
         return Wanted(present, attributes, str(attributes.get(deploy.STACK_STATE, ""))), None
 
     def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:

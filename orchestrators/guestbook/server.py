@@ -13,6 +13,8 @@ import html
 import http.server
 import json
 import os
+import signal
+import sys
 import threading
 import time
 import urllib.error
@@ -135,6 +137,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    # As the first process of a container it would not hear SIGTERM otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Handler.store = Store(os.environ["STORE"], os.environ["PASSWORD"])
     Handler.title = os.environ["TITLE"]
     place = (os.environ["HOST"], int(os.environ["PORT"]))

@@ -12,7 +12,9 @@ import hmac
 import http.server
 import json
 import os
+import signal
 import sqlite3
+import sys
 import threading
 import urllib.parse
 
@@ -136,6 +138,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    # As the first process of a container it would not hear SIGTERM otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Handler.values = Values(os.environ["FILE"], int(os.environ["LIMIT"]))
     Handler.password = os.environ["PASSWORD"]
     place = (os.environ["HOST"], int(os.environ["PORT"]))

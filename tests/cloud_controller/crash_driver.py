@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cloud_controller.platforms.described import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
-from cloud_controller.platforms.local.stacks import LocalStacks
 from tests.cloud_controller.descriptions import order
 
 
@@ -39,7 +39,7 @@ def drive(root: Path, wanted: Mapping[str, Any], die_at: int) -> None:
     """Turn the wheel until the stack is as wanted, keeping the record in a file as a worker does in the database."""
     fuse = Fuse(root, die_at)
     launcher = Launcher(root, checkpoint=fuse)
-    stacks = LocalStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
+    stacks = DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
     kept = root / "record.json"
     end = time.monotonic() + 30
     while True:

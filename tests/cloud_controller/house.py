@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cloud_controller import parts, web, worker
 from cloud_controller.notices import Notice
-from cloud_controller.platform import PlatformContext
+from cloud_controller.platform import Platform, PlatformContext
 from cloud_controller.platforms.local.launcher import no_checkpoint
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
 from occi_service import encryption, identity
@@ -44,6 +44,7 @@ class House:
 
     Args:
         root: directory of everything. url: of the database, made here.
+        platforms: by region, instead of the local one.
         sent: takes the notices.
     """
 
@@ -54,6 +55,7 @@ class House:
         *,
         key: bytes = bytes(range(32)),
         make: bool = True,
+        platforms: Mapping[str, Platform] | None = None,
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         private = ed25519.Ed25519PrivateKey.from_private_bytes(key)
@@ -77,7 +79,7 @@ class House:
         self.parts = parts.Parts(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),
-            platforms={"local": self.platform},
+            platforms=platforms or {"local": self.platform},
             keys=self.keys,
             signing_key=ours,
             directory=root,

@@ -1,4 +1,4 @@
-"""The contract of the applications port, and what the local platform adds to it. Another platform adds a fixture parameter."""
+"""The contract of the applications port, on every platform, and what the local one adds to it. Another platform adds a rig."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+import bundles
 from cloud_controller.deploy.ports import ApplicationOrder, Applications, ApplicationState, DeployError
 from cloud_controller.labels import Labels
 from cloud_controller.platforms.local import processes
@@ -20,19 +22,115 @@ from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Restart
 
+from .kubernetes.bed import Bed
+
 BUNDLE = """
-import http.server, os, sys
+import http.server, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print('secret of', len(os.environ['TOKEN']), 'characters', flush=True)
 if os.path.exists(os.path.join(os.path.dirname(__file__), 'broken')):
     sys.exit(4)
-http.server.test(http.server.SimpleHTTPRequestHandler, port=int(os.environ['PORT']), bind=os.environ['HOST'])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_request(self, *arguments):
+        if self.path not in ('/readyz', '/healthz'):
+            print('GET', self.path, flush=True)
+http.server.HTTPServer((os.environ['HOST'], int(os.environ['PORT'])), Handler).serve_forever()
 """
+#: Stands for the orchestrators' image: unpacks the bundle and runs it.
+UNPACK = """
+import os, runpy, tarfile
+tarfile.open(os.environ['ARCHELON_BUNDLE_ARCHIVE']).extractall('/tmp/bundle')
+runpy.run_path('/tmp/bundle', run_name='__main__')
+"""
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A platform's applications, and what a test does behind their back.
+
+    Args:
+        order: of one that works. again: what another worker has. running: what runs, each by a word of its own.
+        kill: ends what runs without asking it.
+    """
+
+    applications: Applications
+    order: ApplicationOrder
+    again: Callable[[], Applications]
+    running: Callable[[], list[str]]
+    kill: Callable[[], None]
+
+    @property
+    def instance(self) -> str:
+        return self.order.labels.instance
+
+
+def ordered(directory: Path, *, broken: bool = False, instance: str = "i-1") -> ApplicationOrder:
+    files = {"__main__.py": bundles.PackedFile(BUNDLE.encode())}
+    if broken:
+        files["broken"] = bundles.PackedFile(b"")
+    archive = bundles.pack_files(files)
+    return ApplicationOrder(
+        Labels(instance, "t", "svc", 1),
+        bundle=str(bundles.unpack(archive, directory)),
+        archive=lambda: archive,
+        environment={"TOKEN": "s3cret"},
+    )
 
 
 def applications_of(root: Path) -> LocalApplications:
     return LocalApplications(
         Launcher(root), runner=(sys.executable, "-I"), restart=Restart("always", limit=1, backoff=0.05)
     )
+
+
+def local_rig(tmp_path: Path) -> Rig:
+    root = tmp_path / "root"
+
+    def kill() -> None:
+        for each in supervised(root):
+            os.kill(each, signal.SIGKILL)
+
+    return Rig(
+        applications_of(root),
+        ordered(tmp_path / "bundle"),
+        lambda: applications_of(root),
+        lambda: [str(each) for each in supervised(root)],
+        kill,
+    )
+
+
+def kubernetes_rig(bed: Bed, tmp_path: Path) -> Rig:
+    instance = str(uuid.uuid4())
+    order = replace(ordered(tmp_path / "bundle", instance=instance), command=("python3", "-I", "-u", "-c", UNPACK))
+
+    def kill() -> None:
+        for each in bed.pods(instance=instance):
+            bed.kill(each)
+
+    return Rig(
+        bed.platform.applications,
+        order,
+        lambda: bed.open().applications,
+        lambda: [each["metadata"]["uid"] for each in bed.pods(instance=instance)],
+        kill,
+    )
+
+
+@pytest.fixture(params=["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    made = local_rig(tmp_path) if request.param == "local" else kubernetes_rig(request.getfixturevalue("bed"), tmp_path)
+    yield made
+
+    def gone() -> bool:
+        return made.applications.remove(made.instance) and not made.applications.remains(made.instance)
+
+    if request.param == "local":
+        until(gone)
+    else:
+        request.getfixturevalue("bed").leave(gone)
 
 
 @pytest.fixture
@@ -48,54 +146,32 @@ def applications(root: Path) -> Iterator[Applications]:
     assert applications.remains("i-1") == ()
 
 
-@pytest.fixture
-def order(tmp_path: Path) -> ApplicationOrder:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    (bundle / "__main__.py").write_text(BUNDLE)
-    return ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(bundle), environment={"TOKEN": "s3cret"})
-
-
-def until(look: Callable[[], object], *, seconds: float = 10.0) -> None:
+def until(look: Callable[[], object], *, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
-def state(applications: Applications) -> ApplicationState:
-    found = applications.state("i-1")
+def state(applications: Applications, instance: str = "i-1") -> ApplicationState:
+    found = applications.state(instance)
     assert found is not None
     return found
 
 
-def start(applications: Applications, order: ApplicationOrder) -> ApplicationState:
-    applications.start(order)
-    until(lambda: state(applications).state == "active")
-    return state(applications)
+def start(rig: Rig, order: ApplicationOrder | None = None) -> ApplicationState:
+    rig.applications.start(order or rig.order)
+    until(lambda: state(rig.applications, rig.instance).state == "active")
+    return state(rig.applications, rig.instance)
 
 
-def test_started_used_stopped_started_removed(applications: Applications, order: ApplicationOrder) -> None:
-    assert applications.state("i-1") is None
-    first = start(applications, order)
-    with urllib.request.urlopen(first.url, timeout=5) as answer:
-        assert answer.status == 200
-    until(lambda: applications.stop("i-1"))
-    assert state(applications) == ApplicationState("inactive", "", first.url)
-    assert start(applications, order).url == first.url
-    until(lambda: applications.remove("i-1"))
-    assert applications.state("i-1") is None
-    assert list(applications.remains("i-1")) == []
-    assert applications.remove("i-1")
-
-
-def test_adopted_by_another_worker(applications: Applications, order: ApplicationOrder, root: Path) -> None:
-    start(applications, order)
-    before = supervised(root)
-    other = applications_of(root)
-    # A later generation of the same program is told to the orchestrator; it is no reason to restart it.
-    assert other.start(replace(order, labels=Labels("i-1", "t", "svc", 2))).state == "active"
-    assert supervised(root) == before
+def reached(url: str) -> bool:
+    """Whether it answers; what routes there may take a moment longer than what says that it is up."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def supervised(root: Path) -> list[int]:
@@ -105,57 +181,91 @@ def supervised(root: Path) -> list[int]:
     return [process.pid for process, _ in processes.marked(variable, value, processes.table().values())]
 
 
-def test_restart_and_another_environment_make_a_new_process(
-    applications: Applications, order: ApplicationOrder, root: Path
-) -> None:
-    start(applications, order)
-    first = supervised(root)
-    applications.restart(order)
-    second = supervised(root)
-    start(applications, replace(order, environment={"TOKEN": "other"}))
-    third = supervised(root)
-    assert len({*first, *second, *third}) == 3
-    assert len(third) == 1
+# every platform -------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_killed_comes_back(applications: Applications, order: ApplicationOrder, root: Path) -> None:
-    start(applications, order)
-    [first] = supervised(root)
-    os.kill(first, signal.SIGKILL)
-    until(lambda: first not in supervised(root) and state(applications).state == "active")
+def test_started_used_stopped_started_removed(rig: Rig) -> None:
+    applications, instance = rig.applications, rig.instance
+    assert applications.state(instance) is None
+    first = start(rig)
+    until(lambda: reached(first.url))
+    until(lambda: applications.stop(instance))
+    assert state(applications, instance) == ApplicationState("inactive", "", first.url)
+    assert start(rig).url == first.url
+    until(lambda: applications.remove(instance))
+    assert applications.state(instance) is None
+    assert list(applications.remains(instance)) == []
+    assert applications.remove(instance)
+    assert applications.stop(instance)
 
 
-def test_one_that_fails_says_why(applications: Applications, order: ApplicationOrder) -> None:
-    (Path(order.bundle) / "broken").touch()
-    applications.start(order)
+def test_adopted_by_another_worker(rig: Rig) -> None:
+    start(rig)
+    before = rig.running()
+    other = rig.again()
+    # A later generation of the same program is told to the orchestrator; it is no reason to restart it.
+    later = replace(rig.order, labels=replace(rig.order.labels, generation=2))
+    assert other.start(later).state == "active"
+    assert rig.running() == before
+
+
+def test_another_environment_makes_a_new_one_and_one_that_is_killed_comes_back(rig: Rig) -> None:
+    start(rig)
+    [first] = rig.running()
+    start(rig, replace(rig.order, environment={"TOKEN": "other"}))
+    [second] = rig.running()
+    assert second != first
+    rig.kill()
+    until(lambda: second not in rig.running() and state(rig.applications, rig.instance).state == "active")
+    [third] = rig.running()
+    assert third != second
+
+
+def test_restarted(rig: Rig) -> None:
+    start(rig)
+    before = rig.running()
+    until(lambda: rig.applications.restart(rig.order).message != "is stopping, to be started again")
+    until(lambda: state(rig.applications, rig.instance).state == "active")
+    assert rig.running() != before
+
+
+def test_the_log_can_be_followed(rig: Rig) -> None:
+    url = start(rig).url
+    first = rig.applications.read_log(rig.instance)
+    assert first.data.startswith(b"secret of 6 characters\n")
+    until(lambda: reached(f"{url}?follow"))
+    until(lambda: b"GET /?follow" in rig.applications.read_log(rig.instance, first.next).data)
+    assert rig.applications.read_log(rig.instance, first.next).start == first.next
+    assert b"secret of" not in rig.applications.read_log(rig.instance, first.next).data
+
+
+def test_what_says_nothing_to_run_is_refused(rig: Rig) -> None:
+    with pytest.raises(DeployError, match="there is neither a"):
+        rig.applications.start(replace(rig.order, bundle="", archive=None, command=()))
+    assert rig.applications.state(rig.instance) is None
+
+
+# the local platform ---------------------------------------------------------------------------------------------------
+
+
+def test_one_that_fails_says_why(applications: Applications, tmp_path: Path) -> None:
+    applications.start(ordered(tmp_path / "bundle", broken=True))
     until(lambda: "which is the limit" in state(applications).message)
     assert state(applications).state == "error"
     assert state(applications).message == "exited with status 4; restarted 1 times, which is the limit"
 
 
-def test_the_log_can_be_followed(applications: Applications, order: ApplicationOrder) -> None:
-    url = start(applications, order).url
-    first = applications.read_log("i-1")
-    assert first.data.startswith(b"secret of 6 characters\n")
-    with urllib.request.urlopen(f"{url}?follow", timeout=5):
-        pass
-    until(lambda: b"GET /?follow" in applications.read_log("i-1", first.next).data)
-    assert applications.read_log("i-1", first.next).start == first.next
-
-
-def test_secrets_are_in_no_text(applications: Applications, order: ApplicationOrder, root: Path) -> None:
-    told = start(applications, order)
-    assert "s3cret" not in repr((order, told))
+def test_secrets_are_in_no_text(applications: Applications, tmp_path: Path, root: Path) -> None:
+    order = ordered(tmp_path / "bundle")
+    applications.start(order)
+    until(lambda: state(applications).state == "active")
+    assert "s3cret" not in repr((order, state(applications)))
     written = [path for path in root.rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if b"s3cret" in path.read_bytes()]
 
 
-def test_what_cannot_run_here_is_refused(applications: Applications, order: ApplicationOrder) -> None:
-    for bad, problem in (
-        (replace(order, bundle="", image="x"), "runs no images"),
-        (replace(order, bundle=""), "neither a command"),
-    ):
-        with pytest.raises(DeployError, match=problem):
-            applications.start(bad)
+def test_images_are_refused(applications: Applications, tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="runs no images"):
+        applications.start(replace(ordered(tmp_path / "bundle"), bundle="", image="x"))
     assert applications.state("i-1") is None

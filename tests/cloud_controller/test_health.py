@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.local.health import Check, check_all
+from cloud_controller.platforms.health import Check, check_all
 
 
 class Answering:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
+from cloud_controller.platforms.described import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
-from cloud_controller.platforms.local.stacks import LocalStacks
 
 from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, order, sleepers
 
@@ -63,7 +63,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 @pytest.fixture
 def stacks(launcher: Launcher) -> Stacks:
     """Another platform adds its own to this fixture."""
-    return LocalStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
+    return DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ nodes: [{name: a, type: shows}]
 
 
 def test_two_workers_at_once_make_nothing_twice(driver: Driver, launcher: Launcher, tmp_path: Path) -> None:
-    other = Driver(LocalStacks({"process": ProcessNodes(Launcher(tmp_path / "root"))}, backoff=0.05))
+    other = Driver(DescribedStacks({"process": ProcessNodes(Launcher(tmp_path / "root"))}, backoff=0.05))
     wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
     with ThreadPoolExecutor(2) as pool:
         states = [done.state for done in pool.map(lambda one: one.settle(wanted), (driver, other))]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.described import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
-from cloud_controller.platforms.local.stacks import LocalStacks
 
 from .bundles import Platform
 
@@ -17,6 +17,6 @@ from .bundles import Platform
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     launcher = Launcher(tmp_path / "root")
-    yield Platform(LocalStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
+    yield Platform(DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
     for process in launcher.find():
         assert launcher.remove(process.name, wait=20)

@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log
-from .health import Check, check_all
+from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log, Pace
+from ..health import Check, check_all
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 
@@ -27,6 +27,9 @@ class LocalApplications:
             where it must listen.
         limits, restart, grace: as for every process.
     """
+
+    #: Nobody tells: processes are looked at.
+    pace = Pace(under_way=0.1, standing=5.0)
 
     def __init__(
         self,

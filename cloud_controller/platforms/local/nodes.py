@@ -23,10 +23,11 @@ from typing import Any
 
 from ...deploy.infrastructure.description import Implementation
 from ...deploy.infrastructure.parsing import command_list
-from ...deploy.infrastructure.rendering import DescriptionError, Item, Scalar, Value, substitute
+from ...deploy.infrastructure.rendering import DescriptionError, Item, Scalar, Value
 from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ...deploy.infrastructure.sections import Section, entries, word
-from .health import Check, check_all
+from ...deploy.infrastructure.sections import Section, word
+from ..contents import check_texts, filled, pairs_of, text_of
+from ..health import Check, check_all
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 
@@ -92,7 +93,7 @@ class ProcessNodes:
         command_list(commands[0], "'command'")
         for section in sections:
             for key in ("environment", "env", "files"):
-                _check_texts(section.item(key), key)
+                check_texts(section.item(key), key)
         _check_ports(resource.item("ports"))
         _check_rest(resource)
 
@@ -150,15 +151,15 @@ class ProcessNodes:
         return found
 
     def _program(self, wanted: WantedNode, attributes: Mapping[str, Scalar]) -> Program:
-        content = _filled(wanted, attributes)
+        content = filled(wanted, attributes)
         command: list[str] = []
         environment = dict(self._environment)
         files: dict[str, str] = {}
         for part in (content["resource"], content["contextualisation"]):
-            command = [_text(argument) for argument in part.get("command") or []] or command
+            command = [text_of(argument) for argument in part.get("command") or []] or command
             for key in ("environment", "env"):
-                environment.update(_pairs(part.get(key)))
-            files.update(_pairs(part.get("files")))
+                environment.update(pairs_of(part.get(key)))
+            files.update(pairs_of(part.get("files")))
         for text in (*command, *environment.values()):
             if "\0" in text:
                 raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; leave it out")
@@ -166,7 +167,7 @@ class ProcessNodes:
 
     def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
         name = Name(wanted.labels.instance, f"{wanted.stack}.{wanted.key}")
-        content = _filled(wanted, seen.attributes)["health_check"]
+        content = filled(wanted, seen.attributes)["health_check"]
         described = _mapping(wanted.properties["health_check"]).get("urls") or ()
         ports = {
             key.removeprefix("ports."): int(str(value))
@@ -178,30 +179,17 @@ class ProcessNodes:
             environment = {**self._program(wanted, seen.attributes).environment, **self._launcher.marker(name)}
         return Check(
             ports=ports,
-            asked_ports=tuple(_text(port) for port in content.get("ports") or ()),
-            urls=tuple(_text(url) for url in content.get("urls") or ()),
-            shown={_text(url): _text(as_is) for url, as_is in zip(content.get("urls") or (), described, strict=True)},
+            asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
+            urls=tuple(text_of(url) for url in content.get("urls") or ()),
+            shown={
+                text_of(url): text_of(as_is) for url, as_is in zip(content.get("urls") or (), described, strict=True)
+            },
             mysql=bool(content.get("mysqldbs")),
-            commands=tuple(tuple(_text(word) for word in command) for command in content.get("commands") or ()),
+            commands=tuple(tuple(text_of(word) for word in command) for command in content.get("commands") or ()),
             environment=environment,
             directory=self._launcher.work(name),
             timeout=min(5.0, wanted.health.timeout),
         )
-
-
-def _check_texts(item: Item | None, key: str) -> None:
-    if item is None:
-        return
-    if isinstance(item.value, tuple) and key == "env":
-        for entry in entries(item, "'env'"):
-            if "=" not in word(entry, "a variable"):
-                raise DescriptionError(entry.place, "a variable has no '='", "write NAME=value")
-        return
-    for name, entry in Section(item, f"{key!r}").items.items():
-        if isinstance(entry.value, tuple | Mapping) or entry.value is None:
-            raise DescriptionError(entry.place, f"{name!r} must be a text", "write a text, or import one")
-        if not name or "\0" in name or (key != "files" and "=" in name):
-            raise DescriptionError(entry.place, f"{name!r} names nothing", "correct the name")
 
 
 def _check_ports(item: Item | None) -> None:
@@ -248,18 +236,6 @@ def _mapping(value: Value) -> dict[str, Any]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _text(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
-def _pairs(value: Any) -> dict[str, str]:
-    if isinstance(value, list):
-        return dict(str(entry).partition("=")[::2] for entry in value)
-    return {name: _text(entry) for name, entry in (value or {}).items()}
-
-
 def _attributes(name: Name, key: str, ports: Mapping[str, int]) -> dict[str, Scalar]:
     attributes: dict[str, Scalar] = {"address": HERE, "addresses": HERE, "id": str(name), "name": key}
     for port, number in ports.items():
@@ -267,24 +243,6 @@ def _attributes(name: Name, key: str, ports: Mapping[str, int]) -> dict[str, Sca
         attributes.setdefault("endpoints", f"{HERE}:{number}")
         attributes[f"ports.{port}"] = number
     return attributes
-
-
-def _filled(wanted: WantedNode, attributes: Mapping[str, Scalar]) -> dict[str, dict[str, Any]]:
-    missing: list[str] = []
-
-    def look(reference: str) -> Scalar:
-        space, _, rest = reference.partition(".")
-        value = attributes.get(rest) if space == "self" else wanted.values.get(reference)
-        if value is None:
-            missing.append(reference)
-        return value
-
-    filled = {part: substitute(value, look) for part, value in wanted.properties.items()}
-    if missing:
-        raise NodeError(
-            f"{wanted.key} refers to {', '.join(sorted(set(missing)))}, which it has not; does it list its ports?"
-        )
-    return filled  # type: ignore[return-value]
 
 
 def _observed(process: Running) -> ObservedNode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ...deploy.ports import NODE_RESOURCES, load
+from ...deploy.ports import node_resources
 from ...platform import PlatformContext
 from .configures import LocalConfigures
 from .holdings import LocalHoldings
@@ -53,6 +53,6 @@ def open_local(
     return OpenLocal(
         context.directory,
         runner=tuple(runner),
-        node_resources={"process": ProcessNodes, **load(NODE_RESOURCES)},
+        node_resources={"process": ProcessNodes, **node_resources("local")},
         checkpoint=checkpoint,
     )

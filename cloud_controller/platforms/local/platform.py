@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ...deploy import ports
 from ...deploy.infrastructure import ResourceType
-from ...deploy.ports import NODE_RESOURCES, Stacks, load
+from ...deploy.ports import Stacks
+from ..described import DescribedStacks
 from .applications import LocalApplications
 from .launcher import Launcher, no_checkpoint
-from .stacks import LocalStacks
 
 __all__ = ["LocalPlatform"]
 
@@ -34,9 +35,9 @@ class LocalPlatform:
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         self.launcher = Launcher(root, checkpoint=checkpoint)
-        factories = load(NODE_RESOURCES) if node_resources is None else node_resources
+        factories = ports.node_resources("local") if node_resources is None else node_resources
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner)
         self.node_types = types
-        self.stacks = LocalStacks(types, checkpoint=checkpoint)
+        self.stacks = DescribedStacks(types, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}

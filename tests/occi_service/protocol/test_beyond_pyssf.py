@@ -9,6 +9,7 @@ from occi.backend import ActionBackend
 from occi.core_model import Action, Entity, Kind, Resource
 
 import occi_service
+from occi_service.identity import ProviderDownError, QuotaExceededError
 from occi_service.workflow import DeferredDeletion
 
 WEIGH = Action("http://example.org/occi/zoo#", "weigh")
@@ -53,3 +54,23 @@ def test_the_answer_of_an_action_is_shown_and_not_saved() -> None:
     answer = zoo.simulate_post(path, params={"action": "weigh"}, json={"action": "http://example.org/occi/zoo#weigh"})
     assert answer.json["attributes"] == {"zoo.state": "here", "zoo.weight": 12}
     assert zoo.simulate_get(path).json["attributes"] == {"zoo.state": "here"}
+
+
+def test_a_refusal_of_identity_passes_with_its_headers() -> None:
+    class Closed(Zoo):
+        def retrieve(self, entity: Entity, extras: Any) -> None:
+            raise ProviderDownError("connection refused", retry_after=7)
+
+        def update(self, old: Entity, new: Entity, extras: Any) -> None:
+            raise QuotaExceededError("no more animals: 12 of 12", where="zoo.quota")
+
+    application = occi_service.Application()
+    application.register_backend(ANIMAL, Closed())
+    zoo = testing.TestClient(application, headers={"Accept": "application/occi+json"})
+    path = create(zoo)
+    answer = zoo.simulate_get(path)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+    assert "connection refused" not in answer.text
+    refused = zoo.simulate_post(path, json={"title": "Leo"})
+    assert refused.status_code == 403
+    assert "no more animals: 12 of 12" in refused.text

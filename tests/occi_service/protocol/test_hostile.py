@@ -65,9 +65,9 @@ def test_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
         took = []
         for attempt in range(3):
             made = environ(request, "/box/own" if request.method == "PUT" else box, tenant)
-            start = time.perf_counter()
+            start = time.thread_time()
             answer = serve(shop, made)
-            took.append(time.perf_counter() - start)
+            took.append(time.thread_time() - start)
             assert acceptable(answer, made), (
                 request.method,
                 request.path[:80],

@@ -1,10 +1,10 @@
-"""Health checks of local nodes, carried out all at once on one event loop: no thread for each, and never more than so many open.
+"""Health checks of nodes, carried out all at once on one event loop: no thread for each, and never more than so many open.
 
 A check asks the node that it belongs to and nothing else: a port must be one of the node's own, a URL must lead to one of them
 and is not followed when it redirects. Otherwise a description could look around on this machine with our eyes.
 
 `ping`: an ICMP echo needs a privilege and would always be answered here, since every node has this machine's address. A local
-node answers the ping when its process lives.
+node answers the ping when its process lives, and a pod is judged by its cluster.
 
 `mysqldbs`: no MySQL client is among our dependencies. The check connects to the node's first port (or the one named `mysql`)
 and reads the server's handshake (protocol version 10): the server is up and ready to log someone in. That the database and the
@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .orders import HERE
-
 __all__ = ["Check", "check_all"]
 
 #: Checks under way at once.
@@ -37,6 +35,7 @@ class Check:
 
     Args:
         ports: the node's own, by name.
+        address: where the node is.
         asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were named.
         shown: for messages, what stands in the description for a URL, whose filled in parts may be secret.
         environment, directory: for commands.
@@ -44,6 +43,7 @@ class Check:
     """
 
     ports: Mapping[str, int]
+    address: str = "127.0.0.1"
     asked_ports: tuple[str, ...] = ()
     urls: tuple[str, ...] = field(default=(), repr=False)
     shown: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -79,19 +79,19 @@ async def _one(check: Check) -> str:
         )
         if number is None:
             return f"port {asked} is none of its own; it has {', '.join(check.ports) or 'none'}"
-        wrong = await _within(check.timeout, f"port {asked}", _port(number))
+        wrong = await _within(check.timeout, f"port {asked}", _port(check.address, number))
         if wrong:
             return wrong
     for url in check.urls:
         shown = check.shown.get(url, url)
-        wrong = await _within(check.timeout, shown, _url(url, check.ports, shown))
+        wrong = await _within(check.timeout, shown, _url(url, check, shown))
         if wrong:
             return wrong
     if check.mysql:
         number = check.ports.get("mysql") or next(iter(check.ports.values()), None)
         if number is None:
             return "mysqldbs are to be asked, and it has no port"
-        wrong = await _within(check.timeout, "mysql", _mysql(number))
+        wrong = await _within(check.timeout, "mysql", _mysql(check.address, number))
         if wrong:
             return wrong
     for command in check.commands:
@@ -112,13 +112,13 @@ async def _within(seconds: float, what: str, question: asyncio.Future[str] | obj
         return f"{what}: {reason}"
 
 
-async def _port(number: int) -> str:
-    _reader, writer = await asyncio.open_connection(HERE, number)
+async def _port(address: str, number: int) -> str:
+    _reader, writer = await asyncio.open_connection(address, number)
     await _close(writer)
     return ""
 
 
-async def _url(url: str, ports: Mapping[str, int], shown: str) -> str:
+async def _url(url: str, check: Check, shown: str) -> str:
     try:
         parts = urlsplit(url)
         number = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -126,8 +126,8 @@ async def _url(url: str, ports: Mapping[str, int], shown: str) -> str:
         return f"{shown} is no URL"
     if (
         parts.scheme not in ("http", "https")
-        or parts.hostname not in (HERE, "localhost")
-        or number not in ports.values()
+        or parts.hostname not in _names(check.address)
+        or number not in check.ports.values()
     ):
         return f"{shown} does not lead to one of its own ports; write http://${{self.address}}:${{self.port}}/"
     context = None
@@ -137,7 +137,7 @@ async def _url(url: str, ports: Mapping[str, int], shown: str) -> str:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if any(ord(character) <= 32 or ord(character) > 126 for character in target):
         return f"{shown} has characters that a URL has not"
-    reader, writer = await asyncio.open_connection(HERE, number, ssl=context)
+    reader, writer = await asyncio.open_connection(check.address, number, ssl=context)
     try:
         writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
@@ -153,8 +153,12 @@ async def _url(url: str, ports: Mapping[str, int], shown: str) -> str:
     return "" if 200 <= status < 400 else f"{shown}: status {status}"
 
 
-async def _mysql(number: int) -> str:
-    reader, writer = await asyncio.open_connection(HERE, number)
+def _names(address: str) -> tuple[str, ...]:
+    return (address, "localhost") if address == "127.0.0.1" else (address,)
+
+
+async def _mysql(address: str, number: int) -> str:
+    reader, writer = await asyncio.open_connection(address, number)
     try:
         # Packet: 3 bytes of length, 1 of sequence, then the protocol's version (10); 255 would begin an error.
         greeting = await reader.readexactly(5)

@@ -1,7 +1,7 @@
-"""Stacks of the local platform: descriptions of infrastructures, made of whatever resource types there are.
+"""Stacks of the format `infrastructure`: descriptions, made of whatever resource types a platform has.
 
 One call of `advance` is one turn of the wheel: observe, ask for health, plan, take the steps, tell. Everything in between is in
-the planning's record and on the machine, so it does not matter who makes the next call.
+the planning's record and on the platform, so it does not matter who makes the next call.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from ...deploy import infrastructure as infra
-from ...deploy.infrastructure.resolving import key_of, resolve
-from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
-from .launcher import no_checkpoint
+from ..deploy import infrastructure as infra
+from ..deploy.infrastructure.resolving import key_of, resolve
+from ..deploy.ports import DeployError, Progress, StackOrder, StackResource
 
-__all__ = ["LocalStacks"]
+__all__ = ["DescribedStacks"]
 
 #: Steps taken at once: enough that one that takes its time does not hold up the rest, few enough for a small machine.
 _AT_ONCE = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-class LocalStacks:
+class DescribedStacks:
     """Carries out descriptions with the given resource types.
 
     Args:
         types: by name, as `resource: {type: …}` has it.
         clock: seconds since the epoch.
         attempts, backoff: how often, and after how many seconds at first, a failed node is made again.
+        soonest: seconds between two turns at least; looking costs some platforms more than others.
         checkpoint: called with a name at every point where being killed could matter.
     """
 
@@ -42,12 +42,14 @@ class LocalStacks:
         clock: Callable[[], float] = time.time,
         attempts: int = 3,
         backoff: float = 1.0,
-        checkpoint: Callable[[str], None] = no_checkpoint,
+        soonest: float = 0.0,
+        checkpoint: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._types = dict(types)
         self._clock = clock
         self._attempts = attempts
         self._backoff = backoff
+        self._soonest = soonest
         self._checkpoint = checkpoint
 
     def validate(self, order: StackOrder) -> None:
@@ -105,7 +107,7 @@ class LocalStacks:
             resources=[
                 StackResource(key, seen.type, _id(seen), seen.condition.value) for key, seen in sorted(observed.items())
             ],
-            again=plan.again,
+            again=None if plan.again is None else max(plan.again, self._soonest),
         )
 
     def remains(self, order: StackOrder) -> Sequence[str]:

@@ -1,0 +1,163 @@
+"""What the platform adds to a pod's start: `KUBECONFIG=… ARCHELON_BENCH_IMAGE=… python -m benchmarks.kubernetes_applications`.
+
+An orchestrator is made on a cluster, from the call that orders it until it answers at its address, as the watcher tells it. The
+floor is what an administrator would type, in the same run, in turns: `kubectl create` of a Deployment with the same image,
+probes, environment and bundle, and `kubectl rollout status`. Secret and ConfigMap of the floor are there before its time begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+
+import bundles
+from cloud_controller.deploy.ports import ApplicationOrder
+from cloud_controller.labels import Labels
+from cloud_controller.platform import Change, PlatformContext
+from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
+
+from .goals import Goals
+
+ROUNDS: Final = 10
+#: Goal: how many times the floor an orchestrator takes.
+GOAL: Final = 1.1
+_BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
+_PATIENCE: Final = 120.0
+
+
+class Bench:
+    """A region in a namespace of its own."""
+
+    def __init__(self, kubeconfig: str, image: str, kubectl: str) -> None:
+        self.namespace = f"bench-{uuid.uuid4().hex[:8]}"
+        self.platform: OpenKubernetes = open_kubernetes(
+            PlatformContext("bench", Path("/nonexistent")),
+            kubeconfig=kubeconfig,
+            namespace=self.namespace,
+            image=image,
+        )
+        self._kubectl = [kubectl, "--kubeconfig", kubeconfig, "--namespace", self.namespace]
+        self._archive = bundles.Bundle.load(_BUNDLE).pack().archive
+        self._news = threading.Condition()
+        self._http = urllib3.PoolManager(retries=False, timeout=2.0)
+
+    def order(self) -> ApplicationOrder:
+        """One more orchestrator: nobody's, so it answers and finds no service manager."""
+        environment = {
+            "ARCHELON_INSTANCE": str(uuid.uuid4()),
+            "ARCHELON_SERVICE_MANAGER": "http://127.0.0.1:9/hello/x",
+            "ARCHELON_DESIGN": "http://127.0.0.1:9/design",
+            "ARCHELON_TOKEN": "none",
+            "ARCHELON_KEYS": '{"keys": []}',
+        }
+        labels = Labels(environment["ARCHELON_INSTANCE"], "bench", "hello", 1)
+        return ApplicationOrder(labels, archive=lambda: self._archive, environment=environment)
+
+    def changed(self, _change: Change) -> None:
+        """The watcher's news."""
+        with self._news:
+            self._news.notify_all()
+
+    def ours(self, order: ApplicationOrder) -> float:
+        """Seconds until an orchestrator answers."""
+        applications, instance = self.platform.applications, order.labels.instance
+        begun = time.perf_counter()
+        state = applications.start(order)
+        while state.state != "active":
+            with self._news:
+                self._news.wait(5.0)
+            state = applications.state(instance) or state
+            if time.perf_counter() - begun > _PATIENCE:
+                raise RuntimeError(f"the orchestrator does not come up: {state.message}")
+        while not self._answers(state.url + "readyz"):
+            time.sleep(0.005)
+        return time.perf_counter() - begun
+
+    def floor(self, order: ApplicationOrder) -> float:
+        """Seconds that the same takes by hand: `order` was made and removed before, and gives the objects."""
+        found = self.platform.cluster.everything(instance=order.labels.instance)
+        wanted = {each["kind"]: _bare(each) for each in found if each["kind"] in ("Deployment", "Secret", "ConfigMap")}
+        self.remove(order)
+        for kind in ("Secret", "ConfigMap"):
+            self._run(["create", "-f", "-"], wanted[kind])
+        name = wanted["Deployment"]["metadata"]["name"]
+        begun = time.perf_counter()
+        self._run(["create", "-f", "-"], wanted["Deployment"])
+        self._run(["rollout", "status", f"deployment/{name}", f"--timeout={_PATIENCE:g}s"])
+        took = time.perf_counter() - begun
+        self.remove(order)
+        return took
+
+    def remove(self, order: ApplicationOrder) -> None:
+        """Take an orchestrator away, and wait for it."""
+        end = time.monotonic() + _PATIENCE
+        while not self.platform.applications.remove(order.labels.instance):
+            if time.monotonic() > end:
+                raise RuntimeError(f"still there: {self.platform.applications.remains(order.labels.instance)}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Take the namespace away."""
+        self.platform.watcher.close()
+        self.platform.cluster.api.delete(f"/api/v1/namespaces/{self.namespace}")
+
+    def _answers(self, url: str) -> bool:
+        try:
+            return self._http.request("GET", url).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _run(self, arguments: list[str], document: Any = None) -> None:
+        text = None if document is None else json.dumps(document)
+        subprocess.run(
+            [*self._kubectl, *arguments], input=text, text=True, check=True, capture_output=True, timeout=_PATIENCE
+        )
+
+
+def _bare(found: dict[str, Any]) -> dict[str, Any]:
+    """An object as somebody would write it."""
+    metadata = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
+    return {**{key: value for key, value in found.items() if key != "status"}, "metadata": metadata}
+
+
+def main() -> Goals:
+    """Measure, print, and give the goals; none where there is no cluster."""
+    goals = Goals()
+    kubeconfig, image = os.environ.get("KUBECONFIG"), os.environ.get("ARCHELON_BENCH_IMAGE")
+    kubectl = shutil.which("kubectl")
+    if not kubeconfig or not image or not kubectl:
+        print("  not measured: KUBECONFIG, ARCHELON_BENCH_IMAGE (runs bundles) and kubectl are needed")
+        return goals
+    bench = Bench(kubeconfig, image, kubectl)
+    ours, floors = [], []
+    try:
+        bench.platform.watcher.follow(bench.changed)
+        warm = bench.order()
+        bench.ours(warm)
+        bench.floor(warm)
+        for _ in range(ROUNDS):
+            bench.platform.watcher.follow(bench.changed)
+            order = bench.order()
+            ours.append(bench.ours(order))
+            # A revision of its own, so that both begin with nothing.
+            floors.append(bench.floor(order))
+    finally:
+        bench.close()
+    print(f"  orchestrator, ordered to answering   {statistics.median(ours):6.2f} s p50  {max(ours):.2f} s max")
+    print(f"  kubectl create + rollout status      {statistics.median(floors):6.2f} s p50  {max(floors):.2f} s max")
+    goals.at_most("an orchestrator's pod, of kubectl's", statistics.median(ours) / statistics.median(floors), GOAL)
+    return goals
+
+
+if __name__ == "__main__":
+    main()

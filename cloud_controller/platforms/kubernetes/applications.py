@@ -1,0 +1,195 @@
+"""Orchestrators as Deployments of one replica, one an instance, adopted by whichever worker asks next.
+
+Every call compares and applies; nothing is remembered here. The cluster keeps a wanted orchestrator running by itself, on
+whatever node; what is told here is how it is, and why it is not as it should be.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log, Pace
+from . import words
+from .api import ApiError, Json, NotFoundError
+from .cluster import Cluster
+from .discovery import UnknownKindError
+from .logs import read_log
+from .marks import ORCHESTRATOR, REVISION, dns_name, instance_of
+from .orchestrators import CONTAINER, URL, Orchestrator, Runs
+
+__all__ = ["KubernetesApplications"]
+
+#: Everything that an application is made of, by the cluster's hand too.
+_KINDS: Final = (
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ReplicaSet"),
+    ("v1", "Pod"),
+    ("v1", "Service"),
+    ("v1", "Secret"),
+    ("v1", "ConfigMap"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+_VERSIONED: Final = (("v1", "Secret"), ("v1", "ConfigMap"))
+
+
+class KubernetesApplications:
+    """Applications on a cluster.
+
+    Args:
+        runs: how.
+    """
+
+    #: Changes are told by the watcher; looks in between are for what it may have missed.
+    pace = Pace(under_way=5.0, standing=60.0)
+
+    def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
+        self._cluster = cluster
+        self._runs = runs or Runs()
+        self._lock = threading.Lock()
+        self._namespaces: dict[str, str] = {}
+
+    def start(self, order: ApplicationOrder) -> ApplicationState:
+        """Apply everything. Raises DeployError where the cluster will never take it, ApiError where it does not now."""
+        cluster = self._cluster
+        namespace = cluster.namespaces.of(order.labels.tenant)
+        wanted = Orchestrator(order, region=cluster.region, namespace=namespace, runs=self._runs)
+        try:
+            cluster.namespace(order.labels)
+            present = cluster.api.find(cluster.path(wanted.deployment(replicas=0)))
+            if present is not None and present["metadata"].get("deletionTimestamp"):
+                return ApplicationState("inactive", "an earlier one is still being removed")
+            # Its dependents name it as their owner, so it has to be there before them; it starts when they are.
+            present = present or cluster.apply(wanted.deployment(replicas=0))
+            wanted.owned_by(present)
+            dependents = wanted.dependents()
+            with ThreadPoolExecutor(len(dependents)) as pool:
+                made = list(pool.map(cluster.apply, dependents))
+            service = next(each for each in made if each["kind"] == "Service")
+            deployment = cluster.apply(wanted.deployment(replicas=1, url=wanted.url(service)))
+            self._prune(wanted, order.labels.instance, namespace)
+        except UnknownKindError as problem:
+            raise DeployError(str(problem)) from problem
+        except NotFoundError:
+            # The namespace was removed behind our back.
+            cluster.forget_namespaces()
+            raise
+        except ApiError as problem:
+            if problem.final:
+                raise DeployError(f"the cluster refuses the orchestrator: {problem}") from problem
+            raise
+        return self._told(deployment)
+
+    def stop(self, instance: str) -> bool:
+        """Scale it to nothing; True when nothing of it runs any more."""
+        found = self._find(instance)
+        if found is None:
+            return True
+        if found["spec"].get("replicas") != 0:
+            try:
+                self._cluster.api.merge(self._cluster.path(found), {"spec": {"replicas": 0}})
+            except NotFoundError:
+                return True
+        return not any(words.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
+
+    def restart(self, order: ApplicationOrder) -> ApplicationState:
+        """End it and start it. Raises DeployError."""
+        if not self.stop(order.labels.instance):
+            return ApplicationState("inactive", "is stopping, to be started again")
+        return self.start(order)
+
+    def state(self, instance: str) -> ApplicationState | None:
+        """As it is now."""
+        found = self._find(instance)
+        return None if found is None else self._told(found)
+
+    def remove(self, instance: str) -> bool:
+        """Delete all of it; True when nothing is left."""
+        for found in self._objects(instance):
+            # What the cluster made goes with what it was made for.
+            if found["kind"] not in ("ReplicaSet", "Pod") and not found["metadata"].get("deletionTimestamp"):
+                self._cluster.delete(found)
+        if self._objects(instance):
+            return False
+        with self._lock:
+            self._namespaces.pop(instance, None)
+        return True
+
+    def read_log(self, instance: str, since: int = 0) -> Log:
+        """Lines later than the moment `since`; see `logs`."""
+        found = self._find(instance)
+        if found is None:
+            return Log(b"", since, since)
+        pods = self._pods(instance, found["metadata"]["namespace"])
+        return read_log(self._cluster.api, pods, CONTAINER, since)
+
+    def remains(self, instance: str) -> Sequence[str]:
+        """What the cluster still has of it, in words."""
+        return self._cluster.described(self._objects(instance))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _find(self, instance: str) -> Json | None:
+        cluster = self._cluster
+        resource = cluster.resource("apps/v1", "Deployment")
+        name = dns_name("app", instance)
+        with self._lock:
+            namespace = cluster.namespaces.scope or self._namespaces.get(instance, "")
+        if namespace:
+            found = cluster.api.find(resource.path(namespace, name))
+            return None if found is None else {**found, "apiVersion": resource.version, "kind": resource.kind}
+        # Of an instance alone its tenant's namespace is not known; it is looked for once.
+        listed = cluster.items(resource, instance=instance, component=ORCHESTRATOR)
+        if not listed:
+            return None
+        with self._lock:
+            self._namespaces[instance] = listed[0]["metadata"]["namespace"]
+        return listed[0]
+
+    def _pods(self, instance: str, namespace: str) -> Sequence[Json]:
+        return self._cluster.of_kind("v1", "Pod", namespace=namespace, instance=instance, component=ORCHESTRATOR)
+
+    def _objects(self, instance: str) -> list[Json]:
+        found: list[Json] = []
+        for version, kind in _KINDS:
+            found += self._cluster.of_kind(version, kind, instance=instance, component=ORCHESTRATOR)
+        return found
+
+    def _prune(self, wanted: Orchestrator, instance: str, namespace: str) -> None:
+        for version, kind in _VERSIONED:
+            for found in self._cluster.of_kind(
+                version, kind, namespace=namespace, instance=instance, component=ORCHESTRATOR
+            ):
+                if not wanted.keeps(found):
+                    self._cluster.delete(found)
+
+    def _told(self, deployment: Json) -> ApplicationState:
+        metadata = deployment["metadata"]
+        url = str((metadata.get("annotations") or {}).get(URL, ""))
+        if metadata.get("deletionTimestamp"):
+            return ApplicationState("inactive", "is being removed")
+        pods = self._pods(instance_of(metadata), metadata["namespace"])
+        if not deployment["spec"].get("replicas"):
+            return ApplicationState("inactive", "is stopping" if any(map(words.runs, pods)) else "", url)
+        trouble = self._trouble(deployment, words.newest(pods))
+        if trouble is None:
+            return ApplicationState("active", url=url)
+        return ApplicationState("error" if trouble.lasting else "inactive", trouble.text, url)
+
+    def _trouble(self, deployment: Json, pod: Mapping[str, Any] | None) -> words.Trouble | None:
+        """What keeps it from answering; the pod says it sooner than the Deployment."""
+        if pod is None:
+            return words.of_deployment(deployment) or words.Trouble("is starting", lasting=False)
+        wanted = deployment["spec"]["template"]["metadata"]["annotations"].get(REVISION)
+        if pod["metadata"].get("deletionTimestamp") or pod["metadata"]["annotations"].get(REVISION) != wanted:
+            return words.Trouble("is being replaced", lasting=False)
+        return words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
+
+    def _events(self, pod: Mapping[str, Any]) -> Sequence[Json]:
+        metadata = pod["metadata"]
+        path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
+        chosen = f"involvedObject.kind=Pod,involvedObject.uid={metadata['uid']}"
+        found: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
+        return found

@@ -1,0 +1,85 @@
+"""What a cluster has of an instance, as disposal sees it: every object of every kind that carries the instance's label."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from ...disposal.ports import HoldingsError
+from .api import ApiError, Json
+from .cluster import Cluster, describe
+from .marks import COMPONENT, ORCHESTRATOR, instance_of
+
+__all__ = ["KubernetesHoldings"]
+
+_OFFSPRING: Final = frozenset(("Pod", "ReplicaSet", "Job", "ControllerRevision", "EndpointSlice"))
+
+
+class KubernetesHoldings:
+    """Objects of ours on a cluster.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, cluster: Cluster, *, clock: Callable[[], float] = time.time) -> None:
+        self._cluster = cluster
+        self._clock = clock
+
+    def instances(self) -> Mapping[str, float]:
+        """Every instance with its youngest object's age in seconds."""
+        found: dict[str, float] = {}
+        for each in self._cluster.everything():
+            instance = instance_of(each["metadata"])
+            if instance:
+                age = max(0.0, self._clock() - _made(each))
+                found[instance] = min(found.get(instance, age), age)
+        return found
+
+    def objects(self, instance: str) -> Sequence[str]:
+        """The instance's objects that somebody ordered; what the cluster made of them goes with them."""
+        return sorted(describe(each) for each in self._of(instance) if not _owned(each))
+
+    def remove(self, instance: str) -> bool:
+        """Delete them, the orchestrator's last. Raises HoldingsError where the cluster refuses for good."""
+        found = self._of(instance)
+        ours = [each for each in found if not _owned(each)]
+        # The orchestrator stands by until its stacks are gone.
+        stacks = [each for each in ours if (each["metadata"].get("labels") or {}).get(COMPONENT) != ORCHESTRATOR]
+        for each in stacks or ours or found:
+            if each["metadata"].get("deletionTimestamp"):
+                continue
+            try:
+                self._cluster.delete(each)
+            except ApiError as problem:
+                if problem.final:
+                    raise HoldingsError(f"{describe(each)} cannot be removed: {problem}") from problem
+                raise
+        return not self._of(instance)
+
+    def remains(self, instance: str) -> Sequence[str]:
+        """Everything that is left, the cluster's own offspring too."""
+        found = self._of(instance)
+        return [
+            describe(each)
+            + (f", held by {', '.join(held)}" if (held := each["metadata"].get("finalizers") or ()) else "")
+            for each in found
+        ]
+
+    def _of(self, instance: str) -> list[Json]:
+        return list(self._cluster.everything(instance=instance))
+
+
+def _owned(found: Json) -> bool:
+    """Whether the cluster made it of something else of ours."""
+    if found["kind"] == "Endpoints":
+        return True
+    owners = found["metadata"].get("ownerReferences") or ()
+    return found["kind"] in _OFFSPRING and any(each.get("controller") for each in owners)
+
+
+def _made(found: Json) -> float:
+    stamp = str(found["metadata"].get("creationTimestamp") or "1970-01-01T00:00:00Z")
+    return datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,440 @@
+"""The resource type `pod`: a node of a description as a pod, with a Service of its own that keeps its address.
+
+    resource:
+      type: pod
+      image: "registry.example.org/web:1"     # without it, the region's image
+      command: [python3, -u, server.py]       # without it, the image's own
+      environment: {GREETING: "${parameters.greeting}"}
+      files: {server.py: !text_import {url: "file://server.py"}}
+      ports: [http]                           # numbers from 8080 on, or {http: 8000}; `port` is the first
+      requests: {cpu: 25m, memory: 64Mi}
+      limits: {memory: 256Mi}
+      user: 65532
+      restart: {policy: on-failure}           # always, on-failure, never
+      grace: 10
+
+`contextualisation: {type: pod, …}` may hold `command`, `environment` (or Occopus' `env`) and `files` in their stead. Files lie in
+the working directory, read-only; `/tmp` can be written. `${self.address}` is the Service's address, which is known before the pod
+starts and stays when it is made anew; the program itself listens on every address of its pod. Environment and files are Secrets.
+
+A pod that ends, or that somebody takes away, is not restarted by the cluster unless `restart` says so: the stack notices, says
+so, and makes the node again.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ...deploy.infrastructure.description import Implementation
+from ...deploy.infrastructure.parsing import command_list
+from ...deploy.infrastructure.rendering import DescriptionError, Scalar, Value
+from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
+from ...deploy.infrastructure.sections import Section, word
+from ..contents import check_texts, filled, pairs_of, text_of
+from ..health import Check, check_all
+from . import words
+from .api import ApiError, Json
+from .cluster import Cluster
+from .marks import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
+from .orchestrators import Runs
+
+__all__ = ["PodNodes"]
+
+_CONTENT: Final = ("command", "environment", "env", "files")
+_RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
+_RESTARTS: Final = {"always": "Always", "on-failure": "OnFailure", "never": "Never"}
+_FIRST_PORT: Final = 8080
+_WORK: Final = "/srv/node"
+_FILES_LIMIT: Final = 700 << 10
+_NEEDS: Final = "archelon.org/needs"
+_NODE: Final = "archelon.org/node"
+_PORTS: Final = "archelon.org/ports"
+_KINDS: Final = ("Pod", "Service", "Secret")
+
+
+class PodNodes:
+    """Nodes as pods of a cluster.
+
+    Args:
+        runs: image and user of nodes that name none.
+    """
+
+    #: The platform that makes them.
+    platform = "kubernetes"
+
+    def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
+        self._cluster = cluster
+        self._runs = runs or Runs()
+
+    def check(self, implementation: Implementation) -> None:
+        """Refuse a resource that is no pod. Raises DescriptionError with the place."""
+        resource = Section(implementation.resource, "the resource 'pod'", _RESOURCE)
+        sections = [resource]
+        if implementation.contextualisation is not None:
+            context = Section(implementation.contextualisation, "the contextualisation")
+            if context.text("type") != "pod":
+                place = context.need("type").place
+                raise DescriptionError(place, f"a pod cannot use {context.text('type')!r}", "write `type: pod`")
+            known = ("type", "attributes", *_CONTENT)
+            sections.append(Section(implementation.contextualisation, "the contextualisation 'pod'", known))
+        if implementation.config_management is not None:
+            place = implementation.config_management.place
+            raise DescriptionError(place, "a pod has no config_management", "take it out, or filter for another type")
+        for section in sections:
+            command = section.item("command")
+            if command is not None:
+                command_list(command, "'command'")
+            for key in ("environment", "env", "files"):
+                check_texts(section.item(key), key)
+        if resource.item("image") is None and not self._runs.image:
+            raise DescriptionError(resource.place, "the pod has no image, and the region none either", "name one")
+        health = implementation.health
+        if health.commands:
+            place = (implementation.health_check or implementation.resource).place
+            raise DescriptionError(place, "nothing is run inside pods to check them", "check a port or a URL")
+        _check_rest(resource)
+
+    def ensure(self, wanted: WantedNode) -> None:
+        """Apply its objects; a pod of another revision, or one that has ended, is taken away first. Raises NodeError."""
+        cluster = self._cluster
+        try:
+            namespace = cluster.namespace(wanted.labels)
+            pod = _PodObjects(wanted, region=cluster.region, namespace=namespace, runs=self._runs)
+            path = cluster.path(pod.pod({}))
+            present = cluster.api.find(path)
+            if present is not None:
+                same = (present["metadata"].get("annotations") or {}).get(REVISION) == wanted.revision
+                ended = present.get("status", {}).get("phase") in ("Failed", "Succeeded")
+                if present["metadata"].get("deletionTimestamp"):
+                    return
+                if not same or ended:
+                    cluster.api.delete(path, uid=present["metadata"]["uid"])
+                    return
+            service = cluster.apply(pod.service())
+            attributes = _attributes(service)
+            for secret in pod.secrets(attributes):
+                cluster.apply(secret)
+            cluster.apply(pod.pod(attributes))
+        except ApiError as problem:
+            if problem.final:
+                raise NodeError(f"the cluster refuses the node {wanted.key}: {problem}") from problem
+            raise
+
+    def halt(self, stack: str, key: str) -> bool:
+        """Delete the pod; its address stays."""
+        return self._gone(stack, key, ("Pod",))
+
+    def remove(self, stack: str, key: str) -> bool:
+        """Delete all of it. Raises NodeError."""
+        return self._gone(stack, key, _KINDS)
+
+    def observe(self, stack: str) -> Sequence[ObservedNode]:
+        """The stack's nodes as the cluster shows them."""
+        pods = {each["metadata"]["name"]: each for each in self._of("Pod", stack)}
+        found = [
+            _observed(service, pods.pop(service["metadata"]["name"], None)) for service in self._of("Service", stack)
+        ]
+        # A removal that was cut short may have left the others without their Service.
+        known = {each.key for each in found}
+        rest = [*pods.values(), *self._of("Secret", stack)]
+        for each in rest:
+            key = _key_of(each)
+            if key not in known:
+                known.add(key)
+                found.append(ObservedNode(key, key.rpartition(".")[0], "pod", Condition.STOPPING))
+        return found
+
+    def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
+        """Ask all at once, at their Services' addresses; what is wrong by key."""
+        answers = check_all([_check_of(wanted, seen) for wanted, seen in asked])
+        return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
+
+    def _of(self, kind: str, stack: str, key: str = "") -> Sequence[Json]:
+        more = {"node_key": key} if key else {}
+        return self._cluster.of_kind("v1", kind, stack=stack, component=POD, **more)
+
+    def _gone(self, stack: str, key: str, kinds: Sequence[str]) -> bool:
+        left = 0
+        for kind in kinds:
+            for each in self._of(kind, stack, key):
+                left += 1
+                if not each["metadata"].get("deletionTimestamp"):
+                    self._cluster.delete(each)
+        return not left
+
+
+class _PodObjects:
+    """One node's objects."""
+
+    def __init__(self, wanted: WantedNode, *, region: str, namespace: str, runs: Runs) -> None:
+        self._wanted = wanted
+        self._region = region
+        self._namespace = namespace
+        self._runs = runs
+        resource = wanted.properties["resource"]
+        assert isinstance(resource, dict)
+        self._resource: Mapping[str, Value] = resource
+        self._name = dns_name("node", f"{wanted.stack}-{wanted.key}".lower().replace(".", "-").replace("_", "-"))
+        self._ports = _ports(resource.get("ports"))
+
+    def service(self) -> Json:
+        """Its address; without ports, one that leads nowhere."""
+        ports: list[Json] = [
+            {"name": f"p{number}", "port": number, "targetPort": number, "protocol": "TCP"}
+            for number in dict.fromkeys(self._ports.values())
+        ]
+        metadata = self._metadata(self._name)
+        metadata["annotations"][_PORTS] = ",".join(f"{name}:{number}" for name, number in self._ports.items())
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {
+                "type": "ClusterIP",
+                "selector": {STACK: label(self._wanted.stack), NODE_KEY: label(self._wanted.key)},
+                # A Service has a port; of a node without one nobody asks it.
+                "ports": ports or [{"name": "none", "port": _FIRST_PORT, "protocol": "TCP"}],
+            },
+        }
+
+    def secrets(self, attributes: Mapping[str, Scalar]) -> list[Json]:
+        """Environment and files."""
+        environment, files = self._contents(attributes)
+        size = sum(len(text.encode()) for text in files.values())
+        if size > _FILES_LIMIT:
+            raise NodeError(
+                f"the files of {self._wanted.key} have {size} bytes, at most {_FILES_LIMIT} fit: use an image"
+            )
+        by_key = {f"f{number}": text for number, text in enumerate(files.values())}
+        return [self._secret("env", environment), self._secret("files", by_key)]
+
+    def pod(self, attributes: Mapping[str, Scalar]) -> Json:
+        """The pod itself; without attributes, its name alone counts."""
+        metadata = self._metadata(self._name)
+        metadata["annotations"][REVISION] = self._wanted.revision
+        shell: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+        return {**shell, "spec": self._spec(attributes)} if attributes else shell
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _spec(self, attributes: Mapping[str, Scalar]) -> Json:
+        content = filled(self._wanted, attributes)
+        resource = content["resource"]
+        _, files = self._contents(attributes)
+        user = int(str(resource.get("user") or self._runs.user))
+        command: list[str] = []
+        for part in (resource, content["contextualisation"]):
+            command = [text_of(argument) for argument in part.get("command") or []] or command
+        container: Json = {
+            "name": "node",
+            "image": text_of(resource.get("image") or self._runs.image),
+            "imagePullPolicy": self._runs.pull_policy,
+            "envFrom": [{"secretRef": {"name": f"{self._name}-env"}}],
+            "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the container's own
+            "ports": [
+                {"name": f"p{number}", "containerPort": number} for number in dict.fromkeys(self._ports.values())
+            ],
+            "resources": {key: _texts(resource.get(key)) for key in ("requests", "limits") if resource.get(key)},
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
+        volumes: list[Json] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
+        if files:
+            container["workingDir"] = _WORK
+            container["volumeMounts"].append({"name": "files", "mountPath": _WORK, "readOnly": True})
+            items = [{"key": f"f{number}", "path": path} for number, path in enumerate(files)]
+            volumes.append({"name": "files", "secret": {"secretName": f"{self._name}-files", "items": items}})
+        if command:
+            container["command"] = command
+        restart = resource.get("restart") or {}
+        spec: Json = {
+            "restartPolicy": _RESTARTS[str(restart.get("policy") or "never")],
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": int(float(str(resource.get("grace") or 10))),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": user,
+                "runAsGroup": user,
+                "fsGroup": user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": volumes,
+        }
+        if self._runs.pull_secrets:
+            spec["imagePullSecrets"] = [{"name": name} for name in self._runs.pull_secrets]
+        return spec
+
+    def _contents(self, attributes: Mapping[str, Scalar]) -> tuple[dict[str, str], dict[str, str]]:
+        content = filled(self._wanted, attributes)
+        environment: dict[str, str] = {}
+        files: dict[str, str] = {}
+        for part in (content["resource"], content["contextualisation"]):
+            for key in ("environment", "env"):
+                environment.update(pairs_of(part.get(key)))
+            files.update(pairs_of(part.get("files")))
+        for path in files:
+            if path.startswith("/") or ".." in path.split("/") or not path:
+                raise NodeError(
+                    f"the file {path[:60]!r} of {self._wanted.key} leaves its directory; give a path inside"
+                )
+        return environment, files
+
+    def _secret(self, what: str, texts: Mapping[str, str]) -> Json:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": self._metadata(f"{self._name}-{what}"),
+            "data": {name: base64.b64encode(text.encode()).decode() for name, text in texts.items()},
+        }
+
+    def _metadata(self, name: str) -> Json:
+        wanted = self._wanted
+        own = marks(
+            wanted.labels,
+            region=self._region,
+            component=POD,
+            stack=wanted.stack,
+            node=wanted.node,
+            node_key=wanted.key,
+        )
+        told = {**asides(wanted.labels), _NEEDS: " ".join(wanted.needs), _NODE: wanted.node, NODE_KEY: wanted.key}
+        if label(wanted.stack) != wanted.stack:
+            told[STACK] = wanted.stack
+        return {"name": name, "namespace": self._namespace, "labels": own, "annotations": told}
+
+
+def _check_rest(resource: Section) -> None:
+    ports = resource.item("ports")
+    if ports is not None and isinstance(ports.value, tuple):
+        for entry in ports.value:
+            word(entry, "a port's name")
+    elif ports is not None:
+        for entry in Section(ports, "'ports'").items.values():
+            if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 < entry.value < 65536:
+                raise DescriptionError(entry.place, "a pod's port is a number from 1 to 65535", "correct it")
+    for key in ("requests", "limits"):
+        item = resource.item(key)
+        if item is not None:
+            _check_quantities(Section(item, f"{key!r}", ("cpu", "memory", "ephemeral-storage")))
+    resource.whole("user", 65532, least=1)
+    restart = resource.item("restart")
+    if restart is not None:
+        Section(restart, "'restart'", ("policy", "limit", "backoff", "backoff_limit")).choice(
+            "policy", "never", _RESTARTS
+        )
+    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    resource.seconds("grace", 10.0, least=1.0, most=120.0)
+
+
+def _check_quantities(section: Section) -> None:
+    for entry in section.items.values():
+        if isinstance(entry.value, tuple | Mapping) or entry.value is None:
+            raise DescriptionError(entry.place, "this is no amount", "write for example 250m or 64Mi")
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {name: text_of(each) for name, each in value.items()}
+
+
+def _ports(value: Value) -> dict[str, int]:
+    if isinstance(value, dict):
+        return {name: int(str(number)) for name, number in value.items()}
+    names = value if isinstance(value, list) else []
+    return {str(name): _FIRST_PORT + index for index, name in enumerate(names)}
+
+
+def _key_of(found: Json) -> str:
+    told = (found["metadata"].get("annotations") or {}).get(NODE_KEY)
+    return str(told or found["metadata"]["labels"][NODE_KEY])
+
+
+def _attributes(service: Json) -> dict[str, Scalar]:
+    metadata = service["metadata"]
+    address = str(service["spec"].get("clusterIP") or "")
+    attributes: dict[str, Scalar] = {
+        "address": address,
+        "addresses": address,
+        "id": str(metadata.get("uid", "")),
+        "name": _key_of(service),
+    }
+    for pair in filter(None, str(metadata["annotations"].get(_PORTS, "")).split(",")):
+        port, _, number = pair.rpartition(":")
+        attributes.setdefault("port", int(number))
+        attributes.setdefault("endpoints", f"{address}:{number}")
+        attributes[f"ports.{port}"] = int(number)
+    return attributes
+
+
+def _observed(service: Json, pod: Json | None) -> ObservedNode:
+    told = service["metadata"]["annotations"]
+    trouble = None if pod is None else words.of_pod(pod)
+    return ObservedNode(
+        key=_key_of(service),
+        node=str(told.get(_NODE, "")),
+        type="pod",
+        condition=_condition(service, pod, trouble),
+        revision=str((pod["metadata"].get("annotations") or {}).get(REVISION, "")) if pod is not None else "",
+        needs=tuple(str(told.get(_NEEDS, "")).split()),
+        attributes=_attributes(service),
+        # Of one that is on its way up nobody needs to ask.
+        healthy=False if pod is not None and pod.get("status", {}).get("phase") == "Pending" else None,
+        since=_since(pod),
+        message=trouble.text if trouble is not None else "its pod is gone" if pod is None else "",
+    )
+
+
+def _condition(service: Json, pod: Json | None, trouble: words.Trouble | None) -> Condition:
+    if service["metadata"].get("deletionTimestamp"):
+        return Condition.STOPPING
+    if pod is None:
+        # Never made, or taken away by somebody: either way it is to be made.
+        return Condition.STOPPED
+    if pod["metadata"].get("deletionTimestamp"):
+        return Condition.STOPPING
+    ended = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+    # On its way up it counts as running and not healthy: it is left to the cluster, and halted like one that runs.
+    return Condition.FAILED if ended or (trouble is not None and trouble.lasting) else Condition.RUNNING
+
+
+def _since(pod: Json | None) -> float:
+    status = pod.get("status", {}) if pod is not None else {}
+    ended = [
+        (each.get("state", {}).get("terminated") or {}).get("finishedAt")
+        for each in status.get("containerStatuses") or ()
+    ]
+    stamp = next((each for each in ended if each), None) or status.get("startTime")
+    return datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp() if stamp else 0.0
+
+
+def _check_of(wanted: WantedNode, seen: ObservedNode) -> Check:
+    content = filled(wanted, seen.attributes)["health_check"]
+    asked = wanted.properties["health_check"]
+    described = asked.get("urls") if isinstance(asked, dict) else None
+    as_they_are = described if isinstance(described, list) else []
+    ports = {
+        key.removeprefix("ports."): int(str(value))
+        for key, value in seen.attributes.items()
+        if key.startswith("ports.")
+    }
+    return Check(
+        ports=ports,
+        address=str(seen.attributes["address"]),
+        asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
+        urls=tuple(text_of(url) for url in content.get("urls") or ()),
+        shown={text_of(url): text_of(plain) for url, plain in zip(content.get("urls") or (), as_they_are, strict=True)},
+        mysql=bool(content.get("mysqldbs")),
+        timeout=min(5.0, wanted.health.timeout),
+    )
+
+
+_: Callable[[Cluster], object] = PodNodes

@@ -1,0 +1,292 @@
+"""What an orchestrator is made of on a cluster, as plain objects: Deployment, Service, Secret, ConfigMap, NetworkPolicy.
+
+The Deployment owns the rest, so that none of it outlives it. Secret and ConfigMap never change: another environment or bundle is
+another revision, with objects of its own, and a pod of the old one never sees half of the new.
+
+The image's side of the contract is in docs/kubernetes.md: it listens on `HOST` and `PORT`, writes below `/tmp` and
+`/var/lib/archelon` alone, and, where `ARCHELON_BUNDLE_ARCHIVE` names a file, unpacks that bundle and runs it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ...deploy.ports import ApplicationOrder, DeployError
+from .api import Json
+from .marks import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
+
+__all__ = ["ARCHIVE_LIMIT", "CONTAINER", "PORT", "URL", "Orchestrator", "Runs"]
+
+#: Bytes of a bundle's archive in a ConfigMap: etcd takes 1.5 MiB a request, and base64 makes four thirds of it.
+ARCHIVE_LIMIT: Final = 700 << 10
+PORT: Final = 8080
+CONTAINER: Final = "orchestrator"
+#: Annotation of the Deployment: where its Service listens.
+URL: Final = "archelon.org/url"
+_ARCHIVE: Final = "bundle.tar.gz"
+_MOUNT: Final = "/etc/archelon/bundle"
+#: What a container may write, by volume: where, and how much. The bundle is unpacked in the second.
+_WRITABLE: Final[Mapping[str, tuple[str, str]]] = {"tmp": ("/tmp", "64Mi"), "state": ("/var/lib/archelon", "128Mi")}  # noqa: S108
+_PROBE_SECONDS: Final = 3
+#: Everything but the link-local network, where clouds keep their metadata services.
+_EGRESS: Final[Sequence[Json]] = (
+    {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]},
+    {"to": [{"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}}]},
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How orchestrators run in a region.
+
+    Args:
+        image: of those that are bundles; empty: only those that name an image can run.
+        pull_secrets: names of Secrets in the namespace. pull_policy: Kubernetes' word.
+        requests, limits: of the container.
+        user: number of the user and the group that it runs as.
+        callers: NetworkPolicy peers that may call it; empty: any, at its one port.
+        egress: NetworkPolicy rules of what it may call.
+        address: `ip` takes the Service's address, `dns` its name.
+        domain: the cluster's.
+    """
+
+    image: str = ""
+    pull_secrets: tuple[str, ...] = ()
+    pull_policy: str = "IfNotPresent"
+    requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "25m", "memory": "96Mi"})
+    limits: Mapping[str, str] = field(default_factory=lambda: {"cpu": "1", "memory": "256Mi"})
+    user: int = 65532
+    callers: Sequence[Json] = ()
+    egress: Sequence[Json] = _EGRESS
+    address: str = "ip"
+    domain: str = "cluster.local"
+
+
+class Orchestrator:
+    """One order's objects.
+
+    Args:
+        order: what should run.
+        namespace: where.
+
+    Raises:
+        DeployError: it cannot run on Kubernetes; the text says what can be done.
+    """
+
+    def __init__(self, order: ApplicationOrder, *, region: str, namespace: str, runs: Runs) -> None:
+        self._order = order
+        self._runs = runs
+        self._region = region
+        self._namespace = namespace
+        self.image = order.image or runs.image
+        self._archive = self._packed()
+        self.name = dns_name("app", order.labels.instance)
+        self.revision = self._digest()
+        self._uid = ""
+
+    def owned_by(self, deployment: Json) -> None:
+        """Take the Deployment that the other objects belong to."""
+        self._uid = str(deployment["metadata"]["uid"])
+
+    def deployment(self, *, replicas: int, url: str = "") -> Json:
+        """The Deployment; `url` once its Service has an address."""
+        order = self._order
+        metadata = self._metadata(self.name, owned=False)
+        if url:
+            metadata.setdefault("annotations", {})[URL] = url
+        # Not the generation: a newer one reaches a running orchestrator as an event and restarts nothing.
+        labels = {key: value for key, value in metadata["labels"].items() if key != GENERATION}
+        pod: Json = {
+            "metadata": {"labels": labels, "annotations": {**asides(order.labels), REVISION: self.revision}},
+            "spec": self._pod(),
+        }
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {
+                "replicas": replicas,
+                # Two of one instance would both act for it.
+                "strategy": {"type": "Recreate"},
+                "revisionHistoryLimit": 1,
+                "progressDeadlineSeconds": 120,
+                "selector": {"matchLabels": self._selects()},
+                "template": pod,
+            },
+        }
+
+    def dependents(self) -> list[Json]:
+        """What the Deployment owns."""
+        found = [self._service(), self._secret(), self._network_policy()]
+        if self._archive is not None:
+            found.append(self._config_map(self._archive))
+        return found
+
+    def url(self, service: Json) -> str:
+        """Where a Service of this name listens."""
+        if self._runs.address == "dns":
+            return f"http://{self.name}.{self._namespace}.svc.{self._runs.domain}:{PORT}/"
+        address = str(service["spec"].get("clusterIP") or "")
+        return f"http://{f'[{address}]' if ':' in address else address}:{PORT}/" if address else ""
+
+    def keeps(self, found: Json) -> bool:
+        """Whether a Secret or ConfigMap of the instance is this revision's."""
+        return str(found["metadata"]["name"]) == self._versioned()
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _packed(self) -> bytes | None:
+        order = self._order
+        if order.image:
+            return None
+        if order.archive is None:
+            raise DeployError("there is neither a bundle nor an image to run; give one")
+        if not self.image:
+            raise DeployError(
+                "this region has no image that runs bundles: set `image` in its settings, or name one in the manifest"
+            )
+        archive = order.archive()
+        if len(archive) > ARCHIVE_LIMIT:
+            raise DeployError(
+                f"the bundle has {len(archive)} bytes packed, and at most {ARCHIVE_LIMIT} fit into a ConfigMap; "
+                "exclude files in .archelonignore, or make an image (`archelon build`) and name it in the manifest"
+            )
+        return archive
+
+    def _digest(self) -> str:
+        what = {
+            "environment": dict(self._order.environment),
+            "archive": hashlib.sha256(self._archive).hexdigest() if self._archive is not None else "",
+            "image": self.image,
+            "command": list(self._order.command),
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _versioned(self) -> str:
+        return f"{self.name}-{self.revision[:10]}"
+
+    def _selects(self) -> dict[str, str]:
+        return {INSTANCE: label(self._order.labels.instance), COMPONENT: ORCHESTRATOR}
+
+    def _metadata(self, name: str, *, owned: bool = True) -> Json:
+        labels = self._order.labels
+        metadata: Json = {
+            "name": name,
+            "namespace": self._namespace,
+            "labels": marks(labels, region=self._region, component=ORCHESTRATOR),
+        }
+        if told := asides(labels):
+            metadata["annotations"] = told
+        if owned:
+            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name, "uid": self._uid}
+            metadata["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": False}]
+        return metadata
+
+    def _pod(self) -> Json:
+        runs = self._runs
+        volumes: list[Json] = [{"name": name, "emptyDir": {"sizeLimit": size}} for name, (_, size) in _WRITABLE.items()]
+        if self._archive is not None:
+            volumes.append({"name": "bundle", "configMap": {"name": self._versioned()}})
+        spec: Json = {
+            "automountServiceAccountToken": False,
+            # Other services of the namespace are no business of its environment.
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 10,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": runs.user,
+                "runAsGroup": runs.user,
+                "fsGroup": runs.user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [self._container()],
+            "volumes": volumes,
+        }
+        if runs.pull_secrets:
+            spec["imagePullSecrets"] = [{"name": name} for name in runs.pull_secrets]
+        return spec
+
+    def _container(self) -> Json:
+        runs, order = self._runs, self._order
+        environment = {"HOST": "0.0.0.0", "PORT": str(PORT), "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S104, S108 - of the pod
+        mounts: list[Json] = [{"name": name, "mountPath": path} for name, (path, _) in _WRITABLE.items()]
+        if self._archive is not None:
+            environment["ARCHELON_BUNDLE_ARCHIVE"] = f"{_MOUNT}/{_ARCHIVE}"
+            environment["ARCHELON_BUNDLE_DIGEST"] = hashlib.sha256(self._archive).hexdigest()
+            mounts.append({"name": "bundle", "mountPath": _MOUNT, "readOnly": True})
+        container: Json = {
+            "name": CONTAINER,
+            "image": self.image,
+            "imagePullPolicy": runs.pull_policy,
+            "env": [{"name": name, "value": value} for name, value in environment.items()],
+            "envFrom": [{"secretRef": {"name": self._versioned()}}],
+            "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+            "resources": {"requests": dict(runs.requests), "limits": dict(runs.limits)},
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "privileged": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "volumeMounts": mounts,
+            "readinessProbe": {**_probe("/readyz"), "periodSeconds": 1, "failureThreshold": 3},
+            "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
+        if order.command:
+            container["command"] = list(order.command)
+        return container
+
+    def _service(self) -> Json:
+        port = {"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": self._metadata(self.name),
+            "spec": {"type": "ClusterIP", "selector": self._selects(), "ports": [port]},
+        }
+
+    def _secret(self) -> Json:
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in self._order.environment.items()}
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": self._metadata(self._versioned()),
+            "type": "Opaque",
+            "immutable": True,
+            "data": data,
+        }
+
+    def _config_map(self, archive: bytes) -> Json:
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": self._metadata(self._versioned()),
+            "immutable": True,
+            "binaryData": {_ARCHIVE: base64.b64encode(archive).decode()},
+        }
+
+    def _network_policy(self) -> Json:
+        ingress: dict[str, Any] = {"ports": [{"port": PORT, "protocol": "TCP"}]}
+        if self._runs.callers:
+            ingress["from"] = list(self._runs.callers)
+        return {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": self._metadata(self.name),
+            "spec": {
+                "podSelector": {"matchLabels": self._selects()},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [ingress],
+                "egress": list(self._runs.egress),
+            },
+        }
+
+
+def _probe(path: str) -> Json:
+    return {"httpGet": {"path": path, "port": PORT}, "timeoutSeconds": _PROBE_SECONDS}

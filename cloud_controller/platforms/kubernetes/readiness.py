@@ -1,0 +1,166 @@
+"""Whether an object is as it should be: by kind for Kubernetes' own, by conditions for custom resources.
+
+The rules are those of `kubectl rollout status` and of kstatus (sigs.k8s.io/cli-utils/pkg/kstatus), on the object alone; why a
+workload is not ready is its pods' to tell (`words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .api import Json
+
+__all__ = ["WORKLOADS", "Health", "health"]
+
+WORKLOADS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "Pod")
+#: Conditions of custom resources that say so when they are true, the first that is there; and those that mean failure.
+_GOOD: Final = ("Ready", "Available", "Established", "Succeeded", "Complete")
+_BAD: Final = ("Failed", "Stalled")
+
+
+@dataclass(frozen=True)
+class Health:
+    """Of one object.
+
+    Args:
+        ready: it is as it should be. failed: it will not become so by itself.
+        text: what is missing, for people.
+    """
+
+    ready: bool
+    text: str = ""
+    failed: bool = False
+
+
+_READY: Final = Health(ready=True)
+
+
+def health(found: Json, conditions: Sequence[str] = ()) -> Health:
+    """An object's, as it was read from the cluster.
+
+    Args:
+        conditions: that the template asks for beside the usual.
+    """
+    if found["metadata"].get("deletionTimestamp"):
+        return Health(ready=False, text="is being deleted")
+    check = _KINDS.get(found["kind"])
+    told = _READY
+    if check is not None:
+        told = check(found.get("spec", {}), found.get("status", {}), found["metadata"])
+    elif "." in found["apiVersion"] and not found["apiVersion"].partition("/")[0].endswith("k8s.io"):
+        told = _custom(found)
+    if not told.ready:
+        return told
+    known = _conditions(found)
+    for wanted in conditions:
+        if known.get(wanted, {}).get("status") != "True":
+            why = known.get(wanted, {}).get("message") or "not told yet"
+            return Health(ready=False, text=f"{wanted} is not true: {why}")
+    return _READY
+
+
+def _waits(text: str) -> Health:
+    return Health(ready=False, text=text)
+
+
+def _is_old(status: Json, metadata: Json) -> bool:
+    return int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0)
+
+
+def _deployment(spec: Json, status: Json, metadata: Json) -> Health:
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            return Health(ready=False, text=str(condition.get("message")), failed=True)
+    wanted = int(spec.get("replicas", 1))
+    updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
+    if _is_old(status, metadata) or updated < wanted:
+        return _waits(f"{updated} of {wanted} made")
+    if int(status.get("replicas") or 0) > updated:
+        return _waits("earlier ones are still there")
+    return _READY if available >= updated else _waits(f"{available} of {wanted} ready")
+
+
+def _stateful_set(spec: Json, status: Json, metadata: Json) -> Health:
+    wanted = int(spec.get("replicas", 1))
+    ready = int(status.get("readyReplicas") or 0)
+    if _is_old(status, metadata) or int(status.get("replicas") or 0) != wanted or ready < wanted:
+        return _waits(f"{ready} of {wanted} ready")
+    rolls = spec.get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate"
+    if wanted and rolls and status.get("updateRevision") != status.get("currentRevision"):
+        return _waits("not all are updated")
+    return _READY
+
+
+def _daemon_set(spec: Json, status: Json, metadata: Json) -> Health:
+    wanted = int(status.get("desiredNumberScheduled") or 0)
+    ready, updated = int(status.get("numberReady") or 0), int(status.get("updatedNumberScheduled") or 0)
+    gone = int(status.get("currentNumberScheduled") or 0) <= wanted
+    if _is_old(status, metadata) or ready < wanted or updated < wanted or not gone:
+        return _waits(f"{ready} of {wanted} ready")
+    return _READY
+
+
+def _job(spec: Json, status: Json, metadata: Json) -> Health:
+    for condition in status.get("conditions") or ():
+        if condition["status"] == "True" and condition["type"] == "Complete":
+            return _READY
+        if condition["status"] == "True" and condition["type"] == "Failed":
+            return Health(ready=False, text=str(condition.get("message") or "has failed"), failed=True)
+    return _waits("has not ended yet")
+
+
+def _pod(spec: Json, status: Json, metadata: Json) -> Health:
+    if status.get("phase") == "Succeeded":
+        return _READY
+    if status.get("phase") == "Failed":
+        return Health(ready=False, text=str(status.get("message") or "has failed"), failed=True)
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ())
+    return _READY if ready else _waits("is not ready yet")
+
+
+def _service(spec: Json, status: Json, metadata: Json) -> Health:
+    if spec.get("type") == "LoadBalancer" and not (status.get("loadBalancer") or {}).get("ingress"):
+        return _waits("has no address of a load balancer yet")
+    return _READY if spec.get("clusterIP") else _waits("has no address yet")
+
+
+def _claim(spec: Json, status: Json, metadata: Json) -> Health:
+    if status.get("phase") == "Lost":
+        return Health(ready=False, text="its volume is lost", failed=True)
+    return _READY if status.get("phase") == "Bound" else _waits("has no volume yet")
+
+
+def _custom(found: Json) -> Health:
+    status = found.get("status", {})
+    if status.get("observedGeneration") is not None and _is_old(status, found["metadata"]):
+        return _waits("its change has not been looked at yet")
+    known = _conditions(found)
+    for name in _BAD:
+        if known.get(name, {}).get("status") == "True":
+            return Health(ready=False, text=str(known[name].get("message") or name), failed=True)
+    for name in _GOOD:
+        if name in known:
+            if known[name].get("status") == "True":
+                return _READY
+            return _waits(
+                f"{name} is not true: {known[name].get('message') or known[name].get('reason') or 'no reason'}"
+            )
+    return _READY
+
+
+def _conditions(found: Json) -> dict[str, Any]:
+    listed = (found.get("status") or {}).get("conditions") or ()
+    return {each["type"]: each for each in listed if isinstance(each, dict) and "type" in each}
+
+
+_KINDS: Final[Mapping[str, Callable[[Json, Json, Json], Health]]] = {
+    "Deployment": _deployment,
+    "StatefulSet": _stateful_set,
+    "DaemonSet": _daemon_set,
+    "Job": _job,
+    "Pod": _pod,
+    "Service": _service,
+    "PersistentVolumeClaim": _claim,
+}

@@ -1,0 +1,455 @@
+"""Stacks of manifests: applied server-side, pruned by label, looked at until every object is as it should be.
+
+One call of `advance` compares what the template says with what the cluster has. An order that has not been applied yet is applied
+whole, and what earlier ones left is removed; after that the objects are only read, and one that has gone is applied again. What
+is remembered between calls is which order was applied, what is being done and since when, and the kinds that were made.
+
+Whether an object is ours is decided by its label, never by its name: one of that name which is another's is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
+from . import words
+from .api import ApiError, Json, NotFoundError
+from .cluster import Cluster, describe
+from .discovery import UnknownKindError
+from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, label
+from .outputs import outputs
+from .policy import Policy
+from .readiness import WORKLOADS, Health, health
+from .template import Rendered, render
+
+__all__ = ["KubernetesStacks"]
+
+#: In this order: what others read comes before those.
+_ORDER: Final = (
+    "Secret",
+    "ConfigMap",
+    "PersistentVolumeClaim",
+    "NetworkPolicy",
+    "Service",
+    "StatefulSet",
+    "Deployment",
+    "DaemonSet",
+    "Pod",
+    "Job",
+    "CronJob",
+)
+_AT_ONCE: Final = 6
+#: Seconds between looks: the watcher tells of changes, except of what only endpoints or conditions of odd kinds would say.
+_UNDER_WAY: Final = 5.0
+_STANDING: Final = 60.0
+_REASON: Final = 1000
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept between calls.
+
+    Args:
+        order: digest of what was applied last. asked: digest of what is being done now.
+        since: seconds since the epoch at which that began. made: it has stood once.
+    """
+
+    order: str = ""
+    asked: str = ""
+    action: str = "CREATE"
+    status: str = "IN_PROGRESS"
+    reason: str = ""
+    since: float = 0.0
+    made: bool = False
+
+    @property
+    def state(self) -> str:
+        return f"{self.action}_{self.status}"
+
+
+class KubernetesStacks:
+    """The format `kubernetes`.
+
+    Args:
+        policy: what templates may have. image: the region's own, for templates that want it.
+        patience: seconds after which what does not come up has failed.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        policy: Policy,
+        *,
+        image: str = "",
+        patience: float = 600.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster = cluster
+        self._policy = policy
+        self._image = image
+        self._patience = patience
+        self._clock = clock
+
+    # the port ---------------------------------------------------------------------------------------------------------
+
+    def validate(self, order: StackOrder) -> None:
+        """Read and check template and parameters; the cluster is not asked. Raises DeployError."""
+        self._rendered(order)
+
+    def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
+        """What the order would change, as the cluster itself says it: applied as a rehearsal. Raises DeployError."""
+        wanted = self._rendered(order)
+        found = []
+        kept = set()
+        for each in wanted.objects:
+            present = self._present(each, order.id)
+            kept.add(_key(each))
+            change = "CREATE"
+            if present is not None:
+                rehearsed = self._apply(each, dry_run=True)
+                change = "KEEP" if _plain(rehearsed) == _plain(present) else "UPDATE"
+            found.append(StackResource(_name(each), each["kind"], _uid(present), change))
+        gone = [each for each in self._ours(order.id) if _key(each) not in kept]
+        return found + [StackResource(_name(each), each["kind"], _uid(each), "DELETE") for each in gone]
+
+    def scale(
+        self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
+    ) -> Mapping[str, int]:
+        """The order's counts after scaling. Raises DeployError."""
+        wanted = self._rendered(order)
+        found = wanted.nodes.get(node)
+        if found is None:
+            raise DeployError(f"there is no node {node[:60]!r} to scale; there are {', '.join(wanted.nodes) or 'none'}")
+        now = next(
+            int(each["spec"].get("replicas", max(1, found.minimum)))
+            for each in self._rendered(replace(order, presence="present")).objects
+            if _key(each) == (found.kind, found.object)
+        )
+        then = count if count is not None else now + (by or 0)
+        if not found.minimum <= then <= found.maximum:
+            raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is not among them")
+        return {**order.counts, node: then}
+
+    def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
+        """Look, apply what is not applied yet, and tell. Raises DeployError."""
+        kept = _Record(**record) if record else None
+        if order.presence == "absent":
+            return self._take_down(order, self._begun(kept, "absent", "DELETE"))
+        wanted = self._rendered(order)
+        asked = _digest(wanted)
+        if kept is not None and kept.asked == asked and kept.action == "ROLLBACK":
+            return self._take_down(order, kept)
+        now = self._begun(kept, asked, _action(kept, order))
+        if now.order != asked:
+            self._carry_out(wanted, order)
+            now = replace(now, order=asked)
+        return self._told(wanted, order, now)
+
+    def remains(self, order: StackOrder) -> Sequence[str]:
+        """What the cluster still has of the stack, of every kind."""
+        return [describe(each) for each in self._cluster.everything(stack=order.id)]
+
+    # carrying out -----------------------------------------------------------------------------------------------------
+
+    def _rendered(self, order: StackOrder) -> Rendered:
+        cluster = self._cluster
+        namespace = cluster.namespaces.of(order.labels.tenant)
+        return render(order, self._policy, region=cluster.region, namespace=namespace, image=self._image)
+
+    def _begun(self, kept: _Record | None, asked: str, action: str) -> _Record:
+        if kept is not None and kept.asked == asked:
+            return kept
+        before = kept or _Record()
+        return _Record(order=before.order, asked=asked, action=action, since=self._clock(), made=before.made)
+
+    def _carry_out(self, wanted: Rendered, order: StackOrder) -> None:
+        """Apply everything, and remove what an earlier order made and this one does not."""
+        try:
+            self._cluster.namespace(order.labels)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                # Before anything is applied: none of the names is another's.
+                list(pool.map(lambda each: self._present(each, order.id), wanted.objects))
+            for each in sorted(wanted.objects, key=_rank):
+                self._apply(each)
+            kept = {_key(each) for each in wanted.objects}
+            for each in self._ours(order.id):
+                if _key(each) not in kept and not each["metadata"].get("deletionTimestamp"):
+                    self._cluster.delete(each)
+        except NotFoundError:
+            self._cluster.forget_namespaces()
+            raise
+
+    def _apply(self, wanted: Json, *, dry_run: bool = False) -> Json:
+        what = f"{wanted['kind']} {wanted['metadata']['name']}"
+        try:
+            return self._cluster.apply(wanted, dry_run=dry_run)
+        except UnknownKindError as problem:
+            raise DeployError(f"{what}: {problem}") from problem
+        except ApiError as problem:
+            if problem.status == 422 and wanted["kind"] == "Job" and not dry_run and "immutable" in str(problem):
+                # A Job's template never changes: another is another Job.
+                present = self._cluster.api.find(self._cluster.path(wanted))
+                if present is not None:
+                    self._cluster.delete({**present, "apiVersion": wanted["apiVersion"], "kind": "Job"})
+                raise ApiError(409, "Replaced", f"{what} is made anew") from problem
+            if problem.final and not isinstance(problem, NotFoundError):
+                raise DeployError(f"the cluster refuses {what}: {problem}") from problem
+            raise
+
+    def _present(self, wanted: Json, stack: str) -> Json | None:
+        """The object that is there under this name. Raises DeployError where it is not this stack's."""
+        try:
+            path = self._cluster.path(wanted)
+        except UnknownKindError as problem:
+            raise DeployError(f"{wanted['kind']} {wanted['metadata']['name']}: {problem}") from problem
+        found = self._cluster.api.find(path)
+        if found is None:
+            return None
+        if (found["metadata"].get("labels") or {}).get(STACK) != label(stack):
+            raise DeployError(
+                f"{wanted['kind']} {wanted['metadata']['name']} is there already and not of this stack; choose another name"
+            )
+        return {**found, "apiVersion": wanted["apiVersion"], "kind": wanted["kind"]}
+
+    def _ours(self, stack: str) -> list[Json]:
+        """What orders for the stack have applied, of every kind that a stack may have."""
+        found: list[Json] = []
+        for version, kind in sorted(self._policy.kinds):
+            try:
+                found += self._cluster.of_kind(version, kind, stack=stack, component=OBJECT)
+            except UnknownKindError:
+                continue
+        # What the cluster makes of a Service or a CronJob carries its labels too.
+        return [each for each in found if not each["metadata"].get("ownerReferences")]
+
+    def _take_down(self, order: StackOrder, now: _Record) -> Progress:
+        left = list(self._cluster.everything(stack=order.id))
+        for each in left:
+            metadata = each["metadata"]
+            if metadata.get("deletionTimestamp") or any(
+                owner.get("controller") for owner in metadata.get("ownerReferences") or ()
+            ):
+                continue
+            if each["kind"] != "Endpoints":
+                self._cluster.delete(each)
+        if left:
+            left = list(self._cluster.everything(stack=order.id))
+        if left:
+            reason = f"{now.reason.partition(' (')[0]} (" if now.action == "ROLLBACK" and now.reason else ""
+            waits = f"still there: {', '.join(_held(each) for each in left)}"
+            told = f"{reason}{waits})" if reason else waits
+            return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=_UNDER_WAY)
+        done = replace(now, status="COMPLETE", order="", made=False)
+        return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None)
+
+    # telling ----------------------------------------------------------------------------------------------------------
+
+    def _told(self, wanted: Rendered, order: StackOrder, now: _Record) -> Progress:
+        try:
+            objects = self._read(wanted, order)
+        except NotFoundError:
+            self._cluster.forget_namespaces()
+            raise
+        pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
+        troubles: list[str] = []
+        failed = False
+        for each in wanted.objects:
+            told = self._health(objects[_key(each)], wanted, order)
+            if told.ready:
+                continue
+            failed |= told.failed
+            troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods) or told.text}")
+        reason = "; ".join(troubles)[:_REASON]
+        if not troubles:
+            now = replace(now, status="COMPLETE", reason="", made=True)
+        elif now.status == "COMPLETE":
+            # It stood and something of it is away for a while, which the cluster makes anew; the state is of the order.
+            now = replace(now, reason=reason)
+        elif failed or self._clock() - now.since > self._patience:
+            now = self._failed(now, order, reason if failed else f"not ready within {self._patience:g} s: {reason}")
+        else:
+            now = replace(now, status="IN_PROGRESS", reason=reason)
+        again = _UNDER_WAY if now.status == "IN_PROGRESS" else _STANDING
+        if now.action == "ROLLBACK":
+            again = 0.0
+        told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+        return self._progress(now, now.reason, list(objects.values()), again=again, outputs=told_outputs, pods=pods)
+
+    def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
+        if now.action == "CREATE" and order.rollback and not now.made:
+            return replace(now, action="ROLLBACK", status="IN_PROGRESS", reason=f"create failed: {reason}"[:_REASON])
+        return replace(now, status="FAILED", reason=reason)
+
+    def _read(self, wanted: Rendered, order: StackOrder) -> dict[tuple[str, str], Json]:
+        """Every object as it is; one that has gone is applied again."""
+
+        def look(each: Json) -> Json:
+            found = self._present(each, order.id)
+            if found is None:
+                found = self._apply(each)
+            return {**found, "apiVersion": each["apiVersion"], "kind": each["kind"]}
+
+        with ThreadPoolExecutor(min(_AT_ONCE, len(wanted.objects))) as pool:
+            return {_key(each): each for each in pool.map(look, wanted.objects)}
+
+    def _health(self, found: Json, wanted: Rendered, order: StackOrder) -> Health:
+        kind = found["kind"]
+        suspended = order.presence == "suspended"
+        if suspended and kind in ("Job", "Pod", "PersistentVolumeClaim"):
+            return Health(ready=True)
+        if kind == "PersistentVolumeClaim" and f'"claimName": "{found["metadata"]["name"]}"' not in json.dumps(
+            list(wanted.objects)
+        ):
+            # Many classes bind a claim when the first pod comes that wants it.
+            return Health(ready=True)
+        told = health(found, wanted.conditions.get(_key(found), ()))
+        if told.ready and kind == "Service" and not suspended:
+            return self._endpoints(found, wanted)
+        return told
+
+    def _endpoints(self, service: Json, wanted: Rendered) -> Health:
+        """A Service in front of this stack's pods is ready when one of them can be reached through it."""
+        selector = service["spec"].get("selector") or {}
+        if (
+            not selector
+            or service["spec"].get("clusterIP") == "None"
+            or not any(_serves(each, selector) for each in wanted.objects)
+        ):
+            return Health(ready=True)
+        metadata = service["metadata"]
+        resource = self._cluster.resource("discovery.k8s.io/v1", "EndpointSlice")
+        path = resource.path(metadata["namespace"])
+        slices = self._cluster.api.get(path, labelSelector=f"kubernetes.io/service-name={metadata['name']}")
+        for each in slices.get("items") or ():
+            for endpoint in each.get("endpoints") or ():
+                if (endpoint.get("conditions") or {}).get("ready") is not False:
+                    return Health(ready=True)
+        return Health(ready=False, text="no pod behind it is ready yet")
+
+    def _why(self, found: Json, pods: Sequence[Json]) -> str:
+        """What keeps a workload's pods from being ready, in words."""
+        if found["kind"] not in WORKLOADS:
+            return ""
+        refused = words.of_deployment(found)
+        if refused is not None:
+            return refused.text
+        chosen = (found.get("spec", {}).get("selector") or {}).get("matchLabels")
+        own = found["metadata"]
+        for pod in pods:
+            labels = pod["metadata"].get("labels") or {}
+            is_own = pod["metadata"]["name"] == own["name"] if chosen is None else chosen.items() <= labels.items()
+            is_job = labels.get("job-name") == own["name"] and found["kind"] == "Job"
+            if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
+                continue
+            trouble = words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
+            if trouble is not None:
+                return trouble.text
+        return ""
+
+    def _events(self, pod: Json) -> Sequence[Json]:
+        metadata = pod["metadata"]
+        path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
+        chosen = f"involvedObject.kind=Pod,involvedObject.uid={metadata['uid']}"
+        found: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
+        return found
+
+    @staticmethod
+    def _progress(
+        now: _Record,
+        reason: str,
+        objects: Sequence[Json],
+        *,
+        again: float | None,
+        outputs: Mapping[str, Any] | None = None,
+        pods: Sequence[Json] = (),
+    ) -> Progress:
+        shown = [StackResource(_name(each), each["kind"], _uid(each), _word(each)) for each in objects]
+        # Pods are numbered, not named: how many there are of a node is what scaling changes.
+        counted: dict[str, int] = {}
+        for pod in sorted(pods, key=lambda each: (each["metadata"].get("creationTimestamp"), each["metadata"]["name"])):
+            labels = pod["metadata"].get("labels") or {}
+            node = labels.get(NODE)
+            if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
+                counted[node] = counted.get(node, -1) + 1
+                shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _word(pod)))
+        return Progress(
+            record=vars(now), state=now.state, reason=reason, outputs=outputs or {}, resources=shown, again=again
+        )
+
+
+def _action(kept: _Record | None, order: StackOrder) -> str:
+    if order.presence == "suspended":
+        return "SUSPEND"
+    if kept is None or kept.action in ("ROLLBACK", "DELETE"):
+        return "CREATE"
+    if kept.action == "SUSPEND":
+        return "RESUME"
+    if kept.action == "CREATE" and not kept.made:
+        return "CREATE"
+    return "UPDATE"
+
+
+def _digest(wanted: Rendered) -> str:
+    """Of everything but the generation, which alone changes nothing."""
+    objects = [
+        {**each, "metadata": {**each["metadata"], "labels": {**each["metadata"]["labels"], GENERATION: ""}}}
+        for each in wanted.objects
+    ]
+    conditions = sorted((*key, *names) for key, names in wanted.conditions.items())
+    return hashlib.sha256(json.dumps([objects, conditions], sort_keys=True).encode()).hexdigest()
+
+
+def _key(found: Json) -> tuple[str, str]:
+    return str(found["kind"]), str(found["metadata"]["name"])
+
+
+def _name(found: Json) -> str:
+    return f"{found['kind']}/{found['metadata']['name']}"
+
+
+def _uid(found: Json | None) -> str:
+    return str(found["metadata"].get("uid", "")) if found is not None else ""
+
+
+def _rank(wanted: Json) -> int:
+    return _ORDER.index(wanted["kind"]) if wanted["kind"] in _ORDER else len(_ORDER)
+
+
+def _word(found: Json) -> str:
+    told = health(found)
+    return "READY" if told.ready else "FAILED" if told.failed else "IN_PROGRESS"
+
+
+def _held(found: Json) -> str:
+    held = found["metadata"].get("finalizers") or ()
+    return describe(found) + (f", held by {', '.join(held)}" if held else "")
+
+
+def _plain(found: Json) -> Json:
+    """An object without what changes by itself, or with every order."""
+    metadata = {
+        key: value
+        for key, value in found["metadata"].items()
+        if key not in ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid", "selfLink")
+    }
+    metadata["labels"] = {**(metadata.get("labels") or {}), GENERATION: ""}
+    return {**{key: value for key, value in found.items() if key not in ("status", "apiVersion")}, "metadata": metadata}
+
+
+def _serves(wanted: Json, selector: Mapping[str, str]) -> bool:
+    """Whether a workload of the template, with at least one pod, is behind a Service."""
+    spec = wanted.get("spec", {})
+    if wanted["kind"] == "Pod":
+        labels = wanted["metadata"].get("labels") or {}
+    elif wanted["kind"] in ("Deployment", "StatefulSet") and spec.get("replicas", 1):
+        labels = spec.get("template", {}).get("metadata", {}).get("labels") or {}
+    else:
+        return False
+    return bool(selector.items() <= labels.items())

@@ -1,0 +1,85 @@
+"""The cluster that tests use: a region in a namespace of its own, looked at with the platform's own client."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloud_controller.platform import PlatformContext
+from cloud_controller.platforms.kubernetes.api import Api, Json, connect
+from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
+
+__all__ = ["Bed", "region", "until"]
+
+#: Nothing is kept in the directory.
+_CONTEXT = PlatformContext("kube", Path("/nonexistent"))
+
+
+def until(look: Callable[[], Any], *, seconds: float = 90.0, pause: float = 0.1) -> Any:
+    """Look until there is something to see."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {seconds} s: {look}"
+        time.sleep(pause)
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A region of the platform on a cluster.
+
+    Args:
+        image: one with python3 that the cluster has.
+    """
+
+    platform: OpenKubernetes
+    api: Api
+    namespace: str
+    kubeconfig: str
+    image: str
+    leaving: list[Callable[[], bool]] = field(default_factory=list)
+
+    def leave(self, gone: Callable[[], bool]) -> None:
+        """Take something away, and see to it at the end of the session that it is gone: kubelets take their time."""
+        if not gone():
+            self.leaving.append(gone)
+
+    def pods(self, **labels: str) -> list[Json]:
+        """Pods that are not on their way out."""
+        chosen = ",".join(f"archelon.org/{name}={value}" for name, value in labels.items())
+        listed = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=chosen)["items"]
+        return [each for each in listed if not each["metadata"].get("deletionTimestamp")]
+
+    def kill(self, pod: Json) -> None:
+        """Delete a pod without a farewell."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
+        self.api.delete(path)
+
+    def open(self, **settings: Any) -> OpenKubernetes:
+        """The same region, as another process opens it."""
+        given = {"kubeconfig": self.kubeconfig, "namespace": self.namespace, "image": self.image, **settings}
+        return open_kubernetes(_CONTEXT, **given)
+
+
+@contextmanager
+def region(kubeconfig: str, image: str, **settings: Any) -> Iterator[Bed]:
+    """A region in a fresh namespace, which goes with all that is in it."""
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    api = Api(connect(kubeconfig))
+    given = {"kubeconfig": kubeconfig, "namespace": namespace, "image": image, **settings}
+    platform = open_kubernetes(_CONTEXT, **given)
+    try:
+        made = Bed(platform, api, namespace, kubeconfig, image)
+        yield made
+        for gone in made.leaving:
+            until(gone, seconds=180)
+    finally:
+        platform.watcher.close()
+        api.delete(f"/api/v1/namespaces/{namespace}")

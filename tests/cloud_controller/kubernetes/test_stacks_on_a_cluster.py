@@ -1,0 +1,288 @@
+"""Stacks from manifests on a real cluster: made, changed, pruned, scaled, suspended, healed, refused, and gone."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
+from cloud_controller.labels import Labels
+from cloud_controller.platforms.kubernetes.api import ApiError, Json
+from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
+from cloud_controller.platforms.kubernetes.stacks import KubernetesStacks
+
+from .bed import Bed, until
+from .templates import WEB
+
+JOB = """
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: "job-${org.archelon.instance}"}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - {name: job, image: "${image}", command: [python3, -c, "${code}"], securityContext: {runAsUser: 1000}}
+"""
+EXTRAS = """
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: "web-${org.archelon.instance}"}
+spec: {minAvailable: 0, selector: {matchLabels: {tier: web}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: "extra-${org.archelon.instance}"}
+data: {a: b}
+"""
+
+
+class Driver:
+    """One stack, called as a worker would."""
+
+    def __init__(self, bed: Bed, template: str, stacks: Stacks | None = None, **values: Any) -> None:
+        self.bed = bed
+        self.stacks: Stacks = stacks or bed.platform.stacks
+        instance = str(uuid.uuid4())
+        self.order = StackOrder(
+            id=str(uuid.uuid4()),
+            name="main",
+            labels=Labels(instance, "t-1", "http://schemas.example.org/occi/sm#web", 1),
+            template=template,
+            parameters={"word": "hello", "image": bed.image, **values},
+        )
+        self.record: Mapping[str, Any] | None = None
+        self.states: list[str] = []
+        self.reasons: list[str] = []
+
+    def turn(self, **changes: Any) -> Progress:
+        self.order = replace(self.order, **changes)
+        progress = self.stacks.advance(self.order, self.record)
+        self.record = progress.record
+        if not self.states or self.states[-1] != progress.state:
+            self.states.append(progress.state)
+        if progress.reason and progress.reason not in self.reasons:
+            self.reasons.append(progress.reason)
+        return progress
+
+    def settle(self, *, seconds: float = 120.0, **changes: Any) -> Progress:
+        self.order = replace(self.order, **changes)
+        end = time.monotonic() + seconds
+        while (progress := self.turn()).state.endswith("IN_PROGRESS"):
+            assert time.monotonic() < end, f"{progress.state}: {progress.reason}"
+            time.sleep(0.1)
+        return progress
+
+    def change(self, old: str, new: str) -> None:
+        assert old in self.order.template
+        self.order = replace(self.order, template=self.order.template.replace(old, new))
+
+    def gone(self) -> bool:
+        """Take it away; whether everything is gone."""
+        if self.turn(presence="absent").state != "DELETE_COMPLETE":
+            return False
+        assert self.stacks.remains(self.order) == []
+        return not self.bed.platform.holdings.remains(self.order.labels.instance)
+
+    def there(self) -> dict[tuple[str, str], Json]:
+        found = self.bed.platform.cluster.everything(stack=self.order.id, component="stack")
+        short = {(each["kind"], each["metadata"]["name"].partition("-")[0]): each for each in found}
+        return {key: each for key, each in short.items() if key[0] not in ("Endpoints", "EndpointSlice")}
+
+
+@pytest.fixture
+def made(bed: Bed) -> Iterator[list[Driver]]:
+    drivers: list[Driver] = []
+    yield drivers
+    for each in drivers:
+        bed.leave(each.gone)
+
+
+def answer(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as found:
+        return str(found.read().decode())
+
+
+def answers(url: str, word: str) -> bool:
+    try:
+        return answer(url).startswith(word)
+    except OSError:
+        return False
+
+
+def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: list[Driver]) -> None:
+    web = Driver(bed, WEB + EXTRAS)
+    made.append(web)
+    preview = web.stacks.preview(web.order, None)
+    assert {each.state for each in preview} == {"CREATE"}
+    done = web.settle()
+    assert web.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
+    # Outputs come of what the cluster made: they answer as soon as they are told.
+    assert re.fullmatch(r"http://10\.96\.\d+\.\d+:80/", done.outputs["url"])
+    assert done.outputs["port"] == 80
+    until(lambda: answers(done.outputs["url"], "hello"))
+    assert {each.name for each in done.resources if each.type == "Pod"} == {"web.0"}
+    assert ("PodDisruptionBudget", "web") in web.there()
+
+    # Another generation changes nothing; a changed value rolls what reads it; what the template has no more is pruned.
+    before = web.there()[("Deployment", "web")]["metadata"]["generation"]
+    web.settle(labels=replace(web.order.labels, generation=2))
+    assert web.states[-1] == "CREATE_COMPLETE"
+    web.change(EXTRAS, "")
+    web.change("tier: web}}\n    spec:", "tier: web}, annotations: {word: '${word}'}}\n    spec:")
+    rehearsed = {(each.type, each.state) for each in web.stacks.preview(web.order, web.record)}
+    assert {("Deployment", "UPDATE"), ("ConfigMap", "KEEP"), ("ConfigMap", "DELETE")} <= rehearsed
+    assert ("PodDisruptionBudget", "DELETE") in rehearsed
+    done = web.settle(parameters={**web.order.parameters, "word": "changed"})
+    assert web.states[-1] == "UPDATE_COMPLETE"
+    assert web.there()[("Deployment", "web")]["metadata"]["generation"] > before
+    until(lambda: answers(done.outputs["url"], "changed"))
+    assert set(web.there()) == {
+        ("ConfigMap", "web"),
+        ("Secret", "web"),
+        ("Deployment", "web"),
+        ("Service", "web"),
+    }
+
+    # Scaled within its bounds; measured at its pods.
+    done = web.settle(counts=web.stacks.scale(web.order, "web", by=1))
+    assert {each.name for each in done.resources if each.type == "Pod"} == {"web.0", "web.1"}
+    targets = bed.platform.targets.targets(web.order.labels.instance, web.order.id, "web", "http")
+    assert len(targets) == 2
+    assert all(answers(f"http://{each.host}:{each.port}/", "changed") for each in targets)
+    with pytest.raises(DeployError, match="1 to 3 instances; 5 is not among them"):
+        web.stacks.scale(web.order, "web", count=5)
+
+    # Pods that are taken away come back by themselves; an object that is, is applied again.
+    for pod in bed.pods(stack=web.order.id):
+        bed.kill(pod)
+    bed.api.delete(bed.platform.cluster.path(web.there()[("Service", "web")]))
+    until(lambda: ("Service", "web") in web.there() or web.turn() is None)
+    done = web.settle()
+    until(lambda: answers(web.turn().outputs["url"], "changed"))
+
+    assert web.settle(presence="suspended").state == "SUSPEND_COMPLETE"
+    until(lambda: bed.pods(stack=web.order.id) == [])
+    assert web.settle(presence="present").state == "RESUME_COMPLETE"
+    assert len(bed.pods(stack=web.order.id)) == 2
+
+
+def test_a_create_that_fails_says_why_and_is_undone(bed: Bed, made: list[Driver]) -> None:
+    job = Driver(bed, WEB.rpartition("---")[0] + JOB.lstrip(), code="import sys; sys.exit(3)")
+    made.append(job)
+    assert job.settle().state == "ROLLBACK_COMPLETE"
+    assert any("create failed: " in each and "Job/job-" in each for each in job.reasons), job.reasons
+    assert job.stacks.remains(job.order) == []
+
+
+def test_a_job_is_waited_for_and_another_one_takes_its_place(bed: Bed, made: list[Driver]) -> None:
+    job = Driver(bed, JOB, code="print(1)")
+    made.append(job)
+    assert job.settle().state == "CREATE_COMPLETE"
+    first = job.there()[("Job", "job")]["metadata"]["uid"]
+
+    with pytest.raises(ApiError, match="is made anew"):
+        job.turn(parameters={**job.order.parameters, "code": "print(2)"})
+    # As the work queue would: what cannot be now is asked for again.
+    assert job.settle().state == "UPDATE_COMPLETE"
+    assert job.there()[("Job", "job")]["metadata"]["uid"] != first
+
+
+def test_a_workload_says_why_it_does_not_come_up_while_it_is_waited_for(bed: Bed, made: list[Driver]) -> None:
+    web = Driver(bed, WEB, image="localhost/none:such")
+    made.append(web)
+    until(lambda: web.turn().state and any("localhost/none:such cannot be had" in each for each in web.reasons))
+    assert web.states == ["CREATE_IN_PROGRESS"]
+
+
+def test_what_is_anothers_is_not_touched(bed: Bed, made: list[Driver]) -> None:
+    web = Driver(bed, WEB)
+    made.append(web)
+    web.turn()
+    other = Driver(bed, WEB)
+    other.order = replace(other.order, labels=web.order.labels)
+    with pytest.raises(DeployError, match="is there already and not of this stack"):
+        other.turn()
+
+
+WIDGETS: Json = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "spec": {
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+@pytest.fixture
+def group(bed: Bed) -> Iterator[str]:
+    """A group with a kind Widget, defined for one test."""
+    name = f"g{uuid.uuid4().hex[:8]}.example.org"
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.{name}"
+    spec = {**WIDGETS["spec"], "group": name, "names": {"plural": "widgets", "singular": "widget", "kind": "Widget"}}
+    bed.api.apply(path, {**WIDGETS, "metadata": {"name": f"widgets.{name}"}, "spec": spec})
+    until(lambda: "Widget" in str(bed.platform.cluster.api.find(f"/apis/{name}/v1") or ""))
+    yield name
+    bed.api.delete(path)
+
+
+def test_a_custom_resource_is_ready_when_its_conditions_say_so(bed: Bed, made: list[Driver], group: str) -> None:
+    policy = Policy.of([*KINDS, f"{group}/v1/Widget"])
+    template = f"""
+apiVersion: {group}/v1
+kind: Widget
+metadata: {{name: "w-${{org.archelon.instance}}"}}
+spec: {{size: 3}}
+---
+apiVersion: archelon.org/v1
+kind: Stack
+conditions: [{{of: "Widget/w-${{org.archelon.instance}}", type: Polished}}]
+outputs: {{shine: {{of: "Widget/w-${{org.archelon.instance}}", value: "{{.status.shine}}"}}}}
+"""
+    widget = Driver(bed, template, KubernetesStacks(bed.platform.cluster, policy))
+    made.append(widget)
+    assert widget.turn().state == "CREATE_IN_PROGRESS"
+    assert widget.reasons[-1].endswith("Polished is not true: not told yet")
+    [found] = bed.platform.cluster.of_kind(f"{group}/v1", "Widget", stack=widget.order.id)
+    path = bed.platform.cluster.path(found) + "/status"
+    for status, state in (("False", "CREATE_IN_PROGRESS"), ("True", "CREATE_COMPLETE")):
+        told = {"conditions": [{"type": "Polished", "status": status}], "shine": 7}
+        bed.api.merge(path, {"status": told})
+        assert widget.turn().state == state
+    assert widget.turn().outputs == {"shine": 7}
+
+
+def test_a_kind_that_the_cluster_has_not_is_named(bed: Bed, made: list[Driver]) -> None:
+    policy = Policy.of(["none.example.org/v1/Gadget"])
+    gadget = Driver(bed, "apiVersion: none.example.org/v1\nkind: Gadget\nmetadata: {name: '${org.archelon.instance}'}")
+    gadget.stacks = KubernetesStacks(bed.platform.cluster, policy)
+    with pytest.raises(DeployError, match=r"this cluster has no Gadget in none\.example\.org/v1"):
+        gadget.turn()

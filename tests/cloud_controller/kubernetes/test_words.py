@@ -1,0 +1,158 @@
+"""Why pods do not come up, whether objects are ready, and names and labels: on objects as clusters show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloud_controller.platforms.kubernetes import marks, words
+from cloud_controller.platforms.kubernetes.readiness import health
+
+
+def pod(phase: str = "Running", container: dict[str, Any] | None = None, **conditions: str) -> dict[str, Any]:
+    told = [{"type": name, "status": status, "message": "m"} for name, status in conditions.items()]
+    statuses = [{"name": "c", "image": "web:1", "ready": False, "restartCount": 0, **container}] if container else []
+    return {"metadata": {"name": "p"}, "status": {"phase": phase, "conditions": told, "containerStatuses": statuses}}
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return {"state": {"waiting": {"reason": reason, "message": message}}, **more}
+
+
+ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such file"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "lasting"),
+    [
+        (
+            pod("Pending", waiting("ImagePullBackOff", "Back-off pulling")),
+            "the image web:1 cannot be had: ImagePullBackOff Back-off pulling",
+            True,
+        ),
+        (pod("Pending", PodScheduled="False"), "no node can take it: m", True),
+        (
+            pod(container=waiting("CrashLoopBackOff", "back-off", lastState=ENDED, restartCount=3)),
+            "exited with status 4: no such file; restarted 3 times",
+            True,
+        ),
+        (
+            pod(container={"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}, "restartCount": 1}),
+            "was killed for using more memory than its limit; restarted 1 times",
+            False,
+        ),
+        (
+            pod("Pending", waiting("CreateContainerConfigError", 'secret "x" not found')),
+            'its container cannot start: secret "x" not found',
+            True,
+        ),
+        (pod("Pending", waiting("ContainerCreating")), "its container is being made", False),
+        (pod(Ready="False"), "does not answer that it is ready yet", False),
+    ],
+)
+def test_a_reason_is_one_sentence(found: dict[str, Any], text: str, lasting: bool) -> None:
+    assert words.of_pod(found) == words.Trouble(text, lasting)
+
+
+def test_a_ready_pod_has_no_trouble() -> None:
+    assert words.of_pod(pod(Ready="True", container={"ready": True})) is None
+
+
+def test_events_tell_what_a_silent_container_waits_for() -> None:
+    silent = pod("Pending", waiting("ContainerCreating"))
+    assert words.waits_silently(silent)
+    events = [{"type": "Normal", "message": "scheduled"}, {"type": "Warning", "message": "MountVolume failed"}]
+    assert words.of_pod(silent, events) == words.Trouble("its container is not made: MountVolume failed", lasting=True)
+
+
+def test_a_quota_is_told_by_what_should_have_made_the_pod() -> None:
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "pods x is forbidden: exceeded quota: q"}
+    told = words.of_deployment({"status": {"conditions": [condition]}})
+    assert told is not None
+    assert told.text == "the cluster refuses its pod: pods x is forbidden: exceeded quota: q"
+
+
+def seen(kind: str, status: dict[str, Any], spec: dict[str, Any] | None = None, version: str = "apps/v1") -> Any:
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": "n", "generation": 2},
+        "spec": spec or {},
+        "status": {"observedGeneration": 2, **status},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "ready", "failed"),
+    [
+        (seen("Deployment", {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}), True, False),
+        (seen("Deployment", {"replicas": 2, "updatedReplicas": 1, "availableReplicas": 2}), False, False),
+        (seen("Deployment", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1}), False, False),
+        (
+            seen("Deployment", {"conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}),
+            False,
+            True,
+        ),
+        (seen("Deployment", {}, {"replicas": 0}), True, False),
+        (
+            seen("StatefulSet", {"replicas": 1, "readyReplicas": 1, "updateRevision": "b", "currentRevision": "a"}),
+            False,
+            False,
+        ),
+        (
+            seen("StatefulSet", {"replicas": 1, "readyReplicas": 1, "updateRevision": "a", "currentRevision": "a"}),
+            True,
+            False,
+        ),
+        (
+            seen("DaemonSet", {"desiredNumberScheduled": 2, "numberReady": 1, "updatedNumberScheduled": 2}),
+            False,
+            False,
+        ),
+        (seen("Job", {"conditions": [{"type": "Complete", "status": "True"}]}, version="batch/v1"), True, False),
+        (seen("Job", {"conditions": [{"type": "Failed", "status": "True"}]}, version="batch/v1"), False, True),
+        (seen("PersistentVolumeClaim", {"phase": "Pending"}, version="v1"), False, False),
+        (seen("Service", {}, {"clusterIP": "10.0.0.1"}, version="v1"), True, False),
+        (seen("Service", {}, {"clusterIP": "10.0.0.1", "type": "LoadBalancer"}, version="v1"), False, False),
+        (
+            seen("Widget", {"conditions": [{"type": "Ready", "status": "False"}]}, version="example.org/v1"),
+            False,
+            False,
+        ),
+        (seen("Widget", {"conditions": [{"type": "Ready", "status": "True"}]}, version="example.org/v1"), True, False),
+        (
+            seen("Widget", {"conditions": [{"type": "Stalled", "status": "True"}]}, version="example.org/v1"),
+            False,
+            True,
+        ),
+        (seen("Widget", {"observedGeneration": 1}, version="example.org/v1"), False, False),
+        (seen("ConfigMap", {}, version="v1"), True, False),
+    ],
+)
+def test_readiness_by_kind(found: Any, ready: bool, failed: bool) -> None:
+    told = health(found)
+    assert (told.ready, told.failed) == (ready, failed)
+
+
+def test_a_condition_that_the_template_asks_for() -> None:
+    widget = seen(
+        "Widget", {"conditions": [{"type": "Polished", "status": "False", "message": "dull"}]}, version="e.org/v1"
+    )
+    assert health(widget, ["Polished"]).text == "Polished is not true: dull"
+
+
+@pytest.mark.parametrize("value", ["http://a/b#c", "x" * 64, "-a", "ü"])
+def test_what_no_label_holds_stands_as_a_digest(value: str) -> None:
+    assert marks.label(value).startswith("sha-")
+    assert marks.label(marks.label(value)) == marks.label(value)
+    assert marks.dns_name("app", value).startswith("app-")
+    assert len(marks.dns_name("app", value)) < 50
+
+
+def test_an_instance_is_found_again_behind_its_label() -> None:
+    assert (
+        marks.instance_of({"labels": {marks.INSTANCE: "a"}, "annotations": {marks.INSTANCE: "http://a"}}) == "http://a"
+    )
+    assert marks.instance_of({"labels": {marks.INSTANCE: "a"}}) == "a"
+    assert marks.instance_of({}) == ""
