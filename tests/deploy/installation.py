@@ -122,13 +122,14 @@ def installed(kubeconfig: Path, database: str, directory: Path) -> Iterator[Inst
         tokens[role] = realm.issue_token(role, tenant="demo", lifetime=None).secret
     services, tenants = Kubectl(kubeconfig, SERVICES), Kubectl(kubeconfig, TENANTS)
     overlay = str(tree / "overlays" / "testbed")
+    everywhere = Kubectl(kubeconfig)
     try:
-        services("apply", "-k", overlay)
+        everywhere("apply", "-k", overlay)
         found = Installation(services, tenants, tokens)
         found.settled()
         yield found
     finally:
-        services("delete", "-k", overlay, "--ignore-not-found", "--wait=false", timeout=120)
+        everywhere("delete", "-k", overlay, "--ignore-not-found", "--wait=false", timeout=120)
         _await_gone(services)
 
 

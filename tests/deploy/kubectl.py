@@ -16,11 +16,11 @@ class Kubectl:
     """kubectl against one cluster.
 
     Args:
-        namespace: where commands look that name none.
+        namespace: where commands look that name none; without it, objects say where they belong.
     """
 
-    def __init__(self, kubeconfig: Path, namespace: str = "default") -> None:
-        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}"]
+    def __init__(self, kubeconfig: Path, namespace: str = "") -> None:
+        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", *([f"--namespace={namespace}"] if namespace else [])]
         self.namespace = namespace
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180.0) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 import threading
 import time
 import uuid
@@ -35,7 +36,7 @@ _ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
 
 
 @pytest.fixture(scope="module")
-def database(kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def database(kubernetes_cluster: KubernetesCluster) -> Iterator[Any]:
     """A PostgreSQL that pods reach, with a database for each service: the server, and its URL."""
     programs = PostgresServer.programs()
     if programs is None:
@@ -43,8 +44,11 @@ def database(kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.Tem
     if not kubernetes_cluster.host:
         missing("this machine's address as pods reach it (ARCHELON_TEST_KUBERNETES_HOST)")
     assert programs is not None
-    server = PostgresServer(programs, tmp_path_factory.mktemp("postgres"), host=kubernetes_cluster.host)
-    with server as url:
+    # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
+        server = PostgresServer(programs, directory, host=kubernetes_cluster.host)
+        url = stack.enter_context(server)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             for name in ("service_manager", "cloud_controller"):
