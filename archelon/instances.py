@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
@@ -290,13 +291,15 @@ def _is_id(name: str) -> bool:
 
 
 def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator[str]:
-    """Pieces of an orchestrator's output. Positions are bytes, so that no piece is lost or told twice."""
-    position = 0
+    """Pieces of an orchestrator's output. Where to go on each answer says, so that no piece is lost or told twice."""
+    position = "0"
+    # A piece may end in the middle of a letter.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
-        piece = module.get_bytes(path, accept="text/plain")
-        if piece:
-            position += len(piece)
-            yield piece.decode("utf-8", errors="replace")
+        piece = module.download(path, accept="text/plain")
+        position = piece.headers.get(deploy.LOG_NEXT.lower(), position)
+        if piece.body:
+            yield decoder.decode(piece.body)
         elif not following:
             return

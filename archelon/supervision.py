@@ -3,6 +3,7 @@
 A process is watched by a thread that waits for it, so its end is seen at once and nothing polls. What keeps ending is started
 less and less often. Children run in sessions of their own, so that Ctrl-C reaches the supervisor alone, which ends them in order;
 each holds the reading end of a pipe whose writing end dies with the supervisor, so that `kill -9` of it leaves nobody behind.
+A log that has grown too long is cut now and then, and the part before kept beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -26,6 +28,8 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 #: Seconds after which a process that ends has nothing to do with its last end.
 _SETTLED: Final = 30.0
+#: Bytes after which a log is cut; the part before is kept until the next time.
+_LOG_LIMIT: Final = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,11 +52,22 @@ class Supervisor:
     Args:
         told: called from other threads with a line for people whenever a process ended by itself.
         clock: seconds that only grow.
+        log_limit: bytes after which a log is cut. tidy_every: seconds between two looks at the logs.
     """
 
-    def __init__(self, told: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        told: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        log_limit: int = _LOG_LIMIT,
+        tidy_every: float = 60.0,
+    ) -> None:
         self._told = told
         self._clock = clock
+        self._log_limit = log_limit
+        self._tidy_every = tidy_every
+        self._logs: list[Path] = []
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -64,6 +79,10 @@ class Supervisor:
     def start(self, program: Program) -> None:
         """Start a program, and keep it running from now on. Raises OSError if it cannot be started at all."""
         self._launch(program)
+        if not self._logs:
+            self._threads[""] = threading.Thread(target=self._tidy, name="tidy logs", daemon=True)
+            self._threads[""].start()
+        self._logs.append(program.log)
         thread = threading.Thread(target=self._keep, args=(program,), name=f"keep {program.name}", daemon=True)
         self._threads[program.name] = thread
         thread.start()
@@ -141,12 +160,35 @@ class Supervisor:
             if self._clock() - begun > _SETTLED:
                 pause = _FIRST_PAUSE
             self._told(f"{program.name} ended ({_told(status)}) and is started again; its log: {program.log}")
-            if self._stopping.wait(pause):
-                return
-            pause = min(_LONGEST_PAUSE, pause * 2)
-            self._launch(program)
+            started = False
+            while not started:
+                if self._stopping.wait(pause):
+                    return
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                try:
+                    self._launch(program)
+                    started = True
+                except OSError as problem:
+                    self._told(f"{program.name} cannot be started: {problem.strerror}; tried again in {pause:g} s")
             if self._stopping.is_set():
                 return
+
+    def _tidy(self) -> None:
+        while not self._stopping.wait(self._tidy_every):
+            for log in list(self._logs):
+                try:
+                    _cut(log, self._log_limit)
+                except OSError as problem:
+                    self._told(f"{log} cannot be cut: {problem.strerror}")
+
+
+def _cut(log: Path, limit: int) -> None:
+    """Empty a log that is too long; who writes to it appends, and so goes on at its beginning."""
+    if log.exists() and log.stat().st_size > limit:
+        try:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        finally:
+            os.truncate(log, 0)
 
 
 def end_with_parent(environment: Mapping[str, str], *, interrupt: Callable[[], None]) -> None:

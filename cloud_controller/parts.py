@@ -46,6 +46,7 @@ class Parts:
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         keystone: its URL, for the catalogue; empty without one.
+        metrics_token: lets Prometheus see `/metrics`.
     """
 
     database: Database
@@ -58,10 +59,12 @@ class Parts:
     realm: identity.TokenVerifier | None = None
     clock: Callable[[], float] = time.time
     orphan_grace: float = 900.0
+    bundle_grace: float = 7 * 86400.0
     identity_service: Delegations | None = None
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
     keystone: str = ""
+    metrics_token: str = ""
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -92,10 +95,12 @@ class Parts:
             url=settings.cloud_controller_url.rstrip("/"),
             realm=people,
             orphan_grace=settings.orphan_grace,
+            bundle_grace=settings.bundle_grace,
             identity_service=delegations,
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,
             keystone=settings.keystone_url,
+            metrics_token=settings.metrics_token.get_secret_value(),
         )
 
     @property

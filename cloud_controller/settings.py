@@ -83,6 +83,9 @@ class CloudControllerSettings(Settings):
     catalogue_interval: float = pydantic.Field(
         60.0, gt=0, description="seconds between two comparisons of the catalogue with Keystone's"
     )
+    bundle_grace: float = pydantic.Field(
+        7 * 86400.0, ge=60, description="seconds that a bundle is kept which no application runs"
+    )
     orphan_grace: float = pydantic.Field(
         900.0, ge=0, description="seconds that something of an instance nobody knows is left alone"
     )

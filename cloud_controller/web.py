@@ -99,6 +99,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             checks=[check],
             registry=prometheus_client.CollectorRegistry(),
             body_limit=_body_limit,
+            metrics_token=parts.metrics_token,
         )
         return served
 

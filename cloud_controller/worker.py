@@ -13,7 +13,7 @@ from occi_service import server, work
 from occi_service.app import Application
 
 from . import notices
-from .deploy import application_work, stack_work, watching
+from .deploy import application_work, retention, stack_work, watching
 from .disposal import work as disposal_work
 from .entities import Entities
 from .notices import Notices, Send
@@ -57,6 +57,11 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
             watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
+            retention.topic(
+                retention.BundleRetention(
+                    parts.database, registry, parts.unpacked, grace=parts.bundle_grace, clock=parts.clock
+                )
+            ),
         ]
     if "provision" in names:
         topics.append(provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)))
@@ -85,6 +90,7 @@ def worker_of(
         if "disposal" in names:
             parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
         if "deploy" in names:
+            parts.queue.seed(connection, retention.TOPIC, "all", priority=work.Priority.BACKGROUND)
             for region in _watchers(parts):
                 parts.queue.seed(connection, watching.TOPIC, region)
     return work.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import falcon
 from occi.backend import UserDefinedMixinBackend
-from occi.core_model import Action, Entity, Kind, Mixin
+from occi.core_model import Action, Category, Entity, Kind, Mixin
 
 from . import reading, workflow
 from .errors import (
@@ -35,6 +35,7 @@ _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
 _MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _PATH_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
+_CHANGING: Final = frozenset(("DELETE", "POST", "PUT"))
 #: The last page that can be asked for: offsets stay within what a database counts in.
 _MAX_PAGE_NUMBER: Final = 10**9
 
@@ -53,6 +54,8 @@ class Endpoint:
     def _exchange(self, request: falcon.Request, response: falcon.Response) -> Exchange:
         exchange = Exchange(request, response, self._service)
         exchange.negotiate()
+        if request.method in _CHANGING:
+            exchange.receive()
         return exchange
 
     def refuse(self, req: falcon.Request, _resp: falcon.Response, **_params: Any) -> None:
@@ -396,26 +399,36 @@ class QueryEndpoint(Endpoint):
         registry = exchange.registry
         with registry.unit_of_work(exchange.extras), workflow.refusals():
             mixins = reading.read_mixins(exchange)
+            present = registry.get_categories(exchange.extras)
+            self._check_count(len(mixins), present, exchange)
+            taken = [each.location for each in present if not isinstance(each, Action)]
             names: set[str] = set()
             for mixin in mixins:
                 name = type_id(mixin)
                 if name in names or registry.find_category(name, exchange.extras) is not None:
                     raise ConflictError(f"there is a category {name} already", "Category")
-                others = [each.location for each in mixins if each is not mixin]
-                if self._taken(mixin.location, others, exchange):
+                if self._taken(mixin.location, taken, exchange):
                     raise ConflictError(f"the location {shown(mixin.location)} is taken", "location")
                 names.add(name)
+                taken.append(mixin.location)
             # Only now: registries written for pyssf cannot undo.
             for mixin in mixins:
                 registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
             exchange.show_categories(list(mixins))
 
-    def _taken(self, location: str, others: list[str], exchange: Exchange) -> bool:
+    def _check_count(self, adding: int, present: list[Category], exchange: Exchange) -> None:
+        limit = self._service.limits.mixins
+        mixins = [each for each in present if isinstance(each, Mixin)]
+        backends = [exchange.registry.get_backend(each, exchange.extras) for each in mixins]
+        own = sum(isinstance(each, UserDefinedMixinBackend) for each in backends)
+        if own + adding > limit:
+            raise ConflictError(f"there are {own} mixins of yours, and may be {limit}; remove some first", "Category")
+
+    def _taken(self, location: str, others: list[str | None], exchange: Exchange) -> bool:
         """Whether a location is one already, or lies above or below one, or above an entity."""
         if location == "/" or location.startswith(("/-/", "/.well-known/")):
             return True
-        categories = exchange.registry.get_categories(exchange.extras)
-        for other in (*others, *(each.location for each in categories if not isinstance(each, Action))):
+        for other in others:
             if other and other != "/" and (other.startswith(location) or location.startswith(other)):
                 return True
         below = exchange.registry.select(Selection(path=location, limit=1), exchange.extras)

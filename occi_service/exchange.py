@@ -60,13 +60,18 @@ class Limits:
 
     Attributes:
         body: bytes of a request's body.
-        page: entities of one answer.
+        page: entities of one answer, and entities, links or members that one request may name.
+        filters: categories and attributes that one selection may ask for. Each is a join to a database, and a planner's time
+            grows faster than their number.
+        mixins: that a tenant may define; one request names a tenth of them at most.
         header: bytes of an answer's header fields in text/occi; clients and proxies cut off or refuse more.
         path: characters of a path.
     """
 
     body: int = 1 << 20
     page: int = 1000
+    filters: int = 16
+    mixins: int = 1000
     header: int = 16 << 10
     path: int = 1024
 
@@ -217,6 +222,10 @@ class Exchange:
     def negotiate(self) -> None:
         """Refuse what cannot be answered before anything is done."""
         _ = self.writer
+
+    def receive(self) -> None:
+        """Take the whole body, before a unit of work begins: all other writers would wait for a client that sends slowly."""
+        _ = self.body
 
     def expect_entity(self) -> None:
         """Refuse, before a backend is called, an entity that the answer could not show."""

@@ -56,6 +56,11 @@ class ForeignRendering(Rendering):
         mixins: list[Mixin] = self._call(exchange, self.wrapped.to_mixins, message)
         return mixins
 
+    def read_pyssf_categories(self, message: Message, exchange: Exchange) -> list[Category]:
+        """The categories that a request names (pyssf takes mixins to remove from where filters stand)."""
+        found: tuple[list[Category], Any] = self._call(exchange, self.wrapped.get_filters, message)
+        return found[0]
+
     def write_pyssf_entity(self, entity: Entity, exchange: Exchange) -> Payload:
         """An entity as the wrapped rendering shows it."""
         with refusals():

@@ -13,7 +13,7 @@ from typing import Any, Final
 from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
 
 from .attributes import Attribute, as_attribute, check
-from .errors import BadRequestError, NotFoundError, shown
+from .errors import BadRequestError, NotFoundError, TooLargeError, shown
 from .exchange import Exchange
 from .foreign import ForeignRendering
 from .model import ENTITY, LINK, RESOURCE, RemoteResource, actions_of, attributes_of, is_link_kind, lineage, type_id
@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _HEADERS: Final = TextOcci()
+#: Characters of the type identifier of a tenant's mixin. Databases keep it in an index, whose rows are limited.
+_MAX_TYPE_ID: Final = 512
 
 
 def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
@@ -51,6 +53,12 @@ def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
         raise BadRequestError(error.message, error.where) from None
     except UnsupportedDocumentError as error:
         raise BadRequestError(str(error), "header Content-Type") from None
+
+
+def _check_count(number: int, limit: int, what: str, where: str) -> None:
+    """Refuse what names so many things that a transaction which looks each of them up would keep others waiting."""
+    if number > limit:
+        raise TooLargeError(f"{number} {what} in one request; at most {limit} are taken, so send several", where)
 
 
 # --- entities --------------------------------------------------------------------------------------------------------
@@ -76,6 +84,8 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
         documents = [_read("read_entity", rendering, exchange)]
     if not documents:
         raise BadRequestError("there is nothing to create in the request", "body")
+    links = sum([len(each.links) for each in documents])
+    _check_count(len(documents) + links, exchange.service.limits.page, "entities", "body")
     if at is not None and len(documents) == 1 and not _says_kind(documents[0], exchange):
         documents[0].kind = type_id(at)
     entities = [_created(document, exchange) for document in documents]
@@ -361,17 +371,17 @@ def read_members(exchange: Exchange) -> list[Entity]:
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_entities(exchange.message, exchange)
     collection = _read("read_collection", rendering, exchange)
-    found: list[Entity] = []
+    found: dict[str, Entity] = {}
     named = [(location, None) for location in collection.locations]
     named += [(each.id or "", each.kind) for each in collection.entities]
+    _check_count(len(named), exchange.service.limits.page, "entities", "body")
     for index, (uri, kind) in enumerate(named):
         identifier = exchange.identifier_of(uri, kind)
         entity = _find(identifier, exchange) if identifier is not None else None
         if entity is None:
             raise NotFoundError(f"{shown(uri)} is not an entity here", f"entity {index + 1}")
-        if all(each.identifier != entity.identifier for each in found):
-            found.append(entity)
-    return found
+        found.setdefault(entity.identifier, entity)
+    return list(found.values())
 
 
 def read_mixins(exchange: Exchange) -> list[Mixin]:
@@ -382,6 +392,7 @@ def read_mixins(exchange: Exchange) -> list[Mixin]:
     documents: list[CategoryDocument] = _read("read_categories", rendering, exchange)
     if not documents:
         raise BadRequestError("the request names no mixin", "Category")
+    _check_mixins(documents, exchange)
     mixins = []
     for document in documents:
         name = document.type_id
@@ -408,10 +419,27 @@ def read_mixins(exchange: Exchange) -> list[Mixin]:
     return mixins
 
 
+def _check_mixins(documents: list[CategoryDocument], exchange: Exchange) -> None:
+    limits = exchange.service.limits
+    _check_count(len(documents), max(limits.mixins // 10, 1), "mixins", "body")
+    related = sum([len(each.related) + len(each.applies) for each in documents])
+    _check_count(related, limits.page, "related categories", "body")
+    for document in documents:
+        if len(document.type_id) > _MAX_TYPE_ID:
+            raise BadRequestError(
+                f"{shown(document.type_id)} has {len(document.type_id)} characters; a type identifier has at most "
+                f"{_MAX_TYPE_ID}",
+                "Category",
+            )
+
+
 def read_categories(exchange: Exchange) -> list[Category]:
     """The categories that a request names in its body or header, as far as this caller sees them."""
     rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_categories(exchange.message, exchange)
     documents: list[CategoryDocument] = _read("read_categories", rendering, exchange)
+    _check_mixins(documents, exchange)
     found: list[Category] = []
     for document in documents:
         category = exchange.registry.find_category(document.type_id, exchange.extras)
@@ -431,6 +459,9 @@ def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
         document = _HEADERS.read(exchange.message)
     except MalformedDocumentError as error:
         raise BadRequestError(error.message, error.where) from None
+    number, limit = len(document.categories) + len(document.attributes), exchange.service.limits.filters
+    if number > limit:
+        raise BadRequestError(f"{number} categories and attributes to select by; at most {limit} are taken", "header")
     categories: list[Category] = []
     for each in document.categories:
         category = exchange.registry.find_category(each.type_id, exchange.extras)

@@ -31,6 +31,7 @@ from .identity import (
     TokenVerifier,
     by_tenant,
 )
+from .metrics_door import METRICS, MetricsDoor, OperatorsMetrics
 from .request_log import ROUTE, TENANT, RequestLog
 
 __all__ = ["KnownCaller", "Rates", "assemble"]
@@ -98,6 +99,7 @@ def assemble(
     access_lines: bool = True,
     trusted_proxies: Collection[str] = (),
     realm_name: str = "archelon",
+    metrics_token: str = "",
 ) -> Any:
     """The application behind its doors, as a WSGI callable.
 
@@ -105,11 +107,12 @@ def assemble(
         checks: what `/readyz` looks at.
         registry: what `/metrics` shows.
         body_limit: bytes of a request's body, or a function of the path that gives them.
+        metrics_token: lets Prometheus see `/metrics`.
     """
     readiness = health.Readiness(checks)
     application.falcon.add_route("/healthz", health.AliveResource())
     application.falcon.add_route("/readyz", health.ReadyResource(readiness))
-    application.falcon.add_route("/metrics", metrics.MetricsResource(registry))
+    application.falcon.add_route(METRICS, OperatorsMetrics(registry))
     rates = rates or Rates()
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
@@ -123,6 +126,7 @@ def assemble(
         realm_name=realm_name,
         render_error=render_error,
     )
+    doors = MetricsDoor(doors, metrics_token, registry)
     doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
     doors = SizeLimit(doors, body=body_limit, render_error=render_error)
     measured = metrics.RequestMetrics(registry)

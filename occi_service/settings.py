@@ -67,6 +67,17 @@ class Settings(pydantic_settings.BaseSettings):
         "INFO", description="least level of log lines to show"
     )
     access_log: bool = pydantic.Field(True, description="whether to log a line for each request")
+    metrics_token: pydantic.SecretStr = pydantic.Field(
+        pydantic.SecretStr(""),
+        description="token with which Prometheus sees /metrics of web, 32 characters or more; empty for operators alone",
+    )
+
+    @pydantic.field_validator("metrics_token")
+    @classmethod
+    def _long_enough(cls, token: pydantic.SecretStr) -> pydantic.SecretStr:
+        if 0 < len(token.get_secret_value()) < 32:
+            raise ValueError("a token of fewer than 32 characters can be guessed; `openssl rand -hex 32` makes one")
+        return token
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, *, beside: Sequence[type[Settings]] = ()) -> Self:

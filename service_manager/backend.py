@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 INVOCATION_TOPIC: Final = "invocation"
+#: Declared actions of one instance that may be on their way at once.
+_MOST_INVOCATIONS: Final = 100
 
 
 class InstanceBackend(ServiceBackend, DeferredDeletion):
@@ -224,6 +226,13 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
                 f"{action.term} is not possible in {instance.snapshot.state}, only in active; possible now: "
                 f"{_listed(instance)}",
                 wire.STATE,
+            )
+        table = tables.invocations
+        waiting = sa.select(sa.func.count()).select_from(table).where(table.c.instance == instance.id)
+        if (connection.scalar(waiting) or 0) >= _MOST_INVOCATIONS:
+            raise ConflictError(
+                f"{_MOST_INVOCATIONS} actions wait for the instance's orchestrator already; try again when it has taken some",
+                "action",
             )
         invocation = str(uuid.uuid4())
         connection.execute(

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from occi.backend import ActionBackend, KindBackend
+from sqlalchemy.dialects import postgresql, sqlite
 
 import bundles
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
@@ -144,21 +145,24 @@ class Catalogue:
 
     # changing it ------------------------------------------------------------------------------------------------------
 
-    def keep(self, connection: sa.Connection, archive: bytes) -> tuple[str, bool]:
-        """Keep a bundle. Returns its digest and whether it is new.
+    def keep(self, archive: bytes) -> tuple[str, bool]:
+        """Keep a bundle, in a transaction of its own. Returns its digest and whether it is new.
 
         Raises:
             BadRequestError: it is not a bundle, with everything that is wrong in it.
         """
         digest = bundles.digest_of(archive)
-        known = connection.scalar(sa.select(tables.bundles.c.digest).where(tables.bundles.c.digest == digest))
-        if known is not None:
-            return digest, False
+        table = tables.bundles
+        with self._database.read() as connection:
+            if connection.scalar(sa.select(table.c.digest).where(table.c.digest == digest)) is not None:
+                return digest, False
+        # Unpacked before the transaction begins: on SQLite nobody else could write meanwhile.
         manifest = _manifest_of(digest, archive)
-        connection.execute(
-            tables.bundles.insert().values(digest=digest, archive=archive, type=manifest.type, version=manifest.version)
-        )
-        return digest, True
+        insert = sqlite.insert if self._database.dialect == "sqlite" else postgresql.insert
+        row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
+        with self._database.write() as connection:
+            # Of two who bring the same at once, one is first.
+            return digest, connection.execute(insert(table).on_conflict_do_nothing(), row).rowcount == 1
 
     def publish(
         self, connection: sa.Connection, digest: str, *, entry: str, identity: Identity, now: float

@@ -24,8 +24,10 @@ __all__ = ["STEP_TIMEOUT", "Caller", "Cloud"]
 
 #: Seconds for one call.
 CALL_TIMEOUT: Final = 5.0
-#: Seconds for a step, which makes at most four calls. Its lease is renewed until then.
-STEP_TIMEOUT: Final = 4 * CALL_TIMEOUT + 4.0
+#: Seconds for the upload of a bundle, which may be large and is unpacked there.
+BUNDLE_TIMEOUT: Final = 30.0
+#: Seconds for a step, which makes at most three calls beside an upload. Its lease is renewed until then.
+STEP_TIMEOUT: Final = 3 * CALL_TIMEOUT + BUNDLE_TIMEOUT + 4.0
 #: Seconds that a module's endpoint is remembered.
 _REMEMBERED: Final = 60.0
 
@@ -82,7 +84,9 @@ class Cloud:
 
     def put_bundle(self, digest: str, archive: bytes, caller: Caller) -> None:
         """Give deploy a bundle."""
-        self._module(deploy.SCHEME, caller).put_bytes(deploy.bundle_path(digest), archive, deploy.BUNDLE_MEDIA_TYPE)
+        patient = client.Timeout(connect=2.0, read=BUNDLE_TIMEOUT, total=BUNDLE_TIMEOUT)
+        module = self._module(deploy.SCHEME, caller).using(timeout=patient)
+        module.put_bytes(deploy.bundle_path(digest), archive, deploy.BUNDLE_MEDIA_TYPE)
 
     def make_application(self, attributes: Mapping[str, Any], title: str, caller: Caller) -> None:
         """Have the orchestrator's application made, or made what the attributes now say."""
@@ -175,6 +179,15 @@ class Cloud:
             self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance
         )
         return to.using(token=token, request_id=caller.request_id)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            clients = [*self._clients.values()]
+            self._clients.clear()
+        for each in clients:
+            each.close()
+        self._lines.close_all()
 
     def forget(self, instance: str) -> None:
         """Close the connections to an orchestrator that is gone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from .lines import LeftAloneError
 
 __all__ = ["Invocations"]
 
+log = logging.getLogger(__name__)
+
 #: Seconds after which an invocation that could not be passed on is dropped.
 _PATIENCE: Final = 300.0
 #: Seconds between two looks at whether it was worked off.
@@ -35,6 +38,7 @@ class _Invocation:
     instance: Instance
     id: str
     name: str
+    too_old: bool
     attributes: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
@@ -48,18 +52,22 @@ class Invocations:
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: work.Item) -> tuple[_Invocation, None] | None:
-        """The invocation; None if it was worked off, nobody took it in time, or its instance is gone."""
+        """The invocation; None if it was worked off, or its instance is gone."""
         table = tables.invocations
         row = connection.execute(sa.select(table).where(table.c.id == item.key)).one_or_none()
         instance = self._instances.find(connection, row.instance) if row is not None else None
-        if row is None or instance is None or self._clock() > row.made + _PATIENCE:
+        if row is None or instance is None:
             return None
         attributes = json.loads(self._cipher.decrypt(row.attributes, context=(row.id, "attributes")))
-        return _Invocation(instance, row.id, row.name, attributes), None
+        too_old = self._clock() > row.made + _PATIENCE
+        return _Invocation(instance, row.id, row.name, too_old, attributes), None
 
     def step(self, wanted: _Invocation, _nothing: None) -> work.Progress[Any]:
         """Pass it on. The orchestrator takes one id once."""
         instance = wanted.instance
+        if wanted.too_old:
+            log.warning("nobody took an action in time", extra={"instance": instance.id, "action": wanted.name})
+            return work.Done(True)
         if instance.address is None or instance.snapshot.activated != instance.snapshot.boots:
             return work.Wait(0.5)
         attributes = {
@@ -81,7 +89,7 @@ class Invocations:
         return work.Done(True)
 
     def save(self, connection: sa.Connection, item: work.Item, observed: bool) -> None:
-        """It was worked off, or is being."""
+        """It was worked off or is too old, or it is being worked off."""
         one = tables.invocations.c.id == item.key
         if observed:
             connection.execute(tables.invocations.delete().where(one))
@@ -90,4 +98,5 @@ class Invocations:
 
     def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
         """It will not be: drop it."""
+        log.warning("an action could not be passed on", extra={"action": item.key, "reason": reason})
         self.save(connection, item, True)

@@ -161,6 +161,12 @@ class Lines:
         with self._lock:
             self._close(instance)
 
+    def close_all(self) -> None:
+        """Close every line."""
+        with self._lock:
+            for instance in list(self._lines):
+                self._close(instance)
+
     def _close(self, instance: str) -> None:
         line = self._lines.pop(instance, None)
         if line is not None:

@@ -37,8 +37,7 @@ _STATE: Final = names.attribute("published.state")
 class BundleResource:
     """`/bundle/<sha256>`: the archive, by its digest."""
 
-    def __init__(self, database: Any, catalogue: Catalogue, policy: Policy, *, limit: int) -> None:
-        self._database = database
+    def __init__(self, catalogue: Catalogue, policy: Policy, *, limit: int) -> None:
         self._catalogue = catalogue
         self._policy = policy
         self._limit = limit
@@ -56,8 +55,7 @@ class BundleResource:
         archive = req.bounded_stream.read(length)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
-        with self._database.write() as connection:
-            _, new = self._catalogue.keep(connection, archive)
+        _, new = self._catalogue.keep(archive)
         resp.status = falcon.HTTP_201 if new else falcon.HTTP_200
         resp.text = "OK"
 

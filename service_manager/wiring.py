@@ -184,7 +184,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
     application = _application(parts, "1.2")
-    bundle = BundleResource(parts.database, parts.catalogue, parts.policy, limit=settings.bundle_limit)
+    bundle = BundleResource(parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
     operator = OperatorResource(
         parts.database,
@@ -209,6 +209,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
         access_lines=settings.access_log,
         realm_name=settings.name,
+        metrics_token=settings.metrics_token.get_secret_value(),
     )
     if not dialects:
         return assembled

@@ -73,7 +73,7 @@ def order(stage: Stage, play: Play) -> None:
         "POST", f"/{play.service}/", {"kind": service_type, "attributes": dict(play.order)}, expected=201
     )
     stage.path = answer.location.removeprefix(stage.state.url())
-    stage.follow("active", seconds=40)
+    stage.follow("active", seconds=120)
     shown = stage.request("GET", stage.path, expected=200, quiet=True).document
     stage.url = str(shown["attributes"].get(play.url) or "")
     if not stage.url.startswith("http"):
@@ -104,7 +104,7 @@ def scale(stage: Stage, play: Play) -> None:
         found = stage.until(
             lambda: len(_of(stage, str(play.node))) > before and _of(stage, str(play.node)),
             f"more than {before} nodes of {play.node} under load",
-            seconds=30,
+            seconds=90,
         )
     stage.show(f"    nodes of {play.node}: {len(found)} after {stage.clock() - begun:.1f} s")
 
@@ -121,9 +121,9 @@ def heal(stage: Stage, play: Play) -> None:
         again = [each for each in _workers(stage) if each.process == victim.process]
         return bool(again) and again[0].pid not in (None, victim.pid)
 
-    stage.until(healed, f"node {victim.process} was to run again", seconds=30)
+    stage.until(healed, f"node {victim.process} was to run again", seconds=90)
     stage.until(
-        lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} was to answer again", seconds=15
+        lambda: stage.web("GET", stage.url, quiet=True)[0] == 200, f"{stage.url} was to answer again", seconds=60
     )
     stage.show(f"    runs again after {stage.clock() - begun:.1f} s, as process {_again(stage, victim).pid}")
     _check_page(stage, play.says, *_entries(play))
@@ -138,7 +138,7 @@ def survive(stage: Stage, play: Play) -> None:
     stage.show(f"    kill -9 {pid}  (the service manager's worker)")
     if stage.attributes().get("mcn.service.state") != "update":
         raise ExpectedError("the update was to be under way when its worker was killed; it was done already")
-    took = stage.follow("active", seconds=40, generation=before + 1)
+    took = stage.follow("active", seconds=120, generation=before + 1)
     for name, value in play.change.items():
         if stage.attributes().get(name) != value:
             raise ExpectedError(f"{name} was to be {value!r}; it is {stage.attributes().get(name)!r}")
@@ -159,7 +159,7 @@ def dispose(stage: Stage, _play: Play) -> None:
         with http.open() as manager:
             return not manager.exists(stage.path)
 
-    stage.until(gone, f"{stage.path} was to be gone", seconds=40)
+    stage.until(gone, f"{stage.path} was to be gone", seconds=120)
     stage.request("GET", stage.path, expected=404)
     stage.show(f"    gone after {stage.clock() - begun:.1f} s")
 
@@ -173,7 +173,7 @@ def prove(stage: Stage, _play: Play) -> None:
         return not found
 
     try:
-        stage.until(clean, "no process, port or row was to be left", seconds=20)
+        stage.until(clean, "no process, port or row was to be left", seconds=60)
     except ExpectedError as error:
         raise ExpectedError(f"{error}; left are: {'; '.join(found[:10])}") from None
     status, _ = stage.web("GET", stage.url)

@@ -97,7 +97,14 @@ class ApplicationWork:
         present = wanted.present
         instance = present.labels.instance
         if present.wanted == ABSENT:
-            if not self._applications.remove(instance) or self._applications.state(instance) is not None:
+            try:
+                gone = self._applications.remove(instance)
+            except DeployError as problem:
+                return Wait(
+                    self._applications.pace.standing,
+                    Seen(present, ApplicationState("error", str(problem)), present.kept),
+                )
+            if not gone or self._applications.state(instance) is not None:
                 return Wait(self._applications.pace.under_way)
             return Done(Seen(present, None, {}))
         kept = dict(present.kept)

@@ -137,7 +137,7 @@ class ApplicationBackend(_Runs):
                 f"give {deploy.BUNDLE_DIGEST} or {deploy.BUNDLE_IMAGE}, and one of the two", deploy.BUNDLE_DIGEST
             )
         digest = attributes.get(deploy.BUNDLE_DIGEST)
-        if digest and not self._bundles.has(here.connection, digest):
+        if digest and not self._bundles.hold(here.connection, digest):
             raise ConflictError(
                 f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
             )
@@ -169,7 +169,7 @@ class AppBackend(_Runs):
         image = str(entity.attributes.get(deploy.APP_IMAGE, ""))
         if not image:
             raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)
-        if _DIGEST.fullmatch(image) and not self._bundles.has(here.connection, image):
+        if _DIGEST.fullmatch(image) and not self._bundles.hold(here.connection, image):
             raise ConflictError(f"there is no bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
         environment_of(entity.attributes)
         new = self._new(entity, here)

@@ -7,8 +7,10 @@ Its name is the SHA-256 of its bytes, so a PUT can be repeated, and nobody can p
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import falcon
 import falcon.routing
@@ -35,6 +37,7 @@ from ..tables import bundles
 
 __all__ = ["BundleBackend", "BundleRoute", "Bundles", "DigestConverter", "Unpacked"]
 
+Found = TypeVar("Found")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,6 +47,15 @@ class Bundles:
     def has(self, connection: sa.Connection, digest: str) -> bool:
         """Whether a bundle is here."""
         return connection.scalar(sa.select(bundles.c.digest).where(bundles.c.digest == digest)) is not None
+
+    def hold(self, connection: sa.Connection, digest: str, *, alone: bool = False) -> bool:
+        """Whether a bundle is here, and stays so until the end of the transaction; `alone`: nobody else holds it either."""
+        found = sa.select(bundles.c.digest).where(bundles.c.digest == digest).with_for_update(read=not alone)
+        return connection.scalar(found) is not None
+
+    def remove(self, connection: sa.Connection, digest: str) -> None:
+        """Forget one."""
+        connection.execute(sa.delete(bundles).where(bundles.c.digest == digest))
 
     def add(self, connection: sa.Connection, digest: str, archive: bytes) -> None:
         """Keep one that is not here yet."""
@@ -79,6 +91,19 @@ class Unpacked:
         if archive is None:
             raise LookupError(f"the bundle {digest} is not here")
         return archive
+
+    def remove_unknown(self) -> None:
+        """Remove the directories of bundles that are not in the database any more."""
+        there = [each for each in self._directory.iterdir() if _DIGEST.fullmatch(each.name)]
+        for directory in there:
+            with self._database.read() as connection:
+                known = Bundles().has(connection, directory.name)
+            if not known:
+                # Out of the way at once, so that nobody finds half of it, and a bundle that comes back is unpacked anew.
+                leaving = self._directory / f".leaving-{directory.name}"
+                directory.rename(leaving)
+        for left in self._directory.glob(".leaving-*"):
+            shutil.rmtree(left)
 
     def sweep(self, *, before: float) -> int:
         """Remove what killed processes left while they unpacked, older than `before` (seconds since the epoch)."""
@@ -129,19 +154,32 @@ class BundleRoute:
             raise BadRequestError(str(error), "body") from error
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
-            if self._bundles.has(connection, digest):
+            if self._bundles.hold(connection, digest):
+                self._wanted(digest, extras)
                 resp.status = falcon.HTTP_200
                 return
             self._bundles.add(connection, digest, archive)
             path = deploy.bundle_path(digest)
             entity = Resource(path, deploy.BUNDLE, [])
-            entity.attributes = {"org.archelon.bundle.size": len(archive)}
+            entity.attributes = {deploy.BUNDLE_SIZE: len(archive)}
             self._registry.add_resource(path, entity, extras)
         resp.status = falcon.HTTP_201
         resp.set_header("Location", req.uri)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """The archive, for those who publish and for the instances that run it."""
+        archive = self._asked_for(req, digest, self._bundles.archive)
+        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
+        resp.set_header("ETag", f'"{digest}"')
+        resp.data = archive
+
+    def on_head(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """Whether it is here; the archive itself stays where it is."""
+        self._asked_for(req, digest, self._bundles.hold)
+        resp.set_header("ETag", f'"{digest}"')
+
+    def _asked_for(self, req: falcon.Request, digest: str, look: Callable[[sa.Connection, str], Found]) -> Found:
+        """What a look finds, for a caller who may have it."""
         extras = extras_of(req.env)
         caller = extras["caller"]
         if caller.kind is not TokenKind.INSTANCE:
@@ -150,14 +188,18 @@ class BundleRoute:
             connection = extras["connection"]
             if caller.kind is TokenKind.INSTANCE and not self._runs(caller, digest, connection):
                 raise NotFoundError("your instance runs no such bundle", "path")
-            archive = self._bundles.archive(connection, digest)
-        if archive is None:
-            raise NotFoundError(f"there is no bundle {digest}", "path")
-        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
-        resp.set_header("ETag", f'"{digest}"')
-        resp.data = archive
+            found = look(connection, digest)
+            if not found:
+                raise NotFoundError(f"there is no bundle {digest}", "path")
+            self._wanted(digest, extras)
+        return found
 
-    on_head = on_get
+    def _wanted(self, digest: str, extras: dict[str, Any]) -> None:
+        """Who asks for a bundle, or sends it again, is about to run it: it counts as unused no more."""
+        path = deploy.bundle_path(digest)
+        entity = self._registry.get_resource(path, extras)
+        if entity.attributes.pop(deploy.BUNDLE_UNUSED_SINCE, None) is not None:
+            self._registry.save(path, entity, extras)
 
     def _runs(self, caller: Any, digest: str, connection: sa.Connection) -> bool:
         extras = {"identity": caller, "connection": connection}

@@ -19,11 +19,7 @@ from occi_service.wire import deploy
 from ..module import extras_of
 from .ports import Applications, Log
 
-__all__ = ["NEXT", "START", "LogRoute"]
-
-#: Header fields of an answer: positions of its first byte, and of the one to ask for next.
-START: Final = "X-Start"
-NEXT: Final = "X-Next"
+__all__ = ["LogRoute"]
 
 #: Some platforms count nanoseconds since the epoch.
 _MOST: Final = 2**63 - 1
@@ -72,8 +68,8 @@ class LogRoute:
         if not found.data and req.get_param("follow") == "1":
             found = self._follow(instance, since)
         resp.content_type = "text/plain; charset=utf-8"
-        resp.set_header(START, str(found.start))
-        resp.set_header(NEXT, str(found.next))
+        resp.set_header(deploy.LOG_START, str(found.start))
+        resp.set_header(deploy.LOG_NEXT, str(found.next))
         resp.set_header("Cache-Control", "no-store")
         resp.data = found.data
 

@@ -257,21 +257,32 @@ class Sweep:
 
     def __call__(self) -> float:
         """Sweep once; the seconds until the next."""
+        pause = self._every
         for region, platform in self._holdings.items():
             # The platform is asked first: an object that is made in between has its row already.
             held = platform.instances()
             with self._database.read() as connection:
                 known = self._objects.instances(connection, besides=TOPIC)
             for instance, age in held.items():
-                if instance in known or age < self._grace:
-                    continue
-                what = list(platform.objects(instance))
-                gone = platform.remove(instance) and not platform.remains(instance)
-                _logger.warning(
-                    "orphans of an instance that nobody knows",
-                    extra={"instance": instance, "region": region, "objects": what, "removed": gone},
-                )
-        return self._every
+                if instance not in known and age >= self._grace and not self._remove(region, platform, instance):
+                    pause = min(pause, _SLOW)
+        return pause
+
+    def _remove(self, region: str, platform: Holdings, instance: str) -> bool:
+        """Take an orphan away; False where that takes another look soon."""
+        what = list(platform.objects(instance))
+        problem = ""
+        gone = False
+        try:
+            gone = platform.remove(instance) and not platform.remains(instance)
+        except HoldingsError as error:
+            # It is told every time, and keeps no other from being removed.
+            problem = str(error)
+        _logger.warning(
+            "orphans of an instance that nobody knows",
+            extra={"instance": instance, "region": region, "objects": what, "removed": gone, "problem": problem},
+        )
+        return gone or bool(problem)
 
 
 def sweep_topic(sweep: Sweep) -> Topic[None, None]:

@@ -428,7 +428,11 @@ class Client:
 
     def get_bytes(self, path: str, *, accept: str = "*/*", limit: int = _DOWNLOAD) -> bytes:
         """Download what is not OCCI, at most `limit` bytes of it."""
-        return self._exchange.call(Call("GET", self._address.path(path), {"Accept": accept}, limit=limit)).body
+        return self.download(path, accept=accept, limit=limit).body
+
+    def download(self, path: str, *, accept: str = "*/*", limit: int = _DOWNLOAD) -> Answer:
+        """The same, with the answer's header fields."""
+        return self._exchange.call(Call("GET", self._address.path(path), {"Accept": accept}, limit=limit))
 
     # the parts of requests --------------------------------------------------------------------------------------------
 

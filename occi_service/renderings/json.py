@@ -159,7 +159,10 @@ def _optional_text(members: dict[str, Any], name: str, where: str) -> str | None
 
 
 def _type_id(value: Any, where: str) -> str:
-    """A type identifier: a string in OCCI 1.2, an object with scheme and term in pyssf's dialect."""
+    """A type identifier: a string in OCCI 1.2, an object with scheme and term in pyssf's dialect, where an action's stands
+    beside its link."""
+    if isinstance(value, dict) and value.keys() == {"kind", "link"}:
+        value = value["kind"]
     if isinstance(value, dict) and "term" in value and "scheme" in value:
         value = _as_text(value["scheme"], where + ".scheme") + _as_text(value["term"], where + ".term")
     text = _as_text(value, where)
@@ -349,7 +352,7 @@ def _reference_members(reference: Reference) -> dict[str, str]:
     return shown
 
 
-def _category(value: Any, category_class: CategoryClass, where: str) -> CategoryDocument:
+def _category(value: Any, category_class: CategoryClass | None, where: str) -> CategoryDocument:
     members = _as_object(value, where.rstrip("."), _CATEGORY_MEMBERS)
     for name in ("term", "scheme"):
         if name not in members:
@@ -430,10 +433,22 @@ class JsonPyssf(Json):
         value = load(decode(message.body))
         if not isinstance(value, list):
             return super().read_collection(message)
-        return Collection([_entity(each, f"[{index}].") for index, each in enumerate(value)])
+        found = Collection()
+        for index, each in enumerate(value):
+            if isinstance(each, str):
+                found.locations.append(each)
+            else:
+                found.entities.append(_entity(each, f"[{index}]."))
+        return found
 
     def write_collection(self, collection: Collection) -> Payload:
-        return Payload(compact_json([self._entity(each) for each in collection.entities]))
+        return Payload(compact_json([*map(self._entity, collection.entities), *collection.locations]))
+
+    def read_categories(self, message: Message) -> list[CategoryDocument]:
+        value = load(decode(message.body))
+        if not isinstance(value, list):
+            return super().read_categories(message)
+        return [_read_pyssf_category(each, f"[{index}].") for index, each in enumerate(value)]
 
     def write_categories(self, categories: list[CategoryDocument]) -> Payload:
         return Payload(compact_json([_pyssf_category(each) for each in categories]))
@@ -465,6 +480,20 @@ class JsonPyssf(Json):
         if entity.target is not None:
             shown["target"] = entity.target.location
         return shown
+
+
+def _read_pyssf_category(value: Any, where: str) -> CategoryDocument:
+    """A category as `_pyssf_category` wrote it; which class it is of stands nowhere."""
+    members = dict(_as_object(value, where.rstrip("."), _CATEGORY_MEMBERS | {"related"}))
+    words = _as_object(members.pop("attributes", {}), where + "attributes")
+    related = _type_ids(members.pop("related", []), where + "related")
+    category = _category(members, None, where)
+    category.related = related or category.related
+    for name, word in words.items():
+        _check_name(name, where + "attributes")
+        text = _as_text(word, f"{where}attributes.{name}")
+        category.attributes[name] = AttributeDocument(mutable=text != "immutable", required=text == "required")
+    return category
 
 
 def _pyssf_category(category: CategoryDocument) -> dict[str, Any]:

@@ -14,11 +14,13 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote as percent_encode
+from urllib.parse import unquote as percent_decode
 
 from . import grammar
 from .base import Message, Payload, Rendering, decode
 from .documents import (
     ActionDocument,
+    Bare,
     CategoryDocument,
     Collection,
     Document,
@@ -255,10 +257,31 @@ class TextOcci(_Text):
 class TextOcciHurtle(TextOcci):
     """`text/occi` for clients that split the field at every comma and equals sign, quoted or not (dialect `pyssf`).
 
-    Strings that hold either are percent-encoded, and so is `%`, so that decoding gives the string back.
+    Strings that hold either are percent-encoded, and so is `%`, so that decoding gives the string back. Such clients hand on
+    what they were shown: what is in just this form is decoded when it comes back. Any other `%` stands for itself.
     """
 
+    def read(self, message: Message) -> Document:
+        document = super().read(message)
+        document.attributes = {name: _decoded(value) for name, value in document.attributes.items()}
+        return document
+
     def _value(self, value: Any) -> str:
-        if isinstance(value, str) and ("," in value or "=" in value):
-            return grammar.quote(percent_encode(value, safe=" !\"#$&'()*+-./:;<>?@[\\]^_`{|}~"))
+        if isinstance(value, str) and not isinstance(value, Bare) and any(each in value for each in _SPLIT):
+            return grammar.quote(_encoded(value))
         return grammar.value_text(value)
+
+
+#: What such clients split at, and what would be taken for it once it is encoded.
+_SPLIT: Final = (",", "=", "%2C", "%3D", "%25")
+
+
+def _encoded(text: str) -> str:
+    return percent_encode(text, safe=" !\"#$&'()*+-./:;<>?@[\\]^_`{|}~", errors="surrogatepass")
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, str) or "%" not in value:
+        return value
+    text = percent_decode(value)
+    return text if any(each in text for each in _SPLIT) and _encoded(text) == value else value

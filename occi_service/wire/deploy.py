@@ -25,6 +25,10 @@ __all__ = [
     "BUNDLE_DIGEST",
     "BUNDLE_IMAGE",
     "BUNDLE_MEDIA_TYPE",
+    "BUNDLE_SIZE",
+    "BUNDLE_UNUSED_SINCE",
+    "LOG_NEXT",
+    "LOG_START",
     "ORCHESTRATOR",
     "PLATFORM_SCHEME",
     "PREVIEW",
@@ -68,12 +72,19 @@ _ACTION_SCHEME: Final = "http://schemas.ogf.org/occi/platform/application/action
 
 #: A bundle travels as the archive itself, PUT and GET at its digest's path.
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+BUNDLE_SIZE: Final = attribute("bundle.size")
+BUNDLE_UNUSED_SINCE: Final = attribute("bundle.unused_since")
 BUNDLE: Final = Kind(
     SCHEME,
     "bundle",
     related=[Resource.kind],
     title="Bundle, known by its digest",
-    attributes={attribute("bundle.size"): Attribute("immutable", type="number", description="bytes")},
+    attributes={
+        BUNDLE_SIZE: Attribute("immutable", type="number", description="bytes"),
+        BUNDLE_UNUSED_SINCE: Attribute(
+            "immutable", type="number", description="seconds since the epoch; nothing while an application runs it"
+        ),
+    },
     location="/bundle/",
 )
 
@@ -129,6 +140,10 @@ ORCHESTRATOR: Final = Mixin(
     },
     location="/orchestrator/",
 )
+
+#: Header fields of a piece of a log: positions of its first byte, and of the one to ask for next.
+LOG_START: Final = "X-Start"
+LOG_NEXT: Final = "X-Next"
 
 #: Hurtle's kind, another face of the same thing.
 APP: Final = Kind(

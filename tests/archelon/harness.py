@@ -49,7 +49,7 @@ def first_port() -> int:
     return random.randrange(10000, 18000, 40)
 
 
-def until(reached: Callable[[], Any], what: str, *, seconds: float = 20.0, pause: float = 0.05) -> Any:
+def until(reached: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.05) -> Any:
     """Wait until something holds, and return it."""
     end = time.monotonic() + seconds
     while True:
@@ -77,7 +77,7 @@ class Dev:
             self.process = subprocess.Popen(
                 [*command, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
             )
-        until(lambda: self._ready(), "archelon dev is ready", seconds=60)
+        until(lambda: self._ready(), "archelon dev is ready", seconds=180)
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -89,22 +89,22 @@ class Dev:
         """Ctrl-C; its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=120)
 
     def end(self) -> None:
         """Whatever it is in, end it."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=60)
+                self.process.wait(timeout=120)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
 
     def __call__(self, *arguments: object) -> Said:
-        """A command against it. One that waits waits a minute at most."""
+        """A command against it. One that waits waits three minutes at most."""
         waits = arguments[:1] == ("instance",) and arguments[1] in ("create", "update", "delete", "stop", "start")
-        return archelon(*arguments, "--state", self.state, *(("--timeout", 60) if waits else ()))
+        return archelon(*arguments, "--state", self.state, *(("--timeout", 180) if waits else ()))
 
 
 @contextlib.contextmanager

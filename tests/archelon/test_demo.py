@@ -49,7 +49,7 @@ def of_directory(directory: Path) -> list[str]:
 
 def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
     with command(tmp_path) as running:
-        said, _ = running.communicate(timeout=180)
+        said, _ = running.communicate(timeout=280)
     assert running.returncode == Status.DONE, said
     for words in (
         "POST /guestbook/",
@@ -74,11 +74,11 @@ def test_interrupted_it_takes_everything_down(tmp_path: Path) -> None:
             if "deploy" in line:
                 break
         running.send_signal(signal.SIGTERM)
-        rest, _ = running.communicate(timeout=60)
+        rest, _ = running.communicate(timeout=200)
     assert running.returncode == Status.INTERRUPTED, "".join(lines) + rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
-    until(lambda: of_directory(tmp_path) == [], "nothing runs any more", seconds=5)
+    until(lambda: of_directory(tmp_path) == [], "nothing runs any more")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def nodes(state: Path, instance: str) -> dict[str, int | None]:
 
 
 def page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -186,7 +186,7 @@ def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
 
         # The instance is ordered still: it comes again.
         house.start()
-        until(lambda: _answers(url), "it is there again", seconds=40)
+        until(lambda: _answers(url), "it is there again")
         assert house("instance", "delete", identifier).status == Status.DONE
         until(lambda: left(StateDirectory(house.state)) == [], "nothing is left")
 
@@ -199,7 +199,7 @@ def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     process = running.process
     until(lambda: len([c for c in psutil.Process(process.pid).children() if c.status() != "zombie"]) == 4, "four again")
-    said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again", seconds=40)
+    said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again")
     assert json.loads(said)[0]["service"] == greeter
 
 

@@ -151,7 +151,7 @@ class House:
         found: dict[str, Any] = answer.json["attributes"]
         return found
 
-    def wait(self, reached: Callable[[], Any], *, seconds: float = 20.0) -> Any:
+    def wait(self, reached: Callable[[], Any], *, seconds: float = 90.0) -> Any:
         """Until something holds."""
         end = time.monotonic() + seconds
         while True:
@@ -169,7 +169,7 @@ class House:
         """End everything that still runs."""
         launcher = self.platform.launcher
         for process in launcher.find():
-            assert launcher.remove(process.name, wait=20)
+            assert launcher.remove(process.name, wait=90)
         self.database.close()
 
 

@@ -146,7 +146,7 @@ def applications(root: Path) -> Iterator[Applications]:
     assert applications.remains("i-1") == ()
 
 
-def until(look: Callable[[], object], *, seconds: float = 60.0) -> None:
+def until(look: Callable[[], object], *, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -168,7 +168,7 @@ def start(rig: Rig, order: ApplicationOrder | None = None) -> ApplicationState:
 def reached(url: str) -> bool:
     """Whether it answers; what routes there may take a moment longer than what says that it is up."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

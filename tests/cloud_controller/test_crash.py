@@ -146,7 +146,7 @@ def test_killed_at_every_step(
                 rows.append((step, died, left, len(books)))
             finally:
                 for process in launcher.find():
-                    assert launcher.remove(process.name, wait=10)
+                    assert launcher.remove(process.name, wait=90)
             assert launcher.remains("i-1") == ()
             if status == 0:
                 break

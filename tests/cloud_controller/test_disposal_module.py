@@ -88,3 +88,34 @@ def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:
     assert set(house.platform.holdings.instances()) == {known, unknown}
     Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)()
     assert set(house.platform.holdings.instances()) == {known}
+
+
+def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House) -> None:
+    stuck, other = sorted([new_instance(), new_instance()])
+    orphan(house, stuck)
+    orphan(house, other)
+    # What no launcher made lies in the way of the directory's removal.
+    left = house.platform.launcher.work(Name(stuck, "stray")).parent / "left"
+    left.mkdir()
+    sweep = Sweep(house.database, house.parts.objects, holdings={"local": house.platform.holdings}, grace=0.0)
+    sweep()
+    assert set(house.platform.holdings.instances()) == {stuck}
+    left.rmdir()
+    sweep()
+    assert house.platform.holdings.instances() == {}
+
+
+def test_an_application_that_cannot_be_removed_says_why(house: House) -> None:
+    instance = new_instance()
+    path = "/deploy" + deploy.application_path(instance)
+    put_bundle(house)
+    put_application(house, instance)
+    with house.worker():
+        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
+        left = house.platform.launcher.work(Name(instance, "orchestrator")).parent / "left"
+        left.mkdir()
+        assert house.call("DELETE", path).status_code == 200
+        house.wait(lambda: "cannot be removed" in house.attributes(path).get(deploy.APP_STATE_MESSAGE, ""))
+        assert house.attributes(path)[deploy.APP_STATE] == "error"
+        left.rmdir()
+        house.wait(lambda: house.gone(path))

@@ -32,7 +32,7 @@ NAME = Name("i-1", "web.0")
 PATH = {"PATH": os.environ["PATH"]}
 
 
-def until(look: Callable[[], object], *, seconds: float = 60.0) -> None:
+def until(look: Callable[[], object], *, seconds: float = 90.0) -> None:
     """Look again and again until it is true."""
     end = time.monotonic() + seconds
     while not look():
@@ -45,7 +45,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
     launcher = Launcher(tmp_path / "root", log_segment=2000, log_segments=2)
     yield launcher
     for process in launcher.find():
-        assert launcher.remove(process.name, wait=20)
+        assert launcher.remove(process.name, wait=90)
     assert launcher.remains("i-1") == ()
 
 
@@ -156,7 +156,7 @@ time.sleep(1000)
     supervisor = supervisor_of(launcher)
     until(lambda: len(processes.descendants(supervisor, processes.table())) == 4 and b"ready" in log(launcher))
     tree = processes.descendants(supervisor, processes.table())
-    assert launcher.stop(NAME, wait=10)
+    assert launcher.stop(NAME, wait=90)
     assert not [process.pid for process in tree if processes.alive(process.pid, process.start)]
     found = launcher.observe(NAME)
     assert found is not None
@@ -240,7 +240,7 @@ def test_ports_stay_apart_across_roots_and_go_back(launcher: Launcher, tmp_path:
     finally:
         for mine in (one, two):
             for process in mine.find():
-                assert mine.remove(process.name, wait=10)
+                assert mine.remove(process.name, wait=90)
     assert one.remains("i-1") == two.remains("i-1") == ()
 
 
@@ -256,7 +256,7 @@ def test_the_log_is_rotated_and_can_be_followed(launcher: Launcher) -> None:
         launcher, order(), "sh", "-c", "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"
     )
     followed, position, begin = b"", 0, None
-    end = time.monotonic() + 10
+    end = time.monotonic() + 90
     while not followed.endswith(b"line 499\n"):
         assert time.monotonic() < end
         chunk = launcher.read_log(NAME, position, limit=700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.deploy.ports import DeployError, load
+from cloud_controller.deploy.ports import ApplicationOrder, DeployError, load
+from cloud_controller.labels import Labels
+from cloud_controller.platform import PlatformContext
 from cloud_controller.platforms.local.nodes import ProcessNodes
+from cloud_controller.platforms.local.opening import open_local
+from cloud_controller.platforms.local.orders import Name
 from cloud_controller.platforms.local.platform import LocalPlatform
 
 from .descriptions import order, sleepers
@@ -22,14 +27,14 @@ def platform(tmp_path: Path) -> Iterator[LocalPlatform]:
     platform = LocalPlatform(tmp_path, node_resources={"process": ProcessNodes})
     yield platform
     for process in platform.launcher.find():
-        assert platform.launcher.remove(process.name, wait=10)
+        assert platform.launcher.remove(process.name, wait=60)
 
 
 def test_an_instance_leaves_nothing(platform: LocalPlatform) -> None:
     record: Mapping[str, Any] | None = None
     states = []
     for presence, last in (("present", "CREATE_COMPLETE"), ("absent", "DELETE_COMPLETE")):
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not states or states[-1] != last:
             assert time.monotonic() < end
             progress = platform.stacks.advance(order(sleepers({"a": []}), presence=presence), record)
@@ -43,11 +48,42 @@ def test_a_stack_that_became_unreadable_can_still_be_deleted(platform: LocalPlat
     progress = platform.stacks.advance(order(sleepers({"a": [], "b": []})), None)
     with pytest.raises(DeployError, match="the description has no 'now'"):
         platform.stacks.advance(order("now: nonsense"), progress.record)
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while progress.state != "DELETE_COMPLETE":
         assert time.monotonic() < end
         progress = platform.stacks.advance(order("now: nonsense", presence="absent"), progress.record)
     assert platform.launcher.remains("i-1") == ()
+
+
+BOUNDS = """
+import resource as r, time
+print(*[r.getrlimit(each)[0] for each in (r.RLIMIT_AS, r.RLIMIT_NOFILE, r.RLIMIT_CORE)], flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [({}, b"2147483648 1024 0\n"), ({"limits": {"memory": 1 << 30, "files": 100}}, b"1073741824 100 0\n")],
+)
+def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits: Any, said: bytes) -> None:
+    runner = [sys.executable, "-I", "-S", "-c", BOUNDS]
+    platform = open_local(PlatformContext("here", tmp_path), runner=runner, **limits)
+    try:
+        platform.applications.start(ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(tmp_path)))
+        end = time.monotonic() + 60
+        while not (data := platform.applications.read_log("i-1").data):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert data == said
+    finally:
+        assert platform.launcher.remove(Name("i-1", "orchestrator"), wait=60)
+
+
+@pytest.mark.parametrize("limits", [{"memory": "much"}, {"memory": 0}, {"files": True}, {"memry": 1}])
+def test_wrong_limits_are_refused(tmp_path: Path, limits: Any) -> None:
+    with pytest.raises((DeployError, TypeError), match=r"limit|memry"):
+        open_local(PlatformContext("here", tmp_path), limits=limits)
 
 
 def offered(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:

@@ -115,7 +115,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(house: House
             "POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes={runtime.QUERY_METRIC: "load"}
         )
         assert [each["value"] for each in latest.json["attributes"][runtime.QUERY_VALUES]] == [9.0]
-        back = {runtime.QUERY_METRIC: "load", runtime.QUERY_RANGE: 60}
+        back = {runtime.QUERY_METRIC: "load", runtime.QUERY_RANGE: 3600}
         ranged = house.call("POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes=back)
         values = [each["value"] for each in ranged.json["attributes"][runtime.QUERY_VALUES]]
         assert (values[0], values[-1]) == (1.0, 9.0)

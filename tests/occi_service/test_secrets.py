@@ -6,6 +6,7 @@ import base64
 import datetime
 import http.client
 import json
+import secrets
 import select
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def app_factory():
         keys, audiences=["vault"], revocations=identity.MemoryRevocations(time.time), clock=time.time
     )
     registry = prometheus_client.CollectorRegistry()
-    return service.assemble(application, identity.AnyOf([signed, realm]), registry=registry)
+    token = (directory / "metrics.token").read_text()
+    return service.assemble(application, identity.AnyOf([signed, realm]), registry=registry, metrics_token=token)
 
 server.serve(app_factory, bind="127.0.0.1:0", server="Vault/1 OCCI/1.2", workers=1, threads=2,
              when_ready=lambda addresses: print(addresses[0][1], flush=True))
@@ -92,6 +94,8 @@ class House:
         tenant = realm.add_tenant("demo")
         realm.add_user("ann", tenant="demo")
         self.token = realm.issue_token("ann", tenant="demo", lifetime=datetime.timedelta(hours=1)).secret
+        self.metrics = secrets.token_hex(32)
+        (directory / "metrics.token").write_text(self.metrics)
         self.key = generate_key()
         (directory / "encryption.key").write_text(self.key)
         private = ed25519.Ed25519PrivateKey.generate()
@@ -116,6 +120,7 @@ class House:
         return {
             "realm token": self.token,
             "instance token": self.signed,
+            "metrics token": self.metrics,
             "password": PASSWORD,
             "other password": OTHER,
             "encryption key": self.key,
@@ -204,7 +209,9 @@ def drive(port: int, house: House) -> None:
     assert ask(port, "GET", vault, X_Auth_Token=house.token, Authorization=f"Bearer {house.signed}")[0] == 400
     assert ask(port, "GET", vault, X_Auth_Token=house.token, X_Tenant_Name="another")[0] == 403
     assert ask(port, "GET", f"{vault}?token={house.token}", X_Auth_Token=house.token)[0] in (200, 400)
-    assert ask(port, "GET", "/metrics", X_Auth_Token=house.token)[0] == 200
+    assert ask(port, "GET", "/metrics", X_Auth_Token=house.token)[0] == 403
+    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {house.metrics}x")[0] == 401
+    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {house.metrics}")[0] == 200
     assert ask(port, "DELETE", "/vault/none", X_Auth_Token=house.token)[0] == 404
 
 

@@ -178,3 +178,10 @@ def test_an_empty_file_is_no_error(tmp_path: Path) -> None:
 def test_a_secret_that_is_not_set_is_none() -> None:
     settings = Demo.load({**GOOD, "ARCHELON_ACCOUNTS": '[{"user": "me", "password": ""}]'})
     assert settings.secret_values() == (GOOD["ARCHELON_DATABASE_URL"],)
+
+
+def test_a_token_for_figures_that_can_be_guessed_is_refused() -> None:
+    (problem,) = problems({**GOOD, "ARCHELON_METRICS_TOKEN": SECRET})
+    assert "ARCHELON_METRICS_TOKEN" in problem
+    assert "32 characters" in problem
+    assert Demo.load({**GOOD, "ARCHELON_METRICS_TOKEN": "t" * 32}).metrics_token.get_secret_value() == "t" * 32

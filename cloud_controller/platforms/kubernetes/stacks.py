@@ -48,6 +48,7 @@ _AT_ONCE: Final = 6
 #: Seconds between looks: the watcher tells of changes, except of what only endpoints or conditions of odd kinds would say.
 _UNDER_WAY: Final = 5.0
 _STANDING: Final = 60.0
+_SHORTLY: Final = 0.5
 _REASON: Final = 1000
 
 
@@ -58,6 +59,7 @@ class _Record:
     Args:
         order: digest of what was applied last. asked: digest of what is being done now.
         since: seconds since the epoch at which that began. made: it has stood once.
+        dismissed: everything was told to go.
     """
 
     order: str = ""
@@ -67,6 +69,7 @@ class _Record:
     reason: str = ""
     since: float = 0.0
     made: bool = False
+    dismissed: bool = False
 
     @property
     def state(self) -> str:
@@ -230,6 +233,11 @@ class KubernetesStacks:
         return [each for each in found if not each["metadata"].get("ownerReferences")]
 
     def _take_down(self, order: StackOrder, now: _Record) -> Progress:
+        if now.dismissed:
+            # Pods take longest; while there are some, nothing else needs to be asked.
+            pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
+            if pods:
+                return self._leaving(now, pods)
         left = list(self._cluster.everything(stack=order.id))
         for each in left:
             metadata = each["metadata"]
@@ -240,14 +248,16 @@ class KubernetesStacks:
             if each["kind"] != "Endpoints":
                 self._cluster.delete(each)
         if left:
-            left = list(self._cluster.everything(stack=order.id))
-        if left:
-            reason = f"{now.reason.partition(' (')[0]} (" if now.action == "ROLLBACK" and now.reason else ""
-            waits = f"still there: {', '.join(_held(each) for each in left)}"
-            told = f"{reason}{waits})" if reason else waits
-            return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=_UNDER_WAY)
-        done = replace(now, status="COMPLETE", order="", made=False)
+            return self._leaving(replace(now, dismissed=True), left)
+        done = replace(now, status="COMPLETE", order="", made=False, dismissed=False)
         return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None)
+
+    def _leaving(self, now: _Record, left: Sequence[Json]) -> Progress:
+        waits = f"still there: {', '.join(_held(each) for each in left)}"
+        told = f"{now.reason} ({waits})" if now.action == "ROLLBACK" and now.reason else waits
+        # Of pods the watcher tells. What is left besides goes at once, or is held by somebody.
+        again = _UNDER_WAY if any(each["kind"] == "Pod" for each in left) else _SHORTLY
+        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again)
 
     # telling ----------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Ru
 __all__ = ["LocalApplications"]
 
 _PROCESS = "orchestrator"
+#: Of an orchestrator, where its region says nothing else: one that leaks ends, and not the machine.
+_LIMITS = Limits(memory=2 << 30, files=1024)
 _WAYS_UP = (State.RESERVED, State.STARTING)
 
 
@@ -25,7 +27,7 @@ class LocalApplications:
         runner: argument list that runs a bundle; the bundle's directory is appended. For orders without a command.
         environment: what every application sees below what its order says; by default a PATH. `HOST` and `PORT` come on top:
             where it must listen.
-        limits, restart, grace: as for every process.
+        limits, restart, grace: as for every process; without limits 2 GiB of memory and 1024 files.
     """
 
     #: Nobody tells: processes are looked at.
@@ -44,7 +46,7 @@ class LocalApplications:
         self._launcher = launcher
         self._runner = runner
         self._environment = {"PATH": os.defpath} if environment is None else dict(environment)
-        self._limits = limits or Limits()
+        self._limits = limits or _LIMITS
         self._restart = restart or Restart("always", limit=5)
         self._grace = grace
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ...deploy.ports import node_resources
+from ...deploy.ports import DeployError, node_resources
 from ...platform import PlatformContext
 from .configures import LocalConfigures
 from .holdings import LocalHoldings
 from .launcher import no_checkpoint
 from .nodes import ProcessNodes
+from .orders import Limits
 from .platform import LocalPlatform
 from .targets import LocalTargets
 
@@ -29,9 +30,10 @@ class OpenLocal(LocalPlatform):
         *,
         runner: tuple[str, ...],
         node_resources: Mapping[str, object],
+        limits: Limits | None = None,
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        super().__init__(root, runner=runner, node_resources=node_resources, checkpoint=checkpoint)
+        super().__init__(root, runner=runner, node_resources=node_resources, limits=limits, checkpoint=checkpoint)
         self.holdings = LocalHoldings(self.launcher)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
@@ -41,6 +43,7 @@ def open_local(
     context: PlatformContext,
     *,
     runner: list[str] | tuple[str, ...] = (),
+    limits: Mapping[str, int] | None = None,
     checkpoint: Callable[[str], None] = no_checkpoint,
 ) -> OpenLocal:
     """Open the platform.
@@ -48,11 +51,19 @@ def open_local(
     Args:
         context: its directory holds everything that runs.
         runner: argument list that runs a bundle; the bundle's directory is appended.
+        limits: of each orchestrator, as `Limits` names them; its defaults without.
         checkpoint: called with a name at every point where being killed could matter.
+
+    Raises:
+        DeployError: a limit is no number that can be one.
     """
+    for name, value in (limits or {}).items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DeployError(f"the limit {name} of an orchestrator is {value!r}; give a whole number from 1 on")
     return OpenLocal(
         context.directory,
         runner=tuple(runner),
         node_resources={"process": ProcessNodes, **node_resources("local")},
+        limits=Limits(**limits) if limits else None,
         checkpoint=checkpoint,
     )

@@ -11,6 +11,7 @@ from ...deploy.ports import Stacks
 from ..described import DescribedStacks
 from .applications import LocalApplications
 from .launcher import Launcher, no_checkpoint
+from .orders import Limits
 
 __all__ = ["LocalPlatform"]
 
@@ -23,6 +24,7 @@ class LocalPlatform:
         runner: argument list that runs a bundle; its directory is appended.
         node_resources: factories of resource types by name, each called with the launcher; by default those of the entry
             point group `archelon.node_resources`.
+        limits: of each orchestrator.
         checkpoint: called with a name at every point where being killed could matter.
     """
 
@@ -32,12 +34,13 @@ class LocalPlatform:
         *,
         runner: tuple[str, ...] = (),
         node_resources: Mapping[str, object] | None = None,
+        limits: Limits | None = None,
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         self.launcher = Launcher(root, checkpoint=checkpoint)
         factories = ports.node_resources("local") if node_resources is None else node_resources
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
-        self.applications = LocalApplications(self.launcher, runner=runner)
+        self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
         self.node_types = types
         self.stacks = DescribedStacks(types, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}

@@ -197,7 +197,10 @@ class _Supervisor:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             for name, value in self._order["limits"].items():
                 doing = f"cannot set the limit {name}"
-                resource.setrlimit(_LIMITS[name], (value, value))
+                # Never above what this machine allows: that would refuse the start.
+                _, most = resource.getrlimit(_LIMITS[name])
+                bound = value if most == resource.RLIM_INFINITY else min(value, most)
+                resource.setrlimit(_LIMITS[name], (bound, bound))
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(self._child_output, 1)
             os.dup2(self._child_output, 2)

@@ -117,13 +117,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     faults: Faults
 
     def do_GET(self) -> None:
-        self.faults.handle(self)
+        # Whoever asked may have gone, or have been cut off.
+        with contextlib.suppress(ConnectionError):
+            self.faults.handle(self)
 
     def do_PATCH(self) -> None:
-        self.faults.handle(self)
+        self.do_GET()
 
     def do_DELETE(self) -> None:
-        self.faults.handle(self)
+        self.do_GET()
 
     def log_message(self, *_arguments: Any) -> None:
         pass

@@ -188,3 +188,31 @@ def test_the_abstract_kinds_are_not_made(shop: Shop) -> None:
     for term in ("entity", "resource", "link"):
         answer = call(shop, "POST", "/", body=f'Category: {term}; scheme="http://schemas.ogf.org/occi/core#"')
         assert answer.status == 400, term
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "text/occi", JSON])
+def test_what_the_old_dialect_shows_can_be_put_back(kind: str) -> None:
+    shop = Shop(dialect="pyssf")
+    path, other = box(shop), box(shop, "two")
+    call(shop, "POST", path, body={"attributes": {"shop.note": "100 %, a=b"}})
+    call(shop, "POST", "/rope/", body={"kind": ROPE_TYPE, "source": path, "target": other})
+    before = call(shop, "GET", path, accept=JSON).json
+    assert before["actions"]
+    shown = call(shop, "GET", path, accept=kind)
+    fields = {name: shown.headers[name] for name in ("category", "link", "x-occi-attribute") if name in shown.headers}
+    put = call(shop, "PUT", path, fields, shown.body, kind=kind)
+    assert put.status == 200, put
+    assert call(shop, "GET", path, accept=JSON).json == before
+
+
+def test_the_old_dialect_takes_lists_of_members_and_mixins() -> None:
+    shop = Shop(dialect="pyssf")
+    path, other = box(shop), box(shop, "two")
+    assert call(shop, "POST", "/label/", body=call(shop, "GET", "/box/", accept=JSON).json).status == 200
+    assert len(call(shop, "GET", "/label/", accept="text/uri-list").lines) == 2
+    assert call(shop, "DELETE", "/label/", body=[path]).status == 200
+    assert call(shop, "GET", "/label/", accept="text/uri-list").lines == [f"http://{HOST}{other}"]
+    mine = {"term": "mine", "scheme": "http://me.example.org/m#", "location": "/mine/"}
+    assert call(shop, "POST", "/-/", body=[mine], accept=JSON).json[0]["location"] == f"http://{HOST}/mine/"
+    assert call(shop, "DELETE", "/-/", body=[mine]).status == 200
+    assert call(shop, "GET", "/mine/", accept="text/uri-list").body == b""

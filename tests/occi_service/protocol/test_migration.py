@@ -369,6 +369,9 @@ def test_pyssfs_own_renderings_serve(registry: Any, calls: Calls) -> None:
     attach = {"X-OCCI-Location": f"http://{HOST}{path}", "Content-Type": "text/occi"}
     assert call(application, "POST", "/mine/", attach).status == 200
     assert call(application, "GET", "/mine/", accept="text/occi").header("x-occi-location").endswith(path)
+    assert "mine; " in call(application, "GET", "/-/", accept="text/occi").header("category")
+    assert call(application, "DELETE", "/-/", headers, accept="text/occi").status == 200
+    assert "mine; " not in call(application, "GET", "/-/", accept="text/occi").header("category")
     assert call(application, "DELETE", path).status == 200
 
 

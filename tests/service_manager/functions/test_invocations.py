@@ -65,6 +65,25 @@ def test_an_invocation_is_told_until_it_was_worked_off(desk: Desk) -> None:
         assert worker.run_once()
         desk.clock.ahead += 200.0
     assert len(orchestrator.told) == 7
+    # The third time it was too old to be told, and nothing of it is left.
+    assert not waiting(desk)
+
+
+def test_so_many_actions_may_wait_and_no_more(desk: Desk) -> None:
+    desk.publish(make_bundle(desk.directory / "bundle"))
+    path, other = desk.order(), desk.order()
+    for each in (path, other):
+        desk.place(each, "active")
+    for _ in range(100):
+        assert desk.act(path, _POKE).status == 200
+    refused = desk.act(path, _POKE)
+    assert refused.status == 409
+    assert "100 actions wait" in refused.text
+    assert desk.act(other, _POKE).status == 200
+    with desk.parts.database.write() as connection:
+        one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == desk.row(path)["id"]).limit(1)
+        connection.execute(tables.invocations.delete().where(tables.invocations.c.id == connection.scalar(one)))
+    assert desk.act(path, _POKE).status == 200
 
 
 def waiting(desk: Desk) -> int:

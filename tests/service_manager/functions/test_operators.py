@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from occi_service.wire import service_manager as wire
+from tests.occi_service.protocol.calls import Answer, call
 
 from ..harness import TYPE
-from .desk import Desk
+from .desk import Desk, Template
 
 
 @pytest.fixture
@@ -17,6 +19,39 @@ def desk(desk: Desk) -> Desk:
     """A desk with the test service."""
     desk.publish_demo()
     return desk
+
+
+PROMETHEUS = "p" * 32
+
+
+def test_figures_are_for_operators_and_prometheus(tmp_path: Path, template: Template) -> None:
+    desk = Desk(tmp_path, template, metrics_token=PROMETHEUS)
+    desk.publish_demo()
+    path = desk.order()
+
+    def prometheus(where: str, token: str = PROMETHEUS, method: str = "GET") -> Answer:
+        return call(desk.web, method, where, {"Authorization": f"Bearer {token}"}, accept=None)
+
+    shown = prometheus("/metrics")
+    assert shown.status == 200
+    assert shown.headers["content-type"].startswith("text/plain")
+    assert 'archelon_request_seconds_count{method="POST",route="collection",status="2xx"}' in shown.text
+    assert desk.ask("operator", "GET", "/metrics").status == 200
+    for who in ("alice", "reader", "provider", desk.token(path)):
+        assert desk.ask(who, "GET", "/metrics").status == 403
+    # It is a token for nothing else, and no other is taken for it.
+    for where in ("/demo/", path, "/-/", "/operator/instances", "/hurtle/metrics", "/metrics/"):
+        assert prometheus(where).status == 401
+    assert prometheus("/metrics", method="POST").status == 401
+    assert prometheus("/metrics", PROMETHEUS[:-1]).status == 401
+    assert prometheus("/metrics", "").status == 401
+    assert desk.ask(PROMETHEUS, "GET", "/metrics").status == 401
+    desk.close()
+
+
+def test_without_a_token_for_prometheus_none_is_taken(desk: Desk) -> None:
+    assert call(desk.web, "GET", "/metrics", {"Authorization": "Bearer "}, accept=None).status == 401
+    assert desk.ask("operator", "GET", "/metrics").status == 200
 
 
 def listed(desk: Desk, query: str = "") -> list[dict[str, Any]]:

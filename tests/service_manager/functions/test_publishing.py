@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import bundles
 from occi_service.wire import service_manager as wire
-from service_manager import tables
+from service_manager import catalogue, tables
 from tests.occi_service.protocol.calls import path_of
 
 from ..harness import TYPE
@@ -224,3 +226,25 @@ def test_a_publication_that_fails_leaves_later_ones_visible(desk: Desk) -> None:
     desk.publish(desk.bundle("namesake", service_type="http://elsewhere.example.org/sm#demo"))
     desk.publish(desk.bundle("other", service_type=OTHER))
     assert OTHER in kinds(desk)
+
+
+def test_a_bundle_is_unpacked_before_anything_is_locked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpack, unpacked = catalogue._manifest_of, []
+
+    def meanwhile(digest: str, archive: bytes) -> Any:
+        # It would wait for itself, were the upload's own transaction open.
+        with desk.parts.database.write():
+            unpacked.append(digest)
+        return unpack(digest, archive)
+
+    monkeypatch.setattr(catalogue, "_manifest_of", meanwhile)
+    packed = desk.bundle()
+    assert [desk.put_bundle(packed).status for _ in range(2)] == [201, 200]
+    assert unpacked == [packed.digest]
+
+
+def test_of_uploads_at_once_one_is_the_first(desk: Desk) -> None:
+    packed = desk.bundle()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = [each.result().status for each in [pool.submit(desk.put_bundle, packed) for _ in range(4)]]
+    assert sorted(answers) == [200, 200, 200, 201]

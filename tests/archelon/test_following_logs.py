@@ -1,0 +1,39 @@
+"""`archelon instance logs`: every byte once, whatever was rotated away and wherever the pieces were cut."""
+
+from __future__ import annotations
+
+import urllib.parse
+from pathlib import Path
+
+from archelon.instances import _log
+from cloud_controller.platforms.local.logs import read_log
+from occi_service.client.connections import Answer
+from occi_service.wire import deploy
+
+#: Two bytes a letter, three to a piece: some are cut in the middle.
+TEXT = "äöü" * 20
+
+
+class Served:
+    """What deploy answers, over a log whose beginning is gone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.asked: list[int] = []
+
+    def download(self, path: str, *, accept: str = "") -> Answer:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+        self.asked.append(int(query["since"][0]))
+        chunk = read_log(self.directory, self.asked[-1], 3)
+        fields = {deploy.LOG_START.lower(): str(chunk.start), deploy.LOG_NEXT.lower(): str(chunk.next)}
+        return Answer(200, fields, chunk.data)
+
+
+def test_what_was_rotated_away_is_passed_over_and_no_letter_is_cut(tmp_path: Path) -> None:
+    whole = TEXT.encode()
+    (tmp_path / "100").write_bytes(whole[:60])
+    (tmp_path / "160").write_bytes(whole[60:])
+    served = Served(tmp_path)
+    assert "".join(_log(served, "some-id", following=False)) == TEXT  # type: ignore[arg-type]
+    assert served.asked[:2] == [0, 103]
+    assert len(served.asked) == len(whole) // 3 + 1
