@@ -30,7 +30,7 @@ NOTE = "http://schemas.archelon.org/occi/service#note"
 ENTRY = "Written before the kills"
 #: Seconds within which an order comes to rest: pods are started, and two leases may have to end.
 PATIENCE = 120.0
-ORDERS = 6
+ORDERS = 4
 _STATE = "mcn.service.state"
 _ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
 
