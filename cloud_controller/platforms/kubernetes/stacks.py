@@ -140,6 +140,10 @@ class KubernetesStacks:
             raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is not among them")
         return {**order.counts, node: then}
 
+    def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
+        """Refused: objects tell by their probes that they are ready. Raises DeployError."""
+        raise DeployError("nothing in Kubernetes waits for a signal; an object's probes say when it is ready")
+
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Look, apply what is not applied yet, and tell. Raises DeployError."""
         kept = _Record(**record) if record else None
