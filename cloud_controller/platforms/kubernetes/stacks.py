@@ -140,6 +140,12 @@ class KubernetesStacks:
             raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is not among them")
         return {**order.counts, node: then}
 
+    def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
+        """Raises DeployError: objects of Kubernetes are told by their own means."""
+        raise DeployError(
+            f"nothing in a manifest waits for a signal, {resource[:60]!r} neither; change an object instead"
+        )
+
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Look, apply what is not applied yet, and tell. Raises DeployError."""
         kept = _Record(**record) if record else None
