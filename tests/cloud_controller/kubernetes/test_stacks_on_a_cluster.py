@@ -110,7 +110,7 @@ def made(bed: Bed) -> Iterator[list[Driver]]:
 
 
 def answer(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as found:
+    with urllib.request.urlopen(url, timeout=30) as found:
         return str(found.read().decode())
 
 
