@@ -26,7 +26,7 @@ __all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter"]
 
 Told = Callable[[str], None]
 
-#: The one region of an all-in-one.
+#: The region of an all-in-one where orchestrators run; a file in the state directory can name others.
 REGION: Final = "local"
 _ROOT: Final = Path(__file__).resolve().parent.parent
 #: In the order in which they are waited for; a web process' port has its service's name.
@@ -215,7 +215,8 @@ class AllInOne:
                 REGION: {
                     "platform": "local",
                     "settings": {"runner": [sys.executable, "-u", "-c", _RUN_BUNDLE, str(_ROOT)]},
-                }
+                },
+                **state.further_regions(),
             },
             "encryption_keys": str((state.keys / "encryption.keys").resolve()),
             "realm": str(state.realm.resolve()),

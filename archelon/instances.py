@@ -244,7 +244,7 @@ def _act(
 
 def _show(manager: client.Client, path: str, answers: Answers) -> None:
     entity = manager.get(path)
-    links = [{"kind": each.kind, "target": each.target, "title": each.title} for each in entity.links]
+    links = [_linked(each) for each in entity.links]
     if answers.as_json:
         answers.document({**_described(entity), "attributes": dict(entity.attributes), "links": links,
                           "actions": list(entity.actions)})  # fmt: skip
@@ -258,6 +258,15 @@ def _show(manager: client.Client, path: str, answers: Answers) -> None:
             "uses and runs on": "\n".join([f"{each['title'] or ''} {each['target']}".strip() for each in links]),
         }
     )
+
+
+def _linked(link: client.Entity) -> dict[str, Any]:
+    found = {"kind": link.kind, "target": link.target, "title": link.title}
+    more = {
+        "target_kind": link.target_kind,
+        **{name.rpartition(".")[2]: link.attributes[name] for name in link.attributes},
+    }
+    return found | {name: value for name, value in more.items() if value is not None}
 
 
 def _described(entity: client.Entity) -> dict[str, Any]:

@@ -137,9 +137,32 @@ class StateDirectory:
         import yaml
 
         path = self.path / f"{name}.yaml"
-        text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(dict(settings))
+        text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(
+            dict(settings), sort_keys=False
+        )
         write_private(path, text)
         return path
+
+    def further_regions(self) -> Mapping[str, Any]:
+        """The regions that a person has added in `regions.yaml`, as the cloud controller's setting `regions` has them.
+
+        Raises:
+            CommandError: it is no map of regions.
+        """
+        import yaml
+
+        path = self.path / "regions.yaml"
+        if not path.exists():
+            return {}
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise CommandError(
+                f"{path} is no YAML: {' '.join(str(error).split())[:200]}", status=Status.USAGE
+            ) from None
+        if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
+            raise CommandError(f"{path} is no map of regions, each with platform and settings", status=Status.USAGE)
+        return found
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

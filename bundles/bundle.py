@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
 from .documents import Mapping, Node, Scalar
 from .ignore import IGNORE_FILE, Ignored
@@ -295,6 +296,25 @@ class _Loading:
                 done.add((name, file))
                 if name in _KNOWN_FORMATS:
                     self._check_template(manifest, name, file)
+                if name == "hot":
+                    self._check_references(file, templates.environments)
+
+    def _check_references(self, file: str, environments: Sequence[str]) -> None:
+        """Whether all that a template of Heat names is in the bundle."""
+
+        def read(name: str) -> str | None:
+            try:
+                return (self._directory / name).read_text(encoding="utf-8") if name in self._files else None
+            except (OSError, UnicodeDecodeError):
+                return None
+
+        text = read(file)
+        if text is None:
+            return
+        try:
+            hot.gather(file, text, read=read, environments=environments)
+        except BundleError as error:
+            self.problems.extend(error.problems)
 
     def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
         try:
@@ -339,7 +359,7 @@ def _parameter_names(manifest: Manifest) -> set[str]:
 
 def _shape_problems(documents: tuple[Node, ...], template_format: str, file: str) -> Iterator[Problem]:
     """The least that a format asks of its documents; the platform that takes the template checks the rest."""
-    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": ("heat_template_version",), "infrastructure": ()}
+    wanted = {"kubernetes": ("apiVersion", "kind"), "hot": (), "infrastructure": ()}
     if not documents or (template_format != "kubernetes" and len(documents) > 1):
         remedy = "write at least one" if not documents else "keep one document"
         yield Problem(file, 1, 1, "$", f"{len(documents)} documents in a template of {template_format}", remedy)

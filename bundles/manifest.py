@@ -154,10 +154,12 @@ class Templates:
     Args:
         deployment: what is made.
         provision: an update of it that configures; None where there is nothing to add.
+        environments: Heat's environments for both, a later one over an earlier.
     """
 
     deployment: str
     provision: str | None = None
+    environments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

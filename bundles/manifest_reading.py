@@ -44,7 +44,7 @@ HOT = "hot"
 #: Names that the platform sets on every instance.
 _RESERVED_PREFIXES = ("occi.", "org.archelon.", "mcn.service.state")
 #: Actions that every service has.
-_RESERVED_ACTIONS = frozenset({"report", "retry", "start", "stop"})
+_RESERVED_ACTIONS = frozenset({"lock", "renew", "report", "retry", "start", "stop", "unlock"})
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DAY = 86400
 
@@ -247,6 +247,8 @@ class _Checks:
                     for part in ("deployment", "provision")
                     if part in templates
                 )
+                for index, environment in enumerate(templates.get("environments", [])):
+                    files.append(((section, name, "environments", index), environment))
         if "icon" in self._value:
             files.append((("icon",), self._value["icon"]))
         if isinstance(self._value.get("service_params"), str):
@@ -361,9 +363,13 @@ def _dependency(supplier: str, wanted: dict[str, Any]) -> Dependency:
     )
 
 
-def _templates(declared: dict[str, str]) -> Templates:
+def _templates(declared: dict[str, Any]) -> Templates:
     provision = declared.get("provision")
-    return Templates(bundle_path(declared["deployment"]), bundle_path(provision) if provision is not None else None)
+    return Templates(
+        bundle_path(declared["deployment"]),
+        bundle_path(provision) if provision is not None else None,
+        tuple(bundle_path(each) for each in declared.get("environments", ())),
+    )
 
 
 def _region(name: str, declared: dict[str, Any]) -> Resources:

@@ -266,20 +266,28 @@ class _Rendering:
 
     def _leaf(self, leaf: Scalar, parts: _Parts) -> JsonScalar:
         only = parts[0]
-        result: JsonScalar
         if len(parts) == 1 and isinstance(only, Reference):
             value = self._scope.value(only)
             assert not isinstance(value, list | dict)
-            result = value
-        else:
-            result = "".join(part if isinstance(part, str) else _text(self._scope.value(part)) for part in parts)
-        length = len(result) if isinstance(result, str) else 1
-        self._total += length
-        if length > self._leaf_limit:
+            self._take(leaf, len(value) if isinstance(value, str) else 1, 0)
+            return value
+        length = 0
+        texts: list[str] = []
+        for part in parts:
+            # Counted before they are joined: a leaf may name one long value ten thousand times.
+            text = part if isinstance(part, str) else _text(self._scope.value(part))
+            self._take(leaf, len(text), length)
+            length += len(text)
+            texts.append(text)
+        return "".join(texts)
+
+    def _take(self, leaf: Scalar, more: int, before: int) -> None:
+        """Count characters of a leaf that has so many already."""
+        self._total += more
+        if before + more > self._leaf_limit:
             raise _TooLongError(leaf.mark, self._leaf_limit)
         if self._total > self._total_limit:
             raise _TooLongError(leaf.mark, self._total_limit)
-        return result
 
 
 def _text(value: Json) -> str:

@@ -139,6 +139,10 @@ class Objects:
         """Forget an object that is gone."""
         connection.execute(sa.delete(objects).where(objects.c.path == path))
 
+    def wake(self, connection: sa.Connection, topic: str, key: str) -> None:
+        """Have recurring work look now, and not when it would have."""
+        self._queue.enqueue(connection, topic, key)
+
     def look(self, connection: sa.Connection, present: Object) -> None:
         """Enqueue an object's work; somebody waits for it."""
         self._queue.enqueue(

@@ -15,12 +15,14 @@ from occi_service.work import WorkQueue
 
 from .delegated_tokens import DelegatedTokens
 from .deploy import ports
+from .deploy.book import RegionBook
 from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
 from .design.ports import Delegations, ServiceCatalogue
 from .identities import identity_of
 from .objects import Objects
-from .platform import NoTokens, Platform, PlatformContext, PlatformTokens
+from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
+from .platforms.heat.opening import open_heat
 from .platforms.local.delegations import LocalDelegations
 from .platforms.local.opening import open_local
 from .settings import CloudControllerSettings
@@ -31,7 +33,7 @@ __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 #: The platforms that come along; others are found as entry points.
-_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local}
+_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local, "heat": open_heat}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +87,13 @@ class Parts:
         people, delegations, catalogue = identity_of(settings, own)
         design_url = settings.design_url or f"{settings.cloud_controller_url.rstrip('/')}/design/"
         delegated = DelegatedTokens(design_url, own, clock=time.time)
+        database = Database(settings.database_url.get_secret_value(), pool_size=10)
         return cls(
-            database=Database(settings.database_url.get_secret_value(), pool_size=10),
+            database=database,
             cipher=encryption.Cipher(keys),
-            platforms=open_platforms(directory, platforms, delegated.of),
+            platforms=open_platforms(
+                directory, platforms, delegated.of, stacks=lambda region: RegionBook(database, region)
+            ),
             keys=identity.VerificationKeys([signing.public, *trusted]),
             signing_key=signing,
             directory=directory,
@@ -156,11 +161,14 @@ def open_platforms(
     directory: Path,
     regions: Mapping[str, tuple[str, Mapping[str, Any]]],
     tokens: Callable[[str], PlatformTokens] | None = None,
+    *,
+    stacks: Callable[[str], StackBook] = lambda _region: NoStacks(),
 ) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
 
     Args:
         tokens: of a region, for platforms that are called in a tenant's name.
+        stacks: what was ordered for a region.
 
     Raises:
         DeployError: there is no such platform, or it refuses its settings.
@@ -175,7 +183,7 @@ def open_platforms(
             )
         try:
             given = tokens(name) if tokens is not None else NoTokens()
-            context = PlatformContext(name, directory / "regions" / name, given)
+            context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
             opened[name] = factory(context, **settings)
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem

@@ -6,10 +6,10 @@ keywords. What it gives serves web processes, which only validate and preview, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .deploy.ports import Applications, DeployError, Stacks
 from .disposal.ports import Holdings
@@ -21,10 +21,13 @@ __all__ = [
     "Change",
     "Changed",
     "DelegationEndedError",
+    "KnownStack",
+    "NoStacks",
     "NoTokens",
     "Platform",
     "PlatformContext",
     "PlatformTokens",
+    "StackBook",
     "Watcher",
 ]
 
@@ -57,17 +60,54 @@ class NoTokens:
 
 
 @dataclass(frozen=True)
+class KnownStack:
+    """A stack that was ordered: the id of its order, whose it is, and what its platform remembers of it."""
+
+    id: str
+    labels: Labels
+    record: Mapping[str, Any] = field(repr=False)
+
+
+class StackBook(Protocol):
+    """What was ordered for a region, so that its platform can ask for many at once. Thread-safe."""
+
+    def moving(self) -> Sequence[KnownStack]:
+        """The stacks that something is being done to: those whose platform put `moving` into their record."""
+
+    def all(self) -> Sequence[KnownStack]:
+        """Every stack."""
+
+    def labels(self, instance: str) -> Labels | None:
+        """Whose an instance is; None where nothing here is of it."""
+
+
+class NoStacks:
+    """Of a platform that nothing was ordered from."""
+
+    def moving(self) -> Sequence[KnownStack]:
+        return ()
+
+    def all(self) -> Sequence[KnownStack]:
+        return ()
+
+    def labels(self, instance: str) -> Labels | None:
+        return None
+
+
+@dataclass(frozen=True)
 class PlatformContext:
     """What a platform is opened with.
 
     Args:
         region: its name. directory: for what the platform keeps on this machine; made when it is needed.
         tokens: for platforms that are called in a tenant's name.
+        stacks: what was ordered for the region.
     """
 
     region: str
     directory: Path
     tokens: PlatformTokens = field(default_factory=NoTokens)
+    stacks: StackBook = field(default_factory=NoStacks)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ metadata = sa.MetaData(
     }
 )
 
+#: Of libpq: a server that went away without a word is noticed in seconds. TCP's own patience is a quarter of an hour.
+_KEEPALIVE: Final = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+#: Of the session, at the server: the same towards a client.
+_SESSION: Final = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
 #: Seconds a SQLite writer waits for another before it gives up.
 _SQLITE_BUSY_TIMEOUT: Final = 30.0
 #: Seconds a process waits for others before it goes to SQLite without a turn.
@@ -56,6 +65,8 @@ class Database:
     Args:
         url: SQLAlchemy URL, for example `sqlite:////var/lib/archelon/state.db` or `postgresql+psycopg://host/name`.
         pool_size: connections kept open; as many again may open under load.
+        patience: seconds that PostgreSQL lets a transaction wait for its client. One that is paused, or whose machine is gone,
+            would keep its rows locked for everyone, a claimed row of the work queue too.
         clock: seconds, monotonic.
 
     Raises:
@@ -63,7 +74,9 @@ class Database:
         shared.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 5, patience: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         parsed = sa.make_url(url)
         dialect = parsed.get_backend_name()
         if dialect == "sqlite":
@@ -77,7 +90,7 @@ class Database:
         elif dialect == "postgresql":
             self.dialect = "postgresql"
             parsed = parsed.set(drivername="postgresql+psycopg")
-            connect_args = {"connect_timeout": 5}
+            connect_args = {"connect_timeout": 5, **_KEEPALIVE}
         else:
             raise ValueError(f"the database URL names {dialect!r}; Archelon keeps its state in sqlite or postgresql")
         self.url = parsed
@@ -101,6 +114,7 @@ class Database:
             # Without a BEGIN, SQLite is in autocommit mode. Saying so to SQLAlchemy has it send a PRAGMA each time.
             self._read = self.engine
         else:
+            _prepare_postgresql_connections(self.engine, patience)
             _ping_after_idle(self.engine, clock)
             self._read = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._write = self.engine.execution_options(archelon_write=True)
@@ -192,6 +206,20 @@ def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgresql_connections(engine: sa.Engine, patience: float) -> None:
+    session = {**_SESSION, "idle_in_transaction_session_timeout": f"{round(patience * 1000)}"}
+    statement = "SELECT " + ", ".join(["set_config(%s, %s, false)"] * len(session))
+    values = [text for setting in session.items() for text in setting]
+
+    def connect(dbapi_connection: Any, _record: Any) -> None:
+        # Outside of a transaction, whose end could take it back.
+        dbapi_connection.autocommit = True
+        dbapi_connection.execute(statement, values)
+        dbapi_connection.autocommit = False
+
+    event.listen(engine, "connect", connect)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -47,6 +47,8 @@ from .renderings.text import FIELDS, from_header
 __all__ = ["Exchange", "Limits", "Service", "writer_of"]
 
 VERSION: Final = (1, 2)
+#: What an answer to a GET depends on beside the path: filters are header fields.
+_VARY: Final = "Accept, Category, X-OCCI-Attribute"
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
@@ -343,7 +345,7 @@ class Exchange:
             for name, value in payload.headers:
                 response.set_header(name, value)
         response.content_type = writer.content_type
-        response.set_header("Vary", "Accept")
+        response.set_header("Vary", _VARY)
         if etag and self.request.method in ("GET", "HEAD"):
             tag = etag_of(writer, payload)
             response.set_header("ETag", tag)

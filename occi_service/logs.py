@@ -11,6 +11,7 @@ for a request. A background thread does not inherit it; give it on.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 import json
@@ -52,6 +53,8 @@ _request_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextV
     "archelon_request_hidden", default=None
 )
 
+#: Members of an array or an object that are looked at for what is to be hidden by itself.
+_HIDDEN_MEMBERS = 64
 _RESERVED = frozenset(core.RESERVED_ATTRS) | {"taskName", "color_message"}
 _OWN_FIELDS = frozenset({"time", "level", "logger", "message", "request_id", "exception", "stack"})
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -94,13 +97,33 @@ def follow_request(identifier: str, *, secret_values: Callable[[], tuple[str, ..
 def hide_in_request(value: object) -> None:
     """From now on hide this in the lines of the present request: a backend may put what it was given into an exception.
 
-    Outside a request, and of texts shorter than 4 characters, nothing is hidden.
+    Of an array or an object its JSON and Python's spelling are hidden, and the first of its members by themselves: a traceback
+    may show one of them. Outside a request, and of texts shorter than 4 characters, nothing is hidden.
     """
     hidden = _request_hidden.get()
     if hidden is not None:
-        text = value if isinstance(value, str) else json.dumps(value)
-        if len(text) >= redaction.SHORTEST and text not in hidden:
-            hidden.append(text)
+        for text in _texts_of(value):
+            if len(text) >= redaction.SHORTEST and text not in hidden:
+                hidden.append(text)
+
+
+def _texts_of(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    texts = [json.dumps(value)]
+    if isinstance(value, dict | list):
+        texts.append(repr(value))
+    # Each text is looked for in each line, so there is a most.
+    pending = collections.deque([value])
+    for _ in range(_HIDDEN_MEMBERS):
+        if not pending:
+            break
+        each = pending.popleft()
+        if isinstance(each, dict | list):
+            pending.extend(each.values() if isinstance(each, dict) else each)
+        elif isinstance(each, str):
+            texts.append(each)
+    return texts
 
 
 class JsonFormatter(core.BaseJsonFormatter):

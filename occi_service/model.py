@@ -21,6 +21,7 @@ __all__ = [
     "attributes_of",
     "category_class",
     "category_document",
+    "foreign_kind",
     "is_link_kind",
     "lineage",
     "type_id",
@@ -88,6 +89,12 @@ def lineage(category: C) -> Iterator[C]:
 def is_link_kind(kind: Kind) -> bool:
     """Whether entities of the kind are links."""
     return LINK in lineage(kind)
+
+
+def foreign_kind(name: str) -> Kind:
+    """The kind of something that lives elsewhere, of its type identifier alone: it need not be known here."""
+    scheme, _, term = name.rpartition("#")
+    return Kind(f"{scheme}#", term, related=[RESOURCE])
 
 
 def _ancestry(kind: Kind | None, mixins: Iterable[Mixin]) -> Iterator[Kind | Mixin]:

@@ -37,6 +37,9 @@ from .request_log import ROUTE, TENANT, RequestLog
 __all__ = ["KnownCaller", "Rates", "assemble"]
 
 _BODY: Final = 1 << 20
+#: An answer is one tenant's. A cache that many share may keep what comes without `Authorization` and says nothing of this:
+#: with `X-Auth-Token` it would hand one tenant's list to the next.
+_CACHING: Final = ("Cache-Control", "private, no-cache")
 
 
 class KnownCaller(Application):
@@ -48,9 +51,15 @@ class KnownCaller(Application):
             environ[TENANT] = identity.tenant_id
         path = environ.get("PATH_INFO", "")
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if not any(name.lower() == "cache-control" for name, _ in headers):
+                headers.append(_CACHING)
+            return response(status, headers)
+
         return self._call_occi(
             environ,
-            response,
+            start,
             identity=identity,
             request_id=environ.get("HTTP_X_REQUEST_ID"),
             token=environ.get(TOKEN),
@@ -105,7 +114,7 @@ def assemble(
 
     Args:
         checks: what `/readyz` looks at.
-        registry: what `/metrics` shows.
+        registry: what `/metrics` shows, to operators.
         body_limit: bytes of a request's body, or a function of the path that gives them.
         metrics_token: lets Prometheus see `/metrics`.
     """

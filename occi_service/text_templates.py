@@ -28,8 +28,9 @@ from typing import Any
 __all__ = ["TemplateError", "TemplateLimits", "render", "render_all"]
 
 _CHILD = Path(__file__).with_name("template_child.py")
-#: Seconds beyond the child's own limit until it is killed from here: its start, on a busy machine.
-_GRACE = 1.0
+#: Seconds on the wall beyond the child's own limit, which is of the processor, until it is killed from here: on a busy machine it
+#: waits for its turns.
+_GRACE = 5.0
 # A character takes at most 12 in ASCII JSON (two escapes for one outside the BMP).
 _WORST_EXPANSION = 12
 
@@ -56,7 +57,7 @@ class TemplateLimits:
     """What the child may cost.
 
     Attributes:
-        seconds: of wall clock; processor time is limited to the next whole second.
+        seconds: of the processor, its start of some 0.1 s included; on the wall it may take 5 s more.
         memory: bytes of address space, the interpreter included (some 25 MiB).
         output: characters of all texts together.
         input: bytes of all templates and parameters together.
@@ -161,7 +162,7 @@ def _run(request: bytes, limits: TemplateLimits, clock: Callable[[], float]) -> 
                 # Its group still bears its id: it was not waited for.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    return b"", -signal.SIGALRM
+    return b"", -signal.SIGKILL
 
 
 def _reason(error: str, limits: TemplateLimits) -> str:
@@ -173,7 +174,7 @@ def _reason(error: str, limits: TemplateLimits) -> str:
 
 
 def _ended(status: int, limits: TemplateLimits) -> str:
-    if -status in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL):
+    if -status in (signal.SIGPROF, signal.SIGXCPU, signal.SIGKILL):
         return f"rendering took longer than {limits.seconds:g} s; make its loops shorter"
     return f"rendering broke off (status {status}); " + _too_much_memory(limits)
 

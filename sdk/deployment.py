@@ -36,12 +36,13 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resource:
-    """A virtual resource of a stack."""
+    """A virtual resource of a stack; `kind` is OCCI's word for it: compute, network, storage, or empty."""
 
     name: str
     type: str
     id: str
     state: str
+    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,7 +178,14 @@ class Deployment:
         for template_format, found in chosen:
             path = found.provision if provision and found.provision else found.deployment
             try:
-                return self.put(manifest.term, path, template_format, region=region, values=values)
+                return self.put(
+                    manifest.term,
+                    path,
+                    template_format,
+                    region=region,
+                    values=values,
+                    environments=found.environments,
+                )
             except client.BadRequestError as error:
                 # Of several formats, the platform says which it knows.
                 if error.where != deploy.STACK_FORMAT or len(chosen) == 1:
@@ -202,6 +210,7 @@ class Deployment:
         *,
         region: str,
         values: Mapping[str, Any] | None = None,
+        environments: Sequence[str] = (),
     ) -> Stack:
         """Order a stack, or its change, and return at once; `wait` waits for it.
 
@@ -209,11 +218,12 @@ class Deployment:
             name: one of the instance's own choosing.
             template: path in the bundle.
             values: further parameters; the instance's own come before them.
+            environments: paths of Heat's environments in the bundle.
 
         Raises:
             client.BadRequestError: deploy refuses the template.
         """
-        document = templates.Document.read(self._bundle, template, template_format)
+        document = templates.Document.read(self._bundle, template, template_format, environments)
         plain, secret = self._parameters(document, region, values or {})
         attributes: dict[str, Any] = {
             **self._instance().labels,
@@ -221,10 +231,14 @@ class Deployment:
             names.REGION: region,
             deploy.STACK_FORMAT: template_format,
             deploy.STACK_TEMPLATE: document.text,
+            deploy.STACK_SOURCE: template,
             deploy.STACK_FILES: document.files,
+            deploy.STACK_ROLLBACK: self._bundle.manifest.on_failed_create is bundles.OnFailedCreate.ROLLBACK,
             deploy.STACK_PARAMETERS: plain,
             deploy.STACK_SECRET_PARAMETERS: secret,
         }
+        if environments:
+            attributes[deploy.STACK_ENVIRONMENTS] = list(environments)
         path = deploy.stack_path(self._instance().id, name, region)
         self._clear_away(path)
         shown, _ = self._service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes)
@@ -377,6 +391,7 @@ def _stack(shown: client.Entity) -> Stack:
         id=str(get(deploy.STACK_ID) or ""),
         outputs=get(deploy.STACK_OUTPUTS) or {},
         resources=[
-            Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state")]) for each in resources
+            Resource(*[str(each.get(name, "")) for name in ("name", "type", "id", "state", "kind")])
+            for each in resources
         ],
     )

@@ -20,7 +20,7 @@ from occi_service.wire import service_manager as wire
 
 from .catalogue import Design
 from .clearing import Disposal
-from .deployment import Deployment, Stack
+from .deployment import Deployment, Resource, Stack
 from .dns import Dns, NameServer
 from .errors import Failure
 from .events import Action, Alarm, Event, Occasion, Tick
@@ -225,17 +225,7 @@ class Orchestrator:
 
     def _resource_links(self, stacks: list[Stack]) -> list[Mapping[str, Any]]:
         url = self.deployment.url if stacks else ""
-        return [
-            {
-                "target": f"{url}{stack.path}#{resource.name}",
-                "kind": type_id(wire.RESOURCE_LINK),
-                "title": resource.name,
-                "type": resource.type,
-                "state": resource.state,
-            }
-            for stack in stacks
-            for resource in stack.resources
-        ]
+        return [_resource_link(url, stack, resource) for stack in stacks for resource in stack.resources]
 
     def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
         """Parameters for templates beside the instance's own: the suppliers' attributes, and what the author publishes."""
@@ -245,6 +235,17 @@ class Orchestrator:
         manifest = self.manifest
         regional = [each.templates for each in manifest.resources.values() if each.templates is not None]
         return any(each.provision for each in (*manifest.templates.values(), *regional))
+
+
+def _resource_link(url: str, stack: Stack, resource: Resource) -> Mapping[str, Any]:
+    link = {
+        "target": f"{url}{stack.path}#{resource.name}",
+        "kind": type_id(wire.RESOURCE_LINK),
+        "title": resource.name,
+        "type": resource.type,
+        "state": resource.state,
+    }
+    return {**link, "target_kind": wire.INFRASTRUCTURE + resource.kind} if resource.kind else link
 
 
 def _dependency_links(suppliers: Mapping[str, Supplier]) -> list[Mapping[str, Any]]:

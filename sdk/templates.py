@@ -1,19 +1,21 @@
 """A bundle's template as an order carries it: its text, the files it names, and the names of the parameters it takes.
 
 Formats with a `parameters` section of their own (`infrastructure`, `hot`) say there what they take; in others a `${name}` in a
-leaf says it. Nothing is filled in here: the platform does that, where secrets may be.
+leaf says it. Nothing is filled in here: the platform does that, where secrets may be. The files are those of the bundle that the
+template names, and a template of Heat that names another is refused before it is sent.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import yaml
 
 import bundles
+from bundles import hot
 
 from .errors import Failure
 
@@ -34,8 +36,14 @@ class Document:
     files: Mapping[str, str]
 
     @classmethod
-    def read(cls, bundle: bundles.Bundle, path: str, template_format: str) -> Document:
-        """A template of a bundle. Raises Failure where the bundle has none at the path, or it cannot be read."""
+    def read(
+        cls, bundle: bundles.Bundle, path: str, template_format: str, environments: Sequence[str] = ()
+    ) -> Document:
+        """A template of a bundle. Raises Failure where the bundle has none at the path, or it cannot be read.
+
+        Args:
+            environments: paths of Heat's environments.
+        """
         try:
             text = bundle.read(path).decode()
         except KeyError:
@@ -43,6 +51,8 @@ class Document:
         except UnicodeDecodeError:
             raise Failure(f"the template {path} is not UTF-8") from None
         names = _declared(text, path) if template_format in _DECLARING else _referred(text)
+        if template_format == "hot":
+            return cls(text, tuple(names), _named(bundle, path, text, environments))
         return cls(text, tuple(names), _files(bundle, path, text))
 
 
@@ -55,13 +65,29 @@ def _declared(text: str, path: str) -> list[str]:
     if not isinstance(root, yaml.MappingNode):
         return []
     for key, value in root.value:
-        if key.value == "parameters" and isinstance(value, yaml.MappingNode):
+        if key.value in ("parameters", "Parameters") and isinstance(value, yaml.MappingNode):
             return [str(name.value) for name, _ in value.value]
     return []
 
 
 def _referred(text: str) -> list[str]:
     return list(dict.fromkeys(_REFERENCE.findall(text)))
+
+
+def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[str]) -> dict[str, str]:
+    """The files that a template of Heat and its environments name, and those that they name in turn."""
+
+    def read(name: str) -> str | None:
+        try:
+            return bundle.read(name).decode()
+        except (KeyError, UnicodeDecodeError):
+            return None
+
+    try:
+        gathered = hot.gather(path, text, read=read, environments=environments)
+    except bundles.BundleError as error:
+        raise Failure("\n".join(str(each) for each in error.problems[:5])) from None
+    return {name: str(read(name)) for name in gathered.names}
 
 
 def _files(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from occi.core_model import Entity, Kind, Link, Resource
 
 from occi_service.identity import Identity, Role, TenantId, TokenKind
-from occi_service.model import RemoteResource, type_id
+from occi_service.model import RemoteResource, foreign_kind, type_id
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
 from occi_service.wire import names
@@ -260,6 +260,10 @@ def parameters_of(entity: Entity, outputs: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _shown(link: Link) -> tuple[Any, ...]:
+    return link.attributes, link.title, type_id(link.target.kind)
+
+
 def set_links(
     instances: Instances,
     connection: sa.Connection,
@@ -277,7 +281,8 @@ def set_links(
         # A resource's name in a template may have any characters.
         target = uri_text(str(each["target"]))
         path = f"{kind.location}{names.derived_id(instance.id, target)}"
-        link = Link(path, kind, [], entity, RemoteResource(target), title=str(each.get("title") or "") or None)
+        far = RemoteResource(target, foreign_kind(str(each["target_kind"])) if each.get("target_kind") else None)
+        link = Link(path, kind, [], entity, far, title=str(each.get("title") or "") or None)
         if kind is wire.RESOURCE_LINK:
             for name in ("state", "type"):
                 if each.get(name):
@@ -290,7 +295,7 @@ def set_links(
         before = present.get(path)
         if before is None:
             instances.registry.add_resource(path, link, extras)
-        elif (before.attributes, before.title) != (link.attributes, link.title):
+        elif _shown(before) != _shown(link):
             instances.registry.save(path, link, extras)
     entity.links = [wanted[path] for path in wanted]
     return sum(1 for link in wanted.values() if link.kind is wire.DEPENDENCY)

@@ -7,6 +7,7 @@ reconciler does not, and wake it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
 _MAX_OUTPUTS: Final = 500
 _MAX_LINKS: Final = 500
 _MAX_TARGET: Final = 2000
+_TYPE: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#\"<>\\]{1,400}#[a-z][a-z0-9_-]{0,60}")
 
 
 class ReportBackend(ActionBackend):
@@ -151,6 +153,9 @@ def _check_link(link: Any, where: str) -> None:
     target = link.get("target")
     if not isinstance(target, str) or "://" not in target or len(target) > _MAX_TARGET:
         raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
+    target_kind = link.get("target_kind")
+    if target_kind is not None and (not isinstance(target_kind, str) or _TYPE.fullmatch(target_kind) is None):
+        raise BadRequestError("its target_kind is not a type identifier, scheme and term", where)
     if link.get("kind") not in LINK_KINDS:
         raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 
@@ -18,6 +19,12 @@ from tests import kubernetes_cluster as clusters
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 #: Seconds that a test may take whose first act may be to install an OpenStack.
 _WITH_OPENSTACK = 900

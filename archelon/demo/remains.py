@@ -17,8 +17,15 @@ __all__ = ["left"]
 
 #: What stays by intent: bundles and services outlive instances, records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
-#: Work that recurs as long as a service lives, and the end of a record's time.
-_RECURRING: Final = ("instance.counts", "work.retention", "disposal.sweep", "deploy.retention", "record.expiry")
+#: Work that recurs as long as a service lives, and the end of a record's or an audit's time.
+_RECURRING: Final = (
+    "instance.counts",
+    "work.retention",
+    "disposal.sweep",
+    "disposal.instance",
+    "deploy.retention",
+    "record.expiry",
+)
 
 
 def left(state: StateDirectory) -> list[str]:

@@ -134,11 +134,13 @@ class StackOrder:
 
     Args:
         id: names it for ever; the platform's objects carry it.
-        template, files: the text and what comes along, by name.
-        parameters: may hold secrets.
+        template, files: the text and what comes along, by path in the bundle.
+        source: the template's own path there. environments: paths of Heat's environments among the files.
+        parameters: may hold secrets; secrets: the names of those that do.
         counts: instances by node, where they differ from the template's.
         presence: `present`, `suspended` or `absent`.
         rollback: whether a failed create is undone.
+        version: counts what was ordered; what failed is tried again when it is ordered again.
     """
 
     id: str
@@ -150,16 +152,27 @@ class StackOrder:
     counts: Mapping[str, int] = field(default_factory=dict)
     presence: str = "present"
     rollback: bool = True
+    source: str = ""
+    environments: tuple[str, ...] = ()
+    secrets: frozenset[str] = frozenset()
+    version: int = 0
 
 
 @dataclass(frozen=True)
 class StackResource:
-    """One virtual resource of a stack."""
+    """One virtual resource of a stack.
+
+    Args:
+        name: in its template; of one in a nested stack, the way down to it.
+        type: the platform's own word; kind: OCCI's (`compute`, `network` or `storage`), empty where it is none of these.
+        id: the platform's own. state: in the platform's words.
+    """
 
     name: str
     type: str
     id: str
     state: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,15 +182,18 @@ class Progress:
     Args:
         record: JSON that the caller keeps and gives back with the next call.
         state: Heat's words, such as `CREATE_IN_PROGRESS`; reason: why, for people.
+        outputs, resources: None where they were not looked at; they are then as they were.
+        id: the platform's own name for the stack, where it has one.
         again: seconds after which to call again; None: nothing changes by itself.
     """
 
     record: Mapping[str, Any]
     state: str
     reason: str
-    outputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    resources: Sequence[StackResource] = ()
+    outputs: Mapping[str, Any] | None = field(default_factory=dict, repr=False)
+    resources: Sequence[StackResource] | None = ()
     again: float | None = None
+    id: str = ""
 
 
 class Stacks(Protocol):
@@ -187,12 +203,19 @@ class Stacks(Protocol):
         """Refuse what can never be made. Raises DeployError."""
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
-        """What carrying the order out would do; `state` is CREATE, UPDATE, DELETE or KEEP. Changes nothing."""
+        """What carrying the order out would do; `state` is CREATE, UPDATE, REPLACE, DELETE or KEEP. Changes nothing.
+
+        Raises:
+            DeployError: the order can never be carried out.
+        """
 
     def scale(
         self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
     ) -> Mapping[str, int]:
         """The order's counts after scaling a node. Raises DeployError where they leave its bounds."""
+
+    def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
+        """Tell a resource that what it waits for has happened. Raises DeployError where nothing waits under this name."""
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Look, take the steps that are possible now, and tell. Raises DeployError."""

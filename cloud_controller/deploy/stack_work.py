@@ -20,7 +20,7 @@ from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
 from ..entities import Entities
 from ..notices import Notices
 from ..objects import ABSENT, Object, Objects
-from . import ports
+from . import ports, watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
@@ -74,13 +74,16 @@ class StackWork:
         except (ports.DeployError, OcciError) as problem:
             reason = problem.message if isinstance(problem, OcciError) else str(problem)
             verb = wanted.shown.partition("_")[0] or "CREATE"
-            failed = ports.Progress(record or {}, f"{verb}_FAILED", reason)
+            still = {name: value for name, value in (record or {}).items() if name != "moving"}
+            failed = ports.Progress(still, f"{verb}_FAILED", reason, None, None)
             return Wait(30.0, Seen(present, failed)) if present.wanted == ABSENT else Done(Seen(present, failed))
         if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
             left = stacks.remains(order)
             if not left:
                 return Done(Seen(present, None))
-            progress = ports.Progress(progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}")
+            progress = ports.Progress(
+                progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}", None, None
+            )
             return Wait(_SOON, Seen(present, progress))
         seen = Seen(present, progress)
         return Done(seen) if progress.again is None else Wait(max(progress.again, 0.02), seen)
@@ -93,7 +96,15 @@ class StackWork:
             self._objects.remove(connection, present.path)
             self._tell(connection, present, "DELETE_COMPLETE", "")
             return
-        resources = [vars(each) for each in progress.resources]
+        shown: dict[str, Any] = {
+            deploy.STACK_STATE: progress.state,
+            deploy.STACK_REASON: progress.reason or None,
+            deploy.STACK_ID: progress.id or present.path.rpartition("/")[2],
+        }
+        if progress.outputs is not None:
+            shown[deploy.STACK_OUTPUTS] = dict(progress.outputs)
+        if progress.resources is not None:
+            shown[deploy.STACK_RESOURCES] = [vars(each) for each in progress.resources]
         told = _digest(present.version, progress.state, progress.outputs)
         kept = {**present.kept, "record": dict(progress.record), "told": told}
         current = self._objects.find(connection, present.path)
@@ -101,19 +112,11 @@ class StackWork:
             # Another order has come since: what was seen is not its state. The record is true all the same.
             self._objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
             return
-        self._entities.write(
-            connection,
-            present,
-            {
-                deploy.STACK_STATE: progress.state,
-                deploy.STACK_REASON: progress.reason or None,
-                deploy.STACK_ID: present.path.rpartition("/")[2],
-                deploy.STACK_OUTPUTS: dict(progress.outputs),
-                deploy.STACK_RESOURCES: resources,
-            },
-        )
+        self._entities.write(connection, present, shown)
         if kept != present.kept:
             self._objects.keep(connection, present, kept)
+        if progress.record.get("moving") and self._regions.platform(present.region).watcher is not None:
+            self._objects.wake(connection, watching.TOPIC, present.region)
         if told != present.kept.get("told"):
             self._tell(connection, present, progress.state, progress.reason)
 
@@ -128,8 +131,8 @@ class StackWork:
         self._notices.post(connection, present.labels, kind="stack", subject=present.path, data=data)
 
 
-def _digest(version: int, state: str, outputs: Mapping[str, Any]) -> str:
-    text = json.dumps([version, state, dict(outputs)], sort_keys=True)
+def _digest(version: int, state: str, outputs: Mapping[str, Any] | None) -> str:
+    text = json.dumps([version, state, dict(outputs or {})], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -34,7 +34,8 @@ _SET: Final = frozenset(
 def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
     """The order that a platform gets, of an entity's attributes. Raises DeployError for a parameter that is no scalar."""
     get = attributes.get
-    parameters = {**(get(deploy.STACK_PARAMETERS) or {}), **(get(deploy.STACK_SECRET_PARAMETERS) or {})}
+    secret = get(deploy.STACK_SECRET_PARAMETERS) or {}
+    parameters = {**(get(deploy.STACK_PARAMETERS) or {}), **secret}
     for name, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
             raise DeployError(f"the parameter {name[:60]!r} is no text, number or boolean; give one of these")
@@ -52,6 +53,10 @@ def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
         counts=present.asked.get(COUNTS, {}),
         presence=present.wanted,
         rollback=bool(get(deploy.STACK_ROLLBACK, True)),
+        source=str(get(deploy.STACK_SOURCE) or ""),
+        environments=tuple(str(each) for each in get(deploy.STACK_ENVIRONMENTS) or ()),
+        secrets=frozenset(secret),
+        version=present.version,
     )
 
 
@@ -86,7 +91,7 @@ class StackBackend(OwnedBackend):
         changed = [
             name for name in {*before, *new} - _SET if name != names.GENERATION and before.get(name) != new.get(name)
         ]
-        if not changed:
+        if not changed and not str(before.get(deploy.STACK_STATE, "")).endswith("_FAILED"):
             return new
         self._validate(new, present)
         self._in_progress(new)
@@ -109,9 +114,7 @@ class StackBackend(OwnedBackend):
         if action == deploy.SCALE:
             self._scale(entity, present, attributes, connection=connection)
         elif action == deploy.SIGNAL:
-            raise ConflictError(
-                f"nothing on the platform of {present.region} waits for a signal", "org.archelon.signal.resource"
-            )
+            self._signal(entity, present, attributes)
         else:
             wanted = SUSPENDED if action == deploy.SUSPEND else PRESENT
             if wanted != present.wanted:
@@ -128,6 +131,14 @@ class StackBackend(OwnedBackend):
         except DeployError as problem:
             raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
         return {deploy.STACK_RESOURCES: [vars(each) for each in found]}
+
+    def _signal(self, entity: Entity, present: Object, attributes: Mapping[str, Any]) -> None:
+        stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
+        resource = str(attributes[deploy.SIGNAL_RESOURCE])
+        try:
+            stacks.signal(stack_order(entity.attributes, present), resource, attributes.get(deploy.SIGNAL_DATA) or {})
+        except DeployError as problem:
+            raise ConflictError(str(problem), deploy.SIGNAL_RESOURCE) from problem
 
     def _scale(
         self, entity: Entity, present: Object, attributes: Mapping[str, Any], *, connection: sa.Connection

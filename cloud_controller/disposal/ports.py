@@ -19,7 +19,11 @@ class Holdings(Protocol):
         """Every instance that something carries the label of, with the age of its youngest object in seconds."""
 
     def objects(self, instance: str) -> Sequence[str]:
-        """What there is of an instance, each by a name that stays the same from look to look."""
+        """What there is of an instance, each by a name that stays the same from look to look.
+
+        Raises:
+            HoldingsError: nobody can tell; the text says why.
+        """
 
     def remove(self, instance: str) -> bool:
         """Take all of it away, what needs others first. True when it is gone; False: ask again.
@@ -29,4 +33,4 @@ class Holdings(Protocol):
         """
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What is left, in words; empty: verified absent."""
+        """What is left, in words; empty: verified absent. Raises HoldingsError where nobody can tell."""

@@ -32,6 +32,10 @@ SWEEP: Final = "disposal.sweep"
 
 _SOON: Final = 0.1
 _SLOW: Final = 1.0
+#: Seconds after which platforms are asked again while rows still tell of something.
+_ASKED: Final = 1.0
+#: Seconds that a closed audit is kept; by then no token of the instance's is left that could make something new for it.
+_KEPT: Final = 90 * 86400.0
 #: Kinds in the order in which they go. What measures goes before what is measured, orchestrators after their stacks.
 _ORDER: Final = (
     (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location),
@@ -68,6 +72,8 @@ class Seen:
     Args:
         dismiss: objects that are from now on wanted no more.
         state: of the disposal; None: the entity itself is to go.
+        since, asked: when it began, and when the platforms were last asked; seconds since the epoch.
+        since, closed: when it was ordered, and when nothing was left; seconds since the epoch, 0: not yet.
     """
 
     present: Object
@@ -76,6 +82,8 @@ class Seen:
     audit: Sequence[Entry] = ()
     dismiss: Sequence[Object] = ()
     since: float = 0.0
+    asked: float = 0.0
+    closed: float = 0.0
 
 
 class DisposalWork:
@@ -84,6 +92,7 @@ class DisposalWork:
     Args:
         holdings: of every region's platform, by region.
         patience: seconds after which a disposal that something is in the way of is called failed.
+        keep: seconds that a disposal is kept after its end.
         clock: seconds since the epoch.
     """
 
@@ -95,6 +104,7 @@ class DisposalWork:
         *,
         holdings: Mapping[str, Holdings],
         patience: float = 600.0,
+        keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._objects = objects
@@ -102,6 +112,7 @@ class DisposalWork:
         self._notices = notices
         self._holdings = holdings
         self._patience = patience
+        self._keep = keep
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
@@ -123,11 +134,23 @@ class DisposalWork:
         # Another order is another disposal.
         kept = present.kept if present.kept.get("version") == present.version else {}
         since = float(kept.get("since", now))
+        end = float(kept.get("closed", 0.0)) + self._keep
+        if kept.get("closed"):
+            return Done(Seen(present, None)) if now >= end else Wait(end - now)
         instance = present.labels.instance
         audit = {(entry["platform"], entry["object"]): Entry(**entry) for entry in present.kept.get("audit", ())}
-        left: dict[tuple[str, str], str] = {}
-        for region, platform in self._holdings.items():
-            left.update(((region, name), name) for name in platform.objects(instance))
+        rank = next((rank for rank in wanted.ranks if rank), None)
+        asked = float(kept.get("asked", 0.0))
+        left = {
+            place: entry.object for place, entry in audit.items() if place[0] in self._holdings and not entry.removed
+        }
+        if rank is None or now - asked >= _ASKED:
+            # While rows tell of what is still to go, a platform far away is not asked at every look.
+            asked = now
+            try:
+                left = self._held(instance)
+            except HoldingsError as problem:
+                return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
         left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
         for place, name in left.items():
             if place not in audit or audit[place].removed:
@@ -136,40 +159,54 @@ class DisposalWork:
             if place not in left and not entry.removed:
                 audit[place] = Entry(entry.object, entry.platform, removed=now)
         lines = list(audit.values())
-        rank = next((rank for rank in wanted.ranks if rank), None)
         if rank is not None:
             dismiss = [each for each in rank if each.wanted != ABSENT]
             message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank)
-            return self._waiting(present, lines, since, message=message, dismiss=dismiss)
+            return self._waiting(present, lines, since, asked=asked, message=message, dismiss=dismiss)
         blocked = self._remove_rest(instance)
         if blocked:
-            return self._waiting(present, lines, since, message="; ".join(blocked))
+            return self._waiting(present, lines, since, asked=asked, message="; ".join(blocked))
         closed = [Entry(each.object, each.platform, each.removed or now, now) for each in lines]
-        return Done(Seen(present, "done", audit=closed, since=since))
+        # Its row stays in the queue, so that it goes by itself when its time is over.
+        return Wait(self._keep, Seen(present, "done", audit=closed, since=since, closed=now))
+
+    def _held(self, instance: str) -> dict[tuple[str, str], str]:
+        """What the platforms have of an instance. Raises HoldingsError where one cannot tell."""
+        found: dict[tuple[str, str], str] = {}
+        for region, platform in self._holdings.items():
+            found.update(((region, name), name) for name in platform.objects(instance))
+        return found
 
     def _remove_rest(self, instance: str) -> list[str]:
         """Take away what no row tells of; what is still there, in words."""
         blocked: list[str] = []
         for region, platform in self._holdings.items():
-            remains = platform.remains(instance)
-            if not remains:
-                continue
             try:
+                if not platform.remains(instance):
+                    continue
                 platform.remove(instance)
+                remains = platform.remains(instance)
             except HoldingsError as problem:
                 blocked.append(f"{region}: {problem}")
                 continue
-            remains = platform.remains(instance)
             if remains:
                 blocked.append(f"{region}: still there: {', '.join(remains)[:500]}")
         return blocked
 
     def _waiting(
-        self, present: Object, lines: Sequence[Entry], since: float, *, message: str, dismiss: Sequence[Object] = ()
+        self,
+        present: Object,
+        lines: Sequence[Entry],
+        since: float,
+        *,
+        asked: float,
+        message: str,
+        dismiss: Sequence[Object] = (),
     ) -> Progress[Seen]:
         waited = self._clock() - since
         failed = waited > self._patience
-        seen = Seen(present, "failed" if failed else "running", message, audit=lines, dismiss=dismiss, since=since)
+        state = "failed" if failed else "running"
+        seen = Seen(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
         # A failed disposal is looked at further: what was in the way may have gone by itself.
         # Each look lists everything on every platform: soon at first, then ever more seldom.
         return Wait(60.0 if failed else min(_SLOW, max(_SOON, waited / 4)), seen)
@@ -202,7 +239,13 @@ class DisposalWork:
             },
         )
         audit = [vars(entry) for entry in observed.audit]
-        kept = {"since": observed.since, "version": present.version, "audit": audit}
+        kept = {
+            "since": observed.since,
+            "asked": observed.asked,
+            "version": present.version,
+            "audit": audit,
+            "closed": observed.closed,
+        }
         if kept != present.kept:
             self._objects.keep(connection, present, kept)
         if observed.state == "done":

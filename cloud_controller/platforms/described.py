@@ -88,6 +88,12 @@ class DescribedStacks:
         except ValueError as problem:
             raise DeployError(str(problem)) from problem
 
+    def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
+        """Refused: nodes tell by their health that they are ready. Raises DeployError."""
+        raise DeployError(
+            "nothing on the local platform waits for a signal; a node's health check says when it is ready"
+        )
+
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """One turn of the wheel. Raises DeployError where the order can never be carried out."""
         # What is to go may go although its description has become unreadable.
@@ -105,7 +111,8 @@ class DescribedStacks:
             reason=kept.reason,
             outputs=infra.outputs(wanted, observed) if wanted.presence == "present" else {},
             resources=[
-                StackResource(key, seen.type, _id(seen), seen.condition.value) for key, seen in sorted(observed.items())
+                StackResource(key, seen.type, _id(seen), seen.condition.value, "compute")
+                for key, seen in sorted(observed.items())
             ],
             again=None if plan.again is None else max(plan.again, self._soonest),
         )

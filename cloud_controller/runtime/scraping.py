@@ -24,6 +24,8 @@ _SIZE: Final = 1 << 20
 _AT_ONCE: Final = 8
 #: Metrics that are kept of a node; what goes beyond is left out, in order of appearance.
 _METRICS: Final = 500
+#: Characters of a metric's name; longer ones are left out.
+_NAME: Final = 200
 _SECONDS: Final = 3.0
 
 
@@ -41,9 +43,10 @@ def parse(text: str) -> dict[str, float]:
             value = float(words[0])
         except ValueError:
             continue
-        if math.isfinite(value) and (name in found or len(found) < _METRICS):
+        if len(name) <= _NAME and math.isfinite(value) and (name in found or len(found) < _METRICS):
             found[name] = found.get(name, 0.0) + value
-    return found
+    # A sum may leave what a number can be, and what JSON can say.
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _split(line: str) -> tuple[str, str]:
@@ -67,12 +70,13 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def averaged(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each metric's mean over the nodes that have it."""
+    """Each metric's mean over the nodes that have it; of no more metrics than one node may have."""
     values: dict[str, list[float]] = {}
     for node in nodes:
         for name, value in node.items():
-            values.setdefault(name, []).append(value)
-    return {name: sum(each) / len(each) for name, each in values.items()}
+            if name in values or len(values) < _METRICS:
+                values.setdefault(name, []).append(value)
+    return {name: sum([value / len(each) for value in each]) for name, each in values.items()}
 
 
 def fetch(target: Target, path: str) -> str:

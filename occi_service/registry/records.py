@@ -14,7 +14,7 @@ from typing import Any
 
 from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
 
-from ..model import RESOURCE, RemoteResource, type_id
+from ..model import RESOURCE, RemoteResource, foreign_kind, type_id
 
 __all__ = ["EntityRecord", "FindCategory", "FindEntity", "LinkedResource", "dehydrate", "hydrate"]
 
@@ -118,7 +118,7 @@ def hydrate(
         target = (
             LinkedResource(record.target, target_kind, find_entity)
             if record.target.startswith("/")
-            else RemoteResource(record.target, target_kind)
+            else RemoteResource(record.target, _far(record.target_kind, target_kind))
         )
         entity = Link(record.identifier, kind, mixins, source, target, title=record.title)
     entity.attributes = _own(record.attributes)
@@ -131,6 +131,11 @@ def hydrate(
 def _kind(name: str | None, find_category: FindCategory) -> Kind:
     found = find_category(name) if name else None
     return found if isinstance(found, Kind) else RESOURCE
+
+
+def _far(name: str | None, known: Kind) -> Kind:
+    """The kind of a target that lives elsewhere, whether or not it is known here."""
+    return foreign_kind(name) if name and name != type_id(RESOURCE) and known is RESOURCE else known
 
 
 def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:

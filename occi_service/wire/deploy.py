@@ -41,8 +41,11 @@ __all__ = [
     "SCALE_NODE",
     "SCHEME",
     "SIGNAL",
+    "SIGNAL_DATA",
+    "SIGNAL_RESOURCE",
     "STACK",
     "STACK_ACTIONS",
+    "STACK_ENVIRONMENTS",
     "STACK_FILES",
     "STACK_FORMAT",
     "STACK_ID",
@@ -53,6 +56,7 @@ __all__ = [
     "STACK_RESOURCES",
     "STACK_ROLLBACK",
     "STACK_SECRET_PARAMETERS",
+    "STACK_SOURCE",
     "STACK_STATE",
     "STACK_TEMPLATE",
     "START",
@@ -167,7 +171,9 @@ APP: Final = Kind(
 STACK_NAME: Final = attribute("stack.name")
 STACK_FORMAT: Final = attribute("stack.format")
 STACK_TEMPLATE: Final = attribute("stack.template")
+STACK_SOURCE: Final = attribute("stack.source")
 STACK_FILES: Final = attribute("stack.files")
+STACK_ENVIRONMENTS: Final = attribute("stack.environments")
 STACK_PARAMETERS: Final = attribute("stack.parameters")
 STACK_SECRET_PARAMETERS: Final = attribute("stack.secret_parameters")
 STACK_ROLLBACK: Final = attribute("stack.rollback")
@@ -180,6 +186,8 @@ STACK_RESOURCES: Final = attribute("stack.resources")
 SCALE_NODE: Final = attribute("scale.node")
 SCALE_COUNT: Final = attribute("scale.count")
 SCALE_BY: Final = attribute("scale.by")
+SIGNAL_RESOURCE: Final = attribute("signal.resource")
+SIGNAL_DATA: Final = attribute("signal.data")
 SCALE_KEY: Final = attribute("scale.key")
 
 PREVIEW: Final = Action(
@@ -188,7 +196,9 @@ PREVIEW: Final = Action(
     "Tell what an update would change",
     {
         STACK_TEMPLATE: Attribute("required"),
+        STACK_SOURCE: Attribute(""),
         STACK_FILES: Attribute("", type="object"),
+        STACK_ENVIRONMENTS: Attribute("", type="array"),
         STACK_PARAMETERS: Attribute("", type="object"),
     },
 )
@@ -212,8 +222,8 @@ SIGNAL: Final = Action(
     "signal",
     "Tell a resource of the stack that what it waits for has happened",
     {
-        attribute("signal.resource"): Attribute("required"),
-        attribute("signal.data"): Attribute("", type="object"),
+        SIGNAL_RESOURCE: Attribute("required", description="its name; of one in a nested stack, the way down to it"),
+        SIGNAL_DATA: Attribute("", type="object"),
     },
 )
 STACK_ACTIONS: Final = (PREVIEW, SCALE, SUSPEND, RESUME, SIGNAL)
@@ -230,7 +240,11 @@ STACK: Final = Kind(
         REGION: Attribute("required", description="where it is deployed; stays"),
         STACK_FORMAT: Attribute("required", description="infrastructure, hot or kubernetes; stays"),
         STACK_TEMPLATE: Attribute("required", description="the template as text"),
-        STACK_FILES: Attribute("", type="object", description="other files that the template names, name to text"),
+        STACK_SOURCE: Attribute(
+            "", description="the template's path in its bundle, which the names in it are relative to"
+        ),
+        STACK_FILES: Attribute("", type="object", description="other files that the template names, path to text"),
+        STACK_ENVIRONMENTS: Attribute("", type="array", description="paths of Heat's environments among the files"),
         STACK_PARAMETERS: Attribute("", type="object"),
         STACK_SECRET_PARAMETERS: Attribute("", type="object", secret=True),
         STACK_ROLLBACK: Attribute("", type="boolean", default=True, description="whether a failed create is undone"),
@@ -239,7 +253,7 @@ STACK: Final = Kind(
         STACK_ID: Attribute("immutable", description="the platform's own id"),
         # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.
         STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
-        STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state"),
+        STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),
     },
     location="/stack/",
 )

@@ -13,6 +13,7 @@ __all__ = [
     "BUNDLE_VERSION",
     "DEPENDENCY",
     "HISTORY_STATES",
+    "INFRASTRUCTURE",
     "INSTANCE_ATTRIBUTES",
     "LIFECYCLE_ACTIONS",
     "LOCK",
@@ -122,7 +123,8 @@ REPORT: Final = Action(
         REPORTED_LINKS: Attribute(
             "",
             type="array",
-            description="objects of target (an absolute URI), kind (a type identifier), title, and a resource's state, type",
+            description="objects of target (an absolute URI), kind (a type identifier), title, and a resource's "
+            "state, type, target_kind",
         ),
     },
 )
@@ -132,6 +134,8 @@ RENEW: Final = Action(
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 
+#: OCCI's infrastructure (GFD.224): `compute`, `network` and `storage` are the kinds of what is linked to.
+INFRASTRUCTURE: Final = "http://schemas.ogf.org/occi/infrastructure#"
 #: From an instance to one that it uses: the SIG.
 DEPENDENCY: Final = Kind(SCHEME, "dependency", related=[Link.kind], title="Uses", location="/dependency/")
 #: From an instance to a virtual resource of its stacks: the IIG.

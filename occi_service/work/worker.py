@@ -274,7 +274,8 @@ class Worker:
     @contextlib.contextmanager
     def _attended(self, item: Item, lease_end: float) -> Iterator[None]:
         slot = threading.get_ident()
-        self._running[slot] = _Running(item, lease_end)
+        with self._running_lock:
+            self._running[slot] = _Running(item, lease_end)
         try:
             yield
         finally:

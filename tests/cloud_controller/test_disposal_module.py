@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.disposal.work import Sweep
+from cloud_controller import web
+from cloud_controller.disposal.backend import TOPIC
+from cloud_controller.disposal.work import DisposalWork, Sweep
+from cloud_controller.entities import Entities
 from cloud_controller.labels import Labels
+from cloud_controller.notices import Notices
 from cloud_controller.platforms.local.orders import Name, Order, Program
+from occi_service.app import Application
 from occi_service.wire import deploy, disposal
+from occi_service.work import Done, Item, Progress, Token, Wait
 
 from .house import TENANT, House, labels, new_instance
 from .test_deploy_module import put_application, put_bundle, put_stack, stack_at, state
@@ -75,6 +81,52 @@ def test_only_who_acts_for_an_instance_disposes_of_it(house: House) -> None:
     stranger = put_disposal(house, instance, token=house.service_token(tenant="t-2"))
     assert stranger.status_code == 409
     assert not house.gone(stack_at(instance))
+
+
+def test_a_closed_audit_is_kept_for_a_while(house: House) -> None:
+    instance = new_instance()
+    registry = house.parts.registry()
+    for module in web.modules_of(house.parts):
+        module.register(Application(registry))
+    now = 1e9
+    handler = DisposalWork(
+        house.parts.objects,
+        Entities(registry),
+        Notices(house.parts.queue),
+        holdings={"local": house.platform.holdings},
+        keep=1000.0,
+        clock=lambda: now,
+    )
+    assert put_disposal(house, instance).status_code == 201
+    path = "/disposal" + disposal.disposal_path(instance)
+
+    key = disposal.disposal_path(instance)
+    item = Item(TOPIC, key, TENANT, None, Token(1), generation=1, attempt=0, reason=None, deadline=2e9)
+
+    def look() -> Progress[Any]:
+        with house.database.write() as connection:
+            loaded = handler.load(connection, item)
+            assert loaded is not None
+            progress = handler.step(*loaded)
+            if progress.observed is not None:
+                handler.save(connection, item, progress.observed)
+        return progress
+
+    for seconds, left in ((0, 1000.0), (1, 999.0)):
+        now += seconds
+        waits = look()
+        assert isinstance(waits, Wait)
+        assert waits.seconds == left
+        assert house.attributes(path)[disposal.DISPOSAL_STATE] == "done"
+    # Ordered again, it looks again.
+    assert put_disposal(house, instance, 2).status_code == 200
+    assert house.attributes(path)[disposal.DISPOSAL_STATE] == "running"
+    look()
+    now += 1000
+    assert isinstance(look(), Done)
+    assert house.gone(path)
+    with house.database.read() as connection:
+        assert house.parts.objects.of_instance(connection, instance) == []
 
 
 def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:

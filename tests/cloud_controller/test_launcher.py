@@ -282,7 +282,12 @@ def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
     (launcher.work(NAME) / "link").symlink_to(tmp_path)
     with pytest.raises(LaunchError, match="through a link"):
         launcher.start(order(), with_file("link/out"))
+    (launcher.work(NAME) / "round").symlink_to("round")
+    for path in ("link/made/out", "round/out"):
+        with pytest.raises(LaunchError, match="through a link"):
+            launcher.start(order(), with_file(path))
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "made").exists()
     assert launcher.start(order(), with_file("conf/in")).up
     assert (launcher.work(NAME) / "conf/in").stat().st_mode & 0o777 == 0o600
 
@@ -291,6 +296,17 @@ def test_files_of_an_older_revision_go(launcher: Launcher) -> None:
     for revision, path in (("1", "old"), ("2", "new")):
         launcher.start(order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
     assert sorted(path.name for path in launcher.work(NAME).iterdir()) == ["new"]
+
+
+def test_an_older_revisions_file_is_not_removed_through_a_link(launcher: Launcher, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").touch()
+    launcher.start(order(), lambda _ports: Program(("sleep", "1000"), PATH, {"conf/file": "x"}))
+    shutil.rmtree(launcher.work(NAME) / "conf")
+    (launcher.work(NAME) / "conf").symlink_to(kept)
+    launcher.start(order(revision="2"), lambda _ports: Program(("sleep", "1000"), PATH))
+    assert (kept / "file").exists()
 
 
 def test_found_by_label(launcher: Launcher) -> None:

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,3 +125,43 @@ def test_a_file_that_a_power_failure_cut_short_is_made_again(
     (directory / name).write_text(content)
     assert [process.name for process in launcher.find()] == [NAME]
     assert start(launcher, order(), "sleep", "1000").state is State.RUNNING
+
+
+def test_directories_that_a_process_made_read_only_go_with_it(launcher: Launcher, directory: Path) -> None:
+    start(launcher, order(), "sh", "-c", "mkdir -p a/b; touch a/b/file; chmod 500 a/b a; touch done; exec sleep 1000")
+    until((launcher.work(NAME) / "done").exists)
+    assert launcher.stop(NAME, wait=60)
+    assert as_nobody_special(directory.parents[2], lambda: launcher.remove(NAME, wait=60))
+    assert launcher.observe(NAME) is None
+
+
+def test_a_link_in_the_place_of_its_directory_is_removed_and_not_followed(
+    launcher: Launcher, directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    start(launcher, order(), "sleep", "1000")
+    launcher.work(NAME).rmdir()
+    launcher.work(NAME).symlink_to(tmp_path / "kept")
+    assert launcher.remove(NAME, wait=60)
+    assert (tmp_path / "kept" / "file").exists()
+
+
+def as_nobody_special(owned: Path, call: Callable[[], bool]) -> bool:
+    """What a call answers in a fork that has no privileges, where this process has them."""
+    if os.geteuid() != 0:
+        return call()
+    for path in (owned, *owned.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    # The directories above are of this test, and closed.
+    for above in [each for each in owned.parents if each.stat().st_uid == 0 and each.is_relative_to("/tmp")]:
+        above.chmod(above.stat().st_mode | 0o111)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os._exit(0 if call() else 1)
+        except BaseException:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

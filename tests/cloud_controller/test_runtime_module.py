@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,18 @@ def test_the_text_format() -> None:
     text = '# TYPE a counter\na{x="1 } \\"2"} 3 1395066363000\na{x="2"} 4\nb 1e3\nc NaN\nd\n{oops} 1\ne +Inf\nf{unclosed="1 2\n'
     assert parse(text) == {"a": 7.0, "b": 1000.0}
     assert averaged([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_what_cannot_be_shown_as_json_or_is_no_name_is_no_metric() -> None:
+    assert parse(f"big 1.7e308\nbig 1.7e308\n{'x' * 201} 1\nok 1\n") == {"ok": 1.0}
+    mean = averaged([{"big": 1.7e308}, {"big": 1.7e308}])["big"]
+    assert math.isfinite(mean)
+
+
+def test_no_node_makes_a_measurement_large() -> None:
+    # Each node has names of its own.
+    nodes = [{f"n{node}_{number}": 1.0 for number in range(500)} for node in range(10)]
+    assert len(averaged(nodes)) == 500
 
 
 @given(st.text(max_size=200))

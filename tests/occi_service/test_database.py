@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -120,4 +121,40 @@ def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead
     # As a server that restarts leaves it.
     driver.close()
     assert backend() not in (first, second)
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str) -> None:
+    """As of a worker that was stopped, or whose machine went away, with a claimed row of the queue in its hands."""
+    paused, other = Database(postgres_url, patience=0.2), Database(postgres_url)
+    counters.metadata.create_all(other.engine)
+    with other.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
+    with pytest.raises(sa.exc.DBAPIError) as caught, paused.write() as held:
+        held.execute(counters.update().values(value=1))
+        with other.write() as connection:
+            connection.execute(sa.text("SET LOCAL lock_timeout = '30s'"))
+            connection.execute(counters.update().values(value=2))
+        held.execute(counters.update().values(value=3))
+    assert caught.value.connection_invalidated
+    with other.read() as connection:
+        assert connection.scalar(sa.select(counters.c.value)) == 2
+    # The pool does not hand out what the server has ended.
+    with paused.write() as connection:
+        connection.execute(counters.update().values(value=4))
+    paused.close()
+    other.close()
+
+
+@pytest.mark.postgres
+def test_server_and_client_notice_when_the_other_is_gone(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as connection:
+        names = ("tcp_keepalives_idle", "tcp_user_timeout", "idle_in_transaction_session_timeout")
+        shown = [connection.scalar(sa.text(f"SHOW {name}")) for name in names]
+        driver: Any = connection.connection.dbapi_connection
+        assert driver.info.get_parameters()["keepalives_idle"] == "5"
+        assert driver.info.get_parameters()["tcp_user_timeout"] == "15000"
+    assert shown == ["5", "15000", "30s"]
     database.close()

@@ -137,4 +137,4 @@ def test_processes_that_start_at_once_agree_on_the_key(tmp_path: Path) -> None:
             assert answers != {""}
     finally:
         for process in processes:
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)

@@ -54,6 +54,23 @@ def spellings(secret: str) -> list[str]:
     ]
 
 
+def test_a_secret_with_members_is_hidden_whole_and_in_parts() -> None:
+    """As a backend's exception shows it: in Python's spelling, or one member alone."""
+    secret = {"user": "ann-the-admin", "keys": ["hunter22", {"pin": 12345678, "": None}], "on": True}
+    lines = Lines()
+    with logs.follow_request("req-00000001"):
+        logs.hide_in_request(secret)
+        for shown in (secret, json.dumps(secret), secret["keys"], "hunter22", f"by ann-the-admin: {secret!r}"):
+            lines.logger.info("cannot set %s", shown)
+    assert "hunter22" not in lines.text
+    assert "ann-the-admin" not in lines.text
+    with logs.follow_request("req-00000002"):
+        # The cost of a line does not grow with what one tenant calls a secret.
+        logs.hide_in_request([[f"word-{number}"] for number in range(100_000)])
+        lines.logger.info("a line")
+    assert lines.last["message"] == "a line"
+
+
 def test_a_line() -> None:
     lines = Lines()
     lines.logger.info("phase %s", "deploy", extra={"so_id": "1", "seconds": 0.5, "nested": {"a": [1, None, True]}})
@@ -158,9 +175,9 @@ def test_what_is_no_secret_stays() -> None:
 def test_hostile_text_costs_little() -> None:
     redactor = redaction.Redactor(["hunter2"])
     for piece in ("eyJ-", "a.", "authorization ", "bearer ", "x-auth-token='", "a://b:"):
-        started = time.perf_counter()
+        started = time.thread_time()
         redactor.text(piece * (200_000 // len(piece)) + "@")
-        assert time.perf_counter() - started < 1
+        assert time.thread_time() - started < 1
 
 
 def test_a_secret_too_short_to_hide_is_refused() -> None:
@@ -212,7 +229,7 @@ raise RuntimeError({secret!r})
 
 def test_everything_a_process_writes_is_lines_without_secrets() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(secret=SECRET)], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", PROGRAM.format(secret=SECRET)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
     assert done.stdout == ""
@@ -361,7 +378,7 @@ def test_threads_do_not_mix_their_ids() -> None:
 
     def work(name: str) -> None:
         with logs.follow_request(name):
-            barrier.wait(5)
+            barrier.wait(60)
             seen[name] = logs.request_id()
 
     threads = [threading.Thread(target=work, args=(f"request-{number}",)) for number in range(4)]

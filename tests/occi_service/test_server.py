@@ -115,21 +115,21 @@ class Running:
     errors: Path
 
     def get(self, path: str, **headers: str) -> tuple[int, list[tuple[str, str]], str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read().decode()
 
     def wait_for(self, name: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (self.directory / name).exists():
             assert time.monotonic() < deadline, self.errors.read_text()
             threading.Event().wait(0.01)
 
     def end(self) -> int:
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     @property
     def lines(self) -> list[dict[str, object]]:
@@ -155,7 +155,7 @@ def started(program: str, directory: Path) -> Iterator[Running]:
         if process.poll() is None:
             process.terminate()
         with process:
-            process.wait(15)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_the_applications_own_server_field_wins(web: Running) -> None:
 
 
 def raw(web: Running, request: bytes) -> str:
-    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", web.port), timeout=60) as connection:
         connection.sendall(request)
         answer = b""
         while chunk := connection.recv(65536):
@@ -210,7 +210,7 @@ def test_an_occi_header_of_16_kib_passes(web: Running) -> None:
 
 
 def test_connections_are_kept_alive(web: Running) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
     with contextlib.closing(connection):
         pids = set()
         for _ in range(3):
@@ -230,7 +230,7 @@ def count(text: str, **labels: str) -> float:
 def pids_of_both(web: Running) -> collections.Counter[str]:
     """Ask until both worker processes have answered: which, and how often."""
     answers: collections.Counter[str] = collections.Counter()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(answers) < 2 and time.monotonic() < deadline:
         answers[web.get("/demo")[2]] += 1
     return answers
@@ -277,15 +277,15 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_clean_lines(tmp_path: 
         running.wait_for("running")
         running.process.send_signal(signal.SIGTERM)
         # The idle worker ends at once: so the signal has reached the workers.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "Worker exiting" not in running.errors.read_text():
             assert time.monotonic() < deadline
             threading.Event().wait(0.01)
         assert answers == []
         (tmp_path / "go").touch()
-        thread.join(10)
+        thread.join(60)
         assert answers == [(200, "done")]
-        assert running.process.wait(10) == 0
+        assert running.process.wait(60) == 0
         lines = running.lines
 
     text = running.errors.read_text()
@@ -317,7 +317,7 @@ os.register_at_fork(after_in_child=signal_the_first)
 
 def test_a_worker_that_was_forked_this_moment_hears_sigterm(tmp_path: Path) -> None:
     with started(WEB.replace("server.serve(", EARLY + "server.serve("), tmp_path) as running:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while "Worker exiting" not in running.errors.read_text():
             assert time.monotonic() < deadline, running.errors.read_text()
             threading.Event().wait(0.01)
@@ -344,7 +344,7 @@ def test_a_worker_drains_on_sigterm(tmp_path: Path) -> None:
         assert status == 503
         assert json.loads(body)["checks"]["process"].startswith("draining")
         (tmp_path / "go").touch()
-        assert running.process.wait(10) == 0
+        assert running.process.wait(60) == 0
         assert [line["message"] for line in running.lines if line["logger"] == "occi_service.server"] == [
             "worker started",
             "worker drains",
@@ -357,7 +357,7 @@ def test_a_second_signal_ends_the_waiting(tmp_path: Path) -> None:
         running.process.terminate()
         running.wait_for("draining")
         running.process.terminate()
-        assert running.process.wait(10) == 1
+        assert running.process.wait(60) == 1
 
 
 def test_the_server_carries_neither_settings_nor_metrics() -> None:

@@ -44,18 +44,20 @@ def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> Non
     other = _FORK.Process(target=_write_without_pause, args=(sqlite_url, ready, stop))
     other.start()
     try:
-        assert ready.wait(20)
-        waits = []
+        assert ready.wait(60)
+        passed = []
         for _ in range(20):
-            before = time.monotonic()
+            with database.read() as connection:
+                before = connection.scalar(sa.text("SELECT n FROM t")) or 0
             with database.write() as connection:
-                waits.append(time.monotonic() - before)
+                passed.append((connection.scalar(sa.text("SELECT n FROM t")) or 0) - before)
                 connection.execute(sa.text("UPDATE t SET n = n + 1"))
     finally:
         stop.set()
-        other.join(20)
-    # One turn of the other, or two where it had just begun, on a machine that does other things too.
-    assert sorted(waits)[10] < 0.1
+        other.join(60)
+    # One turn of the other, or two where it had just begun. Counted and not timed, and not all of them: a machine that does
+    # other things too lets the other run on before this one has come to the queue.
+    assert sorted(passed)[5] <= 2, passed
     database.close()
 
 
@@ -63,10 +65,10 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
     path, ready = str(tmp_path / "state.db"), _FORK.Event()
     other = _FORK.Process(target=_hold, args=(path, ready))
     other.start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
-    other.join(20)
+    other.join(60)
     turns = ProcessTurns(path, patience=1)
     with turns.taken() as has:
         assert has

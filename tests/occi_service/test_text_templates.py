@@ -163,10 +163,19 @@ def test_no_error_shows_a_value(template: str) -> None:
     ],
 )
 def test_what_costs_too_much_is_stopped(template: str, reason: str) -> None:
-    started = time.monotonic()
     with pytest.raises(TemplateError, match=reason):
         render(template, {})
-    assert time.monotonic() - started < 3
+
+
+def test_a_child_that_waits_for_its_turn_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """On a busy machine it may stand still for longer than it may compute."""
+    slow = tmp_path / "child.py"
+    code = text_templates._CHILD.read_text()
+    begins = "    request = json.load(sys.stdin.buffer)\n"
+    assert code.count(begins) == 1
+    slow.write_text(code.replace(begins, f"    __import__('time').sleep(1.2)\n{begins}"))
+    monkeypatch.setattr(text_templates, "_CHILD", slow)
+    assert render("{{ v | plain }}", {"v": "a"}) == "a"
 
 
 def test_the_largest_text_that_is_allowed_passes() -> None:
@@ -193,7 +202,7 @@ def test_a_child_that_ignores_its_limits_is_killed(monkeypatch: pytest.MonkeyPat
     with pytest.raises(TemplateError, match=r"longer than 0\.2 s"):
         render("x", {}, limits=text_templates.TemplateLimits(seconds=0.2))
     group = int(pids.read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while _running(group):
         assert time.monotonic() < deadline
 

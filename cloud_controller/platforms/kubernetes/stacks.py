@@ -141,10 +141,8 @@ class KubernetesStacks:
         return {**order.counts, node: then}
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
-        """Raises DeployError: objects of Kubernetes are told by their own means."""
-        raise DeployError(
-            f"nothing in a manifest waits for a signal, {resource[:60]!r} neither; change an object instead"
-        )
+        """Refused: objects tell by their probes that they are ready. Raises DeployError."""
+        raise DeployError("nothing in Kubernetes waits for a signal; an object's probes say when it is ready")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Look, apply what is not applied yet, and tell. Raises DeployError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -18,8 +19,10 @@ __all__ = [
     "mark_stopped",
     "message_of",
     "read_json",
+    "remove_tree",
     "root_id",
     "state_of",
+    "stays_in",
     "write_files",
     "write_json",
 ]
@@ -99,6 +102,36 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     new.replace(path)
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all that is in it: also what a process closed, and never what a link in its place leads to.
+
+    Raises:
+        OSError: something stays.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        path.chmod(0o700)
+        for above, names, _files in os.walk(path):
+            for directory in (Path(above, name) for name in names):
+                if not directory.is_symlink():
+                    directory.chmod(0o700)
+        shutil.rmtree(path)
+
+
+def stays_in(work: Path, target: Path) -> bool:
+    """Whether a path below `work` leads nowhere else: a process owns its directory and may have put a link in the way."""
+    try:
+        return target.parent.resolve().is_relative_to(work.resolve())
+    except RuntimeError:
+        return False  # a link that leads to itself
+
+
 def write_files(work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
     """Put the program's files below `work`, and take away those to forget.
 
@@ -107,16 +140,16 @@ def write_files(work: Path, order: Order, program: Program, *, forget: set[str])
     """
     try:
         for path in sorted(forget):
-            (work / path).unlink(missing_ok=True)
+            if stays_in(work, work / path):
+                (work / path).unlink(missing_ok=True)
         (work / inside(order.directory)).mkdir(mode=0o700, parents=True, exist_ok=True)
         for path, content in program.files.items():
             target = work / inside(path)
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The process owns this directory and may have put a link in the way that leads out of it.
-            if not target.parent.resolve().is_relative_to(work.resolve()):
+            if not stays_in(work, target):
                 raise LaunchError(
                     f"the file {path!r} of {order.name} leaves its directory through a link; remove the link"
                 )
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

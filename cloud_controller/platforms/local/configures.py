@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
+from .books import stays_in
 from .launcher import Launcher
 from .orders import Name, State
 
@@ -153,10 +154,9 @@ def _read(output: int, ended: int, until: float) -> bytes | None:
 
 def _write(work: Path, path: str, text: str) -> None:
     target = work / path
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The process owns this directory and may have put a link in the way that leads out of it.
-    if not target.parent.resolve().is_relative_to(work.resolve()):
+    if not stays_in(work, target):
         raise ProvisionError(f"the file {path[:60]!r} leaves the node's directory through a link; remove the link")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

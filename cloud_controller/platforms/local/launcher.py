@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +36,18 @@ import cloud_controller
 
 from ...labels import Labels
 from . import locks, processes
-from .books import inside, listing, mark_stopped, message_of, read_json, root_id, state_of, write_files, write_json
+from .books import (
+    inside,
+    listing,
+    mark_stopped,
+    message_of,
+    read_json,
+    remove_tree,
+    root_id,
+    state_of,
+    write_files,
+    write_json,
+)
 from .logs import LogChunk, read_log
 from .orders import LaunchError, Name, Order, Program, Running, State
 from .portbook import PortBook, PortError
@@ -138,10 +148,10 @@ class Launcher:
             if lock is None:
                 return False
             # Its files first: on a full disk they are the room that the book of ports needs to be written anew.
-            for tree in ("work", "log"):
-                shutil.rmtree(directory / tree, ignore_errors=True)
-            self._checkpoint("files removed")
             try:
+                for tree in ("work", "log"):
+                    remove_tree(directory / tree)
+                self._checkpoint("files removed")
                 self._ports.release(str(name))
             except (PortError, OSError) as problem:
                 raise LaunchError(f"{name} cannot be removed: {problem}") from problem

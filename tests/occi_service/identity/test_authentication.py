@@ -343,10 +343,10 @@ def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
     best = float("inf")
     # The least of several rounds: what else the machine does can only add.
     for _ in range(10):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for _ in range(500):
             authentication(dict(environ), lambda *_: lambda _chunk: None)
-        best = min(best, (time.perf_counter() - begin) / 500)
+        best = min(best, (time.thread_time() - begin) / 500)
     assert len(seen) == 5000
     assert door.verifier.asked == ["token-a"]
     assert best < 20e-6

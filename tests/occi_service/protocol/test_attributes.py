@@ -120,9 +120,9 @@ def test_patterns_match_in_linear_time(shop: Shop) -> None:
     long = "a" * 500_000
     took = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         answer = create(shop, {"shop.slow": long})
-        took.append(time.perf_counter() - start)
+        took.append(time.thread_time() - start)
         assert answer.status == 400
     assert len(answer.body) < 1000
     # A backtracking engine needs 2**500000 steps.

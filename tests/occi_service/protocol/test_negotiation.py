@@ -42,7 +42,7 @@ def test_accept_with_weights(shop: Shop, accept: str | None, chosen: str) -> Non
     answer = call(shop, "GET", box(shop), accept=accept)
     assert answer.status == 200
     assert answer.header("content-type").partition(";")[0] == chosen
-    assert answer.header("vary") == "Accept"
+    assert answer.header("vary") == "Accept, Category, X-OCCI-Attribute"
 
 
 @pytest.mark.parametrize("accept", ["image/png", "text/plain;q=0", "application/xml, text/csv", f"{JSON}; q=0.0"])

@@ -72,7 +72,7 @@ class Crew:
     def end(self) -> list[int]:
         for _, process in self.members:
             process.terminate()
-        return [process.communicate(timeout=30) and process.returncode for _, process in self.members]
+        return [process.communicate(timeout=120) and process.returncode for _, process in self.members]
 
     def takeovers(self) -> list[float]:
         """Seconds from each death to the next claim of what it held."""
@@ -102,7 +102,7 @@ def test_killed_workers_lose_nothing_and_repeat_nothing(database: Database, tmp_
                 queue.enqueue(connection, "kettle", f"k{number}")
         started = time.monotonic()
         while _unfinished(database):
-            assert time.monotonic() - started < 120, f"not done in time, seed {seed}"
+            assert time.monotonic() - started < 600, f"not done in time, seed {seed}"
             crew.assemble()
             member = chance.choice(list(crew.members))[1]
             # The pause between kills; a worker that ends by itself has failed.

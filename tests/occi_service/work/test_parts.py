@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from occi_service import work
+from occi_service.database import Database
 
 from .kettles import Kettles
 
@@ -49,3 +54,28 @@ def test_a_reason_is_one_short_line(text: str) -> None:
     assert reason.startswith("ValueError")
     assert len(reason) <= 1020
     assert not re.search(r"[\r\n]", reason)
+
+
+def test_a_probe_may_count_overdue_steps_while_others_begin(tmp_path: Path) -> None:
+    worker = work.Worker(work.WorkQueue(Database(f"sqlite:///{tmp_path}/x.db")), [work.Topic("kettle", Kettles())])
+    now = time.time()
+    item = work.Item("kettle", "k", None, None, work.Token(1), 1, 0, None, deadline=now + 1000)
+    stop = threading.Event()
+
+    def begin_and_end() -> None:
+        while not stop.is_set():
+            with worker._attended(item, now):
+                pass
+
+    threads = [threading.Thread(target=begin_and_end) for _ in range(8)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        assert {worker.overdue for _ in range(1000)} == {0}
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        for thread in threads:
+            thread.join()

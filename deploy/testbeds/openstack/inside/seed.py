@@ -26,6 +26,7 @@ IMAGES = (
     "ubuntu_soft_config",
     "ubuntu-software-config",
     "TestVM",
+    "debian-12",
 )
 
 for name, (ram, disk, cores) in FLAVORS.items():

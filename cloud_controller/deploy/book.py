@@ -1,0 +1,52 @@
+"""What was ordered for a region, as its platform may ask: read from the rows, whoever wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from occi_service.database import Database
+
+from ..labels import Labels
+from ..platform import KnownStack
+from ..tables import objects
+from .stacks import TOPIC
+
+__all__ = ["RegionBook"]
+
+
+class RegionBook:
+    """The stacks of one region."""
+
+    def __init__(self, database: Database, region: str) -> None:
+        self._database = database
+        self._region = region
+
+    def moving(self) -> Sequence[KnownStack]:
+        """Those whose platform said so in their record."""
+        # The text is looked at first, so that rows at rest, nearly all, are not even read.
+        return [each for each in self._read(objects.c.kept.contains('"moving": true')) if each.record.get("moving")]
+
+    def all(self) -> Sequence[KnownStack]:
+        """Every stack."""
+        return self._read(sa.true())
+
+    def labels(self, instance: str) -> Labels | None:
+        """Of whatever there is of an instance, in any region."""
+        wanted = (objects.c.tenant, objects.c.service, objects.c.generation)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*wanted).where(objects.c.instance == instance).limit(1)).one_or_none()
+        return None if row is None else Labels(instance, row.tenant, row.service, row.generation)
+
+    def _read(self, which: sa.ColumnElement[bool]) -> list[KnownStack]:
+        mine = sa.and_(objects.c.topic == TOPIC, objects.c.region == self._region, which)
+        with self._database.read() as connection:
+            return [_known(row) for row in connection.execute(sa.select(objects).where(mine))]
+
+
+def _known(row: Any) -> KnownStack:
+    labels = Labels(row.instance, row.tenant, row.service, row.generation)
+    return KnownStack(row.path.rpartition("/")[2], labels, json.loads(row.kept).get("record") or {})

@@ -1,0 +1,73 @@
+"""Configures the servers of a stack over SSH. What is done at a server's first start stands in its template's `user_data`.
+
+Content of the kind `ssh`: `{"user": …, "key": private key, "host_keys": [public key, …], "port": 22, "files": {path: text},
+"command": [program, argument, …], "timeout": seconds}`; port, files, command and timeout may be left out. It is carried out again
+where the worker was killed before it had told what came of it, so it has to bear that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ...deploy.ports import DeployError
+from ...platform import StackBook
+from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
+from .connection import Connections
+from .ssh import errand_of, run
+from .targets import servers_of
+
+__all__ = ["HeatConfigures"]
+
+_SHOWN: Final = 4096
+_INSTEAD: Final = {
+    "cloud-init": "write user_data in the template: cloud-init works at a server's first start",
+    "software-config": "write an OS::Heat::SoftwareDeployment in the template for provisioning",
+    "process": "a region of Heat has servers and no processes; use ssh",
+}
+
+
+class HeatConfigures:
+    """Servers of one region.
+
+    Args:
+        book: what was ordered there.
+        way: the address by which a server's own is reached from here.
+    """
+
+    def __init__(
+        self, connections: Connections, book: StackBook, *, way: Callable[[str], str] = lambda address: address
+    ) -> None:
+        self._connections = connections
+        self._book = book
+        self._way = way
+
+    def validate(self, order: ConfigurationOrder) -> None:
+        """Check the content. Raises ProvisionError."""
+        if order.kind != "ssh":
+            raise ProvisionError(f"{order.kind[:40]} is not done in a region of Heat: {_INSTEAD.get(order.kind, '')}")
+        errand_of(order.content)
+
+    def configure(self, order: ConfigurationOrder) -> Configured:
+        """Carry it out on every server of the node. Raises ProvisionError."""
+        self.validate(order)
+        errand = errand_of(order.content)
+        labels = self._book.labels(order.instance)
+        path = next((each.record.get("path") for each in self._book.all() if each.id == order.stack), None)
+        if labels is None or not path:
+            return Configured("waiting", "waits for its stack")
+        try:
+            servers = self._connections.call(labels, lambda client: servers_of(client, path, order.node))
+        except DeployError as problem:
+            return Configured("failed", str(problem))
+        if not servers:
+            return Configured("failed", f"the stack has no server {order.node!r}")
+        told = []
+        for server, address in servers:
+            if not address:
+                return Configured("waiting", f"{server.path} has no address yet")
+            outcome = run(errand, self._way(address))
+            if outcome.state != "done":
+                return Configured(outcome.state, f"{server.path}: {outcome.result}")
+            told.append(outcome.result)
+        return Configured("done", "\n".join(told)[:_SHOWN])

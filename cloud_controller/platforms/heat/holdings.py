@@ -1,0 +1,115 @@
+"""What Heat has of an instance, found by the tags that every stack carries, whoever made it and whether or not a row tells of
+it.
+
+Heat shows a project's stacks to those who act in it, and nobody here may look into all of them. So what belongs to instances
+that nobody knows is found in the projects of tenants that have instances; a tenant without any has no delegation left to look
+with, and its last instance's disposal has verified that nothing was left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from heatclient.v1.client import Client
+
+from ...deploy.ports import DeployError
+from ...disposal.ports import HoldingsError
+from ...labels import Labels
+from ...platform import StackBook
+from .connection import Connections, NotFoundError
+from .orders import OURS, instance_tag, labels_of
+
+__all__ = ["HeatHoldings"]
+
+_GONE: Final = "DELETE_COMPLETE"
+
+
+class HeatHoldings:
+    """Stacks of one region.
+
+    Args:
+        book: whose an instance is.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, connections: Connections, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+        self._connections = connections
+        self._book = book
+        self._clock = clock
+        #: Who can be asked for an instance that no row tells of.
+        self._found: dict[str, Labels] = {}
+
+    def instances(self) -> Mapping[str, float]:
+        """Every instance in the projects of known tenants, with its youngest stack's age in seconds."""
+        ages: dict[str, float] = {}
+        now = self._clock()
+        for labels in {each.labels.tenant: each.labels for each in self._book.all()}.values():
+            try:
+                listed = self._connections.call(labels, lambda client: list(client.stacks.list(tags=OURS)))
+            except DeployError:
+                continue
+            for each in listed:
+                instance = labels_of(each.tags)[0].instance
+                if not instance:
+                    continue
+                age = max(0.0, now - _seconds(each.updated_time or each.creation_time))
+                ages[instance] = min(ages.get(instance, age), age)
+                self._found[instance] = labels
+        return ages
+
+    def objects(self, instance: str) -> Sequence[str]:
+        """The instance's stacks."""
+        return [f"stack {each.stack_name}" for each in self._stacks(instance)]
+
+    def remove(self, instance: str) -> bool:
+        """Delete them; True when they are gone."""
+        left = self._stacks(instance)
+        for each in left:
+            if each.stack_status == "DELETE_IN_PROGRESS":
+                continue
+            try:
+                self._call(instance, _deletion(each))
+            except DeployError as problem:
+                raise HoldingsError(f"the stack {each.stack_name} cannot be deleted: {problem}") from problem
+            if each.stack_status == "DELETE_FAILED":
+                # It is being deleted anew; that it failed before is what people need to know meanwhile.
+                raise HoldingsError(f"the stack {each.stack_name}: {each.stack_status_reason}")
+        return not left
+
+    def remains(self, instance: str) -> Sequence[str]:
+        """The stacks that there still are, with their state."""
+        return [f"stack {each.stack_name} {each.stack_status}" for each in self._stacks(instance)]
+
+    def _stacks(self, instance: str) -> list[Any]:
+        tag = instance_tag(instance)
+        try:
+            found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
+        except DeployError as problem:
+            mine = [each for each in self._book.all() if each.labels.instance == instance]
+            if not mine:
+                # A row goes when its stack's absence is verified; without one there was nothing, or it is gone.
+                return []
+            raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
+        return [each for each in found if each.stack_status != _GONE]
+
+    def _call(self, instance: str, do: Callable[[Client], Any]) -> Any:
+        labels = self._book.labels(instance) or self._found.get(instance)
+        if labels is None:
+            raise DeployError(f"nothing tells whose the instance {instance[:64]} is")
+        return self._connections.call(labels, do)
+
+
+def _deletion(stack: Any) -> Callable[[Client], None]:
+    def delete(client: Client) -> None:
+        with contextlib.suppress(NotFoundError):
+            client.stacks.delete(f"{stack.stack_name}/{stack.id}")
+
+    return delete
+
+
+def _seconds(time_of_heat: str) -> float:
+    return datetime.datetime.fromisoformat(time_of_heat.replace("Z", "+00:00")).timestamp()

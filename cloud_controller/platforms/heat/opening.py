@@ -1,0 +1,102 @@
+"""Opens a region of Heat, made of the region's settings. Heat's client is imported when a region needs it, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...deploy.ports import DeployError, Stacks
+from ...disposal.ports import Holdings
+from ...platform import PlatformContext, Watcher
+from ...provision.ports import Configures
+from ...runtime.ports import Targets
+
+__all__ = ["HeatPlatform", "open_heat"]
+
+
+class HeatPlatform:
+    """One region of Heat.
+
+    Args:
+        delegates: whether every call is made with a token of the instance's delegation.
+    """
+
+    #: Orchestrators run on another platform.
+    applications = None
+
+    def __init__(
+        self,
+        stacks: Stacks,
+        *,
+        holdings: Holdings,
+        configures: Configures,
+        targets: Targets,
+        watcher: Watcher,
+        delegates: bool,
+    ) -> None:
+        self.delegates = delegates
+        self.stacks = stacks
+        self.formats: Mapping[str, Stacks] = {"hot": stacks}
+        self.holdings = holdings
+        self.configures = configures
+        self.targets = targets
+        self.watcher: Watcher | None = watcher
+
+
+def open_heat(
+    context: PlatformContext,
+    *,
+    auth_url: str,
+    region_name: str = "",
+    interface: str = "public",
+    cacert: str | None = None,
+    account: Mapping[str, Any] | None = None,
+) -> HeatPlatform:
+    """Open the platform.
+
+    Args:
+        auth_url: of Keystone, such as `https://keystone.example.org/v3`.
+        region_name: the region's name in Keystone's catalogue; without it, the region's own.
+        interface: of Heat's endpoint: public, internal or admin.
+        cacert: file of the authorities whose certificates are believed; the system's without it.
+        account: a user of the provider's own, in whose project everything is made, as `account.AccountTokens` takes it; without
+            it, each order is carried out in its tenant's project and needs a delegation.
+
+    Raises:
+        DeployError: Heat's client is not installed, or a setting is no such thing.
+    """
+    if not auth_url.startswith(("http://", "https://")):
+        raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
+    try:
+        from .account import AccountTokens
+        from .configures import HeatConfigures
+        from .connection import Connections
+        from .holdings import HeatHoldings
+        from .stacks import HeatStacks
+        from .targets import HeatTargets
+        from .watcher import HeatWatcher
+    except ImportError as problem:
+        raise DeployError(
+            f"the region {context.region} needs Heat's client ({problem.name}); install archelon[heat]"
+        ) from problem
+    tokens = context.tokens
+    if account is not None:
+        try:
+            tokens = AccountTokens(auth_url, cacert=cacert, **account)
+        except TypeError as problem:
+            raise DeployError(f"the account of the region {context.region} is not right: {problem}") from problem
+    connections = Connections(
+        tokens,
+        auth_url=auth_url,
+        region=region_name or context.region,
+        interface=interface,
+        cacert=cacert,
+    )
+    return HeatPlatform(
+        HeatStacks(connections),
+        holdings=HeatHoldings(connections, context.stacks),
+        configures=HeatConfigures(connections, context.stacks),
+        targets=HeatTargets(connections, context.stacks),
+        watcher=HeatWatcher(connections, context.stacks),
+        delegates=account is None,
+    )

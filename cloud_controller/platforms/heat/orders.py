@@ -1,0 +1,135 @@
+"""What Heat is told of an order: the request's body, and by which name and tags the stack is known ever after.
+
+A stack's name is derived from its order and its tags carry the labels, so that whoever comes later, after whatever crash,
+finds what was made and makes nothing twice. One tag is a digest of all that Heat was told: where it is the wanted one, the
+order has arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import bundles
+from bundles import hot
+
+from ...deploy.ports import DeployError, StackOrder
+from ...labels import Labels
+from .parameters import check_parameters, declared
+from .scaling import with_counts
+
+__all__ = ["OURS", "Request", "instance_tag", "labels_of", "order_id", "request_of", "stack_name", "tag_value"]
+
+#: The tag of everything that this cloud controller makes; those that follow carry the labels.
+OURS: Final = "archelon"
+_INSTANCE: Final = "archelon-instance="
+_TENANT: Final = "archelon-tenant="
+_SERVICE: Final = "archelon-service="
+_GENERATION: Final = "archelon-generation="
+_REVISION: Final = "archelon-revision="
+#: Characters of a tag, as Heat has it.
+_LONGEST_TAG: Final = 80
+_SHOWN_PROBLEMS: Final = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What goes to Heat.
+
+    Args:
+        body: template, files, environment, parameters and tags. revision: a digest of it.
+        secrets: values that must stand in no text. template: the document, before counts are put into it.
+    """
+
+    body: Mapping[str, Any] = field(repr=False)
+    revision: str
+    secrets: tuple[str, ...] = field(repr=False)
+    template: Mapping[str, Any] = field(repr=False)
+
+
+def stack_name(order: StackOrder) -> str:
+    """The name of an order's stack in its project."""
+    return f"{order.name}-{order.id}"
+
+
+def order_id(name: str) -> str:
+    """The id of the order that a stack of this name is of."""
+    return name[-36:]
+
+
+def request_of(order: StackOrder) -> Request:
+    """Read, resolve and check an order. Raises DeployError with all that is wrong."""
+    gathered = _gathered(order)
+    problems = check_parameters(gathered.template, order.parameters, gathered.environment)
+    if problems:
+        raise DeployError("; ".join(problems[:_SHOWN_PROBLEMS]))
+    template = with_counts(gathered.template, order.counts, {**order.parameters})
+    environment = {key: value for key, value in gathered.environment.items() if value}
+    told = {
+        "template": template,
+        "files": dict(gathered.files),
+        "environment": environment,
+        "parameters": dict(order.parameters),
+    }
+    revision = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+    hidden = {name for name, schema in declared(template).items() if str(schema.get("hidden", "")).lower() == "true"}
+    secrets = {str(order.parameters[name]) for name in hidden | order.secrets if name in order.parameters}
+    return Request(
+        {**told, "tags": ",".join(_tags(order.labels, revision))},
+        revision,
+        tuple(sorted(secrets, key=len, reverse=True)),
+        gathered.template,
+    )
+
+
+def _gathered(order: StackOrder) -> hot.Gathered:
+    name = order.source or "template"
+    try:
+        return hot.gather(name, order.template, read=order.files.get, environments=order.environments)
+    except bundles.BundleError as error:
+        raise DeployError("\n".join(str(each) for each in error.problems[:_SHOWN_PROBLEMS])) from error
+
+
+def instance_tag(instance: str) -> str:
+    """By which all stacks of an instance are listed."""
+    return _tag(_INSTANCE, instance)
+
+
+def tag_value(tags: Iterable[str] | None, prefix: str) -> str:
+    """What a tag says; empty where there is none."""
+    return next((each.removeprefix(prefix) for each in tags or () if each.startswith(prefix)), "")
+
+
+def labels_of(tags: Iterable[str] | None) -> tuple[Labels, str]:
+    """The labels that a stack's tags carry, and its revision."""
+    known = list(tags or ())
+    generation = tag_value(known, _GENERATION)
+    labels = Labels(
+        tag_value(known, _INSTANCE),
+        tag_value(known, _TENANT),
+        tag_value(known, _SERVICE),
+        int(generation) if generation.isdigit() else 0,
+    )
+    return labels, tag_value(known, _REVISION)
+
+
+def _tags(labels: Labels, revision: str) -> list[str]:
+    return [
+        OURS,
+        _tag(_INSTANCE, labels.instance),
+        _tag(_TENANT, labels.tenant),
+        _tag(_SERVICE, labels.service),
+        _tag(_GENERATION, str(labels.generation)),
+        _tag(_REVISION, revision),
+    ]
+
+
+def _tag(prefix: str, value: str) -> str:
+    """A tag; a value that does not fit into one is represented by its digest."""
+    tag = prefix + value
+    if len(tag) <= _LONGEST_TAG and "," not in tag:
+        return tag
+    return prefix + hashlib.sha256(value.encode()).hexdigest()[:32]

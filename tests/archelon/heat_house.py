@@ -1,0 +1,136 @@
+"""An all-in-one with a region of a real Heat beside the local one, and what a fake hypervisor lacks: agents in its servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from heatclient.v1.client import Client
+
+from cloud_controller.platforms.heat.orders import OURS
+from tests.openstack import OpenStack
+
+from .harness import Dev, Said, archelon, dev, until
+
+__all__ = ["Agents", "await_states", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
+
+TEMPLATES = Path(__file__).parent / "hurtle_templates"
+#: Seconds that a phase may take on a loaded machine.
+PATIENCE = 400
+
+
+def heat_client(openstack: OpenStack) -> Client:
+    """Heat as the tests' tenant sees it."""
+    tenant = openstack.tenant
+    return Client(session=tenant.session, region_name=openstack.region, service_type="orchestration")
+
+
+def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
+    """All stacks that were made by us, but for those of these ids, which were there before."""
+    before = set(besides)
+    return [each for each in client.stacks.list(tags=OURS) if each.id not in before]
+
+
+@contextlib.contextmanager
+def heat_house(openstack: OpenStack, state: Path, *, region: str = "RegionOne") -> Iterator[Dev]:
+    """A house whose second region is Heat, in the project of the tests' tenant; not started yet."""
+    auth = openstack.tenant.auth
+    state.mkdir(parents=True)
+    password = state.parent / "password"
+    password.write_text(auth["password"])
+    account = {"username": auth["username"], "project_name": auth["project_name"], "password_file": str(password)}
+    settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
+    (state / "regions.yaml").write_text(yaml.safe_dump({region: {"platform": "heat", "settings": settings}}))
+    with dev(state) as house:
+        yield house
+
+
+def hurtle_bundle(
+    directory: Path,
+    term: str,
+    attributes: Mapping[str, str],
+    templates: Mapping[str, str],
+    *,
+    internal: Mapping[str, str] | None = None,
+) -> Path:
+    """A bundle in Hurtle's own form: a manifest in JSON, a template to deploy and one to provision, the provider's parameters."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for phase, name in templates.items():
+        (directory / f"{phase}.yaml").write_text((TEMPLATES / f"{name}.yaml").read_text())
+    manifest = {
+        "service_type": f"http://schemas.example.org/occi/sm#{term}",
+        "service_description": f"{term}, from Hurtle's templates",
+        "service_attributes": dict(attributes),
+        "resources": {"RegionOne": {phase: f"file:///{phase}.yaml" for phase in templates}},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    parameters = [{"name": name, "type": "string", "value": value} for name, value in (internal or {}).items()]
+    if parameters:
+        phases = dict.fromkeys(("deploy", "provision", "update"), parameters)
+        (directory / "service_params.json").write_text(json.dumps(phases))
+    return directory
+
+
+def instance(house: Dev, *arguments: object) -> Said:
+    """A command on instances, with patience."""
+    waits = arguments[0] in ("create", "update", "delete", "stop", "start") and "--no-wait" not in arguments
+    more = ("--timeout", PATIENCE) if waits else ()
+    return archelon("instance", *arguments, "-o", "json", "--state", house.state, *more)
+
+
+def await_states(house: Dev, paths: Iterable[str], state: str | None) -> None:
+    """Wait until instances are in a state, or gone; one that fails ends the wait with its message."""
+    wanted = set(paths)
+
+    def reached() -> bool:
+        found = {each["path"]: each for each in instance(house, "list").json if each["path"] in wanted}
+        failed = [each for each in found.values() if each["state"] == "fail"]
+        assert not failed, failed
+        if state is None:
+            return not found
+        return found.keys() == wanted and all(each["state"] == state for each in found.values())
+
+    until(reached, f"{sorted(wanted)}: {state or 'gone'}", seconds=PATIENCE, pause=0.5)
+
+
+class Agents:
+    """Signals software deployments, as the agents in servers do; the hypervisor is a fake and runs nothing."""
+
+    def __init__(self, openstack: OpenStack) -> None:
+        self._openstack = openstack
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="agents")
+        self.problem: Exception | None = None
+
+    def __enter__(self) -> Agents:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_ended: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if self.problem is not None:
+            raise self.problem
+
+    def _run(self) -> None:
+        client = heat_client(self._openstack)
+        while not self._end.wait(0.5):
+            try:
+                self._look(client)
+            except Exception as problem:
+                if getattr(problem, "code", 0) not in (404, 400):
+                    self.problem = problem
+
+    def _look(self, client: Client) -> None:
+        for stack in client.stacks.list(filters={"status": "IN_PROGRESS"}):
+            path = f"{stack.stack_name}/{stack.id}"
+            for each in client.resources.list(path):
+                waits = each.resource_type == "OS::Heat::SoftwareDeployment" and each.physical_resource_id
+                if waits and each.resource_status in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+                    data = {"deploy_stdout": "done", "deploy_status_code": 0, "result": "done"}
+                    client.resources.signal(path, each.resource_name, data=data)

@@ -1,0 +1,125 @@
+"""Hurtle's own templates and manifests through the whole chain: tenant, service manager, orchestrator, cloud controller, a
+real Heat.
+
+The hypervisor is Nova's fake one: servers, ports and volumes are real to OpenStack, and no software runs in them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archelon.failures import Status
+from tests.openstack import OpenStack
+
+from .harness import Dev, until
+from .heat_house import Agents, await_states, heat_client, heat_house, hurtle_bundle, instance, ours
+
+POINTS = {"mcn.endpoint.p1": "immutable", "mcn.endpoint.p2": "immutable"}
+NETWORKS = {"private_mgmt_net": "private", "public_net": "public"}
+NANO = {"InstanceType": "m1.nano"}
+
+#: By term: attributes, templates by phase, the provider's parameters.
+SERVICES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]] = {
+    "simple": ({"VMOneIP": "immutable"}, {"deployment": "simple_vm"}, NANO),
+    "twomachine": ({"VMOneIP": "immutable", "VMTwoIP": "immutable"}, {"deployment": "twomachine"}, NANO),
+    "wordpress": ({"WebsiteURL": "immutable", "DBName": ""}, {"deployment": "wordpress"}, NANO),
+    "inout": ({"ParaOne": "required", "OutputOne": "immutable"}, {"deployment": "input_output"}, {}),
+    "bare": ({"mcn.endpoint.p3": "immutable"}, {"deployment": "test"}, {}),
+    "software": (POINTS, {"deployment": "deployment", "provision": "provision"}, NETWORKS),
+    "soft": ({"result": "immutable"}, {"deployment": "soft_config"}, NETWORKS),
+}
+ORDERS: Mapping[str, tuple[str, ...]] = {"inout": ("ParaOne=given",), "wordpress": ("DBName=blog",)}
+ADDRESS = re.compile(r"10\.20\.\d+\.\d+")
+
+
+@pytest.fixture(scope="module")
+def house(openstack_cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with heat_house(openstack_cloud, tmp_path_factory.mktemp("heat") / "state") as running:
+        running.start()
+        yield running
+
+
+def publish(house: Dev, term: str, *arguments: str, **changed: str) -> None:
+    attributes, templates, internal = SERVICES[term]
+    directory = house.state.parent / term
+    hurtle_bundle(directory, term, attributes, {**templates, **changed}, internal=internal)
+    said = house("publish", directory, *arguments)
+    assert said.status == Status.DONE, said.err
+
+
+def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: Dev, openstack_cloud: OpenStack) -> None:
+    client = heat_client(openstack_cloud)
+    before = [each.id for each in ours(client)]
+    for term in SERVICES:
+        publish(house, term)
+    with Agents(openstack_cloud):
+        paths = {}
+        for term in SERVICES:
+            said = instance(house, "create", term, *ORDERS.get(term, ()), "--no-wait")
+            assert said.status == Status.DONE, f"{term}: {said.err}"
+            paths[term] = said.json["path"]
+        await_states(house, paths.values(), "active")
+        made = {term: instance(house, "show", path).json for term, path in paths.items()}
+        for term, shown in made.items():
+            assert shown["state"] == "active", term
+            for name, mutability in SERVICES[term][0].items():
+                if mutability == "immutable":
+                    assert shown["attributes"][name], (term, name)
+        assert made["inout"]["attributes"]["OutputOne"] == "given"
+        assert made["inout"]["attributes"]["OutputTwo"] == ["given", "bar"]
+        assert ADDRESS.fullmatch(made["simple"]["attributes"]["VMOneIP"])
+        assert made["wordpress"]["attributes"]["WebsiteURL"].endswith("/wordpress")
+        stacks = {each.stack_name: each for each in ours(client, besides=before)}
+        assert len(stacks) == len(SERVICES)
+        for term, shown in made.items():
+            region, _, identifier = shown["attributes"]["occi.mcn.stack.id"].partition(":")
+            [mine] = [each for each in stacks.values() if each.id == identifier]
+            assert (region, mine.stack_name[:-37]) == ("RegionOne", term)
+        # What provisions is an update of the same stack.
+        assert made["software"]["attributes"]["occi.mcn.stack.state"] == "UPDATE_COMPLETE"
+        links = {each["title"]: each for each in made["twomachine"]["links"]}
+        for name in ("VMOne", "VMTwo"):
+            assert links[name]["target_kind"] == "http://schemas.ogf.org/occi/infrastructure#compute"
+            assert (links[name]["type"], links[name]["state"]) == ("AWS::EC2::Instance", "CREATE_COMPLETE")
+        assert "target_kind" not in links["ComputeSecurityGroup"]
+
+        changed = instance(house, "update", made["inout"]["path"], "ParaOne=changed")
+        assert changed.json["attributes"]["OutputOne"] == "changed", changed.err
+        # The next version of the service: both of its templates have changed.
+        publish(house, "software", "--roll", deployment="deployment-uptd", provision="provision-uptd")
+        stack = made["software"]["attributes"]["occi.mcn.stack.id"].partition(":")[2]
+        until(lambda: _has_moved(client, stack), "the stack has the new template", seconds=200)
+        await_states(house, [paths["software"]], "active")
+
+        for path in paths.values():
+            assert instance(house, "delete", path, "--no-wait").status == Status.DONE
+        await_states(house, paths.values(), None)
+    assert ours(client, besides=before) == []
+
+
+def _has_moved(client: Any, stack: str) -> bool:
+    found = client.stacks.get(stack, resolve_outputs=False)
+    text = client.stacks.template(f"{found.stack_name}/{found.id}")["resources"]["config"]["properties"]["config"]
+    return found.stack_status == "UPDATE_COMPLETE" and "/tmp/UPDATE" in text
+
+
+def test_heats_reason_reaches_the_tenant_with_the_resources_name(house: Dev, openstack_cloud: OpenStack) -> None:
+    directory = house.state.parent / "broken"
+    before = [each.id for each in ours(heat_client(openstack_cloud))]
+    template = Path(__file__).parent / "hurtle_templates" / "simple_vm.yaml"
+    hurtle_bundle(directory, "broken", {}, {"deployment": "simple_vm"}, internal=NANO)
+    text = template.read_text().replace("cirros-0.3.2-x86_64-disk", "no-such-image")
+    (directory / "deployment.yaml").write_text(text)
+    assert house("publish", directory).status == Status.DONE
+    said = instance(house, "create", "broken")
+    assert said.status == Status.FAILED
+    assert "no-such-image" in said.err
+    assert "VMOne" in said.err
+    [failed] = [each for each in instance(house, "list").json if each["path"].startswith("/broken/")]
+    assert instance(house, "delete", failed["path"]).json["state"] == "gone"
+    assert ours(heat_client(openstack_cloud), besides=before) == []

@@ -1,0 +1,97 @@
+"""Stacks made, changed and deleted with tokens of a tenant's trust alone, long after the tenant's own token is gone."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloud_controller.deploy.ports import DeployError, StackOrder
+from cloud_controller.design.ports import Delegation, DelegationLostError
+from cloud_controller.labels import Labels
+from cloud_controller.platform import DelegationEndedError, PlatformContext
+from cloud_controller.platforms.heat.opening import open_heat
+from occi_service import identity
+from tests.keystone_people import People
+from tests.openstack import OpenStack
+
+from .heat_region import template_of
+from .test_keystone_delegations import AUDIENCE, KeystoneProvider, Person
+
+
+class Trusted:
+    """Tokens of one delegation, as the cloud controller gets them from design."""
+
+    def __init__(self, provider: KeystoneProvider, tenant: str, presented: identity.PresentedToken) -> None:
+        self._provider = provider
+        self._delegation = Delegation("i", tenant, provider.delegations.make(presented, tenant))
+        self.asked = 0
+
+    def token(self, labels: Labels, *, fresh: bool = False) -> str:
+        self.asked += 1
+        try:
+            return self._provider.delegations.token(self._delegation, AUDIENCE).token
+        except DelegationLostError as lost:
+            raise DelegationEndedError(str(lost)) from lost
+
+    def end(self) -> None:
+        self._provider.delegations.end(self._delegation.record)
+
+
+@pytest.fixture(scope="module")
+def service(openstack: OpenStack) -> Iterator[Person]:
+    people = People(openstack)
+    yield people.person("service")
+    people.close()
+
+
+@pytest.fixture
+def provider(openstack: OpenStack, service: Person) -> Iterator[KeystoneProvider]:
+    people = People(openstack)
+    made = KeystoneProvider(openstack, people, service)
+    yield made
+    people.close()
+    assert not made.delegations.held()
+
+
+WAITS = """
+  handle: {type: 'OS::Heat::WaitConditionHandle'}
+  condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
+"""
+
+
+def test_a_trust_is_all_that_a_stack_needs(openstack: OpenStack, provider: KeystoneProvider, tmp_path: Path) -> None:
+    tenant, presented = provider.order()
+    tokens = Trusted(provider, tenant, presented)
+    # The tenant's own token is used once, and may end then.
+    provider.revoke(presented)
+    context = PlatformContext("heat", tmp_path, tokens)
+    platform = open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
+    assert platform.delegates
+    labels = Labels(str(uuid.uuid4()), tenant, "http://schemas.example.org/occi/sm#thing", 1)
+    # A wait condition makes a user in Heat's own domain: what a token without a trust of its own could not do.
+    order = StackOrder(str(uuid.uuid4()), "thing", labels, template_of({"a": {}}) + WAITS, version=1)
+    record = None
+    end = time.monotonic() + 180
+    while True:
+        progress = platform.stacks.advance(order, record)
+        record = progress.record
+        if not progress.state.endswith("IN_PROGRESS"):
+            break
+        assert time.monotonic() < end, progress.state
+        try:
+            platform.stacks.signal(order, "handle", {"status": "SUCCESS", "data": "ready", "id": "1"})
+        except DeployError:
+            time.sleep(0.3)
+    assert (progress.state, progress.reason) == ("CREATE_COMPLETE", "")
+    gone = replace(order, presence="absent")
+    while platform.stacks.advance(gone, record).state != "DELETE_COMPLETE":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    tokens.end()
+    with pytest.raises(DeployError, match=r"nobody|trust|delegat"):
+        platform.stacks.advance(order, None)

@@ -1,0 +1,314 @@
+"""What a region of Heat does beyond the common contract: nested templates, environments, signals, scaling, watching, orphans."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from cloud_controller.deploy.ports import DeployError, Progress, StackOrder
+from cloud_controller.labels import Labels
+from cloud_controller.platform import Change, KnownStack, PlatformContext
+from cloud_controller.platforms.heat.account import AccountTokens
+from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.holdings import HeatHoldings
+from cloud_controller.platforms.heat.opening import open_heat
+from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
+from cloud_controller.platforms.heat.watcher import HeatWatcher
+from tests.openstack import OpenStack
+
+from .heat_region import Book, Tokens, template_of
+
+SERVICE = "http://schemas.example.org/occi/sm#thing"
+
+
+class Counting(requests.Session):
+    """Counts the requests to Heat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        if "/stacks" in url:
+            self.paths.append(f"{method} {url}")
+        return super().request(method, url, *arguments, **options)
+
+
+class Region:
+    """Heat with a book, and what was ordered there."""
+
+    def __init__(self, openstack: OpenStack) -> None:
+        self.http = Counting()
+        self.book = Book()
+        self.connections = Connections(
+            Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=self.http
+        )
+        self.stacks = HeatStacks(self.connections)
+        self.orders: list[StackOrder] = []
+        self.records: dict[str, Any] = {}
+
+    def order(self, template: str, **changes: Any) -> StackOrder:
+        labels = changes.pop("labels", None) or Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
+        self.book.instances[labels.instance] = labels
+        values = {"id": str(uuid.uuid4()), "name": "thing", "labels": labels, "template": template, "version": 1}
+        made = StackOrder(**{**values, **changes})
+        self.orders.append(made)
+        return made
+
+    def advance(self, order: StackOrder) -> Progress:
+        progress = self.stacks.advance(order, self.records.get(order.id))
+        self.records[order.id] = progress.record
+        known = KnownStack(order.id, order.labels, progress.record)
+        self.book.stacks = [*(each for each in self.book.stacks if each.id != order.id), known]
+        return progress
+
+    def settle(self, order: StackOrder, *, seconds: float = 180.0) -> Progress:
+        end = time.monotonic() + seconds
+        while (progress := self.advance(order)).state.endswith("IN_PROGRESS"):
+            assert time.monotonic() < end, f"{progress.state} {progress.reason}"
+            time.sleep(0.1)
+        return progress
+
+
+@pytest.fixture
+def region(openstack: OpenStack) -> Iterator[Region]:
+    made = Region(openstack)
+    yield made
+    for order in made.orders:
+        made.settle(replace(order, presence="absent"))
+
+
+def until(reached: Callable[[], Any], *, seconds: float = 120.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := reached()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+NESTED = """
+heat_template_version: 2018-08-31
+resources:
+  group:
+    type: OS::Heat::ResourceGroup
+    properties: {count: 2, resource_def: {type: inner.yaml, properties: {text: {get_file: ../greeting.txt}}}}
+  ours: {type: 'Our::Thing', properties: {value: x}}
+outputs:
+  texts: {value: {get_attr: [group, text]}}
+"""
+FILES = {
+    "templates/inner.yaml": """
+heat_template_version: 2018-08-31
+parameters: {text: {type: string}}
+resources: {leaf: {type: 'OS::Heat::TestResource', properties: {value: {get_param: text}}}}
+outputs: {text: {value: {get_attr: [leaf, output]}}}
+""",
+    "greeting.txt": "hello from the bundle",
+    "env.yaml": "resource_registry: {'Our::Thing': 'OS::Heat::TestResource'}\n",
+}
+
+
+def test_nested_templates_files_and_environments_come_out_of_the_bundle(region: Region) -> None:
+    order = region.order(NESTED, source="templates/main.yaml", files=FILES, environments=("env.yaml",))
+    done = region.settle(order)
+    assert (done.state, done.reason) == ("CREATE_COMPLETE", "")
+    assert (done.outputs or {})["texts"] == ["hello from the bundle"] * 2
+    names = {each.name for each in done.resources or ()}
+    assert {"group", "group.0", "group.0.leaf", "group.1.leaf", "ours"} <= names
+    outside = replace(order, files={**FILES, "templates/inner.yaml": NESTED.replace("inner.yaml", "../../x.yaml")})
+    with pytest.raises(DeployError, match=r"templates/inner.yaml:6:.*'../../x.yaml' leaves the bundle"):
+        region.stacks.validate(outside)
+
+
+def test_what_would_be_replaced_is_known_before(region: Region) -> None:
+    order = region.order(template_of({"a": {"value": "'1'"}, "b": {"value": "'1'"}}))
+    done = region.settle(order)
+    changed = replace(
+        order, template=template_of({"a": {"value": "'2'", "update_replace": "true"}, "b": {"value": "'2'"}})
+    )
+    found = {each.name: each.state for each in region.stacks.preview(changed, done.record)}
+    assert found["b"] == "UPDATE"
+    fresh = region.stacks.preview(replace(order, id=str(uuid.uuid4())), None)
+    assert {each.name: each.state for each in fresh} == {"a": "CREATE", "b": "CREATE"}
+
+
+WAITS = """
+heat_template_version: 2018-08-31
+resources:
+  handle: {type: 'OS::Heat::WaitConditionHandle'}
+  condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
+outputs: {said: {value: {get_attr: [condition, data]}}}
+"""
+
+
+def test_a_wait_condition_waits_for_its_signal(region: Region) -> None:
+    order = region.order(WAITS)
+    region.advance(order)
+
+    def told() -> bool:
+        try:
+            region.stacks.signal(order, "handle", {"status": "SUCCESS", "data": "ready", "id": "1"})
+        except DeployError:
+            return False
+        return True
+
+    until(told)
+    done = region.settle(order)
+    assert (done.state, (done.outputs or {})["said"]) == ("CREATE_COMPLETE", '{"1": "ready"}')
+    with pytest.raises(DeployError, match="no resource 'nobody'"):
+        region.stacks.signal(order, "nobody", {})
+
+
+SCALES = """
+heat_template_version: 2018-08-31
+parameters: {web.count: {type: number, default: 1, constraints: [{range: {min: 1, max: 3}}]}}
+resources:
+  web:
+    type: OS::Heat::ResourceGroup
+    properties: {count: {get_param: web.count}, resource_def: {type: 'OS::Heat::TestResource'}}
+"""
+
+
+def test_a_group_scales_within_its_bounds(region: Region) -> None:
+    order = region.order(SCALES)
+    region.settle(order)
+    counts = region.stacks.scale(order, "web", by=1)
+    order = replace(order, counts=counts, version=2)
+    assert region.settle(order).state == "UPDATE_COMPLETE"
+    assert {each.name for each in region.advance(order).resources or ()} == {"web", "web.0", "web.1"}
+    with pytest.raises(DeployError, match="1 to 3 instances; 4 is not among them"):
+        region.stacks.scale(order, "web", count=4)
+    with pytest.raises(DeployError, match="no resource of the template that scales"):
+        region.stacks.scale(order, "db", by=1)
+
+
+def test_a_failed_update_stays_and_is_tried_again_when_it_is_ordered_again(region: Region) -> None:
+    order = region.order(template_of({"a": {"value": "x"}}))
+    region.settle(order)
+    broken = replace(order, template=template_of({"a": {"value": "x"}, "bad": {"fail": "true"}}), version=2)
+    failed = region.settle(broken)
+    assert failed.state == "UPDATE_FAILED"
+    assert failed.reason.startswith("bad: ")
+    before = len(region.http.paths)
+    assert region.advance(broken).state == "UPDATE_FAILED"
+    assert [each for each in region.http.paths[before:] if each.startswith("PUT")] == []
+    assert region.advance(replace(broken, version=3)).state == "UPDATE_IN_PROGRESS"
+    assert region.settle(replace(order, version=4)).state == "UPDATE_COMPLETE"
+
+
+def test_heats_own_refusals_are_told_without_secrets(region: Region) -> None:
+    template = (
+        "heat_template_version: 2018-08-31\nparameters: {k: {type: string}}\n"
+        "resources: {a: {type: 'OS::Heat::RandomString', properties: {length: {get_param: k}}}}\n"
+    )
+    order = region.order(template, parameters={"k": "s3cr3t-value"}, secrets=frozenset({"k"}))
+    with pytest.raises(DeployError) as refused:
+        region.advance(order)
+    assert "s3cr3t-value" not in str(refused.value)
+    assert HIDDEN in str(refused.value)
+    assert region.stacks.remains(order) == []
+
+
+def test_a_thousand_stacks_cost_the_watcher_no_more_requests_than_ten(region: Region) -> None:
+    labels = [Labels(str(uuid.uuid4()), f"tenant-{number % 2}", SERVICE, 1) for number in range(1000)]
+    now = 0.0
+    costs = {}
+
+    def clock() -> float:
+        return now
+
+    for count in (10, 1000):
+        # None of these is in Heat: each has settled, as far as a watcher can see.
+        region.book.stacks = [KnownStack(str(uuid.uuid4()), each, {"moving": True}) for each in labels[:count]]
+        watcher = HeatWatcher(region.connections, region.book, sweep=10.0, clock=clock)
+        told: list[Change] = []
+        before = len(region.http.paths)
+        for _ in range(20):
+            now += watcher.follow(told.append)
+        costs[count] = len(region.http.paths) - before
+        assert {each.id for each in told} == {each.id for each in region.book.stacks}
+    # One a tenant a round, and one each where everything is swept.
+    assert costs[10] == costs[1000] == 40
+
+
+def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(region: Region) -> None:
+    now = 0.0
+    watcher = HeatWatcher(region.connections, region.book, clock=lambda: now)
+    told: list[Change] = []
+    slow = region.order(template_of({"a": {"wait_secs": "3"}}))
+    quick = region.order(template_of({"a": {}}))
+    for each in (slow, quick):
+        region.advance(each)
+    until(lambda: region.stacks.remains(quick)[0].endswith("CREATE_COMPLETE"))
+    watcher.follow(told.append)
+    assert [each.id for each in told] == [quick.id]
+    before = len(region.http.paths)
+    # An order wakes it; it asks again when its time has come, and not before.
+    assert watcher.follow(told.append) > 0
+    assert len(region.http.paths) == before
+    region.settle(quick)
+    pauses = []
+    while slow.id not in {each.id for each in told}:
+        pauses.append(watcher.follow(told.append))
+        now += pauses[-1]
+        time.sleep(0.3)
+    assert pauses == sorted(pauses)
+    region.settle(slow)
+    before = len(region.http.paths)
+    now += 100.0
+    assert watcher.follow(told.append) == 30.0
+    assert len(region.http.paths) == before
+    # What somebody else does to a stack is seen when everything is looked at.
+    region.connections.call(quick.labels, lambda client: client.actions.suspend(region.records[quick.id]["path"]))
+    until(lambda: region.stacks.remains(quick)[0].endswith("SUSPEND_COMPLETE"))
+    told.clear()
+    now += 100.0
+    watcher.follow(told.append)
+    assert [each.id for each in told] == [quick.id]
+
+
+def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> None:
+    known = region.order(template_of({"a": {}}))
+    orphan = region.order(template_of({"a": {}}), labels=Labels(str(uuid.uuid4()), "tenant", SERVICE, 1))
+    for each in (known, orphan):
+        region.settle(each)
+    region.book.stacks = [each for each in region.book.stacks if each.id == known.id]
+    del region.book.instances[orphan.labels.instance]
+    holdings = HeatHoldings(region.connections, region.book)
+    assert holdings.instances().keys() >= {known.labels.instance, orphan.labels.instance}
+    assert holdings.objects(orphan.labels.instance)
+    until(lambda: holdings.remove(orphan.labels.instance))
+    assert list(holdings.remains(orphan.labels.instance)) == []
+    assert holdings.remains(known.labels.instance)
+
+
+def test_a_region_in_a_project_of_the_providers_own_needs_no_delegation(openstack: OpenStack, tmp_path: Path) -> None:
+    auth = openstack.tenant.auth
+    password = tmp_path / "password"
+    password.write_text(auth["password"] + "\n")
+    account = {
+        "username": auth["username"],
+        "project_name": auth["project_name"],
+        "password_file": str(password),
+    }
+    context = PlatformContext("heat", tmp_path)
+    platform = open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region, account=account)
+    assert not platform.delegates
+    labels = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
+    assert platform.stacks.remains(StackOrder(str(uuid.uuid4()), "thing", labels, "")) == []
+    now = 0.0
+    tokens = AccountTokens(openstack.auth_url, clock=lambda: now, **account)
+    first = tokens.token(labels)
+    assert tokens.token(labels) == first
+    assert tokens.token(labels, fresh=True) != first
+    with pytest.raises(DeployError, match="account of the region heat is not right"):
+        open_heat(context, auth_url=openstack.auth_url, account={"user": "me"})
+    with pytest.raises(DeployError, match="no URL"):
+        open_heat(context, auth_url="keystone.example.org")
