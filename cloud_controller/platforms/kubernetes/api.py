@@ -261,7 +261,7 @@ def connect(kubeconfig: str = "", context: str = "") -> Connection:
         raise ValueError(f"{where} gives no way to a cluster: {problem}; set `kubeconfig` for the region") from problem
     # Repeating is this module's, which knows what can be repeated and for how long.
     configuration.retries = False
-    configuration.connection_pool_maxsize = 32
+    configuration.connection_pool_maxsize = 64
     return _Official(client.ApiClient(configuration))
 
 
