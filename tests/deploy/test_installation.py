@@ -22,7 +22,7 @@ from tests.kubernetes_cluster import KubernetesCluster, load_image
 from tests.postgres import PostgresServer
 
 from .installation import Installation, installed, state_of
-from .kubectl import until
+from .kubectl import knows_components, until
 
 ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
@@ -64,6 +64,8 @@ def house(
     database: tuple[PostgresServer, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
+    if not knows_components():
+        missing("a kubectl that knows kustomize's components (1.24 or newer)")
     directory = tmp_path_factory.mktemp("installation")
     load_image(kubernetes_cluster, "services", directory)
     with installed(kubernetes_cluster.kubeconfig, database[1], directory) as made:
