@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,10 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--endpoint", help="URL at which other services reach this service manager; that of --url without it.")
 @click.option("--roll", is_flag=True, help="Bring the instances that exist to this bundle, one after another.")
 @service_options("provider")
 @output_option
-def publish(directory: Path, roll: bool, endpoint: str | None, connection: Connection, answers: Answers) -> None:
+def publish(directory: Path, roll: bool, connection: Connection, answers: Answers) -> None:
     """Offer a bundle as a service, or replace the one that is offered under its type."""
     import bundles
 
@@ -90,7 +90,7 @@ def publish(directory: Path, roll: bool, endpoint: str | None, connection: Conne
 
             manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
     if connection.cloud_url is not None:
-        enter_in_catalogue(connection, bundle.manifest.type, endpoint)
+        await_entry(connection, bundle.manifest.type)
     answers.line(
         f"{bundle.manifest.term} is offered; order one with `archelon instance create {bundle.manifest.term}`",
         service=bundle.manifest.type,
@@ -109,16 +109,24 @@ def offer(manager: Any, packed: Any) -> str:
     return str(manager.create(kind, {names.attribute("bundle.digest"): packed.digest}))
 
 
-def enter_in_catalogue(connection: Connection, service_type: str, endpoint: str | None = None) -> None:
-    """Let other services find this one: those that depend on it ask design's catalogue where it is.
+def await_entry(connection: Connection, service_type: str, *, seconds: float = 30.0) -> None:
+    """Wait until others find this service: its service manager enters it in design's catalogue by itself, right after.
 
-    Args:
-        endpoint: where they reach its service manager, if not where the connection does.
+    Raises:
+        CommandError: it is not there in time.
+        client.ClientError: design cannot be asked.
     """
-    from .all_in_one import enter
+    from occi_service.wire import design
 
+    until = time.monotonic() + seconds
     with connection.module("design") as catalogue:
-        enter(catalogue, service_type, endpoint or connection.url)
+        while not list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})):
+            if time.monotonic() > until:
+                raise CommandError(
+                    f"{service_type} is offered and can be ordered, but is not in the catalogue after {seconds:.0f} s, where "
+                    "services that depend on it look; look at the log of the service manager's worker"
+                )
+            time.sleep(0.1)
 
 
 @click.command()

@@ -43,6 +43,8 @@ AT_ONCE: Final = 50
 #: Goals: how many times the floor an order takes.
 GOAL_ALONE: Final = 2.5
 GOAL_AT_ONCE: Final = 2.5
+#: MiB of an idle orchestrator, shared pages divided. The aim is 30.
+GOAL_MEMORY: Final = 45
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
 _TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
 _FIRST_PORT: Final = 18100
@@ -216,6 +218,7 @@ def _alone(stage: Stage, tenant: Tenant, goals: Goals) -> tuple[Program, Program
     for phase in _PHASES:
         values = [each.phases[phase] for each in orders]
         print(f"    {phase:<14} {statistics.median(values):6.2f} s {_p95(values):5.2f} s")
+    goals.at_most("an idle orchestrator, MiB of PSS", pss / 2**20, GOAL_MEMORY, form=".0f")
     goals.at_most("an order alone, of the floor", statistics.median(took) / statistics.median(floors), GOAL_ALONE)
     return programs
 

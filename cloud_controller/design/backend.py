@@ -21,10 +21,11 @@ from .. import callers
 from ..owned import context
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
-from .ports import Delegations
+from .mirror import catalogue_entity
+from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-__all__ = ["DesignModule", "register_modules"]
+__all__ = ["DesignModule", "register_keystone", "register_modules"]
 
 _SCHEMES: Final = ("http://", "https://")
 
@@ -132,18 +133,21 @@ def register_modules(
         names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
         delegates: whether the region's platform is called in tenants' names.
     """
-    extras: dict[str, Any] = {}
     for name in names:
-        service_type = wire_names.scheme(name)
-        path = design.service_path(service_type, region)
-        entity = Resource(path, design.SERVICE, [], title=f"Cloud controller: {name}")
-        entity.attributes = {
-            design.SERVICE_TYPE: service_type,
-            design.ENDPOINT: f"{url}/{name}/",
-            design.SERVICE_REGION: region,
-            design.INTERFACE: "public",
-        }
+        entity = catalogue_entity(
+            CatalogueEntry(wire_names.scheme(name), region, "public", f"{url}/{name}/", f"Cloud controller: {name}")
+        )
         if name == "deploy":
             entity.attributes[design.DELEGATES] = delegates
-        with registry.unit_of_work(extras):
-            registry.add_resource(path, entity, extras)
+        _put(registry, entity)
+
+
+def register_keystone(registry: Registry, *, url: str, region: str) -> None:
+    """Say where Keystone is, so that nobody who knows design has to be told."""
+    _put(registry, catalogue_entity(CatalogueEntry(design.IDENTITY, region, "public", url, "Keystone")))
+
+
+def _put(registry: Registry, entity: Resource) -> None:
+    extras: dict[str, Any] = {}
+    with registry.unit_of_work(extras):
+        registry.add_resource(entity.identifier, entity, extras)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import bundles
-from archelon.all_in_one import enter
-from archelon.offers import offer
+from archelon.connection import Connection
+from archelon.offers import await_entry, offer
 from occi_service import client
 from occi_service.identity import RealmFile
 from tests.archelon.harness import archelon
@@ -24,8 +24,6 @@ __all__ = ["SERVICES", "TENANTS", "Installation", "installed", "state_of"]
 ROOT = Path(__file__).parents[2]
 SERVICES = "archelon"
 TENANTS = "archelon-tenants"
-#: Where other services and orchestrators reach the service manager: settings/service-manager.yaml says the same.
-ENDPOINT = "http://service-manager.archelon.svc:8888"
 _ROLES = ("tenant", "provider", "operator")
 #: Come and go by themselves, or stand for others that are looked at.
 _PASSING = ("Event", "Lease", "PodMetrics", "NodeMetrics")
@@ -49,13 +47,12 @@ class Installation:
         return client.Client(self._url("service-manager"), token=self.tokens[role], token_field="X-Auth-Token")
 
     def publish(self, directory: Path) -> None:
-        """Offer a bundle, and enter it in the catalogue."""
+        """Offer a bundle, and wait until those that depend on it find it."""
         bundle = bundles.Bundle.load(directory)
-        design = f"{self._url('cloud-controller')}/design"
         with self.manager("provider") as manager:
             offer(manager, bundle.pack())
-        with client.Client(design, token=self.tokens["provider"], token_field="X-Auth-Token") as catalogue:
-            enter(catalogue, bundle.manifest.type, ENDPOINT)
+        urls = (self._url("service-manager"), self._url("cloud-controller"))
+        await_entry(Connection(urls[0], self.tokens["provider"], urls[1]), bundle.manifest.type)
 
     def settled(self) -> None:
         """Wait until all four Deployments are as they should be."""

@@ -29,7 +29,7 @@ GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
 NOTE = "http://schemas.archelon.org/occi/service#note"
 ENTRY = "Written before the kills"
 #: Seconds within which an order comes to rest: pods are started, and two leases may have to end.
-PATIENCE = 120.0
+PATIENCE = 240.0
 ORDERS = 4
 _STATE = "mcn.service.state"
 _ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
