@@ -22,7 +22,7 @@ from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["PROCESSES", "REGION", "AllInOne", "Told", "enter"]
+__all__ = ["PROCESSES", "REGION", "AllInOne", "Told"]
 
 Told = Callable[[str], None]
 
@@ -225,21 +225,6 @@ class AllInOne:
             "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
-
-
-def enter(catalogue: Any, service_type: str, endpoint: str) -> None:
-    """Say in design's catalogue where a service is.
-
-    Args:
-        catalogue: a client of design, with a provider's token.
-    """
-    from occi_service.wire import design
-
-    catalogue.put(
-        design.service_path(service_type, REGION),
-        design.SERVICE.scheme + design.SERVICE.term,
-        {design.SERVICE_TYPE: service_type, design.ENDPOINT: endpoint, design.SERVICE_REGION: REGION},
-    )
 
 
 def _reached(host: str, *, call: bool = True) -> str:

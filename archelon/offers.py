@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
 
             manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
     if connection.cloud_url is not None:
-        enter_in_catalogue(connection, bundle.manifest.type)
+        await_entry(connection, bundle.manifest.type)
     answers.line(
         f"{bundle.manifest.term} is offered; order one with `archelon instance create {bundle.manifest.term}`",
         service=bundle.manifest.type,
@@ -108,12 +109,24 @@ def offer(manager: Any, packed: Any) -> str:
     return str(manager.create(kind, {names.attribute("bundle.digest"): packed.digest}))
 
 
-def enter_in_catalogue(connection: Connection, service_type: str) -> None:
-    """Let other services find this one: those that depend on it ask design's catalogue where it is."""
-    from .all_in_one import enter
+def await_entry(connection: Connection, service_type: str, *, seconds: float = 30.0) -> None:
+    """Wait until others find this service: its service manager enters it in design's catalogue by itself, right after.
 
+    Raises:
+        CommandError: it is not there in time.
+        client.ClientError: design cannot be asked.
+    """
+    from occi_service.wire import design
+
+    until = time.monotonic() + seconds
     with connection.module("design") as catalogue:
-        enter(catalogue, service_type, connection.url)
+        while not list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})):
+            if time.monotonic() > until:
+                raise CommandError(
+                    f"{service_type} is offered and can be ordered, but is not in the catalogue after {seconds:.0f} s, where "
+                    "services that depend on it look; look at the log of the service manager's worker"
+                )
+            time.sleep(0.1)
 
 
 @click.command()

@@ -14,14 +14,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
-
-import jsonschema
+from typing import TYPE_CHECKING, Any
 
 from .documents import Json, Node, plain
 from .manifest import Source
 from .problems import MAX_PROBLEMS, Path, Problem
-from .values import LinearValidator
+from .values import linear_validator
+
+if TYPE_CHECKING:
+    import jsonschema
 
 __all__ = ["manifest_schema", "schema_problems"]
 
@@ -54,7 +55,7 @@ def _validator(definition: str | None) -> Any:
     schema = manifest_schema()
     if definition is not None:
         schema = {"$defs": schema["$defs"], **_definition_of(schema, definition)}
-    return LinearValidator(schema)
+    return linear_validator()(schema)
 
 
 def _definition_of(schema: dict[str, Any], name: str) -> dict[str, Any]:

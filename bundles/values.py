@@ -2,21 +2,23 @@
 
 Types are OCCI's five. A pattern is a regular expression that the whole text must match, or a JSON Schema made of keywords
 that cost no more than linear time; both are matched by RE2, which no expression stalls. Messages never repeat the value.
+
+jsonschema takes as long to import as much of the rest together, so it is imported by whoever validates first: an orchestrator
+answers before that.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jsonschema
-import jsonschema.validators
 import re2
 
 from .documents import Json
 
-__all__ = ["PATTERN_KEYWORDS", "LinearValidator", "Pattern", "PatternError", "ValueType", "is_of_type", "misfit"]
+__all__ = ["PATTERN_KEYWORDS", "Pattern", "PatternError", "ValueType", "is_of_type", "linear_validator", "misfit"]
 
 
 class ValueType(enum.StrEnum):
@@ -87,18 +89,23 @@ def _compiled(expression: str) -> Any:
         raise PatternError(f"RE2 cannot compile the expression: {text}") from None
 
 
-def _linear_pattern(
-    _validator: Any, expression: str, instance: object, _schema: object
-) -> Iterator[jsonschema.ValidationError]:
-    if isinstance(instance, str) and not _compiled(expression).search(instance):
-        yield jsonschema.ValidationError("the text does not match the pattern")
+@functools.cache
+def linear_validator() -> Any:
+    """The class that validates by JSON Schema 2020-12, with expressions matched by RE2.
 
+    They take linear time, and their `$` is the end, and no line break before it.
+    """
+    import jsonschema
+    import jsonschema.validators
 
-#: JSON Schema 2020-12 with expressions matched by RE2: in linear time, and with a `$` that is the end and no line break
-#: before it.
-LinearValidator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator, {"pattern": _linear_pattern}
-)
+    def pattern(
+        _validator: Any, expression: str, instance: object, _schema: object
+    ) -> Iterator[jsonschema.ValidationError]:
+        if isinstance(instance, str) and not _compiled(expression).search(instance):
+            yield jsonschema.ValidationError("the text does not match the pattern")
+
+    extend: Any = jsonschema.validators.extend
+    return extend(jsonschema.Draft202012Validator, {"pattern": pattern})
 
 
 class Pattern:
@@ -120,6 +127,8 @@ class Pattern:
         if isinstance(declared, str):
             self._expression = _compiled(declared)
             return
+        import jsonschema
+
         schema = dict(declared)
         _check_keywords(schema)
         try:
@@ -127,7 +136,7 @@ class Pattern:
         except jsonschema.SchemaError as error:
             place = ".".join(str(step) for step in error.absolute_path) or "pattern"
             raise PatternError(f"it is no JSON Schema: {place} is not what {error.validator} allows") from None
-        self._validator = LinearValidator(schema)
+        self._validator = linear_validator()(schema)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pattern) and self.declared == other.declared

@@ -47,6 +47,7 @@ class Parts:
         url: scheme and host of the modules.
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
+        unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         keystone: its URL, for the catalogue; empty without one.
         metrics_token: lets Prometheus see `/metrics`.
     """
@@ -65,6 +66,7 @@ class Parts:
     identity_service: Delegations | None = None
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
+    unclaimed_grace: float = 120.0
     keystone: str = ""
     metrics_token: str = ""
 

@@ -22,7 +22,7 @@ from occi_service.identity.size_limit import MAX_BODY
 from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
-from .design.backend import DesignModule, register_modules
+from .design.backend import DesignModule, register_keystone, register_modules
 from .design.delegation_rows import DelegationRows
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
@@ -109,6 +109,8 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
     for region, platform in parts.platforms.items():
         url = base_url or parts.url
         register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
+        if parts.keystone and "design" in names:
+            register_keystone(registry, url=parts.keystone, region=region)
     return Mounts({module.name: mounted(module) for module in modules})
 
 

@@ -7,13 +7,14 @@ machine where their processes are; which regions it serves is what its settings 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from occi_service import server, work
 from occi_service.app import Application
 
 from . import notices
 from .deploy import application_work, retention, stack_work, watching
+from .design import mirror, unclaimed
 from .disposal import work as disposal_work
 from .entities import Entities
 from .notices import Notices, Send
@@ -26,6 +27,9 @@ from .settings import CloudControllerSettings
 from .web import MODULES, modules_of
 
 __all__ = ["run", "topics_of", "worker_of"]
+
+#: Seconds for one look at the identity service, which takes several calls.
+_IDENTITY: Final = 60.0
 
 
 def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[work.Topic[Any, Any]]:
@@ -76,6 +80,19 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
             disposal_work.sweep_topic(sweep),
         ]
+    if "design" in names and parts.catalogue is not None:
+        compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
+        ended = unclaimed.unclaimed_ended(
+            parts.database,
+            parts.delegations,
+            grace=parts.unclaimed_grace,
+            every=parts.catalogue_interval,
+            clock=parts.clock,
+        )
+        topics += [
+            work.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
+            work.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
+        ]
     topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
     topics.append(work.retention(parts.queue))
     return topics
@@ -89,6 +106,9 @@ def worker_of(
         parts.queue.seed(connection, work.RETENTION, "all", priority=work.Priority.BACKGROUND)
         if "disposal" in names:
             parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
+        if "design" in names and parts.catalogue is not None:
+            for topic in (mirror.TOPIC, unclaimed.TOPIC):
+                parts.queue.seed(connection, topic, topic, priority=work.Priority.BACKGROUND)
         if "deploy" in names:
             parts.queue.seed(connection, retention.TOPIC, "all", priority=work.Priority.BACKGROUND)
             for region in _watchers(parts):

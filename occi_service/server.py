@@ -4,10 +4,6 @@ Gunicorn is configured here and nowhere else: no configuration file, no GUNICORN
 and its own lines sent through ours. Metrics, settings and the database are not known here; what a service needs of them
 comes in through `app_factory`, which runs once in each worker process, after the fork.
 
-Gunicorn writes its own `Server:` line, and an application's beside it. OCCI wants one, `<product>/<version> OCCI/1.2`
-(GFD.223). So the worker class below takes the application's field out of the list and puts its value where gunicorn keeps
-its own. Answers that gunicorn makes by itself, such as 431, get the configured value.
-
 A worker that was forked a moment ago still has the arbiter's signal handlers, which put a SIGTERM into a queue that nobody
 reads there; the arbiter, which sends it once, would wait out the graceful timeout. So the signals that end a worker are
 held back from before the fork until its own handlers stand.
@@ -20,19 +16,18 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Protocol
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from typing import TYPE_CHECKING, Any, Protocol
+from wsgiref.types import WSGIApplication
 
 import gunicorn.app.base
 import gunicorn.arbiter
-import gunicorn.glogging
-import gunicorn.workers.gthread
+
+from .http_worker import ENDING, STALL, options_of, server_field
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -42,13 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "run_worker", "serve", "server_field"]
 
 _logger = logging.getLogger(__name__)
-
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-
-
-def server_field(product: str, version: str) -> str:
-    """The value of the Server field: `<product>/<version> OCCI/1.2` (GFD.223)."""
-    return f"{product}/{version} OCCI/1.2"
 
 
 def serve(
@@ -60,6 +48,7 @@ def serve(
     threads: int = 8,
     keep_alive: int = 15,
     graceful_timeout: int = 30,
+    stall: float = STALL,
     share_metrics: bool = True,
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
@@ -76,6 +65,7 @@ def serve(
         threads: of each process; as many requests run at once.
         keep_alive: seconds an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
+        stall: seconds after which a client that neither sends nor takes anything within a request is hung up on.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
         when_ready: called once in the arbiter process with the addresses listened on.
@@ -104,25 +94,13 @@ def serve(
         if when_ready is not None:
             when_ready([listener.getsockname() for listener in gunicorn_arbiter.LISTENERS])
 
-    options: dict[str, Any] = {
-        "bind": [bind] if isinstance(bind, str) else list(bind),
+    options = options_of(
+        bind, server=server, threads=threads, keep_alive=keep_alive, graceful_timeout=graceful_timeout, stall=stall
+    ) | {
         "workers": workers,
-        "threads": threads,
-        "worker_class": _worker_class(server),
-        "keepalive": keep_alive,
-        "graceful_timeout": graceful_timeout,
         # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.
         "timeout": 60,
-        # text/occi carries representations in header fields: larger ones than usual, within bounds.
-        "limit_request_line": 8190,
-        "limit_request_fields": 200,
-        "limit_request_field_size": 16 * 1024 + 256,
-        # Heartbeats in memory: on a slow disk they would stall the worker.
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
         "forwarded_allow_ips": ",".join(trusted_proxies),
-        "logger_class": _Logger,
-        "accesslog": None,
-        "loglevel": logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower(),
         "control_socket_disable": True,
         "proc_name": "archelon",
         "child_exit": child_exit,
@@ -156,76 +134,12 @@ class _Application(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
 
 class _Arbiter(gunicorn.arbiter.Arbiter):  # type: ignore[misc]
     def spawn_worker(self) -> Any:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             return super().spawn_worker()
         finally:
             # In the arbiter; a worker is here when its life is over.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-
-
-class _Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
-    """Gunicorn's lines, handed to the handlers of this process instead of its own."""
-
-    def setup(self, cfg: Any) -> None:
-        self.cfg = cfg
-        self._access_log_enabled = False
-        for name in ("gunicorn.error", "gunicorn.access"):
-            logger = logging.getLogger(name)
-            logger.handlers.clear()
-            logger.propagate = True
-            logger.setLevel(logging.NOTSET)
-
-
-def _worker_class(server: str) -> type[Any]:
-    """Gunicorn's threaded worker, with the application's Server field."""
-
-    class ServiceWorker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
-        def init_signals(self) -> None:
-            super().init_signals()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-
-        def load_wsgi(self) -> None:
-            super().load_wsgi()
-            loaded: WSGIApplication = self.app.wsgi()
-            self.wsgi = _with_own_server_field(loaded, server)
-
-        def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-            super().handle_error(req, _ErrorSocket(client, server), addr, exc)
-
-    return ServiceWorker
-
-
-def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication:
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            own = server
-            for position, (name, value) in enumerate(headers):
-                if name.lower() == "server":
-                    own = value
-                    headers = [*headers[:position], *headers[position + 1 :]]
-                    break
-            # start_response is a method of gunicorn's response object, whose `version` becomes the Server line.
-            start_response.__self__.version = own  # type: ignore[attr-defined]
-            return start_response(status, headers, *rest)
-
-        return app(environ, start)
-
-    return application
-
-
-class _ErrorSocket:
-    """Puts the Server field into an answer that gunicorn writes by itself, below its status line."""
-
-    def __init__(self, client: socket.socket, server: str) -> None:
-        self._client = client
-        self._field = f"\r\nServer: {server}\r\n".encode("latin-1")
-
-    def sendall(self, data: bytes) -> None:
-        self._client.sendall(data.replace(b"\r\n", self._field, 1))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 class Worker(Protocol):

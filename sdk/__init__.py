@@ -12,8 +12,7 @@ A bundle with a manifest and templates is a service; Python is for what template
 
 `sdk.testing` runs an orchestrator in memory, `sdk.conformance` tests one over the wire, `python -m sdk.serve` runs one.
 
-Names are imported when they are first used: `python -m sdk.serve` has a process that only watches over the one that serves,
-and so it stays small.
+Names are imported when they are first used, so that `python -m sdk.serve` listens before it has imported all of them.
 """
 
 from __future__ import annotations

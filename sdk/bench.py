@@ -48,6 +48,7 @@ class Bench:
 
     Args:
         service: type identifier of the service whose orchestrator is tested.
+        listen: address and port to listen at; the orchestrator is told to call there. Port 0 takes a free one.
 
     Attributes:
         cloud: what the orchestrator makes.
@@ -60,7 +61,9 @@ class Bench:
         seconds: that is waited for what has to come.
     """
 
-    def __init__(self, service: str = SERVICE, *, seconds: float = 15.0) -> None:
+    def __init__(
+        self, service: str = SERVICE, *, seconds: float = 15.0, listen: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.service = service
         self.instance = str(uuid.uuid4())
         self.tenant = "tenant-1"
@@ -87,8 +90,8 @@ class Bench:
         class Handler(_Handler):
             peers = bench
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Server(listen, Handler)
+        self.url = f"http://{listen[0]}:{self._server.server_address[1]}"
         self.cloud = MemoryCloud(self.url)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="bench", daemon=True)
 
@@ -174,7 +177,7 @@ class Bench:
         }
         occi.act(wire.PATH, type_id(wire.NOTIFY), attributes)
 
-    def settle(self, tell: Callable[[], None]) -> bool:
+    def settle(self, tell: Callable[[], object]) -> bool:
         """Tell of an event until it is taken, as a sender does; whether it was in time."""
         until = time.monotonic() + self.seconds
         while True:
@@ -193,9 +196,9 @@ class Bench:
             kept = [each[manager.PRIVATE] for each in self.reports if manager.PRIVATE in each]
         return dict(kept[-1]) if kept else {}
 
-    def await_renewal(self, after: int = 0) -> bool:
-        """Wait for more renewals than `after`; whether they came."""
-        return self._await(lambda: self.renewals > after)
+    def await_renewal(self, after: int = 0, *, seconds: float | None = None) -> bool:
+        """Wait for more renewals than `after`, for as long as is said or as for everything else; whether they came."""
+        return self._await(lambda: self.renewals > after, seconds)
 
     def await_report(self, phase: str | None, generation: int = 1, *, after: int = 0) -> dict[str, Any] | None:
         """Wait for a report that ends a phase (None: one of no phase), later than the first `after`; None if it does not come."""
@@ -213,9 +216,9 @@ class Bench:
 
         return found[0] if self._await(came) else None
 
-    def _await(self, condition: Callable[[], bool]) -> bool:
+    def _await(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
         with self._changed:
-            return self._changed.wait_for(condition, self.seconds)
+            return self._changed.wait_for(condition, self.seconds if seconds is None else seconds)
 
     def watch(self, condition: Callable[[], bool]) -> bool:
         """Wait for a condition of the cloud; whether it came true."""
@@ -273,6 +276,7 @@ class Bench:
                     return 401, None
                 if self.away > 0:
                     self.away -= 1
+                    self._changed.notify_all()
                     return 503, None
                 if self.refusals:
                     return self.refusals.pop(0), None

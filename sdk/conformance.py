@@ -5,8 +5,9 @@
         for finding in conformance.check("http://127.0.0.1:8080", around):
             print(finding)
 
-`python -m sdk.conformance COMMAND …` does that for a command. The checks follow one another, since a life has an order: one that
-fails may take later ones with it, so the first is the one to look at.
+`python -m sdk.conformance COMMAND …` does that for a command, and `python -m sdk.conformance URL` for an orchestrator that
+somebody else starts there, with the environment that it says first. The checks follow one another, since a life has an order: one
+that fails may take later ones with it, so the first is the one to look at.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from occi_service.wire import service_manager as manager
 
 from .bench import Bench
 
-__all__ = ["Finding", "check", "main", "started"]
+__all__ = ["Finding", "awaited", "check", "environment_lines", "is_url", "main", "started"]
 
 _PROMPT: Final = 2.0
+#: Seconds in which somebody else is to start the orchestrator.
+PATIENCE: Final = 300.0
 _OTHER: Final = "00000000-0000-4000-8000-000000000000"
 
 
@@ -326,16 +329,49 @@ def started(
             kill()
 
 
+def is_url(text: str) -> bool:
+    """Whether an argument is where an orchestrator is, and not what starts one."""
+    return text.startswith(("http://", "https://"))
+
+
+def environment_lines(bench: Bench) -> list[str]:
+    """What an orchestrator is to be started with: `NAME=value`, a line each, as container tools take it from a file."""
+    return [f"{name}={value}" for name, value in bench.environment.items()]
+
+
+def awaited(url: str, bench: Bench, *, patience: float = PATIENCE) -> str:
+    """Wait until somebody has started the orchestrator at a URL on the bench: it asks for its tokens. The URL.
+
+    Raises:
+        RuntimeError: it did not ask in time.
+    """
+    if not bench.await_renewal(seconds=patience):
+        raise RuntimeError(
+            f"no orchestrator asked for its tokens at {bench.url} within {patience:g} s; start the one at {url} with the "
+            "environment that was said"
+        )
+    return url
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Test a command, print the findings, and end with 1 if one failed. Raises SystemExit."""
+    """Test an orchestrator, print the findings, and end with 1 if one failed. Raises SystemExit."""
     command = list(sys.argv[1:] if arguments is None else arguments)
-    if not command or command[0].startswith(("-", "http://", "https://")):
+    if not command or command[0].startswith("-") or (is_url(command[0]) and len(command) > 1):
         raise SystemExit(
             "usage: python -m sdk.conformance COMMAND [ARGUMENT …]\n"
-            "COMMAND starts the orchestrator, which listens at HOST and PORT; from its start on, the bench stands around it."
+            "       python -m sdk.conformance URL\n"
+            "COMMAND starts the orchestrator, which listens at HOST and PORT; from its start on, the bench stands around it.\n"
+            "At URL somebody else starts it, with the environment that is said first."
         )
     try:
-        with Bench() as bench, started(command, bench) as (url, restart):
+        with contextlib.ExitStack() as stack:
+            bench = stack.enter_context(Bench())
+            restart = None
+            if is_url(command[0]):
+                print(*environment_lines(bench), sep="\n", file=sys.stderr, flush=True)
+                url = awaited(command[0], bench)
+            else:
+                url, restart = stack.enter_context(started(command, bench))
             findings = check(url, bench, restart=restart)
     except (OSError, RuntimeError) as error:
         raise SystemExit(f"{' '.join(command)[:200]}: {error}") from None

@@ -30,6 +30,8 @@ __all__ = ["Resolver", "Supplier"]
 
 _FIRST: Final = 0.25
 _LONGEST: Final = 1.0
+#: A look adds at most about this part, above one, of the time that was waited.
+_GROWTH: Final = 1.15
 _AT_ONCE: Final = 8
 #: Seconds in which a service manager is to take up a DELETE.
 _GRACE: Final = 10.0
@@ -175,7 +177,7 @@ class Resolver:
                     f"{supplier.type} at {supplier.url} is {supplier.state}; start it, or retry later"
                 )
             self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
+            pause = min(pause * _GROWTH, _LONGEST)
             supplier = self._read(place)
         return supplier
 
@@ -207,7 +209,7 @@ class Resolver:
         failed_since = self._pace.now() + _GRACE
         while True:
             self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
+            pause = min(pause * _GROWTH, _LONGEST)
             seen = self._read(place)
             if seen.state != "fail":
                 failed_since = self._pace.now()

@@ -1,7 +1,7 @@
 """What an orchestrator's environment says: set by the service manager, and by whoever started the process.
 
-The names are those of `occi_service.wire.orchestrator`, spelled again here alone: with the wire's kinds, the process that only
-watches would be larger by half. A test compares them.
+The names are those of `occi_service.wire.orchestrator`, spelled again here alone: the process listens before it imports the
+wire's kinds. A test compares them.
 """
 
 from __future__ import annotations

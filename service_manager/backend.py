@@ -1,12 +1,14 @@
 """Orders: what a tenant asks of an instance, written down and answered at once.
 
 Every method runs in the request's own transaction (the registry's unit of work) and calls nothing outside: it checks,
-changes the entity and the row, and enqueues work. What happens then is the reconciler's.
+changes the entity and the row, and enqueues work. What happens then is the reconciler's. The one call that an order may need,
+for a delegation, is made before its transaction.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import uuid
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
+import bundles
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
 from occi_service.identity import Counts, Identity, Quotas, rules
@@ -23,14 +26,17 @@ from occi_service.model import attributes_of, type_id
 from occi_service.wire import names
 from occi_service.wire import service_manager as wire
 from occi_service.work import Priority
-from occi_service.workflow import DeferredDeletion
+from occi_service.workflow import DeferredDeletion, call_first
 
 from . import tables
 from .catalogue import Catalogue, ServiceBackend
+from .delegating import Delegating, is_needed
 from .history import History
 from .instances import Instance, InstanceId, Instances, show_state
 from .lifecycle import Snapshot, Wanted, legal_moves
 from .start_tokens import new_start_token
+from .surroundings import NAME as SURROUNDINGS
+from .surroundings import Surroundings
 
 __all__ = [
     "INVOCATION_TOPIC",
@@ -57,8 +63,10 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         policy: Policy,
         quotas: Quotas,
         cipher: Cipher,
+        delegating: Delegating,
         clock: Callable[[], float],
     ) -> None:
+        self._delegating = delegating
         self._instances = instances
         self._history = history
         self._policy = policy
@@ -76,12 +84,13 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         published = self.catalogue.service(connection, service)
         if published is None or published.withdrawn:
             raise ConflictError(f"{service} has been withdrawn and takes no new orders", "kind")
-        if _draining(connection):
+        flags = _flags(connection)
+        if flags.get("draining") == "yes":
             raise UnavailableError("this service manager takes no orders for now", retry_after=60)
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        instance_id = _new_id(entity, extras)
+        instance_id = self._delegated(entity, manifest, Surroundings.of_flag(flags.get(SURROUNDINGS)), extras)
         start_token = new_start_token(instance_id)
         now = self._clock()
         instance = Instance(
@@ -106,6 +115,22 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._history.open(connection, instance, now)
         self._history.begin(connection, instance, "initialise", now)
         self._instances.insert(connection, instance)
+
+    def _delegated(self, entity: Entity, manifest: bundles.Manifest, known: Surroundings, extras: Any) -> InstanceId:
+        """The id of a new instance, for which design acts from now on where its regions need that."""
+        instance_id = _new_id(entity, extras)
+        if not is_needed(manifest, entity.attributes.get(names.REGION), known):
+            return instance_id
+        identity = caller_of(extras)
+        make = functools.partial(
+            self._delegating.make,
+            instance_id,
+            identity,
+            extras.get("token"),
+            request_id=extras.get("request_id"),
+        )
+        # Everything else was checked before; what is delegated in vain is taken back later.
+        return InstanceId(call_first(extras, f"delegate {entity.identifier}", make))
 
     def _check_quota(self, connection: sa.Connection, identity: Identity, service: str, digest: str) -> None:
         limit = self.catalogue.manifest(digest, connection).quotas.instances
@@ -311,9 +336,10 @@ def connection_of(extras: Any) -> sa.Connection:
     return connection
 
 
-def _draining(connection: sa.Connection) -> bool:
+def _flags(connection: sa.Connection) -> dict[str, str]:
     flags = tables.flags
-    return connection.scalar(sa.select(flags.c.value).where(flags.c.name == "draining")) == "yes"
+    wanted = sa.select(flags.c.name, flags.c.value).where(flags.c.name.in_(("draining", SURROUNDINGS)))
+    return {row.name: row.value for row in connection.execute(wanted)}
 
 
 def _moves(instance: Instance) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from occi.backend import ActionBackend, KindBackend
 from sqlalchemy.dialects import postgresql, sqlite
 
 import bundles
+from occi_service import work
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
 from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
@@ -26,7 +27,10 @@ from occi_service.registry import Registry
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
 
-__all__ = ["Catalogue", "Published", "ServiceBackend"]
+__all__ = ["ENTRY_TOPIC", "Catalogue", "Published", "ServiceBackend"]
+
+#: The work that keeps a service in design's catalogue; its key is the service's type.
+ENTRY_TOPIC: Final = "catalogue.entry"
 
 #: Seconds after which a process looks again for services that another has published.
 _STALE: Final = 1.0
@@ -55,12 +59,20 @@ class Catalogue:
         database: where the catalogue is kept (`occi_service.database.Database`).
         registry: where the kinds are registered.
         backend: serves them.
+        queue: where what follows from a change is written down.
         monotonic: seconds, for the time since the last look.
     """
 
     def __init__(
-        self, database: Any, registry: Registry, backend: ServiceBackend, *, monotonic: Callable[[], float]
+        self,
+        database: Any,
+        registry: Registry,
+        backend: ServiceBackend,
+        *,
+        queue: work.WorkQueue,
+        monotonic: Callable[[], float],
     ) -> None:
+        self._queue = queue
         self._database = database
         self._registry = registry
         self._backend = backend
@@ -143,6 +155,10 @@ class Catalogue:
         row = connection.execute(sa.select(*columns).where(tables.services.c.type == service_type)).one_or_none()
         return None if row is None else Published(*row)
 
+    def types(self, connection: sa.Connection) -> list[str]:
+        """Every type that was ever published here."""
+        return list(connection.scalars(sa.select(tables.services.c.type)))
+
     # changing it ------------------------------------------------------------------------------------------------------
 
     def keep(self, archive: bytes) -> tuple[str, bool]:
@@ -197,6 +213,7 @@ class Catalogue:
             connection.execute(tables.services.insert().values(type=manifest.type, **values))
         else:
             connection.execute(tables.services.update().where(tables.services.c.type == manifest.type).values(values))
+        self._queue.enqueue(connection, ENTRY_TOPIC, manifest.type, priority=work.Priority.URGENT)
         what = "published" if before is None or before.withdrawn else "replaced"
         self._note(connection, manifest.type, digest, what, identity=identity, now=now)
         return manifest, before
@@ -210,6 +227,7 @@ class Catalogue:
             .where(service.c.type == service_type)
             .values(withdrawn=True, revision=self._next_revision(connection))
         )
+        self._queue.enqueue(connection, ENTRY_TOPIC, service_type, priority=work.Priority.URGENT)
         entry = self.service(connection, service_type)
         if entry is not None:
             self._note(connection, service_type, entry.digest, "withdrawn", identity=identity, now=now)

@@ -101,7 +101,35 @@ class Cloud:
         """The orchestrator's application as it is."""
         return self._module(deploy.SCHEME, caller).get(deploy.application_path(caller.instance))
 
+    # the catalogue ----------------------------------------------------------------------------------------------------
+
+    def services(self, service_type: str, tenant: TenantId | None = None) -> list[client.Entity]:
+        """Every entry of a type, whoever made it; for a tenant, or for this service manager itself."""
+        where = {design.SERVICE_TYPE: service_type}
+        return list(self._catalogue(tenant).list(design.SERVICE.location, attributes=where))
+
+    def enter(self, path: str, attributes: Mapping[str, Any], title: str, tenant: TenantId) -> None:
+        """Have an entry of the catalogue say this."""
+        self._catalogue(tenant).put(path, _id(design.SERVICE), attributes, title=title)
+
+    def take_out(self, path: str, tenant: TenantId) -> None:
+        """Have an entry of the catalogue gone."""
+        with contextlib.suppress(client.NotFoundError):
+            self._catalogue(tenant).delete(path)
+
+    def _catalogue(self, tenant: TenantId | None) -> client.Client:
+        caller = Caller(tenant or TenantId(self._name), "")
+        return self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
+
     # delegations and disposal -----------------------------------------------------------------------------------------
+
+    def delegate(self, caller: Caller, *, token: str | None, parent: str | None) -> None:
+        """Have a delegation made for an instance: out of its tenant's own token, or hanging on another instance's."""
+        design_module = self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
+        if token is not None:
+            design_module = design_module.using(headers={design.SUBJECT_TOKEN_HEADER: token})
+        attributes = {} if parent is None else {design.DELEGATION_PARENT: parent}
+        design_module.put(design.delegation_path(caller.instance), _id(design.DELEGATION), attributes)
 
     def revoke_delegation(self, caller: Caller) -> None:
         """End what was delegated for an instance; the last call made for it."""
@@ -176,7 +204,7 @@ class Cloud:
 
     def _speaking(self, to: client.Client, audience: str, caller: Caller) -> client.Client:
         token = self._issuer.for_service(
-            self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance
+            self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance or None
         )
         return to.using(token=token, request_id=caller.request_id)
 

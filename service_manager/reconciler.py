@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
-from occi.core_model import Entity
 
 import bundles
 from occi_service import client, work
@@ -25,23 +24,23 @@ from occi_service.wire import service_manager as wire
 
 from . import lifecycle, tables
 from .catalogue import Catalogue
+from .changes import Change, Changes
 from .cloud import Caller, Cloud
 from .history import History
-from .instances import Instance, Instances, house_extras, parameters_of, show_state
+from .instances import Instance, Instances, parameters_of
 from .lifecycle import Patience, Wanted
 from .lines import LeftAloneError
 from .metrics import PhaseMetrics
 
-__all__ = ["Change", "Order", "Reconciler"]
+__all__ = ["Order", "Reconciler"]
 
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
 _LOOK_LONGEST: Final = 30.0
+#: A look at a disposal adds at most this part of the time that it has taken.
+_PARTS: Final = 8
 _STUMBLE_FIRST: Final = 0.2
 _STUMBLE_LONGEST: Final = 10.0
-
-
-_SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(lifecycle.Snapshot))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,32 +54,6 @@ class Order:
     parameters: Mapping[str, Any] = dataclasses.field(repr=False)
     start_token: str = dataclasses.field(repr=False)
     private: Mapping[str, Any] = dataclasses.field(repr=False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Change:
-    """What a step did, as it is to be written.
-
-    Attributes:
-        columns: of the row.
-        enter: state that was entered.
-        ended: outcome of the present phase, where it ended: done, failed.
-        message: for the tenant; None leaves the one that is there.
-        removed: the instance is gone, with disposal's audit.
-        decided_on: what a decision was made on that did nothing in the world. Whoever changed the instance meanwhile
-            (a report, an order) is not overruled by it: it is dropped, and made anew.
-    """
-
-    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    enter: str | None = None
-    ended: str | None = None
-    message: str | None = None
-    removed: bool = False
-    decided_on: lifecycle.Snapshot | None = None
-
-    def columns_of_snapshot(self) -> dict[str, Any]:
-        """Those columns that a `Snapshot` has."""
-        return {name: value for name, value in self.columns.items() if name in _SNAPSHOT}
 
 
 class Reconciler:
@@ -113,10 +86,9 @@ class Reconciler:
         self._instances = instances
         self._catalogue = catalogue
         self._cloud = cloud
-        self._history = history
+        self._changes = Changes(instances, catalogue, history, metrics, clock=clock)
         self._cipher = cipher
         self._issuer = issuer
-        self._metrics = metrics
         self._url = url.rstrip("/")
         self._design_url = design_url
         self._keys = keys
@@ -384,9 +356,10 @@ class Reconciler:
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
         if state == "failed" and seen.disposal == "asked":
             return work.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
-        stumbles = instance.stumbles + 1
-        pause = min(_LOOK, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 8))
-        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": stumbles}
+        # Nobody tells when it is done. The pauses grow with what it takes, and so what is added stays a small part of that.
+        taken = 0.0 if seen.disposal is None else order.now - seen.begun
+        pause = min(_LOOK, max(_STUMBLE_FIRST, taken / _PARTS))
+        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": instance.stumbles + 1}
         if seen.disposal is None:
             # Its time, and its attempts, are its own.
             columns |= {"begun": order.now, "attempt": 0}
@@ -406,59 +379,8 @@ class Reconciler:
     # save -------------------------------------------------------------------------------------------------------------
 
     def save(self, connection: sa.Connection, item: work.Item, change: Change) -> None:
-        """Write what a step did: the entity, the record, the row."""
-        if not change.removed and change.decided_on is None and change.message is None:
-            self._instances.change(connection, item.key, change.columns)
-            return
-        # The entity before the row, as orders and reports do: it is what keeps them off until this is written. The row is
-        # read when the entity is ours; before, it could change.
-        place = self._instances.place(connection, item.key)
-        entity = self._instances.entity_at(connection, *place) if place is not None else None
-        instance = self._instances.find(connection, item.key, lock=True)
-        if instance is None:
-            return
-        if change.decided_on is not None and instance.snapshot != change.decided_on:
-            self._instances.wake(connection, instance)
-            return
-        now = self._clock()
-        if change.removed:
-            self._remove(connection, instance, entity=entity, now=now)
-            return
-        phase = change.enter if change.enter not in ("active", "inactive", "fail") else None
-        if change.ended is not None:
-            taken = self._history.end(
-                connection, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
-            )
-            self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
-        elif phase is not None:
-            self._history.begin(connection, instance, phase, now)
-        if entity is not None and (change.enter is not None or change.message is not None):
-            self._show(connection, instance, change, entity=entity)
-        self._instances.change(connection, instance.id, change.columns)
-
-    def _show(self, connection: sa.Connection, instance: Instance, change: Change, *, entity: Entity) -> None:
-        seen = instance.snapshot
-        state = change.enter or str(entity.attributes.get(wire.STATE))
-        if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
-            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
-            state = "update"
-        show_state(entity, state, change.message or "")
-        if change.enter in ("active", "update"):
-            manifest = self._catalogue.manifest(seen.digest, connection)
-            entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]
-        entity.attributes[names.GENERATION] = seen.generation
-        self._instances.save_entity(connection, instance, entity)
-
-    def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
-        if entity is not None:
-            extras = house_extras(connection, instance.tenant)
-            for link in getattr(entity, "links", ()):
-                self._instances.registry.delete_resource(link.identifier, extras)
-            self._instances.registry.delete_resource(instance.path, extras)
-        taken = self._history.end(connection, instance, outcome="done", message="", now=now)
-        self._metrics.ended(instance.service, "destroy", "done", taken)
-        self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
-        self._instances.remove(connection, instance.id)
+        """Write what a step did."""
+        self._changes.write(connection, item.key, change)
 
     def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
         """A slip of our own, many times in a row: say so, and let the tenant retry or delete."""

@@ -25,6 +25,24 @@ class ServiceManagerSettings(Settings):
     issuer: str = pydantic.Field("service-manager", description="iss of the tokens that this service manager signs")
     name: str = pydantic.Field("service-manager", description="name of this service manager, in logs and tokens")
     url: str = pydantic.Field(description="URL at which clients and orchestrators reach this service manager")
+    internal_url: str = pydantic.Field(
+        "", description="URL at which other services reach this service manager, where that is another"
+    )
+    keystone_url: str = pydantic.Field(
+        "", description="Keystone; the one that design's catalogue names, if any, without it"
+    )
+    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
+    keystone_roles: dict[str, str] = pydantic.Field(
+        {},
+        description="what Keystone's roles are here, beside those that have the same name",
+        examples=[{"boss": "provider"}],
+    )
+    keystone_operator_project: str = pydantic.Field(
+        "", description="id of the project whose administrators are operators, beside those of the whole system"
+    )
+    catalogue_interval: float = pydantic.Field(
+        30.0, gt=0, description="seconds between two looks at design's catalogue"
+    )
     design_url: str = pydantic.Field(description="URL of the cloud controller's design module")
     realm_file: str = pydantic.Field("", description="file of the local realm; empty where there is none")
     policy_file: str = pydantic.Field("", description="rules in oslo.policy's format, over the built-in ones")

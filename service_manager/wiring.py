@@ -28,19 +28,22 @@ from occi_service.identity import (
     VerificationKeys,
     read_jwk_set,
 )
+from occi_service.identity.keystone import FoundKeystone, KeystoneTokens, RoleMap
 from occi_service.identity.policy import Policy
 from occi_service.identity.sql_revocations import SqlRevocations
+from occi_service.keystone import Keystone
 from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
 from occi_service.service import Rates, assemble
 from occi_service.wire import service_manager as wire
 from occi_service.wire import tokens
 
-from . import tables
+from . import surroundings, tables
 from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
-from .catalogue import Catalogue
+from .catalogue import ENTRY_TOPIC, Catalogue
 from .cloud import STEP_TIMEOUT, Cloud
+from .delegating import UNCLAIMED, Delegating, Unclaimed
 from .history import EXPIRY_TOPIC, History
 from .instances import TOPIC, Instances
 from .invocations import Invocations
@@ -50,6 +53,7 @@ from .operations import OperatorResource
 from .publishing import BundleResource, PublishedBackend
 from .reconciler import Reconciler
 from .record_expiry import RecordBackend, RecordExpiry
+from .registration import Registration
 from .reports import ReportBackend
 from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
@@ -61,6 +65,8 @@ __all__ = ["MIGRATIONS", "Parts", "web", "worker"]
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _COUNTS = "instance.counts"
+#: For what nobody waits for, and nobody could be told that it was given up.
+_FOR_EVER = work.Retry(attempts=2**31 - 1)
 
 
 class _InstancesThatExist:
@@ -92,6 +98,7 @@ class Parts:
     instances: Instances
     history: History
     catalogue: Catalogue
+    cloud: Cloud
     backend: InstanceBackend
     policy: Policy
     metrics: prometheus_client.CollectorRegistry
@@ -119,15 +126,17 @@ class Parts:
         instances = Instances(registry, queue)
         history = History(registry, queue, name=settings.name, retention=settings.record_retention)
         policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
+        cloud = Cloud(settings.design_url, issuer, name=settings.name, threads=settings.worker_threads)
         backend = InstanceBackend(
             instances,
             history=history,
             policy=policy,
             quotas=Quotas(default=settings.quota_instances),
             cipher=cipher,
+            delegating=Delegating(database, queue, cloud),
             clock=clock,
         )
-        catalogue = Catalogue(database, registry, backend, monotonic=time.monotonic)
+        catalogue = Catalogue(database, registry, backend, queue=queue, monotonic=time.monotonic)
         backend.catalogue = catalogue
         _register(
             registry,
@@ -150,6 +159,7 @@ class Parts:
             instances=instances,
             history=history,
             catalogue=catalogue,
+            cloud=cloud,
             backend=backend,
             policy=policy,
             metrics=prometheus_client.CollectorRegistry(),
@@ -250,7 +260,8 @@ def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManag
 
 
 def verifier(parts: Parts) -> AnyOf:
-    """Who may call: people of the local realm, orchestrators and services with signed tokens, orchestrators that start."""
+    """Who may call: people of the local realm or Keystone, orchestrators and services, orchestrators that start."""
+    settings = parts.settings
     sources: list[Any] = [
         StartTokens(parts.database, parts.cipher),
         SignedTokens(
@@ -260,9 +271,29 @@ def verifier(parts: Parts) -> AnyOf:
             clock=parts.clock,
         ),
     ]
-    if parts.settings.realm_file:
-        sources.insert(0, Realm(RealmFile(Path(parts.settings.realm_file), parts.clock), parts.clock))
+    if settings.realm_file:
+        sources.insert(0, Realm(RealmFile(Path(settings.realm_file), parts.clock), parts.clock))
+    # The last, since it is the only one that is far away.
+    sources.append(_keystone(parts))
     return AnyOf(sources)
+
+
+def _keystone(parts: Parts) -> FoundKeystone:
+    """The Keystone that the settings name or, without one, design's catalogue."""
+    settings = parts.settings
+    roles = RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
+
+    def find() -> str | None:
+        if settings.keystone_url:
+            return settings.keystone_url
+        known = surroundings.Surroundings.read(parts.database).keystone
+        # Where there is a realm, a token that nobody knows is bad; it is not the catalogue's first look that it waits for.
+        return "" if known is None and settings.realm_file else known
+
+    def tokens_at(url: str) -> KeystoneTokens:
+        return KeystoneTokens(Keystone(url, ca_file=settings.keystone_ca_file), roles=roles, clock=parts.clock)
+
+    return FoundKeystone(find, tokens_at)
 
 
 def _database_probe(database: Database) -> Callable[[], None]:
@@ -276,7 +307,7 @@ def _database_probe(database: Database) -> Callable[[], None]:
 def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     """What a worker of the service manager does."""
     settings = parts.settings
-    cloud = Cloud(settings.design_url, parts.issuer, name=settings.name, threads=settings.worker_threads)
+    cloud = parts.cloud
     reconciler = Reconciler(
         parts.instances,
         parts.catalogue,
@@ -307,15 +338,32 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         ),
         work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
+        work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=_FOR_EVER),
+        work.Topic(UNCLAIMED, Unclaimed(cloud), timeout=STEP_TIMEOUT, retry=_FOR_EVER),
+        work.recurring(
+            surroundings.TOPIC,
+            surroundings.look(parts.database, cloud, every=settings.catalogue_interval),
+            timeout=STEP_TIMEOUT,
+        ),
         work.recurring(_COUNTS, count),
         work.retention(parts.queue),
     ]
+
+
+def _registration(parts: Parts) -> Registration:
+    settings = parts.settings
+    urls = {"public": settings.url}
+    if settings.internal_url:
+        urls["internal"] = settings.internal_url
+    return Registration(parts.catalogue, parts.cloud, urls=urls, every=settings.catalogue_interval)
 
 
 def worker(parts: Parts) -> work.Worker:
     """A worker over all topics."""
     made = topics(parts)
     with parts.database.write() as connection:
-        for topic in (_COUNTS, work.RETENTION):
+        for topic in (_COUNTS, work.RETENTION, surroundings.TOPIC):
             parts.queue.seed(connection, topic, topic)
+        for service in parts.catalogue.types(connection):
+            parts.queue.seed(connection, ENTRY_TOPIC, service)
     return work.Worker(parts.queue, made, threads=parts.settings.worker_threads, lease=parts.settings.lease)

@@ -24,7 +24,14 @@ _RECURRING: Final = (
     "disposal.sweep",
     "disposal.instance",
     "deploy.retention",
+    "deploy.watch",
     "record.expiry",
+    "catalogue.look",
+    "catalogue.entry",
+    "design.catalogue",
+    "design.unclaimed",
+    # Looks whether an order came to something, a while after it.
+    "delegation.unclaimed",
 )
 
 
@@ -56,6 +63,7 @@ def _in_the_books(state: StateDirectory) -> Iterator[str]:
         ("service-manager", "sm_instances", "SELECT path FROM sm_instances"),
         ("service-manager", "sm_invocations", "SELECT id FROM sm_invocations"),
         ("cloud-controller", "cloud_objects", "SELECT path FROM cloud_objects"),
+        ("cloud-controller", "cloud_delegations", "SELECT instance FROM cloud_delegations"),
         ("cloud-controller", "cloud_notices", "SELECT key FROM cloud_notices"),
     ):
         for (key,) in _rows(state.path / f"{service}.db", what):

@@ -47,7 +47,7 @@ def publish(stage: Stage, play: Play) -> None:
     """The provider offers services; from then on they are kinds that any OCCI client finds."""
     import bundles
 
-    from ..offers import enter_in_catalogue, offer
+    from ..offers import await_entry, offer
 
     connection = stage.connection("provider")
     with connection.open() as manager:
@@ -55,7 +55,7 @@ def publish(stage: Stage, play: Play) -> None:
             bundle = bundles.Bundle.load(directory)
             packed = bundle.pack()
             entry = offer(manager, packed)
-            enter_in_catalogue(connection, bundle.manifest.type)
+            await_entry(connection, bundle.manifest.type)
             stage.show(f"    PUT /bundle/{packed.digest[:12]}…  POST /published/  → {entry}")
     kinds = stage.request("GET", "/-/", expected=200, quiet=True).document.get("kinds", [])
     terms = {each.get("term") for each in kinds}

@@ -17,6 +17,7 @@ import falcon.routing
 import sqlalchemy as sa
 from occi.backend import KindBackend
 from occi.core_model import Entity, Resource
+from sqlalchemy.dialects import postgresql, sqlite
 
 import bundles as archives
 from occi_service.database import Database
@@ -57,9 +58,11 @@ class Bundles:
         """Forget one."""
         connection.execute(sa.delete(bundles).where(bundles.c.digest == digest))
 
-    def add(self, connection: sa.Connection, digest: str, archive: bytes) -> None:
-        """Keep one that is not here yet."""
-        connection.execute(sa.insert(bundles).values(digest=digest, archive=archive))
+    def add(self, connection: sa.Connection, digest: str, archive: bytes) -> bool:
+        """Keep one; False where it is here already, perhaps since a moment ago."""
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        new = insert(bundles).values(digest=digest, archive=archive).on_conflict_do_nothing()
+        return connection.scalar(new.returning(bundles.c.digest)) is not None
 
     def archive(self, connection: sa.Connection, digest: str) -> bytes | None:
         """The bytes of one."""
@@ -154,11 +157,10 @@ class BundleRoute:
             raise BadRequestError(str(error), "body") from error
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
-            if self._bundles.hold(connection, digest):
+            if self._bundles.hold(connection, digest) or not self._bundles.add(connection, digest, archive):
                 self._wanted(digest, extras)
                 resp.status = falcon.HTTP_200
                 return
-            self._bundles.add(connection, digest, archive)
             path = deploy.bundle_path(digest)
             entity = Resource(path, deploy.BUNDLE, [])
             entity.attributes = {deploy.BUNDLE_SIZE: len(archive)}

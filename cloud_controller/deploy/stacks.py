@@ -82,6 +82,11 @@ class StackBackend(OwnedBackend):
     def region(self, entity: Entity) -> str:
         return str(entity.attributes[names.REGION])
 
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        # Before what stays is looked at: who offers several formats is told which is not known, at a change too.
+        self._regions.stacks(str(new.attributes[names.REGION]), str(new.attributes[deploy.STACK_FORMAT]))
+        super().replace(old, new, extras)
+
     def ordered(self, entity: Entity, present: Object) -> None:
         self._validate(entity.attributes, present)
         entity.attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS"

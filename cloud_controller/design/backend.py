@@ -21,10 +21,11 @@ from .. import callers
 from ..owned import context
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
-from .ports import Delegations
+from .mirror import catalogue_entity
+from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-__all__ = ["DesignModule", "register_modules"]
+__all__ = ["DesignModule", "register_keystone", "register_modules"]
 
 _SCHEMES: Final = ("http://", "https://")
 
@@ -59,7 +60,9 @@ class CatalogueBackend(KindBackend):
 
 
 class ValidationBackend(KindBackend, ActionBackend):
-    """Documents are checked by an action on the one entity `/validation/default`; nothing is kept.
+    """Documents are checked by an action on a tenant's one entity, `/validation/default`; nothing is kept.
+
+    An orchestrator, which sees its own instance's entities alone, has one at its instance's id.
 
     Args:
         platforms: by region; their template formats are those that are known.
@@ -80,7 +83,11 @@ class ValidationBackend(KindBackend, ActionBackend):
         return {"org.archelon.validation.problems": [dataclasses.asdict(each) for each in problems]}
 
     def create(self, entity: Entity, extras: Any) -> None:
-        # Any path serves: each caller may have one of its own, since nothing is kept in it.
+        caller = context(extras).caller
+        own = caller.instance_id if caller.kind is identity.TokenKind.INSTANCE else "default"
+        # One is enough, and a tenant's own token can make no other: they would only add up.
+        if entity.identifier != f"{design.VALIDATION.location}{own}":
+            raise BadRequestError(f"documents are validated at {design.VALIDATION.location}{own}", "path")
         entity.actions = list(entity.kind.actions)
 
 
@@ -132,18 +139,21 @@ def register_modules(
         names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
         delegates: whether the region's platform is called in tenants' names.
     """
-    extras: dict[str, Any] = {}
     for name in names:
-        service_type = wire_names.scheme(name)
-        path = design.service_path(service_type, region)
-        entity = Resource(path, design.SERVICE, [], title=f"Cloud controller: {name}")
-        entity.attributes = {
-            design.SERVICE_TYPE: service_type,
-            design.ENDPOINT: f"{url}/{name}/",
-            design.SERVICE_REGION: region,
-            design.INTERFACE: "public",
-        }
+        entity = catalogue_entity(
+            CatalogueEntry(wire_names.scheme(name), region, "public", f"{url}/{name}/", f"Cloud controller: {name}")
+        )
         if name == "deploy":
             entity.attributes[design.DELEGATES] = delegates
-        with registry.unit_of_work(extras):
-            registry.add_resource(path, entity, extras)
+        _put(registry, entity)
+
+
+def register_keystone(registry: Registry, *, url: str, region: str) -> None:
+    """Say where Keystone is, so that nobody who knows design has to be told."""
+    _put(registry, catalogue_entity(CatalogueEntry(design.IDENTITY, region, "public", url, "Keystone")))
+
+
+def _put(registry: Registry, entity: Resource) -> None:
+    extras: dict[str, Any] = {}
+    with registry.unit_of_work(extras):
+        registry.add_resource(entity.identifier, entity, extras)

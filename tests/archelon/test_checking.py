@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from archelon.failures import Status
 from sdk import conformance
 
-from .harness import ROOT, archelon
+from .harness import ROOT, Said, archelon, until
 
 _SILENT = (
     "import http.server, os; "
@@ -42,7 +48,52 @@ def test_what_ends_at_once_is_told_so() -> None:
     assert "ended with 1 before it listened" in said.err
 
 
-def test_a_url_is_refused_with_the_reason() -> None:
-    said = archelon("conformance", "http://127.0.0.1:1/")
+def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    said: list[Said] = []
+    file = tmp_path / "environment"
+    options = ("-o", "json", "--environment-file", file, "--patience", 60)
+    tester = threading.Thread(
+        target=lambda: said.append(archelon("conformance", *options, f"http://127.0.0.1:{port}/")), daemon=True
+    )
+    tester.start()
+    until(file.exists, "the environment is said")
+    assert file.stat().st_mode & 0o077 == 0
+    given = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    assert set(given) == {f"ARCHELON_{name}" for name in ("INSTANCE", "SERVICE_MANAGER", "DESIGN", "TOKEN", "KEYS")}
+    command = [sys.executable, "-m", "sdk.serve", str(ROOT / "orchestrators" / "hello")]
+    environment = {**os.environ, **given, "PYTHONPATH": str(ROOT), "HOST": "127.0.0.1", "PORT": str(port)}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        tester.join(timeout=120)
+        assert said, "it has not ended"
+        assert said[0].status == Status.DONE, said[0].out
+        assert {each["outcome"] for each in said[0].json} == {"ok"}
+        # It cannot be killed and started from here.
+        assert not [each for each in said[0].json if "restart" in each["check"]]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_one_that_nobody_starts_is_told_so() -> None:
+    said = archelon("conformance", "--patience", "0.1", "http://127.0.0.1:1/")
+    assert said.status == Status.FAILED
+    assert "ARCHELON_TOKEN=start-" in said.err
+    assert "no orchestrator asked for its tokens" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("http://127.0.0.1:1", "--patience", "1"), "options come before it"),
+        (("--listen", "nowhere", "false"), "give ADDRESS:PORT"),
+        (("--environment-file", "x", "false"), "is for a URL"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments: tuple[str, ...], words: str) -> None:
+    said = archelon("conformance", *arguments)
     assert said.status == Status.USAGE
-    assert "give the command that starts it" in said.err
+    assert words in said.err

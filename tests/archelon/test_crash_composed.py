@@ -29,7 +29,7 @@ import bundles
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.demo.stage import Node, Stage
-from archelon.offers import enter_in_catalogue, offer
+from archelon.offers import await_entry, offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 
@@ -81,7 +81,7 @@ class House:
             for directory in (*[ROOT / "orchestrators" / name for name in ("store", "guestbook")], FUSED):
                 bundle = bundles.Bundle.load(directory)
                 offer(manager, bundle.pack())
-                enter_in_catalogue(connection, bundle.manifest.type)
+                await_entry(connection, bundle.manifest.type)
 
     def asked(self, statement: str, *values: str, service: str = "service-manager") -> list[tuple[Any, ...]]:
         """What a database says, past its service."""

@@ -292,6 +292,16 @@ def test_a_stack_that_cannot_be_is_refused_with_the_place(house: House) -> None:
         assert said in answer.text
 
 
+def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_too(house: House) -> None:
+    # An orchestrator offers its formats in turn until one is known, and does so at every order.
+    instance = new_instance()
+    assert put_stack(house, instance, **{deploy.STACK_FORMAT: "kubernetes"}).status_code == 400
+    assert put_stack(house, instance).status_code == 201
+    answer = put_stack(house, instance, 2, **{deploy.STACK_FORMAT: "kubernetes"})
+    assert (answer.status_code, answer.json["error"]["where"]) == (400, deploy.STACK_FORMAT)
+    assert put_stack(house, instance, 2).status_code == 200
+
+
 def test_tenants_and_instances_are_apart(house: House) -> None:
     mine, other = new_instance(), new_instance()
     assert put_stack(house, mine, token=house.instance_token(other)).status_code == 403

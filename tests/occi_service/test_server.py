@@ -53,6 +53,10 @@ def app_factory():
                 threading.Event().wait(0.01)
             response.text = "done"
 
+    class Reads:
+        def on_post(self, request, response):
+            response.text = str(len(request.bounded_stream.read()))
+
     class Fails:
         def on_get(self, request, response):
             raise RuntimeError("with " + {secret!r})
@@ -64,6 +68,7 @@ def app_factory():
     app = falcon.App()
     app.add_route("/demo", Demo())
     app.add_route("/slow", Slow())
+    app.add_route("/reads", Reads())
     app.add_route("/fails", Fails())
     app.add_route("/healthz", health.AliveResource())
     app.add_route("/readyz", health.ReadyResource(health.Readiness([health.Check("database", database)])))
@@ -73,7 +78,10 @@ def app_factory():
 def when_ready(addresses):
     print(addresses[0][1], flush=True)
 
-server.serve(app_factory, bind="127.0.0.1:0", server={server!r}, workers=2, threads=2, graceful_timeout=10, when_ready=when_ready)
+server.serve(
+    app_factory, bind="127.0.0.1:0", server={server!r}, workers=2, threads=2, graceful_timeout=10, stall=3.0,
+    when_ready=when_ready,
+)
 """
 
 WORKER = """
@@ -202,6 +210,23 @@ def test_answers_of_gunicorn_itself(web: Running, request_text: bytes, status: s
     head = raw(web, request_text).partition("\r\n\r\n")[0].split("\r\n")
     assert head[0].split(" ")[1] == status
     assert [line for line in head if line.lower().startswith("server:")] == [f"Server: {SERVER}"]
+
+
+@pytest.mark.parametrize(
+    "begun", [b"GET /demo HTTP/1.1\r\nHost:", b"POST /reads HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_clients_that_went_away_within_a_request_hold_no_thread(web: Running, begun: bytes) -> None:
+    """More of them than there are threads, and yet whoever comes is served."""
+    with contextlib.ExitStack() as stack:
+        gone = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=60)) for _ in range(8)]
+        for each in gone:
+            each.sendall(begun)
+        assert web.get("/demo")[0] == 200
+        # Each is hung up on, at last, whatever it is told before.
+        for each in gone:
+            with contextlib.suppress(ConnectionResetError):
+                while each.recv(65536):
+                    pass
 
 
 def test_an_occi_header_of_16_kib_passes(web: Running) -> None:

@@ -84,7 +84,7 @@ def test_a_command_that_ends_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
-    for wrong in ([], ["http://127.0.0.1:1"], ["--help"]):
+    for wrong in ([], ["http://127.0.0.1:1", "more"], ["--help"]):
         assert "usage: python -m sdk.conformance COMMAND" in run(wrong).stderr
     missing = run(["nothing-of-this-name"])
     assert (missing.returncode, "nothing-of-this-name: " in missing.stderr) == (1, True)

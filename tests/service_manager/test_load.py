@@ -1,4 +1,4 @@
-"""Orders by the hundred, on either database: all become active, none is starved, and what they cost is printed."""
+"""Many orders at once, on either database: all become active, none is starved, and what they cost is printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.standins.cloud import StandInCloud
 from .harness import Keys, ServiceManager, make_bundle, running
 from .load import order_at_once
 
-ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "100"))
+ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "40"))
 
 
 @pytest.mark.timeout(600)

@@ -22,6 +22,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +123,9 @@ class StandInCloud:
             "settings": Settings(**settings).document(),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        # Books only grow, and are asked for again and again: what was read once is kept.
+        self._read: list[Entry] = []
+        self._reading = threading.Lock()
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
         self.url = ""
 
@@ -151,11 +155,20 @@ class StandInCloud:
 
     def books(self) -> Books:
         """The books since the start, or since `forget`."""
-        return Books(self._call("GET", "/_books"))
+        self._news(0.0)
+        return Books(list(self._read))
+
+    def _news(self, wait: float) -> None:
+        """Read what has come since the last look, or comes within so many seconds."""
+        with self._reading:
+            last = self._read[-1]["number"] if self._read else 0
+            self._read += self._call("GET", f"/_books?after={last}&wait={wait:.3f}")
 
     def forget(self) -> None:
         """Begin new books; what exists stays."""
-        self._call("DELETE", "/_books")
+        with self._reading:
+            self._call("DELETE", "/_books")
+            self._read = []
 
     def state(self) -> dict[str, Any]:
         """What exists now: applications with their orchestrators, stacks, delegations, bundles, services; `cpu_seconds` used."""
@@ -212,19 +225,21 @@ class StandInCloud:
 
     def _wait(self, fits: Callable[[Books], Entry | None], what: str, timeout: float) -> Entry:
         end = time.monotonic() + timeout
-        last = 0
-        recent: list[Entry] = []
+        read, position = self._read, 0
         while True:
-            left = end - time.monotonic()
-            news = Books(self._call("GET", f"/_books?after={last}&wait={max(0.0, min(left, 5.0)):.3f}"))
-            found = fits(news)
+            if read is not self._read:
+                # New books.
+                read, position = self._read, 0
+            seen = read[position:]
+            position += len(seen)
+            found = fits(Books(seen))
             if found is not None:
                 return found
-            recent = [*recent, *news.entries][-5:]
-            if news.entries:
-                last = news.entries[-1]["number"]
+            left = end - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"not in the books after {timeout} s: {what}. The last entries: {recent}")
+                raise TimeoutError(f"not in the books after {timeout} s: {what}. The last entries: {self._read[-5:]}")
+            # Who asks meanwhile waits for this answer.
+            self._news(min(left, 1.0))
 
     def _call(self, method: str, path: str, document: Any = None) -> Any:
         body = None if document is None else json.dumps(document).encode()

@@ -36,5 +36,4 @@ class Fused(sdk.Orchestrator):
         fuse = Path(self.parameters["fused.directory"]) / name
         if fuse.exists():
             fuse.unlink()
-            os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)

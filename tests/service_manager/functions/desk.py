@@ -25,9 +25,9 @@ from occi_service.schema import upgrade
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 from service_manager import tables, wiring
+from service_manager.changes import Change
 from service_manager.history import EXPIRY_TOPIC
 from service_manager.instances import show_state
-from service_manager.reconciler import Change
 from service_manager.settings import ServiceManagerSettings
 from tests.occi_service.protocol.calls import Answer, call, path_of
 

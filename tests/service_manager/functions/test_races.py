@@ -15,7 +15,7 @@ from occi_service import work
 from occi_service.model import type_id
 from occi_service.wire import service_manager as wire
 from service_manager import lifecycle
-from service_manager.reconciler import Change
+from service_manager.changes import Change
 
 from .desk import Desk, Keyed, Template
 

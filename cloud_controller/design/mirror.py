@@ -1,0 +1,89 @@
+"""Design's catalogue and the identity service's, kept the same: ours is entered there, what others entered there is found here.
+
+One worker of all compares the two, again and again. So a service that Archelon publishes is found by programs that know Keystone
+alone, one that somebody registered at Keystone by resolvers and orchestrators, per region; and whatever somebody removes or
+changes on our side of either is set right. Modules of the cloud controller are found in design only: they serve nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from occi.core_model import Resource
+
+from occi_service.database import Database
+from occi_service.registry.base import Registry, Selection
+from occi_service.wire import design
+
+from .ports import CatalogueEntry, ServiceCatalogue
+
+__all__ = ["TOPIC", "catalogue_entity", "mirrored"]
+
+#: The topic of the comparing; seeded with its own name.
+TOPIC: Final = "design.catalogue"
+#: Origin of what was read from the identity service.
+ORIGIN: Final = "identity"
+
+
+def catalogue_entity(entry: CatalogueEntry, *, origin: str = "") -> Resource:
+    """An entry as an entity."""
+    path = design.service_path(entry.type, entry.region, entry.interface)
+    entity = Resource(path, design.SERVICE, [], title=entry.title)
+    entity.attributes = {
+        design.SERVICE_TYPE: entry.type,
+        design.ENDPOINT: entry.endpoint,
+        design.SERVICE_REGION: entry.region,
+        design.INTERFACE: entry.interface,
+    }
+    if origin:
+        entity.attributes[design.ORIGIN] = origin
+    return entity
+
+
+def mirrored(
+    database: Database, registry: Registry, catalogue: ServiceCatalogue, *, every: float
+) -> Callable[[], float]:
+    """What a worker does now and then. Raises IdentityDownError, which has it tried again."""
+
+    def compare() -> float:
+        entities = registry.select(Selection(category=design.SERVICE), {}).entities
+        ours = [_entry(each) for each in entities if design.ORIGIN not in each.attributes]
+        catalogue.publish([each for each in ours if _is_published(each)])
+        places = {each.identifier for each in entities if design.ORIGIN not in each.attributes}
+        wanted: dict[str, Resource] = {}
+        for entry in catalogue.others():
+            entity = catalogue_entity(entry, origin=ORIGIN)
+            # What was entered here goes before what somebody entered there.
+            if entity.identifier not in places:
+                wanted.setdefault(entity.identifier, entity)
+        read = {each.identifier: each for each in entities if each.attributes.get(design.ORIGIN) == ORIGIN}
+        changed = {
+            path: entity
+            for path, entity in wanted.items()
+            if path not in read or read[path].attributes != entity.attributes
+        }
+        gone = read.keys() - wanted.keys()
+        if changed or gone:
+            with database.write() as connection:
+                extras: dict[str, Any] = {"connection": connection}
+                for path, entity in changed.items():
+                    registry.add_resource(path, entity, extras)
+                for path in gone:
+                    registry.delete_resource(path, extras)
+        return every
+
+    return compare
+
+
+def _entry(entity: Any) -> CatalogueEntry:
+    get = entity.attributes
+    interface = str(get.get(design.INTERFACE) or "public")
+    endpoint, title = str(get[design.ENDPOINT]), str(entity.title or "")
+    return CatalogueEntry(str(get[design.SERVICE_TYPE]), str(get[design.SERVICE_REGION]), interface, endpoint, title)
+
+
+def _is_published(entry: CatalogueEntry) -> bool:
+    """Whether it is somebody's service: a kind, with a term after the scheme."""
+    scheme, separator, term = entry.type.rpartition("#")
+    return bool(scheme and separator and term)

@@ -1,0 +1,101 @@
+"""Published services in design's catalogue, where resolvers, orchestrators and (through design) Keystone's clients find them.
+
+One piece of work a service compares what the catalogue has of it with what it should have, sets that right, and comes again: so
+a service is found as soon as it is published, stays found whoever removes or changes an entry, and is found no more once it is
+withdrawn. What other service managers entered under the same type is left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service import work
+from occi_service.identity import TenantId
+from occi_service.wire import design
+
+from . import tables
+from .catalogue import Catalogue
+from .cloud import Cloud
+from .surroundings import NAME, Surroundings
+
+__all__ = ["Registration"]
+
+#: Seconds to wait for the first look at what regions there are.
+_SOON: Final = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Offer:
+    """A service as it should be found: endpoints by path of their entries."""
+
+    type: str
+    title: str
+    tenant: TenantId
+    entries: Mapping[str, Mapping[str, Any]]
+    withdrawn: bool
+
+
+class Registration:
+    """`occi_service.work.Handler` of the topic `catalogue.entry`; its key is the service's type.
+
+    Args:
+        urls: of this service manager, by interface.
+        every: seconds between two looks.
+    """
+
+    def __init__(self, catalogue: Catalogue, cloud: Cloud, *, urls: Mapping[str, str], every: float) -> None:
+        self._catalogue = catalogue
+        self._cloud = cloud
+        self._urls = {interface: url.rstrip("/") for interface, url in urls.items()}
+        self._every = every
+
+    def load(self, connection: sa.Connection, item: work.Item) -> tuple[Offer, None] | None:
+        """How it should be; nothing where it is withdrawn."""
+        found = self._catalogue.service(connection, item.key)
+        if found is None:
+            return None
+        manifest = self._catalogue.manifest(found.digest, connection)
+        tenant = self._catalogue.publisher(connection, found.type)
+        entries: dict[str, dict[str, Any]] = {}
+        if not found.withdrawn:
+            flag = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME))
+            regions = set(manifest.resources) or Surroundings.of_flag(flag).regions
+            for region in regions:
+                for interface, url in self._urls.items():
+                    entries[design.service_path(found.type, region, interface)] = {
+                        design.SERVICE_TYPE: found.type,
+                        design.ENDPOINT: f"{url}/{manifest.term}/",
+                        design.SERVICE_REGION: region,
+                        design.INTERFACE: interface,
+                    }
+        return Offer(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn), None
+
+    def step(self, wanted: Offer, observed: None) -> work.Progress[None]:
+        """Compare, and set right."""
+        there = {
+            f"{design.SERVICE.location}{each.location.rpartition('/')[2]}": each
+            for each in self._cloud.services(wanted.type, wanted.tenant)
+        }
+        for path, attributes in wanted.entries.items():
+            found = there.get(path)
+            if found is None or any(found.attributes.get(name) != value for name, value in attributes.items()):
+                self._cloud.enter(path, attributes, wanted.title, wanted.tenant)
+        bases = tuple(f"{url}/" for url in self._urls.values())
+        for path, found in there.items():
+            if path not in wanted.entries and str(found.attributes[design.ENDPOINT]).startswith(bases):
+                self._cloud.take_out(path, wanted.tenant)
+        if wanted.withdrawn:
+            return work.Done()
+        # Without an entry: nobody knows yet which regions there are.
+        return work.Wait(self._every if wanted.entries else _SOON)
+
+    def save(self, connection: sa.Connection, item: work.Item, observed: None) -> None:
+        """Nothing is kept: the catalogue itself says how it is."""
+
+    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+        """It is never given up."""
+        raise AssertionError(f"the entry of {item.key} is never given up, and yet: {reason}")

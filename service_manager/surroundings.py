@@ -1,0 +1,81 @@
+"""What design's catalogue says about the world: where Keystone is, what regions there are, which are called in tenants' names.
+
+One worker of all reads it, again and again, and writes it down here; requests read that row. So a request that needs to know
+asks nobody, and goes on knowing while the cloud controller is away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from occi_service.wire import deploy, design
+
+from . import tables
+from .cloud import Cloud
+
+__all__ = ["TOPIC", "Surroundings", "look"]
+
+#: The topic of the looking; seeded with its own name.
+TOPIC: Final = "catalogue.look"
+#: Its name among the flags.
+NAME: Final = "surroundings"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known.
+
+    Attributes:
+        keystone: its URL; empty where there is none; None before the catalogue was read for the first time.
+        regions: in which the cloud controller deploys; `delegating`, those of them that are called in tenants' names.
+    """
+
+    keystone: str | None = None
+    regions: frozenset[str] = frozenset()
+    delegating: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_flag(cls, value: str | None) -> Surroundings:
+        """As they were written down."""
+        if value is None:
+            return cls()
+        found = json.loads(value)
+        return cls(found["keystone"], frozenset(found["regions"]), frozenset(found["delegating"]))
+
+    @classmethod
+    def read(cls, database: Any) -> Surroundings:
+        """As they are known now."""
+        with database.read() as connection:
+            return cls.of_flag(connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME)))
+
+    def flag(self) -> str:
+        """To be written down."""
+        regions, delegating = sorted(self.regions), sorted(self.delegating)
+        return json.dumps({"keystone": self.keystone, "regions": regions, "delegating": delegating})
+
+
+def look(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
+    """What a worker does now and then: read the catalogue, and write down what has changed. Its errors are the client's."""
+
+    def looked() -> float:
+        modules = cloud.services(deploy.SCHEME)
+        keystones = [each for each in cloud.services(design.IDENTITY) if each.attributes.get(design.ORIGIN) is None]
+        urls = sorted(str(each.attributes[design.ENDPOINT]) for each in keystones)
+        regions = {str(each.attributes[design.SERVICE_REGION]) for each in modules}
+        delegating = {
+            str(each.attributes[design.SERVICE_REGION]) for each in modules if each.attributes.get(design.DELEGATES)
+        }
+        seen = Surroundings(urls[0] if urls else "", frozenset(regions), frozenset(delegating))
+        if seen != Surroundings.read(database):
+            flags = tables.flags
+            with database.write() as connection:
+                connection.execute(flags.delete().where(flags.c.name == NAME))
+                connection.execute(flags.insert().values(name=NAME, value=seen.flag()))
+        return every
+
+    return looked

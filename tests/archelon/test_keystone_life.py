@@ -1,0 +1,398 @@
+"""A tenant of a real Keystone, whose tokens live seconds: everything after the order happens when its token has long ended.
+
+One all-in-one whose region is called in tenants' names (`tests.delegating_platform`), Keystone for everybody, the local realm
+for nobody. After it, Keystone holds no trust, no service and no endpoint of anybody's.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+import yaml
+from keystoneauth1 import session
+from keystoneauth1.identity import v3
+
+import bundles
+from archelon.all_in_one import PROCESSES, REGION, AllInOne
+from archelon.offers import offer
+from archelon.state_directory import StateDirectory
+from occi_service import client
+from occi_service.wire import design
+from occi_service.wire import service_manager as wire
+from tests.archelon.harness import ROOT, first_port, until
+from tests.conftest import missing
+from tests.delegating_platform import install
+from tests.keystone_people import People, Person
+from tests.openstack import Cloud, OpenStack
+
+HELLO = "http://schemas.archelon.org/occi/service#hello"
+GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
+FRONT = "http://schemas.example.org/occi/sm#front"
+PATIENCE = 120.0
+_ORDERS = 5
+
+
+class KeystoneAllInOne(AllInOne):
+    """An all-in-one without a realm."""
+
+    def __init__(self, state: StateDirectory, keystone: str, service: Person) -> None:
+        super().__init__(state, lambda _line: None)
+        self._keystone = keystone
+        self._service = service
+
+    def _service_manager(self) -> Mapping[str, Any]:
+        # Where Keystone is, the catalogue says.
+        return {**super()._service_manager(), "realm_file": "", "catalogue_interval": 1.0}
+
+    def _cloud_controller(self) -> Mapping[str, Any]:
+        settings = dict(super()._cloud_controller())
+        del settings["realm"]
+        runner = settings["regions"][REGION]["settings"]["runner"]
+        region = {"platform": "delegating", "settings": {"runner": runner, "keystone": self._keystone}}
+        return {
+            **settings,
+            "regions": {REGION: region},
+            "keystone_url": self._keystone,
+            "keystone_user": self._service.name,
+            "keystone_password": "secret",
+            "keystone_project": self._service.project_name,
+            "catalogue_interval": 1.0,
+        }
+
+
+@dataclasses.dataclass
+class House:
+    """The all-in-one, and who is who at its Keystone."""
+
+    all: KeystoneAllInOne
+    openstack: OpenStack
+    people: People
+    service: Person
+    provider: Person
+    operator: Person
+
+    def open(self, token: str, **options: Any) -> client.Client:
+        return client.Client(self.all.state.url(), token=token, token_field="X-Auth-Token", **options)
+
+    def design(self, token: str) -> client.Client:
+        url = f"{self.all.state.url('cloud_controller')}/design"
+        return client.Client(url, token=token, token_field="X-Auth-Token")
+
+    def publish(self, directory: Path) -> str:
+        """Publish a bundle; the entry's path."""
+        bundle = bundles.Bundle.load(directory)
+        with self.open(self.provider.token()) as manager:
+            return offer(manager, bundle.pack())
+
+    def look(self, tenant: Person, path: str) -> dict[str, Any] | None:
+        """An instance's attributes; None if it is gone."""
+        with self.open(tenant.token()) as manager:
+            try:
+                return dict(manager.get(path).attributes)
+            except client.NotFoundError:
+                return None
+
+    def await_state(self, tenant: Person, path: str, state: str | None) -> dict[str, Any]:
+        token = tenant.token()
+        with self.open(token) as manager:
+            seen: list[Any] = []
+
+            def reached() -> bool:
+                try:
+                    seen.append(dict(manager.get(path).attributes))
+                except client.NotFoundError:
+                    seen.append({})
+                return seen[-1].get(wire.STATE) == state
+
+            try:
+                until(reached, f"{path} is {state}", seconds=PATIENCE, pause=0.2)
+            except AssertionError as error:
+                raise AssertionError(
+                    f"{error}; it is {seen[-1].get(wire.STATE)}: {seen[-1].get(wire.STATE_MESSAGE)}"
+                ) from None
+            return dict(seen[-1])
+
+    def trusts(self) -> list[dict[str, Any]]:
+        """The trusts that Keystone has of which design's user is the trustee."""
+        mine = self.service.cloud.keystone("GET", f"/OS-TRUST/trusts?trustee_user_id={self.service.id}")
+        return list(mine["trusts"])
+
+    def endpoints(self, service_type: str) -> list[dict[str, Any]]:
+        """What Keystone's catalogue has of a type."""
+        admin = self.openstack.admin
+        services = [
+            each["id"] for each in admin.keystone("GET", "/services")["services"] if each["type"] == service_type
+        ]
+        every = admin.keystone("GET", "/endpoints")["endpoints"]
+        return [each for each in every if each["service_id"] in services]
+
+    def brief(self, tenant: Person, short_lived: str) -> str:
+        """A token that ends in seconds."""
+        return Cloud({**tenant.cloud.auth, "auth_url": short_lived}, self.openstack.region).token()
+
+    def restart(self) -> None:
+        """Everything of ours ends by -9, and is started again."""
+        for name in PROCESSES:
+            self.all.supervisor.kill(name)
+
+
+@pytest.fixture(scope="module")
+def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    people = People(openstack)
+    root = tmp_path_factory.mktemp("life")
+    before = os.environ.get("PYTHONPATH")
+    # Where the all-in-one's processes find the platform.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(install(root / "platform")), before]))
+    state = StateDirectory(root / ".archelon")
+    state.make(host="127.0.0.1", first_port=first_port())
+    service, provider = people.person("service", "admin"), people.person("provider")
+    operator = people.person("member")
+    people.grant_system(operator.id, "admin")
+    made = House(
+        KeystoneAllInOne(state, openstack.keystone_url, service), openstack, people, service, provider, operator
+    )
+    try:
+        made.all.up(patience=120.0)
+        for name in ("store", "guestbook", "hello"):
+            made.publish(ROOT / "orchestrators" / name)
+        made.publish(_front(root / "front"))
+        until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
+        yield made
+    finally:
+        made.all.down()
+        people.close()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _front(directory: Path) -> Path:
+    """A service on top of the guestbook: the third level."""
+    (directory / "templates").mkdir(parents=True)
+    hello = ROOT / "orchestrators" / "hello"
+    manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
+    manifest |= {"service_type": FRONT, "title": "Front", "depends_on": [{GUESTBOOK: {"inputs": []}}]}
+    (directory / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    (directory / "server.py").write_text((hello / "server.py").read_text())
+    (directory / "templates" / "local.yaml").write_text((hello / "templates" / "local.yaml").read_text())
+    return directory
+
+
+def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, short_lived: str) -> None:
+    tenant = house.people.person("member")
+    token = house.brief(tenant, short_lived)
+    with house.open(token) as manager:
+        path = manager.create(FRONT, {})
+    house.await_state(tenant, path, "active")
+    # One trust for the three of them.
+    [trust] = house.trusts()
+    assert (trust["trustor_user_id"], trust["project_id"]) == (tenant.id, tenant.project_id)
+    assert trust["expires_at"] is None
+    with house.open(tenant.token()) as manager:
+        listed = [each.location for term in ("guestbook", "store") for each in manager.list(f"/{term}/")]
+    assert len(listed) == 2
+
+    def ended() -> bool:
+        try:
+            with house.open(token) as manager:
+                manager.get(path)
+        except client.UnauthorizedError:
+            return True
+        return False
+
+    until(ended, "the token that ordered has ended", seconds=60, pause=0.5)
+    house.restart()
+    until(lambda: _answers(house, tenant, path), "everything is up again", seconds=60, pause=0.2)
+    with house.open(tenant.token()) as manager:
+        manager.update(path, {"hello.greeting": "After the end"})
+        manager.update(listed[0], {"guestbook.title": "Changed below"})
+    assert house.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
+    house.await_state(tenant, listed[0], "active")
+    _heals(house)
+    assert [each["id"] for each in house.trusts()] == [trust["id"]]
+    with house.open(tenant.token()) as manager:
+        manager.delete(path)
+    house.await_state(tenant, path, None)
+    assert house.trusts() == []
+    assert [house.look(tenant, each) for each in listed] == [None, None]
+
+
+def _answers(house: House, tenant: Person, path: str) -> bool:
+    try:
+        return house.look(tenant, path) is not None
+    except client.ClientError:
+        return False
+
+
+def _heals(house: House) -> None:
+    """A node that was killed is made again, in the tenant's name, with no token of the tenant's about."""
+    victim, pid = next(iter(_nodes(house).items()))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: _nodes(house).get(victim) not in (pid, None), "it is healed", seconds=60)
+
+
+def _nodes(house: House) -> dict[Any, int]:
+    """The nodes that run, with their processes."""
+    seen = [launcher.observe(name) for launcher, name in house.all.running() if name.process != "orchestrator"]
+    return {each.name: each.pid for each in seen if each is not None and each.pid is not None}
+
+
+def test_keystones_catalogue_is_kept_the_same(house: House) -> None:
+    [entry] = house.endpoints(HELLO)
+    url = f"{house.all.state.url()}/hello/"
+    assert (entry["url"], entry["interface"], entry["region_id"]) == (url, "public", REGION)
+    house.openstack.admin.keystone("DELETE", f"/endpoints/{entry['id']}")
+    until(lambda: house.endpoints(HELLO), "the endpoint is there again", seconds=60, pause=0.2)
+    service = house.endpoints(HELLO)[0]["service_id"]
+    house.openstack.admin.keystone("DELETE", f"/services/{service}")
+    until(lambda: house.endpoints(HELLO), "the service is there again", seconds=60, pause=0.2)
+    # What others entered there is found by whoever asks design, and goes with them.
+    admin, foreign = house.openstack.admin, "http://schemas.example.org/occi/sm#foreign"
+    made = admin.keystone("POST", "/services", {"service": {"type": foreign, "name": "theirs"}})["service"]["id"]
+    endpoint = {
+        "service_id": made,
+        "interface": "public",
+        "url": "http://their.example/foreign/",
+        "region": "RegionOne",
+    }
+    admin.keystone("POST", "/endpoints", {"endpoint": endpoint})
+    token = house.people.person("member").token()
+    until(lambda: _found(house, token, foreign) == ["http://their.example/foreign/"], "theirs is found", seconds=60)
+    admin.keystone("DELETE", f"/services/{made}")
+    until(lambda: _found(house, token, foreign) == [], "theirs is found no more", seconds=60)
+
+
+def _found(house: House, token: str, service_type: str) -> list[str]:
+    with house.design(token) as catalogue:
+        entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type}))
+    return [str(each.attributes[design.ENDPOINT]) for each in entries]
+
+
+def test_who_ordered_is_deleted_and_an_operator_adopts(house: House) -> None:
+    tenant = house.people.person("member")
+    colleague = house.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
+    with house.open(tenant.token()) as manager:
+        path = manager.create(HELLO, {})
+    instance = str(house.await_state(tenant, path, "active")["org.archelon.instance"])
+    house.people.delete(tenant.id)
+    with house.open(colleague.token()) as manager:
+        manager.update(path, {"hello.greeting": "Is anybody there?"})
+    message = house.await_state(colleague, path, "fail")[wire.STATE_MESSAGE]
+    assert "the user who ordered it was deleted" in message
+    assert "an operator can adopt" in message
+    delegation = design.delegation_path(instance)
+    system = house.operator.token(project_id=None, system_scope="all")
+    with house.design(system) as operator:
+        shown = operator.get(delegation).attributes
+        assert shown[design.DELEGATION_STATE] == "lost"
+        headers = {design.SUBJECT_TOKEN_HEADER: colleague.token()}
+        adopted = operator.using(headers=headers).act(delegation, design.ADOPT.scheme + design.ADOPT.term)
+        assert adopted.attributes[design.DELEGATION_STATE] == "active"
+    with house.open(colleague.token()) as manager:
+        manager.act(path, wire.RETRY.scheme + wire.RETRY.term)
+    house.await_state(colleague, path, "active")
+    assert [each["trustor_user_id"] for each in house.trusts()] == [colleague.id]
+    assert _delete_as_operator(house, system, instance) == 200
+    house.await_state(colleague, path, None)
+    assert house.trusts() == []
+
+
+def _delete_as_operator(house: House, token: str, instance: str) -> int:
+    with urllib3.PoolManager(retries=False, timeout=30.0) as http:
+        url = f"{house.all.state.url()}/operator/instances/{instance}"
+        return http.request("DELETE", url, headers={"X-Auth-Token": token}).status
+
+
+def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: House) -> None:
+    person = house.people.person("member")
+    document = {"application_credential": {"name": "robot", "secret": "s3cret"}}
+    made = person.cloud.keystone("POST", f"/users/{person.id}/application_credentials", document)
+    credential = v3.ApplicationCredential(
+        house.openstack.auth_url,
+        application_credential_id=made["application_credential"]["id"],
+        application_credential_secret="s3cret",
+    )
+    token = credential.get_access(session.Session(timeout=30)).auth_token
+    with house.open(token) as manager:
+        with pytest.raises(client.ForbiddenError, match="no trust for an application credential"):
+            manager.create(HELLO, {})
+        assert list(manager.list("/hello/")) == []
+    assert house.trusts() == []
+
+
+def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
+    """No order that was accepted is lost, and none is refused once Keystone answers again."""
+    bed = house.openstack.bed
+    if bed is None:
+        missing("a Keystone that may be killed (the test bed's may)")
+    assert bed is not None
+    tenant = house.people.person("member")
+    tokens = [tenant.token() for _ in range(_ORDERS)]
+    back = threading.Event()
+    rows: list[tuple[int, int, int, str]] = []
+    waits: list[float | None] = []
+
+    def order(number: int) -> None:
+        away = late = 0
+        with house.open(tokens[number], retry=client.Retry(attempts=1)) as manager:
+            until_then = time.monotonic() + PATIENCE
+            while True:
+                recovered = back.is_set()
+                try:
+                    path = manager.create(HELLO, {"hello.greeting": f"order {number}"})
+                    break
+                except client.UnavailableError as error:
+                    waits.append(error.retry_after)
+                    away += not recovered
+                    late += recovered
+                    assert time.monotonic() < until_then
+                    time.sleep(0.3)
+        rows.append((number, away, late, path))
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=_ORDERS) as pool:
+        bed.kill("keystone")
+        under_way = [pool.submit(order, number) for number in range(_ORDERS)]
+        time.sleep(1)
+        bed.up()
+        back.set()
+        for each in under_way:
+            each.result()
+    ends = [house.await_state(tenant, path, "active") for *_, path in rows]
+    print(f"\n  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting")
+    for (number, away, late, _), seen in zip(rows, ends, strict=True):
+        print(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+    assert sum(away for _, away, _, _ in rows) > 0
+    assert all(waits), "each 503 says when to come again"
+    assert sum(late for _, _, late, _ in rows) == 0
+    assert len(house.trusts()) == _ORDERS
+    with house.open(tenant.token()) as manager:
+        for *_, path in rows:
+            manager.delete(path)
+    for *_, path in rows:
+        house.await_state(tenant, path, None)
+    assert house.trusts() == []
+
+
+def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(house: House) -> None:
+    with house.open(house.provider.token()) as manager:
+        for entry in list(manager.list(wire.PUBLISHED.location)):
+            manager.delete(entry.location)
+    types = ("hello", "guestbook", "store")
+    named = [*(f"http://schemas.archelon.org/occi/service#{each}" for each in types), FRONT]
+
+    def services() -> list[str]:
+        return [each["type"] for each in house.openstack.admin.keystone("GET", "/services")["services"]]
+
+    until(lambda: not set(named) & set(services()), "Keystone lists none of them", seconds=60, pause=0.2)
+    assert house.trusts() == []

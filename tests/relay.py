@@ -1,0 +1,90 @@
+"""A way to a server that a test can block: a TCP relay on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+__all__ = ["Relay", "relay_to"]
+
+
+class Relay:
+    """Passes connections on, until it is blocked: then those that stand end, and new ones are refused."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.unblock()
+
+    def unblock(self) -> None:
+        """Pass on again."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(64)
+        self._listener = listener
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    def block(self) -> None:
+        """Be as a server that was killed."""
+        if self._listener is not None:
+            # close alone would let accept go on.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        with self._lock:
+            standing, self._open = self._open, set()
+        for each in standing:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        with contextlib.closing(near):
+            try:
+                far = socket.create_connection(self._target, timeout=10)
+            except OSError:
+                return
+            far.settimeout(None)
+            with contextlib.closing(far):
+                with self._lock:
+                    self._open |= {near, far}
+                back = threading.Thread(target=_pass, args=(far, near), daemon=True)
+                back.start()
+                _pass(near, far)
+                back.join()
+                with self._lock:
+                    self._open -= {near, far}
+
+
+def _pass(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def relay_to(host: str, port: int) -> Iterator[Relay]:
+    """One for the time of a test."""
+    relay = Relay(host, port)
+    try:
+        yield relay
+    finally:
+        relay.block()
