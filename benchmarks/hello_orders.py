@@ -47,6 +47,7 @@ GOAL_AT_ONCE: Final = 2.5
 GOAL_MEMORY: Final = 45
 _BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
 _TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
+_ATTRIBUTES: Final[Mapping[str, Any]] = {"hello.greeting": "Good morning"}
 _FIRST_PORT: Final = 18100
 _PATIENCE: Final = 300.0
 _PHASES: Final = ("initialise", "activate", "deploy", "provision")
@@ -119,10 +120,16 @@ class Program:
 
 
 class Tenant:
-    """Orders instances, and sees when they are there and when they are gone."""
+    """Orders instances, and sees when they are there and when they are gone.
 
-    def __init__(self, stage: Stage) -> None:
+    Args:
+        service_type, attributes: what is ordered.
+    """
+
+    def __init__(self, stage: Stage, service_type: str = _TYPE, attributes: Mapping[str, Any] = _ATTRIBUTES) -> None:
         self._stage = stage
+        self._type = service_type
+        self._attributes = attributes
         self._manager = stage.connection("tenant").open()
 
     def close(self) -> None:
@@ -132,7 +139,7 @@ class Tenant:
     def post(self) -> tuple[str, float]:
         """Order one; its path, and when it was asked for."""
         asked = time.time()
-        return self._manager.create(_TYPE, {"hello.greeting": "Good morning"}), asked
+        return self._manager.create(self._type, self._attributes), asked
 
     def order(self) -> Order:
         """Order one and wait for it."""

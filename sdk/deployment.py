@@ -174,6 +174,10 @@ class Deployment:
     def _deploy_to(self, region: str, values: Mapping[str, Any], *, provision: bool) -> Stack:
         manifest = self._bundle.manifest
         chosen = self._formats(region)
+        if len(chosen) > 1:
+            # A stack stays in the format that it was made in.
+            standing = self._format_of(deploy.stack_path(self._instance().id, manifest.term, region))
+            chosen = [each for each in chosen if each[0] == standing] or chosen
         refusals: list[str] = []
         for template_format, found in chosen:
             path = found.provision if provision and found.provision else found.deployment
@@ -193,6 +197,13 @@ class Deployment:
                 refusals.append(error.message)
         reasons = "; ".join(refusals) or "the manifest has no template for it"
         raise Failure(f"this service cannot be deployed to the region {region}: {reasons}")
+
+    def _format_of(self, path: str) -> str:
+        """The format of a stack that stands; empty where there is none."""
+        try:
+            return _stack(self._service.get(path)).format
+        except client.NotFoundError:
+            return ""
 
     def _formats(self, region: str) -> list[tuple[str, bundles.Templates]]:
         manifest = self._bundle.manifest

@@ -45,6 +45,7 @@ class MemoryCloud:
         counts: instances by the path of a stack, then node; keys: of the requests that they come of, by path.
         withdrawn: types that the catalogue names no more.
         paused: names of stacks that get no further, until they are taken out.
+        formats: of templates that deploy takes; any where it is empty.
         requests: `METHOD module path`, in order; for a look at what was done.
     """
 
@@ -60,6 +61,7 @@ class MemoryCloud:
         self.keys: dict[str, set[str]] = {}
         self.withdrawn: set[str] = set()
         self.paused: set[str] = set()
+        self.formats: set[str] = set()
         self.requests: list[str] = []
         self._lock = threading.RLock()
 
@@ -97,6 +99,10 @@ class MemoryCloud:
             present = shelf.get(path)
             if present is not None:
                 self._check(module, path, present, attributes)
+            given = attributes.get(deploy.STACK_FORMAT)
+            if kind == _STACK and self.formats and given not in self.formats:
+                text = f"the region knows no format {given}"
+                raise client.BadRequestError(text, method="", url="memory", status=400, where=deploy.STACK_FORMAT)
             values = dict(attributes)
             if present is None or _given(present.attributes) != values:
                 values |= self._begun(module, path, kind, values, present)
@@ -236,6 +242,9 @@ class MemoryCloud:
         before, now = present.attributes.get(names.GENERATION, 0), attributes.get(names.GENERATION, 0)
         if now < before:
             raise _error(client.ConflictError, 409, f"generation {now} is older than the stored one, {before}")
+        was, wanted = present.attributes.get(deploy.STACK_FORMAT), attributes.get(deploy.STACK_FORMAT)
+        if was != wanted and was is not None:
+            raise _error(client.ConflictError, 409, f"{deploy.STACK_FORMAT} stays as it was created")
 
     def _present(self, module: str, path: str) -> client.Entity:
         found = self.entities.get(module, {}).get(path)

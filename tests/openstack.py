@@ -174,6 +174,12 @@ def given_cloud() -> OpenStack | None:
     return OpenStack(_cloud(tenant.config), _cloud(admin.config), None)
 
 
+def of_bed(bed: TestBed) -> OpenStack:
+    """The test bed's cloud, once it is up."""
+    clouds = bed.clouds()
+    return OpenStack(_cloud(clouds["testbed"]), _cloud(clouds["testbed-admin"]), bed)
+
+
 def _cloud(entry: Mapping[str, Any]) -> Cloud:
     auth = {name: str(value) for name, value in entry["auth"].items() if value is not None}
     if not re.search(r"/v3/?$", auth["auth_url"]):
@@ -196,8 +202,7 @@ def bring_up(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
     ran = bed.running()
     bed.up(*(() if ran else ("--fresh",)))
     try:
-        clouds = bed.clouds()
-        yield OpenStack(_cloud(clouds["testbed"]), _cloud(clouds["testbed-admin"]), bed)
+        yield of_bed(bed)
     finally:
         if not ran:
             bed.down()

@@ -24,6 +24,7 @@ _RECURRING: Final = (
     "disposal.sweep",
     "disposal.instance",
     "deploy.retention",
+    "deploy.watch",
     "record.expiry",
     "catalogue.look",
     "catalogue.entry",

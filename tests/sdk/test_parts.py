@@ -390,6 +390,31 @@ def test_over_several_regions_outputs_are_named_after_them(tmp_path: Path) -> No
     assert {each.region: each.parameters for each in after.stacks} == {"one": {"size": 1}, "two": {"size": 2}}
 
 
+def test_of_several_formats_a_region_takes_one_and_keeps_it(tmp_path: Path) -> None:
+    texts = {
+        "kubernetes": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+        "infrastructure": "parameters: {}\nnodes: []\n",
+        "hot": "heat_template_version: 2021-04-16\nresources: {}\n",
+    }
+    templates = {each: {"deployment": f"{each}.yaml"} for each in texts}
+    files = {f"{each}__yaml": text for each, text in texts.items()}
+    directory = bundle(tmp_path / "b", {"templates": templates}, **files)
+    manifest = bundles.Bundle.load(directory)
+    cloud = MemoryCloud()
+    cloud.formats = {"infrastructure"}
+    reach = MemoryReach(cloud, "http://cloud/manager/1")
+
+    def instance() -> sdk.Instance:
+        return sdk.Instance(ONE, "t", SCHEME + "top")
+
+    made = sdk.Deployment(sdk.Design(reach, instance), instance, bundle=manifest, pace=Counted(), occasion=Occasion())
+    for _ in range(2):
+        assert [each.format for each in made.deploy()] == ["infrastructure"]
+    cloud.formats = {"nothing"}
+    with pytest.raises(sdk.StackFailure, match="refuses the template"):
+        made.deploy()
+
+
 class Counting(sdk.Orchestrator):
     tick = 5.0
 

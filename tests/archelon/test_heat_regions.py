@@ -1,0 +1,101 @@
+"""One bundle on both kinds of region: the same order here and there, and one instance over both.
+
+The hypervisor is Nova's fake one: the guestbook's servers have addresses, and no guestbook runs in them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archelon.failures import Status
+from tests.openstack import OpenStack
+
+from .harness import Dev
+from .heat_house import heat_client, heat_house, instance, ours
+
+READY = Path(__file__).parents[2] / "orchestrators"
+COMPUTE, STORAGE = (f"http://schemas.ogf.org/occi/infrastructure#{term}" for term in ("compute", "storage"))
+
+MANIFEST = """
+service_type: http://schemas.example.org/occi/sm#both
+service_attributes:
+  both.text: {mutability: required}
+  both.said: {mutability: immutable}
+templates:
+  infrastructure: {deployment: local.yaml}
+  hot: {deployment: heat.yaml}
+resources: {local: {}, RegionOne: {}}
+"""
+LOCAL = """
+infra_name: both
+parameters: {both.text: {type: string}}
+nodes: [{name: node, type: sleeper}]
+outputs: {both.said: {value: '${parameters.both.text}'}}
+'node_def:sleeper': [{resource: {type: process, command: [sleep, '1000']}}]
+"""
+HEAT = """
+heat_template_version: 2018-08-31
+parameters: {both.text: {type: string}}
+resources: {node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: both.text}}}}
+outputs: {both.said: {value: {get_attr: [node, output]}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def house(openstack_cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with heat_house(openstack_cloud, tmp_path_factory.mktemp("regions") / "state") as running:
+        running.start()
+        yield running
+
+
+def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud: OpenStack) -> None:
+    before = [each.id for each in ours(heat_client(openstack_cloud))]
+    directory = house.state.parent / "both"
+    directory.mkdir()
+    for name, text in (("manifest.yaml", MANIFEST), ("local.yaml", LOCAL), ("heat.yaml", HEAT)):
+        (directory / name).write_text(text)
+    assert house("publish", directory).status == Status.DONE
+    said = instance(house, "create", "both", "both.text=hello")
+    assert said.status == Status.DONE, said.err
+    shown = said.json
+    found = shown["attributes"]
+    # The platform repeats what it was given.
+    assert (found["both.said.local"], found["both.said.RegionOne"]) == ("hello", "hello")
+    assert "both.said" not in found
+    [stack] = ours(heat_client(openstack_cloud), besides=before)
+    regions = dict(each.split(":") for each in found["occi.mcn.stack.id"].split(","))
+    assert regions.keys() == {"local", "RegionOne"}
+    assert regions["RegionOne"] == stack.id
+    assert found["occi.mcn.stack.state"] == "CREATE_COMPLETE"
+    states = {(each["title"], each["state"]) for each in shown["links"]}
+    assert states == {("node", "CREATE_COMPLETE"), ("node.0", "running")}
+    updated = instance(house, "update", shown["path"], "both.text=bye")
+    assert updated.status == Status.DONE, updated.err
+    changed = updated.json["attributes"]
+    assert (changed["both.said.local"], changed["both.said.RegionOne"]) == ("bye", "bye")
+    assert instance(house, "stop", shown["path"]).json["attributes"]["occi.mcn.stack.state"] == "SUSPEND_COMPLETE"
+    assert instance(house, "delete", shown["path"]).json["state"] == "gone"
+    assert ours(heat_client(openstack_cloud), besides=before) == []
+
+
+def test_the_guestbook_is_ordered_on_heat_as_it_is_here(house: Dev, openstack_cloud: OpenStack) -> None:
+    before = [each.id for each in ours(heat_client(openstack_cloud))]
+    for name in ("store", "guestbook"):
+        assert house("publish", READY / name).status == Status.DONE
+    order = ("guestbook.title=Visitors", "org.archelon.region=RegionOne")
+    said = instance(house, "create", "guestbook", *order)
+    assert said.status == Status.DONE, said.err
+    shown = said.json
+    assert re.fullmatch(r"http://10\.20\.\d+\.\d+:8080/", shown["attributes"]["guestbook.url"])
+    kinds = {each["title"]: each.get("target_kind") for each in shown["links"]}
+    assert kinds["web.0"] == COMPUTE
+    [store] = [each for each in instance(house, "list").json if each["path"].startswith("/store/")]
+    kinds = {each["title"]: each.get("target_kind") for each in instance(house, "show", store["path"]).json["links"]}
+    assert (kinds["store"], kinds["volume"]) == (COMPUTE, STORAGE)
+    assert len(ours(heat_client(openstack_cloud), besides=before)) == 2
+    assert instance(house, "delete", shown["path"]).json["state"] == "gone"
+    assert ours(heat_client(openstack_cloud), besides=before) == []
