@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from .waiting import await_settled, follow
 
 __all__ = ["instance"]
 
+#: Seconds between two questions for what a log has anew, where the service does not wait.
+_PATIENCE = 1.0
 _PHASES = names.attribute("record.phases")
 _wait = click.option("--wait/--no-wait", default=True, help="Wait until it has come to rest.")
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), default=600.0, show_default=True, help="Seconds.")
@@ -306,9 +309,13 @@ def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
+        asked = time.monotonic()
         piece = module.download(path, accept="text/plain")
         position = piece.headers.get(deploy.LOG_NEXT.lower(), position)
         if piece.body:
             yield decoder.decode(piece.body)
         elif not following:
             return
+        elif time.monotonic() - asked < _PATIENCE:
+            # Too many follow at once for this one to be waited for there.
+            time.sleep(_PATIENCE)

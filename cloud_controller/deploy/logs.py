@@ -1,11 +1,13 @@
 """The output of an orchestrator, from where the reader has got to: `/application/<id>/logs?since=<position>`, or `/app/…`.
 
 The answer's `X-Next` says where to go on. With `follow=1` an answer waits, within bounds, until there is something to tell, so
-that a reader who asks again and again sees every line soon, and no thread is held for ever.
+that a reader who asks again and again sees every line soon, and no thread is held for ever. More than a few readers at once are
+answered without waiting: threads are there for other requests too.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -34,6 +36,7 @@ class LogRoute:
         location: of the kind that the application is of.
         patience: seconds that a following reader waits for news.
         interval: seconds between looks.
+        followers: readers of this process that may wait at once.
         clock, sleep: time.
     """
 
@@ -45,6 +48,7 @@ class LogRoute:
         location: str = deploy.APPLICATION.location,
         patience: float = 20.0,
         interval: float = 0.25,
+        followers: int = 4,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -53,6 +57,7 @@ class LogRoute:
         self._location = location
         self._patience = patience
         self._interval = interval
+        self._places = threading.BoundedSemaphore(followers)
         self._clock = clock
         self._sleep = sleep
 
@@ -65,8 +70,11 @@ class LogRoute:
             raise NotFoundError(f"there is no application {shown(instance)}", "path") from None
         since = _since(req.get_param("since", default="0"))
         found = self._applications.read_log(instance, since)
-        if not found.data and req.get_param("follow") == "1":
-            found = self._follow(instance, since)
+        if not found.data and req.get_param("follow") == "1" and self._places.acquire(blocking=False):
+            try:
+                found = self._follow(instance, since)
+            finally:
+                self._places.release()
         resp.content_type = "text/plain; charset=utf-8"
         resp.set_header(deploy.LOG_START, str(found.start))
         resp.set_header(deploy.LOG_NEXT, str(found.next))

@@ -60,7 +60,9 @@ class CatalogueBackend(KindBackend):
 
 
 class ValidationBackend(KindBackend, ActionBackend):
-    """Documents are checked by an action on the one entity `/validation/default`; nothing is kept.
+    """Documents are checked by an action on a tenant's one entity, `/validation/default`; nothing is kept.
+
+    An orchestrator, which sees its own instance's entities alone, has one at its instance's id.
 
     Args:
         platforms: by region; their template formats are those that are known.
@@ -81,7 +83,11 @@ class ValidationBackend(KindBackend, ActionBackend):
         return {"org.archelon.validation.problems": [dataclasses.asdict(each) for each in problems]}
 
     def create(self, entity: Entity, extras: Any) -> None:
-        # Any path serves: each caller may have one of its own, since nothing is kept in it.
+        caller = context(extras).caller
+        own = caller.instance_id if caller.kind is identity.TokenKind.INSTANCE else "default"
+        # One is enough, and a tenant's own token can make no other: they would only add up.
+        if entity.identifier != f"{design.VALIDATION.location}{own}":
+            raise BadRequestError(f"documents are validated at {design.VALIDATION.location}{own}", "path")
         entity.actions = list(entity.kind.actions)
 
 

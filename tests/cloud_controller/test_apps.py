@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import falcon
+import falcon.testing
 import pytest
 
+from cloud_controller import web
+from cloud_controller.deploy.logs import LogRoute
+from occi_service.app import Application
 from occi_service.wire import deploy, disposal
 
 from .house import House, labels, new_instance
@@ -66,3 +74,45 @@ def test_the_log_of_an_app_can_be_read_by_its_own_tenant_alone(house: House) -> 
         assert house.call("GET", path + "/logs", token=stranger).status_code == 404
         assert house.call("DELETE", path).status_code == 200
         house.wait(lambda: house.gone(path))
+
+
+def test_readers_that_follow_leave_room_for_other_requests(house: House) -> None:
+    instance = new_instance()
+    assert put_application(house, instance).status_code == 201
+    extras = {"identity": Identified("t-1")}
+    holding, go_on = threading.Semaphore(0), threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        holding.release()
+        go_on.wait(timeout=60)
+
+    registry = house.parts.registry()
+    for module in web.modules_of(house.parts):
+        module.register(Application(registry))
+    # Its clock goes on by its patience with each look: a reader that has slept once has had its time.
+    ticks = itertools.count(step=20)
+    route = LogRoute(registry, house.platform.applications, followers=1, clock=lambda: float(next(ticks)), sleep=sleep)
+
+    def follow() -> None:
+        environ = falcon.testing.create_environ(query_string="since=0&follow=1")
+        environ["archelon.extras"] = extras
+        route.on_get(falcon.Request(environ), falcon.Response(), instance)
+
+    first = threading.Thread(target=follow)
+    first.start()
+    assert holding.acquire(timeout=60)
+    # The one place is taken: the second is answered at once, and asks again later.
+    second = threading.Thread(target=follow)
+    second.start()
+    second.join(timeout=60)
+    alive = second.is_alive()
+    go_on.set()
+    first.join(timeout=60)
+    second.join(timeout=60)
+    assert not alive
+    assert not first.is_alive()
+
+
+@dataclasses.dataclass(frozen=True)
+class Identified:
+    tenant_id: str

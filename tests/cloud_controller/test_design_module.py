@@ -92,8 +92,17 @@ def test_a_delegation_is_exchanged_until_it_is_revoked(house: House) -> None:
 
 
 def test_documents_are_checked_with_place_and_remedy(house: House) -> None:
-    path = "/design/validation/" + new_instance()
+    path = "/design/validation/default"
     assert house.call("PUT", path, kind=design.VALIDATION, attributes={}).status_code == 201
+    # One is all there is, for an instance too.
+    instance = new_instance()
+    for token in (house.service_token(), house.instance_token(instance)):
+        other = "/design/validation/" + new_instance()
+        refused = house.call("PUT", other, kind=design.VALIDATION, attributes={}, token=token)
+        assert (refused.status_code, "validated at" in refused.text) == (400, True)
+    own = "/design/validation/" + instance
+    made = house.call("PUT", own, kind=design.VALIDATION, attributes={}, token=house.instance_token(instance))
+    assert made.status_code == 201
 
     def problems(document_format: str, content: str) -> Any:
         attributes = {"org.archelon.document.format": document_format, "org.archelon.document.content": content}

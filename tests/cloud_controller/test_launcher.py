@@ -17,6 +17,7 @@ import pytest
 from cloud_controller.labels import Labels
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.logs import LogChunk, read_log
 from cloud_controller.platforms.local.orders import (
     LaunchError,
     Limits,
@@ -269,6 +270,12 @@ def test_the_log_is_rotated_and_can_be_followed(launcher: Launcher) -> None:
     kept = sum(path.stat().st_size for path in (launcher.work(NAME).parent / "log").iterdir())
     assert kept <= 2 * (2000 + 65536)
     assert launcher.read_log(NAME, 0).start == len(whole) - kept or kept == len(whole)
+
+
+def test_the_log_of_what_was_never_started_is_empty(launcher: Launcher, tmp_path: Path) -> None:
+    assert launcher.read_log(NAME, 7) == LogChunk(b"", 7, 7)
+    (tmp_path / "log").mkdir()
+    assert read_log(tmp_path / "log", 0, 10) == LogChunk(b"", 0, 0)
 
 
 def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:

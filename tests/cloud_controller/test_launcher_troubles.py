@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.local.holdings import LocalHoldings
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State
@@ -125,6 +127,14 @@ def test_a_file_that_a_power_failure_cut_short_is_made_again(
     (directory / name).write_text(content)
     assert [process.name for process in launcher.find()] == [NAME]
     assert start(launcher, order(), "sleep", "1000").state is State.RUNNING
+
+
+def test_disposal_ends_what_has_no_directory_any_more(launcher: Launcher, directory: Path) -> None:
+    started = start(launcher, order(ports={"http": 0}), "sleep", "1000")
+    shutil.rmtree(directory)
+    assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
+    holdings = LocalHoldings(launcher)
+    until(lambda: holdings.remove("i-1") and not holdings.remains("i-1"))
 
 
 def test_directories_that_a_process_made_read_only_go_with_it(launcher: Launcher, directory: Path) -> None:

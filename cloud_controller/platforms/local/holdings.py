@@ -45,6 +45,7 @@ class LocalHoldings:
         nodes = [each for each in free if each.notes.get("stack")]
         try:
             gone = [self._launcher.remove(each.name) for each in nodes or free or processes]
+            gone += [self._launcher.remove(each) for each in self._launcher.forgotten(instance)]
         except LaunchError as problem:
             raise HoldingsError(str(problem)) from problem
         return all(gone) and not self._launcher.names(instance)

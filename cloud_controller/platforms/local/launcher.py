@@ -143,7 +143,7 @@ class Launcher:
         """
         directory = self._directory(name)
         if not directory.exists():
-            return True
+            return self._forget(name)
         with self._ended(name, wait=wait) as lock:
             if lock is None:
                 return False
@@ -229,6 +229,29 @@ class Launcher:
             for process, marker in processes.marked(variable, prefix, table.values()):
                 left.append(f"{word} {process.pid} of {marker.removeprefix(f'{self._id}:')}")
         return tuple(left)
+
+    def forgotten(self, instance: str) -> list[Name]:
+        """What runs, or has a port, of an instance, and has no directory any more: somebody removed it."""
+        owners = {entry[0] for entry in self._ports.booked(f"{instance}/").values()}
+        table = processes.table()
+        for variable in (processes.VARIABLE, processes.SUPERVISOR_VARIABLE):
+            for _process, marker in processes.marked(variable, f"{self._id}:{instance}/", table.values()):
+                owners.add(marker.removeprefix(f"{self._id}:"))
+        names = [Name(*owner.split("/", 1)) for owner in sorted(owners)]
+        return [name for name in names if not self._directory(name).exists()]
+
+    def _forget(self, name: Name) -> bool:
+        """End and give back what there is of a process without a directory."""
+        marker = f"{self._id}:{name}"
+        for process, whole in processes.marked(processes.SUPERVISOR_VARIABLE, marker, processes.table().values()):
+            if whole == marker:
+                processes.send(process.pid, process.start, signal.SIGKILL)
+        self._end_strays(name)
+        try:
+            self._ports.release(str(name))
+        except PortError as problem:
+            raise LaunchError(str(problem)) from problem
+        return True
 
     def read_log(self, name: Name, since: int = 0, *, limit: int = 65536) -> LogChunk:
         """Output from position `since` on, at most `limit` bytes; follow it by asking again with the answer's `next`."""

@@ -39,6 +39,8 @@ def read_log(directory: Path, since: int, limit: int) -> LogChunk:
         starts = sorted(int(entry.name) for entry in directory.iterdir())
     except FileNotFoundError:
         starts = []
+    if not starts:
+        return LogChunk(b"", since, since)  # it has not said anything yet
     for start, after in zip(starts, [*starts[1:], None], strict=True):
         position = max(since, start)
         if after is not None and position >= after:
