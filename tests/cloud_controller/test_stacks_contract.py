@@ -99,7 +99,8 @@ def local(tmp_path: Path) -> Here:
 
     failing = sleepers({"good": [], "bad": ["good"]}).replace("type: sleeper", "type: sleeper", 1)
     failing = failing.replace("{name: bad, type: sleeper", "{name: bad, type: dying")
-    failing += "'node_def:dying':\n  - resource: {type: process, command: [sh, -c, 'exit 3']}\n"
+    # Never seen running, however seldom somebody looks.
+    failing += "'node_def:dying':\n  - resource: {type: process, command: [no-such-program]}\n"
     return Here(platform.stacks, platform.holdings, nodes, failing, "{}.0".format, Book())
 
 
