@@ -8,14 +8,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud_controller.platforms.heat.configures import HeatConfigures
 from cloud_controller.platforms.heat.ssh import errand_of, run
-from cloud_controller.provision.ports import ProvisionError
+from cloud_controller.platforms.heat.targets import HeatTargets
+from cloud_controller.provision.ports import ConfigurationOrder, Configured, ProvisionError
 from tests.conftest import missing
+from tests.openstack import OpenStack
+
+from .test_heat_platform import Region
 
 
 class Sshd:
@@ -135,3 +141,49 @@ def test_what_can_never_be_is_refused_without_its_values(sshd: Sshd, changed: di
     with pytest.raises(ProvisionError, match=said) as refused:
         errand_of(sshd.content(**changed))
     assert "secret nonsense" not in str(refused.value)
+
+
+SERVER = """
+heat_template_version: 2018-08-31
+resources:
+  web:
+    type: OS::Heat::ResourceGroup
+    properties:
+      count: 1
+      resource_def:
+        type: OS::Nova::Server
+        metadata: {ports: {http: 8080, metrics: 9100}}
+        properties: {image: cirros-0.3.2-x86_64-disk, flavor: m1.nano, networks: [{network: private}]}
+"""
+
+
+def test_a_stacks_servers_are_found_measured_and_configured(openstack_cloud: OpenStack, sshd: Sshd) -> None:
+    region = Region(openstack_cloud)
+    stack = region.order(SERVER)
+    try:
+        region.settle(stack)
+        instance = stack.labels.instance
+        targets = HeatTargets(region.connections, region.book)
+        [first] = targets.targets(instance, stack.id, "web", "")
+        assert (first.key, first.port, first.host.startswith("10.20.")) == ("web.0", 8080, True)
+        assert [each.port for each in targets.targets(instance, stack.id, "web", "metrics")] == [9100]
+        assert list(targets.targets(instance, stack.id, "db", "")) == []
+        asked: list[str] = []
+
+        def way(address: str) -> str:
+            # The hypervisor is a fake: in the server's place stands this machine's sshd.
+            asked.append(address)
+            return "127.0.0.1"
+
+        configures = HeatConfigures(region.connections, region.book, way=way)
+
+        def order(node: str, kind: str = "ssh") -> ConfigurationOrder:
+            return ConfigurationOrder("c", instance, stack.id, node, kind, sshd.content(command=["echo", "hello"]))
+
+        assert configures.configure(order("web")) == Configured("done", "hello\n")
+        assert asked == [first.host]
+        assert configures.configure(order("db")) == Configured("failed", "the stack has no server 'db'")
+        with pytest.raises(ProvisionError, match="user_data in the template"):
+            configures.validate(order("web", "cloud-init"))
+    finally:
+        region.settle(replace(stack, presence="absent"))

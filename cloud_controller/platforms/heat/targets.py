@@ -1,4 +1,4 @@
-"""Where a stack's servers can be reached: the first address that Heat knows of each, and a port.
+"""Where a stack's servers can be reached: an address that Heat knows of each, and a port.
 
 A port is a number, or a name that the resource's `metadata` section gives one for, as `metadata: {ports: {http: 8080}}`; without
 one, the first that stands there. Servers come and go slowly beside scrapes, so what was found is good for a while.
@@ -66,7 +66,7 @@ class HeatTargets:
 
 
 def servers_of(client: Client, stack: str, node: str) -> list[tuple[Found, str]]:
-    """A node's servers with their first address; empty where one has none yet."""
+    """A node's servers with an address each; empty where one has none yet."""
     servers = [
         each
         for each in resources_of(client, stack)
@@ -76,8 +76,11 @@ def servers_of(client: Client, stack: str, node: str) -> list[tuple[Found, str]]
 
 
 def _address(client: Client, server: Found) -> str:
+    """A floating address where there is one, for it is there to be reached; else the first."""
     attributes = client.resources.get(server.stack, server.name).attributes
-    return str(attributes.get("first_address") or attributes.get("accessIPv4") or "")
+    found = [each for network in (attributes.get("addresses") or {}).values() for each in network]
+    floating = [each for each in found if each.get("OS-EXT-IPS:type") == "floating"]
+    return str(next((each["addr"] for each in (*floating, *found)), "") or attributes.get("accessIPv4") or "")
 
 
 def _targets(client: Client, stack: str, node: str, port: str) -> list[Target]:

@@ -23,6 +23,8 @@ __all__ = ["HeatWatcher"]
 
 #: Tenants that are asked for in one round; the others come next.
 _TENANTS: Final = 8
+#: Of the time since something settled or came: the pause between two rounds.
+_SHARE: Final = 0.04
 #: Seconds between calls while nothing moves; an order wakes the watcher.
 _IDLE: Final = 30.0
 
@@ -32,7 +34,8 @@ class HeatWatcher:
 
     Args:
         book: what was ordered there.
-        first, longest: seconds between rounds, at first and when nothing settles for long.
+        first, longest: seconds between rounds, at first and when nothing settles for long. In between it is a share of the time
+            since something settled or came, so that what is noticed late is late by this share of what it took.
         sweep: seconds between looks at everything.
         clock: seconds that only grow.
     """
@@ -53,7 +56,7 @@ class HeatWatcher:
         self._longest = longest
         self._every = sweep
         self._clock = clock
-        self._pause = first
+        self._since = clock()
         self._not_before = 0.0
         self._swept = clock()
         self._watched: frozenset[str] = frozenset()
@@ -68,14 +71,15 @@ class HeatWatcher:
         moving = self._book.moving()
         watched = frozenset(each.id for each in moving)
         settled = self._round(moving, changed)
-        is_new = bool(watched - self._watched)
+        if settled or watched - self._watched:
+            self._since = now
         self._watched = watched
-        self._pause = self._first if settled or is_new else min(self._pause * 1.5, self._longest)
+        pause = min(max(self._first, _SHARE * (now - self._since)), self._longest)
         if now - self._swept >= self._every:
             self._swept = now
             self._sweep(changed)
-        self._not_before = self._clock() + self._pause
-        return self._pause if moving else min(_IDLE, self._every)
+        self._not_before = self._clock() + pause
+        return pause if moving else min(_IDLE, self._every)
 
     def _round(self, moving: Sequence[KnownStack], changed: Changed) -> bool:
         """Ask for each tenant, some at a time; whether anything has settled."""
