@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, cast, get_args
 
 from . import logs
@@ -32,6 +32,7 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "object": (dict,),
 }
 _SHOWN_CHARACTERS: Final = 100
+_DENIED: Final = frozenset(("$ref", "$dynamicRef", "patternProperties"))
 
 
 class Attribute(str):
@@ -230,12 +231,20 @@ def _schema(text: str) -> Any:
             _expression(pattern)
     except jsonschema.SchemaError as error:
         raise ValueError(f"the pattern is not a JSON Schema: {error.message}") from None
-    if any(key in text for key in ('"$ref"', '"$dynamicRef"', '"patternProperties"')):
+    if not _DENIED.isdisjoint(_members_in(schema)):
         # A reference may name another host; patternProperties would match with a backtracking engine.
         raise ValueError("a pattern's JSON Schema may not use $ref, $dynamicRef or patternProperties")
     extend: Any = jsonschema.validators.extend
     validator = extend(jsonschema.Draft202012Validator, {"pattern": pattern_keyword})
     return validator(schema)
+
+
+def _members_in(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema
+    if isinstance(schema, dict | list):
+        for each in schema.values() if isinstance(schema, dict) else schema:
+            yield from _members_in(each)
 
 
 def _patterns_in(schema: Any) -> list[str]:

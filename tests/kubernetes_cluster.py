@@ -37,11 +37,13 @@ class KubernetesCluster:
         kubeconfig: file with which an administrator reaches it.
         host: address of this machine as pods reach it; empty where nobody said.
         load: gives its nodes the images in an archive.
+        restart_api: kills the API server and starts it again; None where it is not ours to kill.
     """
 
     kubeconfig: Path
     host: str
     load: Callable[[Path], None]
+    restart_api: Callable[[], None] | None = None
 
 
 def given() -> KubernetesCluster | None:
@@ -88,9 +90,15 @@ def started() -> Iterator[KubernetesCluster]:
     cluster = Cluster(Layout())
     ran = cluster.is_up
     Cluster.build()
+
+    def restart_api() -> None:
+        cluster.kill("apiserver")
+        cluster.up()
+
     try:
         cluster.up()
-        yield KubernetesCluster(cluster.layout.kubeconfig(), cluster.layout.host_address, cluster.load)
+        layout = cluster.layout
+        yield KubernetesCluster(layout.kubeconfig(), layout.host_address, cluster.load, restart_api)
     finally:
         if not ran:
             cluster.down()

@@ -208,7 +208,8 @@ class DisposalWork:
         state = "failed" if failed else "running"
         seen = Seen(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
         # A failed disposal is looked at further: what was in the way may have gone by itself.
-        return Wait(60.0 if failed else _SLOW if waited > 10.0 else _SOON, seen)
+        # Each look lists everything on every platform: soon at first, then ever more seldom.
+        return Wait(60.0 if failed else min(_SLOW, max(_SOON, waited / 4)), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
         """Write the audit, and dismiss what is next."""

@@ -1,6 +1,7 @@
 """The door: WSGI middleware that lets a request through with a verified `Identity`, or answers 400, 401, 403 or 503 itself.
 
-In: `X-Auth-Token`, `Authorization: Bearer` (RFC 6750), `X-Tenant-Name`. Out: `environ["archelon.identity"]` and, for the few who
+In: `X-Auth-Token`, `Authorization: Bearer` (RFC 6750), `X-Tenant-Name`, and `X-Service-Token` of an OpenStack service that passes
+its caller's token on. Out: `environ["archelon.identity"]` and, for the few who
 must pass the token on, `environ["archelon.token"]`; the header fields themselves are taken out of the environ, so that nothing
 behind this middleware can log or echo them by accident. `X-Tenant-Name` is only ever compared: the token alone says which
 tenant this is.
@@ -16,7 +17,7 @@ from typing import Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .errors import IdentityError, InvalidTokenError, RefusedError
-from .ports import TokenVerifier
+from .ports import TokenVerifier, with_service
 from .refusal import ErrorRenderer, refuse, render_plain_error
 from .subject import Identity, PresentedToken
 from .token_cache import TokenCache
@@ -92,12 +93,13 @@ class Authentication:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         x_token = environ.pop("HTTP_X_AUTH_TOKEN", None)
         authorization = environ.pop("HTTP_AUTHORIZATION", None)
+        service_token = environ.pop("HTTP_X_SERVICE_TOKEN", None)
         if environ.get("PATH_INFO", "") in self._open_paths:
             return self._app(environ, start_response)
         try:
             token = x_token if authorization is None else _one_token(x_token, authorization)
             if token:
-                identity = self._identity(token)
+                identity = self._identity(token, service_token)
                 named = environ.get("HTTP_X_TENANT_NAME")
                 if named is not None and named != identity.tenant_name and named != identity.tenant_id:
                     _refuse_other_tenant(named, identity)
@@ -111,14 +113,16 @@ class Authentication:
             return self._refuse(environ, start_response, error)
         return self._app(environ, start_response)
 
-    def _identity(self, token: str) -> Identity:
+    def _identity(self, token: str, service_token: str | None) -> Identity:
         # The header comes as latin-1 text (PEP 3333), so this never fails, whatever was sent.
-        digest = hashlib.sha256(token.encode("latin-1")).digest()
+        key = token if not service_token else f"{token}\n{service_token}"
+        digest = hashlib.sha256(key.encode("latin-1")).digest()
         identity = self._cache.get(digest)
         if identity is None:
-            if not _TOKEN.fullmatch(token):
+            if not _TOKEN.fullmatch(token) or (service_token and not _TOKEN.fullmatch(service_token)):
                 raise InvalidTokenError("not in the form of any token")
-            identity = self._verifier.verify(token)
+            verifier = self._verifier
+            identity = with_service(verifier, token, service_token) if service_token else verifier.verify(token)
             self._cache.put(digest, identity)
         return identity
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from .errors import InvalidTokenError, ProviderDownError
 from .subject import Identity
 
-__all__ = ["AnyOf", "TokenVerifier"]
+__all__ = ["AnyOf", "TokenVerifier", "TrustsServices", "with_service"]
 
 
 class TokenVerifier(Protocol):
@@ -26,6 +26,21 @@ class TokenVerifier(Protocol):
         """
 
 
+@runtime_checkable
+class TrustsServices(Protocol):
+    """A verifier that knows services which pass their callers' tokens on."""
+
+    def verify_with_service(self, token: str, service_token: str) -> Identity:
+        """As `TokenVerifier.verify`, of a token that may have ended while the service was at work with it."""
+
+
+def with_service(verifier: TokenVerifier, token: str, service_token: str) -> Identity:
+    """Ask a verifier about a token that came with a service's. One that knows of no services looks at the token alone."""
+    if isinstance(verifier, TrustsServices):
+        return verifier.verify_with_service(token, service_token)
+    return verifier.verify(token)
+
+
 class AnyOf:
     """Asks several verifiers in turn; the first that knows the token answers.
 
@@ -39,11 +54,19 @@ class AnyOf:
         self._verifiers = tuple(verifiers)
 
     def verify(self, token: str) -> Identity:
+        """See `TokenVerifier.verify`."""
+        return self._ask(lambda verifier: verifier.verify(token))
+
+    def verify_with_service(self, token: str, service_token: str) -> Identity:
+        """See `TrustsServices.verify_with_service`."""
+        return self._ask(lambda verifier: with_service(verifier, token, service_token))
+
+    def _ask(self, ask: Callable[[TokenVerifier], Identity]) -> Identity:
         down: ProviderDownError | None = None
         reasons = []
         for verifier in self._verifiers:
             try:
-                return verifier.verify(token)
+                return ask(verifier)
             except InvalidTokenError as error:
                 reasons.append(error.reason)
             except ProviderDownError as error:

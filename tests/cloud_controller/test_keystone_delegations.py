@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from cloud_controller.design.delegation_rows import DelegationRow, DelegationRows
 from cloud_controller.design.ports import Delegation, DelegationRefusedError, IdentityDownError
+from cloud_controller.design.unclaimed import unclaimed_ended
 from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
 from occi_service import identity
+from occi_service.database import Database, metadata
 from occi_service.identity.keystone import KeystoneTokens, RoleMap
 from occi_service.keystone import Keystone, ServiceUser
 from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
@@ -154,6 +157,28 @@ def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(service: Person) ->
     ):
         with pytest.raises(IdentityDownError):
             ask()
+
+
+def test_what_no_row_tells_of_is_ended_after_a_while(provider: KeystoneProvider, sqlite_url: str) -> None:
+    """A process was killed between making a trust and writing it down."""
+    tenant, presented = provider.order()
+    known, unknown = (provider.delegations.make(presented, tenant) for _ in range(2))
+    database = Database(sqlite_url)
+    metadata.create_all(database.engine)
+    instance = str(uuid.uuid4())
+    with database.write() as connection:
+        DelegationRows().add(connection, DelegationRow(instance, tenant, instance, known))
+    now = [1000.0]
+    look = unclaimed_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
+    look()
+    now[0] += 119
+    assert look() == 60
+    assert provider.delegations.held() == {known, unknown}
+    now[0] += 1
+    look()
+    assert provider.delegations.held() == {known}
+    provider.delegations.end(known)
+    database.close()
 
 
 def test_a_wrong_password_of_ours_loses_nobodys_delegation(provider: KeystoneProvider, service: Person) -> None:

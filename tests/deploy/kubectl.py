@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Kubectl", "until"]
+__all__ = ["Kubectl", "knows_components", "until"]
 
 
 class Kubectl:
     """kubectl against one cluster.
 
     Args:
-        namespace: where commands look that name none.
+        namespace: where commands look that name none; without it, objects say where they belong.
     """
 
-    def __init__(self, kubeconfig: Path, namespace: str = "default") -> None:
-        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}"]
+    def __init__(self, kubeconfig: Path, namespace: str = "") -> None:
+        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", *([f"--namespace={namespace}"] if namespace else [])]
         self.namespace = namespace
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180.0) -> str:
@@ -49,6 +50,16 @@ class Kubectl:
         """`Succeeded` or `Failed`; empty as long as the pod has not ended."""
         phase = str(self.get("pod", pod)["status"].get("phase"))
         return phase if phase in ("Succeeded", "Failed") else ""
+
+
+def knows_components() -> bool:
+    """Whether this machine's kubectl has a kustomize that overlays can be written for today: its version is told from 4 on."""
+    if shutil.which("kubectl") is None:
+        return False
+    told = subprocess.run(
+        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=30, check=False
+    )
+    return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))
 
 
 def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.2) -> Any:

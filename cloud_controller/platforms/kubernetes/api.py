@@ -19,7 +19,17 @@ from typing import Any, Final, Protocol
 
 import urllib3
 
-__all__ = ["Api", "ApiError", "Connection", "GoneError", "Json", "NotFoundError", "UnreachableError", "connect"]
+__all__ = [
+    "Api",
+    "ApiError",
+    "Connection",
+    "GoneError",
+    "Json",
+    "NotFoundError",
+    "OfficialConnection",
+    "UnreachableError",
+    "connect",
+]
 
 Json = dict[str, Any]
 
@@ -233,7 +243,7 @@ class Api:
         return answer.status, content, float(asked) if asked.isdigit() else 0.0
 
 
-def connect(kubeconfig: str = "", context: str = "") -> Connection:
+def connect(kubeconfig: str = "", context: str = "") -> OfficialConnection:
     """The connection that a kubeconfig describes, or without one that of the pod that this runs in.
 
     Raises:
@@ -261,11 +271,11 @@ def connect(kubeconfig: str = "", context: str = "") -> Connection:
         raise ValueError(f"{where} gives no way to a cluster: {problem}; set `kubeconfig` for the region") from problem
     # Repeating is this module's, which knows what can be repeated and for how long.
     configuration.retries = False
-    configuration.connection_pool_maxsize = 32
-    return _Official(client.ApiClient(configuration))
+    configuration.connection_pool_maxsize = 64
+    return OfficialConnection(client.ApiClient(configuration))
 
 
-class _Official:
+class OfficialConnection:
     """The official client's pools, TLS and credentials; tokens that end are renewed by it."""
 
     def __init__(self, client: Any) -> None:
@@ -281,6 +291,10 @@ class _Official:
             method, self._host + path, headers=sent, body=body, timeout=timeout, preload_content=False, redirect=False
         )
         return answer
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._client.close()
 
 
 def _headers(content_type: str | None = None) -> dict[str, str]:

@@ -22,7 +22,7 @@ from . import words
 from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
-from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, label
+from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .outputs import outputs
 from .policy import Policy
 from .readiness import WORKLOADS, Health, health
@@ -150,7 +150,7 @@ class KubernetesStacks:
         if order.presence == "absent":
             return self._take_down(order, self._begun(kept, "absent", "DELETE"))
         wanted = self._rendered(order)
-        asked = _digest(wanted)
+        asked = _digest(wanted, order.presence)
         if kept is not None and kept.asked == asked and kept.action == "ROLLBACK":
             return self._take_down(order, kept)
         now = self._begun(kept, asked, _action(kept, order))
@@ -410,14 +410,14 @@ def _action(kept: _Record | None, order: StackOrder) -> str:
     return "UPDATE"
 
 
-def _digest(wanted: Rendered) -> str:
-    """Of everything but the generation, which alone changes nothing."""
+def _digest(wanted: Rendered, presence: str) -> str:
+    """Of what is asked for, less the generation, which alone changes nothing."""
     objects = [
         {**each, "metadata": {**each["metadata"], "labels": {**each["metadata"]["labels"], GENERATION: ""}}}
         for each in wanted.objects
     ]
     conditions = sorted((*key, *names) for key, names in wanted.conditions.items())
-    return hashlib.sha256(json.dumps([objects, conditions], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([objects, conditions, presence], sort_keys=True).encode()).hexdigest()
 
 
 def _key(found: Json) -> tuple[str, str]:
@@ -425,7 +425,10 @@ def _key(found: Json) -> tuple[str, str]:
 
 
 def _name(found: Json) -> str:
-    return f"{found['kind']}/{found['metadata']['name']}"
+    """Kind and name, less the instance's id, which every name has."""
+    metadata = found["metadata"]
+    name = str(metadata["name"])
+    return f"{found['kind']}/{name.replace(instance_of(metadata) or name, '').strip('-') or name}"
 
 
 def _uid(found: Json | None) -> str:

@@ -250,20 +250,20 @@ class _Rendering:
     def _scale(self, found: Mapping[tuple[str, str], Json], nodes: Mapping[str, ScaledNode]) -> None:
         suspended = self._order.presence == "suspended"
         for node in nodes.values():
-            spec = found[node.kind, node.object].setdefault("spec", {})
+            spec = _descend(found[node.kind, node.object], ("spec",))
             if node.name in self._order.counts:
                 spec["replicas"] = min(max(self._order.counts[node.name], node.minimum), node.maximum)
         if not suspended:
             return
         for (kind, _), each in found.items():
-            spec = each.setdefault("spec", {}) if kind in (*_SCALED, "DaemonSet", "CronJob") else {}
+            spec = _descend(each, ("spec",)) if kind in (*_SCALED, "DaemonSet", "CronJob") else {}
             if kind in _SCALED:
                 spec["replicas"] = 0
             elif kind == "CronJob":
                 spec["suspend"] = True
             elif kind == "DaemonSet":
                 # Nothing scales it; a node with this label is nowhere.
-                pod = spec.setdefault("template", {}).setdefault("spec", {})
+                pod = _descend(spec, ("template", "spec"))
                 pod["nodeSelector"] = {**_mapped(pod.get("nodeSelector")), "archelon.org/suspended": "true"}
 
     def _marked(self, wanted: Json, nodes: Mapping[tuple[str, str], str]) -> Json:
@@ -291,14 +291,16 @@ class _Rendering:
             for end in range(len(pod_path)):
                 # `jobTemplate` and `template` each have metadata of their own.
                 if pod_path[end] in ("jobTemplate", "template"):
-                    below = _descend(made, pod_path[: end + 1]).setdefault("metadata", {})
+                    below = _descend(made, (*pod_path[: end + 1], "metadata"))
                     below["labels"] = {**_mapped(below.get("labels")), **pods}
                     if asides(self._order.labels):
                         below["annotations"] = {**_mapped(below.get("annotations")), **asides(self._order.labels)}
         if kind == "StatefulSet":
             claims = {key: value for key, value in self._marks(CLAIM).items() if key != GENERATION}
-            for each in _listed(made["spec"].get("volumeClaimTemplates")):
-                below = each.setdefault("metadata", {})
+            for each in _listed(_mapped(made.get("spec")).get("volumeClaimTemplates")):
+                if not isinstance(each, dict):
+                    continue
+                below = _descend(each, ("metadata",))
                 below["labels"] = {**_mapped(below.get("labels")), **claims}
         for ports in [_mapped(made.get("spec")).get("ports") if kind == "Service" else None, *_ports_of(made)]:
             for port in _listed(ports):
@@ -323,7 +325,7 @@ class _Rendering:
 def _harden(pod: Json, *, allow_root: bool) -> None:
     """What a template left open, as tight as it can be; what it says itself was checked."""
     pod["automountServiceAccountToken"] = False
-    security = pod.setdefault("securityContext", {})
+    security = pod["securityContext"] = _mapped(pod.get("securityContext"))
     security.setdefault("seccompProfile", {"type": "RuntimeDefault"})
     if not allow_root:
         security["runAsNonRoot"] = True
@@ -331,7 +333,7 @@ def _harden(pod: Json, *, allow_root: bool) -> None:
         for container in _listed(pod.get(part)):
             if not isinstance(container, dict):
                 continue
-            own = container.setdefault("securityContext", {})
+            own = container["securityContext"] = _mapped(container.get("securityContext"))
             own["allowPrivilegeEscalation"] = False
             dropped = _mapped(own.get("capabilities"))
             own["capabilities"] = {**dropped, "drop": ["ALL"]}

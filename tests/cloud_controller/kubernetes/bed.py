@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_controller.platform import PlatformContext
-from cloud_controller.platforms.kubernetes.api import Api, Json, connect
+from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnection, connect
 from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
 
 __all__ = ["Bed", "region", "until"]
@@ -45,6 +45,7 @@ class Bed:
     kubeconfig: str
     image: str
     leaving: list[Callable[[], bool]] = field(default_factory=list)
+    connections: list[OfficialConnection] = field(default_factory=list)
 
     def leave(self, gone: Callable[[], bool]) -> None:
         """Take something away, and see to it at the end of the session that it is gone: kubelets take their time."""
@@ -64,7 +65,9 @@ class Bed:
 
     def open(self, **settings: Any) -> OpenKubernetes:
         """The same region, as another process opens it."""
-        given = {"kubeconfig": self.kubeconfig, "namespace": self.namespace, "image": self.image, **settings}
+        connection = connect(self.kubeconfig)
+        self.connections.append(connection)
+        given = {"connection": lambda: connection, "namespace": self.namespace, "image": self.image, **settings}
         return open_kubernetes(_CONTEXT, **given)
 
 
@@ -72,14 +75,18 @@ class Bed:
 def region(kubeconfig: str, image: str, **settings: Any) -> Iterator[Bed]:
     """A region in a fresh namespace, which goes with all that is in it."""
     namespace = f"test-{uuid.uuid4().hex[:12]}"
-    api = Api(connect(kubeconfig))
-    given = {"kubeconfig": kubeconfig, "namespace": namespace, "image": image, **settings}
+    connection = connect(kubeconfig)
+    api = Api(connection)
+    given = {"connection": lambda: connection, "namespace": namespace, "image": image, **settings}
     platform = open_kubernetes(_CONTEXT, **given)
     try:
         made = Bed(platform, api, namespace, kubeconfig, image)
         yield made
         for gone in made.leaving:
             until(gone, seconds=180)
+        for each in made.connections:
+            each.close()
     finally:
         platform.watcher.close()
         api.delete(f"/api/v1/namespaces/{namespace}")
+        connection.close()

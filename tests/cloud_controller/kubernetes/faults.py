@@ -35,17 +35,29 @@ class Faults:
         self.asked: list[tuple[str, str, int]] = []
         self._connection = connect(kubeconfig)
         self._lock = threading.Lock()
-        self._watches: set[socket.socket] = set()
+        self._watches: dict[socket.socket, tuple[str, Any]] = {}
 
     def cut(self) -> int:
         """Cut every open watch in the middle; how many there were."""
         with self._lock:
-            open_ones = list(self._watches)
+            open_ones = dict(self._watches)
             self._watches.clear()
-        for each in open_ones:
-            with contextlib.suppress(OSError):
+        for each, (_, behind) in open_ones.items():
+            with contextlib.suppress(OSError, ValueError):
                 each.shutdown(socket.SHUT_RDWR)
+            # Behind the proxy too: it would go on for its whole minute.
+            with contextlib.suppress(OSError, ValueError):
+                behind.shutdown()
         return len(open_ones)
+
+    def watching(self, containing: str) -> int:
+        """How many watches of a kind are open now."""
+        with self._lock:
+            return sum(1 for path, _ in self._watches.values() if containing in path)
+
+    def close(self) -> None:
+        """Close what leads to the cluster."""
+        self._connection.close()
 
     def count(self, method: str, *, watch: bool, containing: str = "") -> int:
         """How many requests of a kind were passed on or refused."""
@@ -81,8 +93,15 @@ class Faults:
         if "watch=true" in handler.path and answer.status == 200:
             self._stream(handler, answer)
         else:
-            self._answer(handler, answer.status, answer.read(), {})
+            try:
+                body = answer.read()
+            except urllib3.exceptions.HTTPError:
+                # The server has gone in the middle of it: so does its answer.
+                answer.close()
+                handler.close_connection = True
+                return
             answer.release_conn()
+            self._answer(handler, answer.status, body, {})
 
     @staticmethod
     def _answer(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -98,7 +117,7 @@ class Faults:
         handler.send_header("Content-Type", "application/json")
         handler.end_headers()
         with self._lock:
-            self._watches.add(handler.connection)
+            self._watches[handler.connection] = handler.path, answer
         try:
             while chunk := answer.read1(1 << 16):
                 handler.wfile.write(chunk)
@@ -108,7 +127,7 @@ class Faults:
             pass
         finally:
             with self._lock:
-                self._watches.discard(handler.connection)
+                self._watches.pop(handler.connection, None)
             answer.close()
 
 
@@ -162,6 +181,7 @@ def proxied(kubeconfig: str, directory: Path) -> Iterator[tuple[Faults, str]]:
         yield faults, str(through)
     finally:
         faults.cut()
+        faults.close()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -68,7 +68,7 @@ def test_a_chain_is_made_healed_scaled_suspended_and_gone(bed: Bed, driver: Driv
     assert driver.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
 
     def shown() -> str:
-        with urllib.request.urlopen(done.outputs["url"], timeout=5) as answer:
+        with urllib.request.urlopen(done.outputs["url"], timeout=60) as answer:
             return str(answer.read().decode())
 
     addresses = shown().split()
@@ -95,7 +95,7 @@ def test_the_stores_description_runs_as_a_pod(bed: Bed) -> None:
     values = {"store.password": "s3cret", "store.limit": 10}
     store.order = replace(store.order, parameters=values, files=document.files)
     done = store.settle()
-    with urllib.request.urlopen(done.outputs["store.endpoint"] + "/healthz", timeout=5) as answer:
+    with urllib.request.urlopen(done.outputs["store.endpoint"] + "/healthz", timeout=60) as answer:
         assert answer.read() == b"ok\n"
     for pod in bed.pods(stack=store.order.id):
         assert "s3cret" not in str(pod)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from occi_service.wire import deploy, names
 from tests.cloud_controller.house import House, labels, new_instance
+from tests.kubernetes_cluster import KubernetesCluster
 
 from .bed import Bed, region, until
 from .faults import Fault, Faults, proxied
@@ -25,12 +26,13 @@ from .templates import WEB
 
 @dataclass(frozen=True)
 class Trouble:
-    """What the proxy does, and how often per second it cuts watches or goes away for a moment."""
+    """What the proxy does; after how many seconds it cuts watches, or goes away for as long; what is done to the API server."""
 
     name: str
     fault: Fault = lambda _method, _path, _number: None
     cuts: float = 0.0
     away: float = 0.0
+    harm: Callable[[], None] | None = None
 
 
 def every(nth: int, status: int, *, methods: str = "GET PATCH DELETE") -> Fault:
@@ -122,9 +124,13 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
 
         with troubled(faults, trouble), made.worker():
             assert made.call("PUT", stack, kind=deploy.STACK, attributes=attributes).status_code == 201
+            if trouble.harm is not None:
+                trouble.harm()
             up = timed(lambda: made.attributes(stack)[deploy.STACK_STATE] == "CREATE_COMPLETE")
             url = made.attributes(stack)[deploy.STACK_OUTPUTS]["url"]
             until(lambda: reached(url))
+            if trouble.harm is not None:
+                trouble.harm()
             [pod] = inside.pods(instance=instance)
             inside.kill(pod)
             back = timed(lambda: is_back(pod["metadata"]["uid"]))
@@ -135,12 +141,16 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         return f"| {trouble.name} | {up:.1f} s | {back:.1f} s | {gone:.1f} s | {len(faults.asked)} | {refused} |"
 
 
-def test_the_platform_goes_on(bed: Bed, tmp_path: Path) -> None:
+def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         lived = [
             pool.submit(lived_through, bed, tmp_path / f"trouble-{number}", each)
             for number, each in enumerate(TROUBLES)
         ]
         rows = [each.result() for each in lived]
+    if kubernetes_cluster.restart_api is not None:
+        # Alone: it is everybody's API server.
+        killed = Trouble("API server killed and started again, twice", harm=kubernetes_cluster.restart_api)
+        rows.append(lived_through(bed, tmp_path / "killed", killed))
     print("\n| trouble | complete after | back after a kill | gone after | requests | refused |")
     print("\n".join(["| --- | --- | --- | --- | --- | --- |", *rows]))

@@ -110,7 +110,7 @@ def made(bed: Bed) -> Iterator[list[Driver]]:
 
 
 def answer(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as found:
+    with urllib.request.urlopen(url, timeout=30) as found:
         return str(found.read().decode())
 
 
@@ -129,7 +129,7 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: li
     done = web.settle()
     assert web.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
     # Outputs come of what the cluster made: they answer as soon as they are told.
-    assert re.fullmatch(r"http://10\.96\.\d+\.\d+:80/", done.outputs["url"])
+    assert re.fullmatch(r"http://[\d.]+:80/", done.outputs["url"])
     assert done.outputs["port"] == 80
     until(lambda: answers(done.outputs["url"], "hello"))
     assert {each.name for each in done.resources if each.type == "Pod"} == {"web.0"}

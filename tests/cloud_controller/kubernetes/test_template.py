@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bundles
 from cloud_controller.deploy.ports import DeployError
-from cloud_controller.platforms.kubernetes.policy import Policy
+from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
 from sdk.templates import Document
 from tests.orchestrators.bundles import GUESTBOOK
@@ -240,3 +244,37 @@ def test_the_guestbooks_template_as_the_sdk_orders_it() -> None:
     assert set(found.outputs) == {"guestbook.url", "guestbook.endpoints"}
     with pytest.raises(DeployError, match=r"\$\{org\.archelon\.image\} is unknown"):
         render(given, Policy.of(), region="k", namespace="ns")
+
+
+FIELDS = [
+    *("spec", "template", "jobTemplate", "metadata", "labels", "annotations", "selector", "matchLabels", "containers"),
+    *("securityContext", "capabilities", "add", "volumes", "env", "envFrom", "valueFrom", "secretKeyRef", "ports"),
+    *("replicas", "projected", "sources", "seccompProfile", "rules", "http", "paths", "backend", "scaleTargetRef"),
+    *("volumeClaimTemplates", "podSelector", "imagePullSecrets", "initContainers", "nodeSelector", "name"),
+]
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "i-1", "web", "ClusterIP"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    spec=JSON_VALUES,
+    ours=JSON_VALUES,
+    presence=st.sampled_from(["present", "suspended"]),
+    counts=st.sampled_from([{}, {"x": 2}]),
+)
+def test_whatever_stands_there_is_rendered_or_refused(
+    kind: str, spec: Any, ours: Any, presence: str, counts: dict[str, int]
+) -> None:
+    version, _, name = kind.rpartition("/")
+    documents = [
+        {"apiVersion": version, "kind": name, "metadata": {"name": "x-i-1"}, "spec": spec},
+        {"apiVersion": "archelon.org/v1", "kind": "Stack", "nodes": ours, "outputs": ours, "conditions": ours},
+    ]
+    with contextlib.suppress(DeployError):
+        found = rendered(bundles.to_text(documents), presence=presence, counts=counts)
+        json.dumps(found.objects)

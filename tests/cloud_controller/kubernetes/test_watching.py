@@ -51,7 +51,7 @@ def test_what_changes_is_told_and_a_cut_watch_is_resumed_at_its_version(watched:
     bed, faults = watched
     told: list[Change] = []
     assert bed.platform.watcher.follow(told.append) > 0
-    until(lambda: faults.count("GET", watch=True, containing="/services") == 1)
+    until(lambda: faults.watching("/services"))
     touch(bed)
     until(lambda: told == [Change("stack", STACK)])
     assert faults.cut() >= 1
@@ -74,7 +74,7 @@ def test_where_the_server_forgot_everything_is_listed_and_told_again(watched: An
     touch(bed)
     bed.platform.watcher.follow(told.append)
     until(lambda: told == [Change("stack", STACK)])
-    until(lambda: faults.count("GET", watch=True, containing="/services") == 1)
+    until(lambda: faults.watching("/services"))
     refused: list[str] = []
 
     def forget_once(_method: str, path: str, _number: int) -> int | None:

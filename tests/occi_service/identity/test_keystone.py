@@ -63,6 +63,12 @@ def provider(openstack: OpenStack, member: Person) -> Iterator[KeystoneProvider]
         yield KeystoneProvider(openstack, member, relay)
 
 
+def _greet(environ: Any, start_response: Any) -> Any:
+    assert "HTTP_X_SERVICE_TOKEN" not in environ
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
 class TestKeystoneKeepsTheContract(VerifierContract):
     pass
 
@@ -161,6 +167,12 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
     assert tokens.verify_with_service(brief, service).tenant_id == member.project_id
     with pytest.raises(identity.InvalidTokenError, match="not valid"):
         tokens.verify_with_service(brief, member.token())
+    # And so at the door, whatever other verifiers stand there.
+    door = identity.Authentication(_greet, identity.AnyOf([tokens]), cache=identity.TokenCache(time.time, seconds=10))
+    assert call(door, {"X-Auth-Token": brief}).status == 401
+    assert call(door, {"X-Auth-Token": brief, "X-Service-Token": service}).status == 200
+    assert call(door, {"X-Auth-Token": brief, "X-Service-Token": member.token()}).status == 401
+    assert call(door, {"X-Auth-Token": brief}).status == 401
 
 
 def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(provider: KeystoneProvider) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import occi_service
+from occi_service.attributes import check
 from tests.occi_service.protocol.calls import JSON, call, path_of
 from tests.occi_service.protocol.shop import BOX_TEXT, BOX_TYPE, LABEL_TYPE, Shop
 
@@ -145,3 +147,12 @@ def test_links_have_attributes_of_their_kind(shop: Shop) -> None:
     refused = call(shop, "POST", "/box/", body=body + "x", accept=JSON)
     assert refused.status == 400
     assert refused.json["error"]["where"] == "links[0].attributes.shop.length"
+
+
+def test_what_a_pattern_may_not_use_may_be_a_value() -> None:
+    """A manifest may list such a word."""
+    attribute = occi_service.Attribute(pattern={"enum": ["$ref", "patternProperties"], "description": "no $ref"})
+    assert check("a", "$ref", attribute) == "$ref"
+    for denied in ({"$ref": "#"}, {"items": {"$dynamicRef": "#"}}, {"allOf": [{"patternProperties": {"a": {}}}]}):
+        with pytest.raises(ValueError, match="may not use"):
+            occi_service.Attribute(type="object", pattern=denied)

@@ -71,6 +71,10 @@ class Cluster:
         """Give containerd the images in an archive, as `docker save` or `buildah push docker-archive:` writes it."""
         output_of([*self._ctr(), "images", "import", str(archive)], timeout=300.0)
 
+    def kill(self, daemon: str) -> None:
+        """End a daemon without asking it; `up` starts it again."""
+        self._daemons.stop(daemon, patience=0.0)
+
     def down(self) -> None:
         """Take it down with everything that it put on this machine; what was built stays. Raises TestBedError."""
         if not self.layout.state.exists() and not self._namespace.exists and not self._cgroup.processes():

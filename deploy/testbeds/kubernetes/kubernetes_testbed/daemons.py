@@ -46,12 +46,12 @@ class Daemons:
         gate_read, gate_write = os.pipe()
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                ["sh", "-c", f'read _ <&{gate_read}; exec {gate_read}<&-; exec "$@"', name, *self._inside(*command)],
-                stdin=subprocess.DEVNULL,
+                ["sh", "-c", 'read _; exec "$@" </dev/null', name, *self._inside(*command)],
+                # Its standard input, since shells know other descriptors by one digit only.
+                stdin=gate_read,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(gate_read,),
                 env={**os.environ, **(environment or {})},
             )
         os.close(gate_read)

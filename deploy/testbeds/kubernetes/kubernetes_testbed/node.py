@@ -137,7 +137,6 @@ def _start_kubelet(layout: Layout, daemons: Daemons) -> None:
         "maxPods": 110,
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
-        "nodeStatusUpdateFrequency": "1s",
     }
     configuration = layout.state / "kubelet.json"
     configuration.write_text(json.dumps(document, indent=1) + "\n")

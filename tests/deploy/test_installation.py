@@ -1,0 +1,261 @@
+"""Archelon in pods, on a real cluster: a guestbook's whole life, and what is lost when pods and the database go."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import urllib3
+
+from occi_service import client
+from tests.conftest import missing
+from tests.kubernetes_cluster import KubernetesCluster, load_image
+from tests.postgres import PostgresServer
+
+from .installation import Installation, installed, state_of
+from .kubectl import knows_components, until
+
+ROOT = Path(__file__).parents[2]
+GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
+NOTE = "http://schemas.archelon.org/occi/service#note"
+ENTRY = "Written before the kills"
+#: Seconds within which an order comes to rest: pods are started, and two leases may have to end.
+PATIENCE = 240.0
+ORDERS = 4
+_STATE = "mcn.service.state"
+_ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
+
+
+@pytest.fixture(scope="module")
+def database(kubernetes_cluster: KubernetesCluster) -> Iterator[Any]:
+    """A PostgreSQL that pods reach, with a database for each service: the server, and its URL."""
+    programs = PostgresServer.programs()
+    if programs is None:
+        missing("PostgreSQL (initdb)")
+    if not kubernetes_cluster.host:
+        missing("this machine's address as pods reach it (ARCHELON_TEST_KUBERNETES_HOST)")
+    assert programs is not None
+    # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
+        server = PostgresServer(programs, directory, host=kubernetes_cluster.host)
+        url = stack.enter_context(server)
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for name in ("service_manager", "cloud_controller"):
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        yield server, url
+
+
+@pytest.fixture(scope="module")
+def house(
+    kubernetes_cluster: KubernetesCluster,
+    orchestrator_image: str,
+    database: tuple[PostgresServer, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Installation]:
+    if not knows_components():
+        missing("a kubectl that knows kustomize's components (1.24 or newer)")
+    directory = tmp_path_factory.mktemp("installation")
+    load_image(kubernetes_cluster, "services", directory)
+    with installed(kubernetes_cluster.kubeconfig, database[1], directory) as made:
+        yield made
+
+
+def test_a_guestbooks_life(house: Installation) -> None:
+    """Ordered, used, scaled, its pods killed, updated, disposed of; nothing is left of it in the cluster."""
+    for name in ("store", "guestbook"):
+        house.publish(ROOT / "orchestrators" / name)
+    before = house.inventory()
+    with house.manager() as manager:
+        path = manager.create(GUESTBOOK, {"guestbook.title": "Pods", "guestbook.busy": 5})
+        shown = _rests(manager, path)
+        url = str(shown["guestbook.url"])
+        assert _ask("POST", url, f"entry={ENTRY.replace(' ', '+')}")[0] == 303
+        assert _page_says(url, "Pods", ENTRY)
+
+        web = next(each for each in house.tenants.get("deployments") if each["metadata"]["name"].startswith("web-"))
+        name, chosen = web["metadata"]["name"], "app=guestbook"
+        with _visitors(url):
+            until(lambda: house.tenants.get("deployment", name)["spec"]["replicas"] == 2, "a second web process")
+        house.tenants("rollout", "status", f"deployment/{name}", "--timeout=90s")
+
+        # Orchestrators, workers of both services, and the web tier itself; each while the others still come back.
+        house.kill(house.tenants, _ORCHESTRATORS)
+        house.kill(house.services, "app.kubernetes.io/component=worker")
+        house.kill(house.tenants, chosen)
+        until(lambda: _page_says(url, "Pods", ENTRY), "the web tier is back, with its entries", seconds=PATIENCE)
+
+        # An update needs the orchestrator, which is activated anew, and both workers.
+        manager.update(path, {"guestbook.title": "Changed"})
+        _rests(manager, path)
+        until(lambda: _page_says(url, "Changed", ENTRY), "the new title, with the old entries", seconds=PATIENCE)
+
+        manager.delete(path)
+        until(lambda: not manager.exists(path), "the guestbook is gone", seconds=PATIENCE)
+    house.settled()
+    assert house.left_since(before) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One blow, and how long after it every order was right."""
+
+    victim: str
+    seconds: float
+    active: int
+    objects: int
+
+
+@pytest.mark.crash
+def test_nothing_is_lost_or_doubled(
+    house: Installation, database: tuple[PostgresServer, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A load of orders, and one after another a replica of each is killed, then the database restarted."""
+    house.publish(_note(tmp_path / "note"))
+    before = house.inventory()
+    server = database[0]
+    blows: dict[str, Callable[[], object]] = {
+        "service-manager web": _blow(house, "service-manager", "web"),
+        "service-manager worker": _blow(house, "service-manager", "worker"),
+        "cloud-controller web": _blow(house, "cloud-controller", "web"),
+        "cloud-controller worker": _blow(house, "cloud-controller", "worker"),
+        "PostgreSQL restarted": server.restart,
+    }
+    rows: list[Row] = []
+    with house.manager() as manager:
+        for victim, blow in blows.items():
+            rows.append(_round(house, manager, victim, blow))
+            house.settled()
+    assert house.left_since(before) == []
+    with capsys.disabled():
+        print(f"\n  {'one of two is killed':<26} {'all orders right after':>22}   active   objects")
+        for row in rows:
+            print(f"  {row.victim:<26} {row.seconds:>20.1f} s   {row.active:>6}   {row.objects:>7}")
+
+
+def _round(house: Installation, manager: client.Client, victim: str, blow: Callable[[], object]) -> Row:
+    """Orders, half of which are under way when the blow comes, and half given right after it; then their end."""
+    texts = [f"{victim}, {each}" for each in range(ORDERS)]
+    paths = [_order(manager, each) for each in texts[: ORDERS // 2]]
+    blow()
+    at = time.monotonic()
+    paths += [_order(manager, each) for each in texts[ORDERS // 2 :]]
+    until(lambda: all(_is_active(manager, each) for each in paths), f"all active after {victim}", seconds=PATIENCE)
+    took = time.monotonic() - at
+    # One object for each order, with the text of its own: none is missing, none is there twice.
+    notes = [str(each["data"]["text"]) for each in house.tenants.get("configmaps", "-l", "app=note")]
+    assert sorted(notes) == texts
+    assert len(set(paths)) == ORDERS
+    for each in paths:
+        _persist(lambda path=each: manager.delete(path))  # type: ignore[misc]
+    until(lambda: not any(_exists(manager, each) for each in paths), f"all gone after {victim}", seconds=PATIENCE)
+    return Row(victim, took, len(paths), len(notes))
+
+
+def _blow(house: Installation, service: str, component: str) -> Callable[[], object]:
+    selector = f"app.kubernetes.io/name={service},app.kubernetes.io/component={component}"
+    return lambda: house.kill(house.services, selector, one=True)
+
+
+def _note(directory: Path) -> Path:
+    """A service whose stack is one object: what is measured is Archelon."""
+    (directory / "templates").mkdir(parents=True)
+    (directory / "manifest.yaml").write_text(
+        f"service_type: {NOTE}\n"
+        "title: Note\n"
+        "service_attributes: {note.text: {mutability: required}}\n"
+        "templates: {kubernetes: {deployment: templates/note.yaml}}\n"
+    )
+    (directory / "templates" / "note.yaml").write_text(
+        "apiVersion: v1\n"
+        "kind: ConfigMap\n"
+        'metadata: {name: "note-${org.archelon.instance}", labels: {app: note}}\n'
+        'data: {text: "${note.text}"}\n'
+    )
+    return directory
+
+
+def _order(manager: client.Client, text: str) -> str:
+    """Order a note, at a path of ours: where a killed web process has broken the answer off, it may be repeated."""
+    path = f"/note/{uuid.uuid4()}"
+    _persist(lambda: manager.put(path, NOTE, {"note.text": text}))
+    return path
+
+
+def _persist(ask: Callable[[], object]) -> None:
+    """Ask again as long as nobody answers, or the database is away."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            ask()
+            return
+        except (client.TransportError, client.UnavailableError, client.ServerError):
+            if time.monotonic() > end:
+                raise
+
+
+def _is_active(manager: client.Client, path: str) -> bool:
+    try:
+        return bool(state_of(manager, path)[_STATE] == "active")
+    except (client.TransportError, client.UnavailableError, client.ServerError):
+        return False
+
+
+def _exists(manager: client.Client, path: str) -> bool:
+    try:
+        return bool(manager.exists(path))
+    except (client.TransportError, client.UnavailableError, client.ServerError):
+        return True
+
+
+def _rests(manager: client.Client, path: str) -> Any:
+    def rests() -> Any:
+        shown = state_of(manager, path)
+        return shown if shown[_STATE] == "active" else None
+
+    return until(rests, f"{path} is active", seconds=PATIENCE)
+
+
+def _ask(method: str, url: str, body: str | None = None) -> tuple[int, str]:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        answer = urllib3.request(method, url, body=body, headers=headers, timeout=5.0, retries=False, redirect=False)
+    except urllib3.exceptions.HTTPError:
+        return 0, ""
+    return answer.status, answer.data.decode()
+
+
+def _page_says(url: str, *wanted: str) -> bool:
+    status, text = _ask("GET", url)
+    return status == 200 and all(each in text for each in wanted)
+
+
+@contextlib.contextmanager
+def _visitors(url: str) -> Iterator[None]:
+    """Visitors that ask again and again."""
+    leave = threading.Event()
+
+    def visit() -> None:
+        while not leave.is_set():
+            _ask("GET", url)
+
+    threads = [threading.Thread(target=visit, daemon=True) for _ in range(3)]
+    for each in threads:
+        each.start()
+    try:
+        yield
+    finally:
+        leave.set()
+        for each in threads:
+            each.join(timeout=10.0)

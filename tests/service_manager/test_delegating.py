@@ -1,0 +1,101 @@
+"""Orders that need a delegation: which do, what they say when nobody can make one, and what is taken back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bundles
+from occi_service.errors import UnavailableError
+from occi_service.identity import Identity, PresentedToken, Role, TenantId, TokenKind
+from occi_service.wire import design
+from occi_service.work.table import work
+from service_manager import wiring
+from service_manager.delegating import UNCLAIMED, Delegating, is_needed
+from service_manager.surroundings import Surroundings
+from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, until
+from tests.standins.cloud import StandInCloud
+
+MOON = Surroundings("", frozenset(("earth", "moon")), frozenset(("moon",)))
+
+
+def manifest(**changes: Any) -> bundles.Manifest:
+    return bundles.read_manifest(json.dumps(MANIFEST | changes), file="manifest.json")
+
+
+def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenants_names() -> None:
+    resources = {name: {"deployment": "deployment.yaml"} for name in ("earth", "moon")}
+    everywhere, both = manifest(), manifest(resources=resources)
+    only = manifest(resources={"earth": resources["earth"]})
+    composed = manifest(
+        resources={"earth": resources["earth"]}, depends_on=[{"http://x.example/occi/sm#y": {"inputs": []}}]
+    )
+    assert [is_needed(each, None, MOON) for each in (everywhere, both, only, composed)] == [True, True, False, True]
+    assert [is_needed(everywhere, region, MOON) for region in ("earth", "moon")] == [False, True]
+    assert not is_needed(composed, None, Surroundings("", frozenset(("earth",)), frozenset()))
+    assert not is_needed(composed, None, Surroundings())
+
+
+@pytest.fixture
+def parts(tmp_path: Path, sqlite_url: str) -> Iterator[wiring.Parts]:
+    keys = Keys()
+    (tmp_path / "cloud").mkdir()
+    with StandInCloud(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
+        (tmp_path / "sm").mkdir()
+        manager = ServiceManager(tmp_path / "sm", design_url=f"{cloud.url}/design", database_url=sqlite_url, keys=keys)
+        made = wiring.Parts.of(manager.settings())
+        yield made
+        made.cloud.close()
+        made.database.close()
+
+
+ALICE = Identity(
+    subject="alice",
+    tenant_id=TenantId("t-1"),
+    tenant_name="acme",
+    roles=frozenset((Role.TENANT,)),
+    kind=TokenKind.USER,
+    expires=None,
+    issuer="realm",
+    token_id="1",
+)
+INSTANCE = "0b6f1a52-4f6e-4f5f-8d7e-3f2f4d1c9a01"
+
+
+def test_a_delegation_that_no_instance_came_of_is_taken_back(
+    parts: wiring.Parts,
+) -> None:
+    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+    assert delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own")) == INSTANCE
+    path = design.delegation_path(INSTANCE)
+    assert parts.cloud._catalogue(TenantId("t-1")).exists(path)
+    # Here the order's transaction would have been. Two minutes later:
+    with parts.database.write() as connection:
+        connection.execute(work.update().where(work.c.topic == UNCLAIMED).values(due=time.time()))
+    worker = wiring.worker(parts)
+
+    def taken_back() -> bool:
+        worker.run_once()
+        return not parts.cloud._catalogue(TenantId("t-1")).exists(path)
+
+    until(taken_back, "it is taken back")
+
+
+def test_an_order_is_refused_for_now_while_design_is_away(tmp_path: Path, sqlite_url: str) -> None:
+    manager = ServiceManager(tmp_path, design_url="http://127.0.0.1:9/design", database_url=sqlite_url, keys=Keys())
+    parts = wiring.Parts.of(manager.settings())
+    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+    with pytest.raises(UnavailableError, match="nothing was ordered") as caught:
+        delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own"))
+    assert "the-tenants-own" not in str(caught.value)
+    # It is written down that something may have been made.
+    with parts.database.read() as connection:
+        due = connection.exec_driver_sql("SELECT topic, key FROM work").all()
+    assert [tuple(each) for each in due] == [(UNCLAIMED, INSTANCE)]
+    parts.cloud.close()
+    parts.database.close()
