@@ -92,11 +92,14 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
 
 
 @pytest.fixture(scope="session")
-def orchestrator_image(kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+def orchestrator_image(
+    kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
     if clusters.builder() is None:
         missing("a builder of images (buildah, podman or docker)")
-    return clusters.load_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images"))
+    with clusters.loaded_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images")) as image:
+        yield image
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from kubernetes_testbed.layout import Layout
 from archelon import command_line
 from archelon.images import builders
 
-__all__ = ["KubernetesCluster", "builder", "given", "load_image", "obstacle", "started"]
+__all__ = ["KubernetesCluster", "builder", "given", "loaded_image", "obstacle", "started"]
 
 #: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
 #: its nodes (`kind load image-archive`), to which the archive is appended.
@@ -74,14 +74,21 @@ def builder() -> builders.Builder | None:
         return None
 
 
-def load_image(cluster: KubernetesCluster, content: str, directory: Path) -> str:
-    """Build one of our own images out of this machine's Python, and give it to the cluster. Returns its name."""
+@contextlib.contextmanager
+def loaded_image(cluster: KubernetesCluster, content: str, directory: Path) -> Iterator[str]:
+    """Build one of our own images out of this machine's Python, and give it to the cluster; its name.
+
+    The builder has it until the end, so that others can be built on it.
+    """
     image, archive = f"localhost/archelon-{content}:test", directory / f"{content}.tar"
     given = ["build", "--of", content, "--image", image, "--archive", str(archive)]
     assert command_line.main(given) == 0
     cluster.load(archive)
     archive.unlink()
-    return image
+    try:
+        yield image
+    finally:
+        builders.find().remove(image)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import urllib3
 
 from occi_service import client
 from tests.conftest import missing
-from tests.kubernetes_cluster import KubernetesCluster, load_image
+from tests.kubernetes_cluster import KubernetesCluster, loaded_image
 from tests.postgres import PostgresServer
 
 from .installation import Installation, installed, state_of
@@ -67,8 +67,10 @@ def house(
     if not knows_components():
         missing("a kubectl that knows kustomize's components (1.24 or newer)")
     directory = tmp_path_factory.mktemp("installation")
-    load_image(kubernetes_cluster, "services", directory)
-    with installed(kubernetes_cluster.kubeconfig, database[1], directory) as made:
+    with (
+        loaded_image(kubernetes_cluster, "services", directory),
+        installed(kubernetes_cluster.kubeconfig, database[1], directory) as made,
+    ):
         yield made
 
 

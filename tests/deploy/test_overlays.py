@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cloud_controller.settings import CloudControllerSettings
+from occi_service.settings import Settings
 from service_manager.settings import ServiceManagerSettings
 from tests.archelon.harness import archelon
 from tests.conftest import missing
@@ -99,7 +100,10 @@ def test_the_services_take_their_settings(tree: Path, overlay: str, tmp_path: Pa
     """As a pod has them: the mounted file, and what its environment takes from Secrets."""
     rendered = _rendered(tree, overlay)
     maps = {each["metadata"]["name"]: each["data"] for each in rendered if each["kind"] == "ConfigMap"}
-    kinds = {"service-manager": ServiceManagerSettings, "cloud-controller": CloudControllerSettings}
+    kinds: dict[str, type[Settings]] = {
+        "service-manager": ServiceManagerSettings,
+        "cloud-controller": CloudControllerSettings,
+    }
     for each in (found for found in rendered if found["kind"] == "Deployment"):
         spec = each["spec"]["template"]["spec"]
         (mounted,) = [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]

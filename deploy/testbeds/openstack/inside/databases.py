@@ -8,7 +8,7 @@ import pymysql
 socket, password, *names = sys.argv[1:]
 
 
-def connect(seconds=30.0):
+def connect(seconds=120.0):
     """A connection, as soon as the server takes one."""
     until = time.monotonic() + seconds
     while True:

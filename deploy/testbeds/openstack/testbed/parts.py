@@ -32,7 +32,6 @@ class Part:
         environment: of its process, beside up.sh's own.
         databases: that it needs. prepared: before its start. settled: once everything answers.
         catalogue: `name=type=url`, for Keystone.
-        late: its first step needs a running Keystone.
     """
 
     name: str
