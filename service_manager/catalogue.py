@@ -177,8 +177,9 @@ class Catalogue:
         insert = sqlite.insert if self._database.dialect == "sqlite" else postgresql.insert
         row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
         with self._database.write() as connection:
-            # Of two who bring the same at once, one is first.
-            return digest, connection.execute(insert(table).on_conflict_do_nothing(), row).rowcount == 1
+            # Of two who bring the same at once, one is first; how many rows were written, not every driver tells.
+            brought = insert(table).values(row).on_conflict_do_nothing().returning(table.c.digest)
+            return digest, connection.scalar(brought) is not None
 
     def publish(
         self, connection: sa.Connection, digest: str, *, entry: str, identity: Identity, now: float

@@ -75,6 +75,13 @@ def test_one_path_ordered_at_once_is_one_instance(desk: Desk) -> None:
     assert len(desk.ask("alice", "GET", "/record/").json["resources"]) == 1
 
 
+def test_a_bundle_is_new_once_however_many_bring_it(desk: Desk) -> None:
+    packed = desk.bundle()
+    answers = at_once(4, lambda _: desk.put_bundle(packed))
+    assert sorted([each.status for each in answers]) == [200] * 3 + [201]
+    assert desk.put_bundle(packed).status == 200
+
+
 def test_of_two_that_publish_a_type_at_once_one_has_it(desk: Desk) -> None:
     packed = [desk.bundle(str(number), version=str(number)) for number in range(2)]
     for each in packed:
