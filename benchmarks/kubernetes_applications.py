@@ -80,6 +80,8 @@ class Bench:
             if time.perf_counter() - begun > _PATIENCE:
                 raise RuntimeError(f"the orchestrator does not come up: {state.message}")
         while not self._answers(state.url + "readyz"):
+            if time.perf_counter() - begun > _PATIENCE:
+                raise RuntimeError(f"the orchestrator is active and does not answer at {state.url!r}")
             time.sleep(0.005)
         return time.perf_counter() - begun
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from keystoneauth1 import exceptions
@@ -22,6 +23,8 @@ __all__ = ["Access", "Keystone", "KeystoneDownError", "KeystoneRefusedError", "S
 
 #: Seconds for one request.
 TIMEOUT: Final = 5.0
+#: Seconds after Keystone was last away in which its 403 is not taken for an answer.
+_SETTLING: Final = 10.0
 
 
 class KeystoneDownError(Exception):
@@ -78,14 +81,24 @@ class Keystone:
         url: with or without `/v3` at its end.
         ca_file: certificates to believe; the system's without.
         timeout: seconds for one request.
+        monotonic: seconds.
     """
 
-    def __init__(self, url: str, *, ca_file: str = "", timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca_file: str = "",
+        timeout: float = TIMEOUT,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         plain = re.sub(r"/v3/?$", "", url.rstrip("/"))
         if not plain.startswith(("http://", "https://")):
             raise ValueError("Keystone's URL begins with http:// or https://")
         self.url = f"{plain}/v3"
         self._session = sessions.Session(verify=ca_file or True, timeout=timeout)
+        self._monotonic = monotonic
+        self._seen_down = float("-inf")
 
     def request(
         self,
@@ -101,8 +114,29 @@ class Keystone:
 
         Raises:
             KeystoneRefusedError: it answers 4xx.
-            KeystoneDownError: it does not answer, or with 5xx.
+            KeystoneDownError: it does not answer, or with 5xx; or it has only just come back, and answers 403.
         """
+        try:
+            return self._asked(method, path, token=token, document=document, query=query, headers=headers)
+        except KeystoneDownError:
+            self._seen_down = self._monotonic()
+            raise
+        except KeystoneRefusedError as error:
+            # Keystone loads its rules with the first requests after a start, and until then forbids all that come beside them.
+            if error.status == 403 and self._monotonic() - self._seen_down < _SETTLING:
+                raise KeystoneDownError(f"{self.url}: it has just come back, and answers 403") from None
+            raise
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str,
+        document: Any,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Any:
         try:
             answer = self._session.request(
                 self.url + path,

@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 from occi_service import identity
 
 
+#: A provider serves all examples; and each implementation runs the tests as a class of its own.
+_ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
+
 class Provider(Protocol):
     """An identity provider that a test can make do things."""
 
@@ -74,7 +78,7 @@ class VerifierContract:
             provider.verifier.verify(token)
         assert int(caught.value.headers["Retry-After"]) > 0
 
-    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=100, suppress_health_check=_ALLOWED, deadline=None)
     @given(st.text(string.ascii_letters + string.digits + ".-_=/+:%~{}\"'", min_size=1, max_size=200))
     @example("..")
     @example("eyJhbGciOiJub25lIn0..")
@@ -83,7 +87,7 @@ class VerifierContract:
     def test_any_text_is_refused_and_breaks_nothing(self, provider: Provider, text: str) -> None:
         assert self._error(provider, text).status == 401
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=60, suppress_health_check=_ALLOWED, deadline=None)
     @given(st.data())
     def test_a_good_token_with_one_character_changed_is_refused(self, provider: Provider, data: st.DataObject) -> None:
         token = provider.issue()
