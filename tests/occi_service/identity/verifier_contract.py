@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from occi_service import identity
 
-
 #: A provider serves all examples; and each implementation runs the tests as a class of its own.
 _ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 
