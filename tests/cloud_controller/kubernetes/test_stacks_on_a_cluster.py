@@ -182,7 +182,7 @@ def test_a_create_that_fails_says_why_and_is_undone(bed: Bed, made: list[Driver]
     job = Driver(bed, WEB.rpartition("---")[0] + JOB.lstrip(), code="import sys; sys.exit(3)")
     made.append(job)
     assert job.settle().state == "ROLLBACK_COMPLETE"
-    assert any("create failed: " in each and "Job/job-" in each for each in job.reasons), job.reasons
+    assert any("create failed: " in each and "Job/job:" in each for each in job.reasons), job.reasons
     assert job.stacks.remains(job.order) == []
 
 
