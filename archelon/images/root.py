@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -74,16 +75,26 @@ def make_root(target: Path, content: Content) -> None:
         shutil.copytree(
             _HERE / room, packages / room, ignore=shutil.ignore_patterns("__pycache__", "*.db"), dirs_exist_ok=True
         )
-        # By content, not by time: the layers of an image have times of their own.
+    _compile(target, packages)
+    _add_shared_objects(target)
+    _strip(target / "usr" / sys.platlibdir)
+
+
+def _compile(target: Path, packages: Path) -> None:
+    """Compile all that was copied, ours and others': a container cannot keep what it compiles, and would at every start.
+
+    By content, not by time: the layers of an image have times of their own, by which what came compiled may look old.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of other people's code
         compileall.compile_dir(
-            packages / room,
+            packages,
             quiet=2,
+            force=True,
             stripdir=str(target),
             prependdir="/",
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
-    _add_shared_objects(target)
-    _strip(target / "usr" / sys.platlibdir)
 
 
 def copy_program(target: Path, program: Path) -> None:

@@ -19,6 +19,8 @@ HOUR = datetime.timedelta(hours=1)
 
 
 class RealmProvider:
+    loose_end = 0
+
     def __init__(self, path: Path) -> None:
         self.clock = FakeClock()
         self.file = identity.RealmFile(path, self.clock)

@@ -46,6 +46,7 @@ class House:
     """One issuer and one service that believes it."""
 
     tenant_id = TENANT
+    loose_end = 0
 
     def __init__(self, private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
         self.clock = FakeClock()

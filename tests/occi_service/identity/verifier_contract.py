@@ -25,6 +25,9 @@ class Provider(Protocol):
 
     tenant_id: str
 
+    loose_end: int
+    """How many characters at a token's end hold bits that mean nothing: a decoder may read several characters alike."""
+
     def expire(self, token: str) -> None:
         """Let time pass until the token has expired."""
 
@@ -90,7 +93,7 @@ class VerifierContract:
     @given(st.data())
     def test_a_good_token_with_one_character_changed_is_refused(self, provider: Provider, data: st.DataObject) -> None:
         token = provider.issue()
-        place = data.draw(st.integers(0, len(token) - 1))
+        place = data.draw(st.integers(0, len(token) - 1 - provider.loose_end))
         other = data.draw(st.sampled_from(string.ascii_letters + string.digits + "-_.").filter(token[place].__ne__))
         assert self._error(provider, token[:place] + other + token[place + 1 :]).status == 401
 

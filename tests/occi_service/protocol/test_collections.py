@@ -75,8 +75,11 @@ def test_filters_are_all_met(filled: tuple[Shop, list[str]]) -> None:
 def test_a_secret_is_neither_listed_nor_filtered_nor_shown_through_a_link(filled: tuple[Shop, list[str]]) -> None:
     shop, made = filled
     assert listed(shop, "/", X_OCCI_Attribute='shop.pin="1234"') == []
-    assert "1234" not in call(shop, "GET", "/", accept=JSON).text
-    assert "1234" not in call(shop, "GET", "/", accept="text/html").text
+    for accept in (JSON, "text/html"):
+        text = call(shop, "GET", "/", accept=accept).text
+        for path in made:
+            text = text.replace(path.rpartition("/")[2], "")  # an identifier may hold any four digits
+        assert "1234" not in text
     assert call(shop, "GET", made[0], accept=JSON).json["attributes"]["shop.pin"] == "1234"
     answer = call(shop, "POST", made[0], body={"attributes": {"shop.pin": "secret-9"}})
     assert answer.status == 400

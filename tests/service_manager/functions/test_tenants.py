@@ -55,12 +55,12 @@ def test_anothers_instance_answers_as_none_does(desk: Desk, method: str, query: 
 
 
 def test_lists_and_filters_hold_ones_own(desk: Desk) -> None:
-    mine, theirs = desk.order("bob"), desk.order(**{"demo.size": 42})
+    mine, theirs = desk.order("bob"), desk.order(**{"demo.size": 4_200_017})
     for where in ("/", "/demo/", "/record/", "/published/"):
         text = desk.ask("bob", "GET", where).text
         assert theirs.rpartition("/")[2] not in text
-        assert "42" not in text.replace(mine.rpartition("/")[2], "")
-    found = desk.ask("bob", "GET", "/demo/", headers={"X-OCCI-Attribute": "demo.size=42"})
+        assert "4200017" not in text
+    found = desk.ask("bob", "GET", "/demo/", headers={"X-OCCI-Attribute": "demo.size=4200017"})
     assert found.json == {}
     assert desk.ask("bob", "DELETE", "/demo/").status == 200
     assert desk.row(theirs)["wanted"] == "active"
