@@ -18,7 +18,9 @@ from .harness import Dev
 from .heat_house import heat_client, heat_house, instance, ours
 
 READY = Path(__file__).parents[2] / "orchestrators"
-COMPUTE, STORAGE = (f"http://schemas.ogf.org/occi/infrastructure#{term}" for term in ("compute", "storage"))
+COMPUTE, NETWORK, STORAGE = (
+    f"http://schemas.ogf.org/occi/infrastructure#{term}" for term in ("compute", "network", "storage")
+)
 
 MANIFEST = """
 service_type: http://schemas.example.org/occi/sm#both
@@ -40,7 +42,9 @@ outputs: {both.said: {value: '${parameters.both.text}'}}
 HEAT = """
 heat_template_version: 2018-08-31
 parameters: {both.text: {type: string}}
-resources: {node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: both.text}}}}
+resources:
+  node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: both.text}}}
+  net: {type: 'OS::Neutron::Net'}
 outputs: {both.said: {value: {get_attr: [node, output]}}}
 """
 
@@ -71,8 +75,13 @@ def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud
     assert regions.keys() == {"local", "RegionOne"}
     assert regions["RegionOne"] == stack.id
     assert found["occi.mcn.stack.state"] == "CREATE_COMPLETE"
-    states = {(each["title"], each["state"]) for each in shown["links"]}
-    assert states == {("node", "CREATE_COMPLETE"), ("node.0", "running")}
+    links = {(each["title"], each["state"], each.get("target_kind")) for each in shown["links"]}
+    assert links >= {("node", "CREATE_COMPLETE", None), ("net", "CREATE_COMPLETE", NETWORK)}
+    assert {each[:2] for each in links} == {
+        ("node", "CREATE_COMPLETE"),
+        ("net", "CREATE_COMPLETE"),
+        ("node.0", "running"),
+    }
     updated = instance(house, "update", shown["path"], "both.text=bye")
     assert updated.status == Status.DONE, updated.err
     changed = updated.json["attributes"]
