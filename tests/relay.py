@@ -14,11 +14,12 @@ class Relay:
     """Passes connections on, until it is blocked: then those that stand end, and new ones are refused.
 
     Attributes:
+        target: where it passes them on to.
         held: set while an answer is held.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
@@ -74,7 +75,7 @@ class Relay:
     def _carry(self, near: socket.socket) -> None:
         with contextlib.closing(near):
             try:
-                far = socket.create_connection(self._target, timeout=10)
+                far = socket.create_connection(self.target, timeout=10)
             except OSError:
                 return
             far.settimeout(None)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from cloud_controller.platform import NoStacks
 from cloud_controller.platforms.heat.configures import HeatConfigures
@@ -20,51 +18,25 @@ from cloud_controller.platforms.heat.stacks import HeatStacks
 from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.platforms.heat.watcher import HeatWatcher
 from occi_service.wire import deploy, names
-from tests.conftest import missing
 from tests.openstack import OpenStack
-from tests.relay import Relay, relay_to
+from tests.relay import Relay
 
-from .heat_region import Tokens, template_of
+from .heat_region import Rerouted, Tokens, relay_before, template_of
 from .house import House, new_instance
 from .test_deploy_module import put_stack
 
 TEMPLATE = template_of({"a": {"value": "x"}})
 
 
-class Rerouted(requests.Session):
-    """Goes to a relay in the place of one address."""
-
-    def __init__(self, address: str, relay: Relay) -> None:
-        super().__init__()
-        self._address = address
-        self._relay = relay
-
-    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
-        parts = urllib.parse.urlsplit(url)
-        if parts.netloc == self._address:
-            url = parts._replace(netloc=f"127.0.0.1:{self._relay.port}").geturl()
-        return super().request(method, url, *arguments, **options)
-
-
 @pytest.fixture
 def relay(openstack: OpenStack) -> Iterator[Relay]:
-    address = urllib.parse.urlsplit(heat_of(openstack))
-    with relay_to(address.hostname or "", address.port or 80) as made:
+    with relay_before(openstack.tenant, "orchestration") as made:
         yield made
-
-
-def heat_of(openstack: OpenStack) -> str:
-    """Heat's URL. Without TLS, so that a relay can stand before it."""
-    tenant = openstack.tenant
-    found = str(tenant.session.get_endpoint(service_type="orchestration", region_name=tenant.region))
-    if not found.startswith("http://"):
-        missing("a Heat that is reached without TLS (the test bed's is)")
-    return found
 
 
 @pytest.fixture
 def house(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    http = Rerouted(urllib.parse.urlsplit(heat_of(openstack)).netloc, relay)
+    http = Rerouted(relay)
     connections = Connections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
     book = NoStacks()
     heat = HeatPlatform(
