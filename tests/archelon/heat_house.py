@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,18 @@ def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
 
 
 @contextlib.contextmanager
-def heat_house(openstack: OpenStack, state: Path, *, region: str = "RegionOne") -> Iterator[Dev]:
-    """A house whose second region is Heat, in the project of the tests' tenant; not started yet."""
+def heat_house(
+    openstack: OpenStack, state: Path, *, region: str = "RegionOne", zones: Sequence[str] = ()
+) -> Iterator[Dev]:
+    """A house whose second region is Heat, in the project of the tests' tenant; not started yet. zones: for names."""
     auth = openstack.tenant.auth
     state.mkdir(parents=True)
     password = state.parent / "password"
     password.write_text(auth["password"])
     account = {"username": auth["username"], "project_name": auth["project_name"], "password_file": str(password)}
-    settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
+    settings: dict[str, Any] = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
+    if zones:
+        settings["dns"] = {"zones": list(zones)}
     (state / "regions.yaml").write_text(yaml.safe_dump({region: {"platform": "heat", "settings": settings}}))
     with dev(state) as house:
         yield house
