@@ -54,6 +54,12 @@ def _inside(script: str, *words: str) -> tuple[str, ...]:
     return ("@VENV@/bin/python", f"@HERE@/inside/{script}", *words)
 
 
+def _wsgi(application: str, port: int, **environment: str) -> tuple[tuple[str, str], ...]:
+    # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
+    settings = f"-c @HERE@/inside/wsgi_server.py -b @HOST@:{port}"
+    return ("GUNICORN_CMD_ARGS", settings), ("WSGI_APPLICATION", application), *environment.items()
+
+
 _KEYSTONE = "keystone.conf"
 _KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
 _OWNER = ("--keystone-user", "@USER@", "--keystone-group", "@USER@")
@@ -65,11 +71,7 @@ PARTS: tuple[Part, ...] = (
         (5000,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5000/v3",
-        # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/keystone-gunicorn.py"),
-            ("OS_KEYSTONE_CONFIG_FILES", "@STATE@/etc/keystone.conf"),
-        ),
+        environment=_wsgi("keystone.wsgi.api:application", 5000, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf"),
         databases=("keystone",),
         prepared=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
@@ -95,9 +97,8 @@ PARTS: tuple[Part, ...] = (
         (5001,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5001/v3",
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/keystone-short-gunicorn.py"),
-            ("OS_KEYSTONE_CONFIG_FILES", "@STATE@/etc/keystone-short.conf"),
+        environment=_wsgi(
+            "keystone.wsgi.api:application", 5001, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone-short.conf"
         ),
     ),
     Part(
@@ -119,10 +120,7 @@ PARTS: tuple[Part, ...] = (
         (8778,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:8778/",
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/placement-gunicorn.py"),
-            ("OS_PLACEMENT_CONFIG_DIR", "@STATE@/etc"),
-        ),
+        environment=_wsgi("placement.wsgi.api:application", 8778, OS_PLACEMENT_CONFIG_DIR="@STATE@/etc"),
         databases=("placement",),
         prepared=(Step("placement-database", _manage("placement-manage", "placement.conf", "db", "sync")),),
         catalogue=("placement=placement=http://@HOST@:8778",),
