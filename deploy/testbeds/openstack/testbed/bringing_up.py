@@ -139,12 +139,10 @@ class BringingUp:
         self._configure()
         self._start_mariadb()
         keystone, *others = self._parts
-        # Two cores: two services' schemas at a time, each service's own steps in their order, those with the most first. Keystone
-        # needs no more than its own.
+        # Two cores: two services' schemas at a time, each service's own steps in their order. Keystone needs its own alone.
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
             under_way = [pool.submit(self._start_keystone, keystone)]
-            ordered = sorted(others, key=lambda part: len(part.prepared), reverse=True)
-            under_way += [pool.submit(self._once, part.prepared) for part in ordered]
+            under_way += [pool.submit(self._once, part.prepared) for part in others]
             for done in under_way:
                 done.result()
         self._say("schemas are ready")
@@ -152,8 +150,9 @@ class BringingUp:
             self._launch(part)
         for part in others:
             self._await(part)
-        for part in self._parts:
-            self._once(part.settled)
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+            for done in [pool.submit(self._once, part.settled) for part in self._parts]:
+                done.result()
 
     def _start_keystone(self, keystone: Part) -> None:
         self._once(keystone.prepared)

@@ -30,7 +30,7 @@ class Part:
         url: answers something below 500 when it is up; empty for none.
         command: of its process; empty for a part that is only set up.
         environment: of its process, beside up.sh's own.
-        databases: that it needs. prepared: before its start. settled: once everything answers.
+        databases: that it needs. prepared: before its start. settled: once everything answers, beside those of others.
         catalogue: `name=type=url`, for Keystone.
     """
 
@@ -62,7 +62,6 @@ def _wsgi(application: str, port: int, **environment: str) -> tuple[tuple[str, s
 
 _KEYSTONE = "keystone.conf"
 _KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
-_OWNER = ("--keystone-user", "@USER@", "--keystone-group", "@USER@")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -75,8 +74,7 @@ PARTS: tuple[Part, ...] = (
         databases=("keystone",),
         prepared=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
-            Step("keystone-fernet", _manage("keystone-manage", _KEYSTONE, "fernet_setup", *_OWNER)),
-            Step("keystone-credential", _manage("keystone-manage", _KEYSTONE, "credential_setup", *_OWNER)),
+            Step("keystone-keys", _inside("keys.py", "@STATE@/keystone-fernet", "@STATE@/keystone-credential")),
             Step(
                 "keystone-bootstrap",
                 _manage(
@@ -154,32 +152,16 @@ PARTS: tuple[Part, ...] = (
         url="http://@HOST@:8774/",
         databases=("nova", "nova_api", "nova_cell0"),
         prepared=(
-            Step("nova-api-database", _manage("nova-manage", "nova.conf", "api_db", "sync")),
             Step(
-                "nova-cell0",
-                _manage(
-                    "nova-manage",
-                    "nova.conf",
-                    "cell_v2",
-                    "map_cell0",
-                    "--database_connection",
+                "nova-databases",
+                _inside(
+                    "nova_databases.py",
+                    "--config-file",
+                    "@STATE@/etc/nova.conf",
                     "@DATABASE@/nova_cell0",
-                ),
-            ),
-            Step(
-                "nova-cell1",
-                _manage(
-                    "nova-manage",
-                    "nova.conf",
-                    "cell_v2",
-                    "create_cell",
-                    "--name=cell1",
-                    "--transport-url=fake:///",
-                    "--database_connection",
                     "@DATABASE@/nova",
                 ),
             ),
-            Step("nova-database", _manage("nova-manage", "nova.conf", "db", "sync")),
         ),
         settled=(Step("nova-hosts", _manage("nova-manage", "nova.conf", "cell_v2", "discover_hosts")),),
         catalogue=("nova=compute=http://@HOST@:8774/v2.1",),
