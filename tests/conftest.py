@@ -29,7 +29,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 #: Seconds that a test may take whose first act may be to install an OpenStack.
-_WITH_OPENSTACK = 900
+_WITH_OPENSTACK = 1200
 #: The same for a Kubernetes, whose programs may have to be built on a machine that does other things meanwhile.
 _WITH_KUBERNETES = 1800
 
