@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import until
 
 __all__ = ["Kubectl", "knows_components", "until"]
 
@@ -60,14 +61,3 @@ def knows_components() -> bool:
         ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=30, check=False
     )
     return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))
-
-
-def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.2) -> Any:
-    """Look until there is something to see; what it was."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(pause)
