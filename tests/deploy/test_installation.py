@@ -23,7 +23,7 @@ from tests.postgres import PostgresServer
 from tests.tables import Tables
 
 from .installation import Installation, installed, state_of
-from .kubectl import knows_components, until
+from .kubectl import NEEDED, program, until
 
 ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
@@ -65,8 +65,8 @@ def house(
     database: tuple[PostgresServer, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Installation]:
-    if not knows_components():
-        missing("a kubectl that knows kustomize's components (1.24 or newer)")
+    if program() is None:
+        missing(NEEDED)
     directory = tmp_path_factory.mktemp("installation")
     with (
         loaded_image(kubernetes_cluster, "services", directory),
