@@ -300,8 +300,8 @@ class Elsewhere:
     def cloud(self, url: str) -> Any:
         return self.cloud_in_memory.at(url)
 
-    def supplier(self, url: str, token: str | None) -> Any:
-        self.tokens.append(token)
+    def supplier(self, url: str, exchange: Any) -> Any:
+        self.tokens.append(None if exchange is None else exchange())
         return self.cloud_in_memory.at(url)
 
 
