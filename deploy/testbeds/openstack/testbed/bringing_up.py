@@ -233,7 +233,7 @@ class BringingUp:
                 stderr=subprocess.STDOUT,
                 cwd=self._layout.state,
                 env={**os.environ, **PYTHON},
-                timeout=300,
+                timeout=600,
             )
         if done.returncode:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
