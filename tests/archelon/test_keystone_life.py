@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 import urllib3
-import yaml
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
@@ -30,15 +29,13 @@ from archelon.state_directory import StateDirectory
 from occi_service import client
 from occi_service.wire import design
 from occi_service.wire import service_manager as wire
-from tests.archelon.harness import ROOT, first_port, until
+from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front, until
 from tests.conftest import missing
 from tests.delegating_platform import install
 from tests.keystone_people import People, Person
 from tests.openstack import Cloud, OpenStack
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
-GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
-FRONT = "http://schemas.example.org/occi/sm#front"
 PATIENCE = 120.0
 _ORDERS = 5
 
@@ -166,7 +163,7 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         made.all.up(patience=120.0)
         for name in ("store", "guestbook", "hello"):
             made.publish(ROOT / "orchestrators" / name)
-        made.publish(_front(root / "front"))
+        made.publish(front(root / "front"))
         until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
         yield made
     finally:
@@ -176,18 +173,6 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-
-
-def _front(directory: Path) -> Path:
-    """A service on top of the guestbook: the third level."""
-    (directory / "templates").mkdir(parents=True)
-    hello = ROOT / "orchestrators" / "hello"
-    manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
-    manifest |= {"service_type": FRONT, "title": "Front", "depends_on": [{GUESTBOOK: {"inputs": []}}]}
-    (directory / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    (directory / "server.py").write_text((hello / "server.py").read_text())
-    (directory / "templates" / "local.yaml").write_text((hello / "templates" / "local.yaml").read_text())
-    return directory
 
 
 def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, short_lived: str) -> None:
