@@ -19,7 +19,7 @@ from heatclient.v1.client import Client
 from ...deploy.ports import DeployError
 from ...disposal.ports import HoldingsError
 from ...labels import Labels
-from ...platform import StackBook
+from ...platform import NeverDelegatedError, StackBook
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 
@@ -88,11 +88,13 @@ class HeatHoldings:
         tag = instance_tag(instance)
         try:
             found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
+        except NeverDelegatedError as problem:
+            if any(each.labels.instance == instance for each in self._book.all()):
+                raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
+            # Nobody ever could make something here in its tenant's name.
+            return []
         except DeployError as problem:
-            mine = [each for each in self._book.all() if each.labels.instance == instance]
-            if not mine:
-                # A row goes when its stack's absence is verified; without one there was nothing, or it is gone.
-                return []
+            # Whatever the rows say: who cannot be asked has not said that there is nothing.
             raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
         return [each for each in found if each.stack_status != _GONE]
 
