@@ -51,6 +51,7 @@ def open_heat(
     interface: str = "public",
     cacert: str | None = None,
     account: Mapping[str, Any] | None = None,
+    stalled: float = 120.0,
 ) -> HeatPlatform:
     """Open the platform.
 
@@ -61,12 +62,15 @@ def open_heat(
         cacert: file of the authorities whose certificates are believed; the system's without it.
         account: a user of the provider's own, in whose project everything is made, as `account.AccountTokens` takes it; without
             it, each order is carried out in its tenant's project and needs a delegation.
+        stalled: seconds after which Heat is told again what to do with a stack in which nothing moves.
 
     Raises:
         DeployError: Heat's client is not installed, or a setting is no such thing.
     """
     if not auth_url.startswith(("http://", "https://")):
         raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
+    if isinstance(stalled, bool) or not isinstance(stalled, int | float) or not stalled > 0:
+        raise DeployError(f"stalled of the region {context.region} is no number of seconds")
     try:
         from .account import AccountTokens
         from .configures import HeatConfigures
@@ -93,7 +97,7 @@ def open_heat(
         cacert=cacert,
     )
     return HeatPlatform(
-        HeatStacks(connections),
+        HeatStacks(connections, stalled=float(stalled)),
         holdings=HeatHoldings(connections, context.stacks),
         configures=HeatConfigures(connections, context.stacks),
         targets=HeatTargets(connections, context.stacks),
