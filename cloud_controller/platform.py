@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from .deploy.ports import Applications, DeployError, Stacks
 from .disposal.ports import Holdings
 from .labels import Labels
-from .provision.ports import Configures
+from .provision.ports import Configures, Names
 from .runtime.ports import Targets
 
 __all__ = [
@@ -158,6 +158,10 @@ class Platform(Protocol):
     @property
     def configures(self) -> Configures:
         """Configures nodes."""
+
+    @property
+    def names(self) -> Names | None:
+        """Keeps names; None where it has no name server."""
 
     @property
     def targets(self) -> Targets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from occi_service import client
@@ -333,5 +333,7 @@ class MemoryReach:
     def cloud(self, url: str) -> Service:
         return self._cloud.at(url)
 
-    def supplier(self, url: str, token: str | None) -> Service:
+    def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
+        if exchange is not None:
+            exchange()
         return self._cloud.at(url)

@@ -337,7 +337,7 @@ def _cloud(state: State, instance: Instance) -> MemoryCloud:
         cloud.counts[path] = dict(each.counts)
     for supplier in state.suppliers:
         cloud.offers.setdefault(supplier.type, {})
-        path = f"/{supplier.type.rpartition('#')[2]}/{names.derived_id(instance.id, supplier.type, '')}"
+        path = manager.supplier_path(instance.id, supplier.type)
         attributes = {**cloud.offers[supplier.type], **supplier.given, manager.STATE: "active"}
         shelf = cloud.entities.setdefault(supplier.type, {})
         shelf[path] = client.Entity(path, supplier.type, attributes=attributes)

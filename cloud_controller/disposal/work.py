@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from occi_service.database import Database
-from occi_service.wire import deploy, disposal, provision, runtime
+from occi_service.wire import deploy, disposal, dns, provision, runtime
 from occi_service.work import Done, Item, Progress, Retry, Topic, Wait, recurring
 
 from ..entities import Entities
@@ -36,9 +36,10 @@ _SLOW: Final = 1.0
 _ASKED: Final = 1.0
 #: Seconds that a closed audit is kept; by then no token of the instance's is left that could make something new for it.
 _KEPT: Final = 90 * 86400.0
-#: Kinds in the order in which they go. What measures goes before what is measured, orchestrators after their stacks.
+#: Kinds in the order in which they go. What measures goes before what is measured, a name before what it leads to,
+#: orchestrators after their stacks.
 _ORDER: Final = (
-    (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location),
+    (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location, dns.RECORD.location),
     (deploy.STACK.location,),
     (deploy.APPLICATION.location, deploy.APP.location),
 )
@@ -269,7 +270,7 @@ class DisposalWork:
         if entity is None:
             return of.path
         state = entity.attributes.get(deploy.STACK_STATE) or entity.attributes.get(deploy.APP_STATE_MESSAGE) or ""
-        reason = entity.attributes.get(deploy.STACK_REASON) or ""
+        reason = entity.attributes.get(deploy.STACK_REASON) or entity.attributes.get(dns.MESSAGE) or ""
         return " ".join(part for part in (of.path, str(state), str(reason)) if part)
 
 

@@ -1,4 +1,4 @@
-"""The provision module: configurations of nodes, each an entity."""
+"""The provision module: configurations of nodes, each an entity, and names (see `dns_backend`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from occi.core_model import Entity
 
 from occi_service.app import Application
 from occi_service.errors import BadRequestError, shown
-from occi_service.wire import deploy, provision
+from occi_service.wire import deploy, dns, provision
 
 from ..objects import Object, Objects
 from ..owned import OwnedBackend
-from .ports import ConfigurationOrder, Configures, ProvisionError
+from .dns_backend import DnsBackend
+from .ports import ConfigurationOrder, Configures, Names, ProvisionError
 
 __all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_order"]
 
@@ -82,16 +83,22 @@ class ConfigurationBackend(OwnedBackend):
 
 
 class ProvisionModule:
-    """Configurations."""
+    """Configurations and names.
+
+    Args:
+        configures: by region. servers: of names, by the regions that have one.
+    """
 
     name = "provision"
     shared: tuple[str, ...] = ()
     open_to_tenants = False
 
-    def __init__(self, objects: Objects, configures: Mapping[str, Configures]) -> None:
+    def __init__(self, objects: Objects, configures: Mapping[str, Configures], servers: Mapping[str, Names]) -> None:
         self._objects = objects
         self._configures = configures
+        self._servers = servers
 
     def register(self, application: Application) -> None:
-        """Publish the kind."""
+        """Publish the kinds."""
         application.register_backend(provision.CONFIGURATION, ConfigurationBackend(self._objects, self._configures))
+        application.register_backend(dns.RECORD, DnsBackend(self._objects, self._servers))

@@ -1,4 +1,4 @@
-"""What the provision module needs of a platform: to configure the nodes of a stack."""
+"""What the provision module needs of a platform: to configure the nodes of a stack, and to keep names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["ConfigurationOrder", "Configured", "Configures", "ProvisionError"]
+from occi_service.dns_records import DnsRecord
+
+from ..labels import Labels
+
+__all__ = ["ConfigurationOrder", "Configured", "Configures", "NameOrder", "Named", "Names", "ProvisionError"]
 
 
 class ProvisionError(Exception):
@@ -47,3 +51,39 @@ class Configures(Protocol):
 
     def configure(self, order: ConfigurationOrder) -> Configured:
         """Carry it out on every instance of the node; repeating it must be harmless. Raises ProvisionError."""
+
+
+@dataclass(frozen=True)
+class NameOrder:
+    """A record of DNS as it should be, and whose it is."""
+
+    labels: Labels
+    record: DnsRecord
+
+
+@dataclass(frozen=True)
+class Named:
+    """How far it is: `waiting` or `active`; message: what it waits for."""
+
+    state: str
+    message: str = ""
+
+
+class Names(Protocol):
+    """Keeps names at a platform's name server. Records carry the mark of the instance that set them.
+
+    Both are level-triggered and short, and may be repeated. Whatever else they raise: the name server is away, ask again.
+    """
+
+    def validate(self, order: NameOrder) -> None:
+        """Refuse what can never be set; asks nobody. Raises ProvisionError."""
+
+    def put(self, order: NameOrder) -> Named:
+        """Set the record: this value and no other of the type at the name.
+
+        Raises:
+            ProvisionError: it cannot be: there is no such zone, or the name is another's.
+        """
+
+    def remove(self, order: NameOrder) -> bool:
+        """Take it away, where it is this instance's. True when it is gone; False: ask again. Raises ProvisionError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
 
 
 @contextlib.contextmanager
-def heat_house(openstack: OpenStack, state: Path, *, region: str = "RegionOne") -> Iterator[Dev]:
-    """A house whose second region is Heat, in the project of the tests' tenant; not started yet."""
-    add_region(openstack, state, region)
+def heat_house(
+    openstack: OpenStack, state: Path, *, region: str = "RegionOne", zones: Sequence[str] = ()
+) -> Iterator[Dev]:
+    """A house whose second region is Heat, in the project of the tests' tenant; not started yet. zones: for names."""
+    add_region(openstack, state, region, **({"dns": {"zones": list(zones)}} if zones else {}))
     with dev(state) as house:
         yield house
 

@@ -35,6 +35,7 @@ from occi_service import client
 from occi_service.wire import service_manager as wire
 from tests.conftest import missing
 from tests.openstack import OpenStack
+from tests.tables import Tables
 
 from .harness import first_port, until
 from .heat_house import add_region, heat_client, ours
@@ -245,7 +246,7 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[House]:
     directory = tmp_path_factory.mktemp("crash") / "state"
     add_region(openstack, directory, stalled=STALLED)
     state = StateDirectory(directory)
@@ -259,7 +260,7 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         finally:
             made.stage.close()
             unended = made.all.down()
-            print("\n" + made.text())
+            tables.add(made.text())
     assert unended == []
 
 

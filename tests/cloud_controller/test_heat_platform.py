@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
 from tests.openstack import OpenStack
+from tests.waiting import until
 
 from .heat_region import Book, Tokens, template_of
 
@@ -84,14 +85,6 @@ def region(openstack: OpenStack) -> Iterator[Region]:
     yield made
     for order in made.orders:
         made.settle(replace(order, presence="absent"))
-
-
-def until(reached: Callable[[], Any], *, seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 NESTED = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -11,14 +10,14 @@ import pytest
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster
 
-from .kubectl import Kubectl
+from .kubectl import NEEDED, Kubectl, program
 
 
 @pytest.fixture
 def kubectl(kubernetes_cluster: KubernetesCluster) -> Iterator[Kubectl]:
     """kubectl, in a fresh namespace that goes with the test."""
-    if shutil.which("kubectl") is None:
-        missing("kubectl")
+    if program() is None:
+        missing(NEEDED)
     namespace = f"test-{uuid.uuid4().hex[:10]}"
     Kubectl(kubernetes_cluster.kubeconfig)("create", "namespace", namespace)
     made = Kubectl(kubernetes_cluster.kubeconfig, namespace)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Kubectl", "knows_components", "until"]
+from tests.waiting import until
+
+__all__ = ["NEEDED", "Kubectl", "program", "until"]
+
+#: What a machine without `program` lacks.
+NEEDED: Final = "a kubectl that knows kustomize's components (1.24 or newer)"
 
 
 class Kubectl:
@@ -21,7 +27,11 @@ class Kubectl:
     """
 
     def __init__(self, kubeconfig: Path, namespace: str = "") -> None:
-        self._command = ["kubectl", f"--kubeconfig={kubeconfig}", *([f"--namespace={namespace}"] if namespace else [])]
+        self._command = [
+            program() or "kubectl",
+            f"--kubeconfig={kubeconfig}",
+            *([f"--namespace={namespace}"] if namespace else []),
+        ]
         self.namespace = namespace
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180.0) -> str:
@@ -52,22 +62,18 @@ class Kubectl:
         return phase if phase in ("Succeeded", "Failed") else ""
 
 
-def knows_components() -> bool:
-    """Whether this machine's kubectl has a kustomize that overlays can be written for today: its version is told from 4 on."""
-    if shutil.which("kubectl") is None:
-        return False
-    told = subprocess.run(
-        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=30, check=False
-    )
-    return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))
-
-
-def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.2) -> Any:
-    """Look until there is something to see; what it was."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
+@functools.cache
+def program() -> str | None:
+    """A kubectl that today's overlays can be written for: this machine's, else the one in the tests' own packages; or None."""
+    for place in (None, str(Path(sys.executable).parent)):
+        found = shutil.which("kubectl", path=place)
+        if found is not None and _knows_components(found):
             return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(pause)
+    return None
+
+
+def _knows_components(kubectl: str) -> bool:
+    """Whether its kustomize knows components: its version is told from 4 on."""
+    asked = [kubectl, "version", "--client", "-o", "json"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))

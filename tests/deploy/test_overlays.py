@@ -16,7 +16,7 @@ from service_manager.settings import ServiceManagerSettings
 from tests.archelon.harness import archelon
 from tests.conftest import missing
 
-from .kubectl import knows_components
+from .kubectl import NEEDED, program
 
 ROOT = Path(__file__).parents[2]
 _TODAY = {"PodDisruptionBudget": "policy/v1", "HorizontalPodAutoscaler": "autoscaling/v2"}
@@ -26,8 +26,8 @@ _BEFORE = {"PodDisruptionBudget": "policy/v1beta1", "HorizontalPodAutoscaler": "
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kustomize tree, with keys."""
-    if not knows_components():
-        missing("a kubectl that knows kustomize's components (1.24 or newer)")
+    if program() is None:
+        missing(NEEDED)
     made = tmp_path_factory.mktemp("overlays") / "kubernetes"
     shutil.copytree(ROOT / "deploy" / "kubernetes", made)
     keys = made / "overlays" / "example" / "keys"
@@ -41,7 +41,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _rendered(tree: Path, overlay: str) -> list[dict[str, Any]]:
     ended = subprocess.run(
-        ["kubectl", "kustomize", str(tree / "overlays" / overlay)],
+        [str(program()), "kustomize", str(tree / "overlays" / overlay)],
         capture_output=True,
         text=True,
         timeout=60,

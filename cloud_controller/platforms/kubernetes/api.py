@@ -15,6 +15,7 @@ import json
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import urllib3
@@ -91,6 +92,17 @@ class Connection(Protocol):
     ) -> urllib3.BaseHTTPResponse: ...
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of the server, and can be asked again."""
+
+    method: str
+    path: str
+    query: Mapping[str, str | int]
+    body: Json | None = field(default=None, repr=False)
+    content_type: str | None = None
+
+
 class Api:
     """A cluster's API server. Thread-safe.
 
@@ -111,7 +123,7 @@ class Api:
 
     def get(self, path: str, **query: str | int) -> Json:
         """An object or a list. Raises ApiError."""
-        return self._json("GET", path, query)
+        return self._json(_Request("GET", path, query))
 
     def find(self, path: str) -> Json | None:
         """An object, or None where there is none. Raises ApiError."""
@@ -130,11 +142,11 @@ class Api:
         query: dict[str, str | int] = {"fieldManager": self._manager, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"
-        return self._json("PATCH", path, query, wanted, APPLY)
+        return self._json(_Request("PATCH", path, query, wanted, APPLY))
 
     def merge(self, path: str, change: Json) -> Json:
         """Change some fields of an object that is there. Raises ApiError."""
-        return self._json("PATCH", path, {"fieldManager": self._manager}, change, MERGE)
+        return self._json(_Request("PATCH", path, {"fieldManager": self._manager}, change, MERGE))
 
     def delete(self, path: str, *, uid: str = "", propagation: str = "Background") -> None:
         """Delete an object, if it is there (and, with `uid`, if it is still that one); what it owns follows. Raises ApiError."""
@@ -142,11 +154,11 @@ class Api:
         if uid:
             options["preconditions"] = {"uid": uid}
         with contextlib.suppress(NotFoundError):
-            self._json("DELETE", path, {}, options, "application/json")
+            self._json(_Request("DELETE", path, {}, options, "application/json"))
 
     def text(self, path: str, **query: str | int) -> bytes:
         """An answer that is no JSON, such as a log. Raises ApiError."""
-        return self._request("GET", path, query)
+        return self._answer(_Request("GET", path, query))
 
     # watches ----------------------------------------------------------------------------------------------------------
 
@@ -186,36 +198,24 @@ class Api:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _json(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int],
-        body: Json | None = None,
-        content_type: str | None = None,
-    ) -> Json:
-        answer = self._request(method, path, query, body, content_type)
+    def _json(self, request: _Request) -> Json:
+        answer = self._answer(request)
         try:
             found: Json = json.loads(answer)
         except ValueError as problem:
-            raise UnreachableError(f"the answer to {method} {path} is no JSON; is it a Kubernetes API?") from problem
+            what = f"{request.method} {request.path}"
+            raise UnreachableError(f"the answer to {what} is no JSON; is it a Kubernetes API?") from problem
         return found
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int],
-        body: Json | None = None,
-        content_type: str | None = None,
-    ) -> bytes:
-        sent = None if body is None else json.dumps(body).encode()
-        headers = _headers(content_type)
+    def _answer(self, request: _Request) -> bytes:
+        """What the server says in the end: asked again, a few times, where it may say something else."""
+        sent = None if request.body is None else json.dumps(request.body).encode()
+        url, headers = _url(request.path, request.query), _headers(request.content_type)
         pause = _PAUSE
         for attempt in range(1, _ATTEMPTS + 1):
             wait = pause
             try:
-                status, answer, asked = self._once(method, _url(path, query), headers, sent)
+                status, answer, asked = self._once(request.method, url, headers, sent)
                 if status < 300:
                     return answer
                 problem = _refusal(status, answer)

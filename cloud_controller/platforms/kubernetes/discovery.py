@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,8 @@ class Resource:
 
     def path(self, namespace: str, name: str = "") -> str:
         """Of an object, or without a name of the list of them; without a namespace of those in all."""
+        # Whatever a name holds, it stays one step of the path.
+        name = urllib.parse.quote(name, safe="")
         root = f"/apis/{self.version}" if "/" in self.version else f"/api/{self.version}"
         inside = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         return f"{root}{inside}/{self.plural}" + (f"/{name}" if name else "")

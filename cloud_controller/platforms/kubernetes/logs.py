@@ -86,10 +86,11 @@ def _text(api: Api, pod: Json, container: str, *, since: int, previous: bool, li
 
 
 def _stamped(text: bytes) -> Iterator[tuple[int, bytes]]:
-    for line in text.splitlines(keepends=True):
+    # At line feeds alone, as the runtime stamps them: a carriage return is a part of the line, whatever stands behind it.
+    # A line that was cut off at the limit comes whole the next time; one without a stamp is the kubelet's word.
+    for line in re.findall(rb"[^\n]*\n", text):
         found = _STAMP.match(line)
-        # A line that was cut off at the limit comes whole the next time; one without a stamp is the kubelet's word.
-        if found is None or not line.endswith(b"\n"):
+        if found is None:
             continue
         moment = datetime.datetime.fromisoformat(found[1].decode() + found[3].decode().replace("Z", "+00:00"))
         fraction = (found[2] or b"0").ljust(9, b"0")

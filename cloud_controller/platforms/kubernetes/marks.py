@@ -102,8 +102,10 @@ def asides(labels: Labels) -> dict[str, str]:
 
 def instance_of(metadata: Mapping[str, Any]) -> str:
     """The instance that an object belongs to; empty where none."""
-    told = (metadata.get("annotations") or {}).get(INSTANCE)
-    return str(told or (metadata.get("labels") or {}).get(INSTANCE) or "")
+    marked = str((metadata.get("labels") or {}).get(INSTANCE) or "")
+    told = str((metadata.get("annotations") or {}).get(INSTANCE) or "")
+    # The annotation says what the label is a digest of, and nothing else.
+    return told if told and label(told) == marked else marked
 
 
 def selector(region: str, **wanted: str) -> str:

@@ -37,6 +37,7 @@ class OpenKubernetes:
 
     #: The cluster knows the cloud controller's own account; tenants have none there.
     delegates = False
+    names = None
 
     def __init__(self, cluster: Cluster, *, runs: Runs, policy: Policy, patience: float = 600.0) -> None:
         self.cluster = cluster
@@ -71,6 +72,8 @@ def open_kubernetes(
     kinds: Sequence[str] | None = None,
     service_types: Sequence[str] = ("ClusterIP",),
     allow_root: bool = False,
+    ingress_hosts: Sequence[str] = (),
+    ingress_annotations: Sequence[str] = (),
     patience: float = 600.0,
     connection: Callable[[], Connection] | None = None,
 ) -> OpenKubernetes:
@@ -81,7 +84,7 @@ def open_kubernetes(
         namespace, namespaces: `one` namespace of this name for all, or one for each `tenant`, whose name begins with it.
         image: runs bundles. pull_secrets, pull_policy, requests, limits, user, callers, egress, address, domain: see `Runs`.
         kinds: `<version>/<kind>` that stacks may create, such as `apps/v1/Deployment`; without it, those of `policy.KINDS`.
-        service_types, allow_root: see `Policy`.
+        service_types, allow_root, ingress_hosts, ingress_annotations: see `Policy`.
         patience: seconds after which a stack that does not come up has failed.
 
     Raises:
@@ -93,7 +96,14 @@ def open_kubernetes(
         raise DeployError(f"region {context.region}: `address` is {address!r}; choose ip or dns")
     try:
         made = connection() if connection is not None else connect(kubeconfig, cluster_context)
-        policy = Policy.of(kinds, service_types=service_types, allow_root=allow_root, pull_secrets=pull_secrets)
+        policy = Policy.of(
+            kinds,
+            service_types=service_types,
+            allow_root=allow_root,
+            pull_secrets=pull_secrets,
+            ingress_hosts=ingress_hosts,
+            ingress_annotations=ingress_annotations,
+        )
     except (ImportError, ValueError) as problem:
         raise DeployError(f"region {context.region}: {problem}") from problem
     given: dict[str, Any] = {

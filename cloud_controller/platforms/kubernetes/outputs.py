@@ -3,6 +3,10 @@
 `{.spec.clusterIP}` is written as kubectl takes it; inside the braces stands JSONPath as RFC 9535 has it, filters and all
 (`{.status.conditions[?@.type=='Ready'].status}`), less its leading `$`. A value that is one path and nothing else has the field's
 own type, and where the path finds several, the list of them; within text each becomes text, several joined by a space.
+
+A path is a provider's and runs in workers that everybody shares, so what can take for ever on a small object is refused: regular
+expressions and other functions, several `..`, unions, and looks from the root within a filter. What is left takes as long as the
+object is large.
 """
 
 from __future__ import annotations
@@ -20,6 +24,14 @@ from .api import Json
 __all__ = ["OutputValue", "PathError", "outputs"]
 
 _LONGEST: Final = 1000
+#: What stands in quotes, and what is refused besides.
+_QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_REFUSED: Final = (
+    (re.compile(r"\.\..*\.\.", re.DOTALL), "goes down with `..` once at most"),
+    (re.compile(r"\w\s*\(|=~"), "calls no functions and matches no expressions"),
+    (re.compile(r".\$", re.DOTALL), "looks from the root once, at its beginning"),
+    (re.compile(r","), "chooses one thing in a bracket"),
+)
 _BRACES: Final = re.compile(r"\{([^{}]*)\}|([{}])")
 
 
@@ -81,6 +93,10 @@ def outputs(wanted: Mapping[str, OutputValue], objects: Mapping[tuple[str, str],
 def _path(text: str) -> Any:
     if not text.startswith((".", "[", "$")):
         raise PathError(f"{text[:60]!r} is no path")
+    bare = _QUOTED.sub("''", text)
+    for refused, rule in _REFUSED:
+        if refused.search(bare):
+            raise PathError(f"{text[:60]!r} cannot be used: a path {rule}")
     try:
         return jsonpath.compile(text if text.startswith("$") else f"${text}")
     except jsonpath.JSONPathError as problem:

@@ -10,6 +10,7 @@ What is not known here is refused, not passed on: volumes by a list of those all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -50,6 +51,15 @@ _VOLUMES: Final = ("configMap", "secret", "emptyDir", "persistentVolumeClaim", "
 _CONTAINERS: Final = ("initContainers", "containers")
 _HOST: Final = ("hostNetwork", "hostPID", "hostIPC")
 _OWN: Final = "archelon.org/"
+#: Fields of a pod's spec that are no stack's to choose: by them it could drive others' pods out, or leave what keeps it in.
+_OPERATORS: Final = ("priorityClassName", "priority", "runtimeClassName", "schedulerName")
+_PROBES: Final = ("readinessProbe", "livenessProbe", "startupProbe")
+_HOOKS: Final = ("postStart", "preStop")
+#: Seconds that a pod may take to end; until then nothing of the stack can be removed.
+_GRACE: Final = 600
+#: A name as the API server takes it, which becomes a part of paths.
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LONGEST_NAME: Final = 253
 #: Fields of metadata by which an object could outlive its stack, or be taken for another's.
 _METADATA: Final = ("ownerReferences", "finalizers", "generateName", "uid", "resourceVersion", "managedFields")
 
@@ -72,6 +82,8 @@ class Policy:
         custom: those of them that are none of Kubernetes' own.
         service_types: of Services. allow_root: whether containers may run as root.
         pull_secrets: names of Secrets that any pod may pull images with.
+        ingress_hosts: domains, each with its leading dot, below which an Ingress may have names; none: there are no Ingresses.
+        ingress_annotations: keys that an Ingress may have; what they mean is the Ingress controller's to say.
     """
 
     kinds: frozenset[tuple[str, str]]
@@ -79,6 +91,8 @@ class Policy:
     service_types: frozenset[str] = frozenset({"ClusterIP"})
     allow_root: bool = False
     pull_secrets: frozenset[str] = frozenset()
+    ingress_hosts: Sequence[str] = ()
+    ingress_annotations: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -88,14 +102,20 @@ class Policy:
         service_types: Sequence[str] = ("ClusterIP",),
         allow_root: bool = False,
         pull_secrets: Sequence[str] = (),
+        ingress_hosts: Sequence[str] = (),
+        ingress_annotations: Sequence[str] = (),
     ) -> Policy:
-        """Out of a region's settings. Raises ValueError for a kind without its version."""
+        """Out of a region's settings. Raises ValueError for a kind without its version, or a domain that is none."""
         found = []
         for each in KINDS if kinds is None else kinds:
             version, _, kind = each.rpartition("/")
             if not version or not kind:
                 raise ValueError(f"`kinds` has {each!r}; write <version>/<kind>, such as apps/v1/Deployment")
             found.append((version, kind))
+        domains = [each.removeprefix("*") for each in ingress_hosts]
+        for each in domains:
+            if not each.startswith(".") or not _NAME.fullmatch(each[1:]):
+                raise ValueError(f"`ingress_hosts` has {each!r}; write *.{each.strip('.') or 'apps.example.org'}")
         builtin = {tuple(each.rpartition("/")[::2]) for each in KINDS}
         return cls(
             frozenset(found),
@@ -103,6 +123,8 @@ class Policy:
             frozenset(service_types),
             allow_root,
             frozenset(pull_secrets),
+            tuple(domains),
+            frozenset(ingress_annotations),
         )
 
     def faults(self, wanted: Json, *, namespace: str, own: str, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
@@ -122,11 +144,17 @@ class Policy:
         if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
             yield Fault(("metadata",), "an object has no name", "write `metadata: {name: …}`")
             return
-        yield from _metadata_faults(metadata, namespace=namespace, own=own)
+        yield from _name_faults(metadata["name"], own=own)
+        if metadata.get("namespace") not in (None, namespace):
+            yield Fault(("metadata", "namespace"), "the namespace is the region's to choose", "leave it out")
+        yield from _metadata_faults(metadata, ("metadata",))
+        yield from _template_faults(wanted)
         spec = wanted.get("spec")
         if kind == "Secret" and str(wanted.get("type", "")).startswith("kubernetes.io/service-account"):
             yield Fault(("type",), "a service account's token is nothing that a stack may have", "leave it out")
-        if kind == "Service":
+        if kind == "Secret":
+            yield from _secret_faults(wanted)
+        elif kind == "Service":
             yield from self._service_faults(_map(spec))
         elif kind == "HorizontalPodAutoscaler":
             of = _map(_map(spec).get("scaleTargetRef"))
@@ -135,16 +163,15 @@ class Policy:
                     ("spec", "scaleTargetRef"), "it scales what is not in this template", "name an object of it"
                 )
         elif kind == "PersistentVolumeClaim":
-            for field in ("volumeName", "dataSource", "dataSourceRef"):
-                if _map(spec).get(field):
-                    yield Fault(("spec", field), f"{field} could take what is another's", "leave it out")
+            yield from _claim_faults(_map(spec), ("spec",))
+        elif kind == "StatefulSet":
+            for index, claim in enumerate(_entries(_map(spec).get("volumeClaimTemplates"))):
+                below = ("spec", "volumeClaimTemplates", index)
+                yield from _metadata_faults(_map(claim.get("metadata")), (*below, "metadata"))
+                yield from _claim_faults(_map(claim.get("spec")), (*below, "spec"))
         elif kind == "Ingress":
-            yield from _ingress_faults(_map(spec), named)
+            yield from self._ingress_faults(metadata, _map(spec), own, named)
         for path, pod in pods_of(wanted):
-            if len(path) > 1:
-                template = _map(_at(wanted, path[:-1]))
-                for fault in _key_faults(_map(template.get("metadata"))):
-                    yield Fault((*path[:-1], *fault.path), fault.message, fault.remedy)
             for fault in self._pod_faults(pod, named):
                 yield Fault((*path, *fault.path), fault.message, fault.remedy)
 
@@ -157,9 +184,52 @@ class Policy:
                 f"choose {' or '.join(sorted(self.service_types))}, or have the operator allow it in `service_types`"
             )
             yield Fault(("spec", "type"), f"Services of the type {asked} are not allowed here", remedy)
-        for field in ("externalIPs", "externalName"):
-            if spec.get(field):
+        # An address of one's choice may be one that another's Service had a moment ago.
+        address = spec.get("clusterIP")
+        fixed = {"clusterIP": address if address != "None" else None, "clusterIPs": spec.get("clusterIPs")}
+        for field, value in {**fixed, **{each: spec.get(each) for each in ("externalIPs", "externalName")}}.items():
+            if value:
                 yield Fault(("spec", field), f"{field} would catch or lead away others' traffic", "leave it out")
+
+    def _ingress_faults(
+        self, metadata: Json, spec: Json, own: str, named: frozenset[tuple[str, str]]
+    ) -> Iterator[Fault]:
+        if not self.ingress_hosts:
+            remedy = "leave it out, or have the operator set `ingress_hosts`"
+            yield Fault(("kind",), "this region gives no names to the way in from outside", remedy)
+            return
+        for key in _map(metadata.get("annotations")):
+            if key not in self.ingress_annotations:
+                remedy = "leave it out, or have the operator allow it in `ingress_annotations`"
+                told = f"{key[:80]} tells the Ingress controller, which serves everybody, what to do"
+                yield Fault(("metadata", "annotations", key), told, remedy)
+        if spec.get("defaultBackend"):
+            remedy = "write rules with a `host`"
+            yield Fault(("spec", "defaultBackend"), "it would answer for every name", remedy)
+        for index, rule in enumerate(_entries(spec.get("rules"))):
+            place: Path = ("spec", "rules", index)
+            yield from self._host_faults(rule.get("host"), (*place, "host"), own)
+            for number, each in enumerate(_entries(_map(rule.get("http")).get("paths"))):
+                backend, below = _map(each.get("backend")), (*place, "http", "paths", number, "backend")
+                if backend.get("resource"):
+                    yield Fault((*below, "resource"), "a way in leads to a Service alone", "name a `service`")
+                yield from _foreign(backend.get("service"), "name", "Service", (*below, "service"), named)
+        for index, each in enumerate(_entries(spec.get("tls"))):
+            if each.get("secretName"):
+                yield from _foreign(each, "secretName", "Secret", ("spec", "tls", index), named)
+            for number, host in enumerate(_listed(each.get("hosts"))):
+                yield from self._host_faults(host, ("spec", "tls", index, "hosts", number), own)
+
+    def _host_faults(self, host: object, path: Path, own: str) -> Iterator[Fault]:
+        write = f"write for example `web-${{org.archelon.instance}}{self.ingress_hosts[0]}`"
+        if not isinstance(host, str) or not host:
+            yield Fault(path, "it would answer for every name", write)
+            return
+        domain = next((each for each in self.ingress_hosts if host.endswith(each)), None)
+        if domain is None:
+            yield Fault(path, f"{host[:80]} is none of this region's names", write)
+        elif own not in host.removesuffix(domain):
+            yield Fault(path, f"{host[:80]} could be the name of another instance", write)
 
     def _pod_faults(self, pod: Json, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
         for field in _HOST:
@@ -174,8 +244,17 @@ class Policy:
             yield Fault(
                 ("automountServiceAccountToken",), "pods of a stack have no token of the cluster", "leave it out"
             )
-        if str(pod.get("priorityClassName", "")).startswith("system-"):
-            yield Fault(("priorityClassName",), "this class is the cluster's own", "leave it out")
+        for field in _OPERATORS:
+            if pod.get(field):
+                yield Fault((field,), f"{field} is the operator's to choose", "leave it out")
+        for index, each in enumerate(_entries(pod.get("tolerations"))):
+            if not each.get("key") or str(each["key"]).startswith("node-role.kubernetes.io/"):
+                remedy = "name the taint that is meant"
+                yield Fault(("tolerations", index), "it would run on nodes that are set apart", remedy)
+        grace = pod.get("terminationGracePeriodSeconds")
+        if isinstance(grace, int | float) and grace > _GRACE:
+            told = "as long as its pods take to end, a stack cannot be removed"
+            yield Fault(("terminationGracePeriodSeconds",), told, f"write at most {_GRACE}")
         if pod.get("ephemeralContainers"):
             yield Fault(("ephemeralContainers",), "ephemeral containers are for debugging by hand", "leave them out")
         for index, each in enumerate(_entries(pod.get("imagePullSecrets"))):
@@ -196,6 +275,14 @@ class Policy:
         for index, port in enumerate(_entries(container.get("ports"))):
             if port.get("hostPort") or port.get("hostIP"):
                 yield Fault((*path, "ports", index), "a port of the node is a privilege", "use a Service")
+        hooks = _map(container.get("lifecycle"))
+        asked: list[tuple[Path, object]] = [((each,), container.get(each)) for each in _PROBES]
+        asked += [(("lifecycle", each), hooks.get(each)) for each in _HOOKS]
+        for where, asks in asked:
+            for way in ("httpGet", "tcpSocket"):
+                if _map(_map(asks).get(way)).get("host"):
+                    told = "the node itself would ask another machine, or itself, in the pod's name"
+                    yield Fault((*path, *where, way, "host"), told, "leave it out: the pod's own address is asked")
         for index, each in enumerate(_entries(container.get("envFrom"))):
             for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
                 yield from _foreign(each.get(key), "name", kind, (*path, "envFrom", index, key), named)
@@ -248,16 +335,51 @@ def _at(value: Any, path: Path) -> Any:
     return value
 
 
-def _metadata_faults(metadata: Json, *, namespace: str, own: str) -> Iterator[Fault]:
-    if metadata.get("namespace") not in (None, namespace):
-        yield Fault(("metadata", "namespace"), "the namespace is the region's to choose", "leave it out")
-    if own not in metadata["name"]:
+def _name_faults(name: str, *, own: str) -> Iterator[Fault]:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        remedy = "use small letters, digits, `-` and `.`"
+        yield Fault(("metadata", "name"), f"{name[:80]!r} is no name of an object", remedy)
+    elif own not in name:
         remedy = "write for example `name: web-${org.archelon.instance}`"
         yield Fault(("metadata", "name"), "another instance's object could have the same name", remedy)
+
+
+def _template_faults(wanted: Json) -> Iterator[Fault]:
+    """Of what the cluster makes pods and jobs of."""
+    path = POD_PATHS.get(str(wanted.get("kind")), ())
+    for end, step in enumerate(path, start=1):
+        if step in ("jobTemplate", "template"):
+            template = _map(_at(wanted, path[:end]))
+            yield from _metadata_faults(_map(template.get("metadata")), (*path[:end], "metadata"))
+    if wanted.get("kind") in ("Job", "CronJob"):
+        below = path[: path.index("template")]
+        for field in ("selector", "manualSelector"):
+            if _map(_at(wanted, below)).get(field):
+                yield Fault((*below, field), "a Job that chooses its pods could take others' pods", "leave it out")
+
+
+def _metadata_faults(metadata: Json, path: Path) -> Iterator[Fault]:
     for field in _METADATA:
         if metadata.get(field):
-            yield Fault(("metadata", field), f"{field} is not a template's to set", "leave it out")
-    yield from (Fault(("metadata", *fault.path), fault.message, fault.remedy) for fault in _key_faults(metadata))
+            yield Fault((*path, field), f"{field} is not a template's to set", "leave it out")
+    yield from (Fault((*path, *fault.path), fault.message, fault.remedy) for fault in _key_faults(metadata))
+
+
+def _claim_faults(spec: Json, path: Path) -> Iterator[Fault]:
+    for field in ("volumeName", "dataSource", "dataSourceRef"):
+        if spec.get(field):
+            yield Fault((*path, field), f"{field} could take what is another's", "leave it out")
+
+
+def _secret_faults(wanted: Json) -> Iterator[Fault]:
+    """What the API server would refuse with the value in its words."""
+    for field in ("data", "stringData"):
+        given = wanted.get(field)
+        if given is not None and not isinstance(given, dict):
+            yield Fault((field,), "this is no mapping", "write keys with texts")
+        for key, value in _map(given).items():
+            if not isinstance(value, str):
+                yield Fault((field, key), "this is no text", "write it as text, within quotes")
 
 
 def _key_faults(metadata: Json) -> Iterator[Fault]:
@@ -267,18 +389,6 @@ def _key_faults(metadata: Json) -> Iterator[Fault]:
                 yield Fault((field, key), f"{_OWN}… is how the platform knows its objects", "leave it out")
             if key.startswith(("container.apparmor.security.", "seccomp.security.", "container.seccomp.security.")):
                 yield Fault((field, key), "the profiles are the runtime's", "leave it out")
-
-
-def _ingress_faults(spec: Json, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
-    backends: list[tuple[Path, Any]] = [(("spec", "defaultBackend"), spec.get("defaultBackend"))]
-    for index, rule in enumerate(_entries(spec.get("rules"))):
-        for number, each in enumerate(_entries(_map(rule.get("http")).get("paths"))):
-            backends.append((("spec", "rules", index, "http", "paths", number, "backend"), each.get("backend")))
-    for path, backend in backends:
-        yield from _foreign(_map(backend).get("service"), "name", "Service", (*path, "service"), named)
-    for index, each in enumerate(_entries(spec.get("tls"))):
-        if each.get("secretName"):
-            yield from _foreign(each, "secretName", "Secret", ("spec", "tls", index), named)
 
 
 def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:

@@ -69,6 +69,11 @@ def _is_old(status: Json, metadata: Json) -> bool:
     return int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0)
 
 
+def _rolls(spec: Json) -> bool:
+    """Whether the cluster replaces pods of an earlier template by itself."""
+    return bool(spec.get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate")
+
+
 def _deployment(spec: Json, status: Json, metadata: Json) -> Health:
     for condition in status.get("conditions") or ():
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
@@ -87,17 +92,19 @@ def _stateful_set(spec: Json, status: Json, metadata: Json) -> Health:
     ready = int(status.get("readyReplicas") or 0)
     if _is_old(status, metadata) or int(status.get("replicas") or 0) != wanted or ready < wanted:
         return _waits(f"{ready} of {wanted} ready")
-    rolls = spec.get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate"
-    if wanted and rolls and status.get("updateRevision") != status.get("currentRevision"):
-        return _waits("not all are updated")
-    return _READY
+    if not wanted or not _rolls(spec) or status.get("updateRevision") == status.get("currentRevision"):
+        return _READY
+    # Those below the partition keep what they have, and both revisions stay.
+    rest = int((spec.get("updateStrategy", {}).get("rollingUpdate") or {}).get("partition") or 0)
+    updated = int(status.get("updatedReplicas") or 0)
+    return _READY if rest and updated >= wanted - rest else _waits("not all are updated")
 
 
 def _daemon_set(spec: Json, status: Json, metadata: Json) -> Health:
     wanted = int(status.get("desiredNumberScheduled") or 0)
     ready, updated = int(status.get("numberReady") or 0), int(status.get("updatedNumberScheduled") or 0)
     gone = int(status.get("currentNumberScheduled") or 0) <= wanted
-    if _is_old(status, metadata) or ready < wanted or updated < wanted or not gone:
+    if _is_old(status, metadata) or ready < wanted or (_rolls(spec) and updated < wanted) or not gone:
         return _waits(f"{ready} of {wanted} ready")
     return _READY
 

@@ -130,11 +130,12 @@ class KubernetesStacks:
         found = wanted.nodes.get(node)
         if found is None:
             raise DeployError(f"there is no node {node[:60]!r} to scale; there are {', '.join(wanted.nodes) or 'none'}")
-        now = next(
-            int(each["spec"].get("replicas", max(1, found.minimum)))
+        given = next(
+            each["spec"].get("replicas")
             for each in self._rendered(replace(order, presence="present")).objects
             if _key(each) == (found.kind, found.object)
         )
+        now = max(1, found.minimum) if given is None else given
         then = count if count is not None else now + (by or 0)
         if not found.minimum <= then <= found.maximum:
             raise DeployError(f"{node} has {found.minimum} to {found.maximum} instances; {then} is not among them")

@@ -169,6 +169,9 @@ class _Rendering:
         for parsed, each in objects:
             for fault in self._policy.faults(each, namespace=self._namespace, own=own, named=frozenset(named)):
                 self._wrong(parsed, fault.path, fault.message, fault.remedy)
+            replicas = _mapped(each.get("spec")).get("replicas")
+            if str(each.get("kind")) in _SCALED and not (replicas is None or type(replicas) is int):
+                self._wrong(parsed, ("spec", "replicas"), "this is no number of replicas", "write a whole number")
 
     def _wrong(self, parsed: Parsed, path: Path, message: str, remedy: str) -> None:
         mark = locate(parsed, path)
@@ -309,6 +312,8 @@ class _Rendering:
                     port.setdefault("protocol", "TCP")
         for _, pod in pods_of(made):
             _harden(pod, allow_root=self._policy.allow_root)
+            for term in _anti_affinity(pod):
+                _descend(term, ("labelSelector", "matchLabels"))[STACK] = label(self._order.id)
         return made
 
     def _marks(self, component: str, **more: str) -> dict[str, str]:
@@ -337,6 +342,17 @@ def _harden(pod: Json, *, allow_root: bool) -> None:
             own["allowPrivilegeEscalation"] = False
             dropped = _mapped(own.get("capabilities"))
             own["capabilities"] = {**dropped, "drop": ["ALL"]}
+
+
+def _anti_affinity(pod: Json) -> Iterator[Json]:
+    """What pods a pod keeps away from. It works both ways: one that means every pod keeps other tenants' off the nodes."""
+    rules = _mapped(_mapped(pod.get("affinity")).get("podAntiAffinity"))
+    for term in _listed(rules.get("requiredDuringSchedulingIgnoredDuringExecution")):
+        if isinstance(term, dict):
+            yield term
+    for weighed in _listed(rules.get("preferredDuringSchedulingIgnoredDuringExecution")):
+        if isinstance(weighed, dict):
+            yield _descend(weighed, ("podAffinityTerm",))
 
 
 def _ports_of(made: Json) -> Iterator[object]:

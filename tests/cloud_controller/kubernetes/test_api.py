@@ -18,7 +18,7 @@ from cloud_controller.platforms.kubernetes.api import (
     NotFoundError,
     UnreachableError,
 )
-from cloud_controller.platforms.kubernetes.discovery import Discovery, UnknownKindError
+from cloud_controller.platforms.kubernetes.discovery import Discovery, Resource, UnknownKindError
 
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -150,6 +150,12 @@ def kinds(*names: str) -> Answer:
         {"name": f"{name.lower()}s", "kind": name, "namespaced": True, "verbs": ["list", "delete"]} for name in names
     ]
     return 200, {"resources": listed}, {}
+
+
+def test_a_name_is_one_step_of_a_path_whatever_it_holds() -> None:
+    pods = Resource("v1", "Pod", "pods", True, frozenset())
+    assert pods.path("ns", "a/../../secrets/b") == "/api/v1/namespaces/ns/pods/a%2F..%2F..%2Fsecrets%2Fb"
+    assert pods.path("ns", "a/log?container=c") == "/api/v1/namespaces/ns/pods/a%2Flog%3Fcontainer%3Dc"
 
 
 def test_an_older_server_gives_the_same_kind_in_its_own_version(server: Server) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import bundles
 from cloud_controller.deploy.ports import DeployError
+from cloud_controller.platforms.kubernetes.outputs import OutputValue
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
 from sdk.templates import Document
@@ -98,7 +99,7 @@ REFUSED_PODS = [
     ({"pod": ", nodeName: n1"}, "nodeName goes past the scheduler"),
     ({"pod": ", serviceAccountName: admin"}, "act as no service account"),
     ({"pod": ", automountServiceAccountToken: true"}, "have no token"),
-    ({"pod": ", priorityClassName: system-node-critical"}, "class is the cluster's own"),
+    ({"pod": ", priorityClassName: system-node-critical"}, "priorityClassName is the operator's to choose"),
     ({"pod": ", volumes: [{name: v, hostPath: {path: /}}]"}, "hostPath reaches out of the pod"),
     ({"pod": ", volumes: [{name: v, csi: {driver: x}}]"}, "csi reaches out"),
     ({"pod": ", volumes: [{name: v, secret: {secretName: app-other}}]"}, "the Secret is not this template's"),
@@ -117,6 +118,19 @@ REFUSED_PODS = [
     ({"container": ", securityContext: {procMount: Unmasked}"}, "procMount loosens"),
     ({"container": ", ports: [{containerPort: 1, hostPort: 1}]"}, "port of the node is a privilege"),
     ({"container": ", envFrom: [{secretRef: {name: other}}]"}, "the Secret is not this template's"),
+    ({"pod": ", priorityClassName: high"}, "priorityClassName is the operator's to choose"),
+    ({"pod": ", runtimeClassName: weak"}, "runtimeClassName is the operator's to choose"),
+    ({"pod": ", tolerations: [{operator: Exists}]"}, "nodes that are set apart"),
+    ({"pod": ", tolerations: [{key: node-role.kubernetes.io/control-plane}]"}, "nodes that are set apart"),
+    ({"pod": ", terminationGracePeriodSeconds: 86400"}, "cannot be removed"),
+    (
+        {"container": ", livenessProbe: {httpGet: {host: 169.254.169.254, port: 80}}"},
+        "the node itself would ask another machine",
+    ),
+    (
+        {"container": ", lifecycle: {postStart: {tcpSocket: {host: 127.0.0.1, port: 10250}}}"},
+        "the node itself would ask another machine",
+    ),
     (
         {"container": ", env: [{name: A, valueFrom: {secretKeyRef: {name: other, key: k}}}]"},
         "the Secret is not this template's",
@@ -171,10 +185,43 @@ def test_a_privilege_is_refused_with_its_place_wherever_pods_are_described(parts
         ),
         ("apiVersion: v1\nkind: Service\nmetadata: {name: i-1}\nspec: {externalIPs: [1.2.3.4]}", "others' traffic"),
         (
-            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i-1}\n"
-            "spec: {defaultBackend: {service: {name: theirs}}}",
-            "the Service is not this template's",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: i-1}\nspec: {clusterIP: 10.0.0.9}",
+            "clusterIP would catch or lead away others' traffic",
         ),
+        # Names become paths of requests.
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x-i-1/../../secrets/app-theirs}", "is no name of an object"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: 'theirs/log?container=x&i-1'}", "is no name of an object"),
+        # An empty selector of a Job's own would take over every pod that nobody owns.
+        ("apiVersion: batch/v1\nkind: Job\nmetadata: {name: i-1}\nspec: {manualSelector: true}", "others' pods"),
+        (
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: i-1}\n"
+            "spec: {jobTemplate: {spec: {selector: {matchLabels: {app.kubernetes.io/managed-by: archelon}}}}}",
+            "others' pods",
+        ),
+        # What is made of a template has its metadata.
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: i-1}\n"
+            "spec: {template: {metadata: {finalizers: [x/y]}, spec: {}}}",
+            "finalizers is not a template's",
+        ),
+        (
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: i-1}\n"
+            "spec: {jobTemplate: {metadata: {annotations: {archelon.org/instance: theirs}}}}",
+            "knows its objects",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: i-1}\n"
+            "spec: {volumeClaimTemplates: [{metadata: {name: d, finalizers: [x/y]}}]}",
+            "finalizers is not a template's",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: i-1}\n"
+            "spec: {volumeClaimTemplates: [{metadata: {name: d}, spec: {volumeName: theirs}}]}",
+            "volumeName could take",
+        ),
+        # The server's refusal would show the value.
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\nstringData: {pin: 4711}", r"pin: .*is no text"),
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\ndata: 4711", r"data: .*is no mapping"),
         (
             "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: i-1}\n"
             "spec: {scaleTargetRef: {kind: Deployment, name: theirs}}",
@@ -183,6 +230,10 @@ def test_a_privilege_is_refused_with_its_place_wherever_pods_are_described(parts
         (
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: i-1}\nspec: {volumeName: theirs}",
             "volumeName could take",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: i-1}\nspec: {replicas: many}",
+            "no number of replicas",
         ),
         ("- a list", "a document is an object"),
         ("# nothing", "nothing to make"),
@@ -194,6 +245,92 @@ def test_what_a_stack_may_not_have_is_refused(text: str, problem: str) -> None:
         rendered(text)
 
 
+def test_a_refused_secret_is_not_shown() -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\nstringData: {pin: 4711}"
+    with pytest.raises(DeployError) as refused:
+        rendered(text)
+    assert "4711" not in str(refused.value)
+
+
+WAY_IN = """
+apiVersion: v1
+kind: Service
+metadata: {{name: web-i-1}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: web-i-1{metadata}}}
+spec: {{{spec}}}
+"""
+PATHS = "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web-i-1, port: {number: 80}}}}]}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "metadata", "problem"),
+    [
+        (f"rules: [{{host: web-i-1.apps.example.org, {PATHS}}}]", "", ""),
+        (f"rules: [{{host: i-1.example.net, {PATHS}}}], tls: [{{hosts: [i-1.example.net]}}]", "", ""),
+        # Another instance's name, one that is nobody's, every name.
+        (f"rules: [{{host: shop.apps.example.org, {PATHS}}}]", "", r"\$\.spec\.rules\[0\]\.host: .*another instance"),
+        (f"rules: [{{host: '*.apps.example.org', {PATHS}}}]", "", "another instance"),
+        (f"rules: [{{host: i-1.bank.example.com, {PATHS}}}]", "", "is none of this region's"),
+        (f"rules: [{{host: i-1.apps.example.org.example.com, {PATHS}}}]", "", "is none of this region's"),
+        (f"rules: [{{{PATHS}}}]", "", "would answer for every name"),
+        ("defaultBackend: {service: {name: web-i-1}}", "", "would answer for every name"),
+        ("tls: [{hosts: [shop.apps.example.org]}]", "", "another instance"),
+        (
+            f"rules: [{{host: i-1.example.net, {PATHS.replace('name: web-i-1', 'name: theirs')}}}]",
+            "",
+            "the Service is not this template's",
+        ),
+        (
+            "rules: [{host: i-1.example.net, http: {paths: [{backend: {resource: {kind: Secret, name: x}}}]}}]",
+            "",
+            "leads to a Service alone",
+        ),
+        (
+            f"rules: [{{host: i-1.example.net, {PATHS}}}]",
+            ", annotations: {nginx.ingress.kubernetes.io/server-snippet: x}",
+            "tells the Ingress controller",
+        ),
+        (f"rules: [{{host: i-1.example.net, {PATHS}}}]", ", annotations: {example.org/rewrite: x}", ""),
+    ],
+)
+def test_the_way_in_is_for_names_of_ones_own(spec: str, metadata: str, problem: str) -> None:
+    hosts, annotations = [".apps.example.org", "*.example.net"], ["example.org/rewrite"]
+    policy = Policy.of(ingress_hosts=hosts, ingress_annotations=annotations)
+    text = order(WAY_IN.format(spec=spec, metadata=metadata))
+    if not problem:
+        assert object_of(render(text, policy, region="k", namespace="ns"), "Ingress")["spec"]["rules"]
+        return
+    with pytest.raises(DeployError, match=problem):
+        render(text, policy, region="k", namespace="ns")
+
+
+def test_without_names_to_give_a_region_has_no_way_in() -> None:
+    with pytest.raises(DeployError, match=r"this region gives no names .*`ingress_hosts`"):
+        rendered(WAY_IN.format(spec=f"rules: [{{host: i-1.example.net, {PATHS}}}]", metadata=""))
+    with pytest.raises(ValueError, match=r"`ingress_hosts` has 'apps\.example\.org'; write \*\.apps\.example\.org"):
+        Policy.of(ingress_hosts=["apps.example.org"])
+
+
+def test_pods_keep_away_from_their_own_stack_alone() -> None:
+    """An anti-affinity works both ways: one that means every pod would keep other tenants' off the nodes."""
+    term = (
+        "{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/managed-by: archelon}}}"
+    )
+    weighed = f"{{weight: 1, podAffinityTerm: {term}}}"
+    affinity = (
+        f", affinity: {{podAntiAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: [{term}, {{topologyKey: z}}], "
+        f"preferredDuringSchedulingIgnoredDuringExecution: [{weighed}]}}}}"
+    )
+    found = rendered(POD.format(pod=affinity, container=""))
+    anti = object_of(found, "Pod")["spec"]["affinity"]["podAntiAffinity"]
+    terms = [*anti["requiredDuringSchedulingIgnoredDuringExecution"]]
+    terms += [each["podAffinityTerm"] for each in anti["preferredDuringSchedulingIgnoredDuringExecution"]]
+    assert [each["labelSelector"]["matchLabels"]["archelon.org/stack"] for each in terms] == ["s1"] * 3
+
+
 @pytest.mark.parametrize(
     ("ours", "problem"),
     [
@@ -202,6 +339,12 @@ def test_what_a_stack_may_not_have_is_refused(text: str, problem: str) -> None:
         ("outputs: {a: {of: ConfigMap/i-1, value: '{data}'}}", "is no path"),
         ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?}'}}", "is no JSONPath"),
         ("outputs: {a: {of: ConfigMap/i-1}}", "an output has a `value`"),
+        # Paths run in workers that all tenants share: each of these can take for ever.
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{..*..*..*}'}}", "goes down with `..` once at most"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?search(@, \"(a+)+$\")]}'}}", "calls no functions"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?@ =~ /(a+)+$/]}'}}", "calls no functions"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?$.data.*]}'}}", "looks from the root once"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{[*,*][*,*][*,*]}'}}", "chooses one thing in a bracket"),
         ("nodes: {a: {of: ConfigMap/i-1}}", "ConfigMap has no replicas"),
         ("output: {}", "a Stack has no 'output'"),
     ],
@@ -218,6 +361,9 @@ def test_outputs_are_any_field() -> None:
     assert found.outputs["url"].value(service) == "http://10.0.0.1:80/"
     assert found.outputs["port"].value(service) == 1
     assert found.outputs["url"].value({"spec": {}}) is None
+    quoted = OutputValue.of(("Service", "x"), "{.a['b..$,(c'][?(@.d=='(,..$' && @.e)].e}")
+    assert quoted.value({"a": {"b..$,(c": [{"d": "(,..$", "e": 1}, {"d": "x", "e": 2}]}}) == 1
+    assert OutputValue.of(("Service", "x"), "{..port}").value(service) == [1, 80]
 
 
 def test_kinds_are_a_regions_to_choose() -> None:

@@ -83,6 +83,11 @@ def seen(kind: str, status: dict[str, Any], spec: dict[str, Any] | None = None, 
     }
 
 
+PARTS = {"replicas": 3, "readyReplicas": 3, "updateRevision": "b", "currentRevision": "a"}
+PARTED = {"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}
+ONE_OLD = {"desiredNumberScheduled": 2, "numberReady": 2, "updatedNumberScheduled": 1, "currentNumberScheduled": 2}
+
+
 @pytest.mark.parametrize(
     ("found", "ready", "failed"),
     [
@@ -105,6 +110,11 @@ def seen(kind: str, status: dict[str, Any], spec: dict[str, Any] | None = None, 
             True,
             False,
         ),
+        # A partition: what is below it stays as it is, for as long as the template says so.
+        (seen("StatefulSet", {**PARTS, "updatedReplicas": 1}, PARTED), True, False),
+        (seen("StatefulSet", {**PARTS, "updatedReplicas": 0}, PARTED), False, False),
+        (seen("DaemonSet", {**ONE_OLD}, {"updateStrategy": {"type": "OnDelete"}}), True, False),
+        (seen("DaemonSet", {**ONE_OLD}), False, False),
         (
             seen("DaemonSet", {"desiredNumberScheduled": 2, "numberReady": 1, "updatedNumberScheduled": 2}),
             False,
@@ -151,8 +161,12 @@ def test_what_no_label_holds_stands_as_a_digest(value: str) -> None:
 
 
 def test_an_instance_is_found_again_behind_its_label() -> None:
+    digest = marks.label("http://a")
     assert (
-        marks.instance_of({"labels": {marks.INSTANCE: "a"}, "annotations": {marks.INSTANCE: "http://a"}}) == "http://a"
+        marks.instance_of({"labels": {marks.INSTANCE: digest}, "annotations": {marks.INSTANCE: "http://a"}})
+        == "http://a"
     )
+    # Nobody is taken for another by an annotation.
+    assert marks.instance_of({"labels": {marks.INSTANCE: "a"}, "annotations": {marks.INSTANCE: "theirs"}}) == "a"
     assert marks.instance_of({"labels": {marks.INSTANCE: "a"}}) == "a"
     assert marks.instance_of({}) == ""

@@ -224,7 +224,7 @@ class BringingUp:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd=self._layout.state,
-                timeout=300,
+                timeout=600,
             )
         if done.returncode:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

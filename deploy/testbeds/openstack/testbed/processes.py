@@ -79,7 +79,7 @@ class Processes:
         begun = _begun(process.pid)
         self._file(name).write_text(f"{process.pid} {begun}\n")
 
-    def await_answer(self, name: str, url: str, *, seconds: float = 180.0) -> None:
+    def await_answer(self, name: str, url: str, *, seconds: float = 600.0) -> None:
         """Wait until a process of ours answers.
 
         Raises:
