@@ -103,7 +103,7 @@ class Orchestrator:
         self.deployment = Deployment(
             self.design, self._instance, bundle=situation.bundle, pace=situation.pace, occasion=situation.occasion
         )
-        self.provisioning = Provisioning(self.design, self._instance, pace=situation.pace)
+        self.provisioning = Provisioning(self.design, self._instance, bundle=situation.bundle, pace=situation.pace)
         self.runtime = Runtime(self.design, self._instance, pace=situation.pace)
         self.disposal = Disposal(self.design, self._instance)
         self.resolver = Resolver(

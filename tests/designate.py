@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from tests.conftest import missing
 from tests.dns_query import ask
 from tests.openstack import OpenStack
+from tests.waiting import until
 
 __all__ = ["DesignateZone", "designate_zone"]
 
@@ -45,14 +45,8 @@ class DesignateZone:
 
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
         """Wait until BIND serves these and no others: data and ttl."""
-        self.until(lambda: ask(_BIND, self.full(name), kind) == list(expected))
-
-    def until(self, reached: Callable[[], Any]) -> None:
-        """Wait until something holds."""
-        end = time.monotonic() + 120
-        while not reached():
-            assert time.monotonic() < end, "it never came so"
-            time.sleep(0.2)
+        what = f"{self.full(name)} {kind} is {expected}"
+        until(lambda: ask(_BIND, self.full(name), kind) == list(expected), what, pause=0.2)
 
 
 @contextlib.contextmanager
@@ -64,7 +58,7 @@ def designate_zone(openstack: OpenStack) -> Iterator[DesignateZone]:
     made = zone.call("POST", "/zones", {"name": zone.full("@"), "email": "hostmaster@example.org"})
     zone.id = made["id"]
     try:
-        zone.until(lambda: zone.call("GET", f"/zones/{zone.id}")["status"] == "ACTIVE")
+        until(lambda: zone.call("GET", f"/zones/{zone.id}")["status"] == "ACTIVE", "the zone is active", pause=0.2)
         yield zone
     finally:
         zone.call("DELETE", f"/zones/{zone.id}")

@@ -20,7 +20,9 @@ __all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_or
 
 TOPIC: Final = "provision.configuration"
 
-_RESULTS: Final = frozenset((provision.CONFIGURATION_STATE, provision.CONFIGURATION_RESULT))
+_SET: Final = frozenset(
+    (provision.CONFIGURATION_STATE, provision.CONFIGURATION_RESULT, provision.CONFIGURATION_ATTEMPT)
+)
 
 
 def configuration_order(attributes: Mapping[str, Any], present: Object) -> ConfigurationOrder:
@@ -32,6 +34,7 @@ def configuration_order(attributes: Mapping[str, Any], present: Object) -> Confi
         node=str(attributes.get(provision.CONFIGURATION_NODE, "")),
         kind=str(attributes.get(provision.CONFIGURATION_KIND, "")),
         content=attributes.get(provision.CONFIGURATION_CONTENT) or {},
+        attempt=int(attributes.get(provision.CONFIGURATION_ATTEMPT) or 1),
     )
 
 
@@ -60,12 +63,15 @@ class ConfigurationBackend(OwnedBackend):
             raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
         self._validate(entity.attributes, present)
         entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
+        entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
     def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
-        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _RESULTS)
-        if changed:
+        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _SET)
+        # What failed is tried again when it is ordered again, such as by a phase that is.
+        if changed or old.attributes.get(provision.CONFIGURATION_STATE) == "failed":
             self._validate(new, present)
             new[provision.CONFIGURATION_STATE] = "waiting"
+            new[provision.CONFIGURATION_ATTEMPT] = 1 + int(old.attributes.get(provision.CONFIGURATION_ATTEMPT) or 1)
             new.pop(provision.CONFIGURATION_RESULT, None)
         return new
 

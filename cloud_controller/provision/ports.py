@@ -25,6 +25,7 @@ class ConfigurationOrder:
         id: names it. stack: id of the stack. node: name in its template; all its instances are meant.
         kind: `process`, `cloud-init`, `ssh` or `software-config`.
         content: as the kind has it; may hold secrets.
+        attempt: counts the times that it was to be carried out; what failed is tried again when it is ordered again.
     """
 
     id: str
@@ -33,6 +34,7 @@ class ConfigurationOrder:
     node: str
     kind: str
     content: Mapping[str, Any] = field(repr=False)
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ class Configures(Protocol):
 
     def configure(self, order: ConfigurationOrder) -> Configured:
         """Carry it out on every instance of the node; repeating it must be harmless. Raises ProvisionError."""
+
+    def remove(self, order: ConfigurationOrder) -> bool:
+        """Remove what the platform keeps of it; nodes stay as they are. True when nothing is left; False: ask again.
+
+        Raises:
+            ProvisionError: something is in the way.
+        """
 
 
 @dataclass(frozen=True)

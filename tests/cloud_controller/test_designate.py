@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import socketserver
-import threading
-import time
-import wsgiref.simple_server
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +20,10 @@ from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.provision.dns_backend import TOPIC
 from cloud_controller.provision.ports import NameOrder, ProvisionError
-from occi_service import client, dns_records
+from occi_service import dns_records
 from occi_service.wire import design, disposal, dns, names
 from sdk.cloud_names import CloudNames
 from sdk.dns import Dns
-from sdk.ports import Service
 from tests.designate import DesignateZone, designate_zone
 from tests.openstack import OpenStack
 from tests.relay import Relay
@@ -36,11 +31,7 @@ from tests.sdk.names_contract import NamesContract
 
 from .heat_region import Rerouted, Tokens, relay_before
 from .house import SERVICE, TENANT, House, labels, new_instance
-from .test_modules import Quiet
-
-
-class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-    daemon_threads = True
+from .served import Pace, served
 
 
 @dataclasses.dataclass
@@ -49,7 +40,7 @@ class AtDesignate:
 
     house: House
     served: DesignateZone
-    url: str
+    design_of: Callable[[sdk.Instance], sdk.Design]
     relay: Relay
     region: str = "heat"
 
@@ -59,8 +50,7 @@ class AtDesignate:
 
     def of(self, instance: str) -> Dns:
         said = sdk.Instance(instance, TENANT, SERVICE)
-        catalogue = sdk.Design(Reach(self.house, self.url, instance), lambda: said)
-        return Dns(CloudNames(catalogue, lambda: said, pace=Pace()), instance)
+        return Dns(CloudNames(self.design_of(said), lambda: said, pace=Pace()), instance)
 
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
         self.served.serves(name, kind, *expected)
@@ -71,75 +61,23 @@ class AtDesignate:
         return found["version"], found["updated_at"]
 
 
-@dataclasses.dataclass
-class Reach:
-    """An orchestrator's ways out."""
-
-    house: House
-    url: str
-    instance: str
-    own_url: str = "http://service-manager/hello/1"
-
-    def design(self) -> Service:
-        return self.cloud(f"{self.url}/design/")
-
-    def cloud(self, url: str) -> Service:
-        return client.Client(url, token=self.house.instance_token(self.instance))
-
-    def supplier(self, url: str, token: str | None) -> Service:
-        raise AssertionError("names need no supplier")
-
-
-class Pace:
-    """Time as it is; a name that is not served within two minutes never will be."""
-
-    def __init__(self) -> None:
-        self._end = time.monotonic() + 120
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def wait(self, seconds: float) -> None:
-        assert time.monotonic() < self._end, "it is still not served"
-        time.sleep(seconds)
-
-    def check(self) -> None:
-        return
-
-
 @pytest.fixture(scope="module")
 def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AtDesignate]:
     root = tmp_path_factory.mktemp("names")
     house = House(root / "house", f"sqlite:///{root}/state.db")
     context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionBook(house.database, "heat"))
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
-    with (
-        designate_zone(openstack_dns) as zone,
-        relay_before(openstack_dns.tenant, "dns") as relay,
-        Server(("127.0.0.1", 0), Quiet) as server,
-    ):
+    with designate_zone(openstack_dns) as zone, relay_before(openstack_dns.tenant, "dns") as relay:
         # The same, on a way that a test can block.
-        heat.names = DesignateNames(
-            Designate(
-                Connections(
-                    Tokens(openstack_dns.tenant),
-                    auth_url=openstack_dns.auth_url,
-                    region=openstack_dns.region,
-                    http=Rerouted(relay),
-                )
-            )
-        )
-        url = f"http://127.0.0.1:{server.server_port}"
-        house.rebuild(platforms={"local": house.platform, "heat": heat}, url=url)
-        server.set_app(house.client.app)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+        tokens, auth_url = Tokens(openstack_dns.tenant), openstack_dns.auth_url
+        http = Rerouted(relay)
+        connections = Connections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
+        heat.names = DesignateNames(Designate(connections))
+        house.rebuild(platforms={"local": house.platform, "heat": heat})
         try:
-            with house.worker():
-                yield AtDesignate(house, zone, url, relay)
+            with served(house) as design_of, house.worker():
+                yield AtDesignate(house, zone, design_of, relay)
         finally:
-            server.shutdown()
-            thread.join()
             house.clear()
 
 

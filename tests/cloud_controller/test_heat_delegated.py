@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from cloud_controller.labels import Labels
 from cloud_controller.platform import DelegationEndedError, PlatformContext
 from cloud_controller.platforms.heat.opening import open_heat
 from occi_service import identity
-from tests.keystone_people import People
 from tests.openstack import OpenStack
 
+from .delegation_contract import AUDIENCE
 from .heat_region import template_of
-from .test_keystone_delegations import AUDIENCE, KeystoneProvider, Person
+from .keystone_provider import KeystoneProvider
 
 
 class Trusted:
@@ -42,33 +41,19 @@ class Trusted:
         self._provider.delegations.end(self._delegation.record)
 
 
-@pytest.fixture(scope="module")
-def service(openstack: OpenStack) -> Iterator[Person]:
-    people = People(openstack)
-    yield people.person("service")
-    people.close()
-
-
-@pytest.fixture
-def provider(openstack: OpenStack, service: Person) -> Iterator[KeystoneProvider]:
-    people = People(openstack)
-    made = KeystoneProvider(openstack, people, service)
-    yield made
-    people.close()
-    assert not made.delegations.held()
-
-
 WAITS = """
   handle: {type: 'OS::Heat::WaitConditionHandle'}
   condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
 """
 
 
-def test_a_trust_is_all_that_a_stack_needs(openstack: OpenStack, provider: KeystoneProvider, tmp_path: Path) -> None:
-    tenant, presented = provider.order()
-    tokens = Trusted(provider, tenant, presented)
+def test_a_trust_is_all_that_a_stack_needs(
+    openstack: OpenStack, keystone_provider: KeystoneProvider, tmp_path: Path
+) -> None:
+    tenant, presented = keystone_provider.order()
+    tokens = Trusted(keystone_provider, tenant, presented)
     # The tenant's own token is used once, and may end then.
-    provider.revoke(presented)
+    keystone_provider.revoke(presented)
     context = PlatformContext("heat", tmp_path, tokens)
     platform = open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
     assert platform.delegates

@@ -27,7 +27,7 @@ from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
 from .scaling import scaled
 
-__all__ = ["HIDDEN", "HeatStacks"]
+__all__ = ["HIDDEN", "HeatStacks", "without"]
 
 #: Stands where a secret stood.
 HIDDEN: Final = "[hidden]"
@@ -131,7 +131,7 @@ class HeatStacks:
             return self._call(order.labels, lambda client: self._away(client, order, kept), ())
         request = request_of(order)
         progress = self._call(order.labels, lambda client: self._towards(client, order, request, kept), request.secrets)
-        return replace(progress, reason=_without(progress.reason, request.secrets)[:_LONGEST_REASON])
+        return replace(progress, reason=without(progress.reason, request.secrets)[:_LONGEST_REASON])
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """The stack, while Heat has it."""
@@ -300,7 +300,7 @@ class HeatStacks:
         try:
             return self._connections.call(labels, do)
         except DeployError as problem:
-            raise DeployError(_without(str(problem), secrets)) from problem
+            raise DeployError(without(str(problem), secrets)) from problem
 
 
 def _get(client: Client, name: str) -> Any:
@@ -358,7 +358,8 @@ def _drafted(stack: Any) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
-def _without(text: str, secrets: Sequence[str]) -> str:
+def without(text: str, secrets: Sequence[str]) -> str:
+    """A text in which secrets are hidden."""
     for secret in secrets:
         if secret:
             # As a word of its own: a secret such as `a` would make everything unreadable.
