@@ -7,6 +7,7 @@ for nobody. After it, Keystone holds no trust, no service and no endpoint of any
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import signal
@@ -220,6 +221,7 @@ def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, s
     assert house.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
     house.await_state(tenant, listed[0], "active")
     _heals(house)
+    _scales(house, tenant, listed[0])
     assert [each["id"] for each in house.trusts()] == [trust["id"]]
     with house.open(tenant.token()) as manager:
         manager.delete(path)
@@ -240,6 +242,22 @@ def _heals(house: House) -> None:
     victim, pid = next(iter(_nodes(house).items()))
     os.kill(pid, signal.SIGKILL)
     until(lambda: _nodes(house).get(victim) not in (pid, None), "it is healed", seconds=60)
+
+
+def _scales(house: House, tenant: Person, guestbook: str) -> None:
+    """One that is busy grows, in the tenant's name and with no token of the tenant's about."""
+
+    def webs() -> int:
+        seen = house.look(tenant, guestbook)
+        assert seen is not None
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            urllib3.request("GET", str(seen["guestbook.url"]), retries=False, timeout=5.0)
+        return str(seen["guestbook.endpoints"]).count(":")
+
+    assert webs() == 1
+    with house.open(tenant.token()) as manager:
+        manager.update(guestbook, {"guestbook.busy": 0.1})
+    until(lambda: webs() > 1, "it has grown", seconds=PATIENCE, pause=0.2)
 
 
 def _nodes(house: House) -> dict[Any, int]:
