@@ -22,6 +22,7 @@ __all__ = [
     "Changed",
     "DelegationEndedError",
     "KnownStack",
+    "NeverDelegatedError",
     "NoStacks",
     "NoTokens",
     "Platform",
@@ -36,6 +37,10 @@ class DelegationEndedError(DeployError):
     """Nobody acts for the tenant any more; the text says why, and what an operator can do."""
 
 
+class NeverDelegatedError(DelegationEndedError):
+    """An instance has no delegation: nothing can have been made in its tenant's name, or its absence has been verified."""
+
+
 class PlatformTokens(Protocol):
     """Tokens of the platform's own identity service, by which it is called in a tenant's name. Thread-safe."""
 
@@ -47,7 +52,7 @@ class PlatformTokens(Protocol):
             fresh: the last one was refused; get another.
 
         Raises:
-            DelegationEndedError: the delegation is revoked or lost.
+            DelegationEndedError: the delegation is revoked or lost; NeverDelegatedError: there is none.
             occi_service.client.ClientError: it cannot be asked for now.
         """
 

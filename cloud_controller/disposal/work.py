@@ -145,13 +145,17 @@ class DisposalWork:
         left = {
             place: entry.object for place, entry in audit.items() if place[0] in self._holdings and not entry.removed
         }
+        unasked = ""
         if rank is None or now - asked >= _ASKED:
             # While rows tell of what is still to go, a platform far away is not asked at every look.
             asked = now
             try:
                 left = self._held(instance)
             except HoldingsError as problem:
-                return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
+                if rank is None:
+                    return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
+                # What rows tell of goes all the same, and elsewhere: one region does not keep the others.
+                unasked = f"; {problem}"
         left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
         for place, name in left.items():
             if place not in audit or audit[place].removed:
@@ -162,7 +166,7 @@ class DisposalWork:
         lines = list(audit.values())
         if rank is not None:
             dismiss = [each for each in rank if each.wanted != ABSENT]
-            message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank)
+            message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank) + unasked
             return self._waiting(present, lines, since, asked=asked, message=message, dismiss=dismiss)
         blocked = self._remove_rest(instance)
         if blocked:
@@ -315,10 +319,11 @@ class Sweep:
 
     def _remove(self, region: str, platform: Holdings, instance: str) -> bool:
         """Take an orphan away; False where that takes another look soon."""
-        what = list(platform.objects(instance))
+        what: list[str] = []
         problem = ""
         gone = False
         try:
+            what = list(platform.objects(instance))
             gone = platform.remove(instance) and not platform.remains(instance)
         except HoldingsError as error:
             # It is told every time, and keeps no other from being removed.

@@ -22,7 +22,7 @@ from keystoneauth1.access.service_catalog import ServiceCatalogV3
 
 from ...deploy.ports import DeployError
 from ...labels import Labels
-from ...platform import DelegationEndedError, PlatformTokens
+from ...platform import PlatformTokens
 
 __all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
 
@@ -74,7 +74,7 @@ class Connections:
 
         Raises:
             NotFoundError: there is nothing of the name.
-            DeployError: Heat refuses it, or nobody acts for the tenant.
+            DeployError: Heat refuses it, or (`DelegationEndedError`) nobody acts for the tenant.
             Exception: it cannot be reached, or is not well; try again.
         """
         try:
@@ -82,8 +82,6 @@ class Connections:
                 return do(self._client(self._tokens.token(labels)))
             except (heatclient.exc.HTTPUnauthorized, keystoneauth1.exceptions.Unauthorized):
                 return do(self._client(self._tokens.token(labels, fresh=True)))
-        except DelegationEndedError as ended:
-            raise DeployError(str(ended)) from ended
         except heatclient.exc.HTTPNotFound:
             raise
         except heatclient.exc.HTTPException as refused:

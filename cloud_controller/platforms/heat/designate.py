@@ -19,7 +19,7 @@ from occi_service.dns_records import DnsRecordError, zone_of
 from ...deploy.ports import DeployError
 from ...disposal.ports import HoldingsError
 from ...labels import Labels
-from ...platform import StackBook
+from ...platform import NeverDelegatedError, StackBook
 from ...provision.ports import Named, NameOrder, ProvisionError
 from .connection import Connections
 
@@ -233,9 +233,12 @@ class DesignateHoldings:
             return []
         try:
             return list(self._designate.marked(labels, _MARK + instance))
-        except ProvisionError:
-            # A record's row goes when its absence is verified; where nobody may look any more, rows say what is left.
-            return []
+        except ProvisionError as problem:
+            if isinstance(problem.__cause__, NeverDelegatedError):
+                # Nobody ever could set a name here in its tenant's name.
+                return []
+            # Whatever the rows say: who cannot be asked has not said that there is nothing.
+            raise HoldingsError(f"the name server cannot be asked for it: {problem}") from problem
 
     def _labels(self, instance: str) -> Labels | None:
         return self._book.labels(instance) or self._found.get(instance)

@@ -53,6 +53,7 @@ def open_heat(
     interface: str = "public",
     cacert: str | None = None,
     account: Mapping[str, Any] | None = None,
+    stalled: float = 120.0,
     dns: Mapping[str, Any] | None = None,
 ) -> HeatPlatform:
     """Open the platform.
@@ -64,6 +65,7 @@ def open_heat(
         cacert: file of the authorities whose certificates are believed; the system's without it.
         account: a user of the provider's own, in whose project everything is made, as `account.AccountTokens` takes it; without
             it, each order is carried out in its tenant's project and needs a delegation.
+        stalled: seconds after which Heat is told again what to do with a stack in which nothing moves.
         dns: `zones`, in which names may be set, and `service`, Designate's type in the catalogue; without it no names are set.
             Zones may be left out where every order is carried out in its tenant's own project, and are then all that this has.
 
@@ -72,6 +74,8 @@ def open_heat(
     """
     if not auth_url.startswith(("http://", "https://")):
         raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
+    if isinstance(stalled, bool) or not isinstance(stalled, int | float) or not stalled > 0:
+        raise DeployError(f"stalled of the region {context.region} is no number of seconds")
     try:
         from .account import AccountTokens
         from .configures import HeatConfigures
@@ -107,7 +111,7 @@ def open_heat(
         # Names go before what they lead to.
         holdings = AllHoldings(DesignateHoldings(designate, context.stacks), holdings)
     return HeatPlatform(
-        HeatStacks(connections),
+        HeatStacks(connections, stalled=float(stalled)),
         holdings=holdings,
         configures=HeatConfigures(connections, context.stacks),
         targets=HeatTargets(connections, context.stacks),
