@@ -47,7 +47,7 @@ class NameServer(Protocol):
         """The records that instances have set in a zone."""
 
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        """Remove records and add others, in one step."""
+        """Remove records, and have others be there, in one step; what is as it should be is not written again."""
 
     def zones(self) -> Sequence[str]:
         """The zones that there are."""
@@ -70,7 +70,7 @@ class Dns:
         return [each for each in self._server.records(_zone(zone)) if each.instance == self._instance]
 
     def put(self, zone: str, name: str, type: str, value: str, *, ttl: int = 300) -> None:  # noqa: A002 - DNS's word
-        """Set a name: it has this value from now on, and no other of the type. What stands already is left alone.
+        """Set a name: it has this value from now on, and no other of the type. What stands stays; what was lost is set again.
 
         Args:
             name: below the zone; `@` for the zone itself.
@@ -90,8 +90,7 @@ class Dns:
         same = [each for each in present if (each.name.lower(), each.type) == (record.name, record.type)]
         if any(each.instance != self._instance for each in same):
             raise Failure(f"the name {name}.{zone} belongs to another instance; choose another")
-        if same != [record]:
-            self._server.change(checked.zone, [record], same)
+        self._server.change(checked.zone, [record], [each for each in same if each != record])
 
     def remove(self, zone: str, name: str) -> None:
         """Remove the instance's records of a name."""
@@ -128,7 +127,10 @@ class ZoneFiles:
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            kept = [each for each in self.records(zone) if each not in remove]
+            present = self.records(zone)
+            kept = [each for each in present if each not in remove]
+            if {*kept, *add} == set(present):
+                return
             lines = [f"; zone {zone}; written by orchestrators, which change their own lines"]
             records = sorted({*kept, *add}, key=lambda record: (record.name, record.type, record.value))
             lines.extend(

@@ -63,7 +63,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order: OpenStack's tests first, Kubernetes' late, since its programs may be building yet.
+    """Order: OpenStack's tests first, then the longest, Kubernetes' late, since its programs may be building yet.
 
     Each test bed is there once, so that all of its tests are one group, which one of several processes runs; all others
     go by file. Tests that may have to wait for a test bed get the time for it.
@@ -88,8 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(group))
     chosen = {*first, *last}
     others = [item for item in items if item not in chosen]
-    # With several processes these begin half-way: the longest group would be the only one left at the end.
-    middle = len(others) // 2 if os.environ.get("PYTEST_XDIST_WORKER") else len(others)
+    # Those that kill processes: whatever is long must not begin last, when the other process has nothing to do any more.
+    long = {item.path for item in others if item.get_closest_marker("crash") is not None}
+    others.sort(key=lambda item: item.path not in long)
+    # With several processes these begin earlier: so long a group must not be what is left at the end.
+    middle = len(others) // 4 if os.environ.get("PYTEST_XDIST_WORKER") else len(others)
     items[:] = first + others[:middle] + last + others[middle:]
 
 

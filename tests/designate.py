@@ -1,4 +1,4 @@
-"""Designate as a tenant of the tests' cloud sees it: a zone for the time of a test, and the real BIND that serves it."""
+"""Designate as tenants of the tests' cloud see it: a zone for the time of a test, and the real BIND that serves it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.conftest import missing
 from tests.dns_query import ask
-from tests.openstack import OpenStack
+from tests.openstack import Cloud, OpenStack
 from tests.waiting import until
 
 __all__ = ["DesignateZone", "designate_zone"]
@@ -21,17 +21,17 @@ _BIND = ("127.0.0.1", 15353)
 
 @dataclasses.dataclass
 class DesignateZone:
-    """A zone in the project of the tests' tenant."""
+    """A zone in somebody's project."""
 
-    openstack: OpenStack
+    owner: Cloud
     name: str
     id: str = ""
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
-        """A call to Designate as the tenant; the answer's document."""
-        tenant = self.openstack.tenant
-        url = f"{tenant.session.get_endpoint(service_type='dns', region_name=tenant.region)}/v2{path}"
-        answer = tenant.session.request(url, method, json=document, headers={"Accept": "application/json"})
+        """A call to Designate as the owner; the answer's document."""
+        session = self.owner.session
+        url = f"{session.get_endpoint(service_type='dns', region_name=self.owner.region)}/v2{path}"
+        answer = session.request(url, method, json=document, headers={"Accept": "application/json"})
         return answer.json() if answer.content else None
 
     def full(self, name: str) -> str:
@@ -50,11 +50,11 @@ class DesignateZone:
 
 
 @contextlib.contextmanager
-def designate_zone(openstack: OpenStack) -> Iterator[DesignateZone]:
-    """A zone of its own for a test, which BIND serves."""
+def designate_zone(openstack: OpenStack, owner: Cloud | None = None) -> Iterator[DesignateZone]:
+    """A zone of its own for a test, which BIND serves. owner: whose; the tests' tenant's without one."""
     if openstack.bed is None:
         missing("a name server behind Designate whose address is known (the test bed has one)")
-    zone = DesignateZone(openstack, f"{uuid.uuid4().hex}.example")
+    zone = DesignateZone(owner or openstack.tenant, f"{uuid.uuid4().hex}.example")
     made = zone.call("POST", "/zones", {"name": zone.full("@"), "email": "hostmaster@example.org"})
     zone.id = made["id"]
     try:

@@ -72,12 +72,10 @@ class DnsBackend(OwnedBackend):
         entity.attributes[dns.STATE] = WAITING
 
     def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
-        changed = any(old.attributes.get(name) != new.get(name) for name in (dns.VALUE, dns.TTL))
-        if changed or old.attributes.get(dns.STATE) != ACTIVE:
-            # What failed is tried again when it is ordered again.
-            self._validate(new, present)
-            new[dns.STATE] = WAITING
-            new.pop(dns.MESSAGE, None)
+        # The name server is looked at anew: it may have lost it, and what failed is tried again.
+        self._validate(new, present)
+        new[dns.STATE] = WAITING
+        new.pop(dns.MESSAGE, None)
         return new
 
     def leaving(self, entity: Entity) -> None:

@@ -30,6 +30,7 @@ from tests.conftest import missing
 from tests.delegating_platform import install
 from tests.keystone_people import Person
 from tests.openstack import OpenStack
+from tests.tables import Tables
 
 from .harness import ROOT, until
 from .keystone_house import PATIENCE, House, keystone_house
@@ -232,7 +233,7 @@ def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: 
     assert house.trusts() == []
 
 
-def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
+def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables) -> None:
     """No order that was accepted is lost, and none is refused once Keystone answers again."""
     bed = house.openstack.bed
     if bed is None:
@@ -270,9 +271,10 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
         for each in under_way:
             each.result()
     ends = [house.await_state(tenant, path, "active") for *_, path in rows]
-    print(f"\n  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting")
+    lines = [f"  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting"]
     for (number, away, late, _), seen in zip(rows, ends, strict=True):
-        print(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+        lines.append(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+    tables.add("\n".join(["Keystone killed under a load of orders", *lines]))
     assert sum(away for _, away, _, _ in rows) > 0
     assert all(waits), "each 503 says when to come again"
     assert sum(late for _, _, late, _ in rows) == 0

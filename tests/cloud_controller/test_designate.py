@@ -55,10 +55,18 @@ class AtDesignate:
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
         self.served.serves(name, kind, *expected)
 
+    def lose(self, name: str, kind: str) -> None:
+        self.served.call("DELETE", f"/zones/{self.served.id}/recordsets/{self._kept(name, kind)['id']}")
+        self.served.serves(name, kind)
+
     def revision(self, name: str, kind: str) -> Any:
+        found = self._kept(name, kind)
+        return found["version"], found["updated_at"]
+
+    def _kept(self, name: str, kind: str) -> dict[str, Any]:
         wanted = (self.served.full(name), kind)
         [found] = [each for each in self.served.kept() if (each["name"], each["type"]) == wanted]
-        return found["version"], found["updated_at"]
+        return found
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,6 @@ TEMPLATE = """
 heat_template_version: 2018-08-31
 parameters:
   motto: {type: string}
-  web.count: {type: number, default: 2, constraints: [{range: {min: 1, max: 3}}]}
 resources:
   boot:
     type: OS::Heat::CloudConfig
@@ -53,7 +52,7 @@ resources:
   web:
     type: OS::Heat::ResourceGroup
     properties:
-      count: {get_param: web.count}
+      count: 2
       resource_def:
         type: OS::Nova::Server
         properties:
@@ -175,17 +174,13 @@ def test_servers_are_configured_by_their_agents(
             stack = sdk.Stack(path, "main", "heat")
             return json.loads(provisioning.configure(stack, "web", "software-config", content))
 
-        def servers(state: str) -> dict[str, str]:
-            reached = house.wait(
-                lambda: (found := house.attributes(f"/deploy{path}"))[deploy.STACK_STATE] == state and found,
-                seconds=240,
-            )
-            found = [each for each in reached[deploy.STACK_RESOURCES] if each["type"] == "OS::Nova::Server"]
-            return {each["name"]: each["id"] for each in found}
-
-        two = servers("CREATE_COMPLETE")
-        assert born_with(openstack_cloud, two["web.0"]) == f"our motto: {MOTTO}\n"
-        stack = f"main-{path.rpartition('/')[2]}/{house.attributes(f'/deploy{path}')[deploy.STACK_ID]}"
+        house.wait(lambda: house.attributes(f"/deploy{path}")[deploy.STACK_STATE] == "CREATE_COMPLETE", seconds=240)
+        shown = house.attributes(f"/deploy{path}")
+        stack = f"main-{path.rpartition('/')[2]}/{shown[deploy.STACK_ID]}"
+        found = [each for each in shown[deploy.STACK_RESOURCES] if each["type"] == "OS::Nova::Server"]
+        servers = {each["name"]: each["id"] for each in found}
+        assert servers.keys() == {"web.0", "web.1"}
+        assert born_with(openstack_cloud, servers["web.0"]) == f"our motto: {MOTTO}\n"
         agents = Agents(client, answer)
         running = pool.submit(agents.run, stack)
         try:
@@ -198,15 +193,15 @@ def test_servers_are_configured_by_their_agents(
             told = configure(content)
             printed = {"deploy_status_code": 0, "deploy_stdout": "done", "deploy_stderr": ""}
             outputs = {**printed, "said": "out of script"}
-            assert told == {"web.0": outputs, "web.1": outputs}
+            assert told == dict.fromkeys(servers, outputs)
             text = SCRIPT.replace("{{ name | shell }}", shlex.quote(MOTTO.replace("\n", " ")))
-            assert sorted(agents.seen) == sorted((each, text, {"motto": MOTTO}) for each in two.values())
+            assert sorted(agents.seen) == sorted((each, text, {"motto": MOTTO}) for each in servers.values())
 
             # The same again, of a later order: nothing new for Heat.
             said = sdk.Instance(instance, TENANT, SERVICE, generation=2)
-            made = deployments_of(client, two)
+            made = deployments_of(client, servers)
             assert configure(content) == told
-            assert (deployments_of(client, two), len(agents.seen)) == (made, 2)
+            assert (deployments_of(client, servers), len(agents.seen)) == (made, 2)
 
             # A changed one that fails.
             disk["left"] = False
@@ -217,13 +212,10 @@ def test_servers_are_configured_by_their_agents(
             assert "non-zero status code: 1" in str(failed.value)
             assert "no space left" in str(failed.value)
 
-            # Ordered again it is tried again, on the servers that there are by now; what was there before is gone.
-            scaled = {deploy.SCALE_NODE: "web", deploy.SCALE_BY: -1}
-            assert house.call("POST", f"/deploy{path}", action=deploy.SCALE, attributes=scaled).status_code == 200
-            assert servers("UPDATE_COMPLETE") == {"web.0": two["web.0"]}
+            # Ordered again it is tried again; what was there before is gone.
             disk["left"] = True
-            assert configure(changed) == {"web.0": printed}
-            assert len(deployments_of(client, two)) == 1
+            assert configure(changed) == dict.fromkeys(servers, printed)
+            assert len(deployments_of(client, servers)) == 2
             kept = {each.id for each in client.software_configs.list()} - before
             texts = {client.software_configs.get(each).config for each in kept}
             assert "exit" in texts
@@ -277,3 +269,12 @@ def test_what_can_never_be_is_refused_without_its_values(content: dict[str, Any]
     with pytest.raises(ProvisionError, match=said) as refused:
         software_of(content)
     assert "secret nonsense" not in str(refused.value)
+
+
+def test_other_servers_are_another_order() -> None:
+    software = software_of({"config": "x", "inputs": {"a": 1}})
+    one = software.revision({"web.0": "id-0"})
+    assert one == software_of({"inputs": {"a": 1}, "config": "x"}).revision({"web.0": "id-0"})
+    others = ({"web.0": "id-0", "web.1": "id-1"}, {"web.0": "id-2"})
+    assert one not in {software.revision(each) for each in others}
+    assert one != software_of({"config": "x", "inputs": {"a": 2}}).revision({"web.0": "id-0"})

@@ -26,6 +26,9 @@ class Naming(Protocol):
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
         """Assert that the name server serves these and no others: data and ttl; a server's answer may be a little late."""
 
+    def lose(self, name: str, kind: str) -> None:
+        """Take a name's records away behind everybody's back."""
+
     def revision(self, name: str, kind: str) -> Any:
         """Something that changes whenever what is kept of a name is written."""
 
@@ -62,9 +65,13 @@ class NamesContract:
         assert {(each.name, each.type) for each in mine.records(zone)} == {each[:2] for each in others[1:]}
         for kind in ("A", "AAAA"):
             naming.serves("web", kind)
-        # What was removed can be set again.
-        mine.put(zone, "web", "A", "192.0.2.3")
-        naming.serves("web", "A", ("192.0.2.3", 300))
+        # What was removed can be set again, and what was lost is.
+        naming.lose("www", "CNAME")
+        again = (("web", "A", "192.0.2.3"), ("www", "CNAME", f"web.{zone}."))
+        with ThreadPoolExecutor(len(again)) as pool:
+            list(pool.map(lambda each: naming.of(instance).put(zone, *each), again))
+        for name, kind, value in again:
+            naming.serves(name, kind, (value, 300))
         mine.dispose()
         assert mine.records(zone) == []
         for name, kind in (("web", "A"), *(each[:2] for each in others)):

@@ -393,6 +393,29 @@ def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
     assert context.run("destroy", state).names == {}
 
 
+def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None:
+    class Greeting(sdk.Orchestrator):
+        def provision(self) -> None:
+            content = {"config": self.provisioning.file("greet.sh")}
+            self.outputs["said"] = self.provisioning.configure(
+                self.deployment.stack(), "web", "software-config", content
+            )
+
+    place = bundle(tmp_path / "b", {}, greet__sh="echo hello\n")
+    (place / "picture").write_bytes(b"\xff\xfe")
+    context = testing.Context(place, Greeting)
+    before = testing.State(stacks=[testing.Stack("main")], says={"web": "hello"}, phase="deploy")
+    assert context.run("provision", before).outputs == {"said": "hello"}
+
+    class Reading(sdk.Orchestrator):
+        def provision(self) -> None:
+            self.provisioning.file(self.internal["file"])
+
+    for name, said in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is no text in UTF-8")):
+        after = testing.Context(place, Reading).run("provision", testing.State(internal={"file": name}))
+        assert said in after.message
+
+
 def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:
     ticked = threading.Semaphore(0)
     gone = threading.Event()

@@ -36,6 +36,15 @@ class Files:
                 found.append((parts[4], int(parts[1])))
         return found
 
+    def lose(self, name: str, kind: str) -> None:
+        place = self._directory / f"{self.zone}.zone"
+        kept = [
+            line
+            for line in place.read_text().splitlines(keepends=True)
+            if not (line.startswith(f"{name}\t") and f"\tIN\t{kind}\t" in line)
+        ]
+        place.write_text("".join(kept))
+
     def revision(self, name: str, kind: str) -> Any:
         # Each change is a new file.
         return (self._directory / f"{self.zone}.zone").stat().st_ino
