@@ -13,12 +13,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
-import yaml
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
@@ -32,12 +30,10 @@ from tests.keystone_people import Person
 from tests.openstack import OpenStack
 from tests.tables import Tables
 
-from .harness import ROOT, until
+from .harness import FRONT, GUESTBOOK, ROOT, front, until
 from .keystone_house import PATIENCE, House, keystone_house
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
-GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
-FRONT = "http://schemas.example.org/occi/sm#front"
 _ORDERS = 5
 
 
@@ -52,7 +48,7 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         with keystone_house(openstack, root / ".archelon", {REGION: region}) as made:
             for name in ("store", "guestbook", "hello"):
                 made.publish(ROOT / "orchestrators" / name)
-            made.publish(_front(root / "front"))
+            made.publish(front(root / "front"))
             until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
             yield made
     finally:
@@ -60,18 +56,6 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-
-
-def _front(directory: Path) -> Path:
-    """A service on top of the guestbook: the third level."""
-    (directory / "templates").mkdir(parents=True)
-    hello = ROOT / "orchestrators" / "hello"
-    manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
-    manifest |= {"service_type": FRONT, "title": "Front", "depends_on": [{GUESTBOOK: {"inputs": []}}]}
-    (directory / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    (directory / "server.py").write_text((hello / "server.py").read_text())
-    (directory / "templates" / "local.yaml").write_text((hello / "templates" / "local.yaml").read_text())
-    return directory
 
 
 def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, short_lived: str) -> None:
