@@ -255,14 +255,14 @@ class KubernetesStacks:
         if left:
             return self._leaving(replace(now, dismissed=True), left)
         done = replace(now, status="COMPLETE", order="", made=False, dismissed=False)
-        return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None)
+        return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None, outputs={})
 
     def _leaving(self, now: _Record, left: Sequence[Json]) -> Progress:
         waits = f"still there: {', '.join(_held(each) for each in left)}"
         told = f"{now.reason} ({waits})" if now.action == "ROLLBACK" and now.reason else waits
         # Of pods the watcher tells. What is left besides goes at once, or is held by somebody.
         again = _UNDER_WAY if any(each["kind"] == "Pod" for each in left) else _SHORTLY
-        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again)
+        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again, outputs={})
 
     # telling ----------------------------------------------------------------------------------------------------------
 
@@ -294,7 +294,10 @@ class KubernetesStacks:
         again = _UNDER_WAY if now.status == "IN_PROGRESS" else _STANDING
         if now.action == "ROLLBACK":
             again = 0.0
-        told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+        # As long as something is missing, nothing is said of them, and those of before stay.
+        told_outputs: Mapping[str, Any] | None = None
+        if now.status == "COMPLETE":
+            told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
         return self._progress(now, now.reason, list(objects.values()), again=again, outputs=told_outputs, pods=pods)
 
     def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
@@ -382,7 +385,7 @@ class KubernetesStacks:
         objects: Sequence[Json],
         *,
         again: float | None,
-        outputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None,
         pods: Sequence[Json] = (),
     ) -> Progress:
         shown = [StackResource(_name(each), each["kind"], _uid(each), _word(each)) for each in objects]
@@ -394,9 +397,7 @@ class KubernetesStacks:
             if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
                 counted[node] = counted.get(node, -1) + 1
                 shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _word(pod)))
-        return Progress(
-            record=vars(now), state=now.state, reason=reason, outputs=outputs or {}, resources=shown, again=again
-        )
+        return Progress(record=vars(now), state=now.state, reason=reason, outputs=outputs, resources=shown, again=again)
 
 
 def _action(kept: _Record | None, order: StackOrder) -> str:
