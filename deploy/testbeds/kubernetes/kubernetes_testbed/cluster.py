@@ -52,11 +52,14 @@ class Cluster:
         with self._alone():
             self._namespace.make()
             self._cgroup.make()
-            make_certificates(self.layout)
             inside = self._namespace.inside()
+            # It needs nobody, and is up by the time that somebody needs it.
+            node.start_runtime(self.layout, self._daemons)
+            make_certificates(self.layout)
             control_plane.start_control_plane(self.layout, self._daemons, inside=inside)
             self._told(f"the API answers at {self.layout.api} (after {time.monotonic() - began:.1f} s)")
             node.start_node(self.layout, self._daemons, inside=inside)
+            control_plane.await_controllers(self.layout, self._daemons)
             own = Path(__file__).with_name("cluster_dns.py")
             told = (str(self.layout.state), self.layout.name, self.layout.block)
             self._daemons.start("cluster-dns", sys.executable, str(own), *told)

@@ -7,7 +7,7 @@ from .commands import output_of
 from .daemons import Daemons
 from .layout import Layout
 
-__all__ = ["DAEMONS", "start_control_plane"]
+__all__ = ["DAEMONS", "await_controllers", "start_control_plane"]
 
 #: In the order in which they are started.
 DAEMONS = ("etcd", "apiserver", "controller-manager", "scheduler")
@@ -16,7 +16,7 @@ _PEERS = "http://127.0.0.1:2380"
 
 
 def start_control_plane(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start all four, and wait until they work. Raises TestBedError.
+    """Start all four, and wait until the API answers; the controllers may need longer. Raises TestBedError.
 
     Args:
         inside: begins a command that runs in the network namespace.
@@ -52,6 +52,11 @@ def start_control_plane(layout: Layout, daemons: Daemons, *, inside: list[str]) 
         *(each.format(layout.kubeconfig("scheduler")) for each in identity),
         f"--cert-dir={layout.state}",
     )
+
+
+def await_controllers(layout: Layout, daemons: Daemons) -> None:
+    """Wait until the controllers work. Raises TestBedError."""
+    api = Api(layout)
     # Made by a controller: it being there says that they run.
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     daemons.await_ready("controller-manager", lambda: api.get(account) is not None)
