@@ -352,7 +352,10 @@ class KubernetesStacks:
         return Health(ready=False, text="no pod behind it is ready yet")
 
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
-        """What keeps a workload's pods from being ready, in words."""
+        """What keeps a workload's pods from being ready, or a claim from having a volume, in words."""
+        if found["kind"] == "PersistentVolumeClaim":
+            told = words.warning(self._events(found))
+            return f"has no volume yet: {told}" if told and not found["metadata"].get("deletionTimestamp") else ""
         if found["kind"] not in WORKLOADS:
             return ""
         refused = words.of_deployment(found)
@@ -360,23 +363,27 @@ class KubernetesStacks:
             return refused.text
         chosen = (found.get("spec", {}).get("selector") or {}).get("matchLabels")
         own = found["metadata"]
+        has_pods = False
         for pod in pods:
             labels = pod["metadata"].get("labels") or {}
             is_own = pod["metadata"]["name"] == own["name"] if chosen is None else chosen.items() <= labels.items()
             is_job = labels.get("job-name") == own["name"] and found["kind"] == "Job"
             if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
                 continue
+            has_pods = True
             trouble = words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
             if trouble is not None:
                 return trouble.text
-        return ""
+        # Of what makes pods, Deployments alone say in their status that they may not.
+        told = "" if has_pods else words.warning(self._events(found))
+        return words.refused(told).text if told else ""
 
-    def _events(self, pod: Json) -> Sequence[Json]:
-        metadata = pod["metadata"]
+    def _events(self, found: Json) -> Sequence[Json]:
+        metadata = found["metadata"]
         path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
-        chosen = f"involvedObject.kind=Pod,involvedObject.uid={metadata['uid']}"
-        found: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
-        return found
+        chosen = f"involvedObject.uid={metadata['uid']}"
+        events: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
+        return events
 
     @staticmethod
     def _progress(

@@ -63,6 +63,9 @@ def test_a_ready_pod_has_no_trouble() -> None:
 def test_events_tell_what_a_silent_container_waits_for() -> None:
     silent = pod("Pending", waiting("ContainerCreating"))
     assert words.waits_silently(silent)
+    stamped = [{"type": "Warning", "message": each, "lastTimestamp": each} for each in ("2", "3", "1")]
+    assert words.warning(stamped) == "3"
+    assert words.warning([]) == ""
     events = [{"type": "Normal", "message": "scheduled"}, {"type": "Warning", "message": "MountVolume failed"}]
     assert words.of_pod(silent, events) == words.Trouble("its container is not made: MountVolume failed", lasting=True)
 
