@@ -23,7 +23,7 @@ from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
 from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
-from .outputs import outputs
+from .outputs import PathError, outputs
 from .policy import Policy
 from .readiness import WORKLOADS, Health, health
 from .template import Rendered, render
@@ -297,7 +297,10 @@ class KubernetesStacks:
         # As long as something is missing, nothing is said of them, and those of before stay.
         told_outputs: Mapping[str, Any] | None = None
         if now.status == "COMPLETE":
-            told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+            try:
+                told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+            except PathError as problem:
+                raise DeployError(str(problem)) from problem
         return self._progress(now, now.reason, list(objects.values()), again=again, outputs=told_outputs, pods=pods)
 
     def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
