@@ -45,7 +45,7 @@ _ORDER: Final = (
     "CronJob",
 )
 _AT_ONCE: Final = 6
-#: Seconds between looks: the watcher tells of changes, except of what only endpoints or conditions of odd kinds would say.
+#: Seconds between looks: the watcher tells of changes, except of what only events or conditions of odd kinds would say.
 _UNDER_WAY: Final = 5.0
 _STANDING: Final = 60.0
 _SHORTLY: Final = 0.5
