@@ -58,12 +58,16 @@ class Cluster:
             self._namespace.make()
             self._cgroup.make()
             inside = self._namespace.inside()
-            # It needs nobody, and is up by the time that somebody needs it.
+            # These two need nobody, and are up by the time that somebody needs them.
+            control_plane.start_store(self.layout, self._daemons)
             node.start_runtime(self.layout, self._daemons)
             make_certificates(self.layout)
-            control_plane.start_control_plane(self.layout, self._daemons, inside=inside)
+            control_plane.start_api_server(self.layout, self._daemons, inside=inside)
+            # Before the API answers: for its first five seconds it asks for a Docker, which nothing can keep it from.
+            node.start_kubelet(self.layout, self._daemons)
+            control_plane.start_controllers(self.layout, self._daemons)
             self._tell(f"the API answers at {self.layout.api}")
-            node.start_node(self.layout, self._daemons, inside=inside)
+            node.await_node(self.layout, self._daemons, inside=inside)
             control_plane.await_controllers(self.layout, self._daemons)
             own = Path(__file__).with_name("cluster_dns.py")
             told = (str(self.layout.state), self.layout.name, self.layout.block)

@@ -13,7 +13,7 @@ from .daemons import Daemons
 from .images import pack_image
 from .layout import Layout
 
-__all__ = ["DAEMONS", "start_node", "start_runtime"]
+__all__ = ["DAEMONS", "await_node", "start_kubelet", "start_runtime"]
 
 DAEMONS = ("containerd", "kubelet", "kube-proxy", "cluster-dns")
 _PAUSE = "localhost/pause:archelon"
@@ -25,11 +25,11 @@ def start_runtime(layout: Layout, daemons: Daemons) -> None:
     _start_containerd(layout, daemons)
 
 
-def start_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start the node's other daemons and wait until it is ready for pods. Raises TestBedError."""
-    _await_containerd(layout, daemons)
+def await_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
+    """Wait until the node is ready for pods, and kube-proxy for Services. Raises TestBedError."""
     api = Api(layout)
-    _start_kubelet(layout, daemons)
+    daemons.await_ready("kubelet", lambda: _is_ready(api.get(f"/api/v1/nodes/{layout.name}")))
+    # Not before there is a node: it looks for its own at growing intervals.
     daemons.start(
         "kube-proxy",
         layout.program("kube-proxy"),
@@ -46,7 +46,6 @@ def start_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
         "--conntrack-tcp-timeout-established=0",
         "--conntrack-tcp-timeout-close-wait=0",
     )
-    daemons.await_ready("kubelet", lambda: _is_ready(api.get(f"/api/v1/nodes/{layout.name}")))
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", "http://127.0.0.1:10256/healthz"]
     daemons.await_ready("kube-proxy", lambda: bool(output_of(ask, check=False)))
 
@@ -117,7 +116,9 @@ def _await_containerd(layout: Layout, daemons: Daemons) -> None:
             output_of([*ctr, "images", "import", str(archive)])
 
 
-def _start_kubelet(layout: Layout, daemons: Daemons) -> None:
+def start_kubelet(layout: Layout, daemons: Daemons) -> None:
+    """Start the kubelet once containerd answers, and do not wait for it. Raises TestBedError."""
+    _await_containerd(layout, daemons)
     certificates = layout.certificates
     (layout.state / "resolv.conf").write_text(f"nameserver {layout.node_address}\n")
     document = {
