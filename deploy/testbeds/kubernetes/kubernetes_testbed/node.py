@@ -28,8 +28,6 @@ def start_runtime(layout: Layout, daemons: Daemons) -> None:
 def await_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
     """Wait until the node is ready for pods, and kube-proxy for Services. Raises TestBedError."""
     api = Api(layout)
-    daemons.await_ready("kubelet", lambda: _is_ready(api.get(f"/api/v1/nodes/{layout.name}")))
-    # Not before there is a node: it looks for its own at growing intervals.
     daemons.start(
         "kube-proxy",
         layout.program("kube-proxy"),
@@ -46,6 +44,7 @@ def await_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
         "--conntrack-tcp-timeout-established=0",
         "--conntrack-tcp-timeout-close-wait=0",
     )
+    daemons.await_ready("kubelet", lambda: _is_ready(api.get(f"/api/v1/nodes/{layout.name}")))
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", "http://127.0.0.1:10256/healthz"]
     daemons.await_ready("kube-proxy", lambda: bool(output_of(ask, check=False)))
 
