@@ -39,6 +39,17 @@ _ENDPOINT: Final = _object(
     interval=_DURATION,
     scrapeTimeout=_DURATION,
     authorization=_object(type=_TEXT, credentials=_CREDENTIALS),
+    relabelings=_list(
+        _object(
+            action=_TEXT,
+            sourceLabels=_list(_TEXT),
+            separator=_TEXT,
+            regex=_TEXT,
+            modulus={"type": "integer"},
+            replacement=_TEXT,
+            targetLabel=_TEXT,
+        )
+    ),
 )
 _EXPRESSION: Final = _object(("key", "operator"), key=_TEXT, operator=_TEXT, values=_list(_TEXT))
 _SELECTOR: Final = _object(

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import urllib3
 
+from cloud_controller.web import MODULES
 from occi_service import client
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster, loaded_image
@@ -115,43 +116,49 @@ def test_a_guestbooks_life(house: Installation) -> None:
 def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(house: Installation) -> None:
     """What the API server keeps of Ingress and monitors is what the overlay says; and by what they say, figures are had."""
     services = house.services
-    written = {each["kind"]: each for each in house.applied}
-    for kind in ("Ingress", "ServiceMonitor", "PodMonitor"):
-        assert _kept(services, written[kind]), kind
+    written = [each for each in house.applied if each["kind"] in ("Ingress", "ServiceMonitor", "PodMonitor")]
+    for each in written:
+        assert _kept(services, each), each["metadata"]["name"]
+    ingress, over_pods, *over_services = sorted(written, key=lambda each: str(each["kind"]))
+    assert [each["kind"] for each in (ingress, over_pods, *over_services)] == [
+        *("Ingress", "PodMonitor", "ServiceMonitor", "ServiceMonitor")
+    ]
     # The same look sees a field that does not exist; what is no duration is refused.
-    spec = written["ServiceMonitor"]["spec"]
+    spec = over_services[0]["spec"]
     misspelt = {**spec, "endpoints": [{**spec["endpoints"][0], "intervall": "15s"}]}
     wrong = {**spec, "endpoints": [{**spec["endpoints"][0], "interval": "15 seconds"}]}
-    other = {**written["ServiceMonitor"], "metadata": {"name": "misspelt", "namespace": services.namespace}}
+    other = {**over_services[0], "metadata": {"name": "misspelt", "namespace": services.namespace}}
     services("apply", "--validate=false", "-f", "-", stdin=json.dumps({**other, "spec": misspelt}))
     assert not _kept(services, {**other, "spec": misspelt})
     with pytest.raises(AssertionError, match=r"spec\.endpoints\S*interval.* in body should match"):
         services("apply", "--validate=false", "-f", "-", stdin=json.dumps({**other, "spec": wrong}))
     services("delete", "servicemonitor", "misspelt")
 
-    (rule,) = written["Ingress"]["spec"]["rules"]
+    (rule,) = ingress["spec"]["rules"]
     (path,) = rule["http"]["paths"]
     backend = path["backend"]["service"]
     assert _status(_address(services.get("service", backend["name"]), backend["port"]["name"]) + "/healthz") == 200
 
-    (endpoint,) = spec["endpoints"]
-    credentials = endpoint["authorization"]["credentials"]
-    token = base64.b64decode(services.get("secret", credentials["name"])["data"][credentials["key"]]).decode()
-    found = services.get("services", "-l", _labels(spec))
-    assert {each["metadata"]["name"] for each in found} == {"service-manager", "cloud-controller"}
-    for each in found:
-        url = _address(each, endpoint["port"]) + endpoint["path"]
-        assert _status(url, token) == 200
-        assert _status(url) in (401, 403)
+    seen = set()
+    for monitor in over_services:
+        (found,) = services.get("services", "-l", _labels(monitor["spec"]))
+        for endpoint in monitor["spec"]["endpoints"]:
+            credentials = endpoint["authorization"]["credentials"]
+            token = base64.b64decode(services.get("secret", credentials["name"])["data"][credentials["key"]]).decode()
+            url = _address(found, endpoint["port"]) + endpoint["path"]
+            assert _status(url, token) == 200, url
+            assert _status(url) in (401, 403), url
+        seen.add((found["metadata"]["name"], len(monitor["spec"]["endpoints"])))
+    assert seen == {("service-manager", 1), ("cloud-controller", len(MODULES))}
 
-    spec = written["PodMonitor"]["spec"]
-    (endpoint,) = spec["podMetricsEndpoints"]
-    pods = services.get("pods", "-l", _labels(spec))
-    assert len(pods) >= 4
-    for pod in (each for each in pods if not each["metadata"].get("deletionTimestamp")):
+    (endpoint,) = over_pods["spec"]["podMetricsEndpoints"]
+    pods = services.get("pods", "-l", _labels(over_pods["spec"]))
+    workers = [each for each in pods if not each["metadata"].get("deletionTimestamp")]
+    assert len(workers) == 4
+    for pod in workers:
         (port,) = [each for each in pod["spec"]["containers"][0]["ports"] if each["name"] == endpoint["port"]]
         url = f"http://{pod['status']['podIP']}:{port['containerPort']}{endpoint['path']}"
-        until(lambda url=url: _status(url) == 200, f"figures of {pod['metadata']['name']}")  # type: ignore[misc]
+        assert _status(url) == 200
 
 
 def _kept(kubectl: Kubectl, written: Mapping[str, Any]) -> bool:
