@@ -2,13 +2,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 
+# How many processes run the tests. Most of a test's time is waiting for other processes, but these need processors, too.
+PYTEST_PROCESSES ?= 2
+
 .PHONY: demo test lint bench crash clean
 
 demo: .venv/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

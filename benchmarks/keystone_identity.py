@@ -41,8 +41,9 @@ _ENGINE: Final = Kind(
 _DATABASE: Final = "ARCHELON_BENCH_DATABASE"
 _REALM: Final = "ARCHELON_BENCH_REALM"
 _KEYSTONE: Final = "ARCHELON_BENCH_KEYSTONE"
-_ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "15"))
-_SECONDS: Final = 0.3
+#: Many and short: what else the machine does then hits both of a round, or goes under in the median.
+_ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "101"))
+_SECONDS: Final = 0.08
 _RATES: Final = service.Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
 
 
@@ -121,7 +122,8 @@ def main() -> Goals:
     ratios = sorted(there / here for there, here in rates)
     there, here = sorted(rates, key=lambda pair: pair[0] / pair[1])[len(rates) // 2]
     print(f"  GET of one entity: {there:,.0f}/s with Keystone's token, {here:,.0f}/s with the realm's")
-    print(f"  ratios of {len(ratios)} rounds: {ratios[0]:.0%} to {ratios[-1]:.0%}")
+    low, high = ratios[len(ratios) // 4], ratios[-len(ratios) // 4]
+    print(f"  ratios of {len(ratios)} rounds: half of them within {low:.0%} to {high:.0%}")
     goals.at_least("a cached token of Keystone, against the realm's", ratios[len(ratios) // 2], 0.9)
     return goals
 

@@ -15,7 +15,7 @@ from occi_service import client, identity
 from occi_service.wire import design, tokens
 
 from .labels import Labels
-from .platform import DelegationEndedError, PlatformTokens
+from .platform import DelegationEndedError, NeverDelegatedError, PlatformTokens
 
 __all__ = ["DelegatedTokens", "TokensOf"]
 
@@ -77,7 +77,7 @@ class DelegatedTokens:
                 {design.EXCHANGE_AUDIENCE: audience},
             )
         except client.NotFoundError:
-            raise DelegationEndedError(
+            raise NeverDelegatedError(
                 "there is no delegation for this instance: it was ordered before its region needed one, or has been disposed of"
             ) from None
         found = answer.attributes.get(design.DELEGATION_TOKEN)

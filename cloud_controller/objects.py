@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from occi_service import logs
 from occi_service.work import Priority, WorkQueue
@@ -87,21 +88,23 @@ class Objects:
         if self.owner(connection, new.path) is not None:
             return False
         labels = new.labels
-        connection.execute(
-            sa.insert(objects).values(
-                path=new.path,
-                topic=new.topic,
-                tenant=labels.tenant,
-                instance=labels.instance,
-                service=labels.service,
-                generation=labels.generation,
-                region=new.region,
-                wanted=new.wanted,
-                version=new.version,
-                asked=json.dumps(new.asked),
-                kept=json.dumps(new.kept),
-            )
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        row = insert(objects).values(
+            path=new.path,
+            topic=new.topic,
+            tenant=labels.tenant,
+            instance=labels.instance,
+            service=labels.service,
+            generation=labels.generation,
+            region=new.region,
+            wanted=new.wanted,
+            version=new.version,
+            asked=json.dumps(new.asked),
+            kept=json.dumps(new.kept),
         )
+        # Another tenant's request may be taking the path in this moment: entities do not meet across tenants, paths here do.
+        if connection.scalar(row.on_conflict_do_nothing().returning(objects.c.path)) is None:
+            return False
         self.look(connection, new)
         return True
 

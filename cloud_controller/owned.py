@@ -1,15 +1,15 @@
 """The backend that all kinds of an instance's objects have in common: applications, stacks, monitors, alarms, configurations.
 
-A request comes in, is checked, and leaves two rows and a piece of work behind, all in the registry's transaction; it calls no
-platform that would have to be waited for. Creating is a PUT at the path that the caller derives, so that repeating it is
-harmless; an older generation than the stored one, or another value where values stay, is a 409.
+A request comes in, is checked, and leaves two rows and a piece of work behind, all in the registry's transaction; while that is
+open, no platform is called that would have to be waited for. Creating is a PUT at the path that the caller derives, so that
+repeating it is harmless; an older generation than the stored one, or another value where values stay, is a 409.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import sqlalchemy as sa
 from occi.backend import ActionBackend, MixinBackend
@@ -18,13 +18,15 @@ from occi.core_model import Action, Entity
 from occi_service.errors import BadRequestError, ConflictError, NotFoundError, shown
 from occi_service.identity import Identity, instance_subject
 from occi_service.wire import disposal, names
-from occi_service.workflow import DeferredDeletion
+from occi_service.workflow import DeferredDeletion, call_first
 
 from . import callers
 from .labels import Labels
 from .objects import ABSENT, Object, Objects
 
 __all__ = ["Context", "OwnedBackend", "context"]
+
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Context:
     caller: Identity
     connection: sa.Connection
     tenant: str
+    extras: dict[str, Any] = dataclasses.field(repr=False)
+
+    def call_first(self, key: str, call: Callable[[], Result]) -> Result:
+        """What a call to a platform returns; made before the request's transaction, never inside (`workflow.call_first`)."""
+        found: Result = call_first(self.extras, key, call)
+        return found
 
 
 def context(extras: Any) -> Context:
@@ -41,7 +49,7 @@ def context(extras: Any) -> Context:
     # Whose eyes the registry is looked at through: an operator's orders are carried out for the instance's own tenant.
     owner = extras.get("identity")
     tenant = extras["caller"].tenant_id if owner is None else owner.tenant_id
-    return Context(extras["caller"], extras["connection"], tenant)
+    return Context(extras["caller"], extras["connection"], tenant, extras)
 
 
 class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
@@ -140,7 +148,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         present = self.present(entity, here)
         if present.wanted == ABSENT:
             raise ConflictError(f"{shown(present.path)} is being removed", "path")
-        answer = self.act(entity, present, action, attributes=attributes, connection=here.connection)
+        answer = self.act(entity, present, action, attributes=attributes, here=here)
         return {**dict.fromkeys(self.hidden), **answer}
 
     def act(
@@ -150,7 +158,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        connection: sa.Connection,
+        here: Context,
     ) -> Mapping[str, Any]:
         """Carry out an action on a present object. Raises OcciError."""
         raise ConflictError(f"{action.term} is nothing that this object does", "action")

@@ -25,6 +25,7 @@ from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTok
 from .platforms.heat.opening import open_heat
 from .platforms.local.delegations import LocalDelegations
 from .platforms.local.opening import open_local
+from .provision.ports import Names
 from .settings import CloudControllerSettings
 
 __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
@@ -124,6 +125,12 @@ class Parts:
     def regions(self) -> Regions:
         """The regions."""
         return Regions(self.platforms)
+
+    @property
+    def name_servers(self) -> dict[str, Names]:
+        """What keeps names, by the regions that have it."""
+        found = {region: platform.names for region, platform in self.platforms.items()}
+        return {region: each for region, each in found.items() if each is not None}
 
     @property
     def unpacked(self) -> Unpacked:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from .deploy.ports import Applications, DeployError, Stacks
 from .disposal.ports import Holdings
 from .labels import Labels
-from .provision.ports import Configures
+from .provision.ports import Configures, Names
 from .runtime.ports import Targets
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Changed",
     "DelegationEndedError",
     "KnownStack",
+    "NeverDelegatedError",
     "NoStacks",
     "NoTokens",
     "Platform",
@@ -36,6 +37,10 @@ class DelegationEndedError(DeployError):
     """Nobody acts for the tenant any more; the text says why, and what an operator can do."""
 
 
+class NeverDelegatedError(DelegationEndedError):
+    """An instance has no delegation: nothing can have been made in its tenant's name, or its absence has been verified."""
+
+
 class PlatformTokens(Protocol):
     """Tokens of the platform's own identity service, by which it is called in a tenant's name. Thread-safe."""
 
@@ -47,7 +52,7 @@ class PlatformTokens(Protocol):
             fresh: the last one was refused; get another.
 
         Raises:
-            DelegationEndedError: the delegation is revoked or lost.
+            DelegationEndedError: the delegation is revoked or lost; NeverDelegatedError: there is none.
             occi_service.client.ClientError: it cannot be asked for now.
         """
 
@@ -153,6 +158,10 @@ class Platform(Protocol):
     @property
     def configures(self) -> Configures:
         """Configures nodes."""
+
+    @property
+    def names(self) -> Names | None:
+        """Keeps names; None where it has no name server."""
 
     @property
     def targets(self) -> Targets:

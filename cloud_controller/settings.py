@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from occi_service.settings import Settings
+from occi_service.settings import CallersSettings
 
 __all__ = ["CloudControllerSettings", "RegionSettings"]
 
@@ -21,7 +21,7 @@ class RegionSettings(pydantic.BaseModel):
     settings: dict[str, Any] = {}
 
 
-class CloudControllerSettings(Settings):
+class CloudControllerSettings(CallersSettings):
     """Settings of web and worker processes."""
 
     database_url: pydantic.SecretStr = pydantic.Field(
@@ -59,15 +59,6 @@ class CloudControllerSettings(Settings):
         "", description="URL of the design module, where it runs apart; below cloud_controller_url without it"
     )
     keystone_url: str = pydantic.Field("", description="Keystone; empty where the local realm is all there is")
-    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
-    keystone_roles: dict[str, str] = pydantic.Field(
-        {},
-        description="what Keystone's roles are here, beside those that have the same name",
-        examples=[{"boss": "provider"}],
-    )
-    keystone_operator_project: str = pydantic.Field(
-        "", description="id of the project whose administrators are operators, beside those of the whole system"
-    )
     keystone_user: str = pydantic.Field(
         "", description="design's own user, who is delegated to; of one cloud controller alone. Only design is told"
     )

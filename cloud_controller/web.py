@@ -22,7 +22,7 @@ from occi_service.identity.size_limit import MAX_BODY
 from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
-from .design.backend import DesignModule, register_keystone, register_modules
+from .design.backend import DesignModule, register_keystone, register_modules, register_names
 from .design.delegation_rows import DelegationRows
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
@@ -45,7 +45,7 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
             parts.issuer(), platforms=parts.platforms, delegations=parts.delegations, database=parts.database
         ),
         "deploy": lambda: DeployModule(objects, parts.regions),
-        "provision": lambda: ProvisionModule(objects, configures),
+        "provision": lambda: ProvisionModule(objects, configures, parts.name_servers),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
         "disposal": lambda: DisposalModule(objects),
     }
@@ -109,6 +109,8 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
     for region, platform in parts.platforms.items():
         url = base_url or parts.url
         register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
+        if "provision" in names:
+            register_names(registry, url=url, region=region, kept=platform.names is not None)
         if parts.keystone and "design" in names:
             register_keystone(registry, url=parts.keystone, region=region)
     return Mounts({module.name: mounted(module) for module in modules})

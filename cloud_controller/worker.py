@@ -20,6 +20,7 @@ from .entities import Entities
 from .notices import Notices, Send
 from .parts import Parts
 from .platform import Watcher
+from .provision import dns_work
 from .provision import work as provision_work
 from .runtime import work as runtime_work
 from .sending import Sender
@@ -68,7 +69,10 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
         ]
     if "provision" in names:
-        topics.append(provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)))
+        topics += [
+            provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)),
+            dns_work.topic(dns_work.DnsWork(objects, entities, parts.name_servers)),
+        ]
     if "runtime" in names:
         targets = {region: platform.targets for region, platform in parts.platforms.items()}
         topics += runtime_work.topics(objects, entities, told, targets=targets, clock=parts.clock)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from keystoneauth1 import exceptions
 from keystoneauth1 import session as sessions
@@ -25,6 +26,8 @@ __all__ = ["Access", "Keystone", "KeystoneDownError", "KeystoneRefusedError", "S
 TIMEOUT: Final = 5.0
 #: Seconds after Keystone was last away in which its 403 is not taken for an answer.
 _SETTLING: Final = 10.0
+
+_Answer = TypeVar("_Answer")
 
 
 class KeystoneDownError(Exception):
@@ -116,8 +119,13 @@ class Keystone:
             KeystoneRefusedError: it answers 4xx.
             KeystoneDownError: it does not answer, or with 5xx; or it has only just come back, and answers 403.
         """
+        ask = functools.partial(self._asked, method, path, token=token, document=document, query=query, headers=headers)
+        return self._once_settled(ask)
+
+    def _once_settled(self, ask: Callable[[], _Answer]) -> _Answer:
+        """What Keystone answers, but for a 403 right after it was away."""
         try:
-            return self._asked(method, path, token=token, document=document, query=query, headers=headers)
+            return ask()
         except KeystoneDownError:
             self._seen_down = self._monotonic()
             raise
@@ -158,8 +166,11 @@ class Keystone:
         """A token of a service's own user or, by a trust, of whom it acts for.
 
         Raises:
-            KeystoneRefusedError, KeystoneDownError.
+            KeystoneRefusedError, KeystoneDownError: as `request`.
         """
+        return self._once_settled(functools.partial(self._issued, user, trust))
+
+    def _issued(self, user: ServiceUser, trust: str) -> Access:
         scope: dict[str, Any] = {"trust_id": trust}
         if not trust:
             scope = {"project_name": user.project, "project_domain_name": user.project_domain}

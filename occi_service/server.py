@@ -12,6 +12,7 @@ held back from before the fork until its own handlers stand.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "run_worker", "serve", "server_field"]
 
 _logger = logging.getLogger(__name__)
+
+#: Begin of the names of directories for metrics, and the file in them that is locked while they are used.
+_SHARED = "archelon-metrics-"
+_LOCK = "lock"
 
 
 def serve(
@@ -73,7 +78,7 @@ def serve(
     Raises:
         SystemExit: always, at the end; its code is 0 where all went well.
     """
-    shared = Path(tempfile.mkdtemp(prefix="archelon-metrics-")) if share_metrics else None
+    shared = _shared_directory() if share_metrics else None
 
     def load() -> WSGIApplication:
         if shared is not None:
@@ -113,6 +118,40 @@ def serve(
         # A worker comes by here too when it ends, and the others still write there.
         if shared is not None and os.getpid() == arbiter:
             shutil.rmtree(shared, ignore_errors=True)
+
+
+def _shared_directory() -> Path:
+    """A directory for the numbers of these processes; those whose processes were killed before they could remove it go.
+
+    A lock on a file in it is held through a descriptor that the worker processes inherit: it is free once all have ended.
+    """
+    for lock in Path(tempfile.gettempdir()).glob(f"{_SHARED}*/{_LOCK}"):
+        _remove_abandoned(lock)
+    directory = Path(tempfile.mkdtemp(prefix=_SHARED))
+    # Under another name until it is locked: who looks for abandoned ones in this moment does not find it.
+    made = directory / f"{_LOCK}.new"
+    descriptor = os.open(made, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    made.rename(directory / _LOCK)
+    return directory
+
+
+def _remove_abandoned(lock: Path) -> None:
+    # Only one's own: anybody may put a directory of this name where temporary files are.
+    try:
+        if lock.parent.lstat().st_uid != os.geteuid():
+            return
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return  # it was removed meanwhile
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(lock.parent, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 class _Application(gunicorn.app.base.BaseApplication):  # type: ignore[misc]

@@ -25,7 +25,7 @@ import pydantic_settings
 import yaml
 from pydantic.fields import FieldInfo
 
-__all__ = ["PREFIX", "Settings", "SettingsError"]
+__all__ = ["PREFIX", "CallersSettings", "Settings", "SettingsError"]
 
 #: Begins the name of every environment variable of ours.
 PREFIX = "ARCHELON_"
@@ -154,6 +154,20 @@ class Settings(pydantic_settings.BaseSettings):
         else:
             shown = _shown(value)
         return f"{name}{inside} = {shown} (from {sources.get(name, 'its default')}): {_lower(message)}{wanted}"
+
+
+class CallersSettings(Settings):
+    """Of a service whose callers may be Keystone's: what is believed of it. Where it is, each is told in its own way."""
+
+    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
+    keystone_roles: dict[str, str] = pydantic.Field(
+        {},
+        description="what Keystone's roles are here, beside those that have the same name",
+        examples=[{"boss": "provider"}],
+    )
+    keystone_operator_project: str = pydantic.Field(
+        "", description="id of the project whose administrators are operators, beside those of the whole system"
+    )
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

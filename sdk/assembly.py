@@ -16,7 +16,7 @@ from occi_service.identity import (
 )
 from occi_service.wire import tokens
 
-from .dns import NameServer, NoNameServer, ZoneFiles
+from .dns import NameServer, ZoneFiles
 from .engine import Engine
 from .events import Occasion
 from .face import Face
@@ -37,7 +37,7 @@ def application(settings: Settings) -> WSGIApplication:
     line = Line(settings.url, settings.start_token)
     private, pace, occasion = Private(), WakingPace(), Occasion()
     reach = NetworkReach(line, settings.design_url, pace=pace)
-    names: NameServer = ZoneFiles(settings.zones) if settings.zones else NoNameServer()
+    names: NameServer | None = ZoneFiles(settings.zones) if settings.zones else None
     situations: list[Situation] = []
 
     def make(instance: Instance) -> Orchestrator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import urllib.parse
 from collections.abc import Callable, Sequence
 
@@ -53,7 +54,9 @@ class Design:
         ]
 
     def service(self, service_type: str, region: str | None = None) -> Found:
-        """Where a service is: in the region if one is given and has it, else anywhere; internal endpoints come first.
+        """Where a service is: in the region if one is given and has it, else anywhere.
+
+        The instance's own service manager comes first, where its token serves; then internal endpoints.
 
         Raises:
             SupplierFailure: the catalogue does not name it.
@@ -61,7 +64,9 @@ class Design:
         found = self.services(service_type)
         if not found:
             raise SupplierFailure(f"the catalogue names no service {service_type}; publish it, then retry")
-        return min(found, key=lambda each: (each.region != region, each.interface != "internal"))
+        return min(
+            found, key=lambda each: (each.region != region, not self._is_own(each.url), each.interface != "internal")
+        )
 
     def module(self, scheme: str) -> Found:
         """Where a module of the cloud controller is."""
@@ -93,8 +98,12 @@ class Design:
 
     def supplier_at(self, base: str, service_type: str) -> Service:
         """The service manager at a base URL, with a token that it takes. Raises SupplierFailure where none can be had."""
-        token = None if _origin(base) == _origin(self._reach.own_url) else self.exchange(service_type)
-        return self._reach.supplier(base, token)
+        if self._is_own(base):
+            return self._reach.supplier(base, None)
+        return self._reach.supplier(base, functools.partial(self.exchange, service_type))
+
+    def _is_own(self, url: str) -> bool:
+        return _origin(url) == _origin(self._reach.own_url)
 
     def exchange(self, service_type: str) -> str:
         """A short-lived token for the service manager of another service. Raises SupplierFailure."""

@@ -1,4 +1,5 @@
-"""`self.dns`: names for what was deployed, behind a port. Today's name server is zone files (RFC 1035, section 5).
+"""`self.dns`: names for what was deployed, behind a port. Its name servers are a region's own (`cloud_names`), and zone files
+(RFC 1035, section 5) where the orchestrator is told a directory for them.
 
 Records are marked with the instance that set them, so that an orchestrator changes and removes its own alone, and disposal finds
 them without a list of its own.
@@ -15,28 +16,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from occi_service import dns_records
+
 from .errors import Failure
-from .settings import ENV_ZONES
 
-__all__ = ["Dns", "NameServer", "NoNameServer", "Record", "ZoneFiles"]
+__all__ = ["Dns", "NameServer", "Record", "ZoneFiles"]
 
-_NAME: Final = re.compile(
-    r"(?=.{1,253}\Z)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
-)
-_TYPES: Final = frozenset({"A", "AAAA", "CNAME", "MX", "SRV", "TXT"})
-_VALUE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,255}")
 _LINE: Final = re.compile(r"(\S+)\s+(\d+)\s+IN\s+([A-Z]+)\s+(.*?)\s*; instance ([0-9a-f-]{36})")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """A record of a zone: `name` below the zone (`@` for itself), `ttl` in seconds, `instance` whose it is."""
+    """A record of a zone: `name` below the zone (`@` for itself), `ttl` in seconds, `instance` whose it is.
+
+    `settled` is False while the name server does not have it as it is ordered, or cannot.
+    """
 
     name: str
     type: str
     value: str
     ttl: int = 300
     instance: str = ""
+    settled: bool = True
 
 
 class NameServer(Protocol):
@@ -46,7 +47,7 @@ class NameServer(Protocol):
         """The records that instances have set in a zone."""
 
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        """Remove records and add others, in one step."""
+        """Remove records, and have others be there, in one step; what is as it should be is not written again."""
 
     def zones(self) -> Sequence[str]:
         """The zones that there are."""
@@ -69,19 +70,27 @@ class Dns:
         return [each for each in self._server.records(_zone(zone)) if each.instance == self._instance]
 
     def put(self, zone: str, name: str, type: str, value: str, *, ttl: int = 300) -> None:  # noqa: A002 - DNS's word
-        """Set a name: it has this value from now on, and no other of the type.
+        """Set a name: it has this value from now on, and no other of the type. What stands stays; what was lost is set again.
+
+        Args:
+            name: below the zone; `@` for the zone itself.
+            type: A, AAAA, CNAME, MX, SRV or TXT.
+            value: a name in it is written whole, with the dot at its end.
+            ttl: seconds that others may remember it.
 
         Raises:
-            Failure: not a name, type or value of DNS; or another instance has it.
+            Failure: not a name, type or value of DNS; the zone is not there; or another instance has it.
         """
-        record = Record(name, type.upper(), value, ttl, self._instance)
-        _check(record)
-        present = self._server.records(_zone(zone))
-        same = [each for each in present if (each.name.lower(), each.type) == (name.lower(), record.type)]
+        try:
+            checked = dns_records.checked(zone, name, type, value, ttl=ttl)
+        except dns_records.DnsRecordError as error:
+            raise Failure(str(error)) from None
+        record = Record(checked.name, checked.type, checked.value, checked.ttl, self._instance)
+        present = self._server.records(checked.zone)
+        same = [each for each in present if (each.name.lower(), each.type) == (record.name, record.type)]
         if any(each.instance != self._instance for each in same):
             raise Failure(f"the name {name}.{zone} belongs to another instance; choose another")
-        if same != [record]:
-            self._server.change(_zone(zone), [record], same)
+        self._server.change(checked.zone, [record], [each for each in same if each != record])
 
     def remove(self, zone: str, name: str) -> None:
         """Remove the instance's records of a name."""
@@ -95,19 +104,6 @@ class Dns:
             own = self.records(zone)
             if own:
                 self._server.change(zone, [], own)
-
-
-class NoNameServer:
-    """Stands where none is configured."""
-
-    def records(self, zone: str) -> Sequence[Record]:
-        raise Failure(f"no name server is configured for {zone}; set {ENV_ZONES} to a directory for zone files")
-
-    def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        self.records(zone)
-
-    def zones(self) -> Sequence[str]:
-        return ()
 
 
 class ZoneFiles:
@@ -131,7 +127,10 @@ class ZoneFiles:
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            kept = [each for each in self.records(zone) if each not in remove]
+            present = self.records(zone)
+            kept = [each for each in present if each not in remove]
+            if {*kept, *add} == set(present):
+                return
             lines = [f"; zone {zone}; written by orchestrators, which change their own lines"]
             records = sorted({*kept, *add}, key=lambda record: (record.name, record.type, record.value))
             lines.extend(
@@ -153,18 +152,7 @@ class ZoneFiles:
 
 
 def _zone(name: str) -> str:
-    plain = name.rstrip(".").lower()
-    if _NAME.fullmatch(plain) is None:
-        raise Failure(f"{name[:80]!r} is no zone; write a domain such as example.org")
-    return plain
-
-
-def _check(record: Record) -> None:
-    if record.name != "@" and _NAME.fullmatch(record.name) is None:
-        raise Failure(f"{record.name[:80]!r} is no name below a zone; use letters, digits, - and .")
-    if record.type not in _TYPES:
-        raise Failure(f"{record.type[:20]!r} is no type of record; there are {', '.join(sorted(_TYPES))}")
-    if _VALUE.fullmatch(record.value) is None:
-        raise Failure(f"the value of {record.name} has characters that a zone file does not take, or more than 255")
-    if not 0 <= record.ttl <= 604800:
-        raise Failure(f"a ttl is 0 to 604800 seconds; {record.name} has {record.ttl}")
+    try:
+        return dns_records.zone_of(name)
+    except dns_records.DnsRecordError as error:
+        raise Failure(str(error)) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from occi_service import client
@@ -41,6 +41,7 @@ class MemoryCloud:
         offers: services in the catalogue: by type, the attributes that an active instance shows.
         makes: outputs by the name of a stack.
         fails: why a stack (by name) or a supplier (by type) fails.
+        says: what configuring a node gives back, by node.
         bounds: least and most instances by node.
         counts: instances by the path of a stack, then node; keys: of the requests that they come of, by path.
         withdrawn: types that the catalogue names no more.
@@ -56,6 +57,7 @@ class MemoryCloud:
         self.offers: dict[str, Mapping[str, Any]] = {}
         self.makes: dict[str, Mapping[str, Any]] = {}
         self.fails: dict[str, str] = {}
+        self.says: dict[str, str] = {}
         self.bounds: dict[str, tuple[int, int]] = {}
         self.counts: dict[str, dict[str, int]] = {}
         self.keys: dict[str, set[str]] = {}
@@ -206,7 +208,9 @@ class MemoryCloud:
             if state.endswith("_IN_PROGRESS") and values.get(deploy.STACK_NAME) not in self.paused:
                 self._keep(module, path, {**values, **self._finished(values, state.removesuffix("_IN_PROGRESS"))})
         elif present.kind == _CONFIGURATION:
-            self._keep(module, path, {**values, provision.CONFIGURATION_STATE: "done"})
+            result = self.says.get(str(values[provision.CONFIGURATION_NODE]), "")
+            done = {provision.CONFIGURATION_STATE: "done", provision.CONFIGURATION_RESULT: result}
+            self._keep(module, path, {**values, **done})
         elif module in self.offers:
             if values.get(manager.STATE) == "destroy":
                 return self._gone(module, path)
@@ -333,5 +337,7 @@ class MemoryReach:
     def cloud(self, url: str) -> Service:
         return self._cloud.at(url)
 
-    def supplier(self, url: str, token: str | None) -> Service:
+    def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
+        if exchange is not None:
+            exchange()
         return self._cloud.at(url)

@@ -20,6 +20,7 @@ from occi_service.wire import service_manager as wire
 
 from .catalogue import Design
 from .clearing import Disposal
+from .cloud_names import CloudNames
 from .deployment import Deployment, Resource, Stack
 from .dns import Dns, NameServer
 from .errors import Failure
@@ -55,7 +56,11 @@ class Details:
 
 
 class Situation:
-    """What an orchestrator is made in; the SDK builds it. `instance` changes with every order."""
+    """What an orchestrator is made in; the SDK builds it. `instance` changes with every order.
+
+    Args:
+        names: keeps them; None for the name server of the instance's region.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,7 @@ class Situation:
         bundle: bundles.Bundle,
         reach: Reach,
         pace: Pace,
-        names: NameServer,
+        names: NameServer | None,
         private: Private,
         occasion: Occasion,
     ) -> None:
@@ -98,7 +103,7 @@ class Orchestrator:
         self.deployment = Deployment(
             self.design, self._instance, bundle=situation.bundle, pace=situation.pace, occasion=situation.occasion
         )
-        self.provisioning = Provisioning(self.design, self._instance, pace=situation.pace)
+        self.provisioning = Provisioning(self.design, self._instance, bundle=situation.bundle, pace=situation.pace)
         self.runtime = Runtime(self.design, self._instance, pace=situation.pace)
         self.disposal = Disposal(self.design, self._instance)
         self.resolver = Resolver(
@@ -108,7 +113,8 @@ class Orchestrator:
             pace=situation.pace,
             ordered=situation.private.suppliers,
         )
-        self.dns = Dns(situation.names, situation.instance.id)
+        server = situation.names or CloudNames(self.design, self._instance, pace=situation.pace)
+        self.dns = Dns(server, situation.instance.id)
         self.log = logging.getLogger(f"archelon.orchestrator.{situation.bundle.manifest.term}")
 
     def _instance(self) -> Instance:

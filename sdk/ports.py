@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from occi_service.client import Entity
@@ -53,8 +53,11 @@ class Reach(Protocol):
     def cloud(self, url: str) -> Service:
         """A module of the cloud controller."""
 
-    def supplier(self, url: str, token: str | None) -> Service:
-        """A service manager; None for the instance's own token, where it is of the same issuer."""
+    def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
+        """A service manager, with a token of `exchange`, or the instance's own where it is the one that gave it.
+
+        What `exchange` raises for the first token, this raises; later it is asked again as soon as a token has ended.
+        """
 
 
 class Pace(Protocol):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import bundles
 from occi_service import client
 from occi_service.wire import provision
 
@@ -33,10 +34,20 @@ class Configuration:
 class Provisioning:
     """Configurations of one instance's nodes."""
 
-    def __init__(self, design: Design, instance: Callable[[], Instance], *, pace: Pace) -> None:
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, bundle: bundles.Bundle, pace: Pace) -> None:
+        self._bundle = bundle
         self._design = design
         self._instance = instance
         self._pace = pace
+
+    def file(self, path: str) -> str:
+        """The text of a file of the bundle, such as a script for a configuration. Raises Failure where it is none."""
+        try:
+            return self._bundle.read(path).decode()
+        except KeyError:
+            raise Failure(f"the bundle has no file {path[:120]!r}") from None
+        except UnicodeDecodeError:
+            raise Failure(f"the bundle's file {path[:120]!r} is no text in UTF-8") from None
 
     def configure(
         self, stack: Stack, node: str, kind: str, content: Mapping[str, Any], *, name: str = "default"
@@ -44,9 +55,12 @@ class Provisioning:
         """Configure a node, wait for it, and return what it printed.
 
         Args:
-            kind: `process`, `ssh`, `cloud-init` or `software-config`, as the region's platform takes.
+            kind: `process`, `ssh` or `software-config`, as the region's platform takes.
             content: what to do, in the kind's words; it is kept secret.
-            name: of the configuration; under the same name a changed content is carried out anew.
+            name: of the configuration; under the same name a changed content is carried out anew, and one that failed again.
+
+        Returns:
+            What was printed; of `software-config` a JSON object of what each server gave back, by its way down in the stack.
 
         Raises:
             Failure: it failed; with what was printed.

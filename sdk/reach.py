@@ -1,7 +1,8 @@
 """`ports.Reach` over the network: one client a service, tokens from the line, and patience.
 
-A token that has just run out is renewed and the call made again. A service that is away for a while (its machine restarts, it is
-being upgraded) is waited for, where asking twice is harmless: a phase is not to fail for that. Actions are sent once.
+A token that has just run out is renewed, or exchanged anew, and the call made again. A service that is away for a while (its
+machine restarts, it is being upgraded) is waited for, where asking twice is harmless: a phase is not to fail for that. Actions
+are sent once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from occi_service import client, logs
 from occi_service.wire import tokens
@@ -52,12 +53,11 @@ class NetworkReach:
         return self.cloud(self._design_url)
 
     def cloud(self, url: str) -> Service:
-        return _Patient(self._client(url), self._line, tokens.AUDIENCE_CLOUD_CONTROLLER, pace=self._pace)
+        return _Patient(self._client(url), _Own(self._line, tokens.AUDIENCE_CLOUD_CONTROLLER), pace=self._pace)
 
-    def supplier(self, url: str, token: str | None) -> Service:
-        if token is not None:
-            return self._client(url).using(token=token, request_id=_request_id)
-        return _Patient(self._client(url), self._line, tokens.AUDIENCE_SERVICE_MANAGER, pace=self._pace)
+    def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
+        token = _Own(self._line, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
+        return _Patient(self._client(url), token, pace=self._pace)
 
     def close(self) -> None:
         """Close all connections."""
@@ -73,14 +73,52 @@ class NetworkReach:
         return found
 
 
-class _Patient:
-    """A service called with the instance's own token."""
+class _Token(Protocol):
+    """What a service is called with."""
 
-    def __init__(self, service: client.Client, line: Line, audience: str, *, pace: Pace) -> None:
-        self._pace = pace
-        self._service = service
+    def present(self) -> str:
+        """The token to use now."""
+
+    def renew(self, refused: str) -> None:
+        """See that `present` gives another than one that was refused."""
+
+
+class _Own:
+    """The instance's own token for an audience."""
+
+    def __init__(self, line: Line, audience: str) -> None:
         self._line = line
         self._audience = audience
+
+    def present(self) -> str:
+        return self._line.token(self._audience)
+
+    def renew(self, refused: str) -> None:
+        self._line.renew(refused)
+
+
+class _Exchanged:
+    """One that design gives for another service manager. It lives minutes, and what is ordered there may take longer."""
+
+    def __init__(self, exchange: Callable[[], str]) -> None:
+        self._exchange = exchange
+        self._token = exchange()
+
+    def present(self) -> str:
+        return self._token
+
+    def renew(self, refused: str) -> None:
+        if refused == self._token:
+            self._token = self._exchange()
+
+
+class _Patient:
+    """A service called with a token that is renewed."""
+
+    def __init__(self, service: client.Client, token: _Token, *, pace: Pace) -> None:
+        self._pace = pace
+        self._service = service
+        self._token = token
 
     def get(self, path: str) -> client.Entity:
         return self._call(lambda occi: occi.get(path))
@@ -118,12 +156,12 @@ class _Patient:
             pause = min(pause * 2, _LONGEST)
 
     def _once(self, call: Callable[[client.Client], Result]) -> Result:
-        token = self._line.token(self._audience)
+        token = self._token.present()
         try:
             return call(self._service.using(token=token, request_id=_request_id))
         except client.UnauthorizedError:
-            self._line.renew(token)
-            return call(self._service.using(token=self._line.token(self._audience), request_id=_request_id))
+            self._token.renew(token)
+            return call(self._service.using(token=self._token.present(), request_id=_request_id))
 
 
 def _request_id() -> str | None:

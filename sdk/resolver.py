@@ -230,7 +230,7 @@ class Resolver:
             prefix = urllib.parse.urlsplit(base).path.rstrip("/")
             path = path.removeprefix(prefix)
         else:
-            path = f"/{term}/{names.derived_id(instance.id, needed.type, needed.region or '')}"
+            path = wire.supplier_path(instance.id, needed.type, needed.region or "")
         return _Place(needed.type, service, path, base.rstrip("/") + path, bool(bound))
 
     def _place_of(self, needed: bundles.Dependency, url: str) -> _Place:

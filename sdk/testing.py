@@ -83,6 +83,7 @@ class State:
         offers: services in the catalogue: by type, what an instance of them shows once it is active.
         makes: by a stack's name, the outputs that it will have.
         fails: by a stack's name or a supplier's type, why it will fail.
+        says: by a node, what configuring it gives back.
         bounds: by node, least and most instances.
         alarms: names of the alarms that are set. names: DNS records by zone.
         outcome: of the phase that was run: `done` or `failed`; message: why it failed.
@@ -100,6 +101,7 @@ class State:
     offers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     makes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     fails: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    says: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bounds: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     alarms: Sequence[str] = ()
     names: Mapping[str, Sequence[Record]] = dataclasses.field(default_factory=dict)
@@ -187,7 +189,8 @@ class _Names:
         return self.kept.get(zone, [])
 
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        self.kept[zone] = [each for each in self.kept.get(zone, []) if each not in remove] + list(add)
+        gone = {*remove, *add}
+        self.kept[zone] = [each for each in self.kept.get(zone, []) if each not in gone] + list(add)
 
     def zones(self) -> Sequence[str]:
         return list(self.kept)
@@ -321,6 +324,7 @@ def _cloud(state: State, instance: Instance) -> MemoryCloud:
     cloud.offers = {of: dict(shown) for of, shown in state.offers.items()}
     cloud.makes = {**{each.name: each.outputs for each in state.stacks}, **state.makes}
     cloud.fails = dict(state.fails)
+    cloud.says = dict(state.says)
     cloud.bounds = dict(state.bounds)
     for each in state.stacks:
         path = deploy.stack_path(instance.id, each.name, each.region)
@@ -337,7 +341,7 @@ def _cloud(state: State, instance: Instance) -> MemoryCloud:
         cloud.counts[path] = dict(each.counts)
     for supplier in state.suppliers:
         cloud.offers.setdefault(supplier.type, {})
-        path = f"/{supplier.type.rpartition('#')[2]}/{names.derived_id(instance.id, supplier.type, '')}"
+        path = manager.supplier_path(instance.id, supplier.type)
         attributes = {**cloud.offers[supplier.type], **supplier.given, manager.STATE: "active"}
         shelf = cloud.entities.setdefault(supplier.type, {})
         shelf[path] = client.Entity(path, supplier.type, attributes=attributes)

@@ -1,7 +1,8 @@
 """The OCCI application of a service manager: it knows newly published services, and whom an instance's token lets in.
 
 An orchestrator's tokens end with its instance. Tokens are verified without the database and remembered for seconds, so
-whether the instance is still there is asked here, for these callers alone; people's requests pay nothing for it.
+whether the instance is still there is asked here, for these callers alone; people's requests pay nothing for it. Orchestrators of
+other service managers come with tokens for one service (see `composing`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
 from occi_service.registry import Registry
 from occi_service.service import KnownCaller
 
-from . import hurtle
+from . import composing, hurtle
 from .catalogue import Catalogue
 from .start_tokens import START_AUDIENCE
 
@@ -29,7 +30,7 @@ class ServiceManager(KnownCaller):
     Args:
         catalogue: asked for newer services before a request is served.
         exists: whether a tenant has an instance.
-        issuers: of tokens that end with an instance of this service manager; others name instances elsewhere.
+        issuers: of tokens that this service manager gives its instances.
         realm_name: shown in `WWW-Authenticate`.
     """
 
@@ -52,8 +53,8 @@ class ServiceManager(KnownCaller):
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         """WSGI."""
         identity: Identity | None = environ.get(IDENTITY)
-        if identity is not None and identity.kind is TokenKind.INSTANCE:
-            refused = self._refuse_orchestrator(environ, response, identity)
+        if identity is not None and identity.audience is not None:
+            refused = self._refuse_signed(environ, response, identity)
             if refused is not None:
                 return refused
         # What an orchestrator tells of an instance has nothing to do with what is published now.
@@ -65,16 +66,27 @@ class ServiceManager(KnownCaller):
         # A path that a client chose is its tenant's own and says nothing about the instance; see `backend`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 
-    def _refuse_orchestrator(
-        self, environ: dict[str, Any], response: Any, identity: Identity
-    ) -> Iterable[bytes] | None:
+    def _refuse_signed(self, environ: dict[str, Any], response: Any, identity: Identity) -> Iterable[bytes] | None:
+        if composing.is_exchanged(identity):
+            reading = environ.get("REQUEST_METHOD", "GET") in _READING
+            if composing.opens(identity, environ.get("PATH_INFO", ""), reading=reading):
+                return None
+            text = f"the token is for orders of {identity.audience} alone"
+            return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
+        if identity.kind is not TokenKind.INSTANCE:
+            return None
         if identity.audience == START_AUDIENCE and not _is_renew(environ):
             text = "a start token is for the action renew alone; use a token that renew gives"
             return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
         instance = identity.instance_id
-        if identity.issuer not in self._issuers or instance is None or self._exists(instance, identity.tenant_id):
+        if identity.issuer not in self._issuers:
+            text = (
+                "the token is for another service manager; have design exchange it for one that is for the service here"
+            )
+        elif instance is None or self._exists(instance, identity.tenant_id):
             return None
-        text = "the instance of this token is gone, and the token with it"
+        else:
+            text = "the instance of this token is gone, and the token with it"
         fields = {"WWW-Authenticate": self._challenge}
         return self.render_error(environ, response, 401, "Unauthorized", text, "token", fields)
 

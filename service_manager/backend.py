@@ -30,6 +30,7 @@ from occi_service.workflow import DeferredDeletion, call_first
 
 from . import tables
 from .catalogue import Catalogue, ServiceBackend
+from .composing import check_composes
 from .delegating import Delegating, is_needed
 from .history import History
 from .instances import Instance, InstanceId, Instances, show_state
@@ -80,6 +81,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         """An order."""
         identity, connection = caller_of(extras), connection_of(extras)
         self._check(rules.ORDER, identity)
+        check_composes(identity, entity)
         service = type_id(entity.kind)
         published = self.catalogue.service(connection, service)
         if published is None or published.withdrawn:
@@ -90,7 +92,8 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        instance_id = self._delegated(entity, manifest, Surroundings.of_flag(flags.get(SURROUNDINGS)), extras)
+        known = Surroundings.of_flag(flags.get(SURROUNDINGS))
+        instance_id = self._delegated(entity, manifest, known, connection=connection, extras=extras)
         start_token = new_start_token(instance_id)
         now = self._clock()
         instance = Instance(
@@ -116,10 +119,20 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._history.begin(connection, instance, "initialise", now)
         self._instances.insert(connection, instance)
 
-    def _delegated(self, entity: Entity, manifest: bundles.Manifest, known: Surroundings, extras: Any) -> InstanceId:
+    def _delegated(
+        self,
+        entity: Entity,
+        manifest: bundles.Manifest,
+        known: Surroundings,
+        *,
+        connection: sa.Connection,
+        extras: Any,
+    ) -> InstanceId:
         """The id of a new instance, for which design acts from now on where its regions need that."""
         instance_id = _new_id(entity, extras)
-        if not is_needed(manifest, entity.attributes.get(names.REGION), known):
+        region = entity.attributes.get(names.REGION)
+        needs_others = self.catalogue.needs_others(connection, manifest, region)
+        if not is_needed(manifest, region, known, needs_others=needs_others):
             return instance_id
         identity = caller_of(extras)
         make = functools.partial(
@@ -173,6 +186,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.UPDATE, identity, instance)
+        check_composes(identity, entity)
         _refuse_locked(instance, "update")
         _refuse_illegal(instance, "update")
         changed = {name: value for name, value in given.items() if entity.attributes.get(name) != value}
@@ -201,6 +215,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, identity, instance)
+        check_composes(identity, entity)
         _refuse_locked(instance, "delete")
         # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
         columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
@@ -216,6 +231,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.ACT, identity, instance)
+        check_composes(identity, entity)
         if action in (wire.LOCK, wire.UNLOCK):
             self._lock(
                 connection, instance, entity, attributes.get(names.attribute("lock")) if action == wire.LOCK else None

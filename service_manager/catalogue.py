@@ -155,6 +155,30 @@ class Catalogue:
         row = connection.execute(sa.select(*columns).where(tables.services.c.type == service_type)).one_or_none()
         return None if row is None else Published(*row)
 
+    def serves(self, service_type: str) -> bool:
+        """Whether a type was ever published here: its instances are served for as long as there are any."""
+        with self._database.read() as connection:
+            return self.service(connection, service_type) is not None
+
+    def needs_others(self, connection: sa.Connection, manifest: bundles.Manifest, region: str | None) -> bool:
+        """Whether an instance may be composed of what other service managers serve, however deep down."""
+        seen: set[tuple[str, str | None]] = set()
+        open_ = [(each.type, each.region or region) for each in manifest.dependencies]
+        while open_:
+            needed = open_.pop()
+            if needed in seen:
+                continue
+            seen.add(needed)
+            service_type, where = needed
+            found = self.service(connection, service_type)
+            if found is None or found.withdrawn:
+                return True
+            own = self.manifest(found.digest, connection)
+            if where and own.resources and where not in own.resources:
+                return True
+            open_ += [(each.type, each.region or where) for each in own.dependencies]
+        return False
+
     def types(self, connection: sa.Connection) -> list[str]:
         """Every type that was ever published here."""
         return list(connection.scalars(sa.select(tables.services.c.type)))

@@ -1,9 +1,9 @@
 """Acting for a tenant after its token has ended: what an order asks of design, and what becomes of a delegation that nobody took.
 
-Where a region that an order may reach is called in tenants' names, the order has design make a delegation out of the tenant's own
-token: its one outward call, made before its transaction. An order of another instance brings no such token; its delegation
-hangs on that instance's. Should the order then come to nothing (its transaction fails, its process is killed), a piece of work
-that was written down before the call takes the delegation back.
+Where a region that an order may reach is called in tenants' names, or something has to be ordered of another service manager, the
+order has design make a delegation out of the tenant's own token: its one outward call, made before its transaction. An order of
+another instance brings no such token; its delegation hangs on that instance's. Should the order then come to nothing (its
+transaction fails, its process is killed), a piece of work that was written down before the call takes the delegation back.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ _PATIENCE: Final = 120.0
 _RETRY: Final = 5
 
 
-def is_needed(manifest: bundles.Manifest, region: str | None, known: Surroundings) -> bool:
-    """Whether an order may reach a region that is called in tenants' names."""
+def is_needed(
+    manifest: bundles.Manifest, region: str | None, known: Surroundings, *, needs_others: bool = False
+) -> bool:
+    """Whether an order may reach a region that is called in tenants' names, or (`needs_others`) another service manager."""
+    if needs_others:
+        # Design gives tokens for those by the delegation, and theirs hang on it.
+        return True
     if not known.delegating:
         return False
     # Where the instances that it is composed of go is theirs to say; and without regions of its own it may go anywhere.

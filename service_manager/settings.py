@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pydantic
 
-from occi_service.settings import Settings
+from occi_service.settings import CallersSettings
 
 __all__ = ["ServiceManagerSettings"]
 
 
-class ServiceManagerSettings(Settings):
+class ServiceManagerSettings(CallersSettings):
     """Settings of the service manager's web and worker processes."""
 
     database_url: pydantic.SecretStr = pydantic.Field(
@@ -30,15 +30,6 @@ class ServiceManagerSettings(Settings):
     )
     keystone_url: str = pydantic.Field(
         "", description="Keystone; the one that design's catalogue names, if any, without it"
-    )
-    keystone_ca_file: str = pydantic.Field("", description="certificates to believe Keystone by; the system's without")
-    keystone_roles: dict[str, str] = pydantic.Field(
-        {},
-        description="what Keystone's roles are here, beside those that have the same name",
-        examples=[{"boss": "provider"}],
-    )
-    keystone_operator_project: str = pydantic.Field(
-        "", description="id of the project whose administrators are operators, beside those of the whole system"
     )
     catalogue_interval: float = pydantic.Field(
         30.0, gt=0, description="seconds between two looks at design's catalogue"

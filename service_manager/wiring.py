@@ -36,13 +36,13 @@ from occi_service.registry.sql import SqlRegistry
 from occi_service.schema import upgrade
 from occi_service.service import Rates, assemble
 from occi_service.wire import service_manager as wire
-from occi_service.wire import tokens
 
 from . import surroundings, tables
 from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import ENTRY_TOPIC, Catalogue
 from .cloud import STEP_TIMEOUT, Cloud
+from .composing import Audiences
 from .delegating import UNCLAIMED, Delegating, Unclaimed
 from .history import EXPIRY_TOPIC, History
 from .instances import TOPIC, Instances
@@ -266,7 +266,7 @@ def verifier(parts: Parts) -> AnyOf:
         StartTokens(parts.database, parts.cipher),
         SignedTokens(
             parts.keys,
-            audiences=[tokens.AUDIENCE_SERVICE_MANAGER],
+            audiences=Audiences(parts.catalogue),
             revocations=parts.revocations,
             clock=parts.clock,
         ),

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,6 +20,7 @@ from tests import kubernetes_cluster as clusters
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
+from tests.tables import Tables
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile(
@@ -27,7 +29,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 #: Seconds that a test may take whose first act may be to install an OpenStack.
-_WITH_OPENSTACK = 900
+_WITH_OPENSTACK = 1200
 #: The same for a Kubernetes, whose programs may have to be built on a machine that does other things meanwhile.
 _WITH_KUBERNETES = 1800
 
@@ -59,10 +61,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that may have to wait for a test bed get the time for it; those with a Kubernetes go last: it may be building yet."""
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order: OpenStack's tests first, then the longest, Kubernetes' late, since its programs may be building yet.
+
+    Each test bed is there once, so that all of its tests are one group, which one of several processes runs; all others
+    go by file. Tests that may have to wait for a test bed get the time for it.
+    """
     limits = {"openstack": _WITH_OPENSTACK, "kubernetes": _WITH_KUBERNETES}
-    last = []
+    first, last = [], []
     for item in items:
         needed = getattr(item, "fixturenames", ())
         for bed, limit in limits.items():
@@ -71,10 +78,53 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(getattr(pytest.mark, bed))
                 if item.get_closest_marker("timeout") is None:
                     item.add_marker(pytest.mark.timeout(limit))
+        group = str(item.path.relative_to(config.rootpath))
         if item.get_closest_marker("kubernetes") is not None:
+            group = "kubernetes"
             last.append(item)
-    chosen = set(last)
-    items[:] = [item for item in items if item not in chosen] + last
+        elif item.get_closest_marker("openstack") is not None:
+            group = "openstack"
+            first.append(item)
+        item.add_marker(pytest.mark.xdist_group(group))
+    chosen = {*first, *last}
+    others = [item for item in items if item not in chosen]
+    # Those that kill processes: whatever is long must not begin last, when the other process has nothing to do any more.
+    long = {item.path for item in others if item.get_closest_marker("crash") is not None}
+    others.sort(key=lambda item: item.path not in long)
+    # With several processes these begin earlier: so long a group must not be what is left at the end.
+    middle = len(others) // 4 if os.environ.get("PYTEST_XDIST_WORKER") else len(others)
+    items[:] = first + others[:middle] + last + others[middle:]
+
+
+_TABLES = pytest.StashKey[Tables]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TABLES] = Tables()
+
+
+@pytest.fixture(scope="session")
+def tables(request: pytest.FixtureRequest) -> Tables:
+    """Where a test puts a table for people."""
+    return request.config.stash[_TABLES]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One process of several hands its tables to the one that writes."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tables"] = session.config.stash[_TABLES].texts
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A hook of pytest-xdist: one of several processes has ended."""
+    node.config.stash[_TABLES].texts += getattr(node, "workeroutput", {}).get("tables", [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for text in config.stash[_TABLES].texts:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(text)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ class TestBed:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1100,
         )
         if check and done.returncode:
             raise RuntimeError(f"the OpenStack test bed: {' '.join(words)} failed:\n{done.stdout}{done.stderr}")

@@ -1,23 +1,31 @@
-"""A way to a server that a test can block: a TCP relay on a port of its own."""
+"""A way to a server that a test can block, or hold the answers on: a TCP relay on a port of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["Relay", "relay_to"]
 
 
 class Relay:
-    """Passes connections on, until it is blocked: then those that stand end, and new ones are refused."""
+    """Passes connections on, until it is blocked: then those that stand end, and new ones are refused.
+
+    Attributes:
+        target: where it passes them on to.
+        held: set while an answer is held.
+    """
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
+        self._flows = threading.Event()
+        self._flows.set()
+        self.held = threading.Event()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -32,8 +40,18 @@ class Relay:
         self._listener = listener
         threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
 
+    def hold(self) -> None:
+        """Be as a server that is slow: what is asked arrives, and the answer does not come back until `release`."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """Let the answers go."""
+        self.held.clear()
+        self._flows.set()
+
     def block(self) -> None:
         """Be as a server that was killed."""
+        self.release()
         if self._listener is not None:
             # close alone would let accept go on.
             with contextlib.suppress(OSError):
@@ -57,24 +75,30 @@ class Relay:
     def _carry(self, near: socket.socket) -> None:
         with contextlib.closing(near):
             try:
-                far = socket.create_connection(self._target, timeout=10)
+                far = socket.create_connection(self.target, timeout=10)
             except OSError:
                 return
             far.settimeout(None)
             with contextlib.closing(far):
                 with self._lock:
                     self._open |= {near, far}
-                back = threading.Thread(target=_pass, args=(far, near), daemon=True)
+                back = threading.Thread(target=_pass, args=(far, near, self._wait), daemon=True)
                 back.start()
                 _pass(near, far)
                 back.join()
                 with self._lock:
                     self._open -= {near, far}
 
+    def _wait(self) -> None:
+        if not self._flows.is_set():
+            self.held.set()
+            self._flows.wait()
 
-def _pass(source: socket.socket, sink: socket.socket) -> None:
+
+def _pass(source: socket.socket, sink: socket.socket, wait: Callable[[], None] = lambda: None) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            wait()
             sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)

@@ -47,14 +47,14 @@ class _Runs(OwnedBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        connection: sa.Connection,
+        here: Context,
     ) -> Mapping[str, Any]:
         if action == deploy.STOP:
-            self.objects.ask(connection, present, wanted=STOPPED)
+            self.objects.ask(here.connection, present, wanted=STOPPED)
         elif action == deploy.START:
-            self.objects.ask(connection, present, wanted=PRESENT)
+            self.objects.ask(here.connection, present, wanted=PRESENT)
         else:
-            self._rerun(connection, present, wanted=PRESENT)
+            self._rerun(here.connection, present, wanted=PRESENT)
         return {}
 
     def leaving(self, entity: Entity) -> None:

@@ -12,7 +12,7 @@ from occi_service.errors import BadRequestError, ConflictError
 from occi_service.wire import deploy, names
 
 from ..objects import PRESENT, SUSPENDED, Object, Objects
-from ..owned import OwnedBackend
+from ..owned import Context, OwnedBackend
 from .ports import DeployError, StackOrder
 from .regions import Regions
 
@@ -112,38 +112,48 @@ class StackBackend(OwnedBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        connection: sa.Connection,
+        here: Context,
     ) -> Mapping[str, Any]:
         if action == deploy.PREVIEW:
-            return self._preview(entity, present, attributes)
+            return self._preview(entity, present, attributes, here)
         if action == deploy.SCALE:
-            self._scale(entity, present, attributes, connection=connection)
+            self._scale(entity, present, attributes, connection=here.connection)
         elif action == deploy.SIGNAL:
-            self._signal(entity, present, attributes)
+            self._signal(entity, present, attributes, here)
         else:
             wanted = SUSPENDED if action == deploy.SUSPEND else PRESENT
             if wanted != present.wanted:
-                self.objects.ask(connection, present, wanted=wanted)
+                self.objects.ask(here.connection, present, wanted=wanted)
                 doing = "SUSPEND" if wanted == SUSPENDED else "RESUME"
                 entity.attributes[deploy.STACK_STATE] = f"{doing}_IN_PROGRESS"
         return {}
 
-    def _preview(self, entity: Entity, present: Object, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _preview(
+        self, entity: Entity, present: Object, attributes: Mapping[str, Any], here: Context
+    ) -> Mapping[str, Any]:
         draft = {**entity.attributes, **attributes}
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
-        try:
-            found = stacks.preview(stack_order(draft, present), present.kept.get("record"))
-        except DeployError as problem:
-            raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
-        return {deploy.STACK_RESOURCES: [vars(each) for each in found]}
 
-    def _signal(self, entity: Entity, present: Object, attributes: Mapping[str, Any]) -> None:
+        def ask() -> list[dict[str, Any]]:
+            try:
+                found = stacks.preview(stack_order(draft, present), present.kept.get("record"))
+            except DeployError as problem:
+                raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+            return [vars(each) for each in found]
+
+        return {deploy.STACK_RESOURCES: here.call_first(f"preview {present.path}", ask)}
+
+    def _signal(self, entity: Entity, present: Object, attributes: Mapping[str, Any], here: Context) -> None:
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
-        resource = str(attributes[deploy.SIGNAL_RESOURCE])
-        try:
-            stacks.signal(stack_order(entity.attributes, present), resource, attributes.get(deploy.SIGNAL_DATA) or {})
-        except DeployError as problem:
-            raise ConflictError(str(problem), deploy.SIGNAL_RESOURCE) from problem
+        resource, data = str(attributes[deploy.SIGNAL_RESOURCE]), attributes.get(deploy.SIGNAL_DATA) or {}
+
+        def tell() -> None:
+            try:
+                stacks.signal(stack_order(entity.attributes, present), resource, data)
+            except DeployError as problem:
+                raise ConflictError(str(problem), deploy.SIGNAL_RESOURCE) from problem
+
+        here.call_first(f"signal {present.path}", tell)
 
     def _scale(
         self, entity: Entity, present: Object, attributes: Mapping[str, Any], *, connection: sa.Connection

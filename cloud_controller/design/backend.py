@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from occi_service.app import Application
 from occi_service.database import Database
 from occi_service.errors import BadRequestError, shown
 from occi_service.registry.base import Registry
-from occi_service.wire import design
+from occi_service.wire import design, dns
 from occi_service.wire import names as wire_names
 
 from .. import callers
@@ -25,7 +26,7 @@ from .mirror import catalogue_entity
 from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-__all__ = ["DesignModule", "register_keystone", "register_modules"]
+__all__ = ["DesignModule", "register_keystone", "register_modules", "register_names"]
 
 _SCHEMES: Final = ("http://", "https://")
 
@@ -146,6 +147,19 @@ def register_modules(
         if name == "deploy":
             entity.attributes[design.DELEGATES] = delegates
         _put(registry, entity)
+
+
+def register_names(registry: Registry, *, url: str, region: str, kept: bool) -> None:
+    """Say that names can be set in a region, or that they cannot any more."""
+    entity = catalogue_entity(
+        CatalogueEntry(dns.SCHEME, region, "public", f"{url}/provision/", "Cloud controller: names")
+    )
+    if kept:
+        _put(registry, entity)
+        return
+    extras: dict[str, Any] = {}
+    with registry.unit_of_work(extras), contextlib.suppress(KeyError):
+        registry.delete_resource(entity.identifier, extras)
 
 
 def register_keystone(registry: Registry, *, url: str, region: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ __all__ = ["DelegationBackend"]
 #: Seconds that an exchanged token lives: one order's worth.
 _EXCHANGED: Final = 300
 _PLATFORM: Final = design.platform_audience("")
+_TYPE: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#]+#[a-z][a-z0-9_-]*")
 _SUBJECT_TOKEN: Final = f"header {design.SUBJECT_TOKEN_HEADER}"
 
 
@@ -144,7 +146,8 @@ class DelegationBackend(KindBackend, ActionBackend):
     def _for_service(self, entity: Entity, here: Context, counts: DelegationRow, audience: str) -> Mapping[str, Any]:
         if counts.state != ACTIVE:
             raise ConflictError(f"the delegation is {counts.state}: {counts.reason}", design.DELEGATION_STATE)
-        if not audience or len(audience) > 512 or audience.startswith(("cloud-controller", "orchestrator:")):
+        # Nothing else may come of an exchange: no token that is for the cloud controller, or for every service of a manager.
+        if len(audience) > 512 or _TYPE.fullmatch(audience) is None:
             raise BadRequestError(
                 "the audience is the type identifier of the service to be ordered", design.EXCHANGE_AUDIENCE
             )

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from occi_service.database import Database
-from occi_service.wire import deploy, disposal, provision, runtime
+from occi_service.wire import deploy, disposal, dns, provision, runtime
 from occi_service.work import Done, Item, Progress, Retry, Topic, Wait, recurring
 
 from ..entities import Entities
@@ -36,9 +36,10 @@ _SLOW: Final = 1.0
 _ASKED: Final = 1.0
 #: Seconds that a closed audit is kept; by then no token of the instance's is left that could make something new for it.
 _KEPT: Final = 90 * 86400.0
-#: Kinds in the order in which they go. What measures goes before what is measured, orchestrators after their stacks.
+#: Kinds in the order in which they go. What measures goes before what is measured, a name before what it leads to,
+#: orchestrators after their stacks.
 _ORDER: Final = (
-    (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location),
+    (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location, dns.RECORD.location),
     (deploy.STACK.location,),
     (deploy.APPLICATION.location, deploy.APP.location),
 )
@@ -144,13 +145,17 @@ class DisposalWork:
         left = {
             place: entry.object for place, entry in audit.items() if place[0] in self._holdings and not entry.removed
         }
+        unasked = ""
         if rank is None or now - asked >= _ASKED:
             # While rows tell of what is still to go, a platform far away is not asked at every look.
             asked = now
             try:
                 left = self._held(instance)
             except HoldingsError as problem:
-                return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
+                if rank is None:
+                    return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
+                # What rows tell of goes all the same, and elsewhere: one region does not keep the others.
+                unasked = f"; {problem}"
         left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
         for place, name in left.items():
             if place not in audit or audit[place].removed:
@@ -161,7 +166,7 @@ class DisposalWork:
         lines = list(audit.values())
         if rank is not None:
             dismiss = [each for each in rank if each.wanted != ABSENT]
-            message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank)
+            message = "waits for " + "; ".join(wanted.reasons[each.path] or each.path for each in rank) + unasked
             return self._waiting(present, lines, since, asked=asked, message=message, dismiss=dismiss)
         blocked = self._remove_rest(instance)
         if blocked:
@@ -265,7 +270,7 @@ class DisposalWork:
         if entity is None:
             return of.path
         state = entity.attributes.get(deploy.STACK_STATE) or entity.attributes.get(deploy.APP_STATE_MESSAGE) or ""
-        reason = entity.attributes.get(deploy.STACK_REASON) or ""
+        reason = entity.attributes.get(deploy.STACK_REASON) or entity.attributes.get(dns.MESSAGE) or ""
         return " ".join(part for part in (of.path, str(state), str(reason)) if part)
 
 
@@ -314,10 +319,11 @@ class Sweep:
 
     def _remove(self, region: str, platform: Holdings, instance: str) -> bool:
         """Take an orphan away; False where that takes another look soon."""
-        what = list(platform.objects(instance))
+        what: list[str] = []
         problem = ""
         gone = False
         try:
+            what = list(platform.objects(instance))
             gone = platform.remove(instance) and not platform.remains(instance)
         except HoldingsError as error:
             # It is told every time, and keeps no other from being removed.

@@ -1,4 +1,4 @@
-"""The provision module: configurations of nodes, each an entity."""
+"""The provision module: configurations of nodes, each an entity, and names (see `dns_backend`)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from occi.core_model import Entity
 
 from occi_service.app import Application
 from occi_service.errors import BadRequestError, shown
-from occi_service.wire import deploy, provision
+from occi_service.wire import deploy, dns, provision
 
 from ..objects import Object, Objects
 from ..owned import OwnedBackend
-from .ports import ConfigurationOrder, Configures, ProvisionError
+from .dns_backend import DnsBackend
+from .ports import ConfigurationOrder, Configures, Names, ProvisionError
 
 __all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_order"]
 
 TOPIC: Final = "provision.configuration"
 
-_RESULTS: Final = frozenset((provision.CONFIGURATION_STATE, provision.CONFIGURATION_RESULT))
+_SET: Final = frozenset(
+    (provision.CONFIGURATION_STATE, provision.CONFIGURATION_RESULT, provision.CONFIGURATION_ATTEMPT)
+)
 
 
 def configuration_order(attributes: Mapping[str, Any], present: Object) -> ConfigurationOrder:
@@ -31,6 +34,7 @@ def configuration_order(attributes: Mapping[str, Any], present: Object) -> Confi
         node=str(attributes.get(provision.CONFIGURATION_NODE, "")),
         kind=str(attributes.get(provision.CONFIGURATION_KIND, "")),
         content=attributes.get(provision.CONFIGURATION_CONTENT) or {},
+        attempt=int(attributes.get(provision.CONFIGURATION_ATTEMPT) or 1),
     )
 
 
@@ -59,12 +63,15 @@ class ConfigurationBackend(OwnedBackend):
             raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
         self._validate(entity.attributes, present)
         entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
+        entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
     def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
-        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _RESULTS)
-        if changed:
+        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _SET)
+        # What failed is tried again when it is ordered again, such as by a phase that is.
+        if changed or old.attributes.get(provision.CONFIGURATION_STATE) == "failed":
             self._validate(new, present)
             new[provision.CONFIGURATION_STATE] = "waiting"
+            new[provision.CONFIGURATION_ATTEMPT] = 1 + int(old.attributes.get(provision.CONFIGURATION_ATTEMPT) or 1)
             new.pop(provision.CONFIGURATION_RESULT, None)
         return new
 
@@ -82,16 +89,22 @@ class ConfigurationBackend(OwnedBackend):
 
 
 class ProvisionModule:
-    """Configurations."""
+    """Configurations and names.
+
+    Args:
+        configures: by region. servers: of names, by the regions that have one.
+    """
 
     name = "provision"
     shared: tuple[str, ...] = ()
     open_to_tenants = False
 
-    def __init__(self, objects: Objects, configures: Mapping[str, Configures]) -> None:
+    def __init__(self, objects: Objects, configures: Mapping[str, Configures], servers: Mapping[str, Names]) -> None:
         self._objects = objects
         self._configures = configures
+        self._servers = servers
 
     def register(self, application: Application) -> None:
-        """Publish the kind."""
+        """Publish the kinds."""
         application.register_backend(provision.CONFIGURATION, ConfigurationBackend(self._objects, self._configures))
+        application.register_backend(dns.RECORD, DnsBackend(self._objects, self._servers))

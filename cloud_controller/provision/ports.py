@@ -1,4 +1,4 @@
-"""What the provision module needs of a platform: to configure the nodes of a stack."""
+"""What the provision module needs of a platform: to configure the nodes of a stack, and to keep names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["ConfigurationOrder", "Configured", "Configures", "ProvisionError"]
+from occi_service.dns_records import DnsRecord
+
+from ..labels import Labels
+
+__all__ = ["ConfigurationOrder", "Configured", "Configures", "NameOrder", "Named", "Names", "ProvisionError"]
 
 
 class ProvisionError(Exception):
@@ -21,6 +25,7 @@ class ConfigurationOrder:
         id: names it. stack: id of the stack. node: name in its template; all its instances are meant.
         kind: `process`, `cloud-init`, `ssh` or `software-config`.
         content: as the kind has it; may hold secrets.
+        attempt: counts the times that it was to be carried out; what failed is tried again when it is ordered again.
     """
 
     id: str
@@ -29,6 +34,7 @@ class ConfigurationOrder:
     node: str
     kind: str
     content: Mapping[str, Any] = field(repr=False)
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,3 +53,46 @@ class Configures(Protocol):
 
     def configure(self, order: ConfigurationOrder) -> Configured:
         """Carry it out on every instance of the node; repeating it must be harmless. Raises ProvisionError."""
+
+    def remove(self, order: ConfigurationOrder) -> bool:
+        """Remove what the platform keeps of it; nodes stay as they are. True when nothing is left; False: ask again.
+
+        Raises:
+            ProvisionError: something is in the way.
+        """
+
+
+@dataclass(frozen=True)
+class NameOrder:
+    """A record of DNS as it should be, and whose it is."""
+
+    labels: Labels
+    record: DnsRecord
+
+
+@dataclass(frozen=True)
+class Named:
+    """How far it is: `waiting` or `active`; message: what it waits for."""
+
+    state: str
+    message: str = ""
+
+
+class Names(Protocol):
+    """Keeps names at a platform's name server. Records carry the mark of the instance that set them.
+
+    Both are level-triggered and short, and may be repeated. Whatever else they raise: the name server is away, ask again.
+    """
+
+    def validate(self, order: NameOrder) -> None:
+        """Refuse what can never be set; asks nobody. Raises ProvisionError."""
+
+    def put(self, order: NameOrder) -> Named:
+        """Set the record: this value and no other of the type at the name.
+
+        Raises:
+            ProvisionError: it cannot be: there is no such zone, or the name is another's.
+        """
+
+    def remove(self, order: NameOrder) -> bool:
+        """Take it away, where it is this instance's. True when it is gone; False: ask again. Raises ProvisionError."""

@@ -1,6 +1,6 @@
 """The work on configurations: wait for the stack, configure its node, tell what came of it.
 
-A removed one leaves the node as it is."""
+A removed one leaves the node as it is; what its platform keeps of it goes first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from .ports import ConfigurationOrder, Configured, Configures, ProvisionError
 __all__ = ["ConfigurationWork", "topic"]
 
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
-_SOON: Final = 0.5
+#: Seconds between two looks at one that waits: at first, from look to look, and at most.
+_FIRST: Final = 0.5
+_GROWTH: Final = 1.3
+_LONGEST: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of it; `outcome` None: the configuration is to go."""
+    """What came of it; `outcome` None: nothing is left. looks: at this version, so far; region: whose platform it is on."""
 
     present: Object
     outcome: Configured | None
+    looks: int = 0
+    region: str = ""
 
 
 class ConfigurationWork:
@@ -75,21 +80,40 @@ class ConfigurationWork:
     def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
         """Carry it out, once there is something to configure."""
         present = wanted.present
-        if present.wanted == ABSENT:
-            return Done(Seen(present, None))
-        if wanted.state in ("done", "failed"):
+        kept = present.kept
+        looks = int(kept.get("looks", 0)) + 1 if kept.get("version") == present.version else 1
+        leaves = present.wanted == ABSENT
+        # The stack may have gone before its configurations.
+        region = wanted.region or str(kept.get("region", ""))
+        if not leaves and wanted.state in ("done", "failed"):
             return Done()
+        outcome = self._removed(wanted.order, region) if leaves else self._configured(wanted)
+        seen = Seen(present, outcome, looks, region)
+        if outcome is None or outcome.state != "waiting":
+            return Done(seen)
+        return Wait(min(_FIRST * _GROWTH ** min(looks - 1, 20), _LONGEST), seen)
+
+    def _configured(self, wanted: Wanted) -> Configured:
         if wanted.stack_state not in _READY:
-            return Wait(_SOON, Seen(present, Configured("waiting", "waits for its stack")))
+            return Configured("waiting", "waits for its stack")
         configures = self._configures.get(wanted.region)
         if configures is None:
-            return Done(Seen(present, Configured("failed", f"there is no region {wanted.region!r} here")))
+            return Configured("failed", f"there is no region {wanted.region!r} here")
         try:
-            outcome = configures.configure(wanted.order)
+            return configures.configure(wanted.order)
         except ProvisionError as problem:
-            outcome = Configured("failed", str(problem))
-        seen = Seen(present, outcome)
-        return Wait(_SOON, seen) if outcome.state == "waiting" else Done(seen)
+            return Configured("failed", str(problem))
+
+    def _removed(self, order: ConfigurationOrder, region: str) -> Configured | None:
+        """None where nothing is left."""
+        configures = self._configures.get(region)
+        if configures is None:
+            # It never came to a platform.
+            return None
+        try:
+            return None if configures.remove(order) else Configured("waiting", "is being removed")
+        except ProvisionError as problem:
+            return Configured("waiting", f"cannot be removed: {problem}")
 
     def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
         """Into the entity."""
@@ -98,8 +122,8 @@ class ConfigurationWork:
             self._entities.remove(connection, present)
             self._objects.remove(connection, present.path)
             return
-        current = self._objects.find(connection, present.path)
-        if current is not None and current.version == present.version:
+        kept = {"version": present.version, "looks": observed.looks, "region": observed.region}
+        if self._objects.keep(connection, present, kept):
             shown = {
                 provision.CONFIGURATION_STATE: outcome.state,
                 provision.CONFIGURATION_RESULT: outcome.result or None,
@@ -115,5 +139,5 @@ class ConfigurationWork:
 
 
 def topic(work: ConfigurationWork) -> Topic[Any, Any]:
-    """Configurations' topic; five attempts where a platform does not answer."""
-    return Topic(TOPIC, work, timeout=120.0, retry=Retry(attempts=5, first=0.5, ceiling=10.0))
+    """Configurations' topic. It is never given up: who waits for it has a limit, and what a platform keeps of it has to go."""
+    return Topic(TOPIC, work, timeout=120.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=10.0))

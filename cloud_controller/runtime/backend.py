@@ -14,7 +14,7 @@ from occi_service.errors import BadRequestError, shown
 from occi_service.wire import deploy, runtime
 
 from ..objects import Object, Objects
-from ..owned import OwnedBackend
+from ..owned import Context, OwnedBackend
 from ..tables import samples
 
 __all__ = ["ALARM", "MONITOR", "AlarmBackend", "MonitorBackend", "RuntimeModule"]
@@ -62,7 +62,7 @@ class MonitorBackend(OwnedBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        connection: sa.Connection,
+        here: Context,
     ) -> Mapping[str, Any]:
         metric = str(attributes[runtime.QUERY_METRIC])
         back = float(attributes.get(runtime.QUERY_RANGE) or 0.0)
@@ -72,7 +72,7 @@ class MonitorBackend(OwnedBackend):
         else:
             found = found.order_by(samples.c.time.desc()).limit(1)
         values = []
-        for time, text in connection.execute(found):
+        for time, text in here.connection.execute(found):
             value = json.loads(text).get(metric)
             if value is not None:
                 values.append({"time": time, "value": value})

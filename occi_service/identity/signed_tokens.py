@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from typing import Any, Final, Protocol
 
 import jwt
@@ -75,18 +75,18 @@ class SignedTokens:
 
     Args:
         keys: which signatures are believed, and for which issuer each.
-        audiences: what this service answers to; a token for anyone else is refused.
+        audiences: what this service answers to; a token for anyone else is refused. Asked once the signature holds.
         revocations: what was taken back.
         clock: seconds since the epoch.
     """
 
     def __init__(
-        self, keys: VerificationKeys, *, audiences: Collection[str], revocations: Revocations, clock: Clock
+        self, keys: VerificationKeys, *, audiences: Container[str], revocations: Revocations, clock: Clock
     ) -> None:
-        if not audiences:
+        if isinstance(audiences, Collection) and not audiences:
             raise ValueError("a verifier of signed tokens needs at least one audience that it answers to")
         self._keys = keys
-        self._audiences = frozenset(audiences)
+        self._audiences = frozenset(audiences) if isinstance(audiences, Collection) else audiences
         self._revocations = revocations
         self._clock = clock
 

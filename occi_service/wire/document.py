@@ -15,7 +15,7 @@ from typing import Final
 from occi.core_model import Action, Kind, Mixin
 
 from ..attributes import Attribute, as_attribute
-from . import deploy, design, disposal, names, orchestrator, provision, runtime, service_manager, tokens
+from . import deploy, design, disposal, dns, names, orchestrator, provision, runtime, service_manager, tokens
 
 __all__ = ["page"]
 
@@ -34,6 +34,7 @@ _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
     ("Design", design),
     ("Deploy", deploy),
     ("Provision", provision),
+    ("DNS", dns),
     ("Runtime", runtime),
     ("Disposal", disposal),
 )

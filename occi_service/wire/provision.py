@@ -11,6 +11,7 @@ from .names import LABELS, attribute, derived_id, scheme
 
 __all__ = [
     "CONFIGURATION",
+    "CONFIGURATION_ATTEMPT",
     "CONFIGURATION_CONTENT",
     "CONFIGURATION_KIND",
     "CONFIGURATION_NODE",
@@ -29,6 +30,7 @@ CONFIGURATION_KIND: Final = attribute("configuration.kind")
 CONFIGURATION_CONTENT: Final = attribute("configuration.content")
 CONFIGURATION_STATE: Final = attribute("configuration.state")
 CONFIGURATION_RESULT: Final = attribute("configuration.result")
+CONFIGURATION_ATTEMPT: Final = attribute("configuration.attempt")
 
 CONFIGURATION: Final = Kind(
     SCHEME,
@@ -43,6 +45,7 @@ CONFIGURATION: Final = Kind(
         CONFIGURATION_CONTENT: Attribute("required", type="object", secret=True),
         CONFIGURATION_STATE: Attribute("immutable", pattern="waiting|running|done|failed"),
         CONFIGURATION_RESULT: Attribute("immutable", description="what it printed, or why it failed"),
+        CONFIGURATION_ATTEMPT: Attribute("immutable", type="number", description="how often it was to be carried out"),
     },
     location="/configuration/",
 )

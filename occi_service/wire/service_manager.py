@@ -7,7 +7,7 @@ from typing import Final
 from occi.core_model import Action, Kind, Link, Mixin, Resource
 
 from ..attributes import Attribute
-from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, scheme
+from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, derived_id, scheme
 
 __all__ = [
     "BUNDLE_VERSION",
@@ -42,6 +42,7 @@ __all__ = [
     "STOP",
     "TOKENS",
     "UNLOCK",
+    "supplier_path",
 ]
 
 SCHEME: Final = scheme("service-manager")
@@ -197,3 +198,12 @@ RECORD: Final = Kind(
 
 #: Marks a kind as a service of this service manager.
 SERVICE_MIXIN: Final = Mixin(SCHEME, "service", title="Service")
+
+
+def supplier_path(instance: str, service_type: str, region: str = "") -> str:
+    """The path of what an instance is composed of, at whichever service manager serves its type.
+
+    Args:
+        region: that the manifest of the instance's service names for it; empty where it goes where the instance is.
+    """
+    return f"/{service_type.rpartition('#')[2]}/{derived_id(instance, service_type, region)}"

@@ -11,12 +11,12 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from archelon.command_line import main
+from tests.waiting import until
 
 __all__ = ["Dev", "Said", "archelon", "first_port", "until"]
 
@@ -45,19 +45,9 @@ def archelon(*arguments: object) -> Said:
 
 
 def first_port() -> int:
-    """Where to look for ports: apart from other runs on this machine."""
-    return random.randrange(10000, 18000, 40)
-
-
-def until(reached: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.05) -> Any:
-    """Wait until something holds, and return it."""
-    end = time.monotonic() + seconds
-    while True:
-        found = reached()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(pause)
+    """Where to look for ports: apart from other runs on this machine, and from this run's other processes."""
+    lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    return 10000 + 2000 * lane + random.randrange(0, 2000, 40)
 
 
 class Dev:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.openstack import OpenStack
 
 from .harness import Dev, Said, archelon, dev, until
 
-__all__ = ["Agents", "await_states", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
+__all__ = ["Agents", "add_region", "await_states", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
 
 TEMPLATES = Path(__file__).parent / "hurtle_templates"
 #: Seconds that a phase may take on a loaded machine.
@@ -37,17 +37,28 @@ def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
 
 
 @contextlib.contextmanager
-def heat_house(openstack: OpenStack, state: Path, *, region: str = "RegionOne") -> Iterator[Dev]:
-    """A house whose second region is Heat, in the project of the tests' tenant; not started yet."""
+def heat_house(
+    openstack: OpenStack, state: Path, *, region: str = "RegionOne", zones: Sequence[str] = ()
+) -> Iterator[Dev]:
+    """A house whose second region is Heat, in the project of the tests' tenant; not started yet. zones: for names."""
+    add_region(openstack, state, region, **({"dns": {"zones": list(zones)}} if zones else {}))
+    with dev(state) as house:
+        yield house
+
+
+def add_region(openstack: OpenStack, state: Path, region: str = "RegionOne", **further: Any) -> None:
+    """Give a state directory that is not there yet a region of Heat, in the project of the tests' tenant.
+
+    Args:
+        further: settings of the region.
+    """
     auth = openstack.tenant.auth
     state.mkdir(parents=True)
     password = state.parent / "password"
     password.write_text(auth["password"])
     account = {"username": auth["username"], "project_name": auth["project_name"], "password_file": str(password)}
-    settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account}
+    settings = {"auth_url": openstack.auth_url, "region_name": openstack.region, "account": account, **further}
     (state / "regions.yaml").write_text(yaml.safe_dump({region: {"platform": "heat", "settings": settings}}))
-    with dev(state) as house:
-        yield house
 
 
 def hurtle_bundle(

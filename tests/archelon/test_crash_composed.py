@@ -32,6 +32,7 @@ from archelon.demo.stage import Node, Stage
 from archelon.offers import await_entry, offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
+from tests.tables import Tables
 
 from .harness import ROOT, first_port, until
 
@@ -260,7 +261,7 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[House]:
     state = StateDirectory(tmp_path_factory.mktemp("composed") / "state")
     with state.held():
         state.make(host="127.0.0.1", first_port=first_port())
@@ -272,7 +273,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         finally:
             made.stage.close()
             unended = made.all.down()
-            print("\n" + made.text())
+            tables.add(made.text())
     assert unended == []
 
 

@@ -1,84 +1,284 @@
-"""Kill -9 of a worker while a stack is made, and while it goes: the order ends right, and Heat holds nothing of it."""
+"""kill -9 of everything between a tenant and a stack, in every phase: the orders end right, and Heat holds nothing of them.
+
+One all-in-one whose second region is a real Heat. A life is two orders side by side, from their order to their end. In each of
+its phases a victim is killed once, as soon as Heat is seen to work on a stack of one of the orders (an orchestrator: on its own);
+the other order is wherever it is just then. The test bed's services are brought up again, our own processes have a supervisor.
+What is right is looked for from outside: in what the tenant is shown, and in Heat.
+
+Each life begins with another victim and goes on with the next, so seven of them are every victim in every phase. Without
+ARCHELON_CRASH_ROUNDS there are two, in which every victim and every phase occurs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
-import psutil
+import heatclient.exc
+import keystoneauth1.exceptions
 import pytest
 
-from archelon.failures import Status
+import bundles
+from archelon.all_in_one import AllInOne
+from archelon.demo.remains import left
+from archelon.demo.stage import Stage
+from archelon.offers import await_entry, offer
+from archelon.state_directory import StateDirectory
+from cloud_controller.platforms.heat.orders import instance_tag
+from occi_service import client
+from occi_service.wire import service_manager as wire
+from tests.conftest import missing
 from tests.openstack import OpenStack
+from tests.tables import Tables
 
-from .harness import Dev, until
-from .heat_house import await_states, heat_client, heat_house, instance, ours
+from .harness import first_port, until
+from .heat_house import add_region, heat_client, ours
 
-MANIFEST = """
-service_type: http://schemas.example.org/occi/sm#slow
-service_attributes: {slow.value: {mutability: immutable}}
-resources: {RegionOne: {deployment: heat.yaml}}
-phases: {deploy: {retries: 5}}
+ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+
+SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-controller-web", "cloud-controller-worker")
+BED: Final = ("heat", "mariadbd")
+VICTIMS: Final = ("orchestrator", *BED, *SERVICES)
+PHASES: Final = ("deploy", "provision", "update", "destroy")
+#: Where in VICTIMS each life begins.
+LIVES: Final = range(len(VICTIMS)) if ROUNDS > 1 else (0, 4)
+ORDERS: Final = 2
+#: Seconds in which a phase has to end right.
+PATIENCE: Final = 240.0
+#: Seconds after which a stack that stands still is told again.
+STALLED: Final = 8.0
+TYPE: Final = "http://schemas.example.org/occi/sm#slow"
+
+MANIFEST = f"""
+service_type: {TYPE}
+service_attributes: {{slow.text: {{}}, slow.said: {{mutability: immutable}}}}
+resources: {{RegionOne: {{deployment: made.yaml, provision: configured.yaml}}}}
 """
-HEAT = """
+TEMPLATE = """
 heat_template_version: 2018-08-31
-resources: {slow: {type: 'OS::Heat::TestResource', properties: {value: x, action_wait_secs: {create: 4, delete: 3}}}}
-outputs: {slow.value: {value: {get_attr: [slow, output]}}}
+parameters: {{slow.text: {{type: string}}}}
+resources:
+  slow:
+    type: OS::Heat::TestResource
+    properties: {{value: {value}, action_wait_secs: {{create: 3, update: 3, delete: 3}}}}
+outputs: {{slow.said: {{value: {{get_attr: [slow, output]}}}}}}
 """
+MADE = TEMPLATE.format(value="made")
+CONFIGURED = TEMPLATE.format(value="{get_param: slow.text}")
 
 
-@dataclasses.dataclass
-class Crashing:
-    """A house over Heat, and how to kill its workers."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kill.
 
-    house: Dev
-    openstack: OpenStack
+    Attributes:
+        seconds: from the kill to the right end of the last order.
+        stacks: that Heat has of the house then.
+    """
+
+    victim: str
+    phase: str
+    seconds: float
+    stacks: int
+
+
+class House:
+    """The all-in-one over Heat, and what was measured."""
+
+    def __init__(self, state: StateDirectory, openstack: OpenStack) -> None:
+        self.state = state
+        self.openstack = openstack
+        self.all = AllInOne(state, lambda _line: None)
+        self.stage = Stage(state, self.all, show=lambda _line: None)
+        self.heat = heat_client(openstack)
+        self.before = frozenset(each.id for each in ours(self.heat))
+        self.rows: list[Row] = []
+
+    def publish(self, directory: Path) -> None:
+        directory.mkdir()
+        for name, text in (("manifest", MANIFEST), ("made", MADE), ("configured", CONFIGURED)):
+            (directory / f"{name}.yaml").write_text(text)
+        connection = self.stage.connection("provider")
+        with connection.open() as manager:
+            offer(manager, bundles.Bundle.load(directory).pack())
+            await_entry(connection, TYPE)
 
     def kill(self, victim: str) -> None:
-        assert self.house.process is not None
-        for child in psutil.Process(self.house.process.pid).children():
-            if f"worker --of {victim}" in " ".join(child.cmdline()):
-                child.kill()
+        """Kill what is no orchestrator. What is the test bed's is brought up again."""
+        if victim in SERVICES:
+            self.all.supervisor.kill(victim)
+            return
+        bed = self.openstack.bed
+        if bed is None:
+            missing("an OpenStack whose services may be killed (the test bed's may)")
+        assert bed is not None
+        bed.kill(victim)
+        bed.up()
+
+    def text(self) -> str:
+        """The table."""
+        lines = [f"  {'victim':<24} {'phase':<10} {'right end after':>15}   stacks of {ORDERS} orders"]
+        lines += [f"  {row.victim:<24} {row.phase:<10} {row.seconds:>13.1f} s   {row.stacks}" for row in self.rows]
+        return "\n".join(lines)
+
+
+class Order:
+    """One order, as its tenant and as Heat see it."""
+
+    def __init__(self, house: House, text: str) -> None:
+        self._house = house
+        self._manager = house.stage.connection("tenant").open()
+        self._text = text
+        self.path = self._manager.create(TYPE, {"slow.text": text})
+        self._instance = str(self._manager.get(self.path).attributes["org.archelon.instance"])
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def change(self, text: str) -> None:
+        self._text = text
+        self._manager.update(self.path, {"slow.text": text})
+
+    def delete(self) -> None:
+        self._manager.delete(self.path)
+
+    def states(self) -> list[str]:
+        """Of its stacks, as Heat has them; a word of its own where Heat cannot be asked."""
+        try:
+            return [each.stack_status for each in self._house.heat.stacks.list(tags=instance_tag(self._instance))]
+        except (heatclient.exc.HTTPException, keystoneauth1.exceptions.ClientException) as error:
+            return [f"Heat cannot be asked: {error}"]
+
+    def orchestrator(self) -> int | None:
+        """Its orchestrator's process."""
+        return next((each.pid for each in self._house.stage.nodes(self._instance) if each.is_orchestrator), None)
+
+    def wrong(self, state: str | None) -> str:
+        """What is not as it should be, empty where all is; the state None is for one that is gone."""
+        stacks = self.states()
+        try:
+            shown = self._manager.get(self.path).attributes
+        except client.NotFoundError:
+            return f"it is gone, with the stacks {stacks}" if state is not None or stacks else ""
+        except (client.UnavailableError, client.TransportError) as error:
+            return f"it cannot be read: {error}"
+        message = f"{self.path} is in {shown[wire.STATE]} ({shown.get(wire.STATE_MESSAGE)}), with the stacks {stacks}"
+        if shown[wire.STATE] == "fail":
+            pytest.fail(message)
+        if shown[wire.STATE] != state:
+            return message
+        one = len(stacks) == 1 and stacks[0].endswith("_COMPLETE")
+        return "" if one and shown.get("slow.said") == self._text else f"{message}, saying {shown.get('slow.said')}"
+
+    def ended(self, phase: str) -> float:
+        """When a phase ended, in seconds since the epoch; `destroy` with all that is left of the order."""
+        record = self._manager.get(f"/record/{self._instance}").attributes
+        if phase == "destroy":
+            return _seconds(record["org.archelon.record.ended"])
+        last = [each for each in record["org.archelon.record.phases"] if each["phase"] == phase][-1]
+        assert last["outcome"] == "done", last
+        return _seconds(last["start"]) + float(last["duration"])
+
+
+def _seconds(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+class Life:
+    """Orders side by side, from their order to their end.
+
+    Args:
+        victims: by phase.
+    """
+
+    def __init__(self, house: House, victims: Mapping[str, str]) -> None:
+        self._house = house
+        self._victims = victims
+        self._killed: dict[str, float] = {}
+        self.orders = [Order(house, f"first {number}") for number in range(ORDERS)]
+
+    def close(self) -> None:
+        for each in self.orders:
+            each.close()
+
+    def strike(self, phase: str, doing: str) -> None:
+        """Kill the phase's victim in the middle of it; of orchestrators each, when its own stack is worked on."""
+        victim = self._victims[phase]
+        waiting = list(self.orders)
+
+        def worked_on() -> Order | None:
+            return next((each for each in waiting if each.states() == [f"{doing}_IN_PROGRESS"]), None)
+
+        while waiting:
+            order = until(worked_on, f"Heat works on a stack in {phase}", seconds=PATIENCE)
+            self._killed.setdefault(phase, time.time())
+            if victim != "orchestrator":
+                self._house.kill(victim)
+                return
+            pid = order.orchestrator()
+            assert pid is not None, f"{order.path} has no orchestrator to kill"
+            os.kill(pid, signal.SIGKILL)
+            waiting.remove(order)
+
+    def end(self, state: str | None, *phases: str) -> None:
+        """Await the right end of all orders, and note how long the phases took from the kill."""
+
+        def wrong() -> str:
+            return "; ".join(filter(None, [each.wrong(state) for each in self.orders]))
+
+        try:
+            until(lambda: not wrong(), f"{' and '.join(phases)} end right", seconds=PATIENCE, pause=0.2)
+        except AssertionError as error:
+            killed = ", ".join(self._victims[phase] for phase in phases)
+            pytest.fail(f"{error}, with kill -9 of {killed}: {wrong()}")
+        stacks = [each for each in ours(self._house.heat) if each.id not in self._house.before]
+        for phase in phases:
+            took = max(each.ended(phase) for each in self.orders) - self._killed[phase]
+            self._house.rows.append(Row(self._victims[phase], phase, took, len(stacks)))
+        assert len(stacks) == (0 if state is None else ORDERS), stacks
 
 
 @pytest.fixture(scope="module")
-def crashing(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashing]:
-    with heat_house(openstack, tmp_path_factory.mktemp("crash") / "state") as running:
-        running.start()
-        bundle = running.state.parent / "slow"
-        bundle.mkdir()
-        (bundle / "manifest.yaml").write_text(MANIFEST)
-        (bundle / "heat.yaml").write_text(HEAT)
-        assert running("publish", bundle).status == Status.DONE
-        yield Crashing(running, openstack)
+def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[House]:
+    directory = tmp_path_factory.mktemp("crash") / "state"
+    add_region(openstack, directory, stalled=STALLED)
+    state = StateDirectory(directory)
+    with state.held():
+        state.make(host="127.0.0.1", first_port=first_port())
+        made = House(state, openstack)
+        try:
+            made.all.up(patience=120.0)
+            made.publish(directory.parent / "slow")
+            yield made
+        finally:
+            made.stage.close()
+            unended = made.all.down()
+            tables.add(made.text())
+    assert unended == []
 
 
-@pytest.mark.crash
-@pytest.mark.parametrize("victim", ["cloud-controller", "service-manager"])
-def test_what_is_killed_while_a_stack_is_made_and_goes(crashing: Crashing, victim: str) -> None:
-    client = heat_client(crashing.openstack)
-    before = [each.id for each in ours(client)]
-    path = instance(crashing.house, "create", "slow", "--no-wait").json["path"]
-    rows: list[tuple[str, float]] = []
-
-    def moment(phase: str, state: str, reached: str | None) -> None:
-        until(_in(client, before, state), f"the stack is {state}", seconds=120, pause=0.1)
-        begun = time.monotonic()
-        crashing.kill(victim)
-        await_states(crashing.house, [path], reached)
-        rows.append((phase, time.monotonic() - begun))
-
-    moment("deploy", "CREATE_IN_PROGRESS", "active")
-    assert len(ours(client, besides=before)) == 1
-    assert instance(crashing.house, "show", path).json["attributes"]["slow.value"] == "x"
-    assert instance(crashing.house, "delete", path, "--no-wait").status == Status.DONE
-    moment("destroy", "DELETE_IN_PROGRESS", None)
-    assert ours(client, besides=before) == []
-    for phase, seconds in rows:
-        print(f"  {victim:<24} {phase:<8} right end after {seconds:6.1f} s   left over in Heat: nothing")
-
-
-def _in(client: Any, before: list[str], state: str) -> Callable[[], bool]:
-    return lambda: any(each.stack_status == state for each in ours(client, besides=before))
+@pytest.mark.parametrize("begin", LIVES)
+def test_orders_end_right_whoever_dies(house: House, begin: int) -> None:
+    life = Life(house, {phase: VICTIMS[(begin + place) % len(VICTIMS)] for place, phase in enumerate(PHASES)})
+    try:
+        life.strike("deploy", "CREATE")
+        life.strike("provision", "UPDATE")
+        life.end("active", "deploy", "provision")
+        for number, order in enumerate(life.orders):
+            order.change(f"changed {number}")
+        life.strike("update", "UPDATE")
+        life.end("active", "update")
+        for order in life.orders:
+            order.delete()
+        life.strike("destroy", "DELETE")
+        life.end(None, "destroy")
+        until(lambda: left(house.state) == [], "nothing is left in processes, books and databases", seconds=PATIENCE)
+    finally:
+        life.close()

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from archelon.failures import Status
+from tests.designate import DesignateZone, designate_zone
 from tests.openstack import OpenStack
 
 from .harness import Dev
 from .heat_house import heat_client, heat_house, instance, ours
 
 READY = Path(__file__).parents[2] / "orchestrators"
-COMPUTE, STORAGE = (f"http://schemas.ogf.org/occi/infrastructure#{term}" for term in ("compute", "storage"))
+COMPUTE, NETWORK, STORAGE = (
+    f"http://schemas.ogf.org/occi/infrastructure#{term}" for term in ("compute", "network", "storage")
+)
 
 MANIFEST = """
 service_type: http://schemas.example.org/occi/sm#both
@@ -40,14 +43,55 @@ outputs: {both.said: {value: '${parameters.both.text}'}}
 HEAT = """
 heat_template_version: 2018-08-31
 parameters: {both.text: {type: string}}
-resources: {node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: both.text}}}}
+resources:
+  node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: both.text}}}
+  net: {type: 'OS::Neutron::Net'}
 outputs: {both.said: {value: {get_attr: [node, output]}}}
 """
 
 
+NAMED_MANIFEST = """
+service_type: http://schemas.example.org/occi/sm#named
+service_attributes:
+  named.zone: {mutability: required}
+  named.address: {mutability: required}
+templates:
+  hot: {deployment: heat.yaml}
+"""
+NAMED_HEAT = """
+heat_template_version: 2018-08-31
+parameters: {named.address: {type: string}}
+resources: {node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: named.address}}}}
+outputs: {address: {value: {get_attr: [node, output]}}}
+"""
+#: What an author writes: what it is called, whenever it was deployed or updated.
+NAMED = """
+import sdk
+
+
+class Named(sdk.Orchestrator):
+    def deploy(self) -> None:
+        super().deploy()
+        self.name()
+
+    def update(self) -> None:
+        super().update()
+        self.name()
+
+    def name(self) -> None:
+        self.dns.put(self.parameters["named.zone"], "www", "A", self.deployment.output("address"), ttl=60)
+"""
+
+
 @pytest.fixture(scope="module")
-def house(openstack_cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    with heat_house(openstack_cloud, tmp_path_factory.mktemp("regions") / "state") as running:
+def zone(openstack_dns: OpenStack) -> Iterator[DesignateZone]:
+    with designate_zone(openstack_dns) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def house(openstack_cloud: OpenStack, zone: DesignateZone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with heat_house(openstack_cloud, tmp_path_factory.mktemp("regions") / "state", zones=[zone.name]) as running:
         running.start()
         yield running
 
@@ -71,8 +115,13 @@ def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud
     assert regions.keys() == {"local", "RegionOne"}
     assert regions["RegionOne"] == stack.id
     assert found["occi.mcn.stack.state"] == "CREATE_COMPLETE"
-    states = {(each["title"], each["state"]) for each in shown["links"]}
-    assert states == {("node", "CREATE_COMPLETE"), ("node.0", "running")}
+    links = {(each["title"], each["state"], each.get("target_kind")) for each in shown["links"]}
+    assert links >= {("node", "CREATE_COMPLETE", None), ("net", "CREATE_COMPLETE", NETWORK)}
+    assert {each[:2] for each in links} == {
+        ("node", "CREATE_COMPLETE"),
+        ("net", "CREATE_COMPLETE"),
+        ("node.0", "running"),
+    }
     updated = instance(house, "update", shown["path"], "both.text=bye")
     assert updated.status == Status.DONE, updated.err
     changed = updated.json["attributes"]
@@ -80,6 +129,31 @@ def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud
     assert instance(house, "stop", shown["path"]).json["attributes"]["occi.mcn.stack.state"] == "SUSPEND_COMPLETE"
     assert instance(house, "delete", shown["path"]).json["state"] == "gone"
     assert ours(heat_client(openstack_cloud), besides=before) == []
+
+
+def test_a_service_has_a_name_while_it_lives(house: Dev, zone: DesignateZone) -> None:
+    directory = house.state.parent / "named"
+    directory.mkdir()
+    for name, text in (("manifest.yaml", NAMED_MANIFEST), ("heat.yaml", NAMED_HEAT), ("orchestrator.py", NAMED)):
+        (directory / name).write_text(text)
+    assert house("publish", directory).status == Status.DONE
+    order = (f"named.zone={zone.name}", "named.address=192.0.2.1", "org.archelon.region=RegionOne")
+    said = instance(house, "create", "named", *order)
+    assert said.status == Status.DONE, said.err
+    zone.serves("www", "A", ("192.0.2.1", 60))
+    assert instance(house, "update", said.json["path"], "named.address=192.0.2.2").status == Status.DONE
+    zone.serves("www", "A", ("192.0.2.2", 60))
+    # Another instance cannot have the name, and its tenant hears why.
+    second = instance(house, "create", "named", *order)
+    assert second.status == Status.FAILED
+    assert f"the name www.{zone.name}" in second.err
+    assert "belongs to another instance" in second.err
+    [failed] = [each for each in instance(house, "list").json if each["state"] == "fail"]
+    assert instance(house, "delete", failed["path"]).json["state"] == "gone"
+    zone.serves("www", "A", ("192.0.2.2", 60))
+    assert instance(house, "delete", said.json["path"]).json["state"] == "gone"
+    assert zone.kept() == []
+    zone.serves("www", "A")
 
 
 def test_the_guestbook_is_ordered_on_heat_as_it_is_here(house: Dev, openstack_cloud: OpenStack) -> None:

@@ -7,6 +7,7 @@ for nobody. After it, Keystone holds no trust, no service and no endpoint of any
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import signal
@@ -34,6 +35,7 @@ from tests.conftest import missing
 from tests.delegating_platform import install
 from tests.keystone_people import People, Person
 from tests.openstack import Cloud, OpenStack
+from tests.tables import Tables
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
@@ -220,6 +222,7 @@ def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, s
     assert house.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
     house.await_state(tenant, listed[0], "active")
     _heals(house)
+    _scales(house, tenant, listed[0])
     assert [each["id"] for each in house.trusts()] == [trust["id"]]
     with house.open(tenant.token()) as manager:
         manager.delete(path)
@@ -240,6 +243,22 @@ def _heals(house: House) -> None:
     victim, pid = next(iter(_nodes(house).items()))
     os.kill(pid, signal.SIGKILL)
     until(lambda: _nodes(house).get(victim) not in (pid, None), "it is healed", seconds=60)
+
+
+def _scales(house: House, tenant: Person, guestbook: str) -> None:
+    """One that is busy grows, in the tenant's name and with no token of the tenant's about."""
+
+    def webs() -> int:
+        seen = house.look(tenant, guestbook)
+        assert seen is not None
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            urllib3.request("GET", str(seen["guestbook.url"]), retries=False, timeout=5.0)
+        return str(seen["guestbook.endpoints"]).count(":")
+
+    assert webs() == 1
+    with house.open(tenant.token()) as manager:
+        manager.update(guestbook, {"guestbook.busy": 0.1})
+    until(lambda: webs() > 1, "it has grown", seconds=PATIENCE, pause=0.2)
 
 
 def _nodes(house: House) -> dict[Any, int]:
@@ -331,7 +350,7 @@ def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: 
     assert house.trusts() == []
 
 
-def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
+def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables) -> None:
     """No order that was accepted is lost, and none is refused once Keystone answers again."""
     bed = house.openstack.bed
     if bed is None:
@@ -369,9 +388,10 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House) -> None:
         for each in under_way:
             each.result()
     ends = [house.await_state(tenant, path, "active") for *_, path in rows]
-    print(f"\n  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting")
+    lines = [f"  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting"]
     for (number, away, late, _), seen in zip(rows, ends, strict=True):
-        print(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+        lines.append(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
+    tables.add("\n".join(["Keystone killed under a load of orders", *lines]))
     assert sum(away for _, away, _, _ in rows) > 0
     assert all(waits), "each 503 says when to come again"
     assert sum(late for _, _, late, _ in rows) == 0

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import requests
 
 from cloud_controller.labels import Labels
 from cloud_controller.platform import KnownStack, NoStacks, PlatformContext, StackBook
 from cloud_controller.platforms.heat.opening import HeatPlatform, open_heat
+from tests.conftest import missing
 from tests.openstack import Cloud, OpenStack
+from tests.relay import Relay, relay_to
 
-__all__ = ["Book", "Tokens", "open_region", "template_of"]
+__all__ = ["Book", "Rerouted", "Tokens", "open_region", "relay_before", "template_of"]
 
 
 class Tokens:
@@ -42,6 +49,30 @@ class Book:
 
     def labels(self, instance: str) -> Labels | None:
         return self.instances.get(instance)
+
+
+class Rerouted(requests.Session):
+    """Goes to a relay in the place of what the relay stands before."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__()
+        self._relay = relay
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        parts = urllib.parse.urlsplit(url)
+        if (parts.hostname, parts.port) == self._relay.target:
+            url = parts._replace(netloc=f"127.0.0.1:{self._relay.port}").geturl()
+        return super().request(method, url, *arguments, **options)
+
+
+@contextlib.contextmanager
+def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
+    """A relay before a service of the cloud, by its type."""
+    parts = urllib.parse.urlsplit(str(cloud.session.get_endpoint(service_type=service, region_name=cloud.region)))
+    if parts.scheme != "http" or parts.hostname is None or parts.port is None:
+        missing("a cloud that is reached without TLS, so that a relay can stand before it (the test bed is)")
+    with relay_to(parts.hostname or "", parts.port or 0) as made:
+        yield made
 
 
 def open_region(openstack: OpenStack, directory: Path, book: StackBook | None = None) -> HeatPlatform:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Restart
+from tests.waiting import until
 
 from .kubernetes.bed import Bed
 
@@ -144,13 +144,6 @@ def applications(root: Path) -> Iterator[Applications]:
     yield applications
     until(lambda: applications.remove("i-1"))
     assert applications.remains("i-1") == ()
-
-
-def until(look: Callable[[], object], *, seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 def state(applications: Applications, instance: str = "i-1") -> ApplicationState:

@@ -29,3 +29,14 @@ def test_a_put_repeated_at_once(house: House) -> None:
                 answers = [each.status_code for each in pool.map(lambda _: put(house, instance), range(8))]  # noqa: B023
                 assert set(answers) <= {200, 201, 409}, answers
                 assert answers.count(201) == 1
+
+
+def test_two_tenants_that_take_a_path_at_once(house: House) -> None:
+    """Ids of instances are never the same, but a caller may say any."""
+    tenants = [house.service_token(tenant=tenant) for tenant in ("one", "other")]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            instance = new_instance()
+            answers = list(pool.map(lambda token: put_stack(house, instance, token=token), tenants * 4))  # noqa: B023
+            assert {each.status_code for each in answers} <= {200, 201, 409}, [each.text for each in answers]
+            assert [each.status_code for each in answers].count(201) == 1

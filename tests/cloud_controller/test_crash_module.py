@@ -22,6 +22,7 @@ import pytest
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.orders import Name, State
 from occi_service.wire import deploy, disposal
+from tests.tables import Tables
 
 from .descriptions import sleepers
 from .house import House, new_instance
@@ -195,7 +196,7 @@ def one(root: Path, point: str) -> list[tuple[str, bool, int]]:
 
 
 @pytest.mark.crash
-def test_killed_at_every_kind_of_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_at_every_kind_of_step(tmp_path: Path, tables: Tables) -> None:
     points = list(POINTS)
     if ALL:
         one(tmp_path / "whole", "")
@@ -206,11 +207,11 @@ def test_killed_at_every_kind_of_step(tmp_path: Path, capsys: pytest.CaptureFixt
         lives = pool.map(one, [tmp_path / str(number) for number in range(len(points))], points)
         rows = dict(zip(points, lives, strict=True))
     kills = sum(died for outcomes in rows.values() for _, died, _ in outcomes)
-    with capsys.disabled():
-        print(f"\n{'killed with -9 at':44}" + "".join(f"{phase:>8}" for phase in PHASES))
-        for point, outcomes in rows.items():
-            cells = {name: "killed" if died else "–" for name, died, _ in outcomes}
-            print(f"{point:44}" + "".join(f"{cells[phase]:>8}" for phase in PHASES))
-        print(f"{kills} kills in {len(rows)} lives: every process wanted found once, 0 strays, 0 missing")
+    lines = [f"{'killed with -9 at':44}" + "".join(f"{phase:>8}" for phase in PHASES)]
+    for point, outcomes in rows.items():
+        cells = {name: "killed" if died else "–" for name, died, _ in outcomes}
+        lines.append(f"{point:44}" + "".join(f"{cells[phase]:>8}" for phase in PHASES))
+    lines.append(f"{kills} kills in {len(rows)} lives: every process wanted found once, 0 strays, 0 missing")
+    tables.add("\n".join(lines))
     assert all(any(died for _, died, _ in rows[point]) for point in POINTS)
     assert kills >= 2 * len(POINTS)

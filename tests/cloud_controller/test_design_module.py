@@ -81,7 +81,7 @@ def test_a_delegation_is_exchanged_until_it_is_revoked(house: House) -> None:
     assert design.DELEGATION_TOKEN not in house.attributes(path, token=own)
     other = house.instance_token(new_instance())
     assert house.call("POST", path, action=design.EXCHANGE, attributes=audience, token=other).status_code == 404
-    for wrong in ("cloud-controller", f"orchestrator:{instance}", ""):
+    for wrong in ("cloud-controller", "service-manager", f"orchestrator:{instance}", ""):
         refused = house.call(
             "POST", path, action=design.EXCHANGE, token=own, attributes={design.EXCHANGE_AUDIENCE: wrong}
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pytest
 
 from cloud_controller import web
 from cloud_controller.disposal.backend import TOPIC
+from cloud_controller.disposal.ports import Holdings, HoldingsError
 from cloud_controller.disposal.work import DisposalWork, Sweep
 from cloud_controller.entities import Entities
 from cloud_controller.labels import Labels
 from cloud_controller.notices import Notices
+from cloud_controller.objects import ABSENT
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from occi_service.app import Application
 from occi_service.wire import deploy, disposal
@@ -83,37 +85,43 @@ def test_only_who_acts_for_an_instance_disposes_of_it(house: House) -> None:
     assert not house.gone(stack_at(instance))
 
 
-def test_a_closed_audit_is_kept_for_a_while(house: House) -> None:
-    instance = new_instance()
-    registry = house.parts.registry()
-    for module in web.modules_of(house.parts):
-        module.register(Application(registry))
-    now = 1e9
-    handler = DisposalWork(
-        house.parts.objects,
-        Entities(registry),
-        Notices(house.parts.queue),
-        holdings={"local": house.platform.holdings},
-        keep=1000.0,
-        clock=lambda: now,
-    )
-    assert put_disposal(house, instance).status_code == 201
-    path = "/disposal" + disposal.disposal_path(instance)
+class Looks:
+    """The handler of one disposal, look by look, at a time of the test's own."""
 
-    key = disposal.disposal_path(instance)
-    item = Item(TOPIC, key, TENANT, None, Token(1), generation=1, attempt=0, reason=None, deadline=2e9)
+    def __init__(self, house: House, instance: str, holdings: Mapping[str, Holdings], *, keep: float = 1000.0) -> None:
+        registry = house.parts.registry()
+        for module in web.modules_of(house.parts):
+            module.register(Application(registry))
+        self.now = 1e9
+        self._database = house.database
+        self._handler = DisposalWork(
+            house.parts.objects,
+            Entities(registry),
+            Notices(house.parts.queue),
+            holdings=holdings,
+            keep=keep,
+            clock=lambda: self.now,
+        )
+        key = disposal.disposal_path(instance)
+        self._item = Item(TOPIC, key, TENANT, None, Token(1), generation=1, attempt=0, reason=None, deadline=2e9)
 
-    def look() -> Progress[Any]:
-        with house.database.write() as connection:
-            loaded = handler.load(connection, item)
+    def __call__(self) -> Progress[Any]:
+        with self._database.write() as connection:
+            loaded = self._handler.load(connection, self._item)
             assert loaded is not None
-            progress = handler.step(*loaded)
+            progress = self._handler.step(*loaded)
             if progress.observed is not None:
-                handler.save(connection, item, progress.observed)
+                self._handler.save(connection, self._item, progress.observed)
         return progress
 
+
+def test_a_closed_audit_is_kept_for_a_while(house: House) -> None:
+    instance = new_instance()
+    assert put_disposal(house, instance).status_code == 201
+    path = "/disposal" + disposal.disposal_path(instance)
+    look = Looks(house, instance, {"local": house.platform.holdings})
     for seconds, left in ((0, 1000.0), (1, 999.0)):
-        now += seconds
+        look.now += seconds
         waits = look()
         assert isinstance(waits, Wait)
         assert waits.seconds == left
@@ -122,11 +130,50 @@ def test_a_closed_audit_is_kept_for_a_while(house: House) -> None:
     assert put_disposal(house, instance, 2).status_code == 200
     assert house.attributes(path)[disposal.DISPOSAL_STATE] == "running"
     look()
-    now += 1000
+    look.now += 1000
     assert isinstance(look(), Done)
     assert house.gone(path)
     with house.database.read() as connection:
         assert house.parts.objects.of_instance(connection, instance) == []
+
+
+class Mute:
+    """A region that nobody can ask, until somebody can."""
+
+    answers = False
+
+    def instances(self) -> Mapping[str, float]:
+        return {}
+
+    def objects(self, _instance: str) -> Sequence[str]:
+        if not self.answers:
+            raise HoldingsError("nobody acts for the tenant any more")
+        return ()
+
+    def remove(self, _instance: str) -> bool:
+        return True
+
+    remains = objects
+
+
+def test_a_region_that_cannot_be_asked_is_not_empty_and_does_not_keep_what_is_elsewhere(house: House) -> None:
+    instance, bare = new_instance(), new_instance()
+    put_stack(house, instance)
+    mute = Mute()
+    regions: dict[str, Holdings] = {"local": house.platform.holdings, "far": mute}
+    for each in (instance, bare):
+        assert put_disposal(house, each).status_code == 201
+        Looks(house, each, regions)()
+        shown = house.attributes("/disposal" + disposal.disposal_path(each))
+        assert shown[disposal.DISPOSAL_STATE] == "running"
+        assert "nobody acts for the tenant" in shown[disposal.DISPOSAL_MESSAGE]
+    with house.database.read() as connection:
+        stack = house.parts.objects.find(connection, deploy.stack_path(instance, "main", "local"))
+    assert stack is not None
+    assert stack.wanted == ABSENT
+    mute.answers = True
+    Looks(house, bare, regions)()
+    assert house.attributes("/disposal" + disposal.disposal_path(bare))[disposal.DISPOSAL_STATE] == "done"
 
 
 def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +14,16 @@ from cloud_controller.design.ports import Delegation, DelegationLostError
 from cloud_controller.labels import Labels
 from cloud_controller.platform import DelegationEndedError, PlatformContext
 from cloud_controller.platforms.heat.opening import open_heat
+from cloud_controller.provision.ports import NameOrder, ProvisionError
 from occi_service import identity
-from tests.keystone_people import People
+from occi_service.dns_records import checked
+from tests.designate import designate_zone
 from tests.openstack import OpenStack
+from tests.waiting import until
 
-from .heat_region import template_of
-from .test_keystone_delegations import AUDIENCE, KeystoneProvider, Person
+from .delegation_contract import AUDIENCE
+from .heat_region import Book, template_of
+from .keystone_provider import KeystoneProvider
 
 
 class Trusted:
@@ -42,33 +45,19 @@ class Trusted:
         self._provider.delegations.end(self._delegation.record)
 
 
-@pytest.fixture(scope="module")
-def service(openstack: OpenStack) -> Iterator[Person]:
-    people = People(openstack)
-    yield people.person("service")
-    people.close()
-
-
-@pytest.fixture
-def provider(openstack: OpenStack, service: Person) -> Iterator[KeystoneProvider]:
-    people = People(openstack)
-    made = KeystoneProvider(openstack, people, service)
-    yield made
-    people.close()
-    assert not made.delegations.held()
-
-
 WAITS = """
   handle: {type: 'OS::Heat::WaitConditionHandle'}
   condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
 """
 
 
-def test_a_trust_is_all_that_a_stack_needs(openstack: OpenStack, provider: KeystoneProvider, tmp_path: Path) -> None:
-    tenant, presented = provider.order()
-    tokens = Trusted(provider, tenant, presented)
+def test_a_trust_is_all_that_a_stack_needs(
+    openstack: OpenStack, keystone_provider: KeystoneProvider, tmp_path: Path
+) -> None:
+    tenant, presented = keystone_provider.order()
+    tokens = Trusted(keystone_provider, tenant, presented)
     # The tenant's own token is used once, and may end then.
-    provider.revoke(presented)
+    keystone_provider.revoke(presented)
     context = PlatformContext("heat", tmp_path, tokens)
     platform = open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
     assert platform.delegates
@@ -95,3 +84,25 @@ def test_a_trust_is_all_that_a_stack_needs(openstack: OpenStack, provider: Keyst
     tokens.end()
     with pytest.raises(DeployError, match=r"nobody|trust|delegat"):
         platform.stacks.advance(order, None)
+
+
+def test_a_trust_is_all_that_a_name_needs(
+    openstack_dns: OpenStack, keystone_provider: KeystoneProvider, tmp_path: Path
+) -> None:
+    tenant, presented = keystone_provider.order()
+    tokens = Trusted(keystone_provider, tenant, presented)
+    keystone_provider.revoke(presented)
+    labels = Labels(str(uuid.uuid4()), tenant, "http://schemas.example.org/occi/sm#thing", 1)
+    context = PlatformContext("heat", tmp_path, tokens, Book(instances={labels.instance: labels}))
+    platform = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
+    assert platform.names is not None
+    with designate_zone(openstack_dns, keystone_provider.person.cloud) as zone:
+        names, order = platform.names, NameOrder(labels, checked(zone.name, "www", "A", "192.0.2.1", ttl=60))
+        until(lambda: names.put(order).state == "active", pause=0.3)
+        zone.serves("www", "A", ("192.0.2.1", 60))
+        assert platform.holdings.objects(labels.instance) == [f"record {zone.full('www')} A"]
+        until(lambda: names.remove(order), pause=0.3)
+        assert platform.holdings.remains(labels.instance) == []
+        tokens.end()
+        with pytest.raises(ProvisionError, match=r"nobody|trust|delegat"):
+            names.put(order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder
+from cloud_controller.disposal.ports import HoldingsError
 from cloud_controller.labels import Labels
-from cloud_controller.platform import Change, KnownStack, PlatformContext
+from cloud_controller.platform import Change, DelegationEndedError, KnownStack, NeverDelegatedError, PlatformContext
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.holdings import HeatHoldings
@@ -22,6 +23,7 @@ from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
 from tests.openstack import OpenStack
+from tests.waiting import until
 
 from .heat_region import Book, Tokens, template_of
 
@@ -83,14 +85,6 @@ def region(openstack: OpenStack) -> Iterator[Region]:
     yield made
     for order in made.orders:
         made.settle(replace(order, presence="absent"))
-
-
-def until(reached: Callable[[], Any], *, seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 NESTED = """
@@ -203,6 +197,53 @@ def test_a_failed_update_stays_and_is_tried_again_when_it_is_ordered_again(regio
     assert region.settle(replace(order, version=4)).state == "UPDATE_COMPLETE"
 
 
+STANDING = """
+heat_template_version: 2018-08-31
+resources:
+  handle: {type: 'OS::Heat::WaitConditionHandle'}
+  condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
+  slow: {type: 'OS::Heat::TestResource', properties: {action_wait_secs: {delete: 6}}}
+"""
+
+
+def test_heat_is_told_again_where_nothing_moves_which_disturbs_nothing(region: Region) -> None:
+    """It is how a stack goes on whose engine was killed: Heat shows it as in progress, and never finishes it by itself."""
+    now = 0.0
+    region.stacks = HeatStacks(region.connections, stalled=100.0, clock=lambda: now)
+    order = region.order(STANDING)
+    path = region.advance(order).record["path"]
+
+    def states(client: Any) -> dict[str, tuple[str, str]]:
+        listed = client.resources.list(path)
+        return {each.resource_name: (each.resource_status, each.physical_resource_id) for each in listed}
+
+    def told(order: StackOrder, method: str, *, at: float) -> int:
+        nonlocal now
+        now = at
+        before = len(region.http.paths)
+        region.advance(order)
+        return sum(each.startswith(method) for each in region.http.paths[before:])
+
+    def await_states(**wanted: str) -> dict[str, tuple[str, str]]:
+        def reached() -> Any:
+            seen = region.connections.call(order.labels, states)
+            return seen if all(seen.get(name, ("",))[0] == state for name, state in wanted.items()) else None
+
+        found: dict[str, tuple[str, str]] = until(reached)
+        return found
+
+    before = await_states(condition="CREATE_IN_PROGRESS", handle="CREATE_COMPLETE", slow="CREATE_COMPLETE")
+    assert [told(order, "PUT", at=at) for at in (0.0, 99.0, 100.0, 399.0, 400.0)] == [0, 0, 1, 0, 1]
+    region.stacks.signal(order, "handle", {"status": "SUCCESS", "data": "ready", "id": "1"})
+    assert region.settle(order).state == "UPDATE_COMPLETE"
+    after = region.connections.call(order.labels, states)
+    assert (after["slow"], after["handle"]) == (before["slow"], before["handle"])
+    gone = replace(order, presence="absent", version=2)
+    assert told(gone, "DELETE", at=1000.0) == 1
+    await_states(slow="DELETE_IN_PROGRESS", condition="DELETE_COMPLETE", handle="DELETE_COMPLETE")
+    assert [told(gone, "DELETE", at=at) for at in (1000.0, 1099.0, 1100.0)] == [0, 0, 1]
+
+
 def test_heats_own_refusals_are_told_without_secrets(region: Region) -> None:
     template = (
         "heat_template_version: 2018-08-31\nparameters: {k: {type: string}}\n"
@@ -287,6 +328,32 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     until(lambda: holdings.remove(orphan.labels.instance))
     assert list(holdings.remains(orphan.labels.instance)) == []
     assert holdings.remains(known.labels.instance)
+
+
+def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Region) -> None:
+    class Ended:
+        def __init__(self, problem: DeployError) -> None:
+            self._problem = problem
+
+        def token(self, labels: Labels, *, fresh: bool = False) -> str:
+            raise self._problem
+
+    here = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
+    book = Book(instances={here.instance: here})
+
+    def holdings(problem: DeployError) -> HeatHoldings:
+        return HeatHoldings(Connections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
+
+    lost = holdings(DelegationEndedError("nobody acts for the tenant any more"))
+    for ask in (lost.objects, lost.remains, lost.remove):
+        with pytest.raises(HoldingsError, match="nobody acts for the tenant"):
+            ask(here.instance)
+    # Where nobody ever could, nothing was made; unless a row says otherwise.
+    never = holdings(NeverDelegatedError("there is no delegation for this instance"))
+    assert (never.objects(here.instance), never.remains(here.instance)) == ([], [])
+    book.stacks = [KnownStack(str(uuid.uuid4()), here, {})]
+    with pytest.raises(HoldingsError, match="no delegation"):
+        never.remains(here.instance)
 
 
 def test_a_region_in_a_project_of_the_providers_own_needs_no_delegation(openstack: OpenStack, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,63 +14,16 @@ from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
 from occi_service import identity
 from occi_service.database import Database, metadata
-from occi_service.identity.keystone import KeystoneTokens, RoleMap
 from occi_service.keystone import Keystone, ServiceUser
 from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
-from tests.keystone_people import People, Person
+from tests.cloud_controller.keystone_provider import KeystoneProvider
+from tests.keystone_people import Person
 from tests.openstack import OpenStack
 
 
-class KeystoneProvider:
-    def __init__(self, openstack: OpenStack, people: People, service: Person) -> None:
-        self._openstack = openstack
-        self.people = people
-        self.keystone = Keystone(openstack.keystone_url)
-        # Nothing but the role service: delegations need no rights beyond what tenants delegate.
-        user = ServiceUser(service.name, "secret", project=service.project_name)
-        account = Account(self.keystone, user, clock=time.time)
-        self.delegations = KeystoneDelegations(account)
-        self.verify = KeystoneTokens(
-            self.keystone, roles=RoleMap(), clock=time.time, own=lambda: account.access().token
-        ).verify
-
-    def order(self) -> tuple[str, identity.PresentedToken]:
-        self.person = self.people.person("member")
-        return self.person.project_id, identity.PresentedToken(self.person.token())
-
-    def another(self) -> identity.PresentedToken:
-        project = {"id": self.person.project_id, "name": self.person.project_name}
-        return identity.PresentedToken(self.people.person("member", project=project).token())
-
-    def revoke(self, token: identity.PresentedToken) -> None:
-        secret = token.reveal()
-        self.keystone.request("DELETE", "/auth/tokens", token=secret, headers={"X-Subject-Token": secret})
-
-    def delete_user(self) -> None:
-        self.people.delete(self.person.id)
-
-    def take_roles(self) -> None:
-        self.people.take(self.person.id, self.person.project_id, "member")
-
-    def remove_tenant(self) -> None:
-        self.people.enable_project(self.person.project_id, False)
-
-
-@pytest.fixture(scope="module")
-def service(openstack: OpenStack) -> Iterator[Person]:
-    people = People(openstack)
-    yield people.person("service")
-    people.close()
-
-
 @pytest.fixture
-def provider(openstack: OpenStack, service: Person) -> Iterator[KeystoneProvider]:
-    people = People(openstack)
-    made = KeystoneProvider(openstack, people, service)
-    yield made
-    people.close()
-    # Trusts go with their trustors.
-    assert not made.delegations.held()
+def provider(keystone_provider: KeystoneProvider) -> KeystoneProvider:
+    return keystone_provider
 
 
 class TestKeystoneDelegationsKeepTheContract(DelegationContract):
@@ -107,10 +59,10 @@ def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(pro
 
 
 def test_only_the_configured_roles_are_delegated(
-    openstack: OpenStack, provider: KeystoneProvider, service: Person
+    openstack: OpenStack, provider: KeystoneProvider, keystone_service: Person
 ) -> None:
     person = provider.people.person("member", "heat_stack_owner")
-    user = ServiceUser(service.name, "secret", project=service.project_name)
+    user = ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name)
     delegations = KeystoneDelegations(Account(provider.keystone, user, clock=time.time), roles=["heat_stack_owner"])
     presented = identity.PresentedToken(person.token())
     record = delegations.make(presented, person.project_id)
@@ -144,10 +96,14 @@ def test_an_application_credential_is_refused_with_the_reason(provider: Keystone
         provider.delegations.make(identity.PresentedToken(issued), person.project_id)
 
 
-def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(service: Person) -> None:
+def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: Person) -> None:
     nowhere = Keystone("http://127.0.0.1:9", timeout=1)
     delegations = KeystoneDelegations(
-        Account(nowhere, ServiceUser(service.name, "secret", project=service.project_name), clock=time.time)
+        Account(
+            nowhere,
+            ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name),
+            clock=time.time,
+        )
     )
     for ask in (
         lambda: delegations.make(identity.PresentedToken("gAAAA"), "t"),
@@ -181,11 +137,17 @@ def test_what_no_row_tells_of_is_ended_after_a_while(provider: KeystoneProvider,
     database.close()
 
 
-def test_a_wrong_password_of_ours_loses_nobodys_delegation(provider: KeystoneProvider, service: Person) -> None:
+def test_a_wrong_password_of_ours_loses_nobodys_delegation(
+    provider: KeystoneProvider, keystone_service: Person
+) -> None:
     tenant, presented = provider.order()
     record = provider.delegations.make(presented, tenant)
     wrong = KeystoneDelegations(
-        Account(provider.keystone, ServiceUser(service.name, "wrong", project=service.project_name), clock=time.time)
+        Account(
+            provider.keystone,
+            ServiceUser(keystone_service.name, "wrong", project=keystone_service.project_name),
+            clock=time.time,
+        )
     )
     with pytest.raises(IdentityDownError, match="does not let"):
         wrong.token(Delegation("i", tenant, record), AUDIENCE)

@@ -28,17 +28,10 @@ from cloud_controller.platforms.local.orders import (
     Running,
     State,
 )
+from tests.waiting import until
 
 NAME = Name("i-1", "web.0")
 PATH = {"PATH": os.environ["PATH"]}
-
-
-def until(look: Callable[[], object], *, seconds: float = 90.0) -> None:
-    """Look again and again until it is true."""
-    end = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -137,7 +137,13 @@ def kubernetes(request: pytest.FixtureRequest) -> Here:
     return Here(bed.platform.stacks, bed.platform.holdings, nodes, failing, "ConfigMap/{}".format, Book())
 
 
-@pytest.fixture(params=["local", "heat", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+@pytest.fixture(
+    params=[
+        "local",
+        pytest.param("heat", marks=pytest.mark.openstack),
+        pytest.param("kubernetes", marks=pytest.mark.kubernetes),
+    ]
+)
 def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Here]:
     if request.param == "kubernetes":
         made = kubernetes(request)

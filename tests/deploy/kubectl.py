@@ -7,10 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from tests.waiting import until
 
 __all__ = ["NEEDED", "Kubectl", "program", "until"]
 
@@ -76,14 +77,3 @@ def _knows_components(kubectl: str) -> bool:
     asked = [kubectl, "version", "--client", "-o", "json"]
     told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
     return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))
-
-
-def until(look: Callable[[], Any], what: str, *, seconds: float = 90.0, pause: float = 0.2) -> Any:
-    """Look until there is something to see; what it was."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(pause)

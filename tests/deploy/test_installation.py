@@ -23,6 +23,7 @@ from occi_service import client
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster, loaded_image
 from tests.postgres import PostgresServer
+from tests.tables import Tables
 
 from .installation import Installation, installed, state_of
 from .kubectl import NEEDED, Kubectl, program, until
@@ -193,7 +194,7 @@ class Row:
 
 @pytest.mark.crash
 def test_nothing_is_lost_or_doubled(
-    house: Installation, database: tuple[PostgresServer, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    house: Installation, database: tuple[PostgresServer, str], tmp_path: Path, tables: Tables
 ) -> None:
     """A load of orders, and one after another a replica of each is killed, then the database restarted."""
     house.publish(_note(tmp_path / "note"))
@@ -212,10 +213,9 @@ def test_nothing_is_lost_or_doubled(
             rows.append(_round(house, manager, victim, blow))
             house.settled()
     assert house.left_since(before) == []
-    with capsys.disabled():
-        print(f"\n  {'one of two is killed':<26} {'all orders right after':>22}   active   objects")
-        for row in rows:
-            print(f"  {row.victim:<26} {row.seconds:>20.1f} s   {row.active:>6}   {row.objects:>7}")
+    lines = [f"  {'one of two is killed':<26} {'all orders right after':>22}   active   objects"]
+    lines += [f"  {row.victim:<26} {row.seconds:>20.1f} s   {row.active:>6}   {row.objects:>7}" for row in rows]
+    tables.add("\n".join(lines))
 
 
 def _round(house: Installation, manager: client.Client, victim: str, blow: Callable[[], object]) -> Row:

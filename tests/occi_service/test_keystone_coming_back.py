@@ -6,11 +6,21 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from occi_service.keystone import Keystone, KeystoneDownError, KeystoneRefusedError
+from occi_service.keystone import Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
+
+_ISSUED = {"token": {"expires_at": "2100-01-01T00:00:00.000000Z", "user": {"id": "u"}}}
+
+
+def _verify(keystone: Keystone) -> object:
+    return keystone.request("GET", "/auth/tokens", token="t")
+
+
+def _authenticate(keystone: Keystone) -> object:
+    return keystone.authenticate(ServiceUser("archelon", "secret", project="service"))
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -20,12 +30,17 @@ class _Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, _Server)
-        body = json.dumps({"error": {"message": "no"}} if self.server.status != 200 else {"token": {}}).encode()
+        body = json.dumps({"error": {"message": "no"}} if self.server.status != 200 else _ISSUED).encode()
         self.send_response(self.server.status)
+        self.send_header("X-Subject-Token", "issued")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -41,25 +56,26 @@ def server() -> Iterator[_Server]:
         serving.join()
 
 
-def test_403_right_after_it_was_away_is_no_answer(server: _Server) -> None:
+@pytest.mark.parametrize("call", [_verify, _authenticate])
+@pytest.mark.parametrize("away", [_verify, _authenticate])
+def test_403_right_after_it_was_away_is_no_answer(
+    server: _Server, call: Callable[[Keystone], object], away: Callable[[Keystone], object]
+) -> None:
     now = [100.0]
     keystone = Keystone(f"http://127.0.0.1:{server.server_port}", monotonic=lambda: now[0])
-
-    def ask() -> object:
-        return keystone.request("GET", "/auth/tokens", token="t")
-
     server.status = 403
     with pytest.raises(KeystoneRefusedError):
-        ask()
+        call(keystone)
+    # Whichever call sees that it is away, the other knows.
     server.status = 503
     with pytest.raises(KeystoneDownError):
-        ask()
+        away(keystone)
     server.status, now[0] = 403, 104.0
     with pytest.raises(KeystoneDownError, match="has just come back"):
-        ask()
+        call(keystone)
     server.status = 200
-    assert ask() == {"token": {}}
+    assert call(keystone)
     # Once it has settled, no is no: neither the 403 above nor time keeps it unsettled.
     server.status, now[0] = 403, 111.0
     with pytest.raises(KeystoneRefusedError):
-        ask()
+        call(keystone)

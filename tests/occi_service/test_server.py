@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 SERVER = "Archelon/0.1.0 OCCI/1.2"
@@ -154,7 +155,7 @@ def started(program: str, directory: Path) -> Iterator[Running]:
         )
     try:
         assert process.stdout is not None
-        readable, _, _ = select.select([process.stdout], [], [], 15)
+        readable, _, _ = select.select([process.stdout], [], [], 60)
         line = process.stdout.readline() if readable else ""
         assert line, errors.read_text()
         yield Running(process=process, port=int(line), directory=directory, errors=errors)
@@ -323,6 +324,31 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_clean_lines(tmp_path: 
         "status": 200,
         "tenant": "acme",
     }
+
+
+def test_what_killed_processes_left_goes_with_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    for name in ("killed", "living", "next"):
+        (tmp_path / name).mkdir()
+    with started(WEB, tmp_path / "killed") as killed:
+        [left] = temporary.iterdir()
+        processes = [psutil.Process(killed.process.pid), *psutil.Process(killed.process.pid).children()]
+        for each in processes:
+            each.kill()
+        psutil.wait_procs(processes, timeout=60)
+    assert list(temporary.iterdir()) == [left]
+    with started(WEB, tmp_path / "living") as living:
+        assert not left.exists()
+        [used] = temporary.iterdir()
+        with started(WEB, tmp_path / "next") as another:
+            assert used.exists()
+            living.get("/demo")
+            assert "archelon_request_seconds" in living.get("/metrics")[2]
+            assert another.end() == 0
+        assert list(temporary.iterdir()) == [used]
+    assert list(temporary.iterdir()) == []
 
 
 EARLY = """

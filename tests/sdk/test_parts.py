@@ -1,4 +1,4 @@
-"""The SDK's parts in memory: parameters, private state, names, templates, composition, the engine's order of things."""
+"""The SDK's parts in memory: parameters, private state, templates, composition, the engine's order of things."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import sdk
 from occi_service import client
 from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
-from sdk.dns import Dns, Record, ZoneFiles
+from sdk.dns import Record, ZoneFiles
 from sdk.engine import Engine
 from sdk.errors import in_words
 from sdk.events import Occasion
@@ -33,6 +33,7 @@ from sdk.private import Private
 from sdk.templates import Document
 
 SCHEME = "http://schemas.example.org/occi/sm#"
+ONE = "00000000-0000-4000-8000-000000000001"
 
 
 def bundle(directory: Path, manifest: dict[str, Any], **files: str) -> Path:
@@ -120,57 +121,6 @@ def test_errors_in_words() -> None:
     assert in_words(sdk.Failure("the disk\nis full")) == "the disk is full"
     assert in_words(KeyError("x")) == "KeyError: 'x'"
     assert in_words(ValueError()) == "ValueError"
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-ONE, TWO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
-
-
-def test_names_in_zone_files(tmp_path: Path) -> None:
-    files = ZoneFiles(tmp_path / "zones")
-    one, two = Dns(files, ONE), Dns(files, TWO)
-    one.put("Example.org", "web", "a", "192.0.2.1")
-    one.put("example.org", "web", "A", "192.0.2.2", ttl=60)
-    two.put("example.org.", "@", "TXT", '"hello world"')
-    assert one.records("example.org") == [Record("web", "A", "192.0.2.2", 60, ONE)]
-    with pytest.raises(sdk.Failure, match=r"the name WEB.example.org belongs to another instance; choose another"):
-        two.put("example.org", "WEB", "A", "192.0.2.3")
-    lines = (tmp_path / "zones" / "example.org.zone").read_text().splitlines()[1:]
-    assert lines == [f'@\t300\tIN\tTXT\t"hello world" ; instance {TWO}', f"web\t60\tIN\tA\t192.0.2.2 ; instance {ONE}"]
-    one.dispose()
-    assert one.records("example.org") == []
-    assert len(two.records("example.org")) == 1
-
-
-def test_orchestrators_on_one_machine_write_one_zone_at_once(tmp_path: Path) -> None:
-    def work(number: int) -> None:
-        dns = Dns(ZoneFiles(tmp_path), f"00000000-0000-4000-8000-{number:012}")
-        for name in range(5):
-            dns.put("example.org", f"n{number}-{name}", "A", "192.0.2.1")
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    assert len(ZoneFiles(tmp_path).records("example.org")) == 30
-
-
-@pytest.mark.parametrize(
-    ("zone", "name", "type_", "value"),
-    [
-        ("../etc", "a", "A", "192.0.2.1"),
-        ("example.org", "a b", "A", "192.0.2.1"),
-        ("example.org", "a", "BOOM", "192.0.2.1"),
-        ("example.org", "a", "TXT", "x\n@ IN A 192.0.2.9"),
-        ("example.org", "a", "TXT", "x ; instance " + TWO),
-    ],
-)
-def test_what_is_no_name_never_reaches_a_zone(tmp_path: Path, zone: str, name: str, type_: str, value: str) -> None:
-    with pytest.raises(sdk.Failure):
-        Dns(ZoneFiles(tmp_path), ONE).put(zone, name, type_, value)
-    assert list(tmp_path.glob("**/*.zone")) == []
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
@@ -350,8 +300,8 @@ class Elsewhere:
     def cloud(self, url: str) -> Any:
         return self.cloud_in_memory.at(url)
 
-    def supplier(self, url: str, token: str | None) -> Any:
-        self.tokens.append(token)
+    def supplier(self, url: str, exchange: Any) -> Any:
+        self.tokens.append(None if exchange is None else exchange())
         return self.cloud_in_memory.at(url)
 
 
@@ -441,6 +391,29 @@ def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
     # An event that fails leaves the instance as it is, with what was kept.
     assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"said": "y"}
     assert context.run("destroy", state).names == {}
+
+
+def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None:
+    class Greeting(sdk.Orchestrator):
+        def provision(self) -> None:
+            content = {"config": self.provisioning.file("greet.sh")}
+            self.outputs["said"] = self.provisioning.configure(
+                self.deployment.stack(), "web", "software-config", content
+            )
+
+    place = bundle(tmp_path / "b", {}, greet__sh="echo hello\n")
+    (place / "picture").write_bytes(b"\xff\xfe")
+    context = testing.Context(place, Greeting)
+    before = testing.State(stacks=[testing.Stack("main")], says={"web": "hello"}, phase="deploy")
+    assert context.run("provision", before).outputs == {"said": "hello"}
+
+    class Reading(sdk.Orchestrator):
+        def provision(self) -> None:
+            self.provisioning.file(self.internal["file"])
+
+    for name, said in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is no text in UTF-8")):
+        after = testing.Context(place, Reading).run("provision", testing.State(internal={"file": name}))
+        assert said in after.message
 
 
 def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from occi_service.encryption import generate_key
 from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
 from occi_service.wire import service_manager as wire
 from service_manager.settings import ServiceManagerSettings
+from tests.waiting import until
 
 __all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "free_port", "make_bundle", "until"]
 
@@ -49,18 +50,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
-    """Wait for a condition and return its value; fail with its name when the time is over."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
 
 
 def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:

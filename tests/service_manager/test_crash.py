@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.tables import Tables
+
 from .crash_bench import Bench, Round, Row, Table, bench
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
@@ -59,10 +61,10 @@ SCENARIOS: Mapping[str, tuple[str | None, Act, Mapping[tuple[int, str], int]]] =
 
 
 @pytest.fixture(scope="module")
-def table() -> Iterator[Table]:
+def table(tables: Tables) -> Iterator[Table]:
     made = Table()
     yield made
-    print("\n" + made.text())
+    tables.add(made.text())
 
 
 @pytest.fixture(scope="module")

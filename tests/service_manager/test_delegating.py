@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from occi_service.work.table import work
 from service_manager import wiring
 from service_manager.delegating import UNCLAIMED, Delegating, is_needed
 from service_manager.surroundings import Surroundings
-from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, until
+from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle, until
 from tests.standins.cloud import StandInCloud
 
 MOON = Surroundings("", frozenset(("earth", "moon")), frozenset(("moon",)))
@@ -39,6 +40,37 @@ def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenant
     assert [is_needed(everywhere, region, MOON) for region in ("earth", "moon")] == [False, True]
     assert not is_needed(composed, None, Surroundings("", frozenset(("earth",)), frozenset()))
     assert not is_needed(composed, None, Surroundings())
+
+
+def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
+    parts: wiring.Parts, tmp_path: Path
+) -> None:
+    scheme = "http://schemas.example.org/occi/sm#"
+    provider = dataclasses.replace(ALICE, roles=frozenset((Role.PROVIDER,)))
+
+    def publish(term: str, *needed: dict[str, Any], **changes: Any) -> bundles.Manifest:
+        changes |= {"service_type": scheme + term, "depends_on": list(needed)}
+        digest, _ = parts.catalogue.keep(make_bundle(tmp_path / term, **changes).archive)
+        with parts.database.write() as connection:
+            return parts.catalogue.publish(connection, digest, entry=term, identity=provider, now=0.0)[0]
+
+    def needs_others(manifest: bundles.Manifest, region: str | None = None) -> bool:
+        with parts.database.read() as connection:
+            return parts.catalogue.needs_others(connection, manifest, region)
+
+    earth = {"earth": {"format": "infrastructure", "deployment": "deployment.yaml"}}
+    publish("low", resources=earth)
+    publish("middle", {scheme + "low": {"inputs": []}})
+    top = publish("top", {scheme + "middle": {"inputs": []}})
+    assert [needs_others(top, region) for region in (None, "earth", "moon")] == [False, False, True]
+    publish("middle", {scheme + "low": {"inputs": []}}, {scheme + "theirs": {"inputs": []}})
+    assert needs_others(top)
+    publish("middle")
+    assert not needs_others(top)
+    with parts.database.write() as connection:
+        parts.catalogue.withdraw(connection, scheme + "middle", identity=provider, now=0.0)
+    assert needs_others(top)
+    assert is_needed(top, None, Surroundings(), needs_others=True)
 
 
 @pytest.fixture

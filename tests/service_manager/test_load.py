@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.standins.cloud import StandInCloud
+from tests.tables import Tables
 
 from .harness import Keys, ServiceManager, make_bundle, running
 from .load import order_at_once
@@ -16,7 +17,7 @@ ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "40"))
 
 
 @pytest.mark.timeout(600)
-def test_all_orders_become_active(tmp_path: Path, database_url: str) -> None:
+def test_all_orders_become_active(tmp_path: Path, database_url: str, tables: Tables) -> None:
     keys = Keys()
     with StandInCloud(tmp_path, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
@@ -30,7 +31,7 @@ def test_all_orders_become_active(tmp_path: Path, database_url: str) -> None:
             manager.publish(make_bundle(tmp_path / "bundle"))
             load = order_at_once(manager, cloud, ORDERS)
         books = cloud.books()
-    print(f"\n{database_url.partition(':')[0]}: {load.text()}")
+    tables.add(f"{database_url.partition(':')[0]}: {load.text()}")
     assert load.orders == ORDERS
     assert books.violations == []
     assert books.times("application started") == ORDERS

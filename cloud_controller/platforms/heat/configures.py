@@ -1,4 +1,5 @@
-"""Configures the servers of a stack over SSH. What is done at a server's first start stands in its template's `user_data`.
+"""Configures the servers of a stack: over SSH, or by Heat's software deployments (`software_config`). What is done at a server's
+first start stands in its template's `user_data`.
 
 Content of the kind `ssh`: `{"user": …, "key": private key, "host_keys": [public key, …], "port": 22, "files": {path: text},
 "command": [program, argument, …], "timeout": seconds}`; port, files, command and timeout may be left out. It is carried out again
@@ -7,14 +8,17 @@ where the worker was killed before it had told what came of it, so it has to bea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ...deploy.ports import DeployError
 from ...platform import StackBook
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
 from .connection import Connections
+from .resources import Found
+from .software_config import SoftwareDeployments, software_of
 from .ssh import errand_of, run
+from .stacks import without
 from .targets import servers_of
 
 __all__ = ["HeatConfigures"]
@@ -22,8 +26,7 @@ __all__ = ["HeatConfigures"]
 _SHOWN: Final = 4096
 _INSTEAD: Final = {
     "cloud-init": "write user_data in the template: cloud-init works at a server's first start",
-    "software-config": "write an OS::Heat::SoftwareDeployment in the template for provisioning",
-    "process": "a region of Heat has servers and no processes; use ssh",
+    "process": "a region of Heat has servers and no processes; use ssh or software-config",
 }
 
 
@@ -44,22 +47,42 @@ class HeatConfigures:
 
     def validate(self, order: ConfigurationOrder) -> None:
         """Check the content. Raises ProvisionError."""
-        if order.kind != "ssh":
+        if order.kind == "software-config":
+            software_of(order.content)
+        elif order.kind == "ssh":
+            errand_of(order.content)
+        else:
             raise ProvisionError(f"{order.kind[:40]} is not done in a region of Heat: {_INSTEAD.get(order.kind, '')}")
-        errand_of(order.content)
 
     def configure(self, order: ConfigurationOrder) -> Configured:
         """Carry it out on every server of the node. Raises ProvisionError."""
         self.validate(order)
-        errand = errand_of(order.content)
         labels = self._book.labels(order.instance)
         path = next((each.record.get("path") for each in self._book.all() if each.id == order.stack), None)
         if labels is None or not path:
             return Configured("waiting", "waits for its stack")
         try:
+            if order.kind == "software-config":
+                return self._connections.call(
+                    labels, lambda client: SoftwareDeployments(client, labels, path).configure(order)
+                )
             servers = self._connections.call(labels, lambda client: servers_of(client, path, order.node))
         except DeployError as problem:
-            return Configured("failed", str(problem))
+            return Configured("failed", without(str(problem), _secrets(order)))
+        return self._over_ssh(order, servers)
+
+    def remove(self, order: ConfigurationOrder) -> bool:
+        """Remove what Heat has of it. Raises ProvisionError."""
+        labels = self._book.labels(order.instance)
+        if order.kind != "software-config" or labels is None:
+            return True
+        try:
+            return self._connections.call(labels, lambda client: SoftwareDeployments(client, labels).remove(order))
+        except DeployError as problem:
+            raise ProvisionError(str(problem)) from problem
+
+    def _over_ssh(self, order: ConfigurationOrder, servers: Sequence[tuple[Found, str]]) -> Configured:
+        errand = errand_of(order.content)
         if not servers:
             return Configured("failed", f"the stack has no server {order.node!r}")
         told = []
@@ -71,3 +94,8 @@ class HeatConfigures:
                 return Configured(outcome.state, f"{server.path}: {outcome.result}")
             told.append(outcome.result)
         return Configured("done", "\n".join(told)[:_SHOWN])
+
+
+def _secrets(order: ConfigurationOrder) -> list[str]:
+    """Values that Heat may repeat in its errors."""
+    return [str(each) for part in ("inputs", "values") for each in (order.content.get(part) or {}).values()]

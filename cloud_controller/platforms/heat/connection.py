@@ -1,5 +1,5 @@
-"""Calls to Heat in a tenant's name: with a token of the instance's delegation, at the endpoint that this token's catalogue
-names.
+"""Calls to Heat, and to other services of its cloud, in a tenant's name: with a token of the instance's delegation, at the
+endpoint that this token's catalogue names.
 
 A token that is refused is replaced once. Every call has a time limit; what cannot be reached is the caller's to try again,
 and what Heat refuses for good is said in its own words.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import heatclient.exc
@@ -22,29 +22,30 @@ from keystoneauth1.access.service_catalog import ServiceCatalogV3
 
 from ...deploy.ports import DeployError
 from ...labels import Labels
-from ...platform import DelegationEndedError, PlatformTokens
+from ...platform import PlatformTokens
 
 __all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
 
 #: Seconds for one request.
 CALL_TIMEOUT: Final = 12.0
-#: Clients that are kept, one a token.
+#: Clients that are kept, one a token, and endpoints.
 _KEPT: Final = 256
 #: What Heat refuses whoever repeats it: a bad template, a missing right, a quota.
 _REFUSALS: Final = frozenset({400, 403, 405, 409, 413, 422})
 
 Result = TypeVar("Result")
+Key = TypeVar("Key")
 NotFoundError = heatclient.exc.HTTPNotFound
 ConflictError = heatclient.exc.HTTPConflict
 
 
 class Connections:
-    """Clients of one region.
+    """Ways to one region's services.
 
     Args:
         tokens: in a tenant's name.
         auth_url: of Keystone, version 3. region: its name there; empty where the catalogue has one alone.
-        interface: of Heat's endpoint. cacert: file of the authorities to believe, or None for the system's.
+        interface: of their endpoints. cacert: file of the authorities to believe, or None for the system's.
         http: what carries the requests.
     """
 
@@ -66,13 +67,14 @@ class Connections:
         self._session = session.Session(verify=cacert or True, timeout=timeout, session=http)
         self._lock = threading.Lock()
         self._clients: collections.OrderedDict[str, Client] = collections.OrderedDict()
+        self._endpoints: collections.OrderedDict[tuple[str, str], str] = collections.OrderedDict()
 
     def call(self, labels: Labels, do: Callable[[Client], Result]) -> Result:
         """Call Heat for an instance.
 
         Raises:
             NotFoundError: there is nothing of the name.
-            DeployError: Heat refuses it, or nobody acts for the tenant.
+            DeployError: Heat refuses it, or (`DelegationEndedError`) nobody acts for the tenant.
             Exception: it cannot be reached, or is not well; try again.
         """
         try:
@@ -80,8 +82,6 @@ class Connections:
                 return do(self._client(self._tokens.token(labels)))
             except (heatclient.exc.HTTPUnauthorized, keystoneauth1.exceptions.Unauthorized):
                 return do(self._client(self._tokens.token(labels, fresh=True)))
-        except DelegationEndedError as ended:
-            raise DeployError(str(ended)) from ended
         except heatclient.exc.HTTPNotFound:
             raise
         except heatclient.exc.HTTPException as refused:
@@ -89,33 +89,88 @@ class Connections:
                 raise DeployError(said(refused)) from refused
             raise
 
+    def send(
+        self,
+        labels: Labels,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        document: Any = None,
+    ) -> requests.Response:
+        """Send a request to a service of the cloud for an instance; any answer is given back, but for a token that it refuses.
+
+        Args:
+            service: its type in the catalogue, such as `dns`.
+            path: below its endpoint.
+
+        Raises:
+            DeployError: the cloud has no such service, or nobody acts for the tenant.
+            Exception: it cannot be reached; try again.
+        """
+        answer: requests.Response
+        try:
+            for fresh in (False, True):
+                token = self._tokens.token(labels, fresh=fresh)
+                answer = self._session.request(
+                    self._endpoint(token, service) + path,
+                    method,
+                    params=dict(query or {}),
+                    json=document,
+                    headers={"X-Auth-Token": token, "Accept": "application/json"},
+                    authenticated=False,
+                    raise_exc=False,
+                )
+                if answer.status_code != requests.codes.unauthorized:
+                    break
+        except keystoneauth1.exceptions.CatalogException as problem:
+            raise DeployError(f"the cloud's catalogue names no service {service} in this region") from problem
+        return answer
+
     def _client(self, token: str) -> Client:
         # Not the token itself: what is kept here may be looked at.
-        key = hashlib.sha256(token.encode()).hexdigest()
-        with self._lock:
-            found = self._clients.get(key)
-            if found is not None:
-                self._clients.move_to_end(key)
-                return found
-        made = self._made(token)
-        with self._lock:
-            self._clients[key] = made
-            while len(self._clients) > _KEPT:
-                self._clients.popitem(last=False)
-        return made
+        return _kept(self._clients, _digest(token), self._lock, lambda: self._made(token))
 
     def _made(self, token: str) -> Client:
-        """A client at the endpoint that a token's catalogue names."""
+        endpoint = self._endpoint(token, "orchestration")
+        plugin = token_endpoint.Token(endpoint, token)
+        arguments: dict[str, Any] = {"session": self._session, "auth": plugin, "endpoint_override": endpoint}
+        return Client(**arguments)
+
+    def _endpoint(self, token: str, service: str) -> str:
+        return _kept(self._endpoints, (_digest(token), service), self._lock, lambda: self._found(token, service))
+
+    def _found(self, token: str, service: str) -> str:
+        """The endpoint that a token's catalogue names."""
         # Not out of the token itself: Keystone does not let one of a trust look at itself.
         answer: requests.Response = self._session.get(
             f"{self._auth_url}/auth/catalog", headers={"X-Auth-Token": token}, authenticated=False
         )
         endpoint = ServiceCatalogV3(answer.json()["catalog"]).url_for(
-            service_type="orchestration", interface=self._interface, region_name=self._region or None
+            service_type=service, interface=self._interface, region_name=self._region or None
         )
-        plugin = token_endpoint.Token(endpoint, token)
-        arguments: dict[str, Any] = {"session": self._session, "auth": plugin, "endpoint_override": endpoint}
-        return Client(**arguments)
+        return str(endpoint)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _kept(
+    kept: collections.OrderedDict[Key, Result], key: Key, lock: threading.Lock, make: Callable[[], Result]
+) -> Result:
+    """What is kept under a key, made where it is not; what was used longest ago goes."""
+    with lock:
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
+    made = make()
+    with lock:
+        kept[key] = made
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
+    return made
 
 
 def said(refused: heatclient.exc.HTTPException) -> str:

@@ -17,13 +17,13 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ...deploy.ports import DeployError
-from ...disposal.ports import HoldingsError
+from ...disposal.ports import Holdings, HoldingsError
 from ...labels import Labels
-from ...platform import StackBook
+from ...platform import NeverDelegatedError, StackBook
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 
-__all__ = ["HeatHoldings"]
+__all__ = ["AllHoldings", "HeatHoldings"]
 
 _GONE: Final = "DELETE_COMPLETE"
 
@@ -86,21 +86,56 @@ class HeatHoldings:
 
     def _stacks(self, instance: str) -> list[Any]:
         tag = instance_tag(instance)
+        if self._labels(instance) is None:
+            # Neither a row nor a stack that was seen here is of it; a disposal has a row of its own.
+            return []
         try:
             found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
+        except NeverDelegatedError as problem:
+            if any(each.labels.instance == instance for each in self._book.all()):
+                raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
+            # Nobody ever could make something here in its tenant's name.
+            return []
         except DeployError as problem:
-            mine = [each for each in self._book.all() if each.labels.instance == instance]
-            if not mine:
-                # A row goes when its stack's absence is verified; without one there was nothing, or it is gone.
-                return []
+            # Whatever the rows say: who cannot be asked has not said that there is nothing.
             raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
         return [each for each in found if each.stack_status != _GONE]
 
     def _call(self, instance: str, do: Callable[[Client], Any]) -> Any:
-        labels = self._book.labels(instance) or self._found.get(instance)
+        labels = self._labels(instance)
         if labels is None:
             raise DeployError(f"nothing tells whose the instance {instance[:64]} is")
         return self._connections.call(labels, do)
+
+    def _labels(self, instance: str) -> Labels | None:
+        return self._book.labels(instance) or self._found.get(instance)
+
+
+class AllHoldings:
+    """What several have of an instance, as one."""
+
+    def __init__(self, *each: Holdings) -> None:
+        self._each = each
+
+    def instances(self) -> Mapping[str, float]:
+        """Every instance, with its youngest object's age in seconds."""
+        ages: dict[str, float] = {}
+        for holdings in self._each:
+            for instance, age in holdings.instances().items():
+                ages[instance] = min(ages.get(instance, age), age)
+        return ages
+
+    def objects(self, instance: str) -> Sequence[str]:
+        """What they have."""
+        return [name for holdings in self._each for name in holdings.objects(instance)]
+
+    def remove(self, instance: str) -> bool:
+        """Take all of it away, what the first has first; True when it is gone."""
+        return all(holdings.remove(instance) for holdings in self._each)
+
+    def remains(self, instance: str) -> Sequence[str]:
+        """What is left."""
+        return [name for holdings in self._each for name in holdings.remains(instance)]
 
 
 def _deletion(stack: Any) -> Callable[[Client], None]:

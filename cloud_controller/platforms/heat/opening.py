@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...deploy.ports import DeployError, Stacks
 from ...disposal.ports import Holdings
 from ...platform import PlatformContext, Watcher
-from ...provision.ports import Configures
+from ...provision.ports import Configures, Names
 from ...runtime.ports import Targets
 
 __all__ = ["HeatPlatform", "open_heat"]
@@ -33,6 +33,7 @@ class HeatPlatform:
         targets: Targets,
         watcher: Watcher,
         delegates: bool,
+        names: Names | None = None,
     ) -> None:
         self.delegates = delegates
         self.stacks = stacks
@@ -40,6 +41,7 @@ class HeatPlatform:
         self.holdings = holdings
         self.configures = configures
         self.targets = targets
+        self.names = names
         self.watcher: Watcher | None = watcher
 
 
@@ -51,27 +53,35 @@ def open_heat(
     interface: str = "public",
     cacert: str | None = None,
     account: Mapping[str, Any] | None = None,
+    stalled: float = 120.0,
+    dns: Mapping[str, Any] | None = None,
 ) -> HeatPlatform:
     """Open the platform.
 
     Args:
         auth_url: of Keystone, such as `https://keystone.example.org/v3`.
         region_name: the region's name in Keystone's catalogue; without it, the region's own.
-        interface: of Heat's endpoint: public, internal or admin.
+        interface: of the endpoints: public, internal or admin.
         cacert: file of the authorities whose certificates are believed; the system's without it.
         account: a user of the provider's own, in whose project everything is made, as `account.AccountTokens` takes it; without
             it, each order is carried out in its tenant's project and needs a delegation.
+        stalled: seconds after which Heat is told again what to do with a stack in which nothing moves.
+        dns: `zones`, in which names may be set, and `service`, Designate's type in the catalogue; without it no names are set.
+            Zones may be left out where every order is carried out in its tenant's own project, and are then all that this has.
 
     Raises:
         DeployError: Heat's client is not installed, or a setting is no such thing.
     """
     if not auth_url.startswith(("http://", "https://")):
         raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
+    if isinstance(stalled, bool) or not isinstance(stalled, int | float) or not stalled > 0:
+        raise DeployError(f"stalled of the region {context.region} is no number of seconds")
     try:
         from .account import AccountTokens
         from .configures import HeatConfigures
         from .connection import Connections
-        from .holdings import HeatHoldings
+        from .designate import Designate, DesignateHoldings, DesignateNames
+        from .holdings import AllHoldings, HeatHoldings
         from .stacks import HeatStacks
         from .targets import HeatTargets
         from .watcher import HeatWatcher
@@ -92,11 +102,35 @@ def open_heat(
         interface=interface,
         cacert=cacert,
     )
+    holdings: Holdings = HeatHoldings(connections, context.stacks)
+    names = None
+    if dns is not None:
+        zones, service = _dns_of(dns, context.region, shared=account is not None)
+        designate = Designate(connections, service=service)
+        names = DesignateNames(designate, zones=zones)
+        # Names go before what they lead to.
+        holdings = AllHoldings(DesignateHoldings(designate, context.stacks), holdings)
     return HeatPlatform(
-        HeatStacks(connections),
-        holdings=HeatHoldings(connections, context.stacks),
+        HeatStacks(connections, stalled=float(stalled)),
+        holdings=holdings,
         configures=HeatConfigures(connections, context.stacks),
         targets=HeatTargets(connections, context.stacks),
         watcher=HeatWatcher(connections, context.stacks),
         delegates=account is None,
+        names=names,
     )
+
+
+def _dns_of(dns: Mapping[str, Any], region: str, *, shared: bool) -> tuple[Sequence[str] | None, str]:
+    """Zones and type of service out of the setting. Raises DeployError."""
+    where = f"dns of the region {region}"
+    if not isinstance(dns, Mapping) or dns.keys() - {"zones", "service"}:
+        raise DeployError(f"{where} takes zones and service, and nothing else")
+    zones, service = dns.get("zones"), dns.get("service", "dns")
+    if zones is not None and not (isinstance(zones, list) and all(isinstance(each, str) for each in zones)):
+        raise DeployError(f"zones in {where} is a list of domains")
+    if not isinstance(service, str) or not service:
+        raise DeployError(f"service in {where} is a type of the cloud's catalogue, such as dns")
+    if zones is None and shared:
+        raise DeployError(f"{where} needs zones: with an account all tenants set names in the provider's own project")
+    return zones, service

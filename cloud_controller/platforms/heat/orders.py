@@ -21,7 +21,17 @@ from ...labels import Labels
 from .parameters import check_parameters, declared
 from .scaling import with_counts
 
-__all__ = ["OURS", "Request", "instance_tag", "labels_of", "order_id", "request_of", "stack_name", "tag_value"]
+__all__ = [
+    "OURS",
+    "Request",
+    "instance_tag",
+    "labels_of",
+    "order_id",
+    "request_of",
+    "stack_name",
+    "tag_value",
+    "tags_of",
+]
 
 #: The tag of everything that this cloud controller makes; those that follow carry the labels.
 OURS: Final = "archelon"
@@ -78,7 +88,7 @@ def request_of(order: StackOrder) -> Request:
     hidden = {name for name, schema in declared(template).items() if str(schema.get("hidden", "")).lower() == "true"}
     secrets = {str(order.parameters[name]) for name in hidden | order.secrets if name in order.parameters}
     return Request(
-        {**told, "tags": ",".join(_tags(order.labels, revision))},
+        {**told, "tags": ",".join(tags_of(order.labels, revision))},
         revision,
         tuple(sorted(secrets, key=len, reverse=True)),
         gathered.template,
@@ -116,7 +126,8 @@ def labels_of(tags: Iterable[str] | None) -> tuple[Labels, str]:
     return labels, tag_value(known, _REVISION)
 
 
-def _tags(labels: Labels, revision: str) -> list[str]:
+def tags_of(labels: Labels, revision: str) -> list[str]:
+    """The tags of what is made for an instance; revision: a digest of what was ordered."""
     return [
         OURS,
         _tag(_INSTANCE, labels.instance),

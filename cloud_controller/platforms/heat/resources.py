@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +12,7 @@ from heatclient.v1.client import Client
 
 from ...deploy.ports import StackResource
 
-__all__ = ["DEPTH", "Found", "failures", "locate", "resources_of", "shown"]
+__all__ = ["DEPTH", "Found", "failures", "locate", "moment", "resources_of", "shown"]
 
 #: Stacks inside one another that are looked into; Heat allows five.
 DEPTH: Final = 5
@@ -63,6 +65,16 @@ def resources_of(client: Client, stack: str) -> list[Found]:
         for each in listed
     ]
     return sorted(found, key=lambda each: each.path)
+
+
+def moment(client: Client, stack: str) -> str:
+    """A digest of how far all resources of a stack (`name/id`) are: as long as it stays, nothing has moved in it."""
+    listed: list[Any] = client.resources.list(stack, nested_depth=DEPTH)
+    seen = [
+        (_link(each, "stack"), each.resource_name, each.resource_status, each.physical_resource_id, each.updated_time)
+        for each in listed
+    ]
+    return hashlib.sha256(json.dumps(sorted(seen, key=repr)).encode()).hexdigest()[:16]
 
 
 def locate(client: Client, stack: str, path: str) -> Found | None:

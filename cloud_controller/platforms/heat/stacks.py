@@ -3,10 +3,15 @@
 Heat itself says how far it is: a stack carries the digest of what was ordered last, and its state. So nothing has to be
 remembered here to be right, and a call that is repeated after a crash finds what the former made. The record only spares
 requests, and holds which order was tried, so that what failed is tried again when it is ordered again and not before.
+
+One thing Heat does not say: that the engine which worked on a stack has died. It then shows the stack as in progress for ever. So
+where nothing has moved in a stack for long, Heat is told the same again, which it takes up wherever it was left, and which
+disturbs nothing where an engine is at work after all (ADR 020).
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +27,7 @@ from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
 from .scaling import scaled
 
-__all__ = ["HIDDEN", "HeatStacks"]
+__all__ = ["HIDDEN", "HeatStacks", "without"]
 
 #: Stands where a secret stood.
 HIDDEN: Final = "[hidden]"
@@ -33,6 +38,9 @@ _AGAIN: Final = (5.0, 300.0)
 _SOON: Final = 0.2
 #: Seconds in which a failed create begins to be rolled back.
 _UNTIL_ROLLBACK: Final = 10.0
+#: Seconds after which Heat is told again what to do with a stack in which nothing moves; four times as many each time, since a
+#: deletion that is told again begins anew.
+_STALLED: Final = 120.0
 #: Seconds in which what Heat was told to do is to be seen.
 _UNTIL_SEEN: Final = 15.0
 #: Characters of a reason.
@@ -52,6 +60,7 @@ class HeatStacks:
     """Carries out orders of the format `hot`.
 
     Args:
+        stalled: seconds after which Heat is told again what to do with a stack in which nothing moves.
         clock: seconds since the epoch.
         checkpoint: called with a name at every point where being killed could matter.
     """
@@ -60,10 +69,13 @@ class HeatStacks:
         self,
         connections: Connections,
         *,
+        stalled: float = _STALLED,
         clock: Callable[[], float] = time.time,
         checkpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._connections = connections
+        self._stalled = stalled
+        self._look = min(_WITHOUT_A_WORD, stalled / 2)
         self._clock = clock
         self._checkpoint = checkpoint
 
@@ -119,7 +131,7 @@ class HeatStacks:
             return self._call(order.labels, lambda client: self._away(client, order, kept), ())
         request = request_of(order)
         progress = self._call(order.labels, lambda client: self._towards(client, order, request, kept), request.secrets)
-        return replace(progress, reason=_without(progress.reason, request.secrets)[:_LONGEST_REASON])
+        return replace(progress, reason=without(progress.reason, request.secrets)[:_LONGEST_REASON])
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """The stack, while Heat has it."""
@@ -141,7 +153,9 @@ class HeatStacks:
             if is_ordered or action in ("SUSPEND", "RESUME"):
                 kept["version"] = order.version
             kept.pop("told", None)
-            return _moving(present, kept)
+            if self._is_still(client, present, kept):
+                self._tell_again(client, order, request, present)
+            return self._moving(present, kept)
         if action == "DELETE":
             client.stacks.delete(_path(present))
             return Progress(kept, "DELETE_IN_PROGRESS", "", None, None, again=_SOON)
@@ -149,7 +163,7 @@ class HeatStacks:
             # Heat is about to roll back; if it was killed right here, it never will.
             since = kept.setdefault("failed", self._clock())
             if self._clock() - since < _UNTIL_ROLLBACK:
-                return replace(_moving(present, kept, "ROLLBACK_IN_PROGRESS"), again=1.0)
+                return replace(self._moving(present, kept, "ROLLBACK_IN_PROGRESS"), again=1.0)
         failed = status == "FAILED" or action == "ROLLBACK"
         if order.presence == "suspended":
             if action == "SUSPEND" and (not failed or is_tried):
@@ -174,9 +188,7 @@ class HeatStacks:
             return Progress({}, "CREATE_IN_PROGRESS", "", None, None, again=_SOON)
         self._checkpoint("after create")
         kept = {"path": f"{stack_name(order)}/{made['stack']['id']}", "version": order.version}
-        return Progress(
-            {**kept, "moving": True}, "CREATE_IN_PROGRESS", "", None, None, _WITHOUT_A_WORD, made["stack"]["id"]
-        )
+        return Progress({**kept, "moving": True}, "CREATE_IN_PROGRESS", "", None, None, self._look, made["stack"]["id"])
 
     def _update(
         self, client: Client, order: StackOrder, request: Request, *, present: Any, kept: dict[str, Any]
@@ -193,16 +205,17 @@ class HeatStacks:
         """Tell Heat to do something, once for each order: it may be a moment until it shows."""
         told = [doing, order.version]
         if kept.get("told") == told and self._clock() - kept["at"] < _UNTIL_SEEN:
-            return replace(_moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
+            return replace(self._moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
         self._checkpoint(f"before {doing.lower()}")
         try:
             tell(_path(present))
         except ConflictError:
             # It is busy with something else; then this comes next.
-            return replace(_moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
+            return replace(self._moving(present, kept, f"{doing}_IN_PROGRESS"), again=_SOON)
         self._checkpoint(f"after {doing.lower()}")
         kept |= {"version": order.version, "told": told, "at": self._clock()}
-        return _moving(present, kept, f"{doing}_IN_PROGRESS")
+        kept.pop("still", None)
+        return self._moving(present, kept, f"{doing}_IN_PROGRESS")
 
     def _settled(self, client: Client, present: Any, kept: dict[str, Any], order: StackOrder) -> Progress:
         found = resources.resources_of(client, _path(present))
@@ -217,7 +230,7 @@ class HeatStacks:
                 each["output_key"]: each["output_value"] for each in full.outputs if each["output_value"] is not None
             }
         kept |= {"version": order.version, "state": state, "updated": _updated(present)}
-        for name in ("moving", "deletes", "failed", "told", "at"):
+        for name in ("moving", "still", "deletes", "failed", "told", "at"):
             kept.pop(name, None)
         return Progress(kept, state, reason, outputs, resources.shown(found), None, present.id)
 
@@ -229,7 +242,10 @@ class HeatStacks:
             return Progress({}, "DELETE_COMPLETE", "", {}, ())
         kept["path"] = _path(present)
         if present.stack_status == "DELETE_IN_PROGRESS":
-            return _moving(present, kept)
+            if self._is_still(client, present, kept):
+                client.stacks.delete(_path(present))
+            return self._moving(present, kept)
+        kept.pop("still", None)
         if present.stack_status == "DELETE_FAILED":
             tries, since = kept.get("deletes", (0, 0.0))
             pause = min(_AGAIN[0] * 2**tries, _AGAIN[1])
@@ -245,7 +261,37 @@ class HeatStacks:
         self._checkpoint("before delete")
         client.stacks.delete(_path(present))
         self._checkpoint("after delete")
-        return _moving(present, kept, "DELETE_IN_PROGRESS")
+        return self._moving(present, kept, "DELETE_IN_PROGRESS")
+
+    # under way --------------------------------------------------------------------------------------------------------
+
+    def _moving(self, stack: Any, kept: dict[str, Any], state: str = "") -> Progress:
+        kept["moving"] = True
+        return Progress(kept, state or stack.stack_status, "", None, None, self._look, stack.id)
+
+    def _is_still(self, client: Client, present: Any, kept: dict[str, Any]) -> bool:
+        """Whether nothing has moved in a stack for so long that Heat is to be told again; True once for each time that it is."""
+        now = self._clock()
+        seen = resources.moment(client, _path(present))
+        known = kept.get("still")
+        if known is None or known["seen"] != seen:
+            kept["still"] = {"seen": seen, "since": now, "told": 0}
+            return False
+        if now - known["since"] < self._stalled * 4.0 ** min(known["told"], 8):
+            return False
+        kept["still"] = {**known, "told": known["told"] + 1}
+        return True
+
+    def _tell_again(self, client: Client, order: StackOrder, request: Request, present: Any) -> None:
+        path = _path(present)
+        with contextlib.suppress(ConflictError):
+            # A conflict: the engine that works on it is alive, and does not take this in the middle of something.
+            if present.stack_status.startswith("SUSPEND"):
+                client.actions.suspend(path)
+            elif present.stack_status.startswith("RESUME"):
+                client.actions.resume(path)
+            else:
+                client.stacks.update(path, disable_rollback=True, **request.body)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -254,7 +300,7 @@ class HeatStacks:
         try:
             return self._connections.call(labels, do)
         except DeployError as problem:
-            raise DeployError(_without(str(problem), secrets)) from problem
+            raise DeployError(without(str(problem), secrets)) from problem
 
 
 def _get(client: Client, name: str) -> Any:
@@ -272,11 +318,6 @@ def _path(stack: Any) -> str:
 
 def _updated(stack: Any) -> str:
     return str(stack.updated_time or stack.creation_time or "")
-
-
-def _moving(stack: Any, kept: dict[str, Any], state: str = "") -> Progress:
-    kept["moving"] = True
-    return Progress(kept, state or stack.stack_status, "", None, None, _WITHOUT_A_WORD, stack.id)
 
 
 def _reason(client: Client, stack: Any, found: Sequence[resources.Found]) -> str:
@@ -317,7 +358,8 @@ def _drafted(stack: Any) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
-def _without(text: str, secrets: Sequence[str]) -> str:
+def without(text: str, secrets: Sequence[str]) -> str:
+    """A text in which secrets are hidden."""
     for secret in secrets:
         if secret:
             # As a word of its own: a secret such as `a` would make everything unreadable.

@@ -18,7 +18,7 @@ from ...runtime.ports import Target
 from .connection import Connections
 from .resources import Found, resources_of
 
-__all__ = ["SERVER", "HeatTargets", "servers_of"]
+__all__ = ["SERVER", "HeatTargets", "found_servers", "servers_of"]
 
 SERVER: Final = "OS::Nova::Server"
 #: Seconds that what was found is good for.
@@ -67,12 +67,16 @@ class HeatTargets:
 
 def servers_of(client: Client, stack: str, node: str) -> list[tuple[Found, str]]:
     """A node's servers with an address each; empty where one has none yet."""
-    servers = [
+    return [(each, _address(client, each)) for each in found_servers(client, stack, node)]
+
+
+def found_servers(client: Client, stack: str, node: str) -> list[Found]:
+    """A node's servers."""
+    return [
         each
         for each in resources_of(client, stack)
         if each.type == SERVER and (each.path == node or each.path.startswith(f"{node}."))
     ]
-    return [(each, _address(client, each)) for each in servers]
 
 
 def _address(client: Client, server: Found) -> str:

@@ -78,6 +78,10 @@ class LocalConfigures:
                 return Configured("failed", f"{process.name.process}: {outcome.result}")
         return Configured("done", "\n".join(told)[:_SHOWN])
 
+    def remove(self, order: ConfigurationOrder) -> bool:
+        """Nothing is kept of it."""
+        return True
+
     def _one(self, name: Name, content: Mapping[str, Any]) -> Configured:
         work = self._launcher.work(name)
         try:

@@ -23,6 +23,8 @@ class OpenLocal(LocalPlatform):
 
     delegates = False
     watcher = None
+    #: Orchestrators here write zone files themselves, where they are told to.
+    names = None
 
     def __init__(
         self,

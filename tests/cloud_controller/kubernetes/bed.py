@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,22 +12,12 @@ from typing import Any
 from cloud_controller.platform import PlatformContext
 from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnection, connect
 from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
+from tests.waiting import until
 
 __all__ = ["Bed", "region", "until"]
 
 #: Nothing is kept in the directory.
 _CONTEXT = PlatformContext("kube", Path("/nonexistent"))
-
-
-def until(look: Callable[[], Any], *, seconds: float = 90.0, pause: float = 0.1) -> Any:
-    """Look until there is something to see."""
-    end = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {seconds} s: {look}"
-        time.sleep(pause)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from occi_service.wire import deploy, names
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
+from tests.tables import Tables
 
 from .bed import Bed, region, until
 from .faults import Fault, Faults, proxied
@@ -141,7 +142,7 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         return f"| {trouble.name} | {up:.1f} s | {back:.1f} s | {gone:.1f} s | {len(faults.asked)} | {refused} |"
 
 
-def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path) -> None:
+def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path, tables: Tables) -> None:
     with ThreadPoolExecutor(4) as pool:
         lived = [
             pool.submit(lived_through, bed, tmp_path / f"trouble-{number}", each)
@@ -152,5 +153,5 @@ def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, t
         # Alone: it is everybody's API server.
         killed = Trouble("API server killed and started again, twice", harm=kubernetes_cluster.restart_api)
         rows.append(lived_through(bed, tmp_path / "killed", killed))
-    print("\n| trouble | complete after | back after a kill | gone after | requests | refused |")
-    print("\n".join(["| --- | --- | --- | --- | --- | --- |", *rows]))
+    head = "| trouble | complete after | back after a kill | gone after | requests | refused |"
+    tables.add("\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows]))

@@ -14,6 +14,7 @@ from tests.occi_service.protocol.calls import JSON, Answer, call, environ_of, pa
 from tests.occi_service.protocol.corpus import Hostile, corpus
 from tests.occi_service.protocol.infrastructure import COMPUTE, publish
 from tests.occi_service.protocol.shop import BOX_TEXT, ROPE_TYPE, Shop
+from tests.tables import Tables
 
 ANN, MALLORY = {"X-Tenant": "ann"}, {"X-Tenant": "mallory"}
 MOST_SECONDS = 0.1
@@ -51,7 +52,7 @@ def acceptable(answer: Answer, sent: dict[str, Any]) -> bool:
     return answer.status in ALLOWED and b"Traceback" not in answer.body
 
 
-def test_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_corpus(caplog: pytest.LogCaptureFixture, tables: Tables) -> None:
     """Refused, at once, without a trace."""
     requests = list(dict.fromkeys(corpus()))
     assert len(requests) >= 500
@@ -87,9 +88,8 @@ def test_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
             assert len(answer.body) < 4000, (request.method, request.path[:80], answer.body[:200])
             assert call(shop, "GET", "/", tenant).body == b"", (request, answer)
     slowest.sort(reverse=True)
-    print(f"\n{len(requests)} hostile requests, {statuses}; slowest:")
-    for seconds, what in slowest[:5]:
-        print(f"  {seconds * 1000:6.1f} ms  {what}")
+    lines = [f"{len(requests)} hostile requests, {statuses}; slowest:"]
+    tables.add("\n".join(lines + [f"  {seconds * 1000:6.1f} ms  {what}" for seconds, what in slowest[:5]]))
     assert slowest[0][0] < MOST_SECONDS, slowest[:5]
     assert state(shop, ANN) == hers
     assert sum(count for status, count in statuses.items() if status >= 400) > 500

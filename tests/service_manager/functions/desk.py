@@ -166,7 +166,7 @@ class Desk:
         row = self.row(path, who)
         return self.parts.issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
-    def peers_token(self, path: str, who: str = "alice") -> str:
+    def peers_token(self, path: str, who: str = "alice", audience: str = tokens.AUDIENCE_SERVICE_MANAGER) -> str:
         """A token for the same instance that another issuer has signed, whose key is known here."""
         row = self.row(path, who)
         issuer = TokenIssuer(
@@ -176,7 +176,6 @@ class Desk:
             revocations=MemoryRevocations(self.clock),
             clock=self.clock,
         )
-        audience = tokens.AUDIENCE_SERVICE_MANAGER
         return issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
     def start_token(self, path: str, who: str = "alice") -> str:

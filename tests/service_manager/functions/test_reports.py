@@ -10,6 +10,7 @@ from occi_service.model import type_id
 from occi_service.wire import service_manager as wire
 from occi_service.wire import tokens
 
+from ..harness import TYPE
 from .desk import Desk
 
 LINK, USES = type_id(wire.RESOURCE_LINK), type_id(wire.DEPENDENCY)
@@ -206,8 +207,9 @@ def test_tenants_do_not_write_links(desk: Desk, path: str) -> None:
 
 
 def test_another_issuer_does_not_speak_for_ours(desk: Desk, path: str) -> None:
-    token = desk.peers_token(path)
-    # It may act for the tenant, as orchestrators elsewhere do that compose services.
+    assert desk.ask(desk.peers_token(path), "GET", path).status == 401
+    # With a token for this service it may look, as orchestrators elsewhere do that compose services.
+    token = desk.peers_token(path, audience=TYPE)
     assert desk.ask(token, "GET", path).status == 200
     assert desk.report(path, token, phase="deploy", phase_state="done").status == 403
     assert desk.act(path, wire.RENEW, who=token).status == 403

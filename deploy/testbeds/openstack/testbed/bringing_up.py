@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from . import parts, software
 from .layout import HERE, PASSWORD, REGION, Layout
 from .parts import Part, Step
-from .processes import Processes
+from .processes import PYTHON, Processes
 
 __all__ = ["BringingUp", "SetUpError", "measured"]
 
@@ -137,21 +138,28 @@ class BringingUp:
             self._processes.check_ports(part.name, part.ports)
         self._configure()
         self._start_mariadb()
-        # Two cores: two services' schemas at a time, each service's own steps in their order.
+        keystone, *others = self._parts
+        # Two cores: two services' schemas at a time, each service's own steps in their order. Keystone needs its own alone.
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-            for done in [pool.submit(self._once, part.prepared) for part in self._parts]:
+            under_way = [pool.submit(self._start_keystone, keystone)]
+            under_way += [pool.submit(self._once, part.prepared) for part in others]
+            for done in under_way:
                 done.result()
         self._say("schemas are ready")
-        keystone, *others = self._parts
-        self._launch(keystone)
-        self._await(keystone)
-        self._enter_catalogue()
         for part in others:
             self._launch(part)
         for part in others:
             self._await(part)
-        for part in self._parts:
-            self._once(part.settled)
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+            for done in [pool.submit(self._once, part.settled) for part in self._parts]:
+                done.result()
+
+    def _start_keystone(self, keystone: Part) -> None:
+        self._once(keystone.prepared)
+        self._launch(keystone)
+        self._await(keystone)
+        self._enter_catalogue()
+        self._say("the catalogue is ready")
 
     def _configure(self) -> None:
         names = {part.name for part in self._parts}
@@ -224,7 +232,8 @@ class BringingUp:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd=self._layout.state,
-                timeout=300,
+                env={**os.environ, **PYTHON},
+                timeout=600,
             )
         if done.returncode:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

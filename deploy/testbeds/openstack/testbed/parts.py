@@ -30,7 +30,7 @@ class Part:
         url: answers something below 500 when it is up; empty for none.
         command: of its process; empty for a part that is only set up.
         environment: of its process, beside up.sh's own.
-        databases: that it needs. prepared: before its start. settled: once everything answers.
+        databases: that it needs. prepared: before its start. settled: once everything answers, beside those of others.
         catalogue: `name=type=url`, for Keystone.
     """
 
@@ -54,9 +54,14 @@ def _inside(script: str, *words: str) -> tuple[str, ...]:
     return ("@VENV@/bin/python", f"@HERE@/inside/{script}", *words)
 
 
+def _wsgi(application: str, port: int, **environment: str) -> tuple[tuple[str, str], ...]:
+    # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
+    settings = f"-c @HERE@/inside/wsgi_server.py -b @HOST@:{port}"
+    return ("GUNICORN_CMD_ARGS", settings), ("WSGI_APPLICATION", application), *environment.items()
+
+
 _KEYSTONE = "keystone.conf"
 _KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
-_OWNER = ("--keystone-user", "@USER@", "--keystone-group", "@USER@")
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -65,16 +70,11 @@ PARTS: tuple[Part, ...] = (
         (5000,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5000/v3",
-        # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/keystone-gunicorn.py"),
-            ("OS_KEYSTONE_CONFIG_FILES", "@STATE@/etc/keystone.conf"),
-        ),
+        environment=_wsgi("keystone.wsgi.api:application", 5000, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf"),
         databases=("keystone",),
         prepared=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
-            Step("keystone-fernet", _manage("keystone-manage", _KEYSTONE, "fernet_setup", *_OWNER)),
-            Step("keystone-credential", _manage("keystone-manage", _KEYSTONE, "credential_setup", *_OWNER)),
+            Step("keystone-keys", _inside("keys.py", "@STATE@/keystone-fernet", "@STATE@/keystone-credential")),
             Step(
                 "keystone-bootstrap",
                 _manage(
@@ -95,9 +95,8 @@ PARTS: tuple[Part, ...] = (
         (5001,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5001/v3",
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/keystone-short-gunicorn.py"),
-            ("OS_KEYSTONE_CONFIG_FILES", "@STATE@/etc/keystone-short.conf"),
+        environment=_wsgi(
+            "keystone.wsgi.api:application", 5001, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone-short.conf"
         ),
     ),
     Part(
@@ -119,10 +118,7 @@ PARTS: tuple[Part, ...] = (
         (8778,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:8778/",
-        environment=(
-            ("GUNICORN_CMD_ARGS", "-c @STATE@/etc/placement-gunicorn.py"),
-            ("OS_PLACEMENT_CONFIG_DIR", "@STATE@/etc"),
-        ),
+        environment=_wsgi("placement.wsgi.api:application", 8778, OS_PLACEMENT_CONFIG_DIR="@STATE@/etc"),
         databases=("placement",),
         prepared=(Step("placement-database", _manage("placement-manage", "placement.conf", "db", "sync")),),
         catalogue=("placement=placement=http://@HOST@:8778",),
@@ -156,32 +152,16 @@ PARTS: tuple[Part, ...] = (
         url="http://@HOST@:8774/",
         databases=("nova", "nova_api", "nova_cell0"),
         prepared=(
-            Step("nova-api-database", _manage("nova-manage", "nova.conf", "api_db", "sync")),
             Step(
-                "nova-cell0",
-                _manage(
-                    "nova-manage",
-                    "nova.conf",
-                    "cell_v2",
-                    "map_cell0",
-                    "--database_connection",
+                "nova-databases",
+                _inside(
+                    "nova_databases.py",
+                    "--config-file",
+                    "@STATE@/etc/nova.conf",
                     "@DATABASE@/nova_cell0",
-                ),
-            ),
-            Step(
-                "nova-cell1",
-                _manage(
-                    "nova-manage",
-                    "nova.conf",
-                    "cell_v2",
-                    "create_cell",
-                    "--name=cell1",
-                    "--transport-url=fake:///",
-                    "--database_connection",
                     "@DATABASE@/nova",
                 ),
             ),
-            Step("nova-database", _manage("nova-manage", "nova.conf", "db", "sync")),
         ),
         settled=(Step("nova-hosts", _manage("nova-manage", "nova.conf", "cell_v2", "discover_hosts")),),
         catalogue=("nova=compute=http://@HOST@:8774/v2.1",),

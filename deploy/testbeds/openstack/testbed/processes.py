@@ -19,7 +19,11 @@ from pathlib import Path
 
 from .layout import HOST, Layout
 
-__all__ = ["ProcessError", "Processes"]
+__all__ = ["PYTHON", "ProcessError", "Processes"]
+
+#: Of every program of OpenStack. Where Python may not keep what it compiled (containers often say so), each of some twenty
+#: programs compiles hundreds of modules anew: more than half of what all of them cost.
+PYTHON = {"PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 class ProcessError(Exception):
@@ -72,14 +76,14 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self._layout.state,
-                env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
+                env={**os.environ, **PYTHON, **environment},
             )
         # A started child that nobody waits for is the system's once this program has ended.
         process.returncode = 0
         begun = _begun(process.pid)
         self._file(name).write_text(f"{process.pid} {begun}\n")
 
-    def await_answer(self, name: str, url: str, *, seconds: float = 180.0) -> None:
+    def await_answer(self, name: str, url: str, *, seconds: float = 600.0) -> None:
         """Wait until a process of ours answers.
 
         Raises:

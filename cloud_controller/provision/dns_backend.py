@@ -1,0 +1,101 @@
+"""Records of DNS, each an entity: an instance's own names, set where its region's platform has a name server.
+
+Who has a name is decided at the name server, which others use too; a record that belongs to somebody else fails, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from occi.core_model import Entity
+
+from occi_service import dns_records
+from occi_service.errors import BadRequestError, shown
+from occi_service.wire import dns, names
+
+from ..objects import Object, Objects
+from ..owned import OwnedBackend
+from .ports import NameOrder, Names, ProvisionError
+
+__all__ = ["ACTIVE", "FAILED", "TOPIC", "WAITING", "DnsBackend", "name_order"]
+
+TOPIC: Final = "provision.dns"
+WAITING: Final = "waiting"
+ACTIVE: Final = "active"
+FAILED: Final = "failed"
+_LEAVING: Final = "leaving"
+
+_PARTS: Final = {"zone": dns.ZONE, "name": dns.NAME, "type": dns.TYPE, "value": dns.VALUE, "ttl": dns.TTL}
+
+
+def name_order(attributes: Mapping[str, Any], present: Object) -> NameOrder:
+    """The order that a platform gets, of an entity's attributes. Raises DnsRecordError."""
+    get = attributes.get
+    ttl = get(dns.TTL, 300)
+    record = dns_records.checked(
+        str(get(dns.ZONE, "")),
+        str(get(dns.NAME, "")),
+        str(get(dns.TYPE, "")),
+        str(get(dns.VALUE, "")),
+        # JSON has one kind of number.
+        ttl=int(ttl) if isinstance(ttl, float) and ttl.is_integer() else ttl,
+    )
+    return NameOrder(present.labels, record)
+
+
+class DnsBackend(OwnedBackend):
+    """Takes orders for records.
+
+    Args:
+        servers: by region, of those that have one.
+    """
+
+    topic = TOPIC
+    stays = frozenset((names.REGION, dns.ZONE, dns.NAME, dns.TYPE))
+
+    def __init__(self, objects: Objects, servers: Mapping[str, Names]) -> None:
+        super().__init__(objects)
+        self._servers = servers
+
+    def path(self, entity: Entity) -> str | None:
+        get = entity.attributes
+        return dns.record_path(
+            self.instance(entity), str(get[names.REGION]), str(get[dns.ZONE]), str(get[dns.NAME]), str(get[dns.TYPE])
+        )
+
+    def region(self, entity: Entity) -> str:
+        return str(entity.attributes[names.REGION])
+
+    def ordered(self, entity: Entity, present: Object) -> None:
+        self._validate(entity.attributes, present)
+        entity.attributes[dns.STATE] = WAITING
+
+    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+        # The name server is looked at anew: it may have lost it, and what failed is tried again.
+        self._validate(new, present)
+        new[dns.STATE] = WAITING
+        new.pop(dns.MESSAGE, None)
+        return new
+
+    def leaving(self, entity: Entity) -> None:
+        entity.attributes[dns.STATE] = _LEAVING
+
+    def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
+        region = str(attributes[names.REGION])
+        server = self._servers.get(region)
+        if server is None:
+            there = ", ".join(self._servers) or "none"
+            raise BadRequestError(f"the region {shown(region)} has no name server; there are {there}", names.REGION)
+        try:
+            order = name_order(attributes, present)
+        except dns_records.DnsRecordError as error:
+            raise BadRequestError(str(error), _PARTS[error.part]) from error
+        for part, written in ((dns.ZONE, order.record.zone), (dns.NAME, order.record.name)):
+            if attributes[part] != written:
+                # Two paths for one record would be two owners of it.
+                raise BadRequestError(f"{shown(attributes[part])} is written {shown(written)}", part)
+        try:
+            server.validate(order)
+        except ProvisionError as problem:
+            raise BadRequestError(str(problem), dns.ZONE) from problem

@@ -1,0 +1,242 @@
+"""A composition across two service managers, which know one design and not one another.
+
+The guestbook is one service manager's, the store that it needs the other's. What the guestbook's orchestrator orders there, it
+orders with a token that design gave it, and that is good for nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+import bundles
+from archelon.all_in_one import AllInOne
+from archelon.keys import ISSUERS, make_signing_key, verification_keys
+from archelon.offers import offer
+from archelon.state_directory import StateDirectory
+from occi_service import client
+from occi_service.database import Database
+from occi_service.identity import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys
+from occi_service.identity.sql_revocations import SqlRevocations
+from occi_service.wire import design, tokens
+from occi_service.wire import service_manager as wire
+from sdk.line import Line
+from sdk.pace import WakingPace
+from sdk.reach import NetworkReach
+from tests.archelon.harness import ROOT, first_port, until
+from tests.service_manager.harness import free_port
+
+GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
+STORE = "http://schemas.archelon.org/occi/service#store"
+PATIENCE = 120.0
+
+
+class TwoManagers(AllInOne):
+    """An all-in-one with a second service manager. Neither has the other's key; design has both."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        super().__init__(state, lambda _line: None)
+        self._key = state.keys / "other.pem"
+        self._public = state.keys / "other.pub"
+        make_signing_key(self._key, self._public)
+        self._port = free_port()
+        self.other = f"http://127.0.0.1:{self._port}"
+        self.database = f"sqlite:///{state.path.resolve()}/other.db"
+
+    def up(self, *, patience: float = PATIENCE) -> None:
+        super().up(patience=patience)
+        keys = {"other": self._public, "cloud-controller": self.state.key("cloud-controller", public=True)}
+        settings = {
+            **self._service_manager(),
+            "name": "other",
+            "issuer": "other",
+            "database_url": self.database,
+            "signing_key": self._key.read_text(),
+            "verification_keys": verification_keys(keys),
+            "url": self.other,
+            "bind": f"127.0.0.1:{self._port}",
+            "worker_port": 0,
+        }
+        self.state.write_settings("other", settings)
+        self._start("other-web", "other", ["service-manager"])
+        self._start("other-worker", "other", ["worker", "--of", "service-manager"])
+        until(self._answers, "the other service manager answers", seconds=patience, pause=0.1)
+
+    def _answers(self) -> bool:
+        try:
+            return urllib3.request("GET", f"{self.other}/readyz", retries=False, timeout=5.0).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _cloud_controller(self) -> Mapping[str, Any]:
+        settings = dict(super()._cloud_controller())
+        return {**settings, "trusted_keys": {**settings["trusted_keys"], "other": str(self._public.resolve())}}
+
+
+class _Nothing:
+    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
+        return False
+
+
+def issuer(state: StateDirectory, name: str, clock: Callable[[], float] = time.time) -> TokenIssuer:
+    """Signs as one of the all-in-one's services."""
+    assert name in ISSUERS
+    key = SigningKey.from_pem(state.key(name).read_bytes(), issuer=name)
+    keys = VerificationKeys([key.public])
+    return TokenIssuer(key, keys=keys, instances=_Nothing(), revocations=MemoryRevocations(clock), clock=clock)
+
+
+@dataclasses.dataclass
+class House:
+    all: TwoManagers
+
+    def open(self, url: str, token: str) -> client.Client:
+        return client.Client(url, token=token)
+
+    def as_(self, role: str, url: str) -> client.Client:
+        return self.open(url, self.all.state.token(role))
+
+    def seen(self, path: str) -> tuple[str | None, str]:
+        """State of an instance here, and what is said of it."""
+        with self.as_("tenant", self.all.state.url()) as tenant:
+            try:
+                found = tenant.get(path).attributes
+            except client.NotFoundError:
+                return None, ""
+        return str(found[wire.STATE]), str(found.get(wire.STATE_MESSAGE) or "")
+
+    def stores(self) -> list[str]:
+        with self.as_("tenant", self.all.other) as tenant:
+            return [each.location for each in tenant.list("/store/")]
+
+    def await_state(self, path: str, state: str | None) -> None:
+        seen: list[tuple[str | None, str]] = []
+
+        def reached() -> bool:
+            seen.append(self.seen(path))
+            if seen[-1][0] == "fail":
+                raise AssertionError(f"{path} has failed")
+            return seen[-1][0] == state
+
+        try:
+            until(reached, f"{path} is {state}", seconds=PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {seen[-1]}") from None
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    state = StateDirectory(tmp_path / ".archelon")
+    state.make(host="127.0.0.1", first_port=first_port())
+    everything = TwoManagers(state)
+    made = House(everything)
+    try:
+        everything.up()
+        for url, name in ((state.url(), "guestbook"), (everything.other, "store")):
+            with made.as_("provider", url) as provider:
+                offer(provider, bundles.Bundle.load(ROOT / "orchestrators" / name).pack())
+        yield made
+    finally:
+        everything.down()
+
+
+def test_a_composition_across_them_and_what_its_token_is_good_for(house: House) -> None:
+    here, catalogue = house.all.state.url(), f"{house.all.state.url('cloud_controller')}/design"
+    with house.as_("tenant", catalogue) as anybody:
+
+        def is_found() -> bool:
+            return bool(list(anybody.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: STORE})))
+
+        until(is_found, "the store is in the catalogue")
+    with house.as_("tenant", here) as tenant:
+        path = tenant.create(GUESTBOOK, {})
+        house.await_state(path, "active")
+        instance = str(tenant.get(path).attributes["org.archelon.instance"])
+    [store] = house.stores()
+    assert store.endswith(wire.supplier_path(instance, STORE))
+    _is_good_for_this_alone(house, instance, wire.supplier_path(instance, STORE))
+    delegation = design.delegation_path(instance)
+    with house.as_("operator", catalogue) as operator:
+        assert operator.get(delegation).attributes[design.DELEGATION_STATE] == "active"
+        with house.as_("tenant", here) as tenant:
+            tenant.delete(path)
+        house.await_state(path, None)
+        assert house.stores() == []
+        assert not operator.exists(delegation)
+
+
+def _is_good_for_this_alone(house: House, instance: str, store: str) -> None:
+    there = house.all.other
+    with house.as_("tenant", there) as person:
+        # The stores of one tenant; another's are not seen.
+        tenant = TenantId(str(_tenant_of(house)))
+        limit = person.get(store).attributes["store.limit"]
+    sign = issuer(house.all.state, "cloud-controller").for_instance
+    good = sign(instance, tenant_id=tenant, audience=STORE)
+    with house.open(there, good) as orchestrator:
+        assert orchestrator.get(store).attributes["store.limit"] == limit
+        for elsewhere in ("/record/", "/published/", "/"):
+            with pytest.raises(client.ForbiddenError, match="for orders of"):
+                list(orchestrator.list(elsewhere))
+        with pytest.raises(client.ForbiddenError, match="composed of"):
+            orchestrator.create(STORE, {})
+    # One that has ended on the way is exchanged for another.
+    ended = issuer(house.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
+    given = [ended(instance, tenant_id=tenant, audience=STORE), good]
+    reach = NetworkReach(Line(f"{there}/guestbook/{instance}", "none"), there, pace=WakingPace())
+    try:
+        assert reach.supplier(there, lambda: given.pop(0)).get(store).attributes["store.limit"] == limit
+        assert not given
+    finally:
+        reach.close()
+    # Another instance of the tenant may look, since it may be bound to this one.
+    with house.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=STORE)) as stranger:
+        assert stranger.get(store).attributes["store.limit"] == limit
+        for refused in (
+            lambda: stranger.delete(store),
+            lambda: stranger.update(store, {"store.limit": limit + 1}),
+            lambda: stranger.put(store, STORE, {"store.limit": limit + 1}),
+            lambda: stranger.act(store, wire.STOP.scheme + wire.STOP.term),
+            lambda: stranger.put(wire.supplier_path(instance, STORE, "moon"), STORE, {}),
+        ):
+            with pytest.raises(client.ForbiddenError, match="composed of"):
+                refused()
+    with house.open(there, sign(instance, tenant_id=TenantId("another"), audience=STORE)) as foreigner:
+        assert list(foreigner.list("/store/")) == []
+        with pytest.raises(client.NotFoundError):
+            foreigner.get(store)
+    revoked = sign(instance, tenant_id=tenant, audience=STORE)
+    database = Database(house.all.database)
+    SqlRevocations(database, time.time).revoke_token(_id_of(house, revoked), until=time.time() + 900)
+    database.close()
+    own = issuer(house.all.state, "service-manager").for_instance
+    for refused_token in (
+        sign(instance, tenant_id=tenant, audience=GUESTBOOK),
+        sign(instance, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
+        own(instance, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
+        own(instance, tenant_id=tenant, audience=STORE),
+        ended(instance, tenant_id=tenant, audience=STORE),
+        revoked,
+    ):
+        with house.open(there, refused_token) as nobody, pytest.raises(client.UnauthorizedError):
+            nobody.get(store)
+
+
+def _tenant_of(house: House) -> str:
+    from occi_service.identity import RealmFile
+
+    [tenant] = RealmFile(house.all.state.realm, time.time).read().tenants.values()
+    return tenant.id
+
+
+def _id_of(house: House, token: str) -> str:
+    import jwt
+
+    return str(jwt.decode(token, options={"verify_signature": False})["jti"])

@@ -1,0 +1,56 @@
+"""Delegations at a real Keystone, and people there who order."""
+
+from __future__ import annotations
+
+import time
+
+from cloud_controller.platforms.keystone.account import Account
+from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
+from occi_service import identity
+from occi_service.identity.keystone import KeystoneTokens, RoleMap
+from occi_service.keystone import Keystone, ServiceUser
+from tests.keystone_people import People, Person
+from tests.openstack import OpenStack
+
+__all__ = ["KeystoneProvider"]
+
+
+class KeystoneProvider:
+    """A `delegation_contract.Provider`.
+
+    Args:
+        service: design's own user.
+    """
+
+    def __init__(self, openstack: OpenStack, people: People, service: Person) -> None:
+        self._openstack = openstack
+        self.people = people
+        self.keystone = Keystone(openstack.keystone_url)
+        # Nothing but the role service: delegations need no rights beyond what tenants delegate.
+        user = ServiceUser(service.name, "secret", project=service.project_name)
+        account = Account(self.keystone, user, clock=time.time)
+        self.delegations = KeystoneDelegations(account)
+        self.verify = KeystoneTokens(
+            self.keystone, roles=RoleMap(), clock=time.time, own=lambda: account.access().token
+        ).verify
+
+    def order(self) -> tuple[str, identity.PresentedToken]:
+        self.person = self.people.person("member")
+        return self.person.project_id, identity.PresentedToken(self.person.token())
+
+    def another(self) -> identity.PresentedToken:
+        project = {"id": self.person.project_id, "name": self.person.project_name}
+        return identity.PresentedToken(self.people.person("member", project=project).token())
+
+    def revoke(self, token: identity.PresentedToken) -> None:
+        secret = token.reveal()
+        self.keystone.request("DELETE", "/auth/tokens", token=secret, headers={"X-Subject-Token": secret})
+
+    def delete_user(self) -> None:
+        self.people.delete(self.person.id)
+
+    def take_roles(self) -> None:
+        self.people.take(self.person.id, self.person.project_id, "member")
+
+    def remove_tenant(self) -> None:
+        self.people.enable_project(self.person.project_id, False)

@@ -1,0 +1,119 @@
+"""The contract of name servers as tests: an implementation subclasses `NamesContract` and has a fixture `naming`."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import pytest
+
+import sdk
+from sdk.dns import Dns, Record
+
+__all__ = ["NamesContract", "Naming"]
+
+
+class Naming(Protocol):
+    """A name server as instances see it, and as the world does."""
+
+    #: A zone that names can be set in.
+    zone: str
+
+    def of(self, instance: str) -> Dns:
+        """The names of an instance."""
+
+    def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
+        """Assert that the name server serves these and no others: data and ttl; a server's answer may be a little late."""
+
+    def lose(self, name: str, kind: str) -> None:
+        """Take a name's records away behind everybody's back."""
+
+    def revision(self, name: str, kind: str) -> Any:
+        """Something that changes whenever what is kept of a name is written."""
+
+
+class NamesContract:
+    """What holds for every implementation."""
+
+    def test_a_name_is_set_and_changed_and_goes(self, naming: Naming) -> None:
+        instance = str(uuid.uuid4())
+        mine, zone = naming.of(instance), naming.zone
+        assert mine.records(zone) == []
+        mine.put(zone, "web", "a", "192.0.2.1")
+        naming.serves("web", "A", ("192.0.2.1", 300))
+        # The same again, however it is written, changes nothing.
+        before = naming.revision("web", "A")
+        mine.put(zone.upper() + ".", "WEB", "A", "192.0.2.1")
+        assert naming.revision("web", "A") == before
+        mine.put(zone, "web", "A", "192.0.2.2", ttl=60)
+        naming.serves("web", "A", ("192.0.2.2", 60))
+        assert mine.records(zone) == [Record("web", "A", "192.0.2.2", 60, instance)]
+        others = (
+            ("web", "AAAA", "2001:DB8::0:1", "2001:db8::1"),
+            ("www", "CNAME", f"web.{zone}.", f"web.{zone}."),
+            ("@", "MX", f"10 web.{zone}.", f"10 web.{zone}."),
+            ("_http._tcp", "SRV", f"0 5 80 web.{zone}.", f"0 5 80 web.{zone}."),
+            ("@", "TXT", "two words", '"two words"'),
+        )
+        with ThreadPoolExecutor(len(others)) as pool:
+            # At once, since a name server takes its time.
+            list(pool.map(lambda each: naming.of(instance).put(zone, *each[:3]), others))
+        for name, kind, _, served in others:
+            naming.serves(name, kind, (served, 300))
+        mine.remove(zone, "web")
+        assert {(each.name, each.type) for each in mine.records(zone)} == {each[:2] for each in others[1:]}
+        for kind in ("A", "AAAA"):
+            naming.serves("web", kind)
+        # What was removed can be set again, and what was lost is.
+        naming.lose("www", "CNAME")
+        again = (("web", "A", "192.0.2.3"), ("www", "CNAME", f"web.{zone}."))
+        with ThreadPoolExecutor(len(again)) as pool:
+            list(pool.map(lambda each: naming.of(instance).put(zone, *each), again))
+        for name, kind, value in again:
+            naming.serves(name, kind, (value, 300))
+        mine.dispose()
+        assert mine.records(zone) == []
+        for name, kind in (("web", "A"), *(each[:2] for each in others)):
+            naming.serves(name, kind)
+
+    def test_a_name_belongs_to_the_instance_that_set_it(self, naming: Naming) -> None:
+        one, two = naming.of(str(uuid.uuid4())), naming.of(str(uuid.uuid4()))
+        one.put(naming.zone, "shop", "A", "192.0.2.1")
+        two.put(naming.zone, "other", "A", "192.0.2.2")
+        with pytest.raises(sdk.Failure, match=r"(?i)the name .*shop.*belongs to another instance.*choose another"):
+            two.put(naming.zone, "Shop", "A", "192.0.2.3")
+        # What was refused is not taken along.
+        two.remove(naming.zone, "shop")
+        two.dispose()
+        naming.serves("other", "A")
+        naming.serves("shop", "A", ("192.0.2.1", 300))
+        one.dispose()
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "value", "ttl", "said"),
+        [
+            ("a b", "A", "192.0.2.1", 300, "no name below a zone"),
+            ("a" * 64, "A", "192.0.2.1", 300, "no name below a zone"),
+            ("a", "BOOM", "192.0.2.1", 300, "no type of record; there are A, AAAA, CNAME"),
+            ("a", "A", "2001:db8::1", 300, "no such address; write one such as 192.0.2.1"),
+            ("a", "AAAA", "192.0.2.1", 300, "no such address; write one such as 2001:db8::1"),
+            ("a", "CNAME", "web.example.org", 300, "with the dot at its end"),
+            ("@", "CNAME", "web.example.org.", 300, "cannot be a CNAME"),
+            ("a", "MX", "mail.example.org.", 300, "10 mail.example.org."),
+            ("a", "SRV", "0 70000 1 a.example.org.", 300, "0 5 443 www.example.org."),
+            ("a", "TXT", '"x" "y"', 300, "a TXT is one text"),
+            ("a", "TXT", "x\n@ IN A 192.0.2.9", 300, "characters that a zone file does not take"),
+            ("a", "TXT", "x ; instance", 300, "characters that a zone file does not take"),
+            ("a", "A", "192.0.2.1", -1, "from 0 to 604800"),
+            ("a", "A", "192.0.2.1", 604801, "from 0 to 604800"),
+        ],
+    )
+    def test_what_is_no_record_is_refused_in_words(
+        self, naming: Naming, name: str, kind: str, value: str, ttl: int, said: str
+    ) -> None:
+        instance = naming.of(str(uuid.uuid4()))
+        with pytest.raises(sdk.Failure) as refused:
+            instance.put(naming.zone, name, kind, value, ttl=ttl)
+        assert said in str(refused.value)
+        assert instance.records(naming.zone) == []
