@@ -196,8 +196,9 @@ class Reconciler:
                 try:
                     self._tell(order, self._address(order))
                 except client.NotFoundError:
-                    # It is up and was never activated, or has disposed already.
-                    return work.Advance(Change({"outcome": "done", "stumbles": 0}))
+                    # It has started anew, and its word of that is still to come: it has disposed of nothing.
+                    anew = Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen)
+                    return work.Wait(_STUMBLE_FIRST, anew)
                 return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
             case lifecycle.Dispose():
                 return self._dispose(order)

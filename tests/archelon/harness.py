@@ -15,12 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from archelon.command_line import main
 from tests.waiting import until
 
-__all__ = ["Dev", "Said", "archelon", "first_port", "until"]
+__all__ = ["FRONT", "GUESTBOOK", "Dev", "Said", "archelon", "first_port", "front", "until"]
 
 ROOT = Path(__file__).parents[2]
+GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
+FRONT = "http://schemas.example.org/occi/sm#front"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,18 @@ def first_port() -> int:
     """Where to look for ports: apart from other runs on this machine, and from this run's other processes."""
     lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
     return 10000 + 2000 * lane + random.randrange(0, 2000, 40)
+
+
+def front(directory: Path) -> Path:
+    """Write the bundle of a service on top of the guestbook, which makes it the third level."""
+    (directory / "templates").mkdir(parents=True)
+    hello = ROOT / "orchestrators" / "hello"
+    manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
+    manifest |= {"service_type": FRONT, "title": "Front", "depends_on": [{GUESTBOOK: {"inputs": []}}]}
+    (directory / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    (directory / "server.py").write_text((hello / "server.py").read_text())
+    (directory / "templates" / "local.yaml").write_text((hello / "templates" / "local.yaml").read_text())
+    return directory
 
 
 class Dev:

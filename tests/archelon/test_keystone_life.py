@@ -8,187 +8,54 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import urllib3
-import yaml
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
-import bundles
-from archelon.all_in_one import PROCESSES, REGION, AllInOne
-from archelon.offers import offer
-from archelon.state_directory import StateDirectory
+from archelon.all_in_one import REGION
 from occi_service import client
 from occi_service.wire import design
 from occi_service.wire import service_manager as wire
-from tests.archelon.harness import ROOT, first_port, until
 from tests.conftest import missing
 from tests.delegating_platform import install
-from tests.keystone_people import People, Person
-from tests.openstack import Cloud, OpenStack
+from tests.keystone_people import Person
+from tests.openstack import OpenStack
 from tests.tables import Tables
 
+from .harness import FRONT, GUESTBOOK, ROOT, front, until
+from .keystone_house import PATIENCE, House, keystone_house
+
 HELLO = "http://schemas.archelon.org/occi/service#hello"
-GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
-FRONT = "http://schemas.example.org/occi/sm#front"
-PATIENCE = 120.0
 _ORDERS = 5
-
-
-class KeystoneAllInOne(AllInOne):
-    """An all-in-one without a realm."""
-
-    def __init__(self, state: StateDirectory, keystone: str, service: Person) -> None:
-        super().__init__(state, lambda _line: None)
-        self._keystone = keystone
-        self._service = service
-
-    def _service_manager(self) -> Mapping[str, Any]:
-        # Where Keystone is, the catalogue says.
-        return {**super()._service_manager(), "realm_file": "", "catalogue_interval": 1.0}
-
-    def _cloud_controller(self) -> Mapping[str, Any]:
-        settings = dict(super()._cloud_controller())
-        del settings["realm"]
-        runner = settings["regions"][REGION]["settings"]["runner"]
-        region = {"platform": "delegating", "settings": {"runner": runner, "keystone": self._keystone}}
-        return {
-            **settings,
-            "regions": {REGION: region},
-            "keystone_url": self._keystone,
-            "keystone_user": self._service.name,
-            "keystone_password": "secret",
-            "keystone_project": self._service.project_name,
-            "catalogue_interval": 1.0,
-        }
-
-
-@dataclasses.dataclass
-class House:
-    """The all-in-one, and who is who at its Keystone."""
-
-    all: KeystoneAllInOne
-    openstack: OpenStack
-    people: People
-    service: Person
-    provider: Person
-    operator: Person
-
-    def open(self, token: str, **options: Any) -> client.Client:
-        return client.Client(self.all.state.url(), token=token, token_field="X-Auth-Token", **options)
-
-    def design(self, token: str) -> client.Client:
-        url = f"{self.all.state.url('cloud_controller')}/design"
-        return client.Client(url, token=token, token_field="X-Auth-Token")
-
-    def publish(self, directory: Path) -> str:
-        """Publish a bundle; the entry's path."""
-        bundle = bundles.Bundle.load(directory)
-        with self.open(self.provider.token()) as manager:
-            return offer(manager, bundle.pack())
-
-    def look(self, tenant: Person, path: str) -> dict[str, Any] | None:
-        """An instance's attributes; None if it is gone."""
-        with self.open(tenant.token()) as manager:
-            try:
-                return dict(manager.get(path).attributes)
-            except client.NotFoundError:
-                return None
-
-    def await_state(self, tenant: Person, path: str, state: str | None) -> dict[str, Any]:
-        token = tenant.token()
-        with self.open(token) as manager:
-            seen: list[Any] = []
-
-            def reached() -> bool:
-                try:
-                    seen.append(dict(manager.get(path).attributes))
-                except client.NotFoundError:
-                    seen.append({})
-                return seen[-1].get(wire.STATE) == state
-
-            try:
-                until(reached, f"{path} is {state}", seconds=PATIENCE, pause=0.2)
-            except AssertionError as error:
-                raise AssertionError(
-                    f"{error}; it is {seen[-1].get(wire.STATE)}: {seen[-1].get(wire.STATE_MESSAGE)}"
-                ) from None
-            return dict(seen[-1])
-
-    def trusts(self) -> list[dict[str, Any]]:
-        """The trusts that Keystone has of which design's user is the trustee."""
-        mine = self.service.cloud.keystone("GET", f"/OS-TRUST/trusts?trustee_user_id={self.service.id}")
-        return list(mine["trusts"])
-
-    def endpoints(self, service_type: str) -> list[dict[str, Any]]:
-        """What Keystone's catalogue has of a type."""
-        admin = self.openstack.admin
-        services = [
-            each["id"] for each in admin.keystone("GET", "/services")["services"] if each["type"] == service_type
-        ]
-        every = admin.keystone("GET", "/endpoints")["endpoints"]
-        return [each for each in every if each["service_id"] in services]
-
-    def brief(self, tenant: Person, short_lived: str) -> str:
-        """A token that ends in seconds."""
-        return Cloud({**tenant.cloud.auth, "auth_url": short_lived}, self.openstack.region).token()
-
-    def restart(self) -> None:
-        """Everything of ours ends by -9, and is started again."""
-        for name in PROCESSES:
-            self.all.supervisor.kill(name)
 
 
 @pytest.fixture(scope="module")
 def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    people = People(openstack)
     root = tmp_path_factory.mktemp("life")
     before = os.environ.get("PYTHONPATH")
     # Where the all-in-one's processes find the platform.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(install(root / "platform")), before]))
-    state = StateDirectory(root / ".archelon")
-    state.make(host="127.0.0.1", first_port=first_port())
-    service, provider = people.person("service", "admin"), people.person("provider")
-    operator = people.person("member")
-    people.grant_system(operator.id, "admin")
-    made = House(
-        KeystoneAllInOne(state, openstack.keystone_url, service), openstack, people, service, provider, operator
-    )
+    region = {"platform": "delegating", "settings": {"keystone": openstack.keystone_url}}
     try:
-        made.all.up(patience=120.0)
-        for name in ("store", "guestbook", "hello"):
-            made.publish(ROOT / "orchestrators" / name)
-        made.publish(_front(root / "front"))
-        until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
-        yield made
+        with keystone_house(openstack, root / ".archelon", {REGION: region}) as made:
+            for name in ("store", "guestbook", "hello"):
+                made.publish(ROOT / "orchestrators" / name)
+            made.publish(front(root / "front"))
+            until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
+            yield made
     finally:
-        made.all.down()
-        people.close()
         if before is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-
-
-def _front(directory: Path) -> Path:
-    """A service on top of the guestbook: the third level."""
-    (directory / "templates").mkdir(parents=True)
-    hello = ROOT / "orchestrators" / "hello"
-    manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
-    manifest |= {"service_type": FRONT, "title": "Front", "depends_on": [{GUESTBOOK: {"inputs": []}}]}
-    (directory / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    (directory / "server.py").write_text((hello / "server.py").read_text())
-    (directory / "templates" / "local.yaml").write_text((hello / "templates" / "local.yaml").read_text())
-    return directory
 
 
 def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, short_lived: str) -> None:

@@ -1,17 +1,19 @@
 """A composition across two service managers, which know one design and not one another.
 
-The guestbook is one service manager's, the store that it needs the other's. What the guestbook's orchestrator orders there, it
-orders with a token that design gave it, and that is good for nothing else.
+One has a service on top of the guestbook, the other the guestbook, whose store is the first one's again. What an orchestrator
+orders elsewhere, it orders with a token that design gave it, and that is good for nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import urllib3
@@ -25,15 +27,14 @@ from occi_service import client
 from occi_service.database import Database
 from occi_service.identity import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys
 from occi_service.identity.sql_revocations import SqlRevocations
-from occi_service.wire import design, tokens
+from occi_service.wire import design, names, tokens
 from occi_service.wire import service_manager as wire
 from sdk.line import Line
 from sdk.pace import WakingPace
 from sdk.reach import NetworkReach
-from tests.archelon.harness import ROOT, first_port, until
+from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front, until
 from tests.service_manager.harness import free_port
 
-GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
 STORE = "http://schemas.archelon.org/occi/service#store"
 PATIENCE = 120.0
 
@@ -112,9 +113,15 @@ class House:
                 return None, ""
         return str(found[wire.STATE]), str(found.get(wire.STATE_MESSAGE) or "")
 
-    def stores(self) -> list[str]:
-        with self.as_("tenant", self.all.other) as tenant:
-            return [each.location for each in tenant.list("/store/")]
+    def all_of(self, url: str, term: str) -> list[str]:
+        """Paths of the tenant's instances of a service."""
+        with self.as_("tenant", url) as tenant:
+            return [urlsplit(each.location).path for each in tenant.list(f"/{term}/")]
+
+    def instance(self, url: str, path: str) -> str:
+        """Id of an instance."""
+        with self.as_("tenant", url) as tenant:
+            return str(tenant.get(path).attributes[names.INSTANCE])
 
     def await_state(self, path: str, state: str | None) -> None:
         seen: list[tuple[str | None, str]] = []
@@ -139,94 +146,101 @@ def house(tmp_path: Path) -> Iterator[House]:
     made = House(everything)
     try:
         everything.up()
-        for url, name in ((state.url(), "guestbook"), (everything.other, "store")):
+        ready = ROOT / "orchestrators"
+        for url, directory in (
+            (state.url(), ready / "store"),
+            (everything.other, ready / "guestbook"),
+            (state.url(), front(tmp_path / "front")),
+        ):
             with made.as_("provider", url) as provider:
-                offer(provider, bundles.Bundle.load(ROOT / "orchestrators" / name).pack())
+                offer(provider, bundles.Bundle.load(directory).pack())
         yield made
     finally:
         everything.down()
 
 
-def test_a_composition_across_them_and_what_its_token_is_good_for(house: House) -> None:
-    here, catalogue = house.all.state.url(), f"{house.all.state.url('cloud_controller')}/design"
+def test_a_composition_across_them_and_what_its_tokens_are_good_for(house: House) -> None:
+    here, there, catalogue = house.all.state.url(), house.all.other, f"{house.all.state.url('cloud_controller')}/design"
     with house.as_("tenant", catalogue) as anybody:
 
-        def is_found() -> bool:
-            return bool(list(anybody.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: STORE})))
+        def found(service_type: str) -> bool:
+            return bool(list(anybody.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})))
 
-        until(is_found, "the store is in the catalogue")
+        until(lambda: found(GUESTBOOK) and found(STORE), "they are in the catalogue")
     with house.as_("tenant", here) as tenant:
-        path = tenant.create(GUESTBOOK, {})
-        house.await_state(path, "active")
-        instance = str(tenant.get(path).attributes["org.archelon.instance"])
-    [store] = house.stores()
-    assert store.endswith(wire.supplier_path(instance, STORE))
-    _is_good_for_this_alone(house, instance, wire.supplier_path(instance, STORE))
-    delegation = design.delegation_path(instance)
+        path = tenant.create(FRONT, {})
+    house.await_state(path, "active")
+    root = house.instance(here, path)
+    guestbook = wire.supplier_path(root, GUESTBOOK)
+    middle = house.instance(there, guestbook)
+    assert house.all_of(there, "guestbook") == [guestbook]
+    assert house.all_of(here, "store") == [wire.supplier_path(middle, STORE)]
+    _is_good_for_this_alone(house, root, guestbook)
     with house.as_("operator", catalogue) as operator:
-        assert operator.get(delegation).attributes[design.DELEGATION_STATE] == "active"
+        # The other service manager's instance orders here again, and hangs on the delegation of the one that was ordered.
+        delegations = [design.delegation_path(each) for each in (root, middle)]
+        assert [operator.get(each).attributes[design.DELEGATION_STATE] for each in delegations] == ["active", "active"]
+        assert operator.get(delegations[1]).attributes[design.DELEGATION_PARENT] == root
         with house.as_("tenant", here) as tenant:
             tenant.delete(path)
         house.await_state(path, None)
-        assert house.stores() == []
-        assert not operator.exists(delegation)
+        assert house.all_of(there, "guestbook") == house.all_of(here, "store") == []
+        assert not any(operator.exists(each) for each in delegations)
 
 
-def _is_good_for_this_alone(house: House, instance: str, store: str) -> None:
+def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
     there = house.all.other
     with house.as_("tenant", there) as person:
-        # The stores of one tenant; another's are not seen.
+        # One tenant's; another's are not seen.
         tenant = TenantId(str(_tenant_of(house)))
-        limit = person.get(store).attributes["store.limit"]
+        busy = person.get(guestbook).attributes["guestbook.busy"]
     sign = issuer(house.all.state, "cloud-controller").for_instance
-    good = sign(instance, tenant_id=tenant, audience=STORE)
+    good = sign(parent, tenant_id=tenant, audience=GUESTBOOK)
     with house.open(there, good) as orchestrator:
-        assert orchestrator.get(store).attributes["store.limit"] == limit
+        assert orchestrator.get(guestbook).attributes["guestbook.busy"] == busy
         for elsewhere in ("/record/", "/published/", "/"):
             with pytest.raises(client.ForbiddenError, match="for orders of"):
                 list(orchestrator.list(elsewhere))
         with pytest.raises(client.ForbiddenError, match="composed of"):
-            orchestrator.create(STORE, {})
+            orchestrator.create(GUESTBOOK, {})
     # One that has ended on the way is exchanged for another.
     ended = issuer(house.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
-    given = [ended(instance, tenant_id=tenant, audience=STORE), good]
-    reach = NetworkReach(Line(f"{there}/guestbook/{instance}", "none"), there, pace=WakingPace())
-    try:
-        assert reach.supplier(there, lambda: given.pop(0)).get(store).attributes["store.limit"] == limit
+    given = [ended(parent, tenant_id=tenant, audience=GUESTBOOK), good]
+    line = Line(f"{there}/guestbook/{parent}", "none")
+    with contextlib.closing(line), contextlib.closing(NetworkReach(line, there, pace=WakingPace())) as reach:
+        assert reach.supplier(there, lambda: given.pop(0)).get(guestbook).attributes["guestbook.busy"] == busy
         assert not given
-    finally:
-        reach.close()
     # Another instance of the tenant may look, since it may be bound to this one.
-    with house.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=STORE)) as stranger:
-        assert stranger.get(store).attributes["store.limit"] == limit
+    with house.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=GUESTBOOK)) as stranger:
+        assert stranger.get(guestbook).attributes["guestbook.busy"] == busy
         for refused in (
-            lambda: stranger.delete(store),
-            lambda: stranger.update(store, {"store.limit": limit + 1}),
-            lambda: stranger.put(store, STORE, {"store.limit": limit + 1}),
-            lambda: stranger.act(store, wire.STOP.scheme + wire.STOP.term),
-            lambda: stranger.put(wire.supplier_path(instance, STORE, "moon"), STORE, {}),
+            lambda: stranger.delete(guestbook),
+            lambda: stranger.update(guestbook, {"guestbook.busy": busy + 1}),
+            lambda: stranger.put(guestbook, GUESTBOOK, {"guestbook.busy": busy + 1}),
+            lambda: stranger.act(guestbook, wire.STOP.scheme + wire.STOP.term),
+            lambda: stranger.put(wire.supplier_path(parent, GUESTBOOK, "moon"), GUESTBOOK, {}),
         ):
             with pytest.raises(client.ForbiddenError, match="composed of"):
                 refused()
-    with house.open(there, sign(instance, tenant_id=TenantId("another"), audience=STORE)) as foreigner:
-        assert list(foreigner.list("/store/")) == []
+    with house.open(there, sign(parent, tenant_id=TenantId("another"), audience=GUESTBOOK)) as foreigner:
+        assert list(foreigner.list("/guestbook/")) == []
         with pytest.raises(client.NotFoundError):
-            foreigner.get(store)
-    revoked = sign(instance, tenant_id=tenant, audience=STORE)
+            foreigner.get(guestbook)
+    revoked = sign(parent, tenant_id=tenant, audience=GUESTBOOK)
     database = Database(house.all.database)
     SqlRevocations(database, time.time).revoke_token(_id_of(house, revoked), until=time.time() + 900)
     database.close()
     own = issuer(house.all.state, "service-manager").for_instance
     for refused_token in (
-        sign(instance, tenant_id=tenant, audience=GUESTBOOK),
-        sign(instance, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
-        own(instance, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
-        own(instance, tenant_id=tenant, audience=STORE),
-        ended(instance, tenant_id=tenant, audience=STORE),
+        sign(parent, tenant_id=tenant, audience=STORE),
+        sign(parent, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
+        own(parent, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
+        own(parent, tenant_id=tenant, audience=GUESTBOOK),
+        ended(parent, tenant_id=tenant, audience=GUESTBOOK),
         revoked,
     ):
         with house.open(there, refused_token) as nobody, pytest.raises(client.UnauthorizedError):
-            nobody.get(store)
+            nobody.get(guestbook)
 
 
 def _tenant_of(house: House) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,45 @@ def test_heat_is_told_again_where_nothing_moves_which_disturbs_nothing(region: R
     assert told(gone, "DELETE", at=1000.0) == 1
     await_states(slow="DELETE_IN_PROGRESS", condition="DELETE_COMPLETE", handle="DELETE_COMPLETE")
     assert [told(gone, "DELETE", at=at) for at in (1000.0, 1099.0, 1100.0)] == [0, 0, 1]
+
+
+class Late(Counting):
+    """Gives up waiting for the answer to the first create, which arrives at Heat when the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrive: Callable[[], Any] | None = None
+
+    def request(self, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        if method == "POST" and url.endswith("/stacks") and self.arrive is None:
+            self.arrive = partial(super().request, method, url, *arguments, **options)
+            raise requests.exceptions.ReadTimeout("it takes too long")
+        return super().request(method, url, *arguments, **options)
+
+
+def test_a_stack_that_heat_makes_late_is_made_once_and_goes(region: Region, openstack: OpenStack) -> None:
+    """The request for it was not answered in time, and arrives when the order is over already."""
+    now = 0.0
+    http = Late()
+    late = Connections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
+    region.stacks = HeatStacks(late, clock=lambda: now)
+    order = region.order(template_of({"a": {}}))
+    assert region.advance(order).state == "CREATE_IN_PROGRESS"
+    now = 14.0
+    assert region.advance(order).state == "CREATE_IN_PROGRESS"
+    assert sum(each.startswith("POST") for each in http.paths) == 0
+    gone = replace(order, presence="absent", version=2)
+    assert region.advance(gone).state == "DELETE_IN_PROGRESS"
+    assert http.arrive is not None
+    http.arrive()
+    assert region.stacks.remains(order)
+    assert region.settle(gone).state == "DELETE_COMPLETE"
+    assert region.stacks.remains(order) == []
+    # One that never came is not waited for without end.
+    never = region.order(template_of({"a": {}}))
+    region.records[never.id] = {"sent": now}
+    now += 61.0
+    assert region.advance(replace(never, presence="absent")).state == "DELETE_COMPLETE"
 
 
 def test_heats_own_refusals_are_told_without_secrets(region: Region) -> None:

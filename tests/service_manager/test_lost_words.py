@@ -85,6 +85,22 @@ def test_an_orchestrator_that_started_anew_unheard_is_found_by_a_look(patient: B
     assert patient.clean() == 0
 
 
+def test_an_orchestrator_that_started_anew_unheard_disposes_before_the_instance_goes(
+    patient: Bench, way: LossyWay
+) -> None:
+    """DELETE finds it up and not activated: it knows of nothing yet, which is not that there is nothing to dispose of."""
+    round_ = patient.new(active=True)
+    target, way.target = way.target, "http://127.0.0.1:9"
+    patient.cloud.crash(round_.instance)
+    patient.cloud.wait_for("application started", round_.instance, process=2)
+    patient.delete(round_)
+    patient.cloud.wait_for_request(module="orchestrator", method="DELETE", status=404)
+    way.target = target
+    patient.ends(round_, None)
+    patient.check(round_, {**CREATED, (1, "destroy"): 1}, starts=2)
+    assert patient.clean() == 0
+
+
 def test_reports_that_come_late_are_taken(patient: Bench) -> None:
     """Web is away while the phases end; orchestrators tell it when it is back."""
     patient.cloud.configure(phase_delays={"deploy": 0.3})

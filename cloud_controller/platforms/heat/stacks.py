@@ -12,12 +12,14 @@ disturbs nothing where an engine is at work after all (ADR 020).
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+import keystoneauth1.exceptions
 from heatclient.v1.client import Client
 
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
@@ -43,6 +45,8 @@ _UNTIL_ROLLBACK: Final = 10.0
 _STALLED: Final = 120.0
 #: Seconds in which what Heat was told to do is to be seen.
 _UNTIL_SEEN: Final = 15.0
+#: Seconds in which Heat may still make a stack although its answer was not waited for.
+_UNTIL_MADE: Final = 60.0
 #: Characters of a reason.
 _LONGEST_REASON: Final = 1000
 _CHANGES: Final = {
@@ -143,8 +147,12 @@ class HeatStacks:
     def _towards(self, client: Client, order: StackOrder, request: Request, kept: dict[str, Any]) -> Progress:
         present = _get(client, kept.get("path") or stack_name(order))
         if present is None:
+            if self._clock() - kept.get("sent", -math.inf) < _UNTIL_SEEN:
+                # A second request could make a second stack of the same name: Heat looks for one, and then makes its own.
+                return Progress(kept, "CREATE_IN_PROGRESS", "", None, None, again=1.0)
             return self._create(client, order, request)
         kept["path"] = _path(present)
+        kept.pop("sent", None)
         action, _, status = present.stack_status.partition("_")
         is_ordered = labels_of(present.tags)[1] == request.revision
         # What failed is tried again when it is ordered again.
@@ -186,6 +194,9 @@ class HeatStacks:
         except ConflictError:
             # Somebody was quicker, such as the call that this one repeats.
             return Progress({}, "CREATE_IN_PROGRESS", "", None, None, again=_SOON)
+        except keystoneauth1.exceptions.ConnectTimeout:
+            # Not only the connection's: the answer's too. Heat may have the request, and carry it out when nobody asks any more.
+            return Progress({"sent": self._clock()}, "CREATE_IN_PROGRESS", "", None, None, again=1.0)
         self._checkpoint("after create")
         kept = {"path": f"{stack_name(order)}/{made['stack']['id']}", "version": order.version}
         return Progress({**kept, "moving": True}, "CREATE_IN_PROGRESS", "", None, None, self._look, made["stack"]["id"])
@@ -239,7 +250,10 @@ class HeatStacks:
     def _away(self, client: Client, order: StackOrder, kept: dict[str, Any]) -> Progress:
         present = _get(client, stack_name(order))
         if present is None:
+            if self._clock() - kept.get("sent", -math.inf) < _UNTIL_MADE:
+                return Progress(kept, "DELETE_IN_PROGRESS", "", None, None, again=1.0)
             return Progress({}, "DELETE_COMPLETE", "", {}, ())
+        kept.pop("sent", None)
         kept["path"] = _path(present)
         if present.stack_status == "DELETE_IN_PROGRESS":
             if self._is_still(client, present, kept):

@@ -1,0 +1,164 @@
+"""An all-in-one whose callers are all of a real Keystone, and who is who there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import bundles
+from archelon.all_in_one import PROCESSES, AllInOne
+from archelon.offers import offer
+from archelon.state_directory import StateDirectory
+from occi_service import client
+from occi_service.wire import service_manager as wire
+from tests.keystone_people import People, Person
+from tests.openstack import Cloud, OpenStack
+
+from .harness import first_port, until
+
+__all__ = ["PATIENCE", "House", "KeystoneAllInOne", "keystone_house"]
+
+PATIENCE = 120.0
+
+
+class KeystoneAllInOne(AllInOne):
+    """An all-in-one without a realm.
+
+    Args:
+        service: the user that design is at Keystone.
+        regions: by name, as the cloud controller's settings have them; what an all-in-one says of a region itself stands where
+            this says nothing else.
+    """
+
+    def __init__(
+        self, state: StateDirectory, keystone: str, service: Person, regions: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        super().__init__(state, lambda _line: None)
+        self._keystone = keystone
+        self._service = service
+        self._regions = regions
+
+    def _service_manager(self) -> Mapping[str, Any]:
+        # Where Keystone is, the catalogue says.
+        return {**super()._service_manager(), "realm_file": "", "catalogue_interval": 1.0}
+
+    def _cloud_controller(self) -> Mapping[str, Any]:
+        settings = dict(super()._cloud_controller())
+        del settings["realm"]
+        regions = {name: dict(each) for name, each in settings["regions"].items()}
+        for name, each in self._regions.items():
+            own = regions.get(name, {})
+            regions[name] = {**own, **each, "settings": {**own.get("settings", {}), **each["settings"]}}
+        return {
+            **settings,
+            "regions": regions,
+            "keystone_url": self._keystone,
+            "keystone_user": self._service.name,
+            "keystone_password": "secret",
+            "keystone_project": self._service.project_name,
+            "catalogue_interval": 1.0,
+        }
+
+
+@dataclasses.dataclass
+class House:
+    """The all-in-one, and who is who at its Keystone."""
+
+    all: KeystoneAllInOne
+    openstack: OpenStack
+    people: People
+    service: Person
+    provider: Person
+    operator: Person
+
+    def open(self, token: str, **options: Any) -> client.Client:
+        return client.Client(self.all.state.url(), token=token, token_field="X-Auth-Token", **options)
+
+    def design(self, token: str) -> client.Client:
+        url = f"{self.all.state.url('cloud_controller')}/design"
+        return client.Client(url, token=token, token_field="X-Auth-Token")
+
+    def publish(self, directory: Path) -> str:
+        """Publish a bundle; the entry's path."""
+        bundle = bundles.Bundle.load(directory)
+        with self.open(self.provider.token()) as manager:
+            return offer(manager, bundle.pack())
+
+    def look(self, tenant: Person, path: str) -> dict[str, Any] | None:
+        """An instance's attributes; None if it is gone."""
+        with self.open(tenant.token()) as manager:
+            try:
+                return dict(manager.get(path).attributes)
+            except client.NotFoundError:
+                return None
+
+    def await_state(self, tenant: Person, path: str, state: str | None) -> dict[str, Any]:
+        token = tenant.token()
+        with self.open(token) as manager:
+            seen: list[Any] = []
+
+            def reached() -> bool:
+                try:
+                    seen.append(dict(manager.get(path).attributes))
+                except client.NotFoundError:
+                    seen.append({})
+                return seen[-1].get(wire.STATE) == state
+
+            try:
+                until(reached, f"{path} is {state}", seconds=PATIENCE, pause=0.2)
+            except AssertionError as error:
+                raise AssertionError(
+                    f"{error}; it is {seen[-1].get(wire.STATE)}: {seen[-1].get(wire.STATE_MESSAGE)}"
+                ) from None
+            return dict(seen[-1])
+
+    def trusts(self) -> list[dict[str, Any]]:
+        """The trusts that Keystone has of which design's user is the trustee."""
+        mine = self.service.cloud.keystone("GET", f"/OS-TRUST/trusts?trustee_user_id={self.service.id}")
+        return list(mine["trusts"])
+
+    def endpoints(self, service_type: str) -> list[dict[str, Any]]:
+        """What Keystone's catalogue has of a type."""
+        admin = self.openstack.admin
+        services = [
+            each["id"] for each in admin.keystone("GET", "/services")["services"] if each["type"] == service_type
+        ]
+        every = admin.keystone("GET", "/endpoints")["endpoints"]
+        return [each for each in every if each["service_id"] in services]
+
+    def brief(self, tenant: Person, short_lived: str) -> str:
+        """A token that ends in seconds."""
+        return Cloud({**tenant.cloud.auth, "auth_url": short_lived}, self.openstack.region).token()
+
+    def restart(self) -> None:
+        """Everything of ours ends by -9, and is started again."""
+        for name in PROCESSES:
+            self.all.supervisor.kill(name)
+
+
+@contextlib.contextmanager
+def keystone_house(openstack: OpenStack, directory: Path, regions: Mapping[str, Mapping[str, Any]]) -> Iterator[House]:
+    """A house with these regions, up; everybody at Keystone goes with it."""
+    people = People(openstack)
+    state = StateDirectory(directory)
+    state.make(host="127.0.0.1", first_port=first_port())
+    service, provider = people.person("service", "admin"), people.person("provider")
+    operator = people.person("member")
+    people.grant_system(operator.id, "admin")
+    made = House(
+        KeystoneAllInOne(state, openstack.keystone_url, service, regions),
+        openstack,
+        people,
+        service,
+        provider,
+        operator,
+    )
+    try:
+        made.all.up(patience=120.0)
+        yield made
+    finally:
+        made.all.down()
+        people.close()
