@@ -133,9 +133,11 @@ class _Watch:
             registry.save(self._key, self._entity, extras)
 
 
-def _state(entity: Entity) -> tuple[EntityRecord, tuple[str, ...]]:
+def _state(entity: Entity) -> tuple[EntityRecord, tuple[str, ...], str]:
     links = tuple([link.identifier for link in entity.links]) if isinstance(entity, Resource) else ()
-    return dehydrate(entity, None), links
+    record = dehydrate(entity, None)
+    # To Python, 1, 1.0 and True are equal, at any depth; to a client they are three values.
+    return record, links, repr(record.attributes)
 
 
 def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id: NewId) -> None:

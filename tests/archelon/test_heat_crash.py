@@ -41,7 +41,7 @@ from .harness import first_port, until
 from .heat_house import add_region, heat_client, ours
 
 ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.crash
 
 SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-controller-web", "cloud-controller-worker")
 BED: Final = ("heat", "mariadbd")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from heatclient.v1.client import Client
 
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder
 from cloud_controller.disposal.ports import HoldingsError
@@ -21,8 +22,10 @@ from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.holdings import HeatHoldings
 from cloud_controller.platforms.heat.opening import open_heat
+from cloud_controller.platforms.heat.software_config import SoftwareDeployments
 from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
+from cloud_controller.provision.ports import ConfigurationOrder
 from tests.openstack import OpenStack
 from tests.waiting import until
 
@@ -368,6 +371,46 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     until(lambda: holdings.remove(orphan.labels.instance))
     assert list(holdings.remains(orphan.labels.instance)) == []
     assert holdings.remains(known.labels.instance)
+
+
+def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
+    """Of what no row tells of, and of a configuration: an engine that was killed leaves these too as they are, for ever."""
+    later = 0.0
+
+    def clock() -> float:
+        return time.time() + later
+
+    # Each long enough at its deletion for several looks.
+    slow = template_of({"a": {"action_wait_secs": "{delete: 6}"}})
+    order = region.order(slow)
+    configuration = ConfigurationOrder(
+        str(uuid.uuid4()), order.labels.instance, order.id, "web", kind="software-config", content={}
+    )
+    made = {"stack_name": f"configuration-{configuration.id}", "template": slow}
+    region.connections.call(order.labels, lambda client: client.stacks.create(**made))
+    region.settle(order)
+    holdings = HeatHoldings(region.connections, region.book, clock=clock)
+
+    def remove_configuration(client: Client) -> bool:
+        return SoftwareDeployments(client, order.labels, clock=clock).remove(configuration)
+
+    def told(remove: Callable[[], bool]) -> int:
+        before = len(region.http.paths)
+        assert not remove()
+        return sum(each.startswith("DELETE") for each in region.http.paths[before:])
+
+    removals: list[Callable[[], bool]] = [
+        lambda: holdings.remove(order.labels.instance),
+        lambda: region.connections.call(order.labels, remove_configuration),
+    ]
+    for remove in removals:
+        later = 0.0
+        assert [told(remove), told(remove)] == [1, 0]
+        later = 301.0
+        assert told(remove) == 1
+    later = 0.0
+    for remove in removals:
+        until(remove)
 
 
 def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Region) -> None:

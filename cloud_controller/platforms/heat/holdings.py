@@ -22,6 +22,7 @@ from ...labels import Labels
 from ...platform import NeverDelegatedError, StackBook
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
+from .resources import is_deletion_stalled
 
 __all__ = ["AllHoldings", "HeatHoldings"]
 
@@ -69,7 +70,7 @@ class HeatHoldings:
         """Delete them; True when they are gone."""
         left = self._stacks(instance)
         for each in left:
-            if each.stack_status == "DELETE_IN_PROGRESS":
+            if each.stack_status == "DELETE_IN_PROGRESS" and not is_deletion_stalled(each, self._clock()):
                 continue
             try:
                 self._call(instance, _deletion(each))

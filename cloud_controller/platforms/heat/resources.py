@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ from heatclient.v1.client import Client
 
 from ...deploy.ports import StackResource
 
-__all__ = ["DEPTH", "Found", "failures", "locate", "moment", "resources_of", "shown"]
+__all__ = ["DEPTH", "Found", "failures", "is_deletion_stalled", "locate", "moment", "resources_of", "shown"]
 
 #: Stacks inside one another that are looked into; Heat allows five.
 DEPTH: Final = 5
 _SHOWN_FAILURES: Final = 3
+#: Seconds after which a deletion that Heat shows as in progress is told again.
+_STALLED: Final = 300.0
 #: What OCCI has a word for, by type without its first part (`OS`, `AWS`).
 _KINDS: Final = {
     "Nova::Server": "compute",
@@ -75,6 +78,18 @@ def moment(client: Client, stack: str) -> str:
         for each in listed
     ]
     return hashlib.sha256(json.dumps(sorted(seen, key=repr)).encode()).hexdigest()[:16]
+
+
+def is_deletion_stalled(stack: Any, now: float) -> bool:
+    """Whether a deletion that is in progress is to be told again: its engine may have died, and Heat does not say so.
+
+    Heat writes down when it was told, so that nothing has to be remembered here.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    told = str(stack.updated_time or stack.creation_time)
+    return now - datetime.datetime.fromisoformat(told.replace("Z", "+00:00")).timestamp() >= _STALLED
 
 
 def locate(client: Client, stack: str, path: str) -> Found | None:

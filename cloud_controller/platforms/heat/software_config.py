@@ -17,7 +17,8 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from ...labels import Labels
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
 from .connection import ConflictError, NotFoundError
 from .orders import labels_of, tag_value, tags_of
-from .resources import failures, resources_of
+from .resources import failures, is_deletion_stalled, resources_of
 from .targets import found_servers
 
 __all__ = ["Software", "SoftwareDeployments", "software_of"]
@@ -130,9 +131,13 @@ class SoftwareDeployments:
     Args:
         client: Heat, in the tenant's name. labels: of the instance.
         stack: path of the stack whose servers are meant.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, client: Client, labels: Labels, stack: str = "") -> None:
+    def __init__(
+        self, client: Client, labels: Labels, stack: str = "", *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
         self._client = client
         self._labels = labels
         self._stack = stack
@@ -171,7 +176,7 @@ class SoftwareDeployments:
         present = self._present(order)
         if present is None:
             return True
-        if present.stack_status != "DELETE_IN_PROGRESS":
+        if present.stack_status != "DELETE_IN_PROGRESS" or is_deletion_stalled(present, self._clock()):
             with contextlib.suppress(NotFoundError):
                 self._client.stacks.delete(f"{present.stack_name}/{present.id}")
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -91,6 +92,20 @@ def test_put_and_update(
     updated = occi.update(path, second)
     assert same(dict(updated.attributes), {**expected, **second})
     assert same(dict(occi.get(path).attributes), {**expected, **second})
+
+
+def test_a_value_that_is_equal_but_of_another_type_is_another(clients: dict[str, client.Client]) -> None:
+    occi = clients["application/occi+json"]
+    occi.put("/thing/typed", THING)
+    for change in (
+        lambda attributes: occi.put("/thing/typed", THING, attributes),
+        partial(occi.update, "/thing/typed"),
+    ):
+        for value in (1, True, 1.0, 1):
+            change({"test.array": [value], "test.object": {"a": {"b": value}}})
+            found = occi.get("/thing/typed").attributes
+            assert same(found["test.array"], [value])
+            assert same(found["test.object"], {"a": {"b": value}})
 
 
 @pytest.mark.parametrize("rendering", RENDERINGS)
