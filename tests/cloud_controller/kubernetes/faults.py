@@ -113,12 +113,12 @@ class Faults:
 
     def _stream(self, handler: http.server.BaseHTTPRequestHandler, answer: Any) -> None:
         handler.close_connection = True
-        handler.send_response(200)
-        handler.send_header("Content-Type", "application/json")
-        handler.end_headers()
-        with self._lock:
-            self._watches[handler.connection] = handler.path, answer
         try:
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/json")
+            handler.end_headers()
+            with self._lock:
+                self._watches[handler.connection] = handler.path, answer
             while chunk := answer.read1(1 << 16):
                 handler.wfile.write(chunk)
                 handler.wfile.flush()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cloud_controller.platforms.kubernetes import words
 from occi_service.wire import deploy, names
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
@@ -120,8 +121,9 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         }
 
         def is_back(before: str) -> bool:
-            pods = [each["metadata"]["uid"] for each in inside.pods(instance=instance)]
-            return len(pods) == 1 and before not in pods and reached(url)
+            # The killed one answers a little longer: the new one has to say that it is ready.
+            pods = {each["metadata"]["uid"]: words.of_pod(each) for each in inside.pods(instance=instance)}
+            return len(pods) == 1 and before not in pods and None in pods.values() and reached(url)
 
         with troubled(faults, trouble), made.worker():
             assert made.call("PUT", stack, kind=deploy.STACK, attributes=attributes).status_code == 201
