@@ -92,16 +92,21 @@ class Faults:
             return
         if "watch=true" in handler.path and answer.status == 200:
             self._stream(handler, answer)
-        else:
-            try:
-                body = answer.read()
-            except urllib3.exceptions.HTTPError:
-                # The server has gone in the middle of it: so does its answer.
+            return
+        is_whole = False
+        try:
+            body = answer.read()
+            is_whole = True
+        except urllib3.exceptions.HTTPError:
+            # The server has gone in the middle of it: so does its answer.
+            handler.close_connection = True
+            return
+        finally:
+            if is_whole:
+                answer.release_conn()
+            else:
                 answer.close()
-                handler.close_connection = True
-                return
-            answer.release_conn()
-            self._answer(handler, answer.status, body, {})
+        self._answer(handler, answer.status, body, {})
 
     @staticmethod
     def _answer(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
