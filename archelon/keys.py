@@ -1,4 +1,5 @@
-"""Keys that the services sign and encrypt with: made once and never again, so that what they were used for stays true."""
+"""Keys that the services sign and encrypt with, and Prometheus' token: made once and never again, so that what they were used
+for stays true."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ ISSUERS: Final = ("service-manager", "cloud-controller")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @output_option
 def keys(directory: Path, answers: Answers) -> None:
-    """Make in DIRECTORY what a service manager and a cloud controller sign and encrypt with, where it is not there yet.
+    """Make in DIRECTORY what a service manager and a cloud controller sign and encrypt with, where it is not there yet, and the
+    token by which Prometheus sees their figures.
 
     Keep it as you keep passwords: who has it can act as either, and read what is encrypted in their databases; without it,
     that is lost.
@@ -37,6 +39,10 @@ def keys(directory: Path, answers: Answers) -> None:
         make_signing_key(directory / f"{issuer}.pem", public[issuer])
         keys_from_file(directory / f"{issuer}-encryption.keys")
     write_private(directory / "verification-keys.json", verification_keys(public) + "\n")
+    token = directory / "metrics-token"
+    if not token.exists():
+        # Without a line's end: the settings take the file as it is.
+        write_private(token, secrets.token_hex(32))
     files = sorted([path.name for path in directory.iterdir()])
     answers.line(f"{directory} has {', '.join(files)}", directory=str(directory), files=files)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from occi_service.encryption import Cipher, keys_from_file
 from occi_service.identity import SigningKey, read_jwk_set
+from occi_service.settings import Settings
 
 from .harness import archelon
 
@@ -20,6 +21,7 @@ def test_keys_are_made_once_and_fit_together(tmp_path: Path) -> None:
         "cloud-controller-encryption.keys",
         "cloud-controller.pem",
         "cloud-controller.pub",
+        "metrics-token",
         "service-manager-encryption.keys",
         "service-manager.pem",
         "service-manager.pub",
@@ -30,6 +32,7 @@ def test_keys_are_made_once_and_fit_together(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
 
+    Settings.load({"ARCHELON_METRICS_TOKEN": before["metrics-token"].decode()})
     known = {each["kid"] for each in json.loads((directory / "verification-keys.json").read_text())["keys"]}
     read_jwk_set((directory / "verification-keys.json").read_text())
     for issuer in ("service-manager", "cloud-controller"):

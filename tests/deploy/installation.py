@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import bundles
 from archelon.connection import Connection
@@ -18,6 +20,7 @@ from occi_service.identity import RealmFile
 from tests.archelon.harness import archelon
 
 from .kubectl import Kubectl, until
+from .monitoring import monitor_kinds
 
 __all__ = ["SERVICES", "TENANTS", "Installation", "installed", "state_of"]
 
@@ -36,11 +39,13 @@ class Installation:
     Args:
         services, tenants: kubectl in the two namespaces.
         tokens: by role.
+        applied: what kustomize made of the overlay, as it was applied.
     """
 
     services: Kubectl
     tenants: Kubectl
     tokens: Mapping[str, str] = dataclasses.field(repr=False)
+    applied: Sequence[Mapping[str, Any]] = dataclasses.field(default=(), repr=False)
 
     def manager(self, role: str = "tenant") -> client.Client:
         """A client of the service manager, through its Service."""
@@ -120,14 +125,16 @@ def installed(kubeconfig: Path, database: str, directory: Path) -> Iterator[Inst
     services, tenants = Kubectl(kubeconfig, SERVICES), Kubectl(kubeconfig, TENANTS)
     overlay = str(tree / "overlays" / "testbed")
     everywhere = Kubectl(kubeconfig)
-    try:
-        everywhere("apply", "-k", overlay)
-        found = Installation(services, tenants, tokens)
-        found.settled()
-        yield found
-    finally:
-        everywhere("delete", "-k", overlay, "--ignore-not-found", "--wait=false", timeout=120)
-        _await_gone(services)
+    with monitor_kinds(everywhere):
+        try:
+            everywhere("apply", "-k", overlay)
+            applied = [each for each in yaml.safe_load_all(everywhere("kustomize", overlay)) if each]
+            found = Installation(services, tenants, tokens, applied)
+            found.settled()
+            yield found
+        finally:
+            everywhere("delete", "-k", overlay, "--ignore-not-found", "--wait=false", timeout=120)
+            _await_gone(services)
 
 
 def _await_gone(kubectl: Kubectl) -> None:

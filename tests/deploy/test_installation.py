@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import json
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import urllib3
 
+from cloud_controller.web import MODULES
 from occi_service import client
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster, loaded_image
@@ -23,7 +26,7 @@ from tests.postgres import PostgresServer
 from tests.tables import Tables
 
 from .installation import Installation, installed, state_of
-from .kubectl import NEEDED, program, until
+from .kubectl import NEEDED, Kubectl, program, until
 
 ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
@@ -109,6 +112,74 @@ def test_a_guestbooks_life(house: Installation) -> None:
         until(lambda: not manager.exists(path), "the guestbook is gone", seconds=PATIENCE)
     house.settled()
     assert house.left_since(before) == []
+
+
+def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(house: Installation) -> None:
+    """What the API server keeps of Ingress and monitors is what the overlay says; and by what they say, figures are had."""
+    services = house.services
+    written = [each for each in house.applied if each["kind"] in ("Ingress", "ServiceMonitor", "PodMonitor")]
+    for each in written:
+        assert _kept(services, each), each["metadata"]["name"]
+    ingress, over_pods, *over_services = sorted(written, key=lambda each: str(each["kind"]))
+    assert [each["kind"] for each in (ingress, over_pods, *over_services)] == [
+        *("Ingress", "PodMonitor", "ServiceMonitor", "ServiceMonitor")
+    ]
+    # The same look sees a field that does not exist; what is no duration is refused.
+    spec = over_services[0]["spec"]
+    misspelt = {**spec, "endpoints": [{**spec["endpoints"][0], "intervall": "15s"}]}
+    wrong = {**spec, "endpoints": [{**spec["endpoints"][0], "interval": "15 seconds"}]}
+    other = {**over_services[0], "metadata": {"name": "misspelt", "namespace": services.namespace}}
+    services("apply", "--validate=false", "-f", "-", stdin=json.dumps({**other, "spec": misspelt}))
+    assert not _kept(services, {**other, "spec": misspelt})
+    with pytest.raises(AssertionError, match=r"spec\.endpoints\S*interval.* in body should match"):
+        services("apply", "--validate=false", "-f", "-", stdin=json.dumps({**other, "spec": wrong}))
+    services("delete", "servicemonitor", "misspelt")
+
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    backend = path["backend"]["service"]
+    assert _status(_address(services.get("service", backend["name"]), backend["port"]["name"]) + "/healthz") == 200
+
+    seen = set()
+    for monitor in over_services:
+        (found,) = services.get("services", "-l", _labels(monitor["spec"]))
+        for endpoint in monitor["spec"]["endpoints"]:
+            credentials = endpoint["authorization"]["credentials"]
+            token = base64.b64decode(services.get("secret", credentials["name"])["data"][credentials["key"]]).decode()
+            url = _address(found, endpoint["port"]) + endpoint["path"]
+            assert _status(url, token) == 200, url
+            assert _status(url) in (401, 403), url
+        seen.add((found["metadata"]["name"], len(monitor["spec"]["endpoints"])))
+    assert seen == {("service-manager", 1), ("cloud-controller", len(MODULES))}
+
+    (endpoint,) = over_pods["spec"]["podMetricsEndpoints"]
+    pods = services.get("pods", "-l", _labels(over_pods["spec"]))
+    workers = [each for each in pods if not each["metadata"].get("deletionTimestamp")]
+    assert len(workers) == 4
+    for pod in workers:
+        (port,) = [each for each in pod["spec"]["containers"][0]["ports"] if each["name"] == endpoint["port"]]
+        url = f"http://{pod['status']['podIP']}:{port['containerPort']}{endpoint['path']}"
+        assert _status(url) == 200
+
+
+def _kept(kubectl: Kubectl, written: Mapping[str, Any]) -> bool:
+    """Whether the server has every field of a spec as it was written."""
+    kept = kubectl.get(written["kind"], written["metadata"]["name"])["spec"]
+    return bool({**kept, **written["spec"]} == kept)
+
+
+def _labels(spec: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in spec["selector"]["matchLabels"].items())
+
+
+def _address(service: Mapping[str, Any], port: str) -> str:
+    (number,) = [each["port"] for each in service["spec"]["ports"] if each["name"] == port]
+    return f"http://{service['spec']['clusterIP']}:{number}"
+
+
+def _status(url: str, token: str = "") -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return int(urllib3.request("GET", url, headers=headers, timeout=10.0, retries=False).status)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,5 +112,7 @@ def test_the_services_take_their_settings(tree: Path, overlay: str, tmp_path: Pa
         environment = {"ARCHELON_CONFIG": str(config)}
         for variable in spec["containers"][0]["env"]:
             if "valueFrom" in variable:
-                environment[variable["name"]] = '{"keys": []}' if "VERIFICATION" in variable["name"] else "of-a-secret"
+                environment[variable["name"]] = (
+                    '{"keys": []}' if "VERIFICATION" in variable["name"] else "of-a-secret" * 3
+                )
         kinds[each["metadata"]["labels"]["app.kubernetes.io/name"]].load(environment)

@@ -61,14 +61,18 @@ class KubernetesApplications:
             present = cluster.api.find(cluster.path(wanted.deployment(replicas=0)))
             if present is not None and present["metadata"].get("deletionTimestamp"):
                 return ApplicationState("inactive", "an earlier one is still being removed")
-            # Its dependents name it as their owner, so it has to be there before them; it starts when they are.
-            present = present or cluster.apply(wanted.deployment(replicas=0))
-            wanted.owned_by(present)
+            if present is not None:
+                wanted.owned_by(present)
+            # What the pod needs, before it; whose it is, once there is a Deployment and while the pod starts. Where that is
+            # not come to, the next call says it; until then they are found by their labels.
             dependents = wanted.dependents()
             with ThreadPoolExecutor(len(dependents)) as pool:
                 made = list(pool.map(cluster.apply, dependents))
-            service = next(each for each in made if each["kind"] == "Service")
-            deployment = cluster.apply(wanted.deployment(replicas=1, url=wanted.url(service)))
+                service = next(each for each in made if each["kind"] == "Service")
+                deployment = cluster.apply(wanted.deployment(replicas=1, url=wanted.url(service)))
+                if present is None:
+                    owned = {"metadata": {"ownerReferences": wanted.owned_by(deployment)}}
+                    list(pool.map(lambda each: cluster.api.merge(cluster.path(each), owned), dependents))
             self._prune(wanted, order.labels.instance, namespace)
         except UnknownKindError as problem:
             raise DeployError(str(problem)) from problem

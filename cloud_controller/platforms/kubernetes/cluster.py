@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -72,7 +73,8 @@ class Cluster:
     def items(self, resource: Resource, *, namespace: str = "", **wanted: str) -> Sequence[Json]:
         """Objects of ours of a resource, by labels; each with its own `apiVersion` and `kind`. Raises ApiError."""
         path = resource.path(namespace or self.namespaces.scope)
-        found = self.api.get(path, labelSelector=selector(self.region, **wanted)).get("items") or ()
+        with self._knowing(resource):
+            found = self.api.get(path, labelSelector=selector(self.region, **wanted)).get("items") or ()
         return [{**each, "apiVersion": resource.version, "kind": resource.kind} for each in found]
 
     def apply(self, wanted: Json, *, dry_run: bool = False) -> Json:
@@ -80,7 +82,8 @@ class Cluster:
         resource = self.resource(wanted["apiVersion"], wanted["kind"])
         metadata = wanted["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"])
-        return self.api.apply(path, {**wanted, "apiVersion": resource.version}, dry_run=dry_run)
+        with self._knowing(resource):
+            return self.api.apply(path, {**wanted, "apiVersion": resource.version}, dry_run=dry_run)
 
     def path(self, found: Json) -> str:
         """The path of an object that was found or is wanted."""
@@ -95,6 +98,15 @@ class Cluster:
         except ApiError as problem:
             if problem.status != 409:
                 raise
+
+    @contextmanager
+    def _knowing(self, resource: Resource) -> Iterator[None]:
+        """What is not found may be the kind itself, whose definition was removed: it is looked for anew the next time."""
+        try:
+            yield
+        except NotFoundError:
+            self.discovery.forget(resource.version)
+            raise
 
     # namespaces -------------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,11 @@ class Discovery:
                 return found
         raise UnknownKindError(f"this cluster has no {kind} in {version}; {self._elsewhere(version, kind)}")
 
+    def forget(self, version: str) -> None:
+        """Ask anew what there is of a group's version."""
+        with self._lock:
+            self._versions.pop(version, None)
+
     def deletable(self) -> Sequence[Resource]:
         """Every namespaced kind that can be listed and deleted, each in one version. Raises ApiError."""
         found: dict[tuple[str, str], Resource] = {}

@@ -41,7 +41,7 @@ from .cluster import Cluster
 from .marks import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
 from .orchestrators import Runs
 
-__all__ = ["PodNodes"]
+__all__ = ["PodNodes", "object_name"]
 
 _CONTENT: Final = ("command", "environment", "env", "files")
 _RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
@@ -166,6 +166,14 @@ class PodNodes:
         return not left
 
 
+def object_name(stack: str, key: str) -> str:
+    """What a node's Service and pod are called, and what its Secrets begin with."""
+    value = f"{stack}-{key}"
+    # Two nodes may differ in what names of objects cannot hold: then only the digest of the key itself tells them apart.
+    fits = value == value.lower() and "_" not in value
+    return dns_name("node", value.replace(".", "-") if fits else value)
+
+
 class _PodObjects:
     """One node's objects."""
 
@@ -177,7 +185,7 @@ class _PodObjects:
         resource = wanted.properties["resource"]
         assert isinstance(resource, dict)
         self._resource: Mapping[str, Value] = resource
-        self._name = dns_name("node", f"{wanted.stack}-{wanted.key}".lower().replace(".", "-").replace("_", "-"))
+        self._name = object_name(wanted.stack, wanted.key)
         self._ports = _ports(resource.get("ports"))
 
     def service(self) -> Json:

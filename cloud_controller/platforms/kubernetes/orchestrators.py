@@ -87,11 +87,13 @@ class Orchestrator:
         self._archive = self._packed()
         self.name = dns_name("app", order.labels.instance)
         self.revision = self._digest()
-        self._uid = ""
+        self._owners: list[Json] = []
 
-    def owned_by(self, deployment: Json) -> None:
-        """Take the Deployment that the other objects belong to."""
-        self._uid = str(deployment["metadata"]["uid"])
+    def owned_by(self, deployment: Json) -> list[Json]:
+        """Take the Deployment that the other objects belong to; their owner references."""
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name, "uid": deployment["metadata"]["uid"]}
+        self._owners = [{**owner, "controller": True, "blockOwnerDeletion": False}]
+        return self._owners
 
     def deployment(self, *, replicas: int, url: str = "") -> Json:
         """The Deployment; `url` once its Service has an address."""
@@ -121,7 +123,7 @@ class Orchestrator:
         }
 
     def dependents(self) -> list[Json]:
-        """What the Deployment owns."""
+        """What the Deployment owns, once it is known."""
         found = [self._service(), self._secret(), self._network_policy()]
         if self._archive is not None:
             found.append(self._config_map(self._archive))
@@ -182,9 +184,8 @@ class Orchestrator:
         }
         if told := asides(labels):
             metadata["annotations"] = told
-        if owned:
-            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name, "uid": self._uid}
-            metadata["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": False}]
+        if owned and self._owners:
+            metadata["ownerReferences"] = self._owners
         return metadata
 
     def _pod(self) -> Json:
@@ -248,7 +249,13 @@ class Orchestrator:
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": self._metadata(self.name),
-            "spec": {"type": "ClusterIP", "selector": self._selects(), "ports": [port]},
+            "spec": {
+                "type": "ClusterIP",
+                "selector": self._selects(),
+                "ports": [port],
+                # There is one pod, and who calls asks again: the way to it is laid while it starts, not after.
+                "publishNotReadyAddresses": True,
+            },
         }
 
     def _secret(self) -> Json:

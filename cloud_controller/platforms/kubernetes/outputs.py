@@ -24,6 +24,8 @@ from .api import Json
 __all__ = ["OutputValue", "PathError", "outputs"]
 
 _LONGEST: Final = 1000
+#: Characters of all outputs together: they are kept, and told, with every change.
+_MOST: Final = 256 << 10
 #: What stands in quotes, and what is refused besides.
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _REFUSED: Final = (
@@ -76,16 +78,27 @@ class OutputValue:
             return None
         if len(values) == 1:
             return values[0]
-        return "".join(_text(value) for value in values)
+        text = ""
+        for value in values:
+            text += _text(value)
+            if len(text) > _MOST:
+                break
+        return text
 
 
 def outputs(wanted: Mapping[str, OutputValue], objects: Mapping[tuple[str, str], Json]) -> dict[str, Any]:
-    """What every output comes to; those whose field is not there are left out."""
+    """What every output comes to; those whose field is not there are left out. Raises PathError where it is too much."""
     found = {}
+    size = 0
     for name, output in wanted.items():
         there = objects.get(output.source)
         value = None if there is None else output.value(there)
         if value is not None:
+            size += len(_text(value))
+            if size > _MOST:
+                raise PathError(
+                    f"the outputs up to {name[:60]!r} have more than {_MOST} characters; name smaller fields"
+                )
             found[name] = value
     return found
 

@@ -23,7 +23,7 @@ from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
 from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
-from .outputs import outputs
+from .outputs import PathError, outputs
 from .policy import Policy
 from .readiness import WORKLOADS, Health, health
 from .template import Rendered, render
@@ -45,7 +45,7 @@ _ORDER: Final = (
     "CronJob",
 )
 _AT_ONCE: Final = 6
-#: Seconds between looks: the watcher tells of changes, except of what only endpoints or conditions of odd kinds would say.
+#: Seconds between looks: the watcher tells of changes, except of what only events or conditions of odd kinds would say.
 _UNDER_WAY: Final = 5.0
 _STANDING: Final = 60.0
 _SHORTLY: Final = 0.5
@@ -255,14 +255,14 @@ class KubernetesStacks:
         if left:
             return self._leaving(replace(now, dismissed=True), left)
         done = replace(now, status="COMPLETE", order="", made=False, dismissed=False)
-        return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None)
+        return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None, outputs={})
 
     def _leaving(self, now: _Record, left: Sequence[Json]) -> Progress:
         waits = f"still there: {', '.join(_held(each) for each in left)}"
         told = f"{now.reason} ({waits})" if now.action == "ROLLBACK" and now.reason else waits
         # Of pods the watcher tells. What is left besides goes at once, or is held by somebody.
         again = _UNDER_WAY if any(each["kind"] == "Pod" for each in left) else _SHORTLY
-        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again)
+        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again, outputs={})
 
     # telling ----------------------------------------------------------------------------------------------------------
 
@@ -294,7 +294,13 @@ class KubernetesStacks:
         again = _UNDER_WAY if now.status == "IN_PROGRESS" else _STANDING
         if now.action == "ROLLBACK":
             again = 0.0
-        told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+        # As long as something is missing, nothing is said of them, and those of before stay.
+        told_outputs: Mapping[str, Any] | None = None
+        if now.status == "COMPLETE":
+            try:
+                told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+            except PathError as problem:
+                raise DeployError(str(problem)) from problem
         return self._progress(now, now.reason, list(objects.values()), again=again, outputs=told_outputs, pods=pods)
 
     def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
@@ -349,7 +355,10 @@ class KubernetesStacks:
         return Health(ready=False, text="no pod behind it is ready yet")
 
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
-        """What keeps a workload's pods from being ready, in words."""
+        """What keeps a workload's pods from being ready, or a claim from having a volume, in words."""
+        if found["kind"] == "PersistentVolumeClaim":
+            told = words.warning(self._events(found))
+            return f"has no volume yet: {told}" if told and not found["metadata"].get("deletionTimestamp") else ""
         if found["kind"] not in WORKLOADS:
             return ""
         refused = words.of_deployment(found)
@@ -357,23 +366,27 @@ class KubernetesStacks:
             return refused.text
         chosen = (found.get("spec", {}).get("selector") or {}).get("matchLabels")
         own = found["metadata"]
+        has_pods = False
         for pod in pods:
             labels = pod["metadata"].get("labels") or {}
             is_own = pod["metadata"]["name"] == own["name"] if chosen is None else chosen.items() <= labels.items()
             is_job = labels.get("job-name") == own["name"] and found["kind"] == "Job"
             if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
                 continue
+            has_pods = True
             trouble = words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
             if trouble is not None:
                 return trouble.text
-        return ""
+        # Of what makes pods, Deployments alone say in their status that they may not.
+        told = "" if has_pods else words.warning(self._events(found))
+        return words.refused(told).text if told else ""
 
-    def _events(self, pod: Json) -> Sequence[Json]:
-        metadata = pod["metadata"]
+    def _events(self, found: Json) -> Sequence[Json]:
+        metadata = found["metadata"]
         path = self._cluster.resource("v1", "Event").path(metadata["namespace"])
-        chosen = f"involvedObject.kind=Pod,involvedObject.uid={metadata['uid']}"
-        found: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
-        return found
+        chosen = f"involvedObject.uid={metadata['uid']}"
+        events: Sequence[Json] = self._cluster.api.get(path, fieldSelector=chosen).get("items") or ()
+        return events
 
     @staticmethod
     def _progress(
@@ -382,7 +395,7 @@ class KubernetesStacks:
         objects: Sequence[Json],
         *,
         again: float | None,
-        outputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None,
         pods: Sequence[Json] = (),
     ) -> Progress:
         shown = [StackResource(_name(each), each["kind"], _uid(each), _word(each)) for each in objects]
@@ -394,9 +407,7 @@ class KubernetesStacks:
             if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
                 counted[node] = counted.get(node, -1) + 1
                 shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _word(pod)))
-        return Progress(
-            record=vars(now), state=now.state, reason=reason, outputs=outputs or {}, resources=shown, again=again
-        )
+        return Progress(record=vars(now), state=now.state, reason=reason, outputs=outputs, resources=shown, again=again)
 
 
 def _action(kept: _Record | None, order: StackOrder) -> str:

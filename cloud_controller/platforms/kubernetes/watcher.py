@@ -32,6 +32,8 @@ FOLLOWED: Final = (
     ("apps/v1", "StatefulSet"),
     ("apps/v1", "DaemonSet"),
     ("batch/v1", "Job"),
+    # With the labels of its Service: whether a pod can be reached through it comes a moment after the pod says that it is ready.
+    ("discovery.k8s.io/v1", "EndpointSlice"),
 )
 #: Seconds between two calls of `follow`, and after how many without one the threads end.
 _EVERY: Final = 5.0

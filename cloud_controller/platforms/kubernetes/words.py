@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Trouble", "newest", "of_deployment", "of_pod", "runs", "waits_silently"]
+__all__ = ["Trouble", "newest", "of_deployment", "of_pod", "refused", "runs", "waits_silently", "warning"]
 
 _IMAGE: Final = frozenset(
     ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -46,8 +46,22 @@ def of_deployment(deployment: Json) -> Trouble | None:
     """Why it has no pod: the cluster refuses to make one (a quota, an admission rule)."""
     for condition in deployment.get("status", {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Trouble(f"the cluster refuses its pod: {_short(condition.get('message'))}", lasting=True)
+            return refused(str(condition.get("message")))
     return None
+
+
+def refused(told: str) -> Trouble:
+    """A pod that cannot be made."""
+    return Trouble(f"the cluster refuses its pod: {_short(told)}", lasting=True)
+
+
+def warning(events: Sequence[Json]) -> str:
+    """The newest warning among an object's events; empty where there is none."""
+    warnings = [each for each in events if each.get("type") == "Warning"]
+    if not warnings:
+        return ""
+    last = max(warnings, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
+    return _short(last.get("message"))
 
 
 def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
@@ -67,7 +81,10 @@ def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
         if trouble is not None:
             return trouble
     if status.get("phase") == "Pending":
-        return _of_events(events) or Trouble("its container is being made", lasting=False)
+        told = warning(events)
+        if told:
+            return Trouble(f"its container is not made: {told}", lasting=True)
+        return Trouble("its container is being made", lasting=False)
     ready = conditions.get("Ready")
     if ready is None or ready["status"] != "True":
         return Trouble("does not answer that it is ready yet", lasting=False)
@@ -115,14 +132,6 @@ def _ended(ended: Json) -> str:
         return f"killed by signal {ended['signal']}"
     told = _short(ended.get("message"))
     return f"exited with status {ended.get('exitCode', '?')}" + (f": {told}" if told else "")
-
-
-def _of_events(events: Sequence[Json]) -> Trouble | None:
-    warnings = [each for each in events if each.get("type") == "Warning"]
-    if not warnings:
-        return None
-    last = max(warnings, key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
-    return Trouble(f"its container is not made: {_short(last.get('message'))}", lasting=True)
 
 
 def _short(text: object) -> str:

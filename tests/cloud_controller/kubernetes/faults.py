@@ -92,16 +92,21 @@ class Faults:
             return
         if "watch=true" in handler.path and answer.status == 200:
             self._stream(handler, answer)
-        else:
-            try:
-                body = answer.read()
-            except urllib3.exceptions.HTTPError:
-                # The server has gone in the middle of it: so does its answer.
+            return
+        is_whole = False
+        try:
+            body = answer.read()
+            is_whole = True
+        except urllib3.exceptions.HTTPError:
+            # The server has gone in the middle of it: so does its answer.
+            handler.close_connection = True
+            return
+        finally:
+            if is_whole:
+                answer.release_conn()
+            else:
                 answer.close()
-                handler.close_connection = True
-                return
-            answer.release_conn()
-            self._answer(handler, answer.status, body, {})
+        self._answer(handler, answer.status, body, {})
 
     @staticmethod
     def _answer(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -113,12 +118,12 @@ class Faults:
 
     def _stream(self, handler: http.server.BaseHTTPRequestHandler, answer: Any) -> None:
         handler.close_connection = True
-        handler.send_response(200)
-        handler.send_header("Content-Type", "application/json")
-        handler.end_headers()
-        with self._lock:
-            self._watches[handler.connection] = handler.path, answer
         try:
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/json")
+            handler.end_headers()
+            with self._lock:
+                self._watches[handler.connection] = handler.path, answer
             while chunk := answer.read1(1 << 16):
                 handler.wfile.write(chunk)
                 handler.wfile.flush()

@@ -18,6 +18,7 @@ from cloud_controller.platforms.kubernetes.api import (
     NotFoundError,
     UnreachableError,
 )
+from cloud_controller.platforms.kubernetes.cluster import Cluster, Namespaces
 from cloud_controller.platforms.kubernetes.discovery import Discovery, Resource, UnknownKindError
 
 Answer = tuple[int, Any, dict[str, str]]
@@ -166,6 +167,16 @@ def test_an_older_server_gives_the_same_kind_in_its_own_version(server: Server) 
     # It is known now, both ways.
     assert discovery.find("policy/v1", "PodDisruptionBudget") == found
     assert len(server.asked) == 2
+
+
+def test_a_kind_that_is_taken_away_is_unknown_at_the_next_look(server: Server) -> None:
+    cluster = Cluster(server.api, "k", Namespaces("ns"))
+    server.answer(kinds("Widget"), 404)
+    with pytest.raises(NotFoundError):
+        cluster.of_kind("e.org/v1", "Widget")
+    server.answer(404, (200, {"groups": []}, {}), kinds("Pod"))
+    with pytest.raises(UnknownKindError, match="no Widget"):
+        cluster.of_kind("e.org/v1", "Widget")
 
 
 def test_a_kind_that_is_not_served_is_named_with_where_it_is_and_found_once_it_is_defined(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.deploy.ports import ApplicationOrder, ApplicationState, DeployError
+from cloud_controller.deploy.ports import ApplicationOrder, ApplicationState, DeployError, Progress, StackOrder
 from cloud_controller.labels import Labels
 from cloud_controller.platforms.kubernetes.applications import KubernetesApplications
 from cloud_controller.platforms.kubernetes.orchestrators import ARCHIVE_LIMIT, Runs
@@ -22,6 +23,25 @@ from tests.cloud_controller.test_applications import UNPACK, ordered
 from .bed import Bed, region, until
 
 COMMAND = ("python3", "-I", "-u", "-c", UNPACK)
+
+
+def workload(version: str, kind: str, **spec: Any) -> str:
+    """A document of a template: something that makes a pod."""
+    containers = [{"name": "c", "image": "localhost/none:such"}]
+    pod = {"containers": containers, **({"restartPolicy": "Never"} if kind == "Job" else {})}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": pod}
+    metadata = {"name": "w-${org.archelon.instance}"}
+    document = {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {**spec, "template": template}}
+    return json.dumps(document)
+
+
+SELECTOR = {"matchLabels": {"a": "b"}}
+MAKERS = [
+    workload("apps/v1", "Deployment", selector=SELECTOR),
+    workload("apps/v1", "StatefulSet", selector=SELECTOR, serviceName="none"),
+    workload("apps/v1", "DaemonSet", selector=SELECTOR),
+    workload("batch/v1", "Job"),
+]
 
 
 @pytest.fixture
@@ -135,6 +155,16 @@ def test_a_quota_is_named_and_told_by_the_watcher(bed: Bed, tmp_path: Path) -> N
         small.platform.applications.start(given)
         until(lambda: any("exceeded quota: none" in each for each in told), seconds=60)
         watcher.close()
+        # What makes pods in a stack says so too, each kind in its own way.
+        labels = Labels(str(uuid.uuid4()), "t-1", "svc", 1)
+        template = "\n---\n".join(MAKERS)
+        order = StackOrder(id=str(uuid.uuid4()), name="main", labels=labels, template=template, parameters={})
+
+        def turn(**changes: Any) -> Progress:
+            return small.platform.stacks.advance(replace(order, **changes), None)
+
+        until(lambda: turn().reason.count("exceeded quota: none") == len(MAKERS), seconds=60)
+        until(lambda: turn(presence="absent").state == "DELETE_COMPLETE")
 
 
 def test_each_tenant_in_a_namespace_of_its_own(bed: Bed, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import re
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,52 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: "extra-${org.archelon.instance}"}
 data: {a: b}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: "data-${org.archelon.instance}"}
+spec: {storageClassName: by-hand, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: "set-${org.archelon.instance}"}
+spec:
+  serviceName: none
+  selector: {matchLabels: {tier: set}}
+  template:
+    metadata: {labels: {tier: set}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: set
+          image: "${image}"
+          command: [python3, -I, -c, "import signal; signal.pause()"]
+          securityContext: {runAsUser: 1000}
+          volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, persistentVolumeClaim: {claimName: "data-${org.archelon.instance}"}}]
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: "each-${org.archelon.instance}"}
+spec:
+  selector: {matchLabels: {tier: each}}
+  template:
+    metadata: {labels: {tier: each}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: each
+          image: "${image}"
+          command: [python3, -I, -c, "import signal; signal.pause()"]
+          securityContext: {runAsUser: 1000}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: "outside-${org.archelon.instance}"}
+spec: {type: LoadBalancer, selector: {tier: web}, ports: [{port: 80, targetPort: 8080}]}
+"""
+OUTSIDE = """
+  outside: {of: "Service/outside-${org.archelon.instance}", value: "{.status.loadBalancer.ingress[0].ip}"}
 """
 
 
@@ -121,12 +168,61 @@ def answers(url: str, word: str) -> bool:
         return False
 
 
-def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: list[Driver]) -> None:
-    web = Driver(bed, WEB + EXTRAS)
+@pytest.fixture
+def volume(bed: Bed, tmp_path: Path) -> Iterator[Callable[[Json], None]]:
+    """Gives a claim a volume, as a provisioner or an administrator would."""
+    paths = []
+
+    def give(claim: Json) -> None:
+        name = f"test-{claim['metadata']['uid']}"
+        paths.append(f"/api/v1/persistentvolumes/{name}")
+        spec = {
+            "storageClassName": "by-hand",
+            "accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "1Mi"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": str(tmp_path), "type": "DirectoryOrCreate"},
+            "claimRef": {"namespace": bed.namespace, "name": claim["metadata"]["name"]},
+        }
+        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+        bed.api.apply(paths[-1], volume)
+
+    yield give
+    for path in paths:
+        bed.api.delete(path)
+
+
+def complete_bit_by_bit(web: Driver, volume: Callable[[Json], None]) -> Progress:
+    """What others give it comes one after the other; outputs come when all of it is there."""
+    reasons = ("has no volume yet", "no node can take it: ", "has no address of a load balancer yet")
+    until(lambda: web.turn().outputs is None and all(each in web.turn().reason for each in reasons))
+    volume(web.there()[("PersistentVolumeClaim", "data")])
+    until(lambda: web.turn().reason == "Service/outside: has no address of a load balancer yet")
+    there = web.there()
+    assert there[("StatefulSet", "set")]["status"]["readyReplicas"] == 1
+    daemons = there[("DaemonSet", "each")]["status"]
+    assert daemons["numberReady"] == daemons["desiredNumberScheduled"] > 0
+    waits = web.turn()
+    assert (waits.state, waits.outputs) == ("CREATE_IN_PROGRESS", None)
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}}
+    web.bed.api.merge(web.bed.platform.cluster.path(there[("Service", "outside")]) + "/status", status)
+    done = web.settle()
+    assert done.outputs is not None
+    assert done.outputs["outside"] == "192.0.2.7"
+    return done
+
+
+def test_made_read_changed_pruned_scaled_suspended_and_healed(
+    bed: Bed, made: list[Driver], volume: Callable[[Json], None]
+) -> None:
+    body, ours = WEB.rsplit("---\n", 1)
+    policy = Policy.of(service_types=["ClusterIP", "LoadBalancer"])
+    stacks = KubernetesStacks(bed.platform.cluster, policy, image=bed.image)
+    web = Driver(bed, body.rstrip() + EXTRAS + "---\n" + ours.rstrip() + OUTSIDE, stacks)
     made.append(web)
     preview = web.stacks.preview(web.order, None)
     assert {each.state for each in preview} == {"CREATE"}
-    done = web.settle()
+    done = complete_bit_by_bit(web, volume)
     assert web.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
     # Outputs come of what the cluster made: they answer as soon as they are told.
     assert re.fullmatch(r"http://[\d.]+:80/", done.outputs["url"])
@@ -139,7 +235,8 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: li
     before = web.there()[("Deployment", "web")]["metadata"]["generation"]
     web.settle(labels=replace(web.order.labels, generation=2))
     assert web.states[-1] == "CREATE_COMPLETE"
-    web.change(EXTRAS, "")
+    web.change(EXTRAS, "\n")
+    web.change(OUTSIDE, "\n")
     web.change("tier: web}}\n    spec:", "tier: web}, annotations: {word: '${word}'}}\n    spec:")
     rehearsed = {(each.type, each.state) for each in web.stacks.preview(web.order, web.record)}
     assert {("Deployment", "UPDATE"), ("ConfigMap", "KEEP"), ("ConfigMap", "DELETE")} <= rehearsed
@@ -148,12 +245,8 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(bed: Bed, made: li
     assert web.states[-1] == "UPDATE_COMPLETE"
     assert web.there()[("Deployment", "web")]["metadata"]["generation"] > before
     until(lambda: answers(done.outputs["url"], "changed"))
-    assert set(web.there()) == {
-        ("ConfigMap", "web"),
-        ("Secret", "web"),
-        ("Deployment", "web"),
-        ("Service", "web"),
-    }
+    # A claim stays as long as a pod that has it is on its way out.
+    until(lambda: set(web.there()) == {(each, "web") for each in ("ConfigMap", "Secret", "Deployment", "Service")})
 
     # Scaled within its bounds; measured at its pods.
     done = web.settle(counts=web.stacks.scale(web.order, "web", by=1))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import bundles
 from cloud_controller.deploy.ports import DeployError
-from cloud_controller.platforms.kubernetes.outputs import OutputValue
+from cloud_controller.platforms.kubernetes.outputs import OutputValue, PathError, outputs
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
 from sdk.templates import Document
@@ -364,6 +364,15 @@ def test_outputs_are_any_field() -> None:
     quoted = OutputValue.of(("Service", "x"), "{.a['b..$,(c'][?(@.d=='(,..$' && @.e)].e}")
     assert quoted.value({"a": {"b..$,(c": [{"d": "(,..$", "e": 1}, {"d": "x", "e": 2}]}}) == 1
     assert OutputValue.of(("Service", "x"), "{..port}").value(service) == [1, 80]
+
+
+def test_outputs_are_small() -> None:
+    large = {("ConfigMap", "x"): {"data": {"a": "y" * (200 << 10)}}}
+    one = OutputValue.of(("ConfigMap", "x"), "{.data.a}")
+    assert outputs({"a": one}, large)["a"] == large[("ConfigMap", "x")]["data"]["a"]
+    for wanted in ({"a": one, "b": one}, {"a": OutputValue.of(("ConfigMap", "x"), "{.data.a}" * 100)}):
+        with pytest.raises(PathError, match="more than 262144 characters"):
+            outputs(wanted, large)
 
 
 def test_kinds_are_a_regions_to_choose() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.platforms.kubernetes import marks, words
+from cloud_controller.platforms.kubernetes.nodes import object_name
 from cloud_controller.platforms.kubernetes.readiness import health
 
 
@@ -62,6 +63,9 @@ def test_a_ready_pod_has_no_trouble() -> None:
 def test_events_tell_what_a_silent_container_waits_for() -> None:
     silent = pod("Pending", waiting("ContainerCreating"))
     assert words.waits_silently(silent)
+    stamped = [{"type": "Warning", "message": each, "lastTimestamp": each} for each in ("2", "3", "1")]
+    assert words.warning(stamped) == "3"
+    assert words.warning([]) == ""
     events = [{"type": "Normal", "message": "scheduled"}, {"type": "Warning", "message": "MountVolume failed"}]
     assert words.of_pod(silent, events) == words.Trouble("its container is not made: MountVolume failed", lasting=True)
 
@@ -158,6 +162,11 @@ def test_what_no_label_holds_stands_as_a_digest(value: str) -> None:
     assert marks.label(marks.label(value)) == marks.label(value)
     assert marks.dns_name("app", value).startswith("app-")
     assert len(marks.dns_name("app", value)) < 50
+
+
+def test_nodes_of_one_stack_have_objects_of_their_own() -> None:
+    keys = ["web.0", "Web.0", "web_1.0", "web-1.0", "web.1"]
+    assert len({object_name("0b2b1c6e-1d0c-4a55-9f3e-2f6d1f0f7d11", key) for key in keys}) == len(keys)
 
 
 def test_an_instance_is_found_again_behind_its_label() -> None:

@@ -28,6 +28,10 @@ class Api:
         try:
             with urllib.request.urlopen(request, timeout=5.0, context=self._context) as answer:
                 body = answer.read()
+        except urllib.error.HTTPError as refused:
+            # It is an answer too, with a connection that nobody else closes.
+            refused.close()
+            return None
         except (urllib.error.URLError, OSError):
             return None
         return json.loads(body) if body.startswith(b"{") else body.decode()

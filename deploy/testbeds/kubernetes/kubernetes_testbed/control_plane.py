@@ -7,7 +7,7 @@ from .commands import output_of
 from .daemons import Daemons
 from .layout import Layout
 
-__all__ = ["DAEMONS", "start_control_plane"]
+__all__ = ["DAEMONS", "await_controllers", "start_api_server", "start_controllers", "start_store"]
 
 #: In the order in which they are started.
 DAEMONS = ("etcd", "apiserver", "controller-manager", "scheduler")
@@ -15,14 +15,26 @@ _ETCD = "http://127.0.0.1:2379"
 _PEERS = "http://127.0.0.1:2380"
 
 
-def start_control_plane(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start all four, and wait until they work. Raises TestBedError.
+def start_store(layout: Layout, daemons: Daemons) -> None:
+    """Start etcd, and do not wait for it."""
+    daemons.start(
+        "etcd",
+        layout.program("etcd"),
+        f"--name={layout.name}",
+        f"--data-dir={layout.state}/etcd",
+        f"--listen-client-urls={_ETCD}",
+        f"--advertise-client-urls={_ETCD}",
+        f"--listen-peer-urls={_PEERS}",
+        f"--initial-advertise-peer-urls={_PEERS}",
+        f"--initial-cluster={layout.name}={_PEERS}",
+        "--unsafe-no-fsync",
+        "--logger=zap",
+        "--log-level=warn",
+    )
 
-    Args:
-        inside: begins a command that runs in the network namespace.
-    """
-    _start_etcd(layout, daemons, inside=inside)
-    _start_api_server(layout, daemons)
+
+def start_controllers(layout: Layout, daemons: Daemons) -> None:
+    """Wait until the API answers, and start controllers and scheduler. Raises TestBedError."""
     api = Api(layout)
     daemons.await_ready("apiserver", lambda: api.get("/readyz") == "ok")
     certificates = layout.certificates
@@ -52,32 +64,25 @@ def start_control_plane(layout: Layout, daemons: Daemons, *, inside: list[str]) 
         *(each.format(layout.kubeconfig("scheduler")) for each in identity),
         f"--cert-dir={layout.state}",
     )
+
+
+def await_controllers(layout: Layout, daemons: Daemons) -> None:
+    """Wait until the controllers work. Raises TestBedError."""
+    api = Api(layout)
     # Made by a controller: it being there says that they run.
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     daemons.await_ready("controller-manager", lambda: api.get(account) is not None)
 
 
-def _start_etcd(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    daemons.start(
-        "etcd",
-        layout.program("etcd"),
-        f"--name={layout.name}",
-        f"--data-dir={layout.state}/etcd",
-        f"--listen-client-urls={_ETCD}",
-        f"--advertise-client-urls={_ETCD}",
-        f"--listen-peer-urls={_PEERS}",
-        f"--initial-advertise-peer-urls={_PEERS}",
-        f"--initial-cluster={layout.name}={_PEERS}",
-        "--unsafe-no-fsync",
-        "--logger=zap",
-        "--log-level=warn",
-    )
+def start_api_server(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
+    """Start it once etcd answers, and do not wait for it. Raises TestBedError.
+
+    Args:
+        inside: begins a command that runs in the network namespace.
+    """
     # From inside: etcd listens on the namespace's own loopback.
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", f"{_ETCD}/health"]
     daemons.await_ready("etcd", lambda: bool(output_of(ask, check=False)))
-
-
-def _start_api_server(layout: Layout, daemons: Daemons) -> None:
     certificates = layout.certificates
     daemons.start(
         "apiserver",

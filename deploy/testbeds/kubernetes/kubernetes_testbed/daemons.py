@@ -26,15 +26,23 @@ class Daemons:
         logs: of a log for each.
         cgroup: they all are in it.
         inside: makes of a command one that runs in the network namespace.
+        told: takes a line for people when one is ready.
     """
 
     def __init__(
-        self, directory: Path, logs: Path, *, cgroup: CgroupTree, inside: Callable[..., Sequence[str]]
+        self,
+        directory: Path,
+        logs: Path,
+        *,
+        cgroup: CgroupTree,
+        inside: Callable[..., Sequence[str]],
+        told: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._logs = logs
         self._cgroup = cgroup
         self._inside = inside
+        self._told = told
 
     def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
         """Start one, unless it runs."""
@@ -81,10 +89,13 @@ class Daemons:
 
     def await_ready(self, name: str, ready: Callable[[], bool], *, patience: float = 60.0) -> None:
         """Wait until it is ready. Raises TestBedError with its last words where it ends, or takes too long."""
+        if ready():
+            return
         try:
             wait_for(ready, f"{name} does not become ready", patience=patience, alive=lambda: self.runs(name))
         except TestBedError as error:
             raise TestBedError(f"{error}; the end of {self._logs / name}.log: {self.last_words(name)}") from None
+        self._told(f"{name} is ready")
 
     def last_words(self, name: str) -> str:
         """The end of its log."""

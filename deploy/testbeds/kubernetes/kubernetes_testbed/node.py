@@ -13,18 +13,21 @@ from .daemons import Daemons
 from .images import pack_image
 from .layout import Layout
 
-__all__ = ["DAEMONS", "start_node"]
+__all__ = ["DAEMONS", "await_node", "start_kubelet", "start_runtime"]
 
 DAEMONS = ("containerd", "kubelet", "kube-proxy", "cluster-dns")
 _PAUSE = "localhost/pause:archelon"
 
 
-def start_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start the node's daemons and wait until it is ready for pods. Raises TestBedError."""
+def start_runtime(layout: Layout, daemons: Daemons) -> None:
+    """Start containerd, and do not wait for it. Raises TestBedError."""
     _write_network(layout)
     _start_containerd(layout, daemons)
+
+
+def await_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
+    """Wait until the node is ready for pods, and kube-proxy for Services. Raises TestBedError."""
     api = Api(layout)
-    _start_kubelet(layout, daemons)
     daemons.start(
         "kube-proxy",
         layout.program("kube-proxy"),
@@ -97,6 +100,10 @@ state = "{layout.state}/containerd/state"
 """
     )
     daemons.start("containerd", layout.program("containerd"), f"--config={configuration}")
+
+
+def _await_containerd(layout: Layout, daemons: Daemons) -> None:
+    """Wait until it answers, and give it the image that every pod needs."""
     ctr = [layout.program("ctr"), f"--address={layout.containerd_socket}", "--namespace=k8s.io"]
     daemons.await_ready("containerd", lambda: "Server" in output_of([*ctr, "version"], check=False))
     if _PAUSE not in output_of([*ctr, "images", "ls", "--quiet"]).split():
@@ -108,7 +115,9 @@ state = "{layout.state}/containerd/state"
             output_of([*ctr, "images", "import", str(archive)])
 
 
-def _start_kubelet(layout: Layout, daemons: Daemons) -> None:
+def start_kubelet(layout: Layout, daemons: Daemons) -> None:
+    """Start the kubelet once containerd answers, and do not wait for it. Raises TestBedError."""
+    _await_containerd(layout, daemons)
     certificates = layout.certificates
     (layout.state / "resolv.conf").write_text(f"nameserver {layout.node_address}\n")
     document = {
@@ -134,6 +143,9 @@ def _start_kubelet(layout: Layout, daemons: Daemons) -> None:
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         # Images come from no registry: what is collected is gone.
         "imageGCHighThresholdPercent": 100,
+        # When the runtime is ready is looked at this often, and not every ten seconds; written only where it changed.
+        "nodeStatusUpdateFrequency": "1s",
+        "nodeStatusReportFrequency": "5m",
         "maxPods": 110,
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
