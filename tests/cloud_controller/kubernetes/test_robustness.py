@@ -147,8 +147,8 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         return f"| {trouble.name} | {up:.1f} s | {back:.1f} s | {gone:.1f} s | {len(faults.asked)} | {refused} |"
 
 
-# Of the connections that are cut here by the hundred, one is now and then left to the garbage collector, on a busy machine; who had
-# opened it is not known. So the collector runs before another test could be blamed.
+# Of the connections that are cut here by the hundred, one is now and then left to the garbage collector, on a busy machine; who
+# had opened it is not known. So the collector runs before another test could be blamed.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path, tables: Tables) -> None:
     with ThreadPoolExecutor(4) as pool:
