@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from occi_service import logs
+from occi_service.database import insert_into
 from occi_service.work import Priority, WorkQueue
 
 from .labels import Labels
@@ -88,8 +88,7 @@ class Objects:
         if self.owner(connection, new.path) is not None:
             return False
         labels = new.labels
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        row = insert(objects).values(
+        row = insert_into(objects, connection.dialect.name).values(
             path=new.path,
             topic=new.topic,
             tenant=labels.tenant,

@@ -24,11 +24,12 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 import sqlalchemy.exc
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
 from .sqlite_turns import ProcessTurns
 
-__all__ = ["Database", "Often", "metadata"]
+__all__ = ["Database", "Often", "insert_into", "metadata"]
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
@@ -40,6 +41,16 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+def insert_into(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that may say ON CONFLICT, which both databases know and SQLAlchemy has for each of them alone.
+
+    Args:
+        dialect: `sqlite` or `postgresql`.
+    """
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
 
 #: Of libpq: a server that went away without a word is noticed in seconds. TCP's own patience is a quarter of an hour.
 _KEEPALIVE: Final = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000}

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from occi.backend import ActionBackend, KindBackend
-from sqlalchemy.dialects import postgresql, sqlite
 
 import bundles
 from occi_service import work
+from occi_service.database import insert_into
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
 from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
@@ -198,11 +198,15 @@ class Catalogue:
                 return digest, False
         # Unpacked before the transaction begins: on SQLite nobody else could write meanwhile.
         manifest = _manifest_of(digest, archive)
-        insert = sqlite.insert if self._database.dialect == "sqlite" else postgresql.insert
         row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
         with self._database.write() as connection:
             # Of two who bring the same at once, one is first; how many rows were written, not every driver tells.
-            brought = insert(table).values(row).on_conflict_do_nothing().returning(table.c.digest)
+            brought = (
+                insert_into(table, self._database.dialect)
+                .values(row)
+                .on_conflict_do_nothing()
+                .returning(table.c.digest)
+            )
             return digest, connection.scalar(brought) is not None
 
     def publish(

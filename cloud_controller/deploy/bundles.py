@@ -17,10 +17,9 @@ import falcon.routing
 import sqlalchemy as sa
 from occi.backend import KindBackend
 from occi.core_model import Entity, Resource
-from sqlalchemy.dialects import postgresql, sqlite
 
 import bundles as archives
-from occi_service.database import Database
+from occi_service.database import Database, insert_into
 from occi_service.errors import (
     BadRequestError,
     ForbiddenError,
@@ -60,8 +59,11 @@ class Bundles:
 
     def add(self, connection: sa.Connection, digest: str, archive: bytes) -> bool:
         """Keep one; False where it is here already, perhaps since a moment ago."""
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        new = insert(bundles).values(digest=digest, archive=archive).on_conflict_do_nothing()
+        new = (
+            insert_into(bundles, connection.dialect.name)
+            .values(digest=digest, archive=archive)
+            .on_conflict_do_nothing()
+        )
         return connection.scalar(new.returning(bundles.c.digest)) is not None
 
     def archive(self, connection: sa.Connection, digest: str) -> bytes | None:

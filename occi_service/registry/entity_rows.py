@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from occi.core_model import Entity
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
-from ..database import Database
+from ..database import Database, insert_into
 from ..errors import ConflictError, shown
 from ..model import secrets_of
 from .records import EntityRecord, dehydrate
@@ -90,8 +90,7 @@ class EntityRows:
     def __init__(self, database: Database, secrets: SecretsAtRest) -> None:
         self._dialect = database.dialect
         self._secrets = secrets
-        insert = sqlite.insert if database.dialect == "sqlite" else postgresql.insert
-        self._insert = insert(entities).on_conflict_do_nothing().returning(entities.c.sequence)
+        self._insert = insert_into(entities, database.dialect).on_conflict_do_nothing().returning(entities.c.sequence)
         self._held: weakref.WeakKeyDictionary[sa.Transaction, dict[tuple[str, str], _Held]]
         self._held = weakref.WeakKeyDictionary()
 

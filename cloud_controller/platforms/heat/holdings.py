@@ -9,7 +9,6 @@ with, and its last instance's disposal has verified that nothing was left.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -22,7 +21,7 @@ from ...labels import Labels
 from ...platform import NeverDelegatedError, StackBook
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
-from .resources import is_deletion_stalled
+from .resources import is_deletion_stalled, seconds
 
 __all__ = ["AllHoldings", "HeatHoldings"]
 
@@ -57,7 +56,7 @@ class HeatHoldings:
                 instance = labels_of(each.tags)[0].instance
                 if not instance:
                     continue
-                age = max(0.0, now - _seconds(each.updated_time or each.creation_time))
+                age = max(0.0, now - seconds(each.updated_time or each.creation_time))
                 ages[instance] = min(ages.get(instance, age), age)
                 self._found[instance] = labels
         return ages
@@ -145,7 +144,3 @@ def _deletion(stack: Any) -> Callable[[Client], None]:
             client.stacks.delete(f"{stack.stack_name}/{stack.id}")
 
     return delete
-
-
-def _seconds(time_of_heat: str) -> float:
-    return datetime.datetime.fromisoformat(time_of_heat.replace("Z", "+00:00")).timestamp()

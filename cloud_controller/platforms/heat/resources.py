@@ -13,7 +13,7 @@ from heatclient.v1.client import Client
 
 from ...deploy.ports import StackResource
 
-__all__ = ["DEPTH", "Found", "failures", "is_deletion_stalled", "locate", "moment", "resources_of", "shown"]
+__all__ = ["DEPTH", "Found", "failures", "is_deletion_stalled", "locate", "moment", "resources_of", "seconds", "shown"]
 
 #: Stacks inside one another that are looked into; Heat allows five.
 DEPTH: Final = 5
@@ -89,7 +89,12 @@ def is_deletion_stalled(stack: Any, now: float) -> bool:
         now: seconds since the epoch.
     """
     told = str(stack.updated_time or stack.creation_time)
-    return now - datetime.datetime.fromisoformat(told.replace("Z", "+00:00")).timestamp() >= _STALLED
+    return now - seconds(told) >= _STALLED
+
+
+def seconds(time_of_heat: str) -> float:
+    """A time as Heat writes it, in seconds since the epoch."""
+    return datetime.datetime.fromisoformat(time_of_heat.replace("Z", "+00:00")).timestamp()
 
 
 def locate(client: Client, stack: str, path: str) -> Found | None:
