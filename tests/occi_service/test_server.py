@@ -21,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import until
+
 SERVER = "Archelon/0.1.0 OCCI/1.2"
 SECRET = "hunter2-is-the-word"
 
@@ -334,7 +336,10 @@ def test_what_killed_processes_left_goes_with_the_next_start(tmp_path: Path, mon
         (tmp_path / name).mkdir()
     with started(WEB, tmp_path / "killed") as killed:
         [left] = temporary.iterdir()
-        processes = [psutil.Process(killed.process.pid), *psutil.Process(killed.process.pid).children()]
+        arbiter = psutil.Process(killed.process.pid)
+        # The port is told before the workers are there; one that is forked after the look would live on for a moment.
+        workers = until(lambda: len(found := arbiter.children()) == 2 and found, "both workers are there")
+        processes = [arbiter, *workers]
         for each in processes:
             each.kill()
         psutil.wait_procs(processes, timeout=60)

@@ -15,9 +15,11 @@ from tests.tables import Tables
 
 from .crash_bench import Bench, Round, Row, Table, bench
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
-
 ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
+
+#: One round of the longest takes about three minutes on a quiet machine.
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(900 * ROUNDS)]
+
 #: More touches than any order has.
 _MOST = 120
 
