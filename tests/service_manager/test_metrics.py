@@ -16,9 +16,10 @@ from occi_service.schema import upgrade
 from occi_service.work import WorkQueue
 from service_manager.metrics import Exporter
 from service_manager.wiring import MIGRATIONS
+from tests.ports import free_port
 from tests.standins.cloud import StandInCloud
 
-from .harness import TYPE, Keys, ServiceManager, free_port, make_bundle, running, until
+from .harness import TYPE, Keys, ServiceManager, make_bundle, running, until
 
 SERVICE = {"service": TYPE}
 
