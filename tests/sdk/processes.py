@@ -62,7 +62,7 @@ class Process:
                 stderr=stream,
                 start_new_session=True,
             )
-        while time.monotonic() < begun + 30:
+        while time.monotonic() < begun + 60:
             assert self._process.poll() is None, self.log.read_text()[-4000:]
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return time.monotonic() - begun
@@ -86,6 +86,6 @@ class Process:
         """End it as a container is ended; its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(timeout=20)
+        code = self._process.wait(timeout=60)
         self._process = None
         return code
