@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sdk.bench import Bench
+from tests.ports import free_port
 
 __all__ = ["ROOT", "Process"]
 
@@ -24,9 +25,7 @@ class Process:
     """One orchestrator; the same port over its restarts."""
 
     def __init__(self, bench: Bench, log: Path, command: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self._command = list(command)

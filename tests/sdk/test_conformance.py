@@ -13,6 +13,7 @@ import pytest
 
 from sdk import conformance
 from sdk.bench import Bench
+from tests.ports import free_port
 
 from .processes import ROOT
 
@@ -31,7 +32,7 @@ def findings(
     with (
         log.open("wb") as output,
         Bench(seconds=seconds) as bench,
-        conformance.started(command, bench, seconds=60, output=output.fileno()) as (url, restart),
+        conformance.started(command, bench, seconds=60, output=output.fileno(), port=free_port()) as (url, restart),
     ):
         return conformance.check(url, bench, restart=restart, prompt=prompt)
 
