@@ -214,7 +214,9 @@ class _Life:
             except client.UnavailableError as error:
                 refused = error
             if time.monotonic() - begun > self._prompt:
-                raise _Broken(f"it was answered after more than {self._prompt:g} s; answer 503, and work it off meanwhile")
+                raise _Broken(
+                    f"it was answered after more than {self._prompt:g} s; answer 503, and work it off meanwhile"
+                )
             if refused is not None and refused.retry_after is None:
                 raise _Broken("503 for an event has to say Retry-After")
             if refused is not None:
