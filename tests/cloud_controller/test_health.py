@@ -34,7 +34,8 @@ class Answering:
             if self._answer is None:
                 self._kept.append(client)
                 continue
-            with client, contextlib.suppress(ConnectionError):
+            # Whoever asked may have gone with a part of the answer unread.
+            with client, contextlib.suppress(OSError):
                 client.sendall(self._answer)
                 client.shutdown(socket.SHUT_WR)
                 while client.recv(65536):

@@ -190,7 +190,7 @@ class ServiceManager:
         headers: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """A request as any HTTP client makes it, over a connection of its own, so that any web process answers."""
-        with urllib3.PoolManager(retries=False, timeout=10.0) as http:
+        with urllib3.PoolManager(retries=False, timeout=60.0) as http:
             fields = {"X-Auth-Token": self.realm.tokens[user], **(headers or {})}
             body = None if document is None else json.dumps(document).encode()
             return http.request(method, self.url + path, body=body, headers=fields)
@@ -210,7 +210,7 @@ class ServiceManager:
             except client.NotFoundError:
                 return None
 
-    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 30.0) -> None:
+    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 90.0) -> None:
         """Wait until an instance is in a state, or gone."""
         seen: list[Any] = []
 

@@ -34,6 +34,7 @@ from occi_service.model import type_id
 from occi_service.wire import deploy, design, disposal, names, tokens
 from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
+from tests.ports import free_port
 from tests.standins.cloud import StandInCloud
 from tests.standins.faults import Fault
 
@@ -63,7 +64,7 @@ class ServiceManager:
         answers: statuses to answer the next calls with instead, by action.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int) -> None:
         self.said: list[tuple[str, str, dict[str, Any]]] = []
         self.answers: dict[str, list[int]] = {"renew": [], "report": []}
         self._changed = threading.Condition()
@@ -129,7 +130,8 @@ class ServiceManager:
 
 @pytest.fixture
 def sm() -> Iterator[ServiceManager]:
-    started = ServiceManager()
+    # One of the tests stops it, and starts another at the same port.
+    started = ServiceManager(free_port())
     yield started
     started.stop()
 
