@@ -73,7 +73,8 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends: dict[str, int] = {}
         self._threads: dict[str, threading.Thread] = {}
-        self._read, self._write = os.pipe()
+        self._open: tuple[int, ...] = os.pipe()
+        self._read = self._open[0]
         os.set_inheritable(self._read, True)
 
     def start(self, program: Program) -> None:
@@ -128,9 +129,11 @@ class Supervisor:
             process.wait()
         for thread in self._threads.values():
             thread.join(timeout=5.0)
-        for descriptor in (self._read, self._write):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        with self._lock:
+            open_ones, self._open = self._open, ()
+        # Once: when it is asked to stop again, the numbers may be others'.
+        for descriptor in open_ones:
+            os.close(descriptor)
         return killed
 
     def _launch(self, program: Program) -> None:

@@ -33,7 +33,8 @@ from .bench import Bench
 
 __all__ = ["Finding", "awaited", "check", "environment_lines", "is_url", "main", "started"]
 
-_PROMPT: Final = 2.0
+#: Seconds in which an orchestrator has to answer, whatever it was told to do.
+PROMPT: Final = 2.0
 #: Seconds in which somebody else is to start the orchestrator.
 PATIENCE: Final = 300.0
 _OTHER: Final = "00000000-0000-4000-8000-000000000000"
@@ -65,15 +66,17 @@ def check(
     *,
     parameters: Mapping[str, Any] | None = None,
     restart: Callable[[], None] | None = None,
+    prompt: float = PROMPT,
 ) -> list[Finding]:
     """Test the orchestrator at a URL, which was started with the bench's environment.
 
     Args:
         parameters: the tenant's attributes that it needs.
         restart: kills and starts it, with the same environment and address; without it that is not tested.
+        prompt: seconds in which it has to answer; more where the machine does other things meanwhile.
     """
     with bench.orchestrator(url) as occi:
-        life = _Life(url, bench, occi, parameters or {}, restart)
+        life = _Life(url, bench, occi, parameters or {}, restart, prompt)
         return [_finding(name, step) for name, step in life.steps()]
 
 
@@ -95,12 +98,14 @@ class _Life:
         occi: client.Client,
         parameters: Mapping[str, Any],
         restart: Callable[[], None] | None,
+        prompt: float,
     ) -> None:
         self._url = url
         self._bench = bench
         self._occi = occi
         self._parameters = dict(parameters)
         self._restart = restart
+        self._prompt = prompt
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Name and check."""
@@ -167,7 +172,7 @@ class _Life:
         begun = time.monotonic()
         self._bench.phase(self._occi, phase, generation, self._parameters)
         taken = time.monotonic() - begun
-        if taken > _PROMPT:
+        if taken > self._prompt:
             raise _Broken(f"{phase} was answered after {taken:.1f} s; answer at once, and report the outcome")
         self._done(phase, generation, after)
 
@@ -208,8 +213,10 @@ class _Life:
                 self._bench.notify(self._occi, "conformance-1", "tick")
             except client.UnavailableError as error:
                 refused = error
-            if time.monotonic() - begun > _PROMPT:
-                raise _Broken(f"it was answered after more than {_PROMPT:g} s; answer 503, and work it off meanwhile")
+            if time.monotonic() - begun > self._prompt:
+                raise _Broken(
+                    f"it was answered after more than {self._prompt:g} s; answer 503, and work it off meanwhile"
+                )
             if refused is not None and refused.retry_after is None:
                 raise _Broken("503 for an event has to say Retry-After")
             if refused is not None:
@@ -252,7 +259,7 @@ class _Life:
         after = len(self._bench.reports)
         begun = time.monotonic()
         self._bench.phase(self._occi, "destroy")
-        if time.monotonic() - begun > _PROMPT:
+        if time.monotonic() - begun > self._prompt:
             raise _Broken("DELETE is not answered at once")
         shown = 6 if self._restart is not None else 5
         self._done("destroy", shown, after)
@@ -276,19 +283,26 @@ class _Life:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], bench: Bench, *, seconds: float = 20.0, output: int | None = None
+    command: Sequence[str],
+    bench: Bench,
+    *,
+    seconds: float = 20.0,
+    output: int | None = None,
+    port: int | None = None,
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Start a command on the bench, and wait until it listens: its URL, and what restarts it.
 
     Args:
         output: file descriptor for what it prints; its standard error and output without.
+        port: where it is to listen; a free one without.
 
     Raises:
         RuntimeError: it ends, or does not listen in time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
     environment = {**os.environ, **bench.environment, "HOST": "127.0.0.1", "PORT": str(port)}
     running: list[subprocess.Popen[bytes]] = []
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
+
+from tests.ports import free_port
 
 
 class PostgresServer:
@@ -41,9 +42,7 @@ class PostgresServer:
         return found[-1].parent if found else None
 
     def __enter__(self) -> str:
-        with socket.socket() as probe:
-            probe.bind((self._host, 0))
-            port = probe.getsockname()[1]
+        port = free_port(self._host)
         if self._user:
             # pytest's directories are root's alone; the server needs to pass through them.
             for directory in (self._directory, *self._directory.parents):

@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.ports import free_port
+
 __all__ = ["Relay", "relay_to"]
 
 
@@ -26,9 +28,7 @@ class Relay:
         self._flows = threading.Event()
         self._flows.set()
         self.held = threading.Event()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.unblock()
 
     def unblock(self) -> None:

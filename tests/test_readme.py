@@ -39,7 +39,7 @@ def served(tmp_path: Path) -> Iterator[int]:
             yield listening.getsockname()[1]
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def test_the_first_service_answers_the_first_requests(served: int) -> None:
@@ -50,7 +50,7 @@ def test_the_first_service_answers_the_first_requests(served: int) -> None:
     assert len(commands) == 3
     answers = []
     for command in commands:
-        text = command.replace("localhost:8000", f"127.0.0.1:{served}").replace("curl ", "curl -sS --max-time 20 ", 1)
+        text = command.replace("localhost:8000", f"127.0.0.1:{served}").replace("curl ", "curl -sS --max-time 60 ", 1)
         done = subprocess.run(["bash", "-c", text], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
         answers.append(done.stdout)

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from archelon.command_line import main
+from tests.ports import lane
 from tests.waiting import until
 
 __all__ = ["FRONT", "GUESTBOOK", "Dev", "Said", "archelon", "first_port", "front", "until"]
@@ -50,8 +51,7 @@ def archelon(*arguments: object) -> Said:
 
 def first_port() -> int:
     """Where to look for ports: apart from other runs on this machine, and from this run's other processes."""
-    lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
-    return 10000 + 2000 * lane + random.randrange(0, 2000, 40)
+    return 10000 + 2000 * lane() + random.randrange(0, 2000, 40)
 
 
 def front(directory: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import pytest
 
 from archelon.failures import Status
 from sdk import conformance
+from tests.ports import free_port
 
 from .harness import ROOT, Said, archelon, until
 
@@ -49,8 +49,7 @@ def test_what_ends_at_once_is_told_so() -> None:
 
 
 def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     said: list[Said] = []
     file = tmp_path / "environment"
     options = ("-o", "json", "--environment-file", file, "--patience", 60)

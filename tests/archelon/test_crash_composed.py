@@ -365,7 +365,7 @@ def _visitors(life: Life) -> Iterator[threading.Event]:
 
 def _soon(begun: Callable[[], bool], what: str) -> None:
     """Wait without a pause worth the name: what has begun may be over soon."""
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + PATIENCE
     while not begun():
-        assert time.monotonic() < end, f"not within 30 s: {what}"
+        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
         time.sleep(0.005)

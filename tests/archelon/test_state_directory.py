@@ -56,6 +56,8 @@ def test_each_role_has_a_token_of_its_own(state: StateDirectory) -> None:
 def test_ports_are_a_row_of_free_ones(tmp_path: Path) -> None:
     first = first_port()
     with socket.socket() as taken:
+        # What is left of another test's connections does not matter here.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", first + 2))
         taken.listen()
         state = StateDirectory(tmp_path / NAME)

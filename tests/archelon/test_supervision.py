@@ -117,6 +117,15 @@ def test_stop_ends_all_and_says_who_had_to_be_killed(supervisor: Supervisor, tol
     assert told == []
 
 
+def test_stopped_again_it_closes_nothing_of_others(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.stop()
+    with (tmp_path / "one").open("w") as one, (tmp_path / "two").open("w") as two:
+        supervisor.stop()
+        for each in (one, two):
+            each.write("still open")
+            each.flush()
+
+
 def test_nobody_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     child = (
         "import os, signal, time; from archelon.supervision import end_with_parent; "

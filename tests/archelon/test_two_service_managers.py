@@ -33,7 +33,7 @@ from sdk.line import Line
 from sdk.pace import WakingPace
 from sdk.reach import NetworkReach
 from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front, until
-from tests.service_manager.harness import free_port
+from tests.ports import free_port
 
 STORE = "http://schemas.archelon.org/occi/service#store"
 PATIENCE = 120.0

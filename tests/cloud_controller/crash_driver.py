@@ -41,7 +41,7 @@ def drive(root: Path, wanted: Mapping[str, Any], die_at: int) -> None:
     launcher = Launcher(root, checkpoint=fuse)
     stacks = DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
     kept = root / "record.json"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while True:
         before = kept.read_text(encoding="utf-8") if kept.exists() else ""
         progress = stacks.advance(order(**wanted), json.loads(before) if before else None)

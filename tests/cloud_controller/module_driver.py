@@ -109,7 +109,7 @@ def work_until(job: dict[str, Any]) -> None:
         for topic in topics_of(house.parts, send=send)
     ]
     worker = work.Worker(house.parts.queue, topics, threads=1, lease=LEASE)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while not reached(house, job["goal"], job["running"]):
         while worker.run_once():
             pass

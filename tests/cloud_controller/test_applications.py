@@ -224,7 +224,8 @@ def test_restarted(rig: Rig) -> None:
 
 def test_the_log_can_be_followed(rig: Rig) -> None:
     url = start(rig).url
-    first = rig.applications.read_log(rig.instance)
+    # It listens a moment before what it said is in its log.
+    first = until(lambda: (found := rig.applications.read_log(rig.instance)).data and found)
     assert first.data.startswith(b"secret of 6 characters\n")
     until(lambda: reached(f"{url}?follow"))
     until(lambda: b"GET /?follow" in rig.applications.read_log(rig.instance, first.next).data)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Name, State
 from tests.tables import Tables
+from tests.waiting import until
 
 from .descriptions import sleepers
 
@@ -69,7 +69,7 @@ class Worker:
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.close()
-        self._program.wait(10)
+        self._program.wait(60)
         self._program.stdout.close()
 
 
@@ -105,9 +105,8 @@ def make_ready(worker: Worker, root: Path, before: Mapping[str, Any] | None, vic
         pid = books[victim]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + 60
-        while (found := launcher.observe(Name("i-1", f"s1.{victim}"))) is None or found.state is not State.FAILED:
-            assert time.monotonic() < end
+        name = Name("i-1", f"s1.{victim}")
+        until(lambda: (found := launcher.observe(name)) and found.state is State.FAILED, f"{victim} is seen to be dead")
     return books
 
 

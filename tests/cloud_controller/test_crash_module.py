@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.orders import Name, State
 from occi_service.wire import deploy, disposal
 from tests.tables import Tables
+from tests.waiting import until
 
 from .descriptions import sleepers
 from .house import House, new_instance
@@ -81,7 +81,7 @@ class Program:
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.close()
-        self._program.wait(10)
+        self._program.wait(60)
         self._program.stdout.close()
 
 
@@ -142,9 +142,9 @@ class Life:
         pid = self.books()[key]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + 5
-        while (found := self.launcher.observe(name)) is None or found.state is not State.FAILED:
-            assert time.monotonic() < end
+        until(
+            lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead"
+        )
 
     def sent(self) -> list[Any]:
         return [json.loads(line) for line in (self.root / "sent").read_text().splitlines()]

@@ -52,6 +52,8 @@ def test_everything_of_an_instance_goes_and_the_audit_says_so(house: House) -> N
     with house.worker():
         for each in (instance, neighbour):
             house.wait(lambda each=each: state(house, each) == "CREATE_COMPLETE")
+            # Its orchestrator may come later than its stack.
+            house.wait(lambda each=each: len(house.platform.launcher.find(instance=each)) == 3)
         orphan(house, instance)
         order = [process.name.process for process in house.platform.launcher.find(instance=instance)]
         assert len(order) == 4
@@ -185,8 +187,9 @@ def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:
     patient = Sweep(house.database, house.parts.objects, holdings=holdings, grace=60.0)
     assert patient() == 300.0
     assert set(house.platform.holdings.instances(INSTALLATION)) == {known, unknown}
-    Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)()
-    assert set(house.platform.holdings.instances(INSTALLATION)) == {known}
+    sweep = Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)
+    # One look may be over before what it ended is gone.
+    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {known})
 
 
 def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House) -> None:
@@ -197,11 +200,9 @@ def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House)
     left = house.platform.launcher.work(Name(stuck, "stray")).parent / "left"
     left.mkdir()
     sweep = Sweep(house.database, house.parts.objects, holdings={"local": house.platform.holdings}, grace=0.0)
-    sweep()
-    assert set(house.platform.holdings.instances(INSTALLATION)) == {stuck}
+    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {stuck})
     left.rmdir()
-    sweep()
-    assert house.platform.holdings.instances(INSTALLATION) == {}
+    house.wait(lambda: sweep() and house.platform.holdings.instances(INSTALLATION) == {})
 
 
 def test_an_application_that_cannot_be_removed_says_why(house: House) -> None:

@@ -34,7 +34,8 @@ class Answering:
             if self._answer is None:
                 self._kept.append(client)
                 continue
-            with client, contextlib.suppress(ConnectionError):
+            # Whoever asked may have gone with a part of the answer unread.
+            with client, contextlib.suppress(OSError):
                 client.sendall(self._answer)
                 client.shutdown(socket.SHUT_WR)
                 while client.recv(65536):
@@ -163,10 +164,9 @@ while len([each for each in os.listdir() if each.startswith('here-')]) < 4:
 
 def test_two_hundred_at_once_take_few_threads(serve: list[Answering]) -> None:
     serve.append(Answering(b""))
-    before = threading.active_count()
-    seen: list[int] = []
+    before = set(threading.enumerate())
     check = Check(ports={"p": serve[0].port}, asked_ports=("p",), timeout=60.0)
     answers = check_all([check] * 200)
-    seen.append(threading.active_count())
+    # Other tests' threads may end meanwhile.
+    assert set(threading.enumerate()) <= before
     assert answers == [""] * 200
-    assert seen[0] == before

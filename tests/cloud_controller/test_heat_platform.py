@@ -206,7 +206,7 @@ heat_template_version: 2018-08-31
 resources:
   handle: {type: 'OS::Heat::WaitConditionHandle'}
   condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
-  slow: {type: 'OS::Heat::TestResource', properties: {action_wait_secs: {delete: 6}}}
+  slow: {type: 'OS::Heat::TestResource', properties: {action_wait_secs: {delete: 15}}}
 """
 
 
@@ -326,7 +326,7 @@ def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(reg
     now = 0.0
     watcher = HeatWatcher(region.connections, region.book, clock=lambda: now)
     told: list[Change] = []
-    slow = region.order(template_of({"a": {"wait_secs": "3"}}))
+    slow = region.order(template_of({"a": {"wait_secs": "10"}}))
     quick = region.order(template_of({"a": {}}))
     for each in (slow, quick):
         region.advance(each)
@@ -343,7 +343,8 @@ def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(reg
         pauses.append(watcher.follow(told.append))
         now += pauses[-1]
         time.sleep(0.3)
-    assert pauses == sorted(pauses)
+    # What settles begins anew, and that was the last.
+    assert pauses[:-1] == sorted(pauses[:-1])
     region.settle(slow)
     before = len(region.http.paths)
     now += 100.0
@@ -386,7 +387,7 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
         return time.time() + later
 
     # Each long enough at its deletion for several looks.
-    slow = template_of({"a": {"action_wait_secs": "{delete: 6}"}})
+    slow = template_of({"a": {"action_wait_secs": "{delete: 15}"}})
     order = region.order(slow)
     configuration = ConfigurationOrder(
         str(uuid.uuid4()), order.labels.instance, order.id, "web", kind="software-config", content={}

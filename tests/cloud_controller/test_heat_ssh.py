@@ -20,6 +20,7 @@ from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.provision.ports import ConfigurationOrder, Configured, ProvisionError
 from tests.conftest import missing
 from tests.openstack import OpenStack
+from tests.ports import free_port
 
 from .test_heat_platform import Region
 
@@ -33,8 +34,7 @@ class Sshd:
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)]
             subprocess.run(command, check=True, timeout=60)
         shutil.copy(directory / "user.pub", directory / "authorized")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         settings = {
             "Port": self.port,
             "ListenAddress": "127.0.0.1",
@@ -118,9 +118,7 @@ def test_what_goes_wrong_is_told(sshd: Sshd) -> None:
     assert (slow.state, "not done within 2 s" in slow.result) == ("failed", True)
     flood = run(errand_of(sshd.content(command=["sh", "-c", "yes | head -c 3000000"])), "127.0.0.1")
     assert (flood.state, "bytes of output" in flood.result) == ("failed", True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nobody = probe.getsockname()[1]
-    assert run(errand_of(sshd.content(port=nobody)), "127.0.0.1").state == "waiting"
+    assert run(errand_of(sshd.content(port=free_port())), "127.0.0.1").state == "waiting"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from cloud_controller.platforms.local.orders import (
     Running,
     State,
 )
+from tests.ports import free_port
 from tests.waiting import until
 
 NAME = Name("i-1", "web.0")
@@ -65,7 +67,19 @@ def order(
 
 
 def start(launcher: Launcher, wanted: Order, *command: str, **environment: str) -> Running:
-    return launcher.start(wanted, lambda _ports: Program(command, {**PATH, **environment}))
+    return started(launcher, wanted, lambda _ports: Program(command, {**PATH, **environment}))
+
+
+def started(launcher: Launcher, wanted: Order, program: Callable[[object], Program]) -> Running:
+    """Ask again, as workers do, while what ran before takes its time to end."""
+
+    def asked() -> Running | None:
+        found = launcher.start(wanted, program)
+        return None if found.state is State.STOPPING else found
+
+    found = until(asked, f"{wanted.name} is started")
+    assert found is not None
+    return found
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -106,12 +120,13 @@ def test_many_at_once_start_one(launcher: Launcher) -> None:
 def test_another_revision_replaces_and_keeps_port_and_directory(launcher: Launcher) -> None:
     wanted = order(ports={"http": 0})
     first = start(launcher, wanted, "sh", "-c", "echo kept > data; exec sleep 1000")
-    until((launcher.work(NAME) / "data").exists)
+    data = launcher.work(NAME) / "data"
+    until(lambda: data.exists() and data.read_text() == "kept\n")
     second = start(launcher, order(revision="2", ports={"http": 0}), "sleep", "1000")
     assert second.revision == "2"
     assert second.pid != first.pid
     assert second.ports == first.ports
-    assert (launcher.work(NAME) / "data").read_text() == "kept\n"
+    assert data.read_text() == "kept\n"
     assert len(running(launcher)) == 1
 
 
@@ -120,11 +135,17 @@ def test_the_environment_is_exactly_as_given_and_on_no_command_line(launcher: La
     until(lambda: b"SECRET=s3cret" in log(launcher))
     names = {line.split(b"=")[0] for line in log(launcher).splitlines()}
     assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"SECRET", b"ARCHELON_PROCESS"}
-    lines = [Path(f"/proc/{pid}/cmdline") for pid in processes.table()]
-    assert not [line for line in lines if line.exists() and b"s3cret" in line.read_bytes()]
+    assert not [line for line in map(command_line, processes.table()) if b"s3cret" in line]
     kept = [path for path in launcher.work(NAME).parent.iterdir() if path.is_file()]
     assert kept
     assert not [path for path in kept if b"s3cret" in path.read_bytes()]
+
+
+def command_line(pid: int) -> bytes:
+    """Of a process that may be gone by now."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_the_whole_tree_ends(launcher: Launcher) -> None:
@@ -222,14 +243,22 @@ def test_limits_bound_the_process(launcher: Launcher) -> None:
     assert b"MemoryError" in log(launcher)
 
 
+def two_in_a_row() -> range:
+    """Ports that no other launcher of this machine gives to anybody."""
+    first = free_port()
+    while (second := free_port()) != first + 1:
+        first = second
+    return range(first, first + 2)
+
+
 def test_ports_stay_apart_across_roots_and_go_back(launcher: Launcher, tmp_path: Path) -> None:
-    range_of_two = range(20500, 20502)
+    range_of_two = two_in_a_row()
     one, two = Launcher(tmp_path / "a", ports=range_of_two), Launcher(tmp_path / "b", ports=range_of_two)
     first = start(one, order(ports={"http": 0}), "sleep", "1000")
     second = start(two, order(ports={"http": 0}), "sleep", "1000")
     try:
-        assert {*first.ports.values(), *second.ports.values()} == {20500, 20501}
-        with pytest.raises(LaunchError, match="no port is left for http between 20500 and 20501"):
+        assert {*first.ports.values(), *second.ports.values()} == set(range_of_two)
+        with pytest.raises(LaunchError, match="no port is left for http between {} and {}".format(*range_of_two)):
             start(one, order(Name("i-1", "other"), ports={"http": 0}), "sleep", "1000")
     finally:
         for mine in (one, two):
@@ -294,7 +323,7 @@ def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
 
 def test_files_of_an_older_revision_go(launcher: Launcher) -> None:
     for revision, path in (("1", "old"), ("2", "new")):
-        launcher.start(order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
+        started(launcher, order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
     assert sorted(path.name for path in launcher.work(NAME).iterdir()) == ["new"]
 
 
@@ -305,7 +334,7 @@ def test_an_older_revisions_file_is_not_removed_through_a_link(launcher: Launche
     launcher.start(order(), lambda _ports: Program(("sleep", "1000"), PATH, {"conf/file": "x"}))
     shutil.rmtree(launcher.work(NAME) / "conf")
     (launcher.work(NAME) / "conf").symlink_to(kept)
-    launcher.start(order(revision="2"), lambda _ports: Program(("sleep", "1000"), PATH))
+    started(launcher, order(revision="2"), lambda _ports: Program(("sleep", "1000"), PATH))
     assert (kept / "file").exists()
 
 

@@ -88,7 +88,7 @@ class Installation:
 
     def left_since(self, before: set[str]) -> list[str]:
         """What is there that was not; waits for what is on its way out."""
-        for _ in range(20):
+        for _ in range(60):
             left = sorted(self.inventory() - before)
             if not left:
                 break

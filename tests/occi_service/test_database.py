@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -71,6 +74,25 @@ def test_a_read_on_sqlite_runs_its_statement_and_no_other(sqlite_url: str) -> No
     database.close()
 
 
+def test_a_new_file_is_opened_beside_one_who_writes_to_it(sqlite_url: str) -> None:
+    """As by processes that start at once: the one that comes second waits for its turn to set the file up."""
+    database = Database(sqlite_url)
+
+    def mode() -> object:
+        with database.read() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+
+    writer = sqlite3.connect(str(database.url.database), isolation_level=None)
+    with contextlib.closing(writer), ThreadPoolExecutor(1) as pool:
+        writer.execute("BEGIN IMMEDIATE")
+        opened = pool.submit(mode)
+        with pytest.raises(TimeoutError):
+            opened.result(0.5)
+        writer.execute("COMMIT")
+        assert opened.result(60) == "wal"
+    database.close()
+
+
 def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: str) -> None:
     database = Database(database_url)
     counters.metadata.create_all(database.engine)
@@ -127,7 +149,8 @@ def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead
 @pytest.mark.postgres
 def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str) -> None:
     """As of a worker that was stopped, or whose machine went away, with a claimed row of the queue in its hands."""
-    paused, other = Database(postgres_url, patience=0.2), Database(postgres_url)
+    # Longer than what this process itself may need between two statements.
+    paused, other = Database(postgres_url, patience=1.0), Database(postgres_url)
     counters.metadata.create_all(other.engine)
     with other.write() as connection:
         connection.execute(counters.insert().values(name="hits", value=0))

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from occi_service.database import Database
 from occi_service.sqlite_turns import ProcessTurns
 
-_FORK = multiprocessing.get_context("fork")
+#: Not forked: pytest's process has threads, and a child that has one alone may wait for what another held.
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 def _write_without_pause(url: str, ready: Event, stop: Event) -> None:
@@ -40,8 +41,8 @@ def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> Non
     with database.write() as connection:
         connection.execute(sa.text("CREATE TABLE t (n INTEGER)"))
         connection.execute(sa.text("INSERT INTO t VALUES (0)"))
-    ready, stop = _FORK.Event(), _FORK.Event()
-    other = _FORK.Process(target=_write_without_pause, args=(sqlite_url, ready, stop))
+    ready, stop = _SPAWN.Event(), _SPAWN.Event()
+    other = _SPAWN.Process(target=_write_without_pause, args=(sqlite_url, ready, stop))
     other.start()
     try:
         assert ready.wait(60)
@@ -62,8 +63,8 @@ def test_a_writer_is_let_in_beside_one_that_never_pauses(sqlite_url: str) -> Non
 
 
 def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
-    path, ready = str(tmp_path / "state.db"), _FORK.Event()
-    other = _FORK.Process(target=_hold, args=(path, ready))
+    path, ready = str(tmp_path / "state.db"), _SPAWN.Event()
+    other = _SPAWN.Process(target=_hold, args=(path, ready))
     other.start()
     assert ready.wait(60)
     assert other.pid is not None

@@ -38,7 +38,7 @@ class Platform:
         self.stacks = stacks
         self._records: dict[str, Mapping[str, Any]] = {}
 
-    def settle(self, wanted: StackOrder, *, seconds: float = 30.0) -> Progress:
+    def settle(self, wanted: StackOrder, *, seconds: float = 60.0) -> Progress:
         """Call until nothing is in progress, and once more for the outputs."""
         end = time.monotonic() + seconds
         while True:

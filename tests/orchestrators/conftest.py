@@ -19,4 +19,4 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     launcher = Launcher(tmp_path / "root")
     yield Platform(DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
     for process in launcher.find():
-        assert launcher.remove(process.name, wait=20)
+        assert launcher.remove(process.name, wait=60)

@@ -103,9 +103,9 @@ def test_the_book_is_kept_in_the_store_on_the_local_platform(platform: Platform)
     first, second = [f"http://{each}/" for each in book.outputs["guestbook.endpoints"].split(",")]
     for text in ("hello <i>", "again"):
         form = urllib.parse.urlencode({"entry": text}).encode()
-        with urllib.request.urlopen(first, form, timeout=5) as answer:
+        with urllib.request.urlopen(first, form, timeout=60) as answer:
             assert answer.status == 200
-    with urllib.request.urlopen(second, timeout=5) as answer:
+    with urllib.request.urlopen(second, timeout=60) as answer:
         assert "<ul><li>again</li><li>hello &lt;i&gt;</li></ul>" in answer.read().decode()
-    with urllib.request.urlopen(first + "metrics", timeout=5) as answer:
+    with urllib.request.urlopen(first + "metrics", timeout=60) as answer:
         assert float(answer.read().split()[-1]) >= 0

@@ -58,5 +58,5 @@ def test_no_action_is_declared_and_none_is_done() -> None:
 def test_it_greets_on_the_local_platform(platform: Platform) -> None:
     done = platform.settle(order(HELLO, {"hello.greeting": "Moin <b>"}))
     assert done.state == "CREATE_COMPLETE"
-    with urllib.request.urlopen(done.outputs["hello.url"], timeout=5) as answer:
+    with urllib.request.urlopen(done.outputs["hello.url"], timeout=60) as answer:
         assert "<h1>Moin &lt;b&gt;</h1>" in answer.read().decode()

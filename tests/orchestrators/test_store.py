@@ -36,7 +36,7 @@ class Store:
         request = urllib.request.Request(self._endpoint + path, body, method=method)
         request.add_header("Authorization", self._authorization)
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sdk.bench import Bench
+from tests.ports import free_port
 
 __all__ = ["ROOT", "Process"]
 
@@ -24,9 +25,7 @@ class Process:
     """One orchestrator; the same port over its restarts."""
 
     def __init__(self, bench: Bench, log: Path, command: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self._command = list(command)
@@ -62,7 +61,7 @@ class Process:
                 stderr=stream,
                 start_new_session=True,
             )
-        while time.monotonic() < begun + 30:
+        while time.monotonic() < begun + 60:
             assert self._process.poll() is None, self.log.read_text()[-4000:]
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return time.monotonic() - begun
@@ -86,6 +85,6 @@ class Process:
         """End it as a container is ended; its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(timeout=20)
+        code = self._process.wait(timeout=60)
         self._process = None
         return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from sdk import conformance
 from sdk.bench import Bench
+from tests.ports import free_port
 
 from .processes import ROOT
 
@@ -19,13 +21,20 @@ NODE = [shutil.which("node") or "node", str(ROOT / "orchestrators" / "plain-node
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed here")
 
 
-def findings(command: list[str], log: Path) -> list[conformance.Finding]:
+def findings(
+    command: list[str], log: Path, *, seconds: float = 60.0, prompt: float = 60.0
+) -> list[conformance.Finding]:
+    """What is found, on a machine that may do other things for a while: whether it answers promptly is asked by one test.
+
+    Args:
+        seconds: that are waited for what has to come; an orchestrator that does not say it has every test wait as long.
+    """
     with (
         log.open("wb") as output,
-        Bench(seconds=5) as bench,
-        conformance.started(command, bench, output=output.fileno()) as (url, restart),
+        Bench(seconds=seconds) as bench,
+        conformance.started(command, bench, seconds=60, output=output.fileno(), port=free_port()) as (url, restart),
     ):
-        return conformance.check(url, bench, restart=restart)
+        return conformance.check(url, bench, restart=restart, prompt=prompt)
 
 
 def failed(found: list[conformance.Finding]) -> list[str]:
@@ -44,6 +53,12 @@ def test_the_sdk_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_orchestrator_in_another_language_conforms(tmp_path: Path) -> None:
     found = findings(NODE, tmp_path / "log")
     assert failed(found) == [], (tmp_path / "log").read_text()[-3000:]
+
+
+@needs_node
+def test_one_that_takes_longer_than_it_may_is_told_so(tmp_path: Path) -> None:
+    first = failed(findings(NODE, tmp_path / "log", prompt=0.0))[0]
+    assert re.match(r"FAIL  answers deploy at once, and reports it done: deploy was answered after \d+\.\d s", first)
 
 
 @needs_node
@@ -69,7 +84,9 @@ def test_what_is_wrong_is_found(tmp_path: Path, change: tuple[str, str], expecte
     assert change[0] in text
     program = tmp_path / "orchestrator.mjs"
     program.write_text(text.replace(*change))
-    first = failed(findings([NODE[0], str(program)], tmp_path / "log"))[0]
+    # Waited for without end would be what never comes.
+    seconds = 5.0 if "says a report again" in expected else 60.0
+    first = failed(findings([NODE[0], str(program)], tmp_path / "log", seconds=seconds))[0]
     assert first.startswith(f"FAIL  {expected}"), first
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from sdk.orchestrator import Situation
 from sdk.pace import WakingPace
 from sdk.private import Private
 from sdk.templates import Document
+from tests.waiting import until
 
 SCHEME = "http://schemas.example.org/occi/sm#"
 ONE = "00000000-0000-4000-8000-000000000001"
@@ -199,7 +201,7 @@ def test_a_changed_parameter_is_written_to_the_supplier(tmp_path: Path) -> None:
 
 def test_independent_suppliers_start_at_once(tmp_path: Path) -> None:
     manifest = {"depends_on": [{MAAS: {}}, {DATABASE: {}}]}
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     class Watched(sdk.Orchestrator):
         def deploy(self) -> None:
@@ -418,7 +420,7 @@ def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None
 
 def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:
     ticked = threading.Semaphore(0)
-    gone = threading.Event()
+    done: set[str] = set()
 
     class Ticking(sdk.Orchestrator):
         tick = 0.02
@@ -428,8 +430,8 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
 
     class Reports:
         def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
-            if key == "1/destroy" and attributes["org.archelon.phase.state"] == "done":
-                gone.set()
+            if attributes.get("org.archelon.phase.state") == "done":
+                done.add(key)
 
     loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
     private, pace, names, occasion = Private(), WakingPace(), ZoneFiles(tmp_path / "zones"), Occasion()
@@ -448,22 +450,26 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
     try:
         engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})
         engine.phase("deploy", 1)
+        until(lambda: "1/deploy" in done, "it is deployed")
         # Deployed is not active yet.
         assert not ticked.acquire(timeout=0.2)
         engine.phase("provision", 1)
-        assert all(ticked.acquire(timeout=10) for _ in range(3))
+        assert all(ticked.acquire(timeout=60) for _ in range(3))
         engine.phase("destroy", 1)
-        assert gone.wait(10)
+        until(lambda: "1/destroy" in done, "it is gone")
     finally:
         engine.close()
 
 
 def test_a_test_takes_milliseconds(tmp_path: Path) -> None:
     context = testing.Context(bundle(tmp_path / "b", COMPOSED))
-    begun = time.perf_counter()
+    took = []
     for _ in range(10):
+        begun = time.perf_counter()
         context.run("deploy", testing.State(offers=OFFERS))
-    assert (time.perf_counter() - begun) / 10 < 0.5
+        took.append(time.perf_counter() - begun)
+    # The middle one: a machine that stood still meanwhile says nothing about tests.
+    assert statistics.median(took) < 0.5, took
 
 
 def test_waiting_for_what_never_comes_ends(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with Bench(MANIFEST["service_type"]) as bench:  # type: ignore[arg-type]
+    with Bench(MANIFEST["service_type"], seconds=60) as bench:  # type: ignore[arg-type]
         bench.cloud.makes["tested"] = {"tested.url": "http://there/"}
         yield bench
 

@@ -238,7 +238,7 @@ class Bench:
 
     def attribute(self, round_: Round, name: str) -> Any:
         """An attribute of the instance as its tenant sees it."""
-        return self._tenant.get(round_.path).attributes.get(name)
+        return self.until(lambda: self._tenant.get(round_.path), f"{round_.path} is shown").attributes.get(name)
 
     def new(self, *, active: bool = False, inactive: bool = False) -> Round:
         """A new round, with an instance that is already active or inactive, if wanted."""
@@ -275,7 +275,9 @@ class Bench:
         if begun:
             effects = books.effects("phase begun", round_.instance)
             assert Counter([(each["generation"], each["phase"]) for each in effects]) == Counter(phases), round_
-        history = self._tenant.get(f"/record/{round_.instance}").attributes["org.archelon.record.phases"]
+        # Web may have died right after it showed the end: a fuse goes after what shows it is written.
+        record = self.until(lambda: self._tenant.get(f"/record/{round_.instance}"), "the record is shown", round_)
+        history = record.attributes["org.archelon.record.phases"]
         names = Counter([(each["phase"], each["generation"]) for each in history])
         assert max(names.values()) == 1, (round_, history)
 

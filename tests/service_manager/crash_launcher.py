@@ -86,7 +86,6 @@ def _fit_web(fuse: Fuse) -> None:
 
 
 def _child(order: Mapping[str, Any]) -> int:
-    os.setsid()
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
@@ -100,11 +99,19 @@ def _child(order: Mapping[str, Any]) -> int:
 
 
 def _start(order: Mapping[str, Any]) -> int:
+    """Its id, once it leads a group of its own: before, a kill of the group would miss it, and wait for its end for ever."""
+    leads, lead = os.pipe()
     pid = os.fork()
     if pid:
+        os.close(lead)
+        os.read(leads, 1)
+        os.close(leads)
         return pid
     status = 1
     try:
+        os.setsid()
+        os.close(leads)
+        os.close(lead)
         status = _child(order)
     except BaseException:
         sys.excepthook(*sys.exc_info())

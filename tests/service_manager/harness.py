@@ -24,9 +24,10 @@ from occi_service.encryption import generate_key
 from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
 from occi_service.wire import service_manager as wire
 from service_manager.settings import ServiceManagerSettings
+from tests.ports import free_port
 from tests.waiting import until
 
-__all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "free_port", "make_bundle", "until"]
+__all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "make_bundle", "until"]
 
 ROOT = Path(__file__).parents[2]
 ISSUER = "service-manager"
@@ -43,13 +44,6 @@ MANIFEST: dict[str, Any] = {
     "service_actions": {"poke": {"title": "Poke it", "attributes": {"force": {"type": "number"}}}},
     "templates": {"infrastructure": {"deployment": "deployment.yaml"}},
 }
-
-
-def free_port() -> int:
-    """A port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:
@@ -196,7 +190,7 @@ class ServiceManager:
         headers: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """A request as any HTTP client makes it, over a connection of its own, so that any web process answers."""
-        with urllib3.PoolManager(retries=False, timeout=10.0) as http:
+        with urllib3.PoolManager(retries=False, timeout=60.0) as http:
             fields = {"X-Auth-Token": self.realm.tokens[user], **(headers or {})}
             body = None if document is None else json.dumps(document).encode()
             return http.request(method, self.url + path, body=body, headers=fields)
@@ -216,7 +210,7 @@ class ServiceManager:
             except client.NotFoundError:
                 return None
 
-    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 30.0) -> None:
+    def await_state(self, path: str, state: str | None, *, user: str = "alice", seconds: float = 90.0) -> None:
         """Wait until an instance is in a state, or gone."""
         seen: list[Any] = []
 

@@ -25,7 +25,7 @@ def test_an_upload_may_take_longer_than_another_call(
     tmp_path: Path, cloud: StandInCloud, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bundle of megabytes, or one that is unpacked slowly, would else be sent again and again, and never arrive."""
-    monkeypatch.setattr(calls, "CALL_TIMEOUT", 2.0)
+    monkeypatch.setattr(calls, "CALL_TIMEOUT", 6.0)
     issuer = TokenIssuer(
         keys.signing,
         keys=VerificationKeys([keys.signing.public]),
@@ -37,6 +37,6 @@ def test_an_upload_may_take_longer_than_another_call(
     ours = calls.Cloud(cloud.url + "/design", issuer, name="service-manager", threads=1)
     with contextlib.closing(ours):
         assert not ours.has_bundle(packed.digest, caller)
-        cloud.fault("delay", module="deploy", method="PUT", path="^/bundle/", seconds=2.5)
+        cloud.fault("delay", module="deploy", method="PUT", path="^/bundle/", seconds=6.5)
         ours.put_bundle(packed.digest, packed.archive, caller)
         assert ours.has_bundle(packed.digest, caller)

@@ -94,7 +94,7 @@ def test_an_orchestrator_that_started_anew_unheard_disposes_before_the_instance_
     patient.cloud.crash(round_.instance)
     patient.cloud.wait_for("application started", round_.instance, process=2)
     patient.delete(round_)
-    patient.cloud.wait_for_request(module="orchestrator", method="DELETE", status=404)
+    patient.cloud.wait_for_request(module="orchestrator", method="DELETE", status=404, instance=round_.instance)
     way.target = target
     patient.ends(round_, None)
     patient.check(round_, {**CREATED, (1, "destroy"): 1}, starts=2)

@@ -201,7 +201,7 @@ class StandInCloud:
         """End the process of an instance's orchestrator; the platform starts another."""
         self._call("POST", f"/_crash/{instance}")
 
-    def wait_for(self, effect: str, instance: str | None = None, *, timeout: float = 30.0, **fields: Any) -> Entry:
+    def wait_for(self, effect: str, instance: str | None = None, *, timeout: float = 90.0, **fields: Any) -> Entry:
         """Wait until an effect is in the books, and give it.
 
         Raises:
@@ -213,11 +213,11 @@ class StandInCloud:
 
         return self._wait(fits, f"{effect} {instance or ''} {fields or ''}", timeout)
 
-    def wait_for_request(self, *, timeout: float = 30.0, **fields: Any) -> Entry:
+    def wait_for_request(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
         """Wait until a request is in the books, and give it. Raises TimeoutError."""
         return self._wait(lambda books: next(iter(books.requests(**fields)), None), f"request {fields}", timeout)
 
-    def wait_for_call(self, *, timeout: float = 30.0, **fields: Any) -> Entry:
+    def wait_for_call(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
         """Wait until an attempt to call the service manager is in the books, and give it. Raises TimeoutError."""
         return self._wait(lambda books: next(iter(books.calls(**fields)), None), f"call {fields}", timeout)
 
@@ -254,7 +254,7 @@ class StandInCloud:
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(30) else b""
+            line = process.stdout.readline() if selector.select(90) else b""
         if not line:
             log = (self._directory / "standin.log").read_text(errors="replace")
             raise RuntimeError(f"the stand-in did not start:\n{log[-4000:]}")

@@ -34,6 +34,7 @@ from occi_service.model import type_id
 from occi_service.wire import deploy, design, disposal, names, tokens
 from occi_service.wire import orchestrator as wire
 from occi_service.wire import service_manager as manager
+from tests.ports import free_port
 from tests.standins.cloud import StandInCloud
 from tests.standins.faults import Fault
 
@@ -63,7 +64,7 @@ class ServiceManager:
         answers: statuses to answer the next calls with instead, by action.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int) -> None:
         self.said: list[tuple[str, str, dict[str, Any]]] = []
         self.answers: dict[str, list[int]] = {"renew": [], "report": []}
         self._changed = threading.Condition()
@@ -120,7 +121,7 @@ class ServiceManager:
 
     def wait(self, fits: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(fits, timeout=20), self.said[-5:]
+            assert self._changed.wait_for(fits, timeout=90), self.said[-5:]
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -129,7 +130,8 @@ class ServiceManager:
 
 @pytest.fixture
 def sm() -> Iterator[ServiceManager]:
-    started = ServiceManager()
+    # One of the tests stops it, and starts another at the same port.
+    started = ServiceManager(free_port())
     yield started
     started.stop()
 
@@ -147,7 +149,7 @@ class Caller:
         self.cloud = cloud
         self.sm = sm
         self.instance = str(uuid.uuid4())
-        self._http = urllib3.PoolManager(retries=False, timeout=10)
+        self._http = urllib3.PoolManager(retries=False, timeout=60)
 
     def request(
         self,
@@ -293,7 +295,8 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
     assert books.starts(instance) == 1
     assert books.phases(instance) == {(1, "deploy"): 1, (1, "provision"): 1, (1, "destroy"): 1}
     assert books.violations == []
-    assert 0.04 <= books.seconds(instance) < 5
+    # What was waited for, at least; on a machine that does other things it may be any more.
+    assert 0.04 <= books.seconds(instance) < 60
     assert {each["token"]["audience"] for each in books.requests(instance=instance) if each["token"]} == {
         tokens.AUDIENCE_CLOUD_CONTROLLER,
         tokens.audience_of_orchestrator(instance),
@@ -330,11 +333,23 @@ def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
     assert caller.cloud.books().starts(caller.instance) == 2
 
 
+def test_a_phase_that_is_under_way_is_not_begun_again_and_no_other_beside_it(caller: Caller) -> None:
+    caller.cloud.fault("hang", module="orchestrator", action="deploy")
+    caller.up()
+    assert caller.phase("deploy") == 200
+    assert caller.phase("provision") == 409
+    assert caller.phase("deploy") == 200
+    books = caller.cloud.books()
+    assert books.times("phase begun", caller.instance) == 1
+    assert books.times("phase repeated", caller.instance, state="running") == 1
+    assert books.times("stack made", caller.instance) == 1
+
+
 def test_a_repeated_phase_is_done_once_and_reported_again(caller: Caller) -> None:
     caller.cloud.configure(phase_delays={"deploy": 0.2})
     caller.up()
     assert caller.phase("deploy") == 200
-    assert caller.phase("provision") == 409
+    # While it is under way, or, on a machine that does other things, after it.
     assert caller.phase("deploy") == 200
     caller.reported("deploy")
     assert caller.phase("deploy") == 200
@@ -365,7 +380,8 @@ def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
     assert attempts[:3] == [503, 401, 500]
     caller.sm.answers["report"] = [409]
     caller.phase("provision")
-    caller.cloud.wait_for("phase done", caller.instance, phase="provision")
+    # Else the next report could be the one that is refused.
+    caller.cloud.wait_for_call(name="report", instance=caller.instance, phase="provision", status=409)
     caller.phase("update", 2)
     caller.reported("update")
     assert caller.sm.reports(caller.instance, "provision") == []
@@ -436,7 +452,7 @@ def test_faults_around_requests(caller: Caller) -> None:
         cloud.wait_for("request held", caller.instance)
         assert not waiting.done()
         cloud.clear()
-        assert waiting.result(10)[0] == 200
+        assert waiting.result(60)[0] == 200
 
 
 def test_faults_of_what_is_set_off(caller: Caller) -> None:
@@ -496,7 +512,7 @@ def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
     assert process.stdin is not None
     # What the kernel does when the test run is killed.
     process.stdin.close()
-    assert process.wait(10) == -9
+    assert process.wait(60) == -9
 
 
 def test_it_keeps_up_with_many_orders(cloud: StandInCloud, sm: ServiceManager) -> None:

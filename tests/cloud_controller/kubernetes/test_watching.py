@@ -98,7 +98,7 @@ def test_nobody_follows_on_when_the_lease_is_lost(watched: Any) -> None:
     watcher.follow(told.append)
     until(lambda: faults.count("GET", watch=True, containing="/services") >= 1)
     now[0] += 60
-    until(lambda: not any(thread.is_alive() for thread in watcher._threads.values()), seconds=30)
+    until(lambda: not any(thread.is_alive() for thread in watcher._threads.values()))
     touch(bed)
     assert told == []
     watcher.follow(told.append)

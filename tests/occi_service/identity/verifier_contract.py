@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from occi_service import identity
 
-#: A provider serves all examples; and each implementation runs the tests as a class of its own.
-_ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+#: A provider serves all examples; and each implementation runs the tests as a class of its own. How long examples take to be
+#: made is the machine's affair.
+_ALLOWED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
 class Provider(Protocol):

@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
         port = listening.getsockname()[1]
         try:
             # The socket listens already: the first answer says that the worker is there.
-            assert exchange(port, b"GET /-/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 30).startswith(
+            assert exchange(port, b"GET /-/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").startswith(
                 b"HTTP/1.1 200"
             ), log.read_text()
             yield port, log
@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
             process.wait(timeout=60)
 
 
-def exchange(port: int, request: bytes, seconds: float = 10) -> bytes:
+def exchange(port: int, request: bytes, seconds: float = 60) -> bytes:
     """Send bytes, and take all that comes back until the server closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         answer = b""

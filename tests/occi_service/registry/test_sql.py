@@ -371,6 +371,7 @@ def test_a_database_that_is_away_is_a_503(tmp_path: Any) -> None:
 
 
 def test_a_slip_of_ours_stays_one(sqlite_url: str) -> None:
-    registry = SqlRegistry(Database(sqlite_url), TestCipher())
+    database = Database(sqlite_url)
     with pytest.raises(sqlalchemy.exc.OperationalError, match="no such table"):
-        registry.get_resource(KEY, A)
+        SqlRegistry(database, TestCipher()).get_resource(KEY, A)
+    database.close()

@@ -97,15 +97,18 @@ class Desk:
             }
         )
         self.parts = wiring.Parts.of(self._settings, clock=self.clock)
+        self._others: list[wiring.Parts] = []
         self.web = wiring.web(self.parts)
 
     def another_process(self) -> Any:
         """A second web process over the same database."""
-        return wiring.web(wiring.Parts.of(self._settings, clock=self.clock))
+        self._others.append(wiring.Parts.of(self._settings, clock=self.clock))
+        return wiring.web(self._others[-1])
 
     def close(self) -> None:
         """Close the database."""
-        self.parts.database.close()
+        for parts in (self.parts, *self._others):
+            parts.database.close()
 
     # people -----------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Hurtle:
     def __init__(self, manager: ServiceManager, user: str = "alice", tenant: str = "acme") -> None:
         self.url = manager.url + "/hurtle"
         self.headers = {"X-Auth-Token": manager.realm.tokens[user], "X-Tenant-Name": tenant}
-        self._http = urllib3.PoolManager(retries=False, timeout=10.0)
+        self._http = urllib3.PoolManager(retries=False, timeout=60.0)
 
     def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> urllib3.BaseHTTPResponse:
         where = path if path.startswith("http") else self.url + path
@@ -177,8 +177,8 @@ def test_tenants_are_apart_here_too(hurtle: Hurtle, manager: ServiceManager) -> 
 
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
     """Status, header fields, body, as curl has them."""
-    command = ["curl", "--silent", "--include", "--max-time", "10", *arguments]
-    text = subprocess.run(command, capture_output=True, check=True, timeout=20).stdout.decode()
+    command = ["curl", "--silent", "--include", "--max-time", "60", *arguments]
+    text = subprocess.run(command, capture_output=True, check=True, timeout=90).stdout.decode()
     head, _, body = text.partition("\r\n\r\n")
     first, *lines = head.split("\r\n")
     fields = {}
