@@ -14,9 +14,11 @@ class Labels:
     Args:
         instance: id of the service instance. tenant: who ordered it. service: type of the service.
         generation: of the order that made it.
+        installation: of the cloud controller that made it; empty where nobody asks.
     """
 
     instance: str
     tenant: str
     service: str
     generation: int
+    installation: str = ""

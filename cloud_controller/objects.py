@@ -19,7 +19,7 @@ from occi_service.database import insert_into
 from occi_service.work import Priority, WorkQueue
 
 from .labels import Labels
-from .tables import objects
+from .tables import INSTALLATION, objects
 
 __all__ = ["ABSENT", "PRESENT", "STOPPED", "SUSPENDED", "Object", "Objects"]
 
@@ -63,13 +63,17 @@ class Objects:
 
     def find(self, connection: sa.Connection, path: str) -> Object | None:
         """The object of a path."""
-        row = connection.execute(sa.select(objects).where(objects.c.path == path)).one_or_none()
+        row = connection.execute(sa.select(objects, INSTALLATION).where(objects.c.path == path)).one_or_none()
         return None if row is None else _object(row)
 
     def of_instance(self, connection: sa.Connection, instance: str) -> Sequence[Object]:
         """Every object of an instance, in order of their paths."""
-        found = sa.select(objects).where(objects.c.instance == instance).order_by(objects.c.path)
+        found = sa.select(objects, INSTALLATION).where(objects.c.instance == instance).order_by(objects.c.path)
         return [_object(row) for row in connection.execute(found)]
+
+    def installation(self, connection: sa.Connection) -> str:
+        """The name that everything made for these rows carries on its platform."""
+        return str(connection.execute(sa.select(INSTALLATION)).scalar_one())
 
     def instances(self, connection: sa.Connection, *, besides: str) -> frozenset[str]:
         """Every instance that has an object of another topic than `besides`."""
@@ -161,7 +165,7 @@ def _object(row: Any) -> Object:
     return Object(
         path=row.path,
         topic=row.topic,
-        labels=Labels(row.instance, row.tenant, row.service, row.generation),
+        labels=Labels(row.instance, row.tenant, row.service, row.generation, row.installation),
         region=row.region,
         wanted=row.wanted,
         version=row.version,

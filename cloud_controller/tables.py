@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from occi_service.database import metadata
 
-__all__ = ["TABLES", "bundles", "delegations", "notices", "objects", "samples"]
+__all__ = ["INSTALLATION", "TABLES", "bundles", "delegations", "installation", "notices", "objects", "samples"]
 
 objects = sa.Table(
     "cloud_objects",
@@ -75,4 +75,15 @@ delegations = sa.Table(
     sa.Index("ix_cloud_delegations_root", "root"),
 )
 
-TABLES = (objects, notices, bundles, samples, delegations)
+installation = sa.Table(
+    "cloud_installation",
+    metadata,
+    # One row, of one random name, from the first migration on: which of several cloud controllers that share a cluster or a
+    # project has made an object there.
+    sa.Column("name", sa.String(36), primary_key=True),
+)
+
+#: The name, for a SELECT that needs it beside something else.
+INSTALLATION = sa.select(installation.c.name).scalar_subquery().label("installation")
+
+TABLES = (objects, notices, bundles, samples, delegations, installation)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,8 @@ _SESSION: Final = {
 }
 #: Seconds a SQLite writer waits for another before it gives up.
 _SQLITE_BUSY_TIMEOUT: Final = 30.0
+#: Seconds between two looks at what SQLite does not wait for by itself.
+_SQLITE_LOOK: Final = 0.01
 #: Seconds a process waits for others before it goes to SQLite without a turn.
 _PATIENCE: Final = 5.0
 #: Seconds after which a connection of the pool is asked whether its server is still there before it is used. Sooner, the
@@ -208,8 +211,8 @@ def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
     # The driver must not begin transactions by itself: _begin_sqlite says which kind.
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
+    _use_wal(cursor)
     for pragma in (
-        "journal_mode=WAL",
         # WAL with NORMAL survives any crash of a process; only a power cut can lose the last commits, never corrupt.
         "synchronous=NORMAL",
         "foreign_keys=ON",
@@ -217,6 +220,24 @@ def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Have a file written by way of a log beside it, which is so for good once it is.
+
+    Turning a new file over is the one thing at which SQLite waits for nobody: of processes that start at once, all but one would
+    be told that the database is locked.
+    """
+    end = time.monotonic() + _SQLITE_BUSY_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(_SQLITE_LOOK)
+        else:
+            return
 
 
 def _prepare_postgresql_connections(engine: sa.Engine, patience: float) -> None:

@@ -12,7 +12,7 @@ from occi_service.database import Database
 
 from ..labels import Labels
 from ..platform import KnownStack
-from ..tables import objects
+from ..tables import INSTALLATION, objects
 from .stacks import TOPIC
 
 __all__ = ["RegionBook"]
@@ -36,17 +36,20 @@ class RegionBook:
 
     def labels(self, instance: str) -> Labels | None:
         """Of whatever there is of an instance, in any region."""
-        wanted = (objects.c.tenant, objects.c.service, objects.c.generation)
+        wanted = (objects.c.instance, objects.c.tenant, objects.c.service, objects.c.generation, INSTALLATION)
         with self._database.read() as connection:
             row = connection.execute(sa.select(*wanted).where(objects.c.instance == instance).limit(1)).one_or_none()
-        return None if row is None else Labels(instance, row.tenant, row.service, row.generation)
+        return None if row is None else _labels(row)
 
     def _read(self, which: sa.ColumnElement[bool]) -> list[KnownStack]:
         mine = sa.and_(objects.c.topic == TOPIC, objects.c.region == self._region, which)
         with self._database.read() as connection:
-            return [_known(row) for row in connection.execute(sa.select(objects).where(mine))]
+            return [_known(row) for row in connection.execute(sa.select(objects, INSTALLATION).where(mine))]
+
+
+def _labels(row: Any) -> Labels:
+    return Labels(row.instance, row.tenant, row.service, row.generation, row.installation)
 
 
 def _known(row: Any) -> KnownStack:
-    labels = Labels(row.instance, row.tenant, row.service, row.generation)
-    return KnownStack(row.path.rpartition("/")[2], labels, json.loads(row.kept).get("record") or {})
+    return KnownStack(row.path.rpartition("/")[2], _labels(row), json.loads(row.kept).get("record") or {})

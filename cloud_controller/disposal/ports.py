@@ -15,8 +15,8 @@ class HoldingsError(Exception):
 class Holdings(Protocol):
     """What a platform has, by the labels that every object made on it carries."""
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance that something carries the label of, with the age of its youngest object in seconds."""
+    def instances(self, installation: str) -> Mapping[str, float]:
+        """Every instance that something of an installation carries the label of, with its youngest object's age in seconds."""
 
     def objects(self, instance: str) -> Sequence[str]:
         """What there is of an instance, each by a name that stays the same from look to look.

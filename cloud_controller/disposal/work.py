@@ -282,7 +282,8 @@ def topic(work: DisposalWork) -> Topic[Any, Any]:
 class Sweep:
     """Finds orphans: what a platform has under the label of an instance that no row knows, and has had for a while.
 
-    A create writes its row before anything is made, so such a thing was left by a failure that nobody foresaw.
+    A create writes its row before anything is made, so such a thing was left by a failure that nobody foresaw. What another
+    installation has made in the same place is in no row here either, and is not touched.
 
     Args:
         grace: seconds that an orphan is left alone.
@@ -307,9 +308,11 @@ class Sweep:
     def __call__(self) -> float:
         """Sweep once; the seconds until the next."""
         pause = self._every
+        with self._database.read() as connection:
+            installation = self._objects.installation(connection)
         for region, platform in self._holdings.items():
             # The platform is asked first: an object that is made in between has its row already.
-            held = platform.instances()
+            held = platform.instances(installation)
             with self._database.read() as connection:
                 known = self._objects.instances(connection, besides=TOPIC)
             for instance, age in held.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import falcon.testing
+import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from cloud_controller import parts, web, worker
@@ -19,11 +20,13 @@ from cloud_controller.notices import Notice
 from cloud_controller.platform import Platform, PlatformContext
 from cloud_controller.platforms.local.launcher import no_checkpoint
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
+from cloud_controller.tables import installation
 from occi_service import encryption, identity
 from occi_service.database import Database, metadata
 from occi_service.wire import names, tokens
 
 TENANT = "t-1"
+INSTALLATION = "here"
 SERVICE = "http://schemas.example.org/occi/sm#hello"
 JSON = {"Content-Type": "application/occi+json", "Accept": "application/occi+json"}
 
@@ -66,6 +69,8 @@ class House:
         self.database = Database(url, pool_size=8)
         if make:
             metadata.create_all(self.database.engine)
+            with self.database.write() as connection:
+                connection.execute(sa.insert(installation), {"name": INSTALLATION})
         runner = (
             sys.executable,
             "-I",

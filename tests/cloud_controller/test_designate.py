@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cloud_controller import web
 from cloud_controller.deploy.book import RegionBook
 from cloud_controller.deploy.ports import DeployError
 from cloud_controller.labels import Labels
-from cloud_controller.platform import PlatformContext
+from cloud_controller.platform import KnownStack, PlatformContext
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.opening import open_heat
@@ -29,8 +30,8 @@ from tests.openstack import OpenStack
 from tests.relay import Relay
 from tests.sdk.names_contract import NamesContract
 
-from .heat_region import Rerouted, Tokens, relay_before
-from .house import SERVICE, TENANT, House, labels, new_instance
+from .heat_region import Book, Rerouted, Tokens, relay_before
+from .house import INSTALLATION, SERVICE, TENANT, House, labels, new_instance
 from .served import Pace, served
 
 
@@ -104,16 +105,22 @@ def put(naming: AtDesignate, instance: str, **changed: Any) -> Any:
     return naming.house.call("PUT", path, kind=dns.RECORD, attributes=attributes)
 
 
-def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate) -> None:
+def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dns: OpenStack) -> None:
     house, instance = naming.house, new_instance()
     naming.of(instance).put(naming.zone, "gone", "A", "192.0.2.7")
     [made] = naming.served.kept()
-    assert made["description"] == f"archelon-instance={instance}"
+    assert made["description"] == f"archelon-instance={instance} archelon-installation={INSTALLATION}"
     # What no row tells of is found by its mark, and somebody else's is left alone.
     for name, mark in (("lost", made["description"]), ("theirs", "ours")):
         document = {"name": naming.served.full(name), "type": "A", "records": ["192.0.2.8"], "description": mark}
         naming.served.call("POST", f"/zones/{naming.served.id}/recordsets", document)
     naming.serves("lost", "A", ("192.0.2.8", 3600))
+    # A sweep sees both, and nothing of what another installation has made.
+    book = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
+    context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), book)
+    heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
+    assert instance in heat.holdings.instances(INSTALLATION)
+    assert instance not in heat.holdings.instances("there")
     with pytest.raises(sdk.Failure, match="belongs to another instance, or to somebody else"):
         naming.of(instance).put(naming.zone, "theirs", "A", "192.0.2.9")
     path = disposal.disposal_path(instance)

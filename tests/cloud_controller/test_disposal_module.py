@@ -21,7 +21,7 @@ from occi_service.app import Application
 from occi_service.wire import deploy, disposal
 from occi_service.work import Done, Item, Progress, Token, Wait
 
-from .house import TENANT, House, labels, new_instance
+from .house import INSTALLATION, TENANT, House, labels, new_instance
 from .test_deploy_module import put_application, put_bundle, put_stack, stack_at, state
 
 
@@ -144,7 +144,7 @@ class Mute:
 
     answers = False
 
-    def instances(self) -> Mapping[str, float]:
+    def instances(self, _installation: str) -> Mapping[str, float]:
         return {}
 
     def objects(self, _instance: str) -> Sequence[str]:
@@ -186,10 +186,10 @@ def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:
     holdings = {"local": house.platform.holdings}
     patient = Sweep(house.database, house.parts.objects, holdings=holdings, grace=60.0)
     assert patient() == 300.0
-    assert set(house.platform.holdings.instances()) == {known, unknown}
+    assert set(house.platform.holdings.instances(INSTALLATION)) == {known, unknown}
     sweep = Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)
     # One look may be over before what it ended is gone.
-    house.wait(lambda: sweep() and set(house.platform.holdings.instances()) == {known})
+    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {known})
 
 
 def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House) -> None:
@@ -200,9 +200,9 @@ def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House)
     left = house.platform.launcher.work(Name(stuck, "stray")).parent / "left"
     left.mkdir()
     sweep = Sweep(house.database, house.parts.objects, holdings={"local": house.platform.holdings}, grace=0.0)
-    house.wait(lambda: sweep() and set(house.platform.holdings.instances()) == {stuck})
+    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {stuck})
     left.rmdir()
-    house.wait(lambda: sweep() and house.platform.holdings.instances() == {})
+    house.wait(lambda: sweep() and house.platform.holdings.instances(INSTALLATION) == {})
 
 
 def test_an_application_that_cannot_be_removed_says_why(house: House) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
+import uuid
 import wsgiref.simple_server
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from occi.core_model import Resource
 
 from cloud_controller import parts, settings, tables, web, worker
 from cloud_controller.notices import Notice
+from cloud_controller.objects import Objects
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from cloud_controller.sending import Sender
 from occi_service import identity, schema
@@ -26,6 +29,7 @@ from occi_service.database import Database
 from occi_service.identity import IDENTITY
 from occi_service.settings import SettingsError
 from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
+from occi_service.work import WorkQueue
 
 from .house import House, labels, new_instance
 from .test_deploy_module import put_stack, stack_at
@@ -111,6 +115,13 @@ def test_migrations_make_the_tables(database_url: str) -> None:
     database = Database(database_url)
     schema.upgrade(database, parts.MIGRATIONS)
     assert schema.drift(database, tables.TABLES) == []
+    objects = Objects(WorkQueue(database, clock=time.time))
+    with database.read() as connection:
+        name = objects.installation(connection)
+    assert str(uuid.UUID(name)) == name
+    schema.upgrade(database, parts.MIGRATIONS)
+    with database.read() as connection:
+        assert objects.installation(connection) == name
     database.close()
 
 

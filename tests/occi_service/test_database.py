@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -68,6 +71,25 @@ def test_a_read_on_sqlite_runs_its_statement_and_no_other(sqlite_url: str) -> No
         with database.read() as connection:
             assert connection.scalar(sa.text("SELECT 1")) == 1
     assert ran == ["SELECT 1", "SELECT 1"]
+    database.close()
+
+
+def test_a_new_file_is_opened_beside_one_who_writes_to_it(sqlite_url: str) -> None:
+    """As by processes that start at once: the one that comes second waits for its turn to set the file up."""
+    database = Database(sqlite_url)
+
+    def mode() -> object:
+        with database.read() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+
+    writer = sqlite3.connect(str(database.url.database), isolation_level=None)
+    with contextlib.closing(writer), ThreadPoolExecutor(1) as pool:
+        writer.execute("BEGIN IMMEDIATE")
+        opened = pool.submit(mode)
+        with pytest.raises(TimeoutError):
+            opened.result(0.5)
+        writer.execute("COMMIT")
+        assert opened.result(60) == "wal"
     database.close()
 
 

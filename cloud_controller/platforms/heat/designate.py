@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import requests
@@ -22,10 +22,12 @@ from ...labels import Labels
 from ...platform import NeverDelegatedError, StackBook
 from ...provision.ports import Named, NameOrder, ProvisionError
 from .connection import Connections
+from .holdings import Held, TenantHoldings
 
 __all__ = ["Designate", "DesignateHoldings", "DesignateNames"]
 
 _MARK: Final = "archelon-instance="
+_INSTALLATION: Final = "archelon-installation="
 #: What Designate refuses whoever repeats it: bad data, a missing right, a conflict, a quota.
 _REFUSALS: Final = frozenset({400, 403, 409, 413, 422})
 _PAGE: Final = 500
@@ -137,8 +139,7 @@ class DesignateNames:
         wanted = {"ttl": record.ttl, "records": [record.value]}
         found = self._designate.records(labels, zone["id"], record.full_name, record.type)
         if not found:
-            mark = _MARK + labels.instance
-            made = {"name": record.full_name, "type": record.type, "description": mark, **wanted}
+            made = {"name": record.full_name, "type": record.type, "description": _mark(labels), **wanted}
             answer = self._designate.write(labels, "POST", f"/zones/{zone['id']}/recordsets", made)
             if answer.status_code == requests.codes.conflict and not self._designate.records(
                 labels, zone["id"], record.full_name, record.type
@@ -147,7 +148,7 @@ class DesignateNames:
                 raise ProvisionError(f"the name server refuses it: {_said(answer)}")
             return Named("waiting", "the name server is told")
         [present] = found
-        if present.get("description") != _MARK + labels.instance:
+        if _marked(present)[0] != labels.instance:
             raise ProvisionError(
                 f"the name {record.full_name} ({record.type}) belongs to another instance, or to somebody else; choose another"
             )
@@ -175,39 +176,24 @@ class DesignateNames:
         if zone is None:
             return True
         found = self._designate.records(labels, zone["id"], record.full_name, record.type)
-        mine = [each for each in found if each.get("description") == _MARK + labels.instance]
+        mine = [each for each in found if _marked(each)[0] == labels.instance]
         return _removed(self._designate, labels, mine)
 
 
-class DesignateHoldings:
-    """Records of one region, by the instances whose mark they carry, whether or not a row tells of them.
-
-    Args:
-        book: whose an instance is, and which tenants can be asked for.
-        clock: seconds since the epoch.
-    """
+class DesignateHoldings(TenantHoldings):
+    """Records of one region, by the instances whose mark they carry, whether or not a row tells of them."""
 
     def __init__(self, designate: Designate, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(book, clock=clock)
         self._designate = designate
-        self._book = book
-        self._clock = clock
-        self._found: dict[str, Labels] = {}
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance that has records in the projects of known tenants, with its youngest record's age in seconds."""
-        ages: dict[str, float] = {}
-        now = self._clock()
-        for labels in {each.labels.tenant: each.labels for each in self._book.all()}.values():
-            try:
-                found = list(self._designate.marked(labels, f"{_MARK}*"))
-            except ProvisionError:
-                continue
-            for each in found:
-                instance = str(each["description"]).removeprefix(_MARK)
-                age = max(0.0, now - _changed(each))
-                ages[instance] = min(ages.get(instance, age), age)
-                self._found[instance] = labels
-        return ages
+    def _held(self, labels: Labels) -> Iterable[Held]:
+        try:
+            found = list(self._designate.marked(labels, f"{_MARK}*"))
+        except ProvisionError:
+            return
+        for each in found:
+            yield Held(*_marked(each), _changed(each))
 
     def objects(self, instance: str) -> Sequence[str]:
         """The instance's records."""
@@ -232,7 +218,8 @@ class DesignateHoldings:
         if labels is None:
             return []
         try:
-            return list(self._designate.marked(labels, _MARK + instance))
+            found = self._designate.marked(labels, f"{_MARK}{instance}*")
+            return [each for each in found if _marked(each)[0] == instance]
         except ProvisionError as problem:
             if isinstance(problem.__cause__, NeverDelegatedError):
                 # Nobody ever could set a name here in its tenant's name.
@@ -240,8 +227,19 @@ class DesignateHoldings:
             # Whatever the rows say: who cannot be asked has not said that there is nothing.
             raise HoldingsError(f"the name server cannot be asked for it: {problem}") from problem
 
-    def _labels(self, instance: str) -> Labels | None:
-        return self._book.labels(instance) or self._found.get(instance)
+
+def _mark(labels: Labels) -> str:
+    """The description of a record."""
+    return f"{_MARK}{labels.instance}" + (f" {_INSTALLATION}{labels.installation}" if labels.installation else "")
+
+
+def _marked(record: _Document) -> tuple[str, str]:
+    """Instance and installation that a record says it is of; empty where it says none."""
+    description = str(record.get("description") or "")
+    if not description.startswith(_MARK):
+        return "", ""
+    instance, _, installation = description.removeprefix(_MARK).partition(f" {_INSTALLATION}")
+    return instance, installation
 
 
 def _removed(designate: Designate, labels: Labels, records: Sequence[_Document]) -> bool:

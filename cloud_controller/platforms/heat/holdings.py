@@ -8,9 +8,11 @@ with, and its last instance's disposal has verified that nothing was left.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from heatclient.v1.client import Client
@@ -23,43 +25,72 @@ from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 from .resources import is_deletion_stalled, seconds
 
-__all__ = ["AllHoldings", "HeatHoldings"]
+__all__ = ["AllHoldings", "HeatHoldings", "Held", "TenantHoldings"]
 
 _GONE: Final = "DELETE_COMPLETE"
 
 
-class HeatHoldings:
-    """Stacks of one region.
+@dataclass(frozen=True)
+class Held:
+    """Something that was found: of which instance and installation its mark says it is, and when it last changed, in seconds
+    since the epoch."""
+
+    instance: str
+    installation: str
+    changed: float
+
+
+class TenantHoldings(abc.ABC):
+    """Holdings of a service that shows a project's objects to those who act in it.
 
     Args:
-        book: whose an instance is.
+        book: whose an instance is, and which tenants can be asked for.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, connections: Connections, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
-        self._connections = connections
+    def __init__(self, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
         self._book = book
         self._clock = clock
         #: Who can be asked for an instance that no row tells of.
         self._found: dict[str, Labels] = {}
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance in the projects of known tenants, with its youngest stack's age in seconds."""
+    @abc.abstractmethod
+    def _held(self, labels: Labels) -> Iterable[Held]:
+        """Everything with a mark of ours in a tenant's project; nothing where nobody can ask."""
+
+    def instances(self, installation: str) -> Mapping[str, float]:
+        """An installation's instances in the projects of known tenants, with their youngest objects' ages in seconds."""
         ages: dict[str, float] = {}
         now = self._clock()
         for labels in {each.labels.tenant: each.labels for each in self._book.all()}.values():
-            try:
-                listed = self._connections.call(labels, lambda client: list(client.stacks.list(tags=OURS)))
-            except DeployError:
-                continue
-            for each in listed:
-                instance = labels_of(each.tags)[0].instance
-                if not instance:
+            for each in self._held(labels):
+                if not each.instance or each.installation != installation:
                     continue
-                age = max(0.0, now - seconds(each.updated_time or each.creation_time))
-                ages[instance] = min(ages.get(instance, age), age)
-                self._found[instance] = labels
+                age = max(0.0, now - each.changed)
+                ages[each.instance] = min(ages.get(each.instance, age), age)
+                self._found[each.instance] = labels
         return ages
+
+    def _labels(self, instance: str) -> Labels | None:
+        """With whose rights an instance's objects can be looked at; None where neither a row tells nor anything was seen."""
+        return self._book.labels(instance) or self._found.get(instance)
+
+
+class HeatHoldings(TenantHoldings):
+    """Stacks of one region."""
+
+    def __init__(self, connections: Connections, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(book, clock=clock)
+        self._connections = connections
+
+    def _held(self, labels: Labels) -> Iterable[Held]:
+        try:
+            listed = self._connections.call(labels, lambda client: list(client.stacks.list(tags=OURS)))
+        except DeployError:
+            return
+        for each in listed:
+            told, _ = labels_of(each.tags)
+            yield Held(told.instance, told.installation, seconds(each.updated_time or each.creation_time))
 
     def objects(self, instance: str) -> Sequence[str]:
         """The instance's stacks."""
@@ -107,9 +138,6 @@ class HeatHoldings:
             raise DeployError(f"nothing tells whose the instance {instance[:64]} is")
         return self._connections.call(labels, do)
 
-    def _labels(self, instance: str) -> Labels | None:
-        return self._book.labels(instance) or self._found.get(instance)
-
 
 class AllHoldings:
     """What several have of an instance, as one."""
@@ -117,11 +145,11 @@ class AllHoldings:
     def __init__(self, *each: Holdings) -> None:
         self._each = each
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance, with its youngest object's age in seconds."""
+    def instances(self, installation: str) -> Mapping[str, float]:
+        """Every instance of an installation, with its youngest object's age in seconds."""
         ages: dict[str, float] = {}
         for holdings in self._each:
-            for instance, age in holdings.instances().items():
+            for instance, age in holdings.instances(installation).items():
                 ages[instance] = min(ages.get(instance, age), age)
         return ages
 

@@ -39,6 +39,7 @@ _INSTANCE: Final = "archelon-instance="
 _TENANT: Final = "archelon-tenant="
 _SERVICE: Final = "archelon-service="
 _GENERATION: Final = "archelon-generation="
+_INSTALLATION: Final = "archelon-installation="
 _REVISION: Final = "archelon-revision="
 #: Characters of a tag, as Heat has it.
 _LONGEST_TAG: Final = 80
@@ -122,6 +123,7 @@ def labels_of(tags: Iterable[str] | None) -> tuple[Labels, str]:
         tag_value(known, _TENANT),
         tag_value(known, _SERVICE),
         int(generation) if generation.isdigit() else 0,
+        tag_value(known, _INSTALLATION),
     )
     return labels, tag_value(known, _REVISION)
 
@@ -134,6 +136,7 @@ def tags_of(labels: Labels, revision: str) -> list[str]:
         _tag(_TENANT, labels.tenant),
         _tag(_SERVICE, labels.service),
         _tag(_GENERATION, str(labels.generation)),
+        *([_tag(_INSTALLATION, labels.installation)] if labels.installation else ()),
         _tag(_REVISION, revision),
     ]
 

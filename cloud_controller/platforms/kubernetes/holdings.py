@@ -10,7 +10,7 @@ from typing import Final
 from ...disposal.ports import HoldingsError
 from .api import ApiError, Json
 from .cluster import Cluster, describe
-from .marks import COMPONENT, ORCHESTRATOR, instance_of
+from .marks import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 
 __all__ = ["KubernetesHoldings"]
 
@@ -28,12 +28,13 @@ class KubernetesHoldings:
         self._cluster = cluster
         self._clock = clock
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance with its youngest object's age in seconds."""
+    def instances(self, installation: str) -> Mapping[str, float]:
+        """Every instance of an installation with its youngest object's age in seconds."""
         found: dict[str, float] = {}
         for each in self._cluster.everything():
             instance = instance_of(each["metadata"])
-            if instance:
+            made_by = (each["metadata"].get("labels") or {}).get(INSTALLATION, "")
+            if instance and made_by == label(installation):
                 age = max(0.0, self._clock() - _made(each))
                 found[instance] = min(found.get(instance, age), age)
         return found

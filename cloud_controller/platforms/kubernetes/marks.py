@@ -17,6 +17,7 @@ __all__ = [
     "CLAIM",
     "COMPONENT",
     "GENERATION",
+    "INSTALLATION",
     "INSTANCE",
     "MANAGED",
     "NODE",
@@ -42,6 +43,7 @@ TENANT: Final = _OURS + "tenant"
 SERVICE: Final = _OURS + "service"
 GENERATION: Final = _OURS + "generation"
 REGION: Final = _OURS + "region"
+INSTALLATION: Final = _OURS + "installation"
 STACK: Final = _OURS + "stack"
 #: Of a description's node: its name, and the instance of it.
 NODE: Final = _OURS + "node"
@@ -90,6 +92,7 @@ def marks(labels: Labels, *, region: str, component: str, **more: str) -> dict[s
         SERVICE: label(labels.service),
         GENERATION: str(labels.generation),
         REGION: label(region),
+        **({INSTALLATION: label(labels.installation)} if labels.installation else {}),
         **{_OURS + name.replace("_", "-"): label(value) for name, value in more.items()},
     }
 

@@ -23,8 +23,8 @@ class LocalHoldings:
         self._launcher = launcher
         self._clock = clock
 
-    def instances(self) -> Mapping[str, float]:
-        """Every instance with its youngest process' age in seconds."""
+    def instances(self, _installation: str) -> Mapping[str, float]:
+        """Every instance with its youngest process' age in seconds; a directory is one installation's alone."""
         now = self._clock()
         found: dict[str, float] = {}
         for process in self._launcher.find():

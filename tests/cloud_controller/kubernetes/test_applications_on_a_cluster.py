@@ -47,7 +47,8 @@ MAKERS = [
 @pytest.fixture
 def order(bed: Bed, tmp_path: Path) -> Iterator[ApplicationOrder]:
     instance = str(uuid.uuid4())
-    yield replace(ordered(tmp_path / "bundle", instance=instance), command=COMMAND)
+    given = ordered(tmp_path / "bundle", instance=instance)
+    yield replace(given, command=COMMAND, labels=replace(given.labels, installation="here"))
     bed.leave(lambda: bed.platform.applications.remove(instance) and not bed.platform.holdings.remains(instance))
 
 
@@ -82,7 +83,9 @@ def test_its_pod_has_no_privilege_and_everything_belongs_to_the_deployment(bed: 
     assert by_kind["NetworkPolicy"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     for each in objects:
         assert each["metadata"]["labels"]["archelon.org/instance"] == order.labels.instance
-    assert bed.platform.holdings.instances()[order.labels.instance] < 300
+    assert bed.platform.holdings.instances("here")[order.labels.instance] < 300
+    # What another installation has made in the namespace is nothing for this one to sweep, and the other way round.
+    assert order.labels.instance not in bed.platform.holdings.instances("there")
 
 
 def test_rolled_to_another_bundle_and_back(bed: Bed, order: ApplicationOrder, tmp_path: Path) -> None:
