@@ -31,7 +31,7 @@ def test_tokens_that_live_seconds_hold_at_the_ordinary_door(openstack: OpenStack
         answer = openstack.tenant.session.get(
             f"{openstack.auth_url}/auth/tokens", headers=headers, authenticated=False, raise_exc=False
         )
-        # Six seconds may be over before a busy machine has come to ask.
+        # A few seconds may be over before a busy machine has come to ask.
         return answer.json()["token"] if answer.status_code == 200 else None
 
     plain = until(shown, "a token holds while it lives")

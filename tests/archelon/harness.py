@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from archelon.command_line import main
+from archelon.failures import Status
 from tests.ports import lane
 from tests.waiting import until
 
@@ -91,11 +92,11 @@ class Dev:
         assert self.process.poll() is None, said
         return "ready in" in said
 
-    def interrupt(self) -> int:
-        """Ctrl-C; its exit status."""
+    def interrupt(self) -> None:
+        """Ctrl-C, which is to end it well."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=120)
+        assert self.process.wait(timeout=120) == Status.DONE, self.output.read_text()
 
     def end(self) -> None:
         """Whatever it is in, end it."""

@@ -166,7 +166,7 @@ def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
         assert len(before) == 2
         assert all(before.values())
 
-        assert house.interrupt() == Status.DONE
+        house.interrupt()
         assert page(url) == "Still here"
         said = house("instance", "list")
         assert said.status == Status.UNREACHABLE
@@ -182,7 +182,7 @@ def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
 
         # Without --keep, the end of it is the end of all that it started.
         processes = [pid for pid in nodes(house.state, identifier).values() if pid]
-        assert house.interrupt() == Status.DONE
+        house.interrupt()
         assert [pid for pid in processes if psutil.pid_exists(pid)] == []
 
         # The instance is ordered still: it comes again.

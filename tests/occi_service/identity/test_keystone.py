@@ -165,7 +165,7 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
         try:
             return fresh, tokens.verify(fresh).expires
         except identity.InvalidTokenError:
-            # Its six seconds were over before a busy machine had come to ask.
+            # Its few seconds were over before a busy machine had come to ask.
             return None
 
     found = until(alive, "a token holds while it lives")
