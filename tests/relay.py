@@ -46,23 +46,25 @@ class Relay:
 
     def release(self) -> None:
         """Let the answers go."""
-        self.held.clear()
-        self._flows.set()
+        with self._lock:
+            self.held.clear()
+            self._flows.set()
 
     def block(self) -> None:
         """Be as a server that was killed."""
-        self.release()
-        if self._listener is not None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+            standing, self._open = self._open, set()
+        if listener is not None:
             # close alone would let accept go on.
             with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-        with self._lock:
-            standing, self._open = self._open, set()
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         for each in standing:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+        # What was held goes nowhere now.
+        self.release()
 
     def _serve(self, listener: socket.socket) -> None:
         while True:
@@ -70,9 +72,9 @@ class Relay:
                 near, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+            threading.Thread(target=self._carry, args=(near, listener), daemon=True).start()
 
-    def _carry(self, near: socket.socket) -> None:
+    def _carry(self, near: socket.socket, listener: socket.socket) -> None:
         with contextlib.closing(near):
             try:
                 far = socket.create_connection(self.target, timeout=10)
@@ -81,6 +83,9 @@ class Relay:
             far.settimeout(None)
             with contextlib.closing(far):
                 with self._lock:
+                    if self._listener is not listener:
+                        # Blocked since it was accepted.
+                        return
                     self._open |= {near, far}
                 back = threading.Thread(target=_pass, args=(far, near, self._wait), daemon=True)
                 back.start()
@@ -90,9 +95,10 @@ class Relay:
                     self._open -= {near, far}
 
     def _wait(self) -> None:
-        if not self._flows.is_set():
-            self.held.set()
-            self._flows.wait()
+        with self._lock:
+            if not self._flows.is_set():
+                self.held.set()
+        self._flows.wait()
 
 
 def _pass(source: socket.socket, sink: socket.socket, wait: Callable[[], None] = lambda: None) -> None:
