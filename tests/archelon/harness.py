@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
+from archelon.all_in_one import AllInOne
 from archelon.command_line import main
 from archelon.failures import Status
+from archelon.state_directory import StateDirectory
 from tests.ports import lane
 from tests.waiting import until
 
@@ -99,7 +101,7 @@ class Dev:
         assert self.process.wait(timeout=120) == Status.DONE, self.output.read_text()
 
     def end(self) -> None:
-        """Whatever it is in, end it."""
+        """Whatever it is in, end it, and what goes on without it."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -107,6 +109,8 @@ class Dev:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.state.exists():
+            AllInOne(StateDirectory(self.state), lambda _line: None).down()
 
     def __call__(self, *arguments: object) -> Said:
         """A command against it. One that waits waits three minutes at most."""
