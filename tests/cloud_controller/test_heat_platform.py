@@ -361,9 +361,10 @@ def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(reg
 
 def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> None:
     known = region.order(template_of({"a": {}}))
+    here, there = str(uuid.uuid4()), str(uuid.uuid4())
     orphan, others = (
         region.order(template_of({"a": {}}), labels=Labels(str(uuid.uuid4()), "tenant", SERVICE, 1, installation))
-        for installation in ("here", "there")
+        for installation in (here, there)
     )
     for each in (known, orphan, others):
         region.settle(each)
@@ -371,8 +372,8 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     del region.book.instances[orphan.labels.instance], region.book.instances[others.labels.instance]
     holdings = HeatHoldings(region.connections, region.book)
     # What another installation has made in the project is none of ours, and nothing for us to sweep.
-    assert set(holdings.instances("here")) == {orphan.labels.instance}
-    assert set(holdings.instances("there")) == {others.labels.instance}
+    assert set(holdings.instances(here)) == {orphan.labels.instance}
+    assert set(holdings.instances(there)) == {others.labels.instance}
     assert holdings.objects(orphan.labels.instance)
     until(lambda: holdings.remove(orphan.labels.instance))
     assert list(holdings.remains(orphan.labels.instance)) == []
