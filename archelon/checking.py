@@ -33,9 +33,17 @@ __all__ = ["conformance"]
     help="With a URL: write the environment there, NAME=value a line, instead of to standard error.",
 )
 @click.option("--patience", default=300.0, show_default=True, help="With a URL: seconds in which it is to be started.")
+@click.option(
+    "--prompt", default=2.0, show_default=True, help="Seconds in which it has to answer, whatever it is told."
+)
 @click.argument("command", metavar="(COMMAND… | URL)", nargs=-1, required=True, type=click.UNPROCESSED)
 def conformance(
-    command: tuple[str, ...], listen: str, environment_file: Path | None, patience: float, answers: Answers
+    command: tuple[str, ...],
+    listen: str,
+    environment_file: Path | None,
+    patience: float,
+    prompt: float,
+    answers: Answers,
 ) -> int:
     """Test the orchestrator that COMMAND starts, or that of a bundle's directory. It listens on HOST and PORT.
 
@@ -62,7 +70,7 @@ def conformance(
                 # What it prints belongs to standard error: standard output is for the findings.
                 printed = sys.__stderr__.fileno() if sys.__stderr__ is not None else None
                 url, restart = stack.enter_context(checks.started(_started_by(command), around, output=printed))
-            findings = checks.check(url, around, restart=restart)
+            findings = checks.check(url, around, restart=restart, prompt=prompt)
     except RuntimeError as error:
         raise CommandError(str(error)) from error
     answers.rows(

@@ -24,7 +24,7 @@ _SILENT = (
 
 
 def test_a_bundles_orchestrator_passes() -> None:
-    said = archelon("conformance", "-o", "json", ROOT / "orchestrators" / "hello")
+    said = archelon("conformance", "-o", "json", "--prompt", 30, ROOT / "orchestrators" / "hello")
     assert said.status == Status.DONE, said.out
     assert len(said.json) > 10
     assert {each["outcome"] for each in said.json} == {"ok"}
@@ -52,7 +52,7 @@ def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
     port = free_port()
     said: list[Said] = []
     file = tmp_path / "environment"
-    options = ("-o", "json", "--environment-file", file, "--patience", 60)
+    options = ("-o", "json", "--environment-file", file, "--patience", 60, "--prompt", 30)
     tester = threading.Thread(
         target=lambda: said.append(archelon("conformance", *options, f"http://127.0.0.1:{port}/")), daemon=True
     )

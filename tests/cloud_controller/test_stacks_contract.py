@@ -222,7 +222,7 @@ def test_a_failed_create_is_rolled_back_or_kept_as_ordered(here: Here) -> None:
 
 
 # A manifest of Kubernetes declares no parameters: the service's own manifest does.
-@pytest.mark.parametrize("here", ["local", "heat"], indirect=True)
+@pytest.mark.parametrize("here", ["local", pytest.param("heat", marks=pytest.mark.openstack)], indirect=True)
 def test_parameters_are_checked_before_anything_is_made_and_told_without_their_values(here: Here) -> None:
     template = here.nodes({"a": "1"})
     secret = "correct horse battery staple, and much more of it"

@@ -127,9 +127,10 @@ def remove_tree(path: Path) -> None:
 def stays_in(work: Path, target: Path) -> bool:
     """Whether a path below `work` leads nowhere else: a process owns its directory and may have put a link in the way."""
     try:
-        return target.parent.resolve().is_relative_to(work.resolve())
+        parent = target.parent.resolve()
     except RuntimeError:
-        return False  # a link that leads to itself
+        return False  # a link that leads to itself; Python 3.13 says nothing then, and leaves it as it is
+    return parent.is_relative_to(work.resolve()) and not any(each.is_symlink() for each in (parent, *parent.parents))
 
 
 def write_files(work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
