@@ -228,7 +228,7 @@ def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
         for _ in range(2):
             said = archelon("db", "upgrade", "--of", service, "--url", url)
             assert said.status == Status.DONE, said.err
-    with sqlite3.connect(tmp_path / "service-manager.db") as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "service-manager.db")) as connection:
         assert connection.execute("SELECT count(*) FROM sm_instances").fetchone() == (0,)
     other = archelon("db", "upgrade", "--of", "cloud-controller", "--url", f"sqlite:///{tmp_path}/service-manager.db")
     assert other.status == Status.FAILED
