@@ -21,7 +21,7 @@ from occi_service.work import Priority, WorkQueue
 from .labels import Labels
 from .tables import INSTALLATION, objects
 
-__all__ = ["ABSENT", "PRESENT", "STOPPED", "SUSPENDED", "Object", "Objects"]
+__all__ = ["ABSENT", "PRESENT", "STOPPED", "SUSPENDED", "Object", "Objects", "labels_of"]
 
 PRESENT: Final = "present"
 STOPPED: Final = "stopped"
@@ -161,11 +161,16 @@ class Objects:
         )
 
 
+def labels_of(row: Any) -> Labels:
+    """The labels of what a row of `objects` is about, read together with `INSTALLATION`."""
+    return Labels(row.instance, row.tenant, row.service, row.generation, row.installation)
+
+
 def _object(row: Any) -> Object:
     return Object(
         path=row.path,
         topic=row.topic,
-        labels=Labels(row.instance, row.tenant, row.service, row.generation, row.installation),
+        labels=labels_of(row),
         region=row.region,
         wanted=row.wanted,
         version=row.version,

@@ -7,13 +7,14 @@ from those of this run's other processes, and none is given twice until all have
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import socket
 from collections.abc import Iterator
 
-__all__ = ["free_port", "lane"]
+__all__ = ["closed_port", "free_port", "lane"]
 
 #: Where no part of Archelon and no test bed listens by itself, and below what Linux gives to whoever asks for any port.
 _FIRST = 18000
@@ -48,3 +49,11 @@ def free_port(host: str = "127.0.0.1") -> int:
                 continue
             return port
     raise AssertionError(f"no port is free on {host} from {_FIRST + _WIDTH * lane()} on")
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port at which nobody listens, and which nobody else is given meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

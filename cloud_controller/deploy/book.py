@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from occi_service.database import Database
 
 from ..labels import Labels
+from ..objects import labels_of
 from ..platform import KnownStack
 from ..tables import INSTALLATION, objects
 from .stacks import TOPIC
@@ -39,7 +40,7 @@ class RegionBook:
         wanted = (objects.c.instance, objects.c.tenant, objects.c.service, objects.c.generation, INSTALLATION)
         with self._database.read() as connection:
             row = connection.execute(sa.select(*wanted).where(objects.c.instance == instance).limit(1)).one_or_none()
-        return None if row is None else _labels(row)
+        return None if row is None else labels_of(row)
 
     def _read(self, which: sa.ColumnElement[bool]) -> list[KnownStack]:
         mine = sa.and_(objects.c.topic == TOPIC, objects.c.region == self._region, which)
@@ -47,9 +48,5 @@ class RegionBook:
             return [_known(row) for row in connection.execute(sa.select(objects, INSTALLATION).where(mine))]
 
 
-def _labels(row: Any) -> Labels:
-    return Labels(row.instance, row.tenant, row.service, row.generation, row.installation)
-
-
 def _known(row: Any) -> KnownStack:
-    return KnownStack(row.path.rpartition("/")[2], _labels(row), json.loads(row.kept).get("record") or {})
+    return KnownStack(row.path.rpartition("/")[2], labels_of(row), json.loads(row.kept).get("record") or {})

@@ -238,7 +238,8 @@ class Life:
         Args:
             phases: in the midst of which the kill has to have come, as the history says.
         """
-        _soon(begun, f"{moment} begins")
+        # Without a pause worth the name: what has begun may be over soon.
+        until(begun, f"{moment} begins", seconds=PATIENCE, pause=0.005)
         at, back = self.kill()
         try:
             until(
@@ -361,11 +362,3 @@ def _visitors(life: Life) -> Iterator[threading.Event]:
     finally:
         leave.set()
         visitor.join(timeout=10.0)
-
-
-def _soon(begun: Callable[[], bool], what: str) -> None:
-    """Wait without a pause worth the name: what has begun may be over soon."""
-    end = time.monotonic() + PATIENCE
-    while not begun():
-        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.005)

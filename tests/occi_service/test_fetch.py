@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from occi_service import addresses, fetch
+from tests.ports import closed_port
 
 LOCAL = ["127.0.0.0/8"]
 
@@ -324,11 +325,8 @@ def test_a_resolver_that_never_answers() -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.socket() as bound:
-        # Nobody else is given this port, and listens there.
-        bound.bind(("127.0.0.1", 0))
-        with pytest.raises(fetch.FetchError, match="check that it runs"):
-            fetcher().fetch(f"http://127.0.0.1:{bound.getsockname()[1]}/")
+    with closed_port() as port, pytest.raises(fetch.FetchError, match="check that it runs"):
+        fetcher().fetch(f"http://127.0.0.1:{port}/")
 
     def resolve(host: str, port: int) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import ssl
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from occi_service import client
+from tests.ports import closed_port
 from tests.waiting import until
 
 from .scripted import Script, Scripted, answer, drip, raw, reset
@@ -382,15 +382,12 @@ def test_a_connection_that_the_server_closed_is_not_used() -> None:
 
 def test_nobody_listens() -> None:
     waits = Waits()
-    with socket.socket() as bound:
-        # Nobody else is given this port, and listens there.
-        bound.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        with (
-            client.Client(url, clock=waits.clock, sleep=waits.sleep) as occi,
-            pytest.raises(client.TransportError, match="refused") as caught,
-        ):
-            get(occi)
+    with (
+        closed_port() as port,
+        client.Client(f"http://127.0.0.1:{port}", clock=waits.clock, sleep=waits.sleep) as occi,
+        pytest.raises(client.TransportError, match="refused") as caught,
+    ):
+        get(occi)
     assert caught.value.attempts == 4
 
 
