@@ -5,7 +5,7 @@ BIN := .venv/bin
 # How many processes run the tests. Most of a test's time is waiting for other processes, but these need processors, too.
 PYTEST_PROCESSES ?= 2
 
-.PHONY: demo test lint bench crash clean
+.PHONY: demo test lint bench crash fresh clean
 
 demo: .venv/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
@@ -29,6 +29,10 @@ crash: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# .ci/run in a new Debian root, where nothing of this machine helps.
+fresh:
+	.ci/fresh $(FRESH_ARGS)
 
 clean:
 	rm -rf .venv build dist
