@@ -22,9 +22,7 @@ from .design.ports import Delegations, ServiceCatalogue
 from .identities import identity_of
 from .objects import Objects
 from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
-from .platforms.heat.opening import open_heat
 from .platforms.local.delegations import LocalDelegations
-from .platforms.local.opening import open_local
 from .provision.ports import Names
 from .settings import CloudControllerSettings
 
@@ -32,9 +30,6 @@ __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 
 #: For `occi_service.schema.upgrade`.
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
-
-#: The platforms that come along; others are found as entry points.
-_BUILT_IN: Final[Mapping[str, Callable[..., Platform]]] = {"local": open_local, "heat": open_heat}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,20 +175,23 @@ def open_platforms(
         stacks: what was ordered for a region.
 
     Raises:
-        DeployError: there is no such platform, or it refuses its settings.
+        DeployError: there is no such platform, it lacks a library, or it refuses its settings.
     """
-    known = {**_BUILT_IN, **ports.load(ports.PLATFORMS)}
+    known = ports.offered(ports.PLATFORMS)
     opened: dict[str, Platform] = {}
     for name, (platform, settings) in regions.items():
-        factory = known.get(platform)
-        if factory is None:
+        entry = known.get(platform)
+        if entry is None:
             raise ports.DeployError(
                 f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
             )
+        factory = ports.loaded(entry)
         try:
             given = tokens(name) if tokens is not None else NoTokens()
             context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
             opened[name] = factory(context, **settings)
+        except ImportError as problem:
+            raise ports.not_importable(entry, problem) from problem
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
     return opened

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.code_blocks import code_blocks
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[1]
@@ -19,17 +20,10 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def blocks(text: str, language: str) -> list[str]:
-    """Code blocks of a language; the empty one for commands."""
-    # All of them are found, since the end of one looks like the beginning of another.
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [block for name, block in found if name == language]
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[int]:
     """The README's first service, on a port."""
-    (program,) = [each for each in blocks(README, "python") if "occi_service.Application()" in each]
+    (program,) = [each for each in code_blocks(README, "python") if "occi_service.Application()" in each]
     (tmp_path / "readme.py").write_text(program)
     with socket.create_server(("127.0.0.1", 0)) as listening, (tmp_path / "log").open("wb") as log:
         command = [sys.executable, "-m", "gunicorn", "readme:application", "--no-control-socket"]
@@ -45,7 +39,7 @@ def served(tmp_path: Path) -> Iterator[int]:
 def test_the_first_service_answers_the_first_requests(served: int) -> None:
     if shutil.which("curl") is None:
         missing("curl")
-    (script,) = [each for each in blocks(README, "") if "curl" in each]
+    (script,) = [each for each in code_blocks(README) if "curl" in each]
     commands = [each for each in re.split(r"\n(?=curl )", script.strip()) if each]
     assert len(commands) == 3
     answers = []
@@ -65,7 +59,7 @@ def test_the_first_service_answers_the_first_requests(served: int) -> None:
 def test_every_target_that_is_named_exists() -> None:
     if shutil.which("make") is None:
         missing("make")
-    named = set(re.findall(r"^make (\w+)", "\n".join(blocks(README, "") + blocks(CONTRIBUTING, "")), re.MULTILINE))
+    named = set(re.findall(r"^make (\w+)", "\n".join(code_blocks(README) + code_blocks(CONTRIBUTING)), re.MULTILINE))
     assert {"demo", "test", "lint", "bench", "crash"} <= named
     for target in sorted(named):
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)

@@ -30,8 +30,10 @@ __all__ = [
     "StackOrder",
     "StackResource",
     "Stacks",
-    "load",
+    "loaded",
     "node_resources",
+    "not_importable",
+    "offered",
 ]
 
 #: Entry point groups.
@@ -225,31 +227,47 @@ class Stacks(Protocol):
 
 
 def node_resources(platform: str) -> dict[str, Any]:
-    """What makes nodes on a platform, by the resource's type; each is called with what that platform makes nodes with.
+    """What other packages offer to make nodes with on a platform, by the resource's type.
 
-    A factory says whose it is by an attribute `platform`; one without it is the local platform's.
+    Each is called with what that platform makes nodes with. A factory says whose it is by an attribute `platform`; one without
+    it is the local platform's. The platforms' own types are no entry points: they come with the platform.
 
     Raises:
-        DeployError: see `load`.
+        DeployError: see `offered` and `loaded`.
     """
-    found = load(NODE_RESOURCES)
+    found = {name: loaded(entry) for name, entry in offered(NODE_RESOURCES).items()}
     return {name: each for name, each in found.items() if getattr(each, "platform", "local") == platform}
 
 
-def load(group: str) -> dict[str, Any]:
-    """What is offered under an entry point group, by name.
+def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """The entry points of a group, by name; none is imported yet, since what it needs may be an extra that nobody asked for.
 
     Raises:
-        DeployError: two packages offer the same name, or one cannot be imported.
+        DeployError: two packages offer the same name.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=group):
         if entry.name in found:
             raise DeployError(f"two packages offer {entry.name!r} in {group}; remove one of them")
-        try:
-            found[entry.name] = entry.load()
-        except ImportError as problem:
-            raise DeployError(
-                f"{entry.name!r} in {group} cannot be imported: {problem}; repair or remove its package"
-            ) from problem
+        found[entry.name] = entry
     return found
+
+
+def loaded(entry: importlib.metadata.EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+        DeployError: it cannot be imported; the text names the extra to install, where its package has one of this name.
+    """
+    try:
+        return entry.load()
+    except ImportError as problem:
+        raise not_importable(entry, problem) from problem
+
+
+def not_importable(entry: importlib.metadata.EntryPoint, problem: ImportError) -> DeployError:
+    """The error for an entry point that lacks a library, with its remedy."""
+    remedy = "repair or remove its package"
+    if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
+        remedy = f"install {entry.dist.name}[{entry.name}]"
+    return DeployError(f"{entry.name!r} in {entry.group} cannot be imported: {problem}; {remedy}")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.deploy.ports import ApplicationOrder, DeployError, load
+from cloud_controller.deploy.ports import PLATFORMS, ApplicationOrder, DeployError, node_resources
 from cloud_controller.labels import Labels
+from cloud_controller.parts import open_platforms
 from cloud_controller.platform import PlatformContext
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.opening import open_local
@@ -86,23 +87,33 @@ def test_wrong_limits_are_refused(tmp_path: Path, limits: Any) -> None:
         open_local(PlatformContext("here", tmp_path), limits=limits)
 
 
-def offered(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
-    points = tuple(importlib.metadata.EntryPoint(name, value, "archelon.node_resources") for name, value in entries)
+def offered(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str], group: str = "archelon.node_resources") -> None:
+    points = tuple(importlib.metadata.EntryPoint(name, value, group) for name, value in entries)
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: [point for point in points if point.group == group]
     )
 
 
-def test_types_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offered(monkeypatch, ("process", "cloud_controller.platforms.local.nodes:ProcessNodes"))
-    assert load("archelon.node_resources") == {"process": ProcessNodes}
-    LocalPlatform(tmp_path).stacks.validate(order(sleepers({"a": []})))
+def test_types_of_other_packages_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offered(monkeypatch, ("vm", "cloud_controller.platforms.local.nodes:ProcessNodes"))
+    assert node_resources("local") == {"vm": ProcessNodes}
+    platform = LocalPlatform(tmp_path)
+    assert set(platform.node_types) == {"process", "vm"}
+    platform.stacks.validate(order(sleepers({"a": []}).replace("type: process", "type: vm")))
 
 
 def test_a_type_that_cannot_be_loaded_or_is_offered_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     offered(monkeypatch, ("vm", "no_such_module:Thing"))
     with pytest.raises(DeployError, match=r"'vm' in archelon\.node_resources cannot be imported"):
-        load("archelon.node_resources")
+        node_resources("local")
     offered(monkeypatch, ("vm", "json:loads"), ("vm", "json:dumps"))
     with pytest.raises(DeployError, match="two packages offer 'vm'"):
-        load("archelon.node_resources")
+        node_resources("local")
+
+
+def test_a_platform_that_no_region_names_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entries = (("local", "cloud_controller.platforms.local.opening:open_local"), ("far", "no_such_module:Thing"))
+    offered(monkeypatch, *entries, group=PLATFORMS)
+    assert list(open_platforms(tmp_path, {"here": ("local", {})})) == ["here"]
+    with pytest.raises(DeployError, match=r"'far' in archelon\.platforms cannot be imported: No module named"):
+        open_platforms(tmp_path, {"here": ("local", {}), "there": ("far", {})})

@@ -1,4 +1,4 @@
-"""Opens a region of Heat, made of the region's settings. Heat's client is imported when a region needs it, and not before."""
+"""Opens a region of Heat, made of the region's settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from ...disposal.ports import Holdings
 from ...platform import PlatformContext, Watcher
 from ...provision.ports import Configures, Names
 from ...runtime.ports import Targets
+from .account import AccountTokens
+from .configures import HeatConfigures
+from .connection import Connections
+from .designate import Designate, DesignateHoldings, DesignateNames
+from .holdings import AllHoldings, HeatHoldings
+from .stacks import HeatStacks
+from .targets import HeatTargets
+from .watcher import HeatWatcher
 
 __all__ = ["HeatPlatform", "open_heat"]
 
@@ -70,25 +78,12 @@ def open_heat(
             Zones may be left out where every order is carried out in its tenant's own project, and are then all that this has.
 
     Raises:
-        DeployError: Heat's client is not installed, or a setting is no such thing.
+        DeployError: a setting is no such thing.
     """
     if not auth_url.startswith(("http://", "https://")):
         raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
     if isinstance(stalled, bool) or not isinstance(stalled, int | float) or not stalled > 0:
         raise DeployError(f"stalled of the region {context.region} is no number of seconds")
-    try:
-        from .account import AccountTokens
-        from .configures import HeatConfigures
-        from .connection import Connections
-        from .designate import Designate, DesignateHoldings, DesignateNames
-        from .holdings import AllHoldings, HeatHoldings
-        from .stacks import HeatStacks
-        from .targets import HeatTargets
-        from .watcher import HeatWatcher
-    except ImportError as problem:
-        raise DeployError(
-            f"the region {context.region} needs Heat's client ({problem.name}); install archelon[heat]"
-        ) from problem
     tokens = context.tokens
     if account is not None:
         try:

@@ -104,7 +104,7 @@ def open_kubernetes(
             ingress_hosts=ingress_hosts,
             ingress_annotations=ingress_annotations,
         )
-    except (ImportError, ValueError) as problem:
+    except ValueError as problem:
         raise DeployError(f"region {context.region}: {problem}") from problem
     given: dict[str, Any] = {
         "requests": requests,

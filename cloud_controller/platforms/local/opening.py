@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ...deploy.ports import DeployError, node_resources
+from ...deploy.ports import DeployError
 from ...platform import PlatformContext
 from .configures import LocalConfigures
 from .holdings import LocalHoldings
 from .launcher import no_checkpoint
-from .nodes import ProcessNodes
 from .orders import Limits
 from .platform import LocalPlatform
 from .targets import LocalTargets
@@ -31,11 +30,10 @@ class OpenLocal(LocalPlatform):
         root: Path,
         *,
         runner: tuple[str, ...],
-        node_resources: Mapping[str, object],
         limits: Limits | None = None,
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        super().__init__(root, runner=runner, node_resources=node_resources, limits=limits, checkpoint=checkpoint)
+        super().__init__(root, runner=runner, limits=limits, checkpoint=checkpoint)
         self.holdings = LocalHoldings(self.launcher)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
@@ -65,7 +63,6 @@ def open_local(
     return OpenLocal(
         context.directory,
         runner=tuple(runner),
-        node_resources={"process": ProcessNodes, **node_resources("local")},
         limits=Limits(**limits) if limits else None,
         checkpoint=checkpoint,
     )

@@ -11,6 +11,7 @@ from ...deploy.ports import Stacks
 from ..described import DescribedStacks
 from .applications import LocalApplications
 from .launcher import Launcher, no_checkpoint
+from .nodes import ProcessNodes
 from .orders import Limits
 
 __all__ = ["LocalPlatform"]
@@ -22,8 +23,8 @@ class LocalPlatform:
     Args:
         root: directory of everything that runs.
         runner: argument list that runs a bundle; its directory is appended.
-        node_resources: factories of resource types by name, each called with the launcher; by default those of the entry
-            point group `archelon.node_resources`.
+        node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
+            the entry point group `archelon.node_resources`.
         limits: of each orchestrator.
         checkpoint: called with a name at every point where being killed could matter.
     """
@@ -38,8 +39,9 @@ class LocalPlatform:
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         self.launcher = Launcher(root, checkpoint=checkpoint)
-        factories = ports.node_resources("local") if node_resources is None else node_resources
-        types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in factories.items()}  # type: ignore[operator]
+        if node_resources is None:
+            node_resources = {"process": ProcessNodes, **ports.node_resources("local")}
+        types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
         self.node_types = types
         self.stacks = DescribedStacks(types, checkpoint=checkpoint)

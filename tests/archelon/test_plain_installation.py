@@ -1,0 +1,109 @@
+"""docs/start.md as a newcomer follows it: `pip install .` without any extra, in an environment of its own, and every command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.code_blocks import code_blocks
+
+from .harness import ROOT, first_port, until
+
+PAGE = (ROOT / "docs" / "start.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of programs of an environment that has Archelon without extras."""
+    place = tmp_path_factory.mktemp("plain") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    pip = [place / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "--constraint", ROOT / "constraints.txt", ROOT], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return place / "bin"
+
+
+@pytest.fixture(scope="module")
+def environment(programs: Path) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ARCHELON_", "PYTHON", "VIRTUAL"))
+    }
+    return {**kept, "PATH": f"{programs}:{kept.get('PATH', os.defpath)}"}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Path]:
+    """The page's directory, in which `archelon dev` runs as the page says, on ports of the test's own."""
+    work = tmp_path_factory.mktemp("work")
+    commands = code_blocks(PAGE)[0].strip()
+    assert commands.endswith("\narchelon dev")
+    output = work / "dev.out"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            ["bash", "-c", f"{commands.removesuffix('archelon dev')}exec archelon dev --port {first_port()}"],
+            cwd=work, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def ready() -> bool:
+        assert process.poll() is None, output.read_text()
+        return "ready in" in output.read_text()
+
+    try:
+        until(ready, "archelon dev is ready", seconds=180)
+        yield work / "try"
+        process.terminate()
+        assert process.wait(timeout=120) == 0, output.read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_no_extra_is_installed(programs: Path) -> None:
+    names = "jsonpath", "kubernetes", "heatclient", "asyncssh"
+    ask = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+    done = subprocess.run([programs / "python", "-P", "-c", ask, *names], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_of_the_page_does_what_it_says(directory: Path, environment: dict[str, str]) -> None:
+    address = json.loads((directory / ".archelon" / "dev.json").read_text())
+    port = next(str(value) for name, value in address["ports"].items() if name == "service_manager")
+    identifier = ""
+    for block in code_blocks(PAGE)[1:]:
+        # The id on the page is of the order that the page makes.
+        text = block.replace("127.0.0.1:8888", f"127.0.0.1:{port}").replace("3f2a", identifier[:8] or "3f2a")
+        text = text.replace("curl ", "curl -sS --fail --max-time 60 ")
+        done = subprocess.run(
+            ["bash", "-euc", text], cwd=directory, env=environment, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, (text, done.stdout, done.stderr)
+        found = re.search(r"/hello/([0-9a-f-]{36})", done.stdout)
+        identifier = found[1] if found else identifier
+
+
+def test_a_region_whose_extra_is_missing_says_which(
+    programs: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    ask = (
+        "import pathlib, sys\n"
+        "from cloud_controller.deploy.ports import DeployError\n"
+        "from cloud_controller.parts import open_platforms\n"
+        "try: open_platforms(pathlib.Path(sys.argv[1]), {'west': (sys.argv[2], {'auth_url': 'https://k/v3'})})\n"
+        "except DeployError as problem: print(problem)"
+    )
+    for platform in ("heat", "kubernetes"):
+        done = subprocess.run(
+            [programs / "python", "-P", "-c", ask, tmp_path, platform],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert f"install archelon[{platform}]" in done.stdout, done.stdout
