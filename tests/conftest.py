@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
+from tests import beds
 from tests import kubernetes_cluster as clusters
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
@@ -45,6 +46,11 @@ def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("ARCHELON_REQUIRE_ALL") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped, and ARCHELON_REQUIRE_ALL is set: {report.longrepr}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    beds.refuse_where_down(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -121,7 +127,12 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[_TABLES].texts += getattr(node, "workeroutput", {}).get("tables", [])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest's own, which shows the errors
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    with beds.counted(terminalreporter):
+        yield
     for text in config.stash[_TABLES].texts:
         terminalreporter.write_line("")
         terminalreporter.write_line(text)
@@ -148,7 +159,11 @@ def orchestrator_image(
     """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
     if clusters.builder() is None:
         missing("a builder of images (buildah, podman or docker)")
-    with clusters.loaded_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images")) as image:
+    place = tmp_path_factory.mktemp("images")
+    with (
+        clusters.builders_storage(place),
+        clusters.loaded_image(kubernetes_cluster, "orchestrator", place) as image,
+    ):
         yield image
 
 

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
 from kubernetes_testbed.cluster import Cluster
 from kubernetes_testbed.layout import Layout
 
 from archelon import command_line
 from archelon.images import builders
+from tests.beds import coming_up
 
-__all__ = ["KubernetesCluster", "builder", "given", "loaded_image", "obstacle", "started"]
+__all__ = ["KubernetesCluster", "builder", "builders_storage", "given", "loaded_image", "obstacle", "started"]
 
 #: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
 #: its nodes (`kind load image-archive`), to which the archive is appended.
@@ -75,6 +77,19 @@ def builder() -> builders.Builder | None:
 
 
 @contextlib.contextmanager
+def builders_storage(directory: Path) -> Iterator[None]:
+    """Images that buildah or podman makes meanwhile lie in a directory of their own, and not among the machine's."""
+    storage, networks = directory / "storage.conf", directory / "containers.conf"
+    roots = "".join(f'{name} = "{directory / name}"\n' for name in ("graphroot", "runroot"))
+    storage.write_text(f'[storage]\ndriver = "overlay"\n{roots}')
+    networks.write_text(f'[network]\nnetwork_config_dir = "{directory / "networks"}"\n')
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CONTAINERS_STORAGE_CONF", str(storage))
+        environment.setenv("CONTAINERS_CONF", str(networks))
+        yield
+
+
+@contextlib.contextmanager
 def loaded_image(cluster: KubernetesCluster, content: str, directory: Path) -> Iterator[str]:
     """Build one of our own images out of this machine's Python, and give it to the cluster; its name.
 
@@ -96,14 +111,16 @@ def started() -> Iterator[KubernetesCluster]:
     """The test bed. One that runs already is used, and stays."""
     cluster = Cluster(Layout())
     ran = cluster.is_up
-    Cluster.build()
 
     def restart_api() -> None:
         cluster.kill("apiserver")
-        cluster.up()
+        with coming_up("kubernetes"):
+            cluster.up()
 
-    try:
+    with coming_up("kubernetes"):
+        Cluster.build()
         cluster.up()
+    try:
         layout = cluster.layout
         yield KubernetesCluster(layout.kubeconfig(), layout.host_address, cluster.load, restart_api)
     finally:

@@ -24,6 +24,8 @@ import pytest
 from keystoneauth1 import session as keystone_session
 from keystoneauth1.identity import v3
 
+from tests.beds import coming_up
+
 __all__ = ["Cloud", "OpenStack", "TestBed"]
 
 _UP = Path(__file__).resolve().parent.parent / "deploy" / "testbeds" / "openstack" / "up.sh"
@@ -93,7 +95,8 @@ class TestBed:
 
     def up(self, *flags: str) -> None:
         """Bring up what is not up."""
-        self._run("up", *self._flags, *flags)
+        with coming_up("openstack"):
+            self._run("up", *self._flags, *flags)
 
     def down(self) -> None:
         """End it."""
@@ -200,8 +203,8 @@ def bring_up(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     bed = TestBed(tuple(flag for name, flag in _FLAGS.items() if name in wanted))
     ran = bed.running()
-    bed.up(*(() if ran else ("--fresh",)))
     try:
+        bed.up(*(() if ran else ("--fresh",)))
         yield of_bed(bed)
     finally:
         if not ran:

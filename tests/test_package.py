@@ -18,11 +18,12 @@ ROOMS = ("occi_service", "bundles", "service_manager", "cloud_controller", "sdk"
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Files of the wheel, built here without the network from what git has."""
     place = tmp_path_factory.mktemp("wheel")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
-    )
-    # Without git, as in an unpacked archive, what is there is what was delivered.
-    tracked = listed.stdout.decode().split("\0") if listed.returncode == 0 else None
+    # Without git, or in an unpacked archive, what is there is what was delivered.
+    tracked = None
+    if shutil.which("git") is not None:
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(listing, cwd=ROOT, capture_output=True)
+        tracked = listed.stdout.decode().split("\0") if listed.returncode == 0 else None
     for room in (*ROOMS, "README.md", "LICENSE", "pyproject.toml"):
         for path in [ROOT / room, *(ROOT / room).rglob("*")]:
             name = str(path.relative_to(ROOT))

@@ -60,7 +60,7 @@ def test_every_target_that_is_named_exists() -> None:
     if shutil.which("make") is None:
         missing("make")
     named = set(re.findall(r"^make (\w+)", "\n".join(code_blocks(README) + code_blocks(CONTRIBUTING)), re.MULTILINE))
-    assert {"demo", "test", "lint", "bench", "crash"} <= named
+    assert {"demo", "test", "lint", "bench", "crash", "fresh"} <= named
     for target in sorted(named):
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, (target, done.stderr)

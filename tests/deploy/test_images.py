@@ -134,6 +134,10 @@ def _image_of_program(program: Path, directory: Path) -> str:
         (context / "root" / "usr" / name).mkdir()
         (context / "root" / name).symlink_to(f"usr/{name}")
     copy_program(context / "root", program)
+    # Debian's Node reads some of its own modules from here when it starts; others have them inside.
+    modules = Path("/usr/share/nodejs")
+    if modules.is_dir():
+        shutil.copytree(modules, context / "root" / modules.relative_to("/"), symlinks=True)
     lines = ["FROM scratch", "COPY root/ /", "ENV PATH=/usr/bin"]
     (context / "Containerfile").write_text("\n".join(lines) + "\n")
     builders.find().build(context, image)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import closing
+from pathlib import Path
 
+import pytest
 import urllib3
+from kubernetes_testbed.cluster import Cluster
+from kubernetes_testbed.layout import Layout, TestBedError
 
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster
@@ -15,6 +19,11 @@ from .kubectl import Kubectl, until
 from .pods import pod
 
 _SERVES = ["python3", "-m", "http.server", "8080", "--directory", "/srv"]
+#: Where the programs of a node write, whatever they are configured to.
+_PLACES = (
+    "/etc/cni", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/netns", "/usr/libexec/kubernetes",
+    "/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods",
+)  # fmt: skip
 _ASKS = """
 import socket, sys, urllib.request
 for url in sys.argv[2:]:
@@ -57,6 +66,31 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
         waits.join(timeout=60)
     assert (ended, kubectl("logs", "asks").split()) == ("Succeeded", ["200", "200", "200", "unknown"])
     assert heard == [b"from a pod"]
+    if kubernetes_cluster.restart_api is not None:
+        # The test bed's own, and pods have run: the machine's directories do not show it.
+        began = (kubernetes_cluster.kubeconfig.parent / "certificates").stat().st_mtime
+        for place in map(Path, _PLACES):
+            assert [each for each in (place, *place.rglob("*")) if each.exists() and each.stat().st_mtime > began] == []
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("program", ["etcd", "kube-apiserver", "kubelet"])
+def test_a_bring_up_that_fails_leaves_nothing(tmp_path: Path, program: str) -> None:
+    obstacle = Layout().obstacle()
+    if obstacle is not None:
+        missing(f"a Kubernetes test bed, which needs {obstacle}")
+    Cluster.build()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for each in Layout().programs.iterdir():
+        (programs / each.name).symlink_to(each)
+    (programs / program).unlink(missing_ok=True)
+    (programs / program).write_text("#!/bin/sh\necho it is broken\nexit 3\n")
+    (programs / program).chmod(0o755)
+    cluster = Cluster(Layout(name="archelon-failing", block="10.234", state=tmp_path / "state", programs=programs))
+    with pytest.raises(TestBedError, match=r"it ended; .*it is broken"):
+        cluster.up()
+    assert cluster.remains() == []
 
 
 def _said_to(here: socket.socket) -> bytes:

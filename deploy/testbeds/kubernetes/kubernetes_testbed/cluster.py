@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from .namespace import CgroupTree, Namespace
 __all__ = ["Cluster"]
 
 _BUILD = Path(__file__).parents[1] / "build"
-_NAMESPACES = Path("/run/netns")
 
 
 class Cluster:
@@ -35,11 +33,12 @@ class Cluster:
     def __init__(self, layout: Layout, told: Callable[[str], None] = lambda line: None) -> None:
         self.layout = layout
         self._told = told
-        self._namespace = Namespace(layout)
         self._cgroup = CgroupTree(layout.name)
+        self._namespace = Namespace(layout, self._cgroup)
         self._daemons = Daemons(
             layout.state / "processes",
             layout.logs,
+            layout.state / "tmp",
             cgroup=self._cgroup,
             inside=self._namespace.inside,
             told=self._tell,
@@ -52,11 +51,11 @@ class Cluster:
         subprocess.run([str(_BUILD)], check=True, stdout=sys.stderr)
 
     def up(self) -> None:
-        """Bring it up; what runs already stays. Raises TestBedError."""
+        """Bring it up; what runs already stays. Raises TestBedError; what this call started has ended by then."""
         self._began = time.monotonic()
-        with self._alone():
-            self._namespace.make()
+        with self._alone(), self._ending_on_error():
             self._cgroup.make()
+            self._namespace.make()
             inside = self._namespace.inside()
             # These two need nobody, and are up by the time that somebody needs them.
             control_plane.start_store(self.layout, self._daemons)
@@ -89,26 +88,34 @@ class Cluster:
 
     def down(self) -> None:
         """Take it down with everything that it put on this machine; what was built stays. Raises TestBedError."""
-        if not self.layout.state.exists() and not self._namespace.exists and not self._cgroup.processes():
+        if not self.layout.state.exists() and not self._cgroup.processes():
             return
         with self._alone():
-            pods = self._pod_namespaces()
-            killed = self._cgroup.end()
-            self._told(f"{killed} processes ended")
-            self._unmount()
-            for name in pods:
-                (_NAMESPACES / name).exists() and output_of([self.layout.program("ip"), "netns", "del", name])
-            self._namespace.remove()
-            self._cgroup.remove()
-            self._remove_pod_logs()
-            shutil.rmtree(self.layout.state)
+            self._take_down()
+
+    def _take_down(self) -> None:
+        killed = self._cgroup.end()
+        self._told(f"{killed} processes ended")
+        self._namespace.remove()
+        self._cgroup.remove()
+        shutil.rmtree(self.layout.state)
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        ran = bool(self._cgroup.processes())
+        try:
+            yield
+        except BaseException:
+            if ran:
+                for name in reversed(self._daemons.started):
+                    self._daemons.stop(name)
+            else:
+                self._take_down()
+            raise
 
     def remains(self) -> list[str]:
         """What this machine still has of it, in words."""
         found = [f"process {pid}" for pid in sorted(self._cgroup.processes())]
-        found += [f"mount {each}" for each in self._mounts()]
-        if self._namespace.exists:
-            found.append(f"network namespace {self.layout.name}")
         if (Path("/sys/class/net") / self.layout.link).exists():
             found.append(f"link {self.layout.link}")
         if self.layout.state.exists():
@@ -130,31 +137,3 @@ class Cluster:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
             yield
-
-    def _pod_namespaces(self) -> set[str]:
-        """Network namespaces of pods: containerd makes them beside those of everybody else."""
-        found: set[str] = set()
-        for name in output_of([*self._ctr(), "containers", "ls", "--quiet"], check=False).split():
-            spec = json.loads(output_of([*self._ctr(), "containers", "info", name], check=False) or "{}")
-            spaces = spec.get("Spec", {}).get("linux", {}).get("namespaces", [])
-            found.update(Path(each["path"]).name for each in spaces if each["type"] == "network" and each.get("path"))
-        return {each for each in found if each.startswith("cni-")}
-
-    def _mounts(self) -> list[str]:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-        mounted = [line.split()[1].encode().decode("unicode_escape") for line in lines]
-        return [each for each in mounted if each.startswith(f"{self.layout.state}/")]
-
-    def _unmount(self) -> None:
-        for place in sorted(self._mounts(), reverse=True):
-            output_of(["umount", "--lazy", place])
-
-    def _remove_pod_logs(self) -> None:
-        """Logs of this cluster's pods: `/var/log/pods` has a directory for each, whosever it is."""
-        uids = {each.name for each in (self.layout.state / "kubelet" / "pods").glob("*")}
-        for place in Path("/var/log/pods").glob("*_*_*"):
-            if place.name.rpartition("_")[2] in uids:
-                shutil.rmtree(place)
-        for link in Path("/var/log/containers").glob("*.log"):
-            if link.is_symlink() and not link.exists():
-                link.unlink()

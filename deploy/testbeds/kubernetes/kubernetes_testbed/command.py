@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from .cluster import Cluster
 from .layout import Layout, TestBedError
@@ -47,9 +49,17 @@ def down(arguments: list[str]) -> int:
 
 
 def _run(name: str, work: Callable[[Cluster], None]) -> int:
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
         work(Cluster(Layout(), lambda line: print(line, file=sys.stderr)))
     except (TestBedError, subprocess.CalledProcessError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what was started has ended", file=sys.stderr)
+        return 130
     return 0
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .layout import TestBedError
@@ -24,6 +23,7 @@ class Daemons:
     Args:
         directory: of the files.
         logs: of a log for each.
+        temporary: for what they keep for a while.
         cgroup: they all are in it.
         inside: makes of a command one that runs in the network namespace.
         told: takes a line for people when one is ready.
@@ -33,6 +33,7 @@ class Daemons:
         self,
         directory: Path,
         logs: Path,
+        temporary: Path,
         *,
         cgroup: CgroupTree,
         inside: Callable[..., Sequence[str]],
@@ -40,32 +41,25 @@ class Daemons:
     ) -> None:
         self._directory = directory
         self._logs = logs
+        self._temporary = temporary
         self._cgroup = cgroup
         self._inside = inside
         self._told = told
+        #: What this object started, in order.
+        self.started: list[str] = []
 
-    def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
+    def start(self, name: str, *command: str) -> None:
         """Start one, unless it runs."""
         if self.runs(name):
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
-        # It joins the cgroup before it becomes the daemon: nothing that it starts can be missed.
-        gate_read, gate_write = os.pipe()
+        self._temporary.mkdir(exist_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                ["sh", "-c", 'read _; exec "$@" </dev/null', name, *self._inside(*command)],
-                # Its standard input, since shells know other descriptors by one digit only.
-                stdin=gate_read,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
+            process = self._cgroup.launch(
+                self._inside(*command), "daemons", stdout=log, stderr=log, environment={"TMPDIR": str(self._temporary)}
             )
-        os.close(gate_read)
-        self._cgroup.take(process.pid)
-        os.write(gate_write, b"\n")
-        os.close(gate_write)
+        self.started.append(name)
         self._file(name).write_text(f"{process.pid} {_started(process.pid)}\n")
         # The process outlives this one; its end is seen in /proc.
         process.returncode = 0

@@ -22,6 +22,7 @@ _PACKAGES: Final = {
     "conntrack": "conntrack",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
     "openssl": "openssl",
 }
 _PLUGINS: Final = Path("/usr/lib/cni")
@@ -44,7 +45,7 @@ class Layout:
     """One cluster's places. Two clusters on one machine differ in `name` and `block`.
 
     Args:
-        name: of the network namespace, the cgroup and the node.
+        name: of the cgroup and the node.
         block: first two numbers of its addresses, a /16 of its own.
         state: directory of everything that it writes.
         programs: directory of what `build` built.

@@ -1,7 +1,9 @@
-"""The network namespace with the link to it, and the cgroup of every process.
+"""The namespaces of the cluster with the link to them, and the cgroup of every process.
 
-The machine's own tables get two routes and nothing else. The cgroup is one directory in each hierarchy (cgroup v1), or one in all
-(v2): daemons in `daemons`, pods where the kubelet puts them, so that the tree holds every process of the cluster.
+A process that does nothing else holds a network namespace and a mount namespace; they go with it, and all that was mounted in
+them. In the mount namespace the directories in which programs of a node write at fixed places are the cluster's own, so that the
+machine's stay as they are. The machine's tables get two routes and nothing else. The cgroup is one directory in each hierarchy
+(cgroup v1), or one in all (v2): daemons in `daemons`, pods where the kubelet puts them, so that the tree holds every process.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import ipaddress
 import os
 import re
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from .commands import output_of
 from .layout import Layout, TestBedError
@@ -20,38 +24,65 @@ from .layout import Layout, TestBedError
 __all__ = ["CgroupTree", "Namespace"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_HOLDER = "namespaces"
+#: Where containerd, its shims, the network's plugins and the kubelet write whatever they are configured to.
+_OWN = ("/run", "/var/lib", "/var/log")
+#: In new namespaces: lay the directories ($@) below $1 over the machine's, keep what is given in $2 and $3, and stay.
+_HOLD = """
+set -eu
+own=$1 state=$2 programs=$3
+shift 3
+for place do mkdir -p "$own$place"; done
+for kept in "$state" "$programs"; do
+    for place do
+        case $kept in "$place"/*) mkdir -p "$own$kept" && mount --bind "$kept" "$own$kept" ;; esac
+    done
+done
+for place do mount --rbind "$own$place" "$place"; done
+echo ready
+exec sleep infinity
+"""
 
 
 class Namespace:
-    """The network namespace of a cluster."""
+    """The network namespace and the mount namespace of a cluster."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, cgroup: CgroupTree) -> None:
         self._layout = layout
+        self._cgroup = cgroup
         self._ip = layout.program("ip")
 
     @property
     def exists(self) -> bool:
-        """Whether it is there."""
-        return self.path.exists()
-
-    @property
-    def path(self) -> Path:
-        """The file that names it."""
-        return Path("/run/netns") / self._layout.name
+        """Whether they are there."""
+        return bool(self._cgroup.processes(_HOLDER))
 
     def inside(self, *command: str) -> list[str]:
-        """The command that runs a command inside. The machine's own mounts stay visible, unlike with `ip netns exec`."""
-        return [self._layout.program("nsenter"), f"--net={self.path}", *command]
+        """The command that runs a command inside."""
+        (holder,) = self._cgroup.processes(_HOLDER)
+        return [self._layout.program("nsenter"), f"--target={holder}", "--net", "--mount", *command]
 
     def make(self) -> None:
-        """Make it, its bridge and the link. Raises TestBedError where the addresses are in use."""
+        """Make them, with the bridge and the link. Raises TestBedError where the addresses are in use."""
         if self.exists:
             return
         layout = self._layout
         self._check_addresses()
-        self._run("netns", "add", layout.name)
+        own, kept = str(layout.state / "machine"), (str(layout.state), str(layout.programs))
+        unshare = [layout.program("unshare"), "--net", "--mount", "--propagation=private"]
+        with (layout.state / "namespaces.log").open("wb") as log:
+            holder = self._cgroup.launch(
+                [*unshare, "sh", "-c", _HOLD, _HOLDER, own, *kept, *_OWN], _HOLDER, stdout=subprocess.PIPE, stderr=log
+            )
+        assert holder.stdout is not None
+        with holder.stdout as said:
+            ready = said.readline()
+        if not ready:
+            raise TestBedError(f"no namespaces: {(layout.state / 'namespaces.log').read_text().strip()}")
+        # It outlives this process.
+        holder.returncode = 0
         try:
-            self._run("link", "add", layout.link, "type", "veth", "peer", "name", "host", "netns", layout.name)
+            self._run("link", "add", layout.link, "type", "veth", "peer", "name", "host", "netns", str(holder.pid))
             self._run("addr", "add", f"{layout.host_address}/30", "dev", layout.link)
             self._run("link", "set", layout.link, "up")
             for step in (
@@ -62,7 +93,7 @@ class Namespace:
                 f"addr add {layout.node_address}/24 dev {layout.bridge}",
                 f"link set {layout.bridge} up",
             ):
-                self._run("-n", layout.name, *step.split())
+                output_of(self.inside(self._ip, *step.split()))
             for network in (layout.pod_network, layout.service_network):
                 self._run("route", "add", network, "via", layout.inner_address)
             # A Service whose pod is on the same bridge as who asks: without it the answer would go past the translation.
@@ -73,11 +104,11 @@ class Namespace:
             raise
 
     def remove(self) -> None:
-        """Take it away: with it go bridge, link, routes and every chain of its packet filter."""
-        if self.exists:
-            # The outer end goes by itself once the kernel has freed the namespace; this does not wait for that.
+        """Take them away: with them go mounts, bridge, routes and every chain of the packet filter."""
+        # The outer end would go by itself once the kernel has freed the namespace; this does not wait for that.
+        if (Path("/sys/class/net") / self._layout.link).exists():
             output_of([self._ip, "link", "del", self._layout.link], check=False)
-            self._run("netns", "del", self._layout.name)
+        self._cgroup.end(_HOLDER)
 
     def _run(self, *arguments: str) -> None:
         output_of([self._ip, *arguments])
@@ -107,7 +138,7 @@ class CgroupTree:
     def make(self) -> None:
         """Make it."""
         for root in self._roots:
-            for directory in (root / self._name, root / self._name / "daemons"):
+            for directory in (root / self._name, *(root / self._name / part for part in (_HOLDER, "daemons"))):
                 directory.mkdir(exist_ok=True)
                 for setting in ("cpuset.cpus", "cpuset.mems"):
                     # A new cpuset has neither, and takes no process before it has.
@@ -115,15 +146,38 @@ class CgroupTree:
                     if place.exists() and not place.read_text().strip():
                         place.write_text((directory.parent / setting).read_text())
 
-    def take(self, pid: int) -> None:
-        """Put a process in; its children follow."""
+    def launch(
+        self,
+        command: Sequence[str],
+        part: str,
+        *,
+        stdout: int | IO[bytes],
+        stderr: IO[bytes],
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own and a part of the tree, which its children are in, too."""
+        # It joins before it becomes the program: nothing that it starts can be missed. Without the line it ends.
+        gate_read, gate_write = os.pipe()
+        process = subprocess.Popen(
+            ["sh", "-c", 'read _ && exec "$@" </dev/null', part, *command],
+            # Its standard input, since shells know other descriptors by one digit only.
+            stdin=gate_read,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+        os.close(gate_read)
         for root in self._roots:
-            (root / self._name / "daemons" / "cgroup.procs").write_text(str(pid))
+            (root / self._name / part / "cgroup.procs").write_text(str(process.pid))
+        os.write(gate_write, b"\n")
+        os.close(gate_write)
+        return process
 
-    def processes(self) -> set[int]:
-        """All that are in it."""
+    def processes(self, part: str = "") -> set[int]:
+        """All that are in it, or in a part of it."""
         found: set[int] = set()
-        for directory in self._directories():
+        for directory in self._directories(part):
             try:
                 found.update(int(each) for each in (directory / "cgroup.procs").read_text().split())
             except OSError:
@@ -131,11 +185,11 @@ class CgroupTree:
                 continue
         return found - {os.getpid()}
 
-    def end(self, *, patience: float = 20.0) -> int:
-        """Kill all that are in it; how many there were. Raises TestBedError where some stay."""
+    def end(self, part: str = "", *, patience: float = 20.0) -> int:
+        """Kill all that are in it, or in a part of it; how many there were. Raises TestBedError where some stay."""
         deadline = time.monotonic() + patience
         ended: set[int] = set()
-        while left := self.processes():
+        while left := self.processes(part):
             if time.monotonic() > deadline:
                 raise TestBedError(f"these processes do not end: {sorted(left)}")
             ended |= left
@@ -161,10 +215,10 @@ class CgroupTree:
             if left:
                 time.sleep(0.05)
 
-    def _directories(self) -> Iterator[Path]:
-        """Its directories, the deepest first."""
+    def _directories(self, part: str = "") -> Iterator[Path]:
+        """Its directories, or those of a part, the deepest first."""
         for root in self._roots:
-            top = root / self._name
+            top = root / self._name / part
             if top.is_dir():
                 for place, _, _ in os.walk(top, topdown=False):
                     yield Path(place)

@@ -82,6 +82,9 @@ state = "{layout.state}/containerd/state"
 [grpc]
   address = "{layout.containerd_socket}"
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{layout.state}/containerd/opt"
+
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{_PAUSE}"
   # Machines without CAP_SYS_RESOURCE may not lower a score.
@@ -132,6 +135,7 @@ def start_kubelet(layout: Layout, daemons: Daemons) -> None:
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(certificates / "kubelet-server.crt"),
         "tlsPrivateKeyFile": str(certificates / "kubelet-server.key"),
+        "volumePluginDir": str(layout.state / "volume-plugins"),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{layout.name}",
         "failSwapOn": False,

@@ -2,6 +2,11 @@
 
 import os
 
+from oslo_config import cfg
+
+# The service finds its file by an environment variable, but would look through /etc and the home for more beside it.
+cfg.find_config_dirs = lambda *_words, **_more: []
+
 wsgi_app = os.environ["WSGI_APPLICATION"]
 workers = 1
 worker_class = "gthread"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import signal
 import sys
+from types import FrameType
 
 from . import parts
 from .bringing_up import BringingUp, SetUpError, measured
@@ -34,6 +35,7 @@ def main() -> int:
     commands.add_parser("clouds", help="print its clouds.yaml as JSON")
     given = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, _interrupted)
     layout = Layout.of_environment()
     say = measured(lambda line: print(line, flush=True))
     if given.command == "kill":
@@ -58,11 +60,15 @@ def main() -> int:
     except (SetUpError, ProcessError, SoftwareError) as error:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
-    except subprocess.TimeoutExpired as error:
-        print(f"testbed: {error.cmd[0]} did not end within {error.timeout:.0f} s", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("testbed: interrupted; what was started has ended", file=sys.stderr)
+        return 130
     say(f"ready: OS_CLIENT_CONFIG_FILE={layout.state}/clouds.yaml OS_CLOUD=testbed {layout.program('openstack')}")
     return 0
+
+
+def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 sys.exit(main())

@@ -9,30 +9,31 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import json
-import os
 import re
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from . import parts, software
 from .layout import HERE, PASSWORD, REGION, Layout
 from .parts import Part, Step
-from .processes import PYTHON, Processes
+from .processes import Processes
 
 __all__ = ["BringingUp", "SetUpError", "measured"]
 
 #: The database server is the one process that is no part of OpenStack.
 _MARIADB, _MARIADB_PORT = "mariadbd", 13306
+#: Begins the names of commands that are run to their end.
+_STEP = "setup-"
 #: What a snapshot leaves out.
-_PASSING = ("log", "pid", "lock", "mysql.sock")
+_PASSING = ("log", "tmp", "lock", "mysql.sock")
 #: `@NAME@` in a command or a file of `etc/`.
 _NAMED = re.compile(r"@([A-Z]+)@")
 _DIRECTORIES = (
-    "etc", "log", "pid", "images", "nova", "neutron", "cinder", "glance", "designate", "named",
+    "etc", "etc/conf.d", "log", "home", "tmp", "images", "nova", "neutron", "cinder", "glance", "designate", "named",
     "keystone-fernet", "keystone-credential",
 )  # fmt: skip
 
@@ -66,9 +67,10 @@ class BringingUp:
             snapshot: keep the state, as it is when everything answers, for later `fresh` starts.
 
         Raises:
-            SoftwareError, ProcessError, SetUpError: something is in the way; the text says what.
+            SoftwareError, ProcessError, SetUpError: something is in the way; the text says what. What this call started has
+                ended by then.
         """
-        with self._alone():
+        with self._alone(), self._ending_on_error():
             if fresh:
                 self._stop()
                 self._clear()
@@ -87,10 +89,19 @@ class BringingUp:
         self._values["RNDC"] = software.find_program("rndc") or "rndc"
 
     def down(self) -> None:
-        """End every process."""
-        if self._layout.state.exists():
+        """End every process, those that an earlier run left too."""
+        if self._layout.state.exists() or self._processes.names():
             with self._alone():
                 self._stop()
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._processes.close()
+            self._stop(self._processes.started)
+            raise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -133,6 +144,8 @@ class BringingUp:
     def _start(self) -> None:
         for name in _DIRECTORIES:
             (self._layout.state / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Steps of a run that was killed.
+        self._processes.stop([name for name in self._processes.names() if name.startswith(_STEP)], seconds=0.0)
         self._processes.check_ports(_MARIADB, [_MARIADB_PORT])
         for part in self._parts:
             self._processes.check_ports(part.name, part.ports)
@@ -140,19 +153,28 @@ class BringingUp:
         self._start_mariadb()
         keystone, *others = self._parts
         # Two cores: two services' schemas at a time, each service's own steps in their order. Keystone needs its own alone.
-        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-            under_way = [pool.submit(self._start_keystone, keystone)]
-            under_way += [pool.submit(self._once, part.prepared) for part in others]
-            for done in under_way:
-                done.result()
+        self._two_at_a_time(
+            lambda: self._start_keystone(keystone), *(partial(self._once, part.prepared) for part in others)
+        )
         self._say("schemas are ready")
         for part in others:
             self._launch(part)
         for part in others:
             self._await(part)
+        self._two_at_a_time(*(partial(self._once, part.settled) for part in self._parts))
+
+    def _two_at_a_time(self, *calls: Callable[[], None]) -> None:
+        """Make the calls; the first error ends the steps of the others."""
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-            for done in [pool.submit(self._once, part.settled) for part in self._parts]:
-                done.result()
+            under_way = [pool.submit(call) for call in calls]
+            try:
+                for done in concurrent.futures.as_completed(under_way):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._processes.close()
+                self._stop({name for name in self._processes.started if name != _MARIADB})
+                raise
 
     def _start_keystone(self, keystone: Part) -> None:
         self._once(keystone.prepared)
@@ -224,25 +246,16 @@ class BringingUp:
 
     def _run(self, name: str, command: Sequence[str]) -> None:
         program = software.find_program(command[0]) or command[0]
-        log = self._layout.log(f"setup-{name}")
-        with log.open("wb") as stream:
-            done = subprocess.run(
-                [program, *command[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                cwd=self._layout.state,
-                env={**os.environ, **PYTHON},
-                timeout=600,
-            )
-        if done.returncode:
+        log = self._layout.log(f"{_STEP}{name}")
+        if self._processes.run(f"{_STEP}{name}", [program, *command[1:]], log, seconds=600.0):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise SetUpError(f"the step {name} failed; --fresh begins anew:\n{tail}")
 
-    def _stop(self) -> None:
-        names = self._processes.names()
+    def _stop(self, names: Collection[str] | None = None) -> None:
+        """End these processes, or all, the database last."""
+        names = self._processes.names() if names is None else names
         self._processes.stop([name for name in names if name != _MARIADB], seconds=3.0)
-        self._processes.stop([_MARIADB], seconds=20.0)
+        self._processes.stop([name for name in names if name == _MARIADB], seconds=20.0)
 
 
 def measured(say: Callable[[str], None]) -> Callable[[str], None]:

@@ -29,7 +29,7 @@ class Part:
         group: what brings it along. ports: that it listens on.
         url: answers something below 500 when it is up; empty for none.
         command: of its process; empty for a part that is only set up.
-        environment: of its process, beside up.sh's own.
+        environment: of its process, beside what all get.
         databases: that it needs. prepared: before its start. settled: once everything answers, beside those of others.
         catalogue: `name=type=url`, for Keystone.
     """
@@ -47,7 +47,12 @@ class Part:
 
 
 def _manage(program: str, config: str, *words: str) -> tuple[str, ...]:
-    return (f"@VENV@/bin/{program}", "--config-file", f"@STATE@/etc/{config}", *words)
+    return (f"@VENV@/bin/{program}", *_settings(config), *words)
+
+
+def _settings(config: str) -> tuple[str, ...]:
+    # With a directory, those of the machine and of the user's home are not looked through.
+    return ("--config-file", f"@STATE@/etc/{config}", "--config-dir", "@STATE@/etc/conf.d")
 
 
 def _inside(script: str, *words: str) -> tuple[str, ...]:
@@ -148,7 +153,7 @@ PARTS: tuple[Part, ...] = (
         "nova",
         CLOUD,
         (8774,),
-        _inside("nova_all.py", "--config-file", "@STATE@/etc/nova.conf"),
+        _inside("nova_all.py", *_settings("nova.conf")),
         url="http://@HOST@:8774/",
         databases=("nova", "nova_api", "nova_cell0"),
         prepared=(
@@ -156,8 +161,7 @@ PARTS: tuple[Part, ...] = (
                 "nova-databases",
                 _inside(
                     "nova_databases.py",
-                    "--config-file",
-                    "@STATE@/etc/nova.conf",
+                    *_settings("nova.conf"),
                     "@DATABASE@/nova_cell0",
                     "@DATABASE@/nova",
                 ),
@@ -170,7 +174,7 @@ PARTS: tuple[Part, ...] = (
         "cinder",
         CLOUD,
         (8776,),
-        _inside("cinder_all.py", "--config-file", "@STATE@/etc/cinder.conf"),
+        _inside("cinder_all.py", *_settings("cinder.conf")),
         url="http://@HOST@:8776/",
         databases=("cinder",),
         prepared=(Step("cinder-database", _manage("cinder-manage", "cinder.conf", "db", "sync")),),
@@ -196,7 +200,7 @@ PARTS: tuple[Part, ...] = (
         "designate",
         DNS,
         (9001, 15354),
-        _inside("designate_all.py", "--config-file", "@STATE@/etc/designate.conf"),
+        _inside("designate_all.py", *_settings("designate.conf")),
         url="http://@HOST@:9001/v2",
         environment=(("DESIGNATE_POOLS", "@STATE@/etc/designate-pools.yaml"),),
         databases=("designate",),

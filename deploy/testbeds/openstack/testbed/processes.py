@@ -1,29 +1,29 @@
-"""Starts, finds and ends the test bed's processes, by pid files that cannot name a stranger.
+"""Starts, finds and ends the test bed's processes, which a mark in their environment tells from everybody else's.
 
-A pid file holds the pid and the time at which that process began, so that a pid which the system gave away again is told from
-the process that had it before.
+The mark holds the state directory and the name under which a process was started. Its children inherit it, so that nothing is
+missed whose parent died, and no file has to be believed: what an `up` that was killed left behind is found by the next one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .layout import HOST, Layout
 
-__all__ = ["PYTHON", "ProcessError", "Processes"]
+__all__ = ["ProcessError", "Processes"]
 
-#: Of every program of OpenStack. Where Python may not keep what it compiled (containers often say so), each of some twenty
-#: programs compiles hundreds of modules anew: more than half of what all of them cost.
-PYTHON = {"PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": ""}
+_MARK = "ARCHELON_TESTBED_PROCESS"
+#: A listening socket in /proc/net/tcp.
+_LISTENS = "0A"
 
 
 class ProcessError(Exception):
@@ -35,53 +35,94 @@ class Processes:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._directory = layout.state / "pid"
+        #: Names of what this object started.
+        self.started: set[str] = set()
+        self._starting = threading.Lock()
+        self._closed = False
 
     def running(self, name: str) -> bool:
-        """Whether the process that we started under this name still runs."""
-        return self._pid(name) is not None
+        """Whether the process that was started under this name still runs."""
+        return any(_leads_its_session(pid) for pid in self._pids([name]))
 
     def names(self) -> list[str]:
-        """Every name under which something was started."""
-        return sorted(path.stem for path in self._directory.glob("*.pid"))
+        """Every name under which something runs."""
+        return sorted({name for _, state, name in _marked() if state == str(self._layout.state)})
 
     def check_ports(self, name: str, ports: Iterable[int]) -> None:
         """Refuse to start beside a stranger: who answers on the port must be ours.
 
         Raises:
-            ProcessError: another process listens there.
+            ProcessError: another process listens there; the text says which, and how to end it.
         """
         if self.running(name):
             return
+        # What is left of one that died would be in its way.
+        self.stop([name], seconds=0.0)
         for port in ports:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((HOST, port))
                 except OSError:
-                    raise ProcessError(
-                        f"port {port}, for {name}, is taken by another process; end that first"
-                    ) from None
+                    raise ProcessError(f"port {port}, for {name}, is taken by {_holder(port)}") from None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a process in a session of its own, unless it runs."""
         if self.running(name):
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.stop([name], seconds=0.0)
         with self._layout.log(f"{name}.out").open("ab") as log:
-            process = subprocess.Popen(
+            process = self._launch(name, command, log.fileno(), environment)
+        # A started child that nobody waits for is the system's once this program has ended.
+        process.returncode = 0
+
+    def run(self, name: str, command: Sequence[str], log: Path, *, seconds: float) -> int:
+        """Run a command to its end, with its output in a file; its exit status.
+
+        Raises:
+            ProcessError: it takes longer.
+        """
+        with log.open("wb") as stream:
+            process = self._launch(name, command, stream.fileno(), {})
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ProcessError(f"{name} does not end within {seconds:.0f} s: {log}") from None
+        finally:
+            self.stop([name], seconds=0.0)
+            process.wait()
+
+    def _launch(
+        self, name: str, command: Sequence[str], log: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        with self._starting:
+            if self._closed:
+                raise ProcessError(f"{name} is not started any more: the test bed is being taken down")
+            self.started.add(name)
+            return subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self._layout.state,
-                env={**os.environ, **PYTHON, **environment},
+                env={**self._environment(), **environment, _MARK: f"{self._layout.state}:{name}"},
             )
-        # A started child that nobody waits for is the system's once this program has ended.
-        process.returncode = 0
-        begun = _begun(process.pid)
-        self._file(name).write_text(f"{process.pid} {begun}\n")
+
+    def _environment(self) -> dict[str, str]:
+        """What programs get instead of this process' environment, in which a user's home, OS_CLOUD and the like stand."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            # Programs of OpenStack read settings from a home, and keep caches there.
+            "HOME": str(self._layout.state / "home"),
+            "TMPDIR": str(self._layout.state / "tmp"),
+            # Python keeps what it compiled, whatever the caller's environment says of that: else each of some twenty programs
+            # compiles hundreds of modules anew, which is more than half of what all of them cost.
+            "PYTHONWARNINGS": "ignore",
+            # setproctitle, which gunicorn and Neutron use, would write its title over the mark.
+            "SPT_NOENV": "1",
+        }
 
     def await_answer(self, name: str, url: str, *, seconds: float = 600.0) -> None:
         """Wait until a process of ours answers.
@@ -98,41 +139,31 @@ class Processes:
             time.sleep(0.1)
         raise ProcessError(f"{name} ended instead of answering:\n{self._last_words(name)}")
 
-    def stop(self, names: Iterable[str], *, seconds: float) -> None:
-        """End processes, with force those that do not end in time."""
-        left = [(name, pid) for name in names if (pid := self._pid(name)) is not None]
-        for _, pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + seconds
-        for name, pid in left:
-            while self._pid(name) is not None:
-                if time.monotonic() > until:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                time.sleep(0.05)
-        for name in names:
-            self._file(name).unlink(missing_ok=True)
+    def close(self) -> None:
+        """Refuse to start anything more: what is being started in other threads ends with an error."""
+        with self._starting:
+            self._closed = True
 
-    def kill(self, name: str) -> None:
-        """End a process and all of its session at once, as a crash does."""
-        pid = self._pid(name)
-        if pid is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        while self._pid(name) is not None:
+    def stop(self, names: Collection[str], *, seconds: float) -> None:
+        """End processes with all that they started, with force those that do not end in time."""
+        if seconds:
+            for pid in self._pids(names):
+                if _leads_its_session(pid):
+                    _signal(pid, signal.SIGTERM)
+        until = time.monotonic() + seconds
+        while pids := self._pids(names):
+            if time.monotonic() >= until:
+                for pid in pids:
+                    _signal(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def _file(self, name: str) -> Path:
-        return self._directory / f"{name}.pid"
+    def kill(self, name: str) -> None:
+        """End a process and all that it started at once, as a crash does."""
+        self.stop([name], seconds=0.0)
 
-    def _pid(self, name: str) -> int | None:
-        try:
-            pid, begun = self._file(name).read_text().split()
-        except (OSError, ValueError):
-            return None
-        return int(pid) if _begun(int(pid)) == begun else None
+    def _pids(self, names: Collection[str]) -> list[int]:
+        state = str(self._layout.state)
+        return [pid for pid, marked, name in _marked() if marked == state and name in names]
 
     def _last_words(self, name: str) -> str:
         lines: list[str] = []
@@ -142,13 +173,67 @@ class Processes:
         return "\n".join(lines)
 
 
-def _begun(pid: int) -> str:
-    """When a process began, in the system's ticks; empty for one that is gone or only waits to be buried."""
+def _marked() -> Iterator[tuple[int, str, str]]:
+    """Every process of a test bed: its id, the state directory, the name."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            found = _mark_of(int(entry.name))
+            if found is not None:
+                yield int(entry.name), *found
+
+
+def _mark_of(pid: int) -> tuple[str, str] | None:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # Empty for one that only waits to be buried.
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        # It has ended, or is another user's.
+        return None
+    for variable in variables:
+        name, _, value = variable.partition(b"=")
+        if name == _MARK.encode():
+            state, _, started = value.decode(errors="replace").rpartition(":")
+            return state, started
+    return None
+
+
+def _leads_its_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _holder(port: int) -> str:
+    """Who listens on a port, and how to end that, in words."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{fields[9]}]")
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            held = {str(each.readlink()) for each in Path(entry.path, "fd").iterdir()}
+            program = Path(entry.path, "comm").read_text().strip()
+        except OSError:
+            continue
+        if held & sockets:
+            mark = _mark_of(int(entry.name))
+            if mark is None:
+                return f"process {entry.name} ({program}); end that first"
+            down = f"ARCHELON_TESTBED_STATE={Path(mark[0]).parent} ./down.sh"
+            return f"process {entry.name} ({program}) of the test bed in {mark[0]}; `{down}` ends it"
+    return "a process of another user; end that first"
 
 
 def _answers(url: str) -> bool:

@@ -46,20 +46,19 @@ def install(layout: Layout, groups: Collection[str], say: Callable[[str], None])
     layout.cache.mkdir(parents=True, exist_ok=True)
     with (layout.cache / "install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _install_debian(groups, say)
+        _install_debian(layout, groups, say)
         _install_python(layout, groups, say)
 
 
-def _install_debian(groups: Collection[str], say: Callable[[str], None]) -> None:
+def _install_debian(layout: Layout, groups: Collection[str], say: Callable[[str], None]) -> None:
     needed = {program: package for group in groups for program, package in _DEBIAN.get(group, {}).items()}
     lacking = sorted({package for program, package in needed.items() if find_program(program) is None})
     if not lacking:
         return
     if os.getuid() != 0 or shutil.which("apt-get") is None:
         raise SoftwareError(f"install the Debian packages {' '.join(lacking)}: as root on Debian this is done for you")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _run(["apt-get", "update", "-qq"], environment)
-    _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *lacking], environment)
+    _run(layout, "apt-get", "update", "-qq")
+    _run(layout, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *lacking)
     say(f"Debian packages: {' '.join(lacking)}")
 
 
@@ -72,9 +71,9 @@ def _install_python(layout: Layout, groups: Collection[str], say: Callable[[str]
         return
     uv = _uv(layout)
     if not Path(layout.program("python")).exists():
-        _run([uv, "venv", "--quiet", "--python", _python(), str(layout.venv)])
+        _run(layout, uv, "venv", "--quiet", "--python", _python(), str(layout.venv))
     packages = [package for group in wanted for package in _PYTHON[group]]
-    _run([uv, "pip", "install", "-q", "-p", layout.program("python"), "-c", str(constraints), *packages])
+    _run(layout, uv, "pip", "install", "-q", "-p", layout.program("python"), "-c", str(constraints), *packages)
     for mark in marks.values():
         mark.touch()
     say(f"virtual environment: {', '.join(wanted)}")
@@ -96,12 +95,15 @@ def _uv(layout: Layout) -> str:
         return found
     tools = layout.cache / "tools"
     if not (tools / "bin" / "uv").exists():
-        _run([_python(), "-m", "venv", str(tools)])
-        _run([str(tools / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "uv"])
+        _run(layout, _python(), "-m", "venv", str(tools))
+        _run(layout, str(tools / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "uv")
     return str(tools / "bin" / "uv")
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+def _run(layout: Layout, *command: str) -> None:
+    # What the installers keep lies in the cache of the test bed.
+    caches = {"UV_CACHE_DIR": str(layout.cache / "uv"), "PIP_CACHE_DIR": str(layout.cache / "pip")}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **caches}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])

@@ -1,0 +1,59 @@
+"""A test bed that does not come up is one failure, told once: every other test that needs it fails at once, and is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+__all__ = ["BedIsDownError", "coming_up", "counted", "refuse_where_down"]
+
+#: Of this process: the test beds that did not come up, by the marker of the tests that need them.
+_DOWN: Final[set[str]] = set()
+_PROPERTY: Final = "test bed that is down"
+
+
+class BedIsDownError(pytest.fail.Exception):
+    """A test needs a test bed of which was said already that it did not come up."""
+
+
+@contextmanager
+def coming_up(bed: str) -> Iterator[None]:
+    """Around all that brings a test bed up, again too: an error is told in full, and then no more."""
+    try:
+        yield
+    except Exception as problem:
+        _DOWN.add(bed)
+        text = f"the test bed {bed} did not come up: {type(problem).__name__}: {problem}"
+        raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def refuse_where_down(item: pytest.Item) -> None:
+    """Fail a test whose test bed did not come up, before any of its fixtures is asked for."""
+    for bed in sorted(_DOWN):
+        if item.get_closest_marker(bed) is not None:
+            item.user_properties.append((_PROPERTY, bed))
+            raise BedIsDownError(f"the test bed {bed} did not come up, as an earlier test says", pytrace=False)
+
+
+@contextmanager
+def counted(reporter: pytest.TerminalReporter) -> Generator[None]:
+    """Around the summary: tests that only lack their test bed are a line together, and errors in the count."""
+    told, silent = [], []
+    for report in reporter.stats.get("error", []):
+        (silent if _bed(report) else told).append(report)
+    if not silent:
+        yield
+        return
+    reporter.stats["error"] = told
+    yield
+    reporter.stats["error"] = told + silent
+    for bed, number in Counter(map(_bed, silent)).items():
+        reporter.write_line(f"ERROR {number} more tests that need the test bed {bed}, which did not come up: see above")
+
+
+def _bed(report: pytest.TestReport) -> str:
+    return next((str(value) for name, value in report.user_properties if name == _PROPERTY), "")

@@ -1,0 +1,201 @@
+"""The OpenStack test bed when something is in its way: it says what, and ends what it started."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import missing
+from tests.openstack import can_be_brought_up
+from tests.waiting import until
+
+pytestmark = pytest.mark.openstack
+
+ROOT = Path(__file__).parents[2]
+_LOOPBACK = 'ip link set lo up && exec "$@"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Bed:
+    """A copy of the test bed in a network namespace of its own, with a state of its own.
+
+    Attributes:
+        code: what is copied, to be made wrong. state: ARCHELON_TESTBED_STATE.
+        namespace: path of the network namespace.
+    """
+
+    code: Path
+    state: Path
+    namespace: str
+
+    def command(self, *words: str) -> list[str]:
+        return ["nsenter", f"--net={self.namespace}", sys.executable, "-P", "-m", "testbed", *words]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.code), "ARCHELON_TESTBED_STATE": str(self.state)}
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = self.command(*words)
+        return subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=600)
+
+    def change(self, file: str, old: str, new: str) -> None:
+        path = self.code / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def processes(self) -> list[str]:
+        """Every process on this machine that has the state's path in its environment, but for the test's own children."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and f"={self.state}/openstack:".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "comm").read_text().strip())
+        return found
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """Path of a network namespace that has its loopback up."""
+    if not can_be_brought_up() or os.getuid() != 0:
+        missing("OpenStack's test bed (Debian and root)")
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", _LOOPBACK, "sh", "sh", "-c", "echo ready; exec cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"ready\n"
+        yield f"/proc/{holder.pid}/ns/net"
+        holder.stdin.close()
+
+
+@pytest.fixture
+def bed(tmp_path: Path, namespace: str) -> Iterator[Bed]:
+    code = tmp_path / "code"
+    shutil.copytree(ROOT / "deploy" / "testbeds" / "openstack", code, ignore=shutil.ignore_patterns("__pycache__"))
+    made = Bed(code, tmp_path / "state", namespace)
+    yield made
+    done = made("down")
+    assert done.returncode == 0, done.stderr
+    assert made.processes() == []
+
+
+def test_a_step_that_fails_ends_what_was_started(bed: Bed) -> None:
+    # A directory of keys that is nowhere: what a new machine lacked once.
+    bed.change("etc/keystone.conf", "[fernet_receipts]\nkey_repository = @STATE@/keystone-fernet", "")
+    done = bed("up")
+    assert done.returncode == 1, done.stdout
+    assert "MariaDB is up" in done.stdout
+    assert "the step keystone-bootstrap failed" in done.stderr
+    assert "/etc/keystone/fernet-keys/ does not exist" in done.stderr
+    assert bed.processes() == []
+
+
+def test_a_service_that_does_not_start_ends_what_was_started(bed: Bed) -> None:
+    bed.change("etc/heat.conf", "bind_port = 8004", "bind_port = 5000")
+    done = bed("up")
+    assert done.returncode == 1, done.stdout
+    assert "keystone is up" in done.stdout
+    assert "heat ended instead of answering" in done.stderr
+    assert bed.processes() == []
+    # What was done stays done: with the cause gone the next one goes on from there, and to the end.
+    bed.change(
+        "etc/heat.conf",
+        "bind_port = 5000\nworkers = 1\n[heat_api_cfn]",
+        "bind_port = 8004\nworkers = 1\n[heat_api_cfn]",
+    )
+    done = bed("up")
+    assert done.returncode == 0, done.stderr
+    assert {"mariadbd", "heat-all"} <= set(bed.processes())
+    # Pid files or a shell's memory are not needed to end it.
+    done = bed("down")
+    assert done.returncode == 0, done.stderr
+    assert bed.processes() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_one_ends_what_was_started(bed: Bed, number: signal.Signals) -> None:
+    with _coming_up(bed) as up:
+        up.send_signal(number)
+        _, err = up.communicate(timeout=120)
+    assert up.returncode == 130
+    assert "interrupted" in err
+    assert bed.processes() == []
+
+
+def test_what_a_killed_one_left_is_named_and_ended_by_down(bed: Bed, tmp_path: Path) -> None:
+    with _coming_up(bed) as up:
+        up.kill()
+        up.communicate(timeout=120)
+    assert "mariadbd" in bed.processes()
+    other = dataclasses.replace(bed, state=tmp_path / "other")
+    done = other("up")
+    assert done.returncode == 1
+    assert "port 13306, for mariadbd, is taken by process " in done.stderr
+    assert f"(mariadbd) of the test bed in {bed.state}/openstack" in done.stderr
+    assert f"`ARCHELON_TESTBED_STATE={bed.state} ./down.sh` ends it" in done.stderr
+    assert other.processes() == []
+    assert bed("down").returncode == 0
+    assert bed.processes() == []
+
+
+def test_a_stranger_at_a_port_is_named_before_anything_starts(bed: Bed) -> None:
+    listen = "import socket, sys; here = socket.create_server(('127.0.0.1', 8004)); print('ready', flush=True); sys.stdin.read()"
+    command = ["nsenter", f"--net={bed.namespace}", sys.executable, "-c", listen]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdin is not None
+        assert stranger.stdout.readline() == b"ready\n"
+        done = bed("up")
+        stranger.stdin.close()
+    assert done.returncode == 1
+    assert f"port 8004, for heat, is taken by process {stranger.pid} (python" in done.stderr
+    assert "MariaDB" not in done.stdout
+
+
+def test_a_bed_that_does_not_come_up_is_told_once(bed: Bed, tmp_path: Path) -> None:
+    environment = {**bed.environment(), "PYTHONPATH": "", "ARCHELON_REQUIRE_ALL": "1"}
+    script = (
+        "import socket, subprocess, sys\n"
+        "with socket.create_server(('127.0.0.1', 13306)):\n"
+        "    sys.exit(subprocess.run([sys.executable, '-m', 'pytest', *sys.argv[1:]]).returncode)\n"
+    )
+    words = ["-p", "no:cacheprovider", "--numprocesses", "1", "tests/test_openstack.py"]
+    done = subprocess.run(
+        ["nsenter", f"--net={bed.namespace}", sys.executable, "-c", script, *words, f"--basetemp={tmp_path}/base"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.count("port 13306, for mariadbd, is taken by process") == 1
+    lines = done.stdout.strip().splitlines()
+    number = int(lines[-1].split()[1])
+    assert f" {number} errors in " in lines[-1]
+    assert lines[-2].startswith(f"ERROR {number - 1} more tests that need the test bed openstack")
+
+
+@contextlib.contextmanager
+def _coming_up(bed: Bed) -> Iterator[subprocess.Popen[str]]:
+    """An `up` that has come to the schemas: MariaDB runs, and steps do."""
+    command = bed.command("up")
+    with subprocess.Popen(
+        command, env=bed.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as up:
+        try:
+            until(
+                lambda: "mariadbd" in bed.processes() and "keystone-manage" in " ".join(bed.processes()),
+                "it is at work",
+            )
+            yield up
+        finally:
+            if up.poll() is None:
+                up.kill()
