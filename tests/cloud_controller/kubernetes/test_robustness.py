@@ -7,6 +7,7 @@ that reaches a real cluster through a proxy. Looks without news are so far apart
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import time
 import urllib.request
@@ -40,15 +41,17 @@ class Trouble:
     harm: Callable[[], None] | None = None
 
 
-def every(nth: int, status: int, *, methods: str = "GET PATCH DELETE") -> Fault:
-    return lambda method, _path, number: status if method in methods and number % nth == 0 else None
+def one_in(number: int, status: int, *, methods: str = "GET PATCH DELETE") -> Fault:
+    """A fault of one request in so many, drawn from a seed: the same one of each turn would meet the same retry each time."""
+    drawn = random.Random(f"{number} {status}")
+    return lambda method, _path, _number: status if method in methods and drawn.randrange(number) == 0 else None
 
 
 TROUBLES = [
     Trouble("none"),
-    Trouble("409 at every second change", every(2, 409, methods="PATCH DELETE")),
-    Trouble("429 at every third request", every(3, 429)),
-    Trouble("500 at every third request", every(3, 500)),
+    Trouble("409 at half of the changes", one_in(2, 409, methods="PATCH DELETE")),
+    Trouble("429 at a third of the requests", one_in(3, 429)),
+    Trouble("500 at a third of the requests", one_in(3, 500)),
     Trouble("410 at every second watch", lambda _m, path, number: 410 if "watch=true" in path and number % 2 else None),
     Trouble("watches cut twice a second", cuts=0.5),
     Trouble("API away for 2 of 4 seconds", away=2.0),

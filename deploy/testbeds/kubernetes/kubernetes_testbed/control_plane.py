@@ -51,6 +51,7 @@ def start_controllers(layout: Layout, daemons: Daemons) -> None:
         layout.program("kube-controller-manager"),
         *(each.format(layout.kubeconfig("controller-manager")) for each in identity),
         f"--cert-dir={layout.state}",
+        f"--flex-volume-plugin-dir={layout.state}/volume-plugins",
         f"--service-account-private-key-file={certificates}/accounts.key",
         f"--root-ca-file={certificates}/ca.crt",
         f"--cluster-signing-cert-file={certificates}/ca.crt",
