@@ -190,8 +190,6 @@ def open_platforms(
             given = tokens(name) if tokens is not None else NoTokens()
             context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
             opened[name] = factory(context, **settings)
-        except ImportError as problem:
-            raise ports.not_importable(entry, problem) from problem
         except TypeError as problem:
             raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
     return opened

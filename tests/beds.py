@@ -11,7 +11,7 @@ import pytest
 
 __all__ = ["BedIsDownError", "coming_up", "counted", "refuse_where_down"]
 
-#: Of this process: the test beds that did not come up, by the marker of the tests that need them.
+#: Of this process: the test beds that did not come up, by the fixture through which tests have them.
 _DOWN: Final[set[str]] = set()
 _PROPERTY: Final = "test bed that is down"
 
@@ -21,22 +21,29 @@ class BedIsDownError(pytest.fail.Exception):
 
 
 @contextmanager
-def coming_up(bed: str) -> Iterator[None]:
-    """Around all that brings a test bed up, again too: an error is told in full, and then no more."""
+def coming_up(fixture: str, *expected: type[Exception]) -> Iterator[None]:
+    """Around all that brings a test bed up, again too: an error is told in full, and then no more.
+
+    Args:
+        fixture: through which tests have the bed.
+        expected: errors whose text says all; of others the traceback is shown.
+    """
     try:
         yield
-    except Exception as problem:
-        _DOWN.add(bed)
-        text = f"the test bed {bed} did not come up: {type(problem).__name__}: {problem}"
-        raise pytest.fail.Exception(text, pytrace=False) from None
+    except (Exception, pytest.fail.Exception) as problem:  # the second is what pytest-timeout raises
+        _DOWN.add(fixture)
+        if isinstance(problem, expected):
+            raise pytest.fail.Exception(
+                f"the test bed of {fixture} did not come up: {problem}", pytrace=False
+            ) from None
+        raise
 
 
 def refuse_where_down(item: pytest.Item) -> None:
     """Fail a test whose test bed did not come up, before any of its fixtures is asked for."""
-    for bed in sorted(_DOWN):
-        if item.get_closest_marker(bed) is not None:
-            item.user_properties.append((_PROPERTY, bed))
-            raise BedIsDownError(f"the test bed {bed} did not come up, as an earlier test says", pytrace=False)
+    for fixture in sorted(_DOWN.intersection(getattr(item, "fixturenames", ()))):
+        item.user_properties.append((_PROPERTY, fixture))
+        raise BedIsDownError(f"the test bed of {fixture} did not come up, as an earlier test says", pytrace=False)
 
 
 @contextmanager
@@ -52,8 +59,12 @@ def counted(reporter: pytest.TerminalReporter) -> Generator[None]:
     yield
     reporter.stats["error"] = told + silent
     for bed, number in Counter(map(_bed, silent)).items():
-        reporter.write_line(f"ERROR {number} more tests that need the test bed {bed}, which did not come up: see above")
+        reporter.write_line(
+            f"ERROR {number} more tests that need the test bed of {bed}, which did not come up: see above"
+        )
 
 
-def _bed(report: pytest.TestReport) -> str:
+def _bed(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if not isinstance(report, pytest.TestReport) or report.when != "setup":
+        return ""
     return next((str(value) for name, value in report.user_properties if name == _PROPERTY), "")

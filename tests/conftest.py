@@ -154,17 +154,20 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
 
 @pytest.fixture(scope="session")
 def orchestrator_image(
-    kubernetes_cluster: KubernetesCluster, tmp_path_factory: pytest.TempPathFactory
+    kubernetes_cluster: KubernetesCluster, image_storage: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
     if clusters.builder() is None:
         missing("a builder of images (buildah, podman or docker)")
-    place = tmp_path_factory.mktemp("images")
-    with (
-        clusters.builders_storage(place),
-        clusters.loaded_image(kubernetes_cluster, "orchestrator", place) as image,
-    ):
+    with clusters.loaded_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images")) as image:
         yield image
+
+
+@pytest.fixture(scope="session")
+def image_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where builders keep images: not among the machine's."""
+    with clusters.builders_storage(tmp_path_factory.mktemp("storage")):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 from kubernetes_testbed.cluster import Cluster
-from kubernetes_testbed.layout import Layout
+from kubernetes_testbed.layout import Layout, TestBedError
 
 from archelon import command_line
 from archelon.images import builders
@@ -29,6 +29,12 @@ __all__ = ["KubernetesCluster", "builder", "builders_storage", "given", "loaded_
 #: its nodes (`kind load image-archive`), to which the archive is appended.
 _HOST: Final = "ARCHELON_TEST_KUBERNETES_HOST"
 _LOAD: Final = "ARCHELON_TEST_KUBERNETES_LOAD"
+
+#: Where the programs of a node write, whatever they are configured to: what is not there before is not there after.
+_PLACES: Final = (
+    "/etc/cni", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/netns", "/usr/libexec/kubernetes",
+    "/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +87,7 @@ def builders_storage(directory: Path) -> Iterator[None]:
     """Images that buildah or podman makes meanwhile lie in a directory of their own, and not among the machine's."""
     storage, networks = directory / "storage.conf", directory / "containers.conf"
     roots = "".join(f'{name} = "{directory / name}"\n' for name in ("graphroot", "runroot"))
-    storage.write_text(f'[storage]\ndriver = "overlay"\n{roots}')
+    storage.write_text(f'[storage]\ndriver = ""\n{roots}')
     networks.write_text(f'[network]\nnetwork_config_dir = "{directory / "networks"}"\n')
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("CONTAINERS_STORAGE_CONF", str(storage))
@@ -114,10 +120,14 @@ def started() -> Iterator[KubernetesCluster]:
 
     def restart_api() -> None:
         cluster.kill("apiserver")
-        with coming_up("kubernetes"):
+        with coming_up("kubernetes_cluster", TestBedError):
             cluster.up()
 
-    with coming_up("kubernetes"):
+    absent = [place for place in map(Path, _PLACES) if not place.exists()]
+    with coming_up("kubernetes_cluster", TestBedError, subprocess.CalledProcessError):
+        if not ran:
+            # What a run that was killed left.
+            cluster.down()
         Cluster.build()
         cluster.up()
     try:
@@ -126,6 +136,6 @@ def started() -> Iterator[KubernetesCluster]:
     finally:
         if not ran:
             cluster.down()
-            left = cluster.remains()
+            left = cluster.remains() + [f"directory {place}" for place in absent if place.exists()]
             if left:
                 raise RuntimeError(f"the test bed left behind: {', '.join(left)}")

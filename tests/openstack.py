@@ -95,7 +95,7 @@ class TestBed:
 
     def up(self, *flags: str) -> None:
         """Bring up what is not up."""
-        with coming_up("openstack"):
+        with coming_up("openstack", RuntimeError):
             self._run("up", *self._flags, *flags)
 
     def down(self) -> None:

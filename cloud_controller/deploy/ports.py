@@ -32,7 +32,6 @@ __all__ = [
     "Stacks",
     "loaded",
     "node_resources",
-    "not_importable",
     "offered",
 ]
 
@@ -226,17 +225,26 @@ class Stacks(Protocol):
         """What the platform still has of the stack, in words; empty: verified absent."""
 
 
-def node_resources(platform: str) -> dict[str, Any]:
-    """What other packages offer to make nodes with on a platform, by the resource's type.
+def node_resources(platform: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes nodes on a platform, by the resource's type: its own, and what other packages offer.
 
-    Each is called with what that platform makes nodes with. A factory says whose it is by an attribute `platform`; one without
-    it is the local platform's. The platforms' own types are no entry points: they come with the platform.
+    Each is called with what that platform makes nodes with. An offered one says whose it is by an attribute `platform`; one
+    without it is the local platform's.
 
     Raises:
-        DeployError: see `offered` and `loaded`.
+        DeployError: a package offers a type under a name of the platform's own; or see `offered` and `loaded`.
     """
-    found = {name: loaded(entry) for name, entry in offered(NODE_RESOURCES).items()}
-    return {name: each for name, each in found.items() if getattr(each, "platform", "local") == platform}
+    found = dict(own)
+    for name, entry in offered(NODE_RESOURCES).items():
+        factory = loaded(entry)
+        if getattr(factory, "platform", "local") != platform:
+            continue
+        if name in own:
+            raise DeployError(
+                f"the platform {platform} has {name!r} itself; remove the package that offers {entry.value}"
+            )
+        found[name] = factory
+    return found
 
 
 def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
@@ -262,12 +270,7 @@ def loaded(entry: importlib.metadata.EntryPoint) -> Any:
     try:
         return entry.load()
     except ImportError as problem:
-        raise not_importable(entry, problem) from problem
-
-
-def not_importable(entry: importlib.metadata.EntryPoint, problem: ImportError) -> DeployError:
-    """The error for an entry point that lacks a library, with its remedy."""
-    remedy = "repair or remove its package"
-    if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
-        remedy = f"install {entry.dist.name}[{entry.name}]"
-    return DeployError(f"{entry.name!r} in {entry.group} cannot be imported: {problem}; {remedy}")
+        remedy = "repair or remove its package"
+        if entry.dist is not None and entry.name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
+            remedy = f"install {entry.dist.name}[{entry.name}]"
+        raise DeployError(f"{entry.name!r} in {entry.group} cannot be imported: {problem}; {remedy}") from problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from archelon.all_in_one import AllInOne
+from archelon.state_directory import StateDirectory
 from tests.code_blocks import code_blocks
+from tests.conftest import missing
 
 from .harness import ROOT, first_port, until
+
+#: Installs, starts everything and waits for orders, on a machine that may do other things.
+pytestmark = pytest.mark.timeout(1200)
 
 PAGE = (ROOT / "docs" / "start.md").read_text()
 
@@ -66,6 +73,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
         if process.poll() is None:
             process.kill()
             process.wait()
+            AllInOne(StateDirectory(work / "try" / ".archelon"), print).down()
 
 
 def test_no_extra_is_installed(programs: Path) -> None:
@@ -78,6 +86,8 @@ def test_no_extra_is_installed(programs: Path) -> None:
 def test_every_command_of_the_page_does_what_it_says(directory: Path, environment: dict[str, str]) -> None:
     address = json.loads((directory / ".archelon" / "dev.json").read_text())
     port = next(str(value) for name, value in address["ports"].items() if name == "service_manager")
+    if shutil.which("curl") is None:
+        missing("curl")
     identifier = ""
     for block in code_blocks(PAGE)[1:]:
         # The id on the page is of the order that the page makes.

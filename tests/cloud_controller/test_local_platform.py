@@ -96,19 +96,24 @@ def offered(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str], group: s
 
 def test_types_of_other_packages_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offered(monkeypatch, ("vm", "cloud_controller.platforms.local.nodes:ProcessNodes"))
-    assert node_resources("local") == {"vm": ProcessNodes}
+    assert node_resources("local", {}) == {"vm": ProcessNodes}
     platform = LocalPlatform(tmp_path)
     assert set(platform.node_types) == {"process", "vm"}
     platform.stacks.validate(order(sleepers({"a": []}).replace("type: process", "type: vm")))
 
 
-def test_a_type_that_cannot_be_loaded_or_is_offered_twice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_type_that_cannot_be_loaded_or_is_offered_twice_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     offered(monkeypatch, ("vm", "no_such_module:Thing"))
     with pytest.raises(DeployError, match=r"'vm' in archelon\.node_resources cannot be imported"):
-        node_resources("local")
+        node_resources("local", {})
     offered(monkeypatch, ("vm", "json:loads"), ("vm", "json:dumps"))
     with pytest.raises(DeployError, match="two packages offer 'vm'"):
-        node_resources("local")
+        node_resources("local", {})
+    offered(monkeypatch, ("process", "cloud_controller.platforms.local.nodes:ProcessNodes"))
+    with pytest.raises(DeployError, match="the platform local has 'process' itself; remove the package"):
+        LocalPlatform(tmp_path)
 
 
 def test_a_platform_that_no_region_names_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_image_of_a_bundle_is_served(
 
 
 def test_an_orchestrator_in_another_language_is_an_image(
-    kubernetes_cluster: KubernetesCluster, kubectl: Kubectl, tmp_path: Path
+    kubernetes_cluster: KubernetesCluster, image_storage: None, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     node = shutil.which("node")
     if node is None:

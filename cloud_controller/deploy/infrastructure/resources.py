@@ -1,6 +1,6 @@
-"""What a node can be made of: resource types, found by entry point.
+"""What a node can be made of: resource types, a platform's own and those found by entry point.
 
-A description names a type (`resource: {type: process}`); a package that knows how to make it offers it under the entry point
+A description names a type (`resource: {type: process}`). A package that knows how to make another offers it under the entry point
 group `archelon.node_resources`. So servers, containers and pods join without a change here.
 """
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import urllib3
+from kubernetes import client, config
+from kubernetes.config import ConfigException
 
 __all__ = [
     "Api",
@@ -249,10 +251,6 @@ def connect(kubeconfig: str = "", context: str = "") -> OfficialConnection:
     Raises:
         ValueError: there is neither, or the file cannot be read.
     """
-    # Here, not above: the package is an extra, and whoever opens no such region does not pay for loading it.
-    from kubernetes import client, config
-    from kubernetes.config import ConfigException
-
     configuration = client.Configuration()
     try:
         if kubeconfig:

@@ -43,8 +43,9 @@ class OpenKubernetes:
         self.cluster = cluster
         self.applications = KubernetesApplications(cluster, runs)
         self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
-        types = {name: factory(cluster, runs) for name, factory in node_resources("kubernetes").items()}
-        self.described = DescribedStacks({"pod": PodNodes(cluster, runs), **types}, soonest=_TURN)
+        factories = node_resources("kubernetes", {"pod": PodNodes})
+        types = {name: factory(cluster, runs) for name, factory in factories.items()}
+        self.described = DescribedStacks(types, soonest=_TURN)
         self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}
         self.holdings = KubernetesHoldings(cluster)
         self.configures = KubernetesConfigures()

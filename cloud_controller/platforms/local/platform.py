@@ -40,7 +40,7 @@ class LocalPlatform:
     ) -> None:
         self.launcher = Launcher(root, checkpoint=checkpoint)
         if node_resources is None:
-            node_resources = {"process": ProcessNodes, **ports.node_resources("local")}
+            node_resources = ports.node_resources("local", {"process": ProcessNodes})
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
         self.node_types = types

@@ -1,7 +1,7 @@
 """A real Kubernetes on one Debian machine, out of Debian packages alone, in a network namespace of its own.
 
     layout         where everything is: addresses, directories, programs
-    namespace      the network namespace and the link to it; the cgroup that holds every process
+    namespace      the network and mount namespaces and the link to them; the cgroup that holds every process
     daemons        starts and stops processes, and knows them again
     certificates   keys, certificates, kubeconfig files
     control_plane  etcd and the three servers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import control_plane, node
+from . import cluster_dns, control_plane, node
 from .certificates import make_certificates
 from .commands import output_of
 from .daemons import Daemons
-from .layout import Layout
+from .layout import Layout, TestBedError
 from .namespace import CgroupTree, Namespace
 
 __all__ = ["Cluster"]
@@ -48,11 +50,19 @@ class Cluster:
     @staticmethod
     def build() -> None:
         """Build the programs, unless they are there. Raises subprocess.CalledProcessError."""
-        subprocess.run([str(_BUILD)], check=True, stdout=sys.stderr)
+        with subprocess.Popen([str(_BUILD)], stdout=sys.stderr, start_new_session=True) as building:
+            try:
+                status = building.wait()
+            except BaseException:
+                os.killpg(building.pid, signal.SIGTERM)
+                raise
+        if status:
+            raise subprocess.CalledProcessError(status, str(_BUILD))
 
     def up(self) -> None:
         """Bring it up; what runs already stays. Raises TestBedError; what this call started has ended by then."""
         self._began = time.monotonic()
+        self._daemons.started.clear()
         with self._alone(), self._ending_on_error():
             self._cgroup.make()
             self._namespace.make()
@@ -70,7 +80,9 @@ class Cluster:
             control_plane.await_controllers(self.layout, self._daemons)
             own = Path(__file__).with_name("cluster_dns.py")
             told = (str(self.layout.state), self.layout.name, self.layout.block)
-            self._daemons.start("cluster-dns", sys.executable, str(own), *told)
+            # With the machine's mounts: this Python may lie where the others see directories of their own.
+            self._daemons.start("cluster-dns", sys.executable, str(own), *told, mounts=False)
+            self._daemons.await_ready("cluster-dns", lambda: cluster_dns.answers(self.layout))
             self._tell("pods can run")
 
     @property
@@ -105,12 +117,15 @@ class Cluster:
         ran = bool(self._cgroup.processes())
         try:
             yield
-        except BaseException:
-            if ran:
-                for name in reversed(self._daemons.started):
-                    self._daemons.stop(name)
-            else:
-                self._take_down()
+        except BaseException as problem:
+            try:
+                if ran:
+                    for name in reversed(self._daemons.started):
+                        self._daemons.stop(name)
+                else:
+                    self._take_down()
+            except TestBedError as left:
+                raise TestBedError(f"{problem}; and what was started does not end: {left}") from problem
             raise
 
     def remains(self) -> list[str]:

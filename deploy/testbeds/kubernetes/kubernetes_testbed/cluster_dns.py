@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from kubernetes_testbed.api import Api
 from kubernetes_testbed.layout import Layout
 
-__all__ = ["answer", "main"]
+__all__ = ["answer", "answers", "main"]
 
 _ZONE = ("svc", "cluster", "local")
 _A, _INTERNET = 1, 1
@@ -69,6 +69,20 @@ def _addresses(labels: list[str], api: Api) -> list[str] | None:
     endpoints = api.get(f"/api/v1/namespaces/{namespace}/endpoints/{service}")
     subsets = (endpoints.get("subsets") or []) if isinstance(endpoints, dict) else []
     return [each["ip"] for subset in subsets for each in subset.get("addresses") or []]
+
+
+def answers(layout: Layout) -> bool:
+    """Whether it answers to a question for the API's own Service."""
+    labels = ("kubernetes", "default", *_ZONE)
+    name = b"".join(bytes((len(each),)) + each.encode() for each in labels) + b"\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(1.0)
+        try:
+            asking.connect((layout.node_address, 53))
+            asking.send(struct.pack(">HHHHHH", 1, 0, 1, 0, 0, 0) + name + struct.pack(">HH", _A, _INTERNET))
+            return socket.inet_aton(layout.first_service) in asking.recv(512)
+        except OSError:
+            return False
 
 
 class _Server(socketserver.ThreadingUDPServer):

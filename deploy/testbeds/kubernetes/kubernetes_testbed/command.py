@@ -49,17 +49,22 @@ def down(arguments: list[str]) -> int:
 
 
 def _run(name: str, work: Callable[[Cluster], None]) -> int:
-    signal.signal(signal.SIGTERM, _interrupted)
+    # Also SIGINT: a shell starts what it runs in the background with that one ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     try:
         work(Cluster(Layout(), lambda line: print(line, file=sys.stderr)))
     except (TestBedError, subprocess.CalledProcessError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; what was started has ended", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    # What follows is the clean-up, which a second one must not cut off.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -79,7 +79,7 @@ def start_api_server(layout: Layout, daemons: Daemons, *, inside: list[str]) -> 
     """Start it once etcd answers, and do not wait for it. Raises TestBedError.
 
     Args:
-        inside: begins a command that runs in the network namespace.
+        inside: begins a command that runs in the namespaces.
     """
     # From inside: etcd listens on the namespace's own loopback.
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", f"{_ETCD}/health"]

@@ -25,7 +25,7 @@ class Daemons:
         logs: of a log for each.
         temporary: for what they keep for a while.
         cgroup: they all are in it.
-        inside: makes of a command one that runs in the network namespace.
+        inside: makes of a command one that runs in the namespaces.
         told: takes a line for people when one is ready.
     """
 
@@ -48,8 +48,8 @@ class Daemons:
         #: What this object started, in order.
         self.started: list[str] = []
 
-    def start(self, name: str, *command: str) -> None:
-        """Start one, unless it runs."""
+    def start(self, name: str, *command: str, mounts: bool = True) -> None:
+        """Start one, unless it runs; with `mounts` it sees the cluster's own directories."""
         if self.runs(name):
             return
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,11 @@ class Daemons:
         self._temporary.mkdir(exist_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log:
             process = self._cgroup.launch(
-                self._inside(*command), "daemons", stdout=log, stderr=log, environment={"TMPDIR": str(self._temporary)}
+                self._inside(*command, mounts=mounts),
+                "daemons",
+                stdout=log,
+                stderr=log,
+                environment={"TMPDIR": str(self._temporary)},
             )
         self.started.append(name)
         self._file(name).write_text(f"{process.pid} {_started(process.pid)}\n")

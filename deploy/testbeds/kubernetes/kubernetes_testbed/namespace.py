@@ -51,21 +51,25 @@ class Namespace:
         self._layout = layout
         self._cgroup = cgroup
         self._ip = layout.program("ip")
+        self._complete = layout.state / "namespaces.complete"
 
     @property
     def exists(self) -> bool:
         """Whether they are there."""
         return bool(self._cgroup.processes(_HOLDER))
 
-    def inside(self, *command: str) -> list[str]:
-        """The command that runs a command inside."""
+    def inside(self, *command: str, mounts: bool = True) -> list[str]:
+        """The command that runs a command inside; without `mounts` in the network namespace alone."""
         (holder,) = self._cgroup.processes(_HOLDER)
-        return [self._layout.program("nsenter"), f"--target={holder}", "--net", "--mount", *command]
+        entered = ("--net", "--mount") if mounts else ("--net",)
+        return [self._layout.program("nsenter"), f"--target={holder}", *entered, *command]
 
     def make(self) -> None:
         """Make them, with the bridge and the link. Raises TestBedError where the addresses are in use."""
-        if self.exists:
+        if self.exists and self._complete.exists():
             return
+        # One that was killed on the way.
+        self.remove()
         layout = self._layout
         self._check_addresses()
         own, kept = str(layout.state / "machine"), (str(layout.state), str(layout.programs))
@@ -99,6 +103,7 @@ class Namespace:
             # A Service whose pod is on the same bridge as who asks: without it the answer would go past the translation.
             for setting in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
                 output_of(self.inside("sh", "-c", f"echo 1 >/proc/sys/{setting}"))
+            self._complete.touch()
         except TestBedError:
             self.remove()
             raise
@@ -108,6 +113,7 @@ class Namespace:
         # The outer end would go by itself once the kernel has freed the namespace; this does not wait for that.
         if (Path("/sys/class/net") / self._layout.link).exists():
             output_of([self._ip, "link", "del", self._layout.link], check=False)
+        self._complete.unlink(missing_ok=True)
         self._cgroup.end(_HOLDER)
 
     def _run(self, *arguments: str) -> None:
@@ -168,10 +174,12 @@ class CgroupTree:
             env={**os.environ, **(environment or {})},
         )
         os.close(gate_read)
-        for root in self._roots:
-            (root / self._name / part / "cgroup.procs").write_text(str(process.pid))
-        os.write(gate_write, b"\n")
-        os.close(gate_write)
+        try:
+            for root in self._roots:
+                (root / self._name / part / "cgroup.procs").write_text(str(process.pid))
+            os.write(gate_write, b"\n")
+        finally:
+            os.close(gate_write)
         return process
 
     def processes(self, part: str = "") -> set[int]:

@@ -35,7 +35,9 @@ def main() -> int:
     commands.add_parser("clouds", help="print its clouds.yaml as JSON")
     given = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, _interrupted)
+    # Also SIGINT: a shell starts what it runs in the background with that one ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     layout = Layout.of_environment()
     say = measured(lambda line: print(line, flush=True))
     if given.command == "kill":
@@ -61,13 +63,16 @@ def main() -> int:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("testbed: interrupted; what was started has ended", file=sys.stderr)
+        print("testbed: interrupted", file=sys.stderr)
         return 130
     say(f"ready: OS_CLIENT_CONFIG_FILE={layout.state}/clouds.yaml OS_CLOUD=testbed {layout.program('openstack')}")
     return 0
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
+    # What follows is the clean-up, which a second one must not cut off.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -25,7 +25,7 @@ class Layout:
 
     Args:
         cache: what can be made again: the virtual environment, snapshots. Several test beds may share it.
-        state: databases, configuration, logs and pid files of this one.
+        state: databases, configuration and logs of this one.
     """
 
     cache: Path

@@ -6,6 +6,7 @@ missed whose parent died, and no file has to be believed: what an `up` that was 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -99,7 +100,7 @@ class Processes:
             if self._closed:
                 raise ProcessError(f"{name} is not started any more: the test bed is being taken down")
             self.started.add(name)
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -108,6 +109,10 @@ class Processes:
                 cwd=self._layout.state,
                 env={**self._environment(), **environment, _MARK: f"{self._layout.state}:{name}"},
             )
+            # The kernel shows the environment a moment after the program was begun.
+            while process.poll() is None and _mark_of(process.pid) is None:
+                time.sleep(0.001)
+            return process
 
     def _environment(self) -> dict[str, str]:
         """What programs get instead of this process' environment, in which a user's home, OS_CLOUD and the like stand."""
@@ -184,6 +189,9 @@ def _marked() -> Iterator[tuple[int, str, str]]:
 
 def _mark_of(pid: int) -> tuple[str, str] | None:
     try:
+        # Below another root the same path is another directory.
+        if not Path(f"/proc/{pid}/root").samefile("/"):
+            return None
         # Empty for one that only waits to be buried.
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -214,26 +222,34 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _holder(port: int) -> str:
     """Who listens on a port, and how to end that, in words."""
     sockets = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
             fields = line.split()
             if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
                 sockets.add(f"socket:[{fields[9]}]")
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        try:
-            held = {str(each.readlink()) for each in Path(entry.path, "fd").iterdir()}
+        if sockets & set(_opened(Path(entry.path, "fd"))):
             program = Path(entry.path, "comm").read_text().strip()
-        except OSError:
-            continue
-        if held & sockets:
             mark = _mark_of(int(entry.name))
             if mark is None:
                 return f"process {entry.name} ({program}); end that first"
             down = f"ARCHELON_TESTBED_STATE={Path(mark[0]).parent} ./down.sh"
             return f"process {entry.name} ({program}) of the test bed in {mark[0]}; `{down}` ends it"
     return "a process of another user; end that first"
+
+
+def _opened(directory: Path) -> Iterator[str]:
+    """What a process has open, as /proc names it: nothing of another user's."""
+    try:
+        links = list(directory.iterdir())
+    except OSError:
+        return
+    for link in links:
+        # It may have been closed since.
+        with contextlib.suppress(OSError):
+            yield str(link.readlink())
 
 
 def _answers(url: str) -> bool:

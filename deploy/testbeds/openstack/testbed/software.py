@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -102,9 +103,25 @@ def _uv(layout: Layout) -> str:
 
 def _run(layout: Layout, *command: str) -> None:
     # What the installers keep lies in the cache of the test bed.
-    caches = {"UV_CACHE_DIR": str(layout.cache / "uv"), "PIP_CACHE_DIR": str(layout.cache / "pip")}
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **caches}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-        raise SoftwareError(f"{' '.join(command[:4])} … ended with {done.returncode}:\n{tail}")
+    places = {"UV_CACHE_DIR": "uv", "PIP_CACHE_DIR": "pip", "TMPDIR": "tmp"}
+    (layout.cache / "tmp").mkdir(exist_ok=True)
+    own = {name: str(layout.cache / place) for name, place in places.items()}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", **own},
+    )
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        # With all that it started, and given the time to end well: it may be dpkg.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    if process.returncode:
+        tail = "\n".join(said.strip().splitlines()[-10:])
+        raise SoftwareError(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{tail}")
