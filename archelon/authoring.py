@@ -75,10 +75,13 @@ def validate(path: Path, answers: Answers) -> int:
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(directory: Path, pytest_arguments: tuple[str, ...]) -> int:
     """Run a bundle's own tests, those below its directory `tests`, with pytest."""
+    import importlib.util
 
     tests = directory / "tests"
     if not tests.is_dir():
         raise CommandError(f"{directory} has no directory tests; `archelon new` shows one")
+    if importlib.util.find_spec("pytest") is None:
+        raise CommandError("pytest is not installed here; install it with `pip install pytest`", status=Status.USAGE)
     root = str(Path(__file__).resolve().parent.parent)
     # With its own root and no cache, so that neither settings nor files of a project around it get in.
     own = ["--rootdir", str(directory), "-c", "/dev/null", "-p", "no:cacheprovider", "-q"]

@@ -1,4 +1,4 @@
-"""docs/start.md as a newcomer follows it: `pip install .` without any extra, in an environment of its own, and every command."""
+"""docs/start.md as a newcomer follows it: the installations that it names, in an environment of its own, and every command."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of programs of an environment that has Archelon without extras."""
     place = tmp_path_factory.mktemp("plain") / "venv"
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    installed = re.findall(r"`pip install (.+?)`", PAGE)
+    assert installed == [".", "pytest"]
     pip = [place / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*pip, "--constraint", ROOT / "constraints.txt", ROOT], capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
+    for what in installed:
+        done = subprocess.run(
+            [*pip, "--constraint", "constraints.txt", what], cwd=ROOT, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr
     return place / "bin"
 
 

@@ -30,6 +30,8 @@ class Kubectl:
         self._command = [
             program() or "kubectl",
             f"--kubeconfig={kubeconfig}",
+            # Beside it, as for ~/.kube/config, and not always in the home.
+            f"--cache-dir={kubeconfig.parent / 'cache'}",
             *([f"--namespace={namespace}"] if namespace else []),
         ]
         self.namespace = namespace
