@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def front(directory: Path) -> Path:
 class Dev:
     """`archelon dev` as a process, over one state directory."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, output: Path | None = None) -> None:
         self.state = state
-        self.output = state.with_name(f"{state.name}.out")
+        self.output = output or state.with_name(f"{state.name}.out")
         self._port = first_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -82,9 +82,13 @@ class Dev:
         """Start it, and wait until it says that it is ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
         command = [sys.executable, "-m", "archelon", "dev", "--state", str(self.state), "--port", str(self._port)]
+        self.launch([*command, *arguments], cwd=ROOT, environment=environment)
+
+    def launch(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+        """Start it by a command of the test's own, and wait until it says that it is ready."""
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+                command, cwd=cwd, env=environment, stdout=output, stderr=output, start_new_session=True
             )
         until(lambda: self._ready(), "archelon dev is ready", seconds=180)
 

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from archelon.all_in_one import AllInOne
-from archelon.state_directory import StateDirectory
 from tests.code_blocks import code_blocks
 from tests.conftest import missing
 
-from .harness import ROOT, first_port, until
+from .harness import ROOT, Dev, first_port
 
 #: Installs, starts everything and waits for orders, on a machine that may do other things.
 pytestmark = pytest.mark.timeout(1200)
@@ -56,27 +54,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
     work = tmp_path_factory.mktemp("work")
     commands = code_blocks(PAGE)[0].strip()
     assert commands.endswith("\narchelon dev")
-    output = work / "dev.out"
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            ["bash", "-c", f"{commands.removesuffix('archelon dev')}exec archelon dev --port {first_port()}"],
-            cwd=work, env=environment, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def ready() -> bool:
-        assert process.poll() is None, output.read_text()
-        return "ready in" in output.read_text()
-
+    command = f"{commands.removesuffix('archelon dev')}exec archelon dev --port {first_port()}"
+    running = Dev(work / "try" / ".archelon", output=work / "dev.out")
     try:
-        until(ready, "archelon dev is ready", seconds=180)
+        running.launch(["bash", "-c", command], cwd=work, environment=environment)
         yield work / "try"
-        process.terminate()
-        assert process.wait(timeout=120) == 0, output.read_text()
+        running.interrupt()
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-            AllInOne(StateDirectory(work / "try" / ".archelon"), print).down()
+        running.end()
 
 
 def test_no_extra_is_installed(programs: Path) -> None:

@@ -64,12 +64,17 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
     assert heard == [b"from a pod"]
 
 
-@pytest.mark.kubernetes
-@pytest.mark.parametrize("program", ["etcd", "kube-apiserver", "kubelet"])
-def test_a_bring_up_that_fails_leaves_nothing(tmp_path: Path, program: str) -> None:
+@pytest.fixture
+def possible() -> None:
+    """A test bed of one's own."""
     obstacle = Layout().obstacle()
     if obstacle is not None:
         missing(f"a Kubernetes test bed, which needs {obstacle}")
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("program", ["etcd", "kube-apiserver", "kubelet"])
+def test_a_bring_up_that_fails_leaves_nothing(possible: None, tmp_path: Path, program: str) -> None:
     Cluster.build()
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -97,11 +102,8 @@ def _status(url: str) -> int:
 
 
 @pytest.mark.kubernetes
-def test_namespaces_without_their_link_are_made_again(tmp_path: Path) -> None:
+def test_namespaces_without_their_link_are_made_again(possible: None, tmp_path: Path) -> None:
     """A bring-up that was killed in between leaves some."""
-    obstacle = Layout().obstacle()
-    if obstacle is not None:
-        missing(f"a Kubernetes test bed, which needs {obstacle}")
     layout = Layout(name="archelon-halfway", block="10.235", state=tmp_path / "state")
     layout.state.mkdir()
     cgroup = CgroupTree(layout.name)

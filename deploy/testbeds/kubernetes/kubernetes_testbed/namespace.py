@@ -53,11 +53,6 @@ class Namespace:
         self._ip = layout.program("ip")
         self._complete = layout.state / "namespaces.complete"
 
-    @property
-    def exists(self) -> bool:
-        """Whether they are there."""
-        return bool(self._cgroup.processes(_HOLDER))
-
     def inside(self, *command: str, mounts: bool = True) -> list[str]:
         """The command that runs a command inside; without `mounts` in the network namespace alone."""
         (holder,) = self._cgroup.processes(_HOLDER)
@@ -66,7 +61,7 @@ class Namespace:
 
     def make(self) -> None:
         """Make them, with the bridge and the link. Raises TestBedError where the addresses are in use."""
-        if self.exists and self._complete.exists():
+        if self._cgroup.processes(_HOLDER) and self._complete.exists():
             return
         # One that was killed on the way.
         self.remove()

@@ -58,7 +58,7 @@ class Processes:
         if self.running(name):
             return
         # What is left of one that died would be in its way.
-        self.stop([name], seconds=0.0)
+        self.kill(name)
         for port in ports:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,7 +71,7 @@ class Processes:
         """Start a process in a session of its own, unless it runs."""
         if self.running(name):
             return
-        self.stop([name], seconds=0.0)
+        self.kill(name)
         with self._layout.log(f"{name}.out").open("ab") as log:
             process = self._launch(name, command, log.fileno(), environment)
         # A started child that nobody waits for is the system's once this program has ended.
@@ -90,7 +90,7 @@ class Processes:
         except subprocess.TimeoutExpired:
             raise ProcessError(f"{name} does not end within {seconds:.0f} s: {log}") from None
         finally:
-            self.stop([name], seconds=0.0)
+            self.kill(name)
             process.wait()
 
     def _launch(
@@ -228,9 +228,10 @@ def _holder(port: int) -> str:
             if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
                 sockets.add(f"socket:[{fields[9]}]")
     for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        if sockets & set(_opened(Path(entry.path, "fd"))):
+        # It may end meanwhile, or be another user's.
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit() or sockets.isdisjoint(_opened(Path(entry.path, "fd"))):
+                continue
             program = Path(entry.path, "comm").read_text().strip()
             mark = _mark_of(int(entry.name))
             if mark is None:
@@ -241,12 +242,8 @@ def _holder(port: int) -> str:
 
 
 def _opened(directory: Path) -> Iterator[str]:
-    """What a process has open, as /proc names it: nothing of another user's."""
-    try:
-        links = list(directory.iterdir())
-    except OSError:
-        return
-    for link in links:
+    """What a process has open, as /proc names it. Raises OSError where it has ended, or is another user's."""
+    for link in directory.iterdir():
         # It may have been closed since.
         with contextlib.suppress(OSError):
             yield str(link.readlink())
