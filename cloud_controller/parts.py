@@ -44,7 +44,6 @@ class Parts:
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
-        keystone: its URL, for the catalogue; empty without one.
         metrics_token: lets Prometheus see `/metrics`.
     """
 
@@ -63,7 +62,6 @@ class Parts:
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
     unclaimed_grace: float = 120.0
-    keystone: str = ""
     metrics_token: str = ""
 
     @classmethod
@@ -102,7 +100,6 @@ class Parts:
             identity_service=delegations,
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,
-            keystone=settings.keystone_url,
             metrics_token=settings.metrics_token.get_secret_value(),
         )
 

@@ -22,7 +22,7 @@ from occi_service.identity.size_limit import MAX_BODY
 from occi_service.wire import deploy, tokens
 
 from .deploy.backend import DeployModule
-from .design.backend import DesignModule, register_keystone, register_modules, register_names
+from .design.backend import DesignModule, register_modules, register_names, remove_disbelieved
 from .design.delegation_rows import DelegationRows
 from .disposal.backend import DisposalModule
 from .module import Module, ModuleApplication
@@ -111,8 +111,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
         register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
         if "provision" in names:
             register_names(registry, url=url, region=region, kept=platform.names is not None)
-        if parts.keystone and "design" in names:
-            register_keystone(registry, url=parts.keystone, region=region)
+    remove_disbelieved(registry)
     return Mounts({module.name: mounted(module) for module in modules})
 
 

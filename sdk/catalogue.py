@@ -41,7 +41,7 @@ class Design:
         self._modules: dict[str, Found] = {}
 
     def services(self, service_type: str) -> Sequence[Found]:
-        """All that the catalogue has of a type."""
+        """All that the catalogue has of a type, and that may be sent a token."""
         entries = self._reach.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
         return [
             Found(
@@ -51,6 +51,7 @@ class Design:
                 str(each.attributes.get(design.INTERFACE, "public")),
             )
             for each in entries
+            if design.is_believed(each.attributes)
         ]
 
     def service(self, service_type: str, region: str | None = None) -> Found:

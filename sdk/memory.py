@@ -179,6 +179,7 @@ class MemoryCloud:
                     design.ENDPOINT: url,
                     design.SERVICE_REGION: self.region,
                     design.INTERFACE: "public",
+                    **({design.ORIGIN: design.INSTALLATION} if design.is_ours(name) else {}),
                 },
             )
             for name, url in entries.items()

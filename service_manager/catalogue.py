@@ -23,6 +23,7 @@ from occi_service.database import insert_into
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
 from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
+from occi_service.wire import design
 
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
@@ -293,6 +294,8 @@ class Catalogue:
         )
 
     def _check_place(self, connection: sa.Connection, manifest: bundles.Manifest) -> None:
+        if design.is_reserved(manifest.type):
+            raise ConflictError(f"{manifest.type} is of Archelon's own schemes; use one of yours", "service_type")
         if manifest.term in RESERVED_TERMS:
             raise ConflictError(f"the term {manifest.term!r} is the service manager's own; use another", "service_type")
         types = connection.scalars(sa.select(tables.services.c.type)).all()

@@ -104,9 +104,8 @@ class Cloud:
     # the catalogue ----------------------------------------------------------------------------------------------------
 
     def services(self, service_type: str, tenant: TenantId | None = None) -> list[client.Entity]:
-        """Every entry of a type, whoever made it; for a tenant, or for this service manager itself."""
-        where = {design.SERVICE_TYPE: service_type}
-        return list(self._catalogue(tenant).list(design.SERVICE.location, attributes=where))
+        """Every entry of a type that may be believed; for a tenant, or for this service manager itself."""
+        return _believed(self._catalogue(tenant), service_type)
 
     def enter(self, path: str, attributes: Mapping[str, Any], title: str, tenant: TenantId) -> None:
         """Have an entry of the catalogue say this."""
@@ -186,10 +185,12 @@ class Cloud:
         found = self._modules.get(scheme)
         now = self._monotonic()
         if found is None or now >= found[1]:
-            catalogue = self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
-            entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: scheme}))
+            entries = _believed(self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller), scheme)
             if not entries:
-                raise LookupError(f"the catalogue at {self._design} names no service of type {scheme}")
+                raise LookupError(
+                    f"the cloud controller at {self._design} has not entered a service of type {scheme} in its catalogue; "
+                    "it does so at its start: see that it runs, and in this version"
+                )
             internal = [each for each in entries if each.attributes.get(design.INTERFACE) == "internal"]
             url = str((internal or entries)[0].attributes[design.ENDPOINT])
             found = self._modules[scheme] = (url, now + _REMEMBERED)
@@ -220,6 +221,11 @@ class Cloud:
     def forget(self, instance: str) -> None:
         """Close the connections to an orchestrator that is gone."""
         self._lines.close(instance)
+
+
+def _believed(catalogue: client.Client, service_type: str) -> list[client.Entity]:
+    entries = catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
+    return [each for each in entries if design.is_believed(each.attributes)]
 
 
 def _connect(url: str) -> client.Client:

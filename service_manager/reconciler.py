@@ -313,6 +313,10 @@ class Reconciler:
         """Where the orchestrator answers; it moves when its application is restarted elsewhere."""
         if order.instance.address and order.instance.stumbles == 0:
             return order.instance.address
+        return self._address_now(order)
+
+    def _address_now(self, order: Order) -> str:
+        """Where deploy says that it runs now: an address that was remembered may be somebody else's since it has ended."""
         found = self._application(order.instance).attributes.get(deploy.APP_URL)
         if not found:
             raise LookupError("the orchestrator's application has no address yet")
@@ -320,7 +324,8 @@ class Reconciler:
 
     def _activate(self, order: Order) -> Change:
         instance = order.instance
-        address = self._address(order)
+        # It is sent the instance's tokens, and its secrets.
+        address = self._address_now(order)
         attributes: dict[str, Any] = {
             names.TENANT: instance.tenant,
             names.SERVICE: instance.service,

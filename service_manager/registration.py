@@ -2,7 +2,7 @@
 
 One piece of work a service compares what the catalogue has of it with what it should have, sets that right, and comes again: so
 a service is found as soon as it is published, stays found whoever removes or changes an entry, and is found no more once it is
-withdrawn. What other service managers entered under the same type is left alone.
+withdrawn. What other service managers or operators entered under the same type is left alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ class Registration:
     """`occi_service.work.Handler` of the topic `catalogue.entry`; its key is the service's type.
 
     Args:
-        urls: of this service manager, by interface.
+        issuer: of the tokens that this service manager signs. urls: its own, by interface.
         every: seconds between two looks.
     """
 
-    def __init__(self, catalogue: Catalogue, cloud: Cloud, *, urls: Mapping[str, str], every: float) -> None:
+    def __init__(
+        self, catalogue: Catalogue, cloud: Cloud, *, issuer: str, urls: Mapping[str, str], every: float
+    ) -> None:
         self._catalogue = catalogue
         self._cloud = cloud
+        self._issuer = issuer
         self._urls = {interface: url.rstrip("/") for interface, url in urls.items()}
         self._every = every
 
@@ -82,11 +85,13 @@ class Registration:
         }
         for path, attributes in wanted.entries.items():
             found = there.get(path)
-            if found is None or any(found.attributes.get(name) != value for name, value in attributes.items()):
+            present = {} if found is None else found.attributes
+            marked = {**attributes, design.ISSUER: self._issuer, design.PUBLISHER: wanted.tenant}
+            others = present.get(design.ISSUER, self._issuer) != self._issuer
+            if not others and any(present.get(name) != value for name, value in marked.items()):
                 self._cloud.enter(path, attributes, wanted.title, wanted.tenant)
-        bases = tuple(f"{url}/" for url in self._urls.values())
         for path, found in there.items():
-            if path not in wanted.entries and str(found.attributes[design.ENDPOINT]).startswith(bases):
+            if path not in wanted.entries and found.attributes.get(design.ISSUER) == self._issuer:
                 self._cloud.take_out(path, wanted.tenant)
         if wanted.withdrawn:
             return work.Done()

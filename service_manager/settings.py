@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import pydantic
 
 from occi_service.settings import CallersSettings
@@ -29,7 +31,7 @@ class ServiceManagerSettings(CallersSettings):
         "", description="URL at which other services reach this service manager, where that is another"
     )
     keystone_url: str = pydantic.Field(
-        "", description="Keystone; the one that design's catalogue names, if any, without it"
+        "", description="the Keystone whose tokens are believed; empty where the local realm is all there is"
     )
     catalogue_interval: float = pydantic.Field(
         30.0, gt=0, description="seconds between two looks at design's catalogue"
@@ -57,3 +59,11 @@ class ServiceManagerSettings(CallersSettings):
         None, ge=0, description="instances a tenant may have; none for no limit"
     )
     bundle_limit: int = pydantic.Field(16 << 20, ge=1024, description="bytes of a bundle's archive")
+
+    @pydantic.model_validator(mode="after")
+    def _know_people(self) -> Self:
+        if not self.realm_file and not self.keystone_url:
+            raise ValueError(
+                "neither realm_file nor keystone_url is set, so nobody could order anything; set one of them"
+            )
+        return self

@@ -1,7 +1,8 @@
-"""What design's catalogue says about the world: where Keystone is, what regions there are, which are called in tenants' names.
+"""What design's catalogue says about the world: what regions there are, and which of them are called in tenants' names.
 
 One worker of all reads it, again and again, and writes it down here; requests read that row. So a request that needs to know
-asks nobody, and goes on knowing while the cloud controller is away.
+asks nobody, and goes on knowing while the cloud controller is away. Whom to believe is none of it: Keystone is the settings' to
+name.
 """
 
 from __future__ import annotations
@@ -31,11 +32,9 @@ class Surroundings:
     """What is known.
 
     Attributes:
-        keystone: its URL; empty where there is none; None before the catalogue was read for the first time.
         regions: in which the cloud controller deploys; `delegating`, those of them that are called in tenants' names.
     """
 
-    keystone: str | None = None
     regions: frozenset[str] = frozenset()
     delegating: frozenset[str] = frozenset()
 
@@ -45,7 +44,7 @@ class Surroundings:
         if value is None:
             return cls()
         found = json.loads(value)
-        return cls(found["keystone"], frozenset(found["regions"]), frozenset(found["delegating"]))
+        return cls(frozenset(found["regions"]), frozenset(found["delegating"]))
 
     @classmethod
     def read(cls, database: Any) -> Surroundings:
@@ -56,7 +55,7 @@ class Surroundings:
     def flag(self) -> str:
         """To be written down."""
         regions, delegating = sorted(self.regions), sorted(self.delegating)
-        return json.dumps({"keystone": self.keystone, "regions": regions, "delegating": delegating})
+        return json.dumps({"regions": regions, "delegating": delegating})
 
 
 def look(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
@@ -64,13 +63,11 @@ def look(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
 
     def looked() -> float:
         modules = cloud.services(deploy.SCHEME)
-        keystones = [each for each in cloud.services(design.IDENTITY) if each.attributes.get(design.ORIGIN) is None]
-        urls = sorted(str(each.attributes[design.ENDPOINT]) for each in keystones)
         regions = {str(each.attributes[design.SERVICE_REGION]) for each in modules}
         delegating = {
             str(each.attributes[design.SERVICE_REGION]) for each in modules if each.attributes.get(design.DELEGATES)
         }
-        seen = Surroundings(urls[0] if urls else "", frozenset(regions), frozenset(delegating))
+        seen = Surroundings(frozenset(regions), frozenset(delegating))
         if seen != Surroundings.read(database):
             flags = tables.flags
             with database.write() as connection:

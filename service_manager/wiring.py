@@ -28,7 +28,7 @@ from occi_service.identity import (
     VerificationKeys,
     read_jwk_set,
 )
-from occi_service.identity.keystone import FoundKeystone, KeystoneTokens, RoleMap
+from occi_service.identity.keystone import KeystoneTokens, RoleMap
 from occi_service.identity.policy import Policy
 from occi_service.identity.sql_revocations import SqlRevocations
 from occi_service.keystone import Keystone
@@ -260,7 +260,10 @@ def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManag
 
 
 def verifier(parts: Parts) -> AnyOf:
-    """Who may call: people of the local realm or Keystone, orchestrators and services, orchestrators that start."""
+    """Who may call: people of the local realm or Keystone, orchestrators and services, orchestrators that start.
+
+    Whom of them to believe is in the settings alone.
+    """
     settings = parts.settings
     sources: list[Any] = [
         StartTokens(parts.database, parts.cipher),
@@ -273,27 +276,12 @@ def verifier(parts: Parts) -> AnyOf:
     ]
     if settings.realm_file:
         sources.insert(0, Realm(RealmFile(Path(settings.realm_file), parts.clock), parts.clock))
-    # The last, since it is the only one that is far away.
-    sources.append(_keystone(parts))
+    if settings.keystone_url:
+        keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
+        roles = RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
+        # The last, since it is the only one that is far away.
+        sources.append(KeystoneTokens(keystone, roles=roles, clock=parts.clock))
     return AnyOf(sources)
-
-
-def _keystone(parts: Parts) -> FoundKeystone:
-    """The Keystone that the settings name or, without one, design's catalogue."""
-    settings = parts.settings
-    roles = RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
-
-    def find() -> str | None:
-        if settings.keystone_url:
-            return settings.keystone_url
-        known = surroundings.Surroundings.read(parts.database).keystone
-        # Where there is a realm, a token that nobody knows is bad; it is not the catalogue's first look that it waits for.
-        return "" if known is None and settings.realm_file else known
-
-    def tokens_at(url: str) -> KeystoneTokens:
-        return KeystoneTokens(Keystone(url, ca_file=settings.keystone_ca_file), roles=roles, clock=parts.clock)
-
-    return FoundKeystone(find, tokens_at)
 
 
 def _database_probe(database: Database) -> Callable[[], None]:
@@ -355,7 +343,9 @@ def _registration(parts: Parts) -> Registration:
     urls = {"public": settings.url}
     if settings.internal_url:
         urls["internal"] = settings.internal_url
-    return Registration(parts.catalogue, parts.cloud, urls=urls, every=settings.catalogue_interval)
+    return Registration(
+        parts.catalogue, parts.cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
+    )
 
 
 def worker(parts: Parts) -> work.Worker:

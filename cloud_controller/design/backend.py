@@ -13,51 +13,23 @@ from occi.core_model import Action, Entity, Resource
 from occi_service import identity
 from occi_service.app import Application
 from occi_service.database import Database
-from occi_service.errors import BadRequestError, shown
-from occi_service.registry.base import Registry
+from occi_service.errors import BadRequestError
+from occi_service.registry.base import Registry, Selection, as_registry
 from occi_service.wire import design, dns
 from occi_service.wire import names as wire_names
 
-from .. import callers
 from ..owned import context
+from .catalogue_backend import CatalogueBackend
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
 from .mirror import catalogue_entity
 from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-__all__ = ["DesignModule", "register_keystone", "register_modules", "register_names"]
+__all__ = ["DesignModule", "register_modules", "register_names", "remove_disbelieved"]
 
-_SCHEMES: Final = ("http://", "https://")
-
-
-class CatalogueBackend(KindBackend):
-    """Services in the catalogue. Everybody may read it; it belongs to no tenant."""
-
-    def create(self, entity: Entity, extras: Any) -> None:
-        self._check(entity.identifier, entity.attributes, extras)
-
-    def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        attributes = {**old.attributes, **new.attributes}
-        self._check(old.identifier, attributes, extras)
-        old.attributes = attributes
-
-    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        self._check(old.identifier, new.attributes, extras)
-        old.attributes = new.attributes
-
-    def delete(self, entity: Entity, extras: Any) -> None:
-        callers.check_publishes(context(extras).caller, "the catalogue")
-
-    def _check(self, path: str, attributes: Mapping[str, Any], extras: Any) -> None:
-        callers.check_publishes(context(extras).caller, "the catalogue")
-        if not str(attributes[design.ENDPOINT]).startswith(_SCHEMES):
-            raise BadRequestError(f"{design.ENDPOINT} is a URL, http or https", design.ENDPOINT)
-        wanted = design.service_path(
-            attributes[design.SERVICE_TYPE], attributes[design.SERVICE_REGION], attributes[design.INTERFACE]
-        )
-        if path != wanted:
-            raise BadRequestError(f"{shown(path)} is not this service's path; PUT it at {wanted}", "path")
+#: An entry has one of these since whoever writes it is checked.
+_MARKS: Final = (design.ORIGIN, design.PUBLISHER)
 
 
 class ValidationBackend(KindBackend, ActionBackend):
@@ -122,7 +94,7 @@ class DesignModule:
         """Publish kinds and actions."""
         delegations = DelegationBackend(self._issuer, self._delegations, DelegationRows(), self._database)
         validation = ValidationBackend(self._platforms)
-        application.register_backend(design.SERVICE, CatalogueBackend())
+        application.register_backend(design.SERVICE, CatalogueBackend(as_registry(application.registry)))
         application.register_backend(design.DELEGATION, delegations)
         application.register_backend(design.EXCHANGE, delegations)
         application.register_backend(design.ADOPT, delegations)
@@ -141,9 +113,7 @@ def register_modules(
         delegates: whether the region's platform is called in tenants' names.
     """
     for name in names:
-        entity = catalogue_entity(
-            CatalogueEntry(wire_names.scheme(name), region, "public", f"{url}/{name}/", f"Cloud controller: {name}")
-        )
+        entity = _own(wire_names.scheme(name), region, f"{url}/{name}/", f"Cloud controller: {name}")
         if name == "deploy":
             entity.attributes[design.DELEGATES] = delegates
         _put(registry, entity)
@@ -151,9 +121,7 @@ def register_modules(
 
 def register_names(registry: Registry, *, url: str, region: str, kept: bool) -> None:
     """Say that names can be set in a region, or that they cannot any more."""
-    entity = catalogue_entity(
-        CatalogueEntry(dns.SCHEME, region, "public", f"{url}/provision/", "Cloud controller: names")
-    )
+    entity = _own(dns.SCHEME, region, f"{url}/provision/", "Cloud controller: names")
     if kept:
         _put(registry, entity)
         return
@@ -162,9 +130,22 @@ def register_names(registry: Registry, *, url: str, region: str, kept: bool) -> 
         registry.delete_resource(entity.identifier, extras)
 
 
-def register_keystone(registry: Registry, *, url: str, region: str) -> None:
-    """Say where Keystone is, so that nobody who knows design has to be told."""
-    _put(registry, catalogue_entity(CatalogueEntry(design.IDENTITY, region, "public", url, "Keystone")))
+def remove_disbelieved(registry: Registry) -> None:
+    """Take out of the catalogue whatever is not known to be of somebody who may write it; called at a start.
+
+    That is what an earlier version let any provider enter, and what has been reserved since. Published services are entered
+    again by their service managers, modules by the processes that serve them, at their start.
+    """
+    extras: dict[str, Any] = {}
+    with registry.unit_of_work(extras):
+        for entity in registry.select(Selection(category=design.SERVICE), extras).entities:
+            if entity.attributes.keys().isdisjoint(_MARKS) or not design.is_believed(entity.attributes):
+                registry.delete_resource(entity.identifier, extras)
+
+
+def _own(service_type: str, region: str, endpoint: str, title: str) -> Resource:
+    entry = CatalogueEntry(service_type, region, "public", endpoint, title)
+    return catalogue_entity(entry, origin=design.INSTALLATION)
 
 
 def _put(registry: Registry, entity: Resource) -> None:

@@ -2,7 +2,8 @@
 
 One worker of all compares the two, again and again. So a service that Archelon publishes is found by programs that know Keystone
 alone, one that somebody registered at Keystone by resolvers and orchestrators, per region; and whatever somebody removes or
-changes on our side of either is set right. Modules of the cloud controller are found in design only: they serve nobody else.
+changes on our side of either is set right. Modules of the cloud controller are found in design only: they serve nobody else,
+and where they are is no other catalogue's to say.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ __all__ = ["TOPIC", "catalogue_entity", "mirrored"]
 
 #: The topic of the comparing; seeded with its own name.
 TOPIC: Final = "design.catalogue"
-#: Origin of what was read from the identity service.
-ORIGIN: Final = "identity"
 
 
 def catalogue_entity(entry: CatalogueEntry, *, origin: str = "") -> Resource:
@@ -48,16 +47,15 @@ def mirrored(
 
     def compare() -> float:
         entities = registry.select(Selection(category=design.SERVICE), {}).entities
-        ours = [_entry(each) for each in entities if design.ORIGIN not in each.attributes]
-        catalogue.publish([each for each in ours if _is_published(each)])
-        places = {each.identifier for each in entities if design.ORIGIN not in each.attributes}
+        read = {each.identifier: each for each in entities if each.attributes.get(design.ORIGIN) == design.IDENTITY}
+        ours = {each.identifier: _entry(each) for each in entities if each.identifier not in read}
+        catalogue.publish([each for each in ours.values() if not design.is_reserved(each.type)])
         wanted: dict[str, Resource] = {}
         for entry in catalogue.others():
-            entity = catalogue_entity(entry, origin=ORIGIN)
+            entity = catalogue_entity(entry, origin=design.IDENTITY)
             # What was entered here goes before what somebody entered there.
-            if entity.identifier not in places:
+            if entity.identifier not in ours and not design.is_ours(entry.type):
                 wanted.setdefault(entity.identifier, entity)
-        read = {each.identifier: each for each in entities if each.attributes.get(design.ORIGIN) == ORIGIN}
         changed = {
             path: entity
             for path, entity in wanted.items()
@@ -81,9 +79,3 @@ def _entry(entity: Any) -> CatalogueEntry:
     interface = str(get.get(design.INTERFACE) or "public")
     endpoint, title = str(get[design.ENDPOINT]), str(entity.title or "")
     return CatalogueEntry(str(get[design.SERVICE_TYPE]), str(get[design.SERVICE_REGION]), interface, endpoint, title)
-
-
-def _is_published(entry: CatalogueEntry) -> bool:
-    """Whether it is somebody's service: a kind, with a term after the scheme."""
-    scheme, separator, term = entry.type.rpartition("#")
-    return bool(scheme and separator and term)

@@ -10,8 +10,6 @@ Nothing is kept here: the cache is the door's (`token_cache`), and with it the t
 
 from __future__ import annotations
 
-import dataclasses
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -19,7 +17,7 @@ from ..keystone import Keystone, KeystoneDownError, KeystoneRefusedError, roles_
 from .errors import InvalidTokenError, NotAllowedError, ProviderDownError
 from .subject import Clock, Identity, Role, TenantId, TokenKind
 
-__all__ = ["FoundKeystone", "KeystoneTokens", "RoleMap"]
+__all__ = ["KeystoneTokens", "RoleMap"]
 
 #: What Keystone's usual roles are here. A role that is called as one of ours is that one.
 _USUAL: Final = {"member": Role.TENANT, "reader": Role.READ_ONLY}
@@ -163,43 +161,3 @@ class KeystoneTokens:
             token_id=str(about["audit_ids"][0]),
             system_scope=system,
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
-    url: str
-    tokens: KeystoneTokens
-
-
-class FoundKeystone:
-    """A `TokenVerifier` over the Keystone that a catalogue names, once it names one.
-
-    Args:
-        find: its URL; empty where there is none; None where nobody knows yet.
-        make: a verifier for a URL.
-    """
-
-    def __init__(self, find: Callable[[], str | None], make: Callable[[str], KeystoneTokens]) -> None:
-        self._find = find
-        self._make = make
-        self._lock = threading.Lock()
-        self._found: _Found | None = None
-
-    def verify(self, token: str) -> Identity:
-        """See `TokenVerifier.verify`."""
-        return self._tokens().verify(token)
-
-    def verify_with_service(self, token: str, service_token: str) -> Identity:
-        """See `KeystoneTokens.verify_with_service`."""
-        return self._tokens().verify_with_service(token, service_token)
-
-    def _tokens(self) -> KeystoneTokens:
-        url = self._find()
-        if url is None:
-            raise ProviderDownError("the catalogue has not been read yet, which may name a Keystone")
-        if not url:
-            raise InvalidTokenError("the catalogue names no Keystone")
-        with self._lock:
-            if self._found is None or self._found.url != url:
-                self._found = _Found(url, self._make(url))
-            return self._found.tokens

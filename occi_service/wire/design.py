@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from typing import Any, Final
 
 from occi.core_model import Action, Kind, Resource
 
 from ..attributes import Attribute
-from .names import attribute, derived_id, scheme
+from .names import SCHEME_PREFIX, attribute, derived_id, scheme
 
 __all__ = [
     "ADOPT",
@@ -22,8 +24,12 @@ __all__ = [
     "EXCHANGE",
     "EXCHANGE_AUDIENCE",
     "IDENTITY",
+    "INSTALLATION",
     "INTERFACE",
+    "ISSUER",
+    "OPERATOR",
     "ORIGIN",
+    "PUBLISHER",
     "SCHEME",
     "SERVICE",
     "SERVICE_REGION",
@@ -32,6 +38,9 @@ __all__ = [
     "VALIDATE",
     "VALIDATION",
     "delegation_path",
+    "is_believed",
+    "is_ours",
+    "is_reserved",
     "platform_audience",
     "service_path",
 ]
@@ -44,8 +53,12 @@ SERVICE_REGION: Final = attribute("service.region")
 INTERFACE: Final = attribute("service.interface")
 DELEGATES: Final = attribute("service.delegates")
 ORIGIN: Final = attribute("service.origin")
-#: OpenStack's own name for Keystone's service type.
+ISSUER: Final = attribute("service.issuer")
+PUBLISHER: Final = attribute("service.publisher")
+#: Values of ORIGIN.
+INSTALLATION: Final = "installation"
 IDENTITY: Final = "identity"
+OPERATOR: Final = "operator"
 
 SERVICE: Final = Kind(
     SCHEME,
@@ -62,7 +75,14 @@ SERVICE: Final = Kind(
             type="boolean",
             description="of deploy: the region is called in tenants' names, by a delegation",
         ),
-        ORIGIN: Attribute("immutable", description="the catalogue that it was read from, where that is another's"),
+        ORIGIN: Attribute(
+            "immutable",
+            pattern=f"{INSTALLATION}|{IDENTITY}|{OPERATOR}",
+            description="who entered it, where no service manager or provider did: the cloud controller itself at its "
+            "start, the comparison with the identity service's catalogue, or an operator",
+        ),
+        ISSUER: Attribute("immutable", description="issuer of the service manager's token by which it was entered"),
+        PUBLISHER: Attribute("immutable", description="id of the tenant that published the type"),
     },
     location="/service/",
 )
@@ -130,6 +150,36 @@ VALIDATION: Final = Kind(
     attributes={attribute("validation.problems"): Attribute("immutable", type="array")},
     location="/validation/",
 )
+
+
+#: The scheme of the services that come with Archelon, which providers publish as they do their own.
+_PUBLISHED_SCHEME: Final = scheme("service")
+_PUBLISHED: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#]+#[^\s#]+")
+
+
+def is_ours(service_type: str) -> bool:
+    """Whether a type is of the schemes of Archelon's own modules, to which tokens for the cloud controller are sent."""
+    return service_type.startswith(SCHEME_PREFIX) and not service_type.startswith(_PUBLISHED_SCHEME)
+
+
+def is_reserved(service_type: str) -> bool:
+    """Whether no token lets anybody enter a type: one of our own, or one that is no kind of a published service.
+
+    The latter are what Keystone calls services (`identity`, `compute`, `orchestration`, …), and schemes without a term.
+    """
+    return is_ours(service_type) or _PUBLISHED.fullmatch(service_type) is None
+
+
+def is_believed(attributes: Mapping[str, Any]) -> bool:
+    """Whether an entry of the catalogue may be sent a token for its type.
+
+    Of our own modules that is what the installation entered at its start, of others' reserved types what was read out of the
+    identity service's catalogue. What is not reserved is checked when it is written.
+    """
+    service_type, origin = str(attributes.get(SERVICE_TYPE, "")), attributes.get(ORIGIN)
+    if is_ours(service_type):
+        return bool(origin == INSTALLATION)
+    return bool(origin == IDENTITY) or not is_reserved(service_type)
 
 
 def service_path(service_type: str, region: str, interface: str = "public") -> str:

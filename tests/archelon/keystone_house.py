@@ -42,8 +42,8 @@ class KeystoneAllInOne(AllInOne):
         self._regions = regions
 
     def _service_manager(self) -> Mapping[str, Any]:
-        # Where Keystone is, the catalogue says.
-        return {**super()._service_manager(), "realm_file": "", "catalogue_interval": 1.0}
+        settings = {**super()._service_manager(), "realm_file": "", "keystone_url": self._keystone}
+        return {**settings, "catalogue_interval": 1.0}
 
     def _cloud_controller(self) -> Mapping[str, Any]:
         settings = dict(super()._cloud_controller())

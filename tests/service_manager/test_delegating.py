@@ -22,7 +22,7 @@ from service_manager.surroundings import Surroundings
 from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle, until
 from tests.standins.cloud import StandInCloud
 
-MOON = Surroundings("", frozenset(("earth", "moon")), frozenset(("moon",)))
+MOON = Surroundings(frozenset(("earth", "moon")), frozenset(("moon",)))
 
 
 def manifest(**changes: Any) -> bundles.Manifest:
@@ -38,7 +38,7 @@ def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenant
     )
     assert [is_needed(each, None, MOON) for each in (everywhere, both, only, composed)] == [True, True, False, True]
     assert [is_needed(everywhere, region, MOON) for region in ("earth", "moon")] == [False, True]
-    assert not is_needed(composed, None, Surroundings("", frozenset(("earth",)), frozenset()))
+    assert not is_needed(composed, None, Surroundings(frozenset(("earth",)), frozenset()))
     assert not is_needed(composed, None, Surroundings())
 
 

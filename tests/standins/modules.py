@@ -77,16 +77,23 @@ def design_module(world: World) -> ModuleApplication:
             design.ENDPOINT: f"{world.base_url}/{name}",
             design.SERVICE_REGION: world.settings.region,
             design.INTERFACE: "public",
+            design.ORIGIN: design.INSTALLATION,
         }
         shelf.add_resource(path, entry, None)
     return application
 
 
 class _Catalogue(KindBackend):
+    def create(self, entity: Entity, extras: Any) -> None:
+        caller = extras["identity"]
+        entity.attributes |= {design.ISSUER: caller.issuer, design.PUBLISHER: caller.tenant_id}
+
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        self.create(new, extras)
         old.attributes = new.attributes
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        self.create(new, extras)
         old.attributes |= new.attributes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from occi_service import identity
-from occi_service.identity.keystone import FoundKeystone, KeystoneTokens, RoleMap
+from occi_service.identity.keystone import KeystoneTokens, RoleMap
 from occi_service.keystone import Keystone
 from tests.keystone_people import People, Person
 from tests.occi_service.identity.verifier_contract import VerifierContract
@@ -217,23 +217,3 @@ def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(pr
     provider.ahead += 10
     assert call(door, {"X-Auth-Token": unknown}).status == 401
     assert set(served) == {provider.tenant_id}
-
-
-def test_the_keystone_that_a_catalogue_names_is_found_when_it_names_one(openstack: OpenStack, member: Person) -> None:
-    named: list[str | None] = [None]
-    made: list[str] = []
-
-    def make(url: str) -> KeystoneTokens:
-        made.append(url)
-        return KeystoneTokens(Keystone(url), roles=RoleMap(), clock=time.time)
-
-    found = FoundKeystone(lambda: named[0], make)
-    token = member.token()
-    with pytest.raises(identity.ProviderDownError):
-        found.verify(token)
-    named[0] = ""
-    with pytest.raises(identity.InvalidTokenError):
-        found.verify(token)
-    named[0] = openstack.keystone_url
-    assert [found.verify(token).tenant_id for _ in range(2)] == [member.project_id] * 2
-    assert made == [openstack.keystone_url]

@@ -1,0 +1,140 @@
+"""The OCCI backend of the catalogue: everybody may read it; who may write which entry is decided here.
+
+Tokens are sent to what the catalogue names, so an entry is written only by who answers for its type. Reserved types (those of our
+modules, and what Keystone calls services) are the installation's, whose addresses are in its settings: not even an operator's
+token writes one, since a stolen one would then draw everybody's tokens. Every other type belongs to the tenant that published
+it. Its service manager says who that is, by the tenant of the token that it signs; entries that it made are its own, and the
+tenant's providers may write further ones (docs/adr/026-what-a-credential-is-sent-to.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from occi.backend import KindBackend
+from occi.core_model import Entity
+
+from occi_service.client.address import Address
+from occi_service.errors import BadRequestError, ForbiddenError, shown
+from occi_service.identity import Identity
+from occi_service.registry.base import Registry, Selection
+from occi_service.wire import design
+from occi_service.wire.names import derived_id
+
+from .. import callers
+from ..owned import context
+
+__all__ = ["CatalogueBackend"]
+
+#: Attributes that say who wrote an entry.
+_MARKS: Final = frozenset((design.ORIGIN, design.ISSUER, design.PUBLISHER))
+
+
+class CatalogueBackend(KindBackend):
+    """See the module.
+
+    Args:
+        registry: where the entries are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """Enter a service. Raises ForbiddenError, BadRequestError."""
+        entity.attributes = self._checked(entity.identifier, entity.attributes, {}, extras)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Change some attributes. Raises ForbiddenError, BadRequestError."""
+        old.attributes = self._checked(old.identifier, {**old.attributes, **new.attributes}, old.attributes, extras)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Enter it anew. Raises ForbiddenError, BadRequestError."""
+        old.attributes = self._checked(old.identifier, new.attributes, old.attributes, extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """Take a service out. Raises ForbiddenError."""
+        caller = _publisher(extras)
+        # Also what no process enters any more, such as the modules of a region that there is no longer.
+        if callers.is_operator(caller):
+            return
+        _check_free(entity.attributes)
+        _check_own(entity.attributes, caller)
+
+    def _checked(
+        self, path: str, attributes: Mapping[str, Any], before: Mapping[str, Any], extras: Any
+    ) -> dict[str, Any]:
+        """The attributes to keep, with who wrote them."""
+        caller = _publisher(extras)
+        _check_free(before)
+        _check_free(attributes)
+        try:
+            Address(str(attributes[design.ENDPOINT]))
+        except ValueError as error:
+            raise BadRequestError(f"{design.ENDPOINT}: {error}", design.ENDPOINT) from None
+        wanted = design.service_path(
+            attributes[design.SERVICE_TYPE], attributes[design.SERVICE_REGION], attributes[design.INTERFACE]
+        )
+        if path != wanted:
+            raise BadRequestError(f"{shown(path)} is not this service's path; PUT it at {wanted}", "path")
+        kept = {name: value for name, value in attributes.items() if name not in _MARKS}
+        return kept | self._marks(str(attributes[design.SERVICE_TYPE]), before, caller, extras)
+
+    def _marks(self, service_type: str, before: Mapping[str, Any], caller: Identity, extras: Any) -> dict[str, str]:
+        marks = {name: str(before[name]) for name in (design.ISSUER, design.PUBLISHER) if name in before}
+        if callers.is_operator(caller):
+            return marks or {design.ORIGIN: design.OPERATOR}
+        entries = self._entries(service_type, extras)
+        if callers.is_service(caller):
+            if {each.get(design.PUBLISHER, caller.tenant_id) for each in entries} - {caller.tenant_id}:
+                raise ForbiddenError(f"{shown(service_type)} is published by another tenant", design.SERVICE_TYPE)
+            if marks:
+                _check_own(before, caller)
+            return {design.ISSUER: caller.issuer, design.PUBLISHER: caller.tenant_id}
+        publishers = {each.get(design.PUBLISHER) for each in entries if design.ISSUER in each}
+        if caller.tenant_id not in publishers:
+            raise ForbiddenError(
+                f"no service manager has entered {shown(service_type)} as published by your tenant; publish it there first",
+                design.SERVICE_TYPE,
+            )
+        if before:
+            _check_own(before, caller)
+        return marks | {design.PUBLISHER: caller.tenant_id}
+
+    def _entries(self, service_type: str, extras: Any) -> list[Mapping[str, Any]]:
+        """What the catalogue has of a type, by whom it may be."""
+        # Whose the type is, is decided for one request at a time: reading locks a path where nothing is, too.
+        with contextlib.suppress(KeyError):
+            self._registry.get_resource(f"{design.SERVICE.location}{derived_id(service_type)}", extras)
+        selection = Selection(category=design.SERVICE, attributes=((design.SERVICE_TYPE, service_type),))
+        return [each.attributes for each in self._registry.select(selection, extras).entities]
+
+
+def _publisher(extras: Any) -> Identity:
+    caller = context(extras).caller
+    callers.check_publishes(caller, "the catalogue")
+    if callers.is_service(caller) and caller.instance_id is not None:
+        raise ForbiddenError("this token acts for one instance, and instances publish nothing", "token")
+    return caller
+
+
+def _check_free(attributes: Mapping[str, Any]) -> None:
+    """Refuse what is the installation's alone. Raises ForbiddenError."""
+    service_type = str(attributes.get(design.SERVICE_TYPE, ""))
+    if attributes and design.is_reserved(service_type):
+        raise ForbiddenError(
+            f"{shown(service_type)} is reserved: where it is, the cloud controller's settings say and no request; "
+            "publish services under a scheme of your own",
+            design.SERVICE_TYPE,
+        )
+
+
+def _check_own(attributes: Mapping[str, Any], caller: Identity) -> None:
+    """Refuse what another service manager entered, or what is another tenant's. Raises ForbiddenError."""
+    issuer, publisher = attributes.get(design.ISSUER), attributes.get(design.PUBLISHER)
+    if callers.is_service(caller) and issuer not in (None, caller.issuer):
+        raise ForbiddenError("another service manager entered this; an operator can delete it", design.ISSUER)
+    if publisher != caller.tenant_id:
+        raise ForbiddenError("the service is not published by your tenant", design.PUBLISHER)
