@@ -99,7 +99,8 @@ class Keystone:
         if not plain.startswith(("http://", "https://")):
             raise ValueError("Keystone's URL begins with http:// or https://")
         self.url = f"{plain}/v3"
-        self._session = sessions.Session(verify=ca_file or True, timeout=timeout)
+        # A redirect would take tokens, and the password, wherever it points.
+        self._session = sessions.Session(verify=ca_file or True, timeout=timeout, redirect=False)
         self._monotonic = monotonic
         self._seen_down = float("-inf")
 
@@ -151,7 +152,6 @@ class Keystone:
                 method,
                 authenticated=False,
                 raise_exc=False,
-                redirect=False,
                 json=document,
                 params=dict(query or {}),
                 headers={"X-Auth-Token": token, "Accept": "application/json", **(headers or {})},

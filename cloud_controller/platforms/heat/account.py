@@ -52,7 +52,8 @@ class AccountTokens:
             "project_domain_name": project_domain_name,
         }
         self._password = Path(password_file)
-        self._session = session.Session(verify=cacert or True, timeout=12.0)
+        # A redirect would take the password wherever it points.
+        self._session = session.Session(verify=cacert or True, timeout=12.0, redirect=False)
         self._clock = clock
         self._lock = threading.Lock()
         self._token = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import threading
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -65,6 +66,7 @@ class Connections:
         self._region = region
         self._interface = interface
         self._session = session.Session(verify=cacert or True, timeout=timeout, session=http)
+        self._session.session.hooks["response"].append(_stays)
         self._lock = threading.Lock()
         self._clients: collections.OrderedDict[str, Client] = collections.OrderedDict()
         self._endpoints: collections.OrderedDict[tuple[str, str], str] = collections.OrderedDict()
@@ -151,6 +153,23 @@ class Connections:
             service_type=service, interface=self._interface, region_name=self._region or None
         )
         return str(endpoint)
+
+
+def _stays(answer: requests.Response, **_named: Any) -> None:
+    """Refuse a redirect to elsewhere, whither keystoneauth would take the token; Heat's own lead from a stack's name to its id.
+
+    Raises:
+        requests.RequestException: it leads to another scheme, host or port.
+    """
+    location = answer.headers.get("Location")
+    if not 300 <= answer.status_code < 400 or location is None:
+        return
+    here, there = urllib.parse.urlsplit(answer.url), urllib.parse.urlsplit(urllib.parse.urljoin(answer.url, location))
+    if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+        raise requests.RequestException(
+            f"{here.scheme}://{here.netloc} redirects to {there.scheme}://{there.hostname}, which gets no token; correct "
+            "the endpoint in Keystone's catalogue"
+        )
 
 
 def _digest(token: str) -> str:
