@@ -222,7 +222,8 @@ def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | Non
         me: the user who looks; who runs this without it.
 
     Raises:
-        CommandError: it is another user's, who could have put it there to be sent a token.
+        CommandError: it is another user's, or says that its services are on another machine: somebody could have put it there,
+            into a repository for example, to be sent a token.
     """
     for directory in (start, *start.parents):
         state = StateDirectory(directory / NAME)
@@ -230,6 +231,12 @@ def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | Non
             if state.path.stat().st_uid != (os.geteuid() if me is None else me):
                 raise CommandError(
                     f"{state.path} belongs to another user; name it with --state if you trust them",
+                    status=Status.REFUSED,
+                )
+            if not _is_free(state.host(), 0):
+                raise CommandError(
+                    f"{state.path} says that its services are at {state.host()[:100]!r}, which is no address of this machine; "
+                    "name it with --state if you trust who wrote it",
                     status=Status.REFUSED,
                 )
             return state

@@ -83,6 +83,7 @@ class CatalogueBackend(KindBackend):
         return kept | self._marks(str(attributes[design.SERVICE_TYPE]), before, caller, extras)
 
     def _marks(self, service_type: str, before: Mapping[str, Any], caller: Identity, extras: Any) -> dict[str, str]:
+        """Who writes it, or goes on being the one who wrote it. Raises ForbiddenError where that is not for the caller."""
         marks = {name: str(before[name]) for name in (design.ISSUER, design.PUBLISHER) if name in before}
         if callers.is_operator(caller):
             return marks or {design.ORIGIN: design.OPERATOR}
@@ -101,7 +102,8 @@ class CatalogueBackend(KindBackend):
             )
         if before:
             _check_own(before, caller)
-        return marks | {design.PUBLISHER: caller.tenant_id}
+        # What its service manager had entered here it has not any more, and enters again.
+        return {design.PUBLISHER: caller.tenant_id}
 
     def _entries(self, service_type: str, extras: Any) -> list[Mapping[str, Any]]:
         """What the catalogue has of a type, by whom it may be."""

@@ -8,7 +8,7 @@ and where they are is no other catalogue's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from occi.core_model import Resource
@@ -48,8 +48,8 @@ def mirrored(
     def compare() -> float:
         entities = registry.select(Selection(category=design.SERVICE), {}).entities
         read = {each.identifier: each for each in entities if each.attributes.get(design.ORIGIN) == design.IDENTITY}
-        ours = {each.identifier: _entry(each) for each in entities if each.identifier not in read}
-        catalogue.publish([each for each in ours.values() if not design.is_reserved(each.type)])
+        ours = {each.identifier: each for each in entities if each.identifier not in read}
+        catalogue.publish([_entry(each) for each in ours.values() if _is_for_keystone(each.attributes)])
         wanted: dict[str, Resource] = {}
         for entry in catalogue.others():
             entity = catalogue_entity(entry, origin=design.IDENTITY)
@@ -72,6 +72,15 @@ def mirrored(
         return every
 
     return compare
+
+
+def _is_for_keystone(attributes: Mapping[str, Any]) -> bool:
+    """Whether a service manager or an operator entered it, and not a provider.
+
+    Programs that know Keystone alone send what they find there a token that is good for everything in its project.
+    """
+    vouched = design.ISSUER in attributes or attributes.get(design.ORIGIN) == design.OPERATOR
+    return vouched and not design.is_reserved(str(attributes[design.SERVICE_TYPE]))
 
 
 def _entry(entity: Any) -> CatalogueEntry:

@@ -121,3 +121,15 @@ def test_dev_refuses_an_address_that_others_reach(tmp_path: Path) -> None:
     assert said.status == Status.USAGE
     assert "--force" in said.err
     assert not (tmp_path / "s").exists()
+
+
+def test_a_directory_that_came_from_elsewhere_is_not_believed(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path / NAME)
+    state.make(host="127.0.0.1", first_port=first_port())
+    state.move("192.0.2.1")
+    with pytest.raises(CommandError, match="no address of this machine") as refused:
+        found_upwards(tmp_path)
+    assert refused.value.status is Status.REFUSED
+    for host in ("0.0.0.0", "localhost"):
+        state.move(host)
+        assert found_upwards(tmp_path) is not None

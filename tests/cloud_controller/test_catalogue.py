@@ -151,6 +151,9 @@ def test_a_provider_writes_entries_of_the_types_that_its_tenant_published(bench:
     assert bench.put(provider, region="moon", endpoint="http://moon/") == 201
     assert design.ISSUER not in bench.entry(region="moon")
     assert bench.put(provider, endpoint="http://faster/") == 200
+    assert design.ISSUER not in bench.entry()
+    assert bench.put(provider, region="mars") == 403
+    assert bench.put(bench.manager(), endpoint="http://ours/") == 200
     assert marks.items() <= bench.entry().items()
     for place in ({}, {"region": "moon"}, {"region": "mars"}, {"interface": "internal"}):
         assert bench.put(rival, **place) == 403
@@ -262,7 +265,7 @@ class _Keystone:
         self.published: list[str] = []
 
     def publish(self, entries: Sequence[CatalogueEntry]) -> int:
-        self.published = sorted(each.type for each in entries)
+        self.published = sorted(each.endpoint for each in entries)
         return 0
 
     def others(self) -> Sequence[CatalogueEntry]:
@@ -271,6 +274,10 @@ class _Keystone:
 
 def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
+    # Who knows Keystone alone sends there a token for all of its project: no provider says whither.
+    assert bench.put(bench.people["provider"], region="moon") == 201
+    by_operator = "http://schemas.example.org/occi/sm#by-operator"
+    assert bench.put(bench.people["operator"], by_operator, endpoint="http://by-operator/") == 201
     foreign = "http://schemas.example.org/occi/sm#foreign"
     keystone = _Keystone(
         [
@@ -286,8 +293,8 @@ def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) ->
     compare = mirrored(bench.house.database, registry, keystone, every=1.0)
     for _ in range(2):
         compare()
-        assert keystone.published == [TYPE]
-        origins = _by_endpoint(bench.entries())
+        assert keystone.published == ["http://by-operator/", "http://ours/"]
+        origins = _by_endpoint([each for each in bench.entries() if each[design.SERVICE_REGION] != "moon"])
         assert origins.keys().isdisjoint({STRANGER})
         assert (origins["http://theirs/"], origins["http://keystone/"]) == (design.IDENTITY, design.IDENTITY)
         # What was read there is its to change.
