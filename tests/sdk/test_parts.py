@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 import bundles
 import sdk
 from occi_service import client
+from occi_service.wire import deploy
+from occi_service.wire import design as wire_design
 from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
@@ -322,6 +324,22 @@ def test_without_a_delegation_it_says_so() -> None:
     design = sdk.Design(Elsewhere(delegated=False), lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
     with pytest.raises(sdk.SupplierFailure, match="this instance has no delegation to order there"):
         design.supplier(MAAS)
+
+
+def test_a_module_that_the_installation_did_not_enter_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = Elsewhere(delegated=True)
+    cloud = reach.cloud_in_memory
+    entered = cloud.find("design", wire_design.SERVICE.location, {})
+    changed = {wire_design.ENDPOINT: "http://stranger.example.org/", wire_design.INTERFACE: "internal"}
+    strangers = [
+        dataclasses.replace(each, attributes={**each.attributes, wire_design.ORIGIN: origin, **changed})
+        for each in entered
+        for origin in (None, wire_design.OPERATOR, wire_design.IDENTITY)
+    ]
+    monkeypatch.setattr(cloud, "_catalogue", lambda: [*strangers, *entered])
+    design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    assert len(cloud.find("design", wire_design.SERVICE.location, {wire_design.SERVICE_TYPE: deploy.SCHEME})) == 4
+    assert design.module(deploy.SCHEME).url == cloud.url("deploy")
 
 
 # --- regions, and what an author keeps --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Calls to the cloud controller: how long each may take."""
+"""Calls to the cloud controller: how long each may take, and where it goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from occi_service.identity import MemoryRevocations, TenantId, TokenIssuer, VerificationKeys
+from occi_service.wire import deploy, design
 from service_manager import cloud as calls
+from tests.attack.listener import listener
 from tests.standins.cloud import StandInCloud
 
 from .functions.desk import Clock
@@ -21,11 +23,7 @@ class All:
         return True
 
 
-def test_an_upload_may_take_longer_than_another_call(
-    tmp_path: Path, cloud: StandInCloud, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bundle of megabytes, or one that is unpacked slowly, would else be sent again and again, and never arrive."""
-    monkeypatch.setattr(calls, "CALL_TIMEOUT", 6.0)
+def _calls(cloud: StandInCloud, keys: Keys) -> calls.Cloud:
     issuer = TokenIssuer(
         keys.signing,
         keys=VerificationKeys([keys.signing.public]),
@@ -33,10 +31,36 @@ def test_an_upload_may_take_longer_than_another_call(
         revocations=MemoryRevocations(Clock()),
         clock=Clock(),
     )
+    return calls.Cloud(cloud.url + "/design", issuer, name="service-manager", threads=1)
+
+
+def test_an_upload_may_take_longer_than_another_call(
+    tmp_path: Path, cloud: StandInCloud, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle of megabytes, or one that is unpacked slowly, would else be sent again and again, and never arrive."""
+    monkeypatch.setattr(calls, "CALL_TIMEOUT", 6.0)
     packed, caller = make_bundle(tmp_path / "bundle"), calls.Caller(TenantId("acme"), str(uuid.uuid4()))
-    ours = calls.Cloud(cloud.url + "/design", issuer, name="service-manager", threads=1)
+    ours = _calls(cloud, keys)
     with contextlib.closing(ours):
         assert not ours.has_bundle(packed.digest, caller)
         cloud.fault("delay", module="deploy", method="PUT", path="^/bundle/", seconds=6.5)
         ours.put_bundle(packed.digest, packed.archive, caller)
         assert ours.has_bundle(packed.digest, caller)
+
+
+def test_a_module_that_the_installation_did_not_enter_is_not_called(cloud: StandInCloud, keys: Keys) -> None:
+    """Whatever the catalogue lets in: the service manager looks for the installation's own mark itself."""
+    tenant = TenantId("acme")
+    caller = calls.Caller(tenant, str(uuid.uuid4()))
+    with listener() as stranger, contextlib.closing(_calls(cloud, keys)) as ours:
+        for region, interface in (("moon", "public"), ("local", "internal"), ("moon", "internal")):
+            entry = {
+                design.SERVICE_TYPE: deploy.SCHEME,
+                design.ENDPOINT: f"{stranger.url}/",
+                design.SERVICE_REGION: region,
+                design.INTERFACE: interface,
+            }
+            ours.enter(design.service_path(deploy.SCHEME, region, interface), entry, "stranger", tenant)
+        assert not ours.has_bundle("0" * 64, caller)
+        assert [each.attributes[design.ENDPOINT] for each in ours.services(deploy.SCHEME)] == [f"{cloud.url}/deploy"]
+        assert stranger.calls == []
