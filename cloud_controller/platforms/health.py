@@ -18,15 +18,34 @@ import contextlib
 import os
 import signal
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["Check", "check_all"]
+__all__ = ["CannotSpawnError", "Check", "Spawn", "check_all"]
 
 #: Checks under way at once.
 _AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """How a command is run: argument list, environment, where, and the descriptors that it inherits."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    directory: Path = Path("/")
+    descriptors: tuple[int, ...] = ()
+
+
+class CannotSpawnError(Exception):
+    """A command cannot be run now; the text says why, for people."""
+
+
+def _as_it_is(command: tuple[str, ...]) -> AbstractContextManager[Spawn]:
+    return contextlib.nullcontext(Spawn(command))
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Check:
         address: where the node is.
         asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were named.
         shown: for messages, what stands in the description for a URL, whose filled in parts may be secret.
-        environment, directory: for commands.
+        spawn: says how a command is run with the node's rights and no others; raises CannotSpawnError.
         timeout: seconds for each single question.
     """
 
@@ -49,8 +68,7 @@ class Check:
     shown: Mapping[str, str] = field(default_factory=dict, repr=False)
     mysql: bool = False
     commands: tuple[tuple[str, ...], ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    directory: Path = Path("/")
+    spawn: Callable[[tuple[str, ...]], AbstractContextManager[Spawn]] = field(default=_as_it_is, repr=False)
     timeout: float = 5.0
 
 
@@ -175,15 +193,19 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 async def _command(command: tuple[str, ...], check: Check) -> str:
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            cwd=check.directory,
-            env=dict(check.environment),
-            start_new_session=True,
-        )
+        with check.spawn(command) as spawn:
+            process = await asyncio.create_subprocess_exec(
+                *spawn.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                cwd=spawn.directory,
+                env=dict(spawn.environment),
+                pass_fds=spawn.descriptors,
+                start_new_session=True,
+            )
+    except CannotSpawnError as problem:
+        return f"the check {command[0]!r} cannot start: {problem}"
     except OSError as problem:
         return f"the check {command[0]!r} cannot start: {problem.strerror}"
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.health import Check, check_all
+from cloud_controller.platforms.health import Check, Spawn, check_all
 
 
 class Answering:
@@ -134,8 +134,7 @@ def test_commands(tmp_path: Path) -> None:
         return Check(
             ports={},
             commands=((sys.executable, "-I", "-S", "-c", code),),
-            environment={"X": "1"},
-            directory=tmp_path,
+            spawn=lambda command: contextlib.nullcontext(Spawn(command, {"X": "1"}, tmp_path)),
             timeout=timeout,
         )
 
@@ -152,7 +151,7 @@ while len([each for each in os.listdir() if each.startswith('here-')]) < 4:
             command("import sys; sys.exit(3)"),
             *[command(meeting)] * 4,
             command("import time; time.sleep(600)", timeout=0.7),
-            Check(ports={}, commands=(("no-such-program",),), directory=tmp_path),
+            Check(ports={}, commands=(("no-such-program",),)),
         ]
     )
     assert answers[0] == ""

@@ -68,7 +68,8 @@ class LocalApplications:
         )
 
         def program(ports: Mapping[str, int]) -> Program:
-            return Program(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])})
+            bundle = () if order.command else (order.bundle,)
+            return Program(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])}, readable=bundle)
 
         try:
             return self._told(self._launcher.start(launch, program))

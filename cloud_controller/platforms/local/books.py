@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = [
     "remove_tree",
     "root_id",
     "state_of",
-    "stays_in",
+    "write_file",
     "write_files",
     "write_json",
 ]
@@ -124,36 +124,88 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def stays_in(work: Path, target: Path) -> bool:
-    """Whether a path below `work` leads nowhere else: a process owns its directory and may have put a link in the way."""
+def write_file(work: Path, path: str, text: str, *, owner: int | None = None) -> None:
+    """Write a file below `work`, and the directories that it lacks, for their owner alone.
+
+    The process owns the directory and may put a link anywhere at any moment, so each step is taken from the directory before
+    it, and follows none.
+
+    Args:
+        owner: user and group of what is written; this process' own without it.
+
+    Raises:
+        LaunchError: the path leads out of the directory. OSError: it cannot be written.
+    """
+    with _opened(work, inside(path).parent, path, owner) as directory:
+        name = inside(path).name
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            os.fchmod(descriptor, 0o600)
+            if owner is not None:
+                os.fchown(descriptor, owner, owner)
+            stream.write(text)
+
+
+@contextlib.contextmanager
+def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> Iterator[int]:
+    """A directory below `work`, made where it is missing."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(work, flags)
     try:
-        parent = target.parent.resolve()
-    except RuntimeError:
-        return False  # a link that leads to itself; Python 3.13 says nothing then, and leaves it as it is
-    return parent.is_relative_to(work.resolve()) and not any(each.is_symlink() for each in (parent, *parent.parents))
+        for part in below.parts:
+            made = True
+            try:
+                os.mkdir(part, 0o700, dir_fd=directory)
+            except FileExistsError:
+                made = False
+            try:
+                following = os.open(part, flags, dir_fd=directory)
+            except NotADirectoryError as problem:
+                raise LaunchError(
+                    f"the file {shown!r} leaves its directory through a link; remove the link"
+                ) from problem
+            os.close(directory)
+            directory = following
+            if made and owner is not None:
+                os.fchown(directory, owner, owner)
+        yield directory
+    finally:
+        os.close(directory)
 
 
-def write_files(work: Path, order: Order, program: Program, *, forget: set[str]) -> None:
+def write_files(work: Path, order: Order, program: Program, *, forget: set[str], owner: int | None = None) -> None:
     """Put the program's files below `work`, and take away those to forget.
+
+    Args:
+        owner: user and group of the directory and all in it.
 
     Raises:
         LaunchError: a path leads out of it, or the disk refuses.
     """
     try:
+        work.mkdir(mode=0o700, exist_ok=True)
+        if work.lstat().st_uid != (os.geteuid() if owner is None else owner):
+            _give(work, os.geteuid() if owner is None else owner)
         for path in sorted(forget):
-            if stays_in(work, work / path):
-                (work / path).unlink(missing_ok=True)
-        (work / inside(order.directory)).mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (
+                contextlib.suppress(LaunchError, FileNotFoundError),
+                _opened(work, inside(path).parent, path, owner) as at,
+            ):
+                os.unlink(inside(path).name, dir_fd=at)
+        with _opened(work, inside(order.directory), order.directory, owner):
+            pass
         for path, content in program.files.items():
-            target = work / inside(path)
-            if not stays_in(work, target):
-                raise LaunchError(
-                    f"the file {path!r} of {order.name} leaves its directory through a link; remove the link"
-                )
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(content)
+            write_file(work, path, content, owner=owner)
     except OSError as problem:
         raise LaunchError(f"the files of {order.name} cannot be written: {problem.strerror}") from problem
+
+
+def _give(work: Path, owner: int) -> None:
+    """Make another the owner of all of a directory; called while nothing of its process runs."""
+    for _path, names, files, at in os.fwalk(work):
+        for name in (*names, *files):
+            os.chown(name, owner, owner, dir_fd=at, follow_symlinks=False)
+        os.fchown(at, owner, owner)

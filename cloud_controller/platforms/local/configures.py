@@ -13,14 +13,14 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
-from .books import stays_in
+from ..health import Spawn
 from .launcher import Launcher
-from .orders import Name, State
+from .orders import LaunchError, Name, State
 
 __all__ = ["LocalConfigures"]
 
@@ -83,18 +83,22 @@ class LocalConfigures:
         return True
 
     def _one(self, name: Name, content: Mapping[str, Any]) -> Configured:
-        work = self._launcher.work(name)
         try:
             for path, text in content.get("files", {}).items():
-                _write(work, path, text)
+                self._launcher.write(name, path, text)
+        except LaunchError as problem:
+            return Configured("failed", str(problem))
         except OSError as problem:
             return Configured("failed", f"a file cannot be written: {problem.strerror}")
         command = content.get("command")
         if not command:
             return Configured("done", "")
-        environment = {"PATH": os.defpath, **content.get("environment", {}), **self._launcher.marker(name)}
+        environment = {"PATH": os.defpath, **content.get("environment", {})}
         try:
-            status, printed = _run(command, work, environment, seconds=float(content.get("timeout", _LONGEST)))
+            with self._launcher.beside(name, command, environment) as spawn:
+                status, printed = _run(spawn, seconds=float(content.get("timeout", _LONGEST)))
+        except LaunchError as problem:
+            return Configured("waiting", f"waits for its node: {problem}")
         except TimeoutError as problem:
             return Configured("failed", str(problem))
         except OSError as problem:
@@ -104,7 +108,7 @@ class LocalConfigures:
         return Configured("done", printed)
 
 
-def _run(command: Sequence[str], work: Path, environment: Mapping[str, str], *, seconds: float) -> tuple[int, str]:
+def _run(spawn: Spawn, *, seconds: float) -> tuple[int, str]:
     """Its status, and the beginning of what it printed; the rest is read and forgotten. What it leaves running goes on.
 
     Raises:
@@ -112,10 +116,11 @@ def _run(command: Sequence[str], work: Path, environment: Mapping[str, str], *, 
         OSError: it cannot be started.
     """
     until = time.monotonic() + seconds
-    with subprocess.Popen(  # noqa: S603 - an argument list, in the node's own directory
-        command,
-        cwd=work,
-        env=dict(environment),
+    with subprocess.Popen(  # noqa: S603 - an argument list, with the rights of the node
+        spawn.command,
+        cwd=spawn.directory,
+        env=dict(spawn.environment),
+        pass_fds=spawn.descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -154,14 +159,3 @@ def _read(output: int, ended: int, until: float) -> bytes | None:
         if data and time.monotonic() > until:
             break
     return None
-
-
-def _write(work: Path, path: str, text: str) -> None:
-    target = work / path
-    if not stays_in(work, target):
-        raise ProvisionError(f"the file {path[:60]!r} leaves the node's directory through a link; remove the link")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)

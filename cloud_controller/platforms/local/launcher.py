@@ -9,7 +9,7 @@ Everything about a process is in its directory, `<root>/instances/<instance>/<pr
 | `status.json` | supervisor | what it sees |
 | `stop` | launcher | that the process was asked to end, and since when |
 | `log/` | supervisor | its output |
-| `work/` | launcher, process | its files |
+| `work/` | launcher, process | its files; all that it sees of this |
 
 The launcher takes the lock before it forks, and the supervisor inherits it. So a caller that is killed at any moment leaves
 either a free lock and nothing running, or a held lock and a process that the next caller adopts. Nothing here waits longer
@@ -29,12 +29,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cloud_controller
 
 from ...labels import Labels
+from ..health import Spawn
 from . import locks, processes
 from .books import (
     inside,
@@ -45,12 +46,14 @@ from .books import (
     remove_tree,
     root_id,
     state_of,
+    write_file,
     write_files,
     write_json,
 )
 from .logs import LogChunk, read_log
 from .orders import LaunchError, Name, Order, Program, Running, State
 from .portbook import PortBook, PortError
+from .sandbox import Sandbox
 
 __all__ = ["Launcher", "no_checkpoint"]
 
@@ -73,7 +76,9 @@ class Launcher:
 
     Args:
         root: made if missing, readable by its owner only.
-        ports: numbers that may be given to processes.
+        ports: numbers that may be given to processes. refused_ports: those of them, or beside them, that never are.
+        sandbox: what each process is started in; without it processes see what we do.
+        shared: whether processes of several tenants may run without a sandbox at the same time.
         log_segment: bytes after which a log goes on in a new segment; `log_segments` are kept.
         clock: seconds since the epoch.
         checkpoint: called with a name at every point where being killed could matter.
@@ -84,6 +89,9 @@ class Launcher:
         root: Path,
         *,
         ports: range = range(20000, 30000),
+        refused_ports: Collection[int] = (),
+        sandbox: Sandbox | None = None,
+        shared: bool = False,
         log_segment: int = 1 << 20,
         log_segments: int = 4,
         clock: Callable[[], float] = time.time,
@@ -94,7 +102,10 @@ class Launcher:
         root.chmod(0o700)
         self._id = root_id(root)
         first = int.from_bytes(hashlib.sha256(self._id.encode()).digest()[:4])
-        self._ports = PortBook(root, numbers=ports, first=first)
+        self._ports = PortBook(root, numbers=ports, first=first, refused=refused_ports)
+        self._tenants = root / "tenants.lock"
+        self._sandbox = sandbox
+        self._shared = shared
         self._log_segment = log_segment
         self._log_segments = log_segments
         self._clock = clock
@@ -125,7 +136,9 @@ class Launcher:
                 # Another starts it at this moment, and which revision its book does not say for sure yet.
                 self._await_supervisor(self._directory(order.name), 0.02)
                 continue
-            if found.revision == order.revision and found.state is not State.STOPPING:
+            # What was started before there was a sandbox is started again in it.
+            same = found.revision == order.revision and found.isolated >= (self._sandbox is not None)
+            if same and found.state is not State.STOPPING:
                 return found
             if not self.stop(order.name, wait=wait):
                 return self.observe(order.name) or Running(order.name, State.STOPPING)
@@ -201,6 +214,7 @@ class Launcher:
             restarts=status.get("restarts", 0),
             exit_status=status.get("exit_status"),
             message=message_of(state, status),
+            isolated=book.get("isolated", False),
         )
 
     def find(self, *, instance: str | None = None, **labels: str | int) -> list[Running]:
@@ -257,13 +271,53 @@ class Launcher:
         """Output from position `since` on, at most `limit` bytes; follow it by asking again with the answer's `next`."""
         return read_log(self._directory(name) / "log", since, limit)
 
+    def port_refusal(self, number: int) -> str:
+        """Why a port is never given to a process, in words; empty where it may be."""
+        return self._ports.refusal(number)
+
+    def write(self, name: Name, path: str, text: str) -> None:
+        """Write a file into a process' directory, as its own. Raises LaunchError, OSError."""
+        labels = read_json(self._directory(name) / "book.json").get("labels", {})
+        write_file(self._directory(name) / "work", path, text, owner=self._user(labels.get("tenant", "")))
+
+    @contextlib.contextmanager
+    def beside(self, name: Name, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Spawn]:
+        """How to run another program, such as a check's command, in a process' directory, beside it and with its rights.
+
+        It is among what ends with the process, and sees what that sees.
+
+        Raises:
+            LaunchError: the process does not run.
+        """
+        directory = self._directory(name)
+        marked = self.marker(name)
+        book = read_json(directory / "book.json")
+        if not book.get("isolated"):
+            yield Spawn(tuple(command), {**environment, **marked}, directory / "work")
+            return
+        if self._sandbox is None:
+            raise LaunchError(f"{name} runs in a sandbox, which this machine cannot enter any more")
+        status = read_json(directory / "status.json")
+        tenant, readable = book["labels"]["tenant"], book.get("readable", ())
+        wrapped = self._sandbox.wrapped(
+            command, {**environment, **marked}, tenant, directory / "work", readable=readable
+        )
+        with (
+            self._sandbox.joined(status.get("pid", 0), status.get("start", 0)) as (namespaces, joined),
+            self._sandbox.carried(wrapped, namespaces) as (line, carried),
+        ):
+            yield Spawn(tuple(line), marked, Path("/"), (*joined, *carried))
+
     def marker(self, name: Name) -> dict[str, str]:
-        """What puts another program, such as a check's command, among what ends with the process."""
+        """The variable by which what belongs to a process is found."""
         return {processes.VARIABLE: f"{self._id}:{name}"}
 
     def work(self, name: Name) -> Path:
         """The directory that a process' files are in."""
         return self._directory(name) / "work"
+
+    def _user(self, tenant: str) -> int | None:
+        return None if self._sandbox is None else self._sandbox.user(tenant)
 
     def _start(self, order: Order, program: Callable[[Mapping[str, int]], Program], lock: int) -> Running:
         directory = self._directory(order.name)
@@ -278,8 +332,9 @@ class Launcher:
             "notes": dict(order.notes),
             "files": old.get("files", []),
             "grace": order.grace,
+            "isolated": self._sandbox is not None,
         }
-        write_json(directory / "book.json", book)
+        self._write_book(order, book)
         self._checkpoint("book written")
         try:
             numbers, holds = self._ports.reserve(str(order.name), order.ports)
@@ -290,8 +345,10 @@ class Launcher:
             complete = program(numbers)
             paths = [str(inside(path)) for path in complete.files]
             # Both sets are booked before either is touched, so that no revision's file is ever forgotten.
-            write_json(directory / "book.json", {**book, "files": sorted({*book["files"], *paths})})
-            write_files(directory / "work", order, complete, forget=set(book["files"]) - set(paths))
+            files = sorted({*book["files"], *paths})
+            write_json(directory / "book.json", {**book, "files": files, "readable": complete.readable})
+            owner = self._user(order.labels.tenant)
+            write_files(directory / "work", order, complete, forget=set(book["files"]) - set(paths), owner=owner)
             self._checkpoint("files written")
             self._spawn(order, complete, [lock, *(hold.fileno() for hold in holds)])
         finally:
@@ -301,13 +358,59 @@ class Launcher:
         assert found is not None, "we hold its lock"
         return found
 
+    def _write_book(self, order: Order, book: Mapping[str, object]) -> None:
+        """Book it; without a sandbox only where nothing of another tenant runs. Raises LaunchError."""
+        path = self._directory(order.name) / "book.json"
+        if self._sandbox is not None or self._shared:
+            write_json(path, book)
+            return
+        # Whoever else asks meanwhile sees this process' lock held, and its book.
+        with locks.open_and_take(self._tenants):
+            if self.refusal(order.labels.tenant):
+                raise LaunchError(self.refusal(order.labels.tenant))
+            write_json(path, book)
+
+    def refusal(self, tenant: str) -> str:
+        """Why nothing of a tenant can be started now, in words; empty where it can."""
+        if self._sandbox is not None or self._shared:
+            return ""
+        for name in self.names():
+            labels = read_json(self._directory(name) / "book.json").get("labels", {})
+            if labels.get("tenant", tenant) != tenant and _is_held(self._directory(name) / "lock"):
+                return (
+                    "another tenant's processes run here, and this machine cannot keep tenants apart; install bubblewrap "
+                    "(`archelon dev` and /readyz say what is missing), or allow it: `archelon dev --shared`, or `shared` in "
+                    "the region's settings"
+                )
+        return ""
+
+    def _sandboxed(self, order: Order, program: Program, environment: Mapping[str, str]) -> dict[str, object] | None:
+        if self._sandbox is None:
+            return None
+        wrapped = self._sandbox.wrapped(
+            program.command,
+            environment,
+            order.labels.tenant,
+            self.work(order.name),
+            str(inside(order.directory)),
+            readable=program.readable,
+        )
+        return {
+            "program": self._sandbox.bwrap,
+            "command": wrapped.command,
+            "options": [*self._sandbox.new(), *wrapped.options],
+            "environment": wrapped.environment,
+        }
+
     def _spawn(self, order: Order, program: Program, kept: list[int]) -> None:
         marker = f"{self._id}:{order.name}"
+        environment = {**program.environment, processes.VARIABLE: marker}
         restart = order.restart
         limits = {name: value for name, value in dataclasses.asdict(order.limits).items() if value is not None}
         message = {
             "command": list(program.command),
-            "environment": {**program.environment, processes.VARIABLE: marker},
+            "environment": environment,
+            "sandbox": self._sandboxed(order, program, environment),
             "marker": marker,
             "directory": str(inside(order.directory)),
             "limits": limits,

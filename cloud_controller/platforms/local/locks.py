@@ -8,11 +8,14 @@ starter believe that the process runs.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["held", "take", "try_take"]
+__all__ = ["held", "open_and_take", "take", "try_take"]
 
 #: struct flock of the 64-bit ABIs: type, whence, start, length, pid (0 for these locks), padding.
 _FLOCK = "@hhqqi0q"
@@ -30,6 +33,17 @@ def try_take(descriptor: int) -> bool:
 def take(descriptor: int) -> None:
     """Take the exclusive lock, waiting for it; for what is held for moments only."""
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
+@contextlib.contextmanager
+def open_and_take(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a file that is made where it is missing; for moments only."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        take(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def held(descriptor: int) -> bool:

@@ -94,7 +94,7 @@ class ProcessNodes:
         for section in sections:
             for key in ("environment", "env", "files"):
                 check_texts(section.item(key), key)
-        _check_ports(resource.item("ports"))
+        _check_ports(resource.item("ports"), self._launcher.port_refusal)
         _check_rest(resource)
 
     def ensure(self, wanted: WantedNode) -> None:
@@ -176,7 +176,7 @@ class ProcessNodes:
         }
         environment: Mapping[str, str] = {}
         if content.get("commands"):
-            environment = {**self._program(wanted, seen.attributes).environment, **self._launcher.marker(name)}
+            environment = self._program(wanted, seen.attributes).environment
         return Check(
             ports=ports,
             asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
@@ -186,13 +186,12 @@ class ProcessNodes:
             },
             mysql=bool(content.get("mysqldbs")),
             commands=tuple(tuple(text_of(word) for word in command) for command in content.get("commands") or ()),
-            environment=environment,
-            directory=self._launcher.work(name),
+            spawn=lambda command: self._launcher.beside(name, command, environment),
             timeout=min(5.0, wanted.health.timeout),
         )
 
 
-def _check_ports(item: Item | None) -> None:
+def _check_ports(item: Item | None, refusal: Callable[[int], str]) -> None:
     if item is None:
         return
     if isinstance(item.value, tuple):
@@ -201,7 +200,10 @@ def _check_ports(item: Item | None) -> None:
         return
     for entry in Section(item, "'ports'").items.values():
         if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 <= entry.value < 65536:
-            raise DescriptionError(entry.place, "a port is a number from 1 to 65535, or 0 for any", "correct it")
+            raise DescriptionError(entry.place, "a port is a number from 1024 to 65535, or 0 for any", "correct it")
+        if refused := refusal(entry.value):
+            what, _, remedy = refused.partition("; ")
+            raise DescriptionError(entry.place, what, remedy)
 
 
 def _check_rest(resource: Section) -> None:

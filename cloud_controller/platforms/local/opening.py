@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...deploy.ports import DeployError
 from ...platform import PlatformContext
@@ -31,9 +32,9 @@ class OpenLocal(LocalPlatform):
         *,
         runner: tuple[str, ...],
         limits: Limits | None = None,
-        checkpoint: Callable[[str], None] = no_checkpoint,
+        **settings: Any,
     ) -> None:
-        super().__init__(root, runner=runner, limits=limits, checkpoint=checkpoint)
+        super().__init__(root, runner=runner, limits=limits, **settings)
         self.holdings = LocalHoldings(self.launcher)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
@@ -44,6 +45,10 @@ def open_local(
     *,
     runner: list[str] | tuple[str, ...] = (),
     limits: Mapping[str, int] | None = None,
+    shared: bool = False,
+    refused_ports: Sequence[int] = (),
+    readable: Sequence[str] = (),
+    writable: Sequence[str] = (),
     checkpoint: Callable[[str], None] = no_checkpoint,
 ) -> OpenLocal:
     """Open the platform.
@@ -52,6 +57,9 @@ def open_local(
         context: its directory holds everything that runs.
         runner: argument list that runs a bundle; the bundle's directory is appended.
         limits: of each orchestrator, as `Limits` names them; its defaults without.
+        shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
+        refused_ports: the installation's own, that no process is given.
+        readable, writable: paths of this machine that every process sees beside the system and its own directory.
         checkpoint: called with a name at every point where being killed could matter.
 
     Raises:
@@ -64,5 +72,9 @@ def open_local(
         context.directory,
         runner=tuple(runner),
         limits=Limits(**limits) if limits else None,
+        shared=shared,
+        refused_ports=tuple(refused_ports),
+        readable=tuple(readable),
+        writable=tuple(writable),
         checkpoint=checkpoint,
     )

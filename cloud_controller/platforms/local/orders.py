@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...labels import Labels
+from ..health import CannotSpawnError
 
 __all__ = ["HERE", "LaunchError", "Limits", "Name", "Order", "Program", "Restart", "Running", "State"]
 
@@ -17,7 +18,7 @@ HERE = "127.0.0.1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
-class LaunchError(Exception):
+class LaunchError(CannotSpawnError):
     """A process cannot be started or ended; the text says why and what to do, and holds no secret."""
 
 
@@ -81,11 +82,13 @@ class Program:
         command: argument list; the first is looked up in the environment's PATH. No shell.
         environment: exactly what the process sees, besides our marker.
         files: content by path below the process' own directory; written with mode 0600.
+        readable: paths that it must see beside the system and its own directory, where it runs in a sandbox.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    readable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Running:
         since: seconds since the epoch at which it came into this state.
         exit_status: of the last end: 0 to 255, or minus the signal.
         message: why it is in this state, for people; empty where the state says it.
+        isolated: whether it runs, or ran, in a sandbox.
     """
 
     name: Name
@@ -148,6 +152,7 @@ class Running:
     restarts: int = 0
     exit_status: int | None = None
     message: str = ""
+    isolated: bool = False
 
     @property
     def up(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ...deploy import ports
@@ -13,6 +13,7 @@ from .applications import LocalApplications
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import Limits
+from .sandbox import Sandbox, found_sandbox, told_of
 
 __all__ = ["LocalPlatform"]
 
@@ -26,6 +27,8 @@ class LocalPlatform:
         node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
             the entry point group `archelon.node_resources`.
         limits: of each orchestrator.
+        refused_ports, shared: as `Launcher` has them.
+        readable, writable: paths that every process sees beside the system and its own directory.
         checkpoint: called with a name at every point where being killed could matter.
     """
 
@@ -36,9 +39,21 @@ class LocalPlatform:
         runner: tuple[str, ...] = (),
         node_resources: Mapping[str, object] | None = None,
         limits: Limits | None = None,
+        refused_ports: Collection[int] = (),
+        shared: bool = False,
+        readable: Sequence[str] = (),
+        writable: Sequence[str] = (),
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        self.launcher = Launcher(root, checkpoint=checkpoint)
+        found = found_sandbox(root, readable=readable, writable=writable)
+        self.isolation = told_of(found, shared=shared)
+        self.launcher = Launcher(
+            root,
+            refused_ports=refused_ports,
+            sandbox=found if isinstance(found, Sandbox) else None,
+            shared=shared,
+            checkpoint=checkpoint,
+        )
         if node_resources is None:
             node_resources = ports.node_resources("local", {"process": ProcessNodes})
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]

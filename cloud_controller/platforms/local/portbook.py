@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from . import locks
@@ -34,13 +34,26 @@ class PortBook:
         directory: where `ports.json` and its lock live.
         numbers: what may be given out; below the machine's ephemeral ports, which outgoing connections take at will.
         first: where to start looking, so that several roots rarely try the same.
+        refused: numbers that nobody gets, such as those of the installation itself.
     """
 
-    def __init__(self, directory: Path, *, numbers: range, first: int = 0) -> None:
+    def __init__(self, directory: Path, *, numbers: range, first: int = 0, refused: Collection[int] = ()) -> None:
         self._file = directory / "ports.json"
         self._lock = directory / "ports.lock"
         self._numbers = numbers
         self._first = first % len(numbers)
+        self._refused = frozenset(refused)
+
+    def refusal(self, number: int) -> str:
+        """Why nobody gets this port, in words; empty where one may.
+
+        Those below 1024 are the system's services' (RFC 6335, section 6), whoever may bind them here.
+        """
+        if 0 < number < 1024:
+            return f"port {number} is one of the system's; choose one from 1024 on, or 0 for any"
+        if number in self._refused:
+            return f"port {number} is this installation's own; choose another, or 0 for any"
+        return ""
 
     def reserve(self, owner: str, wanted: Mapping[str, int]) -> tuple[dict[str, int], list[socket.socket]]:
         """Book a port for every name (0: any) and hold it; what is booked already stays, if it is still free.
@@ -48,8 +61,10 @@ class PortBook:
         Only for an owner that does not run. Returns the numbers by name and what holds them, for the supervisor to inherit.
 
         Raises:
-            PortError: a fixed port is taken, or no port is left.
+            PortError: a fixed port is taken or never given, or no port is left.
         """
+        for refusal in filter(None, map(self.refusal, wanted.values())):
+            raise PortError(refusal)
         with self._open() as book, contextlib.ExitStack() as undo:
             mine = {entry[1]: number for number, entry in book.items() if entry[0] == owner}
             numbers: dict[str, int] = {}
@@ -58,7 +73,10 @@ class PortBook:
                 booked = mine.get(name)
                 first = [fixed] if fixed else [booked] if booked is not None else []
                 number, hold = self._hold(
-                    name, first, fixed=bool(fixed), free=lambda n: n not in book or book[n][0] == owner
+                    name,
+                    first,
+                    fixed=bool(fixed),
+                    free=lambda n: (n not in book or book[n][0] == owner) and not self.refusal(n),
                 )
                 undo.callback(hold.close)
                 numbers[name] = number
@@ -115,9 +133,7 @@ class PortBook:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[dict[int, tuple[str, str]]]:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            locks.take(descriptor)
+        with locks.open_and_take(self._lock):
             book = self._read()
             before = dict(book)
             yield book
@@ -129,8 +145,6 @@ class PortBook:
                     stream.flush()
                     os.fsync(stream.fileno())
                 new.replace(self._file)
-        finally:
-            os.close(descriptor)
 
     def _read(self) -> dict[int, tuple[str, str]]:
         try:

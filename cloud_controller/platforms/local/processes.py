@@ -3,7 +3,8 @@
 A process is known by its id *and* its start time: ids are used again. A signal travels over a pidfd that is opened before the
 start time is compared, so it can reach no later process of the same id. Whose a process is, its environment tells: whatever
 descends from a launched process carries the marker that the launcher put there, also after it left its session and its
-parents died.
+parents died. What runs in a sandbox is found by the sandbox' first process, with which all of it ends: the environments of the
+others are their tenant's own, and may bear another's marker.
 """
 
 from __future__ import annotations
@@ -98,9 +99,21 @@ def marked(variable: str, prefix: str, processes: Iterable[Process]) -> list[tup
             continue
         for entry in environment.split(b"\0"):
             if entry.startswith(wanted):
-                found.append((process, entry[skip:].decode(errors="replace")))
+                if _started_by_us(process.pid):
+                    found.append((process, entry[skip:].decode(errors="replace")))
                 break
     return found
+
+
+def _started_by_us(pid: int) -> bool:
+    """Whether it is in our namespace of processes, or the first one of a namespace directly below."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as stream:  # noqa: PTH123
+            line = next((line for line in stream if line.startswith(b"NSpid:")), b"")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    pids = line.split()[1:]
+    return len(pids) <= 1 or (len(pids) == 2 and pids[1] == b"1")
 
 
 def send(pid: int, start: int, signum: int) -> bool:

@@ -9,6 +9,8 @@ its output into a rotated log, restarts it with backoff up to a limit, and on SI
 It tells what it sees in `status.json`, by renaming a finished file over it. If it is itself killed, its child gets SIGKILL
 from the kernel (PR_SET_PDEATHSIG), and whoever takes the lock next ends what else carries the marker.
 
+Where the order has a sandbox, the child is bubblewrap (`sandbox`), and the process is inside.
+
 Decided against: one daemon for all processes (its death would orphan them all, and an upgrade would have to hand them over),
 and a thread in the worker (nothing may depend on the caller staying alive).
 """
@@ -28,7 +30,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from . import processes
+from . import bubblewrap, processes
 
 __all__ = ["main"]
 
@@ -100,6 +102,8 @@ class _Supervisor:
         self._log = _Log(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
+        #: What bubblewrap tells of the process' end; a file, since nobody reads on the way.
+        self._outcome = os.memfd_create("outcome") if order["sandbox"] else -1
         self._wakeup, wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup, False)
@@ -112,6 +116,7 @@ class _Supervisor:
         self._poll.register(self._output, select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
         self._exits: dict[int, int] = {}
+        self._wrapper = 0
         self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def run(self) -> None:
@@ -129,6 +134,8 @@ class _Supervisor:
                 if code is None:
                     break
                 message = f"exited with status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
+                if self._wrapper:
+                    code, message = self._inside(code, message)
                 # What a dead parent leaves behind would hold its port against the next start.
                 self._end_tree(grace=1.0)
             if self._stop_wanted():
@@ -161,8 +168,23 @@ class _Supervisor:
     def _stop_wanted(self) -> bool:
         return self._terminate
 
+    def _inside(self, code: int, message: str) -> tuple[int, str]:
+        """What bubblewrap's exit says of the process in it."""
+        self._wrapper = 0
+        os.lseek(self._outcome, 0, os.SEEK_SET)
+        told = os.read(self._outcome, 4096)
+        if code > 0 and (b'"exit-code"' not in told or code == 127):
+            return 127, f"cannot start {self._order['command'][0]!r}; its log says why"
+        if code > 128:
+            # As a shell, it tells a signal so.
+            return 128 - code, f"killed by {_signal_name(code - 128)}"
+        return code, message
+
     def _spawn(self) -> tuple[int | None, str]:
         errors, child_errors = os.pipe()
+        if self._outcome >= 0:
+            os.ftruncate(self._outcome, 0)
+            os.lseek(self._outcome, 0, os.SEEK_SET)
         try:
             pid = os.fork()
         except OSError as refusal:
@@ -177,6 +199,7 @@ class _Supervisor:
             problem += part
         os.close(errors)
         if not problem:
+            self._wrapper = pid if self._order["sandbox"] else 0
             return pid, ""
         os.waitpid(pid, 0)
         return None, problem.decode(errors="replace")
@@ -191,8 +214,9 @@ class _Supervisor:
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             if self._me is None or os.getppid() != self._me.pid:
                 os._exit(127)  # the supervisor died before the death signal was set
-            doing = f"cannot enter the directory {self._order['directory']!r}"
-            os.chdir(f"{self._directory}/work/{self._order['directory']}")
+            if not self._order["sandbox"]:
+                doing = f"cannot enter the directory {self._order['directory']!r}"
+                os.chdir(f"{self._directory}/work/{self._order['directory']}")
             # A core would hold whatever the process was trusted with.
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             for name, value in self._order["limits"].items():
@@ -207,12 +231,28 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
+            environment: dict[str, str] = self._order["environment"]
+            if self._order["sandbox"]:
+                command = self._wrapped()
+                # Of the process' own nothing may act outside: that is told in the sandbox.
+                environment = {processes.VARIABLE: self._order["marker"]}
             doing = f"cannot start {command[0]!r}"
-            os.execvpe(command[0], command, self._order["environment"])  # noqa: S606 - an argument list, no shell
+            os.execvpe(command[0], command, environment)  # noqa: S606 - an argument list, no shell
         except BaseException as problem:  # noqa: BLE001 - a fork must not return into its parent's code
             reason = problem.strerror if isinstance(problem, OSError) else type(problem).__name__
             os.write(errors, f"{doing}: {reason}".encode())
         os._exit(127)
+
+    def _wrapped(self) -> list[str]:
+        """bubblewrap's argument list, with what it names ready to be inherited."""
+        sandbox = self._order["sandbox"]
+        options = bubblewrap.in_memory("".join(f"{option}\0" for option in sandbox["options"]))
+        carried = sandbox["environment"]
+        environment = None if carried is None else bubblewrap.in_memory(carried)
+        for descriptor in (options, environment, self._outcome):
+            if descriptor is not None:
+                os.set_inheritable(descriptor, True)
+        return bubblewrap.command_line(sandbox["program"], sandbox["command"], options, environment, self._outcome)
 
     def _until_exit(self, pid: int) -> int | None:
         """The exit status of the process (negative: the signal), or None when asked to stop before."""
@@ -267,7 +307,7 @@ class _Supervisor:
                 key = (process.pid, process.start)
                 if late:
                     processes.send(*key, signal.SIGKILL)
-                elif key not in asked:
+                elif key not in asked and process.pid != self._wrapper:  # that would take the sandbox with it at once
                     asked.add(key)
                     processes.send(*key, signal.SIGTERM)
             # SIGCHLD comes for our own children only; of deeper ones we learn by looking again.

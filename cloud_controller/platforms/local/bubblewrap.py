@@ -1,0 +1,41 @@
+"""bubblewrap's command line, and what it is told in files in memory; standard library only, since every supervisor imports it.
+
+What could be secret, which is the environment of the process and what its description says, is in no argument.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+__all__ = ["ENVIRONMENT", "command_line", "in_memory"]
+
+#: Where root finds the process' environment in a sandbox; readable by root alone.
+ENVIRONMENT = "/run/environment"
+
+
+def in_memory(text: str) -> int:
+    """The descriptor of a file in memory, to be read from its beginning; not inherited, unless it is made so."""
+    descriptor = os.memfd_create("sandbox")
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(text.encode(errors="surrogateescape"))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def command_line(
+    program: str, command: Sequence[str], options: int, environment: int | None, outcome: int | None = None
+) -> list[str]:
+    """The argument list that runs a command in a sandbox.
+
+    Args:
+        program: path of bubblewrap.
+        options, environment: descriptors of files with options, each ended by a NUL, and with what goes to `ENVIRONMENT`.
+        outcome: descriptor to write to, as JSON, what came of the command.
+    """
+    line = [program]
+    if outcome is not None:
+        line += ["--json-status-fd", str(outcome)]
+    if environment is not None:
+        line += ["--perms", "0600", "--file", str(environment), ENVIRONMENT]
+    return [*line, "--args", str(options), "--", *command]
