@@ -7,6 +7,7 @@ finds it and goes on. `down` ends that too: first the workers, so that nobody st
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import re
@@ -38,6 +39,8 @@ PROCESSES: Final = (
 )
 #: The line of a traceback that says what was wrong; an error's own text may go on below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
+#: Packages of ours that a bundle runs with.
+_OF_BUNDLES: Final = ("bundles", "occi_service", "sdk")
 #: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
 _RUN_BUNDLE: Final = "; ".join(
     [
@@ -53,6 +56,7 @@ class AllInOne:
 
     Args:
         told: takes lines for people, from other threads too.
+        shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
         clock: seconds that only grow. sleep: waits.
     """
 
@@ -61,10 +65,12 @@ class AllInOne:
         state: StateDirectory,
         told: Told,
         *,
+        shared: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.state = state
+        self._shared = shared
         self._told = told
         self._clock = clock
         self._sleep = sleep
@@ -119,6 +125,21 @@ class AllInOne:
             launcher = Launcher(directory)
             for name in launcher.names():
                 yield launcher, name
+
+    def isolation(self) -> str:
+        """What keeps tenants' processes apart here, as the worker that starts them found it. Call it once `up` is done.
+
+        Raises:
+            CommandError: it does not say.
+        """
+        import urllib3
+
+        url = f"http://127.0.0.1:{self.state.ports().cloud_controller_worker}/readyz"
+        try:
+            with urllib3.PoolManager(retries=False, timeout=10.0) as pool:
+                return str(pool.request("GET", url).json()["checks"][f"isolation in {REGION}"])
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
+            raise CommandError(f"{url} does not say how tenants are kept apart: {type(error).__name__}") from error
 
     # processes --------------------------------------------------------------------------------------------------------
 
@@ -206,6 +227,15 @@ class AllInOne:
 
     def _cloud_controller(self) -> Mapping[str, Any]:
         state = self.state
+        ours = {
+            "readable": [str(_ROOT / name) for name in _OF_BUNDLES],
+            "refused_ports": list(dataclasses.astuple(state.ports())),
+            "shared": self._shared,
+        }
+        further = {name: dict(region) for name, region in state.further_regions().items()}
+        for region in further.values():
+            if region.get("platform") == "local":
+                region["settings"] = {**ours, **(region.get("settings") or {})}
         return {
             "database_url": f"sqlite:///{state.path.resolve()}/cloud-controller.db",
             "state_directory": str(state.cloud.resolve()),
@@ -214,9 +244,9 @@ class AllInOne:
             "regions": {
                 REGION: {
                     "platform": "local",
-                    "settings": {"runner": [sys.executable, "-u", "-c", _RUN_BUNDLE, str(_ROOT)]},
+                    "settings": {"runner": [sys.executable, "-u", "-c", _RUN_BUNDLE, str(_ROOT)], **ours},
                 },
-                **state.further_regions(),
+                **further,
             },
             "encryption_keys": str((state.keys / "encryption.keys").resolve()),
             "realm": str(state.realm.resolve()),

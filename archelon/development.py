@@ -27,8 +27,11 @@ __all__ = ["dev", "until_told"]
 @click.option("--host", help="Address to listen on; 127.0.0.1 at first, then the one before.")
 @click.option("--force", is_flag=True, help="Listen on an address that other machines can reach.")
 @click.option("--port", type=click.IntRange(1024, 65000), help="Where to look for free ports, at the first start.")
+@click.option(
+    "--shared", is_flag=True, help="Run several tenants' bundles even where this machine cannot keep them apart."
+)
 @click.option("--keep", is_flag=True, help="At the end, leave orchestrators and nodes running.")
-def dev(state: Path, host: str | None, force: bool, port: int | None, keep: bool) -> int:
+def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bool, keep: bool) -> int:
     """Run everything on this machine, until Ctrl-C: service manager, cloud controller, local realm, keys, databases.
 
     A second start on the same state goes on with what was there.
@@ -50,12 +53,12 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, keep: bool
         directory.make(host=listen, **({"first_port": port} if port else {}))
         if directory.host() != listen:
             directory.move(listen)
-        house = AllInOne(directory, lambda line: click.echo(line, err=True))
+        house = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
         stopped = threading.Event()
         with until_told(stopped):
             try:
                 house.up()
-                _tell(directory, time.monotonic() - begun)
+                _tell(directory, house.isolation(), time.monotonic() - begun)
                 stopped.wait()
                 click.echo("\nstopping…", err=True)
             finally:
@@ -86,10 +89,11 @@ class until_told:  # noqa: N801 - reads as a statement
         self._event.set()
 
 
-def _tell(directory: StateDirectory, seconds: float) -> None:
+def _tell(directory: StateDirectory, isolation: str, seconds: float) -> None:
     click.echo(f"service manager   {directory.url()}")
     click.echo(f"cloud controller  {directory.url('cloud_controller')}")
     click.echo(f"state             {directory.path}   logs  {directory.logs}")
+    click.echo(f"isolation         {isolation}")
     click.echo(f"ready in {seconds:.1f} s. Below this directory `archelon` knows where it is, for example:")
     click.echo("  archelon new hello && archelon publish hello && archelon instance create hello")
     click.echo("Ctrl-C stops everything.")

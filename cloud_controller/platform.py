@@ -142,6 +142,8 @@ class Platform(Protocol):
 
     #: Whether it is called in a tenant's name, so that every order for the region needs a delegation.
     delegates: bool
+    #: What keeps tenants' code apart on this machine, for people; None where none of it runs here.
+    isolation: str | None
 
     @property
     def applications(self) -> Applications | None:

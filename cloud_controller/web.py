@@ -6,6 +6,7 @@ that would have to be waited for.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -31,7 +32,7 @@ from .provision.backend import ProvisionModule
 from .runtime.backend import RuntimeModule
 from .settings import CloudControllerSettings
 
-__all__ = ["MODULES", "Mounts", "application", "modules_of", "serve"]
+__all__ = ["MODULES", "Mounts", "application", "isolation_checks", "modules_of", "serve"]
 
 MODULES: Final = ("design", "deploy", "provision", "runtime", "disposal")
 
@@ -89,14 +90,14 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             return found if delegated is None else delegated.tenant
 
     verifier = identity.AnyOf(_verifiers(parts))
-    check = health.Check("database", lambda: _probe(parts))
+    checks = [health.Check("database", lambda: _probe(parts)), *isolation_checks(parts)]
 
     def mounted(module: Module) -> WSGIApplication:
         application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
         served: WSGIApplication = service.assemble(
             application,
             verifier,
-            checks=[check],
+            checks=checks,
             registry=prometheus_client.CollectorRegistry(),
             body_limit=_body_limit,
             metrics_token=parts.metrics_token,
@@ -113,6 +114,15 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             register_names(registry, url=url, region=region, kept=platform.names is not None)
     remove_disbelieved(registry)
     return Mounts({module.name: mounted(module) for module in modules})
+
+
+def isolation_checks(parts: Parts) -> list[health.Check]:
+    """What `/readyz` says of tenants' code on this machine; it makes no process unready."""
+    return [
+        health.Check(f"isolation in {region}", functools.partial(str, platform.isolation))
+        for region, platform in parts.platforms.items()
+        if platform.isolation is not None
+    ]
 
 
 def _verifiers(parts: Parts) -> list[identity.TokenVerifier]:

@@ -25,7 +25,7 @@ from .provision import work as provision_work
 from .runtime import work as runtime_work
 from .sending import Sender
 from .settings import CloudControllerSettings
-from .web import MODULES, modules_of
+from .web import MODULES, isolation_checks, modules_of
 
 __all__ = ["run", "topics_of", "worker_of"]
 
@@ -133,4 +133,5 @@ def run(
     host: str = "127.0.0.1",
 ) -> int:
     """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
-    return server.run_worker(worker_of(Parts.of(settings), names), port=port, host=host)
+    parts = Parts.of(settings)
+    return server.run_worker(worker_of(parts, names), port=port, host=host, checks=isolation_checks(parts))

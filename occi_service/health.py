@@ -32,7 +32,8 @@ class Check:
 
     Attributes:
         name: how the answer calls it, for example `database`.
-        probe: returns where all is well, raises where not. Called in a thread of its own.
+        probe: returns where all is well, raises where not. Called in a thread of its own. A text that it returns is shown in
+            place of `ok`, to anyone.
         timeout: seconds after which it counts as failed.
     """
 
@@ -43,14 +44,11 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a check: `ok`, or a reason that anyone may read."""
+    """What came of a check, and in words that anyone may read."""
 
     name: str
     reason: str
-
-    @property
-    def ok(self) -> bool:
-        return self.reason == "ok"
+    ok: bool = False
 
 
 class _Run:
@@ -60,12 +58,15 @@ class _Run:
         self._check = check
         self.started = clock()
         self.done = threading.Event()
+        self.said = "ok"
         self.error: Exception | None = None
         threading.Thread(target=self._work, name=f"check-{check.name}", daemon=True).start()
 
     def _work(self) -> None:
         try:
-            self._check.probe()
+            found = self._check.probe()
+            if isinstance(found, str):
+                self.said = found
         except Exception as error:  # noqa: BLE001 - any exception means "not ready"
             self.error = error
         finally:
@@ -134,7 +135,7 @@ class Readiness:
             self._failing.discard(check.name)
         if recovered:
             _logger.info("readiness check passes again", extra={"check": check.name})
-        return Outcome(check.name, "ok")
+        return Outcome(check.name, run.said, ok=True)
 
     def _note(self, check: Check, reason: str, error: Exception | None) -> None:
         with self._lock:

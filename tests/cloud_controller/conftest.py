@@ -1,17 +1,32 @@
-"""On a cluster, a region in a namespace of its own; at a Keystone, who delegates and to whom."""
+"""On this machine, a sandbox or none; on a cluster, a region of one's own; at a Keystone, who delegates and to whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.local.sandbox import Sandbox, found_sandbox
+from tests.conftest import missing
 from tests.keystone_people import People, Person
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import OpenStack
 
 from .keystone_provider import KeystoneProvider
 from .kubernetes.bed import Bed, region
+
+
+@pytest.fixture(params=["without sandbox", "sandbox"])
+def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> Sandbox | None:
+    """What the launcher of `tmp_path/root` starts processes in: a test that asks for it runs in both ways."""
+    if request.param == "without sandbox":
+        return None
+    found = found_sandbox(tmp_path / "root")
+    if isinstance(found, str):
+        missing(found)
+    assert isinstance(found, Sandbox)
+    return found
 
 
 @pytest.fixture(scope="session")

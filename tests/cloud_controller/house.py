@@ -79,7 +79,7 @@ class House:
             "import runpy, sys; runpy.run_path(sys.argv[1] + '/orchestrator.py')",
         )
         self.platform: OpenLocal = open_local(
-            PlatformContext("local", root / "local"), runner=runner, checkpoint=checkpoint
+            PlatformContext("local", root / "local"), runner=runner, shared=True, checkpoint=checkpoint
         )
         self.parts = parts.Parts(
             database=self.database,

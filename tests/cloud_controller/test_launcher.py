@@ -29,6 +29,7 @@ from cloud_controller.platforms.local.orders import (
     Running,
     State,
 )
+from cloud_controller.platforms.local.sandbox import Sandbox
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -37,8 +38,8 @@ PATH = {"PATH": os.environ["PATH"]}
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path / "root", log_segment=2000, log_segments=2)
+def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True, log_segment=2000, log_segments=2)
     yield launcher
     for process in launcher.find():
         assert launcher.remove(process.name, wait=90)
@@ -78,6 +79,9 @@ def started(launcher: Launcher, wanted: Order, program: Callable[[object], Progr
         return None if found.state is State.STOPPING else found
 
     found = until(asked, f"{wanted.name} is started")
+    if found.isolated:
+        # Before its wrapper has made it, a sandbox does not yet end with that.
+        until(lambda: launcher.observe(wanted.name) != found or in_sandbox(found.pid), "it is in its sandbox")
     assert found is not None
     return found
 
@@ -90,18 +94,26 @@ def log(launcher: Launcher, name: Name = NAME) -> bytes:
     return launcher.read_log(name).data
 
 
-def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path) -> None:
+def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None) -> None:
     first = start(launcher, order(), "sleep", "1000")
     assert first.state is State.RUNNING
-    again = start(Launcher(tmp_path / "root"), order(), "sleep", "1000")
+    again = start(Launcher(tmp_path / "root", sandbox=sandbox), order(), "sleep", "1000")
     assert again.pid == first.pid
     assert len(running(launcher)) == 1
 
 
+def in_sandbox(pid: int | None) -> bool:
+    """Whether the first process of a wrapper's sandbox has started the command."""
+    return pid is not None and len(processes.descendants(pid, processes.table())) > 1
+
+
 def running(launcher: Launcher) -> list[int]:
-    """Processes that carry the launcher's marker for the name."""
+    """Processes that carry the launcher's marker for the name; a sandbox with all that is in it counts as one."""
     [(variable, value)] = launcher.marker(NAME).items()
-    return [process.pid for process, _ in processes.marked(variable, value, processes.table().values())]
+    found = [process for process, _ in processes.marked(variable, value, processes.table().values())]
+    firsts = {process.pid for process in found if process.parent in {each.pid for each in found}}
+    isolated = any(each.isolated for each in launcher.find(instance=NAME.instance))
+    return [process.pid for process in found if not isolated or process.pid not in firsts]
 
 
 def test_many_at_once_start_one(launcher: Launcher) -> None:
@@ -130,11 +142,14 @@ def test_another_revision_replaces_and_keeps_port_and_directory(launcher: Launch
     assert len(running(launcher)) == 1
 
 
-def test_the_environment_is_exactly_as_given_and_on_no_command_line(launcher: Launcher) -> None:
+def test_the_environment_is_exactly_as_given_and_on_no_command_line(
+    launcher: Launcher, sandbox: Sandbox | None
+) -> None:
     start(launcher, order(), "sh", "-c", "env; exec sleep 1000", SECRET="s3cret")
     until(lambda: b"SECRET=s3cret" in log(launcher))
     names = {line.split(b"=")[0] for line in log(launcher).splitlines()}
-    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"SECRET", b"ARCHELON_PROCESS"}
+    given = {b"PATH", b"SECRET", b"ARCHELON_PROCESS"} | ({b"HOME"} if sandbox else set())
+    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == given
     assert not [line for line in map(command_line, processes.table()) if b"s3cret" in line]
     kept = [path for path in launcher.work(NAME).parent.iterdir() if path.is_file()]
     assert kept
@@ -148,7 +163,7 @@ def command_line(pid: int) -> bytes:
     return b""
 
 
-def test_the_whole_tree_ends(launcher: Launcher) -> None:
+def test_the_whole_tree_ends(launcher: Launcher, sandbox: Sandbox | None) -> None:
     # A child that changes session and is orphaned, one that clears its environment, one that ignores SIGTERM.
     code = """
 import os, signal, time
@@ -169,7 +184,9 @@ time.sleep(1000)
 """
     start(launcher, order(grace=0.3), *python(code))
     supervisor = supervisor_of(launcher)
-    until(lambda: len(processes.descendants(supervisor, processes.table())) == 4 and b"ready" in log(launcher))
+    # In a sandbox, its wrapper and its first process, too.
+    number = 4 if sandbox is None else 6
+    until(lambda: len(processes.descendants(supervisor, processes.table())) == number and b"ready" in log(launcher))
     tree = processes.descendants(supervisor, processes.table())
     assert launcher.stop(NAME, wait=90)
     assert not [process.pid for process in tree if processes.alive(process.pid, process.start)]
@@ -186,19 +203,20 @@ def supervisor_of(launcher: Launcher) -> int:
 
 
 def test_a_killed_supervisor_takes_its_process_along_and_strays_do_not_outlive_the_next_start(
-    launcher: Launcher,
+    launcher: Launcher, sandbox: Sandbox | None
 ) -> None:
     start(launcher, order(), "sh", "-c", "setsid sleep 1001 & echo up; exec sleep 1000")
-    until(lambda: b"up" in log(launcher) and len(running(launcher)) == 2)
+    until(lambda: b"up" in log(launcher) and len(running(launcher)) == (2 if sandbox is None else 1))
     os.kill(supervisor_of(launcher), signal.SIGKILL)
-    until(lambda: len(running(launcher)) == 1)
+    # A sandbox ends whole.
+    until(lambda: len(running(launcher)) == (1 if sandbox is None else 0))
     found = launcher.observe(NAME)
     assert found is not None
     assert (found.state, found.message) == (State.LOST, "its supervisor was killed")
-    [stray] = running(launcher)
+    strays = running(launcher)
     again = start(launcher, order(), "sleep", "1000")
     assert running(launcher) == [again.pid]
-    assert stray != again.pid
+    assert again.pid not in strays
 
 
 def test_restarts_with_backoff_up_to_the_limit_and_keeps_the_status(launcher: Launcher) -> None:
@@ -227,12 +245,16 @@ def test_an_end_without_restart_is_told(launcher: Launcher, code: int, state: St
     assert (found.exit_status, found.message) == (code, f"exited with status {code}")
 
 
-def test_a_missing_program_is_named(launcher: Launcher) -> None:
+def test_a_missing_program_is_named(launcher: Launcher, sandbox: Sandbox | None) -> None:
     start(launcher, order(), "no-such-program")
     until(lambda: is_in(launcher, State.FAILED))
     found = launcher.observe(NAME)
     assert found is not None
-    assert found.message == "cannot start 'no-such-program': No such file or directory"
+    assert found.exit_status == 127
+    # In a sandbox others look for it.
+    why = ": No such file or directory" if sandbox is None else "; its log says why"
+    assert found.message == f"cannot start 'no-such-program'{why}"
+    assert sandbox is None or b"no-such-program: No such file or directory" in log(launcher)
 
 
 def test_limits_bound_the_process(launcher: Launcher) -> None:
@@ -338,7 +360,7 @@ def test_an_older_revisions_file_is_not_removed_through_a_link(launcher: Launche
     assert (kept / "file").exists()
 
 
-def test_found_by_label(launcher: Launcher) -> None:
+def test_found_by_label(launcher: Launcher, sandbox: Sandbox | None) -> None:
     start(launcher, order(), "sleep", "1000")
     start(launcher, order(Name("i-2", "db.0"), tenant="other"), "sleep", "1000")
     assert [str(process.name) for process in launcher.find(instance="i-1")] == ["i-1/web.0"]
@@ -346,8 +368,10 @@ def test_found_by_label(launcher: Launcher) -> None:
     assert len(launcher.find(service="svc", generation=1)) == 2
     assert launcher.find(instance="i-3") == []
     left = launcher.remains("i-2")
-    assert [line.split(" of ")[1] for line in left] == ["i-2/db.0"] * 3
-    assert [line.split(" ")[0] for line in left] == ["directory", "process", "supervisor"]
+    assert {line.split(" of ")[1] for line in left} == {"i-2/db.0"}
+    # Of a sandbox there are two: its wrapper and its first.
+    ours = ["process"] * (1 if sandbox is None else 2)
+    assert [line.split(" ")[0] for line in left] == ["directory", *ours, "supervisor"]
 
 
 def test_remains_sees_a_process_whose_books_are_gone(launcher: Launcher) -> None:

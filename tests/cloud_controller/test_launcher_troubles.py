@@ -21,14 +21,15 @@ from cloud_controller.platforms.local.holdings import LocalHoldings
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State
+from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.supervisor import _Log, _Supervisor
 
 from .test_launcher import NAME, is_in, order, running, start, supervisor_of, until
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path / "root")
+def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True)
     yield launcher
     for process in launcher.find():
         assert launcher.remove(process.name, wait=60)

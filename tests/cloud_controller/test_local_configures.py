@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +17,22 @@ from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.configures import LocalConfigures
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Name, Order, Program
+from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.provision.ports import ConfigurationOrder, Configured
 from tests.waiting import until
+
+from .test_launcher import in_sandbox
 
 PATH = {"PATH": "/usr/bin:/bin"}
 NAME = Name("i-1", "s1.web.0")
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path / "root")
+def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True)
     node = Order(NAME, "1", Labels("i-1", "t", "svc", 1), notes={"stack": "s1", "node": "web"})
-    launcher.start(node, lambda _ports: Program(("sleep", "1000"), PATH))
+    started = launcher.start(node, lambda _ports: Program(("sleep", "1000"), PATH))
+    until(lambda: not started.isolated or in_sandbox(started.pid), "the node is in its sandbox")
     yield launcher
     assert launcher.remove(NAME, wait=60)
     assert launcher.remains("i-1") == ()
@@ -39,8 +46,14 @@ def configure(launcher: Launcher, *command: str, **content: Any) -> Configured:
 
 
 def of_the_node(launcher: Launcher) -> int:
+    """Processes of the node, in its sandbox or without one; bubblewrap's own are not counted."""
     [(variable, value)] = launcher.marker(NAME).items()
-    return len(processes.marked(variable, value, processes.table().values()))
+    found = 0
+    for pid in processes.table():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            of_node = f"{variable}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found += of_node and Path(f"/proc/{pid}/comm").read_text() != "bwrap\n"
+    return found
 
 
 def test_however_much_a_command_prints_little_is_kept(launcher: Launcher) -> None:
@@ -67,8 +80,21 @@ def test_what_a_command_forked_ends_when_its_time_is_over(launcher: Launcher) ->
     until(lambda: of_the_node(launcher) == 1, "the node is alone")
 
 
-def test_a_command_that_fails_is_told_with_what_it_printed(launcher: Launcher) -> None:
+def test_a_command_that_fails_is_told_with_what_it_printed(launcher: Launcher, sandbox: Sandbox | None) -> None:
     done = configure(launcher, "sh", "-c", "echo broken; exit 3")
     assert (done.state, "status 3: broken" in done.result) == ("failed", True)
     missing = configure(launcher, "no-such-program")
-    assert (missing.state, "cannot be run" in missing.result) == ("failed", True)
+    # In a sandbox others look for it.
+    why = "cannot be run: No such file" if sandbox is None else "no-such-program: No such file"
+    assert (missing.state, why in missing.result) == ("failed", True)
+
+
+def test_a_node_that_has_just_died_is_waited_for(launcher: Launcher) -> None:
+    found = launcher.observe(NAME)
+    assert found is not None
+    assert found.pid is not None
+    os.kill(found.pid, signal.SIGKILL)
+    until(lambda: of_the_node(launcher) == 0, "the node is gone")
+    # Its supervisor may not have told yet. What is done has run, what has not run waits.
+    done = configure(launcher, "touch", "ran")
+    assert done.state == ("done" if (launcher.work(NAME) / "ran").exists() else "waiting")

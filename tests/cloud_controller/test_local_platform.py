@@ -69,9 +69,10 @@ time.sleep(1000)
 )
 def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits: Any, said: bytes) -> None:
     runner = [sys.executable, "-I", "-S", "-c", BOUNDS]
-    platform = open_local(PlatformContext("here", tmp_path), runner=runner, **limits)
+    (bundle := tmp_path / "bundle").mkdir()
+    platform = open_local(PlatformContext("here", tmp_path / "region"), runner=runner, **limits)
     try:
-        platform.applications.start(ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(tmp_path)))
+        platform.applications.start(ApplicationOrder(Labels("i-1", "t", "svc", 1), bundle=str(bundle)))
         end = time.monotonic() + 60
         while not (data := platform.applications.read_log("i-1").data):
             assert time.monotonic() < end

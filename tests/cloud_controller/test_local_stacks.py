@@ -18,6 +18,7 @@ from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Sta
 from cloud_controller.platforms.described import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
+from cloud_controller.platforms.local.sandbox import Sandbox
 
 from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, order, sleepers
 
@@ -52,8 +53,8 @@ class Driver:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path / "root")
+def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True)
     yield launcher
     for process in launcher.find():
         assert launcher.remove(process.name, wait=90)
@@ -231,12 +232,15 @@ nodes: [{name: a, type: shows}]
     assert data.decode() == f"{evil} a.0"
 
 
-def test_two_workers_at_once_make_nothing_twice(driver: Driver, launcher: Launcher, tmp_path: Path) -> None:
-    other = Driver(DescribedStacks({"process": ProcessNodes(Launcher(tmp_path / "root"))}, backoff=0.05))
+def test_two_workers_at_once_make_nothing_twice(
+    driver: Driver, launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None
+) -> None:
+    second = Launcher(tmp_path / "root", sandbox=sandbox)
+    other = Driver(DescribedStacks({"process": ProcessNodes(second)}, backoff=0.05))
     wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
     with ThreadPoolExecutor(2) as pool:
         states = [done.state for done in pool.map(lambda one: one.settle(wanted), (driver, other))]
     assert states == ["CREATE_COMPLETE", "CREATE_COMPLETE"]
-    # Each key once on the machine: a directory, a port, a process, a supervisor.
-    assert len(launcher.remains("i-1")) == 6 * 4
+    # Each key once on the machine: a directory, a port, a process (of a sandbox wrapper and first), a supervisor.
+    assert len(launcher.remains("i-1")) == 6 * (4 if sandbox is None else 5)
     assert len(set(pids(launcher).values()) - {None}) == 6

@@ -31,6 +31,7 @@ class HeatPlatform:
 
     #: Orchestrators run on another platform.
     applications = None
+    isolation = None
 
     def __init__(
         self,

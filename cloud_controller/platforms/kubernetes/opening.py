@@ -37,6 +37,7 @@ class OpenKubernetes:
 
     #: The cluster knows the cloud controller's own account; tenants have none there.
     delegates = False
+    isolation = None
     names = None
 
     def __init__(self, cluster: Cluster, *, runs: Runs, policy: Policy, patience: float = 600.0) -> None:

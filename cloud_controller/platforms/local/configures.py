@@ -74,6 +74,8 @@ class LocalConfigures:
         for process in nodes:
             outcome = self._one(process.name, order.content)
             told.append(outcome.result)
+            if outcome.state == "waiting":
+                return outcome
             if outcome.state == "failed":
                 return Configured("failed", f"{process.name.process}: {outcome.result}")
         return Configured("done", "\n".join(told)[:_SHOWN])

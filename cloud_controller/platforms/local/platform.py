@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from .orders import Limits
 from .sandbox import Sandbox, found_sandbox, told_of
 
 __all__ = ["LocalPlatform"]
+
+_logger = logging.getLogger(__name__)
 
 
 class LocalPlatform:
@@ -46,7 +49,12 @@ class LocalPlatform:
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         found = found_sandbox(root, readable=readable, writable=writable)
-        self.isolation = told_of(found, shared=shared)
+        self.isolation: str | None = told_of(found, shared=shared)
+        _logger.log(
+            logging.INFO if isinstance(found, Sandbox) else logging.WARNING,
+            "isolation of tenants' processes",
+            extra={"isolation": self.isolation},
+        )
         self.launcher = Launcher(
             root,
             refused_ports=refused_ports,

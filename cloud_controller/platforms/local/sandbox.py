@@ -269,10 +269,15 @@ def told_of(found: Sandbox | str, *, shared: bool) -> str:
 
 def _trial(sandbox: Sandbox, root: Path) -> str | None:
     """What is wrong with it, in words."""
-    wrapped = sandbox.wrapped((sys.executable, "-I", "-S", "-c", ""), {}, "", root)
+    # It stays: several processes of one root may try at once.
+    work = root / "trial"
+    wrapped = sandbox.wrapped((sys.executable, "-I", "-S", "-c", ""), {}, "", work)
     alone = (sys.executable, "-I", "-S", "-c", _NO_NEW_PRIVILEGES)
     who = "root" if sandbox.root else "an unprivileged user"
     try:
+        work.mkdir(mode=0o700, exist_ok=True)
+        if (user := sandbox.user("")) is not None:
+            os.chown(work, user, user)
         with sandbox.carried(wrapped, sandbox.new()) as (arguments, descriptors):
             done = subprocess.run(  # noqa: S603 - our own argument list
                 [*alone, *arguments],

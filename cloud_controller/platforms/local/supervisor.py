@@ -182,9 +182,6 @@ class _Supervisor:
 
     def _spawn(self) -> tuple[int | None, str]:
         errors, child_errors = os.pipe()
-        if self._outcome >= 0:
-            os.ftruncate(self._outcome, 0)
-            os.lseek(self._outcome, 0, os.SEEK_SET)
         try:
             pid = os.fork()
         except OSError as refusal:
@@ -247,6 +244,9 @@ class _Supervisor:
         """bubblewrap's argument list, with what it names ready to be inherited."""
         sandbox = self._order["sandbox"]
         options = bubblewrap.in_memory("".join(f"{option}\0" for option in sandbox["options"]))
+        # What came of a start before is of no use, and it is the same file here and in the parent.
+        os.ftruncate(self._outcome, 0)
+        os.lseek(self._outcome, 0, os.SEEK_SET)
         carried = sandbox["environment"]
         environment = None if carried is None else bubblewrap.in_memory(carried)
         for descriptor in (options, environment, self._outcome):
