@@ -34,11 +34,14 @@ _FIRST_PORTS: Final = range(10000, 18000, 40)
 @click.option("--keep", is_flag=True, help="Leave an instance and everything else running until Ctrl-C, to try more.")
 def demo(keep: bool) -> int:
     """Show the main job from start to end, and prove it: order, use, scale, heal, survive a crash, dispose, nothing left."""
+    from occi_service.private_files import private_umask
+
     from .all_in_one import AllInOne
     from .demo.plays import chosen
     from .demo.stage import Stage
     from .demo.steps import STEPS
 
+    private_umask()
     begun = time.monotonic()
     # Told to end, it ends as with Ctrl-C: by taking everything down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -37,9 +37,11 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
     A second start on the same state goes on with what was there.
     """
     from occi_service.addresses import is_loopback
+    from occi_service.private_files import private_umask
 
     from .all_in_one import AllInOne
 
+    private_umask()
     directory = StateDirectory(state)
     listen = host or (directory.host() if directory.exists else "127.0.0.1")
     if not is_loopback(listen) and not force:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from occi_service.private_files import private_umask
+
 from .failures import CommandError, Status
 from .supervision import end_with_parent
 
@@ -27,6 +29,7 @@ def _process(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        private_umask()
         end_with_parent(os.environ, interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM))
         # The command line's own, which a person's shell may have: no setting of a service.
         os.environ.pop("ARCHELON_TOKEN", None)

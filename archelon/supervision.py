@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from occi_service import private_files
+
 __all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
 
 #: Environment variable with the descriptor of the pipe. Not one of the services' settings, whose names begin otherwise.
@@ -140,6 +142,7 @@ class Supervisor:
         with self._lock:
             if self._stopping.is_set():
                 return
+            private_files.close_to_others(program.log, make=True)
             with program.log.open("ab") as log:
                 self._processes[program.name] = subprocess.Popen(  # noqa: S603 - our own argument list
                     list(program.arguments),
@@ -188,8 +191,10 @@ class Supervisor:
 def _cut(log: Path, limit: int) -> None:
     """Empty a log that is too long; who writes to it appends, and so goes on at its beginning."""
     if log.exists() and log.stat().st_size > limit:
+        before = log.with_name(f"{log.name}.1")
         try:
-            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            private_files.close_to_others(before, make=True)
+            shutil.copyfile(log, before)
         finally:
             os.truncate(log, 0)
 

@@ -20,6 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -28,6 +29,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
+from . import private_files
 from .sqlite_turns import ProcessTurns
 
 __all__ = ["Database", "Often", "insert_into", "metadata"]
@@ -123,6 +125,7 @@ class Database:
         )
         self._turn = _Turn(None if dialect == "postgresql" else ProcessTurns(str(parsed.database), patience=_PATIENCE))
         if self.dialect == "sqlite":
+            _close_to_others(Path(str(parsed.database)))
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
             event.listen(self.engine, "begin", _begin_sqlite)
             # Without a BEGIN, SQLite is in autocommit mode. Saying so to SQLAlchemy has it send a PRAGMA each time.
@@ -205,6 +208,15 @@ class Often:
         finally:
             pooled.close()
         return rows
+
+
+def _close_to_others(file: Path) -> None:
+    """Make the database, and what SQLite keeps beside it, this user's alone: new files there have the database's mode."""
+    # A directory that is missing is what the first connection complains of.
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        private_files.close_to_others(file, make=True)
+        for beside in ("-wal", "-shm", "-journal"):
+            private_files.close_to_others(file.with_name(file.name + beside))
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:

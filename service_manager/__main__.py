@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from occi_service import health, logs, server
+from occi_service.private_files import private_umask
 from occi_service.redaction import Redactor
 from occi_service.settings import SettingsError
 from occi_service.version import __version__
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
+    private_umask()
     redactor = Redactor(settings.secret_values())
     logs.configure(redactor, level=settings.log_level, service=f"service-manager-{arguments[0]}")
     if arguments[0] == "web":

@@ -28,6 +28,7 @@ from occi_service.errors import (
     UnsupportedMediaTypeError,
 )
 from occi_service.identity import TokenKind
+from occi_service.private_files import private_directory
 from occi_service.registry.base import Registry
 from occi_service.wire import deploy
 
@@ -82,7 +83,7 @@ class Unpacked:
     def __init__(self, directory: Path, database: Database) -> None:
         self._directory = directory
         self._database = database
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(directory)
 
     def path(self, digest: str) -> Path:
         """The directory of a bundle. Raises LookupError where there is none of this digest."""

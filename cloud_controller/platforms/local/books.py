@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from occi_service.private_files import close_to_others
+
 from .orders import LaunchError, Order, Program, State
 
 __all__ = [
@@ -32,7 +34,9 @@ def root_id(root: Path) -> str:
     """The id by which processes of this root are known on the machine; made once."""
     path = root / "id"
     mine = root / f"id.{uuid.uuid4().hex}"
+    mine.touch(mode=0o600)
     mine.write_text(uuid.uuid4().hex, encoding="ascii")
+    close_to_others(path)
     with contextlib.suppress(FileExistsError):
         os.link(mine, path)  # fails where there is one: two starters agree on the first
     mine.unlink()
@@ -98,6 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Put a finished file in place of the old one, so that a reader sees the one or the other."""
     new = path.with_name(f"{path.name}.new")
+    close_to_others(new, make=True)
     new.write_text(json.dumps(content), encoding="utf-8")
     new.replace(path)
 

@@ -33,6 +33,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cloud_controller
+from occi_service.private_files import private_directory
 
 from ...labels import Labels
 from ..health import Spawn
@@ -98,7 +99,7 @@ class Launcher:
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         self._instances = root / "instances"
-        self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(self._instances)
         root.chmod(0o700)
         self._id = root_id(root)
         first = int.from_bytes(hashlib.sha256(self._id.encode()).digest()[:4])
@@ -540,7 +541,7 @@ class Launcher:
         path = self._directory(name) / "lock"
         while True:
             if create:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_directory(path.parent)
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
             except FileNotFoundError:

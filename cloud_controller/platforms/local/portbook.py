@@ -18,6 +18,8 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from occi_service.private_files import close_to_others
+
 from . import locks
 
 __all__ = ["PortBook", "PortError"]
@@ -139,6 +141,7 @@ class PortBook:
             yield book
             if book != before:
                 new = self._file.with_suffix(".new")
+                close_to_others(new, make=True)
                 with new.open("w", encoding="utf-8") as stream:
                     json.dump({str(number): entry for number, entry in book.items()}, stream)
                     # A power failure must not leave it empty: of every process of this root it tells something.

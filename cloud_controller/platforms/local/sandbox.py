@@ -27,6 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from occi_service.private_files import private_directory
+
 from . import processes
 from .books import root_id
 from .bubblewrap import ENVIRONMENT, command_line, in_memory
@@ -163,7 +165,7 @@ class Sandbox:
         """Options that say what is seen."""
         options = []
         options += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev"]
-        for place in ("/tmp", "/var/tmp"):  # noqa: S108 - its own, in memory
+        for place in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - its own, in memory
             options += ["--perms", "1777", "--tmpfs", place]
         for path in _SYSTEM:
             if os.path.islink(path):  # noqa: PTH114
@@ -251,7 +253,7 @@ def found_sandbox(root: Path, *, readable: Sequence[str] = (), writable: Sequenc
     above = next((each for each in shown if root.resolve().is_relative_to(each)), None)
     if above is not None:
         return f"the state directory lies in {above}, which every process sees; move it"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(root)
     seen = (*_python_paths(), *readable)
     made = Sandbox(bwrap, root_id(root), os.geteuid() == 0, seen, tuple(writable))
     wrong = _trial(made, root)

@@ -362,6 +362,7 @@ def main(arguments: list[str]) -> None:
 
     The kept descriptors (the lock, the reservations of ports) are held for as long as this process lives, and not passed on.
     """
+    os.umask(0o077)
     directory, ready = arguments[0], int(arguments[1])
     for kept in (ready, *map(int, arguments[2:])):
         fcntl.fcntl(kept, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
