@@ -17,6 +17,7 @@ import pytest
 
 from cloud_controller.labels import Labels
 from cloud_controller.platforms.local import processes
+from cloud_controller.platforms.local.books import write_file
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import LogChunk, read_log
 from cloud_controller.platforms.local.orders import (
@@ -386,3 +387,84 @@ def test_remains_sees_a_process_whose_books_are_gone(launcher: Launcher) -> None
 def test_names_that_could_leave_the_root_are_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="cannot name a process"):
         Name("i-1", bad)
+
+
+def test_some_ports_are_never_given(tmp_path: Path) -> None:
+    first = free_port()
+    launcher = Launcher(tmp_path / "root", ports=range(first, first + 1), refused_ports=[first, 8888])
+    for port, why in ((80, "port 80 is one of the system's"), (8888, "port 8888 is this installation's own")):
+        with pytest.raises(LaunchError, match=why):
+            start(launcher, order(ports={"http": port}), "sleep", "1000")
+    with pytest.raises(LaunchError, match="no port is left for http"):
+        start(launcher, order(ports={"http": 0}), "sleep", "1000")
+    assert launcher.remove(NAME)
+
+
+def test_without_a_sandbox_a_second_tenant_waits_for_the_first_to_end(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path / "root")
+    other = Name("i-2", "db.0")
+    try:
+        start(launcher, order(), "sleep", "1000")
+        with pytest.raises(LaunchError, match="another tenant's processes run here"):
+            start(launcher, order(other, tenant="other"), "sleep", "1000")
+        assert "another tenant's processes run here" in launcher.refusal("other")
+        assert launcher.refusal("t") == ""
+        assert start(launcher, order(Name("i-3", "web.0")), "sleep", "1000").state is State.RUNNING
+        assert launcher.stop(NAME, wait=60)
+        assert launcher.stop(Name("i-3", "web.0"), wait=60)
+        assert start(launcher, order(other, tenant="other"), "sleep", "1000").state is State.RUNNING
+    finally:
+        for name in launcher.names():
+            assert launcher.remove(name, wait=60)
+
+
+def test_what_ran_before_there_was_a_sandbox_is_started_again_in_it(tmp_path: Path, sandbox: Sandbox | None) -> None:
+    before = Launcher(tmp_path / "root")
+    first = start(before, order(), "sleep", "1000")
+    after = Launcher(tmp_path / "root", sandbox=sandbox)
+    again = start(after, order(), "sleep", "1000")
+    assert (again.pid != first.pid) == (sandbox is not None) == again.isolated
+    assert after.remove(NAME, wait=60)
+
+
+def test_in_a_sandbox_nobody_passes_for_anothers(launcher: Launcher, sandbox: Sandbox | None) -> None:
+    [(variable, value)] = launcher.marker(Name("i-2", "db.0")).items()
+    start(launcher, order(), "env", f"{variable}={value}", "sh", "-c", "echo up; sleep 1000; true")
+    until(lambda: b"up" in log(launcher))
+    assert (launcher.remains("i-2") == ()) == (sandbox is not None)
+
+
+def test_what_a_tenant_has_loaded_acts_on_its_program_alone(launcher: Launcher) -> None:
+    # Whatever else loads a library here complains, too.
+    start(launcher, order(), "sh", "-c", "exec true", LD_PRELOAD="/no/such/library.so")
+    until(lambda: is_in(launcher, State.EXITED))
+    assert log(launcher).count(b"/no/such/library.so") == 2
+
+
+def test_no_file_is_written_through_a_link_that_comes_in_between(tmp_path: Path) -> None:
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    for directory in (work, elsewhere):
+        directory.mkdir()
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                (work / "a").rename(work / f"kept-{time.monotonic_ns()}")
+                (work / "a").symlink_to(elsewhere)
+                (work / "a").unlink()
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    refused = 0
+    try:
+        for _ in range(3000):
+            try:
+                write_file(work, "a/b", "text")
+            except (LaunchError, OSError):
+                refused += 1
+    finally:
+        over.set()
+        thread.join()
+    assert 0 < refused < 3000
+    assert list(elsewhere.iterdir()) == []
