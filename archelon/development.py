@@ -46,7 +46,7 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
     listen = host or (directory.host() if directory.exists else "127.0.0.1")
     if not is_loopback(listen) and not force:
         raise CommandError(
-            f"{listen} can be reached from other machines, and the local platform runs bundles as you; "
+            f"{listen} can be reached from other machines, and the local platform runs bundles on this one; "
             "give --force if that is what you want",
             status=Status.USAGE,
         )

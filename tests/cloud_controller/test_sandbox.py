@@ -50,7 +50,7 @@ def test_a_state_directory_that_every_process_sees_is_refused(tmp_path: Path, mo
 
 def test_tenants_and_installations_have_users_of_their_own() -> None:
     root = Sandbox("bwrap", "here", root=True)
-    users = {Sandbox("bwrap", id, root=True).user(tenant) for id in ("here", "there") for tenant in ("a", "b")}
+    users = {Sandbox("bwrap", each, root=True).user(tenant) for each in ("here", "there") for tenant in ("a", "b")}
     assert len(users) == 4
     assert root.user("a") == root.user("a")
     assert min(user or 0 for user in users) >= 61184
