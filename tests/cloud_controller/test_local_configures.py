@@ -18,7 +18,7 @@ from cloud_controller.platforms.local.configures import LocalConfigures
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from cloud_controller.platforms.local.sandbox import Sandbox
-from cloud_controller.provision.ports import ConfigurationOrder, Configured
+from cloud_controller.provision.ports import ConfigurationOrder, Configured, ProvisionError
 from tests.waiting import until
 
 from .test_launcher import in_sandbox
@@ -98,3 +98,21 @@ def test_a_node_that_has_just_died_is_waited_for(launcher: Launcher) -> None:
     # Its supervisor may not have told yet. What is done has run, what has not run waits.
     done = configure(launcher, "touch", "ran")
     assert done.state == ("done" if (launcher.work(NAME) / "ran").exists() else "waiting")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"environment": {"A": "b\0--bind\0/\0/host"}},
+        {"environment": {"A\0B": "c"}},
+        {"environment": {"A=B": "c"}},
+        {"environment": {"": "c"}},
+        {"environment": {"A": "\ud800"}},
+        {"command": ["true", "\0"]},
+        {"command": ["true", "\udfff"]},
+    ],
+)
+def test_what_no_process_can_be_given_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    order = ConfigurationOrder("c1", "i-1", stack="s1", node="web", kind="process", content=content)
+    with pytest.raises(ProvisionError, match=r"the variable|the command is a list of texts"):
+        LocalConfigures(Launcher(tmp_path)).validate(order)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.local.orders import LaunchError
 from cloud_controller.platforms.local.platform import LocalPlatform
 from cloud_controller.platforms.local.sandbox import Sandbox, found_sandbox, told_of
 from tests.conftest import missing
@@ -55,6 +56,25 @@ def test_tenants_and_installations_have_users_of_their_own() -> None:
     assert root.user("a") == root.user("a")
     assert min(user or 0 for user in users) >= 61184
     assert Sandbox("bwrap", "here", root=False).user("a") is None
+
+
+@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize(
+    ("environment", "command"),
+    [
+        ({"A": "b\0--bind\0/\0/host"}, ["true"]),
+        ({"A\0--bind\0/\0/host\0--setenv\0B": "c"}, ["true"]),
+        ({"A=B": "c"}, ["true"]),
+        ({"": "c"}, ["true"]),
+        ({"A": "\ud800"}, ["true"]),
+        ({}, ["true", "\0"]),
+    ],
+)
+def test_nothing_of_a_tenants_becomes_an_option(
+    root: bool, environment: dict[str, str], command: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(LaunchError, match=r"leave it out|name it otherwise"):
+        Sandbox("bwrap", "here", root=root).wrapped(command, environment, "t", tmp_path)
 
 
 def test_one_who_is_not_root_keeps_tenants_apart_too(tmp_path: Path) -> None:

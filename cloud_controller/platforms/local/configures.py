@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from .orders import LaunchError, Name, State
 
 __all__ = ["LocalConfigures"]
 
+#: What no argument and no variable can have.
+_UNUSABLE: Final = re.compile("[\0\ud800-\udfff]")
 _PARTS: Final = ("files", "command", "environment", "timeout")
 _SHOWN: Final = 4096
 _LONGEST: Final = 60.0
@@ -45,12 +48,20 @@ class LocalConfigures:
         if unknown:
             raise ProvisionError(f"the content has {unknown[0][:60]!r}; it takes {', '.join(_PARTS)}")
         command = order.content.get("command", [])
-        if not isinstance(command, list) or not all(isinstance(each, str) and "\0" not in each for each in command):
+        if not isinstance(command, list) or not all(
+            isinstance(each, str) and not _UNUSABLE.search(each) for each in command
+        ):
             raise ProvisionError("the command is a list of texts, program first; no shell reads it")
         for part in ("files", "environment"):
             given = order.content.get(part, {})
             if not isinstance(given, dict) or not all(isinstance(each, str) for each in given.values()):
                 raise ProvisionError(f"{part} is an object of names and texts")
+        for name, value in order.content.get("environment", {}).items():
+            if not name or "=" in name or _UNUSABLE.search(name + value):
+                raise ProvisionError(
+                    f"the variable {name[:60]!r} has no name, '=' in it, or in its value a NUL or half of a character; "
+                    "correct it"
+                )
         for path in order.content.get("files", {}):
             if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path or not path:
                 raise ProvisionError(f"the file {path[:60]!r} leaves the node's directory; give a path inside")

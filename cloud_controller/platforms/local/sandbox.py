@@ -147,9 +147,15 @@ class Sandbox:
         Args:
             work: the process' own directory, seen where it is. directory: below it, to start in.
             readable: what this process sees beside what all do.
+
+        Raises:
+            LaunchError: a text cannot be an argument or a variable, and could be taken for an option.
         """
         place = str(work / directory)
         environment = {"HOME": str(work), **environment}
+        _check(*environment, *environment.values(), *command, directory, *readable)
+        if not all(name and "=" not in name for name in environment):
+            raise LaunchError("a variable's name is empty or has '='; name it otherwise")
         options = ["--clearenv", *self._view(work, readable)]
         user = self.user(tenant)
         if user is None:
@@ -212,23 +218,25 @@ class Sandbox:
         first = next((each for each in processes.table().values() if each.parent == pid), None)
         if first is None or not processes.alive(pid, start):
             raise LaunchError("it does not run")
-        opened: list[int] = []
-        try:
-            opened.append(os.open(f"/proc/{first.pid}/ns/pid", os.O_RDONLY))
-            options = ["--pidns", str(opened[0])]
-            if not self.root:
-                # bubblewrap makes two, one in the other: the first owns the other namespaces, processes live in the second.
-                opened.append(fcntl.ioctl(opened[0], _NS_GET_USERNS))
-                opened.append(os.open(f"/proc/{first.pid}/ns/user", os.O_RDONLY))
-                options += ["--userns", str(opened[1]), "--userns2", str(opened[2])]
+        with contextlib.ExitStack() as stack:
+            opened: list[int] = []
+
+            def kept(descriptor: int) -> str:
+                opened.append(descriptor)
+                stack.callback(os.close, descriptor)
+                return str(descriptor)
+
+            try:
+                options = ["--pidns", kept(os.open(f"/proc/{first.pid}/ns/pid", os.O_RDONLY))]
+                if not self.root:
+                    # bubblewrap makes two, one in the other: the first owns the other namespaces, processes live in the second.
+                    options += ["--userns", kept(fcntl.ioctl(opened[0], _NS_GET_USERNS))]
+                    options += ["--userns2", kept(os.open(f"/proc/{first.pid}/ns/user", os.O_RDONLY))]
+            except (FileNotFoundError, ProcessLookupError) as problem:
+                raise LaunchError("it has ended") from problem
             if not processes.alive(first.pid, first.start):
                 raise LaunchError("it has ended")
             yield options, opened
-        except (FileNotFoundError, ProcessLookupError) as problem:
-            raise LaunchError("it has ended") from problem
-        finally:
-            for descriptor in opened:
-                os.close(descriptor)
 
 
 def _python_paths() -> tuple[str, ...]:
@@ -297,6 +305,17 @@ def _trial(sandbox: Sandbox, root: Path) -> str | None:
         return None
     said = done.stderr.decode(errors="replace").strip().splitlines()
     return f"bubblewrap does not work here as {who}: {said[-1] if said else f'status {done.returncode}'}"
+
+
+def _check(*texts: str) -> None:
+    """Refuse what is no argument or variable. Options end with a NUL: one within would begin another option."""
+    for text in texts:
+        try:
+            wrong = b"\0" in text.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            wrong = True
+        if wrong:
+            raise LaunchError("an argument or variable has a NUL or half of a character; leave it out")
 
 
 def _mapped(users: range) -> bool:
