@@ -129,7 +129,11 @@ class Life:
         [value] = self.launcher.marker(Name("x", "y")).values()
         prefix = f"{value.partition(':')[0]}:{self.instance}/"
         found: dict[str, list[int]] = {}
-        for process, marker in processes.marked(variable, prefix, processes.table().values()):
+        marked = processes.marked(variable, prefix, processes.table().values())
+        there = {process.pid for process, _ in marked}
+        for process, marker in marked:
+            if variable == processes.VARIABLE and process.parent in there:
+                continue  # the first of a sandbox, below what made it
             found.setdefault(self.short(marker.removeprefix(prefix)), []).append(process.pid)
         return found
 

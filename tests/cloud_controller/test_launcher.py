@@ -80,9 +80,6 @@ def started(launcher: Launcher, wanted: Order, program: Callable[[object], Progr
         return None if found.state is State.STOPPING else found
 
     found = until(asked, f"{wanted.name} is started")
-    if found.isolated:
-        # Before its wrapper has made it, a sandbox does not yet end with that.
-        until(lambda: launcher.observe(wanted.name) != found or in_sandbox(found.pid), "it is in its sandbox")
     assert found is not None
     return found
 
@@ -101,11 +98,6 @@ def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path, sandbox: Sand
     again = start(Launcher(tmp_path / "root", sandbox=sandbox), order(), "sleep", "1000")
     assert again.pid == first.pid
     assert len(running(launcher)) == 1
-
-
-def in_sandbox(pid: int | None) -> bool:
-    """Whether the first process of a wrapper's sandbox has started the command."""
-    return pid is not None and len(processes.descendants(pid, processes.table())) > 1
 
 
 def running(launcher: Launcher) -> list[int]:
@@ -246,16 +238,13 @@ def test_an_end_without_restart_is_told(launcher: Launcher, code: int, state: St
     assert (found.exit_status, found.message) == (code, f"exited with status {code}")
 
 
-def test_a_missing_program_is_named(launcher: Launcher, sandbox: Sandbox | None) -> None:
+def test_a_missing_program_is_named(launcher: Launcher) -> None:
     start(launcher, order(), "no-such-program")
     until(lambda: is_in(launcher, State.FAILED))
     found = launcher.observe(NAME)
     assert found is not None
     assert found.exit_status == 127
-    # In a sandbox others look for it.
-    why = ": No such file or directory" if sandbox is None else "; its log says why"
-    assert found.message == f"cannot start 'no-such-program'{why}"
-    assert sandbox is None or b"no-such-program: No such file or directory" in log(launcher)
+    assert found.message == "cannot start 'no-such-program': No such file or directory"
 
 
 def test_limits_bound_the_process(launcher: Launcher) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 __all__ = ["ENVIRONMENT", "command_line", "in_memory"]
 
-#: Where root finds the process' environment in a sandbox; readable by root alone.
+#: Where a process' environment is found in its sandbox, by who started that.
 ENVIRONMENT = "/run/environment"
 
 
@@ -23,19 +23,12 @@ def in_memory(text: str) -> int:
     return descriptor
 
 
-def command_line(
-    program: str, command: Sequence[str], options: int, environment: int | None, outcome: int | None = None
-) -> list[str]:
+def command_line(program: str, command: Sequence[str], options: int, environment: int) -> list[str]:
     """The argument list that runs a command in a sandbox.
 
     Args:
         program: path of bubblewrap.
         options, environment: descriptors of files with options, each ended by a NUL, and with what goes to `ENVIRONMENT`.
-        outcome: descriptor to write to, as JSON, what came of the command.
     """
-    line = [program]
-    if outcome is not None:
-        line += ["--json-status-fd", str(outcome)]
-    if environment is not None:
-        line += ["--perms", "0600", "--file", str(environment), ENVIRONMENT]
-    return [*line, "--args", str(options), "--", *command]
+    carried = ["--perms", "0600", "--file", str(environment), ENVIRONMENT]
+    return [program, *carried, "--args", str(options), "--", *command]

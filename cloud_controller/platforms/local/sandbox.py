@@ -66,20 +66,38 @@ _ETC = (
 #: Users of tenants are of the first of these ranges that this machine's user namespace has whole. The second is systemd's for
 #: users that come and go (DynamicUser), for containers of 65536 users.
 _USERS = (range(1 << 30, 1 << 31), range(61184, 65520))
-#: In a sandbox, as root and with no more than the right to be another user: becomes the tenant's user, and then the process.
+#: In a sandbox, with nothing of the tenant's yet: becomes the tenant's user, where root started it, and then the process. Who
+#: started it listens at its standard input for a `+`, or for what is wrong.
 _BECOME = f"""
-import os, sys
-user, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+import errno, os, sys
+user, directory, command = sys.argv[1], sys.argv[2], sys.argv[3:]
+heard = os.dup(0)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 with open({ENVIRONMENT!r}, "rb") as stream:
     environment = dict(entry.split(b"=", 1) for entry in stream.read().split(b"\\0") if entry)
-os.setgroups([])
-os.setresgid(user, user, user)
-os.setresuid(user, user, user)
+if user:
+    os.setgroups([])
+    os.setresgid(int(user), int(user), int(user))
+    os.setresuid(int(user), int(user), int(user))
+def tell(text):
+    try:
+        os.write(heard, text.encode(errors="replace"))
+    except OSError:
+        pass
+doing = f"cannot enter the directory {{directory!r}}"
 try:
     os.chdir(directory)
-    os.execvpe(command[0], command, environment)
+    doing = f"cannot start {{command[0]!r}}"
+    searched = [""] if "/" in command[0] else os.fsdecode(environment.get(b"PATH", os.defpath)).split(os.pathsep)
+    places = [os.path.join(each, command[0]) for each in searched]
+    found = [each for each in places if os.path.isfile(each) and os.access(each, os.X_OK)]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    tell("+")
+    os.execve(found[0], command, environment)
 except OSError as problem:
-    print(f"{{command[0]}}: {{problem.strerror}}", file=sys.stderr)
+    tell(f"{{doing}}: {{problem.strerror}}")
+    print(f"{{doing}}: {{problem.strerror}}", file=sys.stderr)
     sys.exit(127)
 """
 #: Runs a program without what a set-user-id bit would give, as every process here is (prctl(2), PR_SET_NO_NEW_PRIVS).
@@ -94,15 +112,11 @@ _TRIAL = 20.0
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A command as bubblewrap runs it.
-
-    Args:
-        options: for bubblewrap. environment: to be put where root finds it; None where the options have it.
-    """
+    """A command as bubblewrap runs it: its options, and what goes to `ENVIRONMENT`."""
 
     command: tuple[str, ...]
     options: tuple[str, ...] = field(repr=False)
-    environment: str | None = field(default=None, repr=False)
+    environment: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -158,12 +172,9 @@ class Sandbox:
             raise LaunchError("a variable's name is empty or has '='; name it otherwise")
         options = ["--clearenv", *self._view(work, readable)]
         user = self.user(tenant)
-        if user is None:
-            for name, value in environment.items():
-                options += ["--setenv", name, value]
-            return Wrapped(tuple(command), (*options, "--chdir", place))
-        options += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-        become = (sys.executable, "-I", "-S", "-c", _BECOME, str(user), place)
+        if user is not None:
+            options += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        become = (sys.executable, "-I", "-S", "-c", _BECOME, "" if user is None else str(user), place)
         carried = "".join(f"{name}={value}\0" for name, value in environment.items())
         return Wrapped((*become, *command), tuple(options), carried)
 
@@ -197,13 +208,11 @@ class Sandbox:
     def carried(self, wrapped: Wrapped, namespaces: Sequence[str]) -> Iterator[tuple[list[str], list[int]]]:
         """bubblewrap's whole command line, which has nothing secret, and the descriptors that it names."""
         with contextlib.ExitStack() as stack:
-            texts = ["".join(f"{option}\0" for option in (*namespaces, *wrapped.options))]
-            texts += [] if wrapped.environment is None else [wrapped.environment]
-            descriptors = [in_memory(text) for text in texts]
-            for descriptor in descriptors:
-                stack.callback(os.close, descriptor)
-            environment = descriptors[1] if len(descriptors) > 1 else None
-            yield command_line(self.bwrap, wrapped.command, descriptors[0], environment), descriptors
+            descriptors = []
+            for text in ("".join(f"{option}\0" for option in (*namespaces, *wrapped.options)), wrapped.environment):
+                descriptors.append(in_memory(text))
+                stack.callback(os.close, descriptors[-1])
+            yield command_line(self.bwrap, wrapped.command, descriptors[0], descriptors[1]), descriptors
 
     @contextlib.contextmanager
     def joined(self, pid: int, start: int) -> Iterator[tuple[list[str], list[int]]]:

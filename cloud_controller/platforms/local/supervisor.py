@@ -102,8 +102,6 @@ class _Supervisor:
         self._log = _Log(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
-        #: What bubblewrap tells of the process' end; a file, since nobody reads on the way.
-        self._outcome = os.memfd_create("outcome") if order["sandbox"] else -1
         self._wakeup, wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(wakeup, False)
@@ -133,9 +131,10 @@ class _Supervisor:
                 code = self._until_exit(pid)
                 if code is None:
                     break
+                if self._wrapper and code > 128:
+                    code = 128 - code  # as a shell, bubblewrap tells a signal so
+                self._wrapper = 0
                 message = f"exited with status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
-                if self._wrapper:
-                    code, message = self._inside(code, message)
                 # What a dead parent leaves behind would hold its port against the next start.
                 self._end_tree(grace=1.0)
             if self._stop_wanted():
@@ -168,18 +167,6 @@ class _Supervisor:
     def _stop_wanted(self) -> bool:
         return self._terminate
 
-    def _inside(self, code: int, message: str) -> tuple[int, str]:
-        """What bubblewrap's exit says of the process in it."""
-        self._wrapper = 0
-        os.lseek(self._outcome, 0, os.SEEK_SET)
-        told = os.read(self._outcome, 4096)
-        if code > 0 and (b'"exit-code"' not in told or code == 127):
-            return 127, f"cannot start {self._order['command'][0]!r}; its log says why"
-        if code > 128:
-            # As a shell, it tells a signal so.
-            return 128 - code, f"killed by {_signal_name(code - 128)}"
-        return code, message
-
     def _spawn(self) -> tuple[int | None, str]:
         errors, child_errors = os.pipe()
         try:
@@ -191,14 +178,15 @@ class _Supervisor:
         if pid == 0:
             self._become(child_errors)
         os.close(child_errors)
-        problem = b""
-        while part := os.read(errors, 1024):
-            problem += part
+        sandbox = self._order["sandbox"]
+        # In a sandbox somebody holds the pipe for as long as it lasts, so what is right is told, too.
+        problem = os.read(errors, 1024)
         os.close(errors)
-        if not problem:
-            self._wrapper = pid if self._order["sandbox"] else 0
+        if problem == (b"+" if sandbox else b""):
+            self._wrapper = pid if sandbox else 0
             return pid, ""
         os.waitpid(pid, 0)
+        problem = problem or b"its sandbox cannot be made; its log says why"
         return None, problem.decode(errors="replace")
 
     def _become(self, errors: int) -> NoReturn:
@@ -222,7 +210,7 @@ class _Supervisor:
                 _, most = resource.getrlimit(_LIMITS[name])
                 bound = value if most == resource.RLIM_INFINITY else min(value, most)
                 resource.setrlimit(_LIMITS[name], (bound, bound))
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(errors if self._order["sandbox"] else os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(self._child_output, 1)
             os.dup2(self._child_output, 2)
             signal.set_wakeup_fd(-1)
@@ -244,15 +232,10 @@ class _Supervisor:
         """bubblewrap's argument list, with what it names ready to be inherited."""
         sandbox = self._order["sandbox"]
         options = bubblewrap.in_memory("".join(f"{option}\0" for option in sandbox["options"]))
-        # What came of a start before is of no use, and it is the same file here and in the parent.
-        os.ftruncate(self._outcome, 0)
-        os.lseek(self._outcome, 0, os.SEEK_SET)
-        carried = sandbox["environment"]
-        environment = None if carried is None else bubblewrap.in_memory(carried)
-        for descriptor in (options, environment, self._outcome):
-            if descriptor is not None:
-                os.set_inheritable(descriptor, True)
-        return bubblewrap.command_line(sandbox["program"], sandbox["command"], options, environment, self._outcome)
+        environment = bubblewrap.in_memory(sandbox["environment"])
+        for descriptor in (options, environment):
+            os.set_inheritable(descriptor, True)
+        return bubblewrap.command_line(sandbox["program"], sandbox["command"], options, environment)
 
     def _until_exit(self, pid: int) -> int | None:
         """The exit status of the process (negative: the signal), or None when asked to stop before."""
