@@ -10,12 +10,18 @@ small that a process that watches over it would be half of it, and that whoever 
 
 from __future__ import annotations
 
+import collections
+import errno
 import functools
+import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -23,16 +29,16 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import gunicorn.config
 import gunicorn.glogging
 import gunicorn.sock
+import gunicorn.util
 import gunicorn.workers.gthread
 
-__all__ = ["ENDING", "STALL", "Logger", "options_of", "serve_alone", "server_field", "worker_class"]
+from .http_connection import RUN, Connection, Limits, Outgoing, RequestTimeoutError
+
+__all__ = ["ENDING", "Limits", "Logger", "options_of", "serve_alone", "server_field", "worker_class"]
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-
-
-#: Seconds after which a client that neither sends nor takes anything within a request is hung up on. One whose machine went away
-#: would keep its thread for ever, and there are few.
-STALL: Final = 60.0
+#: Seconds between two looks at who is late.
+_LOOK: Final = 0.1
 
 
 def server_field(product: str, version: str) -> str:
@@ -47,19 +53,22 @@ def options_of(
     threads: int,
     keep_alive: int,
     graceful_timeout: int,
-    stall: float = STALL,
+    limits: Limits,
 ) -> dict[str, Any]:
     """Gunicorn's options for a worker; see `server.serve`."""
     return {
         "bind": [bind] if isinstance(bind, str) else list(bind),
         "threads": threads,
-        "worker_class": worker_class(server, stall),
+        "worker_class": worker_class(server, limits),
+        "worker_connections": limits.connections,
         "keepalive": keep_alive,
         "graceful_timeout": graceful_timeout,
         # text/occi carries representations in header fields: larger ones than usual, within bounds.
         "limit_request_line": 8190,
         "limit_request_fields": 200,
         "limit_request_field_size": 16 * 1024 + 256,
+        # It would block, and answers are written to sockets that do not.
+        "sendfile": False,
         # Heartbeats in memory: on a slow disk they would stall the worker.
         "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
         "logger_class": Logger,
@@ -76,6 +85,7 @@ def serve_alone(
     threads: int,
     keep_alive: int,
     graceful_timeout: int,
+    limits: Limits | None = None,
 ) -> None:
     """Serve in this process until SIGTERM (finish running requests, then return) or SIGINT (SystemExit at once).
 
@@ -83,7 +93,14 @@ def serve_alone(
     first.
     """
     config = gunicorn.config.Config()
-    options = options_of(bind, server=server, threads=threads, keep_alive=keep_alive, graceful_timeout=graceful_timeout)
+    options = options_of(
+        bind,
+        server=server,
+        threads=threads,
+        keep_alive=keep_alive,
+        graceful_timeout=graceful_timeout,
+        limits=limits or Limits(),
+    )
     for name, value in {**options, "forwarded_allow_ips": ""}.items():
         config.set(name, value)
     logger = Logger(config)
@@ -117,34 +134,165 @@ class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
             logger.setLevel(logging.NOTSET)
 
 
-def worker_class(server: str, stall: float) -> type[Any]:
-    """Gunicorn's threaded worker, with the application's Server field and an end to waiting for a client."""
+def worker_class(server: str, limits: Limits) -> type[Any]:
+    """Gunicorn's threaded worker, with the application's Server field, and no thread for a request that is not whole."""
 
-    class ServiceWorker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
-        def init_signals(self) -> None:
-            super().init_signals()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-
-        def load_wsgi(self) -> None:
-            super().load_wsgi()
-            loaded: WSGIApplication = self.app.wsgi()
-            self.wsgi = _with_own_server_field(loaded, server)
-
-        def handle(self, conn: Any) -> Any:
-            if "init" not in vars(conn):
-                # Called for each request, after the socket was set to wait without end.
-                conn.init = functools.partial(_init_and_limit, conn, type(conn).init, stall)
-            return super().handle(conn)
-
-        def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-            super().handle_error(req, _ErrorSocket(client, server), addr, exc)
+    class ServiceWorker(_Worker):
+        server_field = server
+        client_limits = limits
 
     return ServiceWorker
 
 
-def _init_and_limit(conn: Any, init: Callable[[Any], None], stall: float) -> None:
-    init(conn)
-    conn.sock.settimeout(stall)
+class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
+    """What gunicorn's worker has in threads of its pool, in its poller, and in deques, is a `Connection` here."""
+
+    server_field: str
+    client_limits: Limits
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.worker_connections = min(self.client_limits.connections, max(descriptors // 4, 1))
+        self._waiting: dict[Connection, int] = {}
+        self._of_source: collections.Counter[str | None] = collections.Counter()
+        self._next_look = 0.0
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        loaded: WSGIApplication = self.app.wsgi()
+        self.wsgi = _without_body_for_head(_with_own_server_field(loaded, self.server_field))
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            client, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._hang_up(lambda _connection: True)
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                raise
+            return
+        source = _source(address, self.cfg.forwarded_allow_networks())
+        name = listener.getsockname()
+        self.nr_conns += 1
+        self._go_on(Connection(self.cfg, client, address, name, limits=self.client_limits, source=source))
+        if source is not None and self._of_source[source] > self.client_limits.per_address:
+            self._hang_up(lambda connection: connection.source == source)
+        if self.nr_conns >= self.worker_connections and self._of_source:
+            [(most, _)] = self._of_source.most_common(1)
+            self._hang_up(lambda connection: connection.source == most)
+
+    def _hang_up(self, is_meant: Callable[[Connection], bool]) -> None:
+        """Close the one of these that has waited longest: whoever is not slow does not wait."""
+        found = min(filter(is_meant, self._waiting), key=lambda connection: connection.since, default=None)
+        if found is not None:
+            self._end(found)
+
+    def _go_on(self, connection: Connection, error: Exception | None = None) -> None:
+        try:
+            wanted = next(connection.steps) if error is None else connection.steps.throw(error)
+        except (StopIteration, EOFError, OSError):
+            self._end(connection)
+        else:
+            self._wait(connection, wanted)
+            if wanted == RUN:
+                self.enqueue_req(connection)
+
+    def _wait(self, connection: Connection, wanted: int) -> None:
+        before = self._waiting.pop(connection, RUN)
+        if wanted != RUN:
+            self._waiting[connection] = wanted
+        if before == wanted:
+            return
+        if before == RUN:
+            self._of_source[connection.source] += 1
+            self.poller.register(connection.sock, wanted, functools.partial(self._on_ready, connection))
+        elif wanted == RUN:
+            self.poller.unregister(connection.sock)
+            self._leave(connection.source)
+        else:
+            self.poller.modify(connection.sock, wanted, functools.partial(self._on_ready, connection))
+
+    def _leave(self, source: str | None) -> None:
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
+
+    def _on_ready(self, connection: Connection, _socket: Any) -> None:
+        # It may have been hung up on since the poller saw it.
+        if connection in self._waiting:
+            self._go_on(connection)
+
+    def _end(self, connection: Connection) -> None:
+        self._wait(connection, RUN)
+        self.nr_conns -= 1
+        connection.steps.close()
+        connection.close()
+
+    def finish_request(self, connection: Connection, future: futures.Future[bool]) -> None:
+        connection.keep = not future.cancelled() and future.exception() is None and future.result()
+        self._go_on(connection)
+        if not self.alive:
+            self._cap_keepalive(time.monotonic() + gunicorn.workers.gthread.STOP_KEEPALIVE_LINGER, (connection,))
+
+    def murder_pending(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK
+            for late in [connection for connection in self._waiting if connection.deadline <= now]:
+                self._go_on(late, TimeoutError())
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        for connection in list(self._waiting) if force else ():
+            self._end(connection)
+
+    def _cap_keepalive(self, deadline: float, connections: Iterable[Connection] | None = None) -> None:
+        for connection in self._waiting if connections is None else connections:
+            if connection.between:
+                connection.deadline = min(connection.deadline, deadline)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _LOOK))
+
+    def handle_error(self, req: Any, client: Outgoing, addr: Any, exc: BaseException) -> None:
+        answer = _ErrorSocket(client, self.server_field)
+        if isinstance(exc, RequestTimeoutError):
+            gunicorn.util.write_error(answer, 408, "Request Timeout", str(exc))
+        else:
+            super().handle_error(req, answer, addr, exc)
+
+
+def _source(address: Any, trusted: Iterable[Any]) -> str | None:
+    """Whose a connection is; None where many may stand behind it."""
+    if not isinstance(address, tuple):
+        return None
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
+    if any(ip in network for network in trusted):
+        return None
+    # What one customer gets.
+    return str(ip if ip.version == 4 else ipaddress.ip_network((ip, 64), strict=False))
+
+
+def _without_body_for_head(app: WSGIApplication) -> WSGIApplication:
+    """What is answered to HEAD has the fields of the answer to GET, and nothing else (RFC 9110, 9.3.2)."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        answer = app(environ, start_response)
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return answer
+        try:
+            # An application may call start_response as late as with the first piece.
+            next(iter(answer), None)
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        return ()
+
+    return application
 
 
 def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication:
@@ -166,14 +314,18 @@ def _with_own_server_field(app: WSGIApplication, server: str) -> WSGIApplication
 
 
 class _ErrorSocket:
-    """Puts the Server field into an answer that gunicorn writes by itself, below its status line."""
+    """Puts the Server field into an answer that gunicorn writes by itself, below its status line, and no body after a HEAD."""
 
-    def __init__(self, client: socket.socket, server: str) -> None:
+    def __init__(self, client: Outgoing, server: str) -> None:
         self._client = client
         self._field = f"\r\nServer: {server}\r\n".encode("latin-1")
 
     def sendall(self, data: bytes) -> None:
-        self._client.sendall(data.replace(b"\r\n", self._field, 1))
+        data = data.replace(b"\r\n", self._field, 1)
+        if self._client.is_head:
+            head, end, _ = data.partition(b"\r\n\r\n")
+            data = head + end
+        self._client.sendall(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

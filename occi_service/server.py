@@ -28,14 +28,14 @@ from wsgiref.types import WSGIApplication
 import gunicorn.app.base
 import gunicorn.arbiter
 
-from .http_worker import ENDING, STALL, options_of, server_field
+from .http_worker import ENDING, Limits, options_of, server_field
 
 if TYPE_CHECKING:
     import prometheus_client
 
     from . import health
 
-__all__ = ["Worker", "run_worker", "serve", "server_field"]
+__all__ = ["Limits", "Worker", "run_worker", "serve", "server_field"]
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def serve(
     threads: int = 8,
     keep_alive: int = 15,
     graceful_timeout: int = 30,
-    stall: float = STALL,
+    limits: Limits | None = None,
     share_metrics: bool = True,
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
@@ -70,7 +70,7 @@ def serve(
         threads: of each process; as many requests run at once.
         keep_alive: seconds an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
-        stall: seconds after which a client that neither sends nor takes anything within a request is hung up on.
+        limits: what clients may take that are slow; see `Limits`.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
         when_ready: called once in the arbiter process with the addresses listened on.
@@ -100,7 +100,12 @@ def serve(
             when_ready([listener.getsockname() for listener in gunicorn_arbiter.LISTENERS])
 
     options = options_of(
-        bind, server=server, threads=threads, keep_alive=keep_alive, graceful_timeout=graceful_timeout, stall=stall
+        bind,
+        server=server,
+        threads=threads,
+        keep_alive=keep_alive,
+        graceful_timeout=graceful_timeout,
+        limits=limits or Limits(),
     ) | {
         "workers": workers,
         # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.

@@ -82,8 +82,8 @@ def when_ready(addresses):
     print(addresses[0][1], flush=True)
 
 server.serve(
-    app_factory, bind="127.0.0.1:0", server={server!r}, workers=2, threads=2, graceful_timeout=10, stall=3.0,
-    when_ready=when_ready,
+    app_factory, bind="127.0.0.1:0", server={server!r}, workers=2, threads=2, graceful_timeout=10,
+    limits=server.Limits(seconds=3.0), when_ready=when_ready,
 )
 """
 
