@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class Parts:
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         metrics_token: lets Prometheus see `/metrics`.
+        trusted_proxies: networks whose X-Forwarded-For is believed.
     """
 
     database: Database
@@ -63,6 +64,7 @@ class Parts:
     catalogue_interval: float = 60.0
     unclaimed_grace: float = 120.0
     metrics_token: str = ""
+    trusted_proxies: Sequence[str] = ()
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -101,6 +103,7 @@ class Parts:
             catalogue=catalogue,
             catalogue_interval=settings.catalogue_interval,
             metrics_token=settings.metrics_token.get_secret_value(),
+            trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
 
     @property

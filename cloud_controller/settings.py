@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from occi_service.settings import CallersSettings
+from occi_service.settings import WebSettings
 
 __all__ = ["CloudControllerSettings", "RegionSettings"]
 
@@ -21,7 +21,7 @@ class RegionSettings(pydantic.BaseModel):
     settings: dict[str, Any] = {}
 
 
-class CloudControllerSettings(CallersSettings):
+class CloudControllerSettings(WebSettings):
     """Settings of web and worker processes."""
 
     database_url: pydantic.SecretStr = pydantic.Field(

@@ -101,6 +101,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             registry=prometheus_client.CollectorRegistry(),
             body_limit=_body_limit,
             metrics_token=parts.metrics_token,
+            trusted_proxies=parts.trusted_proxies,
         )
         return served
 
@@ -161,6 +162,8 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
         lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server.server_field("archelon", "0.1.0"),
+        limits=server.Limits.of(settings, body=bundles.ArchiveLimits().packed),
+        trusted_proxies=[str(network) for network in settings.trusted_proxies],
     )
 
 

@@ -1,9 +1,9 @@
-"""A client's connection outside of its requests' threads: receive a request, hand it over, send what is left of the answer, close.
+"""A client's connection outside of threads: receive a request, hand it to one, send what is left of its answer, close.
 
-A thread of a worker is for a request that is whole. Whoever is slow waits in the poller, where he costs a descriptor and a
-bounded buffer: larger bodies, and the rest of an answer that the client does not take, lie in temporary files. Each stage has an
-end as a whole, not per read, so that a byte now and then prolongs nothing; what is large has longer by the rate at which it moves,
-as in Apache's mod_reqtimeout (`body=10,MinRate=8192`).
+A thread of a worker is for a request that is whole. A slow client waits in the poller, where it costs a descriptor and a
+bounded buffer: larger bodies, and the rest of an answer that the client does not take, lie in temporary files. Each stage has
+an end as a whole, not per read, so that a byte now and then prolongs nothing; what is large has longer by the rate at which it
+moves, as in Apache's mod_reqtimeout (`body=10,MinRate=8192`).
 
 Gunicorn parses the head, once all of it is here, and undoes the chunks of a body; what stands here finds out only where they
 end. Where the two should disagree, the connection is closed, and nothing behind is taken for a request.
@@ -20,13 +20,16 @@ import socket
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from typing import IO, Any, Final, NoReturn, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import gunicorn.http.body
 import gunicorn.http.errors
 import gunicorn.http.message
 import gunicorn.http.unreader
 import gunicorn.workers.gthread
+
+if TYPE_CHECKING:
+    from .settings import WebSettings
 
 __all__ = ["RUN", "Connection", "Limits", "Outgoing", "RequestTimeoutError"]
 
@@ -58,6 +61,7 @@ class Limits:
         connections: of a process; at most a quarter of the descriptors that it may have.
         per_address: connections of one address, in a process, without a running request. An IPv6 address stands for its /64.
             Connections from `trusted_proxies` and over UNIX sockets count for `connections` only.
+        stored: bytes of unfinished bodies and answers in temporary files, of all connections of a process.
     """
 
     seconds: float = 10.0
@@ -65,6 +69,19 @@ class Limits:
     body: int = 1024 * 1024
     connections: int = 1000
     per_address: int = 128
+    stored: int = 128 * 1024 * 1024
+
+    @classmethod
+    def of(cls, settings: WebSettings, *, body: int) -> Limits:
+        """The limits that `settings` give, for a service whose largest body has `body` bytes."""
+        return cls(
+            seconds=settings.client_seconds,
+            rate=settings.client_rate,
+            body=body,
+            connections=settings.connections,
+            per_address=settings.connections_per_address,
+            stored=settings.client_storage,
+        )
 
 
 class RequestTimeoutError(Exception):
@@ -83,6 +100,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         between: whether it waits for a request's head, so that closing it breaks off nothing.
         keep: whether the answer leaves the connection open. To be set before `steps` goes on after `RUN`.
         source: whose it is, for `Limits.per_address`.
+        stored: bytes of a body and of an answer's rest.
     """
 
     def __init__(
@@ -98,6 +116,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self.between = True
         self._received = bytearray()
         self._body: IO[bytes] | None = None
+        self._body_size = 0
         self._requests = 0
         self.steps = self._live()
         self._begin(limits.seconds)
@@ -108,6 +127,10 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         for kept in (self._body, self.sock.take()):
             if kept is not None:
                 kept.close()
+
+    @property
+    def stored(self) -> int:
+        return self._body_size + self.sock.kept
 
     def _begin(self, seconds: float, *, between: bool = False) -> None:
         self.since = time.monotonic()
@@ -125,7 +148,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             yield RUN
             if self._body is not None:
                 self._body.close()
-                self._body = None
+                self._body, self._body_size = None, 0
             yield from self._send_rest()
             if not self.keep:
                 break
@@ -175,26 +198,27 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             request.force_close()
             request.body = _NotReceived()
             return False
-        if framing.ended:
+        if framing.ended():
             return True
         if expected:
             self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._begin(self.limits.seconds)
-        self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)
+        self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - open until the answer
         while True:
             part = self._take(framing.take(self._received))
             self._body.write(part)
+            self._body_size += len(part)
             self.deadline += len(part) / self.limits.rate
-            if framing.ended:
+            if framing.ended():
                 break
-            if self._body.tell() > most:
+            if self._body_size > most:
                 request.force_close()
                 break
             yield from self._receive_some()
         self._body.seek(0)
         if not chunked:
             request.body = self._body
-        return framing.ended
+        return framing.ended()
 
     def _receive_some(self) -> _Steps:
         while True:
@@ -231,6 +255,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
                         sent = self.sock.send(piece)
                         piece = piece[sent:]
                         self.deadline += sent / self.limits.rate
+        self.sock.kept = 0
 
     def _linger(self) -> _Steps:
         """Without it, what the client still sends would make the kernel throw away the answer that is on its way."""
@@ -246,11 +271,13 @@ class Outgoing:
 
     Attributes:
         is_head: whether the request is a HEAD, as far as can be told when it could not be read.
+        kept: bytes that were kept.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._kept: IO[bytes] | None = None
+        self._kept: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self.kept = 0
         self.is_head = False
 
     def sendall(self, data: bytes) -> None:
@@ -265,7 +292,11 @@ class Outgoing:
                 view = view[self._socket.send(view) :]
             if not view:
                 return
-            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)
+            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - `take` gives it away
+        self.kept += len(view)
+        if self.kept > _IN_MEMORY:
+            # Before the bytes are written, or they would be in memory once more.
+            self._kept.rollover()
         self._kept.write(view)
 
     def take(self) -> IO[bytes] | None:
@@ -327,7 +358,6 @@ class _NotReceived(io.RawIOBase):
 class _Framing(Protocol):
     """Where a body ends: `take` says how many of these bytes belong to it."""
 
-    @property
     def ended(self) -> bool: ...
 
     def take(self, data: bytearray) -> int: ...
@@ -337,7 +367,6 @@ class _Length:
     def __init__(self, left: int) -> None:
         self._left = left
 
-    @property
     def ended(self) -> bool:
         return self._left == 0
 
@@ -351,14 +380,17 @@ class _Chunks:
     """A chunked body (RFC 9112, 7.1). Where it is none it ends, and gunicorn, which reads it, refuses it."""
 
     def __init__(self) -> None:
-        self.ended = False
+        self._ended = False
         self._skip = 0
         self._line = b""
         self._in_trailer = False
 
+    def ended(self) -> bool:
+        return self._ended
+
     def take(self, data: bytearray) -> int:
         at = 0
-        while at < len(data) and not self.ended:
+        while at < len(data) and not self._ended:
             if self._skip:
                 step = min(self._skip, len(data) - at)
                 self._skip -= step
@@ -375,18 +407,18 @@ class _Chunks:
             self._end_line(self._line)
             self._line = b""
         elif len(self._line) > _MOST_LINE:
-            self.ended = True
+            self._ended = True
         return len(part)
 
     def _end_line(self, line: bytes) -> None:
         if self._in_trailer:
-            self.ended = line == b"\r\n"
+            self._ended = line == b"\r\n"
             return
         try:
             size = int(line.partition(b";")[0].strip(), 16)
         except ValueError:
             size = -1
-        self.ended = size < 0
+        self._ended = size < 0
         self._in_trailer = size == 0
         # A chunk's data ends with CRLF.
         self._skip = size + 2 if size > 0 else 0

@@ -67,6 +67,8 @@ def options_of(
         "limit_request_line": 8190,
         "limit_request_fields": 200,
         "limit_request_field_size": 16 * 1024 + 256,
+        # No path comes from a field (SCRIPT_NAME, PATH_INFO), whoever sends it.
+        "forwarder_headers": "",
         # It would block, and answers are written to sockets that do not.
         "sendfile": False,
         # Heartbeats in memory: on a slow disk they would stall the worker.
@@ -156,6 +158,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         self.worker_connections = min(self.client_limits.connections, max(descriptors // 4, 1))
         self._waiting: dict[Connection, int] = {}
         self._of_source: collections.Counter[str | None] = collections.Counter()
+        self._stored: dict[Connection, int] = {}
         self._next_look = 0.0
 
     def init_signals(self) -> None:
@@ -199,8 +202,22 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             self._end(connection)
         else:
             self._wait(connection, wanted)
+            self._count_stored(connection)
             if wanted == RUN:
                 self.enqueue_req(connection)
+
+    def _count_stored(self, connection: Connection) -> None:
+        if connection.stored:
+            self._stored[connection] = connection.stored
+            while sum(self._stored.values()) > self.client_limits.stored and (most := self._stores_most()):
+                self._end(most)
+        else:
+            self._stored.pop(connection, None)
+
+    def _stores_most(self) -> Connection | None:
+        """Of those without a running request, whose answer still would have to be kept."""
+        waiting = (connection for connection in self._stored if connection in self._waiting)
+        return max(waiting, key=lambda connection: connection.stored, default=None)
 
     def _wait(self, connection: Connection, wanted: int) -> None:
         before = self._waiting.pop(connection, RUN)
@@ -229,6 +246,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
 
     def _end(self, connection: Connection) -> None:
         self._wait(connection, RUN)
+        self._stored.pop(connection, None)
         self.nr_conns -= 1
         connection.steps.close()
         connection.close()

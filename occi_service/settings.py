@@ -25,7 +25,7 @@ import pydantic_settings
 import yaml
 from pydantic.fields import FieldInfo
 
-__all__ = ["PREFIX", "CallersSettings", "Settings", "SettingsError"]
+__all__ = ["PREFIX", "CallersSettings", "Settings", "SettingsError", "WebSettings"]
 
 #: Begins the name of every environment variable of ours.
 PREFIX = "ARCHELON_"
@@ -167,6 +167,32 @@ class CallersSettings(Settings):
     )
     keystone_operator_project: str = pydantic.Field(
         "", description="id of the project whose administrators are operators, beside those of the whole system"
+    )
+
+
+class WebSettings(CallersSettings):
+    """Of a service that clients reach over HTTP: what it bears of slow ones, and which proxies it believes."""
+
+    trusted_proxies: tuple[pydantic.IPvAnyNetwork, ...] = pydantic.Field(
+        (),
+        description="addresses and networks of proxies in front, whose X-Forwarded-For is believed",
+        examples=["10.0.0.0/8,192.0.2.1"],
+    )
+    client_seconds: float = pydantic.Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="seconds that a request's head may take to come, and its body, and its answer to go, beside client_rate",
+    )
+    client_rate: int = pydantic.Field(
+        8192, ge=1, description="bytes of a body or an answer for which a client has a second more"
+    )
+    connections: int = pydantic.Field(1000, ge=8, le=65536, description="connections that a web process keeps open")
+    connections_per_address: int = pydantic.Field(
+        128, ge=4, description="of these, without a running request, from one address that is no trusted proxy's"
+    )
+    client_storage: int = pydantic.Field(
+        128 << 20, ge=1 << 20, description="bytes of unfinished bodies and answers that a web process keeps in files"
     )
 
 

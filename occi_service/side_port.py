@@ -6,12 +6,16 @@ against. It listens on the loopback address unless told otherwise, since it asks
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
+import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import prometheus_client
 
@@ -21,10 +25,12 @@ __all__ = ["SidePort", "serve_side_port"]
 
 _logger = logging.getLogger(__name__)
 
-#: Seconds a client may take for its request.
+#: Seconds a client may take for its request and for taking the answer, as a whole.
 _CLIENT_TIMEOUT = 5.0
+#: Clients that may be about to ask; where there are more, the one that has taken longest is hung up on.
+_MOST_ASKING = 16
 #: Clients served at once; further ones are hung up on.
-_MOST_CLIENTS = 16
+_MOST_CLIENTS = 32
 
 
 class SidePort:
@@ -71,24 +77,48 @@ class _Server(http.server.ThreadingHTTPServer):
     ) -> None:
         self.readiness = readiness
         self.registry = registry
-        self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        # The oldest first. A client's thread ends when it was hung up on here, and closes the socket.
+        self._open: dict[socket.socket, float] = {}
+        self._asking: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
-    def process_request(self, request: object, client_address: object) -> None:
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)  # type: ignore[arg-type]
-            return
-        try:
-            super().process_request(request, client_address)  # type: ignore[arg-type]
-        except BaseException:
-            self._places.release()
-            raise
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._asking) >= _MOST_ASKING:
+                self._hang_up(next(iter(self._asking)))
+            served = len(self._open) < _MOST_CLIENTS
+            if served:
+                self._open[request] = time.monotonic() + _CLIENT_TIMEOUT
+                self._asking[request] = None
+        if served:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
-        finally:
-            self._places.release()
+    def received(self, client: socket.socket) -> None:
+        """The client's request is here."""
+        with self._lock:
+            self._asking.pop(client, None)
+
+    def service_actions(self) -> None:
+        """Called several times a second."""
+        now = time.monotonic()
+        with self._lock:
+            for late in [client for client, deadline in self._open.items() if deadline <= now]:
+                self._hang_up(late)
+
+    def _hang_up(self, client: socket.socket) -> None:
+        self._asking.pop(client, None)
+        # It may have gone by itself.
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+            self._asking.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         # A client that hangs up is no news.
@@ -102,6 +132,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.server.received(self.connection)
         path = self.path.partition("?")[0]
         if path == "/healthz":
             self._send(200, "application/json", b'{"alive": true}')
@@ -113,6 +144,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._send(404, "text/plain", b"here are /healthz, /readyz and /metrics\n")
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _send(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -120,7 +154,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def version_string(self) -> str:
         return "archelon"

@@ -6,12 +6,12 @@ from typing import Self
 
 import pydantic
 
-from occi_service.settings import CallersSettings
+from occi_service.settings import WebSettings
 
 __all__ = ["ServiceManagerSettings"]
 
 
-class ServiceManagerSettings(CallersSettings):
+class ServiceManagerSettings(WebSettings):
     """Settings of the service manager's web and worker processes."""
 
     database_url: pydantic.SecretStr = pydantic.Field(

@@ -193,6 +193,7 @@ def _register(
 def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
+    trusted_proxies = [str(network) for network in settings.trusted_proxies]
     application = _application(parts, "1.2")
     bundle = BundleResource(parts.catalogue, parts.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
@@ -218,6 +219,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         rates=Rates(),
         body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
         access_lines=settings.access_log,
+        trusted_proxies=trusted_proxies,
         realm_name=settings.name,
         metrics_token=settings.metrics_token.get_secret_value(),
     )
@@ -230,6 +232,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         verifier(parts),
         registry=prometheus_client.CollectorRegistry(),
         access_lines=settings.access_log,
+        trusted_proxies=trusted_proxies,
         realm_name=settings.name,
     )
 
