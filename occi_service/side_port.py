@@ -71,6 +71,8 @@ class SidePort:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    # Those that have connected and are not accepted yet; the base class' 5 are few for who knocks often.
+    request_queue_size = 128
 
     def __init__(
         self, address: tuple[str, int], readiness: health.Readiness, registry: prometheus_client.CollectorRegistry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import select
 import socket
 import subprocess
@@ -13,10 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tests.waiting import until
+
 __all__ = ["Served", "answers", "ended", "serving"]
 
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+
 _PROGRAM = """
-import hashlib, json, sys, threading
+import hashlib, json, socket, sys, threading
 from pathlib import Path
 from occi_service import http_worker, logs, redaction, server
 from occi_service.identity import SizeLimit
@@ -71,8 +78,19 @@ def application(environ, start):
 def ready(addresses):
     print(addresses[0][1], flush=True)
 
+def load():
+    return SizeLimit(application, body=limits.body)
+
+if options.pop("alone", False):
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(listening.getsockname()[1], flush=True)
+    bind = f"fd://{listening.fileno()}"
+    http_worker.serve_alone(
+        load, bind=bind, server="Test/1 OCCI/1.2", keep_alive=15, graceful_timeout=300, limits=limits, **options
+    )
+    sys.exit()
 server.serve(
-    lambda: SizeLimit(application, body=limits.body), server="Test/1 OCCI/1.2", limits=limits, when_ready=ready,
+    load, server="Test/1 OCCI/1.2", limits=limits, when_ready=ready,
     **{"bind": "127.0.0.1:0", "workers": 1, "threads": 2, "share_metrics": False, "graceful_timeout": 300} | options
 )
 """
@@ -103,10 +121,9 @@ class Served:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
-    def end(self) -> int:
-        """Ask it to end, and wait."""
-        self.process.terminate()
-        return self.process.wait(60)
+    def worker(self) -> psutil.Process:
+        """Its one worker process."""
+        return until(lambda: psutil.Process(self.process.pid).children(), "the worker is there")[0]
 
 
 @contextlib.contextmanager
@@ -132,21 +149,15 @@ def serving(directory: Path, *, options: dict[str, Any] | None = None, **limits:
 
 
 def answers(received: bytes) -> list[tuple[int, bytes]]:
-    """Status and body of each answer; a test that knows of a HEAD takes it away first."""
-    found = []
-    while received:
-        head, _, rest = received.partition(b"\r\n\r\n")
-        status = int(head.split(b" ")[1])
-        length = next(
-            (
-                int(line.partition(b":")[2])
-                for line in head.split(b"\r\n")
-                if line.lower().startswith(b"content-length:")
-            ),
-            0,
-        )
-        found.append((status, rest[:length]))
-        received = rest[length:]
+    """Status and body of each answer."""
+    found, at = [], 0
+    while at < len(received):
+        end = received.index(b"\r\n\r\n", at)
+        length = _LENGTH.search(received, at, end + 2)
+        begin = end + 4
+        status = int(received[at:end].split(b" ")[1])
+        at = begin + (int(length[1]) if length else 0)
+        found.append((status, received[begin:at]))
     return found
 
 

@@ -253,7 +253,7 @@ def test_who_does_not_take_the_answer_is_hung_up_on(hasty: Served) -> None:
     with hasty.connected(receives=4096) as connection:
         connection.sendall(b"GET /big?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.recv(1)
-        worker = psutil.Process(hasty.process.pid).children()[0]
+        worker = hasty.worker()
         theirs = connection.getsockname()
         until(lambda: all(each.raddr != theirs for each in worker.net_connections()), "it is hung up on")
 
@@ -284,7 +284,7 @@ def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> N
             each.sendall(CLOSE)
         for each in kept:
             assert answers(b"".join(iter(lambda each=each: each.recv(65536), b"")))[0][0] == 200
-        worker = psutil.Process(served.process.pid).children()[0]
+        worker = served.worker()
         ours = {each.getsockname() for each in kept}
         until(lambda: not ours & {each.raddr for each in worker.net_connections()}, "the server has closed them")
 
@@ -292,7 +292,7 @@ def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> N
 def test_a_large_body_is_in_a_file_until_it_is_whole(tmp_path: Path) -> None:
     size = 96 << 20
     with serving(tmp_path, body=size, stored=size) as running, running.connected() as connection:
-        worker = psutil.Process(psutil.Process(running.process.pid).children()[0].pid)
+        worker = running.worker()
         running.ask(CLOSE)
         before = worker.memory_info().rss
         piece = b"x" * (1 << 20)
@@ -405,7 +405,7 @@ def test_at_the_end_requests_finish_and_slow_heads_do_not_count(tmp_path: Path) 
 def test_a_worker_ends_when_its_arbiter_is_gone(tmp_path: Path) -> None:
     with serving(tmp_path) as running, running.connected() as connection:
         connection.sendall(GET[:-2])
-        [worker] = until(lambda: psutil.Process(running.process.pid).children(), "the worker is there")
+        worker = running.worker()
         running.process.send_signal(signal.SIGKILL)
         psutil.wait_procs([worker], timeout=60)
         assert not worker.is_running()
