@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-__all__ = ["get_request", "median_pairs", "requests_per_second"]
+__all__ = ["get_request", "median_pairs", "requests_per_second", "size_of_answer"]
 
 
 def get_request(path: str, *, accept: str, headers: Sequence[str] = ()) -> bytes:
@@ -34,7 +34,7 @@ def requests_per_second(port: int, request: bytes, *, seconds: float, connection
     """
     sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(connections)]
     try:
-        size = _size_of_first(sockets[0], request)
+        size = size_of_answer(sockets[0], request)
         return _measure(sockets, request, size=size, seconds=seconds)
     finally:
         for each in sockets:
@@ -63,7 +63,12 @@ def _ratio(pair: tuple[float, float]) -> float:
     return pair[0] / pair[1]
 
 
-def _size_of_first(connection: socket.socket, request: bytes) -> int:
+def size_of_answer(connection: socket.socket, request: bytes) -> int:
+    """Ask once; the bytes of the answer, head and body.
+
+    Raises:
+        RuntimeError: the answer is no 200, or says no length; or the connection ended.
+    """
     connection.sendall(request)
     answer = b""
     while b"\r\n\r\n" not in answer:

@@ -60,8 +60,8 @@ _ENGINE: Final = Kind(
     },
     location="/engine/",
 )
-_DATABASE: Final = "ARCHELON_BENCH_DATABASE"
-_REALM: Final = "ARCHELON_BENCH_REALM"
+DATABASE: Final = "ARCHELON_BENCH_DATABASE"
+REALM: Final = "ARCHELON_BENCH_REALM"
 _ACCESS_LINES: Final = "ARCHELON_BENCH_ACCESS_LINES"
 _PAGE: Final = 50
 _LARGE: Final = 100_000
@@ -83,9 +83,9 @@ def application() -> Callable[..., Iterable[bytes]]:
     """The whole service on the benchmark's database (for gunicorn)."""
     # Lines cost what they cost in production, and are read by nobody.
     logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
-    realm = identity.Realm(identity.RealmFile(Path(os.environ[_REALM]), time.time), time.time)
+    realm = identity.Realm(identity.RealmFile(Path(os.environ[REALM]), time.time), time.time)
     whole: Callable[..., Iterable[bytes]] = service.assemble(
-        service.KnownCaller(_registry(Database(os.environ[_DATABASE]))),
+        service.KnownCaller(_registry(Database(os.environ[DATABASE]))),
         realm,
         registry=prometheus_client.CollectorRegistry(),
         rates=_RATES,
@@ -104,7 +104,7 @@ class _CoreFloor:
     """The same SELECT through SQLAlchemy Core."""
 
     def __init__(self) -> None:
-        self._database = Database(os.environ[_DATABASE])
+        self._database = Database(os.environ[DATABASE])
         column = entities.c
         columns = (column.identifier, column.kind, column.source, column.document, column.secrets, column.sequence)
         owned = column.owner == sa.bindparam("owner")
@@ -124,7 +124,7 @@ class _DriverFloor:
     """The same SELECT through the driver alone, one connection a thread."""
 
     def __init__(self) -> None:
-        self._url = sa.make_url(os.environ[_DATABASE])
+        self._url = sa.make_url(os.environ[DATABASE])
         self._local = threading.local()
         columns = "identifier, kind, source, document, secrets, sequence"
         mark = "?" if self._url.get_backend_name() == "sqlite" else "%s"
@@ -206,7 +206,7 @@ def fill(url: str, count: int, matching: int) -> str:
     return paths[count // 2]
 
 
-def _realm(directory: Path) -> tuple[Path, str]:
+def realm_with_token(directory: Path) -> tuple[Path, str]:
     """A realm file, and a token of the benchmark's tenant."""
     path = directory / "realm.yaml"
     realm = identity.RealmFile(path, time.time)
@@ -218,8 +218,8 @@ def _realm(directory: Path) -> tuple[Path, str]:
 def _one_entity(url: str, path: str, goals: Goals) -> None:
     module = "benchmarks.persisted_reads"
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as name:
-        realm, token = _realm(Path(name))
-        environment = {_DATABASE: url, _REALM: str(realm)}
+        realm, token = realm_with_token(Path(name))
+        environment = {DATABASE: url, REALM: str(realm)}
         talkative = {**environment, _ACCESS_LINES: "1"}
         headers = (f"X-Auth-Token: {token}",)
         plain = load.get_request(path, accept="text/plain", headers=headers)

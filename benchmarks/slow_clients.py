@@ -1,0 +1,165 @@
+"""What 200 slow clients cost a fast one: the 95th percentile of its answers' times, as a ratio to the same client alone.
+
+The server is ours as it stands in front of a service, with one process; the application is a whole service
+(`persisted_reads.application`), one entity of which is asked for over and over on one connection. Slow are 40 each of: nothing
+sent; half a head; half a body; a byte of a head every half second; an answer of 8 MB that is not read. The client is measured
+alone and beside them in turn, so that what else the machine does hits both, and the figure is the median of the rounds' ratios.
+At the end of each round all slow clients are still connected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from occi_service import server
+
+from . import load, persisted_reads
+from .goals import Goals
+
+_SLOW: Final = 200
+_ROUNDS: Final = int(os.environ.get("ARCHELON_BENCH_ROUNDS", "15"))
+_SECONDS: Final = 1.0
+_LARGE: Final = 8 << 20
+_HEAD: Final = b"GET /large HTTP/1.1\r\nHost: occi.example.org\r\n"
+#: What each sends at once, and every half second.
+_KINDS: Final = (
+    (b"", b""),
+    (_HEAD, b""),
+    (b"POST /large HTTP/1.1\r\nHost: occi.example.org\r\nContent-Length: 900\r\n\r\n{", b""),
+    (_HEAD + b"X-Slow: ", b"x"),
+    (_HEAD + b"\r\n", b""),
+)
+
+
+def serve() -> None:
+    """The server, in a process of its own; it prints its port."""
+
+    def application() -> Callable[..., Iterable[bytes]]:
+        whole, large = persisted_reads.application(), b"x" * _LARGE
+
+        def either(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] != "/large":
+                return whole(environ, start_response)
+            start_response("200 OK", [("Content-Length", str(_LARGE))])
+            return [large]
+
+        return either
+
+    server.serve(
+        application,
+        bind="127.0.0.1:0",
+        server=server.server_field("archelon", "0"),
+        workers=1,
+        limits=server.Limits(seconds=600.0, per_address=1000, stored=1 << 30),
+        share_metrics=False,
+        when_ready=lambda addresses: print(addresses[0][1], flush=True),
+    )
+
+
+@contextlib.contextmanager
+def _served(environment: dict[str, str]) -> Iterator[int]:
+    program = "from benchmarks import slow_clients; slow_clients.serve()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.terminate()
+        with process:
+            process.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def _slow_clients(port: int) -> Iterator[list[socket.socket]]:
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        clients, paced = [], []
+        for at_once, again in itertools.islice(itertools.cycle(_KINDS), _SLOW):
+            clients.append(stack.enter_context(socket.socket()))
+            clients[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            clients[-1].settimeout(60)
+            clients[-1].connect(("127.0.0.1", port))
+            clients[-1].sendall(at_once)
+            if at_once.endswith(b"\r\n\r\n"):
+                clients[-1].recv(1)
+            if again:
+                paced.append((clients[-1], again))
+
+        def go_on() -> None:
+            while not over.wait(0.5):
+                for client, again in paced:
+                    client.sendall(again)
+
+        thread = threading.Thread(target=go_on, daemon=True)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        yield clients
+
+
+def _waits_for_us(client: socket.socket) -> bool:
+    """Whether the connection is open, whatever can be read from it."""
+    readable = bool(select.select([client], [], [], 0)[0])
+    return not readable or bool(client.recv(1, socket.MSG_PEEK))
+
+
+def _percentile_95(port: int, request: bytes) -> float:
+    """Seconds."""
+    taken = []
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        size = load.size_of_answer(connection, request)
+        end = time.perf_counter() + _SECONDS
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            connection.sendall(request)
+            left = size
+            while left > 0:
+                left -= len(connection.recv(1 << 16))
+            taken.append(time.perf_counter() - start)
+    return statistics.quantiles(taken, n=20)[-1]
+
+
+def main() -> Goals:
+    """Print the ratio."""
+    goals = Goals()
+    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as name:
+        url = f"sqlite:///{name}/state.db"
+        path = persisted_reads.fill(url, 100, 50)
+        realm, token = persisted_reads.realm_with_token(Path(name))
+        request = load.get_request(path, accept="text/plain", headers=(f"X-Auth-Token: {token}",))
+        pairs = []
+        with _served({persisted_reads.DATABASE: url, persisted_reads.REALM: str(realm)}) as port:
+            for _ in range(_ROUNDS):
+                alone = _percentile_95(port, request)
+                with _slow_clients(port) as clients:
+                    pairs.append((alone, _percentile_95(port, request)))
+                    if not all(map(_waits_for_us, clients)):
+                        raise RuntimeError("the server has hung up on slow clients, which is not what is measured here")
+    before, beside = (statistics.median(side) * 1e3 for side in zip(*pairs, strict=True))
+    print(f"  GET of one entity, 95 % within {before:.2f} ms alone, {beside:.2f} ms beside {_SLOW} slow clients")
+    ratio = statistics.median([after / alone for alone, after in pairs])
+    goals.at_most(f"95th percentile beside {_SLOW} slow clients, against alone", ratio, 2.0)
+    return goals
+
+
+if __name__ == "__main__":
+    main()
