@@ -92,6 +92,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     """One client's connection.
 
     Attributes:
+        socket: for the poller; `sock` is what gunicorn's threads have in its place.
         steps: its whole life. It yields what it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, or `RUN`, after which it goes
             on when the request was answered. At `deadline` a TimeoutError is to be thrown into it. It ends, or raises EOFError
             or OSError, when the connection is to be closed.
@@ -107,7 +108,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         self, config: Any, sock: socket.socket, client: Any, server: Any, *, limits: Limits, source: str | None
     ) -> None:
         super().__init__(config, sock, client, server)
-        self.sock = Outgoing(sock)
+        self.socket, self.sock = sock, Outgoing(sock)
         # So gunicorn makes no parser that reads from the socket.
         self.initialized = True
         self.limits = limits
@@ -123,7 +124,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
 
     def close(self, graceful: bool = False) -> None:
         """Close at once. Gunicorn's graceful way waits for the client, and all others with it."""
-        super().close()
+        self.socket.close()
         for kept in (self._body, self.sock.take()):
             if kept is not None:
                 kept.close()
@@ -223,7 +224,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     def _receive_some(self) -> _Steps:
         while True:
             try:
-                data = self.sock.recv(_PIECE)
+                data = self.socket.recv(_PIECE)
             except BlockingIOError:
                 yield selectors.EVENT_READ
                 continue
@@ -252,7 +253,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
                 while piece:
                     yield selectors.EVENT_WRITE
                     with contextlib.suppress(BlockingIOError):
-                        sent = self.sock.send(piece)
+                        sent = self.socket.send(piece)
                         piece = piece[sent:]
                         self.deadline += sent / self.limits.rate
         self.sock.kept = 0
@@ -260,7 +261,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     def _linger(self) -> _Steps:
         """Without it, what the client still sends would make the kernel throw away the answer that is on its way."""
         self._begin(_LINGER)
-        self.sock.shutdown(socket.SHUT_WR)
+        self.socket.shutdown(socket.SHUT_WR)
         while True:
             self._received.clear()
             yield from self._receive_some()
@@ -268,6 +269,8 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
 
 class Outgoing:
     """The socket as a request's thread sees it: what the client does not take at once is kept for the poller.
+
+    Whatever else gunicorn does with a socket is the poller's business, and has no effect here.
 
     Attributes:
         is_head: whether the request is a HEAD, as far as can be told when it could not be read.
@@ -307,13 +310,24 @@ class Outgoing:
         return kept
 
     def setblocking(self, _flag: bool) -> None:
-        """Gunicorn asks for it; this socket is the poller's, and never blocks."""
+        """The socket never blocks."""
 
     def settimeout(self, _seconds: float | None) -> None:
         """See `setblocking`."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
+    def gettimeout(self) -> float:
+        """See `setblocking`."""
+        return 0.0
+
+    def shutdown(self, _how: int) -> None:
+        """The poller does it when all is sent that was kept."""
+
+    def recv(self, _size: int) -> bytes:
+        """The poller receives; nothing is left to wait for."""
+        return b""
+
+    def close(self) -> None:
+        """See `shutdown`."""
 
 
 class _Received:

@@ -1,5 +1,7 @@
 """Gunicorn's threaded worker as it is used here: our options, our log, our Server field.
 
+A request has a thread when it is whole, and its answer's rest needs none: see `http_connection`.
+
 Gunicorn writes its own `Server:` line, and an application's beside it. OCCI wants one, `<product>/<version> OCCI/1.2`
 (GFD.223). So the worker class below takes the application's field out of the list and puts its value where gunicorn keeps
 its own. Answers that gunicorn makes by itself, such as 431, get the configured value.
@@ -34,7 +36,7 @@ import gunicorn.workers.gthread
 
 from .http_connection import RUN, Connection, Limits, Outgoing, RequestTimeoutError
 
-__all__ = ["ENDING", "Limits", "Logger", "options_of", "serve_alone", "server_field", "worker_class"]
+__all__ = ["ENDING", "Limits", "Logger", "options_of", "serve_alone", "server_field", "source_of", "worker_class"]
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds between two looks at who is late.
@@ -155,7 +157,9 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.worker_connections = min(self.client_limits.connections, max(descriptors // 4, 1))
+        if descriptors != resource.RLIM_INFINITY:
+            # A connection may have two files besides, and the application needs some of its own.
+            self.worker_connections = min(self.client_limits.connections, max(descriptors // 4, 1))
         self._waiting: dict[Connection, int] = {}
         self._of_source: collections.Counter[str | None] = collections.Counter()
         self._stored: dict[Connection, int] = {}
@@ -179,7 +183,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
-        source = _source(address, self.cfg.forwarded_allow_networks())
+        source = source_of(address, self.cfg.forwarded_allow_networks())
         name = listener.getsockname()
         self.nr_conns += 1
         self._go_on(Connection(self.cfg, client, address, name, limits=self.client_limits, source=source))
@@ -198,7 +202,11 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     def _go_on(self, connection: Connection, error: Exception | None = None) -> None:
         try:
             wanted = next(connection.steps) if error is None else connection.steps.throw(error)
-        except (StopIteration, EOFError, OSError):
+        except (StopIteration, EOFError, ConnectionError, TimeoutError):
+            self._end(connection)
+        except Exception:
+            # A full disk, for example. All others go on.
+            self.log.exception("a connection failed outside of a request")
             self._end(connection)
         else:
             self._wait(connection, wanted)
@@ -227,12 +235,12 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             return
         if before == RUN:
             self._of_source[connection.source] += 1
-            self.poller.register(connection.sock, wanted, functools.partial(self._on_ready, connection))
+            self.poller.register(connection.socket, wanted, functools.partial(self._on_ready, connection))
         elif wanted == RUN:
-            self.poller.unregister(connection.sock)
+            self.poller.unregister(connection.socket)
             self._leave(connection.source)
         else:
-            self.poller.modify(connection.sock, wanted, functools.partial(self._on_ready, connection))
+            self.poller.modify(connection.socket, wanted, functools.partial(self._on_ready, connection))
 
     def _leave(self, source: str | None) -> None:
         self._of_source[source] -= 1
@@ -262,7 +270,9 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         if now >= self._next_look:
             self._next_look = now + _LOOK
             for late in [connection for connection in self._waiting if connection.deadline <= now]:
-                self._go_on(late, TimeoutError())
+                # It may have been hung up on for another's sake.
+                if late in self._waiting:
+                    self._go_on(late, TimeoutError())
 
     def murder_keepalived(self, force: bool = False) -> None:
         for connection in list(self._waiting) if force else ():
@@ -284,11 +294,13 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             super().handle_error(req, answer, addr, exc)
 
 
-def _source(address: Any, trusted: Iterable[Any]) -> str | None:
-    """Whose a connection is; None where many may stand behind it."""
+def source_of(address: Any, trusted: Iterable[Any]) -> str | None:
+    """Whose a connection is, by a socket's address; None where many may stand behind it."""
     if not isinstance(address, tuple):
         return None
     ip = ipaddress.ip_address(address[0].partition("%")[0])
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
     if any(ip in network for network in trusted):
         return None
     # What one customer gets.
@@ -345,5 +357,10 @@ class _ErrorSocket:
             data = head + end
         self._client.sendall(data)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+    def setblocking(self, flag: bool) -> None:
+        """See `Outgoing`."""
+        self._client.setblocking(flag)
+
+    def gettimeout(self) -> float:
+        """See `Outgoing`."""
+        return self._client.gettimeout()

@@ -48,9 +48,9 @@ def pieces(start):
     yield b"one "
     yield b"two"
 
-def fails(start):
-    start("200 OK", [("Content-Length", "9")])
-    yield b"x"
+def fails(start, length):
+    start("200 OK", [("Content-Length", str(length + 8))])
+    yield b"x" * length
     raise RuntimeError("in the middle")
 
 def waits(start):
@@ -66,7 +66,7 @@ def application(environ, start):
     if path == "/pieces":
         return pieces(start)
     if path == "/breaks":
-        return fails(start)
+        return fails(start, int(environ["QUERY_STRING"] or 1))
     if path == "/waits":
         return waits(start)
     if path == "/unread":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import json
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from occi_service.http_worker import source_of
 from tests.waiting import until
 
 from .http_process import Served, answers, ended, serving
@@ -140,6 +142,16 @@ def test_http_1_0(served: Served, field: bytes, left_open: bool) -> None:
 
 def test_an_answer_that_breaks_off_ends_the_connection(served: Served) -> None:
     assert served.ask(b"GET /breaks HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE).endswith(b"\r\n\r\nx")
+
+
+def test_an_answer_that_breaks_off_while_nobody_takes_it_ends_no_other(served: Served) -> None:
+    with served.connected(receives=4096) as connection:
+        connection.sendall(b"GET /breaks?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.recv(1)
+        assert answers(served.ask(CLOSE))[0][0] == 200
+        received = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert received.endswith(b"\r\n\r\n" + b"x" * 9_000_000)
+        assert answers(served.ask(CLOSE))[0][0] == 200
 
 
 def test_continue_is_said_before_the_body_and_once(served: Served) -> None:
@@ -353,6 +365,25 @@ def test_of_too_many_connections_one_goes_of_the_address_that_has_most(tmp_path:
         for each in few:
             each.sendall(CLOSE)
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        (("192.0.2.1", 1), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 1, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3::4", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1, 0, 2), "fe80::/64"),
+        (("10.1.2.3", 1), None),
+        (("::ffff:10.1.2.3", 1, 0, 0), None),
+        (("2001:db8:ffff::1", 1, 0, 0), None),
+        ("", None),
+        (b"", None),
+    ],
+)
+def test_whose_a_connection_is(address: object, source: str | None) -> None:
+    trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8:ffff::/48")]
+    assert source_of(address, trusted) == source
 
 
 def test_over_a_unix_socket_no_address_is_counted(tmp_path: Path) -> None:
