@@ -351,8 +351,9 @@ class _Received:
 
     def _at_end(self, body: Any) -> bool:
         try:
-            while body.read(_PIECE):
-                pass
+            if len(body.read(_PIECE)) == _PIECE:
+                # Reading on costs more than a new connection, and who was refused could ask for it.
+                return False
         except Exception:  # noqa: BLE001 - what the application did not read was no body
             return False
         unreader = self._request.unreader

@@ -132,6 +132,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
     timeout = _CLIENT_TIMEOUT
     protocol_version = "HTTP/1.1"
+    raw_requestline: bytes
 
     def do_GET(self) -> None:
         self.server.received(self.connection)
@@ -158,6 +159,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        # The base class does not know yet what a request is that it cannot read.
+        if self.raw_requestline.startswith(b"HEAD "):
+            self.command = "HEAD"
+        super().send_error(code, message, explain)
 
     def version_string(self) -> str:
         return "archelon"

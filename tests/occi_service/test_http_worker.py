@@ -99,6 +99,13 @@ def test_behind_chunks_that_are_none_nothing_is_taken_for_a_request(served: Serv
     assert not any(b"smuggled" in body for _, body in found)
 
 
+def test_a_chunked_body_that_was_not_read_is_not_read_for_the_next_request_either(served: Served) -> None:
+    found = answers(
+        served.ask(post(CHUNKED, path=b"/unread") + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n" + CLOSE)
+    )
+    assert found == [(200, b"not read")]
+
+
 @pytest.mark.parametrize("pace", [1, 3, 1 << 20])
 def test_requests_behind_one_another_are_answered_in_turn(served: Served, pace: int) -> None:
     stream = (
