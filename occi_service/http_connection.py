@@ -143,7 +143,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         while True:
             if not self._received:
                 self._begin(wait, between=True)
-                yield from self._receive_some()
+                yield from self._receive_some(at_once=True)
             self._begin(self.limits.seconds, between=True)
             self.parser = yield from self._receive()
             yield RUN
@@ -221,17 +221,18 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
             request.body = self._body
         return framing.ended()
 
-    def _receive_some(self) -> _Steps:
+    def _receive_some(self, *, at_once: bool = False) -> _Steps:
+        """Receive a piece, in its turn; or at once, where it is likely to be here, and is the first."""
         while True:
-            try:
-                data = self.socket.recv(_PIECE)
-            except BlockingIOError:
+            if not at_once:
                 yield selectors.EVENT_READ
-                continue
-            if not data:
-                raise EOFError
-            self._received += data
-            return
+            at_once = False
+            with contextlib.suppress(BlockingIOError):
+                data = self.socket.recv(_PIECE)
+                if not data:
+                    raise EOFError
+                self._received += data
+                return
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._received[:size])

@@ -11,10 +11,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import gunicorn.config
 import psutil
 import pytest
 
-from occi_service.http_worker import source_of
+from occi_service.http_connection import Connection
+from occi_service.http_worker import Limits, source_of
 from tests.waiting import until
 
 from .http_process import Served, answers, ended, serving
@@ -306,6 +308,37 @@ def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> N
         worker = served.worker()
         ours = {each.getsockname() for each in kept}
         until(lambda: not ours & {each.raddr for each in worker.net_connections()}, "the server has closed them")
+
+
+class Endless:
+    """A socket of a client that sends these bytes, and then others, faster than they are received."""
+
+    def __init__(self, begun: bytes) -> None:
+        self._next = begun
+        self.times = 0
+
+    def recv(self, size: int) -> bytes:
+        self.times += 1
+        data, self._next = self._next, b"x" * size
+        return data
+
+    def setblocking(self, _flag: bool) -> None: ...
+
+    def shutdown(self, _how: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("begun", [CLOSE, post(b"Content-Length: 99999999"), post(CHUNKED) + b"fffffff\r\n"])
+def test_who_sends_without_end_has_turns_like_all_others(begun: bytes) -> None:
+    endless = Endless(begun)
+    limits = Limits(body=100_000_000)
+    connection = Connection(gunicorn.config.Config(), endless, ("127.0.0.1", 1), None, limits=limits, source=None)
+    for turn in range(100):
+        next(connection.steps)
+        assert endless.times <= turn + 1
+    connection.steps.close()
+    connection.close()
 
 
 def test_a_large_body_is_in_a_file_until_it_is_whole(tmp_path: Path) -> None:
