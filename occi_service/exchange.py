@@ -8,6 +8,7 @@ documents an answer.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import re
@@ -235,9 +236,9 @@ class Exchange:
             raise BadRequestError(str(UnsupportedDocumentError(self.writer.mime_type, "an entity")), "header Accept")
 
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
-        """An entity as a document; where it is `listed`, its secrets are left out."""
+        """An entity as a document; secrets are left out where it is `listed`, and where the caller may not see them."""
         attributes = entity.attributes
-        hidden = secrets_of(entity) if listed and attributes else ()
+        hidden = (secrets_of(entity) if listed else self._withheld(entity)) if attributes else frozenset()
         shown_attributes = {
             name: value
             for name, value in attributes.items()
@@ -268,6 +269,22 @@ class Exchange:
             document.definitions = {type_id(each): self.category(each) for each in categories}
         return document
 
+    def _withheld(self, entity: Entity) -> frozenset[str]:
+        """Names of the attributes that this caller may not see; whoever serves it says so (`extras["withheld"]`)."""
+        if not isinstance(self.extras, dict):
+            return frozenset()
+        ask: Callable[[Entity], frozenset[str]] | None = self.extras.get("withheld")
+        return frozenset() if ask is None else ask(entity)
+
+    def _shown(self, entity: Entity) -> Entity:
+        """The entity as this caller may see it, for renderings that take it as it is."""
+        withheld = self._withheld(entity)
+        if not withheld:
+            return entity
+        seen = copy.copy(entity)
+        seen.attributes = {name: value for name, value in entity.attributes.items() if name not in withheld}
+        return seen
+
     def id_of(self, entity: Entity) -> str:
         """The entity's id: `urn:uuid:…` where its path is its kind's location and a UUID, else the path."""
         identifier = entity.identifier
@@ -290,7 +307,7 @@ class Exchange:
         """Answer with an entity."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
-            self._answer(writer.write_pyssf_entity(entity, self), status)
+            self._answer(writer.write_pyssf_entity(self._shown(entity), self), status)
         else:
             self._answer(self._write(writer.write_entity, self.document(entity)), status)
 
@@ -298,7 +315,7 @@ class Exchange:
         """Answer with a collection."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
-            self._answer(writer.write_pyssf_entities(entities, self), status)
+            self._answer(writer.write_pyssf_entities([self._shown(each) for each in entities], self), status)
             return
         collection = Collection()
         if writer.shows_entities:
@@ -362,7 +379,7 @@ class Exchange:
         for rendering in self.service.renderings.values():
             self._rendering = mounted = rendering.mounted_at(self.prefix)
             if isinstance(mounted, ForeignRendering):
-                tags.append(etag_of(mounted, mounted.write_pyssf_entity(entity, self)))
+                tags.append(etag_of(mounted, mounted.write_pyssf_entity(self._shown(entity), self)))
                 continue
             with contextlib.suppress(UnsupportedDocumentError):
                 tags.append(etag_of(mounted, mounted.write_entity(self.document(entity))))

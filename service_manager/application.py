@@ -7,10 +7,12 @@ other service managers come with tokens for one service (see `composing`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
+from occi_service.identity.policy import Policy
 from occi_service.registry import Registry
 from occi_service.service import KnownCaller
 
@@ -31,6 +33,7 @@ class ServiceManager(KnownCaller):
         catalogue: asked for newer services before a request is served.
         exists: whether a tenant has an instance.
         issuers: of tokens that this service manager gives its instances.
+        reach: what an instance's token reaches. policy: what else a caller may see.
         realm_name: shown in `WWW-Authenticate`.
     """
 
@@ -41,13 +44,18 @@ class ServiceManager(KnownCaller):
         catalogue: Catalogue,
         exists: Callable[[str, TenantId], bool],
         issuers: frozenset[str],
+        reach: Callable[[Identity], composing.Reach],
+        policy: Policy,
         realm_name: str,
         dialect: Literal["1.2", "pyssf"] = "1.2",
     ) -> None:
-        super().__init__(registry, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect)
+        view = composing.CallersView(registry, policy)
+        super().__init__(view, hurtle.renderings() if dialect == "pyssf" else None, dialect=dialect)
         self._catalogue = catalogue
         self._exists = exists
         self._issuers = issuers
+        self._reach = reach
+        self._policy = policy
         self._challenge = f'Bearer realm="{realm_name}", error="invalid_token"'
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
@@ -63,6 +71,11 @@ class ServiceManager(KnownCaller):
         return super().__call__(environ, response)
 
     def _call_occi(self, environ: dict[str, Any], response: Any, **extras: Any) -> Iterable[bytes]:
+        identity: Identity | None = extras.get("identity")
+        if identity is not None:
+            reach = self._reach(identity) if identity.kind is TokenKind.INSTANCE else None
+            extras["reach"] = reach
+            extras["withheld"] = functools.partial(composing.withheld, self._policy, identity, reach=reach)
         # A path that a client chose is its tenant's own and says nothing about the instance; see `backend`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 

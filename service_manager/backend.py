@@ -21,7 +21,7 @@ import bundles
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
 from occi_service.identity import Counts, Identity, Quotas, rules
-from occi_service.identity.policy import Policy, Target
+from occi_service.identity.policy import Policy
 from occi_service.model import attributes_of, type_id
 from occi_service.wire import names
 from occi_service.wire import service_manager as wire
@@ -30,7 +30,7 @@ from occi_service.workflow import DeferredDeletion, call_first
 
 from . import tables
 from .catalogue import Catalogue, ServiceBackend
-from .composing import check_composes
+from .composing import Reach, target_of
 from .delegating import Delegating, is_needed
 from .history import History
 from .instances import Instance, InstanceId, Instances, show_state
@@ -80,8 +80,10 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def create(self, entity: Entity, extras: Any) -> None:
         """An order."""
         identity, connection = caller_of(extras), connection_of(extras)
-        self._check(rules.ORDER, identity)
-        check_composes(identity, entity)
+        reach: Reach | None = extras.get("reach")
+        if reach is not None:
+            reach.check_orders(entity)
+        self._check(rules.ORDER, entity, extras)
         service = type_id(entity.kind)
         published = self.catalogue.service(connection, service)
         if published is None or published.withdrawn:
@@ -167,7 +169,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """A look: everything is in the entity."""
-        self._check(rules.READ, caller_of(extras))
+        self._check(rules.READ, entity, extras)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         """A partial update: the attributes that are given replace those that are there."""
@@ -185,8 +187,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def _change(self, entity: Entity, given: dict[str, Any], extras: Any) -> None:
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
-        self._check(rules.UPDATE, identity, instance)
-        check_composes(identity, entity)
+        self._check(rules.UPDATE, entity, extras, instance)
         _refuse_locked(instance, "update")
         _refuse_illegal(instance, "update")
         changed = {name: value for name, value in given.items() if entity.attributes.get(name) != value}
@@ -214,8 +215,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         """A DELETE: overtakes whatever runs. Repeating it is harmless, and starts a failed one again."""
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
-        self._check(rules.DELETE, identity, instance)
-        check_composes(identity, entity)
+        self._check(rules.DELETE, entity, extras, instance)
         _refuse_locked(instance, "delete")
         # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
         columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
@@ -230,8 +230,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         """`stop`, `start`, `retry`, `lock`, `unlock`, or an action that the service declares."""
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
-        self._check(rules.ACT, identity, instance)
-        check_composes(identity, entity)
+        self._check(rules.ACT, entity, extras, instance)
         if action in (wire.LOCK, wire.UNLOCK):
             self._lock(
                 connection, instance, entity, attributes.get(names.attribute("lock")) if action == wire.LOCK else None
@@ -307,15 +306,10 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._instances.change(connection, instance.id, columns)
         self._instances.wake(connection, dataclasses.replace(instance, request_id=request_id or instance.request_id))
 
-    def _check(self, rule: rules.Rule, identity: Identity, instance: Instance | None = None) -> None:
-        self._policy.check(
-            rule,
-            identity,
-            Target(
-                tenant_id=identity.tenant_id if instance is None else instance.tenant,
-                instance_id=None if instance is None else instance.id,
-            ),
-        )
+    def _check(self, rule: rules.Rule, entity: Entity, extras: Any, instance: Instance | None = None) -> None:
+        identity = caller_of(extras)
+        about = target_of(identity, entity, extras.get("reach"), None if instance is None else instance.id)
+        self._policy.check(rule, identity, about)
 
 
 def _new_id(entity: Entity, extras: Any) -> InstanceId:

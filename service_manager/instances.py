@@ -136,6 +136,10 @@ class Instances:
             self.find(connection, instance)
         return self._places.get(instance)
 
+    def remembered(self, instance: str) -> tuple[TenantId, str] | None:
+        """The same, where it is known already."""
+        return self._places.get(instance)
+
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
         """The row of the instance at a tenant's path, kept from others until the transaction ends."""
         columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]

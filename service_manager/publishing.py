@@ -110,6 +110,11 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         entity.title = manifest.title or manifest.term
         entity.actions = [wire.ROLL]
 
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        """A look at what the tenant has published."""
+        identity = caller_of(extras)
+        self._policy.check(rules.READ_PUBLISHED, identity, Target(identity.tenant_id))
+
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         """Refused: an entry says what was published when."""
         raise ConflictError("an entry of the catalogue stays as it is; to replace the service, POST another", "path")

@@ -16,7 +16,8 @@ from occi.core_model import Action, Entity
 
 from occi_service.encryption import Cipher
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
-from occi_service.identity import Identity, TokenIssuer, TokenKind
+from occi_service.identity import Identity, TokenIssuer, TokenKind, rules
+from occi_service.identity.policy import Policy, Target
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
@@ -49,8 +50,10 @@ class ReportBackend(ActionBackend):
         cipher: Cipher,
         issuer: TokenIssuer,
         issuers: frozenset[str],
+        policy: Policy,
         clock: Callable[[], float],
     ) -> None:
+        self._policy = policy
         self._instances = instances
         self._issuers = issuers
         self._cipher = cipher
@@ -77,6 +80,7 @@ class ReportBackend(ActionBackend):
             found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
         if found is None or found.path != entity.identifier or found.tenant != identity.tenant_id:
             raise ForbiddenError("only the instance's own orchestrator may do this", "token")
+        self._policy.check(rules.REPORT, identity, Target(found.tenant, found.id))
         return found
 
     def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:

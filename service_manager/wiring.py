@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import secrets
 import time
@@ -42,7 +43,7 @@ from .application import ServiceManager
 from .backend import INVOCATION_TOPIC, InstanceBackend
 from .catalogue import ENTRY_TOPIC, Catalogue
 from .cloud import STEP_TIMEOUT, Cloud
-from .composing import Audiences
+from .composing import Audiences, OwnMixins, Reach
 from .delegating import UNCLAIMED, Delegating, Unclaimed
 from .history import EXPIRY_TOPIC, History
 from .instances import TOPIC, Instances
@@ -122,10 +123,10 @@ class Parts:
             signing, keys=keys, instances=_InstancesThatExist(database), revocations=revocations, clock=clock
         )
         queue = work.WorkQueue(database, clock=clock)
-        registry = SqlRegistry(database, cipher)
+        policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
+        registry = SqlRegistry(database, cipher, mixin_backend=OwnMixins(policy))
         instances = Instances(registry, queue)
         history = History(registry, queue, name=settings.name, retention=settings.record_retention)
-        policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
         cloud = Cloud(settings.design_url, issuer, name=settings.name, threads=settings.worker_threads)
         backend = InstanceBackend(
             instances,
@@ -144,7 +145,9 @@ class Parts:
             instances,
             catalogue,
             policy=policy,
-            reports=ReportBackend(instances, cipher=cipher, issuer=issuer, issuers=_own_issuers(settings), clock=clock),
+            reports=ReportBackend(
+                instances, cipher=cipher, issuer=issuer, issuers=_own_issuers(settings), policy=policy, clock=clock
+            ),
             clock=clock,
         )
         return cls(
@@ -257,6 +260,8 @@ def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManag
         catalogue=parts.catalogue,
         exists=_InstancesThatExist(parts.database).exists,
         issuers=_own_issuers(parts.settings),
+        reach=functools.partial(Reach, database=parts.database, instances=parts.instances, catalogue=parts.catalogue),
+        policy=parts.policy,
         realm_name=parts.settings.name,
         dialect=dialect,
     )

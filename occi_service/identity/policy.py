@@ -29,15 +29,24 @@ __all__ = ["Policy", "PolicyFileError", "Target"]
 #: Roles that a refusal may name as the one that is missing, the least powerful first.
 _NAMEABLE: Final = (Role.READ_ONLY, Role.TENANT, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)
 
-_Key = tuple[str, frozenset[str], TokenKind, str, str | None, bool, str | None, str | None]
+_Key = tuple[str, frozenset[str], TokenKind, str, str | None, bool, "Target"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """What an operation is about: whose it is, and which instance. None where the operation is about no one's."""
+    """What an operation is about. None where the operation is about no one's.
+
+    Attributes:
+        tenant_id: whose it is.
+        instance_id: which instance.
+        composed_by: the instance that ordered it.
+        bound_to: an instance that uses it without having ordered it.
+    """
 
     tenant_id: TenantId | None = None
     instance_id: str | None = None
+    composed_by: str | None = None
+    bound_to: str | None = None
 
 
 #: For operations on a service as a whole.
@@ -49,7 +58,8 @@ class Policy:
 
     Args:
         path: the operator's file, whose rules replace defaults of the same name; None for the defaults alone.
-        decisions: how many are remembered. A tenant with one set of roles needs about one a rule; an instance token, two.
+        decisions: how many are remembered. A tenant with one set of roles needs about one a rule; an instance token, one a
+            rule and scope.
 
     Raises:
         PolicyFileError: the file can't be used; the text names file, line and remedy.
@@ -71,6 +81,15 @@ class Policy:
             ForbiddenError: it may not; the message names the roles that would allow it.
             ValueError: there is no such rule, which is a mistake in the program.
         """
+        refusal = self._refusal(rule, identity, target)
+        if refusal is not None:
+            raise ForbiddenError(refusal, where=rule)
+
+    def allows(self, rule: Rule, identity: Identity, target: Target = NOTHING) -> bool:
+        """Whether `identity` may do what `rule` stands for to `target`. Raises ValueError where there is no such rule."""
+        return self._refusal(rule, identity, target) is None
+
+    def _refusal(self, rule: Rule, identity: Identity, target: Target) -> str | None:
         key = (
             rule,
             identity.roles,
@@ -78,15 +97,12 @@ class Policy:
             identity.tenant_id,
             identity.instance_id,
             identity.system_scope,
-            target.tenant_id,
-            target.instance_id,
+            target,
         )
         try:
-            refusal = self._decisions[key]
+            return self._decisions[key]
         except KeyError:
-            refusal = self._decide(key, rule, identity, target=target)
-        if refusal is not None:
-            raise ForbiddenError(refusal, where=rule)
+            return self._decide(key, rule, identity, target=target)
 
     def _decide(self, key: _Key, rule: Rule, identity: Identity, *, target: Target) -> str | None:
         if rule not in rules.RULES:
@@ -144,6 +160,10 @@ def _mapping(target: Target) -> dict[str, str]:
         about["project_id"] = target.tenant_id
     if target.instance_id:
         about["instance_id"] = target.instance_id
+    if target.composed_by:
+        about["composed_by"] = target.composed_by
+    if target.bound_to:
+        about["bound_to"] = target.bound_to
     return about
 
 

@@ -26,7 +26,7 @@ MAX_BYTES = 256 * 1024
 #: What a rule may ask about the caller.
 CALLER: Final = frozenset({"project_id", "instance_id", "token_kind", "system_scope"})
 #: What a rule may ask about the target, as `%(name)s`.
-TARGET: Final = frozenset({"project_id", "instance_id"})
+TARGET: Final = frozenset({"project_id", "instance_id", "composed_by", "bound_to"})
 
 #: A "!" of its own in a rule's text.
 _WRITTEN_NOBODY = re.compile(r"(?:^|[\s(])!(?=$|[\s)])")

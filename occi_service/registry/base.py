@@ -22,7 +22,7 @@ from ..errors import ForbiddenError
 from ..model import secrets_of, type_id
 from ..renderings import grammar
 
-__all__ = ["Page", "PyssfRegistry", "Registry", "Selection", "as_registry", "filter_text", "matches"]
+__all__ = ["Page", "PyssfRegistry", "Registry", "RegistryView", "Selection", "as_registry", "filter_text", "matches"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Selection:
         category: the kind or mixin whose collection it is.
         categories: kinds and mixins that each entity has to have.
         attributes: names and values, as `filter_text` writes them, that each entity has to have.
+        identifiers: those alone that lie at these paths; None for all.
         offset, limit: the page; `limit` None for all.
     """
 
@@ -41,6 +42,7 @@ class Selection:
     category: Category | None = None
     categories: tuple[Category, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    identifiers: frozenset[str] | None = None
     offset: int = 0
     limit: int | None = None
 
@@ -108,6 +110,8 @@ def filter_text(value: Any) -> str:
 
 def matches(entity: Entity, selection: Selection) -> bool:
     """Whether an entity fits the filters of a selection. A secret fits none."""
+    if selection.identifiers is not None and entity.identifier not in selection.identifiers:
+        return False
     for category in selection.categories:
         if category != entity.kind and category not in entity.mixins:
             return False
@@ -242,6 +246,44 @@ class PyssfRegistry(Registry):
         if key != entity.identifier:
             self.wrapped.delete_resource(key, extras)
         self.wrapped.add_resource(entity.identifier, entity, extras)
+
+
+class RegistryView(PyssfRegistry):
+    """A registry of ours as one caller sees it. Derive from it, and say in `sees` and `narrowed` what that is."""
+
+    wrapped: Registry
+
+    def __init__(self, wrapped: Registry) -> None:
+        super().__init__(wrapped)
+
+    def sees(self, _entity: Entity, _extras: Any) -> bool:
+        """Whether the caller sees an entity of its tenant's."""
+        return True
+
+    def narrowed(self, selection: Selection, _extras: Any) -> Selection:
+        """The part of a selection that the caller sees."""
+        return selection
+
+    def get_resource(self, key: str, extras: Any) -> Entity:
+        entity = self.wrapped.get_resource(key, extras)
+        if not self.sees(entity, extras):
+            raise KeyError(key)
+        return entity
+
+    def select(self, selection: Selection, extras: Any) -> Page:
+        return self.wrapped.select(self.narrowed(selection, extras), extras)
+
+    def get_category(self, path: str, extras: Any) -> Category | None:
+        return self.wrapped.get_category(path, extras)
+
+    def find_category(self, name: str, extras: Any) -> Category | None:
+        return self.wrapped.find_category(name, extras)
+
+    def unit_of_work(self, extras: Any) -> Any:
+        return self.wrapped.unit_of_work(extras)
+
+    def save(self, key: str, entity: Entity, extras: Any) -> None:
+        self.wrapped.save(key, entity, extras)
 
 
 def as_registry(registry: occi.registry.Registry) -> Registry:

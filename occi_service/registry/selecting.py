@@ -69,12 +69,19 @@ def _holds(table: sa.FromClause, wanted: Fact, owner: str | None) -> list[sa.Col
 
 
 def page_statement(
-    wanted: list[Fact], owner: str | None, *, offset: int, limit: int | None, whole: bool
+    wanted: list[Fact],
+    owner: str | None,
+    *,
+    offset: int,
+    limit: int | None,
+    whole: bool,
+    identifiers: frozenset[str] | None = None,
 ) -> sa.Select[Any]:
     """The rows of a page.
 
     Args:
         owner: the tenant's; None for all tenants, which only an operator may see.
+        identifiers: of the only entities that may be in it.
         limit: rows at most; None for all.
         whole: lock the rows and take the secrets along, for entities that are to be changed.
     """
@@ -91,6 +98,11 @@ def page_statement(
         numbers = sa.select(entities.c.sequence).order_by(entities.c.sequence)
         if owner is not None:
             numbers = numbers.where(entities.c.owner == owner)
+    if identifiers is not None:
+        there = sa.select(entities.c.sequence).where(entities.c.identifier.in_(sorted(identifiers)))
+        if owner is not None:
+            there = there.where(entities.c.owner == owner)
+        numbers = numbers.where(numbers.selected_columns[0].in_(there))
     if limit is not None:
         numbers = numbers.limit(limit)
     if offset:

@@ -255,6 +255,7 @@ class SqlRegistry(Registry):
                 offset=selection.offset,
                 limit=None if limit is None else limit + 1,
                 whole=whole,
+                identifiers=selection.identifiers,
             )
             rows = connection.execute(statement).fetchall()
             more = limit is not None and len(rows) > limit

@@ -52,18 +52,17 @@ def default() -> Policy:
     return Policy()
 
 
-WRITE = {rules.ORDER, rules.UPDATE, rules.DELETE, rules.ACT}
-SEE = {rules.READ, rules.HISTORY}
+WRITE = {rules.ORDER, rules.UPDATE, rules.DELETE, rules.ACT, rules.TAG}
+SEE = {rules.READ, rules.HISTORY, rules.READ_PUBLISHED}
+#: Nothing of these is an operator's.
+NOT_OPERATORS = {rules.ORDER, rules.PUBLISH, rules.REPORT, rules.TAG, rules.SECRETS, rules.OUTPUTS}
 #: Role → (on one's own, on another tenant's).
 TABLE: dict[str, tuple[set[Rule], set[Rule]]] = {
-    "tenant": (WRITE | SEE, set()),
+    "tenant": (WRITE | SEE | {rules.SECRETS, rules.OUTPUTS}, set()),
     "read-only": (SEE, set()),
-    "provider": ({rules.PUBLISH, rules.WITHDRAW}, {rules.PUBLISH, rules.WITHDRAW}),
-    "operator": (
-        set(rules.RULES) - {rules.ORDER, rules.PUBLISH, rules.REPORT},
-        set(rules.RULES) - {rules.ORDER, rules.PUBLISH, rules.REPORT},
-    ),
-    "service": (SEE, set()),
+    "provider": ({rules.PUBLISH, rules.WITHDRAW, rules.READ_BUNDLE, rules.READ_PUBLISHED}, set()),
+    "operator": (set(rules.RULES) - NOT_OPERATORS, set(rules.RULES) - NOT_OPERATORS),
+    "service": (set(), set()),
     "admin": (set(), set()),
     "nonsense": (set(), set()),
 }
@@ -81,8 +80,20 @@ def test_an_instance_token_reports_for_its_own_instance_only(default: Policy) ->
     assert not allowed(default, rules.REPORT, instance_token("i"), Target(TenantId("t"), "j"))
     assert not allowed(default, rules.REPORT, instance_token("i"), Target(TenantId("u"), "i"))
     assert not allowed(default, rules.REPORT, instance_token("i"), Target(TenantId("t")))
-    assert allowed(default, rules.ORDER, instance_token("i"), OWN)
-    assert not allowed(default, rules.ORDER, instance_token("i"), OTHER)
+
+
+def test_an_instance_token_reaches_what_it_is_composed_of_and_reads_what_it_is_bound_to(default: Policy) -> None:
+    write = {rules.ORDER, rules.UPDATE, rules.DELETE, rules.ACT}
+    read = {rules.READ, rules.OUTPUTS}
+    for target, expected in (
+        (OWN, read | {rules.SECRETS, rules.HISTORY, rules.REPORT}),
+        (Target(TenantId("t"), composed_by="i"), read | write | {rules.SECRETS}),
+        (Target(TenantId("t"), bound_to="i"), read),
+        (Target(TenantId("t"), "j", composed_by="j", bound_to="j"), set()),
+        (Target(TenantId("u"), "i", composed_by="i", bound_to="i"), set()),
+        (Target(TenantId("t")), set()),
+    ):
+        assert {rule for rule in rules.RULES if allowed(default, rule, instance_token("i"), target)} == expected
 
 
 def test_a_project_admin_is_no_operator_and_a_system_admin_is(default: Policy) -> None:
@@ -243,4 +254,12 @@ def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_rule_that_is_asked_has_a_default() -> None:
-    assert set(rules.DEFAULTS) - rules.RULES == {"own_project", "operator"}
+    assert set(rules.DEFAULTS) - rules.RULES == {"own_project", "own_instance", "composed", "bound", "operator"}
+
+
+def test_the_documented_table_is_the_one_in_force() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    _, _, rest = text.partition("<!-- grants -->\n")
+    shown, marker, _ = rest.partition("\n<!-- /grants -->")
+    assert marker, "docs/security.md has the table between <!-- grants --> and <!-- /grants -->"
+    assert shown == rules.as_markdown()
