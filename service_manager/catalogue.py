@@ -150,6 +150,14 @@ class Catalogue:
             raise LookupError(f"there is no bundle {digest}")
         return bytes(found)
 
+    def archive_of(self, identity: Identity, digest: str, *, any_owner: bool) -> bytes | None:
+        """The archive of a bundle of the caller's tenant, or of any; None where there is none."""
+        with self._database.read() as connection:
+            if not any_owner and not self.owns(connection, identity.tenant_id, digest):
+                return None
+            found = connection.scalar(sa.select(tables.bundles.c.archive).where(tables.bundles.c.digest == digest))
+        return None if found is None else bytes(found)
+
     def service(self, connection: sa.Connection, service_type: str) -> Published | None:
         """The catalogue's entry of a type."""
         columns = [tables.services.c[field.name] for field in dataclasses.fields(Published)]
@@ -186,8 +194,8 @@ class Catalogue:
 
     # changing it ------------------------------------------------------------------------------------------------------
 
-    def keep(self, archive: bytes) -> tuple[str, bool]:
-        """Keep a bundle, in a transaction of its own. Returns its digest and whether it is new.
+    def keep(self, archive: bytes, owner: TenantId) -> tuple[str, bool]:
+        """Keep a bundle for a tenant, in a transaction of its own. Returns its digest and whether it is new to the tenant.
 
         Raises:
             BadRequestError: it is not a bundle, with everything that is wrong in it.
@@ -195,20 +203,26 @@ class Catalogue:
         digest = bundles.digest_of(archive)
         table = tables.bundles
         with self._database.read() as connection:
-            if connection.scalar(sa.select(table.c.digest).where(table.c.digest == digest)) is not None:
-                return digest, False
-        # Unpacked before the transaction begins: on SQLite nobody else could write meanwhile.
-        manifest = _manifest_of(digest, archive)
-        row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
+            here = connection.scalar(sa.select(table.c.digest).where(table.c.digest == digest)) is not None
+        rows = []
+        if not here:
+            # Unpacked before the transaction begins: on SQLite nobody else could write meanwhile.
+            manifest = _manifest_of(digest, archive)
+            row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
+            rows.append((table, row))
+        rows.append((tables.bundle_owners, {"digest": digest, "tenant": owner}))
         with self._database.write() as connection:
-            # Of two who bring the same at once, one is first; how many rows were written, not every driver tells.
-            brought = (
-                insert_into(table, self._database.dialect)
-                .values(row)
-                .on_conflict_do_nothing()
-                .returning(table.c.digest)
-            )
-            return digest, connection.scalar(brought) is not None
+            for into, values in rows:
+                # Of two who bring the same at once, one is first; how many rows were written, not every driver tells.
+                brought = insert_into(into, self._database.dialect).values(values).on_conflict_do_nothing()
+                new = connection.scalar(brought.returning(into.c.digest)) is not None
+            return digest, new
+
+    def owns(self, connection: sa.Connection, tenant: TenantId, digest: str) -> bool:
+        """Whether a tenant has uploaded a bundle."""
+        table = tables.bundle_owners
+        wanted = sa.select(table.c.digest).where(table.c.digest == digest, table.c.tenant == tenant)
+        return connection.scalar(wanted) is not None
 
     def publish(
         self, connection: sa.Connection, digest: str, *, entry: str, identity: Identity, now: float
@@ -224,14 +238,16 @@ class Catalogue:
             Its manifest, and the entry that it replaces.
 
         Raises:
-            BadRequestError: there is no such bundle.
+            BadRequestError: the tenant has uploaded no such bundle.
             ConflictError: its location is taken, or it would close a circle of services that order one another.
             ForbiddenError: another tenant publishes this type.
         """
-        try:
-            manifest = self.manifest(digest, connection)
-        except LookupError as error:
-            raise BadRequestError(f"{error}; PUT its archive at /bundle/{digest} first", "bundle.digest") from None
+        if not self.owns(connection, identity.tenant_id, digest):
+            # Another tenant's bundle is not told from none.
+            raise BadRequestError(
+                f"there is no bundle {digest} of yours; PUT its archive at /bundle/{digest} first", "bundle.digest"
+            )
+        manifest = self.manifest(digest, connection)
         self._take_turn(connection)
         self._check_place(connection, manifest)
         self._check_graph(connection, manifest)

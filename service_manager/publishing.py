@@ -16,7 +16,7 @@ from occi.core_model import Action, Entity
 
 import bundles
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, TooLargeError
-from occi_service.identity import IDENTITY, rules
+from occi_service.identity import IDENTITY, Identity, rules
 from occi_service.identity.policy import Policy, Target
 from occi_service.registry import Registry
 from occi_service.wire import deploy, names
@@ -43,8 +43,8 @@ class BundleResource:
         self._limit = limit
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Keep a bundle. Repeating it is harmless."""
-        self._check(req)
+        """Keep a bundle for the caller's tenant. Repeating it is harmless."""
+        identity = self._checked(req, rules.PUBLISH)
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
             raise BadRequestError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         length = req.content_length
@@ -55,27 +55,30 @@ class BundleResource:
         archive = req.bounded_stream.read(length)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
-        _, new = self._catalogue.keep(archive)
+        _, new = self._catalogue.keep(archive, identity.tenant_id)
         resp.status = falcon.HTTP_201 if new else falcon.HTTP_200
         resp.text = "OK"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """The archive."""
-        self._check(req)
-        try:
-            resp.data = self._catalogue.archive(digest)
-        except LookupError as error:
-            raise NotFoundError(str(error), "path") from None
+        """The archive, for a tenant that has uploaded it; to others it is not there."""
+        identity = self._checked(req, rules.READ_BUNDLE)
+        archive = self._catalogue.archive_of(
+            identity, digest, any_owner=self._policy.allows(rules.READ_BUNDLE, identity)
+        )
+        if archive is None:
+            raise NotFoundError(f"there is no bundle {digest}", "path")
+        resp.data = archive
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
 
     on_head = on_get
 
-    def _check(self, req: falcon.Request) -> None:
-        identity = req.env.get(IDENTITY)
+    def _checked(self, req: falcon.Request, rule: rules.Rule) -> Identity:
+        identity: Identity | None = req.env.get(IDENTITY)
         if identity is None:
             raise ForbiddenError("this needs an identity")
         with refusals():
-            self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+            self._policy.check(rule, identity, Target(identity.tenant_id))
+        return identity
 
 
 class PublishedBackend(DeferredDeletion, ActionBackend):

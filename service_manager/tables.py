@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from occi_service.database import metadata
 
-__all__ = ["bundles", "flags", "instances", "invocations", "publications", "services"]
+__all__ = ["bundle_owners", "bundles", "flags", "instances", "invocations", "publications", "services"]
 
 bundles = sa.Table(
     "sm_bundles",
@@ -15,6 +15,14 @@ bundles = sa.Table(
     sa.Column("archive", sa.LargeBinary, nullable=False),
     sa.Column("type", sa.String(255), nullable=False),
     sa.Column("version", sa.Text, nullable=False),
+)
+
+#: Whose a bundle is: every tenant's that has uploaded it.
+bundle_owners = sa.Table(
+    "sm_bundle_owners",
+    metadata,
+    sa.Column("digest", sa.ForeignKey("sm_bundles.digest"), primary_key=True),
+    sa.Column("tenant", sa.String(255), primary_key=True),
 )
 
 #: The catalogue as it is. `revision` rises with every change of any row, so that one small SELECT tells whether a

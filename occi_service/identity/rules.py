@@ -1,10 +1,10 @@
 """Who may do what, unless the operator's file says otherwise: one table of grants, from which the policy's checks are derived.
 
 A grant lets a role do what a rule stands for, within a scope; what no grant allows is refused. The service manager asks
-oslo.policy, whose checks (`DEFAULTS`) come of the table and may be replaced by the operator's file. Such a check can ask about the
-caller's `role`, `project_id`, `instance_id`, `token_kind` and `system_scope`, and of the target `%(project_id)s`,
-`%(instance_id)s`, `%(composed_by)s` and `%(bound_to)s`; nothing else, so that a decision depends on nothing else and can be kept.
-The cloud controller asks the table itself (`scopes`), since its callers are services and instances and no people.
+oslo.policy, whose checks (`DEFAULTS`) come of the table and may be replaced by the operator's file. Such a check can ask about
+the caller's `role`, `project_id`, `instance_id`, `token_kind` and `system_scope`, and of the target `%(project_id)s`,
+`%(instance_id)s`, `%(composed_by)s` and `%(bound_to)s`; nothing else, so that a decision depends on nothing else and can be
+kept. The cloud controller asks the table itself (`scopes`), since its callers are services and instances and few people.
 
 Owning is always part of a tenant's grant: tenants are isolated in queries first, and here again. So are the instances of one
 tenant from one another, where an instance's own token asks.

@@ -178,6 +178,25 @@ def test_what_is_no_archive_is_refused(desk: Desk) -> None:
     assert "PUT its archive" in refused.text
 
 
+def test_a_bundle_belongs_to_every_tenant_that_uploads_it(desk: Desk) -> None:
+    packed = desk.bundle()
+    path = f"/bundle/{packed.digest}"
+    absent = desk.ask("rival", "GET", path)
+    assert desk.put_bundle(packed).status == 201
+    # To a stranger it is as if it were not there: to read, to publish, to upload.
+    for method in ("GET", "HEAD"):
+        assert desk.ask("rival", method, path).status == 404
+    assert desk.ask("rival", "GET", path).text == absent.text
+    publish = {"kind": PUBLISHED, "attributes": {DIGEST: packed.digest}}
+    refused = desk.ask("rival", "POST", "/published/", publish)
+    assert (refused.status, "PUT its archive" in refused.text) == (400, True)
+    assert desk.put_bundle(packed, "rival").status == 201
+    assert [desk.put_bundle(packed, who).status for who in ("provider", "rival")] == [200, 200]
+    answers = [desk.ask(who, "GET", path, accept=None) for who in ("provider", "rival", "operator")]
+    assert [(each.status, each.body == packed.archive) for each in answers] == [(200, True)] * 3
+    assert [desk.ask(who, "GET", path).status for who in ("alice", "reader")] == [403, 403]
+
+
 def test_a_bundle_has_a_limit(tmp_path: Path, template: Template) -> None:
     desk = Desk(tmp_path, template, bundle_limit=1024)
     archive = b"x" * 2000
