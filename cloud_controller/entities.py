@@ -16,11 +16,11 @@ from occi_service.registry.base import Registry
 
 from .objects import Object
 
-__all__ = ["Entities"]
+__all__ = ["Entities", "Owner"]
 
 
 @dataclass(frozen=True)
-class _Owner:
+class Owner:
     """What the registry asks of an identity."""
 
     tenant_id: str
@@ -67,4 +67,4 @@ class Entities:
 
 
 def _extras(connection: sa.Connection, of: Object) -> dict[str, Any]:
-    return {"identity": _Owner(of.labels.tenant), "connection": connection}
+    return {"identity": Owner(of.labels.tenant), "connection": connection}

@@ -1,8 +1,8 @@
 """A module as a WSGI application, and the view that a caller has of its entities.
 
 The door in front has verified the token. Here the caller is handed to the backends, and the registry is told whose entities to
-show: the caller's tenant's; of these, to an orchestrator, its own instance's; to an operator, those of whoever owns the path; and
-where a path is everybody's (the catalogue, bundles), all.
+show: the caller's tenant's; of these, to a token that names an instance, that instance's; to an operator, those of whoever owns
+the path; where a path is everybody's (the catalogue), all; and of bundles those that the caller has uploaded.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from wsgiref.types import WSGIEnvironment
 
-from occi.core_model import Category, Entity, Kind
+from occi.backend import UserDefinedMixinBackend
+from occi.core_model import Category, Entity, Kind, Mixin
 
 from occi_service import logs
 from occi_service.app import Application
 from occi_service.errors import ForbiddenError
-from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind
-from occi_service.registry.base import Page, PyssfRegistry, Registry, Selection
+from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
+from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.request_log import ROUTE, TENANT
 from occi_service.service import KnownCaller
-from occi_service.wire import design, names
+from occi_service.wire import deploy, design, names
 
 from . import callers
 
-__all__ = ["CallersView", "Module", "ModuleApplication", "extras_of"]
+__all__ = ["CallersView", "Module", "ModuleApplication", "OwnMixins", "extras_of"]
 
 _SUBJECT_TOKEN: Final = "HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_")
 
@@ -86,6 +87,7 @@ class ModuleApplication(KnownCaller):
             "caller": caller,
             "request_id": logs.request_id(),
             "subject_token": PresentedToken(subject) if subject else None,
+            "chosen_path": environ.get("REQUEST_METHOD") == "PUT",
         }
         if not path.startswith(self._module.shared):
             extras["identity"] = self._eyes(caller, path)
@@ -93,44 +95,41 @@ class ModuleApplication(KnownCaller):
 
     def _eyes(self, caller: Identity, path: str) -> Identity:
         """Through whose eyes the registry is looked at."""
+        if path.startswith(deploy.BUNDLE.location):
+            return dataclasses.replace(caller, tenant_id=TenantId(callers.bundle_owner(caller)))
         if not callers.is_operator(caller):
             return caller
         owner = self._owner(path.removesuffix("/logs"))
         return caller if owner is None else dataclasses.replace(caller, tenant_id=TenantId(owner))
 
 
-class CallersView(PyssfRegistry):
-    """A registry of ours as one caller sees it: an orchestrator sees what belongs to its instance, others their tenant's."""
+class CallersView(RegistryView):
+    """A registry of ours as one caller sees it: whose token names an instance, what belongs to that; others, their tenant's."""
 
-    wrapped: Registry
-
-    def __init__(self, wrapped: Registry) -> None:
-        super().__init__(wrapped)
-
-    def find_category(self, name: str, extras: Any) -> Category | None:
-        return self.wrapped.find_category(name, extras)
-
-    def unit_of_work(self, extras: Any) -> Any:
-        return self.wrapped.unit_of_work(extras)
-
-    def save(self, key: str, entity: Entity, extras: Any) -> None:
-        self.wrapped.save(key, entity, extras)
-
-    def get_resource(self, key: str, extras: Any) -> Entity:
-        entity = self.wrapped.get_resource(key, extras)
+    def sees(self, entity: Entity, extras: Any) -> bool:
         instance = _own_instance(extras)
-        if instance is not None and _instance_of(entity) != instance:
-            raise KeyError(key)
-        return entity
+        return instance is None or entity.kind == deploy.BUNDLE or _instance_of(entity) == instance
+
+    def narrowed(self, selection: Selection, extras: Any) -> Selection:
+        instance = _own_instance(extras)
+        if instance is None or selection.category == deploy.BUNDLE:
+            return selection
+        own = (names.INSTANCE, instance)
+        return dataclasses.replace(selection, attributes=(*selection.attributes, own))
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        instance = _own_instance(extras)
-        if instance is not None:
-            own = (names.INSTANCE, instance)
-            selection = dataclasses.replace(selection, attributes=(*selection.attributes, own))
         if selection.category is not None:
-            return self.wrapped.select(selection, extras)
+            return super().select(selection, extras)
         return self._below(selection, extras)
+
+    def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
+        if extras is not None:
+            _check_tags(extras)
+        self.wrapped.set_backend(category, backend, extras)
+
+    def delete_mixin(self, mixin: Mixin, extras: Any) -> None:
+        _check_tags(extras)
+        self.wrapped.delete_mixin(mixin, extras)
 
     def _below(self, selection: Selection, extras: Any) -> Page:
         """What lies below a path, of this module's kinds: others' entities stand in the same database."""
@@ -142,7 +141,7 @@ class CallersView(PyssfRegistry):
             if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
                 continue
             wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
-            page = self.wrapped.select(wanted, extras)
+            page = super().select(wanted, extras)
             found += [each for each in page.entities if each.identifier.startswith(selection.path)]
         return Page(found[selection.offset : end], more=end is not None and len(found) > end)
 
@@ -156,9 +155,26 @@ def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:
 def _own_instance(extras: Any) -> str | None:
     """The one instance that may be seen; None where more may, or the path is everybody's."""
     caller = extras.get("caller")
-    if caller is None or "identity" not in extras or caller.kind is not TokenKind.INSTANCE:
+    if caller is None or "identity" not in extras or caller.kind is TokenKind.USER:
         return None
-    return str(caller.instance_id)
+    return caller.instance_id or (None if callers.is_service(caller) else "")
+
+
+def _check_tags(extras: Any) -> None:
+    """Refuse whoever may not define or attach mixins of a tenant's own. Raises ForbiddenError."""
+    callers.check_may(extras["caller"], rules.TAG, "a mixin of one's own")
+
+
+class OwnMixins(UserDefinedMixinBackend):
+    """Serves the mixins that tenants define: who may attach them, and take them off."""
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """Attach it."""
+        _check_tags(extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """Take it off."""
+        _check_tags(extras)
 
 
 def _instance_of(entity: Entity) -> str:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from occi.backend import ActionBackend, MixinBackend
 from occi.core_model import Action, Entity
 
-from occi_service.errors import BadRequestError, ConflictError, NotFoundError, shown
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, shown
 from occi_service.identity import Identity, instance_subject
 from occi_service.wire import disposal, names
 from occi_service.workflow import DeferredDeletion, call_first
@@ -75,9 +75,13 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         """The instance that an entity belongs to."""
         return str(entity.attributes[names.INSTANCE])
 
-    def path(self, entity: Entity) -> str | None:
-        """The path that the caller has to derive; None where any is right."""
+    def path(self, entity: Entity) -> str:
+        """The path that the caller has to derive, so that nobody else's order stands in its way."""
         raise NotImplementedError
+
+    def derives_from(self, _entity: Entity) -> str | None:
+        """The path of the object that the path derives from; None where it derives from the instance itself."""
+        return None
 
     def region(self, _entity: Entity) -> str:
         """The region it lives in."""
@@ -101,7 +105,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         instance = self.instance(entity)
         callers.check_acts_for(here.caller, instance)
         self.check_takes_more(instance, here)
-        self._check_path(entity)
+        self._check_path(entity, instance, here)
         if self.objects.tenant_of(here.connection, instance) not in (None, here.tenant):
             raise ConflictError(f"{instance} is an instance of another tenant", names.INSTANCE)
         new = Object(
@@ -185,12 +189,18 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return self.objects.owner(connection, disposal.disposal_path(instance)) is not None
 
-    def _check_path(self, entity: Entity) -> None:
+    def _check_path(self, entity: Entity, instance: str, here: Context) -> None:
+        """Refuse a path that is not this instance's: paths are the same for all, and another's order would be a 409."""
         wanted = self.path(entity)
-        if wanted is not None and entity.identifier != wanted:
+        if entity.identifier != wanted:
             raise BadRequestError(
                 f"{shown(entity.identifier)} is not the path of what is described; PUT it at {wanted}", "path"
             )
+        base = self.derives_from(entity)
+        found = None if base is None else self.objects.find(here.connection, base)
+        if base is not None and (found is None or found.labels.instance != instance):
+            # Another's is not told from none.
+            raise ForbiddenError(f"the instance {instance[:64]} has nothing at {shown(base)}; PUT that first", "path")
 
     def _change(self, old: Entity, attributes: dict[str, Any], extras: Any) -> None:
         here = context(extras)

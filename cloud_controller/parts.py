@@ -20,6 +20,7 @@ from .deploy.bundles import Unpacked
 from .deploy.regions import Regions
 from .design.ports import Delegations, ServiceCatalogue
 from .identities import identity_of
+from .module import OwnMixins
 from .objects import Objects
 from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
 from .platforms.local.delegations import LocalDelegations
@@ -134,7 +135,7 @@ class Parts:
 
     def registry(self) -> SqlRegistry:
         """A registry over the database, without categories yet."""
-        return SqlRegistry(self.database, self.cipher)
+        return SqlRegistry(self.database, self.cipher, mixin_backend=OwnMixins())
 
     def issuer(self) -> identity.TokenIssuer:
         """Signs tokens for calls to orchestrators and for exchanges; renews none."""

@@ -70,6 +70,7 @@ class Provisioning:
             **self._instance().labels,
             provision.CONFIGURATION_STACK: stack.path,
             provision.CONFIGURATION_NODE: node,
+            provision.CONFIGURATION_NAME: name,
             provision.CONFIGURATION_KIND: kind,
             provision.CONFIGURATION_CONTENT: dict(content),
         }

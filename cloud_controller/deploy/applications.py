@@ -83,7 +83,7 @@ class ApplicationBackend(_Runs):
         super().__init__(objects)
         self._bundles = bundles
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         return deploy.application_path(self.instance(entity))
 
     def create(self, entity: Entity, extras: Any) -> None:
@@ -94,7 +94,7 @@ class ApplicationBackend(_Runs):
                 "mixins",
             )
         here = context(extras)
-        self._check_source(entity.attributes, here)
+        self._check_source(entity.attributes, here, new=True)
         environment_of(entity.attributes)
         if self.objects.owner(here.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
             raise ConflictError("an app has the id of this instance, and would be the same to the platform", "path")
@@ -107,8 +107,8 @@ class ApplicationBackend(_Runs):
         if deploy.ORCHESTRATOR not in new.mixins:
             raise BadRequestError("the mixin orchestrator stays; name it", "mixins")
         here = context(extras)
-        self._check_source(new.attributes, here)
         before = _source(old.attributes)
+        self._check_source(new.attributes, here, new=_source(new.attributes) != before)
         super().replace(old, new, extras)
         if _source(old.attributes) != before:
             self._rerun(here.connection, self.present(old, here))
@@ -130,14 +130,16 @@ class ApplicationBackend(_Runs):
         environment_of(new)
         return new
 
-    def _check_source(self, attributes: Mapping[str, Any], here: Context) -> None:
+    def _check_source(self, attributes: Mapping[str, Any], here: Context, *, new: bool) -> None:
         given = [name for name in _SOURCE if attributes.get(name)]
         if len(given) != 1:
             raise BadRequestError(
                 f"give {deploy.BUNDLE_DIGEST} or {deploy.BUNDLE_IMAGE}, and one of the two", deploy.BUNDLE_DIGEST
             )
         digest = attributes.get(deploy.BUNDLE_DIGEST)
-        if digest and not self._bundles.hold(here.connection, digest):
+        if digest and not self._bundles.hold(
+            here.connection, digest, owner=callers.bundle_owner(here.caller) if new else None
+        ):
             raise ConflictError(
                 f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
             )
@@ -156,12 +158,15 @@ class AppBackend(_Runs):
     def instance(self, entity: Entity) -> str:
         return entity.identifier.rpartition("/")[2]
 
-    def path(self, entity: Entity) -> str | None:
-        return None
+    def path(self, entity: Entity) -> str:
+        return f"{deploy.APP.location}{self.instance(entity)}"
 
     def create(self, entity: Entity, extras: Any) -> None:
         here = context(extras)
         callers.check_publishes(here.caller, "running an application of one's own")
+        if extras.get("chosen_path") and not (callers.is_service(here.caller) or callers.is_operator(here.caller)):
+            # It may be that of an instance whose own application is still to come.
+            raise BadRequestError(f"POST it at {deploy.APP.location}; the id of an app is chosen here", "path")
         self.check_takes_more(self.instance(entity), here)
         # To the platform its id is an instance's: of one that is known, the orchestrator would be taken over.
         if self.objects.tenant_of(here.connection, self.instance(entity)) is not None:
@@ -169,7 +174,9 @@ class AppBackend(_Runs):
         image = str(entity.attributes.get(deploy.APP_IMAGE, ""))
         if not image:
             raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)
-        if _DIGEST.fullmatch(image) and not self._bundles.hold(here.connection, image):
+        if _DIGEST.fullmatch(image) and not self._bundles.hold(
+            here.connection, image, owner=callers.bundle_owner(here.caller)
+        ):
             raise ConflictError(f"there is no bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
         environment_of(entity.attributes)
         new = self._new(entity, here)

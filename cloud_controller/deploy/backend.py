@@ -47,7 +47,7 @@ class DeployModule:
     """
 
     name = "deploy"
-    shared: tuple[str, ...] = (deploy.BUNDLE.location,)
+    shared: tuple[str, ...] = ()
     open_to_tenants = False
 
     def __init__(self, objects: Objects, regions: Regions, *, limits: bundles.ArchiveLimits | None = None) -> None:

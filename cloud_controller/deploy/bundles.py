@@ -2,6 +2,9 @@
 
 A bundle travels as the archive itself, so its path is a route beside OCCI's; that it is here is an OCCI entity like any other.
 Its name is the SHA-256 of its bytes, so a PUT can be repeated, and nobody can put another in its place.
+
+It belongs to each who has uploaded it: a tenant, or a service manager, which serves many. Each has an entity of its own at the
+bundle's path, and to others there is none, whether or not the archive is here. An instance has the bundle that it runs.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ from occi_service.errors import (
     TooLargeError,
     UnsupportedMediaTypeError,
 )
-from occi_service.identity import TokenKind
+from occi_service.identity import Identity, rules
+from occi_service.identity.rules import Scope
 from occi_service.private_files import private_directory
 from occi_service.registry.base import Registry
+from occi_service.registry.tables import entities
 from occi_service.wire import deploy
 
 from .. import callers
@@ -49,10 +54,22 @@ class Bundles:
         """Whether a bundle is here."""
         return connection.scalar(sa.select(bundles.c.digest).where(bundles.c.digest == digest)) is not None
 
-    def hold(self, connection: sa.Connection, digest: str, *, alone: bool = False) -> bool:
-        """Whether a bundle is here, and stays so until the end of the transaction; `alone`: nobody else holds it either."""
+    def hold(self, connection: sa.Connection, digest: str, *, owner: str | None = None, alone: bool = False) -> bool:
+        """Whether a bundle is here, and stays so until the end of the transaction.
+
+        Args:
+            owner: whose it has to be; None for anybody's.
+            alone: nobody else holds it either.
+        """
         found = sa.select(bundles.c.digest).where(bundles.c.digest == digest).with_for_update(read=not alone)
-        return connection.scalar(found) is not None
+        if connection.scalar(found) is None:
+            return False
+        return owner is None or owner in self.owners(connection, digest)
+
+    def owners(self, connection: sa.Connection, digest: str) -> frozenset[str]:
+        """Whose a bundle is; an empty name stands for one from before there were owners."""
+        there = sa.select(entities.c.owner).where(entities.c.identifier == deploy.bundle_path(digest))
+        return frozenset(connection.scalars(there))
 
     def remove(self, connection: sa.Connection, digest: str) -> None:
         """Forget one."""
@@ -147,7 +164,7 @@ class BundleRoute:
         self._limits = limits
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Keep an archive: 201 the first time, 200 after."""
+        """Keep an archive for the caller: 201 the first time, 200 after."""
         extras = extras_of(req.env)
         callers.check_publishes(extras["caller"], "publishing a bundle")
         media_type = (req.content_type or "").partition(";")[0].strip().lower()
@@ -159,11 +176,12 @@ class BundleRoute:
         except archives.BundleError as error:
             raise BadRequestError(str(error), "body") from error
         with self._registry.unit_of_work(extras):
-            connection = extras["connection"]
-            if self._bundles.hold(connection, digest) or not self._bundles.add(connection, digest, archive):
-                self._wanted(digest, extras)
+            if self._wanted(digest, extras):
                 resp.status = falcon.HTTP_200
                 return
+            connection = extras["connection"]
+            if not self._bundles.hold(connection, digest):
+                self._bundles.add(connection, digest, archive)
             path = deploy.bundle_path(digest)
             entity = Resource(path, deploy.BUNDLE, [])
             entity.attributes = {deploy.BUNDLE_SIZE: len(archive)}
@@ -172,7 +190,7 @@ class BundleRoute:
         resp.set_header("Location", req.uri)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """The archive, for those who publish and for the instances that run it."""
+        """The archive, for whose it is, for the instances that run it and for operators."""
         archive = self._asked_for(req, digest, self._bundles.archive)
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
         resp.set_header("ETag", f'"{digest}"')
@@ -184,27 +202,38 @@ class BundleRoute:
         resp.set_header("ETag", f'"{digest}"')
 
     def _asked_for(self, req: falcon.Request, digest: str, look: Callable[[sa.Connection, str], Found]) -> Found:
-        """What a look finds, for a caller who may have it."""
+        """What a look finds, for a caller who may have it; to others it is not there."""
         extras = extras_of(req.env)
         caller = extras["caller"]
-        if caller.kind is not TokenKind.INSTANCE:
-            callers.check_publishes(caller, "fetching a bundle")
+        callers.check_may(caller, rules.READ_OFFERED_BUNDLE, "fetching a bundle")
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
-            if caller.kind is TokenKind.INSTANCE and not self._runs(caller, digest, connection):
-                raise NotFoundError("your instance runs no such bundle", "path")
-            found = look(connection, digest)
+            found = look(connection, digest) if self._may_have(caller, digest, extras) else None
             if not found:
                 raise NotFoundError(f"there is no bundle {digest}", "path")
-            self._wanted(digest, extras)
         return found
 
-    def _wanted(self, digest: str, extras: dict[str, Any]) -> None:
-        """Who asks for a bundle, or sends it again, is about to run it: it counts as unused no more."""
+    def _may_have(self, caller: Identity, digest: str, extras: dict[str, Any]) -> bool:
+        granted = callers.scopes_of(caller, rules.READ_OFFERED_BUNDLE)
+        if Scope.ANY in granted:
+            return True
+        if Scope.OWN_BUNDLE in granted and self._runs(caller, digest, extras["connection"]):
+            return True
+        return Scope.OWN_TENANT in granted and self._wanted(digest, extras)
+
+    def _wanted(self, digest: str, extras: dict[str, Any]) -> bool:
+        """Whether it is the caller's. Who asks for it, or sends it again, is about to run it: it counts as unused no more."""
         path = deploy.bundle_path(digest)
-        entity = self._registry.get_resource(path, extras)
+        # Before its entity, as retention does.
+        if not self._bundles.hold(extras["connection"], digest):
+            return False
+        try:
+            entity = self._registry.get_resource(path, extras)
+        except KeyError:
+            return False
         if entity.attributes.pop(deploy.BUNDLE_UNUSED_SINCE, None) is not None:
             self._registry.save(path, entity, extras)
+        return True
 
     def _runs(self, caller: Any, digest: str, connection: sa.Connection) -> bool:
         extras = {"identity": caller, "connection": connection}

@@ -1,8 +1,9 @@
 """Bundles that nothing runs any more go, after a while: from the database, and where they were unpacked.
 
 A bundle is in use while an application names it, also one that is stopped or fails. When it is first seen unused the time is
-noted at its entity; whoever asks for it or sends it again takes the note away. So what a service manager is about to order is
-there still, and what it has not, it sends again: a bundle is known by its digest.
+noted at the entities of all whose it is; who asks for it or sends it again takes the note from its own. So what a service manager
+is about to order is there still, and what it has not, it sends again: a bundle is known by its digest. With its last owner the
+archive goes.
 
 Directories are removed on the machine of the worker whose turn it is; with several workers each gets its turn.
 """
@@ -19,6 +20,7 @@ from occi_service.registry.sql import SqlRegistry
 from occi_service.wire import deploy
 from occi_service.work import Topic, recurring
 
+from ..entities import Owner
 from .bundles import Bundles, Unpacked
 
 __all__ = ["TOPIC", "BundleRetention", "topic"]
@@ -62,22 +64,23 @@ class BundleRetention:
     def __call__(self) -> float:
         """Look at every bundle; the seconds until the next look."""
         now = self._clock()
-        for digest, noted in list(self._bundles()):
+        for digest, owner, noted in list(self._bundles()):
             # Nearly all are used and not noted, and only read.
             if noted or not self._used(digest, {}):
-                self._judge(digest, now)
+                self._judge(digest, owner, now)
         self._unpacked.sweep(before=now - _UNFINISHED)
         self._unpacked.remove_unknown()
         return self._every
 
-    def _bundles(self) -> Iterator[tuple[str, bool]]:
-        """Every digest, and whether the bundle is noted as unused."""
+    def _bundles(self) -> Iterator[tuple[str, str, bool]]:
+        """Every digest, each of its owners, and whether the bundle is noted as unused there."""
         offset = 0
         while True:
-            page = self._registry.select(Selection(category=deploy.BUNDLE, offset=offset, limit=_PAGE), {})
+            selection = Selection(category=deploy.BUNDLE, offset=offset, limit=_PAGE)
+            page = self._registry.select_all_tenants(selection)
             for each in page.entities:
                 noted = deploy.BUNDLE_UNUSED_SINCE in each.attributes
-                yield each.identifier.removeprefix(deploy.BUNDLE.location), noted
+                yield each.identifier.removeprefix(deploy.BUNDLE.location), str(each.extras or ""), noted
             if not page.more:
                 return
             offset += _PAGE
@@ -89,20 +92,25 @@ class BundleRetention:
                 return True
         return False
 
-    def _judge(self, digest: str, now: float) -> None:
+    def _judge(self, digest: str, owner: str, now: float) -> None:
         """Note that it is unused, or that it is used again, or let it go."""
-        extras: dict[str, Any] = {}
+        extras: dict[str, Any] = {"identity": Owner(owner) if owner else None}
         with self._registry.unit_of_work(extras):
+            connection = extras["connection"]
             # Whoever orders an application of it holds the row until the order stands, so this look sees every order.
-            if not Bundles().hold(extras["connection"], digest, alone=True):
+            if not Bundles().hold(connection, digest, alone=True):
                 return
             path = deploy.bundle_path(digest)
-            entity = self._registry.get_resource(path, extras)
+            try:
+                entity = self._registry.get_resource(path, extras)
+            except KeyError:
+                return
             if self._used(digest, extras):
                 entity.attributes.pop(deploy.BUNDLE_UNUSED_SINCE, None)
             elif now - entity.attributes.setdefault(deploy.BUNDLE_UNUSED_SINCE, now) >= self._grace:
-                Bundles().remove(extras["connection"], digest)
                 self._registry.delete_resource(path, extras)
+                if not Bundles().owners(connection, digest):
+                    Bundles().remove(connection, digest)
                 return
             self._registry.save(path, entity, extras)
 

@@ -75,7 +75,7 @@ class StackBackend(OwnedBackend):
         super().__init__(objects)
         self._regions = regions
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         get = entity.attributes
         return deploy.stack_path(self.instance(entity), get[deploy.STACK_NAME], get[names.REGION])
 

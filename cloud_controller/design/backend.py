@@ -47,6 +47,7 @@ class ValidationBackend(KindBackend, ActionBackend):
     def action(
         self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
     ) -> Mapping[str, Any] | None:
+        callers.check_may(context(extras).caller, identity.rules.VALIDATE, "validating a document")
         problems = validate(
             str(attributes["org.archelon.document.format"]),
             str(attributes["org.archelon.document.content"]),
@@ -57,6 +58,7 @@ class ValidationBackend(KindBackend, ActionBackend):
 
     def create(self, entity: Entity, extras: Any) -> None:
         caller = context(extras).caller
+        callers.check_may(caller, identity.rules.VALIDATE, "validating a document")
         own = caller.instance_id if caller.kind is identity.TokenKind.INSTANCE else "default"
         # One is enough, and a tenant's own token can make no other: they would only add up.
         if entity.identifier != f"{design.VALIDATION.location}{own}":

@@ -23,7 +23,7 @@ class DisposalBackend(OwnedBackend):
 
     topic = TOPIC
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         return disposal.disposal_path(self.instance(entity))
 
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:

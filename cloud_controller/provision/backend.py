@@ -53,9 +53,16 @@ class ConfigurationBackend(OwnedBackend):
         super().__init__(objects)
         self._configures = configures
 
-    def path(self, entity: Entity) -> str | None:
-        # The name is the caller's own, and in the path alone.
-        return None
+    def path(self, entity: Entity) -> str:
+        get = entity.attributes
+        return provision.configuration_path(
+            str(get[provision.CONFIGURATION_STACK]),
+            str(get[provision.CONFIGURATION_NODE]),
+            str(get[provision.CONFIGURATION_NAME]),
+        )
+
+    def derives_from(self, entity: Entity) -> str | None:
+        return str(entity.attributes[provision.CONFIGURATION_STACK])
 
     def ordered(self, entity: Entity, present: Object) -> None:
         if not str(entity.attributes[provision.CONFIGURATION_STACK]).startswith(deploy.STACK.location):
@@ -66,7 +73,9 @@ class ConfigurationBackend(OwnedBackend):
         entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
     def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
-        changed = any(old.attributes.get(name) != new.get(name) for name in {*old.attributes, *new} - _SET)
+        # The name is the path's; one that was ordered before paths had to be derived here has none.
+        looked_at = {*old.attributes, *new} - _SET - {provision.CONFIGURATION_NAME}
+        changed = any(old.attributes.get(name) != new.get(name) for name in looked_at)
         # What failed is tried again when it is ordered again, such as by a phase that is.
         if changed or old.attributes.get(provision.CONFIGURATION_STATE) == "failed":
             self._validate(new, present)

@@ -58,7 +58,7 @@ class DnsBackend(OwnedBackend):
         super().__init__(objects)
         self._servers = servers
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         get = entity.attributes
         return dns.record_path(
             self.instance(entity), str(get[names.REGION]), str(get[dns.ZONE]), str(get[dns.NAME]), str(get[dns.TYPE])

@@ -41,11 +41,14 @@ class MonitorBackend(OwnedBackend):
         super().__init__(objects)
         self._clock = clock
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         get = entity.attributes
         return runtime.monitor_path(
             get[runtime.MONITOR_STACK], get[runtime.MONITOR_NODE], get.get(runtime.MONITOR_PORT) or ""
         )
+
+    def derives_from(self, entity: Entity) -> str | None:
+        return str(entity.attributes[runtime.MONITOR_STACK])
 
     def ordered(self, entity: Entity, present: Object) -> None:
         self._check(entity.attributes)
@@ -96,8 +99,11 @@ class AlarmBackend(OwnedBackend):
     topic = ALARM
     stays = frozenset((runtime.ALARM_NAME, runtime.ALARM_MONITOR))
 
-    def path(self, entity: Entity) -> str | None:
+    def path(self, entity: Entity) -> str:
         return runtime.alarm_path(entity.attributes[runtime.ALARM_MONITOR], entity.attributes[runtime.ALARM_NAME])
+
+    def derives_from(self, entity: Entity) -> str | None:
+        return str(entity.attributes[runtime.ALARM_MONITOR])
 
     def ordered(self, entity: Entity, present: Object) -> None:
         monitor = str(entity.attributes[runtime.ALARM_MONITOR])

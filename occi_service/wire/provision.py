@@ -14,6 +14,7 @@ __all__ = [
     "CONFIGURATION_ATTEMPT",
     "CONFIGURATION_CONTENT",
     "CONFIGURATION_KIND",
+    "CONFIGURATION_NAME",
     "CONFIGURATION_NODE",
     "CONFIGURATION_RESULT",
     "CONFIGURATION_STACK",
@@ -26,6 +27,7 @@ SCHEME: Final = scheme("provision")
 
 CONFIGURATION_STACK: Final = attribute("configuration.stack")
 CONFIGURATION_NODE: Final = attribute("configuration.node")
+CONFIGURATION_NAME: Final = attribute("configuration.name")
 CONFIGURATION_KIND: Final = attribute("configuration.kind")
 CONFIGURATION_CONTENT: Final = attribute("configuration.content")
 CONFIGURATION_STATE: Final = attribute("configuration.state")
@@ -41,6 +43,9 @@ CONFIGURATION: Final = Kind(
         **LABELS,
         CONFIGURATION_STACK: Attribute("required", description="path of the stack"),
         CONFIGURATION_NODE: Attribute("required", description="name of the node in the stack's template"),
+        CONFIGURATION_NAME: Attribute(
+            "required", description="of the instance's own choosing; its path derives from it"
+        ),
         CONFIGURATION_KIND: Attribute("required", pattern="cloud-init|ssh|software-config|process"),
         CONFIGURATION_CONTENT: Attribute("required", type="object", secret=True),
         CONFIGURATION_STATE: Attribute("immutable", pattern="waiting|running|done|failed"),

@@ -57,6 +57,7 @@ def put_configuration(house: House, instance: str, content: dict[str, Any], **ch
         **labels(instance),
         provision.CONFIGURATION_STACK: stack,
         provision.CONFIGURATION_NODE: "web",
+        provision.CONFIGURATION_NAME: "load",
         provision.CONFIGURATION_KIND: "process",
         provision.CONFIGURATION_CONTENT: content,
         **changes,
