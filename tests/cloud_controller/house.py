@@ -65,7 +65,9 @@ class House:
         ours = identity.SigningKey.of(private, issuer="cloud-controller")
         other = ed25519.Ed25519PrivateKey.from_private_bytes(key[::-1])
         self.theirs = identity.SigningKey.of(other, issuer="service-manager")
-        self.keys = identity.VerificationKeys([ours.public, self.theirs.public])
+        third = ed25519.Ed25519PrivateKey.from_private_bytes(bytes([each ^ 0x55 for each in key]))
+        self.peers = identity.SigningKey.of(third, issuer="another-service-manager")
+        self.keys = identity.VerificationKeys([ours.public, self.theirs.public, self.peers.public])
         self.database = Database(url, pool_size=8)
         if make:
             metadata.create_all(self.database.engine)
@@ -92,8 +94,11 @@ class House:
         )
         self.sent: list[Notice] = []
         self.client = falcon.testing.TestClient(web.application(self.parts))
-        self.issuer = identity.TokenIssuer(
-            self.theirs,
+        self.issuer = self._issuer_of(self.theirs)
+
+    def _issuer_of(self, key: identity.SigningKey) -> identity.TokenIssuer:
+        return identity.TokenIssuer(
+            key,
             keys=self.keys,
             instances=_Never(),
             revocations=identity.MemoryRevocations(time.time),
@@ -111,6 +116,15 @@ class House:
     def service_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
         return self.issuer.for_service(
             "sm",
+            tenant_id=identity.TenantId(tenant),
+            audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
+            instance_id=instance,
+        )
+
+    def peers_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
+        """A token of another service manager."""
+        return self._issuer_of(self.peers).for_service(
+            "peer",
             tenant_id=identity.TenantId(tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,

@@ -47,7 +47,9 @@ def put_bundle(house: House, archive: bytes = BUNDLE, *, token: str | None = Non
     return house.client.simulate_put(path, headers=headers, body=archive)
 
 
-def put_application(house: House, instance: str, generation: int = 1, **changes: Any) -> Any:
+def put_application(
+    house: House, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any
+) -> Any:
     attributes = {
         **labels(instance, generation),
         deploy.APP_NAME: "hello",
@@ -56,7 +58,9 @@ def put_application(house: House, instance: str, generation: int = 1, **changes:
         **changes,
     }
     path = "/deploy" + deploy.application_path(instance)
-    return house.call("PUT", path, kind=deploy.APPLICATION, mixins=(deploy.ORCHESTRATOR,), attributes=attributes)
+    return house.call(
+        "PUT", path, kind=deploy.APPLICATION, mixins=(deploy.ORCHESTRATOR,), attributes=attributes, token=token
+    )
 
 
 def put_stack(house: House, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any) -> Any:
@@ -102,6 +106,39 @@ def test_a_bundle_is_kept_once_and_by_its_digest(house: House) -> None:
     assert (wrong.status_code, "digest" in wrong.text) == (400, True)
     assert put_bundle(house, b"no archive").status_code == 400
     assert put_bundle(house, token=house.instance_token(new_instance())).status_code == 403
+
+
+def test_a_bundle_belongs_to_each_that_uploads_it(house: House) -> None:
+    path = "/deploy" + deploy.bundle_path(DIGEST)
+    absent = house.call("GET", path, token=house.peers_token())
+    assert put_bundle(house).status_code == 201
+    # The service manager that has it serves many tenants; to another it is not there, as if it were nowhere.
+    assert house.call("GET", path, token=house.service_token(tenant="t-2")).status_code == 200
+    assert house.call("HEAD", path, token=house.peers_token()).status_code == 404
+    stranger = house.call("GET", path, token=house.peers_token())
+    assert (stranger.status_code, stranger.text) == (404, absent.text)
+    assert house.call("GET", "/deploy/bundle/", token=house.peers_token()).json.get("resources", []) == []
+    refused = put_application(house, new_instance(), token=house.peers_token())
+    assert (refused.status_code, "PUT it at" in refused.text) == (409, True)
+    assert [put_bundle(house, token=house.peers_token()).status_code for _ in range(2)] == [201, 200]
+    assert house.call("GET", path, token=house.peers_token()).content == BUNDLE
+    assert put_application(house, new_instance(), token=house.peers_token()).status_code == 201
+
+
+def test_an_instance_runs_no_bundle_of_its_own_choosing(house: House) -> None:
+    instance = new_instance()
+    put_bundle(house)
+    own = house.instance_token(instance)
+    assert put_application(house, instance, token=own).status_code == 403
+    other = bundles.pack_files({"orchestrator.py": bundles.PackedFile(b"print('other', flush=True)\n")})
+    assert put_bundle(house, other).status_code == 201
+    assert put_application(house, instance).status_code == 201
+    for source in (
+        {deploy.BUNDLE_DIGEST: bundles.digest_of(other)},
+        {deploy.BUNDLE_DIGEST: None, deploy.BUNDLE_IMAGE: "x"},
+    ):
+        assert put_application(house, instance, 2, token=own, **source).status_code == 403
+    assert house.call("GET", "/deploy" + deploy.bundle_path(bundles.digest_of(other)), token=own).status_code == 404
 
 
 def test_an_instance_fetches_the_bundle_that_it_runs_and_no_other(house: House) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cloud_controller.runtime.rules import OPERATORS, Rule, Standing, judged
 from cloud_controller.runtime.scraping import averaged, parse
-from occi_service.wire import deploy, disposal, names, provision, runtime
+from occi_service.wire import deploy, disposal, provision, runtime
 
 from .house import House, labels, new_instance
 from .test_deploy_module import put_application, put_bundle, put_stack, state
@@ -133,31 +133,65 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(house: House
 
 def test_what_this_platform_has_not_is_said_clearly(house: House) -> None:
     instance = new_instance()
+    assert put_stack(house, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     for changes, content, said in (
         ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not on this platform"),
         ({}, {"command": "rm -rf /"}, "list"),
         ({}, {"files": {"../x": "y"}}, "leaves"),
         ({}, {"shell": "x"}, "takes files"),
-        ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "stack"),
+        ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "not the path of"),
+        ({provision.CONFIGURATION_NAME: "another"}, {}, "not the path of"),
     ):
         _, answer = put_configuration(house, instance, content, **changes)
         assert answer.status_code == 400
         assert said in answer.text
 
 
-def test_a_stack_of_another_instance_is_nobodys_to_look_into(house: House) -> None:
-    mine, other = new_instance(), new_instance()
-    put_stack(house, other, **{deploy.STACK_TEMPLATE: METERED})
+def test_paths_that_derive_from_another_instances_are_left_to_it(house: House) -> None:
+    mine, other, third = new_instance(), new_instance(), new_instance()
+    assert put_stack(house, other, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     stack = deploy.stack_path(other, "main", "local")
-    monitor = "/runtime" + runtime.monitor_path(stack, "web")
-    wanted = {runtime.MONITOR_STACK: stack, runtime.MONITOR_NODE: "web", runtime.MONITOR_INTERVAL: 0.2}
-    own = house.instance_token(mine)
-    made = house.call("PUT", monitor, kind=runtime.MONITOR, attributes={**labels(mine), **wanted}, token=own)
-    assert made.status_code == 201
-    with house.worker():
-        house.wait(lambda: state(house, other) == "CREATE_COMPLETE")
-        house.wait(lambda: "not there" in house.attributes(monitor, token=own)[runtime.MONITOR_STATE])
-        assert house.attributes(monitor, token=own)[names.INSTANCE] == mine
+    ahead = deploy.stack_path(third, "main", "local")
+    monitor = runtime.monitor_path(stack, "web")
+    watched = {runtime.MONITOR_STACK: stack, runtime.MONITOR_NODE: "web", runtime.MONITOR_INTERVAL: 0.2}
+    alarm = {
+        runtime.ALARM_NAME: "busy",
+        runtime.ALARM_MONITOR: monitor,
+        runtime.ALARM_METRIC: "load",
+        runtime.ALARM_OPERATOR: ">",
+        runtime.ALARM_THRESHOLD: 5,
+        runtime.ALARM_FOR: 0.3,
+    }
+    configured = {
+        provision.CONFIGURATION_STACK: stack,
+        provision.CONFIGURATION_NODE: "web",
+        provision.CONFIGURATION_NAME: "load",
+        provision.CONFIGURATION_KIND: "process",
+        provision.CONFIGURATION_CONTENT: {"files": {"load": "2"}},
+    }
+    described: list[tuple[str, Any, dict[str, Any]]] = [
+        ("/runtime" + monitor, runtime.MONITOR, watched),
+        # Nobody has this stack yet, and so nobody else's is the path.
+        (
+            "/runtime" + runtime.monitor_path(ahead, "web"),
+            runtime.MONITOR,
+            {**watched, runtime.MONITOR_STACK: ahead},
+        ),
+        ("/runtime" + runtime.alarm_path(monitor, "busy"), runtime.ALARM, alarm),
+        ("/provision" + provision.configuration_path(stack, "web", "load"), provision.CONFIGURATION, configured),
+    ]
+
+    def put(path: str, kind: Any, attributes: dict[str, Any], instance: str, tenant: str) -> Any:
+        token = house.instance_token(instance, tenant=tenant)
+        return house.call("PUT", path, kind=kind, attributes={**labels(instance), **attributes}, token=token)
+
+    for tenant in ("t-1", "t-2"):
+        refused = [put(*each, mine, tenant) for each in described]
+        assert [(each.status_code, "PUT that first" in each.text) for each in refused] == [(403, True)] * 4
+    assert put(*described[0], other, "t-1").status_code == 201
+    # Now there is a monitor that an alarm could hang on.
+    assert put(*described[2], mine, "t-2").status_code == 403
+    assert [put(*each, other, "t-1").status_code for each in described[2:]] == [201, 201]
 
 
 def test_the_text_format() -> None:
