@@ -26,7 +26,7 @@ from occi_service.identity import Identity, TokenKind, rules
 from occi_service.identity.policy import Policy, Target
 from occi_service.identity.rules import Scope
 from occi_service.model import attributes_of, secrets_of, type_id
-from occi_service.registry.base import Registry, RegistryView, Selection
+from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 
@@ -34,7 +34,17 @@ from .catalogue import Catalogue
 from .instances import Instance, Instances, parameters_of
 from .start_tokens import START_AUDIENCE
 
-__all__ = ["Audiences", "CallersView", "OwnMixins", "Reach", "is_exchanged", "opens", "target_of", "withheld"]
+__all__ = [
+    "Audiences",
+    "CallersView",
+    "OwnMixins",
+    "Reach",
+    "is_exchanged",
+    "opens",
+    "reading_rule",
+    "target_of",
+    "withheld",
+]
 
 _OWN: Final = frozenset((tokens.AUDIENCE_SERVICE_MANAGER, START_AUDIENCE))
 
@@ -199,6 +209,14 @@ def withheld(policy: Policy, identity: Identity, entity: Entity, reach: Reach | 
     return secret
 
 
+def reading_rule(kind: Kind) -> rules.Rule:
+    """The rule by which entities of a kind are read."""
+    return _READING.get(type_id(kind), rules.READ)
+
+
+_READING: Final = {type_id(wire.RECORD): rules.HISTORY, type_id(wire.PUBLISHED): rules.READ_PUBLISHED}
+
+
 class OwnMixins(UserDefinedMixinBackend):
     """Serves the mixins that tenants define: who may attach them, and take them off."""
 
@@ -242,6 +260,20 @@ class CallersView(RegistryView):
             return _of_own(selection, reach)
         kind = category if isinstance(category, Kind) else None
         return _only(selection, reach.paths(kind))
+
+    def select(self, selection: Selection, extras: Any) -> Page:
+        """A page of what the caller may read. Not every rendering has each entity looked at before it is listed."""
+        page = super().select(selection, extras)
+        identity = extras.get("identity") if isinstance(extras, dict) else None
+        if identity is None:
+            return page
+        reach = _reach_of(extras)
+        seen = [
+            each
+            for each in page.entities
+            if self._policy.allows(reading_rule(each.kind), identity, target_of(identity, each, reach))
+        ]
+        return Page(seen, more=page.more)
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
         if extras is not None:

@@ -10,12 +10,11 @@ from occi.core_model import Entity
 
 from occi_service import work
 from occi_service.errors import ForbiddenError
-from occi_service.identity import TenantId, rules
+from occi_service.identity import TenantId
 from occi_service.identity.policy import Policy
-from occi_service.wire import service_manager as wire
 
 from .backend import caller_of
-from .composing import target_of
+from .composing import reading_rule, target_of
 from .history import History
 
 __all__ = ["RecordBackend", "RecordExpiry"]
@@ -30,8 +29,7 @@ class RecordBackend(KindBackend):
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """A look at one's own."""
         identity = caller_of(extras)
-        rule = rules.HISTORY if entity.kind == wire.RECORD else rules.READ
-        self._policy.check(rule, identity, target_of(identity, entity, extras.get("reach")))
+        self._policy.check(reading_rule(entity.kind), identity, target_of(identity, entity, extras.get("reach")))
 
     def create(self, entity: Entity, extras: Any) -> None:
         """Refused."""

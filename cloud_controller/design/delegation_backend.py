@@ -92,6 +92,7 @@ class DelegationBackend(KindBackend, ActionBackend):
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """Show how it stands with the delegation that counts."""
+        callers.check_may(extras["caller"], identity.rules.READ_OBJECTS, "a delegation")
         with self._database.read() as connection:
             counts = self._rows.root(connection, _instance(entity))
         if counts is not None:

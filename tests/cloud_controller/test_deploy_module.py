@@ -57,6 +57,7 @@ def put_application(
         deploy.APPLICATION_ENV: {"WORD": "s3cret"},
         **changes,
     }
+    attributes = {name: value for name, value in attributes.items() if value is not None}
     path = "/deploy" + deploy.application_path(instance)
     return house.call(
         "PUT", path, kind=deploy.APPLICATION, mixins=(deploy.ORCHESTRATOR,), attributes=attributes, token=token
