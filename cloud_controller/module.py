@@ -19,6 +19,7 @@ from occi_service import logs
 from occi_service.app import Application
 from occi_service.errors import ForbiddenError
 from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
+from occi_service.model import type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.request_log import ROUTE, TENANT
 from occi_service.service import KnownCaller
@@ -103,6 +104,16 @@ class ModuleApplication(KnownCaller):
         return caller if owner is None else dataclasses.replace(caller, tenant_id=TenantId(owner))
 
 
+#: Kinds whose entities bear no label of their instance: their paths end in its id.
+_UNLABELLED: Final = (design.DELEGATION, design.VALIDATION, deploy.APP)
+#: Kinds that are read by another rule than an instance's objects.
+_READING: Final = {
+    type_id(design.SERVICE): rules.READ_CATALOGUE,
+    type_id(design.VALIDATION): rules.VALIDATE,
+    type_id(deploy.BUNDLE): rules.READ_OFFERED_BUNDLE,
+}
+
+
 class CallersView(RegistryView):
     """A registry of ours as one caller sees it: whose token names an instance, what belongs to that; others, their tenant's."""
 
@@ -114,13 +125,20 @@ class CallersView(RegistryView):
         instance = _own_instance(extras)
         if instance is None or selection.category == deploy.BUNDLE:
             return selection
+        if selection.category in _UNLABELLED:
+            path = f"{selection.category.location}{instance}"
+            return dataclasses.replace(selection, identifiers=frozenset((path,)))
         own = (names.INSTANCE, instance)
         return dataclasses.replace(selection, attributes=(*selection.attributes, own))
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        if selection.category is not None:
-            return super().select(selection, extras)
-        return self._below(selection, extras)
+        if selection.category is None:
+            return self._below(selection, extras)
+        caller, rule = extras.get("caller"), _READING.get(type_id(selection.category), rules.READ_OBJECTS)
+        # Not every rendering has each entity looked at before it is listed.
+        if caller is not None and not callers.scopes_of(caller, rule):
+            return Page([])
+        return super().select(selection, extras)
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
         if extras is not None:
@@ -141,7 +159,7 @@ class CallersView(RegistryView):
             if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
                 continue
             wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
-            page = super().select(wanted, extras)
+            page = self.select(wanted, extras)
             found += [each for each in page.entities if each.identifier.startswith(selection.path)]
         return Page(found[selection.offset : end], more=end is not None and len(found) > end)
 

@@ -94,6 +94,7 @@ class ApplicationBackend(_Runs):
                 "mixins",
             )
         here = context(extras)
+        callers.check_acts_for(here.caller, self.instance(entity))
         self._check_source(entity.attributes, here, new=True)
         environment_of(entity.attributes)
         if self.objects.owner(here.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
@@ -115,6 +116,7 @@ class ApplicationBackend(_Runs):
             self._starting(old)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        self.present(old, context(extras))
         raise ConflictError("an application is ordered whole: PUT it", "method")
 
     def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ValidationBackend(KindBackend, ActionBackend):
     def action(
         self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
     ) -> Mapping[str, Any] | None:
-        callers.check_may(context(extras).caller, identity.rules.VALIDATE, "validating a document")
+        self._check(extras)
         problems = validate(
             str(attributes["org.archelon.document.format"]),
             str(attributes["org.archelon.document.content"]),
@@ -57,13 +57,29 @@ class ValidationBackend(KindBackend, ActionBackend):
         return {"org.archelon.validation.problems": [dataclasses.asdict(each) for each in problems]}
 
     def create(self, entity: Entity, extras: Any) -> None:
-        caller = context(extras).caller
-        callers.check_may(caller, identity.rules.VALIDATE, "validating a document")
+        caller = self._check(extras)
         own = caller.instance_id if caller.kind is identity.TokenKind.INSTANCE else "default"
         # One is enough, and a tenant's own token can make no other: they would only add up.
         if entity.identifier != f"{design.VALIDATION.location}{own}":
             raise BadRequestError(f"documents are validated at {design.VALIDATION.location}{own}", "path")
         entity.actions = list(entity.kind.actions)
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        self._check(extras)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        self._check(extras)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        self._check(extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        self._check(extras)
+
+    def _check(self, extras: Any) -> identity.Identity:
+        caller: identity.Identity = extras["caller"]
+        callers.check_may(caller, identity.rules.VALIDATE, "validating a document")
+        return caller
 
 
 class DesignModule:

@@ -70,6 +70,9 @@ class DelegationBackend(KindBackend, ActionBackend):
             raise BadRequestError(str(error), "path") from None
         here = context(extras)
         callers.check_acts_for(here.caller, instance)
+        if self._rows.find(here.connection, instance) is not None:
+            # Of this tenant's there is none, or it would be replaced.
+            raise ConflictError(f"{instance} is an instance of another tenant", "path")
         root, record = instance, ""
         parent = entity.attributes.get(design.DELEGATION_PARENT)
         if parent is not None:
@@ -77,7 +80,8 @@ class DelegationBackend(KindBackend, ActionBackend):
         else:
             make = functools.partial(self._delegations.make, extras["subject_token"], here.tenant)
             record = _asked(extras, f"make {instance}", make)
-        self._rows.add(here.connection, DelegationRow(instance, here.tenant, root, record))
+        if not self._rows.add(here.connection, DelegationRow(instance, here.tenant, root, record)):
+            raise ConflictError(f"{instance} is an instance of another tenant", "path")
         entity.attributes[design.DELEGATION_STATE] = ACTIVE
         entity.actions = list(entity.kind.actions)
 

@@ -10,6 +10,8 @@ import dataclasses
 
 import sqlalchemy as sa
 
+from occi_service.database import insert_into
+
 from ..tables import delegations
 from .ports import Delegation
 
@@ -56,9 +58,10 @@ class DelegationRows:
         own = self.find(connection, instance)
         return own if own is None or own.root == instance else self.find(connection, own.root)
 
-    def add(self, connection: sa.Connection, row: DelegationRow) -> None:
-        """Write a new row."""
-        connection.execute(sa.insert(delegations).values(dataclasses.asdict(row)))
+    def add(self, connection: sa.Connection, row: DelegationRow) -> bool:
+        """Write a new row; False where the instance has one."""
+        new = insert_into(delegations, connection.dialect.name).values(dataclasses.asdict(row)).on_conflict_do_nothing()
+        return connection.scalar(new.returning(delegations.c.instance)) is not None
 
     def change(self, connection: sa.Connection, row: DelegationRow) -> None:
         """Write a row that is there."""

@@ -1,0 +1,132 @@
+"""What the table of grants says of a caller and a thing, evaluated a second time and in another way than the services do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import falcon.inspect
+import sqlalchemy as sa
+
+from occi_service.database import Database
+from occi_service.identity import Role
+from occi_service.identity.rules import GRANTS, Rule, Scope
+
+__all__ = ["DONE", "Caller", "Probe", "Thing", "contents", "granted", "routes_of", "unlike"]
+
+#: Marks that the caller gets beyond who may do what: it is done, or refused for what the request says.
+DONE = "done"
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """Somebody with a token, or without.
+
+    Attributes:
+        name: for people. token: as sent; None for none.
+        role: the one that it has; empty for who is nobody to the service.
+        instance: that the token names. audience: of an exchanged token. starting: it is a start token.
+    """
+
+    name: str
+    token: str | None
+    role: str = ""
+    tenant: str = ""
+    instance: str = ""
+    audience: str = ""
+    starting: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """What a request is about.
+
+    Attributes:
+        tenant: whose. instance: which instance, or whose object. composed_by, bound_to: instances, by their ids.
+        bundle_of: the instances that run it, of a bundle.
+    """
+
+    path: str
+    tenant: str
+    instance: str = ""
+    composed_by: str = ""
+    bound_to: frozenset[str] = frozenset()
+    bundle_of: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One request of one caller, and what is to come of it: `done`, or a status."""
+
+    method: str
+    path: str
+    expected: str
+    caller: Caller
+    body: Any = b""
+    kind: str | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def within(scope: Scope, caller: Caller, thing: Thing) -> bool:
+    """Whether a thing lies within a scope of a caller's."""
+    if scope is Scope.ANY:
+        return True
+    if caller.tenant != thing.tenant:
+        return False
+    if scope is Scope.OWN_TENANT:
+        # A service's token that names an instance is for that one.
+        named = caller.instance if caller.role == Role.SERVICE else ""
+        return not named or thing.instance in ("", named)
+    related = {
+        Scope.OWN_INSTANCE: {thing.instance},
+        Scope.COMPOSED: {thing.composed_by},
+        Scope.BOUND: thing.bound_to,
+        Scope.OWN_BUNDLE: thing.bundle_of,
+    }[scope]
+    return bool(caller.instance) and caller.instance in related
+
+
+def granted(rule: Rule, caller: Caller, thing: Thing) -> bool:
+    """Whether the table lets a caller do what a rule stands for to a thing."""
+    return any(
+        grant.rule == rule and grant.role == caller.role and within(grant.scope, caller, thing) for grant in GRANTS
+    )
+
+
+def reached(caller: Caller, thing: Thing) -> bool:
+    """Whether a thing is any of the caller's business: to an instance's token, most of its tenant's things are not."""
+    if caller.role != Role.INSTANCE:
+        return caller.tenant == thing.tenant
+    return any(within(scope, caller, thing) for scope in (Scope.OWN_INSTANCE, Scope.COMPOSED, Scope.BOUND))
+
+
+def routes_of(application: Any) -> set[tuple[str, str]]:
+    """Path and method of every route beside OCCI's."""
+    found = set()
+    for route in falcon.inspect.inspect_compiled_router(application.falcon._router):
+        found |= {(route.path, each.method) for each in route.methods if not each.internal and each.method != "OPTIONS"}
+    return found
+
+
+def contents(database: Database, skip: frozenset[str]) -> dict[str, list[str]]:
+    """Everything that stands in a database's tables."""
+    metadata = sa.MetaData()
+    metadata.reflect(database.engine)
+    with database.read() as connection:
+        return {
+            name: sorted(repr(tuple(row)) for row in connection.execute(sa.select(table)))
+            for name, table in metadata.tables.items()
+            if name not in skip
+        }
+
+
+def unlike(probes: list[Probe], ask: Callable[[Probe], int]) -> list[str]:
+    """Makes the requests; those whose answer is not what was to come."""
+    wrong = []
+    for each in probes:
+        status = ask(each)
+        done = status < 400 or status in (400, 409, 412, 415)
+        if (status != int(each.expected)) if each.expected != DONE else not done:
+            wrong.append(f"{each.caller.name}: {each.method} {each.path} is {status}, not {each.expected}")
+    return wrong
