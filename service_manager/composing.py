@@ -170,11 +170,7 @@ class Reach:
     def _given(self, instance: Instance) -> Mapping[str, Any]:
         """What the tenant gave: what the orchestrator itself puts out binds it to nothing."""
         entity = self._instances.entity_as_seen(instance)
-        if entity is None:
-            return {}
-        definitions = attributes_of(entity.kind)
-        given = parameters_of(entity, instance.outputs)
-        return {name: value for name, value in given.items() if name in definitions and not definitions[name].immutable}
+        return {} if entity is None else parameters_of(entity, instance.outputs)
 
 
 def _bound_path(needed: bundles.Dependency, given: Mapping[str, Any]) -> str | None:
