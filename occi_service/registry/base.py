@@ -34,17 +34,17 @@ class Selection:
         category: the kind or mixin whose collection it is.
         categories: kinds and mixins that each entity has to have.
         attributes: names and values, as `filter_text` writes them, that each entity has to have.
-        identifiers: those alone that lie at these paths; None for all.
         offset, limit: the page; `limit` None for all.
+        identifiers: those alone that lie at these paths; None for all.
     """
 
     path: str = "/"
     category: Category | None = None
     categories: tuple[Category, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
-    identifiers: frozenset[str] | None = None
     offset: int = 0
     limit: int | None = None
+    identifiers: frozenset[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

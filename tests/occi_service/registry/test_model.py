@@ -188,6 +188,7 @@ class RegistryMachine(RuleBasedStateMachine):
         filters=st.lists(st.one_of(*[st.tuples(st.just(name), values) for name, values in VALUES.items()]), max_size=2),
         offset=st.integers(0, 3),
         limit=st.sampled_from([None, 1, 2]),
+        every=st.sampled_from([None, 0, 1, 2]),
     )
     def select(
         self,
@@ -198,7 +199,12 @@ class RegistryMachine(RuleBasedStateMachine):
         filters: list[tuple[str, Any]],
         offset: int,
         limit: int | None,
+        every: int | None,
     ) -> None:
+        known_paths = sorted(each["identifier"] for each in self.model[tenant])
+        # All, none, those of every place or every second; and one that is nowhere.
+        chosen = known_paths[::every] if every else []
+        paths = None if every is None else frozenset((*chosen, "/none"))
         attributes = tuple([(name, filter_text(value)) for name, value in filters])
         wanted = [type_id(each) for each in (*categories, *([category] if category else []))]
         expected = []
@@ -208,9 +214,10 @@ class RegistryMachine(RuleBasedStateMachine):
             fits = all(
                 name in values and name != "key" and filter_text(values[name]) == text for name, text in attributes
             )
+            fits = fits and (paths is None or known["identifier"] in paths)
             if in_place and fits and all(each in (known["kind"], *known["mixins"]) for each in wanted):
                 expected.append(known["identifier"])
-        selection = Selection(path, category, categories, attributes, offset, limit)
+        selection = Selection(path, category, categories, attributes, offset, limit, paths)
         page = self.registry.select(selection, extras_of(tenant))
         end = None if limit is None else offset + limit
         assert [each.identifier for each in page.entities] == expected[offset:end]

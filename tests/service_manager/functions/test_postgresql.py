@@ -84,12 +84,13 @@ def test_a_bundle_is_new_once_however_many_bring_it(desk: Desk) -> None:
 
 def test_of_two_that_publish_a_type_at_once_one_has_it(desk: Desk) -> None:
     packed = [desk.bundle(str(number), version=str(number)) for number in range(2)]
-    for each in packed:
-        desk.put_bundle(each)
+    people = ("provider", "rival")
+    for who, each in zip(people, packed, strict=True):
+        desk.put_bundle(each, who)
 
     def publish(number: int) -> Answer:
         body = {"kind": PUBLISHED, "attributes": {DIGEST: packed[number].digest}}
-        return desk.ask(("provider", "rival")[number], "POST", "/published/", body)
+        return desk.ask(people[number], "POST", "/published/", body)
 
     assert sorted([each.status for each in at_once(2, publish)]) == [201, 403]
     assert desk.order()

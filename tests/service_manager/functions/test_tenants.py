@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from occi_service.wire import service_manager as wire
-from tests.occi_service.protocol.calls import Answer
+from tests.occi_service.protocol.calls import Answer, path_of
 
 from ..harness import TYPE
 from .desk import DIGEST, PUBLISHED, Desk
@@ -125,10 +125,13 @@ def test_a_record_is_read_only(desk: Desk) -> None:
 
 
 def test_an_orchestrator_acts_within_its_tenant(desk: Desk) -> None:
-    parent = desk.order()
+    composite = f"{TYPE}s"
+    needs = [{TYPE: {}}]
+    assert desk.publish(desk.bundle("composite", service_type=composite, depends_on=needs)).status == 201
+    parent = path_of(desk.ask("alice", "POST", "/demos/", {"kind": composite}))
     token = desk.token(parent)
     assert desk.ask(token, "GET", parent).status == 200
-    child = f"/demo/{uuid.uuid5(uuid.NAMESPACE_URL, parent)}"
+    child = wire.supplier_path(desk.row(parent)["id"], TYPE)
     assert desk.ask(token, "PUT", child, {"kind": TYPE}).status == 201
     assert desk.ask(token, "POST", child, {"attributes": {"demo.size": 3}}).status == 200
     assert desk.attributes(child)["demo.size"] == 3
@@ -141,9 +144,10 @@ def test_an_orchestrator_acts_within_its_tenant(desk: Desk) -> None:
     body = {"kind": PUBLISHED, "attributes": {DIGEST: packed.digest}}
     assert desk.ask(token, "POST", "/published/", body).status == 403
     assert desk.ask(token, "GET", "/operator/instances").status == 403
-    theirs = desk.order("bob")
-    assert desk.ask(token, "GET", theirs).status == 404
-    assert desk.ask(token, "DELETE", theirs).status == 404
+    # What else its tenant has is as far from it as what another has.
+    for theirs in (desk.order(), desk.order("bob")):
+        assert desk.ask(token, "GET", theirs).status == 404
+        assert desk.ask(token, "DELETE", theirs).status == 404
 
 
 def test_a_provider_who_is_no_tenant_orders_nothing(desk: Desk) -> None:
