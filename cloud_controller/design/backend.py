@@ -18,7 +18,7 @@ from occi_service.registry.base import Registry, Selection, as_registry
 from occi_service.wire import design, dns
 from occi_service.wire import names as wire_names
 
-from ..owned import context
+from .. import callers
 from .catalogue_backend import CatalogueBackend
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
