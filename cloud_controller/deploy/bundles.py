@@ -32,9 +32,10 @@ from occi_service.errors import (
 )
 from occi_service.identity import Identity, rules
 from occi_service.identity.rules import Scope
+from occi_service.model import type_id
 from occi_service.private_files import private_directory
 from occi_service.registry.base import Registry
-from occi_service.registry.tables import entities
+from occi_service.registry.tables import entities, fact, facts
 from occi_service.wire import deploy
 
 from .. import callers
@@ -64,12 +65,22 @@ class Bundles:
         found = sa.select(bundles.c.digest).where(bundles.c.digest == digest).with_for_update(read=not alone)
         if connection.scalar(found) is None:
             return False
-        return owner is None or owner in self.owners(connection, digest)
+        own = sa.select(entities.c.sequence).where(
+            entities.c.owner == owner, entities.c.identifier == deploy.bundle_path(digest)
+        )
+        return owner is None or connection.scalar(own) is not None
 
-    def owners(self, connection: sa.Connection, digest: str) -> frozenset[str]:
-        """Whose a bundle is; an empty name stands for one from before there were owners."""
-        there = sa.select(entities.c.owner).where(entities.c.identifier == deploy.bundle_path(digest))
-        return frozenset(connection.scalars(there))
+    def is_anybodys(self, connection: sa.Connection, digest: str) -> bool:
+        """Whether a bundle belongs to somebody, perhaps since before there were owners."""
+        # By way of the few entities that are bundles: no index has all owners' entities of one path.
+        kind = fact("kind", type_id(deploy.BUNDLE))
+        there = (
+            sa.select(entities.c.sequence)
+            .join(facts, facts.c.sequence == entities.c.sequence)
+            .where(facts.c.name == kind.name, facts.c.value == kind.value)
+            .where(entities.c.identifier == deploy.bundle_path(digest))
+        )
+        return connection.scalar(there.limit(1)) is not None
 
     def remove(self, connection: sa.Connection, digest: str) -> None:
         """Forget one."""

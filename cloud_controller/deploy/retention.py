@@ -109,7 +109,7 @@ class BundleRetention:
                 entity.attributes.pop(deploy.BUNDLE_UNUSED_SINCE, None)
             elif now - entity.attributes.setdefault(deploy.BUNDLE_UNUSED_SINCE, now) >= self._grace:
                 self._registry.delete_resource(path, extras)
-                if not Bundles().owners(connection, digest):
+                if not Bundles().is_anybodys(connection, digest):
                     Bundles().remove(connection, digest)
                 return
             self._registry.save(path, entity, extras)

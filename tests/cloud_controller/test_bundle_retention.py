@@ -79,6 +79,21 @@ def test_one_that_an_app_runs_stays(retained: Retained, house: House) -> None:
     assert retained.after(10 * GRACE)
 
 
+def test_each_owners_time_is_its_own_and_the_archive_goes_with_the_last(retained: Retained, house: House) -> None:
+    assert put_bundle(house, token=house.peers_token()).status_code == 201
+    assert retained.after(0)
+    assert house.call("HEAD", PATH, token=house.peers_token()).status_code == 200
+    # The first has not asked since, and has it no more; the second has, a while ago.
+    assert not retained.after(GRACE)
+    assert house.call("HEAD", PATH).status_code == 404
+    assert house.parts.unpacked.archive(DIGEST)
+    assert retained.after(GRACE - 1) is False
+    assert house.parts.unpacked.archive(DIGEST)
+    retained.after(1)
+    with pytest.raises(LookupError):
+        house.parts.unpacked.archive(DIGEST)
+
+
 @pytest.mark.parametrize("how", ["sent", "asked for", "run"])
 def test_one_that_is_wanted_again_stays_as_long_as_a_new_one(retained: Retained, house: House, how: str) -> None:
     assert retained.after(0)
