@@ -1,8 +1,9 @@
 """Keeps a few processes running: each is started again when it ends by itself, and all end together.
 
-A process is watched by a thread that waits for it, so its end is seen at once and nothing polls. What keeps ending is started
-less and less often. Children run in sessions of their own, so that Ctrl-C reaches the supervisor alone, which ends them in order;
-each holds the reading end of a pipe whose writing end dies with the supervisor, so that `kill -9` of it leaves nobody behind.
+A process is watched by a thread that waits for it, so its end is seen at once and nothing polls. What it forked and left is
+asked to end, too: it may keep the port that the next one needs. What keeps ending soon is started less and less often. Children
+run in sessions of their own, so that Ctrl-C reaches the supervisor alone, which ends them in order; each holds the reading end
+of a pipe whose writing end dies with the supervisor, so that `kill -9` of it leaves nobody behind.
 A log that has grown too long is cut now and then, and the part before kept beside it.
 """
 
@@ -28,8 +29,8 @@ __all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
 LIFELINE: Final = "LIFELINE_OF_ARCHELON"
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
-#: Seconds after which a process that ends has nothing to do with its last end.
-_SETTLED: Final = 30.0
+#: Seconds after which a process that ends has nothing to do with its last end: four times what a start takes.
+_SETTLED: Final = 5.0
 #: Bytes after which a log is cut; the part before is kept until the next time.
 _LOG_LIMIT: Final = 16 << 20
 
@@ -158,7 +159,7 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while True:
             begun = self._clock()
-            status = self._processes[program.name].wait()
+            status = self._await_end(self._processes[program.name])
             if self._stopping.is_set():
                 return
             with self._lock:
@@ -178,6 +179,15 @@ class Supervisor:
                     self._told(f"{program.name} cannot be started: {problem.strerror}; tried again in {pause:g} s")
             if self._stopping.is_set():
                 return
+
+    def _await_end(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for its end, and ask what it forked to end, too: the next needs its port. The status."""
+        # As long as it is not waited for, its number is nobody else's; while all are stopped, `stop` may do so.
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            if not self._stopping.is_set():
+                os.killpg(process.pid, signal.SIGTERM)
+        return process.wait()
 
     def _tidy(self) -> None:
         while not self._stopping.wait(self._tidy_every):

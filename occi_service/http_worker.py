@@ -169,6 +169,20 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
+    def is_parent_alive(self) -> bool:
+        # Its arbiter has died: to be ended as by SIGTERM, or connections that are kept would be served on.
+        alive: bool = super().is_parent_alive()
+        if not alive:
+            self.alive = False
+        return alive
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            # While what runs is finished, the port is free for who comes next.
+            for listener in self.sockets:
+                listener.close()
+
     def load_wsgi(self) -> None:
         super().load_wsgi()
         loaded: WSGIApplication = self.app.wsgi()

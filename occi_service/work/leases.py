@@ -129,6 +129,9 @@ _MINE: Final = sa.and_(
     work.c.lease_end.is_not(None),
 )
 _RENEW: Final = sa.update(work).where(_MINE).values(lease_end=sa.bindparam("end"))
+_HOLDERS: Final = sa.select(work.c.topic, work.c.key, work.c.token, work.c.lease_owner).where(
+    work.c.topic.in_(sa.bindparam("topics", expanding=True)), work.c.lease_end > sa.bindparam("now")
+)
 _KEEP: Final = (
     sa.update(work)
     .where(_MINE)
@@ -270,6 +273,25 @@ class Leases:
             if connection.execute(_RENEW, {**_mine(item), "end": end}).rowcount != 1:
                 raise LeaseLostError
         return end
+
+    def end_dead(self, is_dead: Callable[[str], bool]) -> int:
+        """End the leases of workers that are certainly dead, so that they are taken over now; how many there were.
+
+        Args:
+            is_dead: tells it of an owner.
+        """
+        now = self._clock()
+        with self._database.read() as connection:
+            held = connection.execute(_HOLDERS, {"topics": self._topics, "now": now}).all()
+        dead = {owner for owner in {row.lease_owner for row in held} if is_dead(owner)}
+        ended = 0
+        for row in held:
+            if row.lease_owner in dead:
+                place = {"my_topic": row.topic, "my_key": row.key, "my_token": row.token}
+                # A transaction each: several rows in one could wait for who locks them in another order.
+                with self._database.turn(), self._database.read() as connection:
+                    ended += connection.execute(_RENEW, {**place, "end": now}).rowcount
+        return ended
 
     def keep(self, item: Item, write: Write) -> tuple[int, float]:
         """Write, and hold the row for the next step; returns its generation and the new end of the lease.

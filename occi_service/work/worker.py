@@ -2,7 +2,8 @@
 
 Claimed work flows in, settled rows flow out. A runner thread claims one row at a time, takes its steps under one lease (a
 transaction a step) and claims the next; having found one it rings for a neighbour, since there may be more. One watcher thread
-waits for wake-ups and for the next due time; one heart thread renews the leases of steps that may run longer than a lease.
+waits for wake-ups and for the next due time; one heart thread renews the leases of steps that may run longer than a lease, and
+ends those of workers that died on this machine, so that who comes in their place need not wait for the rest of a lease.
 
 A step that overruns its timeout keeps its thread, since Python cannot stop it, but loses its lease: what it observed is not
 saved, and `Worker.overdue` counts it, so that a liveness probe can have the process replaced.
@@ -16,10 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import random
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +30,7 @@ import sqlalchemy as sa
 from .carrier import Carrier
 from .leases import LeaseLostError, Leases
 from .observer import LogObserver, Observer
+from .owners import is_dead, new_owner
 from .queue import WorkQueue
 from .topic import Item, Topic
 from .wakeup import Wakeup, wakeup_for
@@ -96,7 +95,7 @@ class Worker:
         lease: seconds within which another worker takes over when this one dies.
         observer: is told what happens; logs by default.
         chance: gives numbers in [0, 1), for the jitter of pauses.
-        owner: names this worker in rows and logs; unique. By default host, process and a random part.
+        owner: names this worker in rows and logs; unique. By default the process, see `owners`.
 
     Raises:
         ValueError: no topic, two of one name, or threads or lease not positive.
@@ -118,7 +117,7 @@ class Worker:
             raise ValueError("a worker takes at least one topic, and each name once")
         if threads < 1 or not lease > 0:
             raise ValueError(f"a worker takes threads and a lease above 0, not {threads} and {lease}")
-        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.owner = owner or new_owner()
         self._queue = queue
         self._clock = queue.clock
         self._leases = Leases(queue, list(self._topics), owner=self.owner, lease=lease)
@@ -283,6 +282,7 @@ class Worker:
                 del self._running[slot]
 
     def _beat(self) -> None:
+        self._end_dead()
         while not self._ended.wait(self._lease / 4):
             now = self._clock()
             with self._running_lock:
@@ -294,6 +294,14 @@ class Worker:
                         self._observer.overdue(running.item)
                 elif running.lease_end < running.item.deadline:
                     self._renew(running)
+            self._end_dead()
+
+    def _end_dead(self) -> None:
+        try:
+            if self._leases.end_dead(is_dead):
+                self._bell.ring()
+        except sa.exc.SQLAlchemyError as error:
+            self._observer.interrupted(error)
 
     def _renew(self, running: _Running) -> None:
         try:

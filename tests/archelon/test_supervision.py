@@ -55,6 +55,19 @@ def test_a_killed_one_is_started_again(supervisor: Supervisor, told: list[str], 
     assert told[0].startswith("one ended (killed by SIGKILL) and is started again")
 
 
+def test_what_a_killed_one_forked_is_asked_to_end_before_the_next_starts(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    forks = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {_SLEEPER!r}]); {_SLEEPER}"
+    supervisor.start(program(tmp_path, forks))
+    until(lambda: ups(tmp_path) == 2, "both are up")
+    parent = psutil.Process(supervisor.pid("one"))
+    (child,) = parent.children()
+    parent.kill()
+    until(lambda: not child.is_running(), "what it forked has ended")
+    until(lambda: ups(tmp_path) == 4, "both are up again")
+
+
 def test_one_that_keeps_ending_is_tried_ever_less(told: list[str], tmp_path: Path) -> None:
     times = tmp_path / "times"
     code = f"import time; open({str(times)!r}, 'a').write(f'{{time.time()}}\\n'); raise SystemExit(3)"
@@ -75,6 +88,29 @@ def test_one_that_keeps_ending_is_tried_ever_less(told: list[str], tmp_path: Pat
     for pause, end, begin in zip((0.1, 0.2, 0.4), ended, begun[1:], strict=False):
         assert begin - end >= pause
     assert "status 3" in told[0]
+
+
+def test_one_that_ran_for_a_while_is_started_again_soon_however_often_it_ended(told: list[str], tmp_path: Path) -> None:
+    now = [0.0]
+    ended: list[float] = []
+
+    def note(line: str) -> None:
+        ended.append(time.monotonic())
+        told.append(line)
+
+    # Between a start and an end, this clock goes on by a minute.
+    def clock() -> float:
+        now[0] += 60.0
+        return now[0]
+
+    supervisor = Supervisor(note, clock=clock)
+    code = "print('up', flush=True)"
+    try:
+        supervisor.start(program(tmp_path, code))
+        # By doubled pauses, the eleventh would come after a minute and a half.
+        until(lambda: len(told) >= 11, "it ended eleven times", seconds=60)
+    finally:
+        supervisor.stop(grace=60.0 * 60)
 
 
 def test_one_that_cannot_be_started_again_is_told_and_tried_further(

@@ -328,6 +328,35 @@ def test_sigterm_lets_a_running_request_finish_and_leaves_clean_lines(tmp_path: 
     }
 
 
+def test_when_the_arbiter_was_killed_its_port_is_free_while_a_running_request_finishes(tmp_path: Path) -> None:
+    with started(WEB, tmp_path) as running:
+        workers = psutil.Process(running.process.pid).children()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)) as slow:
+            # Kept, and in the middle of its second request.
+            slow.request("GET", "/demo")
+            slow.getresponse().read()
+            slow.request("GET", "/slow")
+            running.wait_for("running")
+            running.process.kill()
+
+            def is_free() -> bool:
+                with socket.socket() as probe:
+                    # As gunicorn binds it.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind(("127.0.0.1", running.port))
+                    except OSError:
+                        return False
+                    return True
+
+            # Sooner than the graceful timeout, at whose end what runs is given up: the request is answered after.
+            until(is_free, "the port is free")
+            (tmp_path / "go").touch()
+            answer = slow.getresponse()
+            assert (answer.status, answer.read()) == (200, b"done")
+        until(lambda: not any(each.is_running() for each in workers), "the workers ended")
+
+
 def test_what_killed_processes_left_goes_with_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()

@@ -1,0 +1,238 @@
+"""From a kill to ready again: `python -m benchmarks.recovery`.
+
+An all-in-one of its own, on SQLite and on PostgreSQL; each of its four processes is ended with SIGKILL, alone, as the kernel ends
+one when memory runs out: what it forked stays behind. Web is ready again when the process in its place listens and `/readyz` says
+200, a worker when the first piece of work that the dead one held a lease of is claimed by another. Kills of a worker that held
+none are not counted. First with nothing else to do, then while eight clients ask for what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psutil
+import sqlalchemy as sa
+import urllib3
+
+import bundles
+from archelon.all_in_one import PROCESSES, AllInOne
+from archelon.demo.stage import Stage
+from archelon.offers import offer
+from archelon.state_directory import StateDirectory
+from occi_service import client
+
+from .databases import databases
+from .goals import Goals
+
+Seen = TypeVar("Seen")
+
+KILLS: Final = 10
+#: Goal: seconds from a kill to ready, in the middle, on a machine that does nothing else.
+GOAL: Final = 3.0
+CLIENTS: Final = 8
+_BUNDLE: Final = Path(__file__).parents[1] / "orchestrators" / "hello"
+_TYPE: Final = "http://schemas.archelon.org/occi/service#hello"
+_FIRST_PORT: Final = 18300
+_PATIENCE: Final = 120.0
+_LEASED: Final = sa.text("SELECT topic, key, token, lease_owner FROM work WHERE lease_end IS NOT NULL")
+_TOKEN: Final = sa.text("SELECT token, lease_end FROM work WHERE topic = :topic AND key = :key")
+
+
+class Installation:
+    """An all-in-one over some databases, as who kills its processes sees it."""
+
+    def __init__(self, house: AllInOne, stage: Stage) -> None:
+        self._house = house
+        self._stage = stage
+        self._http = urllib3.PoolManager(retries=False, timeout=2.0)
+        self._engines = {
+            service: sa.create_engine(house.database(service), isolation_level="AUTOCOMMIT")
+            for service in ("service-manager", "cloud-controller")
+        }
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.clear()
+        for engine in self._engines.values():
+            engine.dispose()
+
+    def kill(self, process: str) -> tuple[int, float]:
+        """End the process itself; its number, and when."""
+        pid = self._house.supervisor.pid(process)
+        os.kill(pid, signal.SIGKILL)
+        return pid, time.monotonic()
+
+    def web(self, process: str) -> float:
+        """Kill a web process; seconds until the next serves."""
+        killed, at = self.kill(process)
+        _until(lambda: self._listens(process, killed), f"{process} listens again")
+        _until(lambda: self.ready(process), f"{process} is ready again")
+        return time.monotonic() - at
+
+    def worker(self, process: str, busy: Callable[[], None]) -> float | None:
+        """Kill a worker when it holds a lease; seconds until that is taken over, None where the lease had just ended.
+
+        Args:
+            busy: gives it something to do.
+        """
+        service = process.removesuffix("-worker")
+        pid = self._house.supervisor.pid(process)
+        busy()
+        with self._engines[service].connect() as connection:
+
+            def held() -> sa.Row[tuple[str, str, int, str]] | None:
+                rows = connection.execute(_LEASED).all()
+                return next((row for row in rows if f":{pid}:" in row.lease_owner), None)
+
+            found = _until(held, f"{process} holds a lease", pause=0.0)
+            _, at = self.kill(process)
+            place = {"topic": found.topic, "key": found.key}
+            _until(lambda: not psutil.pid_exists(pid), "it is dead", pause=0.001)
+            row = connection.execute(_TOKEN, place).one_or_none()
+            if row is None or row.token != found.token or row.lease_end is None:
+                _until(lambda: self.ready(process), f"{process} is ready again")
+                return None
+
+            def taken() -> bool:
+                row = connection.execute(_TOKEN, place).one_or_none()
+                return row is None or row.token != found.token
+
+            _until(taken, f"{found.topic} of {process} is taken over")
+        seconds = time.monotonic() - at
+        _until(lambda: self.ready(process), f"{process} is ready again")
+        return seconds
+
+    def ready(self, process: str) -> bool:
+        """Whether it says so."""
+        port = getattr(self._stage.state.ports(), process.removesuffix("-web").replace("-", "_"))
+        try:
+            # A connection of its own: the last process' may linger.
+            with urllib3.PoolManager(retries=False, timeout=2.0) as http:
+                return http.request("GET", f"http://127.0.0.1:{port}/readyz").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _listens(self, process: str, killed: int) -> bool:
+        pid = self._house.supervisor.pid(process)
+        if pid == killed:
+            return False
+        try:
+            return any(each.status == psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections("tcp"))
+        except psutil.Error:
+            return False
+
+    @contextlib.contextmanager
+    def load(self, clients: int) -> Iterator[None]:
+        """So many clients ask web of both for what there is, one request after another."""
+        ended = threading.Event()
+        urls = [f"{self._stage.state.url(name)}/-/" for name in ("service_manager", "cloud_controller")]
+        urls[1] = urls[1].replace("/-/", "/deploy/-/")
+        header = {"X-Auth-Token": self._stage.state.token("tenant")}
+
+        def ask(number: int) -> None:
+            with urllib3.PoolManager(retries=False, timeout=10.0) as http:
+                while not ended.is_set():
+                    try:
+                        http.request("GET", urls[number % 2], headers=header)
+                    except urllib3.exceptions.HTTPError:
+                        ended.wait(0.05)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Orders:
+    """What gives workers something to do: hello is ordered, and the one before deleted."""
+
+    manager: client.Client
+
+    def __call__(self) -> None:
+        for each in list(self.manager.locations("/hello/")):
+            with contextlib.suppress(client.ClientError):
+                self.manager.delete(str(each))
+        self.manager.create(_TYPE, {"hello.greeting": "Good morning"})
+
+
+def main(kills: int = KILLS) -> Goals:
+    """Print the figures, and judge them."""
+    goals = Goals()
+    print(f"  {kills} kills each on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    with databases() as made:
+        for sort in made.sorts:
+            urls = {service: made.fresh(sort) for service in ("service-manager", "cloud-controller")}
+            with _installation(urls) as (installation, stage):
+                for clients in (0, CLIENTS):
+                    _measure(installation, stage, sort, clients, kills, goals)
+    return goals
+
+
+def _measure(installation: Installation, stage: Stage, sort: str, clients: int, kills: int, goals: Goals) -> None:
+    with stage.connection("tenant").open() as manager, installation.load(clients):
+        orders = Orders(manager)
+        found: dict[str, list[float]] = {process: [] for process in PROCESSES}
+        # In turns: what ends soon after its start is started again ever later, and that is not what is measured.
+        while any(len(each) < kills for each in found.values()):
+            for process, each in found.items():
+                seconds = (
+                    installation.web(process) if process.endswith("-web") else installation.worker(process, orders)
+                )
+                each += [] if seconds is None or len(each) == kills else [seconds]
+    for process, each in found.items():
+        what = f"{sort}, {clients} clients: {process}"
+        print(f"  {what:<55} {statistics.median(each):6.2f} s median {max(each):6.2f} s worst")
+        if not clients:
+            goals.at_most(f"{what}, seconds from a kill to ready", statistics.median(each), GOAL)
+
+
+@contextlib.contextmanager
+def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
+    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
+        state = StateDirectory(Path(directory))
+        with state.held(), contextlib.ExitStack() as stack:
+            state.make(host="127.0.0.1", first_port=_FIRST_PORT)
+            house = AllInOne(state, lambda _line: None, databases=urls)
+            stage = Stage(state, house, show=print)
+            stack.callback(house.down)
+            stack.callback(stage.close)
+            house.up()
+            with stage.connection("provider").open() as manager:
+                offer(manager, bundles.Bundle.load(_BUNDLE).pack())
+            installation = Installation(house, stage)
+            stack.callback(installation.close)
+            yield installation, stage
+
+
+def _until(look: Callable[[], Seen | None], what: str, *, pause: float = 0.01) -> Seen:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > end:
+            raise RuntimeError(f"not within {_PATIENCE:g} s: {what}")
+        time.sleep(pause)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=KILLS)
+    main(parser.parse_args().kills)
