@@ -5,7 +5,10 @@ BIN := .venv/bin
 # How many processes run the tests. Most of a test's time is waiting for other processes, but these need processors, too.
 PYTEST_PROCESSES ?= 2
 
-.PHONY: demo test lint bench crash fresh clean
+# What is installed, and so what an attacker would find; tests and test beds stay with the developer.
+PRODUCT := occi_service bundles service_manager cloud_controller sdk orchestrators portal archelon
+
+.PHONY: demo test lint audit bench crash fresh clean
 
 demo: .venv/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
@@ -18,6 +21,13 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PRODUCT)
+
+# Asks PyPI (PIP_AUDIT_ARGS="--vulnerability-service osv": OSV) for known vulnerabilities of every version that is pinned. Strict:
+# where the service is away, or does not know a package, it fails and says so.
+audit: .venv/installed
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PRODUCT)
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip $(PIP_AUDIT_ARGS)
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks

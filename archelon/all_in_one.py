@@ -57,7 +57,6 @@ class AllInOne:
     Args:
         told: takes lines for people, from other threads too.
         shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
-        databases: URLs by service; a file in the state directory for a service without one.
         clock: seconds that only grow. sleep: waits.
     """
 
@@ -67,14 +66,12 @@ class AllInOne:
         told: Told,
         *,
         shared: bool = False,
-        databases: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.state = state
         self._shared = shared
         self._told = told
-        self._databases = databases or {}
         self._clock = clock
         self._sleep = sleep
         self.supervisor = Supervisor(told, clock=clock)
@@ -143,10 +140,6 @@ class AllInOne:
                 return str(pool.request("GET", url).json()["checks"][f"isolation in {REGION}"])
         except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
             raise CommandError(f"{url} does not say how tenants are kept apart: {type(error).__name__}") from error
-
-    def database(self, service: str) -> str:
-        """URL of a service's database."""
-        return self._databases.get(service) or f"sqlite:///{self.state.path.resolve()}/{service}.db"
 
     # processes --------------------------------------------------------------------------------------------------------
 
@@ -220,7 +213,7 @@ class AllInOne:
 
         state, ports = self.state, self.state.ports()
         return {
-            "database_url": self.database("service-manager"),
+            "database_url": state.database("service-manager"),
             "encryption_keys": ",".join(keys_from_file(state.keys / "encryption.keys")),
             "signing_key": state.key("service-manager").read_text(),
             "verification_keys": verification_keys({issuer: state.key(issuer, public=True) for issuer in ISSUERS}),
@@ -244,7 +237,7 @@ class AllInOne:
             if region.get("platform") == "local":
                 region["settings"] = {**ours, **(region.get("settings") or {})}
         return {
-            "database_url": self.database("cloud-controller"),
+            "database_url": state.database("cloud-controller"),
             "state_directory": str(state.cloud.resolve()),
             "cloud_controller_bind": f"{_reached(state.host(), call=False)}:{state.ports().cloud_controller}",
             "cloud_controller_url": state.url("cloud_controller"),
@@ -265,6 +258,6 @@ class AllInOne:
 
 
 def _reached(host: str, *, call: bool = True) -> str:
-    if call and host in ("0.0.0.0", "::"):  # noqa: S104 - an address to listen on is not one to call
+    if call and host in ("0.0.0.0", "::"):  # nosec  # noqa: S104 - an address to listen on is not one to call
         host = "127.0.0.1"
     return f"[{host}]" if ":" in host else host

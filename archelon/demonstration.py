@@ -49,7 +49,7 @@ def demo(keep: bool) -> int:
     with _directory() as (path, keep_logs):
         state = StateDirectory(path)
         with state.held():
-            state.make(host="127.0.0.1", first_port=random.choice(_FIRST_PORTS))  # noqa: S311 - no secret
+            state.make(host="127.0.0.1", first_port=random.choice(_FIRST_PORTS))  # nosec  # noqa: S311 - no secret
             house = AllInOne(state, lambda line: click.echo(f"    ({line})"))
             stage = Stage(state, house, show=click.echo)
             try:

@@ -58,10 +58,12 @@ class StateDirectory:
 
     Args:
         path: the directory; made by `make`.
+        databases: URLs by service, where its database is not to be a file in the directory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, databases: Mapping[str, str] | None = None) -> None:
         self.path = path
+        self._databases = databases or {}
         self.keys = path / "keys"
         self.logs = path / "logs"
         self.cloud = path / "cloud"
@@ -120,13 +122,17 @@ class StateDirectory:
         """URL of the service manager, or of the cloud controller. Raises CommandError."""
         # A wildcard address is one to listen on, not one to call.
         host = self.host()
-        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # nosec  # noqa: S104
         shown = f"[{reached}]" if ":" in reached else reached
         return f"http://{shown}:{getattr(self.ports(), service)}"
 
     def key(self, issuer: str, *, public: bool = False) -> Path:
         """File of a key that a service signs with, or of its public half."""
         return self.keys / f"{issuer}.{'pub' if public else 'pem'}"
+
+    def database(self, service: str) -> str:
+        """URL of a service's database."""
+        return self._databases.get(service) or f"sqlite:///{self.path.resolve()}/{service}.db"
 
     def log(self, process: str) -> Path:
         """File that a process writes its log lines to."""

@@ -57,7 +57,7 @@ class Installation:
         self._stage = stage
         self._http = urllib3.PoolManager(retries=False, timeout=2.0)
         self._engines = {
-            service: sa.create_engine(house.database(service), isolation_level="AUTOCOMMIT")
+            service: sa.create_engine(stage.state.database(service), isolation_level="AUTOCOMMIT")
             for service in ("service-manager", "cloud-controller")
         }
 
@@ -206,10 +206,10 @@ def _measure(installation: Installation, stage: Stage, sort: str, clients: int, 
 @contextlib.contextmanager
 def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
-        state = StateDirectory(Path(directory))
+        state = StateDirectory(Path(directory), databases=urls)
         with state.held(), contextlib.ExitStack() as stack:
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            house = AllInOne(state, lambda _line: None, databases=urls)
+            house = AllInOne(state, lambda _line: None)
             stage = Stage(state, house, show=print)
             stack.callback(house.down)
             stack.callback(stage.close)

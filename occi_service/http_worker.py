@@ -74,7 +74,7 @@ def options_of(
         # It would block, and answers are written to sockets that do not.
         "sendfile": False,
         # Heartbeats in memory: on a slow disk they would stall the worker.
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # nosec  # noqa: S108
         "logger_class": Logger,
         "accesslog": None,
         "loglevel": logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower(),

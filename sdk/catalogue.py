@@ -123,7 +123,7 @@ class Design:
         return token
 
 
-_TOKEN = "org.archelon.delegation.token"  # noqa: S105 - a name
+_TOKEN = "org.archelon.delegation.token"  # nosec  # noqa: S105 - a name
 
 
 def _base(url: str, service_type: str) -> str:

@@ -107,7 +107,7 @@ class Reconciler:
         now = self._clock()
         step = lifecycle.plan(instance.snapshot, self._patience_of(manifest), now)
         parameters: Mapping[str, Any] = {}
-        private = start_token = ""
+        private = start_token = ""  # nosec  # none yet
         if isinstance(step, lifecycle.Activate | lifecycle.SendPhase | lifecycle.Await):
             entity = self._instances.entity_as_seen(instance)
             parameters = parameters_of(entity, instance.outputs) if entity is not None else {}

@@ -6,10 +6,8 @@ It looks where things would be, past all services: at the machine's processes, a
 from __future__ import annotations
 
 import contextlib
-import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from ..state_directory import StateDirectory
 
@@ -59,26 +57,36 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
 
 
 def _in_the_books(state: StateDirectory) -> Iterator[str]:
-    for service, table, what in (
-        ("service-manager", "sm_instances", "SELECT path FROM sm_instances"),
-        ("service-manager", "sm_invocations", "SELECT id FROM sm_invocations"),
-        ("cloud-controller", "cloud_objects", "SELECT path FROM cloud_objects"),
-        ("cloud-controller", "cloud_delegations", "SELECT instance FROM cloud_delegations"),
-        ("cloud-controller", "cloud_notices", "SELECT key FROM cloud_notices"),
+    for service, tables in (
+        ("service-manager", {"sm_instances": "path", "sm_invocations": "id"}),
+        (
+            "cloud-controller",
+            {"cloud_objects": "path", "cloud_delegations": "instance", "cloud_notices": "key"},
+        ),
     ):
-        for (key,) in _rows(state.path / f"{service}.db", what):
-            if not str(key).startswith(_KEPT):
-                yield f"row {key} of {table}"
-    for service in ("service-manager", "cloud-controller"):
-        database = state.path / f"{service}.db"
-        for (identifier,) in _rows(database, "SELECT identifier FROM occi_entities"):
-            if not str(identifier).startswith(_KEPT):
-                yield f"entity {identifier} of the {service}"
-        for topic, key in _rows(database, "SELECT topic, key FROM work WHERE outcome IS NULL"):
-            if topic not in _RECURRING:
-                yield f"work {topic} on {key} of the {service}"
+        with _opened(state.database(service)) as rows:
+            for table, column in tables.items():
+                for (key,) in rows(f"SELECT {column} FROM {table}"):  # nosec  # noqa: S608 - our own names
+                    if not str(key).startswith(_KEPT):
+                        yield f"row {key} of {table}"
+            for (identifier,) in rows("SELECT identifier FROM occi_entities"):
+                if not str(identifier).startswith(_KEPT):
+                    yield f"entity {identifier} of the {service}"
+            for topic, key in rows("SELECT topic, key FROM work WHERE outcome IS NULL"):
+                if topic not in _RECURRING:
+                    yield f"work {topic} on {key} of the {service}"
 
 
-def _rows(database: Path, statement: str) -> list[tuple[str, ...]]:
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
-        return connection.execute(statement).fetchall()
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[Callable[[str], Sequence[Any]]]:
+    """What a database answers to a statement."""
+    import sqlalchemy as sa
+
+    from occi_service.database import Database
+
+    database = Database(url, pool_size=1)
+    try:
+        with database.read() as connection:
+            yield lambda statement: connection.execute(sa.text(statement)).all()
+    finally:
+        database.close()

@@ -56,7 +56,7 @@ class AccountTokens:
         self._session = session.Session(verify=cacert or True, timeout=12.0, redirect=False)
         self._clock = clock
         self._lock = threading.Lock()
-        self._token = ""
+        self._token = ""  # nosec  # none yet
         self._until = 0.0
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:

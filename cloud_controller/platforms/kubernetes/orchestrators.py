@@ -31,7 +31,7 @@ URL: Final = "archelon.org/url"
 _ARCHIVE: Final = "bundle.tar.gz"
 _MOUNT: Final = "/etc/archelon/bundle"
 #: What a container may write, by volume: where, and how much. The bundle is unpacked in the second.
-_WRITABLE: Final[Mapping[str, tuple[str, str]]] = {"tmp": ("/tmp", "64Mi"), "state": ("/var/lib/archelon", "128Mi")}  # noqa: S108
+_WRITABLE: Final[Mapping[str, tuple[str, str]]] = {"tmp": ("/tmp", "64Mi"), "state": ("/var/lib/archelon", "128Mi")}  # nosec  # noqa: S108
 _PROBE_SECONDS: Final = 3
 #: Everything but the link-local network, where clouds keep their metadata services.
 _EGRESS: Final[Sequence[Json]] = (
@@ -214,7 +214,7 @@ class Orchestrator:
 
     def _container(self) -> Json:
         runs, order = self._runs, self._order
-        environment = {"HOST": "0.0.0.0", "PORT": str(PORT), "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S104, S108 - of the pod
+        environment = {"HOST": "0.0.0.0", "PORT": str(PORT), "HOME": "/tmp", "TMPDIR": "/tmp"}  # nosec  # noqa: S104, S108 - of the pod
         mounts: list[Json] = [{"name": name, "mountPath": path} for name, (path, _) in _WRITABLE.items()]
         if self._archive is not None:
             environment["ARCHELON_BUNDLE_ARCHIVE"] = f"{_MOUNT}/{_ARCHIVE}"

@@ -222,7 +222,7 @@ class _Supervisor:
                 # Of the process' own nothing may act outside: that is told in the sandbox.
                 environment = {processes.VARIABLE: self._order["marker"]}
             doing = f"cannot start {command[0]!r}"
-            os.execvpe(command[0], command, environment)  # noqa: S606 - an argument list, no shell
+            os.execvpe(command[0], command, environment)  # nosec  # noqa: S606 - an argument list, no shell
         except BaseException as problem:  # noqa: BLE001 - a fork must not return into its parent's code
             reason = problem.strerror if isinstance(problem, OSError) else type(problem).__name__
             os.write(errors, f"{doing}: {reason}".encode())
