@@ -1,0 +1,449 @@
+"""kill -9, hundreds of times, on PostgreSQL, while compositions live their whole lives: what is booked is what runs.
+
+One all-in-one on a PostgreSQL of its own. Tenants order guestbooks, each of which orders a store, update, stop, start and delete
+them, one after another. Meanwhile processes are killed in an order that a seed gives: web and worker of service manager and cloud
+controller, alone or with what they forked, orchestrators, and PostgreSQL, one connection's process or all. A kill comes as soon
+as its victim is ready again from the last time, at most one other is down, and an instance has moved on since the kill before: so
+kills come all along the lives, also while what an earlier one broke is being made good.
+
+Then, with an instance of each tenant alive: instances, applications, stacks and processes are compared, and every instance that
+was ever ordered with its record. At last all are deleted, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psutil
+import pytest
+import sqlalchemy as sa
+import urllib3
+
+import bundles
+from archelon.all_in_one import PROCESSES, AllInOne
+from archelon.demo.remains import left
+from archelon.demo.stage import Stage
+from archelon.offers import await_entry, offer
+from archelon.state_directory import StateDirectory
+from occi_service import client
+from occi_service.wire import service_manager as wire
+from tests.archelon.harness import ROOT, first_port
+from tests.conftest import missing
+from tests.postgres import PostgresServer
+from tests.tables import Tables
+from tests.waiting import until
+
+pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.timeout(1500)]
+
+Answer = TypeVar("Answer")
+
+KILLS: Final = int(os.environ.get("ARCHELON_KILLS", "200"))
+SEED: Final = int(os.environ.get("ARCHELON_SEED") or random.SystemRandom().randrange(2**32))
+TENANTS: Final = 4
+#: Of twenty kills, how many are whose.
+SHARES: Final = {**dict.fromkeys(PROCESSES, 3), "orchestrator": 6, "postgresql connection": 1, "postgresql": 1}
+#: Seconds for anything to come right, however often it is interrupted and whatever else the machine does.
+PATIENCE: Final = 300.0
+_SERVICES: Final = ("service-manager", "cloud-controller")
+_GUESTBOOK: Final = "http://schemas.archelon.org/occi/service#guestbook"
+_STATE: Final = "mcn.service.state"
+
+
+class Installation:
+    """The all-in-one, its PostgreSQL, and ways to kill and to look, past all services."""
+
+    def __init__(self, state: StateDirectory, postgresql: PostgresServer) -> None:
+        self.state = state
+        self.house = AllInOne(state, lambda _line: None)
+        self.stage = Stage(state, self.house, show=lambda _line: None)
+        self._postgresql = postgresql
+        # No pool: every connection is broken off now and then.
+        self._engines = {
+            service: sa.create_engine(state.database(service), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
+            for service in _SERVICES
+        }
+
+    def publish(self) -> None:
+        connection = self.stage.connection("provider")
+        with connection.open() as manager:
+            for name in ("store", "guestbook"):
+                bundle = bundles.Bundle.load(ROOT / "orchestrators" / name)
+                offer(manager, bundle.pack())
+                await_entry(connection, bundle.manifest.type)
+
+    def asked(self, service: str, statement: str) -> Sequence[Any]:
+        """What a database says, once it is up."""
+        rows: list[Any] = []
+
+        def answered() -> bool:
+            try:
+                with self._engines[service].connect() as connection:
+                    rows[:] = connection.execute(sa.text(statement)).all()
+            except sa.exc.DBAPIError:
+                return False
+            return True
+
+        until(answered, f"PostgreSQL answers {statement}", seconds=PATIENCE)
+        return rows
+
+    def moment(self) -> set[tuple[Any, ...]]:
+        """How far each instance is: id, state, generation."""
+        return {tuple(row) for row in self.asked("service-manager", "SELECT id, state, generation FROM sm_instances")}
+
+    def ready(self, process: str) -> bool:
+        port = getattr(self.state.ports(), process.removesuffix("-web").replace("-", "_"))
+        try:
+            with urllib3.PoolManager(retries=False, timeout=5.0) as http:
+                return http.request("GET", f"http://127.0.0.1:{port}/readyz").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def orchestrators(self) -> list[int]:
+        return [each.pid for each in self.stage.nodes() if each.is_orchestrator and each.pid is not None]
+
+    def kill(self, victim: str, chance: random.Random) -> bool:
+        """Whether there was one to kill."""
+        if victim == "postgresql":
+            self._postgresql.restart()
+        elif victim == "postgresql connection":
+            found = self.asked(
+                chance.choice(_SERVICES),
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            return bool(found) and _killed(chance.choice(found).pid)
+        elif victim == "orchestrator":
+            found = self.orchestrators()
+            return bool(found) and _killed(chance.choice(found))
+        elif chance.random() < 0.5:
+            self.house.supervisor.kill(victim)
+        else:
+            # What it forked stays behind.
+            return _killed(self.house.supervisor.pid(victim))
+        return True
+
+    # what there is ----------------------------------------------------------------------------------------------------
+
+    def wrong(self, wanted: Mapping[str, str]) -> list[str]:
+        """What does not agree, of instances (id to service) that are to be there, and no others.
+
+        Each is active, has one application and one stack, and of each of these each process runs once.
+        """
+        instances = self.asked("service-manager", "SELECT id, service, state FROM sm_instances")
+        found = [f"instance {row.id} of {row.service} is {row.state}" for row in instances if row.state != "active"]
+        if {row.id: row.service for row in instances} != wanted:
+            found.append(f"the service manager has {sorted(row.id for row in instances)}, not {sorted(wanted)}")
+        kept = self.asked("cloud-controller", "SELECT instance, path FROM cloud_objects")
+        for prefix in ("/application/", "/stack/"):
+            counted = collections.Counter(row.instance for row in kept if row.path.startswith(prefix))
+            if counted != collections.Counter(list(wanted)):
+                found.append(f"the cloud controller has {dict(counted)} at {prefix}")
+        shown = self.asked("cloud-controller", "SELECT identifier FROM occi_entities")
+        numbers = {
+            prefix: sum(row.identifier.startswith(prefix) for row in shown) for prefix in ("/application/", "/stack/")
+        }
+        if numbers != dict.fromkeys(numbers, len(wanted)):
+            found.append(f"the cloud controller shows {numbers}, not {len(wanted)} each")
+        delegated = self.asked("cloud-controller", "SELECT instance FROM cloud_delegations")
+        found += [f"a delegation of {row.instance}" for row in delegated if row.instance not in wanted]
+        return [*found, *self._processes(wanted)]
+
+    def _processes(self, wanted: Mapping[str, str]) -> Iterator[str]:
+        booked = collections.Counter((each.instance, each.process) for each in self.stage.nodes() if each.pid)
+        per = collections.Counter(instance for instance, process in booked if process == "orchestrator")
+        if per != collections.Counter(list(wanted)):
+            yield f"orchestrators are booked of {dict(per)}"
+        running = collections.Counter(_roots(self.state))
+        if running != booked:
+            yield f"{dict(running - booked)} run without being booked, {dict(booked - running)} are booked and do not"
+
+
+def _killed(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _roots(state: StateDirectory) -> Iterator[tuple[str, str]]:
+    """Instance and process of each program that runs in an instance's directory, whatever the books say: its first process."""
+    for region in (state.cloud / "regions").iterdir():
+        inside: dict[int, tuple[int, tuple[str, str]]] = {}
+        instances = (region / "instances").resolve()
+        for process in psutil.process_iter(["pid", "ppid", "cwd"]):
+            place = Path(process.info["cwd"] or "/")
+            if place.is_relative_to(instances) and place != instances:
+                instance, name = place.relative_to(instances).parts[:2]
+                inside[process.info["pid"]] = process.info["ppid"], (instance, name)
+        yield from (place for parent, place in inside.values() if parent not in inside)
+
+
+@dataclasses.dataclass
+class Ledger:
+    """What was ordered and killed.
+
+    Attributes:
+        lives: instance of each guestbook that was ordered, and whether it was deleted.
+        seen: of each state, how often an instance was in it at a kill.
+        refused: answers of 5xx that do not say that the service is away.
+    """
+
+    lives: dict[str, bool] = dataclasses.field(default_factory=dict)
+    kills: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    seen: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    refused: list[str] = dataclasses.field(default_factory=list)
+    over: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def text(self, seconds: float) -> str:
+        """The table."""
+        kills, ended = sum(self.kills.values()), sum(self.lives.values())
+        lines = [
+            f"kill loop on PostgreSQL, seed {SEED}: {kills} kills in {seconds:.0f} s; {len(self.lives)} guestbooks ordered, "
+            f"{ended} deleted; {len(self.refused)} answers of 5xx but 502, 503 and 504"
+        ]
+        lines += [f"  {victim:<24} {count:>4} kills" for victim, count in sorted(self.kills.items())]
+        states = ", ".join([f"{state} {count}" for state, count in self.seen.most_common()])
+        return "\n".join([*lines, f"  states of instances at the kills: {states}"])
+
+
+class Tenant:
+    """Orders a guestbook, sees it through its life, and orders the next, until the kills are over; the last one stays."""
+
+    def __init__(self, installation: Installation, ledger: Ledger, chance: random.Random) -> None:
+        self._ledger = ledger
+        self._chance = chance
+        self._stage = installation.stage
+        self._manager = installation.stage.connection("tenant").open()
+        self._web = urllib3.PoolManager(retries=False, timeout=10.0)
+        self.path = self.instance = ""
+
+    def close(self) -> None:
+        self._manager.close()
+        self._web.clear()
+
+    def run(self) -> None:
+        while True:
+            self.order()
+            if self._ledger.over.is_set():
+                return
+            for step in self._chance.sample([self.update, self.rest], k=2):
+                if not self._ledger.over.is_set():
+                    step()
+            self.delete()
+
+    # a life -----------------------------------------------------------------------------------------------------------
+
+    def order(self) -> None:
+        self.path, title = f"/guestbook/{uuid.uuid4()}", f"First {uuid.uuid4()}"
+        self._insist(lambda: self._manager.put(self.path, _GUESTBOOK, {"guestbook.title": title}))
+        self.instance = str(self._shown()["org.archelon.instance"])
+        self._ledger.lives[self.instance] = False
+        self._reaches("active")
+        self._says(title)
+
+    def update(self) -> None:
+        title = f"Then {uuid.uuid4()}"
+        self._insist(lambda: self._manager.update(self.path, {"guestbook.title": title}))
+        self._reaches("active")
+        self._says(title)
+
+    def rest(self) -> None:
+        for action, on_the_way, then in ((wire.STOP, "stop", "inactive"), (wire.START, "start", "active")):
+
+            def ask(action: Any = action, done: tuple[str, str] = (on_the_way, then)) -> None:
+                # An answer may have been lost.
+                if self._shown()[_STATE] not in done:
+                    self._manager.act(self.path, action.scheme + action.term)
+
+            self._insist(ask)
+            self._reaches(then)
+
+    def delete(self) -> None:
+        def ask() -> None:
+            with contextlib.suppress(client.NotFoundError):
+                self._manager.delete(self.path)
+
+        self._insist(ask)
+        until(lambda: not self._insist(lambda: self._manager.exists(self.path)), self._of("gone"), seconds=PATIENCE)
+        self._ledger.lives[self.instance] = True
+
+    # what is seen -----------------------------------------------------------------------------------------------------
+
+    def record(self, instance: str) -> Mapping[str, Any]:
+        return self._insist(lambda: self._manager.get(f"/record/{instance}")).attributes
+
+    def records(self) -> list[str]:
+        found = self._insist(lambda: [str(each) for each in self._manager.locations("/record/")])
+        return [each.rpartition("/")[2] for each in found]
+
+    def _shown(self) -> Mapping[str, Any]:
+        return self._insist(lambda: self._manager.get(self.path)).attributes
+
+    def _reaches(self, wanted: str) -> None:
+        def reached() -> bool:
+            shown = self._shown()
+            assert shown[_STATE] != "fail", f"{self.path}: {shown.get('mcn.service.state.message')}; seed {SEED}"
+            return bool(shown[_STATE] == wanted)
+
+        until(reached, self._of(wanted), seconds=PATIENCE, pause=0.5)
+
+    def _says(self, title: str) -> None:
+        """Its page is what was asked for last."""
+
+        def said() -> bool:
+            status, text = self._stage.web("GET", str(self._shown()["guestbook.url"]), quiet=True)
+            return status == 200 and title in text
+
+        until(said, self._of(f"a page that says {title}"), seconds=PATIENCE, pause=0.1)
+
+    def _of(self, wanted: str) -> str:
+        return f"{self.path} is {wanted}; seed {SEED}"
+
+    def _insist(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask until there is an answer: the tenant does not give up."""
+        answers: list[Answer] = []
+
+        def answered() -> bool:
+            try:
+                answers.append(ask())
+            except (client.TransportError, client.UnavailableError):
+                return False
+            except client.ServerError as error:
+                self._ledger.refused.append(str(error))
+                return False
+            return True
+
+        until(answered, f"there is an answer; seed {SEED}", seconds=PATIENCE)
+        return answers[0]
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    programs = PostgresServer.programs()
+    if programs is None:
+        missing("PostgreSQL (initdb)")
+    assert programs is not None
+    # One of its own, which may be killed; not below pytest's directories, since the server runs as another user.
+    with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as place, contextlib.ExitStack() as stack:
+        server = PostgresServer(programs, Path(place))
+        url = sa.make_url(stack.enter_context(server))
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+        names = {service: service.replace("-", "_") for service in _SERVICES}
+        with engine.connect() as connection:
+            for name in names.values():
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        urls = {
+            service: url.set(database=name).render_as_string(hide_password=False) for service, name in names.items()
+        }
+        state = StateDirectory(tmp_path / "state", databases=urls)
+        stack.enter_context(state.held())
+        state.make(host="127.0.0.1", first_port=first_port())
+        made = Installation(state, server)
+        stack.callback(made.house.down)
+        stack.callback(made.stage.close)
+        made.house.up()
+        made.publish()
+        yield made
+
+
+def test_what_is_booked_is_what_runs_however_often_processes_are_killed(
+    installation: Installation, tables: Tables
+) -> None:
+    chance = random.Random(SEED)
+    ledger = Ledger()
+    tenants = [Tenant(installation, ledger, random.Random(chance.random())) for _ in range(TENANTS)]
+    begun = time.monotonic()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(TENANTS) as pool:
+            lives = [pool.submit(each.run) for each in tenants]
+            try:
+                kill(installation, ledger, lives, chance)
+            finally:
+                ledger.over.set()
+            for life in lives:
+                life.result()
+        agree(installation, ledger, tenants)
+        for tenant in tenants:
+            tenant.delete()
+        until(lambda: not left(installation.state), f"nothing is left; seed {SEED}", seconds=PATIENCE)
+    finally:
+        tables.add(ledger.text(time.monotonic() - begun))
+        for tenant in tenants:
+            tenant.close()
+    assert installation.house.down() == []
+
+
+def kill(
+    installation: Installation, ledger: Ledger, lives: Sequence[concurrent.futures.Future[None]], chance: random.Random
+) -> None:
+    """One after another."""
+    turns = [victim for victim, share in SHARES.items() for _ in range(share)]
+    down: set[str] = set()
+    last: set[tuple[Any, ...]] = set()
+    for victim in chance.choices(turns, k=KILLS):
+
+        def hit(victim: str = victim) -> bool:
+            failed = next((life.exception() for life in lives if life.done()), None)
+            if failed is not None:
+                raise failed
+            down.difference_update([each for each in down if installation.ready(each)])
+            if victim in down or len(down) > 1:
+                return False
+            moment = installation.moment()
+            if moment == last or not installation.kill(victim, chance):
+                return False
+            ledger.seen.update(str(state) for _, state, _ in moment)
+            last.clear()
+            last.update(moment)
+            return True
+
+        until(hit, f"{victim} can be killed; seed {SEED}", seconds=PATIENCE, pause=0.1)
+        ledger.kills[victim] += 1
+        # All are without their database for a while.
+        down.update({"orchestrator": (), "postgresql connection": (), "postgresql": PROCESSES}.get(victim, (victim,)))
+
+
+def agree(installation: Installation, ledger: Ledger, tenants: Sequence[Tenant]) -> None:
+    """With the last guestbook of each tenant alive."""
+    living = {tenant.instance for tenant in tenants}
+    assert {instance for instance, deleted in ledger.lives.items() if not deleted} == living
+    first = tenants[0]
+    records = {instance: first.record(instance) for instance in first.records()}
+    services = collections.Counter(str(each["org.archelon.service"]) for each in records.values())
+    # No guestbook was doubled, and none has ordered two stores.
+    assert services == dict.fromkeys(services, len(ledger.lives)), (services, len(ledger.lives))
+    assert len(services) == 2
+    assert set(ledger.lives) <= set(records)
+    for instance, record in records.items():
+        phases = [(each["phase"], each["generation"]) for each in record["org.archelon.record.phases"]]
+        assert len(set(phases)) == len(phases), f"a phase of {instance} is booked twice: {phases}"
+    wanted = {
+        instance: str(record["org.archelon.service"])
+        for instance, record in records.items()
+        if not record.get("org.archelon.record.ended")
+    }
+    assert {instance for instance, service in wanted.items() if service == _GUESTBOOK} == living
+    assert len(wanted) == 2 * len(tenants)
+    wrong: list[str] = []
+
+    def right() -> bool:
+        wrong[:] = installation.wrong(wanted)
+        return not wrong
+
+    try:
+        until(right, f"books and machine agree; seed {SEED}", seconds=60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {wrong}") from None
