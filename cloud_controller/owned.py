@@ -223,7 +223,5 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
 
 
 def _generation(attributes: Mapping[str, Any]) -> int:
-    value = attributes.get(names.GENERATION, 0)
-    if not isinstance(value, int) or value < 0:
-        raise BadRequestError(f"{names.GENERATION} is {shown(value)}, and has to be a whole number", names.GENERATION)
-    return value
+    # 1.0 is a whole number in JSON, too.
+    return int(attributes.get(names.GENERATION, 0))

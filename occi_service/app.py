@@ -44,12 +44,13 @@ from .renderings import (
 )
 from .renderings.grammar import split_type_id
 
-__all__ = ["Application", "Dialect"]
+__all__ = ["Application", "Dialect", "ErrorBoundary"]
 
 log = logging.getLogger(__name__)
 
 Dialect = Literal["1.2", "pyssf"]
 StartResponse = Callable[..., Any]
+Wsgi = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 _EXTRAS: Final = "archelon.extras"
 _QUERY_PATHS: Final = ("/-/", "/.well-known/org/ogf/occi/-/")
@@ -190,10 +191,77 @@ class Application:
             return self._service.renderings.get("text/plain") or TextPlain()
 
     def _on_slip(self, req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
-        """What nobody foresaw: logged here with its traceback, and not shown."""
-        log.error("unforeseen: %s %s", req.method, req.path, exc_info=error)
-        text = "something went wrong here and was logged; it is not the request's fault"
-        self._on_error(req, resp, of_status(500, text), params)
+        self._on_error(req, resp, self._answer_to(error, req.method, req.path), params)
+
+    def _answer_to(self, error: Exception, method: str, path: str) -> OcciError:
+        """What the client is told of an exception that is no error of HTTP; it is logged here."""
+        refusal = self.refusal_of(error)
+        if refusal is None:
+            log.error("unforeseen: %s %s", method, path, exc_info=error)
+            text = "something went wrong here and was logged; it is not the request's fault"
+            return of_status(500, text)
+        if refusal.number >= 500:
+            log.warning("answered with %d: %s", refusal.number, type(error).__name__, extra={"status": refusal.number})
+        return refusal
+
+    def refusal_of(self, _error: Exception) -> OcciError | None:
+        """What a client is told of an exception that a library raised and that is no slip; None where it is one.
+
+        A service overrides this for what it stands on, such as a database.
+        """
+        return None
+
+    def render_error(
+        self,
+        environ: dict[str, Any],
+        start_response: StartResponse,
+        status: int,
+        title: str,
+        message: str,
+        where: str,
+        headers: Mapping[str, str],
+    ) -> Iterable[bytes]:
+        """Answer a refusal of a layer outside, in the rendering that was asked for (an `identity.ErrorRenderer`)."""
+        return self._render(environ, start_response, of_status(status, message, where, headers=headers))
+
+    def render_exception(
+        self, environ: dict[str, Any], start_response: StartResponse, error: Exception
+    ) -> Iterable[bytes]:
+        """Answer what a layer outside has raised, as if it had been raised within."""
+        answer = self._answer_to(error, environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
+        return self._render(environ, start_response, answer)
+
+    def _render(self, environ: dict[str, Any], start_response: StartResponse, error: OcciError) -> Iterable[bytes]:
+        req, resp = falcon.Request(environ), falcon.Response()
+        self._on_error(req, resp, error, None)
+        body = resp.data or b""
+        fields = [(name, value) for name, value in resp.headers.items() if name not in ("content-length", "server")]
+        # A refusal may depend on the token, which no cache sees.
+        fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("Server", self.server)]
+        start_response(str(resp.status), fields)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+
+class ErrorBoundary:
+    """WSGI middleware in front of an application's doors: what any of them raises is answered by the application.
+
+    A server would write a page of its own, in no rendering and without saying whether to try again.
+
+    Args:
+        doors: what may raise.
+        application: answers.
+    """
+
+    def __init__(self, doors: Wsgi, application: Application) -> None:
+        self._doors = doors
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """WSGI. What is raised while a body is sent comes too late for another answer, and is the server's to end."""
+        try:
+            return self._doors(environ, start_response)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
+            return self._application.render_exception(environ, start_response, error)
 
 
 def _check_type_id(category: Category) -> None:

@@ -9,6 +9,9 @@ are locked where they are read for update.
 SQLite lets one writer in and has the others sleep and look again, up to 100 ms at a time. So the threads of a process
 take turns before they come to it, by a lock that wakes the next at once, and processes by two (see `sqlite_turns`).
 
+What one of the two cannot hold (a NUL in a text, a whole number beyond 64 bits) is refused for both, before a statement is
+sent, so that no request works on one and fails on the other. What a failure means to whoever asked is said once, by `refusal_of`.
+
 All tables of all rooms hang on one `metadata`, each defined in the room that owns it, and are made by Alembic.
 """
 
@@ -23,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -30,9 +34,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
 from . import private_files
+from .errors import BadRequestError, OcciError, UnavailableError
+from .renderings import grammar
 from .sqlite_turns import ProcessTurns
 
-__all__ = ["Database", "Often", "insert_into", "metadata"]
+__all__ = ["Database", "Often", "UnstorableError", "insert_into", "is_away", "metadata", "refusal_of"]
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
@@ -73,6 +79,60 @@ _PATIENCE: Final = 5.0
 #: Seconds after which a connection of the pool is asked whether its server is still there before it is used. Sooner, the
 #: question would cost a round trip in each read; a server that ends meanwhile fails the statement, and a client tries again.
 _PING_AFTER_IDLE: Final = 5.0
+
+#: SQLSTATEs, or their classes, that say "not now" (PostgreSQL's appendix A): connection exceptions; serialization failure,
+#: deadlock; a session that was broken off; a standby; a resource such as the disk that is used up; lock not available, canceled,
+#: server going down or starting; an error of the system.
+_NOT_NOW: Final = ("08", "40001", "40P01", "25P03", "25006", "53", "55P03", "57", "58")
+#: The same of SQLite: locked by another connection; out of memory; readonly, an error of the disk, the disk is full, the file
+#: cannot be opened, an error of the locking protocol.
+_SQLITE_NOT_NOW: Final = frozenset((5, 6, 7, 8, 10, 13, 14, 15))
+#: SQLSTATEs' classes that say that a value cannot be kept: data exception, program limit exceeded.
+_NOT_KEPT: Final = ("22", "54")
+_AWAY: Final = "the database is busy or away; nothing was changed"
+_UNSTORABLE: Final = (
+    "a value in the request cannot be kept: texts have no NUL and keep to their lengths, whole numbers to 64 bits"
+)
+_MOST: Final = 2**63 - 1
+
+
+class UnstorableError(ValueError):
+    """A parameter of a statement that one of the databases cannot hold. Its text names no value."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database is busy, full or away, so that the same may work later. All else is a slip of ours."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    if isinstance(error, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InvalidatePoolError):
+        return True
+    if state is not None:
+        return bool(state.startswith(_NOT_NOW))
+    if code is not None:
+        return code & 0xFF in _SQLITE_NOT_NOW
+    lost = isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+    # libpq could not reach the server, or lost it: it has no SQLSTATE then.
+    return lost or isinstance(
+        original,
+        psycopg.OperationalError | psycopg.InterfaceError | sqlite3.OperationalError | sqlalchemy.exc.OperationalError,
+    )
+
+
+def refusal_of(error: BaseException) -> OcciError | None:
+    """What a client is told of a failure of the database: 503 where it may try again, 400 where its values cannot be kept.
+
+    Returns:
+        None where it is neither, which is a slip of ours.
+    """
+    if is_away(error):
+        return UnavailableError(_AWAY, "database", retry_after=1)
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or ""
+    # psycopg refuses some values before they are sent, without a SQLSTATE.
+    if isinstance(error, UnstorableError) or isinstance(original, psycopg.DataError) or state.startswith(_NOT_KEPT):
+        return BadRequestError(_UNSTORABLE, "request")
+    return None
 
 
 class Database:
@@ -123,6 +183,7 @@ class Database:
             # always in that mode, our transactions included, and theirs must be undone.
             skip_autocommit_rollback=dialect == "postgresql",
         )
+        event.listen(self.engine, "before_cursor_execute", _check_storable)
         self._turn = _Turn(None if dialect == "postgresql" else ProcessTurns(str(parsed.database), patience=_PATIENCE))
         if self.dialect == "sqlite":
             _close_to_others(Path(str(parsed.database)))
@@ -217,6 +278,19 @@ def _close_to_others(file: Path) -> None:
         private_files.close_to_others(file, make=True)
         for beside in ("-wal", "-shm", "-journal"):
             private_files.close_to_others(file.with_name(file.name + beside))
+
+
+def _check_storable(
+    _connection: Any, _cursor: Any, _statement: str, parameters: Any, _context: Any, executemany: bool
+) -> None:
+    """SQLAlchemy's, before a statement is sent: refuse what one of the databases could not hold."""
+    for row in parameters if executemany else (parameters,):
+        for value in row.values() if isinstance(row, dict) else row:
+            if isinstance(value, str):
+                if "\0" in value or not grammar.is_text(value):
+                    raise UnstorableError("a text holds a NUL or an unpaired surrogate")
+            elif isinstance(value, int) and not -_MOST <= value <= _MOST:
+                raise UnstorableError("a whole number is beyond 64 bits")
 
 
 def _prepare_sqlite_connection(dbapi_connection: Any, _record: Any) -> None:

@@ -24,7 +24,6 @@ from .errors import (
     BadRequestError,
     NotAcceptableError,
     NotImplementedByProtocolError,
-    TooLargeError,
     UnsupportedMediaTypeError,
     shown,
 )
@@ -44,6 +43,7 @@ from .renderings import (
     UnsupportedDocumentError,
 )
 from .renderings.text import FIELDS, from_header
+from .request_input import read_body
 
 __all__ = ["Exchange", "Limits", "Service", "writer_of"]
 
@@ -185,7 +185,7 @@ class Exchange:
             TooLargeError: it is larger than the limit.
         """
         if self._body is None:
-            self._body = _read_body(self.request, self.service.limits.body)
+            self._body = read_body(self.request, self.service.limits.body)
         return self._body
 
     @property
@@ -428,31 +428,3 @@ def _check_version(agent: str) -> None:
             raise NotImplementedByProtocolError(
                 f"the client speaks OCCI/{major}.{minor}; this service speaks OCCI/1.2 and 1.1", "header User-Agent"
             )
-
-
-def _take(stream: Any, size: int) -> bytes:
-    try:
-        taken: bytes = stream.read(size)
-    except Exception as error:  # noqa: BLE001
-        # Malformed chunks, or a client that went away: each server has exceptions of its own for them.
-        raise BadRequestError(f"the body could not be read to its end: {type(error).__name__}", "body") from None
-    return taken
-
-
-def _read_body(request: falcon.Request, limit: int) -> bytes:
-    length = request.content_length
-    if length is not None and length > limit:
-        raise TooLargeError(f"the body has {length} bytes; at most {limit} are taken", "header Content-Length")
-    if length is not None:
-        body: bytes = _take(request.bounded_stream, length) if length else b""
-        if len(body) < length:
-            # Text renderings would read a part as if it were the whole.
-            raise BadRequestError(f"the body ends after {len(body)} of {length} bytes", "body")
-        return body
-    if not request.env.get("wsgi.input_terminated"):
-        # Without a length the server has to mark the end, as for chunked bodies; else there is no body.
-        return b""
-    body = _take(request.stream, limit + 1)
-    if len(body) > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes, and no more are taken", "body")
-    return body

@@ -7,17 +7,15 @@ it. `assemble` puts the layers around it in the order that they have to stand in
 from __future__ import annotations
 
 import dataclasses
-import http
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
-import falcon
 import prometheus_client
 
-from . import health, metrics
-from .app import Application
-from .errors import of_status
+from . import database, health, metrics
+from .app import Application, ErrorBoundary
+from .errors import OcciError
 from .identity import (
     IDENTITY,
     PROBES,
@@ -65,26 +63,9 @@ class KnownCaller(Application):
             token=environ.get(TOKEN),
         )
 
-    def render_error(
-        self,
-        environ: dict[str, Any],
-        start_response: Any,
-        status: int,
-        title: str,
-        message: str,
-        where: str,
-        headers: Mapping[str, str],
-    ) -> Iterable[bytes]:
-        """Answer a refusal of a layer outside, in the rendering that was asked for."""
-        req, resp = falcon.Request(environ), falcon.Response()
-        error = of_status(status, message, where)
-        self._on_error(req, resp, error, None)
-        body = resp.data or b""
-        resp.set_headers(dict(headers))
-        fields = [(name, value) for name, value in resp.headers.items() if name not in ("content-length", "server")]
-        fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("Server", self.server)]
-        start_response(f"{status} {http.HTTPStatus(status).phrase}", fields)
-        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+    def refusal_of(self, error: Exception) -> OcciError | None:
+        """Of the database: 503 where it is away, 400 where it cannot keep a value."""
+        return database.refusal_of(error)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,4 +120,5 @@ def assemble(
     doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
     doors = SizeLimit(doors, body=body_limit, render_error=render_error)
     measured = metrics.RequestMetrics(registry)
+    doors = ErrorBoundary(doors, application)
     return RequestLog(doors, access_lines=access_lines, observe=measured.observe)

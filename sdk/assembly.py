@@ -6,6 +6,7 @@ import time
 from wsgiref.types import WSGIApplication
 
 import bundles
+from occi_service.app import ErrorBoundary
 from occi_service.identity import (
     Authentication,
     MemoryRevocations,
@@ -60,7 +61,8 @@ def application(settings: Settings) -> WSGIApplication:
         revocations=MemoryRevocations(time.time),
         clock=time.time,
     )
-    door = Authentication(Face(settings.instance, engine, line), verifier, cache=TokenCache(time.time, entries=64))
+    face = Face(settings.instance, engine, line)
+    door = Authentication(face, verifier, cache=TokenCache(time.time, entries=64), render_error=face.render_error)
     engine.open()
     line.open()
-    return SizeLimit(door)
+    return ErrorBoundary(SizeLimit(door, render_error=face.render_error), face)

@@ -20,7 +20,7 @@ from occi.core_model import Action as OcciAction
 from occi.core_model import Entity
 
 from occi_service.app import Application
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, UnavailableError
+from occi_service.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from occi_service.identity import IDENTITY, Identity, TokenKind
 from occi_service.registry import InMemoryRegistry
 from occi_service.wire import names
@@ -128,7 +128,7 @@ class _Backend(KindBackend, ActionBackend):
         with _refusals():
             self._engine.phase(
                 "update",
-                new.attributes.get(names.GENERATION),
+                _generation(new.attributes) if names.GENERATION in new.attributes else None,
                 parameters={**known, **(given if isinstance(given, dict) else {})},
                 internal=new.attributes.get(wire.INTERNAL_PARAMETERS),
             )
@@ -209,7 +209,5 @@ def _refusals() -> Iterator[None]:
 
 
 def _generation(attributes: Mapping[str, Any]) -> int:
-    value = attributes[names.GENERATION]
-    if not isinstance(value, int) or value < 0:
-        raise BadRequestError(f"{names.GENERATION} is a whole number", names.GENERATION)
-    return value
+    # 1.0 is a whole number in JSON, too.
+    return int(attributes[names.GENERATION])

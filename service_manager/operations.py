@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import falcon
+import pydantic
 import sqlalchemy as sa
 
 from occi_service.errors import BadRequestError, ForbiddenError, NotFoundError
 from occi_service.identity import IDENTITY, Identity, rules
 from occi_service.identity.policy import Policy, Target
+from occi_service.request_input import read_json, read_query
 from occi_service.workflow import refusals
 
 from . import tables
@@ -25,6 +27,27 @@ from .rolling import ROLL_STATE, begin_roll
 __all__ = ["OperatorResource"]
 
 _PAGE: Final = 1000
+#: A text that columns hold: no control characters, and as long as the longest of them.
+_Text = Annotated[str, pydantic.StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class _Nothing(pydantic.BaseModel, extra="forbid"):
+    """The query of what takes none."""
+
+
+class _Listing(_Nothing):
+    state: _Text | None = None
+    service: _Text | None = None
+    tenant: _Text | None = None
+    after: _Text = ""
+
+
+class _Roll(_Nothing):
+    service: _Text
+
+
+class _Draining(_Nothing):
+    draining: bool
 
 
 class OperatorResource:
@@ -50,15 +73,14 @@ class OperatorResource:
     def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
         self._check(req, rules.LIST_ALL)
+        asked = read_query(req, _Listing)
         table = tables.instances
         wanted = sa.select(
             table.c.id, table.c.tenant, table.c.service, table.c.path, table.c.state, table.c.failed, table.c.generation
         )
-        for name in ("state", "service", "tenant"):
-            given = req.get_param(name)
-            if given is not None:
-                wanted = wanted.where(table.c[name] == given)
-        wanted = wanted.where(table.c.id > (req.get_param("after") or "")).order_by(table.c.id).limit(_PAGE)
+        for name, given in asked.model_dump(exclude={"after"}, exclude_none=True).items():
+            wanted = wanted.where(table.c[name] == given)
+        wanted = wanted.where(table.c.id > asked.after).order_by(table.c.id).limit(_PAGE)
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
         _answer(resp, {"instances": [dict(row._mapping) for row in rows]})
@@ -66,6 +88,7 @@ class OperatorResource:
     def on_delete_instance(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
         """Dispose of an instance of any tenant, locks notwithstanding."""
         self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
         with self._database.write() as connection:
             found = self._instances.find(connection, instance)
             entity = self._instances.entity(connection, found) if found is not None else None
@@ -85,6 +108,7 @@ class OperatorResource:
     def on_get_services(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Every tenant's services: the bundle that is published, by whom, and how its roll stands."""
         self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
         table = tables.services
         with self._database.read() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.type)).all()
@@ -102,11 +126,12 @@ class OperatorResource:
     def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Bring a service's instances to the bundle that is published: `{"service": "<type identifier>"}`."""
         self._check(req, rules.OPERATE)
-        service = _member(req, "service")
+        read_query(req, _Nothing)
+        service = read_json(req, _Roll).service
         with self._database.write() as connection:
-            head = self._catalogue.service(connection, service) if isinstance(service, str) else None
+            head = self._catalogue.service(connection, service)
             if head is None or head.withdrawn:
-                raise BadRequestError('the body is {"service": "<type identifier>"} of a published service', "body")
+                raise BadRequestError("it is not the type identifier of a published service", "body service")
             tenant = self._catalogue.publisher(connection, head.type)
             begin_roll(self._instances, connection, tenant, head.id)
         _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
@@ -114,6 +139,7 @@ class OperatorResource:
     def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Hurtle's `/update/children`: bring the instances of every published service to its bundle."""
         self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
         with self._database.write() as connection:
             published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
             rows = connection.execute(published.order_by(tables.services.c.type)).all()
@@ -124,6 +150,7 @@ class OperatorResource:
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Whether orders are taken."""
         self._check(req, rules.DRAIN)
+        read_query(req, _Nothing)
         with self._database.read() as connection:
             value = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == "draining"))
         _answer(resp, {"draining": value == "yes"})
@@ -131,9 +158,8 @@ class OperatorResource:
     def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
         self._check(req, rules.DRAIN)
-        draining = _member(req, "draining")
-        if not isinstance(draining, bool):
-            raise BadRequestError('the body is {"draining": true} or {"draining": false}', "body")
+        read_query(req, _Nothing)
+        draining = read_json(req, _Draining).draining
         flags = tables.flags
         with self._database.write() as connection:
             connection.execute(flags.delete().where(flags.c.name == "draining"))
@@ -146,13 +172,6 @@ class OperatorResource:
             raise ForbiddenError("this needs an identity")
         with refusals():
             self._policy.check(rule, identity, Target(identity.tenant_id))
-
-
-def _member(req: falcon.Request, name: str) -> Any:
-    try:
-        return json.loads(req.bounded_stream.read(4096))[name]
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _answer(resp: falcon.Response, value: Any) -> None:

@@ -15,10 +15,11 @@ from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
 import bundles
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, TooLargeError
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
 from occi_service.identity import IDENTITY, Identity, rules
 from occi_service.identity.policy import Policy, Target
 from occi_service.registry import Registry
+from occi_service.request_input import read_body
 from occi_service.wire import deploy, names
 from occi_service.wire import service_manager as wire
 from occi_service.workflow import DeferredDeletion, refusals
@@ -47,12 +48,7 @@ class BundleResource:
         identity = self._checked(req, rules.PUBLISH)
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
             raise BadRequestError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
-        length = req.content_length
-        if length is None or length > self._limit:
-            raise TooLargeError(
-                f"a bundle has a Content-Length of at most {self._limit} bytes", "header Content-Length"
-            )
-        archive = req.bounded_stream.read(length)
+        archive = read_body(req, self._limit)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
         _, new = self._catalogue.keep(archive, identity.tenant_id)

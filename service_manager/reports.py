@@ -160,7 +160,7 @@ def _check_link(link: Any, where: str) -> None:
     target_kind = link.get("target_kind")
     if target_kind is not None and (not isinstance(target_kind, str) or _TYPE.fullmatch(target_kind) is None):
         raise BadRequestError("its target_kind is not a type identifier, scheme and term", where)
-    if link.get("kind") not in LINK_KINDS:
+    if link.get("kind") not in tuple(LINK_KINDS):
         raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
 
 

@@ -27,7 +27,6 @@ from occi_service.errors import (
     BadRequestError,
     ForbiddenError,
     NotFoundError,
-    TooLargeError,
     UnsupportedMediaTypeError,
 )
 from occi_service.identity import Identity, rules
@@ -36,6 +35,7 @@ from occi_service.model import type_id
 from occi_service.private_files import private_directory
 from occi_service.registry.base import Registry
 from occi_service.registry.tables import entities, fact, facts
+from occi_service.request_input import read_body
 from occi_service.wire import deploy
 
 from .. import callers
@@ -181,7 +181,9 @@ class BundleRoute:
         media_type = (req.content_type or "").partition(";")[0].strip().lower()
         if media_type != deploy.BUNDLE_MEDIA_TYPE:
             raise UnsupportedMediaTypeError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
-        archive = self._body(req)
+        archive = read_body(req, self._limits.packed)
+        if not archive:
+            raise BadRequestError("there is no archive in the request", "body")
         try:
             archives.read_archive(archive, digest=digest, limits=self._limits)
         except archives.BundleError as error:
@@ -253,16 +255,3 @@ class BundleRoute:
         except KeyError:
             return False
         return bool(application.attributes.get(deploy.BUNDLE_DIGEST) == digest)
-
-    def _body(self, req: falcon.Request) -> bytes:
-        limit = self._limits.packed
-        length = req.content_length
-        if length is not None and length > limit:
-            raise TooLargeError(f"the archive has {length} bytes; at most {limit} are taken", "header Content-Length")
-        if length is None and not req.env.get("wsgi.input_terminated"):
-            raise BadRequestError("there is no archive in the request", "body")
-        stream = req.stream if length is None else req.bounded_stream
-        body: bytes = stream.read(limit + 1)
-        if len(body) > limit:
-            raise TooLargeError(f"the archive has more than {limit} bytes", "body")
-        return body

@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any
 
 import falcon
+import pydantic
 
-from occi_service.errors import BadRequestError, NotFoundError, shown
+from occi_service.errors import NotFoundError, shown
 from occi_service.registry.base import Registry
+from occi_service.request_input import read_query
 from occi_service.wire import deploy
 
 from ..module import extras_of
@@ -23,8 +25,11 @@ from .ports import Applications, Log
 
 __all__ = ["LogRoute"]
 
-#: Some platforms count nanoseconds since the epoch.
-_MOST: Final = 2**63 - 1
+
+class _Reading(pydantic.BaseModel, extra="forbid"):
+    #: A position. Some platforms count nanoseconds since the epoch, which take 19 digits.
+    since: Annotated[str, pydantic.StringConstraints(pattern="^[0-9]{1,18}$|^[0-8][0-9]{18}$")] = "0"
+    follow: str = ""
 
 
 class LogRoute:
@@ -68,9 +73,10 @@ class LogRoute:
             self._registry.get_resource(f"{self._location}{instance}", extras)
         except KeyError:
             raise NotFoundError(f"there is no application {shown(instance)}", "path") from None
-        since = _since(req.get_param("since", default="0"))
+        asked = read_query(req, _Reading)
+        since = int(asked.since)
         found = self._applications.read_log(instance, since)
-        if not found.data and req.get_param("follow") == "1" and self._places.acquire(blocking=False):
+        if not found.data and asked.follow == "1" and self._places.acquire(blocking=False):
             try:
                 found = self._follow(instance, since)
             finally:
@@ -88,9 +94,3 @@ class LogRoute:
             found = self._applications.read_log(instance, since)
             if found.data or self._clock() >= end:
                 return found
-
-
-def _since(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST):
-        raise BadRequestError(f"since is {shown(text)}, and has to be a position: a whole number from 0", "query since")
-    return int(text)

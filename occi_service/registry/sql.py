@@ -29,8 +29,7 @@ import sqlalchemy.exc
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
 
-from ..database import Database
-from ..errors import UnavailableError
+from ..database import Database, UnstorableError, refusal_of
 from ..model import secrets_among, type_id
 from . import owned_mixins
 from .base import Page, Registry, Selection
@@ -51,11 +50,9 @@ _READ: Final = sa.union_all(sa.select(*COLUMNS).where(_AT), sa.select(*COLUMNS).
 _LINKS: Final = sa.select(*COLUMNS).where(_FROM)
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
 
-#: SQLSTATEs that say "not now": serialization failure, deadlock, lock not available, server going down or starting.
-_NOT_NOW: Final = frozenset(("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"))
-_SQLITE_NOT_NOW: Final = frozenset((5, 6))  # SQLITE_BUSY, SQLITE_LOCKED
-_AWAY: Final = "the database is busy or away; nothing was changed"
 _SOURCES_AT_ONCE: Final = 500
+#: psycopg's own come out of the pool while a connection is made.
+_DATABASE_ERRORS: Final = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, UnstorableError)
 
 
 class SqlRegistry(Registry):
@@ -326,10 +323,11 @@ class SqlRegistry(Registry):
                     yield
                 finally:
                     del extras["connection"]
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            if _passes(error):
-                raise UnavailableError(_AWAY, retry_after=1) from error
-            raise
+        except _DATABASE_ERRORS as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
         """Keep an entity at a path, in the place of what is there; and its links that are not kept yet."""
@@ -420,10 +418,11 @@ class SqlRegistry(Registry):
         try:
             with self._database.read() as connection:
                 yield connection
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            if _passes(error):
-                raise UnavailableError(_AWAY, retry_after=1) from error
-            raise
+        except _DATABASE_ERRORS as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     @contextlib.contextmanager
     def _writing(self, extras: Any) -> Iterator[sa.Connection]:
@@ -457,14 +456,3 @@ def _can_be_key(text: str) -> bool:
     if text.isascii():
         return "\0" not in text
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
-
-
-def _passes(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
-    """Whether a client may try again later. All else is a slip of ours and stays what it is."""
-    original = getattr(error, "orig", None)
-    state = getattr(original, "sqlstate", None)
-    code = getattr(original, "sqlite_errorcode", None)
-    lost = isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    unreachable = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and state is None
-    busy = state in _NOT_NOW or (code is not None and code & 0xFF in _SQLITE_NOT_NOW)
-    return busy or lost or unreachable or isinstance(error, sqlalchemy.exc.TimeoutError)

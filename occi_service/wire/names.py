@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from ..attributes import Attribute
+from ..attributes import Attribute, whole_number
 
 __all__ = [
     "ATTRIBUTE_PREFIX",
@@ -56,7 +56,11 @@ REGION: Final = attribute("region")
 #: What every object made for an instance carries, on every platform. A write with a generation older than the stored
 #: one is a 409.
 LABELS: Final = {
-    INSTANCE: Attribute("required", description="id of the instance that this belongs to (a UUID)"),
-    SERVICE: Attribute("", description="type identifier of the instance's service"),
-    GENERATION: Attribute("", type="number", default=0, description="how often the order has been changed"),
+    INSTANCE: Attribute(
+        "required", pattern="[!-~]{1,64}", description="id of the instance that this belongs to (a UUID)"
+    ),
+    SERVICE: Attribute("", pattern="[!-~]{0,512}", description="type identifier of the instance's service"),
+    GENERATION: Attribute(
+        "", type="number", pattern=whole_number(), default=0, description="how often the order has been changed"
+    ),
 }

@@ -13,7 +13,7 @@ from typing import Final
 
 from occi.core_model import Action, Kind, Resource
 
-from ..attributes import Attribute
+from ..attributes import Attribute, whole_number
 from .names import GENERATION, INSTANCE, SERVICE, TENANT, attribute
 
 __all__ = [
@@ -74,7 +74,12 @@ ACTION_NAME: Final = attribute("action.name")
 ACTION_ATTRIBUTES: Final = attribute("action.attributes")
 
 _ORDER: Final = {
-    GENERATION: Attribute("required", type="number", description="of the order; an older one than the last is a 409"),
+    GENERATION: Attribute(
+        "required",
+        type="number",
+        pattern=whole_number(),
+        description="of the order; an older one than the last is a 409",
+    ),
     PARAMETERS: Attribute("", type="object", secret=True, description="the tenant's attributes"),
     INTERNAL_PARAMETERS: Attribute("", type="object", secret=True, description="the provider's, for this phase"),
 }

@@ -6,7 +6,7 @@ from typing import Final
 
 from occi.core_model import Action, Kind, Link, Mixin, Resource
 
-from ..attributes import Attribute
+from ..attributes import Attribute, whole_number
 from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, derived_id, scheme
 
 __all__ = [
@@ -113,7 +113,7 @@ REPORT: Final = Action(
     "report",
     "Tell how a phase goes; for the instance's own token alone",
     {
-        GENERATION: Attribute("required", type="number"),
+        GENERATION: Attribute("required", type="number", pattern=whole_number()),
         PHASE: Attribute("", pattern="|".join(PHASES), description="nothing where only outputs or private change"),
         PHASE_STATE: Attribute("", pattern="|".join(PHASE_STATES)),
         PHASE_MESSAGE: Attribute("", description="for the tenant, in plain words"),

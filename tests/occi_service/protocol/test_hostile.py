@@ -154,11 +154,11 @@ def test_errors_have_one_form(shop: Shop) -> None:
     named = call(
         shop, "POST", "/box/", body=b'{"attributes":{"shop.count":"x","shop.name":"a"}}', kind=JSON, accept=JSON
     )
-    assert named.json["error"]["message"] == 'shop.count is "x", and has to be a number'
+    assert named.json["error"]["message"] == "shop.count has to be a number"
     assert named.json["error"]["where"] == "attributes.shop.count"
     line = call(shop, "POST", "/box/", body=BOX_TEXT + 'X-OCCI-Attribute: a="b', accept=JSON).json["error"]
     assert line["where"] == "line 2, X-OCCI-Attribute, character 4"
-    assert line["message"] == 'expected a string in double quotes, closed, without control characters, but found "\\"b"'
+    assert line["message"] == "expected a string in double quotes, closed, without control characters"
 
 
 def test_what_nobody_foresaw_is_logged_and_not_shown(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
