@@ -220,7 +220,8 @@ def environment_of(attributes: Mapping[str, Any]) -> dict[str, str]:
     environment = {}
     for name, value in (given or {}).items():
         if not _NAME.fullmatch(name):
-            raise BadRequestError(f"{shown(name)} cannot be the name of a variable: letters, digits and _", where)
+            # In text that is split, what is taken for a name may be a piece of a value.
+            raise BadRequestError("a variable's name has letters, digits and _ alone", where)
         if not isinstance(value, str) or "\0" in value or len(value) > _LIMIT:
             raise BadRequestError(f"the value of {shown(name)} is no text of at most {_LIMIT} characters", where)
         environment[name] = value

@@ -28,7 +28,7 @@ texts = st.one_of(
     st.lists(pieces, max_size=30).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=100),
 )
-numbers = st.one_of(st.integers(-(10**37), 10**37), st.floats(allow_nan=False, allow_infinity=False))
+numbers = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
 values = st.recursive(
     st.one_of(texts, numbers, st.booleans(), st.none()),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),

@@ -1,0 +1,400 @@
+"""What the fuzzer sends to: every service in this process, over a database of either kind, with something in it already."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from occi.core_model import Action, Category, Kind
+
+from occi_service.attributes import Attribute, as_attribute
+from occi_service.model import type_id
+from occi_service.wire import deploy, design, disposal, dns, names, provision, runtime
+from occi_service.wire import orchestrator as orchestrator_wire
+from occi_service.wire import service_manager as wire
+from sdk.assembly import application as orchestrator_application
+from sdk.bench import Bench
+from sdk.settings import Settings
+from tests.cloud_controller.house import SERVICE, House
+from tests.occi_service.protocol.calls import Wsgi, call
+from tests.service_manager.functions.desk import DIGEST, Desk, Template
+from tests.service_manager.harness import TYPE, make_bundle
+
+__all__ = ["MARKER", "Request", "Target", "Worlds"]
+
+#: Stands in every value of an attribute that is a secret. No answer that is an error, and no line of a log, may have it.
+MARKER = "mARKER-of-a-Secret"
+_PATHS = tuple([f"/demo/{uuid.UUID(int=number)}" for number in range(3)])
+_STAYING, _GOING = str(uuid.UUID(int=77)), str(uuid.UUID(int=78))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A request that is right, for mutations to start from. `document` is JSON; `body` is sent instead where it is given.
+
+    `token` is that of somebody who may do this.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    document: Any = None
+    body: bytes = b""
+    kind: str = "application/occi+json"
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    token: str = ""
+
+    def by(self, token: str) -> Request:
+        """The same, sent with this token."""
+        return dataclasses.replace(self, token=token)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A service: its callable, requests that are right, tokens of those who may and who may not, and how to undo.
+
+    Attributes:
+        weight: how often it is chosen.
+        mount: what stands in front of its paths.
+        reset: called after each request that was answered 200.
+    """
+
+    name: str
+    application: Wsgi
+    requests: list[Request]
+    tokens: list[str]
+    weight: int
+    mount: str = ""
+    reset: Callable[[Request], None] = lambda _request: None
+
+
+class Worlds:
+    """Makes all targets anew over fresh databases; what takes long to make is made once."""
+
+    def __init__(self, directory: Path, postgres: str | None) -> None:
+        self._directory = directory
+        self._postgres = postgres
+        self._made = 0
+        (directory / "template").mkdir()
+        self._template = Template(directory / "template")
+        self._stack = contextlib.ExitStack()
+        self._orchestrator = self._orchestrators_target()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def targets(self) -> Iterator[list[Target]]:
+        """The targets; their databases are gone with the context."""
+        self._made += 1
+        directory = self._directory / f"world-{self._made}"
+        directory.mkdir()
+        with contextlib.ExitStack() as stack:
+            urls = [stack.enter_context(self._database(directory, name)) for name in ("manager", "controller")]
+            desk = Desk(directory, self._template, database_url=urls[0], quota_instances=100_000)
+            stack.callback(desk.close)
+            house = House(directory, urls[1])
+            stack.callback(house.clear)
+            yield [*_manager_targets(desk), _controller_target(house, directory), self._orchestrator]
+        shutil.rmtree(directory)
+
+    @contextlib.contextmanager
+    def _database(self, directory: Path, name: str) -> Iterator[str]:
+        if self._postgres is None:
+            # The service manager's is a copy of the template, which has its tables.
+            yield f"sqlite:///{directory}/{'state' if name == 'manager' else name}.db"
+            return
+        database = f"fuzz_{uuid.uuid4().hex}"
+        server = sa.create_engine(self._postgres, isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {database}")
+        try:
+            yield sa.make_url(self._postgres).set(database=database).render_as_string(hide_password=False)
+        finally:
+            with server.connect() as connection:
+                connection.exec_driver_sql(f"DROP DATABASE {database} WITH (FORCE)")
+            server.dispose()
+
+    def _orchestrators_target(self) -> Target:
+        bench = self._stack.enter_context(Bench(TYPE))
+        make_bundle(self._directory / "orchestrator")
+        environment = {"HOST": "127.0.0.1", "PORT": "1", **bench.environment}
+        served = orchestrator_application(Settings.read(environment, self._directory / "orchestrator"))
+        attributes = {
+            names.INSTANCE: bench.instance,
+            names.TENANT: bench.tenant,
+            names.SERVICE: TYPE,
+            names.GENERATION: 1,
+        }
+        path = orchestrator_wire.PATH
+        requests = [
+            Request("PUT", path, document=_entity(orchestrator_wire.ORCHESTRATOR, attributes)),
+            Request("GET", path),
+            Request("GET", "/-/"),
+            Request("POST", path, document={"attributes": {names.GENERATION: 1, orchestrator_wire.PARAMETERS: {}}}),
+            *_actions(path, orchestrator_wire.ORCHESTRATOR.actions, {names.GENERATION: 1}),
+        ]
+        requests = [each.by(bench.token()) for each in requests]
+        return Target("orchestrator", served, requests, [bench.token(), bench.token(tenant="other")], weight=1)
+
+
+def _entity(kind: Kind, attributes: Mapping[str, Any], **members: Any) -> dict[str, Any]:
+    """A whole entity: these attributes, and for all others that a client may set something that fits."""
+    definitions = {name: as_attribute(each) for name, each in kind.attributes.items()}
+    return {"kind": type_id(kind), "attributes": _filled(definitions, attributes), **members}
+
+
+def _filled(definitions: Mapping[str, Attribute], known: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, definition in definitions.items():
+        if definition.secret and not definition.immutable:
+            found[name] = {"SECRET": MARKER} if definition.type == "object" else f"A={MARKER}"
+        elif name in known:
+            if known[name] is not None:
+                found[name] = known[name]
+        elif not definition.immutable:
+            found[name] = definition.default if definition.default is not None else _some(definition)
+    return found
+
+
+def _some(definition: Attribute) -> Any:
+    fitting = {"number": 1, "boolean": True, "array": [], "object": {}}
+    if definition.type == "string" and isinstance(definition.pattern, str):
+        first = definition.pattern.split("|")[0]
+        return first if first.isalnum() else "abcdef0123456789" * 4
+    return fitting.get(definition.type, "thing")
+
+
+def _actions(path: str, actions: list[Action], known: Mapping[str, Any]) -> list[Request]:
+    found = []
+    for action in actions:
+        definitions = {name: as_attribute(each) for name, each in action.attributes.items()}
+        document = {"action": type_id(action), "attributes": _filled(definitions, known)}
+        found.append(Request("POST", path, f"action={action.term}", document))
+    return found
+
+
+def _collection(location: str) -> list[Request]:
+    return [
+        Request("GET", location),
+        Request("GET", location, "page=1&number=5"),
+        Request("GET", location, headers={"X-OCCI-Attribute": f'{names.SERVICE}="{SERVICE}"'}),
+    ]
+
+
+def _common(categories: list[Category]) -> list[Request]:
+    tag = {"mixins": [{"term": "tag", "scheme": "http://example.org/tags#", "location": "/tag/"}]}
+    found = [
+        Request("GET", "/-/"),
+        Request("GET", "/"),
+        Request("GET", "/healthz"),
+        Request("OPTIONS", "/-/"),
+        Request("POST", "/-/", document=tag),
+        Request("DELETE", "/-/", document=tag),
+        Request("GET", "/-/", headers={"Category": 'tag; scheme="http://example.org/tags#"'}),
+    ]
+    for category in categories:
+        location = getattr(category, "location", None)
+        if location:
+            found += _collection(location)
+    return found
+
+
+def _manager_targets(desk: Desk) -> list[Target]:
+    desk.publish_demo()
+    secret = {"demo.password": MARKER}
+    for path in _PATHS:
+        made = desk.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 1, **secret}})
+        assert made.status == 201, made.body
+    desk.place(_PATHS[0], "active")
+    desk.place(_PATHS[1], "deploy", boots=1, activated=1, sent=1)
+    packed = make_bundle(desk.directory / "other", version="2")
+    desk.put_bundle(packed)
+    kind = desk.parts.registry.find_category(TYPE, None)
+    assert isinstance(kind, Kind)
+    instance = desk.row(_PATHS[0])["id"]
+    report = {names.GENERATION: 1, wire.PHASE: "deploy", wire.REPORTED_LINKS: _links()}
+    size = {"demo.size": 2, **secret}
+    requests = [
+        *_common(desk.parts.registry.get_categories(None)),
+        Request("POST", "/demo/", document={"kind": TYPE, "attributes": size}),
+        Request("PUT", f"/demo/{uuid.UUID(int=9)}", document={"kind": TYPE, "attributes": size}),
+        Request("PUT", _PATHS[0], document={"kind": TYPE, "attributes": size}),
+        Request("POST", _PATHS[1], document={"attributes": size}),
+        Request(
+            "POST", "/published/", document={"kind": type_id(wire.PUBLISHED), "attributes": {DIGEST: packed.digest}}
+        ),
+        *[Request("GET", path) for path in _PATHS],
+        Request("DELETE", f"/demo/{uuid.UUID(int=9)}"),
+        *_actions(_PATHS[0], [each for each in kind.actions if each not in (wire.REPORT, wire.RENEW)], {}),
+        *_actions(_PATHS[1], [wire.REPORT, wire.RENEW], report),
+        *_actions("/demo/", list(wire.LIFECYCLE_ACTIONS), {}),
+    ]
+    json = "application/json"
+    beside = [
+        Request("PUT", f"/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE),
+        Request("GET", f"/bundle/{packed.digest}"),
+        Request("HEAD", f"/bundle/{packed.digest}"),
+        Request("GET", "/operator/instances"),
+        Request("GET", "/operator/instances", f"after={instance}&state=initialise&service=x&tenant=acme"),
+        Request("DELETE", f"/operator/instances/{uuid.uuid4()}"),
+        Request("GET", "/operator/services"),
+        Request("POST", "/operator/rolls", document={"service": TYPE}, kind=json),
+        Request("POST", "/update/children"),
+        Request("GET", "/operator/draining"),
+        Request("PUT", "/operator/draining", document={"draining": False}, kind=json),
+        Request("GET", "/metrics"),
+        Request("GET", "/readyz"),
+    ]
+    tokens = [
+        *desk.realm.tokens.values(),
+        desk.token(_PATHS[0]),
+        desk.start_token(_PATHS[0]),
+        desk.peers_token(_PATHS[0]),
+    ]
+
+    def of(request: Request) -> Request:
+        begin = request.path.split("/")[1]
+        who = {"published": "provider", "bundle": "provider", "operator": "operator", "update": "operator"}
+        orchestrators = request.query in ("action=report", "action=renew")
+        return request.by(tokens[-3] if orchestrators else desk.realm.tokens[who.get(begin, "alice")])
+
+    requests, beside = [of(each) for each in requests], [of(each) for each in beside]
+
+    def reset(request: Request) -> None:
+        if request.path == "/operator/draining" and request.method == "PUT":
+            sent = {"X-Auth-Token": desk.realm.tokens["operator"]}
+            assert call(desk.web, "PUT", request.path, sent, {"draining": False}).status == 200
+
+    return [
+        Target("service manager", desk.web, [*requests, *beside, *beside], tokens, weight=6, reset=reset),
+        Target(
+            "Hurtle's dialect", desk.web, [*requests, of(Request("POST", "/update/children"))], tokens, 2, "/hurtle"
+        ),
+    ]
+
+
+def _links() -> list[Any]:
+    return [{"target": "http://deploy/stack/1", "kind": type_id(wire.RESOURCE_LINK), "title": "x", "state": "ACTIVE"}]
+
+
+def _controller_target(house: House, directory: Path) -> Target:
+    packed = make_bundle(directory / "controllers")
+    requests = [Request("GET", "/healthz"), Request("GET", "/nothing"), Request("GET", "/deploy")]
+    for module, kinds in _CONTROLLER_KINDS.items():
+        requests += [dataclasses.replace(each, path=f"/{module}{each.path}") for each in _common(kinds)]
+    staying = [each for each in _objects_requests(_STAYING, packed.digest) if not each.path.startswith("/disposal/")]
+    going = _objects_requests(_GOING, packed.digest)
+    # What is deleted stays on its way out, since no worker carries it out.
+    requests += [*[each for each in staying if each.method != "DELETE"] * 2, *going]
+    requests += [
+        Request("PUT", f"/deploy/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE),
+        Request("GET", f"/deploy/bundle/{packed.digest}"),
+        Request("GET", f"/deploy/application/{_STAYING}/logs", "since=0"),
+        Request("PUT", "/design" + design.delegation_path(_GOING), headers={"X-Subject-Token": MARKER}),
+    ]
+    tokens = [house.service_token(), house.service_token(), house.service_token(instance=_STAYING)]
+    tokens += [house.instance_token(_STAYING), "x"]
+    for request in [*requests[-4:-3], *staying]:
+        if request.method == "PUT":
+            sent = {"Authorization": f"Bearer {tokens[0]}"}
+            body = request.document if request.document is not None else request.body
+            made = call(house.client.app, "PUT", request.path, sent, body, kind=request.kind)
+            assert made.status in (200, 201, 400), (request.path, made.body)
+    requests = [each.by(tokens[0]) for each in requests]
+    return Target("cloud controller", house.client.app, requests, tokens, weight=6)
+
+
+_CONTROLLER_KINDS: dict[str, list[Category]] = {
+    "deploy": [deploy.STACK, deploy.APPLICATION, deploy.APP, deploy.BUNDLE],
+    "design": [design.SERVICE, design.DELEGATION, design.VALIDATION],
+    "provision": [provision.CONFIGURATION, dns.RECORD],
+    "runtime": [runtime.MONITOR, runtime.ALARM],
+    "disposal": [disposal.DISPOSAL],
+}
+
+
+def _objects_requests(instance: str, digest: str) -> list[Request]:
+    """What an instance asks of every kind of every module."""
+    stack = deploy.stack_path(instance, "web", "local")
+    monitor = runtime.monitor_path(stack, "node", "")
+    known = _known(instance, stack, monitor) | {deploy.BUNDLE_DIGEST: digest, deploy.APP_IMAGE: digest}
+    record = dns.record_path(instance, "local", "example.org", "www", "A")
+    paths: list[tuple[str, Kind, str]] = [
+        ("deploy", deploy.STACK, stack),
+        ("deploy", deploy.APPLICATION, deploy.application_path(instance)),
+        ("deploy", deploy.APP, f"/app/{uuid.uuid5(uuid.NAMESPACE_URL, instance)}"),
+        ("design", design.SERVICE, design.service_path(SERVICE, "local")),
+        ("design", design.DELEGATION, design.delegation_path(instance)),
+        ("design", design.VALIDATION, f"/validation/{instance}"),
+        ("provision", provision.CONFIGURATION, provision.configuration_path(stack, "node", "x")),
+        ("provision", dns.RECORD, record),
+        ("runtime", runtime.MONITOR, monitor),
+        ("runtime", runtime.ALARM, runtime.alarm_path(monitor, "busy")),
+        ("disposal", disposal.DISPOSAL, disposal.disposal_path(instance)),
+    ]
+    orchestrator = {name: as_attribute(each) for name, each in deploy.ORCHESTRATOR.attributes.items()}
+    found = []
+    for module, kind, path in paths:
+        document = _entity(kind, known)
+        if kind is provision.CONFIGURATION:
+            content = {"command": ["true"], "environment": {"SECRET": MARKER}, "files": {"a": MARKER}, "timeout": 5}
+            document["attributes"][provision.CONFIGURATION_CONTENT] = content
+        if kind is deploy.APPLICATION:
+            document["mixins"] = [type_id(deploy.ORCHESTRATOR)]
+            document["attributes"] |= _filled(orchestrator, known)
+        mine = [
+            Request("PUT", path, document=document),
+            Request("POST", kind.location, document=document),
+            Request("POST", path, document={"attributes": document["attributes"]}),
+            Request("GET", path),
+            Request("DELETE", path),
+            *_actions(path, kind.actions, known),
+        ]
+        found += [dataclasses.replace(each, path=f"/{module}{each.path}") for each in mine]
+    return found
+
+
+_TEMPLATE = "parameters: {SECRET: {type: string}}\nnodes: [{name: node}]\n"
+
+
+def _known(instance: str, stack: str, monitor: str) -> dict[str, Any]:
+    """Values that mean something; None where the attribute is better left out."""
+    return {
+        names.INSTANCE: instance,
+        names.SERVICE: SERVICE,
+        names.GENERATION: 1,
+        names.REGION: "local",
+        deploy.STACK_NAME: "web",
+        deploy.STACK_FORMAT: "infrastructure",
+        deploy.STACK_TEMPLATE: _TEMPLATE,
+        deploy.STACK_SOURCE: None,
+        deploy.BUNDLE_IMAGE: None,
+        deploy.APP_NAME: "web",
+        runtime.MONITOR_STACK: stack,
+        runtime.MONITOR_NODE: "node",
+        runtime.MONITOR_PORT: "",
+        runtime.ALARM_MONITOR: monitor,
+        runtime.ALARM_NAME: "busy",
+        runtime.ALARM_OPERATOR: ">",
+        provision.CONFIGURATION_STACK: stack,
+        provision.CONFIGURATION_NODE: "node",
+        provision.CONFIGURATION_KIND: "process",
+        dns.ZONE: "example.org",
+        dns.NAME: "www",
+        dns.TYPE: "A",
+        dns.VALUE: "192.0.2.1",
+        design.SERVICE_TYPE: SERVICE,
+        design.ENDPOINT: "http://there/",
+        design.SERVICE_REGION: "local",
+        design.DELEGATION_PARENT: None,
+        design.EXCHANGE_AUDIENCE: SERVICE,
+        "org.archelon.document.format": "infrastructure",
+        "org.archelon.document.content": _TEMPLATE,
+    }

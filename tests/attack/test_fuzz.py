@@ -1,0 +1,36 @@
+"""Ten thousand requests that are nearly right, half of them over each database; `make fuzz` sends a million."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.tables import Tables
+
+from .fuzz_worlds import Worlds
+from .fuzzing import Fuzzer
+
+_REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "10000"))
+_SEED = int(os.environ.get("FUZZ_SEED", secrets.randbelow(2**32)))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_no_request_is_answered_with_an_error_of_ours(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, tables: Tables
+) -> None:
+    url = None if kind == "sqlite" else request.getfixturevalue("postgres_server")
+    worlds = Worlds(tmp_path, url)
+    fuzzer = Fuzzer(_SEED, worlds)
+    try:
+        fuzzer.run(0, _REQUESTS // 2)
+    finally:
+        worlds.close()
+    statuses = ", ".join(f"{status}: {count}" for status, count in sorted(fuzzer.statuses.items()))
+    tables.add(f"Fuzzed over {kind}, seed {_SEED}: {statuses}")
+    assert not fuzzer.failures, "\n".join([f"{len(fuzzer.failures)} failures", *fuzzer.failures[:20]])
+    # It would prove little if nothing but refusals came of it.
+    assert fuzzer.statuses[200] + fuzzer.statuses[201] > _REQUESTS // 40
