@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy as sa
 from occi.backend import ActionBackend, MixinBackend
@@ -27,6 +27,8 @@ from .objects import ABSENT, Object, Objects
 __all__ = ["Context", "OwnedBackend", "context"]
 
 Result = TypeVar("Result")
+#: Characters of a path, in the column that it is the key of.
+_LONGEST_PATH: Final = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,8 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     def _check_path(self, entity: Entity, instance: str, here: Context) -> None:
         """Refuse a path that is not this instance's: paths are the same for all, and another's order would be a 409."""
         wanted = self.path(entity)
+        if len(entity.identifier) > _LONGEST_PATH:
+            raise BadRequestError(f"an object's path has at most {_LONGEST_PATH} characters", "path")
         if entity.identifier != wanted:
             raise BadRequestError(
                 f"{shown(entity.identifier)} is not the path of what is described; PUT it at {wanted}", "path"

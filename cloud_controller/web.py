@@ -72,7 +72,9 @@ class Mounts:
         application = self._applications.get(name)
         if application is None or path == f"/{name}":
             there = ", ".join(f"/{each}/" for each in self._applications)
-            return _plain(start_response, "404 Not Found", {"error": f"there is nothing here; there are {there}"})
+            return _plain(
+                environ, start_response, "404 Not Found", {"error": f"there is nothing here; there are {there}"}
+            )
         environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{name}"
         environ["PATH_INFO"] = f"/{rest}"
         return application(environ, start_response)
@@ -145,10 +147,12 @@ def _body_limit(path: str) -> int:
     return bundles.ArchiveLimits().packed if path.startswith(deploy.BUNDLE.location) else MAX_BODY
 
 
-def _plain(start_response: StartResponse, status: str, document: Mapping[str, str]) -> Iterable[bytes]:
+def _plain(
+    environ: WSGIEnvironment, start_response: StartResponse, status: str, document: Mapping[str, str]
+) -> Iterable[bytes]:
     body = json.dumps(document).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-    return [body]
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> None:

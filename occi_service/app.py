@@ -27,6 +27,7 @@ from .errors import OcciError, of_status
 from .exchange import Limits, Service, writer_of
 from .foreign import ForeignRendering
 from .html import Html
+from .identity.errors import RefusedError
 from .registry import InMemoryRegistry, as_registry
 from .registry.categories import Categories
 from .renderings import (
@@ -195,7 +196,7 @@ class Application:
 
     def _answer_to(self, error: Exception, method: str, path: str) -> OcciError:
         """What the client is told of an exception that is no error of HTTP; it is logged here."""
-        refusal = self.refusal_of(error)
+        refusal = _refusal(error) or self.refusal_of(error)
         if refusal is None:
             log.error("unforeseen: %s %s", method, path, exc_info=error)
             text = "something went wrong here and was logged; it is not the request's fault"
@@ -262,6 +263,13 @@ class ErrorBoundary:
             return self._doors(environ, start_response)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
             return self._application.render_exception(environ, start_response, error)
+
+
+def _refusal(error: Exception) -> OcciError | None:
+    """A refusal, wherever it was raised: a door knows of no `workflow.refusals`."""
+    if isinstance(error, RefusedError):
+        return of_status(error.status, error.message, error.where, headers=error.headers)
+    return error if isinstance(error, OcciError) else None
 
 
 def _check_type_id(category: Category) -> None:

@@ -34,7 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
 from . import private_files
-from .errors import BadRequestError, OcciError, UnavailableError
+from .errors import BadRequestError, ConflictError, OcciError, UnavailableError
 from .renderings import grammar
 from .sqlite_turns import ProcessTurns
 
@@ -89,6 +89,8 @@ _NOT_NOW: Final = ("08", "40001", "40P01", "25P03", "25006", "53", "55P03", "57"
 _SQLITE_NOT_NOW: Final = frozenset((5, 6, 7, 8, 10, 13, 14, 15))
 #: SQLSTATEs' classes that say that a value cannot be kept: data exception, program limit exceeded.
 _NOT_KEPT: Final = ("22", "54")
+#: A row of the same key: a SQLSTATE, and SQLite's extended codes for a unique index and for a primary key.
+_THERE: Final = frozenset(("23505", 2067, 1555))
 _AWAY: Final = "the database is busy or away; nothing was changed"
 _UNSTORABLE: Final = (
     "a value in the request cannot be kept: texts have no NUL and keep to their lengths, whole numbers to 64 bits"
@@ -120,7 +122,8 @@ def is_away(error: BaseException) -> bool:
 
 
 def refusal_of(error: BaseException) -> OcciError | None:
-    """What a client is told of a failure of the database: 503 where it may try again, 400 where its values cannot be kept.
+    """What a client is told of a failure of the database: 503 where it may try again, 400 where its values cannot be kept, 409
+    where another request has made the same in this moment.
 
     Returns:
         None where it is neither, which is a slip of ours.
@@ -132,6 +135,8 @@ def refusal_of(error: BaseException) -> OcciError | None:
     # psycopg refuses some values before they are sent, without a SQLSTATE.
     if isinstance(error, UnstorableError) or isinstance(original, psycopg.DataError) or state.startswith(_NOT_KEPT):
         return BadRequestError(_UNSTORABLE, "request")
+    if state in _THERE or getattr(original, "sqlite_errorcode", None) in _THERE:
+        return ConflictError("another request has made the same in this moment; look, and try again", "path")
     return None
 
 

@@ -56,24 +56,28 @@ class PostgresServer:
                 rules.write("host all all 0.0.0.0/0 trust\n")
         self._options = f"-p {port} -c listen_addresses={self._host} -c unix_socket_directories='' -c fsync=off"
         self._options += " -c max_connections=200"
-        self._start()
+        self.start()
         return f"postgresql+psycopg://postgres@{self._host}:{port}/postgres"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
 
     def restart(self) -> None:
         """Break every connection off, as a crash does, and come back at the same address with what was committed."""
-        self._stop()
-        self._start()
+        self.stop()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Come back, at the same address with what was committed."""
         log = self._directory / "server.log"
         self._run("pg_ctl", "-D", str(self._data), "-l", str(log), "-o", self._options, "-w", "start")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Break every connection off, as a crash does, and be away; nothing where it is already."""
+        if not (self._data / "postmaster.pid").exists():
+            return
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -18,7 +18,7 @@ from occi.core_model import Action, Entity
 
 from occi_service import identity
 from occi_service.database import Database
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
+from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, shown
 from occi_service.wire import design, tokens
 from occi_service.workflow import call_first
 
@@ -64,6 +64,11 @@ class DelegationBackend(KindBackend, ActionBackend):
     def create(self, entity: Entity, extras: Any) -> None:
         """Make a delegation, or hang one on another's."""
         instance = _instance(entity)
+        if entity.identifier != design.delegation_path(instance):
+            wanted = design.delegation_path(instance)
+            raise BadRequestError(
+                f"{shown(entity.identifier)} is not a delegation's path; PUT it at {shown(wanted)}", "path"
+            )
         try:
             identity.instance_subject(instance)
         except ValueError as error:

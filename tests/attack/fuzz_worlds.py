@@ -111,7 +111,7 @@ class Worlds:
             yield f"sqlite:///{directory}/{'state' if name == 'manager' else name}.db"
             return
         database = f"fuzz_{uuid.uuid4().hex}"
-        server = sa.create_engine(self._postgres, isolation_level="AUTOCOMMIT")
+        server = sa.create_engine(self._postgres, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with server.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {database}")
         try:
