@@ -233,7 +233,7 @@ def _manager_targets(desk: Desk) -> list[Target]:
         *[Request("GET", path) for path in _PATHS],
         Request("DELETE", f"/demo/{uuid.UUID(int=9)}"),
         *_actions(_PATHS[0], [each for each in kind.actions if each not in (wire.REPORT, wire.RENEW)], {}),
-        *_actions(_PATHS[1], [wire.REPORT, wire.RENEW], report),
+        *_actions(_PATHS[1], [wire.REPORT, wire.REPORT, wire.RENEW], report),
         *_actions("/demo/", list(wire.LIFECYCLE_ACTIONS), {}),
     ]
     json = "application/json"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import json
 import logging
 import os
@@ -36,7 +37,7 @@ from tests.postgres import PostgresServer
 
 from .fuzz_worlds import MARKER, Request, Target, Worlds
 
-__all__ = ["ROUND", "Fuzzer", "main"]
+__all__ = ["ROUND", "Fuzzer", "Mutation", "main"]
 
 #: Requests over one pair of databases.
 ROUND: Final = 2500
@@ -142,8 +143,10 @@ class Fuzzer:
     def _one(self, number: int, targets: list[Target]) -> None:
         chance = random.Random(f"{self.seed}:{number}")
         target = chance.choices(targets, [each.weight for each in targets])[0]
-        request = chance.choice(target.requests)
-        environ = _Mutation(chance, target).environ(request)
+        # Documents have the most places in which to be wrong.
+        heavy = [1 if each.document is None else 4 for each in target.requests]
+        request = chance.choices(target.requests, heavy)[0]
+        environ = Mutation(chance, target).environ(request)
         sent = {name: value for name, value in environ.items() if not name.startswith("wsgi")}
         body = environ["wsgi.input"].getvalue()
         self._log.lines.clear()
@@ -224,7 +227,7 @@ def _wrong_with(answer: Answer, sent: dict[str, Any]) -> Iterator[str]:
         yield "there is a body, and no Content-Type"
 
 
-class _Mutation:
+class Mutation:
     """Makes one request out of one that is right."""
 
     def __init__(self, chance: random.Random, target: Target) -> None:
@@ -236,8 +239,8 @@ class _Mutation:
         chance = self._chance
         places = [] if chance.random() < 0.125 else chance.choices(
             ("document", "bytes", "path", "query", "headers", "type", "method", "accept", "token"),
-            (10, 3, 2, 3, 3, 1, 1, 2, 1),
-            k=chance.choice((1, 1, 2, 3)),
+            (20, 3, 2, 3, 3, 1, 1, 1, 1),
+            k=chance.choice((1, 1, 1, 2, 3)),
         )  # fmt: skip
         headers = dict(request.headers)
         headers["Accept"] = chance.choice(_ACCEPTS if "accept" in places else ("application/occi+json", "text/plain"))
@@ -317,8 +320,9 @@ class _Mutation:
             raw.append(_nested(self._chance.choice((10, 63, 64, 65, 100, 2000, 20_000)), self._chance))
             return "raw value"
         if choice == 8:
-            return [self._chance.choice(_TEXTS)] * self._chance.choice((1, 3, 1001))
-        return self._chance.choice(_OTHERS)
+            text = self._chance.choice(_TEXTS)
+            return [text] * (1001 if len(text) < 100 and self._chance.random() < 0.3 else 3)
+        return copy.deepcopy(self._chance.choice(_OTHERS))
 
     def _as_text(self, document: dict[str, Any], headers: dict[str, str]) -> tuple[bytes, str] | None:
         """The same in a text rendering, where it has a form for it."""

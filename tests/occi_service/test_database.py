@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from occi_service.database import Database
+from occi_service.database import Database, UnstorableError, refusal_of
+from occi_service.errors import BadRequestError, ConflictError, OcciError, UnavailableError
 
 counters = sa.Table(
     "counters", sa.MetaData(), sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.Integer)
@@ -180,4 +181,65 @@ def test_server_and_client_notice_when_the_other_is_gone(postgres_url: str) -> N
         assert driver.info.get_parameters()["keepalives_idle"] == "5"
         assert driver.info.get_parameters()["tcp_user_timeout"] == "15000"
     assert shown == ["5", "15000", "30s"]
+    database.close()
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", 2**63, -(2**63) - 1])
+def test_what_one_database_cannot_hold_neither_takes(database_url: str, value: Any) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    row = {"name": value, "value": 0} if isinstance(value, str) else {"name": "hits", "value": value}
+    with pytest.raises(UnstorableError) as caught, database.write() as connection:
+        connection.execute(counters.insert(), [row, row])
+    assert isinstance(refusal_of(caught.value), BadRequestError)
+    with pytest.raises(UnstorableError), database.read() as connection:
+        connection.execute(
+            sa.select(counters).where(counters.c[next(key for key in row if row[key] == value)] == value)
+        )
+    database.close()
+
+
+def _refusal(error: BaseException) -> OcciError:
+    refusal = refusal_of(error)
+    assert refusal is not None
+    return refusal
+
+
+@pytest.mark.postgres
+def test_what_a_column_is_too_small_for_is_the_clients_error(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    small = sa.Table("small", sa.MetaData(), sa.Column("name", sa.String(3)), sa.Column("value", sa.Integer))
+    small.metadata.create_all(database.engine)
+    for row in ({"name": "abcd", "value": 1}, {"name": "a", "value": 2**31}):
+        with pytest.raises(sa.exc.DBAPIError) as caught, database.write() as connection:
+            connection.execute(small.insert(), row)
+        assert isinstance(_refusal(caught.value), BadRequestError)
+    database.close()
+
+
+def test_of_two_that_make_the_same_one_is_told_so(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with pytest.raises(sa.exc.IntegrityError) as caught, database.write() as connection:
+        connection.execute(counters.insert(), [{"name": "hits", "value": 1}] * 2)
+    assert isinstance(_refusal(caught.value), ConflictError)
+    database.close()
+
+
+def test_a_slip_of_ours_is_no_refusal(database_url: str) -> None:
+    database = Database(database_url)
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.read() as connection:
+        connection.execute(sa.text("SELECT nothing FROM nowhere"))
+    assert refusal_of(caught.value) is None
+    assert refusal_of(RuntimeError()) is None
+    database.close()
+
+
+def test_a_database_that_nobody_serves_is_away() -> None:
+    database = Database("postgresql://127.0.0.1:9/nothing")
+    with pytest.raises(sa.exc.OperationalError) as caught, database.read():
+        pass
+    refusal = _refusal(caught.value)
+    assert isinstance(refusal, UnavailableError)
+    assert refusal.headers == {"Retry-After": "1"}
     database.close()

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import prometheus_client
+import psycopg
 import pytest
 
+from occi_service.errors import UnavailableError
 from occi_service.identity import Identity, InvalidTokenError, TenantId, TokenKind
 from occi_service.registry import InMemoryRegistry
 from occi_service.service import KnownCaller, assemble
@@ -55,3 +57,38 @@ def test_numbers_of_all_tenants_are_shown_to_operators_alone(served: Any) -> Non
 def test_no_answer_is_kept_by_a_cache_that_others_share(served: Any, path: str, token: str) -> None:
     answer = call(served, "GET", path, {"X-Auth-Token": token} if token else {})
     assert answer.header("cache-control") in ("private, no-cache", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "logged"),
+    [
+        (psycopg.OperationalError("server closed the connection of s3cret"), 503, False),
+        (UnavailableError("away"), 503, False),
+        (InvalidTokenError("it is wrong"), 401, False),
+        (RuntimeError("s3cret"), 500, True),
+    ],
+)
+def test_what_a_door_raises_is_answered_in_the_rendering_asked_for(
+    raised: Exception, status: int, logged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        def verify(self, token: str) -> Identity:
+            raise raised
+
+    class Broken(KnownCaller):
+        def __call__(self, environ: dict[str, Any], response: Any) -> Any:
+            raise raised
+
+    # In the door that asks for the token, and in an application before Falcon has it.
+    before = assemble(KnownCaller(InMemoryRegistry()), Failing(), registry=prometheus_client.CollectorRegistry())
+    within = assemble(Broken(InMemoryRegistry()), Named(), registry=prometheus_client.CollectorRegistry())
+    for served in (before, within):
+        as_json = call(served, "GET", "/x", {"X-Auth-Token": "tenant"}, accept=JSON)
+        as_text = call(served, "GET", "/x", {"X-Auth-Token": "tenant"}, accept="text/plain")
+        assert as_json.status == as_text.status == as_json.json["error"]["status"] == status
+        assert as_text.text.startswith(f"{status} ")
+        assert ("retry-after" in as_json.headers) == (status == 503)
+        assert "s3cret" not in as_json.text + as_text.text
+        assert as_json.header("cache-control") == "no-store"
+        assert call(served, "HEAD", "/x", {"X-Auth-Token": "tenant"}).body == b""
+    assert any(record.exc_info for record in caplog.records) == logged

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import occi_service
-from occi_service.attributes import check
+from occi_service.attributes import Attribute, check, whole_number
+from occi_service.renderings import Bare
 from tests.occi_service.protocol.calls import JSON, call, path_of
 from tests.occi_service.protocol.shop import BOX_TEXT, BOX_TYPE, LABEL_TYPE, Shop
 
@@ -156,3 +157,44 @@ def test_what_a_pattern_may_not_use_may_be_a_value() -> None:
     for denied in ({"$ref": "#"}, {"items": {"$dynamicRef": "#"}}, {"allOf": [{"patternProperties": {"a": {}}}]}):
         with pytest.raises(ValueError, match="may not use"):
             occi_service.Attribute(type="object", pattern=denied)
+
+
+@pytest.mark.parametrize("secret", [False, True])
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "array"},
+        {"type": "object", "pattern": {"required": ["a"]}},
+        {"type": "string", "pattern": "a|b"},
+        {"type": "string", "pattern": {"enum": ["a", "b"]}},
+        {"type": "number", "pattern": whole_number()},
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["s3cret", ["s3cret"], {"s3cret": "s3cret"}, Bare("s3cret"), '{"s3cret": 1', 987654.321]
+)
+def test_no_refusal_repeats_a_value(definition: Any, value: Any, secret: bool) -> None:
+    attribute = Attribute("", secret=secret, **definition)
+    message = ""
+    try:
+        check("org.example.x", value, attribute)
+    except ValueError as error:
+        message = str(error)
+    # What fits is not refused.
+    assert "org.example.x has to be a" in message or isinstance(value, list | dict | float)
+    assert "s3cret" not in message
+    assert "987654" not in message
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**37])
+def test_whole_numbers_have_64_bits(number: int) -> None:
+    for given in (number, str(number), Bare(str(number))):
+        with pytest.raises(
+            ValueError, match=r"^x has to be a number; a whole one lies between -9223372036854775808 and"
+        ):
+            check("x", given, Attribute("", type="number"))
+        with pytest.raises(ValueError, match=r"^x has to be a whole number from 0 to 9223372036854775807$"):
+            check("x", given, Attribute("", type="number", pattern=whole_number()))
+    assert check("x", 2**63 - 1, Attribute("", type="number", pattern=whole_number())) == 2**63 - 1
