@@ -8,7 +8,7 @@ PYTEST_PROCESSES ?= 2
 # What is installed, and so what an attacker would find; tests and test beds stay with the developer.
 PRODUCT := occi_service bundles service_manager cloud_controller sdk orchestrators portal archelon
 
-.PHONY: demo test lint audit bench crash fresh clean
+.PHONY: demo test lint audit bench crash fuzz fresh clean
 
 demo: .venv/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
@@ -34,6 +34,10 @@ bench: .venv/installed
 
 crash: .venv/installed
 	ARCHELON_CRASH_ROUNDS=5 $(BIN)/python -m pytest -m crash -s $(PYTEST_ARGS)
+
+# Requests that are nearly right, to every service: FUZZ_ARGS="--requests 10000 --seed 7 --start 2500 --database sqlite".
+fuzz: .venv/installed
+	$(BIN)/python -m tests.attack.fuzzing $(FUZZ_ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

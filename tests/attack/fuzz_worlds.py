@@ -24,7 +24,7 @@ from sdk.settings import Settings
 from tests.cloud_controller.house import SERVICE, House
 from tests.occi_service.protocol.calls import Wsgi, call
 from tests.service_manager.functions.desk import DIGEST, Desk, Template
-from tests.service_manager.harness import TYPE, make_bundle
+from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 
 __all__ = ["MARKER", "Request", "Target", "Worlds"]
 
@@ -33,12 +33,24 @@ MARKER = "mARKER-of-a-Secret"
 _PATHS = tuple([f"/demo/{uuid.UUID(int=number)}" for number in range(3)])
 _STAYING, _GOING = str(uuid.UUID(int=77)), str(uuid.UUID(int=78))
 
+#: The test service's, and every other thing that a manifest may say.
+_MANIFEST = MANIFEST | {
+    "service_type": "http://schemas.example.org/occi/sm#other",
+    "service_attributes": {
+        "other.size": {"type": "number", "default": 1, "mutability": "mutable", "pattern": {"minimum": 0}},
+        "other.name": {"pattern": "[a-z]{1,9}", "description": "a name"},
+    },
+    "depends_on": [{TYPE: {}}],
+    "service_params": {"deploy": [{"name": "p", "type": "string", "value": "x"}]},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A request that is right, for mutations to start from. `document` is JSON; `body` is sent instead where it is given.
 
-    `token` is that of somebody who may do this.
+    `token` is that of somebody who may do this. `bundle` says that the document is a manifest, which travels in an archive whose
+    digest ends the path.
     """
 
     method: str
@@ -49,6 +61,7 @@ class Request:
     kind: str = "application/occi+json"
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     token: str = ""
+    bundle: bool = False
 
     def by(self, token: str) -> Request:
         """The same, sent with this token."""
@@ -241,6 +254,7 @@ def _manager_targets(desk: Desk) -> list[Target]:
         Request("PUT", f"/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE),
         Request("GET", f"/bundle/{packed.digest}"),
         Request("HEAD", f"/bundle/{packed.digest}"),
+        Request("PUT", "/bundle/", document=_MANIFEST, kind=deploy.BUNDLE_MEDIA_TYPE, bundle=True),
         Request("GET", "/operator/instances"),
         Request("GET", "/operator/instances", f"after={instance}&state=initialise&service=x&tenant=acme"),
         Request("DELETE", f"/operator/instances/{uuid.uuid4()}"),
@@ -293,15 +307,17 @@ def _controller_target(house: House, directory: Path) -> Target:
     going = _objects_requests(_GOING, packed.digest)
     # What is deleted stays on its way out, since no worker carries it out.
     requests += [*[each for each in staying if each.method != "DELETE"] * 2, *going]
+    bundle = Request("PUT", f"/deploy/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE)
     requests += [
-        Request("PUT", f"/deploy/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE),
+        bundle,
         Request("GET", f"/deploy/bundle/{packed.digest}"),
+        Request("PUT", "/deploy/bundle/", document=_MANIFEST, kind=deploy.BUNDLE_MEDIA_TYPE, bundle=True),
         Request("GET", f"/deploy/application/{_STAYING}/logs", "since=0"),
         Request("PUT", "/design" + design.delegation_path(_GOING), headers={"X-Subject-Token": MARKER}),
     ]
     tokens = [house.service_token(), house.service_token(), house.service_token(instance=_STAYING)]
     tokens += [house.instance_token(_STAYING), "x"]
-    for request in [*requests[-4:-3], *staying]:
+    for request in [bundle, *staying]:
         if request.method == "PUT":
             sent = {"Authorization": f"Bearer {tokens[0]}"}
             body = request.document if request.document is not None else request.body

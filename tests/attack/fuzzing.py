@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import dataclasses
 import json
 import logging
 import os
 import random
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from bundles.archives import PackedFile, digest_of, pack_files
 from occi_service import logs, redaction
 from occi_service.renderings import ActionDocument, EntityDocument, Message, TextOcci, TextPlain
 from occi_service.renderings.json import Json
@@ -106,6 +109,7 @@ _FIELD_VALUES: Final = (
 )  # fmt: skip
 #: Lines of these tell what an orchestrator's own code could not do.
 _ORCHESTRATORS: Final = ("archelon.sdk", "archelon.orchestrator")
+_TEMPLATE: Final = b"infra_name: demo\nnodes: []\n"
 #: Who is asked besides and is not there: design, of which a service manager without a cloud knows nothing, and what has come of
 #: an event.
 _MAY_BE_AWAY: Final = ("takes no orders for now", "tell again until", "design", "identity service")
@@ -250,6 +254,8 @@ class Mutation:
         headers[chance.choice(("X-Auth-Token", "Authorization"))] = token
         if "Authorization" in headers and token:
             headers["Authorization"] = f"Bearer {token}"
+        if request.bundle:
+            request = self._packed(request, places)
         body, kind = self._body(request, headers, places)
         if "bytes" in places:
             body = self._bytes(body)
@@ -287,6 +293,20 @@ class Mutation:
         if "document" in places and self._chance.random() < 0.1:
             text = text.replace("{", '{"kind":1,"kind":2,', 1) if self._chance.random() < 0.5 else text + text
         return text.encode("utf-8", "surrogatepass"), request.kind
+
+    def _packed(self, request: Request, places: list[str]) -> Request:
+        """A bundle whose manifest has been changed, under its own digest."""
+        raw: list[str] = []
+        manifest = copy.deepcopy(request.document)
+        if "document" in places:
+            manifest = self._changed(manifest, raw)
+        text = json.dumps(manifest).encode("utf-8", "surrogatepass")
+        for each in raw:
+            text = text.replace(b'"raw value"', each.encode(), 1)
+        template = self._chance.choice(_TEXTS).encode("utf-8", "surrogatepass") if "bytes" in places else _TEMPLATE
+        files = {"manifest.json": PackedFile(text), "deployment.yaml": PackedFile(template)}
+        archive = pack_files(files)
+        return dataclasses.replace(request, path=request.path + digest_of(archive), document=None, body=archive)
 
     def _changed(self, document: Any, raw: list[str]) -> Any:
         """The document with one node replaced, taken out, renamed, or put into another."""
@@ -416,6 +436,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"seed {given.seed}, {given.requests} requests from {given.start} on", flush=True)
     logging.getLogger().setLevel(logging.INFO)
     logging.lastResort = None
+    # Ended by a signal, it leaves no server behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = 0
     kinds = ("sqlite", "postgresql") if given.database == "both" else (given.database,)
     for kind in kinds:
