@@ -8,6 +8,7 @@ revision.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import threading
 from collections.abc import Callable
@@ -23,12 +24,15 @@ from occi_service.database import insert_into
 from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
 from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
+from occi_service.renderings.grammar import split_type_id
 from occi_service.wire import design
 
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
 
 __all__ = ["ENTRY_TOPIC", "Catalogue", "Published", "ServiceBackend"]
+
+log = logging.getLogger(__name__)
 
 #: The work that keeps a service in design's catalogue; its key is the service's type.
 ENTRY_TOPIC: Final = "catalogue.entry"
@@ -114,7 +118,11 @@ class Catalogue:
         with self._lock:
             self._looked = self._monotonic()
             for row in connection.execute(newer.order_by(tables.services.c.revision)).all():
-                self._register(self.manifest(row.digest, connection))
+                try:
+                    self._register(self.manifest(row.digest, connection))
+                except (ValueError, BadRequestError) as error:
+                    # Published under an earlier release. It is its provider's loss, not everybody's.
+                    log.error("a service is not served", extra={"service": row.type, "reason": str(error)})
                 self._revision = row.revision
 
     def _register(self, manifest: bundles.Manifest) -> None:
@@ -208,6 +216,7 @@ class Catalogue:
         if not here:
             # Unpacked before the transaction begins: on SQLite nobody else could write meanwhile.
             manifest = _manifest_of(digest, archive)
+            _check_kind(manifest)
             row = {"digest": digest, "archive": archive, "type": manifest.type, "version": manifest.version}
             rows.append((table, row))
         rows.append((tables.bundle_owners, {"digest": digest, "tenant": owner}))
@@ -248,6 +257,7 @@ class Catalogue:
                 f"there is no bundle {digest} of yours; PUT its archive at /bundle/{digest} first", "bundle.digest"
             )
         manifest = self.manifest(digest, connection)
+        _check_kind(manifest)
         self._take_turn(connection)
         self._check_place(connection, manifest)
         self._check_graph(connection, manifest)
@@ -336,3 +346,13 @@ def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:
         except bundles.BundleError as error:
             text = "\n".join([str(each) for each in error.problems])
             raise BadRequestError(f"this is not a bundle that can be used:\n{text}", "body") from None
+
+
+def _check_kind(manifest: bundles.Manifest) -> None:
+    """See that it can be served: what is found out when it is loaded would be every tenant's trouble."""
+    try:
+        # As a URI: what has other characters could be named in no header.
+        split_type_id(manifest.type)
+        kind_of(manifest)
+    except ValueError as error:
+        raise BadRequestError(f"the manifest describes no service that can be offered: {error}", "body") from None

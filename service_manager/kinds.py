@@ -33,8 +33,12 @@ RESERVED_TERMS: Final = frozenset(
 
 
 def kind_of(manifest: bundles.Manifest) -> Kind:
-    """The kind that a manifest describes, at `/<term>/`."""
-    attributes: dict[str, str] = {name: _attribute(each) for name, each in manifest.attributes.items()}
+    """The kind that a manifest describes, at `/<term>/`.
+
+    Raises:
+        ValueError: a default or pattern is none here; the text names the attribute.
+    """
+    attributes: dict[str, str] = {name: _attribute(name, each) for name, each in manifest.attributes.items()}
     for name, definition in wire.INSTANCE_ATTRIBUTES.items():
         attributes.setdefault(name, definition)
     return Kind(
@@ -53,20 +57,23 @@ def actions_of(manifest: bundles.Manifest) -> list[Action]:
     scheme = f"{manifest.type.replace('#', '/')}/action#"
     found = []
     for term, action in manifest.actions.items():
-        attributes: dict[str, str] = {name: _attribute(each) for name, each in action.attributes.items()}
+        attributes: dict[str, str] = {name: _attribute(name, each) for name, each in action.attributes.items()}
         found.append(Action(scheme, term, action.title or action.description or term, attributes))
     return found
 
 
-def _attribute(declared: bundles.Attribute) -> Attribute:
-    return Attribute(
-        cast("Use", str(declared.mutability)),
-        type=cast("AttributeType", str(declared.type)),
-        default=declared.default,
-        pattern=declared.pattern.schema() if declared.pattern is not None else None,
-        description=declared.description,
-        secret=declared.secret,
-    )
+def _attribute(name: str, declared: bundles.Attribute) -> Attribute:
+    try:
+        return Attribute(
+            cast("Use", str(declared.mutability)),
+            type=cast("AttributeType", str(declared.type)),
+            default=declared.default,
+            pattern=declared.pattern.schema() if declared.pattern is not None else None,
+            description=declared.description,
+            secret=declared.secret,
+        )
+    except ValueError as error:
+        raise ValueError(f"the attribute {name}: {error}") from None
 
 
 #: Attributes of an instance that are the house's, not the service's parameters.

@@ -14,7 +14,7 @@ from occi_service.wire import service_manager as wire
 from service_manager import catalogue, tables
 from tests.occi_service.protocol.calls import path_of
 
-from ..harness import TYPE
+from ..harness import TYPE, make_bundle
 from .desk import DIGEST, PUBLISHED, Desk, Template
 
 OTHER = "http://schemas.example.org/occi/sm#other"
@@ -267,3 +267,39 @@ def test_of_uploads_at_once_one_is_the_first(desk: Desk) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = [each.result().status for each in [pool.submit(desk.put_bundle, packed) for _ in range(4)]]
     assert sorted(answers) == [200, 200, 200, 201]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"service_attributes": {"demo.size": {"type": "number", "default": 2**63}}},
+        {"service_actions": {"poke": {"attributes": {"force": {"type": "number", "default": 2**63}}}}},
+        {"service_type": "http://schemas.example.org/\u00e9#demo"},
+        {"service_type": "http://schemas.example.org/" + "x" * 300 + "#demo"},
+    ],
+)
+def test_what_no_kind_can_be_made_of_is_not_kept(desk: Desk, changes: dict[str, Any]) -> None:
+    refused = desk.put_bundle(make_bundle(desk.directory / "odd", **changes))
+    assert refused.status == 400
+    assert (
+        "demo.size" in refused.text
+        or "force" in refused.text
+        or "service_type" in refused.text
+        or "#demo" in refused.text
+    )
+
+
+def test_what_cannot_be_served_any_more_is_nobody_elses_trouble(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attributes = {"service_attributes": {"odd.size": {"type": "number", "default": 2**63}}}
+    odd = make_bundle(desk.directory / "odd", service_type=OTHER, **attributes)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(catalogue, "_check_kind", lambda _manifest: None)
+        assert desk.publish(odd).status == 201
+    desk.publish_demo()
+    for web in (desk.web, desk.another_process()):
+        assert OTHER not in kinds(desk, web=web)
+        assert TYPE in kinds(desk, web=web)
+    assert desk.order()
+    assert {getattr(record, "service", None) for record in caplog.records if record.levelname == "ERROR"} == {OTHER}
