@@ -53,6 +53,12 @@ _TEXTS: Final = (
     "a: &a [*a]", "nodes: [{name: x}]", "- " * 500, "[" * 2000, '{"a":' * 500,
 )  # fmt: skip
 _OTHERS: Final = (None, True, False, [], {}, [[]], [None], {"a": 1}, [{}], {"kind": []}, 1.5, -0.0, 1e308, 5e-324)
+#: Stand where a secret stood.
+_SECRETS: Final = (
+    MARKER, [MARKER], {"a": MARKER}, {"a": [MARKER]}, {"a": {"b": MARKER}}, f"{MARKER}::{MARKER}", f"A={MARKER}::{MARKER}\0",
+    MARKER + "\0", MARKER * 5000, f'"{MARKER}', f"{{{MARKER}", f'{{"a":"{MARKER}"', {"command": MARKER, "environment": MARKER},
+    {"command": [MARKER, 1], "environment": {"1x": MARKER}, "files": {"../x": MARKER}, "timeout": MARKER},
+)  # fmt: skip
 #: Written into JSON text as they stand.
 _RAW: Final = (
     "1e400",
@@ -315,6 +321,9 @@ class Mutation:
         evil = self._evil(raw)
         if holder is None:
             return evil
+        if MARKER in json.dumps(holder[key]) and self._chance.random() < 0.5:
+            # What is wrong about a secret is told without it.
+            evil = copy.deepcopy(self._chance.choice(_SECRETS))
         if self._chance.random() < 0.1:
             del holder[key]
         elif isinstance(holder, dict) and self._chance.random() < 0.15:
