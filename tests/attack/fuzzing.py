@@ -317,10 +317,16 @@ class Mutation:
     def _changed(self, document: Any, raw: list[str]) -> Any:
         """The document with one node replaced, taken out, renamed, or put into another."""
         places = list(_nodes(document))
+        numbers = [place for place in places if isinstance(place[0][place[1]], int)]
+        if numbers and self._chance.random() < 0.2:
+            places = numbers
         holder, key = self._chance.choice(places) if places else (None, None)
-        evil = self._evil(raw)
         if holder is None:
-            return evil
+            return self._evil(raw)
+        evil = self._evil(raw)
+        if isinstance(holder[key], int) and self._chance.random() < 0.6:
+            # A number is most often wrong as a number.
+            evil = self._chance.choice(_WHOLE)
         if MARKER in json.dumps(holder[key]) and self._chance.random() < 0.5:
             # What is wrong about a secret is told without it.
             evil = copy.deepcopy(self._chance.choice(_SECRETS))
