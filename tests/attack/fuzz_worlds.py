@@ -268,9 +268,9 @@ def _manager_targets(desk: Desk) -> list[Target]:
     ]
     tokens = [
         *desk.realm.tokens.values(),
-        desk.token(_PATHS[0]),
-        desk.start_token(_PATHS[0]),
-        desk.peers_token(_PATHS[0]),
+        desk.token(_PATHS[1]),
+        desk.start_token(_PATHS[1]),
+        desk.peers_token(_PATHS[1]),
     ]
 
     def of(request: Request) -> Request:
@@ -280,6 +280,11 @@ def _manager_targets(desk: Desk) -> list[Target]:
         return request.by(tokens[-3] if orchestrators else desk.realm.tokens[who.get(begin, "alice")])
 
     requests, beside = [of(each) for each in requests], [of(each) for each in beside]
+    for request in [each for each in requests if each.query == "action=report"]:
+        told = call(
+            desk.web, "POST", request.path, {"X-Auth-Token": request.token}, request.document, query=request.query
+        )
+        assert told.status == 200, told.body
 
     def reset(request: Request) -> None:
         if request.path == "/operator/draining" and request.method == "PUT":

@@ -329,7 +329,8 @@ class Mutation:
             evil = self._chance.choice(_WHOLE)
         if MARKER in json.dumps(holder[key]) and self._chance.random() < 0.5:
             # What is wrong about a secret is told without it.
-            evil = copy.deepcopy(self._chance.choice(_SECRETS))
+            holder[key] = copy.deepcopy(self._chance.choice(_SECRETS))
+            return document
         if self._chance.random() < 0.1:
             del holder[key]
         elif isinstance(holder, dict) and self._chance.random() < 0.15:
