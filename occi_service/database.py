@@ -91,7 +91,7 @@ _SQLITE_NOT_NOW: Final = frozenset((5, 6, 7, 8, 10, 13, 14, 15))
 _NOT_KEPT: Final = ("22", "54")
 #: A row of the same key: a SQLSTATE, and SQLite's extended codes for a unique index and for a primary key.
 _THERE: Final = frozenset(("23505", 2067, 1555))
-_AWAY: Final = "the database is busy or away; nothing was changed"
+_AWAY: Final = "the database is busy or away; look, and try again"
 _UNSTORABLE: Final = (
     "a value in the request cannot be kept: texts have no NUL and keep to their lengths, whole numbers to 64 bits"
 )
