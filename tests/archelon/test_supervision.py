@@ -137,6 +137,7 @@ def test_a_log_that_grows_is_cut_and_the_one_before_kept(told: list[str], tmp_pa
         until(lambda: log.stat().st_size > 0, "it is written to")
         # What comes after a cut is at the beginning, not behind a hole.
         assert not log.read_bytes().startswith(b"\0")
+        assert [path.stat().st_mode & 0o777 for path in (log, before)] == [0o600, 0o600]
         assert supervisor.ends("one") == 0
     finally:
         supervisor.stop()
