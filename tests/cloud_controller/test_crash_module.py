@@ -200,6 +200,7 @@ def one(root: Path, point: str) -> list[tuple[str, bool, int]]:
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(900)
 def test_killed_at_every_kind_of_step(tmp_path: Path, tables: Tables) -> None:
     points = list(POINTS)
     if ALL:
