@@ -131,18 +131,66 @@ LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" fo
     [
         ("a: &a [*a]", "an alias contains itself"),
         ("[" * 60 + "]" * 60, "deeper than 50"),
-        (LAUGHS, "more than 50000 values"),
+        (LAUGHS, "more than 20000 values"),
         ("x" * (1 << 20) + "x", "larger than"),
         ("<<: {a: 1}", "merge keys"),
         ("[a]: b", "a key must be a word"),
         ("", "empty"),
         ("a: \x00", "no YAML"),
         ("a: 1\n---\nb: 1", "no YAML"),
+        ("%TAG !a! tag:a,2000:\n--- a", "%TAG"),
     ],
 )  # fmt: skip
 def test_hostile_yaml_is_refused(text: str, problem: str) -> None:
     with pytest.raises(DescriptionError, match=problem):
         read_document("t", text, {})
+
+
+#: What takes long to read or to check, where nothing bounds it; each in less than a request's body holds.
+_HEAD = "infra_name: x\n'node_def:t':\n- resource: {type: process, command: [a]}\n"
+EXPENSIVE = {
+    "one line again and again": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 40_000, "more than 20000 values"),
+    "a number to base 60": ("infra_name: 1" + ":1" * 400_000, "no int of at most 64 characters"),
+    "braces never closed": (
+        _HEAD + "nodes: [{name: a, type: t}]\noutputs: {a: {value: '" + "{{" * 400_000 + "'}}",
+        "is no reference",
+    ),
+    "as many nodes as fit": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 1001, "more than 1000 nodes"),
+    "implementations": (
+        "infra_name: x\n'node_def:t':\n" + "- resource: {type: no}\n" * 17 + "nodes: []",
+        "more than 16 implementations",
+    ),
+    "parameters": (
+        _HEAD + "nodes: [{name: a, type: t}]\nparameters:\n" + "".join(f"  p{n}: {{}}\n" for n in range(201)),
+        "more than 200 parameters",
+    ),
+    "a pattern": (
+        _HEAD + f"nodes: [{{name: a, type: t}}]\nparameters: {{p: {{pattern: {'a' * 1001}}}}}",
+        "a pattern has at most 1000",
+    ),
+    "references": (
+        "infra_name: x\n'node_def:t':\n- resource: {type: process, command: [a, "
+        + ", ".join([f"'${{self.ports.p{n}}}'" for n in range(1001)])
+        + "]}\nnodes: [{name: a, type: t}]",
+        "more than 1000 references",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPENSIVE)
+def test_what_would_take_long_is_refused_by_its_limit(types: dict[str, ProcessNodes], name: str) -> None:
+    text, problem = EXPENSIVE[name]
+    assert len(text) < 1 << 20
+    with pytest.raises(DescriptionError, match=problem) as told:
+        parse(text, files={}, types=types)
+    assert len(str(told.value)) < 3000
+
+
+@pytest.mark.parametrize("tag", ["!yaml_import", "!text_import"])
+def test_what_is_imported_counts_each_time(types: dict[str, ProcessNodes], tag: str) -> None:
+    text = f"infra_name: x\nnodes: [{', '.join([f'{tag} {{url: file://big}}'] * 100)}]"
+    with pytest.raises(DescriptionError, match="larger than 1048576 bytes, with all that it imports"):
+        parse(text, files={"big": f"# {'x' * 100_000}\n{{name: a, type: t}}"}, types=types)
 
 
 @given(st.text(max_size=200))

@@ -15,7 +15,7 @@ import re2
 
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle
-from .rendering import DescriptionError, Item, Scalar, Value, plain, read_document, references
+from .rendering import DescriptionError, Item, Place, Scalar, Value, plain, read_document, references
 from .resources import ResourceType
 from .sections import Section, entries, word
 
@@ -47,6 +47,20 @@ ATTRIBUTES = ("address", "addresses", "endpoints", "id", "name", "port")
 _NODE_NAME = re2.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 #: Instances of all nodes of a stack together.
 _MAXIMUM_INSTANCES = 1000
+#: How many of each a description may have: what is checked of one against all others would take too long for more.
+_MOST = {
+    "nodes": _MAXIMUM_INSTANCES,
+    "dependencies": 2000,
+    "parameters": 200,
+    "outputs": 500,
+    "variables": 500,
+    "node definitions": 500,
+    "implementations": 16,
+    "mappings": 100,
+    "references": 1000,
+}
+#: Characters of a pattern.
+_PATTERN = 1000
 
 
 def parse(
@@ -71,8 +85,9 @@ def parse(
     parameters = _parameters(top)
     variables = _scalars(top.item("variables"), "variables")
     nodes: dict[str, Node] = {}
-    for item in entries(top.need("nodes"), "'nodes'"):
-        node = _node(item, definitions, variables, types)
+    checked: set[int] = set()
+    for item in _few(top.need("nodes"), "nodes"):
+        node = _node(item, definitions, variables, types=types, checked=checked)
         if node.name in nodes:
             raise DescriptionError(item.place, f"a second node is named {node.name!r}", "give it another name")
         nodes[node.name] = node
@@ -118,8 +133,30 @@ def _definitions(
     found: dict[str, list[Implementation]] = {}
     for source in sources:
         for key, item in source.items():
-            implementations = [_implementation(entry) for entry in entries(item, f"{key!r}")]
-            found.setdefault(key.removeprefix(_PREFIX), []).extend(implementations)
+            known = found.setdefault(key.removeprefix(_PREFIX), [])
+            known += [_implementation(entry) for entry in entries(item, f"{key!r}")]
+            _check_number(len(known), "implementations", item.place)
+            _check_number(len(found), "node definitions", item.place)
+    return found
+
+
+def _check_number(number: int, what: str, place: Place) -> None:
+    if number > _MOST[what]:
+        raise DescriptionError(place, f"there are more than {_MOST[what]} {what}", "take some out, or split the stack")
+
+
+def _few(item: Item | None, what: str) -> tuple[Item, ...]:
+    """The entries of a list, as many as there may be."""
+    found = entries(item, f"{what!r}")
+    if item is not None:
+        _check_number(len(found), what, item.place)
+    return found
+
+
+def _named(item: Item, what: str) -> Mapping[str, Item]:
+    """What stands in a mapping of names, as many as there may be."""
+    found = Section(item, f"{what!r}").items
+    _check_number(len(found), what, item.place)
     return found
 
 
@@ -180,7 +217,9 @@ def _node(
     item: Item,
     definitions: Mapping[str, list[Implementation]],
     inherited: Mapping[str, Scalar],
+    *,
     types: Mapping[str, ResourceType],
+    checked: set[int],
 ) -> Node:
     section = Section(item, "the node", ("name", "type", "filter", "scaling", "variables"))
     name, kind = section.text("name"), section.text("type")
@@ -193,7 +232,7 @@ def _node(
         raise DescriptionError(
             section.need("type").place, f"there is no definition 'node_def:{kind}'", f"add it; there are {there}"
         )
-    chosen = _choose(section, kind, definitions[kind], types)
+    chosen = _choose(section, kind, definitions[kind], types=types, checked=checked)
     scaling = section.item("scaling")
     minimum = maximum = 1
     if scaling is not None:
@@ -209,7 +248,12 @@ def _node(
 
 
 def _choose(
-    section: Section, kind: str, implementations: list[Implementation], types: Mapping[str, ResourceType]
+    section: Section,
+    kind: str,
+    implementations: list[Implementation],
+    *,
+    types: Mapping[str, ResourceType],
+    checked: set[int],
 ) -> Implementation:
     wanted: Value = {}
     place = section.place
@@ -218,12 +262,7 @@ def _choose(
         Section(given, "'filter'")
         wanted, place = plain(given), given.place
     assert isinstance(wanted, dict)
-    passed = []
-    for implementation in implementations:
-        resource = plain(implementation.resource)
-        assert isinstance(resource, dict)
-        if all(key in resource and resource[key] == value for key, value in wanted.items()):
-            passed.append(implementation)
+    passed = [each for each in implementations if _passes(each, wanted)]
     if not passed:
         there = "; ".join(sorted({implementation.type for implementation in implementations}))
         raise DescriptionError(
@@ -231,7 +270,9 @@ def _choose(
         )
     for implementation in passed:
         if implementation.type in types:
-            types[implementation.type].check(implementation)
+            if id(implementation) not in checked:
+                types[implementation.type].check(implementation)
+                checked.add(id(implementation))
             return implementation
     offered = ", ".join(sorted({implementation.type for implementation in passed}))
     raise DescriptionError(
@@ -241,11 +282,17 @@ def _choose(
     )
 
 
+def _passes(implementation: Implementation, wanted: Mapping[str, Value]) -> bool:
+    resource = implementation.resource.value
+    assert isinstance(resource, Mapping)
+    return all(key in resource and plain(resource[key]) == value for key, value in wanted.items())
+
+
 def _with_dependencies(top: Section, nodes: dict[str, Node]) -> dict[str, Node]:
     needs: dict[str, set[str]] = {name: set() for name in nodes}
     mappings: dict[str, list[Mapped]] = {name: [] for name in nodes}
     listed = top.item("dependencies")
-    for item in entries(listed, "'dependencies'"):
+    for item in _few(listed, "dependencies"):
         pair, mapped = item, None
         if isinstance(item.value, Mapping):
             # Occopus lets mediating services put their own keys here.
@@ -256,7 +303,8 @@ def _with_dependencies(top: Section, nodes: dict[str, Node]) -> dict[str, Node]:
             raise DescriptionError(pair.place, "a dependency joins two nodes", "write [dependent, needed]")
         dependent, needed = (_end(end, nodes) for end in ends)
         needs[dependent].add(needed)
-        mappings[dependent].extend(_mapped(entry, needed) for entry in entries(mapped, "'mappings'"))
+        mappings[dependent].extend(_mapped(entry, needed) for entry in _few(mapped, "mappings"))
+        _check_number(len(mappings[dependent]), "mappings", item.place)
     found = {}
     for name, node in nodes.items():
         found[name] = Node(
@@ -305,7 +353,7 @@ def _parameters(top: Section) -> dict[str, Parameter]:
     if item is None:
         return {}
     found = {}
-    for name, entry in Section(item, "'parameters'").items.items():
+    for name, entry in _named(item, "parameters").items():
         known = (
             "type",
             "default",
@@ -326,6 +374,9 @@ def _parameters(top: Section) -> dict[str, Parameter]:
                     scalar.place, "a parameter's value is a text, a number, or true or false", "correct it"
                 )
         pattern = section.text("pattern", "")
+        if len(pattern) > _PATTERN:
+            problem = f"a pattern has at most {_PATTERN} characters"
+            raise DescriptionError(section.need("pattern").place, problem, "shorten it")
         try:
             re2.compile(pattern)
         except re2.error:
@@ -360,7 +411,7 @@ def _outputs(top: Section) -> dict[str, Output]:
     if item is None:
         return {}
     found = {}
-    for name, entry in Section(item, "'outputs'").items.items():
+    for name, entry in _named(item, "outputs").items():
         section = Section(entry, f"output {name!r}", ("value", "description", "secret"))
         found[name] = Output(
             name, plain(section.need("value")), section.text("description", ""), section.flag("secret", default=False)
@@ -372,7 +423,7 @@ def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
     if item is None:
         return {}
     found = {}
-    for key, entry in Section(item, f"{what!r}").items.items():
+    for key, entry in _named(item, what).items():
         if isinstance(entry.value, tuple | Mapping):
             raise DescriptionError(
                 entry.place, f"the variable {key!r} is no single value", "write a text, a number, or true or false"
@@ -382,18 +433,30 @@ def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
 
 
 def _check_references(description: Description, top: Section) -> None:
+    # Of each implementation once: many nodes may have one that is large.
+    referred: dict[int, dict[str, Place]] = {}
     for node in description.nodes.values():
         reach = description.before(node.name)
-        chosen = node.implementation
-        parts = (chosen.resource, chosen.contextualisation, chosen.health_check)
-        for part in parts:
-            if part is not None:
-                for name, place in references(part):
-                    _check_reference(description, name, Item(None, place), node=node, reach=reach)
+        found = referred.get(id(node.implementation))
+        if found is None:
+            found = referred[id(node.implementation)] = _referred(node.implementation)
+        for name, place in found.items():
+            _check_reference(description, name, Item(None, place), node=node, reach=reach)
     outputs = top.item("outputs")
     if outputs is not None:
         for name, place in references(outputs):
             _check_reference(description, name, Item(None, place), node=None, reach=frozenset(description.nodes))
+
+
+def _referred(chosen: Implementation) -> dict[str, Place]:
+    """The references in an implementation, each by the first place where it stands."""
+    found: dict[str, Place] = {}
+    for part in (chosen.resource, chosen.contextualisation, chosen.health_check):
+        if part is not None:
+            for name, place in references(part):
+                found.setdefault(name, place)
+    _check_number(len(found), "references", chosen.place)
+    return found
 
 
 def _check_reference(

@@ -1,8 +1,8 @@
 """Documents with places, and values put into their leaves.
 
 A document is read as a tree of `Item`s that know their file, line and column, so that whatever is wrong with it later can be
-shown where it stands. Reading is bounded before anything is built: bytes, depth, and the number of items after aliases are
-followed.
+shown where it stands. Reading takes linear time, by libyaml, and is bounded before anything is built: bytes with all that is
+imported, depth, and the number of items after aliases are followed.
 
 Substitution works on the finished tree. It fills scalar leaves only, and what it puts in is never looked at again, so a
 tenant's value becomes neither a key nor a list, a document or another reference. Two spellings name the same things:
@@ -24,12 +24,20 @@ __all__ = ["DescriptionError", "Item", "Place", "Scalar", "Value", "plain", "rea
 Scalar: TypeAlias = "str | int | float | bool | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
+#: Bytes of a document with all that it imports, each time it does.
 _BYTES = 1 << 20
 _DEPTH = 50
-_ITEMS = 50_000
+#: Values of a document with all that it imports, aliases followed each time.
+_ITEMS = 20_000
+#: Characters of a number. YAML 1.1 writes them to base 60 too, which takes quadratic time to read.
+_DIGITS = 64
+#: Characters of what is said of a problem, and of its remedy.
+_MESSAGE = 1000
 _CORE = "tag:yaml.org,2002:"
 _IMPORTS = ("!text_import", "!yaml_import")
-_TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{(.*?)\}\}|(\$\{|\{\{)", re.DOTALL)
+# No alternative looks past the next brace: a text of many that are never closed would take quadratic time.
+_TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{([^{}]*)\}\}|(\$\{|\{\{)")
+_TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
 _CALL = re.compile(r"(getip|getprivip|getipall)\(\s*(['\"]?)([A-Za-z0-9_.-]+)\2\s*\)")
 _OCCOPUS = {
@@ -57,10 +65,16 @@ class DescriptionError(ValueError):
     """Something is wrong with a description; the text says where, what, and what to do. It holds no parameter's value."""
 
     def __init__(self, place: Place, problem: str, remedy: str) -> None:
+        problem, remedy = _shortened(problem), _shortened(remedy)
         super().__init__(f"{place}: {problem}; {remedy}")
         self.place = place
         self.problem = problem
         self.remedy = remedy
+
+
+def _shortened(text: str) -> str:
+    """A text of a message: a key of a description, or a list of its names, may be as long as it is."""
+    return text if len(text) <= _MESSAGE else f"{text[: _MESSAGE - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -175,22 +189,32 @@ def _name(match: re.Match[str]) -> str | None:
     return None
 
 
+#: What makes the value of a scalar of a tag; nothing of it is kept.
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_CONSTRUCT: dict[str, Callable[[Any], Scalar]] = {
+    "int": _CONSTRUCTOR.construct_yaml_int,
+    "float": _CONSTRUCTOR.construct_yaml_float,
+    "bool": _CONSTRUCTOR.construct_yaml_bool,
+    "null": _CONSTRUCTOR.construct_yaml_null,
+}
+
+
 class _Reader:
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
+        self._bytes = 0
+        self._nodes = 0
         self._items = 0
         self._open: list[str] = []
 
     def read(self, name: str, text: str) -> Item:
         here = Place(name, 1, 1)
-        if len(text.encode(errors="replace")) > _BYTES:
-            raise DescriptionError(here, f"the file is larger than {_BYTES} bytes", "split it or shorten it")
+        self._take(text, here)
         try:
-            self._bound_depth(name, text)
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self._bound(name, text)
+            root = yaml.compose(text, Loader=yaml.CSafeLoader)
         except yaml.MarkedYAMLError as problem:
-            mark = problem.problem_mark or problem.context_mark
-            place = here if mark is None else Place(name, mark.line + 1, mark.column + 1)
+            place = _place(name, problem.problem_mark or problem.context_mark)
             raise DescriptionError(place, f"this is no YAML: {problem.problem}", "correct the syntax there") from None
         except yaml.YAMLError as problem:
             raise DescriptionError(here, f"this is no YAML: {problem}", "correct the file") from None
@@ -198,20 +222,37 @@ class _Reader:
             raise DescriptionError(here, "the file is empty", "describe something in it")
         return self._item(name, root, ())
 
-    def _bound_depth(self, name: str, text: str) -> None:
+    def _take(self, text: str, place: Place) -> None:
+        self._bytes += len(text.encode(errors="replace"))
+        if self._bytes > _BYTES:
+            problem = f"the file is larger than {_BYTES} bytes, with all that it imports"
+            raise DescriptionError(place, problem, "split it or shorten it")
+
+    def _bound(self, name: str, text: str) -> None:
+        """Refuse what is too deep or too much, before a tree is made of it, and without a look at the rest."""
+        directive = _TAG_DIRECTIVE.search(text)
+        if directive is not None:
+            place = Place(name, text.count("\n", 0, directive.start()) + 1, 1)
+            raise DescriptionError(place, "a %TAG directive", "write tags out; libyaml takes quadratic time over many")
         depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                if depth > _DEPTH:
-                    mark = event.start_mark
-                    place = Place(name, 1, 1) if mark is None else Place(name, mark.line + 1, mark.column + 1)
-                    raise DescriptionError(place, f"this is nested deeper than {_DEPTH} levels", "flatten it")
-            elif isinstance(event, yaml.CollectionEndEvent):
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
+            elif isinstance(event, yaml.NodeEvent):
+                self._nodes += 1
+                depth += isinstance(event, yaml.CollectionStartEvent)
+                if depth > _DEPTH:
+                    raise DescriptionError(
+                        _place(name, event.start_mark), f"this is nested deeper than {_DEPTH} levels", "flatten it"
+                    )
+                # A mapping's keys are nodes and no items.
+                if self._nodes > 2 * _ITEMS:
+                    raise DescriptionError(
+                        _place(name, event.start_mark), f"more than {_ITEMS} values", "split the description"
+                    )
 
     def _item(self, name: str, node: Any, above: tuple[int, ...]) -> Item:
-        place = Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
+        place = _place(name, node.start_mark)
         self._items += 1
         if self._items > _ITEMS:
             raise DescriptionError(place, f"more than {_ITEMS} values, counting aliases each time", "use fewer aliases")
@@ -233,7 +274,7 @@ class _Reader:
     def _mapping(self, name: str, node: Any, above: tuple[int, ...]) -> dict[str, Item]:
         found: dict[str, Item] = {}
         for key, value in node.value:
-            place = Place(name, key.start_mark.line + 1, key.start_mark.column + 1)
+            place = _place(name, key.start_mark)
             if not isinstance(key, yaml.ScalarNode):
                 raise DescriptionError(place, "a key must be a word", "write it as text")
             if key.tag == f"{_CORE}merge":
@@ -247,15 +288,17 @@ class _Reader:
         kind = node.tag.removeprefix(_CORE)
         if kind in ("str", "timestamp"):
             return str(node.value)
-        if kind not in ("int", "float", "bool", "null"):
+        if kind not in _CONSTRUCT:
             raise DescriptionError(
                 place, f"the tag {node.tag} is not known here", f"leave it out; known are {', '.join(_IMPORTS)}"
             )
         try:
-            value: Scalar = yaml.SafeLoader("").construct_object(node)
-        except (ValueError, OverflowError, yaml.YAMLError):
-            raise DescriptionError(place, f"this is no {kind}", "put it in quotes if it is text") from None
-        return value
+            if len(node.value) > _DIGITS:
+                raise ValueError
+            return _CONSTRUCT[kind](node)
+        except (LookupError, ValueError, OverflowError, yaml.YAMLError):
+            problem = f"this is no {kind} of at most {_DIGITS} characters"
+            raise DescriptionError(place, problem, "put it in quotes if it is text") from None
 
     def _import(self, name: str, node: Any, place: Place, above: tuple[int, ...]) -> Item:
         url = None
@@ -273,6 +316,7 @@ class _Reader:
             raise DescriptionError(place, f"there is no file {wanted!r}", f"add it; there are {_listed(self._files)}")
         text = self._files[found]
         if node.tag == "!text_import":
+            self._take(text, place)
             return Item(text, place)
         if found in self._open:
             raise DescriptionError(place, f"the file {found!r} imports itself", "break the circle")
@@ -280,6 +324,10 @@ class _Reader:
         item = self.read(found, text)
         self._open.pop()
         return item
+
+
+def _place(name: str, mark: Any) -> Place:
+    return Place(name, 1, 1) if mark is None else Place(name, mark.line + 1, mark.column + 1)
 
 
 def _listed(names: Mapping[str, object]) -> str:
