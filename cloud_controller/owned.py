@@ -40,9 +40,9 @@ class Context:
     tenant: str
     extras: dict[str, Any] = dataclasses.field(repr=False)
 
-    def call_first(self, key: str, call: Callable[[], Result]) -> Result:
-        """What a call to a platform returns; made before the request's transaction, never inside (`workflow.call_first`)."""
-        found: Result = call_first(self.extras, key, call)
+    def call_first(self, key: str, call: Callable[[], Result], *, of: object = None) -> Result:
+        """What a call to a platform returns, or what takes long to compute; see `workflow.call_first`."""
+        found: Result = call_first(self.extras, key, call, of=of)
         return found
 
 
@@ -89,10 +89,10 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         """The region it lives in."""
         return ""
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         """Check a new order, and set what the provider sets. Raises OcciError. Called before anything is written."""
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         """Check a changed order, and give the attributes to keep. Raises OcciError."""
         return new
 
@@ -121,7 +121,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
             ),
             region=self.region(entity),
         )
-        self.ordered(entity, new)
+        self.ordered(entity, new, here)
         entity.actions = list(entity.kind.actions)
         if not self.objects.add(here.connection, new):
             raise ConflictError(f"{shown(new.path)} is taken, or still being removed; try again later", "path")
@@ -221,7 +221,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
             if attributes.get(name) != old.attributes.get(name):
                 raise ConflictError(f"{name} stays as it was created; delete the object and make another", name)
         labels = dataclasses.replace(present.labels, generation=generation)
-        attributes = self.reordered(old, attributes, dataclasses.replace(present, labels=labels))
+        attributes = self.reordered(old, attributes, present=dataclasses.replace(present, labels=labels), here=here)
         old.attributes = attributes
         self.objects.ask(here.connection, present, generation=generation)
 

@@ -18,7 +18,7 @@ from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load
 
-__all__ = ["Attribute", "AttributeType", "Use", "as_attribute", "check", "whole_number"]
+__all__ = ["Attribute", "AttributeType", "Use", "as_attribute", "check", "is_slow", "whole_number"]
 
 #: How a client may use an attribute. `""` and `mutable` are the same: it may, and need not, set it.
 Use = Literal["", "mutable", "required", "immutable"]
@@ -34,6 +34,8 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 #: Whole numbers that databases, other languages' JSON readers and clocks in nanoseconds take alike: 64 bits, signed.
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
+#: Characters of a text that is matched with a regular expression in microseconds.
+_SHORT: Final = 1000
 _DENIED: Final = frozenset(("$ref", "$dynamicRef", "patternProperties"))
 
 
@@ -152,6 +154,13 @@ def check(name: str, value: Any, definition: Attribute) -> Any:
     if isinstance(fitted, int) and not _LEAST <= fitted <= _MOST:
         raise ValueError(f"{name} has to be a number; a whole one lies between {_LEAST} and {_MOST}")
     return fitted
+
+
+def is_slow(value: Any, definition: Attribute) -> bool:
+    """Whether a check may take longer than what others should wait for: it runs a schema, parses, or matches a long text."""
+    if definition.pattern is None:
+        return isinstance(value, str) and definition.type in ("array", "object")
+    return not (isinstance(definition.pattern, str) and isinstance(value, str) and len(value) <= _SHORT)
 
 
 def _fit(value: Any, definition: Attribute) -> Any:

@@ -1,12 +1,14 @@
 """The three kinds of path that OCCI has (GFD.223): an entity, a collection, the query interface. One Falcon resource each.
 
-Each method reads the request, calls `workflow` inside the registry's unit of work, and shows the outcome. The cells of
+Each method reads the request, calls `workflow` inside the registry's unit of work, and shows the outcome. In a unit of work
+others wait for their turn to write: the request is parsed before it, and the answer rendered after it. The cells of
 the protocol's method table are the methods here; what a collection cannot do is refused with 405 and the methods that
 it can.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,11 +23,12 @@ from .errors import (
     ForbiddenError,
     MethodNotAllowedError,
     NotFoundError,
+    OcciError,
     PreconditionFailedError,
     TooLargeError,
     shown,
 )
-from .exchange import Exchange, Service, names_any
+from .exchange import Answer, Exchange, Service, names_any
 from .model import CORE_KINDS, type_id
 from .registry.base import Page, Selection
 
@@ -98,7 +101,10 @@ def _check_match(exchange: Exchange, path: str) -> None:
         return
     with workflow.refusals():
         workflow.retrieve(seen, exchange.registry, exchange.extras)
-    if not names_any(field, exchange.etags_of(seen)):
+    tags = workflow.call_first(
+        exchange.extras, f"tags of {path}", lambda: exchange.etags_of(seen), of=workflow.state_of(seen)
+    )
+    if not names_any(field, tags):
         raise PreconditionFailedError(
             "the entity has changed since; GET it, look, and send the change with the new ETag", "header If-Match"
         )
@@ -114,15 +120,31 @@ def _create(exchange: Exchange, path: str, entity: Entity) -> None:
     workflow.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
 
 
-def _in_a_unit_of_work(exchange: Exchange, serve: Callable[[], None]) -> None:
-    """Serve a write in one transaction; anew after each call that a backend has to make first (`workflow.call_first`)."""
+def _in_a_unit_of_work(
+    exchange: Exchange, serve: Callable[[], Answer], *, ahead: Callable[[], object] | None = None
+) -> None:
+    """Serve a write in one transaction; anew after each call that a backend has to make first (`workflow.call_first`).
+
+    Args:
+        serve: gives what answers once the write is there to stay.
+        ahead: reads and checks the request as `serve` will, where that turns out to take long.
+    """
+    exchange.ahead = lambda: _tried(ahead) if ahead is not None else None
     while True:
         try:
             with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
-                serve()
-            return
+                answer = serve()
         except workflow.CallFirst as first:
             first.make(exchange.extras)
+        else:
+            answer()
+            return
+
+
+def _tried(ahead: Callable[[], object]) -> None:
+    # What is wrong with the request is raised in its place.
+    with contextlib.suppress(OcciError):
+        ahead()
 
 
 def _action_term(request: falcon.Request) -> str | None:
@@ -158,58 +180,88 @@ class EntityEndpoint(Endpoint):
         exchange = self._exchange(req, resp)
         exchange.expect_entity()
         term = _action_term(req)
+        if term is not None:
+            self._act(exchange, term)
+            return
+        reading.read_ahead(exchange, "read_entity")
 
-        def serve() -> None:
+        def serve() -> Answer:
             old = _find(exchange, req.path)
             _check_match(exchange, req.path)
-            if term is None:
-                new = reading.read_update(old, exchange)
-                workflow.update(old, new, exchange.registry, exchange.extras)
-            else:
-                action, attributes = reading.read_action(exchange, term)
-                reading.check_offers(old, action)
-                workflow.act(old, action, attributes, exchange.registry, exchange.extras)
-            exchange.show_entity(old)
+            new = reading.read_update(old, exchange)
+            workflow.update(old, new, exchange.registry, exchange.extras)
+            return exchange.answer_entity(old)
 
-        _in_a_unit_of_work(exchange, serve)
+        _in_a_unit_of_work(exchange, serve, ahead=lambda: reading.read_update(_find(exchange, req.path), exchange))
+
+    def _act(self, exchange: Exchange, term: str) -> None:
+        path = exchange.request.path
+        reading.read_ahead(exchange, "read_action")
+
+        def serve() -> Answer:
+            old = _find(exchange, path)
+            _check_match(exchange, path)
+            action, attributes = reading.read_action(exchange, term)
+            reading.check_offers(old, action)
+            workflow.act(old, action, attributes, exchange.registry, exchange.extras)
+            return exchange.answer_entity(old)
+
+        if not self._only_reads(exchange, term):
+            _in_a_unit_of_work(exchange, serve, ahead=lambda: reading.read_action(exchange, term))
+            return
+        with workflow.refusals():
+            answer = serve()
+        answer()
+
+    def _only_reads(self, exchange: Exchange, term: str) -> bool:
+        with contextlib.suppress(OcciError):
+            action, _ = reading.read_action(exchange, term)
+            return isinstance(exchange.registry.get_backend(action, exchange.extras), workflow.ReadOnlyActions)
+        return False
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Replace it whole, or create one at this path."""
         exchange = self._exchange(req, resp)
+        reading.read_ahead(exchange, "read_entity")
 
-        def serve() -> None:
+        def serve() -> Answer:
             try:
                 old = exchange.registry.get_resource(req.path, exchange.extras)
             except KeyError:
                 _check_match(exchange, req.path)
-                self._create(exchange, req.path)
-                return
+                return self._create(exchange, req.path)
             exchange.expect_entity()
             _check_match(exchange, req.path)
             _check_none_match(exchange)
             new = reading.read_replacement(old, exchange)
             workflow.replace(old, new, exchange.registry, exchange.extras)
-            exchange.show_entity(old)
+            return exchange.answer_entity(old)
 
-        _in_a_unit_of_work(exchange, serve)
+        def ahead() -> None:
+            try:
+                reading.read_replacement(exchange.registry.get_resource(req.path, exchange.extras), exchange)
+            except KeyError:
+                reading.read_created(exchange, at=None, several=False)
 
-    def _create(self, exchange: Exchange, path: str) -> None:
+        _in_a_unit_of_work(exchange, serve, ahead=ahead)
+
+    def _create(self, exchange: Exchange, path: str) -> Answer:
         exchange.checked_path(path)
         entity = reading.read_created(exchange, at=None, several=False)[0]
         if entity.identifier and entity.identifier != path:
             raise BadRequestError(f"the id says {shown(entity.identifier)}, the path {shown(path)}", "id")
         _create(exchange, path, entity)
-        exchange.show_created(entity)
+        return exchange.answer_created(entity)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Delete it, and the links that start at it."""
         exchange = self._exchange(req, resp)
 
-        def serve() -> None:
+        def serve() -> Answer:
             entity = _find(exchange, req.path)
             _check_match(exchange, req.path)
             workflow.delete(entity, exchange.registry, exchange.extras)
-            exchange.show_done()
+            return exchange.show_done
 
         _in_a_unit_of_work(exchange, serve)
 
@@ -249,21 +301,28 @@ class CollectionEndpoint(Endpoint):
         term = _action_term(req)
         # A request that is served anew makes the entities that it was going to make.
         paths: list[str] = []
+        kind = category if isinstance(category, Kind) else None
+        reading.read_ahead(exchange, "read_collection" if term is None else "read_action")
 
-        def serve() -> None:
+        def serve() -> Answer:
             if term is not None:
                 if not isinstance(category, Kind | Mixin):
                     raise _not_allowed(req.path, None)
-                self._act(exchange, term, category)
-            elif isinstance(category, Mixin):
+                return self._act(exchange, term, category)
+            if isinstance(category, Mixin):
                 workflow.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
-                exchange.show_done()
+                return exchange.show_done
+            return self._create(exchange, kind, paths)
+
+        def ahead() -> None:
+            if term is not None:
+                reading.read_action(exchange, term)
             else:
-                self._create(exchange, category if isinstance(category, Kind) else None, paths)
+                reading.read_created(exchange, at=kind, several=True)
 
-        _in_a_unit_of_work(exchange, serve)
+        _in_a_unit_of_work(exchange, serve, ahead=ahead)
 
-    def _create(self, exchange: Exchange, kind: Kind | None, paths: list[str]) -> None:
+    def _create(self, exchange: Exchange, kind: Kind | None, paths: list[str]) -> Answer:
         entities = reading.read_created(exchange, at=kind, several=True)
         for place, entity in enumerate(entities):
             if entity.identifier:
@@ -275,18 +334,17 @@ class CollectionEndpoint(Endpoint):
                 paths.append(workflow.new_identifier(entity.kind, exchange.service.new_id))
             _create(exchange, paths[place], entity)
         if len(entities) == 1:
-            exchange.show_created(entities[0])
-        else:
-            exchange.show_entities(entities)
+            return exchange.answer_created(entities[0])
+        return exchange.answer_entities(entities)
 
-    def _act(self, exchange: Exchange, term: str, category: Kind | Mixin) -> None:
+    def _act(self, exchange: Exchange, term: str, category: Kind | Mixin) -> Answer:
         action, attributes = reading.read_action(exchange, term)
         members = self._all(exchange, category)
         for entity in members:
             reading.check_offers(entity, action)
         for entity in members:
             workflow.act(entity, action, dict(attributes), exchange.registry, exchange.extras)
-        exchange.show_done()
+        return exchange.show_done
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Make exactly the entities named the members of a mixin."""
@@ -294,13 +352,17 @@ class CollectionEndpoint(Endpoint):
         category = exchange.registry.get_category(req.path, exchange.extras)
         if not isinstance(category, Mixin):
             raise _not_allowed(req.path, category)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+        reading.read_ahead(exchange, "read_collection")
+
+        def serve() -> Answer:
             wanted = self._members(exchange, category)
             names = {entity.identifier for entity in wanted}
             workflow.attach(wanted, category, exchange.registry, exchange.extras)
             surplus = [each for each in self._all(exchange, category) if each.identifier not in names]
             workflow.detach(surplus, category, exchange.registry, exchange.extras)
-            exchange.show_done()
+            return exchange.show_done
+
+        _in_a_unit_of_work(exchange, serve)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Delete every entity of a kind, or detach a mixin from the entities named or, without any, from all."""
@@ -308,8 +370,11 @@ class CollectionEndpoint(Endpoint):
         category = exchange.registry.get_category(req.path, exchange.extras)
         if not isinstance(category, Kind | Mixin):
             raise _not_allowed(req.path, None)
-        with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
-            named = bool(exchange.body) or "HTTP_X_OCCI_LOCATION" in req.env
+        named = bool(exchange.body) or "HTTP_X_OCCI_LOCATION" in req.env
+        if named:
+            reading.read_ahead(exchange, "read_collection")
+
+        def serve() -> Answer:
             if isinstance(category, Mixin):
                 members = self._members(exchange, category) if named else self._all(exchange, category)
                 workflow.detach(members, category, exchange.registry, exchange.extras)
@@ -320,7 +385,9 @@ class CollectionEndpoint(Endpoint):
             else:
                 for entity in self._all(exchange, category):
                     workflow.delete(entity, exchange.registry, exchange.extras)
-            exchange.show_done()
+            return exchange.show_done
+
+        _in_a_unit_of_work(exchange, serve)
 
     def _members(self, exchange: Exchange, mixin: Mixin) -> list[Entity]:
         members = reading.read_members(exchange)
@@ -397,7 +464,9 @@ class QueryEndpoint(Endpoint):
         """Add mixins of the tenant's own."""
         exchange = self._exchange(req, resp)
         registry = exchange.registry
-        with registry.unit_of_work(exchange.extras), workflow.refusals():
+        reading.read_ahead(exchange, "read_categories")
+
+        def serve() -> Answer:
             mixins = reading.read_mixins(exchange)
             present = registry.get_categories(exchange.extras)
             self._check_count(len(mixins), present, exchange)
@@ -414,7 +483,9 @@ class QueryEndpoint(Endpoint):
             # Only now: registries written for pyssf cannot undo.
             for mixin in mixins:
                 registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
-            exchange.show_categories(list(mixins))
+            return exchange.answer_categories(list(mixins))
+
+        _in_a_unit_of_work(exchange, serve)
 
     def _check_count(self, adding: int, present: list[Category], exchange: Exchange) -> None:
         limit = self._service.limits.mixins
@@ -438,7 +509,9 @@ class QueryEndpoint(Endpoint):
         """Remove mixins of the tenant's own, from their members too."""
         exchange = self._exchange(req, resp)
         registry = exchange.registry
-        with registry.unit_of_work(exchange.extras), workflow.refusals():
+        reading.read_ahead(exchange, "read_categories")
+
+        def serve() -> Answer:
             categories = reading.read_categories(exchange)
             if not categories:
                 raise BadRequestError("the request names no mixin to remove", "Category")
@@ -452,7 +525,9 @@ class QueryEndpoint(Endpoint):
                 members = registry.select(Selection(category=mixin), exchange.extras).entities
                 workflow.detach(members, mixin, registry, exchange.extras)
                 registry.delete_mixin(mixin, exchange.extras)
-            exchange.show_done()
+            return exchange.show_done
+
+        _in_a_unit_of_work(exchange, serve)
 
 
 def _related(category: Any, named: list[Any]) -> bool:

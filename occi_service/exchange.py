@@ -45,7 +45,10 @@ from .renderings import (
 from .renderings.text import FIELDS, from_header
 from .request_input import read_body
 
-__all__ = ["Exchange", "Limits", "Service", "writer_of"]
+__all__ = ["Answer", "Exchange", "Limits", "Service", "writer_of"]
+
+#: Writes an answer into the response, once what it tells of is settled.
+Answer = Callable[[], None]
 
 VERSION: Final = (1, 2)
 #: What an answer to a GET depends on beside the path: filters are header fields.
@@ -103,7 +106,20 @@ class Service:
 class Exchange:
     """See the module."""
 
-    __slots__ = ("_base", "_body", "_rendering", "extras", "prefix", "registry", "request", "response", "service")
+    __slots__ = (
+        "_base",
+        "_body",
+        "_rendering",
+        "ahead",
+        "checked",
+        "documents",
+        "extras",
+        "prefix",
+        "registry",
+        "request",
+        "response",
+        "service",
+    )
 
     def __init__(self, request: falcon.Request, response: falcon.Response, service: Service) -> None:
         self.request = request
@@ -116,6 +132,12 @@ class Exchange:
         self._base: str | None = None
         self._body: bytes | None = None
         self._rendering: Rendering | None = None
+        #: What `reading` has read of the request, or its refusal, by the method that read it.
+        self.documents: dict[str, Any] = {}
+        #: Values of attributes that took long to check, or what is wrong with them, by place and pattern.
+        self.checked: dict[str, Any] = {}
+        #: Reads and checks the request as a write will; for `workflow.call_first`.
+        self.ahead: Callable[[], Any] = lambda: None
         agent = environ.get("HTTP_USER_AGENT")
         if agent is not None and "OCCI/" in agent:
             _check_version(agent)
@@ -305,38 +327,67 @@ class Exchange:
 
     def show_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> None:
         """Answer with an entity."""
+        self.answer_entity(entity, status=status)()
+
+    def answer_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> Answer:
+        """What answers with an entity as it is now: for a write, whose transaction has no time for a rendering.
+
+        Raises:
+            NotAcceptableError: it would not fit into header fields, where the client wants it there.
+        """
         writer = self.writer
         if isinstance(writer, ForeignRendering):
-            self._answer(writer.write_pyssf_entity(self._shown(entity), self), status)
-        else:
-            self._answer(self._write(writer.write_entity, self.document(entity)), status)
+            payload = writer.write_pyssf_entity(self._shown(entity), self)
+            return lambda: self._answer(payload, status)
+        document = self.document(entity)
+        if writer.headers_only:
+            self._check_header(_least_size(document.attributes))
+            # Small, then; and whether it really fits has to be known while the write can be undone.
+            payload = self._write(writer.write_entity, document)
+            self._check_header(_header_size(payload))
+            return lambda: self._answer(payload, status)
+        return lambda: self._answer(self._write(writer.write_entity, document), status)
 
     def show_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> None:
         """Answer with a collection."""
+        self.answer_entities(entities, status=status)()
+
+    def answer_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> Answer:
+        """What answers with a collection as it is now; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
-            self._answer(writer.write_pyssf_entities([self._shown(each) for each in entities], self), status)
-            return
+            payload = writer.write_pyssf_entities([self._shown(each) for each in entities], self)
+            return lambda: self._answer(payload, status)
         collection = Collection()
         if writer.shows_entities:
             collection.entities = [self.document(entity, listed=True) for entity in entities]
         else:
             collection.locations = [self.location_of(entity.identifier) for entity in entities]
-        self._answer(self._write(writer.write_collection, collection), status)
+        return lambda: self._answer(self._write(writer.write_collection, collection), status)
 
     def show_categories(self, categories: list[Category]) -> None:
         """Answer with categories."""
+        self.answer_categories(categories)()
+
+    def answer_categories(self, categories: list[Category]) -> Answer:
+        """What answers with categories; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
-            self._answer(writer.write_pyssf_categories(categories, self), falcon.HTTP_200)
-            return
+            payload = writer.write_pyssf_categories(categories, self)
+            return lambda: self._answer(payload, falcon.HTTP_200)
         documents = [self.category(category) for category in categories]
-        self._answer(self._write(writer.write_categories, documents), falcon.HTTP_200)
+        return lambda: self._answer(self._write(writer.write_categories, documents), falcon.HTTP_200)
 
-    def show_created(self, entity: Entity) -> None:
-        """Answer that an entity was created, and where."""
-        self._answer(self.writer.write_done(), falcon.HTTP_201, etag=False)
-        self.response.set_header("Location", self.location_of(entity.identifier))
+    def answer_created(self, entity: Entity) -> Answer:
+        """What answers that an entity was created, and where."""
+        # Now: a Host that is none refuses the request.
+        location = self.location_of(entity.identifier)
+
+        def answer() -> None:
+            self._answer(self.writer.write_done(), falcon.HTTP_201, etag=False)
+            self.response.set_header("Location", location)
+
+        return answer
 
     def show_done(self) -> None:
         """Answer that it is done, with nothing to show."""
@@ -352,13 +403,8 @@ class Exchange:
         writer = self.writer
         response = self.response
         if payload.headers:
-            size = sum([len(name) + len(value) + 4 for name, value in payload.headers])
-            if writer.headers_only and size > self.service.limits.header:
-                raise NotAcceptableError(
-                    f"in {writer.mime_type} this answer takes {size} bytes of header, more than the "
-                    f"{self.service.limits.header} that can be sent; ask for text/plain or application/occi+json",
-                    "header Accept",
-                )
+            if writer.headers_only:
+                self._check_header(_header_size(payload))
             for name, value in payload.headers:
                 response.set_header(name, value)
         response.content_type = writer.content_type
@@ -371,6 +417,15 @@ class Exchange:
                 return
         response.status = status
         response.data = payload.body
+
+    def _check_header(self, size: int) -> None:
+        limit = self.service.limits.header
+        if size > limit:
+            raise NotAcceptableError(
+                f"in {self.writer.mime_type} this answer takes {size} bytes of header, more than the {limit} that can be "
+                "sent; ask for text/plain or application/occi+json",
+                "header Accept",
+            )
 
     def etags_of(self, entity: Entity) -> list[str]:
         """The entity's tag in every rendering: a client may read in one and write in another."""
@@ -407,6 +462,21 @@ def etag_of(rendering: Rendering, payload: Payload) -> str:
         digest.update(f"{name}:{value}\n".encode("utf-8", "surrogatepass"))
     digest.update(rendering.mime_type.encode())
     return f'"{digest.hexdigest()}"'
+
+
+def _header_size(payload: Payload) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in payload.headers])
+
+
+def _least_size(value: Any) -> int:
+    """The characters that a value takes at least, however it is written."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum([len(name) + _least_size(each) for name, each in value.items()])
+    if isinstance(value, list | tuple):
+        return sum([_least_size(each) for each in value])
+    return 1
 
 
 def _lists(field: str | None, tag: str) -> bool:

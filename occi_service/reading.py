@@ -6,14 +6,15 @@ set or not, a link leads somewhere or not; and every refusal names the member, t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
 
-from .attributes import Attribute, as_attribute, check
-from .errors import BadRequestError, NotFoundError, TooLargeError, shown
+from .attributes import Attribute, as_attribute, check, is_slow
+from .errors import BadRequestError, NotFoundError, OcciError, TooLargeError, shown
 from .exchange import Exchange
 from .foreign import ForeignRendering
 from .model import ENTITY, LINK, RESOURCE, RemoteResource, actions_of, attributes_of, is_link_kind, lineage, type_id
@@ -30,9 +31,11 @@ from .renderings import (
     UnsupportedDocumentError,
 )
 from .renderings.grammar import bare_value, uri_text
+from .workflow import call_first
 
 __all__ = [
     "read_action",
+    "read_ahead",
     "read_created",
     "read_filters",
     "read_members",
@@ -46,13 +49,37 @@ _HEADERS: Final = TextOcci()
 _MAX_TYPE_ID: Final = 512
 
 
+def read_ahead(exchange: Exchange, method: str) -> None:
+    """Read a request before its transaction, in which all other writers would wait for that.
+
+    What is wrong with it is raised when it is asked for, after what is to be refused before it, such as a path where nothing is.
+
+    Args:
+        method: of a rendering, which the functions below will ask for: `read_entity`, ….
+    """
+    with contextlib.suppress(OcciError):
+        rendering = exchange.reader()
+        if not isinstance(rendering, ForeignRendering):
+            _read(method, rendering, exchange)
+
+
 def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
+    """What a request says: read once, and the same for every turn of a request that is served anew."""
+    if method not in exchange.documents:
+        exchange.documents[method] = _read_or_refusal(method, rendering, exchange)
+    found = exchange.documents[method]
+    if isinstance(found, OcciError):
+        raise found
+    return found
+
+
+def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> Any:
     try:
         return getattr(rendering, method)(exchange.message)
     except MalformedDocumentError as error:
-        raise BadRequestError(error.message, error.where) from None
+        return BadRequestError(error.message, error.where)
     except UnsupportedDocumentError as error:
-        raise BadRequestError(str(error), "header Content-Type") from None
+        return BadRequestError(str(error), "header Content-Type")
 
 
 def _check_count(number: int, limit: int, what: str, where: str) -> None:
@@ -122,7 +149,7 @@ def _created(document: EntityDocument, exchange: Exchange) -> Entity:
         )
     entity = _entity(document, kind, mixins, exchange)
     definitions = attributes_of(kind, mixins)
-    entity.attributes = _given(document.attributes, definitions, {})
+    entity.attributes = _given(document.attributes, definitions, {}, exchange)
     _complete(entity.attributes, definitions)
     return entity
 
@@ -190,7 +217,7 @@ def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange,
     target = _target(document.target, exchange, where + ".target")
     definitions = attributes_of(kind, mixins)
     link = Link("", kind, mixins, source, target, title=document.title)
-    link.attributes = _given(document.attributes, definitions, {}, where + ".")
+    link.attributes = _given(document.attributes, definitions, {}, exchange, where + ".")
     _complete(link.attributes, definitions, where + ".")
     chosen = document.location or document.id
     if chosen is not None:
@@ -209,7 +236,7 @@ def read_update(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, [*old.mixins, *new.mixins])
-    new.attributes = _given(document.attributes, definitions, old.attributes)
+    new.attributes = _given(document.attributes, definitions, old.attributes, exchange)
     return new
 
 
@@ -221,7 +248,7 @@ def read_replacement(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, new.mixins)
-    new.attributes = _given(document.attributes, definitions, old.attributes)
+    new.attributes = _given(document.attributes, definitions, old.attributes, exchange)
     for name, value in old.attributes.items():
         if name not in definitions or definitions[name].immutable:
             new.attributes.setdefault(name, value)
@@ -302,7 +329,11 @@ def _category(name: str, exchange: Exchange, where: str) -> Category:
 
 
 def _given(
-    sent: Mapping[str, Any], definitions: Mapping[str, Attribute], present: Mapping[str, Any], where: str = ""
+    sent: Mapping[str, Any],
+    definitions: Mapping[str, Attribute],
+    present: Mapping[str, Any],
+    exchange: Exchange,
+    where: str = "",
 ) -> dict[str, Any]:
     """The attributes that a client sent, each fitted to its type.
 
@@ -321,10 +352,37 @@ def _given(
         if definition.immutable:
             raise BadRequestError(f"{name} is set by the provider alone; leave it out", place)
         try:
-            found[name] = check(name, value, definition)
+            found[name] = _fitted(name, value, definition, exchange, where)
         except ValueError as error:
             raise BadRequestError(str(error), place) from None
     return found
+
+
+def _fitted(name: str, value: Any, definition: Attribute, exchange: Exchange, where: str) -> Any:
+    """The value as the attribute's type has it; what takes long to check is checked before the transaction.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if not is_slow(value, definition):
+        return check(name, value, definition)
+    key = f"{where} {name} {definition.pattern!r}"
+    if key not in exchange.checked:
+        if isinstance(exchange.extras, dict) and exchange.extras.get("connection") is not None:
+            # All of the request's at once; what is checked here after that belongs to a mixin that came in between.
+            call_first(exchange.extras, "check attributes", exchange.ahead)
+        exchange.checked[key] = _check_or_error(name, value, definition)
+    found = exchange.checked[key]
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def _check_or_error(name: str, value: Any, definition: Attribute) -> Any:
+    try:
+        return check(name, value, definition)
+    except ValueError as error:
+        return error
 
 
 def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], where: str = "") -> None:
@@ -354,7 +412,7 @@ def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
     if action.term != term:
         raise BadRequestError(f"the query says ?action={shown(term)}, the body {shown(action.term)}", "action")
     definitions = {name: as_attribute(each) for name, each in action.attributes.items()}
-    attributes = _given(document.attributes, definitions, {})
+    attributes = _given(document.attributes, definitions, {}, exchange)
     _complete(attributes, definitions)
     return action, attributes
 

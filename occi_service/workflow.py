@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import occi.exceptions
-from occi.backend import KindBackend
+from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action, Entity, Kind, Link, Mixin, Resource
 
 from . import errors
@@ -29,6 +29,7 @@ from .registry.records import EntityRecord, dehydrate
 __all__ = [
     "CallFirst",
     "DeferredDeletion",
+    "ReadOnlyActions",
     "act",
     "attach",
     "call_first",
@@ -39,6 +40,7 @@ __all__ = [
     "refusals",
     "replace",
     "retrieve",
+    "state_of",
     "update",
 ]
 
@@ -54,24 +56,30 @@ class DeferredDeletion(KindBackend):
     """
 
 
-class CallFirst(Exception):  # noqa: N818 - it is no error
-    """A backend has to call somebody before it can go on; see `call_first`."""
+class ReadOnlyActions(ActionBackend):
+    """Base of backends whose actions keep nothing and change nothing: they are invoked without a transaction."""
 
-    def __init__(self, key: str, call: Callable[[], Any]) -> None:
+
+class CallFirst(Exception):  # noqa: N818 - it is no error
+    """A backend has to call somebody, or to compute something, before it can go on; see `call_first`."""
+
+    def __init__(self, key: str, call: Callable[[], Any], of: object = None) -> None:
         super().__init__(f"call first, for {key}")
         self._key = key
         self._call = call
+        self._of = of
 
     def make(self, extras: dict[str, Any]) -> None:
         """Make the call, and keep what it returns for the request's next turn."""
-        extras.setdefault(_CALLED, {})[self._key] = self._call()
+        extras.setdefault(_CALLED, {})[self._key] = (self._of, self._call())
 
 
 _CALLED = "called"
 
 
-def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any]) -> Any:
-    """What a call to another service returns, made once a request and never inside a transaction, which others would wait for.
+def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any], *, of: object = None) -> Any:
+    """What a call to another service returns, or what takes long to compute; never made inside a transaction, which others would
+    wait for, and once a request.
 
     The first time this raises: what the request did until then is undone, the call is made, and the request is served anew, with
     the call's result at hand. So what is checked before is checked twice, the second time with what may have changed meanwhile.
@@ -79,11 +87,12 @@ def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any]) -> Any
     Args:
         key: names the call within the request.
         call: may raise OcciError, which ends the request.
+        of: what the result is of, compared by `==`: where it has changed since, the call is made again.
     """
     made = extras.get(_CALLED, {})
-    if key not in made:
-        raise CallFirst(key, call)
-    return made[key]
+    if key not in made or made[key][0] != of:
+        raise CallFirst(key, call, of)
+    return made[key][1]
 
 
 class refusals:  # noqa: N801 - used as a function is
@@ -138,6 +147,11 @@ def _state(entity: Entity) -> tuple[EntityRecord, tuple[str, ...], str]:
     record = dehydrate(entity, None)
     # To Python, 1, 1.0 and True are equal, at any depth; to a client they are three values.
     return record, links, repr(record.attributes)
+
+
+def state_of(entity: Entity) -> object:
+    """All that an entity is now, with its links, to be compared with what it is later."""
+    return _state(entity), [_state(link) for link in getattr(entity, "links", ())]
 
 
 def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id: NewId) -> None:

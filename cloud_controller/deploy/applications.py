@@ -101,7 +101,7 @@ class ApplicationBackend(_Runs):
             raise ConflictError("an app has the id of this instance, and would be the same to the platform", "path")
         super().create(entity, extras)
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         self._starting(entity)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
@@ -119,7 +119,7 @@ class ApplicationBackend(_Runs):
         self.present(old, context(extras))
         raise ConflictError("an application is ordered whole: PUT it", "method")
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         before, after = _source(old.attributes), _source(new)
         if before == after:
             new[deploy.APPLICATION_ENV] = old.attributes.get(deploy.APPLICATION_ENV, {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
 from occi_service.errors import BadRequestError, ConflictError
@@ -60,6 +59,13 @@ def stack_order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
     )
 
 
+def _order(attributes: Mapping[str, Any], present: Object) -> StackOrder:
+    try:
+        return stack_order(attributes, present)
+    except DeployError as problem:
+        raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+
+
 class StackBackend(OwnedBackend):
     """Takes orders for stacks; the worker carries them out.
 
@@ -87,18 +93,18 @@ class StackBackend(OwnedBackend):
         self._regions.stacks(str(new.attributes[names.REGION]), str(new.attributes[deploy.STACK_FORMAT]))
         super().replace(old, new, extras)
 
-    def ordered(self, entity: Entity, present: Object) -> None:
-        self._validate(entity.attributes, present)
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+        self._validate(entity.attributes, present, here)
         entity.attributes[deploy.STACK_STATE] = "CREATE_IN_PROGRESS"
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         before = old.attributes
         changed = [
             name for name in {*before, *new} - _SET if name != names.GENERATION and before.get(name) != new.get(name)
         ]
         if not changed and not str(before.get(deploy.STACK_STATE, "")).endswith("_FAILED"):
             return new
-        self._validate(new, present)
+        self._validate(new, present, here)
         self._in_progress(new)
         return new
 
@@ -117,7 +123,7 @@ class StackBackend(OwnedBackend):
         if action == deploy.PREVIEW:
             return self._preview(entity, present, attributes, here)
         if action == deploy.SCALE:
-            self._scale(entity, present, attributes, connection=here.connection)
+            self._scale(entity, present, attributes, here)
         elif action == deploy.SIGNAL:
             self._signal(entity, present, attributes, here)
         else:
@@ -155,9 +161,7 @@ class StackBackend(OwnedBackend):
 
         here.call_first(f"signal {present.path}", tell)
 
-    def _scale(
-        self, entity: Entity, present: Object, attributes: Mapping[str, Any], *, connection: sa.Connection
-    ) -> None:
+    def _scale(self, entity: Entity, present: Object, attributes: Mapping[str, Any], here: Context) -> None:
         count = _whole(attributes, deploy.SCALE_COUNT)
         by = _whole(attributes, deploy.SCALE_BY)
         key, keys = attributes.get(deploy.SCALE_KEY), present.asked.get(KEYS, [])
@@ -168,12 +172,16 @@ class StackBackend(OwnedBackend):
                 f"give {deploy.SCALE_COUNT} or {deploy.SCALE_BY}, and one of the two", deploy.SCALE_COUNT
             )
         stacks = self._regions.stacks(present.region, entity.attributes[deploy.STACK_FORMAT])
-        try:
-            counts = stacks.scale(
-                stack_order(entity.attributes, present), str(attributes[deploy.SCALE_NODE]), count=count, by=by
-            )
-        except DeployError as problem:
-            raise ConflictError(str(problem), deploy.SCALE_NODE) from problem
+        node = str(attributes[deploy.SCALE_NODE])
+        order = _order(entity.attributes, present)
+
+        def counted() -> Mapping[str, int]:
+            try:
+                return stacks.scale(order, node, count=count, by=by)
+            except DeployError as problem:
+                raise ConflictError(str(problem), deploy.SCALE_NODE) from problem
+
+        counts = here.call_first(f"scale {present.path}", counted, of=order)
         asked = {**present.asked, COUNTS: dict(counts)}
         if key is not None:
             # With the counts, in one transaction: the key says that they have been changed for it.
@@ -181,14 +189,20 @@ class StackBackend(OwnedBackend):
         if counts != present.asked.get(COUNTS, {}):
             self._in_progress(entity.attributes)
         if asked != present.asked:
-            self.objects.ask(connection, present, asked=asked)
+            self.objects.ask(here.connection, present, asked=asked)
 
-    def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
+    def _validate(self, attributes: Mapping[str, Any], present: Object, here: Context) -> None:
         stacks = self._regions.stacks(str(attributes[names.REGION]), str(attributes[deploy.STACK_FORMAT]))
-        try:
-            stacks.validate(stack_order(attributes, present))
-        except DeployError as problem:
-            raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+        order = _order(attributes, present)
+
+        def check() -> None:
+            try:
+                stacks.validate(order)
+            except DeployError as problem:
+                raise BadRequestError(str(problem), deploy.STACK_TEMPLATE) from problem
+
+        # A template is read, which takes its time.
+        here.call_first(f"validate {present.path}", check, of=order)
 
     @staticmethod
     def _in_progress(attributes: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from occi.backend import ActionBackend, KindBackend
+from occi.backend import KindBackend
 from occi.core_model import Action, Entity, Resource
 
 from occi_service import identity
@@ -17,6 +17,7 @@ from occi_service.errors import BadRequestError
 from occi_service.registry.base import Registry, Selection, as_registry
 from occi_service.wire import design, dns
 from occi_service.wire import names as wire_names
+from occi_service.workflow import ReadOnlyActions
 
 from .. import callers
 from .catalogue_backend import CatalogueBackend
@@ -32,7 +33,7 @@ __all__ = ["DesignModule", "register_modules", "register_names", "remove_disbeli
 _MARKS: Final = (design.ORIGIN, design.PUBLISHER)
 
 
-class ValidationBackend(KindBackend, ActionBackend):
+class ValidationBackend(KindBackend, ReadOnlyActions):
     """Documents are checked by an action on a tenant's one entity, `/validation/default`; nothing is kept.
 
     An orchestrator, which sees its own instance's entities alone, has one at its instance's id.

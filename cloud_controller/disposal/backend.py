@@ -11,7 +11,7 @@ from occi_service.app import Application
 from occi_service.wire import disposal
 
 from ..objects import Object, Objects
-from ..owned import OwnedBackend
+from ..owned import Context, OwnedBackend
 
 __all__ = ["TOPIC", "DisposalBackend", "DisposalModule"]
 
@@ -29,10 +29,10 @@ class DisposalBackend(OwnedBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return False
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         entity.attributes[disposal.DISPOSAL_STATE] = "running"
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         # What has come to be since a former disposal is found by looking again.
         new[disposal.DISPOSAL_STATE] = "running"
         new.pop(disposal.DISPOSAL_MESSAGE, None)

@@ -12,7 +12,7 @@ from occi_service.errors import BadRequestError, shown
 from occi_service.wire import deploy, dns, provision
 
 from ..objects import Object, Objects
-from ..owned import OwnedBackend
+from ..owned import Context, OwnedBackend
 from .dns_backend import DnsBackend
 from .ports import ConfigurationOrder, Configures, Names, ProvisionError
 
@@ -64,28 +64,32 @@ class ConfigurationBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[provision.CONFIGURATION_STACK])
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         if not str(entity.attributes[provision.CONFIGURATION_STACK]).startswith(deploy.STACK.location):
             given = shown(entity.attributes[provision.CONFIGURATION_STACK])
             raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
-        self._validate(entity.attributes, present)
+        self._validate(entity.attributes, present, here)
         entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
         entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         # The name is the path's; one that was ordered before paths had to be derived here has none.
         looked_at = {*old.attributes, *new} - _SET - {provision.CONFIGURATION_NAME}
         changed = any(old.attributes.get(name) != new.get(name) for name in looked_at)
         # What failed is tried again when it is ordered again, such as by a phase that is.
         if changed or old.attributes.get(provision.CONFIGURATION_STATE) == "failed":
-            self._validate(new, present)
+            self._validate(new, present, here)
             new[provision.CONFIGURATION_STATE] = "waiting"
             new[provision.CONFIGURATION_ATTEMPT] = 1 + int(old.attributes.get(provision.CONFIGURATION_ATTEMPT) or 1)
             new.pop(provision.CONFIGURATION_RESULT, None)
         return new
 
-    def _validate(self, attributes: Mapping[str, Any], present: Object) -> None:
+    def _validate(self, attributes: Mapping[str, Any], present: Object, here: Context) -> None:
         order = configuration_order(attributes, present)
+        # Contents have many parts, keys among them.
+        here.call_first(f"validate {present.path}", lambda: self._check(order), of=order)
+
+    def _check(self, order: ConfigurationOrder) -> None:
         refusals: list[str] = []
         for configures in self._configures.values():
             try:

@@ -15,7 +15,7 @@ from occi_service.errors import BadRequestError, shown
 from occi_service.wire import dns, names
 
 from ..objects import Object, Objects
-from ..owned import OwnedBackend
+from ..owned import Context, OwnedBackend
 from .ports import NameOrder, Names, ProvisionError
 
 __all__ = ["ACTIVE", "FAILED", "TOPIC", "WAITING", "DnsBackend", "name_order"]
@@ -67,11 +67,11 @@ class DnsBackend(OwnedBackend):
     def region(self, entity: Entity) -> str:
         return str(entity.attributes[names.REGION])
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         self._validate(entity.attributes, present)
         entity.attributes[dns.STATE] = WAITING
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         # The name server is looked at anew: it may have lost it, and what failed is tried again.
         self._validate(new, present)
         new[dns.STATE] = WAITING

@@ -50,11 +50,11 @@ class MonitorBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.MONITOR_STACK])
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         self._check(entity.attributes)
         entity.attributes[runtime.MONITOR_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         self._check(new)
         return new
 
@@ -74,12 +74,13 @@ class MonitorBackend(OwnedBackend):
             found = found.where(samples.c.time >= self._clock() - back).order_by(samples.c.time)
         else:
             found = found.order_by(samples.c.time.desc()).limit(1)
-        values = []
-        for time, text in here.connection.execute(found):
-            value = json.loads(text).get(metric)
-            if value is not None:
-                values.append({"time": time, "value": value})
-        return {runtime.QUERY_VALUES: values}
+        rows = here.connection.execute(found).all()
+
+        def read() -> list[dict[str, Any]]:
+            measured = [(time, json.loads(text).get(metric)) for time, text in rows]
+            return [{"time": time, "value": value} for time, value in measured if value is not None]
+
+        return {runtime.QUERY_VALUES: here.call_first(f"query {present.path}", read)}
 
     @staticmethod
     def _check(attributes: Mapping[str, Any]) -> None:
@@ -105,7 +106,7 @@ class AlarmBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.ALARM_MONITOR])
 
-    def ordered(self, entity: Entity, present: Object) -> None:
+    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
         monitor = str(entity.attributes[runtime.ALARM_MONITOR])
         if not monitor.startswith(runtime.MONITOR.location):
             raise BadRequestError(f"{shown(monitor)} is not the path of a monitor", runtime.ALARM_MONITOR)
@@ -113,7 +114,7 @@ class AlarmBackend(OwnedBackend):
             raise BadRequestError(f"{runtime.ALARM_FOR} is a number of seconds, 0 or more", runtime.ALARM_FOR)
         entity.attributes[runtime.ALARM_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], present: Object) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
         if any(old.attributes.get(name) != new.get(name) for name in _RULE):
             new[runtime.ALARM_STATE] = "unknown"
             new.pop(runtime.ALARM_VALUE, None)

@@ -157,7 +157,7 @@ EXPENSIVE = {
     ),
     "as many nodes as fit": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 1001, "more than 1000 nodes"),
     "implementations": (
-        "infra_name: x\n'node_def:t':\n" + "- resource: {type: no}\n" * 17 + "nodes: []",
+        "infra_name: x\n'node_def:t':\n" + "- resource: {type: other}\n" * 17 + "nodes: []",
         "more than 16 implementations",
     ),
     "parameters": (
