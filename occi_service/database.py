@@ -33,7 +33,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
-from . import private_files
+from . import private_files, transactions
 from .errors import BadRequestError, ConflictError, OcciError, UnavailableError
 from .renderings import grammar
 from .sqlite_turns import ProcessTurns
@@ -210,13 +210,14 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may write; commits at the end, rolls back on an exception.
+        """A transaction that may write; commits at the end, rolls back on an exception. Nothing slow happens in it
+        (`transactions`).
 
         Raises:
             sqlalchemy.exc.TimeoutError: on SQLite, the other threads of this process kept writing for 30 s.
             RuntimeError: on SQLite, this thread has its turn already, and would wait for itself.
         """
-        with self.turn(), self._write.begin() as connection:
+        with self.turn(), self._write.begin() as connection, transactions.opened():
             yield connection
 
     def often(self, statement: sa.sql.expression.SelectBase) -> Often:

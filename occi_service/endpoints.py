@@ -302,7 +302,8 @@ class CollectionEndpoint(Endpoint):
         # A request that is served anew makes the entities that it was going to make.
         paths: list[str] = []
         kind = category if isinstance(category, Kind) else None
-        reading.read_ahead(exchange, "read_collection" if term is None else "read_action")
+        creates = "read_collection" if isinstance(category, Mixin) else "read_created"
+        reading.read_ahead(exchange, creates if term is None else "read_action")
 
         def serve() -> Answer:
             if term is not None:

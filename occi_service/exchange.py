@@ -44,6 +44,7 @@ from .renderings import (
 )
 from .renderings.text import FIELDS, from_header
 from .request_input import read_body
+from .transactions import forbid_in_transaction
 
 __all__ = ["Answer", "Exchange", "Limits", "Service", "writer_of"]
 
@@ -394,6 +395,8 @@ class Exchange:
         self._answer(self.writer.write_done(), falcon.HTTP_200, etag=False)
 
     def _write(self, write: Callable[[Any], Payload], document: Any) -> Payload:
+        if not self.writer.headers_only:
+            forbid_in_transaction("rendering of an answer")
         try:
             return write(document)
         except UnsupportedDocumentError as error:
@@ -429,6 +432,7 @@ class Exchange:
 
     def etags_of(self, entity: Entity) -> list[str]:
         """The entity's tag in every rendering: a client may read in one and write in another."""
+        forbid_in_transaction("rendering of an entity")
         tags = []
         chosen = self._rendering
         for rendering in self.service.renderings.values():

@@ -31,6 +31,7 @@ from .renderings import (
     UnsupportedDocumentError,
 )
 from .renderings.grammar import bare_value, uri_text
+from .transactions import forbid_in_transaction
 from .workflow import call_first
 
 __all__ = [
@@ -55,12 +56,17 @@ def read_ahead(exchange: Exchange, method: str) -> None:
     What is wrong with it is raised when it is asked for, after what is to be refused before it, such as a path where nothing is.
 
     Args:
-        method: of a rendering, which the functions below will ask for: `read_entity`, ….
+        method: of a rendering, which the functions below will ask for: `read_entity`, `read_action`, …; `read_created` for what
+            creates several entities, or one.
     """
     with contextlib.suppress(OcciError):
         rendering = exchange.reader()
         if not isinstance(rendering, ForeignRendering):
-            _read(method, rendering, exchange)
+            _read(_method_of_several(rendering) if method == "read_created" else method, rendering, exchange)
+
+
+def _method_of_several(rendering: Rendering) -> str:
+    return "read_collection" if rendering.shows_entities else "read_entity"
 
 
 def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
@@ -74,6 +80,7 @@ def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
 
 
 def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> Any:
+    forbid_in_transaction("parsing of a request")
     try:
         return getattr(rendering, method)(exchange.message)
     except MalformedDocumentError as error:
@@ -102,7 +109,7 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
     if isinstance(rendering, ForeignRendering):
         return [_checked_links(rendering.read_pyssf_entity(exchange.message, at, exchange), exchange)]
     documents: list[EntityDocument]
-    if several and rendering.shows_entities:
+    if several and _method_of_several(rendering) == "read_collection":
         collection = _read("read_collection", rendering, exchange)
         if collection.locations:
             raise BadRequestError("to create, whole entities are needed, not their locations", "resources")

@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .transactions import forbid_in_transaction
+
 __all__ = ["TemplateError", "TemplateLimits", "render", "render_all"]
 
 _CHILD = Path(__file__).with_name("template_child.py")
@@ -120,6 +122,7 @@ def render_all(
 
 def _run(request: bytes, limits: TemplateLimits, clock: Callable[[], float]) -> tuple[bytes, int]:
     """The child's answer and exit status (negative: the signal that ended it)."""
+    forbid_in_transaction("rendering of templates")
     deadline = clock() + limits.seconds + _GRACE
     most = limits.output * _WORST_EXPANSION + 64 * 1024
     command = [

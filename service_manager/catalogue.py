@@ -25,7 +25,9 @@ from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
 from occi_service.identity import Identity, TenantId
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import split_type_id
+from occi_service.transactions import forbid_in_transaction, in_transaction
 from occi_service.wire import design
+from occi_service.workflow import CallFirst
 
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
@@ -135,10 +137,14 @@ class Catalogue:
 
         Raises:
             LookupError: there is no such bundle.
+            CallFirst: it has not been read yet, and this is no time to; see `workflow.call_first`.
         """
         # A digest's manifest never changes, so what was read once is kept.
         found = self._manifests.get(digest)
         if found is None:
+            if in_transaction():
+                # To unpack and read it takes its time. Published a moment ago, then: what is known was looked up before.
+                raise CallFirst(f"manifest of {digest}", lambda: self.manifest(digest))
             found = self._manifests[digest] = _manifest_of(digest, self.archive(digest, connection))
         return found
 
@@ -339,6 +345,7 @@ class Catalogue:
 
 
 def _manifest_of(digest: str, archive: bytes) -> bundles.Manifest:
+    forbid_in_transaction("unpacking of a bundle")
     with tempfile.TemporaryDirectory(prefix="archelon-") as directory:
         try:
             target = bundles.unpack(archive, Path(directory) / "bundle", digest=digest)

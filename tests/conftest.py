@@ -22,6 +22,9 @@ from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
 from tests.tables import Tables
+from tests.transactions import guard
+
+guard()
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile(

@@ -22,6 +22,7 @@ from typing import Any, Final
 import urllib3.connection
 import urllib3.exceptions
 
+from ..transactions import forbid_in_transaction
 from .limits import Deadline
 
 __all__ = ["Answer", "Connections", "OversizeError", "Request", "Secure", "Stream", "failures"]
@@ -198,6 +199,7 @@ class Connections:
 
     def open(self, request: Request, deadline: Deadline) -> Stream:
         """Send a request once, and read the head of the answer. See `send` for what it raises."""
+        forbid_in_transaction("a call to another service")
         connection = self._lease()
         connection.deadline = deadline
         try:

@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 
 import re2
 
+from occi_service.transactions import forbid_in_transaction
+
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle
 from .rendering import DescriptionError, Item, Place, Scalar, Value, plain, read_document, references
@@ -78,6 +80,7 @@ def parse(
     Raises:
         DescriptionError: with place and remedy.
     """
+    forbid_in_transaction("reading of a description")
     root = read_document(name, text, files)
     known = [key for key in root.value if key.startswith(_PREFIX)] if isinstance(root.value, Mapping) else []
     top = Section(root, "the description", (*_TOP, *known))

@@ -21,6 +21,8 @@ from heatclient.v1.client import Client
 from keystoneauth1 import session, token_endpoint
 from keystoneauth1.access.service_catalog import ServiceCatalogV3
 
+from occi_service.transactions import forbid_in_transaction
+
 from ...deploy.ports import DeployError
 from ...labels import Labels
 from ...platform import PlatformTokens
@@ -79,6 +81,7 @@ class Connections:
             DeployError: Heat refuses it, or (`DelegationEndedError`) nobody acts for the tenant.
             Exception: it cannot be reached, or is not well; try again.
         """
+        forbid_in_transaction("a call to Heat")
         try:
             try:
                 return do(self._client(self._tokens.token(labels)))

@@ -16,6 +16,8 @@ from typing import Any, Final
 import bundles
 from bundles import hot
 
+from occi_service.transactions import forbid_in_transaction
+
 from ...deploy.ports import DeployError, StackOrder
 from ...labels import Labels
 from .parameters import check_parameters, declared
@@ -73,6 +75,7 @@ def order_id(name: str) -> str:
 
 def request_of(order: StackOrder) -> Request:
     """Read, resolve and check an order. Raises DeployError with all that is wrong."""
+    forbid_in_transaction("reading of a template")
     gathered = _gathered(order)
     problems = check_parameters(gathered.template, order.parameters, gathered.environment)
     if problems:

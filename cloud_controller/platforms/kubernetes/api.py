@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import urllib3
+
+from occi_service.transactions import forbid_in_transaction
 from kubernetes import client, config
 from kubernetes.config import ConfigException
 
@@ -233,6 +235,7 @@ class Api:
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes, float]:
         """Status, body, and the seconds that the server asks to wait."""
+        forbid_in_transaction("a call to Kubernetes")
         try:
             answer = self._connection(method, url, headers, body, urllib3.Timeout(connect=_CONNECT, read=_READ))
             try:

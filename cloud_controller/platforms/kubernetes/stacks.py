@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from occi_service.transactions import forbid_in_transaction
+
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
 from . import words
 from .api import ApiError, Json, NotFoundError
@@ -167,6 +169,7 @@ class KubernetesStacks:
     # carrying out -----------------------------------------------------------------------------------------------------
 
     def _rendered(self, order: StackOrder) -> Rendered:
+        forbid_in_transaction("rendering of a template")
         cluster = self._cluster
         namespace = cluster.namespaces.of(order.labels.tenant)
         return render(order, self._policy, region=cluster.region, namespace=namespace, image=self._image)

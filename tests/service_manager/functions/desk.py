@@ -229,8 +229,9 @@ class Desk:
     def place(self, path: str, state: str, **columns: Any) -> None:
         """Put an instance into a state, as the reconciler would have in the end."""
         instances = self.parts.instances
+        instance = self.row(path)["id"]
         with self.parts.database.write() as connection:
-            found = instances.find(connection, self.row(path)["id"])
+            found = instances.find(connection, instance)
             assert found is not None
             entity = instances.entity(connection, found)
             assert entity is not None
