@@ -93,6 +93,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
 
     verifier = identity.AnyOf(_verifiers(parts))
     checks = [health.Check("database", lambda: _probe(parts)), *isolation_checks(parts)]
+    heavy = identity.HeavyRequests()
 
     def mounted(module: Module) -> WSGIApplication:
         application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
@@ -101,6 +102,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             verifier,
             checks=checks,
             registry=prometheus_client.CollectorRegistry(),
+            heavy=heavy,
             body_limit=_body_limit,
             metrics_token=parts.metrics_token,
             trusted_proxies=parts.trusted_proxies,

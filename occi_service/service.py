@@ -22,6 +22,8 @@ from .identity import (
     TOKEN,
     Authentication,
     ClientAddress,
+    HeavyLimit,
+    HeavyRequests,
     RateLimit,
     RateLimiter,
     SizeLimit,
@@ -85,6 +87,7 @@ def assemble(
     checks: Sequence[health.Check] = (),
     registry: prometheus_client.CollectorRegistry,
     rates: Rates | None = None,
+    heavy: HeavyRequests | None = None,
     body_limit: int | Callable[[str], int] = _BODY,
     access_lines: bool = True,
     trusted_proxies: Collection[str] = (),
@@ -96,6 +99,7 @@ def assemble(
     Args:
         checks: what `/readyz` looks at.
         registry: what `/metrics` shows, to operators.
+        heavy: counts heavy requests; what is mounted in one process shares one.
         body_limit: bytes of a request's body, or a function of the path that gives them.
         metrics_token: lets Prometheus see `/metrics`.
     """
@@ -107,7 +111,8 @@ def assemble(
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
     render_error = application.render_error
-    known: Any = RateLimit(application, tenants, key=by_tenant, render_error=render_error)
+    light: Any = HeavyLimit(application, heavy or HeavyRequests(), key=by_tenant, render_error=render_error)
+    known: Any = RateLimit(light, tenants, key=by_tenant, render_error=render_error)
     doors: Any = Authentication(
         known,
         verifier,

@@ -19,6 +19,7 @@ from occi_service.database import Database
 from occi_service.encryption import Cipher
 from occi_service.identity import (
     AnyOf,
+    HeavyRequests,
     Quotas,
     Realm,
     RealmFile,
@@ -214,12 +215,14 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
+    heavy = HeavyRequests(total=max(1, settings.web_threads // 2))
     assembled = assemble(
         application,
         verifier(parts),
         checks=[health.Check("database", _database_probe(parts.database))],
         registry=parts.metrics,
         rates=Rates(),
+        heavy=heavy,
         body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
         access_lines=settings.access_log,
         trusted_proxies=trusted_proxies,
@@ -234,6 +237,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         hurtle,
         verifier(parts),
         registry=prometheus_client.CollectorRegistry(),
+        heavy=heavy,
         access_lines=settings.access_log,
         trusted_proxies=trusted_proxies,
         realm_name=settings.name,

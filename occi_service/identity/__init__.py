@@ -1,7 +1,7 @@
 """Who is calling, and may they: verification of tokens, the local realm, signed tokens, WSGI middleware, limits and quotas.
 
-A request passes, in this order: `SizeLimit`, `RateLimit` by `ClientAddress`, `Authentication`, `RateLimit` by tenant, the
-application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one port, `TokenVerifier`.
+A request passes, in this order: `SizeLimit`, `RateLimit` by `ClientAddress`, `Authentication`, `RateLimit` by tenant,
+`HeavyLimit`, the application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one port, `TokenVerifier`.
 
 `policy` and `sql_revocations` are imported by their own names: they load oslo.policy and SQLAlchemy, which only services need.
 """
@@ -18,6 +18,7 @@ from .errors import (
     QuotaExceededError,
     RefusedError,
 )
+from .heavy_limit import HeavyLimit, HeavyRequests
 from .jwk import read_jwk_set, write_jwk_set
 from .ports import AnyOf, TokenVerifier
 from .quotas import Counts, Quotas
@@ -47,6 +48,8 @@ __all__ = [
     "Counts",
     "ErrorRenderer",
     "ForbiddenError",
+    "HeavyLimit",
+    "HeavyRequests",
     "Identity",
     "IdentityError",
     "Instances",

@@ -51,6 +51,7 @@ def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
     def publish(term: str, *needed: dict[str, Any], **changes: Any) -> bundles.Manifest:
         changes |= {"service_type": scheme + term, "depends_on": list(needed)}
         digest, _ = parts.catalogue.keep(make_bundle(tmp_path / term, **changes).archive, provider.tenant_id)
+        parts.catalogue.manifest(digest)
         with parts.database.write() as connection:
             return parts.catalogue.publish(connection, digest, entry=term, identity=provider, now=0.0)[0]
 

@@ -241,8 +241,8 @@ class Desk:
 
     def remove(self, path: str) -> None:
         """Take an instance away, as the reconciler does at the end of its disposal."""
+        item = Keyed(self.row(path)["id"])
         with self.parts.database.write() as connection:
-            item = Keyed(self.row(path)["id"])
             self.reconciler.save(connection, item, Change(removed=True, ended="done"))
 
 

@@ -80,8 +80,9 @@ def test_so_many_actions_may_wait_and_no_more(desk: Desk) -> None:
     assert refused.status == 409
     assert "100 actions wait" in refused.text
     assert desk.act(other, _POKE).status == 200
+    instance = desk.row(path)["id"]
     with desk.parts.database.write() as connection:
-        one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == desk.row(path)["id"]).limit(1)
+        one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == instance).limit(1)
         connection.execute(tables.invocations.delete().where(tables.invocations.c.id == connection.scalar(one)))
     assert desk.act(path, _POKE).status == 200
 
