@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from .problems import BundleError, Path, Problem, json_path
+from .problems import MAX_PROBLEMS, BundleError, Path, Problem, json_path
 
 __all__ = [
     "Entry",
@@ -242,8 +242,14 @@ class TreeBuilder:
         self._nodes = 0
 
     def add(self, mark: Mark, message: str, remedy: str) -> None:
-        """Take note of a problem and go on."""
+        """Take note of a problem and go on, unless there are as many as are told.
+
+        Raises:
+            BundleError: there are.
+        """
         self.problems.append(Problem(self.file, mark.line, mark.column, json_path(self._path()), message, remedy))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise BundleError(self.problems)
 
     def stop(self, mark: Mark, message: str, remedy: str) -> None:
         """Take note of a problem and end the reading.

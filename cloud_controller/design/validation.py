@@ -27,17 +27,13 @@ def validate(
         platforms: by region, whose node types descriptions may use.
     """
     if document_format == MANIFEST:
-        try:
-            bundles.read_manifest(content, file=name)
-        except bundles.BundleError as error:
-            return error.problems
-        return ()
+        return infra.manifest_problems(content, name=name)
     if document_format == _INFRASTRUCTURE:
         types: dict[str, infra.ResourceType] = {}
         for platform in platforms.values():
             types.update(getattr(platform, "node_types", {}))
         try:
-            infra.parse(content, files={}, types=types, name=name)
+            infra.check_description(content, files={}, types=types, name=name)
         except infra.DescriptionError as error:
             place = error.place
             return (bundles.Problem(name, place.line, place.column, "", error.problem, error.remedy),)

@@ -54,7 +54,13 @@ class DescribedStacks:
 
     def validate(self, order: StackOrder) -> None:
         """Read and check description and parameters. Raises DeployError."""
-        self._wanted(order)
+        _check_id(order)
+        try:
+            infra.check_description(
+                order.template, files=order.files, types=self._types, parameters=order.parameters
+            )
+        except infra.DescriptionError as problem:
+            raise DeployError(str(problem)) from problem
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
         """What the order would change, by instance of a node."""
@@ -122,8 +128,7 @@ class DescribedStacks:
         return [f"{seen.type} {key}" for key, seen in self._observe(order.id).items()]
 
     def _wanted(self, order: StackOrder) -> infra.Wanted:
-        if not _ID.fullmatch(order.id):
-            raise DeployError(f"{order.id!r} cannot be a stack's id; use up to 64 letters, digits, '-' and '_'")
+        _check_id(order)
         try:
             description = infra.parse(order.template, files=order.files, types=self._types)
             parameters = infra.checked_parameters(description, order.parameters)
@@ -194,6 +199,11 @@ class DescribedStacks:
             self._types[step.type].halt(stack, step.key)
         else:
             self._types[step.type].remove(stack, step.key)
+
+
+def _check_id(order: StackOrder) -> None:
+    if not _ID.fullmatch(order.id):
+        raise DeployError(f"{order.id!r} cannot be a stack's id; use up to 64 letters, digits, '-' and '_'")
 
 
 def _id(seen: infra.ObservedNode | None) -> str:

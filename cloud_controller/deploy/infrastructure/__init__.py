@@ -5,6 +5,7 @@ now. `parsing` reads, `resolving` puts values in, `planning` compares; none of t
 resource type (`resources`), found by entry point.
 """
 
+from .apart import check_description, manifest_problems
 from .description import Description, Health, Implementation, Node
 from .parsing import parse
 from .planning import Action, Attempts, Ensure, Halt, Plan, Record, Remove, Status, Step, noted, plan, scaled
@@ -36,7 +37,9 @@ __all__ = [
     "Value",
     "Wanted",
     "WantedNode",
+    "check_description",
     "checked_parameters",
+    "manifest_problems",
     "noted",
     "outputs",
     "parse",

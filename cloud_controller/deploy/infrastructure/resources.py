@@ -86,7 +86,11 @@ class ResourceType(Protocol):
     """Makes, finds and removes nodes of one type. Every call is idempotent and short; what takes longer is asked again."""
 
     def check(self, implementation: Implementation) -> None:
-        """Refuse what cannot be made. Raises DescriptionError with the place."""
+        """Refuse what cannot be made. Raises DescriptionError with the place.
+
+        A static method where the type needs nothing but the implementation: large descriptions are then checked in a child
+        process (`apart`).
+        """
 
     def ensure(self, wanted: WantedNode) -> None:
         """Make it be as wanted: start it, adopt it, or replace another revision. Raises NodeError."""

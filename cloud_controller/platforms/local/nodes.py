@@ -63,7 +63,8 @@ class ProcessNodes:
         self._launcher = launcher
         self._environment = dict(_PATH if environment is None else environment)
 
-    def check(self, implementation: Implementation) -> None:
+    @staticmethod
+    def check(implementation: Implementation) -> None:
         """Refuse a resource that is no process. Raises DescriptionError with the place."""
         resource = Section(implementation.resource, "the resource 'process'", _RESOURCE)
         sections = [resource]

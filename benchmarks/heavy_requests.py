@@ -1,0 +1,282 @@
+"""What one tenant's heavy requests cost the others: `python -m benchmarks.heavy_requests`.
+
+A cloud controller of its own, its web process as it is served. Some tenants write small things, one request after another; then they
+do it again while another tenant has documents validated, as many at once as it is let, each as large as a body may be and refused or
+read as late as a document can be. The figure is the ratio of the others' latency, p95 with and without, in turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from occi_service import identity
+from occi_service.wire import design, tokens
+
+from .goals import Goals
+
+__all__ = ["DOCUMENTS", "ServedCloud", "Tenant", "main"]
+
+#: p95 of the others' latency beside a heavy client, of the same alone.
+GOAL: Final = 2.0
+_OTHERS: Final = 2
+_HEAVY: Final = 4
+_SECONDS: Final = 5.0
+_TURNS: Final = 4
+_PATIENCE: Final = 120.0
+_SIZE: Final = 900 * 1024
+
+#: Documents by what is about them: format and content.
+DOCUMENTS: Final[Mapping[str, tuple[str, str]]] = {
+    "one line repeated": ("infrastructure", "nodes:\n" + "- {name: a, type: t}\n" * (_SIZE // 22)),
+    "as much as is read": (
+        "infrastructure",
+        "infra_name: a\n'node_def:t':\n- resource: {type: process, command: ["
+        + "a, " * 9000
+        + "]}\nnodes:\n"
+        + "".join([f"- {{name: n{number}, type: t}}\n" for number in range(900)]),
+    ),
+    "a manifest of one line repeated": ("manifest", "attributes:\n" + "  a: {type: string}\n" * (_SIZE // 20)),
+}
+
+
+class Tenant:
+    """A client with a token of its own; one thread's.
+
+    Args:
+        url: of the cloud controller.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self._http = urllib3.PoolManager(timeout=_PATIENCE, retries=False, maxsize=1)
+        self._url = f"{url}/design{design.VALIDATION.location}default"
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/occi+json",
+            "Accept": "application/occi+json",
+        }
+
+    def __enter__(self) -> Tenant:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._http.clear()
+
+    def write(self) -> int:
+        """Make or replace the tenant's own entity, in a transaction; the status."""
+        kind = design.VALIDATION.scheme + design.VALIDATION.term
+        return self._send("PUT", self._url, {"kind": kind}).status
+
+    def remove(self) -> int:
+        """Remove it again; the status."""
+        return self._send("DELETE", self._url, None).status
+
+    def validate(self, document_format: str, content: str) -> urllib3.BaseHTTPResponse:
+        """Have a document checked."""
+        attributes = {"org.archelon.document.format": document_format, "org.archelon.document.content": content}
+        action = {"action": design.VALIDATE.scheme + design.VALIDATE.term, "attributes": attributes}
+        return self._send("POST", f"{self._url}?action={design.VALIDATE.term}", action)
+
+    def _send(self, method: str, url: str, document: Mapping[str, Any] | None) -> urllib3.BaseHTTPResponse:
+        body = None if document is None else json.dumps(document)
+        return self._http.request(method, url, body=body, headers=self._headers)
+
+
+class ServedCloud:
+    """A cloud controller's web process, with a database and a directory of its own.
+
+    Args:
+        directory: for all of it. database_url: SQLite in that directory without one.
+
+    Attributes:
+        url: where it is.
+    """
+
+    def __init__(self, directory: Path, database_url: str = "") -> None:
+        private = ed25519.Ed25519PrivateKey.generate()
+        ours = ed25519.Ed25519PrivateKey.generate()
+        signing = identity.SigningKey.of(private, issuer="service-manager")
+        self._issuer = identity.TokenIssuer(
+            signing,
+            keys=identity.VerificationKeys([signing.public]),
+            instances=_Nobody(),
+            revocations=identity.MemoryRevocations(time.time),
+            clock=time.time,
+        )
+        _write_key(directory / "own.pem", ours, public=False)
+        _write_key(directory / "trusted.pem", private, public=True)
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        settings = {
+            "DATABASE_URL": database_url or f"sqlite:///{directory}/state.db",
+            "STATE_DIRECTORY": str(directory / "state"),
+            "CLOUD_CONTROLLER_BIND": f"127.0.0.1:{port}",
+            "CLOUD_CONTROLLER_URL": self.url,
+            "SIGNING_KEY": str(directory / "own.pem"),
+            "TRUSTED_KEYS": json.dumps({"service-manager": str(directory / "trusted.pem")}),
+        }
+        with (directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "archelon", "cloud-controller"],
+                env={**os.environ, **{f"ARCHELON_{name}": value for name, value in settings.items()}},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._log = directory / "log"
+
+    def __enter__(self) -> ServedCloud:
+        until = time.monotonic() + _PATIENCE
+        while not _ready(self.url):
+            if self._process.poll() is not None or time.monotonic() > until:
+                self.__exit__()
+                raise RuntimeError(f"the cloud controller does not answer: {self._log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(_PATIENCE)
+
+    def tenant(self, name: str) -> Tenant:
+        """A tenant's client."""
+        return Tenant(self.url, self.token(name))
+
+    def token(self, tenant: str) -> str:
+        """A token with which the service manager acts for a tenant."""
+        return self._issuer.for_service(
+            "benchmark", tenant_id=identity.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
+        )
+
+
+def main() -> Goals:
+    """Print the figures."""
+    goals = Goals()
+    with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory, ServedCloud(Path(directory)) as cloud:
+        for name, document in DOCUMENTS.items():
+            alone: list[float] = []
+            beside: list[float] = []
+            answers: dict[int, int] = {}
+            # In turns, so that what else the machine does falls on both alike.
+            for _ in range(_TURNS):
+                alone += _others(cloud)
+                with _heavy_client(cloud, document) as counted:
+                    beside += _others(cloud)
+                for status, number in counted.items():
+                    answers[status] = answers.get(status, 0) + number
+            print(f"  {name}: {len(document[1]) / 1e3:.0f} kB; heavy answers by status {answers}")
+            print(f"    others alone   {_in_ms(alone)}")
+            print(f"    others beside  {_in_ms(beside)}")
+            goals.at_most(f"p95 of other writers beside: {name}", _p95(beside) / _p95(alone), GOAL)
+    return goals
+
+
+def _others(cloud: ServedCloud) -> list[float]:
+    """Seconds of each request of the other tenants."""
+    found: list[list[float]] = [[] for _ in range(_OTHERS)]
+    threads = [threading.Thread(target=_write, args=(cloud, number, found[number])) for number in range(_OTHERS)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return [seconds for each in found for seconds in each]
+
+
+def _write(cloud: ServedCloud, number: int, found: list[float]) -> None:
+    with cloud.tenant(f"other-{number}") as tenant:
+        until = time.monotonic() + _SECONDS
+        while time.monotonic() < until:
+            for request, statuses in ((tenant.write, (201,)), (tenant.remove, (200,))):
+                begun = time.perf_counter()
+                status = request()
+                found.append(time.perf_counter() - begun)
+                if status not in statuses:
+                    raise RuntimeError(f"a write was answered {status}")
+            # As people do: a client that asks without a pause measures its own queue.
+            time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def _heavy_client(cloud: ServedCloud, document: tuple[str, str]) -> Iterator[dict[int, int]]:
+    stop = threading.Event()
+    counted: dict[int, int] = {}
+
+    def ask() -> None:
+        with cloud.tenant("heavy") as tenant:
+            tenant.write()
+            while not stop.is_set():
+                answer = tenant.validate(*document)
+                counted[answer.status] = counted.get(answer.status, 0) + 1
+                if answer.status == 429:
+                    # As it is asked to.
+                    stop.wait(float(answer.headers["Retry-After"]))
+
+    threads = [threading.Thread(target=ask) for _ in range(_HEAVY)]
+    for each in threads:
+        each.start()
+    try:
+        yield counted
+    finally:
+        stop.set()
+        for each in threads:
+            each.join()
+
+
+class _Nobody:
+    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+        """No instance is there."""
+        return False
+
+
+def _write_key(path: Path, key: ed25519.Ed25519PrivateKey, *, public: bool) -> None:
+    pem = serialization.Encoding.PEM
+    if public:
+        data = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    else:
+        data = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.touch(0o600)
+    path.write_bytes(data)
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib3.PoolManager(retries=False, timeout=5.0) as http:
+            return http.request("GET", f"{url}/healthz").status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _in_ms(values: Sequence[float]) -> str:
+    return f"{statistics.median(values) * 1e3:6.1f} ms p50, {_p95(values) * 1e3:6.1f} ms p95 ({len(values)} requests)"
+
+
+def _p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20, method="inclusive")[-1]
+
+
+if __name__ == "__main__":
+    main()
