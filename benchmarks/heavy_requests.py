@@ -1,8 +1,8 @@
 """What one tenant's heavy requests cost the others: `python -m benchmarks.heavy_requests`.
 
-A cloud controller of its own, its web process as it is served. Some tenants write small things, one request after another; then they
-do it again while another tenant has documents validated, as many at once as it is let, each as large as a body may be and refused or
-read as late as a document can be. The figure is the ratio of the others' latency, p95 with and without, in turns.
+A cloud controller of its own, its web as it is served. Some tenants write small things, one request after another; then they do it
+again while another tenant has documents validated, as many at once as it is let, each as large as a body may be and refused, or
+read, as late as a document can be. The figure is the ratio of the others' latency, p95 with and without, in turns.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class ServedCloud:
         directory: for all of it. database_url: SQLite in that directory without one.
 
     Attributes:
-        url: where it is.
+        url: where it is. pid: of the process that others come of.
     """
 
     def __init__(self, directory: Path, database_url: str = "") -> None:
@@ -141,6 +141,7 @@ class ServedCloud:
                 start_new_session=True,
             )
         self._log = directory / "log"
+        self.pid = self._process.pid
 
     def __enter__(self) -> ServedCloud:
         until = time.monotonic() + _PATIENCE

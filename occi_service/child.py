@@ -1,9 +1,9 @@
 """Runs functions that take long to compute in a child process, where they hold up no other thread of this one.
 
-A thread that computes holds Python's interpreter lock, and each other thread of its process waits some milliseconds for it whenever
-it comes back from the database. A child is another process, of lower priority, with limits on memory and time. Unlike a template
-(`text_templates`) a document is data that our own code reads, so one child serves one document after another, of all tenants: it
-starts when it is first needed, ends with its parent, and another takes the place of one that was killed.
+A thread that computes holds Python's interpreter lock, and each other thread of its process waits some milliseconds for it
+whenever it comes back from the database. A child is another process, of lower priority, with limits on memory and time. Unlike a
+template (`text_templates`) a document is data that our own code reads, so one child serves one document after another, of all
+tenants: it starts when it is first needed, ends with its parent, and another takes the place of one that was killed.
 
 What is asked and answered is JSON, each message after its length. The child has an empty environment: no setting, no secret.
 """

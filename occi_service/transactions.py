@@ -1,8 +1,8 @@
 """Whether this thread has a transaction for writing open, and what then refuses to run.
 
-On SQLite every other writer waits for the end of such a transaction, on PostgreSQL the writers of the same rows. So what takes long
-happens before it or after it: parsing, rendering, packing, a call to somebody. Functions that do these say so, and a slip shows at
-the first test that comes by, not under load. Apart from `database`, since a client is no user of one.
+On SQLite every other writer waits for the end of such a transaction, on PostgreSQL the writers of the same rows. So what takes
+long happens before it or after it: parsing, rendering, packing, a call to somebody. Functions that do these say so, and a slip
+shows at the first test that comes by, not under load. Apart from `database`, since a client is no user of one.
 """
 
 from __future__ import annotations
@@ -49,4 +49,6 @@ def forbid_in_transaction(what: str) -> None:
         RuntimeError: this thread has a transaction for writing open.
     """
     if in_transaction():
-        raise RuntimeError(f"{what} inside a transaction, for whose end others wait: do it before (call_first) or after")
+        raise RuntimeError(
+            f"{what} inside a transaction, for whose end others wait: do it before (call_first) or after"
+        )

@@ -1,8 +1,8 @@
 """Has every test fail in which something slow happens inside a transaction for writing.
 
 The product refuses what it knows to be slow (`occi_service.transactions`). Here the same is asked of whatever comes by way of a
-library: sockets that connect, names that are looked up, processes that start, pauses, by Python's own audit events; parsing of YAML,
-archives, compression and templates, and digests of much, by their functions.
+library: sockets that connect, names that are looked up, processes that start, pauses, by Python's own audit events; parsing of
+YAML, archives, compression and templates, and digests of much, by their functions.
 """
 
 from __future__ import annotations

@@ -56,9 +56,7 @@ class DescribedStacks:
         """Read and check description and parameters. Raises DeployError."""
         _check_id(order)
         try:
-            infra.check_description(
-                order.template, files=order.files, types=self._types, parameters=order.parameters
-            )
+            infra.check_description(order.template, files=order.files, types=self._types, parameters=order.parameters)
         except infra.DescriptionError as problem:
             raise DeployError(str(problem)) from problem
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import bundles
 from bundles import hot
-
 from occi_service.transactions import forbid_in_transaction
 
 from ...deploy.ports import DeployError, StackOrder

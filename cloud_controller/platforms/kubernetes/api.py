@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import urllib3
-
-from occi_service.transactions import forbid_in_transaction
 from kubernetes import client, config
 from kubernetes.config import ConfigException
+
+from occi_service.transactions import forbid_in_transaction
 
 __all__ = [
     "Api",

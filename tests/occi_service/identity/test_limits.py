@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from occi_service import identity
+from occi_service import identity, server
 from occi_service.identity import Counts, Quotas, TenantId
 from tests.occi_service.identity.clock import FakeClock
 from tests.occi_service.identity.wsgi import call
@@ -223,6 +224,67 @@ class TestSizeLimit:
         answer = call(app, {"X-OCCI-Attribute": "v" * 2001})
         assert answer.status == 431
         assert b"in the body" in answer.body
+
+
+class TestHeavyLimit:
+    def test_small_requests_are_not_counted(self) -> None:
+        running = identity.HeavyRequests(per_key=1, total=1)
+        seen: list[int] = []
+        app = identity.HeavyLimit(_noting(running, seen), running, key=lambda _: "a")
+        for length in ("", "0", "16384"):
+            assert call(app, method="POST", CONTENT_LENGTH=length).status == 200
+        assert seen == [0, 0, 0]
+        assert call(app, method="POST", CONTENT_LENGTH="16385").status == 200
+        assert call(app, {"Transfer-Encoding": "chunked"}, method="POST").status == 200
+        assert seen[3:] == [1, 1]
+        assert len(running) == 0
+
+    def test_what_is_too_many_at_once_is_told_when_to_come_again(self) -> None:
+        running = identity.HeavyRequests(per_key=2, total=3)
+        app = identity.HeavyLimit(hello, running, key=lambda environ: environ["HTTP_X_WHO"])
+
+        def ask(who: str) -> Any:
+            return call(app, {"X-Who": who}, method="POST", CONTENT_LENGTH="20000")
+
+        assert running.begin("a")
+        assert running.begin("a")
+        refused = ask("a")
+        assert refused.status == 429
+        assert refused.headers["Retry-After"] == "1"
+        assert ask("b").status == 200
+        assert running.begin("b")
+        # Others have taken what there is: what is left of the threads is for small requests.
+        assert ask("c").status == 429
+        running.end("a")
+        assert ask("c").status == 200
+
+    def test_one_that_fails_has_ended(self) -> None:
+        running = identity.HeavyRequests(per_key=1, total=1)
+
+        def slip(environ: Any, start_response: Any) -> Any:
+            raise ZeroDivisionError
+
+        app = identity.HeavyLimit(slip, running, key=lambda _: "a")
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                call(app, method="POST", CONTENT_LENGTH="20000")
+        assert len(running) == 0
+
+    def test_it_leaves_threads_to_others(self) -> None:
+        threads = inspect.signature(server.serve).parameters["threads"].default
+        assert identity.HeavyRequests().total < threads
+
+    def test_a_limit_that_lets_nothing_through_is_none(self) -> None:
+        with pytest.raises(ValueError, match="at least one"):
+            identity.HeavyRequests(total=0)
+
+
+def _noting(running: identity.HeavyRequests, seen: list[int]) -> Any:
+    def app(environ: Any, start_response: Any) -> Any:
+        seen.append(len(running))
+        return hello(environ, start_response)
+
+    return app
 
 
 class TestQuotas:
