@@ -1,8 +1,8 @@
 """Who is calling, and may they: verification of tokens, the local realm, signed tokens, WSGI middleware, limits and quotas.
 
 A request passes, in this order: `SizeLimit`, `RateLimit` by `ClientAddress`, `Authentication`, `RateLimit` by tenant,
-`HeavyLimit`, the application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one port,
-`TokenVerifier`.
+`HeavyLimit`, the application, which asks `policy.Policy` and, for an order, `Quotas`. What verifies tokens stands behind one
+port, `TokenVerifier`.
 
 `policy` and `sql_revocations` are imported by their own names: they load oslo.policy and SQLAlchemy, which only services need.
 """

@@ -117,17 +117,17 @@ def test_others_write_while_a_large_document_is_checked(cloud_of_either: ServedC
 
 
 def test_a_tenant_has_so_many_heavy_requests_at_once_and_others_have_theirs(cloud: ServedCloud) -> None:
-    with stopped(cloud) as held:
-        # Two in each process, so at least one of these is too many, whichever process each of them comes to.
-        with asked(2 * _PROCESSES + 1, lambda: validate(cloud, "warm")) as answers:
-            status, content, retry_after = answers.get()
-            assert status == 429
-            assert "worked on at once" in content["error"]["message"]
-            assert retry_after == "1"
-            with cloud.tenant("other") as other:
-                assert other.write() in (200, 201)
-                assert other.validate("manifest", "a: 1").status == 200
-            go_on(held)
+    # Two in each process, so at least one of these is too many, whichever process each of them comes to.
+    number = 2 * _PROCESSES + 1
+    with stopped(cloud) as held, asked(number, lambda: validate(cloud, "warm")) as answers:
+        status, content, retry_after = answers.get()
+        assert status == 429
+        assert "worked on at once" in content["error"]["message"]
+        assert retry_after == "1"
+        with cloud.tenant("other") as other:
+            assert other.write() in (200, 201)
+            assert other.validate("manifest", "a: 1").status == 200
+        go_on(held)
     assert validate(cloud, "warm")[0] == 200
 
 

@@ -71,7 +71,7 @@ def test_one_that_takes_too_long_is_ended() -> None:
     child = Child(seconds=60)
     pid = child.call(f"{HERE}:process")[0]
     child._seconds = 0.2
-    with pytest.raises(ChildError, match="longer than 0.2 s"):
+    with pytest.raises(ChildError, match=r"longer than 0\.2 s"):
         child.call(f"{HERE}:for_ever")
     assert not psutil.pid_exists(pid)
 

@@ -89,15 +89,19 @@ def _ways(types: Mapping[str, ResourceType]) -> dict[str, str] | None:
 def manifest_problems(content: str, *, name: str) -> list[bundles.Problem]:
     """What is wrong with a manifest."""
     if len(content) <= _SMALL:
-        return [bundles.Problem(*each) for each in manifest_problems_here(content, name)]
+        return _problems(manifest_problems_here(content, name))
     try:
         found = _CHILD.call(f"{__name__}:manifest_problems_here", content, name)
     except ChildError as error:
         return [bundles.Problem(name, 0, 0, "", f"to check it, {error}", _REMEDY)]
+    return _problems(found)
+
+
+def _problems(found: list[list[Any]]) -> list[bundles.Problem]:
     return [bundles.Problem(*each) for each in found]
 
 
-def manifest_problems_here(content: str, name: str) -> list[list[str | int]]:
+def manifest_problems_here(content: str, name: str) -> list[list[Any]]:
     """In the child: the problems, each as a list of its fields."""
     try:
         bundles.read_manifest(content, file=name)
