@@ -1,8 +1,8 @@
 """What one tenant's heavy requests cost the others: `python -m benchmarks.heavy_requests`.
 
 A cloud controller of its own, its web as it is served. Some tenants write small things, one request after another; then they do
-it again while another tenant has documents validated, as many at once as it is let, each as large as a body may be, or read to its
-end. The figure is the ratio of the others' latency, p95 with and without, in turns.
+it again while another tenant has documents validated, as many at once as it is let, each as large as a body may be, or read to
+its end. The figure is the ratio of the others' latency, p95 with and without, in turns.
 """
 
 from __future__ import annotations
