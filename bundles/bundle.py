@@ -19,7 +19,7 @@ from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, 
 from .documents import Mapping, Node, Scalar
 from .ignore import IGNORE_FILE, Ignored
 from .manifest import Manifest, Templates
-from .manifest_reading import manifest_of, only_document, read_internal
+from .manifest_reading import MANIFEST_LIMITS, manifest_of, only_document, read_internal
 from .problems import MAX_PROBLEMS, BundleError, Problem, listed
 from .problems import Path as JsonPath
 from .reading import read_file
@@ -130,7 +130,9 @@ def validate(path: Path) -> list[Problem]:
     """
     if not path.is_dir():
         try:
-            manifest_of(only_document(read_file(path, name=path.name), path.name), file=path.name)
+            manifest_of(
+                only_document(read_file(path, name=path.name, limits=MANIFEST_LIMITS), path.name), file=path.name
+            )
         except BundleError as error:
             return list(error.problems)
         return []
@@ -227,7 +229,8 @@ class _Loading:
             return None
         name = found[0]
         try:
-            return manifest_of(only_document(read_file(self._directory / name, name=name), name), file=name)
+            root = read_file(self._directory / name, name=name, limits=MANIFEST_LIMITS)
+            return manifest_of(only_document(root, name), file=name)
         except BundleError as error:
             self.problems.extend(error.problems)
             return None
@@ -247,7 +250,7 @@ class _Loading:
         else:
             return manifest
         try:
-            root = only_document(read_file(self._directory / name, name=name), name)
+            root = only_document(read_file(self._directory / name, name=name, limits=MANIFEST_LIMITS), name)
             return dataclasses.replace(manifest, internal=read_internal(root, file=name))
         except BundleError as error:
             self.problems.extend(error.problems)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .archive_paths import path_fault
-from .documents import Node, descend, plain
+from .documents import Limits, Node, descend, plain
 from .manifest import (
     Action,
     Attribute,
@@ -36,8 +36,10 @@ from .schema import schema_problems
 from .templates import Template
 from .values import Pattern, PatternError, ValueType, misfit
 
-__all__ = ["HOT", "manifest_of", "read_internal", "read_manifest"]
+__all__ = ["HOT", "MANIFEST_LIMITS", "manifest_of", "read_internal", "read_manifest"]
 
+#: Of a manifest; its schema, against which each value is held, allows for less than this of anything.
+MANIFEST_LIMITS = Limits(nodes=20_000)
 #: Hurtle's regions name HOT templates without saying so.
 HOT = "hot"
 
@@ -59,7 +61,7 @@ def read_manifest(text: str, *, file: str) -> Manifest:
     Raises:
         BundleError: with everything that is wrong.
     """
-    return manifest_of(only_document(read_text(text, file=file), file), file=file)
+    return manifest_of(only_document(read_text(text, file=file, limits=MANIFEST_LIMITS), file), file=file)
 
 
 def only_document(documents: tuple[Node, ...], file: str) -> Node:

@@ -268,7 +268,7 @@ def test_everything_wrong_is_reported_at_once_in_the_order_of_the_text() -> None
 
 
 def test_many_problems_are_cut_short() -> None:
-    lines = refused("".join(f"key{number}: 1\n" for number in range(20_000)))
+    lines = refused("".join(f"key{number}: 1\n" for number in range(5_000)))
     assert len(lines) == 100
 
 
@@ -474,3 +474,16 @@ def test_the_actions_that_every_service_has_are_taken() -> None:
         text = f"service_type: http://example.org/s#s\nservice_actions: {{{action.term}: {{}}}}\n"
         with pytest.raises(BundleError, match="every service has this action already"):
             read_manifest(text, file="manifest.yaml")
+
+
+def test_a_manifest_of_more_values_than_one_needs_is_refused_by_the_limit() -> None:
+    text = "depends_on:\n" + "- http://e.org/occi/sm#s: {inputs: []}\n" * 10_000
+    with pytest.raises(BundleError, match="more than 20000 values") as told:
+        read_manifest(text, file="manifest.yaml")
+    assert len(told.value.problems) == 1
+
+
+def test_a_hundred_problems_are_told_and_reading_stops() -> None:
+    with pytest.raises(BundleError) as told:
+        read_manifest("service_attributes:\n" + "  a: {}\n" * 5_000, file="manifest.yaml")
+    assert len(told.value.problems) == 100
