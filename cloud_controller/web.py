@@ -45,7 +45,7 @@ def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
         "design": lambda: DesignModule(
             parts.issuer(), platforms=parts.platforms, delegations=parts.delegations, database=parts.database
         ),
-        "deploy": lambda: DeployModule(objects, parts.regions),
+        "deploy": lambda: DeployModule(objects, parts.regions, database=parts.database),
         "provision": lambda: ProvisionModule(objects, configures, parts.name_servers),
         "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
         "disposal": lambda: DisposalModule(objects),

@@ -10,6 +10,7 @@ from occi.core_model import Action, Entity
 
 import bundles
 from occi_service.app import Application
+from occi_service.database import Database
 from occi_service.registry.base import as_registry
 from occi_service.wire import deploy
 
@@ -43,14 +44,23 @@ class DeployModule:
     Args:
         objects: rows and work.
         regions: where stacks can be, and applications run.
-        limits: of bundles' archives.
+        database: where bundles' archives are.
+        limits: of them.
     """
 
     name = "deploy"
     shared: tuple[str, ...] = ()
     open_to_tenants = False
 
-    def __init__(self, objects: Objects, regions: Regions, *, limits: bundles.ArchiveLimits | None = None) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        regions: Regions,
+        *,
+        database: Database,
+        limits: bundles.ArchiveLimits | None = None,
+    ) -> None:
+        self._database = database
         self._objects = objects
         self._regions = regions
         self._limits = limits or bundles.ArchiveLimits()
@@ -72,7 +82,8 @@ class DeployModule:
             application.register_backend(action, stacks)
         registry = as_registry(application.registry)
         application.falcon.router_options.converters["digest"] = DigestConverter
-        application.falcon.add_route("/bundle/{digest:digest}", BundleRoute(registry, held, limits=self._limits))
+        archives = BundleRoute(registry, held, database=self._database, limits=self._limits)
+        application.falcon.add_route("/bundle/{digest:digest}", archives)
         for kind in (deploy.APPLICATION, deploy.APP):
             route = LogRoute(registry, self._regions.applications, location=kind.location)
             application.falcon.add_route(f"{kind.location}{{instance}}/logs", route)

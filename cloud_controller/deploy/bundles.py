@@ -165,12 +165,15 @@ class BundleRoute:
     """`/bundle/<sha256>`.
 
     Args:
-        registry: where the entities are.
+        registry: where the entities are. database: where the archives are.
         limits: of archives.
     """
 
-    def __init__(self, registry: Registry, held: Bundles, *, limits: archives.ArchiveLimits) -> None:
+    def __init__(
+        self, registry: Registry, held: Bundles, *, database: Database, limits: archives.ArchiveLimits
+    ) -> None:
         self._registry = registry
+        self._database = database
         self._bundles = held
         self._limits = limits
 
@@ -204,7 +207,11 @@ class BundleRoute:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """The archive, for whose it is, for the instances that run it and for operators."""
-        archive = self._asked_for(req, digest, self._bundles.archive)
+        self._asked_for(req, digest, self._bundles.hold)
+        # It is large, and read after the transaction. Asked for, it counts as used, and stays.
+        with self._database.read() as connection:
+            archive = self._bundles.archive(connection, digest)
+        assert archive is not None
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
         resp.set_header("ETag", f'"{digest}"')
         resp.data = archive
