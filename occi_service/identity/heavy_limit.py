@@ -15,10 +15,10 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from .rate_limit import TooManyRequestsError
 from .refusal import ErrorRenderer, refuse, render_plain_error
 
-__all__ = ["HeavyLimit", "HeavyRequests"]
+__all__ = ["HEAVY", "HeavyLimit", "HeavyRequests"]
 
-#: Bytes of a body from which on a request is heavy: some milliseconds of work.
-HEAVY = 16 * 1024
+#: Bytes of a body beyond which a request is heavy. What is smaller takes some milliseconds, a document some more.
+HEAVY = 8 * 1024
 #: Seconds after which one who was refused may try again; what is heavy takes about as long at most.
 _RETRY = 1
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import bundles
 from occi_service.child import Child, ChildError
+from occi_service.identity.heavy_limit import HEAVY
 
 from .parsing import parse
 from .rendering import DescriptionError, Place, Scalar
@@ -17,8 +18,9 @@ from .resources import ResourceType
 
 __all__ = ["check_description", "manifest_problems"]
 
-#: Characters that are read in a few milliseconds, for which a child is not worth its while.
-_SMALL: Final = 4096
+#: Characters that are read in some milliseconds, for which a child is not worth its while. Whoever has more checked sends a heavy
+#: request, so that those who wait for their turn at the child leave threads to others.
+_SMALL: Final = HEAVY
 _REMEDY: Final = "make it smaller, or split it"
 
 #: One of each process, started when it is first needed.
