@@ -20,7 +20,7 @@ from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, sleepers
 
 @pytest.fixture
 def types(tmp_path: Path) -> dict[str, ProcessNodes]:
-    return {"process": ProcessNodes(Launcher(tmp_path, refused_ports=[8889]))}
+    return {"process": ProcessNodes(Launcher(tmp_path))}
 
 
 def test_wordpress_as_published(types: dict[str, ProcessNodes]) -> None:
@@ -90,7 +90,6 @@ dependencies:
         ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; there are address, "),
         ("ports: [http]", "ports: {http: 70000}", "11:68: a port is a number from 1024 to 65535, or 0 for any; correct it"),
         ("ports: [http]", "ports: {http: 443}", "11:68: port 443 is one of the system's; choose one from 1024 on, or 0 for any"),
-        ("ports: [http]", "ports: {http: 8889}", "11:68: port 8889 is this installation's own; choose another, or 0 for any"),
         ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number from 1 on"),
         ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
         ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is no range; write 1 ≤ "),

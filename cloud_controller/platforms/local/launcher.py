@@ -272,10 +272,6 @@ class Launcher:
         """Output from position `since` on, at most `limit` bytes; follow it by asking again with the answer's `next`."""
         return read_log(self._directory(name) / "log", since, limit)
 
-    def port_refusal(self, number: int) -> str:
-        """Why a port is never given to a process, in words; empty where it may be."""
-        return self._ports.refusal(number)
-
     def write(self, name: Name, path: str, text: str) -> None:
         """Write a file into a process' directory, as its own. Raises LaunchError, OSError."""
         labels = read_json(self._directory(name) / "book.json").get("labels", {})

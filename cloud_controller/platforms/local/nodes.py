@@ -30,6 +30,7 @@ from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+from .portbook import system_port_refusal
 
 __all__ = ["ProcessNodes"]
 
@@ -95,7 +96,7 @@ class ProcessNodes:
         for section in sections:
             for key in ("environment", "env", "files"):
                 check_texts(section.item(key), key)
-        _check_ports(resource.item("ports"), self._launcher.port_refusal)
+        _check_ports(resource.item("ports"))
         _check_rest(resource)
 
     def ensure(self, wanted: WantedNode) -> None:
@@ -192,7 +193,7 @@ class ProcessNodes:
         )
 
 
-def _check_ports(item: Item | None, refusal: Callable[[int], str]) -> None:
+def _check_ports(item: Item | None) -> None:
     if item is None:
         return
     if isinstance(item.value, tuple):
@@ -202,7 +203,7 @@ def _check_ports(item: Item | None, refusal: Callable[[int], str]) -> None:
     for entry in Section(item, "'ports'").items.values():
         if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 <= entry.value < 65536:
             raise DescriptionError(entry.place, "a port is a number from 1024 to 65535, or 0 for any", "correct it")
-        if refused := refusal(entry.value):
+        if refused := system_port_refusal(entry.value):
             what, _, remedy = refused.partition("; ")
             raise DescriptionError(entry.place, what, remedy)
 

@@ -22,11 +22,18 @@ from occi_service.private_files import close_to_others
 
 from . import locks
 
-__all__ = ["PortBook", "PortError"]
+__all__ = ["PortBook", "PortError", "system_port_refusal"]
 
 
 class PortError(Exception):
     """A port cannot be had; the text says which and what to do."""
+
+
+def system_port_refusal(number: int) -> str:
+    """Why nobody gets this port, in words: below 1024 are the system's (RFC 6335, section 6); empty for others."""
+    if 0 < number < 1024:
+        return f"port {number} is one of the system's; choose one from 1024 on, or 0 for any"
+    return ""
 
 
 class PortBook:
@@ -47,15 +54,10 @@ class PortBook:
         self._refused = frozenset(refused)
 
     def refusal(self, number: int) -> str:
-        """Why nobody gets this port, in words; empty where one may.
-
-        Those below 1024 are the system's services' (RFC 6335, section 6), whoever may bind them here.
-        """
-        if 0 < number < 1024:
-            return f"port {number} is one of the system's; choose one from 1024 on, or 0 for any"
+        """Why nobody gets this port, in words; empty where one may."""
         if number in self._refused:
             return f"port {number} is this installation's own; choose another, or 0 for any"
-        return ""
+        return system_port_refusal(number)
 
     def reserve(self, owner: str, wanted: Mapping[str, int]) -> tuple[dict[str, int], list[socket.socket]]:
         """Book a port for every name (0: any) and hold it; what is booked already stays, if it is still free.

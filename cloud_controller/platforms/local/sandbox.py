@@ -182,7 +182,7 @@ class Sandbox:
         """Options that say what is seen."""
         options = []
         options += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev"]
-        for place in ("/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - its own, in memory
+        for place in ("/tmp", "/var/tmp", "/dev/shm"):  # nosec  # noqa: S108 - its own, in memory
             options += ["--perms", "1777", "--tmpfs", place]
         for path in _SYSTEM:
             if os.path.islink(path):  # noqa: PTH114
