@@ -30,6 +30,7 @@ from .identity import (
     TokenCache,
     TokenVerifier,
     by_tenant,
+    cost_of_body,
 )
 from .metrics_door import METRICS, MetricsDoor, OperatorsMetrics
 from .request_log import ROUTE, TENANT, RequestLog
@@ -72,7 +73,10 @@ class KnownCaller(Application):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests a second and how many may come at once; per address before the caller is known, then per tenant."""
+    """Requests a second and how many may come at once; per address before the caller is known, then per tenant.
+
+    To a tenant's, a body counts as a request for each 8 KiB (`heavy_limit.HEAVY`).
+    """
 
     per_address: float = 500.0
     address_burst: int = 2000
@@ -112,7 +116,7 @@ def assemble(
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
     render_error = application.render_error
     light: Any = HeavyLimit(application, heavy or HeavyRequests(), key=by_tenant, render_error=render_error)
-    known: Any = RateLimit(light, tenants, key=by_tenant, render_error=render_error)
+    known: Any = RateLimit(light, tenants, key=by_tenant, cost=cost_of_body, render_error=render_error)
     doors: Any = Authentication(
         known,
         verifier,

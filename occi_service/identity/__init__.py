@@ -19,7 +19,7 @@ from .errors import (
     QuotaExceededError,
     RefusedError,
 )
-from .heavy_limit import HeavyLimit, HeavyRequests
+from .heavy_limit import HeavyLimit, HeavyRequests, cost_of_body
 from .jwk import read_jwk_set, write_jwk_set
 from .ports import AnyOf, TokenVerifier
 from .quotas import Counts, Quotas
@@ -86,6 +86,7 @@ __all__ = [
     "VerificationKey",
     "VerificationKeys",
     "by_tenant",
+    "cost_of_body",
     "instance_subject",
     "read_jwk_set",
     "render_plain_error",

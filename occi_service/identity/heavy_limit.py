@@ -2,7 +2,8 @@
 
 All that is done to a request takes time linear in its size, and so its body's size says what it can cost: one that brings a
 document, a template or an archive is heavy, whatever its path. A tenant that sends several gets 429 for what is too many at once,
-and since all of them together take fewer threads than a process has, the others' small requests always find one.
+and since all of them together take fewer threads than a process has, the others' small requests always find one. To the tenant's
+rate (`RateLimit`) it counts as so many requests as it has pieces of `HEAVY` bytes: reading it holds the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .rate_limit import TooManyRequestsError
 from .refusal import ErrorRenderer, refuse, render_plain_error
+from .size_limit import MAX_BODY
 
-__all__ = ["HEAVY", "HeavyLimit", "HeavyRequests"]
+__all__ = ["HEAVY", "HeavyLimit", "HeavyRequests", "cost_of_body"]
 
 #: Bytes of a body beyond which a request is heavy. What is smaller takes some milliseconds, a document some more.
 HEAVY = 8 * 1024
@@ -101,9 +103,18 @@ class HeavyLimit:
             self._running.end(key)
 
 
+def cost_of_body(environ: WSGIEnvironment) -> float:
+    """What a request costs beside one with a small body, by the length that it states."""
+    return max(1.0, _length(environ) / HEAVY)
+
+
 def _is_heavy(environ: WSGIEnvironment) -> bool:
-    # `SizeLimit` has seen to it that a length is a number. A body of unknown length may become heavy.
+    return _length(environ) > HEAVY
+
+
+def _length(environ: WSGIEnvironment) -> int:
+    # What comes in chunks may become as large as any body.
     if "HTTP_TRANSFER_ENCODING" in environ:
-        return True
-    length = environ.get("CONTENT_LENGTH") or "0"
-    return int(length) > HEAVY
+        return MAX_BODY
+    # `SizeLimit` has seen to it that a length is a number.
+    return int(environ.get("CONTENT_LENGTH") or "0")

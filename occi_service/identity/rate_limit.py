@@ -24,6 +24,7 @@ from .subject import Clock
 __all__ = ["ClientAddress", "RateLimit", "RateLimiter", "TooManyRequestsError", "by_tenant"]
 
 Key = Callable[[WSGIEnvironment], str | None]
+Cost = Callable[[WSGIEnvironment], float]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -63,8 +64,13 @@ class RateLimiter:
         self._lock = threading.Lock()
         self._buckets: collections.OrderedDict[str, _Bucket] = collections.OrderedDict()
 
-    def take(self, key: str) -> float:
-        """Take one request from the key's bucket: 0.0 if it may go on, else the seconds until it may."""
+    def take(self, key: str, cost: float = 1.0) -> float:
+        """Take a request from the key's bucket: 0.0 if it may go on, else the seconds until it may.
+
+        Args:
+            cost: what it costs, in requests; at least 1. Who has one saved up may go into debt for what costs more, since
+                that may be more than a bucket holds.
+        """
         now = self._clock()
         with self._lock:
             bucket = self._buckets.get(key)
@@ -78,7 +84,7 @@ class RateLimiter:
                 bucket.level = min(self._burst, bucket.level + earned)
                 bucket.filled = now
             if bucket.level >= 1.0:
-                bucket.level -= 1.0
+                bucket.level -= cost
                 return 0.0
             return (1.0 - bucket.level) / self._rate
 
@@ -93,6 +99,7 @@ class RateLimit:
         app: what stands behind.
         limiter: the buckets.
         key: whose bucket a request takes from; None takes from nobody's.
+        cost: of a request, see `RateLimiter.take`; 1 for each without one.
         open_paths: paths (exact) that are never limited.
         render_error: answers 429.
     """
@@ -103,19 +110,22 @@ class RateLimit:
         limiter: RateLimiter,
         *,
         key: Key,
+        cost: Cost | None = None,
         open_paths: Collection[str] = PROBES,
         render_error: ErrorRenderer = render_plain_error,
     ) -> None:
         self._app = app
         self._limiter = limiter
         self._key = key
+        self._cost = cost
         self._open_paths = frozenset(open_paths)
         self._render_error = render_error
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO", "") not in self._open_paths:
             key = self._key(environ)
-            wait = 0.0 if key is None else self._limiter.take(key)
+            cost = 1.0 if self._cost is None else self._cost(environ)
+            wait = 0.0 if key is None else self._limiter.take(key, cost)
             if wait > 0.0:
                 seconds = max(1, math.ceil(wait))
                 error = TooManyRequestsError(

@@ -73,8 +73,29 @@ class TestRateLimiter:
         clock.advance(limiter.take("a") + 1e-9)
         assert limiter.take("a") == 0.0
 
+    def test_what_costs_more_than_a_bucket_holds_goes_on_and_is_paid_for_after(self) -> None:
+        clock = FakeClock()
+        limiter = identity.RateLimiter(rate=2, burst=5, clock=clock)
+        assert limiter.take("a", 105.0) == 0.0
+        assert limiter.take("a") == pytest.approx(50.5)
+        clock.advance(50.5)
+        assert limiter.take("a") == 0.0
+
 
 class TestRateLimit:
+    def test_a_body_costs_as_much_as_requests_of_its_size_together(self) -> None:
+        limiter = identity.RateLimiter(rate=1, burst=3, clock=FakeClock())
+        app = identity.RateLimit(hello, limiter, key=lambda _: "a", cost=identity.cost_of_body)
+        for size in (0, 2 * 8192):
+            assert call(app, method="POST", CONTENT_LENGTH=str(size)).status == 200
+        assert call(app).status == 429
+
+    def test_a_body_in_chunks_costs_what_the_largest_does(self) -> None:
+        limiter = identity.RateLimiter(rate=1, burst=2, clock=FakeClock())
+        app = identity.RateLimit(hello, limiter, key=lambda _: "a", cost=identity.cost_of_body)
+        assert call(app, {"Transfer-Encoding": "chunked"}, method="POST").status == 200
+        assert call(app).headers["Retry-After"] == "127"
+
     def test_an_address_that_knocks_too_often_gets_429_with_retry_after(self) -> None:
         clock = FakeClock()
         limiter = identity.RateLimiter(rate=0.25, burst=2, clock=clock)
