@@ -67,12 +67,30 @@ class Row:
     left: str
 
 
+class _WithFuses(AllInOne):
+    """An all-in-one whose tenants' processes see one directory more, from where they are told when to die."""
+
+    def __init__(self, state: StateDirectory, fuses: Path) -> None:
+        super().__init__(state, lambda _line: None)
+        self._fuses = fuses
+
+    def _cloud_controller(self) -> Mapping[str, Any]:
+        settings = super()._cloud_controller()
+        region = settings["regions"]["local"]
+        region["settings"] = {**region["settings"], "writable": [str(self._fuses)]}
+        return settings
+
+
 class House:
     """The all-in-one, the two services published, and what was measured."""
 
     def __init__(self, state: StateDirectory) -> None:
         self.state = state
-        self.all = AllInOne(state, lambda _line: None)
+        self.fuses = state.path.parent / "fuses"
+        self.fuses.mkdir()
+        # An orchestrator is another user's process.
+        self.fuses.chmod(0o777)
+        self.all = _WithFuses(state, self.fuses)
         self.stage = Stage(state, self.all, show=lambda _line: None)
         self.rows: list[Row] = []
 
@@ -310,14 +328,14 @@ def test_a_guestbook_ends_right_whoever_dies(house: House, victim: str, round_: 
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(house: House, tmp_path: Path, round_: int) -> None:
+def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(house: House, round_: int) -> None:
     fuses = {
-        event: [tmp_path / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
+        event: [house.fuses / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
     }
     for each in fuses["alarm"]:
         each.touch()
     with house.stage.connection("tenant").open() as manager:
-        path = manager.create(FUSED_TYPE, {"fused.directory": str(tmp_path)})
+        path = manager.create(FUSED_TYPE, {"fused.directory": str(house.fuses)})
         instance = str(house.asked("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
 
         def nodes() -> int:
