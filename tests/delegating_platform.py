@@ -64,9 +64,9 @@ class DelegatingStacks:
         assert order.labels.tenant in {each["id"] for each in projects}
 
 
-def open_delegating(context: PlatformContext, *, keystone: str, runner: Sequence[str] = ()) -> OpenLocal:
-    """Open it, with the URL of Keystone."""
-    opened = open_local(context, runner=tuple(runner))
+def open_delegating(context: PlatformContext, *, keystone: str, **settings: Any) -> OpenLocal:
+    """Open it, with the URL of Keystone; `settings` are the local platform's."""
+    opened = open_local(context, **settings)
     opened.delegates = True
     shown_to = Keystone(keystone)
     opened.formats = {
