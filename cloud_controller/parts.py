@@ -11,6 +11,7 @@ from typing import Any, Final
 from occi_service import encryption, identity
 from occi_service.database import Database
 from occi_service.registry.sql import SqlRegistry
+from occi_service.service import Rates
 from occi_service.work import WorkQueue
 
 from .delegated_tokens import DelegatedTokens
@@ -46,7 +47,7 @@ class Parts:
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
         unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         metrics_token: lets Prometheus see `/metrics`.
-        trusted_proxies: networks whose X-Forwarded-For is believed.
+        trusted_proxies: networks whose X-Forwarded-For is believed. rates: what clients may ask.
     """
 
     database: Database
@@ -66,6 +67,7 @@ class Parts:
     unclaimed_grace: float = 120.0
     metrics_token: str = ""
     trusted_proxies: Sequence[str] = ()
+    rates: Rates | None = None
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Parts:
@@ -105,6 +107,7 @@ class Parts:
             catalogue_interval=settings.catalogue_interval,
             metrics_token=settings.metrics_token.get_secret_value(),
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
+            rates=Rates.of(settings),
         )
 
     @property

@@ -106,6 +106,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             body_limit=_body_limit,
             metrics_token=parts.metrics_token,
             trusted_proxies=parts.trusted_proxies,
+            rates=parts.rates,
         )
         return served
 
@@ -168,7 +169,7 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
         lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server.server_field("archelon", "0.1.0"),
-        limits=server.Limits.of(settings, body=bundles.ArchiveLimits().packed),
+        limits=server.Limits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
         trusted_proxies=[str(network) for network in settings.trusted_proxies],
     )
 

@@ -19,7 +19,8 @@ import selectors
 import socket
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+import urllib.parse
+from collections.abc import Callable, Generator, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import gunicorn.http.body
@@ -57,7 +58,8 @@ class Limits:
     Attributes:
         seconds: for a request's line and fields; for its body, and for taking the answer, beside what `rate` allows.
         rate: bytes; for each of so many that moved, a body or an answer has a second more.
-        body: bytes of a body. What is larger is not received; the application is asked all the same, and should refuse it.
+        body: bytes of a body, or a function of the request's path that gives them. What is larger is not received; the
+            application is asked all the same, and should refuse it.
         connections: of a process; at most a quarter of the descriptors that it may have.
         per_address: connections of one address, in a process, without a running request. An IPv6 address stands for its /64.
             Connections from `trusted_proxies` and over UNIX sockets count for `connections` only.
@@ -66,14 +68,14 @@ class Limits:
 
     seconds: float = 10.0
     rate: int = 8192
-    body: int = 1024 * 1024
+    body: int | Callable[[str], int] = 1024 * 1024
     connections: int = 1000
     per_address: int = 128
     stored: int = 128 * 1024 * 1024
 
     @classmethod
-    def of(cls, settings: WebSettings, *, body: int) -> Limits:
-        """The limits that `settings` give, for a service whose largest body has `body` bytes."""
+    def of(cls, settings: WebSettings, *, body: Callable[[str], int]) -> Limits:
+        """The limits that `settings` give, for a service that takes bodies of as many bytes as `body` says of a path."""
         return cls(
             seconds=settings.client_seconds,
             rate=settings.client_rate,
@@ -82,6 +84,10 @@ class Limits:
             per_address=settings.connections_per_address,
             stored=settings.client_storage,
         )
+
+    def body_at(self, target: str) -> int:
+        """Bytes that a body may have at a path as it stands in a request's line, to be decoded as WSGI has it (PEP 3333)."""
+        return self.body if isinstance(self.body, int) else self.body(urllib.parse.unquote(target, "latin-1"))
 
 
 class RequestTimeoutError(Exception):
@@ -192,7 +198,8 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         reader = request.body.reader
         chunked = isinstance(reader, gunicorn.http.body.ChunkedReader)
         framing: _Framing = _Chunks() if chunked else _Length(reader.length)
-        most = 2 * self.limits.body + _MOST_LINE if chunked else self.limits.body
+        limit = self.limits.body_at(request.path)
+        most = 2 * limit + _MOST_LINE if chunked else limit
         # It would be sent when the application is asked, which is when the body is here.
         expected, request._expected_100_continue = request._expected_100_continue, False
         if not chunked and reader.length > most:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import prometheus_client
 
@@ -34,6 +34,9 @@ from .identity import (
 )
 from .metrics_door import METRICS, MetricsDoor, OperatorsMetrics
 from .request_log import ROUTE, TENANT, RequestLog
+
+if TYPE_CHECKING:
+    from .settings import WebSettings
 
 __all__ = ["KnownCaller", "Rates", "assemble"]
 
@@ -82,6 +85,12 @@ class Rates:
     address_burst: int = 2000
     per_tenant: float = 500.0
     tenant_burst: int = 2000
+
+    @classmethod
+    def of(cls, settings: WebSettings) -> Rates:
+        """The rates that `settings` give."""
+        address, tenant = settings.rate_per_address, settings.rate_per_tenant
+        return cls(address, round(4 * address), tenant, round(4 * tenant))
 
 
 def assemble(

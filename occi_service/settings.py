@@ -171,7 +171,7 @@ class CallersSettings(Settings):
 
 
 class WebSettings(CallersSettings):
-    """Of a service that clients reach over HTTP: what it bears of slow ones, and which proxies it believes."""
+    """Of a service that clients reach over HTTP: what it bears of slow and busy ones, and which proxies it believes."""
 
     trusted_proxies: tuple[pydantic.IPvAnyNetwork, ...] = pydantic.Field(
         (),
@@ -193,6 +193,14 @@ class WebSettings(CallersSettings):
     )
     client_storage: int = pydantic.Field(
         128 << 20, ge=1 << 20, description="bytes of unfinished bodies and answers that a web process keeps in files"
+    )
+    rate_per_address: float = pydantic.Field(
+        500.0,
+        ge=1,
+        description="requests a second of one address in a web process; four times as many may come at once",
+    )
+    rate_per_tenant: float = pydantic.Field(
+        500.0, ge=1, description="of one tenant, likewise; a body counts as a request for each 8 KiB"
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from occi_service import health, logs, server
-from occi_service.identity.size_limit import MAX_BODY
 from occi_service.private_files import private_umask
 from occi_service.redaction import Redactor
 from occi_service.settings import SettingsError
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             server=server.server_field("archelon", __version__),
             workers=settings.web_processes,
             threads=settings.web_threads,
-            limits=server.Limits.of(settings, body=max(settings.bundle_limit, MAX_BODY)),
+            limits=server.Limits.of(settings, body=wiring.body_limit(settings)),
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
         return 0

@@ -32,6 +32,7 @@ from occi_service.identity import (
 )
 from occi_service.identity.keystone import KeystoneTokens, RoleMap
 from occi_service.identity.policy import Policy
+from occi_service.identity.size_limit import MAX_BODY
 from occi_service.identity.sql_revocations import SqlRevocations
 from occi_service.keystone import Keystone
 from occi_service.registry.sql import SqlRegistry
@@ -61,7 +62,7 @@ from .rolling import ROLL_TOPIC, Roll
 from .settings import ServiceManagerSettings
 from .start_tokens import START_ISSUER, StartTokens
 
-__all__ = ["MIGRATIONS", "Parts", "web", "worker"]
+__all__ = ["MIGRATIONS", "Parts", "body_limit", "web", "worker"]
 
 #: Alembic's revisions of this room.
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
@@ -194,6 +195,11 @@ def _register(
         registry.set_backend(kind, read_only, None)
 
 
+def body_limit(settings: ServiceManagerSettings) -> Callable[[str], int]:
+    """How many bytes a body may have at a path."""
+    return lambda path: settings.bundle_limit if path.startswith("/bundle/") else MAX_BODY
+
+
 def web(parts: Parts, *, dialects: bool = True) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
@@ -215,15 +221,16 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
+    rates = Rates.of(settings)
     heavy = HeavyRequests(total=max(1, settings.web_threads // 2))
     assembled = assemble(
         application,
         verifier(parts),
         checks=[health.Check("database", _database_probe(parts.database))],
         registry=parts.metrics,
-        rates=Rates(),
+        rates=rates,
         heavy=heavy,
-        body_limit=lambda path: settings.bundle_limit if path.startswith("/bundle/") else 1 << 20,
+        body_limit=body_limit(settings),
         access_lines=settings.access_log,
         trusted_proxies=trusted_proxies,
         realm_name=settings.name,
@@ -237,6 +244,7 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         hurtle,
         verifier(parts),
         registry=prometheus_client.CollectorRegistry(),
+        rates=rates,
         heavy=heavy,
         access_lines=settings.access_log,
         trusted_proxies=trusted_proxies,

@@ -382,7 +382,12 @@ def _objects_requests(instance: str, digest: str) -> list[Request]:
     return found
 
 
-_TEMPLATE = "parameters: {SECRET: {type: string}}\nnodes: [{name: node}]\n"
+_TEMPLATE = """\
+infra_name: web
+parameters: {SECRET: {type: string}}
+nodes: [{name: node, type: program}]
+'node_def:program': [{resource: {type: process, command: [sleep, '9']}}]
+"""
 
 
 def _known(instance: str, stack: str, monitor: str) -> dict[str, Any]:
@@ -407,6 +412,7 @@ def _known(instance: str, stack: str, monitor: str) -> dict[str, Any]:
         provision.CONFIGURATION_STACK: stack,
         provision.CONFIGURATION_NODE: "node",
         provision.CONFIGURATION_KIND: "process",
+        provision.CONFIGURATION_NAME: "x",
         dns.ZONE: "example.org",
         dns.NAME: "www",
         dns.TYPE: "A",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,7 @@ def test_a_reported_link_of_no_kind(targets: list[Target], kind: Any) -> None:
         b'{"draining": 1, "service": 1}',
         b'{"draining": true, "service": "x", "more": 1}',
     ],
+    ids=itertools.count(),
 )
 def test_bodies_at_operators_endpoints(targets: list[Target], body: bytes) -> None:
     count = 0
@@ -145,7 +147,9 @@ def test_queries_at_operators_endpoints(targets: list[Target], query: str) -> No
         assert answer.status == 400, (request, answer.body)
 
 
-@pytest.mark.parametrize("path", [b"\0", b"a\0b", b"\xff\xfe", b"\xed\xa0\x80", b"x" * 4000, b"%00"])
+@pytest.mark.parametrize(
+    "path", [b"\0", b"a\0b", b"\xff\xfe", b"\xed\xa0\x80", b"x" * 4000, b"%00"], ids=itertools.count()
+)
 def test_bytes_in_paths(targets: list[Target], path: bytes) -> None:
     """Below every collection and beside every entity, with every method."""
     for target in targets:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sqlite3
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from occi_service import database
+from service_manager.start_tokens import new_start_token
 from tests.conftest import missing
 from tests.occi_service.protocol.calls import Answer, call
 from tests.postgres import PostgresServer
@@ -177,8 +179,9 @@ def test_gunicorn_writes_no_page_of_its_own(tmp_path: Path, server: tuple[Postgr
                     assert json.loads(answer.data)["error"]["status"] == 503
                     seen.add(path)
         assert len(seen) > len(paths) // 2
+        start = new_start_token(str(uuid.uuid4()))
         # Whether a start token is good, nobody knows: the door itself stands on the database.
-        unknown = manager.http("alice", "GET", "/-/", headers={"X-Auth-Token": "unknown", "Accept": "text/plain"})
+        unknown = manager.http("alice", "GET", "/-/", headers={"X-Auth-Token": start, "Accept": "text/plain"})
         assert unknown.status == 503
         assert unknown.headers["Retry-After"]
         postgres.start()

@@ -29,6 +29,7 @@ from occi_service.identity import (
 )
 from occi_service.identity.rules import Rule
 from occi_service.model import type_id
+from occi_service.service import Rates
 from occi_service.wire import names, tokens
 from occi_service.wire import service_manager as wire
 from service_manager import wiring
@@ -280,6 +281,10 @@ class _All:
         return True
 
 
+#: More than are made here.
+_RATES = Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     applications: list[Any] = []
@@ -287,7 +292,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
     def noted(application: Any, *arguments: Any, **named: Any) -> Any:
         applications.append(application)
-        return assemble(application, *arguments, **named)
+        # All come from one address here.
+        return assemble(application, *arguments, **{**named, "rates": _RATES})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wiring, "assemble", noted)
