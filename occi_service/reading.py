@@ -83,6 +83,8 @@ def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> A
     forbid_in_transaction("parsing of a request")
     try:
         return getattr(rendering, method)(exchange.message)
+    except OcciError as error:
+        return error
     except MalformedDocumentError as error:
         return BadRequestError(error.message, error.where)
     except UnsupportedDocumentError as error:

@@ -147,6 +147,21 @@ def test_one_who_writes_between_the_comparison_and_the_transaction_is_seen(
     assert ask(stored, "GET", path).json["attributes"]["shop.note"] == "first"
 
 
+@pytest.mark.parametrize("field", ["Category", "Link", "X_OCCI_Location", "X_OCCI_Attribute"])
+def test_a_field_that_is_no_text_is_refused_ahead_of_the_transaction(stored: Shop, field: str) -> None:
+    path = path_of(ask(stored, "POST", "/box/", box(name="a")))
+    broken = {field: "\xff\xfe"}
+    for method, where, document in (
+        ("POST", "/box/", box(name="b")),
+        ("POST", path, {"attributes": {"shop.note": "n"}}),
+        ("POST", f"{path}?action=open", {"action": OPEN_TYPE, "attributes": {"key": "k"}}),
+        ("PUT", path, box(name="c")),
+        ("POST", "/label/", {"resources": [path]}),
+        ("POST", "/-/", {"mixins": []}),
+    ):
+        assert ask(stored, method, where, document, **broken).status == 400
+
+
 def test_an_answer_that_does_not_fit_undoes_the_write(stored: Shop) -> None:
     path = path_of(ask(stored, "POST", "/box/", box(name="a")))
     for note in ("n" * 20_000, "\N{SNOWMAN}" * 10_000):
