@@ -378,6 +378,8 @@ def test_what_is_booked_is_what_runs_however_often_processes_are_killed(
         agree(installation, ledger, tenants)
         for tenant in tenants:
             tenant.delete()
+        # Whoever cannot answer says so, and nothing else.
+        assert ledger.refused == []
         until(lambda: not left(installation.state), f"nothing is left; seed {SEED}", seconds=PATIENCE)
     finally:
         tables.add(ledger.text(time.monotonic() - begun))
