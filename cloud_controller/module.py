@@ -8,6 +8,7 @@ the path; where a path is everybody's (the catalogue), all; and of bundles those
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 from wsgiref.types import WSGIEnvironment
@@ -19,7 +20,7 @@ from occi_service import logs
 from occi_service.app import Application
 from occi_service.errors import ForbiddenError
 from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
-from occi_service.model import type_id
+from occi_service.model import secrets_of, type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.request_log import ROUTE, TENANT
 from occi_service.service import KnownCaller
@@ -89,6 +90,7 @@ class ModuleApplication(KnownCaller):
             "request_id": logs.request_id(),
             "subject_token": PresentedToken(subject) if subject else None,
             "chosen_path": environ.get("REQUEST_METHOD") == "PUT",
+            "withheld": functools.partial(_withheld, caller),
         }
         if not path.startswith(self._module.shared):
             extras["identity"] = self._eyes(caller, path)
@@ -158,10 +160,22 @@ class CallersView(RegistryView):
                 continue
             if not kind.location.startswith(selection.path) and not selection.path.startswith(kind.location):
                 continue
+            if kind == deploy.BUNDLE and not _owns_as_seen(extras):
+                continue
             wanted = dataclasses.replace(selection, category=kind, offset=0, limit=None if end is None else end + 1)
             page = self.select(wanted, extras)
             found += [each for each in page.entities if each.identifier.startswith(selection.path)]
         return Page(found[selection.offset : end], more=end is not None and len(found) > end)
+
+
+#: Secrets that an instance and its service manager are answered with; others are taken and never shown.
+_ANSWERED: Final = frozenset((deploy.STACK_OUTPUTS, design.DELEGATION_TOKEN))
+
+
+def _withheld(caller: Identity, entity: Entity) -> frozenset[str]:
+    """The secret attributes of an entity that the caller may not see, in the answer to a write either."""
+    secret = secrets_of(entity)
+    return secret if caller.kind is TokenKind.USER else secret - _ANSWERED
 
 
 def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:
@@ -176,6 +190,12 @@ def _own_instance(extras: Any) -> str | None:
     if caller is None or "identity" not in extras or caller.kind is TokenKind.USER:
         return None
     return caller.instance_id or (None if callers.is_service(caller) else "")
+
+
+def _owns_as_seen(extras: Any) -> bool:
+    """Whether bundles of the caller's are kept under the name by which the registry is looked at."""
+    caller = extras.get("caller")
+    return caller is None or callers.bundle_owner(caller) == caller.tenant_id
 
 
 def _check_tags(extras: Any) -> None:

@@ -299,6 +299,10 @@ class Exchange:
         ask: Callable[[Entity], frozenset[str]] | None = self.extras.get("withheld")
         return frozenset() if ask is None else ask(entity)
 
+    def seen(self, entity: Entity) -> dict[str, Any]:
+        """The attributes that this caller may see: to it, another's secret is not told from any other value."""
+        return dict(self._shown(entity).attributes)
+
     def _shown(self, entity: Entity) -> Entity:
         """The entity as this caller may see it, for renderings that take it as it is."""
         withheld = self._withheld(entity)

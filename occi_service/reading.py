@@ -245,7 +245,7 @@ def read_update(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, [*old.mixins, *new.mixins])
-    new.attributes = _given(document.attributes, definitions, old.attributes, exchange)
+    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
     return new
 
 
@@ -257,7 +257,7 @@ def read_replacement(old: Entity, exchange: Exchange) -> Entity:
     document = _read("read_entity", rendering, exchange)
     new = _changed(document, old, exchange)
     definitions = attributes_of(old.kind, new.mixins)
-    new.attributes = _given(document.attributes, definitions, old.attributes, exchange)
+    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
     for name, value in old.attributes.items():
         if name not in definitions or definitions[name].immutable:
             new.attributes.setdefault(name, value)

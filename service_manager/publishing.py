@@ -120,6 +120,8 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
         """A PUT that was repeated is welcome; any other is refused."""
+        identity = caller_of(extras)
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         digest = names.attribute("bundle.digest")
         if old.attributes.get(digest) != new.attributes.get(digest):
             self.update(old, new, extras)
