@@ -17,6 +17,7 @@ __all__ = [
     "check_may",
     "check_publishes",
     "check_served",
+    "check_serves",
     "is_operator",
     "is_service",
     "scopes_of",
@@ -66,6 +67,12 @@ def check_publishes(caller: Identity, what: str) -> None:
     """Refuse whoever may not publish. Raises ForbiddenError."""
     if not scopes_of(caller, rules.OFFER):
         raise ForbiddenError(f"{what} is for service managers and the role provider", "token")
+
+
+def check_serves(caller: Identity, what: str) -> None:
+    """Refuse whoever is no service manager. Raises ForbiddenError."""
+    if not is_service(caller):
+        raise ForbiddenError(f"{what} is for the instance's service manager", "token")
 
 
 def check_acts_for(caller: Identity, instance: str) -> None:

@@ -81,6 +81,9 @@ class ServiceManager(KnownCaller):
 
     def _refuse_signed(self, environ: dict[str, Any], response: Any, identity: Identity) -> Iterable[bytes] | None:
         if composing.is_exchanged(identity):
+            if identity.instance_id and self._exists(identity.instance_id, identity.tenant_id):
+                text = "the token's instance is this service manager's own; use the token that renew gives"
+                return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
             reading = environ.get("REQUEST_METHOD", "GET") in _READING
             if composing.opens(identity, environ.get("PATH_INFO", ""), reading=reading):
                 return None

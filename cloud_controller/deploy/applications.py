@@ -134,8 +134,9 @@ class ApplicationBackend(_Runs):
 
     def _check_source(self, attributes: Mapping[str, Any], here: Context, *, new: bool) -> None:
         if new:
-            # An orchestrator may read the bundle that it runs, so it does not choose which that is.
-            callers.check_publishes(here.caller, "choosing what an application runs")
+            # It gets the instance's tokens and secrets, and may read its bundle: so neither an orchestrator chooses it, nor an
+            # operator.
+            callers.check_serves(here.caller, "choosing what an application runs")
         given = [name for name in _SOURCE if attributes.get(name)]
         if len(given) != 1:
             raise BadRequestError(

@@ -75,6 +75,7 @@ class DelegationBackend(KindBackend, ActionBackend):
             raise BadRequestError(str(error), "path") from None
         here = context(extras)
         callers.check_acts_for(here.caller, instance)
+        callers.check_serves(here.caller, "delegating")
         if self._rows.find(here.connection, instance) is not None:
             # Of this tenant's there is none, or it would be replaced.
             raise ConflictError(f"{instance} is an instance of another tenant", "path")

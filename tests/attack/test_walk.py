@@ -499,6 +499,34 @@ def test_who_may_not_see_secrets_sees_none(house: House) -> None:
     }
 
 
+def test_an_error_tells_nobody_whether_a_secret_was_guessed(house: House) -> None:
+    for caller in house.callers:
+        if caller.name not in ("reader", "operator"):
+            continue
+        for method in ("POST", "PUT"):
+            seen = set()
+            for guess in ("wrong", PUT_OUT):
+                document = {"kind": TYPE, "attributes": {"demo.account": guess}}
+                seen.add(house.answer(Probe(method, house.stranger, "", caller, document), "text/plain").status)
+            assert len(seen) == 1, (caller.name, method, seen)
+
+
+def test_who_may_not_publish_renames_no_publication(house: House) -> None:
+    reader = next(each for each in house.callers if each.name == "reader")
+    shown = json.loads(house.answer(Probe("GET", house.entries[0], "", reader), "application/occi+json").text)
+    digest = "org.archelon.bundle.digest"
+    document = {"kind": PUBLISHED, "title": "mine", "attributes": {digest: shown["attributes"][digest]}}
+    assert house.answer(Probe("PUT", house.entries[0], "", reader, document), "text/plain").status == 403
+
+
+def test_a_token_exchanged_for_ones_own_service_manager_opens_nothing_there(house: House) -> None:
+    token = house._signed().for_instance(house.id, tenant_id=house.acme, audience=TYPE, renewable=False, lifetime=300)
+    caller = Caller("exchanged at home", token)
+    for method, path in (("GET", house.stranger), ("PUT", wire.supplier_path(house.id, TYPE))):
+        document = {"kind": TYPE, "attributes": {}}
+        assert house.answer(Probe(method, path, "", caller, document), "text/plain").status == 403
+
+
 def test_every_endpoint_by_every_role(house: House) -> None:
     ocean = [*entity_probes(house), *creating_probes(house), *other_probes(house)]
     probes = [mounted(each, mount) for each in ocean for mount in MOUNTS] + [*route_probes(house)]

@@ -421,6 +421,28 @@ def test_nobody_is_shown_what_is_hidden(walk: Walk) -> None:
             assert SECRET not in answer.text + json.dumps(dict(answer.headers)), (caller.name, thing.path, media)
 
 
+def test_no_answer_to_a_write_shows_what_is_hidden(walk: Walk) -> None:
+    for (kind, thing, _), caller in itertools.product(walk.things(), walk.callers):
+        unchanged = {"kind": type_id(kind), "attributes": {}}
+        for media in ("text/plain", "text/occi", "text/html", "application/occi+json"):
+            answer = walk.answer(Probe("POST", thing.path, DONE, caller, unchanged), media)
+            assert SECRET not in answer.text + json.dumps(dict(answer.headers)), (caller.name, thing.path, media)
+
+
+def test_what_an_orchestrator_runs_is_its_service_managers_to_choose(walk: Walk) -> None:
+    one = walk.of[1]
+    attributes = {**labels(one.instance), deploy.APP_NAME: "x", deploy.BUNDLE_IMAGE: "evil:1", names.GENERATION: 9}
+    document = {
+        "kind": type_id(deploy.APPLICATION),
+        "mixins": [type_id(deploy.ORCHESTRATOR)],
+        "attributes": attributes,
+    }
+    path = f"/deploy{deploy.application_path(one.instance)}"
+    for caller in walk.callers:
+        if caller.role and caller.role != Role.SERVICE:
+            assert walk.answer(Probe("PUT", path, "", caller, document)).status_code in (403, 404), caller.name
+
+
 def test_every_endpoint_by_every_role(walk: Walk) -> None:
     probes = [*object_probes(walk), *free_probes(walk)]
     refused = [each for each in probes if each.expected != DONE]

@@ -118,3 +118,14 @@ def test_documents_are_checked_with_place_and_remedy(house: House) -> None:
     assert problems("manifest", json.dumps({"service_type": TYPE, "service_description": "dns"})) == []
     [unknown] = problems("word", "x")
     assert "manifest" in unknown["remedy"]
+
+
+def test_an_instance_delegates_nothing_and_hangs_on_nobody(house: House) -> None:
+    own, other = new_instance(), new_instance()
+    assert house.call("PUT", delegation(other), kind=design.DELEGATION, attributes={}).status_code == 201
+    for attributes in ({}, {design.DELEGATION_PARENT: other}):
+        refused = house.call(
+            "PUT", delegation(own), kind=design.DELEGATION, attributes=attributes, token=house.instance_token(own)
+        )
+        assert refused.status_code == 403
+    assert house.call("DELETE", delegation(other)).status_code == 200
