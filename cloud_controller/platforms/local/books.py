@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,9 @@ __all__ = [
     "write_files",
     "write_json",
 ]
+
+#: To open a directory that no link has taken the place of.
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def root_id(root: Path) -> str:
@@ -117,16 +120,41 @@ def remove_tree(path: Path) -> None:
         path.unlink()
         return
     try:
-        shutil.rmtree(path)
+        path.chmod(0o700)
     except FileNotFoundError:
         return
-    except PermissionError:
-        path.chmod(0o700)
-        for above, names, _files in os.walk(path):
-            for directory in (Path(above, name) for name in names):
-                if not directory.is_symlink():
-                    directory.chmod(0o700)
-        shutil.rmtree(path)
+    top = os.open(path, _DIRECTORY)
+    try:
+        # What lies deeper is brought up: a process may make a tree that is deeper than a program can recurse, or have open.
+        while names := os.listdir(top):  # noqa: PTH208 - of a descriptor
+            for name in names:
+                if _is_directory(name, top):
+                    _empty_into(top, name)
+                    os.rmdir(name, dir_fd=top)
+                else:
+                    os.unlink(name, dir_fd=top)
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty_into(top: int, name: str) -> None:
+    os.chmod(name, 0o700, dir_fd=top)
+    below = os.open(name, _DIRECTORY, dir_fd=top)
+    try:
+        for each in os.listdir(below):  # noqa: PTH208 - of a descriptor
+            if _is_directory(each, below):
+                # One that is not one's own to write to could not be moved.
+                os.chmod(each, 0o700, dir_fd=below)
+                os.rename(each, uuid.uuid4().hex, src_dir_fd=below, dst_dir_fd=top)
+            else:
+                os.unlink(each, dir_fd=below)
+    finally:
+        os.close(below)
+
+
+def _is_directory(name: str, at: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
 
 
 def write_file(work: Path, path: str, text: str, *, owner: int | None = None) -> None:
@@ -157,8 +185,7 @@ def write_file(work: Path, path: str, text: str, *, owner: int | None = None) ->
 @contextlib.contextmanager
 def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> Iterator[int]:
     """A directory below `work`, made where it is missing."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    directory = os.open(work, flags)
+    directory = os.open(work, _DIRECTORY)
     try:
         for part in below.parts:
             made = True
@@ -167,7 +194,7 @@ def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> 
             except FileExistsError:
                 made = False
             try:
-                following = os.open(part, flags, dir_fd=directory)
+                following = os.open(part, _DIRECTORY, dir_fd=directory)
             except NotADirectoryError as problem:
                 raise LaunchError(
                     f"the file {shown!r} leaves its directory through a link; remove the link"

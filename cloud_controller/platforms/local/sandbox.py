@@ -106,6 +106,8 @@ _NO_NEW_PRIVILEGES = (
 )
 #: ioctl of a namespace that opens the user namespace that owns it (ioctl_nsfs(2)).
 _NS_GET_USERNS = 0xB701
+#: Bytes of each directory in memory: all that is there is the machine's.
+_IN_MEMORY = 256 << 20
 #: Seconds that the trial may take.
 _TRIAL = 20.0
 
@@ -183,7 +185,7 @@ class Sandbox:
         options = []
         options += ["--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--proc", "/proc", "--dev", "/dev"]
         for place in ("/tmp", "/var/tmp", "/dev/shm"):  # nosec  # noqa: S108 - its own, in memory
-            options += ["--perms", "1777", "--tmpfs", place]
+            options += ["--perms", "1777", "--size", str(_IN_MEMORY), "--tmpfs", place]
         for path in _SYSTEM:
             if os.path.islink(path):  # noqa: PTH114
                 options += ["--symlink", os.readlink(path), path]  # noqa: PTH115
