@@ -42,6 +42,8 @@ _MOST_HEAD: Final = 128 * 1024
 #: Bytes of a body, or of an answer's rest, that stay in memory.
 _IN_MEMORY: Final = 64 * 1024
 _PIECE: Final = 64 * 1024
+#: Bytes of a chunked body that gunicorn gets at a time: it copies what is left of them for each chunk.
+_COPIED: Final = 4096
 #: Bytes of a line of a chunked body.
 _MOST_LINE: Final = 16 * 1024
 _BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
@@ -131,9 +133,13 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     def close(self, graceful: bool = False) -> None:
         """Close at once. Gunicorn's graceful way waits for the client, and all others with it."""
         self.socket.close()
-        for kept in (self._body, self.sock.take()):
-            if kept is not None:
-                kept.close()
+        # What a file has in its buffer goes to a disk that may be full; its descriptor is closed all the same.
+        with contextlib.suppress(OSError):
+            if self._body is not None:
+                self._body.close()
+        with contextlib.suppress(OSError):
+            if (rest := self.sock.take()) is not None:
+                rest.close()
 
     @property
     def stored(self) -> int:
@@ -248,7 +254,7 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
 
     def _pieces(self, head: bytes) -> Iterator[bytes]:
         yield head
-        while self._body is not None and (piece := self._body.read(_PIECE)):
+        while self._body is not None and (piece := self._body.read(_COPIED)):
             yield piece
 
     def _send_rest(self) -> _Steps:
@@ -269,7 +275,9 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
     def _linger(self) -> _Steps:
         """Without it, what the client still sends would make the kernel throw away the answer that is on its way."""
         self._begin(_LINGER)
-        self.socket.shutdown(socket.SHUT_WR)
+        # The client may be gone already.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
         while True:
             self._received.clear()
             yield from self._receive_some()

@@ -194,8 +194,9 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._hang_up(lambda _connection: True)
-            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+            elif error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                 raise
+            # Of any other, a network's for example, accept(2) says that it is the connection's, and not the listener's.
             return
         source = source_of(address, self.cfg.forwarded_allow_networks())
         name = listener.getsockname()
@@ -237,9 +238,12 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
             self._stored.pop(connection, None)
 
     def _stores_most(self) -> Connection | None:
-        """Of those without a running request, whose answer still would have to be kept."""
+        """Of those without a running request, the largest of the address that stores most in all."""
+        of_source: collections.Counter[str | None] = collections.Counter()
+        for connection in self._stored:
+            of_source[connection.source] += connection.stored
         waiting = (connection for connection in self._stored if connection in self._waiting)
-        return max(waiting, key=lambda connection: connection.stored, default=None)
+        return max(waiting, key=lambda each: (of_source[each.source], each.stored), default=None)
 
     def _wait(self, connection: Connection, wanted: int) -> None:
         before = self._waiting.pop(connection, RUN)

@@ -56,7 +56,13 @@ class DescribedStacks:
         """Read and check description and parameters. Raises DeployError."""
         _check_id(order)
         try:
-            infra.check_description(order.template, files=order.files, types=self._types, parameters=order.parameters)
+            infra.check_description(
+                order.template,
+                files=order.files,
+                types=self._types,
+                parameters=order.parameters,
+                whose=order.labels.tenant,
+            )
         except infra.DescriptionError as problem:
             raise DeployError(str(problem)) from problem
 

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_controller.deploy.infrastructure import Description, DescriptionError, checked_parameters, parse
+from cloud_controller.deploy.infrastructure import Description, DescriptionError, apart, checked_parameters, parse
+from cloud_controller.deploy.infrastructure.apart import check_description
 from cloud_controller.deploy.infrastructure.graph import before, cycle, ordered
 from cloud_controller.deploy.infrastructure.rendering import Item, Place, plain, read_document, references, substitute
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
+from occi_service.identity import TooManyRequestsError
 
 from .descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, sleepers
 
@@ -279,3 +281,16 @@ def test_a_thousand_nodes_in_a_row_are_read(types: dict[str, ProcessNodes]) -> N
     chain = {f"n{number}": [f"n{number - 1}"] if number else [] for number in range(1000)}
     found: Description = parse(sleepers(chain), files={}, types=types)
     assert found.order() == list(chain)
+
+
+def test_a_tenant_has_one_large_description_checked_at_a_time(types: dict[str, ProcessNodes]) -> None:
+    text = GOOD + "# " + "x" * 20_000 + "\n"
+    assert apart._TURNS.begin("a")
+    try:
+        with pytest.raises(TooManyRequestsError):
+            check_description(text, files={}, types=types, whose="a")
+        check_description(text, files={}, types=types, whose="b")
+    finally:
+        apart._TURNS.end("a")
+    check_description(text, files={}, types=types, whose="a")
+    apart._CHILD.close()

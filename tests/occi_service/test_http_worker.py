@@ -452,6 +452,17 @@ def test_of_bodies_that_are_too_much_together_the_largest_goes(tmp_path: Path) -
             assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_whose_address_keeps_most_goes_before_who_sends_much(tmp_path: Path) -> None:
+    with serving(tmp_path, body=2 << 20, stored=1 << 20) as running, contextlib.ExitStack() as stack:
+        many = [stack.enter_context(running.connected()) for _ in range(6)]
+        for each in many:
+            each.sendall(post(b"Content-Length: 150000") + b"x" * 149_999)
+        large = stack.enter_context(running.connected(source="127.0.0.2"))
+        large.sendall(post(b"Content-Length: 500000", b"Connection: close") + b"x" * 500_000)
+        assert large.recv(65536).startswith(b"HTTP/1.1 200 ")
+        until(lambda: any(ended(each) for each in many), "one of many is hung up on")
+
+
 # the end ------------------------------------------------------------------------------------------------------------------
 
 

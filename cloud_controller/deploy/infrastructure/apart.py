@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import bundles
 from occi_service.child import Child, ChildError
-from occi_service.identity.heavy_limit import HEAVY
+from occi_service.identity.heavy_limit import HEAVY, HeavyRequests
+from occi_service.identity.rate_limit import TooManyRequestsError
 
 from .parsing import parse
 from .rendering import DescriptionError, Place, Scalar
@@ -18,11 +19,13 @@ from .resources import ResourceType
 
 __all__ = ["check_description", "manifest_problems"]
 
-#: Characters that are read in some milliseconds, for which a child is not worth its while. Whoever has more checked sends a heavy
-#: request, so that those who wait for their turn at the child leave threads to others.
+#: Characters that are read in some milliseconds, for which a child is not worth its while.
 _SMALL: Final = HEAVY
 _REMEDY: Final = "make it smaller, or split it"
 
+#: Who is at the child, or waits for it, with a description that is here already: a small request may have it checked. With those
+#: whose requests are heavy they are fewer than a process has threads.
+_TURNS: Final = HeavyRequests(per_key=1, total=3)
 #: One of each process, started when it is first needed.
 _CHILD: Final = Child()
 
@@ -34,14 +37,18 @@ def check_description(
     types: Mapping[str, ResourceType],
     name: str = "template",
     parameters: Mapping[str, Scalar] | None = None,
+    whose: str | None = None,
 ) -> None:
     """See that a description is right, and that it takes the parameters where there are any.
 
     Args:
         types: of the platform. One whose `check` is a static method is checked in the child; with others, all is done here.
 
+        whose: of which tenant's stack; None where its text came with the request.
+
     Raises:
         DescriptionError: it is not.
+        TooManyRequestsError: others of this tenant, or enough of all, are being checked.
     """
     small = len(text) + sum(map(len, files.values())) <= _SMALL
     ways = None if small else _ways(types)
@@ -50,10 +57,17 @@ def check_description(
         if parameters is not None:
             checked_parameters(description, parameters)
         return
+    if whose is not None and not _TURNS.begin(whose):
+        raise TooManyRequestsError(
+            "Other large descriptions are being checked. Try again in 1 s.", headers={"Retry-After": "1"}
+        )
     try:
         wrong = _CHILD.call(f"{__name__}:check_here", text, dict(files), ways, name, parameters and dict(parameters))
     except ChildError as error:
         raise DescriptionError(Place(name, 1, 1), f"to check it, {error}", _REMEDY) from None
+    finally:
+        if whose is not None:
+            _TURNS.end(whose)
     if wrong is not None:
         place, problem, remedy = wrong
         raise DescriptionError(Place(*place), problem, remedy)
