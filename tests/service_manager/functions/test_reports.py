@@ -209,9 +209,9 @@ def test_tenants_do_not_write_links(desk: Desk, path: str) -> None:
 
 def test_another_issuer_does_not_speak_for_ours(desk: Desk, path: str) -> None:
     assert desk.ask(desk.peers_token(path), "GET", path).status == 401
-    # With a token for this service it may look, as orchestrators elsewhere do that compose services.
+    # Nor with one for this service: those are for orchestrators of elsewhere, and ours have what `renew` gives.
     token = desk.peers_token(path, audience=TYPE)
-    assert desk.ask(token, "GET", path).status == 200
+    assert desk.ask(token, "GET", path).status == 403
     assert desk.report(path, token, phase="deploy", phase_state="done").status == 403
     assert desk.act(path, wire.RENEW, who=token).status == 403
     assert desk.row(path)["outcome"] is None
