@@ -5,6 +5,7 @@ Out of this machine's own Python, which needs no registry, or out of an image of
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -45,6 +46,8 @@ def build(
     from .images import builders
     from .images.root import RootError
 
+    # What goes into an image is read there by a user of its own.
+    os.umask(0o022)
     try:
         chosen = builders.find(builder)
         with tempfile.TemporaryDirectory(prefix="archelon-build-") as name:

@@ -166,6 +166,15 @@ def orchestrator_image(
         yield image
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """As it was, after a test of a program that makes it stricter for its process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def image_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where builders keep images: not among the machine's."""
