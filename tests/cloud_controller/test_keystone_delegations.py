@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 import uuid
 
@@ -56,6 +57,33 @@ def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(pro
     left = keystone.request("GET", "/OS-TRUST/trusts", token=provider.person.token(), query=user)["trusts"]
     assert left == []
     assert derived
+
+
+def test_trusts_passed_on_at_once_are_each_from_their_own_tenants(provider: KeystoneProvider) -> None:
+    # A Keystone with several threads a process takes one request's token for another's: see docs/keystone.md.
+    other, keystone = provider.people.person("service"), provider.keystone
+
+    def pass_on(person: Person) -> set[str]:
+        record = provider.delegations.make(identity.PresentedToken(person.token()), person.project_id)
+        delegation = Delegation(str(uuid.uuid4()), person.project_id, record)
+        token = provider.delegations.token(delegation, AUDIENCE).token
+        trust = {
+            "trustor_user_id": person.id,
+            "trustee_user_id": other.id,
+            "project_id": person.project_id,
+            "impersonation": True,
+            "roles": [{"name": "member"}],
+        }
+        made = [
+            keystone.request("POST", "/OS-TRUST/trusts", token=token, document={"trust": trust})["trust"]
+            for _ in range(10)
+        ]
+        provider.delegations.end(record)
+        return {each["redelegated_trust_id"] for each in made} - {record}
+
+    people = [provider.people.person("member") for _ in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(len(people)) as pool:
+        assert list(pool.map(pass_on, people)) == [set()] * len(people)
 
 
 def test_only_the_configured_roles_are_delegated(

@@ -10,7 +10,6 @@ cfg.find_config_dirs = lambda *_words, **_more: []
 wsgi_app = os.environ["WSGI_APPLICATION"]
 workers = 1
 worker_class = "gthread"
-threads = 8
 keepalive = 75
 timeout = 300
 graceful_timeout = 2

@@ -59,12 +59,15 @@ def _inside(script: str, *words: str) -> tuple[str, ...]:
     return ("@VENV@/bin/python", f"@HERE@/inside/{script}", *words)
 
 
-def _wsgi(application: str, port: int, **environment: str) -> tuple[tuple[str, str], ...]:
+def _wsgi(application: str, port: int, threads: int = 8, **environment: str) -> tuple[tuple[str, str], ...]:
     # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
-    settings = f"-c @HERE@/inside/wsgi_server.py -b @HOST@:{port}"
+    settings = f"-c @HERE@/inside/wsgi_server.py -b @HOST@:{port} --threads {threads}"
     return ("GUNICORN_CMD_ARGS", settings), ("WSGI_APPLICATION", application), *environment.items()
 
 
+#: Keystone's middleware keeps the token of a request in an attribute that all threads share (`AuthContextMiddleware.token`, as
+#: of Keystone 27): with more than one, a request is taken for another's that runs beside it.
+_KEYSTONE_THREADS = 1
 _KEYSTONE = "keystone.conf"
 _KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
 
@@ -75,7 +78,12 @@ PARTS: tuple[Part, ...] = (
         (5000,),
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5000/v3",
-        environment=_wsgi("keystone.wsgi.api:application", 5000, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf"),
+        environment=_wsgi(
+            "keystone.wsgi.api:application",
+            5000,
+            _KEYSTONE_THREADS,
+            OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf",
+        ),
         databases=("keystone",),
         prepared=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
@@ -101,7 +109,10 @@ PARTS: tuple[Part, ...] = (
         ("@VENV@/bin/gunicorn",),
         url="http://@HOST@:5001/v3",
         environment=_wsgi(
-            "keystone.wsgi.api:application", 5001, OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone-short.conf"
+            "keystone.wsgi.api:application",
+            5001,
+            _KEYSTONE_THREADS,
+            OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone-short.conf",
         ),
     ),
     Part(
