@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST_PROCESSES ?= 2
 
 # What is installed, and so what an attacker would find; tests and test beds stay with the developer.
-PRODUCT := occi_service bundles service_manager cloud_controller sdk orchestrators portal archelon
+PRODUCT := archelon_core bundles occi_service archelon_api service_manager cloud_controller sdk orchestrators portal archelon
 
 .PHONY: demo test lint audit bench crash fuzz fresh clean
 

@@ -40,7 +40,7 @@ PROCESSES: Final = (
 #: The line of a traceback that says what was wrong; an error's own text may go on below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
 #: Packages of ours that a bundle runs with.
-_OF_BUNDLES: Final = ("bundles", "occi_service", "sdk")
+_OF_BUNDLES: Final = ("archelon_api", "archelon_core", "bundles", "occi_service", "sdk")
 #: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
 _RUN_BUNDLE: Final = "; ".join(
     [
@@ -209,7 +209,7 @@ class AllInOne:
     # settings ---------------------------------------------------------------------------------------------------------
 
     def _service_manager(self) -> Mapping[str, Any]:
-        from occi_service.encryption import keys_from_file
+        from archelon_core.encryption import keys_from_file
 
         state, ports = self.state, self.state.ports()
         return {

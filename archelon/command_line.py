@@ -61,7 +61,7 @@ class Lazy(click.Group):
 
 def _version(context: click.Context, _option: click.Parameter, asked: bool) -> None:
     if asked and not context.resilient_parsing:
-        from occi_service.version import __version__
+        from archelon_core.version import __version__
 
         click.echo(f"archelon {__version__}")
         context.exit()

@@ -34,7 +34,7 @@ _FIRST_PORTS: Final = range(10000, 18000, 40)
 @click.option("--keep", is_flag=True, help="Leave an instance and everything else running until Ctrl-C, to try more.")
 def demo(keep: bool) -> int:
     """Show the main job from start to end, and prove it: order, use, scale, heal, survive a crash, dispose, nothing left."""
-    from occi_service.private_files import private_umask
+    from archelon_core.private_files import private_umask
 
     from .all_in_one import AllInOne
     from .demo.plays import chosen

@@ -36,8 +36,8 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
 
     A second start on the same state goes on with what was there.
     """
-    from occi_service.addresses import is_loopback
-    from occi_service.private_files import private_umask
+    from archelon_core.addresses import is_loopback
+    from archelon_core.private_files import private_umask
 
     from .all_in_one import AllInOne
 

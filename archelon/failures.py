@@ -42,10 +42,10 @@ class CommandError(Exception):
 def explained(error: Exception) -> CommandError | None:
     """An error of the rooms below as a failure; None for one that nobody expected."""
     # Imported here: most commands end well, and `--help` needs none of it.
+    from archelon_core.auth import RealmError
+    from archelon_core.settings import SettingsError
     from bundles import BundleError
     from occi_service import client
-    from occi_service.identity import RealmError
-    from occi_service.settings import SettingsError
 
     if isinstance(error, CommandError):
         return error

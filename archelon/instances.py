@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import click
 
+from archelon_api import deploy, names
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import deploy, names
-from occi_service.wire import service_manager as wire
 
 from .answers import Answers, output_option
 from .connection import Connection, service_options

@@ -30,7 +30,7 @@ def keys(directory: Path, answers: Answers) -> None:
     Keep it as you keep passwords: who has it can act as either, and read what is encrypted in their databases; without it,
     that is lost.
     """
-    from occi_service.encryption import keys_from_file
+    from archelon_core.encryption import keys_from_file
 
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     public = {}
@@ -68,7 +68,7 @@ def make_signing_key(private: Path, public: Path) -> None:
 
 def verification_keys(public: Mapping[str, Path]) -> str:
     """The public keys of issuers as a JWK set on one line, from their files."""
-    from occi_service.identity import VerificationKey, write_jwk_set
+    from archelon_core.auth import VerificationKey, write_jwk_set
 
     found = [VerificationKey.from_pem(path.read_bytes(), issuer=issuer) for issuer, path in public.items()]
     return json.dumps(json.loads(write_jwk_set(found)))

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 
 from .failures import CommandError, Status
 

@@ -41,8 +41,8 @@ def list_services(connection: Connection, answers: Answers) -> None:
 @output_option
 def show(name: str, connection: Connection, answers: Answers) -> None:
     """A service: its attributes, and what can be done with its instances."""
+    from archelon_api import service_manager as wire
     from occi_service.model import type_id
-    from occi_service.wire import service_manager as wire
 
     from .naming import service_named
 
@@ -86,7 +86,7 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
     with connection.open() as manager:
         entry = offer(manager, packed)
         if roll:
-            from occi_service.wire import service_manager as wire
+            from archelon_api import service_manager as wire
 
             manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
     if connection.cloud_url is not None:
@@ -101,8 +101,8 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
 
 def offer(manager: Any, packed: Any) -> str:
     """Upload a packed bundle and publish it; the entry's path."""
-    from occi_service.wire import deploy, names
-    from occi_service.wire import service_manager as wire
+    from archelon_api import deploy, names
+    from archelon_api import service_manager as wire
 
     manager.put_bytes(deploy.bundle_path(packed.digest), packed.archive, deploy.BUNDLE_MEDIA_TYPE)
     kind = wire.PUBLISHED.scheme + wire.PUBLISHED.term
@@ -116,7 +116,7 @@ def await_entry(connection: Connection, service_type: str, *, seconds: float = 3
         CommandError: it is not there in time.
         client.ClientError: design cannot be asked.
     """
-    from occi_service.wire import design
+    from archelon_api import design
 
     until = time.monotonic() + seconds
     with connection.module("design") as catalogue:
@@ -135,8 +135,8 @@ def await_entry(connection: Connection, service_type: str, *, seconds: float = 3
 @output_option
 def withdraw(name: str, connection: Connection, answers: Answers) -> None:
     """Take no more orders for a service; its instances live on."""
-    from occi_service.wire import names
-    from occi_service.wire import service_manager as wire
+    from archelon_api import names
+    from archelon_api import service_manager as wire
 
     with connection.open() as manager:
         published = manager.list(wire.PUBLISHED.location, attributes={names.attribute("published.state"): "published"})

@@ -17,7 +17,7 @@ from .failures import CommandError, Status
 from .state_directory import found_upwards
 
 if TYPE_CHECKING:
-    from occi_service.identity import RealmFile
+    from archelon_core.auth import RealmFile
 
 __all__ = ["realm"]
 
@@ -33,7 +33,7 @@ def _realm(command: Command) -> Command:
     @click.option("--file", type=click.Path(path_type=Path), help="The realm; that of `archelon dev` without it.")
     @functools.wraps(command)
     def wrapped(*arguments: Any, file: Path | None, **options: Any) -> Any:
-        from occi_service.identity import RealmFile
+        from archelon_core.auth import RealmFile
 
         state = found_upwards(Path.cwd())
         if file is None and state is None:

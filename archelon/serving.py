@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from occi_service.private_files import private_umask
+from archelon_core.private_files import private_umask
 
 from .failures import CommandError, Status
 from .supervision import end_with_parent
@@ -119,8 +119,8 @@ def upgrade(service: str, url: str | None) -> None:
 def _upgrade(service: str, url: str) -> None:
     from alembic.util import CommandError as SchemaError
 
-    from occi_service.database import Database
-    from occi_service.schema import upgrade as bring
+    from archelon_core.database import Database
+    from occi_service.registry.schema import upgrade as bring
 
     if service == "service-manager":
         from service_manager.wiring import MIGRATIONS
@@ -139,7 +139,7 @@ def _upgrade(service: str, url: str) -> None:
 
 
 def _log(settings: Any, service: str) -> None:
-    from occi_service import logs
-    from occi_service.redaction import Redactor
+    from archelon_core import logs
+    from archelon_core.redaction import Redactor
 
     logs.configure(Redactor(settings.secret_values()), level=settings.log_level, service=service)

@@ -90,7 +90,7 @@ class StateDirectory:
             directory.chmod(0o700)
         for issuer in ISSUERS:
             make_signing_key(self.key(issuer), self.key(issuer, public=True))
-        from occi_service.encryption import keys_from_file
+        from archelon_core.encryption import keys_from_file
 
         keys_from_file(self.keys / "encryption.keys")
         self._make_realm()
@@ -191,7 +191,7 @@ class StateDirectory:
             os.close(descriptor)
 
     def _make_realm(self) -> None:
-        from occi_service.identity import RealmFile
+        from archelon_core.auth import RealmFile
 
         realm = RealmFile(self.realm, time.time)
         present = realm.read() if self.realm.exists() else None

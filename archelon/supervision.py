@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from occi_service import private_files
+from archelon_core import private_files
 
 __all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import click
 
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 
 from .failures import CommandError, Status
 

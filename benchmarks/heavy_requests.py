@@ -26,8 +26,8 @@ import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from occi_service import identity
-from occi_service.wire import design, tokens
+from archelon_api import design, tokens
+from archelon_core import auth
 
 from .goals import Goals
 
@@ -111,12 +111,12 @@ class ServedCloud:
     def __init__(self, directory: Path, database_url: str = "") -> None:
         private = ed25519.Ed25519PrivateKey.generate()
         ours = ed25519.Ed25519PrivateKey.generate()
-        signing = identity.SigningKey.of(private, issuer="service-manager")
-        self._issuer = identity.TokenIssuer(
+        signing = auth.SigningKey.of(private, issuer="service-manager")
+        self._issuer = auth.TokenIssuer(
             signing,
-            keys=identity.VerificationKeys([signing.public]),
+            keys=auth.VerificationKeys([signing.public]),
             instances=_Nobody(),
-            revocations=identity.MemoryRevocations(time.time),
+            revocations=auth.MemoryRevocations(time.time),
             clock=time.time,
         )
         _write_key(directory / "own.pem", ours, public=False)
@@ -164,7 +164,7 @@ class ServedCloud:
     def token(self, tenant: str) -> str:
         """A token with which the service manager acts for a tenant."""
         return self._issuer.for_service(
-            "benchmark", tenant_id=identity.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
+            "benchmark", tenant_id=auth.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
         )
 
 
@@ -242,7 +242,7 @@ def _heavy_client(cloud: ServedCloud, document: tuple[str, str]) -> Iterator[dic
 
 
 class _Nobody:
-    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+    def exists(self, instance_id: str, tenant_id: auth.TenantId) -> bool:
         """No instance is there."""
         return False
 

@@ -18,13 +18,16 @@ import prometheus_client
 from occi.backend import KindBackend
 from occi.core_model import Kind, Resource
 
-from occi_service import client, identity, logs, redaction, schema, service
+from archelon_core import auth, logs, redaction
+from archelon_core.auth.keystone import KeystoneTokens, RoleMap
+from archelon_core.auth.keystone_api import Keystone
+from archelon_core.database import Database
+from archelon_core.encryption import Cipher, generate_key
+from occi_service import client
 from occi_service.attributes import Attribute
-from occi_service.database import Database
-from occi_service.encryption import Cipher, generate_key
-from occi_service.identity.keystone import KeystoneTokens, RoleMap
-from occi_service.keystone import Keystone
+from occi_service.registry import schema
 from occi_service.registry.sql import SqlRegistry
+from occi_service.server import service
 from tests.openstack import Cloud, TestBed, can_be_brought_up
 
 from . import load
@@ -49,7 +52,7 @@ _RATES: Final = service.Rates(per_address=1e6, address_burst=1_000_000, per_tena
 
 def of_the_realm() -> Callable[..., Iterable[bytes]]:
     """The service with callers of the local realm (for gunicorn)."""
-    return _service(identity.Realm(identity.RealmFile(Path(os.environ[_REALM]), time.time), time.time))
+    return _service(auth.Realm(auth.RealmFile(Path(os.environ[_REALM]), time.time), time.time))
 
 
 def of_keystone() -> Callable[..., Iterable[bytes]]:
@@ -57,7 +60,7 @@ def of_keystone() -> Callable[..., Iterable[bytes]]:
     return _service(KeystoneTokens(Keystone(os.environ[_KEYSTONE]), roles=RoleMap(), clock=time.time))
 
 
-def _service(verifier: identity.TokenVerifier) -> Callable[..., Iterable[bytes]]:
+def _service(verifier: auth.TokenVerifier) -> Callable[..., Iterable[bytes]]:
     logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
     registry = SqlRegistry(Database(os.environ[_DATABASE]), Cipher([generate_key()]))
     registry.set_backend(_ENGINE, KindBackend(), None)
@@ -93,10 +96,10 @@ def main() -> Goals:
     with ExitStack() as stack:
         tenant = stack.enter_context(_keystone())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-bench-")))
-        realm = identity.RealmFile(directory / "realm.yaml", time.time)
+        realm = auth.RealmFile(directory / "realm.yaml", time.time)
         # The same tenant for both, so that both read the same row.
         realm.add_tenant("demo", tenant_id=tenant.project_id)
-        realm.add_user("demo", tenant="demo", roles=[identity.Role.TENANT])
+        realm.add_user("demo", tenant="demo", roles=[auth.Role.TENANT])
         url = f"sqlite:///{directory}/state.db"
         database = Database(url)
         schema.upgrade(database)

@@ -1,6 +1,6 @@
 """What reading out of the database costs: GET of one entity and first pages, as ratios to a floor of the same run.
 
-One entity is read through everything that a service is made of (`occi_service.service.assemble`): request log, size
+One entity is read through everything that a service is made of (`occi_service.server.service.assemble`): request log, size
 limit, rate limits, authentication against a local realm with its token cache, tenant check, registry, rendering. Its
 floor is a bare Falcon app that knows its caller beforehand, runs the same SELECT through SQLAlchemy Core on a pool of
 the same settings, and answers with the document as it lies there: what any service would pay that keeps state. The
@@ -33,14 +33,16 @@ import sqlalchemy as sa
 from occi.backend import KindBackend
 from occi.core_model import Kind, Resource
 
-from occi_service import identity, logs, redaction, schema, service
+from archelon_core import auth, logs, redaction
+from archelon_core.database import Database
+from archelon_core.encryption import Cipher, generate_key
 from occi_service.attributes import Attribute
-from occi_service.database import Database
-from occi_service.encryption import Cipher, generate_key
+from occi_service.registry import schema
 from occi_service.registry.base import Selection
 from occi_service.registry.records import EntityRecord
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import encode, entities, facts, facts_of
+from occi_service.server import service
 
 from . import load
 from .databases import databases
@@ -83,7 +85,7 @@ def application() -> Callable[..., Iterable[bytes]]:
     """The whole service on the benchmark's database (for gunicorn)."""
     # Lines cost what they cost in production, and are read by nobody.
     logs.configure(redaction.Redactor(), stream=Path(os.devnull).open("w"))  # noqa: SIM115
-    realm = identity.Realm(identity.RealmFile(Path(os.environ[REALM]), time.time), time.time)
+    realm = auth.Realm(auth.RealmFile(Path(os.environ[REALM]), time.time), time.time)
     whole: Callable[..., Iterable[bytes]] = service.assemble(
         service.KnownCaller(_registry(Database(os.environ[DATABASE]))),
         realm,
@@ -209,7 +211,7 @@ def fill(url: str, count: int, matching: int) -> str:
 def realm_with_token(directory: Path) -> tuple[Path, str]:
     """A realm file, and a token of the benchmark's tenant."""
     path = directory / "realm.yaml"
-    realm = identity.RealmFile(path, time.time)
+    realm = auth.RealmFile(path, time.time)
     realm.add_tenant("bench", tenant_id=_TENANT)
     realm.add_user("reader", tenant="bench")
     return path, realm.issue_token("reader", tenant="bench", lifetime=None).secret

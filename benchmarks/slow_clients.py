@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from occi_service import server
+from archelon_core.http import server
 
 from . import load, persisted_reads
 from .goals import Goals

@@ -18,8 +18,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from occi_service import schema, work
-from occi_service.database import Database
+from archelon_core import queue as work
+from archelon_core.database import Database
+from occi_service.registry import schema
 
 from .databases import databases
 from .goals import Goals
@@ -134,8 +135,8 @@ def _throughput(database: Database) -> tuple[float, float]:
 
 _ORDERS = """
 import sys, time
-from occi_service import work
-from occi_service.database import Database
+from archelon_core import queue as work
+from archelon_core.database import Database
 from benchmarks import work_queue
 database = Database(sys.argv[1])
 work_queue.order_slowly(database, int(sys.argv[2]))

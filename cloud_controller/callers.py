@@ -1,4 +1,4 @@
-"""Who may do what in the cloud controller, as the table of grants (`occi_service.identity.rules`) says.
+"""Who may do what in the cloud controller, as the table of grants (`archelon_core.auth.rules`) says.
 
 Tenants order from service managers; the modules serve those who carry the orders out. An orchestrator acts for its own
 instance and no other of its tenant, a service manager for the tenant (and, where its token names one, the instance) that its
@@ -7,9 +7,9 @@ token says, an operator for everybody.
 
 from __future__ import annotations
 
-from occi_service.errors import ForbiddenError
-from occi_service.identity import Identity, Role, TokenKind, rules
-from occi_service.identity.rules import Rule, Scope
+from archelon_core.auth import Identity, Role, TokenKind, rules
+from archelon_core.auth.rules import Rule, Scope
+from archelon_core.errors import ForbiddenError
 
 __all__ = [
     "bundle_owner",

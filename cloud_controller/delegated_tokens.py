@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from occi_service import client, identity
-from occi_service.wire import design, tokens
+from archelon_api import design, tokens
+from archelon_core import auth
+from occi_service import client
 
 from .labels import Labels
 from .platform import DelegationEndedError, NeverDelegatedError, PlatformTokens
@@ -43,7 +44,7 @@ class DelegatedTokens:
     def __init__(
         self,
         design_url: str,
-        issuer: identity.TokenIssuer,
+        issuer: auth.TokenIssuer,
         *,
         clock: Callable[[], float],
         seconds: float = 10.0,
@@ -62,7 +63,7 @@ class DelegatedTokens:
     def _ask(self, labels: Labels, audience: str) -> tuple[str, float]:
         token = self._issuer.for_service(
             tokens.CLOUD_CONTROLLER,
-            tenant_id=identity.TenantId(labels.tenant),
+            tenant_id=auth.TenantId(labels.tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=labels.instance,
         )

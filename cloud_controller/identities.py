@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import time
 
-from occi_service import identity
-from occi_service.identity import keystone as keystone_tokens
-from occi_service.keystone import Keystone, ServiceUser
+from archelon_core import auth
+from archelon_core.auth import keystone as keystone_tokens
+from archelon_core.auth.keystone_api import Keystone, ServiceUser
 
 from .design.ports import Delegations, IdentityDownError, ServiceCatalogue
 from .platforms.keystone.account import Account
@@ -18,10 +18,10 @@ from .settings import CloudControllerSettings
 
 __all__ = ["identity_of"]
 
-Identities = tuple[identity.TokenVerifier | None, Delegations | None, ServiceCatalogue | None]
+Identities = tuple[auth.TokenVerifier | None, Delegations | None, ServiceCatalogue | None]
 
 
-def identity_of(settings: CloudControllerSettings, issuer: identity.TokenIssuer) -> Identities:
+def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> Identities:
     """Who verifies people, makes delegations, and has a catalogue of its own; None for what there is not.
 
     Args:
@@ -30,15 +30,15 @@ def identity_of(settings: CloudControllerSettings, issuer: identity.TokenIssuer)
     Raises:
         ValueError: Keystone's URL is none.
     """
-    realm = identity.RealmFile(settings.realm, time.time) if settings.realm else None
-    people: list[identity.TokenVerifier] = [identity.Realm(realm, time.time)] if realm is not None else []
+    realm = auth.RealmFile(settings.realm, time.time) if settings.realm else None
+    people: list[auth.TokenVerifier] = [auth.Realm(realm, time.time)] if realm is not None else []
     if not settings.keystone_url:
         return people[0] if people else None, LocalDelegations(realm, issuer, clock=time.time), None
     keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
     roles = keystone_tokens.RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
     if not settings.keystone_user:
         people.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time))
-        return identity.AnyOf(people), None, None
+        return auth.AnyOf(people), None, None
     user = ServiceUser(
         settings.keystone_user,
         settings.keystone_password.get_secret_value(),
@@ -50,11 +50,11 @@ def identity_of(settings: CloudControllerSettings, issuer: identity.TokenIssuer)
     own = functools.partial(_own_token, account)
     people.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time, own=own))
     delegations = KeystoneDelegations(account, roles=settings.keystone_delegated_roles)
-    return identity.AnyOf(people), delegations, KeystoneCatalogue(account, owner=settings.issuer)
+    return auth.AnyOf(people), delegations, KeystoneCatalogue(account, owner=settings.issuer)
 
 
 def _own_token(account: Account) -> str:
     try:
         return account.access().token
     except IdentityDownError as error:
-        raise identity.ProviderDownError(str(error)) from None
+        raise auth.ProviderDownError(str(error)) from None

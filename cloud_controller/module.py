@@ -16,15 +16,15 @@ from wsgiref.types import WSGIEnvironment
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin
 
-from occi_service import logs
-from occi_service.app import Application
-from occi_service.errors import ForbiddenError
-from occi_service.identity import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
+from archelon_api import deploy, design, names
+from archelon_core import logs
+from archelon_core.auth import IDENTITY, Identity, PresentedToken, TenantId, TokenKind, rules
+from archelon_core.errors import ForbiddenError
+from archelon_core.http.request_log import ROUTE, TENANT
 from occi_service.model import secrets_of, type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
-from occi_service.request_log import ROUTE, TENANT
-from occi_service.service import KnownCaller
-from occi_service.wire import deploy, design, names
+from occi_service.server.app import Application
+from occi_service.server.service import KnownCaller
 
 from . import callers
 
@@ -84,7 +84,7 @@ class ModuleApplication(KnownCaller):
             try:
                 callers.check_served(caller)
             except ForbiddenError as error:
-                return self.render_error(environ, response, 403, "Forbidden", error.message, error.where, {})
+                return self.render_error(environ, response, error)
         extras: dict[str, Any] = {
             "caller": caller,
             "request_id": logs.request_id(),

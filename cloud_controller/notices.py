@@ -22,9 +22,10 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from occi_service import client, logs
-from occi_service.wire import deploy, orchestrator
-from occi_service.work import Done, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
+from archelon_api import deploy, orchestrator
+from archelon_core import logs
+from archelon_core.queue import Done, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
+from occi_service import client
 
 from .labels import Labels
 from .objects import ABSENT, Objects

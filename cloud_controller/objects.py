@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service import logs
-from occi_service.database import insert_into
-from occi_service.work import Priority, WorkQueue
+from archelon_core import logs
+from archelon_core.database import insert_into
+from archelon_core.queue import Priority, WorkQueue
 
 from .labels import Labels
 from .tables import INSTALLATION, objects

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from occi.backend import ActionBackend, MixinBackend
 from occi.core_model import Action, Entity
 
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, shown
-from occi_service.identity import Identity, instance_subject
-from occi_service.wire import disposal, names
-from occi_service.workflow import DeferredDeletion, call_first
+from archelon_api import disposal, names
+from archelon_core.auth import Identity, instance_subject
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, shown
+from occi_service.server.backends import DeferredDeletion, call_first
 
 from . import callers
 from .labels import Labels
@@ -90,10 +90,10 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         return ""
 
     def ordered(self, entity: Entity, present: Object, here: Context) -> None:
-        """Check a new order, and set what the provider sets. Raises OcciError. Called before anything is written."""
+        """Check a new order, and set what the provider sets. Raises HttpError. Called before anything is written."""
 
     def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
-        """Check a changed order, and give the attributes to keep. Raises OcciError."""
+        """Check a changed order, and give the attributes to keep. Raises HttpError."""
         return new
 
     def leaving(self, entity: Entity) -> None:
@@ -166,11 +166,11 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         attributes: Mapping[str, Any],
         here: Context,
     ) -> Mapping[str, Any]:
-        """Carry out an action on a present object. Raises OcciError."""
+        """Carry out an action on a present object. Raises HttpError."""
         raise ConflictError(f"{action.term} is nothing that this object does", "action")
 
     def check_takes_more(self, instance: str, here: Context) -> None:
-        """Refuse what is no instance's id, and to make more for an instance that is disposed of. Raises OcciError."""
+        """Refuse what is no instance's id, and to make more for an instance that is disposed of. Raises HttpError."""
         try:
             instance_subject(instance)
         except ValueError as error:

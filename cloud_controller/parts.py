@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from occi_service import encryption, identity
-from occi_service.database import Database
+from archelon_core import auth, encryption
+from archelon_core.database import Database
+from archelon_core.queue import WorkQueue
 from occi_service.registry.sql import SqlRegistry
-from occi_service.service import Rates
-from occi_service.work import WorkQueue
+from occi_service.server.service import Rates
 
 from .delegated_tokens import DelegatedTokens
 from .deploy import ports
@@ -30,7 +30,7 @@ from .settings import CloudControllerSettings
 
 __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 
-#: For `occi_service.schema.upgrade`.
+#: For `occi_service.registry.schema.upgrade`.
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
 
@@ -53,11 +53,11 @@ class Parts:
     database: Database
     cipher: encryption.Cipher
     platforms: Mapping[str, Platform]
-    keys: identity.VerificationKeys
-    signing_key: identity.SigningKey
+    keys: auth.VerificationKeys
+    signing_key: auth.SigningKey
     directory: Path
     url: str
-    realm: identity.TokenVerifier | None = None
+    realm: auth.TokenVerifier | None = None
     clock: Callable[[], float] = time.time
     orphan_grace: float = 900.0
     bundle_grace: float = 7 * 86400.0
@@ -78,13 +78,13 @@ class Parts:
         """
         directory = settings.state_directory
         keys = encryption.keys_from_file(settings.encryption_keys or directory / "encryption.keys")
-        signing = identity.SigningKey.from_pem(settings.signing_key.read_bytes(), issuer=settings.issuer)
+        signing = auth.SigningKey.from_pem(settings.signing_key.read_bytes(), issuer=settings.issuer)
         trusted = [
-            identity.VerificationKey.from_pem(path.read_bytes(), issuer=issuer)
+            auth.VerificationKey.from_pem(path.read_bytes(), issuer=issuer)
             for issuer, path in settings.trusted_keys.items()
         ]
         platforms = {name: (region.platform, region.settings) for name, region in settings.regions.items()}
-        own = cls.issuer_of(signing, identity.VerificationKeys([signing.public]), time.time)
+        own = cls.issuer_of(signing, auth.VerificationKeys([signing.public]), time.time)
         people, delegations, catalogue = identity_of(settings, own)
         design_url = settings.design_url or f"{settings.cloud_controller_url.rstrip('/')}/design/"
         delegated = DelegatedTokens(design_url, own, clock=time.time)
@@ -95,7 +95,7 @@ class Parts:
             platforms=open_platforms(
                 directory, platforms, delegated.of, stacks=lambda region: RegionBook(database, region)
             ),
-            keys=identity.VerificationKeys([signing.public, *trusted]),
+            keys=auth.VerificationKeys([signing.public, *trusted]),
             signing_key=signing,
             directory=directory,
             url=settings.cloud_controller_url.rstrip("/"),
@@ -140,17 +140,15 @@ class Parts:
         """A registry over the database, without categories yet."""
         return SqlRegistry(self.database, self.cipher, mixin_backend=OwnMixins())
 
-    def issuer(self) -> identity.TokenIssuer:
+    def issuer(self) -> auth.TokenIssuer:
         """Signs tokens for calls to orchestrators and for exchanges; renews none."""
         return self.issuer_of(self.signing_key, self.keys, self.clock)
 
     @staticmethod
-    def issuer_of(
-        key: identity.SigningKey, keys: identity.VerificationKeys, clock: Callable[[], float]
-    ) -> identity.TokenIssuer:
+    def issuer_of(key: auth.SigningKey, keys: auth.VerificationKeys, clock: Callable[[], float]) -> auth.TokenIssuer:
         """One that signs with a key and renews nothing."""
-        revocations = identity.MemoryRevocations(clock)
-        return identity.TokenIssuer(key, keys=keys, instances=_NoInstances(), revocations=revocations, clock=clock)
+        revocations = auth.MemoryRevocations(clock)
+        return auth.TokenIssuer(key, keys=keys, instances=_NoInstances(), revocations=revocations, clock=clock)
 
     @property
     def delegations(self) -> Delegations:
@@ -161,7 +159,7 @@ class Parts:
 class _NoInstances:
     """Instances renew their tokens with their service manager, never here."""
 
-    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+    def exists(self, instance_id: str, tenant_id: auth.TenantId) -> bool:
         return False
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from occi_service import client, identity
-from occi_service.wire import orchestrator, tokens
+from archelon_api import orchestrator, tokens
+from archelon_core import auth
+from occi_service import client
 
 from .notices import Notice
 
@@ -18,7 +19,7 @@ class Sender:
         seconds: that one call may take.
     """
 
-    def __init__(self, issuer: identity.TokenIssuer, *, seconds: float = 5.0) -> None:
+    def __init__(self, issuer: auth.TokenIssuer, *, seconds: float = 5.0) -> None:
         self._issuer = issuer
         self._timeout = client.Timeout(total=seconds)
 
@@ -27,7 +28,7 @@ class Sender:
         assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
             tokens.CLOUD_CONTROLLER,
-            tenant_id=identity.TenantId(notice.tenant),
+            tenant_id=auth.TenantId(notice.tenant),
             audience=tokens.audience_of_orchestrator(notice.instance),
             instance_id=notice.instance,
         )

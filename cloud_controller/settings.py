@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from occi_service.settings import WebSettings
+from archelon_core.settings import WebSettings
 
 __all__ = ["CloudControllerSettings", "RegionSettings"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from occi_service.database import metadata
+from archelon_core.database import metadata
 
 __all__ = ["INSTALLATION", "TABLES", "bundles", "delegations", "installation", "notices", "objects", "samples"]
 

@@ -1,7 +1,7 @@
 """The modules as WSGI: all under one callable, each at its own mount (`/design`, `/deploy`, …), or one alone at the same place.
 
-In front of each stand the doors of `occi_service.service`: sizes, rates, tokens; probes pass them. Nothing here calls a platform
-that would have to be waited for.
+In front of each stands the middleware of `occi_service.server.service`: sizes, rates, tokens; probes pass it. Nothing here
+calls a platform that would have to be waited for.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import prometheus_client
 import sqlalchemy as sa
 
 import bundles
-from occi_service import health, identity, server, service
-from occi_service.addresses import is_loopback
-from occi_service.app import Application
-from occi_service.identity.size_limit import MAX_BODY
-from occi_service.wire import deploy, tokens
+from archelon_api import deploy, tokens
+from archelon_core import auth, health
+from archelon_core.addresses import is_loopback
+from archelon_core.auth.size_limit import MAX_BODY
+from archelon_core.http import server
+from occi_service.server import service
+from occi_service.server.app import Application
 
 from .deploy.backend import DeployModule
 from .design.backend import DesignModule, register_modules, register_names, remove_disbelieved
@@ -66,7 +68,7 @@ class Mounts:
         """WSGI."""
         path: str = environ.get("PATH_INFO", "")
         _, name, rest = [*path.split("/", 2), "", ""][:3]
-        if path in identity.PROBES:
+        if path in auth.PROBES:
             # Of all that is mounted here any one can tell: they share process and database.
             return next(iter(self._applications.values()))(environ, start_response)
         application = self._applications.get(name)
@@ -91,9 +93,9 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
             delegated = None if found is not None else DelegationRows().find(connection, instance)
             return found if delegated is None else delegated.tenant
 
-    verifier = identity.AnyOf(_verifiers(parts))
+    verifier = auth.AnyOf(_verifiers(parts))
     checks = [health.Check("database", lambda: _probe(parts)), *isolation_checks(parts)]
-    heavy = identity.HeavyRequests()
+    heavy = auth.HeavyRequests()
 
     def mounted(module: Module) -> WSGIApplication:
         application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
@@ -131,11 +133,11 @@ def isolation_checks(parts: Parts) -> list[health.Check]:
     ]
 
 
-def _verifiers(parts: Parts) -> list[identity.TokenVerifier]:
-    signed = identity.SignedTokens(
+def _verifiers(parts: Parts) -> list[auth.TokenVerifier]:
+    signed = auth.SignedTokens(
         parts.keys,
         audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
-        revocations=identity.MemoryRevocations(parts.clock),
+        revocations=auth.MemoryRevocations(parts.clock),
         clock=parts.clock,
     )
     return [signed] if parts.realm is None else [signed, parts.realm]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from occi_service import server, work
-from occi_service.app import Application
+from archelon_core import queue
+from archelon_core.http import server
+from occi_service.server.app import Application
 
 from . import notices
 from .deploy import application_work, retention, stack_work, watching
@@ -33,7 +34,7 @@ __all__ = ["run", "topics_of", "worker_of"]
 _IDENTITY: Final = 60.0
 
 
-def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[work.Topic[Any, Any]]:
+def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[queue.Topic[Any, Any]]:
     """The topics of some modules.
 
     Args:
@@ -47,7 +48,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     holdings = {region: platform.holdings for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     regions = parts.regions
-    topics: list[work.Topic[Any, Any]] = []
+    topics: list[queue.Topic[Any, Any]] = []
     if "deploy" in names:
         topics += [
             application_work.topic(
@@ -94,30 +95,30 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             clock=parts.clock,
         )
         topics += [
-            work.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
-            work.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
+            queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
+            queue.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
         ]
     topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
-    topics.append(work.retention(parts.queue))
+    topics.append(queue.retention(parts.queue))
     return topics
 
 
 def worker_of(
     parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None, threads: int = 4, lease: float = 10.0
-) -> work.Worker:
+) -> queue.Worker:
     """A worker, not started; what recurs is seeded."""
     with parts.database.write() as connection:
-        parts.queue.seed(connection, work.RETENTION, "all", priority=work.Priority.BACKGROUND)
+        parts.queue.seed(connection, queue.RETENTION, "all", priority=queue.Priority.BACKGROUND)
         if "disposal" in names:
-            parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=work.Priority.BACKGROUND)
+            parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=queue.Priority.BACKGROUND)
         if "design" in names and parts.catalogue is not None:
             for topic in (mirror.TOPIC, unclaimed.TOPIC):
-                parts.queue.seed(connection, topic, topic, priority=work.Priority.BACKGROUND)
+                parts.queue.seed(connection, topic, topic, priority=queue.Priority.BACKGROUND)
         if "deploy" in names:
-            parts.queue.seed(connection, retention.TOPIC, "all", priority=work.Priority.BACKGROUND)
+            parts.queue.seed(connection, retention.TOPIC, "all", priority=queue.Priority.BACKGROUND)
             for region in _watchers(parts):
                 parts.queue.seed(connection, watching.TOPIC, region)
-    return work.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
+    return queue.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
 
 
 def _watchers(parts: Parts) -> dict[str, Watcher]:

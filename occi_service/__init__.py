@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from archelon_core.version import __version__
 
 if TYPE_CHECKING:
-    from .app import Application as Application
     from .attributes import Attribute as Attribute
-    from .exchange import Limits as Limits
     from .registry import InMemoryRegistry as InMemoryRegistry
+    from .server.app import Application as Application
+    from .server.request import Limits as Limits
 
 __all__ = ["Application", "Attribute", "InMemoryRegistry", "Limits", "__version__"]
 
-_PLACES = {"Application": "app", "Attribute": "attributes", "InMemoryRegistry": "registry", "Limits": "exchange"}
+_PLACES = {
+    "Application": "server.app",
+    "Attribute": "attributes",
+    "InMemoryRegistry": "registry",
+    "Limits": "server.request",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # PEP 562: `occi_service.wire` and `occi_service.client` are imported without the web framework.
+    # PEP 562: `archelon_api` and `occi_service.client` are imported without the web framework.
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -13,7 +13,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, cast, get_args
 
-from . import logs
+from archelon_core import logs
+
 from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load

@@ -6,16 +6,9 @@ import time
 from wsgiref.types import WSGIApplication
 
 import bundles
-from occi_service.app import ErrorBoundary
-from occi_service.identity import (
-    Authentication,
-    MemoryRevocations,
-    SignedTokens,
-    SizeLimit,
-    TokenCache,
-    read_jwk_set,
-)
-from occi_service.wire import tokens
+from archelon_api import tokens
+from archelon_core.auth import Authentication, MemoryRevocations, SignedTokens, SizeLimit, TokenCache, read_jwk_set
+from occi_service.server.app import ErrorBoundary
 
 from .dns import NameServer, ZoneFiles
 from .engine import Engine

@@ -20,19 +20,12 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from archelon_api import names, tokens
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
+from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys, write_jwk_set
 from occi_service import client
-from occi_service.identity import (
-    MemoryRevocations,
-    SigningKey,
-    TenantId,
-    TokenIssuer,
-    VerificationKeys,
-    write_jwk_set,
-)
 from occi_service.model import type_id
-from occi_service.wire import names, tokens
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
 
 from .memory import MemoryCloud
 

@@ -7,8 +7,8 @@ import functools
 import urllib.parse
 from collections.abc import Callable, Sequence
 
+from archelon_api import design
 from occi_service import client
-from occi_service.wire import design
 
 from .errors import Failure, SupplierFailure
 from .instance import Instance

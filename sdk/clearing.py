@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from archelon_api import disposal
 from occi_service import client
-from occi_service.wire import disposal
 
 from .catalogue import Design
 from .instance import Instance

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from archelon_api import dns, names
 from occi_service import client
-from occi_service.wire import dns, names
 
 from .catalogue import Design
 from .dns import Record

@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from archelon_api import names
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
 from occi_service import client
-from occi_service.wire import names
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
 
 from .bench import Bench
 

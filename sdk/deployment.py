@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import bundles
+from archelon_api import deploy, names
 from occi_service import client
-from occi_service.wire import deploy, names
 
 from . import templates
 from .catalogue import Design

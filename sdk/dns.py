@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from occi_service import dns_records
+from archelon_api import dns_records
 
 from .errors import Failure
 

@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from archelon_api import names
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
 from occi_service import client
-from occi_service.wire import names
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
 
 from .errors import Abandoned, Failure, in_words
 from .events import Action, Alarm, Event, Occasion, Tick

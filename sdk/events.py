@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from occi_service.wire import names
+from archelon_api import names
 
 __all__ = ["Action", "Alarm", "Event", "Occasion", "Tick"]
 

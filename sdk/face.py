@@ -19,12 +19,12 @@ from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action as OcciAction
 from occi.core_model import Entity
 
-from occi_service.app import Application
-from occi_service.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
-from occi_service.identity import IDENTITY, Identity, TokenKind
+from archelon_api import names
+from archelon_api import orchestrator as wire
+from archelon_core.auth import IDENTITY, Identity, TokenKind
+from archelon_core.errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from occi_service.registry import InMemoryRegistry
-from occi_service.wire import names
-from occi_service.wire import orchestrator as wire
+from occi_service.server.app import Application
 
 from .engine import Engine, Refusal
 from .events import Action

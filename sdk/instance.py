@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Final
 
-from occi_service.wire import names
+from archelon_api import names
 
 from .errors import Failure
 

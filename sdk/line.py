@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from occi_service import client, logs
+from archelon_api import service_manager as wire
+from archelon_api import tokens
+from archelon_core import logs
+from occi_service import client
 from occi_service.model import type_id
-from occi_service.wire import service_manager as wire
-from occi_service.wire import tokens
 
 __all__ = ["Line"]
 

@@ -11,10 +11,10 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from archelon_api import deploy, design, names, provision, runtime
+from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
-from occi_service.wire import deploy, design, names, provision, runtime
-from occi_service.wire import service_manager as manager
 
 from .ports import Service
 

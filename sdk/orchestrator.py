@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import bundles
+from archelon_api import service_manager as wire
 from occi_service.model import type_id
-from occi_service.wire import service_manager as wire
 
 from .catalogue import Design
 from .clearing import Disposal

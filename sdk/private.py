@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 
 from .errors import Failure
 

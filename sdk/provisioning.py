@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import bundles
+from archelon_api import provision
 from occi_service import client
-from occi_service.wire import provision
 
 from .catalogue import Design
 from .deployment import Stack

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol, TypeVar
 
-from occi_service import client, logs
-from occi_service.wire import tokens
+from archelon_api import tokens
+from archelon_core import logs
+from occi_service import client
 
 from .line import Line
 from .ports import Pace, Service

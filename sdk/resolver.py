@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 import bundles
+from archelon_api import names
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
 
 from .catalogue import Design
 from .errors import Abandoned, Failure, SupplierFailure

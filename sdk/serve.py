@@ -1,6 +1,6 @@
 """Runs a bundle's orchestrator: `python -m sdk.serve [directory]`, told by its environment whose it is and where to listen.
 
-`HOST` and `PORT` are the launcher's, the `ARCHELON_…` of `occi_service.wire.orchestrator` the service manager's. One process,
+`HOST` and `PORT` are the launcher's, the `ARCHELON_…` of `archelon_api.orchestrator` the service manager's. One process,
 with gunicorn's worker in it, holds everything. Where it is killed, the platform starts it again, as every container; it renews
 its tokens, and is activated again. A bundle that cannot be run answers all the same: what is wrong with it is reported with the
 first phase.
@@ -18,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 from wsgiref.types import WSGIApplication
 
-from occi_service import http_worker, logs, redaction
-from occi_service.version import __version__
+from archelon_core import logs, redaction
+from archelon_core.http import gunicorn_worker
+from archelon_core.version import __version__
 
 from .settings import ENV_TOKEN, Settings
 
@@ -53,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
         return made
 
     try:
-        http_worker.serve_alone(
+        gunicorn_worker.serve_alone(
             load,
             bind=settings.bind,
-            server=http_worker.server_field("archelon-sdk", __version__),
+            server=gunicorn_worker.server_field("archelon-sdk", __version__),
             threads=4,
             graceful_timeout=5,
             # Who calls, calls seldom; and the end of this process waits for open connections.

@@ -1,6 +1,6 @@
 """What an orchestrator's environment says: set by the service manager, and by whoever started the process.
 
-The names are those of `occi_service.wire.orchestrator`, spelled again here alone: the process listens before it imports the
+The names are those of `archelon_api.orchestrator`, spelled again here alone: the process listens before it imports the
 wire's kinds. A test compares them.
 """
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import bundles
+from archelon_api import deploy, names, runtime
+from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
-from occi_service.wire import deploy, names, runtime
-from occi_service.wire import service_manager as manager
 
 from .dns import Record
 from .engine import Engine

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from archelon_api import runtime
 from occi_service import client
-from occi_service.wire import runtime
 
 from .catalogue import Design
 from .deployment import Stack

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from occi_service import health, logs, server
-from occi_service.private_files import private_umask
-from occi_service.redaction import Redactor
-from occi_service.settings import SettingsError
-from occi_service.version import __version__
+from archelon_core import health, logs
+from archelon_core.http import server
+from archelon_core.private_files import private_umask
+from archelon_core.redaction import Redactor
+from archelon_core.settings import SettingsError
+from archelon_core.version import __version__
 
 from . import wiring
 from .settings import ServiceManagerSettings

@@ -11,10 +11,11 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
-from occi_service.identity import IDENTITY, Identity, TenantId, TokenKind
-from occi_service.identity.policy import Policy
+from archelon_core.auth import IDENTITY, Identity, TenantId, TokenKind
+from archelon_core.auth.policy import Policy
+from archelon_core.errors import ForbiddenError, HttpError, of_status
 from occi_service.registry import Registry
-from occi_service.service import KnownCaller
+from occi_service.server.service import KnownCaller
 
 from . import composing, hurtle
 from .catalogue import Catalogue
@@ -62,9 +63,9 @@ class ServiceManager(KnownCaller):
         """WSGI."""
         identity: Identity | None = environ.get(IDENTITY)
         if identity is not None and identity.audience is not None:
-            refused = self._refuse_signed(environ, response, identity)
-            if refused is not None:
-                return refused
+            refusal = self._refusal_of_signed(environ, identity)
+            if refusal is not None:
+                return self.render_error(environ, response, refusal)
         # What an orchestrator tells of an instance has nothing to do with what is published now.
         writing = environ.get("REQUEST_METHOD", "GET") not in _READING and environ.get("QUERY_STRING") not in _TOLD
         self._catalogue.refresh(environ.get("PATH_INFO", ""), writing=writing)
@@ -79,21 +80,21 @@ class ServiceManager(KnownCaller):
         # A path that a client chose is its tenant's own and says nothing about the instance; see `backend`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 
-    def _refuse_signed(self, environ: dict[str, Any], response: Any, identity: Identity) -> Iterable[bytes] | None:
+    def _refusal_of_signed(self, environ: dict[str, Any], identity: Identity) -> HttpError | None:
         if composing.is_exchanged(identity):
             if identity.instance_id and self._exists(identity.instance_id, identity.tenant_id):
                 text = "the token's instance is this service manager's own; use the token that renew gives"
-                return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
+                return ForbiddenError(text, "token")
             reading = environ.get("REQUEST_METHOD", "GET") in _READING
             if composing.opens(identity, environ.get("PATH_INFO", ""), reading=reading):
                 return None
             text = f"the token is for orders of {identity.audience} alone"
-            return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
+            return ForbiddenError(text, "token")
         if identity.kind is not TokenKind.INSTANCE:
             return None
         if identity.audience == START_AUDIENCE and not _is_renew(environ):
             text = "a start token is for the action renew alone; use a token that renew gives"
-            return self.render_error(environ, response, 403, "Forbidden", text, "token", {})
+            return ForbiddenError(text, "token")
         instance = identity.instance_id
         if identity.issuer not in self._issuers:
             text = (
@@ -104,7 +105,7 @@ class ServiceManager(KnownCaller):
         else:
             text = "the instance of this token is gone, and the token with it"
         fields = {"WWW-Authenticate": self._challenge}
-        return self.render_error(environ, response, 401, "Unauthorized", text, "token", fields)
+        return of_status(401, text, "token", headers=fields)
 
 
 def _is_renew(environ: dict[str, Any]) -> bool:

@@ -18,15 +18,15 @@ import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
 import bundles
-from occi_service.encryption import Cipher
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
-from occi_service.identity import Counts, Identity, Quotas, rules
-from occi_service.identity.policy import Policy
+from archelon_api import names
+from archelon_api import service_manager as wire
+from archelon_core.auth import Counts, Identity, Quotas, rules
+from archelon_core.auth.policy import Policy
+from archelon_core.encryption import Cipher
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
+from archelon_core.queue import Priority
 from occi_service.model import attributes_of, type_id
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
-from occi_service.work import Priority
-from occi_service.workflow import DeferredDeletion, call_first
+from occi_service.server.backends import DeferredDeletion, call_first
 
 from . import tables
 from .catalogue import Catalogue, ServiceBackend

@@ -19,15 +19,15 @@ import sqlalchemy as sa
 from occi.backend import ActionBackend, KindBackend
 
 import bundles
-from occi_service import work
-from occi_service.database import insert_into
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError
-from occi_service.identity import Identity, TenantId
+from archelon_api import design
+from archelon_core import queue as work
+from archelon_core.auth import Identity, TenantId
+from archelon_core.database import insert_into
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError
+from archelon_core.transactions import forbid_in_transaction, in_transaction
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import split_type_id
-from occi_service.transactions import forbid_in_transaction, in_transaction
-from occi_service.wire import design
-from occi_service.workflow import CallFirst
+from occi_service.server.backends import CallFirst
 
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
@@ -63,7 +63,7 @@ class Catalogue:
     """See the module.
 
     Args:
-        database: where the catalogue is kept (`occi_service.database.Database`).
+        database: where the catalogue is kept (`archelon_core.database.Database`).
         registry: where the kinds are registered.
         backend: serves them.
         queue: where what follows from a change is written down.

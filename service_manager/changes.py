@@ -15,8 +15,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Entity
 
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
+from archelon_api import names
+from archelon_api import service_manager as wire
 
 from . import lifecycle
 from .catalogue import Catalogue

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from archelon_api import deploy, design, disposal, names, orchestrator, tokens
+from archelon_core.auth import TenantId, TokenIssuer
 from occi_service import client
-from occi_service.identity import TenantId, TokenIssuer
-from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
 
 from .lines import Lines
 

@@ -20,15 +20,15 @@ from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Link, Mixin
 
 import bundles
-from occi_service.database import Database
-from occi_service.errors import ForbiddenError
-from occi_service.identity import Identity, TokenKind, rules
-from occi_service.identity.policy import Policy, Target
-from occi_service.identity.rules import Scope
+from archelon_api import names, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import Identity, TokenKind, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.auth.rules import Scope
+from archelon_core.database import Database
+from archelon_core.errors import ForbiddenError
 from occi_service.model import attributes_of, secrets_of, type_id
 from occi_service.registry.base import Page, Registry, RegistryView, Selection
-from occi_service.wire import names, tokens
-from occi_service.wire import service_manager as wire
 
 from .catalogue import Catalogue
 from .instances import Instance, Instances, parameters_of

@@ -13,9 +13,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 import bundles
-from occi_service import client, work
-from occi_service.errors import ConflictError, ForbiddenError, UnavailableError
-from occi_service.identity import Identity, PresentedToken, TenantId, TokenKind
+from archelon_core import queue as work
+from archelon_core.auth import Identity, PresentedToken, TenantId, TokenKind
+from archelon_core.errors import ConflictError, ForbiddenError, UnavailableError
+from occi_service import client
 
 from . import tables
 from .cloud import Caller, Cloud
@@ -92,7 +93,7 @@ class Delegating:
 
 
 class Unclaimed:
-    """`occi_service.work.Handler` of the topic `delegation.unclaimed`."""
+    """`archelon_core.queue.Handler` of the topic `delegation.unclaimed`."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud

@@ -14,10 +14,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Resource
 
+from archelon_api import names
+from archelon_api import service_manager as wire
+from archelon_core.queue import Priority, WorkQueue
 from occi_service.registry import Registry
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
-from occi_service.work import Priority, WorkQueue
 
 from .instances import Instance, house_extras, resumed
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from occi_service.html import Html
+from archelon_api import orchestrator
+from archelon_api import service_manager as wire
 from occi_service.renderings import (
     Collection,
     EntityDocument,
@@ -24,8 +25,7 @@ from occi_service.renderings import (
     TextPlain,
     UriList,
 )
-from occi_service.wire import orchestrator
-from occi_service.wire import service_manager as wire
+from occi_service.renderings.html import Html
 
 __all__ = ["as_hurtle", "renderings"]
 

@@ -15,13 +15,13 @@ from typing import Any, Final, NewType
 import sqlalchemy as sa
 from occi.core_model import Entity, Kind, Link, Resource
 
-from occi_service.identity import Identity, Role, TenantId, TokenKind
+from archelon_api import names
+from archelon_api import service_manager as wire
+from archelon_core.auth import Identity, Role, TenantId, TokenKind
+from archelon_core.queue import Priority, WorkQueue
 from occi_service.model import RemoteResource, foreign_kind, type_id
 from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
-from occi_service.work import Priority, WorkQueue
 
 from . import tables
 from .lifecycle import Snapshot, Wanted, legal_moves

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service import client, work
-from occi_service.encryption import Cipher
-from occi_service.wire import names, orchestrator
+from archelon_api import names, orchestrator
+from archelon_core import queue
+from archelon_core.encryption import Cipher
+from occi_service import client
 
 from . import tables
 from .cloud import Caller, Cloud
@@ -43,7 +44,7 @@ class _Invocation:
 
 
 class Invocations:
-    """`occi_service.work.Handler` of the topic `invocation`; keys are ids of invocations."""
+    """`archelon_core.queue.Handler` of the topic `invocation`; keys are ids of invocations."""
 
     def __init__(self, instances: Instances, cloud: Cloud, cipher: Cipher, *, clock: Callable[[], float]) -> None:
         self._instances = instances
@@ -51,7 +52,7 @@ class Invocations:
         self._cipher = cipher
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[_Invocation, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[_Invocation, None] | None:
         """The invocation; None if it was worked off, or its instance is gone."""
         table = tables.invocations
         row = connection.execute(sa.select(table).where(table.c.id == item.key)).one_or_none()
@@ -62,14 +63,14 @@ class Invocations:
         too_old = self._clock() > row.made + _PATIENCE
         return _Invocation(instance, row.id, row.name, too_old, attributes), None
 
-    def step(self, wanted: _Invocation, _nothing: None) -> work.Progress[Any]:
+    def step(self, wanted: _Invocation, _nothing: None) -> queue.Progress[Any]:
         """Pass it on. The orchestrator takes one id once."""
         instance = wanted.instance
         if wanted.too_old:
             log.warning("nobody took an action in time", extra={"instance": instance.id, "action": wanted.name})
-            return work.Done(True)
+            return queue.Done(True)
         if instance.address is None or instance.snapshot.activated != instance.snapshot.boots:
-            return work.Wait(0.5)
+            return queue.Wait(0.5)
         attributes = {
             names.GENERATION: instance.snapshot.generation,
             orchestrator.EVENT_ID: wanted.id,
@@ -80,15 +81,15 @@ class Invocations:
         try:
             self._cloud.act(instance.address, attributes, caller)
         except LeftAloneError as error:
-            return work.Wait(error.seconds)
+            return queue.Wait(error.seconds)
         except client.UnavailableError as error:
             if error.retry_after is None:
                 # Not its word, but that of something in front of it.
                 raise
-            return work.Wait(_AGAIN, False)
-        return work.Done(True)
+            return queue.Wait(_AGAIN, False)
+        return queue.Done(True)
 
-    def save(self, connection: sa.Connection, item: work.Item, observed: bool) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: bool) -> None:
         """It was worked off or is too old, or it is being worked off."""
         one = tables.invocations.c.id == item.key
         if observed:
@@ -96,7 +97,7 @@ class Invocations:
         else:
             connection.execute(tables.invocations.update().where(one).values(made=self._clock()))
 
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """It will not be: drop it."""
         log.warning("an action could not be passed on", extra={"action": item.key, "reason": reason})
         self.save(connection, item, True)

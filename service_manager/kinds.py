@@ -7,9 +7,9 @@ from typing import Final, cast
 from occi.core_model import Action, Kind, Resource
 
 import bundles
+from archelon_api import names
+from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, AttributeType, Use
-from occi_service.wire import names
-from occi_service.wire import service_manager as wire
 
 __all__ = ["RESERVED_TERMS", "actions_of", "kind_of"]
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from occi_service.database import Database
-from occi_service.work import Backlog, WorkQueue
+from archelon_core.database import Database
+from archelon_core.queue import Backlog, WorkQueue
 
 from . import tables
 

@@ -11,11 +11,11 @@ import falcon
 import pydantic
 import sqlalchemy as sa
 
-from occi_service.errors import BadRequestError, ForbiddenError, NotFoundError
-from occi_service.identity import IDENTITY, Identity, rules
-from occi_service.identity.policy import Policy, Target
-from occi_service.request_input import read_json, read_query
-from occi_service.workflow import refusals
+from archelon_core.auth import IDENTITY, Identity, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.errors import BadRequestError, ForbiddenError, NotFoundError
+from occi_service.server.backends import refusals
+from occi_service.server.request_input import read_json, read_query
 
 from . import tables
 from .catalogue import Catalogue

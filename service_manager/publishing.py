@@ -15,14 +15,14 @@ from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
 import bundles
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
-from occi_service.identity import IDENTITY, Identity, rules
-from occi_service.identity.policy import Policy, Target
+from archelon_api import deploy, names
+from archelon_api import service_manager as wire
+from archelon_core.auth import IDENTITY, Identity, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
 from occi_service.registry import Registry
-from occi_service.request_input import read_body
-from occi_service.wire import deploy, names
-from occi_service.wire import service_manager as wire
-from occi_service.workflow import DeferredDeletion, refusals
+from occi_service.server.backends import DeferredDeletion, refusals
+from occi_service.server.request_input import read_body
 
 from .backend import caller_of, connection_of
 from .catalogue import Catalogue

@@ -16,11 +16,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 import bundles
-from occi_service import client, work
-from occi_service.encryption import Cipher
-from occi_service.identity import TokenIssuer
-from occi_service.wire import deploy, disposal, names, orchestrator, tokens
-from occi_service.wire import service_manager as wire
+from archelon_api import deploy, disposal, names, orchestrator, tokens
+from archelon_api import service_manager as wire
+from archelon_core import queue
+from archelon_core.auth import TokenIssuer
+from archelon_core.encryption import Cipher
+from occi_service import client
 
 from . import lifecycle, tables
 from .catalogue import Catalogue
@@ -57,7 +58,7 @@ class Order:
 
 
 class Reconciler:
-    """`occi_service.work.Handler` of the topic `instance`.
+    """`archelon_core.queue.Handler` of the topic `instance`.
 
     Args:
         url: under which this service manager is reached by orchestrators.
@@ -97,7 +98,7 @@ class Reconciler:
 
     # load -------------------------------------------------------------------------------------------------------------
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[Order, Change] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[Order, Change] | None:
         """The instance as it is; None if it is gone."""
         instance = self._instances.find(connection, item.key)
         if instance is None:
@@ -119,16 +120,16 @@ class Reconciler:
 
     # step -------------------------------------------------------------------------------------------------------------
 
-    def step(self, order: Order, _nothing: Change) -> work.Progress[Change]:
+    def step(self, order: Order, _nothing: Change) -> queue.Progress[Change]:
         """Take the next step."""
         if isinstance(order.next, lifecycle.Rest):
-            return work.Done()
+            return queue.Done()
         try:
             return self._take(order.next, order, order.now)
         except LeftAloneError as error:
-            return work.Wait(min(error.seconds, self._time_left(order)))
+            return queue.Wait(min(error.seconds, self._time_left(order)))
         except _GoneError:
-            return work.Advance(_forgotten(order.instance.snapshot))
+            return queue.Advance(_forgotten(order.instance.snapshot))
         except (client.BadRequestError, client.ForbiddenError, client.ConflictError, client.TooLargeError) as error:
             return self._refused(order, error)
         except (client.ClientError, LookupError) as error:
@@ -136,7 +137,7 @@ class Reconciler:
             stumbles = order.instance.stumbles + 1
             pause = min(_STUMBLE_LONGEST, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 16))
             change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
-            return work.Wait(pause, change)
+            return queue.Wait(pause, change)
 
     def _time_left(self, order: Order) -> float:
         """Seconds until the present attempt is overdue, which somebody is to notice in time."""
@@ -144,18 +145,18 @@ class Reconciler:
         overdue = seen.begun + self._patience_of(order.manifest)[seen.state].timeout
         return overdue - order.now if overdue > order.now else math.inf
 
-    def _refused(self, order: Order, error: client.ClientError) -> work.Progress[Change]:
+    def _refused(self, order: Order, error: client.ClientError) -> queue.Progress[Change]:
         """What will not pass by waiting: the attempt failed."""
         seen = order.instance.snapshot
         now = self._clock()
         if seen.state == "active":
-            return work.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
+            return queue.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
         failed = dataclasses.replace(seen, outcome="failed", outcome_message=_plain(error))
         if isinstance(order.next, lifecycle.Dispose):
             failed = dataclasses.replace(failed, disposal="failed")
         return self._take(lifecycle.plan(failed, self._patience_of(order.manifest), now), order, now)
 
-    def _take(self, step: lifecycle.Step, order: Order, now: float) -> work.Progress[Change]:
+    def _take(self, step: lifecycle.Step, order: Order, now: float) -> queue.Progress[Change]:
         instance = order.instance
         seen = instance.snapshot
         match step:
@@ -172,19 +173,19 @@ class Reconciler:
                 if seen.disposal is not None or isinstance(order.next, lifecycle.Dispose):
                     columns["disposal"] = "again"
                 message = f"attempt {seen.attempt + 1} of {seen.state} failed: {reason}"
-                return work.Wait(observed=Change(columns, message=message, decided_on=instance.snapshot), until=at)
+                return queue.Wait(observed=Change(columns, message=message, decided_on=instance.snapshot), until=at)
             case lifecycle.GiveUp(phase, reason):
                 failed: dict[str, Any] = {"state": "fail", "failed": phase, "sent": 0, "retry_at": None}
                 text = f"{phase} failed: {reason}"
-                return work.Done(
+                return queue.Done(
                     Change(failed, enter="fail", ended="failed", message=text, decided_on=instance.snapshot)
                 )
             case lifecycle.Await(until, application):
                 if application and instance.stumbles > 0:
                     return self._look(order, until, now)
-                return work.Wait(_pause(until, now), Change({"stumbles": 1}) if application else None)
+                return queue.Wait(_pause(until, now), Change({"stumbles": 1}) if application else None)
             case lifecycle.ForgetApplication():
-                return work.Advance(dataclasses.replace(_forgotten(seen), decided_on=seen))
+                return queue.Advance(dataclasses.replace(_forgotten(seen), decided_on=seen))
             case lifecycle.MakeApplication():
                 return self._then(order, self._make(order))
             case lifecycle.Activate():
@@ -198,7 +199,7 @@ class Reconciler:
                 except client.NotFoundError:
                     # It has started anew, and its word of that is still to come: it has disposed of nothing.
                     anew = Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen)
-                    return work.Wait(_STUMBLE_FIRST, anew)
+                    return queue.Wait(_STUMBLE_FIRST, anew)
                 return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
             case lifecycle.Dispose():
                 return self._dispose(order)
@@ -207,11 +208,11 @@ class Reconciler:
                 # Before the row goes: a worker that takes over in between does it again.
                 self._issuer.revoke_instance(instance.id)
                 self._cloud.forget(instance.id)
-                return work.Done(Change(removed=True, ended="done"))
+                return queue.Done(Change(removed=True, ended="done"))
             case lifecycle.Rest():
-                return work.Done()
+                return queue.Done()
 
-    def _then(self, order: Order, change: Change) -> work.Progress[Change]:
+    def _then(self, order: Order, change: Change) -> queue.Progress[Change]:
         """What follows a change, as far as can be told from here: to write it and to wait is one transaction, not two.
 
         What happens meanwhile is not lost: a report or an order makes the work due at once, however it is settled.
@@ -219,12 +220,12 @@ class Reconciler:
         after = dataclasses.replace(order.instance.snapshot, **change.columns_of_snapshot())
         match lifecycle.plan(after, self._patience_of(order.manifest), order.now):
             case lifecycle.Rest():
-                return work.Done(change)
+                return queue.Done(change)
             case lifecycle.Await(until, True):
                 waiting = dataclasses.replace(change, columns={**change.columns, "stumbles": 1})
-                return work.Wait(_pause(until, order.now), waiting)
+                return queue.Wait(_pause(until, order.now), waiting)
             case _:
-                return work.Advance(change)
+                return queue.Advance(change)
 
     def _enter(self, seen: lifecycle.Snapshot, state: str, now: float) -> Change:
         columns: dict[str, Any] = {
@@ -246,7 +247,7 @@ class Reconciler:
             ended = "overtaken" if overtaken else "done"
         return Change(columns, enter=state, ended=ended, message="", decided_on=seen)
 
-    def _look(self, order: Order, until: float, now: float) -> work.Progress[Change]:
+    def _look(self, order: Order, until: float, now: float) -> queue.Progress[Change]:
         """Look for ourselves while an orchestrator is awaited.
 
         A crash is told, not only a time-out; and what was told to the orchestrator is told again, which makes it
@@ -266,8 +267,8 @@ class Reconciler:
                 self._tell(order, str(url).rstrip("/"))
             except client.NotFoundError:
                 # It has started anew, and its word of that was lost.
-                return work.Advance(Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen))
-        return work.Wait(pause, Change({"stumbles": stumbles}, message=message))
+                return queue.Advance(Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen))
+        return queue.Wait(pause, Change({"stumbles": stumbles}, message=message))
 
     def _tell(self, order: Order, address: str) -> None:
         """Tell an orchestrator the present phase; what it does already, or has done, it does not do again."""
@@ -351,17 +352,17 @@ class Reconciler:
             orchestrator.INTERNAL_PARAMETERS: {each.name: each.value for each in internal},
         }
 
-    def _dispose(self, order: Order) -> work.Progress[Change]:
+    def _dispose(self, order: Order) -> queue.Progress[Change]:
         instance = order.instance
         seen = instance.snapshot
         found = self._cloud.dispose(seen.generation, instance.service, _caller(instance), ask=seen.disposal != "asked")
         state = found.attributes.get(disposal.DISPOSAL_STATE)
         if state == "done":
             audit = json.dumps(found.attributes.get(disposal.DISPOSAL_AUDIT) or [])
-            return work.Advance(Change({"disposal": "done", "audit": audit, "stumbles": 0}))
+            return queue.Advance(Change({"disposal": "done", "audit": audit, "stumbles": 0}))
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
         if state == "failed" and seen.disposal == "asked":
-            return work.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
+            return queue.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
         # Nobody tells when it is done. The pauses grow with what it takes, and so what is added stays a small part of that.
         taken = 0.0 if seen.disposal is None else order.now - seen.begun
         pause = min(_LOOK, max(_STUMBLE_FIRST, taken / _PARTS))
@@ -369,7 +370,7 @@ class Reconciler:
         if seen.disposal is None:
             # Its time, and its attempts, are its own.
             columns |= {"begun": order.now, "attempt": 0}
-        return work.Wait(pause, Change(columns, message=message or None))
+        return queue.Wait(pause, Change(columns, message=message or None))
 
     def _patience_of(self, manifest: bundles.Manifest) -> dict[str, Patience]:
         found = {}
@@ -384,11 +385,11 @@ class Reconciler:
 
     # save -------------------------------------------------------------------------------------------------------------
 
-    def save(self, connection: sa.Connection, item: work.Item, change: Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, change: Change) -> None:
         """Write what a step did."""
         self._changes.write(connection, item.key, change)
 
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """A slip of our own, many times in a row: say so, and let the tenant retry or delete."""
         instance = self._instances.find(connection, item.key)
         if instance is None:

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from occi.backend import KindBackend
 from occi.core_model import Entity
 
-from occi_service import work
-from occi_service.errors import ForbiddenError
-from occi_service.identity import TenantId
-from occi_service.identity.policy import Policy
+from archelon_core import queue
+from archelon_core.auth import TenantId
+from archelon_core.auth.policy import Policy
+from archelon_core.errors import ForbiddenError
 
 from .backend import caller_of
 from .composing import reading_rule, target_of
@@ -49,23 +49,23 @@ class RecordBackend(KindBackend):
 
 
 class RecordExpiry:
-    """`occi_service.work.Handler` that deletes a record when its time is over; keys are `tenant instance`."""
+    """`archelon_core.queue.Handler` that deletes a record when its time is over; keys are `tenant instance`."""
 
     def __init__(self, history: History) -> None:
         self._history = history
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[str, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[str, None] | None:
         """Nothing to look up: the row was due, so it is time."""
         return item.key, None
 
-    def step(self, wanted: str, _nothing: None) -> work.Progress[Any]:
+    def step(self, wanted: str, _nothing: None) -> queue.Progress[Any]:
         """Nothing to do in the world."""
-        return work.Done(wanted)
+        return queue.Done(wanted)
 
-    def save(self, connection: sa.Connection, item: work.Item, observed: Any) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: Any) -> None:
         """Delete the record."""
         tenant, _, instance = item.key.rpartition(" ")
         self._history.expire(connection, TenantId(tenant), instance)
 
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """Leave it: the next retention looks again."""

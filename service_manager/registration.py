@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service import work
-from occi_service.identity import TenantId
-from occi_service.wire import design
+from archelon_api import design
+from archelon_core import queue
+from archelon_core.auth import TenantId
 
 from . import tables
 from .catalogue import Catalogue
@@ -40,7 +40,7 @@ class Offer:
 
 
 class Registration:
-    """`occi_service.work.Handler` of the topic `catalogue.entry`; its key is the service's type.
+    """`archelon_core.queue.Handler` of the topic `catalogue.entry`; its key is the service's type.
 
     Args:
         issuer: of the tokens that this service manager signs. urls: its own, by interface.
@@ -56,7 +56,7 @@ class Registration:
         self._urls = {interface: url.rstrip("/") for interface, url in urls.items()}
         self._every = every
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[Offer, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[Offer, None] | None:
         """How it should be; nothing where it is withdrawn."""
         found = self._catalogue.service(connection, item.key)
         if found is None:
@@ -77,7 +77,7 @@ class Registration:
                     }
         return Offer(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn), None
 
-    def step(self, wanted: Offer, observed: None) -> work.Progress[None]:
+    def step(self, wanted: Offer, observed: None) -> queue.Progress[None]:
         """Compare, and set right."""
         there = {
             f"{design.SERVICE.location}{each.location.rpartition('/')[2]}": each
@@ -94,13 +94,13 @@ class Registration:
             if path not in wanted.entries and found.attributes.get(design.ISSUER) == self._issuer:
                 self._cloud.take_out(path, wanted.tenant)
         if wanted.withdrawn:
-            return work.Done()
+            return queue.Done()
         # Without an entry: nobody knows yet which regions there are.
-        return work.Wait(self._every if wanted.entries else _SOON)
+        return queue.Wait(self._every if wanted.entries else _SOON)
 
-    def save(self, connection: sa.Connection, item: work.Item, observed: None) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: None) -> None:
         """Nothing is kept: the catalogue itself says how it is."""
 
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """It is never given up."""
         raise AssertionError(f"the entry of {item.key} is never given up, and yet: {reason}")

@@ -14,13 +14,13 @@ from typing import Any, Final
 from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
-from occi_service.encryption import Cipher
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
-from occi_service.identity import Identity, TokenIssuer, TokenKind, rules
-from occi_service.identity.policy import Policy, Target
+from archelon_api import names, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import Identity, TokenIssuer, TokenKind, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.encryption import Cipher
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
 from occi_service.renderings.grammar import ATTRIBUTE_NAME
-from occi_service.wire import names, tokens
-from occi_service.wire import service_manager as wire
 
 from .backend import caller_of, connection_of
 from .instances import LINK_KINDS, Instance, Instances, set_links, show_state

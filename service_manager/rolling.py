@@ -15,9 +15,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Entity
 
-from occi_service import work
-from occi_service.identity import TenantId
-from occi_service.wire import names
+from archelon_api import names
+from archelon_core import queue
+from archelon_core.auth import TenantId
 
 from . import tables
 from .history import History
@@ -73,14 +73,14 @@ class _Change:
 
 
 class Roll:
-    """`occi_service.work.Handler` of rolls; keys are `tenant entry`."""
+    """`archelon_core.queue.Handler` of rolls; keys are `tenant entry`."""
 
     def __init__(self, instances: Instances, history: History, *, clock: Callable[[], float]) -> None:
         self._instances = instances
         self._history = history
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[_Rolling, _Change] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[_Rolling, _Change] | None:
         """How far the roll is; None where its entry is gone."""
         entity = self._entry(connection, item)
         if entity is None:
@@ -103,40 +103,40 @@ class Roll:
         busy = following is None and connection.scalar(moving) is not None
         return _Rolling(digest, present, before, None if following is None else tuple(following), busy), _Change()
 
-    def step(self, rolling: _Rolling, _nothing: _Change) -> work.Progress[_Change]:
+    def step(self, rolling: _Rolling, _nothing: _Change) -> queue.Progress[_Change]:
         """Move the next instance, or wait for the one under way."""
         present = rolling.present
         if present is not None and present.snapshot.state == "fail":
             said = f"failed: instance {present.id} did not come up with {rolling.digest[:12]}"
             if present.snapshot.digest != rolling.digest or present.snapshot.wanted is Wanted.GONE:
-                return work.Done(_Change(state=said))
-            return work.Done(_Change(present.id, rolling.before, f"{said} and goes back to {rolling.before[:12]}"))
+                return queue.Done(_Change(state=said))
+            return queue.Done(_Change(present.id, rolling.before, f"{said} and goes back to {rolling.before[:12]}"))
         if present is not None and not _settled(present, rolling.digest):
-            return work.Wait(_LOOK)
+            return queue.Wait(_LOOK)
         if rolling.following is not None:
             instance, before = rolling.following
-            return work.Wait(_LOOK, _Change(instance, rolling.digest, f"running: instance {instance}, from {before}"))
-        return work.Wait(_LOOK) if rolling.busy else work.Done(_Change(state="done"))
+            return queue.Wait(_LOOK, _Change(instance, rolling.digest, f"running: instance {instance}, from {before}"))
+        return queue.Wait(_LOOK) if rolling.busy else queue.Done(_Change(state="done"))
 
-    def save(self, connection: sa.Connection, item: work.Item, change: _Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, change: _Change) -> None:
         """Write what the step decided."""
         if change.state is not None:
             self._note(connection, item, change.state)
         if change.move is not None:
             self._move(connection, change.move, change.digest)
 
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
+    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """Say why the roll stopped."""
         self._note(connection, item, f"failed: {reason}")
 
-    def _entry(self, connection: sa.Connection, item: work.Item) -> Entity | None:
+    def _entry(self, connection: sa.Connection, item: queue.Item) -> Entity | None:
         tenant, _, entry = item.key.partition(" ")
         try:
             return self._instances.registry.get_resource(entry, house_extras(connection, TenantId(tenant)))
         except KeyError:
             return None
 
-    def _note(self, connection: sa.Connection, item: work.Item, state: str) -> None:
+    def _note(self, connection: sa.Connection, item: queue.Item, state: str) -> None:
         entity = self._entry(connection, item)
         if entity is None:
             return

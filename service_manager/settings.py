@@ -6,7 +6,7 @@ from typing import Self
 
 import pydantic
 
-from occi_service.settings import WebSettings
+from archelon_core.settings import WebSettings
 
 __all__ = ["ServiceManagerSettings"]
 

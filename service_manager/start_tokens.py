@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.encryption import Cipher, DecryptionError
-from occi_service.identity import Identity, InvalidTokenError, Role, TenantId, TokenKind
+from archelon_core.auth import Identity, InvalidTokenError, Role, TenantId, TokenKind
+from archelon_core.encryption import Cipher, DecryptionError
 
 from . import tables
 
@@ -35,7 +35,7 @@ class StartTokens:
     """A `TokenVerifier` for start tokens.
 
     Args:
-        database: holds the instances (`occi_service.database.Database`).
+        database: holds the instances (`archelon_core.database.Database`).
         cipher: start tokens are encrypted at rest.
     """
 

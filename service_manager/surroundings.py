@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.wire import deploy, design
+from archelon_api import deploy, design
 
 from . import tables
 from .cloud import Cloud

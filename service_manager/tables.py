@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from occi_service.database import metadata
+from archelon_core.database import metadata
 
 __all__ = ["bundle_owners", "bundles", "flags", "instances", "invocations", "publications", "services"]
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import prometheus_client
 import sqlalchemy as sa
 
-from occi_service import health, work
-from occi_service.database import Database
-from occi_service.encryption import Cipher
-from occi_service.identity import (
+from archelon_api import service_manager as wire
+from archelon_core import health
+from archelon_core import queue as work
+from archelon_core.auth import (
     AnyOf,
     HeavyRequests,
     Quotas,
@@ -30,15 +30,16 @@ from occi_service.identity import (
     VerificationKeys,
     read_jwk_set,
 )
-from occi_service.identity.keystone import KeystoneTokens, RoleMap
-from occi_service.identity.policy import Policy
-from occi_service.identity.size_limit import MAX_BODY
-from occi_service.identity.sql_revocations import SqlRevocations
-from occi_service.keystone import Keystone
+from archelon_core.auth.keystone import KeystoneTokens, RoleMap
+from archelon_core.auth.keystone_api import Keystone
+from archelon_core.auth.policy import Policy
+from archelon_core.auth.size_limit import MAX_BODY
+from archelon_core.auth.sql_revocations import SqlRevocations
+from archelon_core.database import Database
+from archelon_core.encryption import Cipher
+from occi_service.registry.schema import upgrade
 from occi_service.registry.sql import SqlRegistry
-from occi_service.schema import upgrade
-from occi_service.service import Rates, assemble
-from occi_service.wire import service_manager as wire
+from occi_service.server.service import Rates, assemble
 
 from . import surroundings, tables
 from .application import ServiceManager
@@ -73,7 +74,7 @@ _FOR_EVER = work.Retry(attempts=2**31 - 1)
 
 
 class _InstancesThatExist:
-    """`occi_service.identity.Instances`, answered from the table."""
+    """`archelon_core.auth.Instances`, answered from the table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from archelon_core.auth.keystone_api import Keystone, KeystoneRefusedError
 from cloud_controller.deploy.ports import Progress, StackOrder, Stacks
 from cloud_controller.platform import PlatformContext, PlatformTokens
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
-from occi_service.keystone import Keystone, KeystoneRefusedError
 
 __all__ = ["install", "open_delegating"]
 

@@ -44,7 +44,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "bundles/py.typed",
         "occi_service/page.html",
         "occi_service/py.typed",
-        "occi_service/migrations/env.py",
+        "archelon_core/migrations/env.py",
     ],
 )
 def test_it_is_there(names: list[str], name: str) -> None:

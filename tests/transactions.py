@@ -1,6 +1,6 @@
 """Has every test fail in which something slow happens inside a transaction for writing.
 
-The product refuses what it knows to be slow (`occi_service.transactions`). Here the same is asked of whatever comes by way of a
+The product refuses what it knows to be slow (`archelon_core.transactions`). Here the same is asked of whatever comes by way of a
 library: sockets that connect, names that are looked up, processes that start, pauses, by Python's own audit events; parsing of
 YAML, archives, compression and templates, and digests of much, by their functions.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 import jinja2
 import yaml
 
-from occi_service.transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
 
 __all__ = ["guard"]
 

@@ -82,7 +82,7 @@ def _opened(url: str) -> Iterator[Callable[[str], Sequence[Any]]]:
     """What a database answers to a statement."""
     import sqlalchemy as sa
 
-    from occi_service.database import Database
+    from archelon_core.database import Database
 
     database = Database(url, pool_size=1)
     try:

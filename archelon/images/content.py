@@ -73,7 +73,7 @@ def _listed(path: Path) -> tuple[str, ...]:
 IMAGES: Final[Mapping[str, Content]] = {
     "orchestrator": Content(
         name="orchestrator",
-        rooms=("bundles", "occi_service", "sdk"),
+        rooms=("archelon_api", "archelon_core", "bundles", "occi_service", "sdk"),
         entrypoint=("python3", "-m", "sdk.container"),
         environment={"HOST": "0.0.0.0", "PORT": "8080"},  # nosec  # noqa: S104 - a pod's own address; a policy says who may call
         libraries=_listed(_REQUIREMENTS),
@@ -82,6 +82,8 @@ IMAGES: Final[Mapping[str, Content]] = {
         name="services",
         rooms=(
             "archelon",
+            "archelon_api",
+            "archelon_core",
             "bundles",
             "cloud_controller",
             "occi_service",

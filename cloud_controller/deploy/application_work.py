@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.errors import OcciError
-from occi_service.wire import deploy
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+from archelon_api import deploy
+from archelon_core.errors import HttpError
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..entities import Entities
 from ..notices import Notices
@@ -89,7 +89,7 @@ class ApplicationWork:
             digest, image = image, ""
         try:
             return Wanted(present, digest, image, environment_of(attributes)), None
-        except OcciError as error:
+        except HttpError as error:
             return Wanted(present, digest, image, {}, problem=error.message), None
 
     def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:

@@ -14,8 +14,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
-from occi_service.errors import BadRequestError, ConflictError, shown
-from occi_service.wire import deploy, names
+from archelon_api import deploy, names
+from archelon_core.errors import BadRequestError, ConflictError, shown
 
 from .. import callers
 from ..labels import Labels

@@ -9,10 +9,10 @@ from occi.backend import ActionBackend
 from occi.core_model import Action, Entity
 
 import bundles
-from occi_service.app import Application
-from occi_service.database import Database
+from archelon_api import deploy
+from archelon_core.database import Database
 from occi_service.registry.base import as_registry
-from occi_service.wire import deploy
+from occi_service.server.app import Application
 
 from ..objects import Objects
 from .applications import AppBackend, ApplicationBackend

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from occi_service.database import Database
+from archelon_core.database import Database
 
 from ..labels import Labels
 from ..objects import labels_of

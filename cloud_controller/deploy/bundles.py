@@ -22,21 +22,16 @@ from occi.backend import KindBackend
 from occi.core_model import Entity, Resource
 
 import bundles as archives
-from occi_service.database import Database, insert_into
-from occi_service.errors import (
-    BadRequestError,
-    ForbiddenError,
-    NotFoundError,
-    UnsupportedMediaTypeError,
-)
-from occi_service.identity import Identity, rules
-from occi_service.identity.rules import Scope
+from archelon_api import deploy
+from archelon_core.auth import Identity, rules
+from archelon_core.auth.rules import Scope
+from archelon_core.database import Database, insert_into
+from archelon_core.errors import BadRequestError, ForbiddenError, NotFoundError, UnsupportedMediaTypeError
+from archelon_core.private_files import private_directory
 from occi_service.model import type_id
-from occi_service.private_files import private_directory
 from occi_service.registry.base import Registry
 from occi_service.registry.tables import entities, fact, facts
-from occi_service.request_input import read_body
-from occi_service.wire import deploy
+from occi_service.server.request_input import read_body
 
 from .. import callers
 from ..module import extras_of

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import falcon
 import pydantic
 
-from occi_service.errors import NotFoundError, shown
+from archelon_api import deploy
+from archelon_core.errors import NotFoundError, shown
 from occi_service.registry.base import Registry
-from occi_service.request_input import read_query
-from occi_service.wire import deploy
+from occi_service.server.request_input import read_query
 
 from ..module import extras_of
 from .ports import Applications, Log

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from occi_service.errors import BadRequestError, shown
-from occi_service.wire import deploy, names
+from archelon_api import deploy, names
+from archelon_core.errors import BadRequestError, shown
 
 from ..platform import Platform
 from .ports import Applications, Stacks

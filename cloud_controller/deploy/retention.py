@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from occi_service.database import Database
+from archelon_api import deploy
+from archelon_core.database import Database
+from archelon_core.queue import Topic, recurring
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
-from occi_service.wire import deploy
-from occi_service.work import Topic, recurring
 
 from ..entities import Owner
 from .bundles import Bundles, Unpacked

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.errors import OcciError
-from occi_service.wire import deploy, names
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+from archelon_api import deploy, names
+from archelon_core.errors import HttpError
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..entities import Entities
 from ..notices import Notices
@@ -71,8 +71,8 @@ class StackWork:
             stacks = self._regions.stacks(present.region, str(wanted.attributes.get(deploy.STACK_FORMAT, "")))
             order = stack_order(wanted.attributes, present)
             progress = stacks.advance(order, record)
-        except (ports.DeployError, OcciError) as problem:
-            reason = problem.message if isinstance(problem, OcciError) else str(problem)
+        except (ports.DeployError, HttpError) as problem:
+            reason = problem.message if isinstance(problem, HttpError) else str(problem)
             verb = wanted.shown.partition("_")[0] or "CREATE"
             still = {name: value for name, value in (record or {}).items() if name != "moving"}
             failed = ports.Progress(still, f"{verb}_FAILED", reason, None, None)

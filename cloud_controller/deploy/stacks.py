@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from occi.core_model import Action, Entity
 
-from occi_service.errors import BadRequestError, ConflictError
-from occi_service.wire import deploy, names
+from archelon_api import deploy, names
+from archelon_core.errors import BadRequestError, ConflictError
 
 from ..objects import PRESENT, SUSPENDED, Object, Objects
 from ..owned import Context, OwnedBackend

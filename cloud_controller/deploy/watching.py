@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.database import Database
-from occi_service.wire import deploy
-from occi_service.work import Item, Progress, Retry, Topic, Wait
+from archelon_api import deploy
+from archelon_core.database import Database
+from archelon_core.queue import Item, Progress, Retry, Topic, Wait
 
 from ..objects import Objects
 from ..platform import Change, Watcher

@@ -10,14 +10,14 @@ from typing import Any, Final
 from occi.backend import KindBackend
 from occi.core_model import Action, Entity, Resource
 
-from occi_service import identity
-from occi_service.app import Application
-from occi_service.database import Database
-from occi_service.errors import BadRequestError
+from archelon_api import design, dns
+from archelon_api import names as wire_names
+from archelon_core import auth
+from archelon_core.database import Database
+from archelon_core.errors import BadRequestError
 from occi_service.registry.base import Registry, Selection, as_registry
-from occi_service.wire import design, dns
-from occi_service.wire import names as wire_names
-from occi_service.workflow import ReadOnlyActions
+from occi_service.server.app import Application
+from occi_service.server.backends import ReadOnlyActions
 
 from .. import callers
 from .catalogue_backend import CatalogueBackend
@@ -59,7 +59,7 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
 
     def create(self, entity: Entity, extras: Any) -> None:
         caller = self._check(extras)
-        own = caller.instance_id if caller.kind is identity.TokenKind.INSTANCE else "default"
+        own = caller.instance_id if caller.kind is auth.TokenKind.INSTANCE else "default"
         # One is enough, and a tenant's own token can make no other: they would only add up.
         if entity.identifier != f"{design.VALIDATION.location}{own}":
             raise BadRequestError(f"documents are validated at {design.VALIDATION.location}{own}", "path")
@@ -77,9 +77,9 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
     def delete(self, entity: Entity, extras: Any) -> None:
         self._check(extras)
 
-    def _check(self, extras: Any) -> identity.Identity:
-        caller: identity.Identity = extras["caller"]
-        callers.check_may(caller, identity.rules.VALIDATE, "validating a document")
+    def _check(self, extras: Any) -> auth.Identity:
+        caller: auth.Identity = extras["caller"]
+        callers.check_may(caller, auth.rules.VALIDATE, "validating a document")
         return caller
 
 
@@ -98,7 +98,7 @@ class DesignModule:
 
     def __init__(
         self,
-        issuer: identity.TokenIssuer,
+        issuer: auth.TokenIssuer,
         *,
         platforms: Mapping[str, Any],
         delegations: Delegations,

@@ -16,12 +16,12 @@ from typing import Any, Final
 from occi.backend import KindBackend
 from occi.core_model import Entity
 
+from archelon_api import design
+from archelon_api.names import derived_id
+from archelon_core.auth import Identity
+from archelon_core.errors import BadRequestError, ForbiddenError, shown
 from occi_service.client.address import Address
-from occi_service.errors import BadRequestError, ForbiddenError, shown
-from occi_service.identity import Identity
 from occi_service.registry.base import Registry, Selection
-from occi_service.wire import design
-from occi_service.wire.names import derived_id
 
 from .. import callers
 from ..owned import context

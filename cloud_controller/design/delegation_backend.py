@@ -16,11 +16,11 @@ from typing import Any, Final
 from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action, Entity
 
-from occi_service import identity
-from occi_service.database import Database
-from occi_service.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, shown
-from occi_service.wire import design, tokens
-from occi_service.workflow import call_first
+from archelon_api import design, tokens
+from archelon_core import auth
+from archelon_core.database import Database
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, shown
+from occi_service.server.backends import call_first
 
 from .. import callers
 from ..owned import Context, context
@@ -52,7 +52,7 @@ class DelegationBackend(KindBackend, ActionBackend):
     """
 
     def __init__(
-        self, issuer: identity.TokenIssuer, delegations: Delegations, rows: DelegationRows, database: Database
+        self, issuer: auth.TokenIssuer, delegations: Delegations, rows: DelegationRows, database: Database
     ) -> None:
         self._issuer = issuer
         self._delegations = delegations
@@ -70,7 +70,7 @@ class DelegationBackend(KindBackend, ActionBackend):
                 f"{shown(entity.identifier)} is not a delegation's path; PUT it at {shown(wanted)}", "path"
             )
         try:
-            identity.instance_subject(instance)
+            auth.instance_subject(instance)
         except ValueError as error:
             raise BadRequestError(str(error), "path") from None
         here = context(extras)
@@ -102,7 +102,7 @@ class DelegationBackend(KindBackend, ActionBackend):
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """Show how it stands with the delegation that counts."""
-        callers.check_may(extras["caller"], identity.rules.READ_OBJECTS, "a delegation")
+        callers.check_may(extras["caller"], auth.rules.READ_OBJECTS, "a delegation")
         with self._database.read() as connection:
             counts = self._rows.root(connection, _instance(entity))
         if counts is not None:
@@ -164,7 +164,7 @@ class DelegationBackend(KindBackend, ActionBackend):
             )
         token = self._issuer.for_instance(
             _instance(entity),
-            tenant_id=identity.TenantId(here.tenant),
+            tenant_id=auth.TenantId(here.tenant),
             audience=audience,
             lifetime=_EXCHANGED,
             renewable=False,
@@ -187,7 +187,7 @@ class DelegationBackend(KindBackend, ActionBackend):
         _show(entity, counts)
         return {}
 
-    def _is_ourselves(self, caller: identity.Identity) -> bool:
+    def _is_ourselves(self, caller: auth.Identity) -> bool:
         return (
             callers.is_service(caller)
             and caller.issuer == self._issuer.name

@@ -10,7 +10,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from occi_service.database import insert_into
+from archelon_core.database import insert_into
 
 from ..tables import delegations
 from .ports import Delegation

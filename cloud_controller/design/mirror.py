@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from occi.core_model import Resource
 
-from occi_service.database import Database
+from archelon_api import design
+from archelon_core.database import Database
 from occi_service.registry.base import Registry, Selection
-from occi_service.wire import design
 
 from .ports import CatalogueEntry, ServiceCatalogue
 

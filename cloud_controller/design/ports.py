@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from occi_service.identity import PresentedToken
+from archelon_core.auth import PresentedToken
 
 __all__ = [
     "CatalogueEntry",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from occi_service.database import Database
+from archelon_core.database import Database
 
 from .delegation_rows import DelegationRows
 from .ports import Delegations

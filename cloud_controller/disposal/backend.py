@@ -7,8 +7,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Entity
 
-from occi_service.app import Application
-from occi_service.wire import disposal
+from archelon_api import disposal
+from occi_service.server.app import Application
 
 from ..objects import Object, Objects
 from ..owned import Context, OwnedBackend

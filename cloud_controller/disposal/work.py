@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.database import Database
-from occi_service.wire import deploy, disposal, dns, provision, runtime
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait, recurring
+from archelon_api import deploy, disposal, dns, provision, runtime
+from archelon_core.database import Database
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait, recurring
 
 from ..entities import Entities
 from ..notices import Notices

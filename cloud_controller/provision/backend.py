@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from occi.core_model import Entity
 
-from occi_service.app import Application
-from occi_service.errors import BadRequestError, shown
-from occi_service.wire import deploy, dns, provision
+from archelon_api import deploy, dns, provision
+from archelon_core.errors import BadRequestError, shown
+from occi_service.server.app import Application
 
 from ..objects import Object, Objects
 from ..owned import Context, OwnedBackend

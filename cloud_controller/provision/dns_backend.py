@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from occi.core_model import Entity
 
-from occi_service import dns_records
-from occi_service.errors import BadRequestError, shown
-from occi_service.wire import dns, names
+from archelon_api import dns, dns_records, names
+from archelon_core.errors import BadRequestError, shown
 
 from ..objects import Object, Objects
 from ..owned import Context, OwnedBackend

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.wire import dns
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+from archelon_api import dns
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..entities import Entities
 from ..objects import ABSENT, Object, Objects

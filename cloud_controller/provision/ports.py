@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from occi_service.dns_records import DnsRecord
+from archelon_api.dns_records import DnsRecord
 
 from ..labels import Labels
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.wire import deploy, provision
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+from archelon_api import deploy, provision
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..entities import Entities
 from ..objects import ABSENT, Object, Objects

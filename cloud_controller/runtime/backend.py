@@ -9,9 +9,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from occi.core_model import Action, Entity
 
-from occi_service.app import Application
-from occi_service.errors import BadRequestError, shown
-from occi_service.wire import deploy, runtime
+from archelon_api import deploy, runtime
+from archelon_core.errors import BadRequestError, shown
+from occi_service.server.app import Application
 
 from ..objects import Object, Objects
 from ..owned import Context, OwnedBackend

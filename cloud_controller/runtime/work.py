@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from occi_service.wire import names, runtime
-from occi_service.work import Done, Item, Progress, Retry, Topic, Wait
+from archelon_api import names, runtime
+from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..entities import Entities
 from ..notices import Notices

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, overload
 
+from archelon_core.version import __version__
+
 from ..renderings import ActionDocument, CategoryDocument, EntityDocument, Reference
-from ..version import __version__
 from .address import Address
 from .connections import Answer, Connections, Secure
 from .conversation import QUERY, Conversation, Filter, check_entity, decoded, split

@@ -22,7 +22,8 @@ from typing import Any, Final
 import urllib3.connection
 import urllib3.exceptions
 
-from ..transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
+
 from .limits import Deadline
 
 __all__ = ["Answer", "Connections", "OversizeError", "Request", "Secure", "Stream", "failures"]

@@ -18,7 +18,8 @@ import occi.registry
 from occi.backend import KindBackend, MixinBackend
 from occi.core_model import Category, Entity, Kind, Link, Mixin, Resource
 
-from ..errors import ForbiddenError
+from archelon_core.errors import ForbiddenError
+
 from ..model import secrets_of, type_id
 from ..renderings import grammar
 

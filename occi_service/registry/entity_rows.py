@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from occi.core_model import Entity
 from sqlalchemy.dialects import sqlite
 
-from ..database import Database, insert_into
-from ..errors import ConflictError, shown
+from archelon_core.database import Database, insert_into
+from archelon_core.errors import ConflictError, shown
+
 from ..model import secrets_of
 from .records import EntityRecord, dehydrate
 from .secrets_at_rest import SecretsAtRest

@@ -19,7 +19,8 @@ from typing import Any
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Mixin, Resource
 
-from ..errors import ConflictError, shown
+from archelon_core.errors import ConflictError, shown
+
 from ..model import type_id
 from .base import Page, Registry, Selection, in_collection, page_of
 from .categories import Categories, find_backend

@@ -13,7 +13,8 @@ from typing import Final
 import sqlalchemy as sa
 from occi.core_model import Category, Mixin
 
-from ..errors import ConflictError
+from archelon_core.errors import ConflictError
+
 from ..model import type_id
 from .tables import user_mixins
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from .. import logs
+from archelon_core import logs
+
 from .records import EntityRecord
 from .tables import encode, entities, fact, facts, record_of
 

@@ -29,7 +29,8 @@ import sqlalchemy.exc
 from occi.backend import UserDefinedMixinBackend
 from occi.core_model import Category, Entity, Kind, Mixin, Resource
 
-from ..database import Database, UnstorableError, refusal_of
+from archelon_core.database import Database, UnstorableError, refusal_of
+
 from ..model import secrets_among, type_id
 from . import owned_mixins
 from .base import Page, Registry, Selection

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from ..database import metadata
+from archelon_core.database import metadata
+
 from .base import filter_text
 from .records import EntityRecord
 

@@ -2,7 +2,7 @@
 
 A rendering is also pyssf's `Rendering`, so that a registry written for pyssf keeps it; pyssf's own methods, which mix
 syntax with lookups in the registry, stay unimplemented here. Renderings that do implement those (someone's own, or
-pyssf's) are served through `occi_service.foreign`.
+pyssf's) are served through `occi_service.server.pyssf_renderings`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import bundles
 from archelon.all_in_one import PROCESSES, AllInOne
 from archelon.offers import offer
 from archelon.state_directory import StateDirectory
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 from tests.keystone_people import People, Person
 from tests.openstack import Cloud, OpenStack
 

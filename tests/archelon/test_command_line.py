@@ -11,9 +11,9 @@ import pytest
 
 from archelon import command_line
 from archelon.failures import CommandError, Status, explained
+from archelon_core.settings import SettingsError
+from archelon_core.version import __version__
 from occi_service import client
-from occi_service.settings import SettingsError
-from occi_service.version import __version__
 
 from .harness import ROOT, archelon
 

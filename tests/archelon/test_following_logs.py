@@ -6,9 +6,9 @@ import urllib.parse
 from pathlib import Path
 
 from archelon.instances import _log
+from archelon_api import deploy
 from cloud_controller.platforms.local.logs import read_log
 from occi_service.client.connections import Answer
-from occi_service.wire import deploy
 
 #: Two bytes a letter, three to a piece: some are cut in the middle.
 TEXT = "äöü" * 20

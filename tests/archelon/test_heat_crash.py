@@ -30,9 +30,9 @@ from archelon.demo.remains import left
 from archelon.demo.stage import Stage
 from archelon.offers import await_entry, offer
 from archelon.state_directory import StateDirectory
+from archelon_api import service_manager as wire
 from cloud_controller.platforms.heat.orders import instance_tag
 from occi_service import client
-from occi_service.wire import service_manager as wire
 from tests.conftest import missing
 from tests.openstack import OpenStack
 from tests.tables import Tables

@@ -12,8 +12,8 @@ import pytest
 from heatclient.exc import HTTPException
 from heatclient.v1.client import Client
 
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 from tests.keystone_people import Person
 from tests.openstack import OpenStack
 

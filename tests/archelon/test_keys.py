@@ -6,9 +6,9 @@ import json
 import stat
 from pathlib import Path
 
-from occi_service.encryption import Cipher, keys_from_file
-from occi_service.identity import SigningKey, read_jwk_set
-from occi_service.settings import Settings
+from archelon_core.auth import SigningKey, read_jwk_set
+from archelon_core.encryption import Cipher, keys_from_file
+from archelon_core.settings import Settings
 
 from .harness import archelon
 

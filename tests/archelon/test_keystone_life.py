@@ -21,9 +21,9 @@ from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
 from archelon.all_in_one import REGION
+from archelon_api import design
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import design
-from occi_service.wire import service_manager as wire
 from tests.conftest import missing
 from tests.delegating_platform import install
 from tests.keystone_people import Person

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from archelon.failures import Status
-from occi_service.identity import Realm, RealmFile
+from archelon_core.auth import Realm, RealmFile
 
 from .harness import archelon
 

@@ -10,8 +10,8 @@ import pytest
 
 from archelon.failures import CommandError, Status
 from archelon.state_directory import NAME, StateDirectory, found_upwards
-from occi_service.addresses import is_loopback
-from occi_service.identity import SigningKey, VerificationKey
+from archelon_core.addresses import is_loopback
+from archelon_core.auth import SigningKey, VerificationKey
 
 from .harness import archelon, first_port
 

@@ -23,12 +23,12 @@ from archelon.all_in_one import AllInOne
 from archelon.keys import ISSUERS, make_signing_key, verification_keys
 from archelon.offers import offer
 from archelon.state_directory import StateDirectory
+from archelon_api import design, names, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys
+from archelon_core.auth.sql_revocations import SqlRevocations
+from archelon_core.database import Database
 from occi_service import client
-from occi_service.database import Database
-from occi_service.identity import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys
-from occi_service.identity.sql_revocations import SqlRevocations
-from occi_service.wire import design, names, tokens
-from occi_service.wire import service_manager as wire
 from sdk.line import Line
 from sdk.pace import WakingPace
 from sdk.reach import NetworkReach
@@ -247,7 +247,7 @@ def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
 
 
 def _tenant_of(house: House) -> str:
-    from occi_service.identity import RealmFile
+    from archelon_core.auth import RealmFile
 
     [tenant] = RealmFile(house.all.state.realm, time.time).read().tenants.values()
     return tenant.id

@@ -13,16 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 from occi.core_model import Action, Category, Kind
 
+from archelon_api import deploy, design, disposal, dns, names, provision, runtime
+from archelon_api import orchestrator as orchestrator_wire
+from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, as_attribute
 from occi_service.model import type_id
-from occi_service.wire import deploy, design, disposal, dns, names, provision, runtime
-from occi_service.wire import orchestrator as orchestrator_wire
-from occi_service.wire import service_manager as wire
 from sdk.assembly import application as orchestrator_application
 from sdk.bench import Bench
 from sdk.settings import Settings
 from tests.cloud_controller.house import SERVICE, House
-from tests.occi_service.protocol.calls import Wsgi, call
+from tests.occi_service.server.calls import Wsgi, call
 from tests.service_manager.functions.desk import DIGEST, Desk, Template
 from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 

@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from archelon_core import logs, redaction
 from bundles.archives import PackedFile, digest_of, pack_files
-from occi_service import logs, redaction
 from occi_service.renderings import ActionDocument, EntityDocument, Message, TextOcci, TextPlain
 from occi_service.renderings.json import Json
-from tests.occi_service.protocol.calls import Answer, environ_of, serve
+from tests.occi_service.server.calls import Answer, environ_of, serve
 from tests.postgres import PostgresServer
 
 from .fuzz_worlds import MARKER, Request, Target, Worlds

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from archelon_api import deploy, design, disposal, dns, names, provision, runtime
+from archelon_api import orchestrator as orchestrator_wire
+from archelon_api import service_manager as wire
 from occi_service.attributes import as_attribute
-from occi_service.wire import deploy, design, disposal, dns, names, provision, runtime
-from occi_service.wire import orchestrator as orchestrator_wire
-from occi_service.wire import service_manager as wire
-from tests.occi_service.protocol.calls import Answer, call, environ_of, serve
+from tests.occi_service.server.calls import Answer, call, environ_of, serve
 
 from .fuzz_worlds import Request, Target, Worlds
 

@@ -20,14 +20,14 @@ import bundles
 from archelon.all_in_one import REGION, AllInOne
 from archelon.offers import offer
 from archelon.state_directory import StateDirectory
+from archelon_api import deploy, design, disposal, dns, names, provision, runtime
+from archelon_api import service_manager as wire
+from archelon_core.auth import RealmFile
+from archelon_core.database import Database
+from archelon_core.encryption import Cipher, keys_from_file
 from cloud_controller.design.catalogue_backend import CatalogueBackend
 from occi_service import client
-from occi_service.database import Database
-from occi_service.encryption import Cipher, keys_from_file
-from occi_service.identity import RealmFile
 from occi_service.registry.sql import SqlRegistry
-from occi_service.wire import deploy, design, disposal, dns, names, provision, runtime
-from occi_service.wire import service_manager as wire
 from tests.archelon.harness import ROOT, first_port, until
 
 from .listener import Listener, listener

@@ -20,10 +20,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from occi_service import database
+from archelon_core import database
 from service_manager.start_tokens import new_start_token
 from tests.conftest import missing
-from tests.occi_service.protocol.calls import Answer, call
+from tests.occi_service.server.calls import Answer, call
 from tests.postgres import PostgresServer
 from tests.service_manager.harness import Keys, ServiceManager, running
 

@@ -22,9 +22,9 @@ import gunicorn.config
 import prometheus_client
 import pytest
 
-from occi_service import http_worker
-from occi_service.side_port import serve_side_port
-from occi_service.wire import orchestrator as orchestrator_wire
+from archelon_api import orchestrator as orchestrator_wire
+from archelon_core.http import gunicorn_worker
+from archelon_core.http.admin_port import serve_admin_port
 from sdk.assembly import application as orchestrator_application
 from sdk.bench import Bench
 from sdk.settings import Settings
@@ -59,20 +59,20 @@ class _Made:
 
 @contextlib.contextmanager
 def served(application: WSGIApplication) -> Iterator[int]:
-    """Serve an application of this process as `http_worker.serve_alone` does, but in a thread; gives the port."""
+    """Serve an application of this process as `gunicorn_worker.serve_alone` does, but in a thread; gives the port."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
-        options = http_worker.options_of(
+        options = gunicorn_worker.options_of(
             "127.0.0.1:0",
             server="Test/1 OCCI/1.2",
             threads=4,
             keep_alive=15,
             graceful_timeout=30,
-            limits=http_worker.Limits(),
+            limits=gunicorn_worker.Limits(),
         )
         config = gunicorn.config.Config()
         for name, value in {**options, "forwarded_allow_ips": ""}.items():
             config.set(name, value)
-        log = http_worker.Logger(config)
+        log = gunicorn_worker.Logger(config)
         worker = config.worker_class(0, os.getppid(), [listening], _Made(application), config.timeout, config, log)
         # Signals are the main thread's, and that one is the test's.
         worker.init_signals = lambda: None
@@ -179,7 +179,7 @@ def test_head_is_answered_by_a_head_alone(service: Service) -> None:
 
 
 def test_the_side_port_answers_head_by_a_head_alone() -> None:
-    with serve_side_port(0, [], prometheus_client.CollectorRegistry()) as side:
+    with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side:
         for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 404)):
             assert _answered(side.port, f"HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n") == [status]
         assert _answered(side.port, "HEAD / HTTP/1.1\r\n{}\r\n".format("X-A: b\r\n" * 200)) == [431]

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
+from archelon_api import design
 from benchmarks.heavy_requests import DOCUMENTS, ServedCloud
-from occi_service.wire import design
 from tests.waiting import until
 
 #: Web processes of a cloud controller.
@@ -47,7 +47,7 @@ def cloud_of_either(tmp_path: Path, database_url: str) -> Iterator[ServedCloud]:
 def children(cloud: ServedCloud) -> list[psutil.Process]:
     """The processes that check documents, one of each web process that has had a large one."""
     found = psutil.Process(cloud.pid).children(recursive=True)
-    return [each for each in found if "occi_service.child" in each.cmdline()]
+    return [each for each in found if "archelon_core.child" in each.cmdline()]
 
 
 def validate(cloud: ServedCloud, tenant: str, document: tuple[str, str] = _LARGE) -> tuple[int, Any, str | None]:

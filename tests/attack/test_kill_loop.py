@@ -38,8 +38,8 @@ from archelon.demo.remains import left
 from archelon.demo.stage import Stage
 from archelon.offers import await_entry, offer
 from archelon.state_directory import StateDirectory
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 from tests.archelon.harness import ROOT, first_port
 from tests.conftest import missing
 from tests.postgres import PostgresServer

@@ -10,13 +10,13 @@ import keystoneauth1.exceptions
 import pytest
 import requests
 
+from archelon_core.auth import InvalidTokenError, ProviderDownError
+from archelon_core.auth.keystone import KeystoneTokens, RoleMap
+from archelon_core.auth.keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
 from cloud_controller.labels import Labels
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from occi_service import client
-from occi_service.identity import InvalidTokenError, ProviderDownError
-from occi_service.identity.keystone import KeystoneTokens, RoleMap
-from occi_service.keystone import Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
 
 from .listener import Listener, listener
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
-from occi_service.side_port import serve_side_port
-from tests.occi_service.http_process import answers, ended, serving
+from archelon_core.http.admin_port import serve_admin_port
+from tests.archelon_core.http.http_process import answers, ended, serving
 from tests.service_manager.harness import Keys, ServiceManager
 from tests.waiting import until
 
@@ -206,7 +206,7 @@ def test_an_orchestrators_server_bears_them_too(tmp_path: Path) -> None:
 
 
 def test_the_side_port_of_a_worker_bears_them_too() -> None:
-    with serve_side_port(0, [], prometheus_client.CollectorRegistry()) as side, slow_clients(side.port) as slow:
+    with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side, slow_clients(side.port) as slow:
         for each in slow:
             with fast(side.port, "/readyz") as asks:
                 assert asks() == 200

@@ -19,19 +19,12 @@ from typing import Any
 import pytest
 from occi.core_model import Kind, Mixin
 
-from occi_service.identity import (
-    MemoryRevocations,
-    RealmFile,
-    Role,
-    TenantId,
-    TokenIssuer,
-    rules,
-)
-from occi_service.identity.rules import Rule
+from archelon_api import names, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import MemoryRevocations, RealmFile, Role, TenantId, TokenIssuer, rules
+from archelon_core.auth.rules import Rule
 from occi_service.model import type_id
-from occi_service.service import Rates
-from occi_service.wire import names, tokens
-from occi_service.wire import service_manager as wire
+from occi_service.server.service import Rates
 from service_manager import wiring
 from tests.service_manager.functions.desk import PUBLISHED, Desk, Template, identity_of
 from tests.service_manager.harness import TYPE

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from occi.core_model import Kind
 
+from archelon_api import deploy, design, disposal, dns, names, provision, runtime, tokens
+from archelon_core.auth import Realm, RealmFile, Role, TenantId, rules
+from archelon_core.auth.rules import Rule
+from archelon_core.database import Database
 from cloud_controller import web
-from occi_service import service
-from occi_service.database import Database
-from occi_service.identity import Realm, RealmFile, Role, TenantId, rules
-from occi_service.identity.rules import Rule
 from occi_service.model import type_id
-from occi_service.schema import upgrade
-from occi_service.wire import deploy, design, disposal, dns, names, provision, runtime, tokens
+from occi_service.registry.schema import upgrade
+from occi_service.server import service
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.cloud_controller.test_deploy_module import BUNDLE, DIGEST, STACK, put_bundle
 

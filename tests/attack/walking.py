@@ -9,9 +9,9 @@ from typing import Any
 import falcon.inspect
 import sqlalchemy as sa
 
-from occi_service.database import Database
-from occi_service.identity import Role
-from occi_service.identity.rules import GRANTS, Rule, Scope
+from archelon_core.auth import Role
+from archelon_core.auth.rules import GRANTS, Rule, Scope
+from archelon_core.database import Database
 
 __all__ = ["DONE", "Caller", "Probe", "Thing", "contents", "granted", "routes_of", "unlike"]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archelon_api import service_manager as wire
 from bundles import (
     BundleError,
     Input,
@@ -32,7 +33,6 @@ from bundles import (
 )
 from bundles.manifest_reading import read_internal
 from bundles.reading import read_text
-from occi_service.wire import service_manager as wire
 
 SM = "http://schemas.example.org/occi/sm#"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "manifest.md"

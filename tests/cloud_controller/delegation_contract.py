@@ -7,8 +7,8 @@ from typing import Protocol
 
 import pytest
 
+from archelon_core.auth import Identity, PresentedToken
 from cloud_controller.design.ports import Delegation, DelegationLostError, DelegationRefusedError, Delegations
-from occi_service.identity import Identity, PresentedToken
 
 AUDIENCE = "platform:here"
 

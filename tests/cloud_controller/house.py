@@ -15,15 +15,15 @@ import falcon.testing
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from archelon_api import names, tokens
+from archelon_core import auth, encryption
+from archelon_core.database import Database, metadata
 from cloud_controller import parts, web, worker
 from cloud_controller.notices import Notice
 from cloud_controller.platform import Platform, PlatformContext
 from cloud_controller.platforms.local.launcher import no_checkpoint
 from cloud_controller.platforms.local.opening import OpenLocal, open_local
 from cloud_controller.tables import installation
-from occi_service import encryption, identity
-from occi_service.database import Database, metadata
-from occi_service.wire import names, tokens
 
 TENANT = "t-1"
 INSTALLATION = "here"
@@ -62,12 +62,12 @@ class House:
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         private = ed25519.Ed25519PrivateKey.from_private_bytes(key)
-        ours = identity.SigningKey.of(private, issuer="cloud-controller")
+        ours = auth.SigningKey.of(private, issuer="cloud-controller")
         other = ed25519.Ed25519PrivateKey.from_private_bytes(key[::-1])
-        self.theirs = identity.SigningKey.of(other, issuer="service-manager")
+        self.theirs = auth.SigningKey.of(other, issuer="service-manager")
         third = ed25519.Ed25519PrivateKey.from_private_bytes(bytes([each ^ 0x55 for each in key]))
-        self.peers = identity.SigningKey.of(third, issuer="another-service-manager")
-        self.keys = identity.VerificationKeys([ours.public, self.theirs.public, self.peers.public])
+        self.peers = auth.SigningKey.of(third, issuer="another-service-manager")
+        self.keys = auth.VerificationKeys([ours.public, self.theirs.public, self.peers.public])
         self.database = Database(url, pool_size=8)
         if make:
             metadata.create_all(self.database.engine)
@@ -96,12 +96,12 @@ class House:
         self.client = falcon.testing.TestClient(web.application(self.parts))
         self.issuer = self._issuer_of(self.theirs)
 
-    def _issuer_of(self, key: identity.SigningKey) -> identity.TokenIssuer:
-        return identity.TokenIssuer(
+    def _issuer_of(self, key: auth.SigningKey) -> auth.TokenIssuer:
+        return auth.TokenIssuer(
             key,
             keys=self.keys,
             instances=_Never(),
-            revocations=identity.MemoryRevocations(time.time),
+            revocations=auth.MemoryRevocations(time.time),
             clock=time.time,
         )
 
@@ -116,7 +116,7 @@ class House:
     def service_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
         return self.issuer.for_service(
             "sm",
-            tenant_id=identity.TenantId(tenant),
+            tenant_id=auth.TenantId(tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,
         )
@@ -125,14 +125,14 @@ class House:
         """A token of another service manager."""
         return self._issuer_of(self.peers).for_service(
             "peer",
-            tenant_id=identity.TenantId(tenant),
+            tenant_id=auth.TenantId(tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,
         )
 
     def instance_token(self, instance: str, *, tenant: str = TENANT) -> str:
         return self.issuer.for_instance(
-            instance, tenant_id=identity.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
+            instance, tenant_id=auth.TenantId(tenant), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
         )
 
     def call(
@@ -193,7 +193,7 @@ class House:
 
 
 class _Never:
-    def exists(self, instance_id: str, tenant_id: identity.TenantId) -> bool:
+    def exists(self, instance_id: str, tenant_id: auth.TenantId) -> bool:
         return False
 
 

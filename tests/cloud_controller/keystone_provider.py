@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from archelon_core import auth
+from archelon_core.auth.keystone import KeystoneTokens, RoleMap
+from archelon_core.auth.keystone_api import Keystone, ServiceUser
 from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
-from occi_service import identity
-from occi_service.identity.keystone import KeystoneTokens, RoleMap
-from occi_service.keystone import Keystone, ServiceUser
 from tests.keystone_people import People, Person
 from tests.openstack import OpenStack
 
@@ -34,15 +34,15 @@ class KeystoneProvider:
             self.keystone, roles=RoleMap(), clock=time.time, own=lambda: account.access().token
         ).verify
 
-    def order(self) -> tuple[str, identity.PresentedToken]:
+    def order(self) -> tuple[str, auth.PresentedToken]:
         self.person = self.people.person("member")
-        return self.person.project_id, identity.PresentedToken(self.person.token())
+        return self.person.project_id, auth.PresentedToken(self.person.token())
 
-    def another(self) -> identity.PresentedToken:
+    def another(self) -> auth.PresentedToken:
         project = {"id": self.person.project_id, "name": self.person.project_name}
-        return identity.PresentedToken(self.people.person("member", project=project).token())
+        return auth.PresentedToken(self.people.person("member", project=project).token())
 
-    def revoke(self, token: identity.PresentedToken) -> None:
+    def revoke(self, token: auth.PresentedToken) -> None:
         secret = token.reveal()
         self.keystone.request("DELETE", "/auth/tokens", token=secret, headers={"X-Subject-Token": secret})
 

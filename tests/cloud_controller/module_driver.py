@@ -17,9 +17,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from archelon_core import queue
 from cloud_controller.tables import notices
 from cloud_controller.worker import topics_of
-from occi_service import work
 
 from .house import House
 
@@ -108,7 +108,7 @@ def work_until(job: dict[str, Any]) -> None:
         dataclasses.replace(topic, handler=Fused(topic.name, topic.handler, fuse))
         for topic in topics_of(house.parts, send=send)
     ]
-    worker = work.Worker(house.parts.queue, topics, threads=1, lease=LEASE)
+    worker = queue.Worker(house.parts.queue, topics, threads=1, lease=LEASE)
     end = time.monotonic() + 90
     while not reached(house, job["goal"], job["running"]):
         while worker.run_once():

@@ -13,10 +13,10 @@ import falcon
 import falcon.testing
 import pytest
 
+from archelon_api import deploy, disposal
 from cloud_controller import web
 from cloud_controller.deploy.logs import LogRoute
-from occi_service.app import Application
-from occi_service.wire import deploy, disposal
+from occi_service.server.app import Application
 
 from .house import House, labels, new_instance
 from .test_deploy_module import DIGEST, put_application, put_bundle

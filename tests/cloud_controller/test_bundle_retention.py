@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from archelon_api import deploy
 from cloud_controller import web
 from cloud_controller.deploy.retention import BundleRetention
-from occi_service.app import Application
-from occi_service.wire import deploy
+from occi_service.server.app import Application
 
 from .house import House, new_instance
 from .test_apps import put_app

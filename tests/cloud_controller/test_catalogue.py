@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from occi.core_model import Resource
 
+from archelon_api import deploy, design, dns, names, tokens
+from archelon_api import service_manager as manager
+from archelon_core import auth
 from cloud_controller import web
 from cloud_controller.design.mirror import mirrored
 from cloud_controller.design.ports import CatalogueEntry
-from occi_service import identity
-from occi_service.wire import deploy, design, dns, names, tokens
-from occi_service.wire import service_manager as manager
 
 from .house import House, new_instance
 
@@ -43,7 +43,7 @@ class Bench:
     def __init__(self, root: Path, url: str) -> None:
         self.house = House(root / "house", url)
         clock = self.house.parts.clock
-        realm = identity.RealmFile(root / "realm.yaml", clock)
+        realm = auth.RealmFile(root / "realm.yaml", clock)
         self.tenants = {name: realm.add_tenant(name).id for name in ("acme", "umbrella")}
         self.people: dict[str, str] = {}
         for user, tenant, role in (
@@ -54,17 +54,17 @@ class Bench:
         ):
             realm.add_user(user, tenant=tenant, roles=[role])
             self.people[user] = realm.issue_token(user, tenant=tenant, lifetime=None).secret
-        other = identity.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="other")
-        self._other = self.house.parts.issuer_of(other, identity.VerificationKeys([other.public]), clock)
-        keys = identity.VerificationKeys([self.house.parts.signing_key.public, self.house.theirs.public, other.public])
-        self.house.rebuild(realm=identity.Realm(realm, clock), keys=keys)
+        other = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="other")
+        self._other = self.house.parts.issuer_of(other, auth.VerificationKeys([other.public]), clock)
+        keys = auth.VerificationKeys([self.house.parts.signing_key.public, self.house.theirs.public, other.public])
+        self.house.rebuild(realm=auth.Realm(realm, clock), keys=keys)
 
     def manager(self, tenant: str = "acme", *, other: bool = False) -> str:
         """The token of a service manager, for what a tenant published."""
         if not other:
             return self.house.service_token(tenant=self.tenants[tenant])
         return self._other.for_service(
-            "other", tenant_id=identity.TenantId(self.tenants[tenant]), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
+            "other", tenant_id=auth.TenantId(self.tenants[tenant]), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
         )
 
     def put(self, token: str, service_type: str = TYPE, endpoint: str = STRANGER, **place: str) -> int:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from archelon_api import deploy, disposal
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.orders import Name, State
-from occi_service.wire import deploy, disposal
 from tests.tables import Tables
 from tests.waiting import until
 

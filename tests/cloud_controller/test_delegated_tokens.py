@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from archelon_api import design, tokens
+from archelon_core import auth
 from cloud_controller import web
 from cloud_controller.delegated_tokens import DelegatedTokens
 from cloud_controller.labels import Labels
 from cloud_controller.platform import DelegationEndedError
 from cloud_controller.platforms.local.delegations import LocalDelegations
-from occi_service import client, identity
-from occi_service.wire import design, tokens
+from occi_service import client
 from tests.cloud_controller.house import SERVICE, House, new_instance
 
 AUDIENCE = design.platform_audience("moon")
@@ -31,7 +32,7 @@ class Realm:
     def __init__(self, root: Path, url: str) -> None:
         self.house = House(root / "house", url)
         self.ahead = 0.0
-        self.file = identity.RealmFile(root / "realm.yaml", self.clock)
+        self.file = auth.RealmFile(root / "realm.yaml", self.clock)
         self.tenant = self.file.add_tenant("demo").id
         for name in ("alice", "bob"):
             self.file.add_user(name, tenant="demo")
@@ -39,7 +40,7 @@ class Realm:
         self.file.add_user("olga", tenant="house")
         self.file.grant("olga", tenant="house", roles=["operator"])
         delegations = LocalDelegations(self.file, self.house.parts.issuer(), clock=self.clock)
-        people = identity.Realm(self.file, self.clock)
+        people = auth.Realm(self.file, self.clock)
         self.house.rebuild(identity_service=delegations, realm=people, clock=self.clock)
         self.own = self.house.parts.issuer()
 
@@ -63,7 +64,7 @@ class Realm:
     def controller(self, instance: str) -> str:
         return self.own.for_service(
             tokens.CLOUD_CONTROLLER,
-            tenant_id=identity.TenantId(self.tenant),
+            tenant_id=auth.TenantId(self.tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,
         )
@@ -114,7 +115,7 @@ def test_only_the_cloud_controller_itself_gets_a_token_for_a_platform(realm: Rea
         "its service manager": house.service_token(tenant=realm.tenant, instance=instance),
         "a service manager that calls itself so": house.issuer.for_service(
             tokens.CLOUD_CONTROLLER,
-            tenant_id=identity.TenantId(realm.tenant),
+            tenant_id=auth.TenantId(realm.tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,
         ),

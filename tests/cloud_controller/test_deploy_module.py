@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 import bundles
+from archelon_api import deploy, names
 from cloud_controller.notices import TOPIC, Notice
 from cloud_controller.worker import worker_of
 from occi_service import client
-from occi_service.wire import deploy, names
 
 from .descriptions import sleepers
 from .house import LISTENER, SERVICE, TENANT, House, labels, new_instance

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from archelon_api import design
+from archelon_core import auth
 from cloud_controller import web
-from occi_service import identity
-from occi_service.wire import design
 
 from .house import House, new_instance
 
@@ -69,10 +69,10 @@ def test_a_delegation_is_exchanged_until_it_is_revoked(house: House) -> None:
     answer = house.call("POST", path, action=design.EXCHANGE, attributes=audience, token=own)
     assert answer.status_code == 200, answer.text
     token = answer.json["attributes"][design.DELEGATION_TOKEN]
-    verifier = identity.SignedTokens(
+    verifier = auth.SignedTokens(
         house.keys,
         audiences=[TYPE],
-        revocations=identity.MemoryRevocations(house.parts.clock),
+        revocations=auth.MemoryRevocations(house.parts.clock),
         clock=house.parts.clock,
     )
     found = verifier.verify(token)

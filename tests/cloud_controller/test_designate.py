@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import sdk
+from archelon_api import design, disposal, dns, dns_records, names
 from cloud_controller import web
 from cloud_controller.deploy.book import RegionBook
 from cloud_controller.deploy.ports import DeployError
@@ -21,8 +22,6 @@ from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.provision.dns_backend import TOPIC
 from cloud_controller.provision.ports import NameOrder, ProvisionError
-from occi_service import dns_records
-from occi_service.wire import design, disposal, dns, names
 from sdk.cloud_names import CloudNames
 from sdk.dns import Dns
 from tests.designate import DesignateZone, designate_zone

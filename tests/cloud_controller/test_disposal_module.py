@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from archelon_api import deploy, disposal
+from archelon_core.queue import Done, Item, Progress, Token, Wait
 from cloud_controller import web
 from cloud_controller.disposal.backend import TOPIC
 from cloud_controller.disposal.ports import Holdings, HoldingsError
@@ -17,9 +19,7 @@ from cloud_controller.labels import Labels
 from cloud_controller.notices import Notices
 from cloud_controller.objects import ABSENT
 from cloud_controller.platforms.local.orders import Name, Order, Program
-from occi_service.app import Application
-from occi_service.wire import deploy, disposal
-from occi_service.work import Done, Item, Progress, Token, Wait
+from occi_service.server.app import Application
 
 from .house import INSTALLATION, TENANT, House, labels, new_instance
 from .test_deploy_module import put_application, put_bundle, put_stack, stack_at, state

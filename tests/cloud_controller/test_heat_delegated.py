@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from archelon_api.dns_records import checked
+from archelon_core import auth
 from cloud_controller.deploy.ports import DeployError, StackOrder
 from cloud_controller.design.ports import Delegation, DelegationLostError
 from cloud_controller.labels import Labels
 from cloud_controller.platform import DelegationEndedError, PlatformContext
 from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.provision.ports import NameOrder, ProvisionError
-from occi_service import identity
-from occi_service.dns_records import checked
 from tests.designate import designate_zone
 from tests.openstack import OpenStack
 from tests.waiting import until
@@ -29,7 +29,7 @@ from .keystone_provider import KeystoneProvider
 class Trusted:
     """Tokens of one delegation, as the cloud controller gets them from design."""
 
-    def __init__(self, provider: KeystoneProvider, tenant: str, presented: identity.PresentedToken) -> None:
+    def __init__(self, provider: KeystoneProvider, tenant: str, presented: auth.PresentedToken) -> None:
         self._provider = provider
         self._delegation = Delegation("i", tenant, provider.delegations.make(presented, tenant))
         self.asked = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from archelon_api import deploy, names
 from cloud_controller.platform import NoStacks
 from cloud_controller.platforms.heat.configures import HeatConfigures
 from cloud_controller.platforms.heat.connection import Connections
@@ -17,7 +18,6 @@ from cloud_controller.platforms.heat.opening import HeatPlatform
 from cloud_controller.platforms.heat.stacks import HeatStacks
 from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.platforms.heat.watcher import HeatWatcher
-from occi_service.wire import deploy, names
 from tests.openstack import OpenStack
 from tests.relay import Relay
 

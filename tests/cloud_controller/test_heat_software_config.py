@@ -23,13 +23,13 @@ from heatclient.v1.client import Client
 
 import bundles
 import sdk
+from archelon_api import deploy, disposal, names, provision
 from cloud_controller.deploy.book import RegionBook
 from cloud_controller.platform import PlatformContext
 from cloud_controller.platforms.heat.connection import NotFoundError
 from cloud_controller.platforms.heat.opening import open_heat
 from cloud_controller.platforms.heat.software_config import software_of
 from cloud_controller.provision.ports import ProvisionError
-from occi_service.wire import deploy, disposal, names, provision
 from sdk.provisioning import Provisioning
 from tests.openstack import OpenStack
 

@@ -8,14 +8,14 @@ import uuid
 
 import pytest
 
+from archelon_core import auth
+from archelon_core.auth.keystone_api import Keystone, ServiceUser
+from archelon_core.database import Database, metadata
 from cloud_controller.design.delegation_rows import DelegationRow, DelegationRows
 from cloud_controller.design.ports import Delegation, DelegationRefusedError, IdentityDownError
 from cloud_controller.design.unclaimed import unclaimed_ended
 from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
-from occi_service import identity
-from occi_service.database import Database, metadata
-from occi_service.keystone import Keystone, ServiceUser
 from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
 from tests.cloud_controller.keystone_provider import KeystoneProvider
 from tests.keystone_people import Person
@@ -64,7 +64,7 @@ def test_trusts_passed_on_at_once_are_each_from_their_own_tenants(provider: Keys
     other, keystone = provider.people.person("service"), provider.keystone
 
     def pass_on(person: Person) -> set[str]:
-        record = provider.delegations.make(identity.PresentedToken(person.token()), person.project_id)
+        record = provider.delegations.make(auth.PresentedToken(person.token()), person.project_id)
         delegation = Delegation(str(uuid.uuid4()), person.project_id, record)
         token = provider.delegations.token(delegation, AUDIENCE).token
         trust = {
@@ -92,7 +92,7 @@ def test_only_the_configured_roles_are_delegated(
     person = provider.people.person("member", "heat_stack_owner")
     user = ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name)
     delegations = KeystoneDelegations(Account(provider.keystone, user, clock=time.time), roles=["heat_stack_owner"])
-    presented = identity.PresentedToken(person.token())
+    presented = auth.PresentedToken(person.token())
     record = delegations.make(presented, person.project_id)
     access = provider.keystone.authenticate(user, trust=record)
     headers = {"X-Subject-Token": access.token}
@@ -101,7 +101,7 @@ def test_only_the_configured_roles_are_delegated(
     delegations.end(record)
     with pytest.raises(DelegationRefusedError, match="none of the roles heat_stack_owner"):
         other = provider.people.person("member")
-        delegations.make(identity.PresentedToken(other.token()), other.project_id)
+        delegations.make(auth.PresentedToken(other.token()), other.project_id)
 
 
 def test_an_application_credential_is_refused_with_the_reason(provider: KeystoneProvider) -> None:
@@ -121,7 +121,7 @@ def test_an_application_credential_is_refused_with_the_reason(provider: Keystone
     issued = credential.get_access(session.Session(timeout=10)).auth_token
     assert provider.verify(issued).tenant_id == person.project_id
     with pytest.raises(DelegationRefusedError, match="no trust for an application credential"):
-        provider.delegations.make(identity.PresentedToken(issued), person.project_id)
+        provider.delegations.make(auth.PresentedToken(issued), person.project_id)
 
 
 def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: Person) -> None:
@@ -134,7 +134,7 @@ def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: P
         )
     )
     for ask in (
-        lambda: delegations.make(identity.PresentedToken("gAAAA"), "t"),
+        lambda: delegations.make(auth.PresentedToken("gAAAA"), "t"),
         lambda: delegations.token(Delegation("i", "t", "trust"), AUDIENCE),
         lambda: delegations.end("trust"),
         delegations.held,

@@ -9,45 +9,43 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from archelon_core import auth
 from cloud_controller.parts import Parts
 from cloud_controller.platforms.local.delegations import LocalDelegations
-from occi_service import identity
 from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
 
 
 class RealmProvider:
     def __init__(self, path: Path) -> None:
         self.now = time.time()
-        self.file = identity.RealmFile(path, self.clock)
-        key = identity.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="cloud-controller")
-        keys = identity.VerificationKeys([key.public])
+        self.file = auth.RealmFile(path, self.clock)
+        key = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="cloud-controller")
+        keys = auth.VerificationKeys([key.public])
         self.delegations = LocalDelegations(self.file, Parts.issuer_of(key, keys, self.clock), clock=self.clock)
-        revocations = identity.MemoryRevocations(self.clock)
-        self.verify = identity.SignedTokens(
-            keys, audiences=[AUDIENCE], revocations=revocations, clock=self.clock
-        ).verify
+        revocations = auth.MemoryRevocations(self.clock)
+        self.verify = auth.SignedTokens(keys, audiences=[AUDIENCE], revocations=revocations, clock=self.clock).verify
         self._orders = 0
 
     def clock(self) -> float:
         return self.now
 
-    def order(self) -> tuple[str, identity.PresentedToken]:
+    def order(self) -> tuple[str, auth.PresentedToken]:
         self._orders += 1
         tenant = self.file.add_tenant(f"demo-{self._orders}")
         return tenant.id, self._person("alice")
 
-    def another(self) -> identity.PresentedToken:
+    def another(self) -> auth.PresentedToken:
         return self._person("bob")
 
-    def _person(self, name: str) -> identity.PresentedToken:
+    def _person(self, name: str) -> auth.PresentedToken:
         tenant = f"demo-{self._orders}"
         self.file.add_user(f"{name}-{self._orders}", tenant=tenant)
         issued = self.file.issue_token(f"{name}-{self._orders}", tenant=tenant, lifetime=datetime.timedelta(hours=1))
         self._issued = issued
         self._pass()
-        return identity.PresentedToken(issued.secret)
+        return auth.PresentedToken(issued.secret)
 
-    def revoke(self, token: identity.PresentedToken) -> None:
+    def revoke(self, token: auth.PresentedToken) -> None:
         self.file.revoke_token(self._issued.id)
         self._pass()
 

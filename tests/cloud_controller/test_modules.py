@@ -17,19 +17,20 @@ from cryptography.hazmat.primitives import serialization
 from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Resource
 
+from archelon_api import deploy, design, disposal, names, orchestrator, tokens
+from archelon_core import auth
+from archelon_core.auth import IDENTITY
+from archelon_core.database import Database
+from archelon_core.queue import WorkQueue
+from archelon_core.settings import SettingsError
 from cloud_controller import parts, settings, tables, web, worker
 from cloud_controller.notices import Notice
 from cloud_controller.objects import Objects
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from cloud_controller.sending import Sender
-from occi_service import identity, schema
-from occi_service.app import Application
 from occi_service.client import ClientError
-from occi_service.database import Database
-from occi_service.identity import IDENTITY
-from occi_service.settings import SettingsError
-from occi_service.wire import deploy, design, disposal, names, orchestrator, tokens
-from occi_service.work import WorkQueue
+from occi_service.registry import schema
+from occi_service.server.app import Application
 
 from .house import House, labels, new_instance
 from .test_deploy_module import put_stack, stack_at
@@ -67,7 +68,7 @@ def test_one_module_alone(house: House) -> None:
 
 
 def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybodys(tmp_path: Path, house: House) -> None:
-    realm = identity.RealmFile(tmp_path / "realm.yaml", house.parts.clock)
+    realm = auth.RealmFile(tmp_path / "realm.yaml", house.parts.clock)
     realm.add_tenant("ours")
     realm.add_user("ann", tenant="ours", roles=["tenant"])
     realm.add_user("op", tenant="ours", roles=["operator"])
@@ -78,7 +79,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
             "signing_key": house.parts.signing_key,
             "directory": house.parts.directory,
             "url": "http://cloud",
-            "realm": identity.Realm(realm, house.parts.clock),
+            "realm": auth.Realm(realm, house.parts.clock),
             "identity_service": LocalDelegations(realm, house.parts.issuer(), clock=house.parts.clock),
         }
     )
@@ -162,7 +163,7 @@ class Notified(KindBackend, ActionBackend):
     """An orchestrator's face that notes who told it what."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[identity.Identity, dict[str, Any]]] = []
+        self.told: list[tuple[auth.Identity, dict[str, Any]]] = []
 
     def action(self, entity: Any, action: Any, attributes: dict[str, Any], extras: Any) -> None:
         self.told.append((extras["identity"], attributes))
@@ -192,15 +193,15 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
     entity = Resource(orchestrator.PATH, orchestrator.ORCHESTRATOR, [])
     entity.actions = [orchestrator.NOTIFY]
     face.registry.add_resource(orchestrator.PATH, entity, {"identity": Tenant("t-1")})
-    door = identity.Authentication(
+    door = auth.Authentication(
         face,
-        identity.SignedTokens(
+        auth.SignedTokens(
             house.keys,
             audiences=[tokens.audience_of_orchestrator(instance)],
-            revocations=identity.MemoryRevocations(house.parts.clock),
+            revocations=auth.MemoryRevocations(house.parts.clock),
             clock=house.parts.clock,
         ),
-        cache=identity.TokenCache(house.parts.clock),
+        cache=auth.TokenCache(house.parts.clock),
     )
     with wsgiref.simple_server.make_server("127.0.0.1", 0, door, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -223,7 +224,7 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
     [(caller, told)] = backend.told
     assert told == attributes
     assert (caller.kind, caller.issuer, caller.instance_id) == (
-        identity.TokenKind.SERVICE,
+        auth.TokenKind.SERVICE,
         "cloud-controller",
         instance,
     )

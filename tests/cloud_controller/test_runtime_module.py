@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archelon_api import deploy, disposal, provision, runtime
 from cloud_controller.runtime.rules import OPERATORS, Rule, Standing, judged
 from cloud_controller.runtime.scraping import averaged, parse
-from occi_service.wire import deploy, disposal, provision, runtime
 
 from .house import House, labels, new_instance
 from .test_deploy_module import put_application, put_bundle, put_stack, state

@@ -15,8 +15,8 @@ import yaml
 import bundles
 from archelon.connection import Connection
 from archelon.offers import await_entry, offer
+from archelon_core.auth import RealmFile
 from occi_service import client
-from occi_service.identity import RealmFile
 from tests.archelon.harness import archelon
 
 from .kubectl import Kubectl, until

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from archelon_core.settings import Settings
 from cloud_controller.settings import CloudControllerSettings
-from occi_service.settings import Settings
 from service_manager.settings import ServiceManagerSettings
 from tests.archelon.harness import archelon
 from tests.conftest import missing

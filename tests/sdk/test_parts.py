@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import bundles
 import sdk
+from archelon_api import deploy
+from archelon_api import design as wire_design
+from archelon_api import orchestrator as wire
 from occi_service import client
-from occi_service.wire import deploy
-from occi_service.wire import design as wire_design
-from occi_service.wire import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
 from sdk.engine import Engine

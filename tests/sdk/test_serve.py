@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
+from archelon_api import deploy, names
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
-from occi_service.wire import deploy, names
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
 from sdk.bench import Bench
 
 from .processes import Process

@@ -16,11 +16,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from occi_service import client, work
-from occi_service.database import Database
+from archelon_api import service_manager as wire
+from archelon_core import queue
+from archelon_core.database import Database
+from archelon_core.queue.table import work as work_rows
+from occi_service import client
 from occi_service.registry.tables import entities
-from occi_service.wire import service_manager as wire
-from occi_service.work.table import work as work_rows
 from service_manager import surroundings, tables
 from service_manager.catalogue import ENTRY_TOPIC
 from service_manager.history import EXPIRY_TOPIC
@@ -31,7 +32,7 @@ from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 __all__ = ["Bench", "Round", "Row", "Table", "bench"]
 
 #: Rows that stay armed: ticks, and the expiry of the records of what is gone.
-_RECURRING = ("instance.counts", work.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, surroundings.TOPIC)
+_RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, surroundings.TOPIC)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

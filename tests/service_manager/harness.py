@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import bundles
+from archelon_api import service_manager as wire
+from archelon_core.auth import RealmFile, Role, SigningKey, write_jwk_set
+from archelon_core.encryption import generate_key
 from occi_service import client
-from occi_service.encryption import generate_key
-from occi_service.identity import RealmFile, Role, SigningKey, write_jwk_set
-from occi_service.wire import service_manager as wire
 from service_manager.settings import ServiceManagerSettings
 from tests.ports import free_port
 from tests.waiting import until

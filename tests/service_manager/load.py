@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from archelon_api import service_manager as wire
 from occi_service import client
-from occi_service.wire import service_manager as wire
 from tests.standins.cloud import StandInCloud
 
 from .harness import TYPE, ServiceManager, until

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from occi_service.identity import MemoryRevocations, TenantId, TokenIssuer, VerificationKeys
-from occi_service.wire import deploy, design
+from archelon_api import deploy, design
+from archelon_core.auth import MemoryRevocations, TenantId, TokenIssuer, VerificationKeys
 from service_manager import cloud as calls
 from tests.attack.listener import listener
 from tests.standins.cloud import StandInCloud

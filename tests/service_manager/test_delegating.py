@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import bundles
-from occi_service.errors import UnavailableError
-from occi_service.identity import Identity, PresentedToken, Role, TenantId, TokenKind
-from occi_service.wire import design
-from occi_service.work.table import work
+from archelon_api import design
+from archelon_core.auth import Identity, PresentedToken, Role, TenantId, TokenKind
+from archelon_core.errors import UnavailableError
+from archelon_core.queue.table import work
 from service_manager import wiring
 from service_manager.delegating import UNCLAIMED, Delegating, is_needed
 from service_manager.surroundings import Surroundings

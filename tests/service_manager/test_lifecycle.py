@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 from service_manager import lifecycle
 from service_manager.lifecycle import (
     Activate,

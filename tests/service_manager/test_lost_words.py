@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 
 from .crash_bench import Bench, Round, bench
 from .lossy import LossyWay, lossy_way

@@ -11,9 +11,9 @@ import prometheus_client
 import prometheus_client.parser
 import pytest
 
-from occi_service.database import Database
-from occi_service.schema import upgrade
-from occi_service.work import WorkQueue
+from archelon_core.database import Database
+from archelon_core.queue import WorkQueue
+from occi_service.registry.schema import upgrade
 from service_manager.metrics import Exporter
 from service_manager.wiring import MIGRATIONS
 from tests.ports import free_port

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 
 from .harness import TYPE, ServiceManager
 

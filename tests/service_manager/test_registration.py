@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from occi_service import client, work
-from occi_service.identity import TenantId
-from occi_service.settings import SettingsError
-from occi_service.wire import design
+from archelon_api import design
+from archelon_core import queue
+from archelon_core.auth import TenantId
+from archelon_core.settings import SettingsError
+from occi_service import client
 from service_manager.registration import Offer, Registration
 from service_manager.settings import ServiceManagerSettings
 
@@ -49,7 +50,7 @@ def _wanted(region: str) -> dict[str, str]:
     }
 
 
-def _registered(cloud: _Cloud, *regions: str, withdrawn: bool = False) -> work.Progress[None]:
+def _registered(cloud: _Cloud, *regions: str, withdrawn: bool = False) -> queue.Progress[None]:
     entries = {design.service_path(TYPE, region): _wanted(region) for region in regions}
     catalogue: Any = None
     design_module: Any = cloud
@@ -64,7 +65,7 @@ def test_what_is_missing_changed_or_without_a_mark_is_entered_again() -> None:
         ("unmarked", {}),
         ("operators", {design.ORIGIN: design.OPERATOR}),
     )
-    assert isinstance(_registered(cloud, "right", "changed", "unmarked", "operators", "missing"), work.Wait)
+    assert isinstance(_registered(cloud, "right", "changed", "unmarked", "operators", "missing"), queue.Wait)
     assert cloud.entered == ["changed", "unmarked", "operators", "missing"]
     assert cloud.taken_out == []
 
@@ -74,7 +75,7 @@ def test_what_others_entered_is_left_alone() -> None:
     cloud = _Cloud(("theirs", others), ("provider", {design.PUBLISHER: "acme"}), ("old", OURS))
     _registered(cloud, "theirs")
     assert (cloud.entered, cloud.taken_out) == ([], ["old"])
-    assert isinstance(_registered(cloud, withdrawn=True), work.Done)
+    assert isinstance(_registered(cloud, withdrawn=True), queue.Done)
     assert cloud.taken_out == ["old", "old"]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from occi_service.database import Database, metadata
-from occi_service.schema import drift, upgrade
+from archelon_core.database import Database, metadata
+from occi_service.registry.schema import drift, upgrade
 from service_manager import tables
 from service_manager.wiring import MIGRATIONS
 

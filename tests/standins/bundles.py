@@ -9,9 +9,9 @@ import falcon
 import falcon.routing
 from occi.core_model import Resource
 
-from occi_service.errors import BadRequestError, NotFoundError, UnsupportedMediaTypeError
-from occi_service.wire import deploy
-from occi_service.wire.names import attribute
+from archelon_api import deploy
+from archelon_api.names import attribute
+from archelon_core.errors import BadRequestError, NotFoundError, UnsupportedMediaTypeError
 
 from .world import World
 

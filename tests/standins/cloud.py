@@ -32,7 +32,7 @@ from typing import Any
 
 import urllib3
 
-from occi_service.identity import VerificationKey, write_jwk_set
+from archelon_core.auth import VerificationKey, write_jwk_set
 
 from .faults import Fault, Kind
 from .settings import Settings

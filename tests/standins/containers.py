@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-from occi_service.wire import orchestrator as wire
+from archelon_api import orchestrator as wire
 
 from .faults import Fault
 from .orchestrator import OrchestratorProcess

@@ -14,12 +14,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from occi.backend import ActionBackend, KindBackend, MixinBackend
 from occi.core_model import Action, Entity, Resource
 
-from occi_service.app import Application
-from occi_service.exchange import Limits
-from occi_service.identity import IDENTITY
+from archelon_api import deploy, design, disposal
+from archelon_api.names import GENERATION, INSTANCE, REGION, SERVICE
+from archelon_core.auth import IDENTITY
 from occi_service.model import type_id
-from occi_service.wire import deploy, design, disposal
-from occi_service.wire.names import GENERATION, INSTANCE, REGION, SERVICE
+from occi_service.server.app import Application
+from occi_service.server.request import Limits
 
 from . import stacks
 from .bundles import Bundles, Digest

@@ -15,15 +15,15 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from occi.backend import ActionBackend, KindBackend
 from occi.core_model import Action, Entity
 
-from occi_service.app import Application
-from occi_service.identity import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache, read_jwk_set
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
+from archelon_api import tokens
+from archelon_api.names import GENERATION, INSTANCE, SERVICE, TENANT
+from archelon_core.auth import IDENTITY, Authentication, MemoryRevocations, SignedTokens, TokenCache, read_jwk_set
 from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.records import EntityRecord, dehydrate, hydrate
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
-from occi_service.wire import tokens
-from occi_service.wire.names import GENERATION, INSTANCE, SERVICE, TENANT
+from occi_service.server.app import Application
 
 from . import stacks
 from .faults import Fault

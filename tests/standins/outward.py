@@ -19,10 +19,10 @@ from typing import Any, Final
 import urllib3
 from occi.core_model import Action
 
+from archelon_api import service_manager, tokens
+from archelon_api.names import GENERATION
 from occi_service.attributes import as_attribute, check
 from occi_service.model import type_id
-from occi_service.wire import service_manager, tokens
-from occi_service.wire.names import GENERATION
 
 from .journal import Journal
 from .timers import Timer, Timers

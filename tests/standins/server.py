@@ -28,7 +28,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import gunicorn.app.base
 
-from occi_service.identity import (
+from archelon_api import deploy, design, tokens
+from archelon_api.names import GENERATION
+from archelon_core.auth import (
     IDENTITY,
     Authentication,
     Identity,
@@ -37,8 +39,6 @@ from occi_service.identity import (
     TokenCache,
     read_jwk_set,
 )
-from occi_service.wire import deploy, design, tokens
-from occi_service.wire.names import GENERATION
 
 from .faults import Fault
 from .modules import deploy_module, design_module, disposal_module

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from occi_service.wire.service_manager import PHASES
+from archelon_api.service_manager import PHASES
 
 __all__ = ["Settings"]
 

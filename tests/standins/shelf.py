@@ -6,8 +6,8 @@ from typing import Any
 
 from occi.core_model import Entity, Kind
 
+from archelon_api.names import INSTANCE
 from occi_service.registry import InMemoryRegistry, Page, Selection
-from occi_service.wire.names import INSTANCE
 
 from .world import World, refuse
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from occi.core_model import Entity, Resource
 
-from occi_service.wire import deploy
-from occi_service.wire.names import GENERATION, INSTANCE, REGION, SERVICE
+from archelon_api import deploy
+from archelon_api.names import GENERATION, INSTANCE, REGION, SERVICE
 
 from .world import World
 

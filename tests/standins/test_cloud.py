@@ -21,7 +21,10 @@ import pytest
 import urllib3
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from occi_service.identity import (
+from archelon_api import deploy, design, disposal, names, tokens
+from archelon_api import orchestrator as wire
+from archelon_api import service_manager as manager
+from archelon_core.auth import (
     MemoryRevocations,
     SignedTokens,
     SigningKey,
@@ -31,9 +34,6 @@ from occi_service.identity import (
     write_jwk_set,
 )
 from occi_service.model import type_id
-from occi_service.wire import deploy, design, disposal, names, tokens
-from occi_service.wire import orchestrator as wire
-from occi_service.wire import service_manager as manager
 from tests.ports import free_port
 from tests.standins.cloud import StandInCloud
 from tests.standins.faults import Fault

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import occi.exceptions
 
-from occi_service.identity import Identity
-from occi_service.wire.names import GENERATION, INSTANCE
+from archelon_api.names import GENERATION, INSTANCE
+from archelon_core.auth import Identity
 
 from .faults import Fault, Faults
 from .journal import Journal

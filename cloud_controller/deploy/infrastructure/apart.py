@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import bundles
-from occi_service.child import Child, ChildError
-from occi_service.identity.heavy_limit import HEAVY, HeavyRequests
-from occi_service.identity.rate_limit import TooManyRequestsError
+from archelon_core.auth.heavy_limit import HEAVY, HeavyRequests
+from archelon_core.auth.rate_limit import TooManyRequestsError
+from archelon_core.child import Child, ChildError
 
 from .parsing import parse
 from .rendering import DescriptionError, Place, Scalar

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 import re2
 
-from occi_service.transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
 
 from .description import Description, Health, Implementation, Mapped, Node, Output, Parameter
 from .graph import cycle

@@ -21,7 +21,7 @@ from heatclient.v1.client import Client
 from keystoneauth1 import session, token_endpoint
 from keystoneauth1.access.service_catalog import ServiceCatalogV3
 
-from occi_service.transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
 
 from ...deploy.ports import DeployError
 from ...labels import Labels

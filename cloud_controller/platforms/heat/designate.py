@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import requests
 
-from occi_service.dns_records import DnsRecordError, zone_of
+from archelon_api.dns_records import DnsRecordError, zone_of
 
 from ...deploy.ports import DeployError
 from ...disposal.ports import HoldingsError

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import bundles
+from archelon_core.transactions import forbid_in_transaction
 from bundles import hot
-from occi_service.transactions import forbid_in_transaction
 
 from ...deploy.ports import DeployError, StackOrder
 from ...labels import Labels

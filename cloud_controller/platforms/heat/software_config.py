@@ -8,7 +8,7 @@ disposal finds it; and what a change replaces Heat itself removes.
 Content: `{"config": text, "values": {name: value}, "group": "script", "inputs": {name: value}, "outputs": [name, …],
 "options": {name: value}, "signal": transport, "timeout": seconds}`; all but config may be left out. Tenants' values belong into
 inputs, which agents hand over as values. With `values` the config is a text template: each value passes a quoting filter, and it
-is rendered in a child process (`occi_service.text_templates`).
+is rendered in a child process (`archelon_core.templates.text`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from occi_service import text_templates
+from archelon_core.templates import text as text_templates
 
 from ...labels import Labels
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from occi_service.keystone import Access, Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
+from archelon_core.auth.keystone_api import Access, Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
 
 from ...design.ports import IdentityDownError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from occi_service.keystone import KeystoneRefusedError
+from archelon_core.auth.keystone_api import KeystoneRefusedError
 
 from ...design.ports import CatalogueEntry, IdentityDownError
 from .account import Account

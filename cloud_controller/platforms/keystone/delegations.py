@@ -14,8 +14,8 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from occi_service.identity import PresentedToken
-from occi_service.keystone import KeystoneDownError, KeystoneRefusedError
+from archelon_core.auth import PresentedToken
+from archelon_core.auth.keystone_api import KeystoneDownError, KeystoneRefusedError
 
 from ...design.ports import (
     Delegation,

@@ -22,7 +22,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.config import ConfigException
 
-from occi_service.transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
 
 __all__ = [
     "Api",

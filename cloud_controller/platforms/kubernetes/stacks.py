@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from occi_service.transactions import forbid_in_transaction
+from archelon_core.transactions import forbid_in_transaction
 
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
 from . import words

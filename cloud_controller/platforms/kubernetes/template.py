@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import bundles
+from archelon_api import names
 from bundles.documents import Node as Parsed
 from bundles.documents import locate
 from bundles.problems import json_path
-from occi_service.wire import names
 
 from ...deploy.ports import DeployError, StackOrder
 from .api import Json

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from occi_service.private_files import close_to_others
+from archelon_core.private_files import close_to_others
 
 from .orders import LaunchError, Order, Program, State
 

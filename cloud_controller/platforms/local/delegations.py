@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from occi_service import identity
+from archelon_core import auth
 
 from ...design.ports import (
     CatalogueEntry,
@@ -36,23 +36,21 @@ class LocalDelegations:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self, realm: identity.RealmFile | None, issuer: identity.TokenIssuer, *, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, realm: auth.RealmFile | None, issuer: auth.TokenIssuer, *, clock: Callable[[], float]) -> None:
         self._realm = realm
-        self._verifier = identity.Realm(realm, clock) if realm is not None else None
+        self._verifier = auth.Realm(realm, clock) if realm is not None else None
         self._issuer = issuer
         self._clock = clock
 
-    def make(self, token: identity.PresentedToken | None, tenant: str) -> str:
+    def make(self, token: auth.PresentedToken | None, tenant: str) -> str:
         """See `Delegations.make`."""
         if token is None or self._verifier is None:
             return ""
         try:
             subject = self._verifier.verify(token.reveal())
-        except identity.ProviderDownError as error:
+        except auth.ProviderDownError as error:
             raise IdentityDownError(error.reason) from None
-        except identity.IdentityError as error:
+        except auth.IdentityError as error:
             raise DelegationRefusedError(error.message) from None
         if subject.tenant_id != tenant:
             raise DelegationRefusedError("the tenant's token is another tenant's than the order's")
@@ -65,17 +63,17 @@ class LocalDelegations:
         expires = self._clock() + _LIFETIME
         token = self._issuer.for_instance(
             delegation.instance,
-            tenant_id=identity.TenantId(delegation.tenant),
+            tenant_id=auth.TenantId(delegation.tenant),
             audience=audience,
             lifetime=_LIFETIME,
             renewable=False,
         )
         return PlatformToken(token, expires)
 
-    def _check(self, realm: identity.RealmFile, delegation: Delegation) -> None:
+    def _check(self, realm: auth.RealmFile, delegation: Delegation) -> None:
         try:
             data = realm.read()
-        except identity.RealmError as error:
+        except auth.RealmError as error:
             raise IdentityDownError(str(error)) from None
         user = data.users.get(delegation.record)
         if user is None:

@@ -33,7 +33,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cloud_controller
-from occi_service.private_files import private_directory
+from archelon_core.private_files import private_directory
 
 from ...labels import Labels
 from ..health import Spawn

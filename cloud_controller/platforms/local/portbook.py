@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from occi_service.private_files import close_to_others
+from archelon_core.private_files import close_to_others
 
 from . import locks
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from occi_service.private_files import private_directory
+from archelon_core.private_files import private_directory
 
 from . import processes
 from .books import root_id

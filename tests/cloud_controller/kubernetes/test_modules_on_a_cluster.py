@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bundles
-from occi_service.wire import deploy, disposal
+from archelon_api import deploy, disposal
 from tests.cloud_controller.house import House, new_instance
 from tests.cloud_controller.test_applications import reached
 from tests.cloud_controller.test_deploy_module import put_application, put_bundle

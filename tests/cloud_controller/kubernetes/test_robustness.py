@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from archelon_api import deploy, names
 from cloud_controller.platforms.kubernetes import words
-from occi_service.wire import deploy, names
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.tables import Tables

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from occi_service.database import Database
+from archelon_core.database import Database
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import entities, facts, facts_of, record_of

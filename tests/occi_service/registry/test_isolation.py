@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from occi_service.app import Application
-from occi_service.database import Database, metadata
+from archelon_core.database import Database, metadata
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import Registry, Selection
+from occi_service.server.app import Application
 
 from .world import ENGINE, SCHEME, Tenant, extras_of, sql_registry, with_categories
 

@@ -11,15 +11,15 @@ from alembic import autogenerate
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-import occi_service
-from occi_service.database import Database, metadata
+import archelon_core
+from archelon_core.database import Database, metadata
 from occi_service.registry.tables import entities, facts, user_mixins
 
 _TABLES = {table.name for table in (entities, facts, user_mixins)}
 
 
 def _revision() -> Any:
-    path = Path(occi_service.__file__).parent / "migrations" / "versions" / "occi_service_0002_registry.py"
+    path = Path(archelon_core.__file__).parent / "migrations" / "versions" / "occi_service_0002_registry.py"
     spec = importlib.util.spec_from_file_location("revision", path)
     assert spec is not None
     assert spec.loader is not None

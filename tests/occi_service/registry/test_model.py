@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from occi.core_model import Entity, Link, Resource
 
-from occi_service.database import Database, metadata
+from archelon_core.database import Database, metadata
 from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import Registry, Selection, filter_text

@@ -17,9 +17,9 @@ import sqlalchemy.exc
 from occi.backend import KindBackend, UserDefinedMixinBackend
 from occi.core_model import Kind, Mixin
 
+from archelon_core.database import Database
+from archelon_core.errors import ConflictError, ForbiddenError, UnavailableError
 from occi_service.attributes import Attribute
-from occi_service.database import Database
-from occi_service.errors import ConflictError, ForbiddenError, UnavailableError
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import entities, fact, facts

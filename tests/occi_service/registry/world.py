@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from occi.backend import KindBackend, MixinBackend
 from occi.core_model import Kind, Link, Mixin, Resource
 
+from archelon_core.database import Database, metadata
 from occi_service.attributes import Attribute
-from occi_service.database import Database, metadata
 from occi_service.registry.base import Registry
 from occi_service.registry.sql import SqlRegistry
 

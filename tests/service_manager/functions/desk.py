@@ -17,19 +17,19 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 import bundles
-from occi_service import work
-from occi_service.database import Database
-from occi_service.encryption import generate_key
-from occi_service.identity import Identity, MemoryRevocations, SigningKey, TenantId, TokenIssuer, write_jwk_set
-from occi_service.schema import upgrade
-from occi_service.wire import names, tokens
-from occi_service.wire import service_manager as wire
+from archelon_api import names, tokens
+from archelon_api import service_manager as wire
+from archelon_core import queue as work
+from archelon_core.auth import Identity, MemoryRevocations, SigningKey, TenantId, TokenIssuer, write_jwk_set
+from archelon_core.database import Database
+from archelon_core.encryption import generate_key
+from occi_service.registry.schema import upgrade
 from service_manager import tables, wiring
 from service_manager.changes import Change
 from service_manager.history import EXPIRY_TOPIC
 from service_manager.instances import show_state
 from service_manager.settings import ServiceManagerSettings
-from tests.occi_service.protocol.calls import Answer, call, path_of
+from tests.occi_service.server.calls import Answer, call, path_of
 
 from ..harness import ISSUER, TYPE, Keys, Realm, make_bundle
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 
 from .desk import Desk, Keyed
 

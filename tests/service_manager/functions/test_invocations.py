@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from occi_service import client, work
+from archelon_core import queue
+from occi_service import client
 from occi_service.client import UnavailableError
 from service_manager import tables
 from service_manager.invocations import Invocations
@@ -45,8 +46,8 @@ def test_an_invocation_is_told_until_it_was_worked_off(desk: Desk) -> None:
         desk.parts.cipher,
         clock=desk.clock,
     )
-    topic = work.Topic("invocation", handler)
-    worker = work.Worker(work.WorkQueue(desk.parts.database, clock=desk.clock), [topic])
+    topic = queue.Topic("invocation", handler)
+    worker = queue.Worker(queue.WorkQueue(desk.parts.database, clock=desk.clock), [topic])
     with desk.parts.database.write() as connection:
         connection.execute(tables.instances.update().values(address="http://there", activated=1, boots=1))
     busy = UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from archelon_api import orchestrator, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import InvalidTokenError
 from occi_service import client
-from occi_service.identity import InvalidTokenError
 from occi_service.model import type_id
-from occi_service.wire import orchestrator, tokens
-from occi_service.wire import service_manager as wire
 from service_manager import wiring
 from tests.standins.cloud import StandInCloud
 

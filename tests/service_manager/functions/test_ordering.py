@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from occi_service.wire import service_manager as wire
-from tests.occi_service.protocol.calls import path_of
+from archelon_api import service_manager as wire
+from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE
 from .desk import Desk, Template

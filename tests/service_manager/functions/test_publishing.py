@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 import bundles
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 from service_manager import catalogue, tables
-from tests.occi_service.protocol.calls import path_of
+from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE, make_bundle
 from .desk import DIGEST, PUBLISHED, Desk, Template

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from occi_service import work
+from archelon_api import service_manager as wire
+from archelon_core import queue
 from occi_service.model import type_id
-from occi_service.wire import service_manager as wire
 from service_manager import lifecycle
 from service_manager.changes import Change
 
@@ -30,12 +30,12 @@ def desk(tmp_path: Path, template: Template, database_url: str) -> Iterator[Desk
     made.close()
 
 
-def decide(desk: Desk, path: str) -> tuple[Any, work.Progress[Change]]:
+def decide(desk: Desk, path: str) -> tuple[Any, queue.Progress[Change]]:
     """The worker's look at an instance, and what it decides."""
     item = Keyed(desk.row(path)["id"])
     with desk.parts.database.read() as connection:
         order, nothing = desk.reconciler.load(connection, item)
-    progress: work.Progress[Change] = desk.reconciler.step(order, nothing)
+    progress: queue.Progress[Change] = desk.reconciler.step(order, nothing)
     return item, progress
 
 
@@ -53,7 +53,7 @@ def test_a_report_just_in_time_is_not_overruled_by_giving_up(desk: Desk) -> None
     path = desk.order()
     desk.place(path, "deploy", boots=1, activated=1, sent=1, made=desk.row(path)["digest"], begun=0.0)
     item, progress = decide(desk, path)
-    assert isinstance(progress, work.Done)
+    assert isinstance(progress, queue.Done)
     assert progress.observed is not None
     assert progress.observed.enter == "fail"
     assert desk.report(path, phase="deploy", phase_state="done").status == 200

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from occi_service.wire import service_manager as wire
-from tests.occi_service.protocol.calls import path_of
+from archelon_api import service_manager as wire
+from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE
 from .desk import Desk

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from archelon_api import service_manager as wire
+from archelon_api import tokens
 from occi_service.model import type_id
-from occi_service.wire import service_manager as wire
-from occi_service.wire import tokens
 
 from ..harness import TYPE
 from .desk import Desk

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import bundles
+from archelon_api import service_manager as wire
 from occi_service import client
 from occi_service.model import type_id
-from occi_service.wire import service_manager as wire
 from tests.standins.cloud import StandInCloud
 
 from ..harness import ServiceManager, make_bundle, until

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from occi_service.wire import service_manager as wire
+from archelon_api import service_manager as wire
 from tests.standins.cloud import StandInCloud
 
 from ..harness import TYPE, Keys, ServiceManager, make_bundle, running, until

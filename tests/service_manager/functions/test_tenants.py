@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from occi_service.wire import service_manager as wire
-from tests.occi_service.protocol.calls import Answer, path_of
+from archelon_api import service_manager as wire
+from tests.occi_service.server.calls import Answer, path_of
 
 from ..harness import TYPE
 from .desk import DIGEST, PUBLISHED, Desk

@@ -1,0 +1,275 @@
+"""Deploy: applications (orchestrators in containers), stacks (virtual resources made from a template), bundles by digest."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi.core_model import Action, Kind, Mixin, Resource
+
+from occi_service.attributes import Attribute
+
+from .names import LABELS, REGION, attribute, derived_id, scheme
+
+__all__ = [
+    "APP",
+    "APPLICATION",
+    "APPLICATION_ACTIONS",
+    "APPLICATION_ENV",
+    "APP_CONTEXT",
+    "APP_ENV",
+    "APP_IMAGE",
+    "APP_NAME",
+    "APP_STATE",
+    "APP_STATE_MESSAGE",
+    "APP_URL",
+    "BUNDLE",
+    "BUNDLE_DIGEST",
+    "BUNDLE_IMAGE",
+    "BUNDLE_MEDIA_TYPE",
+    "BUNDLE_SIZE",
+    "BUNDLE_UNUSED_SINCE",
+    "LOG_NEXT",
+    "LOG_START",
+    "ORCHESTRATOR",
+    "PLATFORM_SCHEME",
+    "PREVIEW",
+    "RESTART",
+    "RESUME",
+    "SCALE",
+    "SCALE_BY",
+    "SCALE_COUNT",
+    "SCALE_KEY",
+    "SCALE_NODE",
+    "SCHEME",
+    "SIGNAL",
+    "SIGNAL_DATA",
+    "SIGNAL_RESOURCE",
+    "STACK",
+    "STACK_ACTIONS",
+    "STACK_ENVIRONMENTS",
+    "STACK_FILES",
+    "STACK_FORMAT",
+    "STACK_ID",
+    "STACK_NAME",
+    "STACK_OUTPUTS",
+    "STACK_PARAMETERS",
+    "STACK_REASON",
+    "STACK_RESOURCES",
+    "STACK_ROLLBACK",
+    "STACK_SECRET_PARAMETERS",
+    "STACK_SOURCE",
+    "STACK_STATE",
+    "STACK_TEMPLATE",
+    "START",
+    "STOP",
+    "SUSPEND",
+    "application_path",
+    "bundle_path",
+    "stack_path",
+]
+
+SCHEME: Final = scheme("deploy")
+#: OCCI Platform (GFD.227).
+PLATFORM_SCHEME: Final = "http://schemas.ogf.org/occi/platform#"
+_ACTION_SCHEME: Final = "http://schemas.ogf.org/occi/platform/application/action#"
+
+# --- bundles ---------------------------------------------------------------------------------------------------------
+
+#: A bundle travels as the archive itself, PUT and GET at its digest's path.
+BUNDLE_MEDIA_TYPE: Final = "application/gzip"
+BUNDLE_SIZE: Final = attribute("bundle.size")
+BUNDLE_UNUSED_SINCE: Final = attribute("bundle.unused_since")
+BUNDLE: Final = Kind(
+    SCHEME,
+    "bundle",
+    related=[Resource.kind],
+    title="Bundle, known by its digest",
+    attributes={
+        BUNDLE_SIZE: Attribute("immutable", type="number", description="bytes"),
+        BUNDLE_UNUSED_SINCE: Attribute(
+            "immutable", type="number", description="seconds since the epoch; nothing while an application runs it"
+        ),
+    },
+    location="/bundle/",
+)
+
+# --- applications ----------------------------------------------------------------------------------------------------
+
+APP_NAME: Final = "occi.app.name"
+APP_CONTEXT: Final = "occi.app.context"
+APP_URL: Final = "occi.app.url"
+APP_STATE: Final = "occi.app.state"
+APP_STATE_MESSAGE: Final = "occi.app.state.message"
+APP_IMAGE: Final = "occi.app.image"
+APP_ENV: Final = "occi.app.env"
+BUNDLE_DIGEST: Final = attribute("bundle.digest")
+BUNDLE_IMAGE: Final = attribute("bundle.image")
+APPLICATION_ENV: Final = attribute("application.env")
+
+START: Final = Action(_ACTION_SCHEME, "start", "Start the application")
+STOP: Final = Action(_ACTION_SCHEME, "stop", "Stop the application, keeping what it stored")
+RESTART: Final = Action(_ACTION_SCHEME, "restart", "Stop the application and start it again")
+APPLICATION_ACTIONS: Final = (START, STOP, RESTART)
+
+_APPLICATION_STATE: Final = {
+    APP_URL: Attribute("immutable", description="where the application answers"),
+    APP_STATE: Attribute("immutable", pattern="active|inactive|error"),
+    APP_STATE_MESSAGE: Attribute("immutable", description="why it is in this state, in plain words"),
+}
+
+APPLICATION: Final = Kind(
+    PLATFORM_SCHEME,
+    "application",
+    related=[Resource.kind],
+    actions=list(APPLICATION_ACTIONS),
+    title="Application",
+    attributes={
+        APP_NAME: Attribute("required", description="name for people"),
+        APP_CONTEXT: Attribute("immutable", description="URL of what the application is made of"),
+        **_APPLICATION_STATE,
+    },
+    location="/application/",
+)
+
+#: Makes an application the orchestrator of an instance.
+ORCHESTRATOR: Final = Mixin(
+    SCHEME,
+    "orchestrator",
+    related=[APPLICATION],
+    title="Orchestrator of an instance",
+    attributes={
+        **LABELS,
+        BUNDLE_DIGEST: Attribute("", pattern="[0-9a-f]{64}", description="SHA-256 of the bundle that it runs"),
+        BUNDLE_IMAGE: Attribute("", description="image that it runs, instead of a bundle"),
+        APPLICATION_ENV: Attribute("", type="object", secret=True, description="environment, names to values"),
+    },
+    location="/orchestrator/",
+)
+
+#: Header fields of a piece of a log: positions of its first byte, and of the one to ask for next.
+LOG_START: Final = "X-Start"
+LOG_NEXT: Final = "X-Next"
+
+#: Hurtle's kind, another face of the same thing.
+APP: Final = Kind(
+    PLATFORM_SCHEME,
+    "app",
+    related=[Resource.kind],
+    actions=list(APPLICATION_ACTIONS),
+    title="Application (Hurtle)",
+    attributes={
+        APP_NAME: Attribute("required", pattern=".{1,24}"),
+        APP_IMAGE: Attribute("", description="image, or digest of a bundle"),
+        APP_ENV: Attribute("", secret=True, description="K=V::K2=V2"),
+        "occi.app.repo": Attribute("immutable"),
+        **_APPLICATION_STATE,
+    },
+    location="/app/",
+)
+
+# --- stacks ----------------------------------------------------------------------------------------------------------
+
+STACK_NAME: Final = attribute("stack.name")
+STACK_FORMAT: Final = attribute("stack.format")
+STACK_TEMPLATE: Final = attribute("stack.template")
+STACK_SOURCE: Final = attribute("stack.source")
+STACK_FILES: Final = attribute("stack.files")
+STACK_ENVIRONMENTS: Final = attribute("stack.environments")
+STACK_PARAMETERS: Final = attribute("stack.parameters")
+STACK_SECRET_PARAMETERS: Final = attribute("stack.secret_parameters")
+STACK_ROLLBACK: Final = attribute("stack.rollback")
+STACK_STATE: Final = attribute("stack.state")
+STACK_REASON: Final = attribute("stack.reason")
+STACK_ID: Final = attribute("stack.id")
+STACK_OUTPUTS: Final = attribute("stack.outputs")
+STACK_RESOURCES: Final = attribute("stack.resources")
+
+SCALE_NODE: Final = attribute("scale.node")
+SCALE_COUNT: Final = attribute("scale.count")
+SCALE_BY: Final = attribute("scale.by")
+SIGNAL_RESOURCE: Final = attribute("signal.resource")
+SIGNAL_DATA: Final = attribute("signal.data")
+SCALE_KEY: Final = attribute("scale.key")
+
+PREVIEW: Final = Action(
+    SCHEME,
+    "preview",
+    "Tell what an update would change",
+    {
+        STACK_TEMPLATE: Attribute("required"),
+        STACK_SOURCE: Attribute(""),
+        STACK_FILES: Attribute("", type="object"),
+        STACK_ENVIRONMENTS: Attribute("", type="array"),
+        STACK_PARAMETERS: Attribute("", type="object"),
+    },
+)
+SCALE: Final = Action(
+    SCHEME,
+    "scale",
+    "Change how many of a node there are",
+    {
+        SCALE_NODE: Attribute("required", description="name of the node in the template"),
+        SCALE_COUNT: Attribute("", type="number", description="how many there shall be"),
+        SCALE_BY: Attribute("", type="number", description="how many more, or fewer if negative"),
+        SCALE_KEY: Attribute(
+            "", pattern="[!-~]{1,255}", description="one of the caller's choosing: the same again changes nothing"
+        ),
+    },
+)
+SUSPEND: Final = Action(SCHEME, "suspend", "Stop what the stack runs, keeping it")
+RESUME: Final = Action(SCHEME, "resume", "Start it again")
+SIGNAL: Final = Action(
+    SCHEME,
+    "signal",
+    "Tell a resource of the stack that what it waits for has happened",
+    {
+        SIGNAL_RESOURCE: Attribute("required", description="its name; of one in a nested stack, the way down to it"),
+        SIGNAL_DATA: Attribute("", type="object"),
+    },
+)
+STACK_ACTIONS: Final = (PREVIEW, SCALE, SUSPEND, RESUME, SIGNAL)
+
+STACK: Final = Kind(
+    SCHEME,
+    "stack",
+    related=[Resource.kind],
+    actions=list(STACK_ACTIONS),
+    title="Stack",
+    attributes={
+        **LABELS,
+        STACK_NAME: Attribute("required", pattern="[A-Za-z][A-Za-z0-9_.-]{0,62}"),
+        REGION: Attribute("required", description="where it is deployed; stays"),
+        STACK_FORMAT: Attribute("required", description="infrastructure, hot or kubernetes; stays"),
+        STACK_TEMPLATE: Attribute("required", description="the template as text"),
+        STACK_SOURCE: Attribute(
+            "", description="the template's path in its bundle, which the names in it are relative to"
+        ),
+        STACK_FILES: Attribute("", type="object", description="other files that the template names, path to text"),
+        STACK_ENVIRONMENTS: Attribute("", type="array", description="paths of Heat's environments among the files"),
+        STACK_PARAMETERS: Attribute("", type="object"),
+        STACK_SECRET_PARAMETERS: Attribute("", type="object", secret=True),
+        STACK_ROLLBACK: Attribute("", type="boolean", default=True, description="whether a failed create is undone"),
+        STACK_STATE: Attribute("immutable", description="Heat's words, such as CREATE_COMPLETE"),
+        STACK_REASON: Attribute("immutable"),
+        STACK_ID: Attribute("immutable", description="the platform's own id"),
+        # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.
+        STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
+        STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),
+    },
+    location="/stack/",
+)
+
+
+def bundle_path(digest: str) -> str:
+    """Path of a bundle."""
+    return f"{BUNDLE.location}{digest}"
+
+
+def application_path(instance: str) -> str:
+    """Path of an instance's orchestrator, an application."""
+    return f"{APPLICATION.location}{instance}"
+
+
+def stack_path(instance: str, name: str, region: str) -> str:
+    """Path of one of an instance's stacks."""
+    return f"{STACK.location}{derived_id(instance, name, region)}"

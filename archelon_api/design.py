@@ -1,0 +1,198 @@
+"""Design: the catalogue (which service is where) and delegations (who acts for whom)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from occi.core_model import Action, Kind, Resource
+
+from occi_service.attributes import Attribute
+
+from .names import SCHEME_PREFIX, attribute, derived_id, scheme
+
+__all__ = [
+    "ADOPT",
+    "DELEGATES",
+    "DELEGATION",
+    "DELEGATION_EXPIRES",
+    "DELEGATION_PARENT",
+    "DELEGATION_REASON",
+    "DELEGATION_STATE",
+    "DELEGATION_TOKEN",
+    "ENDPOINT",
+    "EXCHANGE",
+    "EXCHANGE_AUDIENCE",
+    "IDENTITY",
+    "INSTALLATION",
+    "INTERFACE",
+    "ISSUER",
+    "OPERATOR",
+    "ORIGIN",
+    "PUBLISHER",
+    "SCHEME",
+    "SERVICE",
+    "SERVICE_REGION",
+    "SERVICE_TYPE",
+    "SUBJECT_TOKEN_HEADER",
+    "VALIDATE",
+    "VALIDATION",
+    "delegation_path",
+    "is_believed",
+    "is_ours",
+    "is_reserved",
+    "platform_audience",
+    "service_path",
+]
+
+SCHEME: Final = scheme("design")
+
+SERVICE_TYPE: Final = attribute("service.type")
+ENDPOINT: Final = attribute("service.endpoint")
+SERVICE_REGION: Final = attribute("service.region")
+INTERFACE: Final = attribute("service.interface")
+DELEGATES: Final = attribute("service.delegates")
+ORIGIN: Final = attribute("service.origin")
+ISSUER: Final = attribute("service.issuer")
+PUBLISHER: Final = attribute("service.publisher")
+#: Values of ORIGIN.
+INSTALLATION: Final = "installation"
+IDENTITY: Final = "identity"
+OPERATOR: Final = "operator"
+
+SERVICE: Final = Kind(
+    SCHEME,
+    "service",
+    related=[Resource.kind],
+    title="Service in the catalogue",
+    attributes={
+        SERVICE_TYPE: Attribute("required", description="type identifier of a service, or the scheme of a module"),
+        ENDPOINT: Attribute("required", description="URL that clients use"),
+        SERVICE_REGION: Attribute("required", description="region that the endpoint serves"),
+        INTERFACE: Attribute("", pattern="public|internal|admin", default="public"),
+        DELEGATES: Attribute(
+            "immutable",
+            type="boolean",
+            description="of deploy: the region is called in tenants' names, by a delegation",
+        ),
+        ORIGIN: Attribute(
+            "immutable",
+            pattern=f"{INSTALLATION}|{IDENTITY}|{OPERATOR}",
+            description="who entered it, where no service manager or provider did: the cloud controller itself at its "
+            "start, the comparison with the identity service's catalogue, or an operator",
+        ),
+        ISSUER: Attribute("immutable", description="issuer of the service manager's token by which it was entered"),
+        PUBLISHER: Attribute("immutable", description="id of the tenant that published the type"),
+    },
+    location="/service/",
+)
+
+DELEGATION_STATE: Final = attribute("delegation.state")
+DELEGATION_PARENT: Final = attribute("delegation.parent")
+DELEGATION_REASON: Final = attribute("delegation.reason")
+#: What `exchange` answers with: shown once, and not kept.
+DELEGATION_TOKEN: Final = attribute("delegation.token")
+DELEGATION_EXPIRES: Final = attribute("delegation.expires")
+EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
+#: The tenant's own token, used once to make the delegation, and not kept.
+SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
+
+EXCHANGE: Final = Action(
+    SCHEME,
+    "exchange",
+    "Get a short-lived token for another service manager or, for the cloud controller itself, for a platform",
+    {
+        EXCHANGE_AUDIENCE: Attribute(
+            "required", description="type identifier of the service to be ordered, or platform:<region>"
+        )
+    },
+)
+ADOPT: Final = Action(
+    SCHEME,
+    "adopt",
+    "Go on for the tenant with an operator's own token for its project, in X-Subject-Token, its user being gone",
+)
+
+DELEGATION: Final = Kind(
+    SCHEME,
+    "delegation",
+    related=[Resource.kind],
+    actions=[EXCHANGE, ADOPT],
+    title="Who acts for whom",
+    attributes={
+        DELEGATION_STATE: Attribute("immutable", pattern="active|revoked|lost"),
+        DELEGATION_REASON: Attribute("immutable", description="why it is lost"),
+        DELEGATION_EXPIRES: Attribute(
+            "immutable", type="number", description="end of the token, in seconds since 1970"
+        ),
+        DELEGATION_TOKEN: Attribute("immutable", secret=True),
+        DELEGATION_PARENT: Attribute("", description="instance whose delegation this one hangs on"),
+    },
+    location="/delegation/",
+)
+
+VALIDATE: Final = Action(
+    SCHEME,
+    "validate",
+    "Tell everything that is wrong with a document",
+    {
+        attribute("document.format"): Attribute("required", description="manifest, or a template format"),
+        attribute("document.content"): Attribute("required", description="the document as text"),
+        attribute("document.name"): Attribute("", description="its file name, for the texts"),
+    },
+)
+VALIDATION: Final = Kind(
+    SCHEME,
+    "validation",
+    related=[Resource.kind],
+    actions=[VALIDATE],
+    title="Validation of manifests and templates",
+    attributes={attribute("validation.problems"): Attribute("immutable", type="array")},
+    location="/validation/",
+)
+
+
+#: The scheme of the services that come with Archelon, which providers publish as they do their own.
+_PUBLISHED_SCHEME: Final = scheme("service")
+_PUBLISHED: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#]+#[^\s#]+")
+
+
+def is_ours(service_type: str) -> bool:
+    """Whether a type is of the schemes of Archelon's own modules, to which tokens for the cloud controller are sent."""
+    return service_type.startswith(SCHEME_PREFIX) and not service_type.startswith(_PUBLISHED_SCHEME)
+
+
+def is_reserved(service_type: str) -> bool:
+    """Whether no token lets anybody enter a type: one of our own, or one that is no kind of a published service.
+
+    The latter are what Keystone calls services (`identity`, `compute`, `orchestration`, …), and schemes without a term.
+    """
+    return is_ours(service_type) or _PUBLISHED.fullmatch(service_type) is None
+
+
+def is_believed(attributes: Mapping[str, Any]) -> bool:
+    """Whether an entry of the catalogue may be sent a token for its type.
+
+    Of our own modules that is what the installation entered at its start, of others' reserved types what was read out of the
+    identity service's catalogue. What is not reserved is checked when it is written.
+    """
+    service_type, origin = str(attributes.get(SERVICE_TYPE, "")), attributes.get(ORIGIN)
+    if is_ours(service_type):
+        return bool(origin == INSTALLATION)
+    return bool(origin == IDENTITY) or not is_reserved(service_type)
+
+
+def service_path(service_type: str, region: str, interface: str = "public") -> str:
+    """Path of a catalogue entry."""
+    return f"{SERVICE.location}{derived_id(service_type, region, interface)}"
+
+
+def delegation_path(instance: str) -> str:
+    """Path of an instance's delegation."""
+    return f"{DELEGATION.location}{instance}"
+
+
+def platform_audience(region: str) -> str:
+    """Audience of a token for the platform of a region."""
+    return f"platform:{region}"

@@ -1,0 +1,133 @@
+"""`docs/wire.md`, written from the vocabulary: `python -m archelon_api.document > docs/wire.md`.
+
+What a kind is called, where it lies, which attributes it has and what its actions take is said once, in this package; the
+page is a view of it, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Final
+
+from occi.core_model import Action, Kind, Mixin
+
+from occi_service.attributes import Attribute, as_attribute
+
+from . import deploy, design, disposal, dns, names, orchestrator, provision, runtime, service_manager, tokens
+
+__all__ = ["page"]
+
+_HEAD: Final = """# The wire
+
+What Archelon's services say to one another, written from `archelon_api` by `python -m archelon_api.document`. All of
+it is OCCI 1.2. [architecture.md](architecture.md) walks one order through it, and has the rules that hold for every request.
+
+In the tables *use* is `required` (given at creation), `provider` (set by the service alone) or nothing; *secret* values are
+encrypted at rest and shown on a GET of their one entity alone.
+"""
+
+_MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
+    ("Service manager", service_manager),
+    ("Orchestrator", orchestrator),
+    ("Design", design),
+    ("Deploy", deploy),
+    ("Provision", provision),
+    ("DNS", dns),
+    ("Runtime", runtime),
+    ("Disposal", disposal),
+)
+
+
+def page() -> str:
+    """The page."""
+    parts = [_HEAD, "## Every object of an instance\n", _table(names.LABELS)]
+    parts += [
+        "## Every instance\n",
+        "Beside what its manifest declares.\n",
+        _table(service_manager.INSTANCE_ATTRIBUTES),
+    ]
+    for title, module in _MODULES:
+        parts += [f"## {title}\n", _introduction(module), *_of_module(module)]
+    parts += ["## Tokens\n", _introduction(tokens), *_claims()]
+    return "\n".join(parts)
+
+
+def _introduction(module: ModuleType) -> str:
+    """What the module says of itself, without the line breaks of its file."""
+    paragraphs = (module.__doc__ or "").strip().split("\n\n")
+    return "\n\n".join([" ".join(each.split()) for each in paragraphs]) + "\n"
+
+
+def _of_module(module: ModuleType) -> Iterator[str]:
+    found = list(vars(module).values())
+    shown: list[Action] = []
+    for category in found:
+        if isinstance(category, Kind | Mixin) and category.scheme == getattr(module, "SCHEME", category.scheme):
+            yield from _category(category)
+            actions = list(category.actions)
+            for action in actions:
+                if action not in shown:
+                    shown.append(action)
+                    yield from _action(action)
+    for action in found:
+        if isinstance(action, Action) and action not in shown:
+            yield from _action(action)
+
+
+def _category(category: Kind | Mixin) -> Iterator[str]:
+    word = "Kind" if isinstance(category, Kind) else "Mixin"
+    where = f", at `{category.location}`" if category.location else ""
+    yield f"### {word} `{category.term}`\n"
+    yield f"{category.title or category.term}: `{category.scheme}{category.term}`{where}.\n"
+    if category.attributes:
+        yield _table(category.attributes)
+
+
+def _action(action: Action) -> Iterator[str]:
+    yield f"**Action `{action.term}`** (`{action.scheme}{action.term}`): {action.title or action.term}.\n"
+    if action.attributes:
+        yield _table(action.attributes)
+
+
+def _table(attributes: Mapping[str, str]) -> str:
+    rows = ["| attribute | use | type | |", "| --- | --- | --- | --- |"]
+    for name, definition in attributes.items():
+        attribute = as_attribute(definition)
+        use = "provider" if attribute.immutable else "required" if attribute.required else ""
+        secret = ", secret" if attribute.secret else ""
+        rows.append(f"| `{name}` | {use} | {attribute.type}{secret} | {_said(attribute)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _said(attribute: Attribute) -> str:
+    said = [attribute.description] if attribute.description else []
+    if isinstance(attribute.pattern, str):
+        said.append(f"one of {_code(attribute.pattern)}" if "|" in attribute.pattern else _code(attribute.pattern))
+    elif attribute.pattern is not None:
+        said.append(_code(json.dumps(attribute.pattern, sort_keys=True)))
+    if attribute.default is not None:
+        said.append(f"default {_code(json.dumps(attribute.default))}")
+    return "; ".join(said).replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    # A bar would end the cell, in code too.
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _claims() -> Iterator[str]:
+    audiences = [tokens.AUDIENCE_CLOUD_CONTROLLER, tokens.AUDIENCE_SERVICE_MANAGER]
+    yield "| claim | value |\n| --- | --- |"
+    listed = ", ".join([f"`{each}`" for each in audiences])
+    yield f"| `sub` | `{tokens.subject_of_instance('<uuid>')}` or `{tokens.subject_of_service_manager('<name>')}` |"
+    yield f"| `aud` | {listed}, `{tokens.audience_of_orchestrator('<uuid>')}`, or another service manager's type |"
+    yield f"| `{tokens.CLAIM_TENANT}` | the tenant |"
+    yield f"| `{tokens.CLAIM_INSTANCE}` | the instance, where the token is about one |"
+    yield f"| `exp` | at most {tokens.LIFETIME} s after `iat` |\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

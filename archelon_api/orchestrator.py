@@ -1,0 +1,144 @@
+"""An orchestrator's face (Hurtle's): one entity at `/orchestrator/default`, phases as actions, events as `notify`.
+
+A phase action answers at once; its outcome comes as a report to the service manager (`service_manager.REPORT`).
+
+An event (`notify`, `act`) is answered 200 once it was worked off and the service manager has heard the report that says so in its
+private state, if there is anything to work off; before that 503, with Retry-After. Who tells of it tells again until it is a 200;
+an event that waits already is not taken twice. So an event outlives the process that took it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi.core_model import Action, Kind, Resource
+
+from occi_service.attributes import Attribute, whole_number
+
+from .names import GENERATION, INSTANCE, SERVICE, TENANT, attribute
+
+__all__ = [
+    "ACT",
+    "ACTION_ATTRIBUTES",
+    "ACTION_NAME",
+    "ENV_DESIGN",
+    "ENV_INSTANCE",
+    "ENV_KEYS",
+    "ENV_SERVICE_MANAGER",
+    "ENV_TOKEN",
+    "EVENT_DATA",
+    "EVENT_ID",
+    "EVENT_SUBJECT",
+    "EVENT_TIME",
+    "EVENT_TYPE",
+    "EVENT_TYPES",
+    "INTERNAL_PARAMETERS",
+    "NOTIFY",
+    "ORCHESTRATOR",
+    "PARAMETERS",
+    "PATH",
+    "PHASE_ACTIONS",
+    "PRIVATE",
+    "SCHEME",
+    "STACK_ID",
+    "STACK_STATE",
+    "TOKENS",
+]
+
+SCHEME: Final = "http://schemas.mobile-cloud-networking.eu/occi/service#"
+PATH: Final = "/orchestrator/default"
+
+#: Environment of an orchestrator's process: the instance's id; its URL at the service manager; the URL of design; a
+#: token that the service manager alone takes, to give fresh ones (`service_manager.RENEW`); the keys that callers'
+#: tokens are signed with (JWK set).
+ENV_INSTANCE: Final = "ARCHELON_INSTANCE"
+ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
+ENV_DESIGN: Final = "ARCHELON_DESIGN"
+ENV_TOKEN: Final = "ARCHELON_TOKEN"  # noqa: S105 - a name
+ENV_KEYS: Final = "ARCHELON_KEYS"
+
+STACK_STATE: Final = "occi.mcn.stack.state"
+STACK_ID: Final = "occi.mcn.stack.id"
+PARAMETERS: Final = attribute("parameters")
+INTERNAL_PARAMETERS: Final = attribute("internal_parameters")
+PRIVATE: Final = attribute("private")
+TOKENS: Final = attribute("tokens")
+
+EVENT_ID: Final = attribute("event.id")
+EVENT_TYPE: Final = attribute("event.type")
+EVENT_SUBJECT: Final = attribute("event.subject")
+EVENT_DATA: Final = attribute("event.data")
+EVENT_TIME: Final = attribute("event.time")
+EVENT_TYPES: Final = ("stack", "alarm", "tick", "dependency")
+
+ACTION_NAME: Final = attribute("action.name")
+ACTION_ATTRIBUTES: Final = attribute("action.attributes")
+
+_ORDER: Final = {
+    GENERATION: Attribute(
+        "required",
+        type="number",
+        pattern=whole_number(),
+        description="of the order; an older one than the last is a 409",
+    ),
+    PARAMETERS: Attribute("", type="object", secret=True, description="the tenant's attributes"),
+    INTERNAL_PARAMETERS: Attribute("", type="object", secret=True, description="the provider's, for this phase"),
+}
+
+
+def _phase(term: str, title: str) -> Action:
+    return Action(SCHEME, term, title, dict(_ORDER))
+
+
+#: Phases by name. DELETE of the entity is the phase `destroy`.
+PHASE_ACTIONS: Final = {
+    "deploy": _phase("deploy", "Make the virtual resources"),
+    "provision": _phase("provision", "Configure them"),
+    "update": _phase("update", "Make them what the parameters now say"),
+    "stop": _phase("stop", "Stop what runs, keeping it"),
+    "start": _phase("start", "Start it again"),
+}
+
+ACT: Final = Action(
+    SCHEME,
+    "act",
+    "Invoke an action that the service declares",
+    {
+        **_ORDER,
+        EVENT_ID: Attribute("required", description="the same id is taken once; 503 until it was worked off"),
+        ACTION_NAME: Attribute("required", description="term of the declared action"),
+        ACTION_ATTRIBUTES: Attribute("", type="object", secret=True),
+    },
+)
+
+NOTIFY: Final = Action(
+    SCHEME,
+    "notify",
+    "Tell of an event; the same event.id is taken once",
+    {
+        EVENT_ID: Attribute("required", description="503 until it was worked off: tell again"),
+        EVENT_TYPE: Attribute("required", pattern="|".join(EVENT_TYPES)),
+        EVENT_SUBJECT: Attribute("", description="path of what it is about, such as a stack's"),
+        EVENT_DATA: Attribute("", type="object"),
+        EVENT_TIME: Attribute("", description="RFC 3339"),
+    },
+)
+
+ORCHESTRATOR: Final = Kind(
+    SCHEME,
+    "orchestrator",
+    related=[Resource.kind],
+    actions=[*PHASE_ACTIONS.values(), ACT, NOTIFY],
+    title="Orchestrator of one instance",
+    attributes={
+        INSTANCE: Attribute("required", description="id of the instance (a UUID)"),
+        TENANT: Attribute("required", description="id of the tenant"),
+        SERVICE: Attribute("required", description="type identifier of the service"),
+        **_ORDER,
+        PRIVATE: Attribute("", type="object", secret=True, description="what it reported as private before it went"),
+        TOKENS: Attribute("", type="object", secret=True, description="audience to token"),
+        STACK_STATE: Attribute("immutable", description="Heat's words"),
+        STACK_ID: Attribute("immutable"),
+    },
+    location="/orchestrator/",
+)

@@ -1,0 +1,210 @@
+"""The service manager: what it adds to every service's kind, what orchestrators report to it, the history it keeps."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from occi.core_model import Action, Kind, Link, Mixin, Resource
+
+from occi_service.attributes import Attribute, whole_number
+
+from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, derived_id, scheme
+
+__all__ = [
+    "BUNDLE_VERSION",
+    "DEPENDENCY",
+    "HISTORY_STATES",
+    "INFRASTRUCTURE",
+    "INSTANCE_ATTRIBUTES",
+    "LIFECYCLE_ACTIONS",
+    "LOCK",
+    "LOCKED",
+    "OUTPUTS",
+    "PHASE",
+    "PHASES",
+    "PHASE_MESSAGE",
+    "PHASE_STATE",
+    "PHASE_STATES",
+    "PRIVATE",
+    "PRIVATE_LIMIT",
+    "PUBLISHED",
+    "RECORD",
+    "RENEW",
+    "REPORT",
+    "REPORTED_LINKS",
+    "RESOURCE_LINK",
+    "RETRY",
+    "ROLL",
+    "SCHEME",
+    "START",
+    "STATE",
+    "STATES",
+    "STATE_MESSAGE",
+    "STOP",
+    "TOKENS",
+    "UNLOCK",
+    "supplier_path",
+]
+
+SCHEME: Final = scheme("service-manager")
+
+STATE: Final = "mcn.service.state"
+STATE_MESSAGE: Final = "mcn.service.state.message"
+BUNDLE_VERSION: Final = attribute("bundle.version")
+LOCKED: Final = attribute("locked")
+
+#: States of an instance, in the order of its life. `inactive` is stopped, `fail` can be left by retry, update or delete.
+STATES: Final = (
+    "initialise",
+    "activate",
+    "deploy",
+    "provision",
+    "active",
+    "update",
+    "stop",
+    "inactive",
+    "start",
+    "destroy",
+    "fail",
+)
+#: Phases that an orchestrator carries out and reports on.
+PHASES: Final = ("activate", "deploy", "provision", "update", "stop", "start", "destroy")
+
+#: What every instance has beside what its manifest declares.
+INSTANCE_ATTRIBUTES: Final = {
+    STATE: Attribute("immutable", pattern="|".join(STATES)),
+    STATE_MESSAGE: Attribute("immutable", description="what it waits for, or why it failed, in plain words"),
+    "occi.mcn.stack.state": Attribute("immutable", description="Heat's words; the least successful of all regions"),
+    "occi.mcn.stack.id": Attribute("immutable", description="region:id,region:id"),
+    REGION: Attribute("", description="where to deploy; the manifest's regions without it"),
+    BUNDLE_VERSION: Attribute("immutable"),
+    GENERATION: Attribute("immutable", type="number"),
+    LOCKED: Attribute("immutable", description="delete, or update; nothing where it is not locked"),
+    INSTANCE: Attribute("immutable", description="its id, under which its record is kept"),
+}
+
+_ACTIONS: Final = scheme("service-manager/action")
+STOP: Final = Action(_ACTIONS, "stop", "Stop the instance, keeping its resources")
+START: Final = Action(_ACTIONS, "start", "Start a stopped instance")
+RETRY: Final = Action(_ACTIONS, "retry", "Try the failed phase again")
+LOCK: Final = Action(
+    _ACTIONS,
+    "lock",
+    "Refuse delete, or delete and update, until unlocked",
+    {attribute("lock"): Attribute("", pattern="delete|update", default="delete")},
+)
+UNLOCK: Final = Action(_ACTIONS, "unlock", "Take the lock off")
+LIFECYCLE_ACTIONS: Final = (STOP, START, RETRY, LOCK, UNLOCK)
+
+# --- what an orchestrator tells --------------------------------------------------------------------------------------
+
+PHASE: Final = attribute("phase")
+PHASE_STATE: Final = attribute("phase.state")
+PHASE_STATES: Final = ("running", "done", "failed")
+PHASE_MESSAGE: Final = attribute("phase.message")
+OUTPUTS: Final = attribute("outputs")
+PRIVATE: Final = attribute("private")
+REPORTED_LINKS: Final = attribute("links")
+TOKENS: Final = attribute("tokens")
+#: Bytes of an orchestrator's own state, as JSON.
+PRIVATE_LIMIT: Final = 256 << 10
+
+REPORT: Final = Action(
+    SCHEME,
+    "report",
+    "Tell how a phase goes; for the instance's own token alone",
+    {
+        GENERATION: Attribute("required", type="number", pattern=whole_number()),
+        PHASE: Attribute("", pattern="|".join(PHASES), description="nothing where only outputs or private change"),
+        PHASE_STATE: Attribute("", pattern="|".join(PHASE_STATES)),
+        PHASE_MESSAGE: Attribute("", description="for the tenant, in plain words"),
+        "occi.mcn.stack.state": Attribute(""),
+        "occi.mcn.stack.id": Attribute(""),
+        OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces those before"),
+        PRIVATE: Attribute("", type="object", secret=True, description="the orchestrator's own state"),
+        REPORTED_LINKS: Attribute(
+            "",
+            type="array",
+            description="objects of target (an absolute URI), kind (a type identifier), title, and a resource's "
+            "state, type, target_kind",
+        ),
+    },
+)
+RENEW: Final = Action(
+    SCHEME, "renew", "Get fresh tokens; with the start token, or a signed one of the instance that still holds"
+)
+
+# --- the graph of an instance ----------------------------------------------------------------------------------------
+
+#: OCCI's infrastructure (GFD.224): `compute`, `network` and `storage` are the kinds of what is linked to.
+INFRASTRUCTURE: Final = "http://schemas.ogf.org/occi/infrastructure#"
+#: From an instance to one that it uses: the SIG.
+DEPENDENCY: Final = Kind(SCHEME, "dependency", related=[Link.kind], title="Uses", location="/dependency/")
+#: From an instance to a virtual resource of its stacks: the IIG.
+RESOURCE_LINK: Final = Kind(
+    SCHEME,
+    "resource",
+    related=[Link.kind],
+    title="Runs on",
+    attributes={
+        attribute("resource.state"): Attribute("immutable"),
+        attribute("resource.type"): Attribute("immutable"),
+    },
+    location="/resource/",
+)
+
+# --- catalogue and history -------------------------------------------------------------------------------------------
+
+ROLL: Final = Action(SCHEME, "roll", "Bring the service's instances to this bundle, one after another")
+
+PUBLISHED: Final = Kind(
+    SCHEME,
+    "published",
+    related=[Resource.kind],
+    actions=[ROLL],
+    title="Published service",
+    attributes={
+        SERVICE: Attribute("immutable", description="type identifier of the kind"),
+        attribute("bundle.digest"): Attribute("required", pattern="[0-9a-f]{64}"),
+        BUNDLE_VERSION: Attribute("immutable"),
+        attribute("published.by"): Attribute("immutable"),
+        attribute("published.at"): Attribute("immutable", description="RFC 3339"),
+        attribute("published.state"): Attribute("immutable", pattern="published|replaced|withdrawn"),
+        attribute("roll.state"): Attribute("immutable", description="running, done, or failed and why"),
+    },
+    location="/published/",
+)
+
+#: Outcomes of a phase in a record; a phase is overtaken by a DELETE.
+HISTORY_STATES: Final = ("running", "done", "failed", "overtaken")
+RECORD: Final = Kind(
+    SCHEME,
+    "record",
+    related=[Resource.kind],
+    title="History of an instance",
+    attributes={
+        SERVICE: Attribute("immutable"),
+        attribute("instance"): Attribute("immutable"),
+        attribute("record.created"): Attribute("immutable", description="RFC 3339"),
+        attribute("record.ended"): Attribute("immutable", description="RFC 3339; nothing while it lives"),
+        attribute("record.phases"): Attribute(
+            "immutable",
+            type="array",
+            description=f"objects of phase, generation, start, duration (s), outcome ({', '.join(HISTORY_STATES)}), message",
+        ),
+        attribute("record.audit"): Attribute("immutable", type="array", description="what disposal removed"),
+    },
+    location="/record/",
+)
+
+#: Marks a kind as a service of this service manager.
+SERVICE_MIXIN: Final = Mixin(SCHEME, "service", title="Service")
+
+
+def supplier_path(instance: str, service_type: str, region: str = "") -> str:
+    """The path of what an instance is composed of, at whichever service manager serves its type.
+
+    Args:
+        region: that the manifest of the instance's service names for it; empty where it goes where the instance is.
+    """
+    return f"/{service_type.rpartition('#')[2]}/{derived_id(instance, service_type, region)}"

@@ -1,0 +1,183 @@
+"""How large a request may be: 413 for the body, 431 for the header.
+
+A body that says its length is judged before a byte of it is read. One that does not (chunked) is counted while the application
+reads it; when it grows too large the read fails, and whatever the application then answers is replaced by the 413. gunicorn
+has limits of its own on header fields; these here hold under any server, and answer in the rendering asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
+
+from ..errors import HttpError
+from .refusal import ErrorRenderer, render_plain_error
+
+__all__ = ["BodyTooLargeError", "SizeLimit"]
+
+#: Bytes of a body, unless the service says otherwise.
+MAX_BODY = 1024 * 1024
+#: Header fields, and bytes of all of them: enough for a text/occi request, and what gunicorn lets through.
+MAX_FIELDS = 100
+MAX_FIELDS_BYTES = 64 * 1024
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None
+
+
+class BodyTooLargeError(HttpError):
+    """413: also what a read of the body raises once it is too large."""
+
+    status = 413
+    title = "Content Too Large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is larger than {limit} bytes, the limit here.", where="body")
+
+
+class _HeaderTooLargeError(HttpError):
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
+class _BadLengthError(HttpError):
+    status = 400
+    title = "Bad Request"
+
+
+class SizeLimit:
+    """WSGI middleware.
+
+    An application that reads a body of unknown length only while its answer is being sent meets the `BodyTooLargeError`
+    there, when it is too late for a 413; Falcon's responders read before.
+
+    Args:
+        app: what stands behind.
+        body: bytes of a body; or a function of the path (`PATH_INFO`), where some paths take more, such as bundles.
+        fields: number of header fields.
+        fields_bytes: bytes of their names and values together.
+        render_error: answers refusals.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        body: int | Callable[[str], int] = MAX_BODY,
+        fields: int = MAX_FIELDS,
+        fields_bytes: int = MAX_FIELDS_BYTES,
+        render_error: ErrorRenderer = render_plain_error,
+    ) -> None:
+        self._app = app
+        self._body = body
+        self._fields = fields
+        self._fields_bytes = fields_bytes
+        self._render_error = render_error
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            self._check_header(environ)
+            limit = self._body if isinstance(self._body, int) else self._body(environ.get("PATH_INFO", ""))
+            length = _content_length(environ)
+            if length is not None and length > limit:
+                raise BodyTooLargeError(limit)
+        except HttpError as error:
+            return self._render_error(environ, start_response, error)
+        # No length: chunked, HTTP/2, or no body at all, which costs nothing to count.
+        if length is None:
+            return self._counted(environ, start_response, limit)
+        return self._app(environ, start_response)
+
+    def _check_header(self, environ: WSGIEnvironment) -> None:
+        count = size = 0
+        for name, value in environ.items():
+            if name.startswith("HTTP_"):
+                count += 1
+                size += len(name) + len(value)
+        if count > self._fields or size > self._fields_bytes:
+            raise _HeaderTooLargeError(
+                f"The header has {count} fields of {size} bytes; the limits are {self._fields} and {self._fields_bytes}. "
+                "Send attributes in the body (text/plain or application/occi+json).",
+                where="header",
+            )
+
+    def _counted(self, environ: WSGIEnvironment, start_response: StartResponse, limit: int) -> Iterable[bytes]:
+        body = _CountedInput(environ["wsgi.input"], limit)
+        environ["wsgi.input"] = body
+        start = _HeldStart(start_response, body)
+        try:
+            answer = self._app(environ, start)
+        except BodyTooLargeError as error:
+            return self._render_error(environ, start_response, error)
+        if not start.held:
+            return answer
+        close = getattr(answer, "close", None)
+        if close is not None:
+            close()
+        return self._render_error(environ, start_response, BodyTooLargeError(limit))
+
+
+class _CountedInput:
+    """A request body that fails once more than `limit` bytes came out of it."""
+
+    def __init__(self, stream: InputStream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._left = limit
+        self.exceeded = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._count(self._stream.read(self._cap(size)))
+
+    def readline(self, size: int = -1, /) -> bytes:
+        return self._count(self._stream.readline(self._cap(size)))
+
+    def readlines(self, hint: int = -1, /) -> list[bytes]:
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self.readline():
+            yield line
+
+    def _cap(self, size: int | None) -> int:
+        if self.exceeded:
+            raise BodyTooLargeError(self._limit)
+        # One byte more than allowed tells too large from just large enough; an unbounded read never reaches the server.
+        most = self._left + 1
+        return most if size is None or size < 0 else min(size, most)
+
+    def _count(self, chunk: bytes) -> bytes:
+        self._left -= len(chunk)
+        if self._left < 0:
+            self.exceeded = True
+            raise BodyTooLargeError(self._limit)
+        return chunk
+
+
+class _HeldStart:
+    """A `start_response` that does not let an application's answer out when its reading of the body has failed."""
+
+    def __init__(self, start_response: StartResponse, body: _CountedInput) -> None:
+        self._start_response = start_response
+        self._body = body
+        self.held = False
+
+    def __call__(
+        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo = None, /
+    ) -> Callable[[bytes], Any]:
+        if self._body.exceeded:
+            self.held = True
+            return lambda _chunk: None
+        return self._start_response(status, headers, exc_info)
+
+
+def _content_length(environ: WSGIEnvironment) -> int | None:
+    text = environ.get("CONTENT_LENGTH") or None
+    # Where both are given, the coding counts and the length is ignored (RFC 9112, 6.3).
+    if text is None or "HTTP_TRANSFER_ENCODING" in environ:
+        return None
+    # isdigit alone takes digits of other scripts; a length of 20 digits is too large for any limit, and for int's.
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise _BadLengthError("Content-Length is not a number of bytes.", where="Content-Length")
+    return int(text)

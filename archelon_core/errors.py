@@ -1,0 +1,197 @@
+"""Errors that a client sees. Each is a class that carries status, title and headers; one place renders them.
+
+The text of an error is for a person and says three things: what was found, where, and what would be right. It shows
+input only after `shown` made it short and printable, so that no answer repeats a megabyte or a control character.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = [
+    "BadRequestError",
+    "ConflictError",
+    "ForbiddenError",
+    "HttpError",
+    "MethodNotAllowedError",
+    "NotAcceptableError",
+    "NotFoundError",
+    "NotImplementedByProtocolError",
+    "PreconditionFailedError",
+    "TooLargeError",
+    "UnavailableError",
+    "UnsupportedMediaTypeError",
+    "of_status",
+    "shown",
+]
+
+_SHOWN_CHARACTERS: Final = 120
+_MESSAGE_CHARACTERS: Final = 2000
+_WHERE_CHARACTERS: Final = 300
+
+
+def shown(value: object) -> str:
+    """Input as an error text may show it: quoted, printable, at most 120 characters."""
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + '…"'
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
+
+
+class HttpError(Exception):
+    """Base of all. Not raised itself.
+
+    Args:
+        message: for the client: what is wrong and what would be right.
+        where: the field, line, header or path that it is about; may be empty.
+        headers: to be sent beside.
+        reason: for our own log, never for the client; holds no secret.
+
+    Attributes:
+        status: HTTP status code.
+        title: short, and the same for every case of its kind.
+    """
+
+    status: int = 500
+    title: str = "Internal Server Error"
+
+    def __init__(
+        self, message: str, where: str = "", *, headers: Mapping[str, str] | None = None, reason: str = ""
+    ) -> None:
+        self.message = _short(message, _MESSAGE_CHARACTERS)
+        self.where = _short(where, _WHERE_CHARACTERS)
+        self.headers = dict(headers or {})
+        self.reason = reason
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.where})" if self.where else self.message
+
+
+class BadRequestError(HttpError):
+    """400: the request does not parse, or says what cannot be."""
+
+    status = 400
+    title = "Bad Request"
+
+
+class ForbiddenError(HttpError):
+    """403: understood, and not for this identity."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class NotFoundError(HttpError):
+    """404: not there, or not this tenant's, which looks the same."""
+
+    status = 404
+    title = "Not Found"
+
+
+class MethodNotAllowedError(HttpError):
+    """405, with `Allow`."""
+
+    status = 405
+    title = "Method Not Allowed"
+
+    def __init__(self, message: str, where: str = "", *, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message, where, headers={"Allow": ", ".join(allowed)})
+
+
+class NotAcceptableError(HttpError):
+    """406: none of the renderings asked for can show this."""
+
+    status = 406
+    title = "Not Acceptable"
+
+
+class ConflictError(HttpError):
+    """409: right in form, and at odds with the present state."""
+
+    status = 409
+    title = "Conflict"
+
+
+class PreconditionFailedError(HttpError):
+    """412: the entity has changed since the client saw it (RFC 9110, 13.1.1)."""
+
+    status = 412
+    title = "Precondition Failed"
+
+
+class TooLargeError(HttpError):
+    """413: the body, a page or a collection is larger than served."""
+
+    status = 413
+    title = "Content Too Large"
+
+
+class UnsupportedMediaTypeError(HttpError):
+    """415: no rendering reads this `Content-Type`."""
+
+    status = 415
+    title = "Unsupported Media Type"
+
+
+class NotImplementedByProtocolError(HttpError):
+    """501: the client asks for a later version of OCCI."""
+
+    status = 501
+    title = "Not Implemented"
+
+
+class UnavailableError(HttpError):
+    """503: something that is needed is away for now.
+
+    Args:
+        retry_after: seconds after which to try again.
+    """
+
+    status = 503
+    title = "Service Unavailable"
+
+    def __init__(self, message: str, where: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(message, where, headers={"Retry-After": str(retry_after)})
+
+
+_KNOWN: Final = frozenset(http.HTTPStatus)
+_BY_STATUS: Final = {
+    each.status: each
+    for each in (
+        BadRequestError,
+        ForbiddenError,
+        NotFoundError,
+        NotAcceptableError,
+        ConflictError,
+        PreconditionFailedError,
+        TooLargeError,
+        UnsupportedMediaTypeError,
+        NotImplementedByProtocolError,
+        UnavailableError,
+    )
+}
+
+
+class _StatusError(HttpError):
+    """A status that has no class of its own, from a backend that named it by number."""
+
+    def __init__(self, status: int, message: str, where: str = "", *, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.title = http.HTTPStatus(status).phrase if status in _KNOWN else "Error"
+        super().__init__(message, where, headers=headers)
+
+
+def of_status(status: int, message: str, where: str = "", *, headers: Mapping[str, str] | None = None) -> HttpError:
+    """The error of an HTTP status, for those who know it by number only. What is no error status becomes a 500."""
+    found = _BY_STATUS.get(status)
+    if found is None:
+        return _StatusError(status if 400 <= status <= 599 else 500, message, where, headers=headers)
+    error = found(message, where)
+    error.headers |= headers or {}
+    return error

@@ -1,0 +1,195 @@
+"""A second, small HTTP port for a process that serves nothing else: `/healthz`, `/readyz` and `/metrics` of a worker.
+
+The standard library's server is enough for a probe every few seconds; a web framework in each worker process was decided
+against. It listens on the loopback address unless told otherwise, since it asks for no token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import prometheus_client
+
+from .. import health, metrics
+
+__all__ = ["AdminPort", "serve_admin_port"]
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds a client may take for its request and for taking the answer, as a whole.
+_CLIENT_TIMEOUT = 5.0
+#: Clients that may be about to ask; where there are more, the one that has taken longest is hung up on.
+_MOST_ASKING = 16
+#: Clients served at once; further ones are hung up on.
+_MOST_CLIENTS = 32
+
+
+class AdminPort:
+    """A running side port; a context manager that closes it.
+
+    Attributes:
+        readiness: what `/readyz` says; call its `drain` before ending.
+    """
+
+    def __init__(self, server: _Server, readiness: health.Readiness) -> None:
+        self._server = server
+        self.readiness = readiness
+        self._thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="side-port", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def __enter__(self) -> AdminPort:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    # Those that have connected and are not accepted yet; the base class' 5 are few for who knocks often.
+    request_queue_size = 128
+
+    def __init__(
+        self, address: tuple[str, int], readiness: health.Readiness, registry: prometheus_client.CollectorRegistry
+    ) -> None:
+        self.readiness = readiness
+        self.registry = registry
+        # The oldest first. A client's thread ends when it was hung up on here, and closes the socket.
+        self._open: dict[socket.socket, float] = {}
+        self._asking: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._asking) >= _MOST_ASKING:
+                self._hang_up(next(iter(self._asking)))
+            served = len(self._open) < _MOST_CLIENTS
+            if served:
+                self._open[request] = time.monotonic() + _CLIENT_TIMEOUT
+                self._asking[request] = None
+        if served:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def received(self, client: socket.socket) -> None:
+        """The client's request is here."""
+        with self._lock:
+            self._asking.pop(client, None)
+
+    def service_actions(self) -> None:
+        """Called several times a second."""
+        now = time.monotonic()
+        with self._lock:
+            for late in [client for client, deadline in self._open.items() if deadline <= now]:
+                self._hang_up(late)
+
+    def _hang_up(self, client: socket.socket) -> None:
+        self._asking.pop(client, None)
+        # It may have gone by itself.
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+            self._asking.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        # A client that hangs up is no news.
+        if not isinstance(sys.exc_info()[1], OSError):
+            _logger.exception("the side port failed to answer")
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _CLIENT_TIMEOUT
+    protocol_version = "HTTP/1.1"
+    raw_requestline: bytes
+
+    def do_GET(self) -> None:
+        self.server.received(self.connection)
+        path = self.path.partition("?")[0]
+        if path == "/healthz":
+            self._send(200, "application/json", b'{"alive": true}')
+        elif path == "/readyz":
+            status, body = self.server.readiness.answer()
+            self._send(status, "application/json", body)
+        elif path == "/metrics":
+            self._send(200, metrics.CONTENT_TYPE, metrics.render(self.server.registry))
+        else:
+            self._send(404, "text/plain", b"here are /healthz, /readyz and /metrics\n")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        # The base class does not know yet what a request is that it cannot read.
+        if self.raw_requestline.startswith(b"HEAD "):
+            self.command = "HEAD"
+        super().send_error(code, message, explain)
+
+    def version_string(self) -> str:
+        return "archelon"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Probes leave no lines."""
+
+
+def serve_admin_port(
+    port: int,
+    checks: Sequence[health.Check],
+    registry: prometheus_client.CollectorRegistry,
+    *,
+    host: str = "127.0.0.1",
+) -> AdminPort:
+    """Serve `/healthz`, `/readyz` and `/metrics` from a thread.
+
+    Args:
+        port: TCP port; 0 takes a free one.
+        checks: what must work for the process to be ready.
+        registry: the metrics to show.
+        host: address to listen on.
+
+    Raises:
+        OSError: the address is taken, or not of this machine.
+    """
+    readiness = health.Readiness(checks)
+    return AdminPort(_Server((host, port), readiness, registry), readiness)

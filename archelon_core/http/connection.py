@@ -1,0 +1,455 @@
+"""A client's connection outside of threads: receive a request, hand it to one, send what is left of its answer, close.
+
+A thread of a worker is for a request that is whole. A slow client waits in the poller, where it costs a descriptor and a
+bounded buffer: larger bodies, and the rest of an answer that the client does not take, lie in temporary files. Each stage has
+an end as a whole, not per read, so that a byte now and then prolongs nothing; what is large has longer by the rate at which it
+moves, as in Apache's mod_reqtimeout (`body=10,MinRate=8192`).
+
+Gunicorn parses the head, once all of it is here, and undoes the chunks of a body; what stands here finds out only where they
+end. Where the two should disagree, the connection is closed, and nothing behind is taken for a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import selectors
+import socket
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Generator, Iterator
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+import gunicorn.http.body
+import gunicorn.http.errors
+import gunicorn.http.message
+import gunicorn.http.unreader
+import gunicorn.workers.gthread
+
+if TYPE_CHECKING:
+    from ..settings import WebSettings
+
+__all__ = ["RUN", "Connection", "Limits", "Outgoing", "RequestTimeoutError"]
+
+#: What `Connection.steps` yields beside `selectors.EVENT_READ` and `EVENT_WRITE`: a request is here for a thread.
+RUN: Final = 0
+
+#: Bytes of a request line and fields together: what `SizeLimit` lets pass, and what it answers with an error of its own.
+_MOST_HEAD: Final = 128 * 1024
+#: Bytes of a body, or of an answer's rest, that stay in memory.
+_IN_MEMORY: Final = 64 * 1024
+_PIECE: Final = 64 * 1024
+#: Bytes of a chunked body that gunicorn gets at a time: it copies what is left of them for each chunk.
+_COPIED: Final = 4096
+#: Bytes of a line of a chunked body.
+_MOST_LINE: Final = 16 * 1024
+_BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
+#: Seconds in which a client may take the end of an answer before the connection is gone (RFC 9112, 9.6).
+_LINGER: Final = 2.0
+
+_Steps = Generator[int, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a client may take of a server beside the threads.
+
+    Attributes:
+        seconds: for a request's line and fields; for its body, and for taking the answer, beside what `rate` allows.
+        rate: bytes; for each of so many that moved, a body or an answer has a second more.
+        body: bytes of a body, or a function of the request's path that gives them. What is larger is not received; the
+            application is asked all the same, and should refuse it.
+        connections: of a process; at most a quarter of the descriptors that it may have.
+        per_address: connections of one address, in a process, without a running request. An IPv6 address stands for its /64.
+            Connections from `trusted_proxies` and over UNIX sockets count for `connections` only.
+        stored: bytes of unfinished bodies and answers in temporary files, of all connections of a process.
+    """
+
+    seconds: float = 10.0
+    rate: int = 8192
+    body: int | Callable[[str], int] = 1024 * 1024
+    connections: int = 1000
+    per_address: int = 128
+    stored: int = 128 * 1024 * 1024
+
+    @classmethod
+    def of(cls, settings: WebSettings, *, body: Callable[[str], int]) -> Limits:
+        """The limits that `settings` give, for a service that takes bodies of as many bytes as `body` says of a path."""
+        return cls(
+            seconds=settings.client_seconds,
+            rate=settings.client_rate,
+            body=body,
+            connections=settings.connections,
+            per_address=settings.connections_per_address,
+            stored=settings.client_storage,
+        )
+
+    def body_at(self, target: str) -> int:
+        """Bytes that a body may have at a path as it stands in a request's line, to be decoded as WSGI has it (PEP 3333)."""
+        return self.body if isinstance(self.body, int) else self.body(urllib.parse.unquote(target, "latin-1"))
+
+
+class RequestTimeoutError(Exception):
+    """A request was not whole in time: 408 (RFC 9110, 15.5.9)."""
+
+
+class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
+    """One client's connection.
+
+    Attributes:
+        socket: for the poller; `sock` is what gunicorn's threads have in its place.
+        steps: its whole life. It yields what it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, or `RUN`, after which it goes
+            on when the request was answered. At `deadline` a TimeoutError is to be thrown into it. It ends, or raises EOFError
+            or OSError, when the connection is to be closed.
+        deadline: by `time.monotonic`.
+        since: when the present stage began.
+        between: whether it waits for a request's head, so that closing it breaks off nothing.
+        keep: whether the answer leaves the connection open. To be set before `steps` goes on after `RUN`.
+        source: whose it is, for `Limits.per_address`.
+        stored: bytes of a body and of an answer's rest.
+    """
+
+    def __init__(
+        self, config: Any, sock: socket.socket, client: Any, server: Any, *, limits: Limits, source: str | None
+    ) -> None:
+        super().__init__(config, sock, client, server)
+        self.socket, self.sock = sock, Outgoing(sock)
+        # So gunicorn makes no parser that reads from the socket.
+        self.initialized = True
+        self.limits = limits
+        self.source = source
+        self.keep = False
+        self.between = True
+        self._received = bytearray()
+        self._body: IO[bytes] | None = None
+        self._body_size = 0
+        self._requests = 0
+        self.steps = self._live()
+        self._begin(limits.seconds)
+
+    def close(self, graceful: bool = False) -> None:
+        """Close at once. Gunicorn's graceful way waits for the client, and all others with it."""
+        self.socket.close()
+        # What a file has in its buffer goes to a disk that may be full; its descriptor is closed all the same.
+        with contextlib.suppress(OSError):
+            if self._body is not None:
+                self._body.close()
+        with contextlib.suppress(OSError):
+            if (rest := self.sock.take()) is not None:
+                rest.close()
+
+    @property
+    def stored(self) -> int:
+        return self._body_size + self.sock.kept
+
+    def _begin(self, seconds: float, *, between: bool = False) -> None:
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
+        self.between = between
+
+    def _live(self) -> _Steps:
+        wait = self.limits.seconds
+        while True:
+            if not self._received:
+                self._begin(wait, between=True)
+                yield from self._receive_some(at_once=True)
+            self._begin(self.limits.seconds, between=True)
+            self.parser = yield from self._receive()
+            yield RUN
+            if self._body is not None:
+                self._body.close()
+                self._body, self._body_size = None, 0
+            yield from self._send_rest()
+            if not self.keep:
+                break
+            wait = self.cfg.keepalive
+        yield from self._linger()
+
+    def _receive(self) -> Generator[int, None, _Received]:
+        """A request, or why there is none: its thread raises that again, and gunicorn answers it."""
+        try:
+            head = yield from self._receive_head()
+            self._requests += 1
+            source = gunicorn.http.unreader.IterUnreader(self._pieces(head))
+            request = gunicorn.http.message.Request(self.cfg, source, self.client, self._requests)
+            whole = yield from self._receive_body(request)
+        except TimeoutError:
+            return _Received(RequestTimeoutError(f"the request was not whole within {self.limits.seconds:g} s"))
+        except (EOFError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever gunicorn says of it
+            return _Received(error)
+        return _Received(request, whole=whole)
+
+    def _receive_head(self) -> Generator[int, None, bytes]:
+        # The empty line that RFC 9112, 2.2 tolerates before a request must not be taken for its end.
+        searched = 2
+        while (end := self._received.find(b"\r\n\r\n", searched)) < 0:
+            self.sock.is_head = self._received.startswith(b"HEAD ")
+            if len(self._received) > _MOST_HEAD:
+                raise gunicorn.http.errors.LimitRequestHeaders(f"more than {_MOST_HEAD} bytes")
+            if _BARE_LINE_FEED.search(self._received, searched):
+                # Gunicorn refuses it, however it goes on.
+                end = len(self._received)
+                break
+            searched = max(2, len(self._received) - 3)
+            yield from self._receive_some()
+        self.sock.is_head = self._received.startswith(b"HEAD ")
+        return self._take(end + 4)
+
+    def _receive_body(self, request: Any) -> Generator[int, None, bool]:
+        reader = request.body.reader
+        chunked = isinstance(reader, gunicorn.http.body.ChunkedReader)
+        framing: _Framing = _Chunks() if chunked else _Length(reader.length)
+        limit = self.limits.body_at(request.path)
+        most = 2 * limit + _MOST_LINE if chunked else limit
+        # It would be sent when the application is asked, which is when the body is here.
+        expected, request._expected_100_continue = request._expected_100_continue, False
+        if not chunked and reader.length > most:
+            request.force_close()
+            request.body = _NotReceived()
+            return False
+        if framing.ended():
+            return True
+        if expected:
+            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._begin(self.limits.seconds)
+        self._body = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - open until the answer
+        while True:
+            part = self._take(framing.take(self._received))
+            self._body.write(part)
+            self._body_size += len(part)
+            self.deadline += len(part) / self.limits.rate
+            if framing.ended():
+                break
+            if self._body_size > most:
+                request.force_close()
+                break
+            yield from self._receive_some()
+        self._body.seek(0)
+        if not chunked:
+            request.body = self._body
+        return framing.ended()
+
+    def _receive_some(self, *, at_once: bool = False) -> _Steps:
+        """Receive a piece, in its turn; or at once, where it is likely to be here, and is the first."""
+        while True:
+            if not at_once:
+                yield selectors.EVENT_READ
+            at_once = False
+            with contextlib.suppress(BlockingIOError):
+                data = self.socket.recv(_PIECE)
+                if not data:
+                    raise EOFError
+                self._received += data
+                return
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._received[:size])
+        del self._received[:size]
+        return taken
+
+    def _pieces(self, head: bytes) -> Iterator[bytes]:
+        yield head
+        while self._body is not None and (piece := self._body.read(_COPIED)):
+            yield piece
+
+    def _send_rest(self) -> _Steps:
+        rest = self.sock.take()
+        if rest is None:
+            return
+        self._begin(self.limits.seconds)
+        with rest:
+            while piece := memoryview(rest.read(_PIECE)):
+                while piece:
+                    yield selectors.EVENT_WRITE
+                    with contextlib.suppress(BlockingIOError):
+                        sent = self.socket.send(piece)
+                        piece = piece[sent:]
+                        self.deadline += sent / self.limits.rate
+        self.sock.kept = 0
+
+    def _linger(self) -> _Steps:
+        """Without it, what the client still sends would make the kernel throw away the answer that is on its way."""
+        self._begin(_LINGER)
+        # The client may be gone already.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        while True:
+            self._received.clear()
+            yield from self._receive_some()
+
+
+class Outgoing:
+    """The socket as a request's thread sees it: what the client does not take at once is kept for the poller.
+
+    Whatever else gunicorn does with a socket is the poller's business, and has no effect here.
+
+    Attributes:
+        is_head: whether the request is a HEAD, as far as can be told when it could not be read.
+        kept: bytes that were kept.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._kept: tempfile.SpooledTemporaryFile[bytes] | None = None
+        self.kept = 0
+        self.is_head = False
+
+    def sendall(self, data: bytes) -> None:
+        """Send, or keep.
+
+        Raises:
+            OSError: the client is gone.
+        """
+        view = memoryview(data)
+        if self._kept is None:
+            with contextlib.suppress(BlockingIOError):
+                view = view[self._socket.send(view) :]
+            if not view:
+                return
+            self._kept = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - `take` gives it away
+        self.kept += len(view)
+        if self.kept > _IN_MEMORY:
+            # Before the bytes are written, or they would be in memory once more.
+            self._kept.rollover()
+        self._kept.write(view)
+
+    def take(self) -> IO[bytes] | None:
+        """What was kept, from its beginning, for who closes it."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.seek(0)
+        return kept
+
+    def setblocking(self, _flag: bool) -> None:
+        """The socket never blocks."""
+
+    def settimeout(self, _seconds: float | None) -> None:
+        """See `setblocking`."""
+
+    def gettimeout(self) -> float:
+        """See `setblocking`."""
+        return 0.0
+
+    def shutdown(self, _how: int) -> None:
+        """The poller does it when all is sent that was kept."""
+
+    def recv(self, _size: int) -> bytes:
+        """The poller receives; nothing is left to wait for."""
+        return b""
+
+    def close(self) -> None:
+        """See `shutdown`."""
+
+
+class _Received:
+    """What gunicorn's worker takes for a parser: it gives the one request that is here."""
+
+    def __init__(self, request: Any, *, whole: bool = False) -> None:
+        self._request = request
+        self._whole = whole
+
+    def __next__(self) -> Any:
+        if isinstance(self._request, Exception):
+            raise self._request
+        return self._request
+
+    def finish_body(self, deadline: float) -> bool:
+        """Whether the next request begins where this one's body was found to end. `deadline` is gunicorn's, for reading on."""
+        body = self._request.body
+        if not self._whole or not isinstance(body, gunicorn.http.body.Body):
+            return self._whole
+        return not body.failed and self._at_end(body)
+
+    def _at_end(self, body: Any) -> bool:
+        try:
+            if len(body.read(_PIECE)) == _PIECE:
+                # Reading on costs more than a new connection, and who was refused could ask for it.
+                return False
+        except Exception:  # noqa: BLE001 - what the application did not read was no body
+            return False
+        unreader = self._request.unreader
+        return not unreader.buf.getvalue() and not unreader.chunk()
+
+
+class _NotReceived(io.RawIOBase):
+    """The body of a request that says it is too large."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _buffer: Any) -> NoReturn:
+        raise OSError("the body is larger than any that is received here")
+
+
+class _Framing(Protocol):
+    """Where a body ends: `take` says how many of these bytes belong to it."""
+
+    def ended(self) -> bool: ...
+
+    def take(self, data: bytearray) -> int: ...
+
+
+class _Length:
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def ended(self) -> bool:
+        return self._left == 0
+
+    def take(self, data: bytearray) -> int:
+        size = min(self._left, len(data))
+        self._left -= size
+        return size
+
+
+class _Chunks:
+    """A chunked body (RFC 9112, 7.1). Where it is none it ends, and gunicorn, which reads it, refuses it."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._skip = 0
+        self._line = b""
+        self._in_trailer = False
+
+    def ended(self) -> bool:
+        return self._ended
+
+    def take(self, data: bytearray) -> int:
+        at = 0
+        while at < len(data) and not self._ended:
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+            else:
+                step = self._take_line(data, at)
+            at += step
+        return at
+
+    def _take_line(self, data: bytearray, at: int) -> int:
+        end = data.find(b"\n", at) + 1
+        part = bytes(data[at : end or None])
+        self._line += part
+        if end:
+            self._end_line(self._line)
+            self._line = b""
+        elif len(self._line) > _MOST_LINE:
+            self._ended = True
+        return len(part)
+
+    def _end_line(self, line: bytes) -> None:
+        if self._in_trailer:
+            self._ended = line == b"\r\n"
+            return
+        try:
+            size = int(line.partition(b";")[0].strip(), 16)
+        except ValueError:
+            size = -1
+        self._ended = size < 0
+        self._in_trailer = size == 0
+        # A chunk's data ends with CRLF.
+        self._skip = size + 2 if size > 0 else 0

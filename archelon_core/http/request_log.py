@@ -1,0 +1,192 @@
+"""WSGI middleware around a service: a request id in, the same id out, one access line, one measurement.
+
+One wrapper does all of it, because each layer around the application costs on the hot path. The request id is always set;
+the line and the measurement can be left out. The line is written when the body is, so that its seconds are the tenant's
+(minus the network). Gunicorn's own access log stays off: it formats some forty atoms, headers with tokens among them.
+What a framework writes to `wsgi.errors` becomes log lines too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from .. import logs, redaction
+
+__all__ = ["ROUTE", "TENANT", "Observe", "RequestLog"]
+
+#: WSGI environment: the application writes the tenant here once it knows.
+TENANT = "archelon.tenant"
+#: WSGI environment: the application writes the kind of route here (a word of a fixed list, never a path).
+ROUTE = "archelon.route"
+
+#: Query parameters whose values are shown; of any other, only the name is.
+_SHOWN_PARAMETERS = frozenset({"action", "number", "page", "since"})
+_LONGEST_PATH = 512
+_SECRET_VARIABLES = ("HTTP_X_AUTH_TOKEN", "HTTP_X_SUBJECT_TOKEN", "HTTP_AUTHORIZATION", "HTTP_COOKIE")
+
+_logger = logging.getLogger("archelon.access")
+_errors = logging.getLogger("archelon.wsgi")
+
+
+class Observe(Protocol):
+    """Takes one request's measurement; `metrics.RequestMetrics.observe` is one."""
+
+    def __call__(self, method: str, status: int, *, route: str, seconds: float) -> None: ...
+
+
+class RequestLog:
+    """A WSGI application around another.
+
+    Args:
+        app: the application.
+        access_lines: whether to write a line for each request.
+        observe: takes each request's measurement, or None.
+        clock: seconds, monotonic.
+        new_id: makes a request id.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        access_lines: bool = True,
+        observe: Observe | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        new_id: Callable[[], str] = logs.new_request_id,
+    ) -> None:
+        self._app = app
+        self._access_lines = access_lines
+        self._observe = observe
+        self._clock = clock
+        self._new_id = new_id
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request (PEP 3333)."""
+        started = self._clock()
+        given = environ.get("HTTP_X_REQUEST_ID")
+        identifier = given if given and logs.well_formed_request_id(given) else self._new_id()
+        # The application's own calls send this on.
+        environ["HTTP_X_REQUEST_ID"] = identifier
+        environ["wsgi.errors"] = _error_stream
+        status_line = ""
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            nonlocal status_line
+            status_line = status
+            headers.append(("X-Request-Id", identifier))
+            return start_response(status, headers, *rest)
+
+        # Taken now: authentication takes them out of the environ.
+        secrets = _secrets(environ)
+        with logs.follow_request(identifier, secret_values=lambda: secrets):
+            try:
+                body = self._app(environ, start)
+            except BaseException:
+                self._finish(environ, "500 ", started)
+                raise
+            if isinstance(body, list | tuple):
+                self._finish(environ, status_line, started)
+                return body
+        return _Body(body, identifier, lambda: secrets, lambda: self._finish(environ, status_line, started))
+
+    def _finish(self, environ: WSGIEnvironment, status_line: str, started: float) -> None:
+        seconds = self._clock() - started
+        status = int(status_line[:3] or 500)
+        if self._observe is not None:
+            self._observe(environ["REQUEST_METHOD"], status, route=environ.get(ROUTE, ""), seconds=seconds)
+        if self._access_lines and _logger.isEnabledFor(logging.INFO):
+            _logger.info(
+                "request",
+                extra={
+                    "method": environ["REQUEST_METHOD"],
+                    "path": _shown_path(environ),
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                    "tenant": environ.get(TENANT, ""),
+                },
+            )
+
+
+class _ErrorStream:
+    """Takes what frameworks write to `wsgi.errors` (Falcon: tracebacks, unhidden) and makes log lines of it."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            _errors.error("%s", text.rstrip())
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+_error_stream = _ErrorStream()
+
+
+class _Body:
+    """A streamed body whose lines still carry the request id, and whose end is the request's end."""
+
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        identifier: str,
+        secret_values: Callable[[], tuple[str, ...]],
+        finish: Callable[[], None],
+    ) -> None:
+        self._body = body
+        self._identifier = identifier
+        self._secret_values = secret_values
+        self._finish = finish
+
+    def __iter__(self) -> Iterator[bytes]:
+        chunks = iter(self._body)
+        while True:
+            # Set for each chunk, not around the loop: a generator's context is its caller's.
+            with logs.follow_request(self._identifier, secret_values=self._secret_values):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def close(self) -> None:
+        with logs.follow_request(self._identifier, secret_values=self._secret_values):
+            try:
+                close = getattr(self._body, "close", None)
+                if close is not None:
+                    close()
+            finally:
+                self._finish()
+
+
+def _secrets(environ: WSGIEnvironment) -> tuple[str, ...]:
+    values = [environ[name] for name in _SECRET_VARIABLES if name in environ]
+    words = [value.partition(" ")[2] or value for value in values]
+    return tuple([word for word in words if len(word) >= redaction.SHORTEST])
+
+
+def _shown_path(environ: WSGIEnvironment) -> str:
+    # Python's WSGI servers hand over bytes as latin-1 (PEP 3333).
+    raw = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    path: str = raw if raw.isascii() else raw.encode("latin-1", "replace").decode("utf-8", "backslashreplace")
+    query = environ.get("QUERY_STRING", "")
+    if query:
+        path = f"{path}?{_shown_query(query)}"
+    return path if len(path) <= _LONGEST_PATH else path[:_LONGEST_PATH] + "…"
+
+
+def _shown_query(query: str) -> str:
+    shown = []
+    for part in query[: 4 * _LONGEST_PATH].split("&"):
+        name, equals, value = part.partition("=")
+        name = urllib.parse.unquote_plus(name)
+        # A part without a name may be a secret as a whole.
+        known = name in _SHOWN_PARAMETERS
+        shown.append(f"{name}={value}" if known else f"{name}=…" if equals else "…")
+    return "&".join(shown)

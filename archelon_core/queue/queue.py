@@ -1,0 +1,263 @@
+"""What the rest of the code does with work: order it, inside its own transaction, and ask how much there is.
+
+An order and its work row are one transaction, so there is no order without work and no work without an order. There is one row
+for a (topic, key), however often it is enqueued: enqueueing says "look at this", and the handler finds out what is to be done by
+comparing. Decided against: a message for each event (their order would matter, and a lost one could not be made up for).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..database import Database
+from .table import work
+from .topic import Priority
+
+__all__ = ["CHANNEL", "Backlog", "Clock", "State", "WorkQueue"]
+
+#: Seconds since the epoch.
+Clock = Callable[[], float]
+
+#: PostgreSQL's NOTIFY channel; the payload is the topic.
+CHANNEL: Final = "archelon_work"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much work of one topic there is."""
+
+    topic: str
+    due: int
+    """Could start now, and has not."""
+    waiting: int
+    """Wanted at a later time."""
+    running: int
+    """Under a lease."""
+    done: int
+    dead: int
+    lag: float
+    """Seconds that the oldest due row has waited; 0 without one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """One row, for people and tests. Times are seconds since the epoch."""
+
+    due: float | None
+    lease_owner: str | None
+    lease_end: float | None
+    token: int
+    generation: int
+    attempt: int
+    outcome: str | None
+    """"done", "dead", or None while there is something to do."""
+    reason: str | None
+
+
+def _upsert(insert: Any, *, rearm: bool) -> Any:
+    new = insert(work).values(
+        topic=sa.bindparam("topic"),
+        key=sa.bindparam("key"),
+        tenant=sa.bindparam("tenant"),
+        request_id=sa.bindparam("request_id"),
+        priority=sa.bindparam("priority"),
+        due=sa.bindparam("due"),
+        generation=1,
+        token=sa.bindparam("first_token"),
+        attempt=0,
+    )
+    if not rearm:
+        return new.on_conflict_do_nothing(index_elements=["topic", "key"])
+    given = new.excluded
+    over = work.c.outcome.is_not(None)
+    return new.on_conflict_do_update(
+        index_elements=["topic", "key"],
+        set_={
+            "tenant": sa.func.coalesce(given.tenant, work.c.tenant),
+            "request_id": sa.func.coalesce(given.request_id, work.c.request_id),
+            "priority": sa.case((over | (given.priority < work.c.priority), given.priority), else_=work.c.priority),
+            "due": sa.case((work.c.due < given.due, work.c.due), else_=given.due),
+            "generation": work.c.generation + 1,
+            "attempt": sa.case((over, 0), else_=work.c.attempt),
+            "outcome": None,
+            "ended": None,
+            "reason": None,
+        },
+    )
+
+
+def _notifying(upsert: Any) -> Any:
+    # In one statement: a NOTIFY of its own would be one more round trip in every order.
+    written = upsert.returning(work.c.topic).cte("written")
+    return sa.select(sa.func.pg_notify(CHANNEL, written.c.topic))
+
+
+_ENQUEUE = {
+    "sqlite": _upsert(sqlite.insert, rearm=True),
+    "postgresql": _notifying(_upsert(postgresql.insert, rearm=True)),
+}
+_SEED = {
+    "sqlite": _upsert(sqlite.insert, rearm=False),
+    "postgresql": _notifying(_upsert(postgresql.insert, rearm=False)),
+}
+
+
+class WorkQueue:
+    """The queue in one database. Threads may share one.
+
+    Args:
+        database: holds the `work` table, made by `occi_service.registry.schema.upgrade`.
+        clock: seconds since the epoch. Clocks of several machines may differ: that costs time, never correctness.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock = time.time) -> None:
+        self.database = database
+        self.clock = clock
+
+    def enqueue(
+        self,
+        connection: sa.Connection,
+        topic: str,
+        key: str,
+        *,
+        tenant: str | None = None,
+        request_id: str | None = None,
+        after: float = 0.0,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        """Say that there is something to look at. Takes effect when the caller's transaction commits.
+
+        A row that exists is armed again: due at the sooner of its time and this, even while a step runs (the next step then
+        follows it), and from the first attempt if it had ended. Write your own rows before: see `Handler`.
+
+        Args:
+            connection: inside `Database.write()`.
+            topic: a topic's name.
+            key: what to look at, up to 255 characters; unique within the topic, over all tenants.
+            tenant: whose it is; None for the house's own. A row keeps the former one when None is given.
+            request_id: what the logs call the request that this follows from; kept like `tenant`.
+            after: seconds from now, 0 or more.
+            priority: a row that is armed already keeps the more urgent of its own and this.
+
+        Raises:
+            ValueError: a value is empty, too long, or negative.
+        """
+        self._write(_ENQUEUE, connection, topic, key, tenant, request_id, after, priority)
+
+    def seed(
+        self,
+        connection: sa.Connection,
+        topic: str,
+        key: str,
+        *,
+        tenant: str | None = None,
+        after: float = 0.0,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        """Start recurring work once: like `enqueue`, but a row that exists stays as it is.
+
+        Every process may seed at its start; the tick's own `Wait` then sets the rhythm, which a restart does not disturb.
+        """
+        self._write(_SEED, connection, topic, key, tenant, None, after, priority)
+
+    def _write(
+        self,
+        statements: dict[str, Any],
+        connection: sa.Connection,
+        topic: str,
+        key: str,
+        tenant: str | None,
+        request_id: str | None,
+        after: float,
+        priority: Priority,
+    ) -> None:
+        for name, value, limit in (
+            ("topic", topic, 64),
+            ("key", key, 255),
+            ("tenant", tenant, 255),
+            ("request_id", request_id, 255),
+        ):
+            if value is not None and not 0 < len(value) <= limit:
+                raise ValueError(f"work {name} has {len(value)} characters; it takes 1 to {limit}")
+        if not after >= 0:
+            raise ValueError(f"work {topic} is to start {after} seconds from now; give 0 or more")
+        now = self.clock()
+        connection.execute(
+            statements[self.database.dialect],
+            {
+                "topic": topic,
+                "key": key,
+                "tenant": tenant,
+                "request_id": request_id,
+                "priority": int(priority),
+                "due": now + after,
+                "first_token": int(now * 1_000_000),
+            },
+        )
+
+    def state(self, topic: str, key: str) -> State | None:
+        """The row of one piece of work; None without one."""
+        columns = [work.c[field.name] for field in dataclasses.fields(State)]
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(*columns).where(work.c.topic == topic, work.c.key == key)).one_or_none()
+        return None if row is None else State(*row)
+
+    def backlog(self) -> Sequence[Backlog]:
+        """How much there is of each topic that has rows, in the order of their names. Reads the whole table."""
+        now = self.clock()
+        armed = work.c.lease_end.is_(None) & work.c.due.is_not(None)
+        due = armed & (work.c.due <= now)
+
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.count(sa.case((condition, 1)))
+
+        counted = sa.select(
+            work.c.topic,
+            count(due),
+            count(armed & (work.c.due > now)),
+            count(work.c.lease_end.is_not(None)),
+            count(work.c.outcome == "done"),
+            count(work.c.outcome == "dead"),
+            sa.func.coalesce(now - sa.func.min(sa.case((due, work.c.due))), 0.0),
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(counted.group_by(work.c.topic).order_by(work.c.topic)).all()
+        return [Backlog(*row) for row in rows]
+
+    def sweep(self, *, done: float, dead: float, limit: int = 1000) -> int:
+        """Remove rows that ended long ago.
+
+        Args:
+            done: seconds to keep rows that are done.
+            dead: seconds to keep rows that were given up.
+            limit: the most to remove at once, so that the transaction stays short.
+
+        Returns:
+            How many were removed; `limit` means that there may be more.
+        """
+        now = self.clock()
+        old = (
+            sa.select(work.c.topic, work.c.key)
+            .where(
+                work.c.ended < now - min(done, dead),
+                work.c.ended < sa.case((work.c.outcome == "done", now - done), else_=now - dead),
+            )
+            .order_by(work.c.ended)
+            .limit(limit)
+        )
+        with self.database.write() as connection:
+            rows = connection.execute(old.with_for_update(skip_locked=True)).all()
+            if rows:
+                connection.execute(
+                    sa.delete(work).where(
+                        work.c.topic == sa.bindparam("old_topic"), work.c.key == sa.bindparam("old_key")
+                    ),
+                    [{"old_topic": topic, "old_key": key} for topic, key in rows],
+                )
+        return len(rows)

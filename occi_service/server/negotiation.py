@@ -1,0 +1,61 @@
+"""Which rendering reads a request and which writes its answer (RFC 9110, 12; defaults of GFD.223)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+import falcon
+import falcon.util.mediatypes
+
+from archelon_core.errors import BadRequestError, NotAcceptableError, UnsupportedMediaTypeError, shown
+
+__all__ = ["DEFAULT_MEDIA_TYPE", "accepted", "content_type"]
+
+DEFAULT_MEDIA_TYPE: Final = "text/plain"
+#: Characters of an Accept or Content-Type field. A browser sends under 300.
+_MAX_FIELD: Final = 1024
+_CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
+
+
+@functools.lru_cache(maxsize=1024)
+def accepted(accept: str | None, offered: tuple[str, ...], default: str = DEFAULT_MEDIA_TYPE) -> str:
+    """The media type to answer in. Among equals the order of `offered` decides.
+
+    Raises:
+        BadRequestError: the Accept field does not parse.
+        NotAcceptableError: nothing offered is accepted.
+    """
+    if accept is None or not accept.strip() or accept == "*/*":
+        return default
+    if len(accept) > _MAX_FIELD:
+        raise BadRequestError(f"the field has more than {_MAX_FIELD} characters", "header Accept")
+    try:
+        best = falcon.util.mediatypes.best_match(offered, accept.lower())
+    except falcon.InvalidMediaType as error:
+        raise BadRequestError(f"{shown(accept)} does not parse: {error}", "header Accept") from None
+    if not best:
+        raise NotAcceptableError(f"{shown(accept)} names none of {', '.join(offered)}", "header Accept")
+    return best
+
+
+@functools.lru_cache(maxsize=1024)
+def content_type(field: str | None, readable: tuple[str, ...], *, has_body: bool) -> str:
+    """The media type that the request is written in. Without the field: the header if there is no body, else text/plain.
+
+    Raises:
+        UnsupportedMediaTypeError: nothing here reads it, or its charset is not UTF-8.
+    """
+    if not field or not field.strip():
+        return DEFAULT_MEDIA_TYPE if has_body else "text/occi"
+    if len(field) > _MAX_FIELD:
+        raise UnsupportedMediaTypeError(f"the field has more than {_MAX_FIELD} characters", "header Content-Type")
+    media_type, _, parameters = field.partition(";")
+    media_type = media_type.strip().lower()
+    if media_type not in readable:
+        raise UnsupportedMediaTypeError(f"{shown(field)} is none of {', '.join(readable)}", "header Content-Type")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _CHARSETS:
+            raise UnsupportedMediaTypeError(f"{shown(field)}: the charset has to be utf-8", "header Content-Type")
+    return media_type

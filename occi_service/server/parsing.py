@@ -1,0 +1,561 @@
+"""From documents to entities: what a request says, checked against what the registry knows.
+
+Every rendering's documents go through here, so that there is one place where a kind exists or not, an attribute may be
+set or not, a link leads somewhere or not; and every refusal names the member, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resource
+
+from archelon_core.errors import BadRequestError, HttpError, NotFoundError, TooLargeError, shown
+from archelon_core.transactions import forbid_in_transaction
+
+from ..attributes import Attribute, as_attribute, check, is_slow
+from ..model import ENTITY, LINK, RESOURCE, RemoteResource, actions_of, attributes_of, is_link_kind, lineage, type_id
+from ..registry.base import Selection, filter_text
+from ..renderings import (
+    ActionDocument,
+    Bare,
+    CategoryDocument,
+    EntityDocument,
+    MalformedDocumentError,
+    Reference,
+    Rendering,
+    TextOcci,
+    UnsupportedDocumentError,
+)
+from ..renderings.grammar import bare_value, uri_text
+from .backends import call_first
+from .pyssf_renderings import ForeignRendering
+from .request import Exchange
+
+__all__ = [
+    "read_action",
+    "read_ahead",
+    "read_created",
+    "read_filters",
+    "read_members",
+    "read_mixins",
+    "read_replacement",
+    "read_update",
+]
+
+_HEADERS: Final = TextOcci()
+#: Characters of the type identifier of a tenant's mixin. Databases keep it in an index, whose rows are limited.
+_MAX_TYPE_ID: Final = 512
+
+
+def read_ahead(exchange: Exchange, method: str) -> None:
+    """Read a request before its transaction, in which all other writers would wait for that.
+
+    What is wrong with it is raised when it is asked for, after what is to be refused before it, such as a path where nothing is.
+
+    Args:
+        method: of a rendering, which the functions below will ask for: `read_entity`, `read_action`, …; `read_created` for what
+            creates several entities, or one.
+    """
+    with contextlib.suppress(HttpError):
+        rendering = exchange.reader()
+        if not isinstance(rendering, ForeignRendering):
+            _read(_method_of_several(rendering) if method == "read_created" else method, rendering, exchange)
+
+
+def _method_of_several(rendering: Rendering) -> str:
+    return "read_collection" if rendering.shows_entities else "read_entity"
+
+
+def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
+    """What a request says: read once, and the same for every turn of a request that is served anew."""
+    if method not in exchange.documents:
+        exchange.documents[method] = _read_or_refusal(method, rendering, exchange)
+    found = exchange.documents[method]
+    if isinstance(found, HttpError):
+        raise found
+    return found
+
+
+def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> Any:
+    forbid_in_transaction("parsing of a request")
+    try:
+        return getattr(rendering, method)(exchange.message)
+    except HttpError as error:
+        return error
+    except MalformedDocumentError as error:
+        return BadRequestError(error.message, error.where)
+    except UnsupportedDocumentError as error:
+        return BadRequestError(str(error), "header Content-Type")
+
+
+def _check_count(number: int, limit: int, what: str, where: str) -> None:
+    """Refuse what names so many things that a transaction which looks each of them up would keep others waiting."""
+    if number > limit:
+        raise TooLargeError(f"{number} {what} in one request; at most {limit} are taken, so send several", where)
+
+
+# --- entities --------------------------------------------------------------------------------------------------------
+
+
+def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[Entity]:
+    """The entities that a request asks to create.
+
+    Args:
+        at: the kind at whose collection it was sent, which it may then leave out.
+        several: whether more than one may come.
+    """
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return [_checked_links(rendering.read_pyssf_entity(exchange.message, at, exchange), exchange)]
+    documents: list[EntityDocument]
+    if several and _method_of_several(rendering) == "read_collection":
+        collection = _read("read_collection", rendering, exchange)
+        if collection.locations:
+            raise BadRequestError("to create, whole entities are needed, not their locations", "resources")
+        documents = collection.entities
+    else:
+        documents = [_read("read_entity", rendering, exchange)]
+    if not documents:
+        raise BadRequestError("there is nothing to create in the request", "body")
+    links = sum([len(each.links) for each in documents])
+    _check_count(len(documents) + links, exchange.service.limits.page, "entities", "body")
+    if at is not None and len(documents) == 1 and not _says_kind(documents[0], exchange):
+        documents[0].kind = type_id(at)
+    entities = [_created(document, exchange) for document in documents]
+    for entity in entities:
+        if at is not None and entity.kind != at:
+            raise BadRequestError(
+                f"{type_id(entity.kind)} is not what this collection holds, {type_id(at)}; POST it to "
+                f"{exchange.path_of(entity.kind.location)}",
+                "kind",
+            )
+    return entities
+
+
+def _checked_links(entity: Entity, exchange: Exchange) -> Entity:
+    """pyssf's renderings take a link's path as it came."""
+    for link in getattr(entity, "links", ()):
+        if link.identifier:
+            link.identifier = exchange.checked_path(exchange.identifier_of(link.identifier) or link.identifier)
+    return entity
+
+
+def _says_kind(document: EntityDocument, exchange: Exchange) -> bool:
+    if document.kind is not None:
+        return True
+    found = [exchange.registry.find_category(each, exchange.extras) for each in document.unclassified]
+    return any(isinstance(each, Kind) for each in found)
+
+
+def _created(document: EntityDocument, exchange: Exchange) -> Entity:
+    kind, mixins = _categories(document, exchange)
+    if kind is None:
+        raise BadRequestError(
+            'the request names no kind; one is needed: term; scheme="…"; class="kind" (see /-/)', "kind"
+        )
+    entity = _entity(document, kind, mixins, exchange)
+    definitions = attributes_of(kind, mixins)
+    entity.attributes = _given(document.attributes, definitions, {}, exchange)
+    _complete(entity.attributes, definitions)
+    return entity
+
+
+def _entity(document: EntityDocument, kind: Kind, mixins: list[Mixin], exchange: Exchange) -> Entity:
+    entity: Entity
+    if is_link_kind(kind):
+        if document.links:
+            raise BadRequestError("a link has no links", "links")
+        source, target = _ends(document, exchange)
+        entity = Link("", kind, mixins, source, target, title=document.title)
+    else:
+        if document.is_link:
+            raise BadRequestError(f"{type_id(kind)} is not a link and has no source or target", "source")
+        resource = Resource("", kind, mixins, summary=document.summary, title=document.title)
+        for index, each in enumerate(document.links):
+            resource.links.append(_inline_link(each, resource, exchange, f"links[{index}]"))
+        entity = resource
+    if document.id is not None:
+        # A PUT may repeat the id that its path gives; the caller sees to it that it does.
+        entity.identifier = exchange.identifier_of(document.id, type_id(kind)) or document.id
+    return entity
+
+
+def _ends(document: EntityDocument, exchange: Exchange) -> tuple[Resource, Resource]:
+    if document.source is None or document.target is None:
+        raise BadRequestError("a link needs a source and a target (occi.core.source, occi.core.target)", "source")
+    source = _local(document.source, exchange, "source")
+    return source, _target(document.target, exchange, "target")
+
+
+def _local(reference: Reference, exchange: Exchange, where: str) -> Resource:
+    identifier = exchange.identifier_of(reference.location, reference.kind)
+    found = _find(identifier, exchange) if identifier is not None else None
+    if not isinstance(found, Resource):
+        raise BadRequestError(f"{shown(reference.location)} is not a resource here", where)
+    return found
+
+
+def _target(reference: Reference, exchange: Exchange, where: str) -> Resource:
+    identifier = exchange.identifier_of(reference.location, reference.kind)
+    if identifier is not None:
+        return _local(reference, exchange, where)
+    if "://" not in reference.location and not reference.location.startswith("urn:"):
+        raise BadRequestError(f"{shown(reference.location)} is neither a path here nor an absolute URI", where)
+    if uri_text(reference.location) != reference.location:
+        raise BadRequestError(f"{shown(reference.location)} has characters that no URI holds; encode them: %20", where)
+    kind = exchange.registry.find_category(reference.kind, exchange.extras) if reference.kind else None
+    return RemoteResource(reference.location, kind if isinstance(kind, Kind) else None)
+
+
+def _find(identifier: str, exchange: Exchange) -> Entity | None:
+    try:
+        return exchange.registry.get_resource(identifier, exchange.extras)
+    except KeyError:
+        return None
+
+
+def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange, where: str) -> Link:
+    kind, mixins = _categories(document, exchange, where + ".")
+    if kind is None or not is_link_kind(kind):
+        raise BadRequestError('the link names no kind of link: category="<type identifier>"', where)
+    if document.target is None:
+        raise BadRequestError("the link has no target", where)
+    target = _target(document.target, exchange, where + ".target")
+    definitions = attributes_of(kind, mixins)
+    link = Link("", kind, mixins, source, target, title=document.title)
+    link.attributes = _given(document.attributes, definitions, {}, exchange, where + ".")
+    _complete(link.attributes, definitions, where + ".")
+    chosen = document.location or document.id
+    if chosen is not None:
+        identifier = exchange.identifier_of(chosen, type_id(kind))
+        if identifier is None or _find(identifier, exchange) is not None:
+            raise BadRequestError(f"{shown(chosen)} cannot be the new link's path: it is taken or not here", where)
+        link.identifier = exchange.checked_path(identifier)
+    return link
+
+
+def read_update(old: Entity, exchange: Exchange) -> Entity:
+    """What a partial update says: an entity of the same kind that holds what was sent and nothing else."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_entity(exchange.message, old.kind, exchange)
+    document = _read("read_entity", rendering, exchange)
+    new = _changed(document, old, exchange)
+    definitions = attributes_of(old.kind, [*old.mixins, *new.mixins])
+    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
+    return new
+
+
+def read_replacement(old: Entity, exchange: Exchange) -> Entity:
+    """What a whole update says. What the provider alone sets is taken over, so that a backend may copy all of it."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_entity(exchange.message, None, exchange)
+    document = _read("read_entity", rendering, exchange)
+    new = _changed(document, old, exchange)
+    definitions = attributes_of(old.kind, new.mixins)
+    new.attributes = _given(document.attributes, definitions, exchange.seen(old), exchange)
+    for name, value in old.attributes.items():
+        if name not in definitions or definitions[name].immutable:
+            new.attributes.setdefault(name, value)
+    _complete(new.attributes, definitions)
+    return new
+
+
+def _changed(document: EntityDocument, old: Entity, exchange: Exchange) -> Entity:
+    kind, mixins = _categories(document, exchange)
+    if kind is not None and kind != old.kind:
+        raise BadRequestError(f"the entity is a {type_id(old.kind)} and stays one; {type_id(kind)} was sent", "kind")
+    if document.id is not None and document.id not in (exchange.id_of(old), exchange.path_of(old.identifier)):
+        raise BadRequestError(f"the entity's id is {exchange.id_of(old)} and stays so", "id")
+    _check_links(document, old, exchange)
+    new: Entity
+    if isinstance(old, Link):
+        for name, given, now in (("source", document.source, old.source), ("target", document.target, old.target)):
+            if given is not None and exchange.identifier_of(given.location, given.kind) != now.identifier:
+                raise BadRequestError(f"a link's {name} stays; delete the link and make another", name)
+        new = Link(old.identifier, old.kind, mixins, old.source, old.target, title=document.title)
+    else:
+        new = Resource(old.identifier, old.kind, mixins, summary=document.summary, title=document.title)
+    return new
+
+
+def _check_links(document: EntityDocument, old: Entity, exchange: Exchange) -> None:
+    """Links in an update may only repeat what is there: they are entities of their own."""
+    known: set[str] = set()
+    for link in getattr(old, "links", ()):
+        known |= {exchange.id_of(link), exchange.path_of(link.identifier), exchange.location_of(link.identifier)}
+    for index, each in enumerate(document.links):
+        if (each.location or each.id) not in known:
+            raise BadRequestError("an update makes no links; POST the link to its kind's location", f"links[{index}]")
+
+
+# --- categories and attributes ---------------------------------------------------------------------------------------
+
+
+def _categories(document: EntityDocument, exchange: Exchange, where: str = "") -> tuple[Kind | None, list[Mixin]]:
+    kind: Kind | None = None
+    mixins: list[Mixin] = []
+    named = [(document.kind, "kind")] if document.kind else []
+    named += [(name, "mixins") for name in document.mixins]
+    named += [(name, "") for name in document.unclassified]
+    for name, member in named:
+        category = _category(name or "", exchange, where + (member or "category"))
+        if isinstance(category, Kind) and member != "mixins":
+            if kind not in (None, category):
+                raise BadRequestError("an entity has one kind, and two are named", where + "kind")
+            kind = category
+        elif isinstance(category, Mixin) and member != "kind":
+            if category not in mixins:
+                mixins.append(category)
+        else:
+            raise BadRequestError(
+                f"{shown(name)} is a {category!r}, not a {member.rstrip('s') or 'kind or mixin'}", where
+            )
+    if kind in (ENTITY, RESOURCE, LINK):
+        raise BadRequestError(f"{type_id(kind)} is abstract; name one of the kinds at /-/", where + "kind")
+    if kind is not None:
+        check_applies(kind, mixins, where)
+    return kind, mixins
+
+
+def check_applies(kind: Kind, mixins: Iterable[Mixin], where: str) -> None:
+    for mixin in mixins:
+        kinds = [*(each for each in mixin.related if isinstance(each, Kind)), *getattr(mixin, "applies", ())]
+        if kinds and not any(each in lineage(kind) for each in kinds):
+            listed = ", ".join([type_id(each) for each in kinds])
+            raise BadRequestError(f"{type_id(mixin)} applies to {listed}, not to {type_id(kind)}", where + "mixins")
+
+
+def _category(name: str, exchange: Exchange, where: str) -> Category:
+    found = exchange.registry.find_category(name, exchange.extras)
+    if found is None:
+        raise BadRequestError(f"there is no category {shown(name)}; those that are stand at /-/", where)
+    return found
+
+
+def _given(
+    sent: Mapping[str, Any],
+    definitions: Mapping[str, Attribute],
+    present: Mapping[str, Any],
+    exchange: Exchange,
+    where: str = "",
+) -> dict[str, Any]:
+    """The attributes that a client sent, each fitted to its type.
+
+    A value that repeats what is there passes, whoever may set it: clients send back what they were shown.
+    """
+    found: dict[str, Any] = {}
+    for name, value in sent.items():
+        definition = definitions.get(name)
+        if name in present and filter_text(present[name]) == filter_text(value):
+            found[name] = present[name]
+            continue
+        place = f"{where}attributes.{name[:200]}"
+        if definition is None:
+            known = ", ".join(sorted(definitions)[:50]) or "none"
+            raise BadRequestError(f"{shown(name)} is not an attribute here; there are: {known}", place)
+        if definition.immutable:
+            raise BadRequestError(f"{name} is set by the provider alone; leave it out", place)
+        try:
+            found[name] = _fitted(name, value, definition, exchange, where)
+        except ValueError as error:
+            raise BadRequestError(str(error), place) from None
+    return found
+
+
+def _fitted(name: str, value: Any, definition: Attribute, exchange: Exchange, where: str) -> Any:
+    """The value as the attribute's type has it; what takes long to check is checked before the transaction.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if not is_slow(value, definition):
+        return check(name, value, definition)
+    key = f"{where} {name} {definition.pattern!r}"
+    if key not in exchange.checked:
+        if isinstance(exchange.extras, dict) and exchange.extras.get("connection") is not None:
+            # All of the request's at once; what is checked here after that belongs to a mixin that came in between.
+            call_first(exchange.extras, "check attributes", exchange.ahead)
+        exchange.checked[key] = _check_or_error(name, value, definition)
+    found = exchange.checked[key]
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def _check_or_error(name: str, value: Any, definition: Attribute) -> Any:
+    try:
+        return check(name, value, definition)
+    except ValueError as error:
+        return error
+
+
+def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], where: str = "") -> None:
+    """Add defaults, and see that what is required is there."""
+    for name, definition in definitions.items():
+        if name in attributes:
+            continue
+        if definition.default is not None:
+            attributes[name] = json.loads(json.dumps(definition.default))
+        elif definition.required:
+            article = "an" if definition.type in ("array", "object") else "a"
+            raise BadRequestError(f"{name} is required: {article} {definition.type}", f"{where}attributes.{name}")
+
+
+# --- actions, members, mixins, filters -------------------------------------------------------------------------------
+
+
+def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
+    """The action that a request invokes, and its attributes; `term` is that of the query."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_action(exchange.message, exchange)
+    document: ActionDocument = _read("read_action", rendering, exchange)
+    action = _category(document.action, exchange, "action")
+    if not isinstance(action, Action):
+        raise BadRequestError(f"{shown(document.action)} is a {action!r}, not an action", "action")
+    if action.term != term:
+        raise BadRequestError(f"the query says ?action={shown(term)}, the body {shown(action.term)}", "action")
+    definitions = {name: as_attribute(each) for name, each in action.attributes.items()}
+    attributes = _given(document.attributes, definitions, {}, exchange)
+    _complete(attributes, definitions)
+    return action, attributes
+
+
+def check_offers(entity: Entity, action: Action) -> None:
+    """See that an action belongs to the entity's kind or mixins."""
+    if action not in actions_of(entity.kind, entity.mixins):
+        raise BadRequestError(f"{type_id(action)} is not an action of {type_id(entity.kind)}", "action")
+
+
+def read_members(exchange: Exchange) -> list[Entity]:
+    """The entities that a request names by location."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_entities(exchange.message, exchange)
+    collection = _read("read_collection", rendering, exchange)
+    found: dict[str, Entity] = {}
+    named = [(location, None) for location in collection.locations]
+    named += [(each.id or "", each.kind) for each in collection.entities]
+    _check_count(len(named), exchange.service.limits.page, "entities", "body")
+    for index, (uri, kind) in enumerate(named):
+        identifier = exchange.identifier_of(uri, kind)
+        entity = _find(identifier, exchange) if identifier is not None else None
+        if entity is None:
+            raise NotFoundError(f"{shown(uri)} is not an entity here", f"entity {index + 1}")
+        found.setdefault(entity.identifier, entity)
+    return list(found.values())
+
+
+def read_mixins(exchange: Exchange) -> list[Mixin]:
+    """The mixins that a request defines; whether they may be is the caller's to check."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_mixins(exchange.message, exchange)
+    documents: list[CategoryDocument] = _read("read_categories", rendering, exchange)
+    if not documents:
+        raise BadRequestError("the request names no mixin", "Category")
+    _check_mixins(documents, exchange)
+    mixins = []
+    for document in documents:
+        name = document.type_id
+        if document.category_class not in (None, "mixin"):
+            raise BadRequestError(f"{name} is a {document.category_class}; only mixins can be added", "class")
+        if document.attributes or document.actions:
+            raise BadRequestError(f"{name}: a mixin of one's own has no attributes and no actions", "attributes")
+        location = exchange.identifier_of(document.location or "")
+        if location is None or not location.endswith("/"):
+            raise BadRequestError(
+                f'{name} needs a location here that ends in /, such as location="/my_tag/"', "location"
+            )
+        related: list[Category] = []
+        for each in (*document.related, *document.applies):
+            category = _category(each, exchange, "rel")
+            if not isinstance(category, Mixin | Kind):
+                raise BadRequestError(f"{each} is not a mixin or kind", "rel")
+            related.append(category)
+        mixins.append(
+            Mixin(
+                document.scheme, document.term, related, title=document.title, location=exchange.checked_path(location)
+            )
+        )
+    return mixins
+
+
+def _check_mixins(documents: list[CategoryDocument], exchange: Exchange) -> None:
+    limits = exchange.service.limits
+    _check_count(len(documents), max(limits.mixins // 10, 1), "mixins", "body")
+    related = sum([len(each.related) + len(each.applies) for each in documents])
+    _check_count(related, limits.page, "related categories", "body")
+    for document in documents:
+        if len(document.type_id) > _MAX_TYPE_ID:
+            raise BadRequestError(
+                f"{shown(document.type_id)} has {len(document.type_id)} characters; a type identifier has at most "
+                f"{_MAX_TYPE_ID}",
+                "Category",
+            )
+
+
+def read_categories(exchange: Exchange) -> list[Category]:
+    """The categories that a request names in its body or header, as far as this caller sees them."""
+    rendering = exchange.reader()
+    if isinstance(rendering, ForeignRendering):
+        return rendering.read_pyssf_categories(exchange.message, exchange)
+    documents: list[CategoryDocument] = _read("read_categories", rendering, exchange)
+    _check_mixins(documents, exchange)
+    found: list[Category] = []
+    for document in documents:
+        category = exchange.registry.find_category(document.type_id, exchange.extras)
+        if category is None:
+            raise NotFoundError(f"there is no category {shown(document.type_id)}", "Category")
+        if category not in found:
+            found.append(category)
+    return found
+
+
+def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
+    """The selection narrowed by the request's header fields; None if they name a category that nothing can have."""
+    environ = exchange.request.env
+    if "HTTP_CATEGORY" not in environ and "HTTP_X_OCCI_ATTRIBUTE" not in environ:
+        return selection
+    try:
+        document = _HEADERS.read(exchange.message)
+    except MalformedDocumentError as error:
+        raise BadRequestError(error.message, error.where) from None
+    number, limit = len(document.categories) + len(document.attributes), exchange.service.limits.filters
+    if number > limit:
+        raise BadRequestError(f"{number} categories and attributes to select by; at most {limit} are taken", "header")
+    categories: list[Category] = []
+    for each in document.categories:
+        category = exchange.registry.find_category(each.type_id, exchange.extras)
+        if category is None:
+            return None
+        categories.append(category)
+    attributes = []
+    for name, value in document.attributes.items():
+        wanted = filter_text(bare_value(value) if isinstance(value, Bare) else value)
+        if name in ("occi.core.id", "occi.core.source", "occi.core.target"):
+            wanted = _wanted_identifier(wanted, categories, exchange)
+        attributes.append((name, wanted))
+    return Selection(
+        path=selection.path,
+        category=selection.category,
+        categories=tuple(categories),
+        attributes=tuple(attributes),
+        offset=selection.offset,
+        limit=selection.limit,
+    )
+
+
+def _wanted_identifier(uri: str, categories: list[Category], exchange: Exchange) -> str:
+    """A filter on an id or a link's end, as the registry has it."""
+    kinds = [type_id(each) for each in categories if isinstance(each, Kind)]
+    collection = exchange.registry.get_category(exchange.request.path, exchange.extras)
+    if not kinds and isinstance(collection, Kind):
+        kinds = [type_id(collection)]
+    return exchange.identifier_of(uri, kinds[0] if kinds else None) or uri

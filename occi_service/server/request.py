@@ -1,0 +1,509 @@
+"""One request and its answer: who asks, in which renderings, under which address.
+
+An `Exchange` is made once per request and passed down. It knows how a path here is written for this client
+(`location_of`), what a URI from this client means here (`identifier_of`), and how entities become documents and
+documents an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import falcon
+from occi.core_model import Category, Entity, Kind, Link, Resource
+
+from archelon_core.errors import (
+    BadRequestError,
+    NotAcceptableError,
+    NotImplementedByProtocolError,
+    UnsupportedMediaTypeError,
+    shown,
+)
+from archelon_core.transactions import forbid_in_transaction
+
+from ..model import RemoteResource, category_document, secrets_of, type_id
+from ..registry.base import Registry
+from ..renderings import (
+    CategoryDocument,
+    Collection,
+    EntityDocument,
+    JsonPyssf,
+    MalformedDocumentError,
+    Message,
+    Payload,
+    Reference,
+    Rendering,
+    UnsupportedDocumentError,
+)
+from ..renderings.text import FIELDS, from_header
+from . import negotiation
+from .pyssf_renderings import ForeignRendering
+from .request_input import read_body
+
+__all__ = ["Answer", "Exchange", "Limits", "Service", "writer_of"]
+
+#: Writes an answer into the response, once what it tells of is settled.
+Answer = Callable[[], None]
+
+VERSION: Final = (1, 2)
+#: What an answer to a GET depends on beside the path: filters are header fields.
+_VARY: Final = "Accept, Category, X-OCCI-Attribute"
+_HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
+#: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes beyond which a request or an answer is refused.
+
+    Attributes:
+        body: bytes of a request's body.
+        page: entities of one answer, and entities, links or members that one request may name.
+        filters: categories and attributes that one selection may ask for. Each is a join to a database, and a planner's time
+            grows faster than their number.
+        mixins: that a tenant may define; one request names a tenth of them at most.
+        header: bytes of an answer's header fields in text/occi; clients and proxies cut off or refuse more.
+        path: characters of a path.
+    """
+
+    body: int = 1 << 20
+    page: int = 1000
+    filters: int = 16
+    mixins: int = 1000
+    header: int = 16 << 10
+    path: int = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """What all requests of one application share.
+
+    Attributes:
+        offered: media types that answers may have, best first; `readable`, those that requests may have.
+        dialect: `1.2` or `pyssf`.
+        base_url: scheme and host that clients use, or None to take them from each request.
+        new_id: makes the last part of new identifiers.
+    """
+
+    registry: Registry
+    renderings: dict[str, Rendering]
+    offered: tuple[str, ...]
+    readable: tuple[str, ...]
+    dialect: str
+    limits: Limits
+    base_url: str | None
+    new_id: Callable[[], uuid.UUID]
+
+
+class Exchange:
+    """See the module."""
+
+    __slots__ = (
+        "_base",
+        "_body",
+        "_rendering",
+        "ahead",
+        "checked",
+        "documents",
+        "extras",
+        "prefix",
+        "registry",
+        "request",
+        "response",
+        "service",
+    )
+
+    def __init__(self, request: falcon.Request, response: falcon.Response, service: Service) -> None:
+        self.request = request
+        self.response = response
+        self.service = service
+        self.registry = service.registry
+        environ = request.env
+        self.extras: Any = environ.get("archelon.extras")
+        self.prefix: str = environ.get("SCRIPT_NAME", "")
+        self._base: str | None = None
+        self._body: bytes | None = None
+        self._rendering: Rendering | None = None
+        #: What `reading` has read of the request, or its refusal, by the method that read it.
+        self.documents: dict[str, Any] = {}
+        #: Values of attributes that took long to check, or what is wrong with them, by place and pattern.
+        self.checked: dict[str, Any] = {}
+        #: Reads and checks the request as a write will; for `workflow.call_first`.
+        self.ahead: Callable[[], Any] = lambda: None
+        agent = environ.get("HTTP_USER_AGENT")
+        if agent is not None and "OCCI/" in agent:
+            _check_version(agent)
+
+    # addresses --------------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> str:
+        """Scheme and host under which this client reaches the service, without a slash at the end."""
+        if self._base is None:
+            self._base = self.service.base_url or self._requested_base()
+        return self._base
+
+    def _requested_base(self) -> str:
+        environ = self.request.env
+        host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        if _HOST.fullmatch(host) is None:
+            raise BadRequestError(f"{shown(host)} is not a host name with an optional port", "header Host")
+        return f"{environ['wsgi.url_scheme']}://{host}"
+
+    def path_of(self, identifier: str) -> str:
+        """An identifier as a URI reference for this client: the path with the mount point, or the URI as it is."""
+        return self.prefix + identifier if identifier.startswith("/") else identifier
+
+    def location_of(self, identifier: str) -> str:
+        """An identifier as an absolute URI."""
+        return self.base + self.prefix + identifier if identifier.startswith("/") else identifier
+
+    def identifier_of(self, uri: str, kind: str | None = None) -> str | None:
+        """What a URI from this client names here, as an identifier; None if it leads elsewhere.
+
+        `urn:uuid:…` names the entity of that id below the location of its kind, which has to be given beside it.
+        """
+        if uri.startswith("urn:uuid:"):
+            found = self.registry.find_category(kind, self.extras) if kind else None
+            return found.location + uri[9:] if isinstance(found, Kind) else None
+        if uri.startswith(self.base + "/"):
+            uri = uri[len(self.base) :]
+        if not uri.startswith("/") or uri.startswith("//"):
+            return None
+        if self.prefix and uri.startswith(self.prefix + "/"):
+            uri = uri[len(self.prefix) :]
+        return uri
+
+    def checked_path(self, path: str) -> str:
+        """A path at which something is to be created.
+
+        Raises:
+            BadRequestError: it is too long, or has characters or segments that could be read in more than one way.
+        """
+        segments = path.split("/")
+        if len(path) > self.service.limits.path or _PATH.fullmatch(path) is None or "." in segments or ".." in segments:
+            raise BadRequestError(
+                f"{shown(path)} cannot be an entity's path: letters, digits and -._~!$&'()*+=:@ between single "
+                f"slashes, at most {self.service.limits.path} characters",
+                "path",
+            )
+        return path
+
+    # reading ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def body(self) -> bytes:
+        """The request's body.
+
+        Raises:
+            TooLargeError: it is larger than the limit.
+        """
+        if self._body is None:
+            self._body = read_body(self.request, self.service.limits.body)
+        return self._body
+
+    @property
+    def message(self) -> Message:
+        """The request as renderings read it."""
+        environ = self.request.env
+        headers: dict[str, str] = {}
+        for lower, name in FIELDS.items():
+            value = environ.get("HTTP_" + lower.upper().replace("-", "_"))
+            if value is not None:
+                try:
+                    headers[lower] = from_header(value)
+                except MalformedDocumentError as error:
+                    raise BadRequestError(error.message, f"header {name}") from None
+        return Message(headers, self.body)
+
+    def reader(self) -> Rendering:
+        """The rendering that the request is written in."""
+        media_type = negotiation.content_type(
+            self.request.env.get("CONTENT_TYPE"), self.service.readable, has_body=bool(self.body)
+        )
+        found = self.service.renderings.get(media_type)
+        if found is None:
+            readable = ", ".join(self.service.readable)
+            raise UnsupportedMediaTypeError(f"the request has to say in which of {readable} it is", "Content-Type")
+        return found
+
+    # writing ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> Rendering:
+        """The rendering that the client accepts."""
+        if self._rendering is None:
+            self._rendering = writer_of(self.request, self.service)
+        return self._rendering
+
+    def negotiate(self) -> None:
+        """Refuse what cannot be answered before anything is done."""
+        _ = self.writer
+
+    def receive(self) -> None:
+        """Take the whole body, before a unit of work begins: all other writers would wait for a client that sends slowly."""
+        _ = self.body
+
+    def expect_entity(self) -> None:
+        """Refuse, before a backend is called, an entity that the answer could not show."""
+        if not self.writer.holds_entities:
+            raise BadRequestError(str(UnsupportedDocumentError(self.writer.mime_type, "an entity")), "header Accept")
+
+    def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
+        """An entity as a document; secrets are left out where it is `listed`, and where the caller may not see them."""
+        attributes = entity.attributes
+        hidden = (secrets_of(entity) if listed else self._withheld(entity)) if attributes else frozenset()
+        shown_attributes = {
+            name: value
+            for name, value in attributes.items()
+            if value is not None and name not in hidden and not name.startswith("occi.core.")
+        }
+        document = EntityDocument(
+            kind=type_id(entity.kind),
+            id=self.id_of(entity),
+            mixins=[type_id(mixin) for mixin in entity.mixins] if entity.mixins else [],
+            attributes=shown_attributes,
+            title=entity.title or attributes.get("occi.core.title"),
+            actions=[type_id(action) for action in entity.actions] if entity.actions else [],
+            location=self.path_of(entity.identifier),
+        )
+        if isinstance(entity, Link):
+            document.source = Reference(self.path_of(entity.source.identifier), type_id(entity.source.kind))
+            target = entity.target
+            target_kind = None if isinstance(target, RemoteResource) and not target.kind.related else target.kind
+            document.target = Reference(
+                self.path_of(target.identifier), type_id(target_kind) if target_kind is not None else None
+            )
+        elif isinstance(entity, Resource):
+            document.summary = entity.summary or attributes.get("occi.core.summary")
+            if entity.links:
+                document.links = [self.document(link, listed=True) for link in entity.links]
+        if isinstance(self.writer, JsonPyssf):
+            categories: list[Category] = [entity.kind, *entity.mixins, *entity.actions]
+            document.definitions = {type_id(each): self.category(each) for each in categories}
+        return document
+
+    def _withheld(self, entity: Entity) -> frozenset[str]:
+        """Names of the attributes that this caller may not see; whoever serves it says so (`extras["withheld"]`)."""
+        if not isinstance(self.extras, dict):
+            return frozenset()
+        ask: Callable[[Entity], frozenset[str]] | None = self.extras.get("withheld")
+        return frozenset() if ask is None else ask(entity)
+
+    def seen(self, entity: Entity) -> dict[str, Any]:
+        """The attributes that this caller may see: to it, another's secret is not told from any other value."""
+        return dict(self._shown(entity).attributes)
+
+    def _shown(self, entity: Entity) -> Entity:
+        """The entity as this caller may see it, for renderings that take it as it is."""
+        withheld = self._withheld(entity)
+        if not withheld:
+            return entity
+        seen = copy.copy(entity)
+        seen.attributes = {name: value for name, value in entity.attributes.items() if name not in withheld}
+        return seen
+
+    def id_of(self, entity: Entity) -> str:
+        """The entity's id: `urn:uuid:…` where its path is its kind's location and a UUID, else the path."""
+        identifier = entity.identifier
+        if self.service.dialect != "pyssf":
+            location, last = identifier[:-36], identifier[-36:]
+            if location == entity.kind.location and _UUID.fullmatch(last) is not None:
+                return "urn:uuid:" + last
+        return self.path_of(identifier)
+
+    def category(self, category: Category) -> CategoryDocument:
+        """A category as a document."""
+        document = category_document(category)
+        if document.location is not None:
+            # pyssf wrote absolute locations.
+            spell = self.location_of if self.service.dialect == "pyssf" else self.path_of
+            document.location = spell(document.location)
+        return document
+
+    def show_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> None:
+        """Answer with an entity."""
+        self.answer_entity(entity, status=status)()
+
+    def answer_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> Answer:
+        """What answers with an entity as it is now: for a write, whose transaction has no time for a rendering.
+
+        Raises:
+            NotAcceptableError: it would not fit into header fields, where the client wants it there.
+        """
+        writer = self.writer
+        if isinstance(writer, ForeignRendering):
+            payload = writer.write_pyssf_entity(self._shown(entity), self)
+            return lambda: self._answer(payload, status)
+        document = self.document(entity)
+        if writer.headers_only:
+            self._check_header(_least_size(document.attributes))
+            # Small, then; and whether it really fits has to be known while the write can be undone.
+            payload = self._write(writer.write_entity, document)
+            self._check_header(_header_size(payload))
+            return lambda: self._answer(payload, status)
+        return lambda: self._answer(self._write(writer.write_entity, document), status)
+
+    def show_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> None:
+        """Answer with a collection."""
+        self.answer_entities(entities, status=status)()
+
+    def answer_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> Answer:
+        """What answers with a collection as it is now; see `answer_entity`."""
+        writer = self.writer
+        if isinstance(writer, ForeignRendering):
+            payload = writer.write_pyssf_entities([self._shown(each) for each in entities], self)
+            return lambda: self._answer(payload, status)
+        collection = Collection()
+        if writer.shows_entities:
+            collection.entities = [self.document(entity, listed=True) for entity in entities]
+        else:
+            collection.locations = [self.location_of(entity.identifier) for entity in entities]
+        return lambda: self._answer(self._write(writer.write_collection, collection), status)
+
+    def show_categories(self, categories: list[Category]) -> None:
+        """Answer with categories."""
+        self.answer_categories(categories)()
+
+    def answer_categories(self, categories: list[Category]) -> Answer:
+        """What answers with categories; see `answer_entity`."""
+        writer = self.writer
+        if isinstance(writer, ForeignRendering):
+            payload = writer.write_pyssf_categories(categories, self)
+            return lambda: self._answer(payload, falcon.HTTP_200)
+        documents = [self.category(category) for category in categories]
+        return lambda: self._answer(self._write(writer.write_categories, documents), falcon.HTTP_200)
+
+    def answer_created(self, entity: Entity) -> Answer:
+        """What answers that an entity was created, and where."""
+        # Now: a Host that is none refuses the request.
+        location = self.location_of(entity.identifier)
+
+        def answer() -> None:
+            self._answer(self.writer.write_done(), falcon.HTTP_201, etag=False)
+            self.response.set_header("Location", location)
+
+        return answer
+
+    def show_done(self) -> None:
+        """Answer that it is done, with nothing to show."""
+        self._answer(self.writer.write_done(), falcon.HTTP_200, etag=False)
+
+    def _write(self, write: Callable[[Any], Payload], document: Any) -> Payload:
+        if not self.writer.headers_only:
+            forbid_in_transaction("rendering of an answer")
+        try:
+            return write(document)
+        except UnsupportedDocumentError as error:
+            raise BadRequestError(str(error), "header Accept") from None
+
+    def _answer(self, payload: Payload, status: str, *, etag: bool = True) -> None:
+        writer = self.writer
+        response = self.response
+        if payload.headers:
+            if writer.headers_only:
+                self._check_header(_header_size(payload))
+            for name, value in payload.headers:
+                response.set_header(name, value)
+        response.content_type = writer.content_type
+        response.set_header("Vary", _VARY)
+        if etag and self.request.method in ("GET", "HEAD"):
+            tag = etag_of(writer, payload)
+            response.set_header("ETag", tag)
+            if _lists(self.request.env.get("HTTP_IF_NONE_MATCH"), tag):
+                response.status = falcon.HTTP_304
+                return
+        response.status = status
+        response.data = payload.body
+
+    def _check_header(self, size: int) -> None:
+        limit = self.service.limits.header
+        if size > limit:
+            raise NotAcceptableError(
+                f"in {self.writer.mime_type} this answer takes {size} bytes of header, more than the {limit} that can be "
+                "sent; ask for text/plain or application/occi+json",
+                "header Accept",
+            )
+
+    def etags_of(self, entity: Entity) -> list[str]:
+        """The entity's tag in every rendering: a client may read in one and write in another."""
+        forbid_in_transaction("rendering of an entity")
+        tags = []
+        chosen = self._rendering
+        for rendering in self.service.renderings.values():
+            self._rendering = mounted = rendering.mounted_at(self.prefix)
+            if isinstance(mounted, ForeignRendering):
+                tags.append(etag_of(mounted, mounted.write_pyssf_entity(self._shown(entity), self)))
+                continue
+            with contextlib.suppress(UnsupportedDocumentError):
+                tags.append(etag_of(mounted, mounted.write_entity(self.document(entity))))
+        self._rendering = chosen
+        return tags
+
+
+def writer_of(request: falcon.Request, service: Service) -> Rendering:
+    """The rendering that a request accepts.
+
+    Raises:
+        BadRequestError, NotAcceptableError: see `negotiation.accepted`.
+    """
+    default = service.registry.get_default_type()
+    if default not in service.renderings:
+        default = service.offered[0]
+    media_type = negotiation.accepted(request.env.get("HTTP_ACCEPT"), service.offered, default)
+    return service.renderings[media_type].mounted_at(request.env.get("SCRIPT_NAME", ""))
+
+
+def etag_of(rendering: Rendering, payload: Payload) -> str:
+    """A strong tag: a digest of everything that the rendering wrote (RFC 9110, 8.8.3)."""
+    digest = hashlib.blake2b(payload.body, digest_size=12)
+    for name, value in payload.headers:
+        digest.update(f"{name}:{value}\n".encode("utf-8", "surrogatepass"))
+    digest.update(rendering.mime_type.encode())
+    return f'"{digest.hexdigest()}"'
+
+
+def _header_size(payload: Payload) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in payload.headers])
+
+
+def _least_size(value: Any) -> int:
+    """The characters that a value takes at least, however it is written."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum([len(name) + _least_size(each) for name, each in value.items()])
+    if isinstance(value, list | tuple):
+        return sum([_least_size(each) for each in value])
+    return 1
+
+
+def _lists(field: str | None, tag: str) -> bool:
+    """Whether a list of entity tags names one; weak comparison (RFC 9110, 8.8.3.2)."""
+    if field is None:
+        return False
+    return field.strip() == "*" or tag in [each.strip().removeprefix("W/") for each in field.split(",")]
+
+
+def names_any(field: str, tags: list[str]) -> bool:
+    """Whether an If-Match field names one of the tags; strong comparison."""
+    given = [each.strip() for each in field.split(",")]
+    return "*" in given or any(tag in given for tag in tags)
+
+
+def _check_version(agent: str) -> None:
+    for major, minor in _AGENT_VERSION.findall(agent[:1024]):
+        if (int(major), int(minor)) > VERSION:
+            raise NotImplementedByProtocolError(
+                f"the client speaks OCCI/{major}.{minor}; this service speaks OCCI/1.2 and 1.1", "header User-Agent"
+            )

@@ -1,0 +1,375 @@
+"""The door: header combinations, what is told to whom, the cache and its bound."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archelon_core import auth
+from archelon_core.auth import IDENTITY, TOKEN, TenantId
+from archelon_core.errors import HttpError
+from tests.archelon_core.auth.clock import FakeClock
+from tests.archelon_core.auth.wsgi import Answer, call
+
+GOOD = {"token-a": "a", "token-b": "b"}
+
+
+class TableVerifier:
+    """Two tenants, a and b, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.good = dict(GOOD)
+        self.expires: float | None = None
+        self.fault: auth.IdentityError | None = None
+
+    def verify(self, token: str) -> auth.Identity:
+        self.asked.append(token)
+        if self.fault is not None:
+            raise self.fault
+        if token not in self.good:
+            raise auth.InvalidTokenError("unknown")
+        tenant = self.good[token]
+        return auth.Identity(
+            subject="alice",
+            tenant_id=TenantId(f"id-{tenant}"),
+            tenant_name=f"näme-{tenant}",
+            roles=frozenset({"tenant"}),
+            kind=auth.TokenKind.USER,
+            expires=self.expires,
+            issuer="table",
+            token_id=tenant,
+        )
+
+
+def show_caller(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Answers whom it saw, and every text in the environ."""
+    caller = environ.get(IDENTITY)
+    seen = {
+        "tenant": caller and caller.tenant_id,
+        "token": environ[TOKEN].reveal() if TOKEN in environ else None,
+        "environ": repr(sorted(environ.items(), key=str)),
+    }
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(seen).encode()]
+
+
+class Door:
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.verifier = TableVerifier()
+        self.cache = auth.TokenCache(self.clock, entries=3)
+        self.app = auth.Authentication(show_caller, self.verifier, cache=self.cache, **options)
+
+    def __call__(self, headers: dict[str, str] | None = None, **more: Any) -> Answer:
+        return call(self.app, headers, **more)
+
+
+def tenant_of(answer: Answer) -> str | None:
+    assert answer.status == 200
+    tenant: str | None = json.loads(answer.body)["tenant"]
+    return tenant
+
+
+def test_either_header_will_do() -> None:
+    door = Door()
+    assert tenant_of(door({"X-Auth-Token": "token-a"})) == "id-a"
+    assert tenant_of(door({"Authorization": "Bearer token-b"})) == "id-b"
+    assert tenant_of(door({"Authorization": "bEaReR  token-b"})) == "id-b"
+    assert tenant_of(door({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})) == "id-a"
+    # A proxy's own scheme is not ours to judge.
+    assert tenant_of(door({"X-Auth-Token": "token-a", "Authorization": "Basic YWxpY2U6c2VjcmV0"})) == "id-a"
+
+
+def test_two_different_tokens_are_a_bad_request() -> None:
+    door = Door()
+    answer = door({"X-Auth-Token": "token-a", "Authorization": "Bearer token-b"})
+    assert answer.status == 400
+    assert b"token-" not in answer.body
+    assert door.verifier.asked == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-Auth-Token": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "}, {"Authorization": "Basic x"}],
+)
+def test_no_token_is_a_401_that_says_how(headers: dict[str, str]) -> None:
+    answer = Door()(headers)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon"'
+    assert b"X-Auth-Token" in answer.body
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["nobody", "token-a,token-a", "a b", "tökén", "\x7f", "a" * 8193, "{}", "\x00"],
+    ids=lambda token: repr(token[:12]),
+)
+def test_a_bad_token_is_a_401_that_does_not_say_why(token: str) -> None:
+    door = Door()
+    answer = call(door.app, HTTP_X_AUTH_TOKEN=token)
+    expected = door({"X-Auth-Token": "unknown"})
+    assert answer == expected
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon", error="invalid_token"'
+
+
+def test_the_tenants_name_is_compared_and_selects_nothing() -> None:
+    door = Door()
+    for name in ("id-a", "näme-a", "näme-a".encode().decode("latin-1")):
+        assert tenant_of(door({"X-Auth-Token": "token-a", "X-Tenant-Name": name})) == "id-a"
+    for name in ("id-b", "näme-b", "", "NÄME-A", "id-a,id-b", " id-a", "\xff"):
+        answer = door({"X-Auth-Token": "token-a", "X-Tenant-Name": name})
+        assert answer.status == 403, name
+        assert b"X-Tenant-Name" in answer.body
+
+
+def test_a_token_without_project_goes_with_no_tenants_name() -> None:
+    class Nameless(TableVerifier):
+        def verify(self, token: str) -> auth.Identity:
+            return auth.Identity(
+                subject="admin",
+                tenant_id=TenantId(""),
+                tenant_name="",
+                roles=frozenset({"admin"}),
+                kind=auth.TokenKind.USER,
+                expires=None,
+                issuer="table",
+                token_id="x",
+                system_scope=True,
+            )
+
+    app = auth.Authentication(show_caller, Nameless(), cache=auth.TokenCache(FakeClock()))
+    assert call(app, {"X-Auth-Token": "x"}).status == 200
+    assert call(app, {"X-Auth-Token": "x", "X-Tenant-Name": "demo"}).status == 403
+
+
+tokens = st.sampled_from([None, "", "token-a", "token-b", "bad", "bad two"])
+schemes = st.sampled_from(["Bearer ", "bearer ", "BEARER   ", "Basic ", "", "Bearer"])
+names = st.sampled_from([None, "", "id-a", "id-b", "näme-a", "id-c"])
+
+
+@given(x_token=tokens, scheme=schemes, bearer=tokens, name=names)
+def test_whoever_gets_through_had_one_good_token_and_named_its_tenant(
+    x_token: str | None, scheme: str, bearer: str | None, name: str | None
+) -> None:
+    headers = {} if x_token is None else {"X-Auth-Token": x_token}
+    if bearer is not None:
+        headers["Authorization"] = scheme + bearer
+    if name is not None:
+        headers["X-Tenant-Name"] = name
+    carried = bearer if bearer is not None and scheme.lower().startswith("bearer ") else None
+    given_tokens = {token for token in (x_token, carried) if token}
+    answer = Door()(headers)
+    if len(given_tokens) == 2:
+        assert answer.status == 400
+    elif not given_tokens or not given_tokens <= set(GOOD):
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer realm=")
+    else:
+        tenant = GOOD[given_tokens.pop()]
+        if name in (None, f"id-{tenant}", f"näme-{tenant}"):
+            assert tenant_of(answer) == f"id-{tenant}"
+        else:
+            assert answer.status == 403
+    if answer.status != 200:
+        assert b"token-a" not in answer.body + repr(answer.headers).encode()
+        assert b"token-b" not in answer.body + repr(answer.headers).encode()
+
+
+def test_the_token_leaves_the_environ_and_is_kept_where_it_cannot_show() -> None:
+    answer = Door()({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})
+    seen = json.loads(answer.body)
+    assert seen["token"] == "token-a"
+    assert "token-a" not in seen["environ"]
+    presented = auth.PresentedToken("token-a")
+    assert "token-a" not in f"{presented} {presented!r}"
+    with pytest.raises(TypeError):
+        pickle.dumps(presented)
+
+
+def test_probes_are_open_and_ask_nobody() -> None:
+    door = Door()
+    door.verifier.fault = auth.ProviderDownError("down")
+    for path in ("/healthz", "/readyz"):
+        assert tenant_of(door({"X-Auth-Token": "token-a"}, path=path)) is None
+    assert door.verifier.asked == []
+    for path in ("/healthz/", "//healthz", "/healthz/../demo/", "/demo/healthz"):
+        assert door({}, path=path).status == 401
+
+
+def test_where_a_token_is_optional_a_bad_one_is_still_bad() -> None:
+    door = Door(anonymous_paths=["/-/"])
+    assert tenant_of(door({}, path="/-/")) is None
+    assert tenant_of(door({"X-Auth-Token": "token-a"}, path="/-/")) == "id-a"
+    assert door({"X-Auth-Token": "bad"}, path="/-/").status == 401
+    assert Door()({}, path="/-/").status == 401
+
+
+def test_a_provider_that_is_down_is_a_503_with_retry_after() -> None:
+    door = Door()
+    door.verifier.fault = auth.ProviderDownError("connection refused by 10.0.0.1", retry_after=7)
+    answer = door({"X-Auth-Token": "token-a"})
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "7"
+    assert b"10.0.0.1" not in answer.body
+
+
+def test_not_allowed_is_a_403() -> None:
+    door = Door()
+    door.verifier.fault = auth.NotAllowedError("The project is disabled.", where="token")
+    answer = door({"X-Auth-Token": "token-a"})
+    assert answer.status == 403
+    assert b"disabled" in answer.body
+    assert "WWW-Authenticate" not in answer.headers
+
+
+def test_errors_are_text_or_the_json_that_was_asked_for() -> None:
+    door = Door()
+    assert door({}).headers["Content-Type"] == "text/plain; charset=utf-8"
+    for accept in (
+        "application/json",
+        "application/occi+json, text/plain;q=0.5",
+        "text/plain;q=0.1, */json, application/*",
+    ):
+        answer = door({"Accept": accept})
+        if answer.headers["Content-Type"] == "application/json":
+            assert json.loads(answer.body)["error"]["status"] == 401
+    assert door({"Accept": "application/json"}).headers["Content-Type"] == "application/json"
+    assert door({"Accept": "text/plain, application/json;q=0.5"}).headers["Content-Type"].startswith("text/plain")
+    assert door({"Accept": "json/;;q=x"}).headers["Content-Type"].startswith("text/plain")
+    assert door({}, method="HEAD").body == b""
+
+
+def test_the_renderer_given_answers() -> None:
+    def render(environ: Any, start_response: Any, error: HttpError) -> list[bytes]:
+        start_response(f"{error.status} {error.title}", [("Content-Type", "text/occi"), *error.headers.items()])
+        return [error.where.encode()]
+
+    answer = Door(render_error=render)({})
+    assert (answer.status, answer.headers["Content-Type"], answer.body) == (401, "text/occi", b"X-Auth-Token")
+    assert "WWW-Authenticate" in answer.headers
+
+
+def test_the_log_has_the_reason_and_not_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        Door()({"X-Auth-Token": "secret-bad-token"})
+    assert "refused with 401: unknown" in caplog.text
+    assert "secret-bad-token" not in caplog.text
+
+
+class TestCache:
+    def test_a_token_is_verified_once_in_ten_seconds(self) -> None:
+        door = Door()
+        for _ in range(5):
+            door({"X-Auth-Token": "token-a"})
+            door.clock.advance(1.9)
+        assert len(door.verifier.asked) == 1
+        door.clock.advance(0.5)
+        door({"X-Auth-Token": "token-a"})
+        assert len(door.verifier.asked) == 2
+
+    def test_a_revoked_token_is_refused_after_ten_seconds_at_the_latest(self) -> None:
+        door = Door()
+        assert door({"X-Auth-Token": "token-a"}).status == 200
+        del door.verifier.good["token-a"]
+        door.clock.advance(9.99)
+        assert door({"X-Auth-Token": "token-a"}).status == 200
+        door.clock.advance(0.01)
+        assert door({"X-Auth-Token": "token-a"}).status == 401
+
+    def test_an_entry_ends_with_its_token(self) -> None:
+        door = Door()
+        door.verifier.expires = door.clock() + 3
+        door({"X-Auth-Token": "token-a"})
+        door.clock.advance(3)
+        door({"X-Auth-Token": "token-a"})
+        assert len(door.verifier.asked) == 2
+
+    def test_a_new_token_works_at_once_though_it_was_tried_before(self) -> None:
+        door = Door()
+        assert door({"X-Auth-Token": "token-c"}).status == 401
+        door.verifier.good["token-c"] = "c"
+        assert door({"X-Auth-Token": "token-c"}).status == 200
+
+    def test_the_cache_is_bounded_and_the_oldest_goes_first(self) -> None:
+        door = Door()
+        for number in range(10):
+            door.verifier.good[f"t{number}"] = "a"
+            door({"X-Auth-Token": f"t{number}"})
+            door.clock.advance(0.1)
+        assert len(door.cache) == 3
+        asked = len(door.verifier.asked)
+        door({"X-Auth-Token": "t9"})
+        assert len(door.verifier.asked) == asked
+        door({"X-Auth-Token": "t0"})
+        assert len(door.verifier.asked) == asked + 1
+
+    def test_a_clock_set_back_keeps_nothing_alive(self) -> None:
+        door = Door()
+        door({"X-Auth-Token": "token-a"})
+        door.clock.advance(-3600)
+        door({"X-Auth-Token": "token-a"})
+        assert len(door.verifier.asked) == 2
+
+    def test_forget_drops_one(self) -> None:
+        clock = FakeClock()
+        cache = auth.TokenCache(clock)
+        caller = TableVerifier().verify("token-a")
+        cache.put(b"a", caller)
+        cache.put(b"b", caller)
+        cache.forget(b"a")
+        assert (cache.get(b"a"), cache.get(b"b")) == (None, caller)
+
+
+def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
+    door = Door()
+    environ = {"PATH_INFO": "/demo/", "HTTP_X_AUTH_TOKEN": "token-a", "HTTP_X_TENANT_NAME": "id-a"}
+    seen: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ[IDENTITY])
+        return []
+
+    authentication = auth.Authentication(app, door.verifier, cache=door.cache)
+    best = float("inf")
+    # The least of several rounds: what else the machine does can only add.
+    for _ in range(10):
+        begin = time.thread_time()
+        for _ in range(500):
+            authentication(dict(environ), lambda *_: lambda _chunk: None)
+        best = min(best, (time.thread_time() - begin) / 500)
+    assert len(seen) == 5000
+    assert door.verifier.asked == ["token-a"]
+    assert best < 20e-6
+
+
+class TestAnyOf:
+    def test_the_first_that_knows_the_token_answers(self) -> None:
+        first, second = TableVerifier(), TableVerifier()
+        del first.good["token-b"]
+        both = auth.AnyOf([first, second])
+        both.verify("token-a")
+        assert second.asked == []
+        assert both.verify("token-b").tenant_id == "id-b"
+        with pytest.raises(auth.InvalidTokenError):
+            both.verify("bad")
+
+    def test_one_that_is_down_hides_nobody_and_is_not_hidden(self) -> None:
+        first, second = TableVerifier(), TableVerifier()
+        first.fault = auth.ProviderDownError("down")
+        both = auth.AnyOf([first, second])
+        assert both.verify("token-a").tenant_id == "id-a"
+        with pytest.raises(auth.ProviderDownError):
+            both.verify("bad")
+
+    def test_none_is_a_mistake(self) -> None:
+        with pytest.raises(ValueError, match="no token verifier"):
+            auth.AnyOf([])

@@ -1,0 +1,441 @@
+"""Signed tokens: their contract, every way of forging one that is known to us, rolling of keys, renewal, revocation."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import uuid
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from archelon_core import auth
+from archelon_core.auth import TenantId
+from tests.archelon_core.auth.clock import FakeClock
+from tests.archelon_core.auth.verifier_contract import VerifierContract
+
+ISSUER = "https://design.example.org"
+INSTANCE = str(uuid.UUID(int=7))
+TENANT = TenantId("t-1")
+AUDIENCE = "cloud-controller"
+
+
+class ExistingInstances:
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+
+    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
+        return instance_id not in self.gone
+
+
+class FailingRevocations(auth.MemoryRevocations):
+    down = False
+
+    def is_revoked(self, token_id: str, instance_id: str | None) -> bool:
+        if self.down:
+            raise auth.ProviderDownError("the database does not answer")
+        return super().is_revoked(token_id, instance_id)
+
+
+class House:
+    """One issuer and one service that believes it."""
+
+    tenant_id = TENANT
+    loose_end = 0
+
+    def __init__(self, private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
+        self.clock = FakeClock()
+        self.private = private
+        self.key = auth.SigningKey.of(private, issuer=ISSUER)
+        self.keys = auth.VerificationKeys([self.key.public])
+        self.instances = ExistingInstances()
+        self.revocations = FailingRevocations(self.clock)
+        self.issuer = auth.TokenIssuer(
+            self.key, keys=self.keys, instances=self.instances, revocations=self.revocations, clock=self.clock
+        )
+        self.verifier = auth.SignedTokens(
+            self.keys, audiences=[AUDIENCE], revocations=self.revocations, clock=self.clock
+        )
+
+    def issue(self) -> str:
+        return self.issuer.for_instance(INSTANCE, tenant_id=TENANT, tenant_name="demo", audience=AUDIENCE)
+
+    def expire(self, token: str) -> None:
+        self.clock.advance(auth.LIFETIME + auth.LEEWAY)
+
+    def revoke(self, token: str) -> None:
+        self.issuer.revoke(self.verifier.verify(token))
+
+    def break_down(self) -> None:
+        self.revocations.down = True
+
+    def claims(self, **changed: object) -> dict[str, Any]:
+        now = int(self.clock())
+        claims: dict[str, Any] = {
+            "iss": ISSUER,
+            "sub": f"instance:{INSTANCE}",
+            "aud": AUDIENCE,
+            "tenant": "t-1",
+            "instance": INSTANCE,
+            "jti": "j",
+            "iat": now,
+            "nbf": now,
+            "exp": now + 900,
+        }
+        claims.update(changed)
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def signed(self, claims: dict[str, Any], **header: object) -> str:
+        public = self.key.public
+        # Below jwt.encode, which refuses to make some of the tokens that must be refused.
+        payload = json.dumps(claims).encode()
+        return jwt.PyJWS().encode(payload, self.private, public.algorithm, {"kid": public.key_id, **header})
+
+
+@pytest.fixture(params=["EdDSA", "ES256"])
+def provider(request: pytest.FixtureRequest) -> House:
+    if request.param == "EdDSA":
+        return House(ed25519.Ed25519PrivateKey.generate())
+    return House(ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.fixture
+def house() -> House:
+    return House(ed25519.Ed25519PrivateKey.generate())
+
+
+class TestSignedTokensKeepTheContract(VerifierContract):
+    pass
+
+
+def refused(house: House, token: str) -> str:
+    with pytest.raises(auth.InvalidTokenError) as caught:
+        house.verifier.verify(token)
+    return caught.value.reason
+
+
+def test_an_instance_token_says_who_for_whom_and_until_when(house: House) -> None:
+    found = house.verifier.verify(house.issue())
+    assert found == auth.Identity(
+        subject=f"instance:{INSTANCE}",
+        tenant_id=TENANT,
+        tenant_name="demo",
+        roles=frozenset({"instance"}),
+        kind=auth.TokenKind.INSTANCE,
+        expires=house.clock() + 900,
+        issuer=ISSUER,
+        token_id=found.token_id,
+        instance_id=INSTANCE,
+        audience=AUDIENCE,
+        renewable=True,
+    )
+
+
+def test_a_service_manager_token_has_its_own_role(house: House) -> None:
+    token = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+    found = house.verifier.verify(token)
+    assert (found.subject, found.kind, found.roles) == (
+        "service-manager:demo",
+        auth.TokenKind.SERVICE,
+        {"service"},
+    )
+    assert not found.renewable
+
+
+def _unsigned(header: dict[str, object], claims: dict[str, Any]) -> str:
+    return ".".join(_segment(json.dumps(part).encode()) for part in (header, claims))
+
+
+def _segment(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", ""])
+def test_a_token_without_signature_is_refused(house: House, name: str) -> None:
+    body = _unsigned({"alg": name, "kid": house.key.public.key_id}, house.claims())
+    refused(house, body + ".")
+    refused(house, body + "." + _segment(b"signature"))
+
+
+@pytest.mark.parametrize("provider", ["EdDSA", "ES256"], indirect=True)
+@pytest.mark.parametrize("name", ["HS256", "HS384", "HS512"])
+def test_the_public_key_is_no_secret_to_sign_with(provider: House, name: str) -> None:
+    public = provider.private.public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    signing_input = _unsigned({"alg": name, "typ": "JWT", "kid": provider.key.public.key_id}, provider.claims())
+    for secret in (pem, pem.strip(), der, b""):
+        digest = hmac.new(secret, signing_input.encode(), getattr(hashlib, f"sha{name[2:]}")).digest()
+        assert "InvalidAlgorithmError" in refused(provider, f"{signing_input}.{_segment(digest)}")
+
+
+def test_another_algorithm_than_the_keys_is_refused(house: House) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    token = jwt.encode(house.claims(), other, algorithm="ES256", headers={"kid": house.key.public.key_id})
+    assert "InvalidAlgorithmError" in refused(house, token)
+
+
+def test_another_key_under_the_same_id_is_refused(house: House) -> None:
+    token = jwt.encode(
+        house.claims(),
+        ed25519.Ed25519PrivateKey.generate(),
+        algorithm="EdDSA",
+        headers={"kid": house.key.public.key_id},
+    )
+    assert "InvalidSignatureError" in refused(house, token)
+
+
+@pytest.mark.parametrize(
+    "key_id",
+    [
+        "../../../../dev/null",
+        "/etc/passwd",
+        "file:///dev/null",
+        "https://evil.example/key",
+        "' OR 1=1 --",
+        "",
+        "x" * 2000,
+    ],
+)
+def test_a_key_id_is_never_opened(house: House, key_id: str) -> None:
+    assert refused(house, house.signed(house.claims(), kid=key_id)) == "signed token: no key is configured for its kid"
+
+
+@pytest.mark.parametrize("key_id", [None, 1, ["a"], {"a": 1}, True])
+def test_a_key_id_that_is_no_text_is_refused(house: House, key_id: object) -> None:
+    header = {"alg": "EdDSA", "kid": key_id}
+    signing_input = _unsigned(header, house.claims())
+    assert isinstance(house.private, ed25519.Ed25519PrivateKey)
+    refused(house, f"{signing_input}.{_segment(house.private.sign(signing_input.encode()))}")
+
+
+def test_a_key_that_the_token_brings_along_is_not_used(house: House) -> None:
+    mine = ed25519.Ed25519PrivateKey.generate()
+    brought = {"kty": "OKP", "crv": "Ed25519", "x": _segment(mine.public_key().public_bytes_raw())}
+    for header in ({"jwk": brought}, {"jku": "https://evil.example/jwks"}, {"x5u": "https://evil.example/cert"}):
+        known = jwt.encode(house.claims(), mine, algorithm="EdDSA", headers={"kid": house.key.public.key_id, **header})
+        refused(house, known)
+        refused(house, jwt.encode(house.claims(), mine, algorithm="EdDSA", headers=header))
+
+
+def test_a_critical_extension_that_is_not_understood_is_refused(house: House) -> None:
+    signing_input = _unsigned(
+        {"alg": "EdDSA", "kid": house.key.public.key_id, "crit": ["exotic"], "exotic": 1}, house.claims()
+    )
+    assert isinstance(house.private, ed25519.Ed25519PrivateKey)
+    refused(house, f"{signing_input}.{_segment(house.private.sign(signing_input.encode()))}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"iss": "https://other.example.org"}, "another issuer"),
+        ({"iss": [ISSUER]}, "another issuer"),
+        ({"aud": "service-manager"}, "another audience"),
+        ({"aud": AUDIENCE + " "}, "another audience"),
+        ({"aud": [AUDIENCE]}, "'aud' is not a text"),
+        ({"aud": [AUDIENCE, "service-manager"]}, "'aud' is not a text"),
+        ({"sub": "alice"}, "neither an instance nor"),
+        ({"sub": f"instance:{uuid.UUID(int=8)}"}, "different instances"),
+        ({"sub": "instance:None", "instance": None}, "different instances"),
+        ({"sub": f"Instance:{INSTANCE}"}, "neither an instance nor"),
+        ({"sub": "instance:../x", "instance": "../x"}, "not a UUID"),
+        ({"tenant": ""}, "'tenant' is not a text"),
+        ({"tenant": ["t-1"]}, "'tenant' is not a text"),
+        ({"tenant": "t" * 513}, "'tenant' is not a text"),
+        ({"jti": 5}, "InvalidJTIError"),
+        ({"exp": 1e400}, "'exp' is not a time"),
+        ({"exp": True}, "'exp' is not a time"),
+        ({"exp": "1800000900"}, "'exp' is not a time"),
+        ({"exp": -1}, "'exp' is not a time"),
+        ({"exp": 10**30}, "'exp' is not a time"),
+    ],
+)
+def test_claims_that_are_not_ours_are_refused(house: House, changed: dict[str, object], reason: str) -> None:
+    assert reason in refused(house, house.signed(house.claims(**changed)))
+
+
+@pytest.mark.parametrize("name", ["iss", "sub", "aud", "tenant", "jti", "iat", "nbf", "exp"])
+def test_every_claim_is_needed(house: House, name: str) -> None:
+    assert "MissingRequiredClaimError" in refused(house, house.signed(house.claims(**{name: None})))
+
+
+def test_roles_in_a_token_count_for_nothing(house: House) -> None:
+    token = house.signed(house.claims(roles=["operator"], role="operator", scope="operator"))
+    assert house.verifier.verify(token).roles == {"instance"}
+
+
+def test_times_are_kept_to_five_seconds(house: House) -> None:
+    token = house.issue()
+    house.clock.advance(-auth.LEEWAY)
+    house.verifier.verify(token)
+    house.clock.advance(-1)
+    assert refused(house, token) == "signed token: not yet valid"
+    house.clock.advance(1 + auth.LEEWAY + auth.LIFETIME + auth.LEEWAY - 0.5)
+    house.verifier.verify(token)
+    house.clock.advance(0.5)
+    assert refused(house, token) == "signed token: expired"
+
+
+def test_a_token_that_lives_too_long_is_refused(house: House) -> None:
+    now = int(house.clock())
+    assert "lives longer" in refused(house, house.signed(house.claims(exp=now + 901)))
+    with pytest.raises(ValueError, match="1 to 900 seconds"):
+        house.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience=AUDIENCE, lifetime=901)
+
+
+def test_one_issuers_key_does_not_speak_for_another(house: House) -> None:
+    peer = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="https://peer.example.org")
+    verifier = auth.SignedTokens(
+        auth.VerificationKeys([house.key.public, peer.public]),
+        audiences=[AUDIENCE],
+        revocations=house.revocations,
+        clock=house.clock,
+    )
+
+    def by_peer(issuer: str) -> str:
+        claims = house.claims(iss=issuer)
+        return jwt.encode(claims, peer.private, algorithm="EdDSA", headers={"kid": peer.public.key_id})
+
+    assert verifier.verify(by_peer("https://peer.example.org")).issuer == "https://peer.example.org"
+    with pytest.raises(auth.InvalidTokenError) as caught:
+        verifier.verify(by_peer(ISSUER))
+    assert "another issuer" in caught.value.reason
+
+
+def test_keys_are_rolled_without_refusing_a_good_token(house: House) -> None:
+    old_token = house.issue()
+    new = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer=ISSUER)
+    both = auth.VerificationKeys([house.key.public, new.public])
+    issuer = auth.TokenIssuer(
+        new, keys=both, instances=house.instances, revocations=house.revocations, clock=house.clock
+    )
+    verifier = auth.SignedTokens(both, audiences=[AUDIENCE], revocations=house.revocations, clock=house.clock)
+    assert verifier.verify(old_token).instance_id == INSTANCE
+    renewed = issuer.renew(old_token, audience=AUDIENCE)
+    only_new = auth.SignedTokens(
+        auth.VerificationKeys([new.public]),
+        audiences=[AUDIENCE],
+        revocations=house.revocations,
+        clock=house.clock,
+    )
+    assert only_new.verify(renewed).instance_id == INSTANCE
+    with pytest.raises(auth.InvalidTokenError):
+        only_new.verify(old_token)
+
+
+def test_renewal_until_the_instance_is_gone(house: House) -> None:
+    token = house.issue()
+    first = house.verifier.verify(token)
+    for _ in range(3):
+        house.clock.advance(890)
+        token = house.issuer.renew(token, audience=AUDIENCE)
+    renewed = house.verifier.verify(token)
+    assert renewed.expires == house.clock() + 900
+    assert renewed.token_id != first.token_id
+    assert (renewed.subject, renewed.tenant_id, renewed.tenant_name) == (
+        first.subject,
+        first.tenant_id,
+        first.tenant_name,
+    )
+    house.instances.gone.add(INSTANCE)
+    with pytest.raises(auth.NotAllowedError, match="gone"):
+        house.issuer.renew(token, audience=AUDIENCE)
+
+
+def test_what_is_not_renewed(house: House) -> None:
+    exchanged = house.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience="sm", lifetime=60, renewable=False)
+    with pytest.raises(auth.NotAllowedError, match="not renewable"):
+        house.issuer.renew(exchanged, audience="sm")
+    service = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+    with pytest.raises(auth.NotAllowedError, match="not renewable"):
+        house.issuer.renew(service, audience=AUDIENCE)
+    token = house.issue()
+    with pytest.raises(auth.InvalidTokenError):
+        house.issuer.renew(token, audience="service-manager")
+    house.revoke(token)
+    with pytest.raises(auth.InvalidTokenError):
+        house.issuer.renew(token, audience=AUDIENCE)
+
+
+def test_an_instance_that_is_gone_takes_all_its_tokens_along(house: House) -> None:
+    tokens = [house.issue(), house.issue()]
+    other = house.issuer.for_instance(str(uuid.UUID(int=9)), tenant_id=TENANT, audience=AUDIENCE)
+    service = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+    house.issuer.revoke_instance(INSTANCE)
+    for token in tokens:
+        assert "revoked" in refused(house, token)
+    assert house.verifier.verify(other).tenant_id == TENANT
+    # It is the service manager that disposes of the instance.
+    assert house.verifier.verify(service).instance_id == INSTANCE
+
+
+def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
+    clock = FakeClock()
+    revocations = auth.MemoryRevocations(clock)
+    for number in range(100):
+        revocations.revoke_token(f"t{number}", until=clock() + 10)
+        clock.advance(1)
+    assert revocations.is_revoked("t99", None)
+    assert not revocations.is_revoked("t50", None)
+
+
+class TestKeys:
+    def test_they_travel_as_a_jwk_set(self, house: House) -> None:
+        other = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="elsewhere").public
+        text = auth.write_jwk_set([house.key.public, other])
+        found = auth.read_jwk_set(text)
+        assert found.get(other.key_id) == other
+        assert found.get(house.key.public.key_id) == house.key.public
+        bare = json.loads(text)
+        del bare["keys"][0]["iss"]
+        for wrong in (json.dumps(bare), text.replace("P-256", "P-384"), "[]", "{", '{"keys": [{}]}'):
+            with pytest.raises(ValueError, match=r"JWK|key|Expecting"):
+                auth.read_jwk_set(wrong)
+
+    def test_pem_round_trip_and_thumbprint(self) -> None:
+        private = ed25519.Ed25519PrivateKey.generate()
+        pem = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        public_pem = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        signing = auth.SigningKey.from_pem(pem, issuer=ISSUER)
+        assert auth.VerificationKey.from_pem(public_pem, issuer=ISSUER) == signing.public
+        assert "PRIVATE" not in repr(signing)
+        with pytest.raises(ValueError, match="configure the public one"):
+            auth.VerificationKey.from_pem(pem, issuer=ISSUER)
+
+    def test_the_thumbprint_is_that_of_rfc_8037(self) -> None:
+        # RFC 8037, appendix A.3.
+        x = base64.urlsafe_b64decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+        key = ed25519.Ed25519PublicKey.from_public_bytes(x)
+        assert auth.VerificationKey.of(key, issuer=ISSUER).key_id == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+    def test_other_kinds_of_key_are_refused(self) -> None:
+        for private in (
+            rsa.generate_private_key(public_exponent=65537, key_size=2048),
+            ec.generate_private_key(ec.SECP384R1()),
+        ):
+            pem = private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            with pytest.raises(ValueError, match=r"P-256 \(ES256\)"):
+                auth.SigningKey.from_pem(pem, issuer=ISSUER)
+        for junk in (b"", b"secret", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
+            with pytest.raises(ValueError, match="not an unencrypted private key") as caught:
+                auth.SigningKey.from_pem(junk, issuer=ISSUER)
+            assert "AAAA" not in str(caught.value)
+
+    def test_two_keys_of_one_id_are_refused(self) -> None:
+        keys = [
+            auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer=ISSUER, key_id="a").public for _ in range(2)
+        ]
+        with pytest.raises(ValueError, match="two verification keys have the id 'a'"):
+            auth.VerificationKeys(keys)

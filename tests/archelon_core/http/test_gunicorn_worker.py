@@ -1,0 +1,493 @@
+"""What our server does with a connection, over raw sockets: framing, limits, who may stay, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import gunicorn.config
+import psutil
+import pytest
+
+from archelon_core.http.connection import Connection
+from archelon_core.http.gunicorn_worker import Limits, source_of
+from tests.waiting import until
+
+from .http_process import Served, answers, ended, serving
+
+GET = b"GET /plain HTTP/1.1\r\nHost: a\r\n\r\n"
+CLOSE = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+def echoed(body: bytes) -> dict[str, object]:
+    return dict(json.loads(body))
+
+
+def post(*fields: bytes, version: bytes = b"1.1", path: bytes = b"/echo") -> bytes:
+    return b"\r\n".join([b"POST " + path + b" HTTP/" + version, b"Host: a", *fields, b"", b""])
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+CHUNKS = b'4;name="v"\r\nWiki\r\n05\r\npedia\r\n0\r\nX-Trailer: a\r\n\r\n'
+
+
+# framing ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (post(b"Content-Length: 5", CHUNKED) + b"0\r\n\r\n", 400),
+        (post(CHUNKED, b"Content-Length: 5") + b"0\r\n\r\n", 400),
+        (post(b"Content-Length: 5", b"Content-Length: 5") + b"12345", 400),
+        (post(b"Content-Length: 5", b"Content-Length: 6") + b"12345", 400),
+        (post(b"Content-Length: 5, 5") + b"12345", 400),
+        (post(b"Content-Length: +5") + b"12345", 400),
+        (post(b"Content-Length: 0x5") + b"12345", 400),
+        (post(b"Content-Length: -1"), 400),
+        (post(b"Content-Length : 5") + b"12345", 400),
+        (post(CHUNKED, version=b"1.0") + b"0\r\n\r\n", 400),
+        (post(CHUNKED, CHUNKED) + b"0\r\n\r\n", 400),
+        (post(b"Transfer-Encoding: chunked, identity") + b"0\r\n\r\n", 400),
+        (post(b"Transfer-Encoding: xchunked") + b"0\r\n\r\n", 501),
+        (post(b"X-A: 1\r\n folded: 2", b"Content-Length: 0"), 400),
+        (post(b"X-A: a\x00b"), 400),
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\nX-A: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/3.0\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused_with_all_behind_it(
+    served: Served, request_bytes: bytes, status: int
+) -> None:
+    assert [found for found, _ in answers(served.ask(request_bytes + GET + CLOSE))] == [status]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5\r\nhello0\r\n\r\n",
+        b"5\r\nhelloworld\r\n0\r\n\r\n",
+        b"-5\r\nhello\r\n0\r\n\r\n",
+        b"0x5\r\nhello\r\n0\r\n\r\n",
+        b"1_0\r\n0123456789abcdef\r\n0\r\n\r\n",
+        b"5 5\r\nhello\r\n0\r\n\r\n",
+        b"5\nhello\n0\n\n",
+        b"\r\n\r\n",
+        b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
+        b"5;" + b"x" * 400_000,
+    ],
+)
+@pytest.mark.parametrize("path", [b"/echo", b"/unread"])
+def test_behind_chunks_that_are_none_nothing_is_taken_for_a_request(served: Served, body: bytes, path: bytes) -> None:
+    found = answers(served.ask(post(CHUNKED, path=path) + body + b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE))
+    assert len(found) <= 1
+    assert not any(b"smuggled" in body for _, body in found)
+
+
+def test_a_chunked_body_that_was_not_read_is_not_read_for_the_next_request_either(served: Served) -> None:
+    found = answers(
+        served.ask(post(CHUNKED, path=b"/unread") + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n" + CLOSE)
+    )
+    assert found == [(200, b"not read")]
+
+
+@pytest.mark.parametrize("pace", [1, 3, 1 << 20])
+def test_requests_behind_one_another_are_answered_in_turn(served: Served, pace: int) -> None:
+    stream = (
+        b"\r\n"
+        + post(b"Content-Length: 5")
+        + b"hello"
+        + post(CHUNKED)
+        + CHUNKS
+        + GET
+        + post(b"Content-Length: 5", path=b"/unread")
+        + b"hello"
+        + post(CHUNKED, path=b"/unread")
+        + CHUNKS
+        + CLOSE
+    )
+    with served.connected() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(stream), pace):
+            connection.sendall(stream[start : start + pace])
+        found = answers(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert [status for status, _ in found] == [200] * 6
+    first, second, third = (echoed(body) for _, body in found[:3])
+    assert first["sha256"] == hashlib.sha256(b"hello").hexdigest()
+    assert second["sha256"] == hashlib.sha256(b"Wikipedia").hexdigest()
+    assert (third["length"], third["PATH_INFO"]) == (0, "/plain")
+    assert [body for _, body in found[3:5]] == [b"not read"] * 2
+    assert echoed(found[5][1])["PATH_INFO"] == "/last"
+
+
+def test_an_answer_of_unknown_length_is_chunked_and_leaves_the_connection_open(served: Served) -> None:
+    head, _, rest = served.ask(b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE).partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding: chunked" in head
+    assert rest.startswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(("field", "left_open"), [(b"", False), (b"Connection: keep-alive\r\n", True)])
+def test_http_1_0(served: Served, field: bytes, left_open: bool) -> None:
+    request = b"GET /plain HTTP/1.0\r\n" + field + b"\r\n"
+    assert len(answers(served.ask(request + CLOSE))) == (2 if left_open else 1)
+
+
+def test_an_answer_that_breaks_off_ends_the_connection(served: Served) -> None:
+    assert served.ask(b"GET /breaks HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE).endswith(b"\r\n\r\nx")
+
+
+def test_an_answer_that_breaks_off_while_nobody_takes_it_ends_no_other(served: Served) -> None:
+    with served.connected(receives=4096) as connection:
+        connection.sendall(b"GET /breaks?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.recv(1)
+        assert answers(served.ask(CLOSE))[0][0] == 200
+        received = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert received.endswith(b"\r\n\r\n" + b"x" * 9_000_000)
+        assert answers(served.ask(CLOSE))[0][0] == 200
+
+
+def test_continue_is_said_before_the_body_and_once(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(post(b"Content-Length: 5", b"Expect: 100-continue", b"Connection: close"))
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hello")
+        found = answers(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert [status for status, _ in found] == [200]
+
+
+@pytest.mark.parametrize("expect", [(), (b"Expect: 100-continue",)])
+def test_a_body_that_says_it_is_too_large_is_refused_and_not_received(
+    served: Served, expect: tuple[bytes, ...]
+) -> None:
+    found = answers(served.ask(post(b"Content-Length: 1048577", *expect)))
+    assert [status for status, _ in found] == [413]
+
+
+def test_a_chunked_body_that_grows_too_large_is_refused(served: Served) -> None:
+    with served.connected() as connection:
+        connection.sendall(post(CHUNKED) + b"100000\r\n")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(64):
+                connection.sendall(b"x" * 0x100000 + b"\r\n100000\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_fields_of_a_proxy_are_believed_of_no_one_else(served: Served) -> None:
+    fields = (b"X-Forwarded-Proto: https", b"SCRIPT_NAME: /a", b"Connection: close")
+    [(_, body)] = answers(served.ask(post(*fields, path=b"/a/b")))
+    assert echoed(body)["wsgi.url_scheme"] == "http"
+    assert (echoed(body)["SCRIPT_NAME"], echoed(body)["PATH_INFO"]) == ("", "/a/b")
+
+
+# HEAD ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"HEAD /plain HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"HEAD /pieces HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"HEAD /big?70000 HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"HEAD /raises HTTP/1.1\r\nHost: a\r\n\r\n", 500),
+        (b"HEAD /plain HTTP/1.1\r\nHost: a\r\nContent-Length: 1048577\r\n\r\n", 413),
+        (b"HEAD /plain HTTP/1.1\r\nHost: a\r\nbad field\r\n\r\n", 400),
+        (b"HEAD /plain HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400),
+        (b"HEAD /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nX-Big: " + b"x" * 17_000 + b"\r\n\r\n", 431),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nX-Big: " + b"x" * 140_000, 431),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n", 417),
+    ],
+)
+def test_head_is_answered_without_a_body_whoever_answers(served: Served, request_bytes: bytes, status: int) -> None:
+    stream = served.ask(request_bytes + CLOSE)
+    head, _, rest = stream.partition(b"\r\n\r\n")
+    assert int(head.split(b" ")[1]) == status
+    # What follows is nothing, or the answer to the next request.
+    assert not rest or (status == 200 and rest.startswith(b"HTTP/1.1 200 OK\r\n") and len(answers(rest)) == 1)
+
+
+# time ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("hasty"), seconds=1.0, rate=1024) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "begun", [b"G", b"HEAD / HT", GET[:-2], post(b"Content-Length: 9") + b"{", post(CHUNKED) + b"5\r\n"]
+)
+def test_a_request_that_does_not_come_to_its_end_is_answered_408(hasty: Served, begun: bytes) -> None:
+    head, _, body = hasty.ask(begun).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 Request Timeout\r\nServer: Test/1 OCCI/1.2\r\n")
+    assert bool(body) != begun.startswith(b"HEAD")
+
+
+def test_who_asks_nothing_is_hung_up_on(hasty: Served) -> None:
+    assert hasty.ask(b"") == b""
+
+
+@pytest.mark.parametrize("begun", [b"GET /plain HTTP/1.1\r\nX-A: ", post(b"Content-Length: 900000")])
+def test_a_byte_now_and_then_prolongs_nothing(hasty: Served, begun: bytes) -> None:
+    with hasty.connected() as connection:
+        connection.sendall(begun)
+
+        def over() -> bool:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(b"x")
+            return ended(connection)
+
+        until(over, "it is hung up on")
+
+
+def test_a_body_has_longer_by_what_has_come(hasty: Served) -> None:
+    body = b"x" * 100_000
+    with hasty.connected() as connection:
+        connection.sendall(post(b"Content-Length: 100000", b"Connection: close") + body[:90_000])
+        # Another who began after it, and sends nothing, is over: so the second is.
+        hasty.ask(b"")
+        hasty.ask(b"")
+        connection.sendall(body[90_000:])
+        [(status, answer)] = answers(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert (status, echoed(answer)["length"]) == (200, 100_000)
+
+
+def test_who_does_not_take_the_answer_is_hung_up_on(hasty: Served) -> None:
+    with hasty.connected(receives=4096) as connection:
+        connection.sendall(b"GET /big?9000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.recv(1)
+        worker = hasty.worker()
+        theirs = connection.getsockname()
+        until(lambda: all(each.raddr != theirs for each in worker.net_connections()), "it is hung up on")
+
+
+# threads ------------------------------------------------------------------------------------------------------------------
+
+
+def test_answers_that_nobody_takes_hold_no_thread_and_are_whole_at_last(served: Served) -> None:
+    """More of them than there are threads, and two answers each."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(served.connected(receives=4096)) for _ in range(6)]
+        for each in slow:
+            each.sendall(b"GET /big?9000000 HTTP/1.1\r\nHost: a\r\n\r\n" + CLOSE)
+            assert each.recv(4)
+        for _ in range(10):
+            assert answers(served.ask(CLOSE))[0][0] == 200
+        for each in slow:
+            stream = b"HTTP" + b"".join(iter(lambda each=each: each.recv(1 << 20), b""))
+            (first, body), (second, _) = answers(stream)
+            assert (first, second) == (200, 200)
+            assert body == b"y" * 9_000_000
+
+
+def test_who_does_not_close_after_an_answer_holds_nobody_up(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(served.connected()) for _ in range(20)]
+        for each in kept:
+            each.sendall(CLOSE)
+        for each in kept:
+            assert answers(b"".join(iter(lambda each=each: each.recv(65536), b"")))[0][0] == 200
+        worker = served.worker()
+        ours = {each.getsockname() for each in kept}
+        until(lambda: not ours & {each.raddr for each in worker.net_connections()}, "the server has closed them")
+
+
+class Endless:
+    """A socket of a client that sends these bytes, and then others, faster than they are received."""
+
+    def __init__(self, begun: bytes) -> None:
+        self._next = begun
+        self.times = 0
+
+    def recv(self, size: int) -> bytes:
+        self.times += 1
+        data, self._next = self._next, b"x" * size
+        return data
+
+    def setblocking(self, _flag: bool) -> None: ...
+
+    def shutdown(self, _how: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("begun", [CLOSE, post(b"Content-Length: 99999999"), post(CHUNKED) + b"fffffff\r\n"])
+def test_who_sends_without_end_has_turns_like_all_others(begun: bytes) -> None:
+    endless = Endless(begun)
+    limits = Limits(body=100_000_000)
+    connection = Connection(gunicorn.config.Config(), endless, ("127.0.0.1", 1), None, limits=limits, source=None)
+    for turn in range(100):
+        next(connection.steps)
+        assert endless.times <= turn + 1
+    connection.steps.close()
+    connection.close()
+
+
+def test_a_large_body_is_in_a_file_until_it_is_whole(tmp_path: Path) -> None:
+    size = 96 << 20
+    with serving(tmp_path, body=size, stored=size) as running, running.connected() as connection:
+        worker = running.worker()
+        running.ask(CLOSE)
+        before = worker.memory_info().rss
+        piece = b"x" * (1 << 20)
+        digest = hashlib.sha256(piece * (size >> 20)).hexdigest()
+        connection.sendall(post(b"Content-Length: %d" % size, b"Connection: close"))
+        for _ in range((size >> 20) - 1):
+            connection.sendall(piece)
+        connection.sendall(piece[1:])
+        written = Path(f"/proc/{worker.pid}/fd")
+        until(lambda: any(_size(each) >= size - 65536 for each in written.iterdir()), "it is all here")
+        assert worker.memory_info().rss - before < 16 << 20
+        connection.sendall(b"x")
+        [(status, body)] = answers(b"".join(iter(lambda: connection.recv(65536), b"")))
+        assert (status, echoed(body)["sha256"]) == (200, digest)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+# who may stay -------------------------------------------------------------------------------------------------------------
+
+
+def test_of_too_many_from_one_address_the_one_that_waited_longest_goes(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, per_address=8, options={"trusted_proxies": ["127.0.0.3"]}) as running,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def begun(source: str) -> socket.socket:
+            made = stack.enter_context(running.connected(source=source))
+            made.sendall(b"GET /plain HTTP/1.1\r\n")
+            return made
+
+        other = begun("127.0.0.2")
+        through_proxy = [begun("127.0.0.3") for _ in range(20)]
+        many = []
+        for _ in range(20):
+            many.append(begun("127.0.0.1"))
+            # Who asks a whole request is not kept from it by those.
+            assert answers(running.ask(CLOSE))[0][0] == 200
+        until(lambda: sum(ended(each) for each in many) >= 12, "those are gone that are too many")
+        for each in (other, *through_proxy, many[-1]):
+            assert not ended(each)
+            each.sendall(b"Host: a\r\nConnection: close\r\n\r\n")
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_of_too_many_connections_one_goes_of_the_address_that_has_most(tmp_path: Path) -> None:
+    with serving(tmp_path, connections=16) as running, contextlib.ExitStack() as stack:
+        few = [stack.enter_context(running.connected(source="127.0.0.2")) for _ in range(3)]
+        many = [stack.enter_context(running.connected()) for _ in range(40)]
+        assert answers(running.ask(CLOSE))[0][0] == 200
+        until(lambda: sum(ended(each) for each in many) >= 26, "those are gone that are too many")
+        for each in few:
+            each.sendall(CLOSE)
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        (("192.0.2.1", 1), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 1, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3::4", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1, 0, 2), "fe80::/64"),
+        (("10.1.2.3", 1), None),
+        (("::ffff:10.1.2.3", 1, 0, 0), None),
+        (("2001:db8:ffff::1", 1, 0, 0), None),
+        ("", None),
+        (b"", None),
+    ],
+)
+def test_whose_a_connection_is(address: object, source: str | None) -> None:
+    trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8:ffff::/48")]
+    assert source_of(address, trusted) == source
+
+
+def test_over_a_unix_socket_no_address_is_counted(tmp_path: Path) -> None:
+    place = tmp_path / "socket"
+    bind = ["127.0.0.1:0", f"unix:{place}"]
+    with serving(tmp_path, per_address=2, options={"bind": bind}), contextlib.ExitStack() as stack:
+        many = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(10)]
+        for each in many:
+            each.settimeout(60)
+            each.connect(str(place))
+            each.sendall(GET[:-2])
+        for each in many:
+            each.sendall(b"Connection: close\r\n\r\n")
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_of_bodies_that_are_too_much_together_the_largest_goes(tmp_path: Path) -> None:
+    with serving(tmp_path, stored=1 << 20) as running, contextlib.ExitStack() as stack:
+        large, *small = (stack.enter_context(running.connected()) for _ in range(4))
+        large.sendall(post(b"Content-Length: 1000000") + b"x" * 900_000)
+        for each in small:
+            each.sendall(post(b"Content-Length: 100000", b"Connection: close") + b"x" * 99_999)
+        until(lambda: ended(large), "it is hung up on")
+        for each in small:
+            each.sendall(b"x")
+            assert each.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_whose_address_keeps_most_goes_before_who_sends_much(tmp_path: Path) -> None:
+    with serving(tmp_path, body=2 << 20, stored=1 << 20) as running, contextlib.ExitStack() as stack:
+        many = [stack.enter_context(running.connected()) for _ in range(6)]
+        for each in many:
+            each.sendall(post(b"Content-Length: 150000") + b"x" * 149_999)
+        large = stack.enter_context(running.connected(source="127.0.0.2"))
+        large.sendall(post(b"Content-Length: 500000", b"Connection: close") + b"x" * 500_000)
+        assert large.recv(65536).startswith(b"HTTP/1.1 200 ")
+        until(lambda: any(ended(each) for each in many), "one of many is hung up on")
+
+
+# the end ------------------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_end_requests_finish_and_slow_heads_do_not_count(tmp_path: Path) -> None:
+    with serving(tmp_path) as running, contextlib.ExitStack() as stack:
+        idle, head, body, runs = (stack.enter_context(running.connected()) for _ in range(4))
+        head.sendall(GET[:-2])
+        body.sendall(post(b"Content-Length: 5") + b"hell")
+        runs.sendall(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        until((tmp_path / "running").exists, "the request runs")
+        running.process.terminate()
+        until(lambda: ended(idle) and ended(head), "those are gone that have not asked")
+        body.sendall(b"o")
+        assert b"Connection: close" in body.recv(65536)
+        (tmp_path / "go").touch()
+        [(status, said)] = answers(b"".join(iter(lambda: runs.recv(65536), b"")))
+        assert (status, said) == (200, b"done")
+        # Far sooner than the 300 s that running requests may take.
+        assert running.process.wait(60) == 0
+
+
+def test_a_worker_ends_when_its_arbiter_is_gone(tmp_path: Path) -> None:
+    with serving(tmp_path) as running, running.connected() as connection:
+        connection.sendall(GET[:-2])
+        worker = running.worker()
+        running.process.send_signal(signal.SIGKILL)
+        psutil.wait_procs([worker], timeout=60)
+        assert not worker.is_running()

@@ -1,0 +1,245 @@
+"""The two kinds of transaction, on both databases."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from archelon_core.database import Database, UnstorableError, refusal_of
+from archelon_core.errors import BadRequestError, ConflictError, HttpError, UnavailableError
+
+counters = sa.Table(
+    "counters", sa.MetaData(), sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.Integer)
+)
+
+
+def test_concurrent_writers_lose_nothing(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with database.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
+
+    def count() -> None:
+        for _ in range(25):
+            with database.write() as connection:
+                value = connection.scalar(sa.select(counters.c.value).with_for_update())
+                connection.execute(counters.update().values(value=value + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as connection:
+        assert connection.scalar(sa.select(counters.c.value)) == 100
+    database.close()
+
+
+def test_an_exception_rolls_back(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with pytest.raises(LookupError), database.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
+        raise LookupError
+    with database.read() as connection:
+        assert connection.execute(sa.select(counters)).all() == []
+    # The connection goes back to the pool without what was undone, and whoever gets it next can write.
+    with database.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/name"])
+def test_an_unfit_url_is_refused_with_a_remedy(url: str) -> None:
+    with pytest.raises(ValueError, match="database URL names"):
+        Database(url)
+
+
+def test_a_read_on_sqlite_runs_its_statement_and_no_other(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    ran: list[str] = []
+    with database.read() as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.set_trace_callback(ran.append)
+    for _ in range(2):
+        with database.read() as connection:
+            assert connection.scalar(sa.text("SELECT 1")) == 1
+    assert ran == ["SELECT 1", "SELECT 1"]
+    database.close()
+
+
+def test_a_new_file_is_opened_beside_one_who_writes_to_it(sqlite_url: str) -> None:
+    """As by processes that start at once: the one that comes second waits for its turn to set the file up."""
+    database = Database(sqlite_url)
+
+    def mode() -> object:
+        with database.read() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+
+    writer = sqlite3.connect(str(database.url.database), isolation_level=None)
+    with contextlib.closing(writer), ThreadPoolExecutor(1) as pool:
+        writer.execute("BEGIN IMMEDIATE")
+        opened = pool.submit(mode)
+        with pytest.raises(TimeoutError):
+            opened.result(0.5)
+        writer.execute("COMMIT")
+        assert opened.result(60) == "wal"
+    database.close()
+
+
+def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with database.turn(), database.read() as connection:
+        connection.execute(counters.insert().values(name="hits", value=1))
+        with database.read() as other:
+            assert other.scalar(sa.select(counters.c.value)) == 1
+    database.close()
+
+
+def test_a_thread_that_writes_twice_at_once_is_told_so(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.write(), pytest.raises(RuntimeError, match="writing already"), database.write():
+        pass
+    with database.write():
+        pass
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_is_asked_after_idle_time_only_and_replaced_when_it_is_dead(postgres_url: str) -> None:
+    now = [0.0]
+    database = Database(postgres_url, clock=lambda: now[0])
+
+    def backend() -> int:
+        with database.read() as connection:
+            found = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        assert isinstance(found, int)
+        return found
+
+    first = backend()
+    other = Database(postgres_url)
+    with other.read() as connection:
+        assert connection.scalar(sa.select(sa.func.pg_terminate_backend(first))) is True
+        gone = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        while connection.scalar(gone, {"pid": first}):
+            pass
+    other.close()
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        backend()
+    assert caught.value.connection_invalidated
+    second = backend()
+    assert second != first
+    with database.read() as connection:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+    now[0] += 60.0
+    # As a server that restarts leaves it.
+    driver.close()
+    assert backend() not in (first, second)
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_paused_transaction_does_not_lock_its_rows_for_ever(postgres_url: str) -> None:
+    """As of a worker that was stopped, or whose machine went away, with a claimed row of the queue in its hands."""
+    # Longer than what this process itself may need between two statements.
+    paused, other = Database(postgres_url, patience=1.0), Database(postgres_url)
+    counters.metadata.create_all(other.engine)
+    with other.write() as connection:
+        connection.execute(counters.insert().values(name="hits", value=0))
+    with pytest.raises(sa.exc.DBAPIError) as caught, paused.write() as held:
+        held.execute(counters.update().values(value=1))
+        with other.write() as connection:
+            connection.execute(sa.text("SET LOCAL lock_timeout = '30s'"))
+            connection.execute(counters.update().values(value=2))
+        held.execute(counters.update().values(value=3))
+    assert caught.value.connection_invalidated
+    with other.read() as connection:
+        assert connection.scalar(sa.select(counters.c.value)) == 2
+    # The pool does not hand out what the server has ended.
+    with paused.write() as connection:
+        connection.execute(counters.update().values(value=4))
+    paused.close()
+    other.close()
+
+
+@pytest.mark.postgres
+def test_server_and_client_notice_when_the_other_is_gone(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.read() as connection:
+        names = ("tcp_keepalives_idle", "tcp_user_timeout", "idle_in_transaction_session_timeout")
+        shown = [connection.scalar(sa.text(f"SHOW {name}")) for name in names]
+        driver: Any = connection.connection.dbapi_connection
+        assert driver.info.get_parameters()["keepalives_idle"] == "5"
+        assert driver.info.get_parameters()["tcp_user_timeout"] == "15000"
+    assert shown == ["5", "15000", "30s"]
+    database.close()
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", 2**63, -(2**63) - 1])
+def test_what_one_database_cannot_hold_neither_takes(database_url: str, value: Any) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    row = {"name": value, "value": 0} if isinstance(value, str) else {"name": "hits", "value": value}
+    with pytest.raises(UnstorableError) as caught, database.write() as connection:
+        connection.execute(counters.insert(), [row, row])
+    assert isinstance(refusal_of(caught.value), BadRequestError)
+    with pytest.raises(UnstorableError), database.read() as connection:
+        connection.execute(
+            sa.select(counters).where(counters.c[next(key for key in row if row[key] == value)] == value)
+        )
+    database.close()
+
+
+def _refusal(error: BaseException) -> HttpError:
+    refusal = refusal_of(error)
+    assert refusal is not None
+    return refusal
+
+
+@pytest.mark.postgres
+def test_what_a_column_is_too_small_for_is_the_clients_error(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    small = sa.Table("small", sa.MetaData(), sa.Column("name", sa.String(3)), sa.Column("value", sa.Integer))
+    small.metadata.create_all(database.engine)
+    for row in ({"name": "abcd", "value": 1}, {"name": "a", "value": 2**31}):
+        with pytest.raises(sa.exc.DBAPIError) as caught, database.write() as connection:
+            connection.execute(small.insert(), row)
+        assert isinstance(_refusal(caught.value), BadRequestError)
+    database.close()
+
+
+def test_of_two_that_make_the_same_one_is_told_so(database_url: str) -> None:
+    database = Database(database_url)
+    counters.metadata.create_all(database.engine)
+    with pytest.raises(sa.exc.IntegrityError) as caught, database.write() as connection:
+        connection.execute(counters.insert(), [{"name": "hits", "value": 1}] * 2)
+    assert isinstance(_refusal(caught.value), ConflictError)
+    database.close()
+
+
+def test_a_slip_of_ours_is_no_refusal(database_url: str) -> None:
+    database = Database(database_url)
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.read() as connection:
+        connection.execute(sa.text("SELECT nothing FROM nowhere"))
+    assert refusal_of(caught.value) is None
+    assert refusal_of(RuntimeError()) is None
+    database.close()
+
+
+def test_a_database_that_nobody_serves_is_away() -> None:
+    database = Database("postgresql://127.0.0.1:9/nothing")
+    with pytest.raises(sa.exc.OperationalError) as caught, database.read():
+        pass
+    refusal = _refusal(caught.value)
+    assert isinstance(refusal, UnavailableError)
+    assert refusal.headers == {"Retry-After": "1"}
+    database.close()
