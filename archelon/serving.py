@@ -123,7 +123,7 @@ def _upgrade(service: str, url: str) -> None:
     from occi_service.registry.schema import upgrade as bring
 
     if service == "service-manager":
-        from service_manager.wiring import MIGRATIONS
+        from service_manager.app import MIGRATIONS
     else:
         from cloud_controller.parts import MIGRATIONS
     try:

@@ -14,7 +14,7 @@ from archelon_core.redaction import Redactor
 from archelon_core.settings import SettingsError
 from archelon_core.version import __version__
 
-from . import wiring
+from . import app
 from .settings import ServiceManagerSettings
 
 _USAGE = "usage: python -m service_manager web|worker"
@@ -35,23 +35,23 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(redactor, level=settings.log_level, service=f"service-manager-{arguments[0]}")
     if arguments[0] == "web":
         server.serve(
-            lambda: wiring.web(wiring.Parts.of(settings)),
+            lambda: app.web(app.Parts.of(settings)),
             bind=settings.bind,
             server=server.server_field("archelon", __version__),
             workers=settings.web_processes,
             threads=settings.web_threads,
-            limits=server.Limits.of(settings, body=wiring.body_limit(settings)),
+            limits=server.Limits.of(settings, body=app.body_limit(settings)),
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
         return 0
-    parts = wiring.Parts.of(settings)
+    parts = app.Parts.of(settings)
 
     def reachable() -> None:
         with parts.database.read() as connection:
             connection.execute(sa.select(1))
 
     return server.run_worker(
-        wiring.worker(parts),
+        app.worker(parts),
         port=settings.worker_port,
         host=settings.worker_host,
         checks=[health.Check("database", reachable)],

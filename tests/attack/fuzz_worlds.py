@@ -23,7 +23,7 @@ from sdk.bench import Bench
 from sdk.settings import Settings
 from tests.cloud_controller.house import SERVICE, House
 from tests.occi_service.server.calls import Wsgi, call
-from tests.service_manager.functions.desk import DIGEST, Desk, Template
+from tests.service_manager.api.desk import DIGEST, Desk, Template
 from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 
 __all__ = ["MARKER", "Request", "Target", "Worlds"]

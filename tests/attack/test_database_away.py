@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from archelon_core import database
-from service_manager.start_tokens import new_start_token
+from service_manager.store.start_tokens import new_start_token
 from tests.conftest import missing
 from tests.occi_service.server.calls import Answer, call
 from tests.postgres import PostgresServer

@@ -29,7 +29,7 @@ from sdk.assembly import application as orchestrator_application
 from sdk.bench import Bench
 from sdk.settings import Settings
 from tests.cloud_controller.house import House
-from tests.service_manager.functions.desk import Desk, Template
+from tests.service_manager.api.desk import Desk, Template
 from tests.service_manager.harness import TYPE, make_bundle
 
 ACCEPTED = ("text/plain", "text/occi", "application/occi+json", "text/html", "text/uri-list", "image/png")

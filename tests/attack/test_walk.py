@@ -25,8 +25,8 @@ from archelon_core.auth import MemoryRevocations, RealmFile, Role, TenantId, Tok
 from archelon_core.auth.rules import Rule
 from occi_service.model import type_id
 from occi_service.server.service import Rates
-from service_manager import wiring
-from tests.service_manager.functions.desk import PUBLISHED, Desk, Template, identity_of
+from service_manager import app
+from tests.service_manager.api.desk import PUBLISHED, Desk, Template, identity_of
 from tests.service_manager.harness import TYPE
 
 from .walking import DONE, Caller, Probe, Thing, contents, granted, reached, routes_of, unlike
@@ -281,7 +281,7 @@ _RATES = Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     applications: list[Any] = []
-    assemble = wiring.assemble
+    assemble = app.assemble
 
     def noted(application: Any, *arguments: Any, **named: Any) -> Any:
         applications.append(application)
@@ -289,7 +289,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         return assemble(application, *arguments, **{**named, "rates": _RATES})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wiring, "assemble", noted)
+        patch.setattr(app, "assemble", noted)
         made = House(tmp_path_factory.mktemp("walk"), applications)
         yield made
         made.desk.close()

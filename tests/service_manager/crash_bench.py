@@ -22,9 +22,10 @@ from archelon_core.database import Database
 from archelon_core.queue.table import work as work_rows
 from occi_service import client
 from occi_service.registry.tables import entities
-from service_manager import surroundings, tables
-from service_manager.catalogue import ENTRY_TOPIC
-from service_manager.history import EXPIRY_TOPIC
+from service_manager.lifecycle.history import EXPIRY_TOPIC
+from service_manager.remote import discovery
+from service_manager.store import tables
+from service_manager.store.services import ENTRY_TOPIC
 from tests.standins.cloud import Books, StandInCloud
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
@@ -32,7 +33,7 @@ from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 __all__ = ["Bench", "Round", "Row", "Table", "bench"]
 
 #: Rows that stay armed: ticks, and the expiry of the records of what is gone.
-_RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, surroundings.TOPIC)
+_RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, discovery.TOPIC)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from service_manager import __main__ as program
-from service_manager import wiring
-from service_manager.reconciler import Reconciler
+from service_manager import app
+from service_manager.lifecycle.reconciler import Reconciler
 
 __all__: list[str] = []
 
@@ -65,9 +65,9 @@ def _fit_worker(fuse: Fuse) -> None:
 
 
 def _fit_web(fuse: Fuse) -> None:
-    made = wiring.web
+    made = app.web
 
-    def touched(parts: wiring.Parts) -> Any:
+    def touched(parts: app.Parts) -> Any:
         inner = made(parts)
 
         def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -82,7 +82,7 @@ def _fit_web(fuse: Fuse) -> None:
 
         return application
 
-    wiring.web = touched  # type: ignore[assignment]
+    app.web = touched  # type: ignore[assignment]
 
 
 def _child(order: Mapping[str, Any]) -> int:

@@ -1,0 +1,163 @@
+"""Publishing services while the service manager runs: upload a bundle, publish it, replace it, withdraw it.
+
+A bundle is PUT at `/bundle/<sha256>` as the archive itself; `POST /published/` with its digest publishes it; DELETE
+of that entry withdraws the service: no new orders, instances live on. `roll` brings a service's instances to its
+present bundle one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import falcon
+from occi.backend import ActionBackend
+from occi.core_model import Action, Entity
+
+import bundles
+from archelon_api import deploy, names
+from archelon_api import service_manager as wire
+from archelon_core.auth import IDENTITY, Identity, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
+from occi_service.registry import Registry
+from occi_service.server.backends import DeferredDeletion, refusals
+from occi_service.server.request_input import read_body
+
+from ..lifecycle.history import rfc3339
+from ..lifecycle.rollout import ROLL_STATE, begin_roll
+from ..store.instances import Instances
+from ..store.services import Catalogue
+from .orders import caller_of, connection_of
+
+__all__ = ["BundleResource", "PublishedBackend"]
+
+_STATE: Final = names.attribute("published.state")
+
+
+class BundleResource:
+    """`/bundle/<sha256>`: the archive, by its digest."""
+
+    def __init__(self, catalogue: Catalogue, policy: Policy, *, limit: int) -> None:
+        self._catalogue = catalogue
+        self._policy = policy
+        self._limit = limit
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """Keep a bundle for the caller's tenant. Repeating it is harmless."""
+        identity = self._checked(req, rules.PUBLISH)
+        if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
+            raise BadRequestError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+        archive = read_body(req, self._limit)
+        if bundles.digest_of(archive) != digest:
+            raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
+        _, new = self._catalogue.keep(archive, identity.tenant_id)
+        resp.status = falcon.HTTP_201 if new else falcon.HTTP_200
+        resp.text = "OK"
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """The archive, for a tenant that has uploaded it; to others it is not there."""
+        identity = self._checked(req, rules.READ_BUNDLE)
+        archive = self._catalogue.archive_of(
+            identity, digest, any_owner=self._policy.allows(rules.READ_BUNDLE, identity)
+        )
+        if archive is None:
+            raise NotFoundError(f"there is no bundle {digest}", "path")
+        resp.data = archive
+        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
+
+    on_head = on_get
+
+    def _checked(self, req: falcon.Request, rule: rules.Rule) -> Identity:
+        identity: Identity | None = req.env.get(IDENTITY)
+        if identity is None:
+            raise ForbiddenError("this needs an identity")
+        with refusals():
+            self._policy.check(rule, identity, Target(identity.tenant_id))
+        return identity
+
+
+class PublishedBackend(DeferredDeletion, ActionBackend):
+    """Serves the kind `published`: an entry for every publication, the present one of a type being its head."""
+
+    def __init__(
+        self, catalogue: Catalogue, instances: Instances, *, policy: Policy, clock: Callable[[], float]
+    ) -> None:
+        self._catalogue = catalogue
+        self._instances = instances
+        self._policy = policy
+        self._clock = clock
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """Publish a bundle."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+        digest = entity.attributes[names.attribute("bundle.digest")]
+        now = self._clock()
+        manifest, before = self._catalogue.publish(
+            connection, digest, entry=entity.identifier, identity=identity, now=now
+        )
+        if before is not None:
+            self._mark(before.id, "replaced", extras)
+        entity.attributes |= {
+            names.SERVICE: manifest.type,
+            wire.BUNDLE_VERSION: manifest.version or digest[:12],
+            names.attribute("published.by"): identity.subject,
+            names.attribute("published.at"): rfc3339(now),
+            _STATE: "published",
+        }
+        entity.title = manifest.title or manifest.term
+        entity.actions = [wire.ROLL]
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        """A look at what the tenant has published."""
+        identity = caller_of(extras)
+        self._policy.check(rules.READ_PUBLISHED, identity, Target(identity.tenant_id))
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """Refused: an entry says what was published when."""
+        raise ConflictError("an entry of the catalogue stays as it is; to replace the service, POST another", "path")
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A PUT that was repeated is welcome; any other is refused."""
+        identity = caller_of(extras)
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+        digest = names.attribute("bundle.digest")
+        if old.attributes.get(digest) != new.attributes.get(digest):
+            self.update(old, new, extras)
+
+    def _mark(self, entry: str, state: str, extras: Any) -> None:
+        registry: Registry = self._instances.registry
+        try:
+            earlier = registry.get_resource(entry, extras)
+        except KeyError:
+            return
+        earlier.attributes[_STATE] = state
+        earlier.actions = []
+        registry.save(entry, earlier, extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """Withdraw the service."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        self._policy.check(rules.WITHDRAW, identity, Target(identity.tenant_id))
+        service = str(entity.attributes[names.SERVICE])
+        head = self._catalogue.service(connection, service)
+        if head is None or head.id != entity.identifier:
+            raise ConflictError(f"another entry has replaced this one; withdraw {head.id if head else service}", "path")
+        if head.withdrawn:
+            return
+        self._catalogue.withdraw(connection, service, identity=identity, now=self._clock())
+        entity.attributes[_STATE] = "withdrawn"
+        entity.actions = []
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
+        """Roll the instances of the service to its present bundle."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
+        head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
+        if head is None or head.id != entity.identifier or head.withdrawn:
+            raise ConflictError("only what is published now can be rolled out; publish this bundle again", _STATE)
+        begin_roll(self._instances, connection, identity.tenant_id, entity.identifier)
+        # The entity here is saved after this; what a roll that is under way has written stays.
+        if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
+            entity.attributes[ROLL_STATE] = "running"

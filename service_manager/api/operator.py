@@ -1,0 +1,179 @@
+"""What operators do that tenants do not: see every tenant's instances, dispose of one, stop taking orders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import falcon
+import pydantic
+import sqlalchemy as sa
+
+from archelon_core.auth import IDENTITY, Identity, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.errors import BadRequestError, ForbiddenError, NotFoundError
+from occi_service.server.backends import refusals
+from occi_service.server.request_input import read_json, read_query
+
+from ..lifecycle.history import History
+from ..lifecycle.rollout import ROLL_STATE, begin_roll
+from ..store import tables
+from ..store.instances import Instances, house_extras, show_state
+from ..store.services import Catalogue
+from ..store.snapshot import Wanted
+
+__all__ = ["OperatorResource"]
+
+_PAGE: Final = 1000
+#: A text that columns hold: no control characters, and as long as the longest of them.
+_Text = Annotated[str, pydantic.StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class _Nothing(pydantic.BaseModel, extra="forbid"):
+    """The query of what takes none."""
+
+
+class _Listing(_Nothing):
+    state: _Text | None = None
+    service: _Text | None = None
+    tenant: _Text | None = None
+    after: _Text = ""
+
+
+class _Roll(_Nothing):
+    service: _Text
+
+
+class _Draining(_Nothing):
+    draining: bool
+
+
+class OperatorResource:
+    """`/operator/…`, in JSON."""
+
+    def __init__(
+        self,
+        database: Any,
+        instances: Instances,
+        catalogue: Catalogue,
+        *,
+        history: History,
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._instances = instances
+        self._catalogue = catalogue
+        self._history = history
+        self._policy = policy
+        self._clock = clock
+
+    def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
+        self._check(req, rules.LIST_ALL)
+        asked = read_query(req, _Listing)
+        table = tables.instances
+        wanted = sa.select(
+            table.c.id, table.c.tenant, table.c.service, table.c.path, table.c.state, table.c.failed, table.c.generation
+        )
+        for name, given in asked.model_dump(exclude={"after"}, exclude_none=True).items():
+            wanted = wanted.where(table.c[name] == given)
+        wanted = wanted.where(table.c.id > asked.after).order_by(table.c.id).limit(_PAGE)
+        with self._database.read() as connection:
+            rows = connection.execute(wanted).all()
+        _answer(resp, {"instances": [dict(row._mapping) for row in rows]})
+
+    def on_delete_instance(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
+        """Dispose of an instance of any tenant, locks notwithstanding."""
+        self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
+        with self._database.write() as connection:
+            found = self._instances.find(connection, instance)
+            entity = self._instances.entity(connection, found) if found is not None else None
+            # Locked after the entity, in the order of everybody who writes both.
+            found = self._instances.find(connection, instance, lock=True)
+            if found is None or entity is None:
+                raise NotFoundError(f"there is no instance {instance}", "path")
+            columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
+            if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
+                columns |= self._history.resume(connection, found, found.snapshot.generation, self._clock())
+            show_state(entity, "destroy", "an operator disposes of this instance")
+            self._instances.save_entity(connection, found, entity)
+            self._instances.change(connection, instance, columns)
+            self._instances.wake(connection, found)
+        _answer(resp, {"instance": instance, "state": "destroy"})
+
+    def on_get_services(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Every tenant's services: the bundle that is published, by whom, and how its roll stands."""
+        self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
+        table = tables.services
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(table).order_by(table.c.type)).all()
+            found = [self._service(connection, row) for row in rows]
+        _answer(resp, {"services": found})
+
+    def _service(self, connection: sa.Connection, row: sa.Row[Any]) -> dict[str, Any]:
+        tenant = self._catalogue.publisher(connection, row.type)
+        state = None
+        with contextlib.suppress(KeyError):
+            entry = self._instances.registry.get_resource(row.id, house_extras(connection, tenant))
+            state = entry.attributes.get(ROLL_STATE)
+        return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
+
+    def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Bring a service's instances to the bundle that is published: `{"service": "<type identifier>"}`."""
+        self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
+        service = read_json(req, _Roll).service
+        with self._database.write() as connection:
+            head = self._catalogue.service(connection, service)
+            if head is None or head.withdrawn:
+                raise BadRequestError("it is not the type identifier of a published service", "body service")
+            tenant = self._catalogue.publisher(connection, head.type)
+            begin_roll(self._instances, connection, tenant, head.id)
+        _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
+
+    def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Hurtle's `/update/children`: bring the instances of every published service to its bundle."""
+        self._check(req, rules.OPERATE)
+        read_query(req, _Nothing)
+        with self._database.write() as connection:
+            published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
+            rows = connection.execute(published.order_by(tables.services.c.type)).all()
+            for row in rows:
+                begin_roll(self._instances, connection, self._catalogue.publisher(connection, row.type), row.id)
+        _answer(resp, {"services": [row.type for row in rows]})
+
+    def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Whether orders are taken."""
+        self._check(req, rules.DRAIN)
+        read_query(req, _Nothing)
+        with self._database.read() as connection:
+            value = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == "draining"))
+        _answer(resp, {"draining": value == "yes"})
+
+    def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
+        self._check(req, rules.DRAIN)
+        read_query(req, _Nothing)
+        draining = read_json(req, _Draining).draining
+        flags = tables.flags
+        with self._database.write() as connection:
+            connection.execute(flags.delete().where(flags.c.name == "draining"))
+            connection.execute(flags.insert().values(name="draining", value="yes" if draining else "no"))
+        _answer(resp, {"draining": draining})
+
+    def _check(self, req: falcon.Request, rule: rules.Rule) -> None:
+        identity: Identity | None = req.env.get(IDENTITY)
+        if identity is None:
+            raise ForbiddenError("this needs an identity")
+        with refusals():
+            self._policy.check(rule, identity, Target(identity.tenant_id))
+
+
+def _answer(resp: falcon.Response, value: Any) -> None:
+    resp.content_type = "application/json"
+    resp.text = json.dumps(value)

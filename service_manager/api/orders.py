@@ -1,0 +1,376 @@
+"""Orders: what a tenant asks of an instance, written down and answered at once.
+
+Every method runs in the request's own transaction (the registry's unit of work) and calls nothing outside: it checks,
+changes the entity and the row, and enqueues work. What happens then is the reconciler's. The one call that an order may need,
+for a delegation, is made before its transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Action, Entity
+
+import bundles
+from archelon_api import names
+from archelon_api import service_manager as wire
+from archelon_core.auth import Counts, Identity, Quotas, rules
+from archelon_core.auth.policy import Policy
+from archelon_core.encryption import Cipher
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
+from archelon_core.queue import Priority
+from occi_service.model import attributes_of, type_id
+from occi_service.server.backends import DeferredDeletion, call_first
+
+from ..lifecycle.history import History
+from ..remote.delegation import Delegating, is_needed
+from ..remote.discovery import NAME as SURROUNDINGS
+from ..remote.discovery import Surroundings
+from ..store import tables
+from ..store.instances import Instance, InstanceId, Instances, show_state
+from ..store.services import Catalogue, ServiceBackend
+from ..store.snapshot import Snapshot, Wanted, legal_moves
+from ..store.start_tokens import new_start_token
+from .exchanged_tokens import Reach, target_of
+
+__all__ = [
+    "INVOCATION_TOPIC",
+    "InstanceBackend",
+    "caller_of",
+    "connection_of",
+]
+
+INVOCATION_TOPIC: Final = "invocation"
+#: Declared actions of one instance that may be on their way at once.
+_MOST_INVOCATIONS: Final = 100
+
+
+class InstanceBackend(ServiceBackend, DeferredDeletion):
+    """Serves the kind of every service. `catalogue` is set once both are made."""
+
+    catalogue: Catalogue
+
+    def __init__(
+        self,
+        instances: Instances,
+        *,
+        history: History,
+        policy: Policy,
+        quotas: Quotas,
+        cipher: Cipher,
+        delegating: Delegating,
+        clock: Callable[[], float],
+    ) -> None:
+        self._delegating = delegating
+        self._instances = instances
+        self._history = history
+        self._policy = policy
+        self._quotas = quotas
+        self._cipher = cipher
+        self._clock = clock
+
+    # orders -----------------------------------------------------------------------------------------------------------
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        """An order."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        reach: Reach | None = extras.get("reach")
+        if reach is not None:
+            reach.check_orders(entity)
+        self._check(rules.ORDER, entity, extras)
+        service = type_id(entity.kind)
+        published = self.catalogue.service(connection, service)
+        if published is None or published.withdrawn:
+            raise ConflictError(f"{service} has been withdrawn and takes no new orders", "kind")
+        flags = _flags(connection)
+        if flags.get("draining") == "yes":
+            raise UnavailableError("this service manager takes no orders for now", retry_after=60)
+        self._check_quota(connection, identity, service, published.digest)
+        manifest = self.catalogue.manifest(published.digest, connection)
+        self._check_region(manifest.resources, entity)
+        known = Surroundings.of_flag(flags.get(SURROUNDINGS))
+        instance_id = self._delegated(entity, manifest, known, connection=connection, extras=extras)
+        start_token = new_start_token(instance_id)
+        now = self._clock()
+        instance = Instance(
+            id=instance_id,
+            tenant=identity.tenant_id,
+            service=service,
+            path=entity.identifier,
+            snapshot=Snapshot(published.digest, begun=now),
+            address=None,
+            stumbles=0,
+            start_token=self._cipher.encrypt(start_token, context=(instance_id, "start_token")),
+            private=None,
+            outputs=(),
+            locked=None,
+            request_id=extras.get("request_id"),
+            audit=None,
+        )
+        entity.attributes[wire.BUNDLE_VERSION] = manifest.version or published.digest[:12]
+        entity.attributes[names.GENERATION] = 1
+        entity.attributes[names.INSTANCE] = instance_id
+        show_state(entity, "initialise")
+        self._history.open(connection, instance, now)
+        self._history.begin(connection, instance, "initialise", now)
+        self._instances.insert(connection, instance)
+
+    def _delegated(
+        self,
+        entity: Entity,
+        manifest: bundles.Manifest,
+        known: Surroundings,
+        *,
+        connection: sa.Connection,
+        extras: Any,
+    ) -> InstanceId:
+        """The id of a new instance, for which design acts from now on where its regions need that."""
+        instance_id = _new_id(entity, extras)
+        region = entity.attributes.get(names.REGION)
+        needs_others = self.catalogue.needs_others(connection, manifest, region)
+        if not is_needed(manifest, region, known, needs_others=needs_others):
+            return instance_id
+        identity = caller_of(extras)
+        make = functools.partial(
+            self._delegating.make,
+            instance_id,
+            identity,
+            extras.get("token"),
+            request_id=extras.get("request_id"),
+        )
+        # Everything else was checked before; what is delegated in vain is taken back later.
+        return InstanceId(call_first(extras, f"delegate {entity.identifier}", make))
+
+    def _check_quota(self, connection: sa.Connection, identity: Identity, service: str, digest: str) -> None:
+        limit = self.catalogue.manifest(digest, connection).quotas.instances
+        quotas = self._quotas
+        if limit is not None and service not in quotas.per_service:
+            quotas = dataclasses.replace(quotas, per_service={**quotas.per_service, service: limit})
+        if quotas.default is None and not quotas.per_tenant and not quotas.per_service:
+            return
+        if connection.dialect.name == "postgresql":
+            # Two orders at once are counted one after the other. SQLite's write lock does the same.
+            key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        instances, of_service = self._instances.count(connection, identity.tenant_id, service)
+        quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
+
+    def _check_region(self, resources: Any, entity: Entity) -> None:
+        region = entity.attributes.get(names.REGION)
+        if region is not None and resources and region not in resources:
+            known = ", ".join(sorted(resources))
+            raise BadRequestError(f"the service is not deployed to {region!r}; its regions are {known}", names.REGION)
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        """A look: everything is in the entity."""
+        self._check(rules.READ, entity, extras)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A partial update: the attributes that are given replace those that are there."""
+        self._change(old, dict(new.attributes), extras)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        """A whole update: attributes that are not given go back to their defaults, or away."""
+        definitions = attributes_of(old.kind, old.mixins)
+        given = dict(new.attributes)
+        for name in list(old.attributes):
+            if name not in given and name in definitions and not definitions[name].immutable and name != names.REGION:
+                given[name] = None
+        self._change(old, given, extras)
+
+    def _change(self, entity: Entity, given: dict[str, Any], extras: Any) -> None:
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.UPDATE, entity, extras, instance)
+        _refuse_locked(instance, "update")
+        _refuse_illegal(instance, "update")
+        changed = {name: value for name, value in given.items() if entity.attributes.get(name) != value}
+        if not changed:
+            return
+        if names.REGION in changed:
+            raise ConflictError("an instance stays in its region; order another one there", names.REGION)
+        for name, value in changed.items():
+            if value is None:
+                entity.attributes.pop(name, None)
+            else:
+                entity.attributes[name] = value
+        generation = instance.snapshot.generation + 1
+        columns: dict[str, Any] = {"generation": generation, "changed": generation}
+        entity.attributes[names.GENERATION] = generation
+        seen = instance.snapshot
+        if seen.state == "fail":
+            columns |= self._resume(connection, instance, generation)
+            show_state(entity, str(columns["state"]))
+        elif seen.state == "active":
+            show_state(entity, "update")
+        self._write(connection, instance, columns, extras)
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        """A DELETE: overtakes whatever runs. Repeating it is harmless, and starts a failed one again."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.DELETE, entity, extras, instance)
+        _refuse_locked(instance, "delete")
+        # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
+        columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
+        if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
+            columns |= self._resume(connection, instance, instance.snapshot.generation)
+        show_state(entity, "destroy")
+        self._write(connection, instance, columns, extras)
+
+    # actions ----------------------------------------------------------------------------------------------------------
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
+        """`stop`, `start`, `retry`, `lock`, `unlock`, or an action that the service declares."""
+        identity, connection = caller_of(extras), connection_of(extras)
+        instance = self._locked(connection, entity, identity)
+        self._check(rules.ACT, entity, extras, instance)
+        if action in (wire.LOCK, wire.UNLOCK):
+            self._lock(
+                connection, instance, entity, attributes.get(names.attribute("lock")) if action == wire.LOCK else None
+            )
+        elif action in (wire.STOP, wire.START):
+            _refuse_illegal(instance, action.term)
+            wanted = Wanted.INACTIVE if action == wire.STOP else Wanted.ACTIVE
+            generation = instance.snapshot.generation + 1
+            entity.attributes[names.GENERATION] = generation
+            show_state(entity, action.term)
+            self._write(connection, instance, {"wanted": wanted.value, "generation": generation}, extras)
+        elif action == wire.RETRY:
+            _refuse_illegal(instance, "retry")
+            columns = self._resume(connection, instance, instance.snapshot.generation)
+            show_state(entity, str(columns["state"]))
+            self._write(connection, instance, columns, extras)
+        else:
+            self._invoke(connection, instance, action, attributes=attributes, extras=extras)
+
+    def _lock(self, connection: sa.Connection, instance: Instance, entity: Entity, lock: str | None) -> None:
+        if lock is None:
+            entity.attributes.pop(wire.LOCKED, None)
+        else:
+            entity.attributes[wire.LOCKED] = lock
+        self._instances.change(connection, instance.id, {"locked": lock})
+        show_state(entity, str(entity.attributes[wire.STATE]), str(entity.attributes.get(wire.STATE_MESSAGE) or ""))
+
+    def _invoke(
+        self, connection: sa.Connection, instance: Instance, action: Action, *, attributes: dict[str, Any], extras: Any
+    ) -> None:
+        if instance.snapshot.state != "active" or instance.snapshot.wanted is Wanted.GONE:
+            raise ConflictError(
+                f"{action.term} is not possible in {instance.snapshot.state}, only in active; possible now: "
+                f"{_listed(instance)}",
+                wire.STATE,
+            )
+        table = tables.invocations
+        waiting = sa.select(sa.func.count()).select_from(table).where(table.c.instance == instance.id)
+        if (connection.scalar(waiting) or 0) >= _MOST_INVOCATIONS:
+            raise ConflictError(
+                f"{_MOST_INVOCATIONS} actions wait for the instance's orchestrator already; try again when it has taken some",
+                "action",
+            )
+        invocation = str(uuid.uuid4())
+        connection.execute(
+            tables.invocations.insert().values(
+                id=invocation,
+                instance=instance.id,
+                name=action.term,
+                attributes=self._cipher.encrypt(json.dumps(attributes), context=(invocation, "attributes")),
+                made=self._clock(),
+            )
+        )
+        self._instances.queue.enqueue(
+            connection, INVOCATION_TOPIC, invocation, tenant=instance.tenant, priority=Priority.URGENT
+        )
+
+    def _resume(self, connection: sa.Connection, instance: Instance, generation: int) -> dict[str, Any]:
+        return self._history.resume(connection, instance, generation, self._clock())
+
+    # what all of these do ------------------------------------------------------------------------------------------------
+
+    def _locked(self, connection: sa.Connection, entity: Entity, identity: Identity) -> Instance:
+        instance = self._instances.at(connection, identity.tenant_id, entity.identifier)
+        if instance is None:
+            raise ConflictError("the instance is gone", "path")
+        return instance
+
+    def _write(self, connection: sa.Connection, instance: Instance, columns: dict[str, Any], extras: Any) -> None:
+        request_id = extras.get("request_id")
+        if request_id:
+            columns["request_id"] = request_id
+        self._instances.change(connection, instance.id, columns)
+        self._instances.wake(connection, dataclasses.replace(instance, request_id=request_id or instance.request_id))
+
+    def _check(self, rule: rules.Rule, entity: Entity, extras: Any, instance: Instance | None = None) -> None:
+        identity = caller_of(extras)
+        about = target_of(identity, entity, extras.get("reach"), None if instance is None else instance.id)
+        self._policy.check(rule, identity, about)
+
+
+def _new_id(entity: Entity, extras: Any) -> InstanceId:
+    """The id of a new instance, which is unique over all tenants and all times.
+
+    Where the service manager chose the path it is the path's own UUID. A path that a client chose may be another
+    tenant's as well, or that of an instance which is gone and whose records, disposal and tokens carry its id; so that
+    instance has an id of its own.
+    """
+    path = entity.identifier
+    last = path.rpartition("/")[2]
+    if path != f"{entity.kind.location}{last}":
+        raise BadRequestError(f"an instance of this service lies at {entity.kind.location}<UUID>", "path")
+    try:
+        given = uuid.UUID(last)
+    except ValueError:
+        raise BadRequestError("an instance's path ends in a UUID", "path") from None
+    if str(given) != last:
+        raise BadRequestError(f"write the UUID as {given}", "path")
+    return InstanceId(str(uuid.uuid4()) if extras.get("chosen_path") else last)
+
+
+def caller_of(extras: Any) -> Identity:
+    identity = extras.get("identity") if isinstance(extras, dict) else None
+    if identity is None:
+        raise ForbiddenError("this needs an identity")
+    assert isinstance(identity, Identity)
+    return identity
+
+
+def connection_of(extras: Any) -> sa.Connection:
+    connection = extras["connection"]
+    assert isinstance(connection, sa.Connection)
+    return connection
+
+
+def _flags(connection: sa.Connection) -> dict[str, str]:
+    flags = tables.flags
+    wanted = sa.select(flags.c.name, flags.c.value).where(flags.c.name.in_(("draining", SURROUNDINGS)))
+    return {row.name: row.value for row in connection.execute(wanted)}
+
+
+def _moves(instance: Instance) -> tuple[str, ...]:
+    """What may be asked for now; after a DELETE, nothing that would undo it."""
+    seen = instance.snapshot
+    moves = legal_moves(seen.state)
+    if seen.wanted is not Wanted.GONE:
+        return moves
+    return tuple([move for move in moves if move == "delete" or (move == "retry" and seen.failed == "destroy")])
+
+
+def _listed(instance: Instance) -> str:
+    return ", ".join(_moves(instance))
+
+
+def _refuse_illegal(instance: Instance, move: str) -> None:
+    state = instance.snapshot.state
+    if move not in _moves(instance):
+        raise ConflictError(f"{move} is not possible in {state}; possible now: {_listed(instance)}", wire.STATE)
+
+
+def _refuse_locked(instance: Instance, move: str) -> None:
+    if instance.locked is not None and (move == "delete" or instance.locked == "update"):
+        raise ConflictError(f"the instance is locked against {move}; invoke its action unlock first", wire.LOCKED)

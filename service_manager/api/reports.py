@@ -1,0 +1,174 @@
+"""What orchestrators tell the service manager: reports of phases, and that they have started (`renew`).
+
+Both are actions of the instance's own entity, for the instance's own token alone. They write columns that the
+reconciler does not, and wake it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from occi.backend import ActionBackend
+from occi.core_model import Action, Entity
+
+from archelon_api import names, tokens
+from archelon_api import service_manager as wire
+from archelon_core.auth import Identity, TokenIssuer, TokenKind, rules
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.encryption import Cipher
+from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, TooLargeError
+from occi_service.renderings.grammar import ATTRIBUTE_NAME
+
+from ..store.instances import LINK_KINDS, Instance, Instances, set_links, show_state
+from ..store.start_tokens import START_AUDIENCE
+from .orders import caller_of, connection_of
+
+__all__ = ["ReportBackend", "output_name"]
+
+_STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
+#: Outputs and links of one instance. A stack has tens.
+_MAX_OUTPUTS: Final = 500
+_MAX_LINKS: Final = 500
+_MAX_TARGET: Final = 2000
+_TYPE: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#\"<>\\]{1,400}#[a-z][a-z0-9_-]{0,60}")
+
+
+class ReportBackend(ActionBackend):
+    """The actions `report` and `renew`.
+
+    Args:
+        issuers: of the tokens that this service manager gives its instances.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        *,
+        cipher: Cipher,
+        issuer: TokenIssuer,
+        issuers: frozenset[str],
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._instances = instances
+        self._issuers = issuers
+        self._cipher = cipher
+        self._issuer = issuer
+        self._clock = clock
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Any:
+        """Take a report, or give fresh tokens."""
+        identity = caller_of(extras)
+        instance = self._own(entity, identity, extras)
+        if action == wire.RENEW:
+            return self._renew(instance, extras)
+        if identity.audience == START_AUDIENCE:
+            raise ForbiddenError("a start token is for renew alone; report with the token that it gives", "token")
+        self._report(entity, instance, attributes, extras)
+        return None
+
+    def _own(self, entity: Entity, identity: Identity, extras: Any) -> Instance:
+        """The instance, if the caller is its orchestrator."""
+        found = None
+        # Who else signs tokens of instances may let them order here, and not speak for one of ours.
+        ours = identity.kind is TokenKind.INSTANCE and identity.issuer in self._issuers
+        if ours and identity.instance_id is not None:
+            found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
+        if found is None or found.path != entity.identifier or found.tenant != identity.tenant_id:
+            raise ForbiddenError("only the instance's own orchestrator may do this", "token")
+        self._policy.check(rules.REPORT, identity, Target(found.tenant, found.id))
+        return found
+
+    def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:
+        identity = caller_of(extras)
+        if identity.audience == START_AUDIENCE:
+            # A start token is used at a start: what was told to an earlier start has to be told again.
+            connection = connection_of(extras)
+            self._instances.change(connection, instance.id, {"boots": instance.snapshot.boots + 1, "stumbles": 0})
+            self._instances.wake(connection, instance, under_way=True)
+        fresh = {
+            audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)
+            for audience in (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        }
+        return {wire.TOKENS: fresh}
+
+    def _report(self, entity: Entity, instance: Instance, told: dict[str, Any], extras: Any) -> None:
+        seen = instance.snapshot
+        generation = told[names.GENERATION]
+        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
+        # DELETE tells an orchestrator no generation: it reports `destroy` under the last that it was told.
+        destroying = phase == seen.state == "destroy"
+        if generation < seen.phase_generation and not destroying:
+            raise ConflictError(
+                f"the report is about generation {generation}; the order is at {seen.phase_generation}",
+                names.GENERATION,
+            )
+        connection = connection_of(extras)
+        columns: dict[str, Any] = {}
+        if wire.PRIVATE in told:
+            private = json.dumps(told[wire.PRIVATE], separators=(",", ":"))
+            if len(private.encode()) > wire.PRIVATE_LIMIT:
+                raise TooLargeError(f"private has more than {wire.PRIVATE_LIMIT} bytes", wire.PRIVATE)
+            columns["private"] = self._cipher.encrypt(private, context=(instance.id, "private"))
+        if wire.OUTPUTS in told:
+            columns["outputs"] = json.dumps(self._set_outputs(entity, instance, told[wire.OUTPUTS]))
+        for name in _STACK:
+            if name in told:
+                entity.attributes[name] = told[name]
+        if wire.REPORTED_LINKS in told:
+            columns["dependencies"] = self._set_links(entity, instance, told[wire.REPORTED_LINKS], extras)
+        message = str(told.get(wire.PHASE_MESSAGE) or "")[:1000]
+        # In the pause before the next attempt, a failure is the one that the pause is for, told twice.
+        told_before = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
+        if phase is not None and phase == seen.state and seen.outcome is None and not told_before:
+            if state in ("done", "failed"):
+                columns |= {"outcome": state, "outcome_message": message}
+            elif message:
+                show_state(entity, str(entity.attributes[wire.STATE]), message)
+        self._instances.change(connection, instance.id, columns)
+        if "outcome" in columns:
+            self._instances.wake(connection, instance, under_way=True)
+
+    def _set_outputs(self, entity: Entity, instance: Instance, outputs: dict[str, Any]) -> list[str]:
+        if len(outputs) > _MAX_OUTPUTS:
+            raise TooLargeError(f"more than {_MAX_OUTPUTS} outputs", wire.OUTPUTS)
+        named = {output_name(name, entity): value for name, value in outputs.items() if value is not None}
+        for name in instance.outputs:
+            if name not in named:
+                entity.attributes.pop(name, None)
+        entity.attributes |= named
+        return sorted(named)
+
+    def _set_links(self, entity: Entity, instance: Instance, reported: list[Any], extras: Any) -> int:
+        if len(reported) > _MAX_LINKS:
+            raise TooLargeError(f"more than {_MAX_LINKS} links", wire.REPORTED_LINKS)
+        for index, each in enumerate(reported):
+            _check_link(each, f"{wire.REPORTED_LINKS}[{index}]")
+        return set_links(self._instances, connection_of(extras), instance, entity=entity, reported=reported)
+
+
+def _check_link(link: Any, where: str) -> None:
+    if not isinstance(link, dict):
+        raise BadRequestError("a link is an object of target, kind and title", where)
+    target = link.get("target")
+    if not isinstance(target, str) or "://" not in target or len(target) > _MAX_TARGET:
+        raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
+    target_kind = link.get("target_kind")
+    if target_kind is not None and (not isinstance(target_kind, str) or _TYPE.fullmatch(target_kind) is None):
+        raise BadRequestError("its target_kind is not a type identifier, scheme and term", where)
+    if link.get("kind") not in tuple(LINK_KINDS):
+        raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
+
+
+def output_name(name: str, entity: Entity) -> str:
+    """The attribute under which an output is shown: its own name, if that is one that an orchestrator may set."""
+    declared = entity.kind.attributes.get(name)
+    house = name in wire.INSTANCE_ATTRIBUTES or name.startswith(("occi.", names.ATTRIBUTE_PREFIX))
+    if ATTRIBUTE_NAME.fullmatch(name) is not None and not house and (declared is None or declared == "immutable"):
+        return name
+    legal = "".join([character if ATTRIBUTE_NAME.fullmatch(f"a{character}") else "_" for character in name])
+    return f"output.{legal}"

@@ -1,0 +1,133 @@
+"""What a step on an instance came to, and how it is written: the entity, the record, the row, in one transaction.
+
+A step decides in memory, from what it has read; by the time its outcome is written, a report or an order may have changed the
+instance. So an outcome that did something in the world is written as columns, beside what others wrote, and one that is a
+decision alone counts only if the instance is still what it was decided on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Entity
+
+from archelon_api import names
+from archelon_api import service_manager as wire
+
+from ..store.instances import Instance, Instances, house_extras, show_state
+from ..store.services import Catalogue
+from ..store.snapshot import Snapshot
+from .history import History
+from .metrics import PhaseMetrics
+
+__all__ = ["Change", "Changes"]
+
+_SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(Snapshot))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What a step did, as it is to be written.
+
+    Attributes:
+        columns: of the row.
+        enter: state that was entered.
+        ended: outcome of the present phase, where it ended: done, failed.
+        message: for the tenant; None leaves the one that is there.
+        removed: the instance is gone, with disposal's audit.
+        decided_on: what a decision was made on that did nothing in the world. Whoever changed the instance meanwhile
+            (a report, an order) is not overruled by it: it is dropped, and made anew.
+    """
+
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    enter: str | None = None
+    ended: str | None = None
+    message: str | None = None
+    removed: bool = False
+    decided_on: Snapshot | None = None
+
+    def columns_of_snapshot(self) -> dict[str, Any]:
+        """Those columns that a `Snapshot` has."""
+        return {name: value for name, value in self.columns.items() if name in _SNAPSHOT}
+
+
+class Changes:
+    """Writes changes.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        catalogue: Catalogue,
+        history: History,
+        metrics: PhaseMetrics,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._instances = instances
+        self._catalogue = catalogue
+        self._history = history
+        self._metrics = metrics
+        self._clock = clock
+
+    def write(self, connection: sa.Connection, instance_id: str, change: Change) -> None:
+        """Write a change, in the transaction that holds the fencing token."""
+        if not change.removed and change.decided_on is None and change.message is None:
+            self._instances.change(connection, instance_id, change.columns)
+            return
+        # The entity before the row, as orders and reports do: it is what keeps them off until this is written. The row is
+        # read when the entity is ours; before, it could change.
+        place = self._instances.place(connection, instance_id)
+        entity = self._instances.entity_at(connection, *place) if place is not None else None
+        instance = self._instances.find(connection, instance_id, lock=True)
+        if instance is None:
+            return
+        if change.decided_on is not None and instance.snapshot != change.decided_on:
+            self._instances.wake(connection, instance)
+            return
+        now = self._clock()
+        if change.removed:
+            self._remove(connection, instance, entity=entity, now=now)
+            return
+        phase = change.enter if change.enter not in ("active", "inactive", "fail") else None
+        if change.ended is not None:
+            taken = self._history.end(
+                connection, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
+            )
+            self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
+        elif phase is not None:
+            self._history.begin(connection, instance, phase, now)
+        if entity is not None and (change.enter is not None or change.message is not None):
+            self._show(connection, instance, change, entity=entity)
+        self._instances.change(connection, instance.id, change.columns)
+
+    def _show(self, connection: sa.Connection, instance: Instance, change: Change, *, entity: Entity) -> None:
+        seen = instance.snapshot
+        state = change.enter or str(entity.attributes.get(wire.STATE))
+        if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
+            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
+            state = "update"
+        show_state(entity, state, change.message or "")
+        if change.enter in ("active", "update"):
+            manifest = self._catalogue.manifest(seen.digest, connection)
+            entity.attributes[wire.BUNDLE_VERSION] = manifest.version or seen.digest[:12]
+        entity.attributes[names.GENERATION] = seen.generation
+        self._instances.save_entity(connection, instance, entity)
+
+    def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
+        if entity is not None:
+            extras = house_extras(connection, instance.tenant)
+            for link in getattr(entity, "links", ()):
+                self._instances.registry.delete_resource(link.identifier, extras)
+            self._instances.registry.delete_resource(instance.path, extras)
+        taken = self._history.end(connection, instance, outcome="done", message="", now=now)
+        self._metrics.ended(instance.service, "destroy", "done", taken)
+        self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
+        self._instances.remove(connection, instance.id)

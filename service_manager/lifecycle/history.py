@@ -1,0 +1,174 @@
+"""The history of an instance: a record that begins with its order, gains a line for every phase, and outlives it.
+
+The record is an entity of kind `record`, in its tenant's own part of the registry, at `/record/<instance>`. Every
+phase is a log line at its start and at its end as well, with Hurtle's field names, so that what read Hurtle's logs
+reads these.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from typing import Any, Final
+
+import sqlalchemy as sa
+from occi.core_model import Resource
+
+from archelon_api import names
+from archelon_api import service_manager as wire
+from archelon_core.queue import Priority, WorkQueue
+from occi_service.registry import Registry
+
+from ..store.instances import Instance, house_extras, resumed
+
+__all__ = ["EXPIRY_TOPIC", "History", "rfc3339"]
+
+log = logging.getLogger("archelon.phases")
+
+EXPIRY_TOPIC: Final = "record.expiry"
+#: Phases that a record shows; the oldest go first. An instance that is updated every minute has a bounded record.
+_MAX_PHASES: Final = 500
+
+_PHASES: Final = names.attribute("record.phases")
+_CREATED: Final = names.attribute("record.created")
+_ENDED: Final = names.attribute("record.ended")
+_AUDIT: Final = names.attribute("record.audit")
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as text, UTC, milliseconds."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class History:
+    """Keeps records.
+
+    Args:
+        name: of this service manager, for the log lines.
+        retention: seconds that a record is kept after its instance is gone.
+    """
+
+    def __init__(self, registry: Registry, queue: WorkQueue, *, name: str, retention: float) -> None:
+        self._registry = registry
+        self._queue = queue
+        self._name = name
+        self._retention = retention
+
+    def open(self, connection: sa.Connection, instance: Instance, now: float) -> None:
+        """Begin the record of a new instance."""
+        record = Resource(_path(instance), wire.RECORD, [], title=instance.path)
+        record.attributes = {
+            names.SERVICE: instance.service,
+            names.INSTANCE: instance.id,
+            _CREATED: rfc3339(now),
+            _PHASES: [],
+        }
+        self._registry.add_resource(_path(instance), record, house_extras(connection, instance.tenant))
+
+    def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
+        """Note the start of a phase."""
+        line = _line(instance, phase, now)
+        self._write(connection, instance, lambda phases: phases.append(line))
+        self._log(instance, phase, "start", None)
+
+    def resume(self, connection: sa.Connection, instance: Instance, generation: int, now: float) -> dict[str, Any]:
+        """Begin the phase again that has failed. Returns the columns that bring the instance there."""
+        columns = resumed(instance, generation, now)
+        self.begin(connection, instance, str(columns["state"]), now)
+        return columns
+
+    def end(
+        self,
+        connection: sa.Connection,
+        instance: Instance,
+        *,
+        outcome: str,
+        message: str,
+        now: float,
+        following: str | None = None,
+    ) -> float:
+        """Note the end of the present phase, and the start of the one that follows, if any.
+
+        Returns:
+            How long it took, in seconds.
+        """
+        taken = max(0.0, now - instance.snapshot.begun)
+
+        def change(phases: list[dict[str, Any]]) -> None:
+            if phases and phases[-1]["outcome"] == "running":
+                phases[-1] |= {"duration": round(taken, 3), "outcome": outcome}
+                if message:
+                    phases[-1]["message"] = message
+            if following is not None:
+                phases.append(_line(instance, following, now))
+
+        self._write(connection, instance, change)
+        self._log(instance, instance.snapshot.state, outcome, taken)
+        if following is not None:
+            self._log(instance, following, "start", None)
+        return taken
+
+    def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
+        """Note that the instance is gone, and what was removed for it."""
+        extras = house_extras(connection, instance.tenant)
+        try:
+            record = self._registry.get_resource(_path(instance), extras)
+        except KeyError:
+            return
+        record.attributes[_ENDED] = rfc3339(now)
+        record.attributes[_AUDIT] = audit
+        self._registry.save(record.identifier, record, extras)
+        self._queue.enqueue(
+            connection,
+            EXPIRY_TOPIC,
+            f"{instance.tenant} {instance.id}"[:255],
+            tenant=instance.tenant,
+            after=self._retention,
+            priority=Priority.BACKGROUND,
+        )
+
+    def expire(self, connection: sa.Connection, tenant: Any, instance: str) -> None:
+        """Delete a record whose time is over."""
+        try:
+            self._registry.delete_resource(f"{wire.RECORD.location}{instance}", house_extras(connection, tenant))
+        except KeyError:
+            return
+
+    def _write(self, connection: sa.Connection, instance: Instance, change: Any) -> None:
+        extras = house_extras(connection, instance.tenant)
+        try:
+            record = self._registry.get_resource(_path(instance), extras)
+        except KeyError:
+            # Its retention was over, or the record is older than this table: an instance lives without one.
+            return
+        phases = list(record.attributes.get(_PHASES) or [])
+        change(phases)
+        record.attributes[_PHASES] = phases[-_MAX_PHASES:]
+        self._registry.save(record.identifier, record, extras)
+
+    def _log(self, instance: Instance, phase: str, event: str, taken: float | None) -> None:
+        fields: dict[str, Any] = {
+            "so_id": instance.id,
+            "sm_name": self._name,
+            "so_phase": phase,
+            "phase_event": event,
+            "tenant": instance.tenant,
+        }
+        if taken is not None:
+            fields["response_time"] = round(taken, 3)
+        log.info("phase %s %s", phase, event, extra=fields)
+
+
+def _line(instance: Instance, phase: str, now: float) -> dict[str, Any]:
+    """A phase that begins, as its record has it."""
+    return {
+        "phase": phase,
+        "generation": instance.snapshot.generation,
+        "start": rfc3339(now),
+        "outcome": "running",
+    }
+
+
+def _path(instance: Instance) -> str:
+    return f"{wire.RECORD.location}{instance.id}"

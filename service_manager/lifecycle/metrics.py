@@ -1,0 +1,113 @@
+"""What the service manager measures: phases as they end, and, from one leased exporter, how many instances there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import prometheus_client
+import sqlalchemy as sa
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from archelon_core.database import Database
+from archelon_core.queue import Backlog, WorkQueue
+
+from ..store import tables
+
+__all__ = ["Exporter", "PhaseMetrics"]
+
+log = logging.getLogger(__name__)
+
+_EXPORTER: Final = "metrics.exporter"
+
+_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class PhaseMetrics:
+    """Durations and failures of phases, as the worker that ended them saw them."""
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
+        self._seconds = prometheus_client.Histogram(
+            "archelon_phase_seconds",
+            "How long a phase took, attempts and pauses included",
+            ["service", "phase"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._failures = prometheus_client.Counter(
+            "archelon_phase_failures", "Phases that ended in fail", ["service", "phase"], registry=registry
+        )
+
+    def ended(self, service: str, phase: str, outcome: str, seconds: float) -> None:
+        """Note the end of a phase."""
+        self._seconds.labels(service, phase).observe(seconds)
+        if outcome == "failed":
+            self._failures.labels(service, phase).inc()
+
+
+class Exporter(Collector):
+    """Instances by service and state, and the backlog of work by topic: from one process of all, the leased one.
+
+    `read` is the recurring work: whichever worker's turn it is counts, keeps the figures, and notes in the database that
+    it is the exporter now. A scrape shows them where that still holds, so that no sum over workers counts twice.
+
+    Args:
+        owner: names this process among all.
+    """
+
+    def __init__(
+        self, database: Database, queue: WorkQueue, registry: prometheus_client.CollectorRegistry, *, owner: str
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._owner = owner
+        self._instances: Sequence[tuple[str, str, int]] = ()
+        self._backlog: Sequence[Backlog] = ()
+        registry.register(self)
+
+    def read(self) -> None:
+        """Count anew, and be the exporter. Counting instances walks the index on (service, state)."""
+        table, flags = tables.instances, tables.flags
+        counted = sa.select(table.c.service, table.c.state, sa.func.count()).group_by(table.c.service, table.c.state)
+        backlog = self._queue.backlog()
+        with self._database.write() as connection:
+            self._instances = [tuple(row) for row in connection.execute(counted)]
+            self._backlog = backlog
+            connection.execute(flags.delete().where(flags.c.name == _EXPORTER))
+            connection.execute(flags.insert().values(name=_EXPORTER, value=self._owner))
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry need not ask the database for names."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """The figures, if this process is the exporter."""
+        if not self._is_exporter():
+            return
+        instances = GaugeMetricFamily("archelon_instances", "Instances", labels=("service", "state"))
+        for service, state, count in self._instances:
+            instances.add_metric((service, state), count)
+        yield instances
+        work = GaugeMetricFamily("archelon_work", "Rows of the work queue", labels=("topic", "state"))
+        lag = GaugeMetricFamily(
+            "archelon_work_lag_seconds", "How long the oldest work that is due has waited", labels=("topic",)
+        )
+        for each in self._backlog:
+            for state in ("due", "waiting", "running", "dead"):
+                work.add_metric((each.topic, state), getattr(each, state))
+            lag.add_metric((each.topic,), each.lag)
+        yield work
+        yield lag
+
+    def _is_exporter(self) -> bool:
+        flags = tables.flags
+        try:
+            with self._database.read() as connection:
+                owner = connection.scalar(sa.select(flags.c.value).where(flags.c.name == _EXPORTER))
+        except sa.exc.SQLAlchemyError:
+            # The rest of the scrape is worth having; /readyz tells that the database is away.
+            log.warning("metrics without counts: the database does not answer")
+            return False
+        return bool(owner == self._owner)

@@ -1,0 +1,93 @@
+"""Invocations on their way: told again while the orchestrator works them off, dropped when nobody takes them for too long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from archelon_core import queue
+from occi_service import client
+from occi_service.client import UnavailableError
+from service_manager.lifecycle.actions import Invocations
+from service_manager.store import tables
+
+from ..harness import make_bundle
+from .desk import Desk
+
+
+class Orchestrator:
+    """Says of every invocation that it is to be told again, until it is done."""
+
+    def __init__(self) -> None:
+        self.told: list[Mapping[str, Any]] = []
+        self.answer: Exception | None = None
+
+    def act(self, _address: str, attributes: Mapping[str, Any], _caller: Any) -> None:
+        self.told.append(attributes)
+        if self.answer is not None:
+            raise self.answer
+
+
+class _POKE:
+    scheme, term = "http://schemas.example.org/occi/sm/demo/action#", "poke"
+
+
+def test_an_invocation_is_told_until_it_was_worked_off(desk: Desk) -> None:
+    desk.publish(make_bundle(desk.directory / "bundle"))
+    path = desk.order()
+    desk.place(path, "active")
+    assert desk.act(path, _POKE).status == 200
+    orchestrator = Orchestrator()
+    handler = Invocations(
+        desk.parts.instances,
+        orchestrator,  # type: ignore[arg-type]
+        desk.parts.cipher,
+        clock=desk.clock,
+    )
+    topic = queue.Topic("invocation", handler)
+    worker = queue.Worker(queue.WorkQueue(desk.parts.database, clock=desk.clock), [topic])
+    with desk.parts.database.write() as connection:
+        connection.execute(tables.instances.update().values(address="http://there", activated=1, boots=1))
+    busy = UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
+    # Longer than an invocation waits that nobody takes.
+    for answer in [busy] * 4 + [None]:
+        orchestrator.answer = answer
+        desk.clock.ahead += 200.0
+        assert worker.run_once()
+    assert len(orchestrator.told) == 5
+    assert len({each["org.archelon.event.id"] for each in orchestrator.told}) == 1
+    assert not waiting(desk)
+    assert desk.act(path, _POKE).status == 200
+    # What something in front of it says is no word of the orchestrator's.
+    orchestrator.answer = client.UnavailableError("nobody there", method="POST", url="", status=502)
+    for _ in range(3):
+        assert worker.run_once()
+        desk.clock.ahead += 200.0
+    assert len(orchestrator.told) == 7
+    # The third time it was too old to be told, and nothing of it is left.
+    assert not waiting(desk)
+
+
+def test_so_many_actions_may_wait_and_no_more(desk: Desk) -> None:
+    desk.publish(make_bundle(desk.directory / "bundle"))
+    path, other = desk.order(), desk.order()
+    for each in (path, other):
+        desk.place(each, "active")
+    for _ in range(100):
+        assert desk.act(path, _POKE).status == 200
+    refused = desk.act(path, _POKE)
+    assert refused.status == 409
+    assert "100 actions wait" in refused.text
+    assert desk.act(other, _POKE).status == 200
+    instance = desk.row(path)["id"]
+    with desk.parts.database.write() as connection:
+        one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == instance).limit(1)
+        connection.execute(tables.invocations.delete().where(tables.invocations.c.id == connection.scalar(one)))
+    assert desk.act(path, _POKE).status == 200
+
+
+def waiting(desk: Desk) -> int:
+    with desk.parts.database.read() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.invocations)) or 0)

@@ -1,0 +1,240 @@
+"""The plan: every state's next step, and, by simulation, that every order ends where it should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archelon_api import service_manager as wire
+from service_manager.lifecycle.planner import (
+    Activate,
+    Await,
+    Dismiss,
+    Dispose,
+    Enter,
+    ForgetApplication,
+    GiveUp,
+    MakeApplication,
+    Patience,
+    Remove,
+    Rest,
+    SendPhase,
+    Step,
+    TryAgain,
+    plan,
+)
+from service_manager.store.snapshot import Snapshot, Wanted, legal_moves
+
+PATIENCE = {state: Patience(timeout=100, retries=1) for state in wire.STATES}
+UP = Snapshot("v1", made="v1", boots=1, activated=1, applied=1, state="active")
+
+
+def step(seen: Snapshot, now: float = 0.0) -> Step:
+    return plan(seen, PATIENCE, now)
+
+
+def test_a_new_order_begins_with_its_application() -> None:
+    assert step(Snapshot("v1")) == MakeApplication()
+
+
+def test_then_it_waits_for_the_orchestrator() -> None:
+    assert step(Snapshot("v1", made="v1")) == Await(100, application=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "following"),
+    [("deploy", "provision"), ("provision", "active"), ("update", "active"), ("stop", "inactive"), ("start", "active")],
+)
+def test_a_phase_is_sent_awaited_and_left(state: str, following: str) -> None:
+    seen = dataclasses.replace(UP, state=state)
+    assert step(seen) == SendPhase(state)
+    seen = dataclasses.replace(seen, sent=1)
+    assert step(seen) == Await(100, application=True)
+    assert step(dataclasses.replace(seen, outcome="done")) == Enter(following)
+
+
+def test_a_restarted_orchestrator_is_activated_and_told_again() -> None:
+    seen = dataclasses.replace(UP, state="deploy", sent=1, boots=2)
+    assert step(seen) == Activate()
+    assert step(dataclasses.replace(seen, activated=2)) == SendPhase("deploy")
+
+
+def test_an_active_instance_rests_until_something_changes() -> None:
+    assert step(UP) == Rest()
+    assert step(dataclasses.replace(UP, changed=2, generation=2)) == Enter("update")
+    assert step(dataclasses.replace(UP, digest="v2")) == Enter("update")
+    assert step(dataclasses.replace(UP, wanted=Wanted.INACTIVE)) == Enter("stop")
+    assert step(dataclasses.replace(UP, boots=2)) == Activate()
+
+
+def test_a_failure_is_retried_and_then_given_up_with_its_reason() -> None:
+    seen = dataclasses.replace(UP, state="deploy", sent=1, outcome="failed", outcome_message="quota")
+    assert step(seen, 5) == TryAgain(6, "quota")
+    assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("deploy", "quota")
+
+
+def test_a_phase_that_takes_too_long_says_what_was_missing() -> None:
+    waiting = dataclasses.replace(UP, state="deploy", sent=1, attempt=1)
+    assert step(waiting, 100) == GiveUp(
+        "deploy", "deploy took longer than 100 s; the orchestrator did not report an outcome"
+    )
+    down = Snapshot("v1", made="v1", attempt=1)
+    assert step(down, 100) == GiveUp("initialise", "initialise took longer than 100 s; the orchestrator did not start")
+
+
+@pytest.mark.parametrize("state", [state for state in wire.STATES if state not in ("destroy", "fail")])
+def test_a_delete_overtakes_whatever_runs(state: str) -> None:
+    assert step(dataclasses.replace(UP, state=state, wanted=Wanted.GONE)) == Enter("destroy")
+
+
+def test_destroy_asks_the_orchestrator_then_disposal_then_removes() -> None:
+    seen = dataclasses.replace(UP, state="destroy", wanted=Wanted.GONE)
+    assert step(seen) == Dismiss()
+    assert step(dataclasses.replace(seen, sent=1)) == Await(100, application=True)
+    assert step(dataclasses.replace(seen, sent=1, outcome="done")) == Dispose()
+    assert step(dataclasses.replace(seen, disposal="asked")) == Dispose()
+    assert step(dataclasses.replace(seen, disposal="again")) == Dispose()
+    assert step(dataclasses.replace(seen, disposal="done")) == Remove()
+
+
+def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_dependencies() -> None:
+    seen = dataclasses.replace(
+        UP, state="destroy", wanted=Wanted.GONE, sent=1, outcome="failed", outcome_message="no", attempt=1
+    )
+    assert step(seen) == Dispose()
+    assert step(dataclasses.replace(seen, dependencies=1)) == GiveUp("destroy", "no")
+
+
+def test_disposal_that_fails_is_asked_again_and_then_given_up() -> None:
+    seen = dataclasses.replace(
+        UP, state="destroy", wanted=Wanted.GONE, disposal="failed", outcome_message="a volume is in use"
+    )
+    assert step(seen, 5) == TryAgain(6, "a volume is in use")
+    assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("destroy", "a volume is in use")
+    hanging = dataclasses.replace(seen, disposal="asked", attempt=1, outcome_message="")
+    assert step(hanging, 99) == Dispose()
+    assert step(hanging, 100) == GiveUp("destroy", "disposal took longer than 100 s")
+
+
+def test_another_bundle_is_told_to_the_orchestrator_that_runs_it() -> None:
+    seen = dataclasses.replace(UP, state="update", digest="v2")
+    assert step(seen) == ForgetApplication()
+    forgotten = dataclasses.replace(seen, made=None, boots=0, activated=-1)
+    assert step(forgotten) == MakeApplication()
+    assert step(dataclasses.replace(forgotten, made="v2")) == Await(100, application=True)
+    assert step(dataclasses.replace(forgotten, made="v2", boots=1)) == Activate()
+
+
+def test_dependencies_are_disposed_of_by_an_orchestrator_even_if_its_application_is_gone() -> None:
+    seen = dataclasses.replace(UP, state="destroy", wanted=Wanted.GONE, made=None, boots=0, activated=-1)
+    assert step(seen) == Dispose()
+    assert step(dataclasses.replace(seen, dependencies=1)) == MakeApplication()
+    assert step(dataclasses.replace(seen, dependencies=1, made="v1")) == Await(100, application=True)
+
+
+def test_every_state_names_its_legal_moves() -> None:
+    for state in wire.STATES:
+        assert "delete" in legal_moves(state)
+
+
+class World:
+    """Applies steps to a snapshot as the reconciler does, with an orchestrator that obeys, restarts or fails as told."""
+
+    def __init__(self) -> None:
+        self.seen: Snapshot | None = Snapshot("v1")
+        self.now = 0.0
+        self.told: list[str] = []
+
+    def change(self, **columns: object) -> None:
+        assert self.seen is not None
+        self.seen = dataclasses.replace(self.seen, **columns)  # type: ignore[arg-type]
+
+    def turn(self, obey: bool) -> Step:
+        seen = self.seen
+        assert seen is not None
+        taken = plan(seen, PATIENCE, self.now)
+        if isinstance(taken, MakeApplication):
+            self.change(made=seen.digest)
+        elif isinstance(taken, ForgetApplication):
+            self.change(made=None, boots=0, activated=-1 if seen.activated else 0, sent=0)
+        elif isinstance(taken, Activate):
+            self.change(activated=seen.boots)
+        elif isinstance(taken, SendPhase | Dismiss):
+            self.told.append(seen.state)
+            self.change(sent=seen.boots)
+        elif isinstance(taken, Dispose):
+            self.change(disposal="done" if seen.disposal else "asked")
+        elif isinstance(taken, Remove):
+            self.seen = None
+        elif isinstance(taken, Enter):
+            applied = seen.phase_generation if seen.outcome and seen.state in ("deploy", "update") else seen.applied
+            self.change(
+                state=taken.state,
+                applied=applied,
+                attempt=0,
+                sent=0,
+                outcome=None,
+                retry_at=None,
+                begun=self.now,
+                phase_generation=seen.generation,
+            )
+        elif isinstance(taken, TryAgain):
+            self.change(attempt=seen.attempt + 1, retry_at=taken.at, begun=taken.at, sent=0, outcome=None)
+        elif isinstance(taken, GiveUp):
+            self.change(state="fail", failed=taken.phase)
+        elif isinstance(taken, Await):
+            if seen.boots == 0 and seen.made and obey:
+                self.change(boots=1)
+            elif seen.sent and obey:
+                self.change(outcome="done")
+            else:
+                self.now = max(self.now + 1, taken.until if not obey else self.now)
+        return taken
+
+
+def settle(world: World, turns: int = 200) -> None:
+    for _ in range(turns):
+        if world.seen is None or isinstance(world.turn(obey=True), Rest):
+            return
+    raise AssertionError(f"never at rest: {world.seen}")
+
+
+EVENTS = st.sampled_from(["turn", "turn", "turn", "idle", "restart", "fail", "update", "stop", "start", "roll"])
+
+
+@given(events=st.lists(EVENTS, max_size=40), end=st.sampled_from(["active", "inactive", "gone"]))
+def test_whatever_happens_every_order_ends_where_it_should(events: list[str], end: str) -> None:
+    world = World()
+    for event in events:
+        assert world.seen is not None
+        seen = world.seen
+        if event in ("turn", "idle"):
+            world.turn(obey=event == "turn")
+        elif event == "restart" and seen.boots:
+            world.change(boots=seen.boots + 1)
+        elif event == "fail" and seen.sent:
+            world.change(outcome="failed", outcome_message="told to")
+        elif event == "update":
+            world.change(generation=seen.generation + 1, changed=seen.generation + 1)
+        elif event == "roll":
+            world.change(digest=f"v{seen.generation}", generation=seen.generation + 1)
+        elif event in ("stop", "start") and event in legal_moves(seen.state):
+            wanted = Wanted.INACTIVE if event == "stop" else Wanted.ACTIVE
+            world.change(wanted=wanted, generation=seen.generation + 1)
+    assert world.seen is not None
+    world.change(wanted=Wanted(end))
+    # However long it has waited by now, and whatever failed: this is about what comes of it in time.
+    world.change(begun=world.now, attempt=0)
+    if world.seen.state == "fail":
+        world.change(state=world.seen.failed, attempt=0, outcome=None, begun=world.now, retry_at=None, sent=0)
+    settle(world)
+    if end == "gone":
+        assert world.seen is None
+    else:
+        assert world.seen is not None
+        assert world.seen.state == end
+        assert world.seen.made == world.seen.digest or end == "inactive"
+        assert world.seen.applied >= world.seen.changed or end == "inactive"

@@ -1,0 +1,132 @@
+"""Orders that need a delegation: which do, what they say when nobody can make one, and what is taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bundles
+from archelon_api import design
+from archelon_core.auth import Identity, PresentedToken, Role, TenantId, TokenKind
+from archelon_core.errors import UnavailableError
+from archelon_core.queue.table import work
+from service_manager import app
+from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
+from service_manager.remote.discovery import Surroundings
+from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle, until
+from tests.standins.cloud import StandInCloud
+
+MOON = Surroundings(frozenset(("earth", "moon")), frozenset(("moon",)))
+
+
+def manifest(**changes: Any) -> bundles.Manifest:
+    return bundles.read_manifest(json.dumps(MANIFEST | changes), file="manifest.json")
+
+
+def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenants_names() -> None:
+    resources = {name: {"deployment": "deployment.yaml"} for name in ("earth", "moon")}
+    everywhere, both = manifest(), manifest(resources=resources)
+    only = manifest(resources={"earth": resources["earth"]})
+    composed = manifest(
+        resources={"earth": resources["earth"]}, depends_on=[{"http://x.example/occi/sm#y": {"inputs": []}}]
+    )
+    assert [is_needed(each, None, MOON) for each in (everywhere, both, only, composed)] == [True, True, False, True]
+    assert [is_needed(everywhere, region, MOON) for region in ("earth", "moon")] == [False, True]
+    assert not is_needed(composed, None, Surroundings(frozenset(("earth",)), frozenset()))
+    assert not is_needed(composed, None, Surroundings())
+
+
+def test_and_where_another_service_manager_is_ordered_from_however_deep_down(parts: app.Parts, tmp_path: Path) -> None:
+    scheme = "http://schemas.example.org/occi/sm#"
+    provider = dataclasses.replace(ALICE, roles=frozenset((Role.PROVIDER,)))
+
+    def publish(term: str, *needed: dict[str, Any], **changes: Any) -> bundles.Manifest:
+        changes |= {"service_type": scheme + term, "depends_on": list(needed)}
+        digest, _ = parts.catalogue.keep(make_bundle(tmp_path / term, **changes).archive, provider.tenant_id)
+        parts.catalogue.manifest(digest)
+        with parts.database.write() as connection:
+            return parts.catalogue.publish(connection, digest, entry=term, identity=provider, now=0.0)[0]
+
+    def needs_others(manifest: bundles.Manifest, region: str | None = None) -> bool:
+        with parts.database.read() as connection:
+            return parts.catalogue.needs_others(connection, manifest, region)
+
+    earth = {"earth": {"format": "infrastructure", "deployment": "deployment.yaml"}}
+    publish("low", resources=earth)
+    publish("middle", {scheme + "low": {"inputs": []}})
+    top = publish("top", {scheme + "middle": {"inputs": []}})
+    assert [needs_others(top, region) for region in (None, "earth", "moon")] == [False, False, True]
+    publish("middle", {scheme + "low": {"inputs": []}}, {scheme + "theirs": {"inputs": []}})
+    assert needs_others(top)
+    publish("middle")
+    assert not needs_others(top)
+    with parts.database.write() as connection:
+        parts.catalogue.withdraw(connection, scheme + "middle", identity=provider, now=0.0)
+    assert needs_others(top)
+    assert is_needed(top, None, Surroundings(), needs_others=True)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, sqlite_url: str) -> Iterator[app.Parts]:
+    keys = Keys()
+    (tmp_path / "cloud").mkdir()
+    with StandInCloud(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
+        (tmp_path / "sm").mkdir()
+        manager = ServiceManager(tmp_path / "sm", design_url=f"{cloud.url}/design", database_url=sqlite_url, keys=keys)
+        made = app.Parts.of(manager.settings())
+        yield made
+        made.cloud.close()
+        made.database.close()
+
+
+ALICE = Identity(
+    subject="alice",
+    tenant_id=TenantId("t-1"),
+    tenant_name="acme",
+    roles=frozenset((Role.TENANT,)),
+    kind=TokenKind.USER,
+    expires=None,
+    issuer="realm",
+    token_id="1",
+)
+INSTANCE = "0b6f1a52-4f6e-4f5f-8d7e-3f2f4d1c9a01"
+
+
+def test_a_delegation_that_no_instance_came_of_is_taken_back(
+    parts: app.Parts,
+) -> None:
+    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+    assert delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own")) == INSTANCE
+    path = design.delegation_path(INSTANCE)
+    assert parts.cloud._catalogue(TenantId("t-1")).exists(path)
+    # Here the order's transaction would have been. Two minutes later:
+    with parts.database.write() as connection:
+        connection.execute(work.update().where(work.c.topic == UNCLAIMED).values(due=time.time()))
+    worker = app.worker(parts)
+
+    def taken_back() -> bool:
+        worker.run_once()
+        return not parts.cloud._catalogue(TenantId("t-1")).exists(path)
+
+    until(taken_back, "it is taken back")
+
+
+def test_an_order_is_refused_for_now_while_design_is_away(tmp_path: Path, sqlite_url: str) -> None:
+    manager = ServiceManager(tmp_path, design_url="http://127.0.0.1:9/design", database_url=sqlite_url, keys=Keys())
+    parts = app.Parts.of(manager.settings())
+    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+    with pytest.raises(UnavailableError, match="nothing was ordered") as caught:
+        delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own"))
+    assert "the-tenants-own" not in str(caught.value)
+    # It is written down that something may have been made.
+    with parts.database.read() as connection:
+        due = connection.exec_driver_sql("SELECT topic, key FROM work").all()
+    assert [tuple(each) for each in due] == [(UNCLAIMED, INSTANCE)]
+    parts.cloud.close()
+    parts.database.close()

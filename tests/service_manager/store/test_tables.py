@@ -1,0 +1,44 @@
+"""The chain of revisions makes the tables that the code has."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from archelon_core.database import Database, metadata
+from occi_service.registry.schema import drift, upgrade
+from service_manager.app import MIGRATIONS
+from service_manager.store import tables
+
+
+def test_the_revisions_make_the_tables(database_url: str) -> None:
+    database = Database(database_url)
+    upgrade(database, MIGRATIONS)
+    own = [table for name, table in metadata.tables.items() if name.startswith("sm_")]
+    assert len(own) == 7
+    assert drift(database, own) == []
+    database.close()
+
+
+def test_bundles_from_before_belong_to_who_has_published_them(database_url: str) -> None:
+    database = Database(database_url)
+    upgrade(database, MIGRATIONS)
+    known, unpublished = "a" * 64, "b" * 64
+    bundle = {"archive": b"", "type": "t", "version": "1"}
+    said = {"type": "t", "what": "published", "subject": "s", "at": 0.0}
+    with database.write() as connection:
+        connection.execute(tables.bundles.insert(), [{"digest": each, **bundle} for each in (known, unpublished)])
+        publications = [("acme", known), ("acme", known), ("umbrella", known), ("acme", "c" * 64)]
+        rows = [{"tenant": tenant, "digest": digest, **said} for tenant, digest in publications]
+        connection.execute(tables.publications.insert(), rows)
+        connection.exec_driver_sql("DROP TABLE sm_bundle_owners")
+        version = sa.table("alembic_version", sa.column("version_num", sa.String))
+        connection.execute(
+            version.update()
+            .where(version.c.version_num == "service_manager_0002")
+            .values(version_num="service_manager_0001")
+        )
+    upgrade(database, MIGRATIONS)
+    with database.read() as connection:
+        owners = connection.execute(sa.select(tables.bundle_owners.c.tenant, tables.bundle_owners.c.digest)).all()
+    assert sorted(tuple(each) for each in owners) == [("acme", known), ("umbrella", known)]
+    database.close()
