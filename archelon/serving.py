@@ -57,7 +57,7 @@ def service_manager() -> int:
 @_process
 def cloud_controller(modules: tuple[str, ...]) -> Any:
     """Serve the cloud controller's modules, all or some, until SIGTERM; their work is done by `archelon worker`."""
-    from cloud_controller import web
+    from cloud_controller.app import web
     from cloud_controller.settings import CloudControllerSettings
 
     settings = CloudControllerSettings.load()
@@ -83,8 +83,8 @@ def worker(service: str, modules: tuple[str, ...], port: int | None, host: str |
         from service_manager.__main__ import main
 
         return main(["worker"])
-    from cloud_controller import web
-    from cloud_controller import worker as work
+    from cloud_controller.app import web
+    from cloud_controller.app import worker as work
     from cloud_controller.settings import CloudControllerSettings
 
     settings = CloudControllerSettings.load()
@@ -125,7 +125,7 @@ def _upgrade(service: str, url: str) -> None:
     if service == "service-manager":
         from service_manager.app import MIGRATIONS
     else:
-        from cloud_controller.parts import MIGRATIONS
+        from cloud_controller.app.dependencies import MIGRATIONS
     try:
         database = Database(url)
     except ValueError as error:

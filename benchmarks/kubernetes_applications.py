@@ -21,10 +21,10 @@ from typing import Any, Final
 import urllib3
 
 import bundles
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import ApplicationOrder
-from cloud_controller.labels import Labels
-from cloud_controller.platform import Change, PlatformContext
-from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
+from cloud_controller.platforms.interface import Change, PlatformContext
+from cloud_controller.platforms.kubernetes.factory import OpenKubernetes, open_kubernetes
 
 from .goals import Goals
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from archelon_core.auth.keystone_api import Keystone, KeystoneRefusedError
 from cloud_controller.deploy.ports import Progress, StackOrder, Stacks
-from cloud_controller.platform import PlatformContext, PlatformTokens
-from cloud_controller.platforms.local.opening import OpenLocal, open_local
+from cloud_controller.platforms.interface import PlatformContext, PlatformTokens
+from cloud_controller.platforms.local.factory import OpenLocal, open_local
 
 __all__ = ["install", "open_delegating"]
 

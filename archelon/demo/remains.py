@@ -42,7 +42,7 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
     import psutil
 
     from cloud_controller.platforms.local.launcher import Launcher
-    from cloud_controller.platforms.local.portbook import PortBook
+    from cloud_controller.platforms.local.port_allocator import PortBook
 
     regions = state.cloud / "regions"
     for region in sorted(regions.iterdir()) if regions.is_dir() else []:

@@ -18,9 +18,9 @@ from archelon_api import deploy
 from archelon_core.errors import HttpError
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
-from ..entities import Entities
-from ..notices import Notices
-from ..objects import ABSENT, STOPPED, Object, Objects
+from ..core.entities import Entities
+from ..core.notifications import Notices
+from ..core.resources import ABSENT, STOPPED, Object, Objects
 from .applications import RUN, TOPIC, environment_of
 from .bundles import Unpacked
 from .ports import ApplicationOrder, Applications, ApplicationState, DeployError

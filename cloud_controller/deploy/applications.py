@@ -17,10 +17,10 @@ from occi.core_model import Action, Entity
 from archelon_api import deploy, names
 from archelon_core.errors import BadRequestError, ConflictError, shown
 
-from .. import callers
-from ..labels import Labels
-from ..objects import PRESENT, STOPPED, Object, Objects
-from ..owned import Context, OwnedBackend, context
+from ..core import access
+from ..core.labels import Labels
+from ..core.resource_backend import Context, OwnedBackend, context
+from ..core.resources import PRESENT, STOPPED, Object, Objects
 from .bundles import Bundles
 
 __all__ = ["RUN", "TOPIC", "AppBackend", "ApplicationBackend", "environment_of"]
@@ -94,7 +94,7 @@ class ApplicationBackend(_Runs):
                 "mixins",
             )
         here = context(extras)
-        callers.check_acts_for(here.caller, self.instance(entity))
+        access.check_acts_for(here.caller, self.instance(entity))
         self._check_source(entity.attributes, here, new=True)
         environment_of(entity.attributes)
         if self.objects.owner(here.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
@@ -136,7 +136,7 @@ class ApplicationBackend(_Runs):
         if new:
             # It gets the instance's tokens and secrets, and may read its bundle: so neither an orchestrator chooses it, nor an
             # operator.
-            callers.check_serves(here.caller, "choosing what an application runs")
+            access.check_serves(here.caller, "choosing what an application runs")
         given = [name for name in _SOURCE if attributes.get(name)]
         if len(given) != 1:
             raise BadRequestError(
@@ -144,7 +144,7 @@ class ApplicationBackend(_Runs):
             )
         digest = attributes.get(deploy.BUNDLE_DIGEST)
         if digest and not self._bundles.hold(
-            here.connection, digest, owner=callers.bundle_owner(here.caller) if new else None
+            here.connection, digest, owner=access.bundle_owner(here.caller) if new else None
         ):
             raise ConflictError(
                 f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
@@ -169,8 +169,8 @@ class AppBackend(_Runs):
 
     def create(self, entity: Entity, extras: Any) -> None:
         here = context(extras)
-        callers.check_publishes(here.caller, "running an application of one's own")
-        if extras.get("chosen_path") and not (callers.is_service(here.caller) or callers.is_operator(here.caller)):
+        access.check_publishes(here.caller, "running an application of one's own")
+        if extras.get("chosen_path") and not (access.is_service(here.caller) or access.is_operator(here.caller)):
             # It may be that of an instance whose own application is still to come.
             raise BadRequestError(f"POST it at {deploy.APP.location}; the id of an app is chosen here", "path")
         self.check_takes_more(self.instance(entity), here)
@@ -181,7 +181,7 @@ class AppBackend(_Runs):
         if not image:
             raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)
         if _DIGEST.fullmatch(image) and not self._bundles.hold(
-            here.connection, image, owner=callers.bundle_owner(here.caller)
+            here.connection, image, owner=access.bundle_owner(here.caller)
         ):
             raise ConflictError(f"there is no bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
         environment_of(entity.attributes)
@@ -192,7 +192,7 @@ class AppBackend(_Runs):
             raise ConflictError(f"{shown(new.path)} is taken", "path")
 
     def present(self, entity: Entity, here: Context) -> Object:
-        callers.check_publishes(here.caller, "an application of one's own")
+        access.check_publishes(here.caller, "an application of one's own")
         found = self.objects.find(here.connection, entity.identifier)
         assert found is not None, "entity and row are made and removed together"
         return found

@@ -14,7 +14,7 @@ from archelon_core.database import Database
 from occi_service.registry.base import as_registry
 from occi_service.server.app import Application
 
-from ..objects import Objects
+from ..core.resources import Objects
 from .applications import AppBackend, ApplicationBackend
 from .bundles import BundleBackend, BundleRoute, Bundles, DigestConverter
 from .logs import LogRoute

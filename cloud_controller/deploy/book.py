@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from archelon_core.database import Database
 
-from ..labels import Labels
-from ..objects import labels_of
-from ..platform import KnownStack
-from ..tables import INSTALLATION, objects
+from ..core.labels import Labels
+from ..core.resources import labels_of
+from ..core.tables import INSTALLATION, objects
+from ..platforms.interface import KnownStack
 from .stacks import TOPIC
 
 __all__ = ["RegionBook"]

@@ -33,9 +33,9 @@ from occi_service.registry.base import Registry
 from occi_service.registry.tables import entities, fact, facts
 from occi_service.server.request_input import read_body
 
-from .. import callers
-from ..module import extras_of
-from ..tables import bundles
+from ..core import access
+from ..core.module import extras_of
+from ..core.tables import bundles
 
 __all__ = ["BundleBackend", "BundleRoute", "Bundles", "DigestConverter", "Unpacked"]
 
@@ -175,7 +175,7 @@ class BundleRoute:
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """Keep an archive for the caller: 201 the first time, 200 after."""
         extras = extras_of(req.env)
-        callers.check_publishes(extras["caller"], "publishing a bundle")
+        access.check_publishes(extras["caller"], "publishing a bundle")
         media_type = (req.content_type or "").partition(";")[0].strip().lower()
         if media_type != deploy.BUNDLE_MEDIA_TYPE:
             raise UnsupportedMediaTypeError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
@@ -220,7 +220,7 @@ class BundleRoute:
         """What a look finds, for a caller who may have it; to others it is not there."""
         extras = extras_of(req.env)
         caller = extras["caller"]
-        callers.check_may(caller, rules.READ_OFFERED_BUNDLE, "fetching a bundle")
+        access.check_may(caller, rules.READ_OFFERED_BUNDLE, "fetching a bundle")
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
             found = look(connection, digest) if self._may_have(caller, digest, extras) else None
@@ -229,7 +229,7 @@ class BundleRoute:
         return found
 
     def _may_have(self, caller: Identity, digest: str, extras: dict[str, Any]) -> bool:
-        granted = callers.scopes_of(caller, rules.READ_OFFERED_BUNDLE)
+        granted = access.scopes_of(caller, rules.READ_OFFERED_BUNDLE)
         if Scope.ANY in granted:
             return True
         if Scope.OWN_BUNDLE in granted and self._runs(caller, digest, extras["connection"]):

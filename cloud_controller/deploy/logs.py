@@ -20,7 +20,7 @@ from archelon_core.errors import NotFoundError, shown
 from occi_service.registry.base import Registry
 from occi_service.server.request_input import read_query
 
-from ..module import extras_of
+from ..core.module import extras_of
 from .ports import Applications, Log
 
 __all__ = ["LogRoute"]

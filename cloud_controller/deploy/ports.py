@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ..labels import Labels
+from ..core.labels import Labels
 
 __all__ = [
     "FORMATS",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from archelon_api import deploy, names
 from archelon_core.errors import BadRequestError, shown
 
-from ..platform import Platform
+from ..platforms.interface import Platform
 from .ports import Applications, Stacks
 
 __all__ = ["Regions"]

@@ -20,7 +20,7 @@ from archelon_core.queue import Topic, recurring
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 
-from ..entities import Owner
+from ..core.entities import Owner
 from .bundles import Bundles, Unpacked
 
 __all__ = ["TOPIC", "BundleRetention", "topic"]

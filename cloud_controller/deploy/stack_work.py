@@ -17,9 +17,9 @@ from archelon_api import deploy, names
 from archelon_core.errors import HttpError
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
-from ..entities import Entities
-from ..notices import Notices
-from ..objects import ABSENT, Object, Objects
+from ..core.entities import Entities
+from ..core.notifications import Notices
+from ..core.resources import ABSENT, Object, Objects
 from . import ports, watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order

@@ -10,8 +10,8 @@ from occi.core_model import Action, Entity
 from archelon_api import deploy, names
 from archelon_core.errors import BadRequestError, ConflictError
 
-from ..objects import PRESENT, SUSPENDED, Object, Objects
-from ..owned import Context, OwnedBackend
+from ..core.resource_backend import Context, OwnedBackend
+from ..core.resources import PRESENT, SUSPENDED, Object, Objects
 from .ports import DeployError, StackOrder
 from .regions import Regions
 

@@ -16,8 +16,8 @@ from archelon_api import deploy
 from archelon_core.database import Database
 from archelon_core.queue import Item, Progress, Retry, Topic, Wait
 
-from ..objects import Objects
-from ..platform import Change, Watcher
+from ..core.resources import Objects
+from ..platforms.interface import Change, Watcher
 
 __all__ = ["TOPIC", "Watching", "topic"]
 

@@ -19,7 +19,7 @@ from occi_service.registry.base import Registry, Selection, as_registry
 from occi_service.server.app import Application
 from occi_service.server.backends import ReadOnlyActions
 
-from .. import callers
+from ..core import access
 from .catalogue_backend import CatalogueBackend
 from .delegation_backend import DelegationBackend
 from .delegation_rows import DelegationRows
@@ -79,7 +79,7 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
 
     def _check(self, extras: Any) -> auth.Identity:
         caller: auth.Identity = extras["caller"]
-        callers.check_may(caller, auth.rules.VALIDATE, "validating a document")
+        access.check_may(caller, auth.rules.VALIDATE, "validating a document")
         return caller
 
 

@@ -23,8 +23,8 @@ from archelon_core.errors import BadRequestError, ForbiddenError, shown
 from occi_service.client.address import Address
 from occi_service.registry.base import Registry, Selection
 
-from .. import callers
-from ..owned import context
+from ..core import access
+from ..core.resource_backend import context
 
 __all__ = ["CatalogueBackend"]
 
@@ -58,7 +58,7 @@ class CatalogueBackend(KindBackend):
         """Take a service out. Raises ForbiddenError."""
         caller = _publisher(extras)
         # Also what no process enters any more, such as the modules of a region that there is no longer.
-        if callers.is_operator(caller):
+        if access.is_operator(caller):
             return
         _check_free(entity.attributes)
         _check_own(entity.attributes, caller)
@@ -85,10 +85,10 @@ class CatalogueBackend(KindBackend):
     def _marks(self, service_type: str, before: Mapping[str, Any], caller: Identity, extras: Any) -> dict[str, str]:
         """Who writes it, or goes on being the one who wrote it. Raises ForbiddenError where that is not for the caller."""
         marks = {name: str(before[name]) for name in (design.ISSUER, design.PUBLISHER) if name in before}
-        if callers.is_operator(caller):
+        if access.is_operator(caller):
             return marks or {design.ORIGIN: design.OPERATOR}
         entries = self._entries(service_type, extras)
-        if callers.is_service(caller):
+        if access.is_service(caller):
             if {each.get(design.PUBLISHER, caller.tenant_id) for each in entries} - {caller.tenant_id}:
                 raise ForbiddenError(f"{shown(service_type)} is published by another tenant", design.SERVICE_TYPE)
             if marks:
@@ -116,8 +116,8 @@ class CatalogueBackend(KindBackend):
 
 def _publisher(extras: Any) -> Identity:
     caller = context(extras).caller
-    callers.check_publishes(caller, "the catalogue")
-    if callers.is_service(caller) and caller.instance_id is not None:
+    access.check_publishes(caller, "the catalogue")
+    if access.is_service(caller) and caller.instance_id is not None:
         raise ForbiddenError("this token acts for one instance, and instances publish nothing", "token")
     return caller
 
@@ -136,7 +136,7 @@ def _check_free(attributes: Mapping[str, Any]) -> None:
 def _check_own(attributes: Mapping[str, Any], caller: Identity) -> None:
     """Refuse what another service manager entered, or what is another tenant's. Raises ForbiddenError."""
     issuer, publisher = attributes.get(design.ISSUER), attributes.get(design.PUBLISHER)
-    if callers.is_service(caller) and issuer not in (None, caller.issuer):
+    if access.is_service(caller) and issuer not in (None, caller.issuer):
         raise ForbiddenError("another service manager entered this; an operator can delete it", design.ISSUER)
     if publisher != caller.tenant_id:
         raise ForbiddenError("the service is not published by your tenant", design.PUBLISHER)

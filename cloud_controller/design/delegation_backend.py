@@ -22,8 +22,8 @@ from archelon_core.database import Database
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError, shown
 from occi_service.server.backends import call_first
 
-from .. import callers
-from ..owned import Context, context
+from ..core import access
+from ..core.resource_backend import Context, context
 from .delegation_rows import ACTIVE, LOST, DelegationRow, DelegationRows
 from .ports import (
     DelegationLostError,
@@ -74,8 +74,8 @@ class DelegationBackend(KindBackend, ActionBackend):
         except ValueError as error:
             raise BadRequestError(str(error), "path") from None
         here = context(extras)
-        callers.check_acts_for(here.caller, instance)
-        callers.check_serves(here.caller, "delegating")
+        access.check_acts_for(here.caller, instance)
+        access.check_serves(here.caller, "delegating")
         if self._rows.find(here.connection, instance) is not None:
             # Of this tenant's there is none, or it would be replaced.
             raise ConflictError(f"{instance} is an instance of another tenant", "path")
@@ -102,7 +102,7 @@ class DelegationBackend(KindBackend, ActionBackend):
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
         """Show how it stands with the delegation that counts."""
-        callers.check_may(extras["caller"], auth.rules.READ_OBJECTS, "a delegation")
+        access.check_may(extras["caller"], auth.rules.READ_OBJECTS, "a delegation")
         with self._database.read() as connection:
             counts = self._rows.root(connection, _instance(entity))
         if counts is not None:
@@ -112,7 +112,7 @@ class DelegationBackend(KindBackend, ActionBackend):
         """A PUT that was repeated. Had it made a second trust, the sweep finds that nobody has it."""
         here = context(extras)
         instance = _instance(old)
-        callers.check_acts_for(here.caller, instance)
+        access.check_acts_for(here.caller, instance)
         if new.attributes.get(design.DELEGATION_PARENT) != old.attributes.get(design.DELEGATION_PARENT):
             raise ConflictError("a delegation's parent stays", design.DELEGATION_PARENT)
 
@@ -122,7 +122,7 @@ class DelegationBackend(KindBackend, ActionBackend):
         """End it."""
         here = context(extras)
         instance = _instance(entity)
-        callers.check_acts_for(here.caller, instance)
+        access.check_acts_for(here.caller, instance)
         row = self._rows.find(here.connection, instance)
         if row is None:
             return
@@ -146,7 +146,7 @@ class DelegationBackend(KindBackend, ActionBackend):
             raise ConflictError("the delegation is gone", "path")
         if action == design.ADOPT:
             return self._adopt(entity, here, counts, extras)
-        callers.check_acts_for(here.caller, _instance(entity))
+        access.check_acts_for(here.caller, _instance(entity))
         audience = str(attributes[design.EXCHANGE_AUDIENCE])
         if audience.startswith(_PLATFORM):
             return self._for_platform(entity, here, counts, audience=audience, extras=extras)
@@ -189,13 +189,13 @@ class DelegationBackend(KindBackend, ActionBackend):
 
     def _is_ourselves(self, caller: auth.Identity) -> bool:
         return (
-            callers.is_service(caller)
+            access.is_service(caller)
             and caller.issuer == self._issuer.name
             and caller.subject == tokens.subject_of_service_manager(tokens.CLOUD_CONTROLLER)
         )
 
     def _adopt(self, entity: Entity, here: Context, counts: DelegationRow, extras: Any) -> Mapping[str, Any]:
-        if not callers.is_operator(here.caller):
+        if not access.is_operator(here.caller):
             raise ForbiddenError("adopting a delegation is for the role operator", "token")
         token = extras["subject_token"]
         if token is None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from archelon_core.database import insert_into
 
-from ..tables import delegations
+from ..core.tables import delegations
 from .ports import Delegation
 
 __all__ = ["ACTIVE", "LOST", "DelegationRow", "DelegationRows"]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import bundles
 
-from ..deploy import infrastructure as infra
+from .. import infrastructure as infra
 
 __all__ = ["MANIFEST", "validate"]
 

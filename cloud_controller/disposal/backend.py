@@ -10,8 +10,8 @@ from occi.core_model import Entity
 from archelon_api import disposal
 from occi_service.server.app import Application
 
-from ..objects import Object, Objects
-from ..owned import Context, OwnedBackend
+from ..core.resource_backend import Context, OwnedBackend
+from ..core.resources import Object, Objects
 
 __all__ = ["TOPIC", "DisposalBackend", "DisposalModule"]
 

@@ -19,9 +19,9 @@ from archelon_api import deploy, disposal, dns, provision, runtime
 from archelon_core.database import Database
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait, recurring
 
-from ..entities import Entities
-from ..notices import Notices
-from ..objects import ABSENT, Object, Objects
+from ..core.entities import Entities
+from ..core.notifications import Notices
+from ..core.resources import ABSENT, Object, Objects
 from .backend import TOPIC
 from .ports import Holdings, HoldingsError
 

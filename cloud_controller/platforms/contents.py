@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..deploy.infrastructure.rendering import DescriptionError, Item, Scalar, Value, substitute
-from ..deploy.infrastructure.resources import NodeError, WantedNode
-from ..deploy.infrastructure.sections import Section, entries, word
+from ..infrastructure.rendering import DescriptionError, Item, Scalar, Value, substitute
+from ..infrastructure.resources import NodeError, WantedNode
+from ..infrastructure.sections import Section, entries, word
 
 __all__ = ["check_texts", "filled", "pairs_of", "text_of"]
 

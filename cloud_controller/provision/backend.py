@@ -11,8 +11,8 @@ from archelon_api import deploy, dns, provision
 from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
-from ..objects import Object, Objects
-from ..owned import Context, OwnedBackend
+from ..core.resource_backend import Context, OwnedBackend
+from ..core.resources import Object, Objects
 from .dns_backend import DnsBackend
 from .ports import ConfigurationOrder, Configures, Names, ProvisionError
 

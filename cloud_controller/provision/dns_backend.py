@@ -13,8 +13,8 @@ from occi.core_model import Entity
 from archelon_api import dns, dns_records, names
 from archelon_core.errors import BadRequestError, shown
 
-from ..objects import Object, Objects
-from ..owned import Context, OwnedBackend
+from ..core.resource_backend import Context, OwnedBackend
+from ..core.resources import Object, Objects
 from .ports import NameOrder, Names, ProvisionError
 
 __all__ = ["ACTIVE", "FAILED", "TOPIC", "WAITING", "DnsBackend", "name_order"]

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from archelon_api import dns
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
-from ..entities import Entities
-from ..objects import ABSENT, Object, Objects
+from ..core.entities import Entities
+from ..core.resources import ABSENT, Object, Objects
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 from .ports import Named, NameOrder, Names, ProvisionError
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from archelon_api.dns_records import DnsRecord
 
-from ..labels import Labels
+from ..core.labels import Labels
 
 __all__ = ["ConfigurationOrder", "Configured", "Configures", "NameOrder", "Named", "Names", "ProvisionError"]
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from archelon_api import deploy, provision
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
-from ..entities import Entities
-from ..objects import ABSENT, Object, Objects
+from ..core.entities import Entities
+from ..core.resources import ABSENT, Object, Objects
 from .backend import TOPIC, configuration_order
 from .ports import ConfigurationOrder, Configured, Configures, ProvisionError
 

@@ -13,9 +13,9 @@ from archelon_api import deploy, runtime
 from archelon_core.errors import BadRequestError, shown
 from occi_service.server.app import Application
 
-from ..objects import Object, Objects
-from ..owned import Context, OwnedBackend
-from ..tables import samples
+from ..core.resource_backend import Context, OwnedBackend
+from ..core.resources import Object, Objects
+from ..core.tables import samples
 
 __all__ = ["ALARM", "MONITOR", "AlarmBackend", "MonitorBackend", "RuntimeModule"]
 

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from archelon_api import names, runtime
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
-from ..entities import Entities
-from ..notices import Notices
-from ..objects import ABSENT, Object, Objects
-from ..tables import samples
+from ..core.entities import Entities
+from ..core.notifications import Notices
+from ..core.resources import ABSENT, Object, Objects
+from ..core.tables import samples
 from . import scraping
 from .backend import ALARM, MONITOR
 from .ports import Targets

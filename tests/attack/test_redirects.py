@@ -13,7 +13,7 @@ import requests
 from archelon_core.auth import InvalidTokenError, ProviderDownError
 from archelon_core.auth.keystone import KeystoneTokens, RoleMap
 from archelon_core.auth.keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
-from cloud_controller.labels import Labels
+from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from occi_service import client

@@ -18,7 +18,7 @@ from archelon_api import deploy, design, disposal, dns, names, provision, runtim
 from archelon_core.auth import Realm, RealmFile, Role, TenantId, rules
 from archelon_core.auth.rules import Rule
 from archelon_core.database import Database
-from cloud_controller import web
+from cloud_controller.app import web
 from occi_service.model import type_id
 from occi_service.registry.schema import upgrade
 from occi_service.server import service

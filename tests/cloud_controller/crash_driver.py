@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloud_controller.platforms.described import DescribedStacks
+from cloud_controller.platforms.declarative_stacks import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from tests.cloud_controller.descriptions import order

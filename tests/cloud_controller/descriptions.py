@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import StackOrder
-from cloud_controller.labels import Labels
 
 LABELS = Labels("i-1", "tenant", "svc", 1)
 

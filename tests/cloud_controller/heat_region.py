@@ -11,9 +11,9 @@ from typing import Any
 
 import requests
 
-from cloud_controller.labels import Labels
-from cloud_controller.platform import KnownStack, NoStacks, PlatformContext, StackBook
-from cloud_controller.platforms.heat.opening import HeatPlatform, open_heat
+from cloud_controller.core.labels import Labels
+from cloud_controller.platforms.heat.factory import HeatPlatform, open_heat
+from cloud_controller.platforms.interface import KnownStack, NoStacks, PlatformContext, StackBook
 from tests.conftest import missing
 from tests.openstack import Cloud, OpenStack
 from tests.relay import Relay, relay_to

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from archelon_api import names, tokens
 from archelon_core import auth, encryption
 from archelon_core.database import Database, metadata
-from cloud_controller import parts, web, worker
-from cloud_controller.notices import Notice
-from cloud_controller.platform import Platform, PlatformContext
+from cloud_controller.app import dependencies, web, worker
+from cloud_controller.core.notifications import Notice
+from cloud_controller.core.tables import installation
+from cloud_controller.platforms.interface import Platform, PlatformContext
+from cloud_controller.platforms.local.factory import OpenLocal, open_local
 from cloud_controller.platforms.local.launcher import no_checkpoint
-from cloud_controller.platforms.local.opening import OpenLocal, open_local
-from cloud_controller.tables import installation
 
 TENANT = "t-1"
 INSTALLATION = "here"
@@ -83,7 +83,7 @@ class House:
         self.platform: OpenLocal = open_local(
             PlatformContext("local", root / "local"), runner=runner, shared=True, checkpoint=checkpoint
         )
-        self.parts = parts.Parts(
+        self.parts = dependencies.Parts(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),
             platforms=platforms or {"local": self.platform},

@@ -18,8 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from archelon_core import queue
-from cloud_controller.tables import notices
-from cloud_controller.worker import topics_of
+from cloud_controller.app.worker import topics_of
+from cloud_controller.core.tables import notices
 
 from .house import House
 

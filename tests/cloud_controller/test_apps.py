@@ -14,7 +14,7 @@ import falcon.testing
 import pytest
 
 from archelon_api import deploy, disposal
-from cloud_controller import web
+from cloud_controller.app import web
 from cloud_controller.deploy.logs import LogRoute
 from occi_service.server.app import Application
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cloud_controller.platforms.local.books import remove_tree
+from cloud_controller.platforms.local.stack_index import remove_tree
 
 
 def test_a_tree_deeper_than_a_program_may_recurse_is_removed(tmp_path: Path) -> None:

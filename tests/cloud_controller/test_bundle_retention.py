@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archelon_api import deploy
-from cloud_controller import web
+from cloud_controller.app import web
 from cloud_controller.deploy.retention import BundleRetention
 from occi_service.server.app import Application
 

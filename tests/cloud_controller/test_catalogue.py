@@ -14,7 +14,7 @@ from occi.core_model import Resource
 from archelon_api import deploy, design, dns, names, tokens
 from archelon_api import service_manager as manager
 from archelon_core import auth
-from cloud_controller import web
+from cloud_controller.app import web
 from cloud_controller.design.mirror import mirrored
 from cloud_controller.design.ports import CatalogueEntry
 

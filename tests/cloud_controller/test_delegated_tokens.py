@@ -15,10 +15,10 @@ import pytest
 
 from archelon_api import design, tokens
 from archelon_core import auth
-from cloud_controller import web
-from cloud_controller.delegated_tokens import DelegatedTokens
-from cloud_controller.labels import Labels
-from cloud_controller.platform import DelegationEndedError
+from cloud_controller.app import web
+from cloud_controller.core.labels import Labels
+from cloud_controller.platforms.delegated_tokens import DelegatedTokens
+from cloud_controller.platforms.interface import DelegationEndedError
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from occi_service import client
 from tests.cloud_controller.house import SERVICE, House, new_instance

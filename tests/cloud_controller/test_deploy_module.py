@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 import bundles
 from archelon_api import deploy, names
-from cloud_controller.notices import TOPIC, Notice
-from cloud_controller.worker import worker_of
+from cloud_controller.app.worker import worker_of
+from cloud_controller.core.notifications import TOPIC, Notice
 from occi_service import client
 
 from .descriptions import sleepers

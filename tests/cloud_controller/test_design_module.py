@@ -11,7 +11,7 @@ import pytest
 
 from archelon_api import design
 from archelon_core import auth
-from cloud_controller import web
+from cloud_controller.app import web
 
 from .house import House, new_instance
 

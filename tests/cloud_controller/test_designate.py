@@ -12,14 +12,14 @@ import pytest
 
 import sdk
 from archelon_api import design, disposal, dns, dns_records, names
-from cloud_controller import web
+from cloud_controller.app import web
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.book import RegionBook
 from cloud_controller.deploy.ports import DeployError
-from cloud_controller.labels import Labels
-from cloud_controller.platform import KnownStack, PlatformContext
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
-from cloud_controller.platforms.heat.opening import open_heat
+from cloud_controller.platforms.heat.factory import open_heat
+from cloud_controller.platforms.interface import KnownStack, PlatformContext
 from cloud_controller.provision.dns_backend import TOPIC
 from cloud_controller.provision.ports import NameOrder, ProvisionError
 from sdk.cloud_names import CloudNames

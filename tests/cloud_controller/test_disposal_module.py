@@ -10,14 +10,14 @@ import pytest
 
 from archelon_api import deploy, disposal
 from archelon_core.queue import Done, Item, Progress, Token, Wait
-from cloud_controller import web
+from cloud_controller.app import web
+from cloud_controller.core.entities import Entities
+from cloud_controller.core.labels import Labels
+from cloud_controller.core.notifications import Notices
+from cloud_controller.core.resources import ABSENT
 from cloud_controller.disposal.backend import TOPIC
 from cloud_controller.disposal.ports import Holdings, HoldingsError
 from cloud_controller.disposal.work import DisposalWork, Sweep
-from cloud_controller.entities import Entities
-from cloud_controller.labels import Labels
-from cloud_controller.notices import Notices
-from cloud_controller.objects import ABSENT
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from occi_service.server.app import Application
 

@@ -14,17 +14,23 @@ import pytest
 import requests
 from heatclient.v1.client import Client
 
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder
 from cloud_controller.disposal.ports import HoldingsError
-from cloud_controller.labels import Labels
-from cloud_controller.platform import Change, DelegationEndedError, KnownStack, NeverDelegatedError, PlatformContext
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
-from cloud_controller.platforms.heat.holdings import HeatHoldings
-from cloud_controller.platforms.heat.opening import open_heat
+from cloud_controller.platforms.heat.factory import open_heat
+from cloud_controller.platforms.heat.inventory import HeatHoldings
 from cloud_controller.platforms.heat.software_config import SoftwareDeployments
 from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
+from cloud_controller.platforms.interface import (
+    Change,
+    DelegationEndedError,
+    KnownStack,
+    NeverDelegatedError,
+    PlatformContext,
+)
 from cloud_controller.provision.ports import ConfigurationOrder
 from tests.openstack import OpenStack
 from tests.waiting import until

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from archelon_api import deploy, names
-from cloud_controller.platform import NoStacks
 from cloud_controller.platforms.heat.configures import HeatConfigures
 from cloud_controller.platforms.heat.connection import Connections
-from cloud_controller.platforms.heat.holdings import HeatHoldings
-from cloud_controller.platforms.heat.opening import HeatPlatform
+from cloud_controller.platforms.heat.factory import HeatPlatform
+from cloud_controller.platforms.heat.inventory import HeatHoldings
 from cloud_controller.platforms.heat.stacks import HeatStacks
 from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.platforms.heat.watcher import HeatWatcher
+from cloud_controller.platforms.interface import NoStacks
 from tests.openstack import OpenStack
 from tests.relay import Relay
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.labels import Labels
+from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.local import processes
-from cloud_controller.platforms.local.books import write_file
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import LogChunk, read_log
 from cloud_controller.platforms.local.orders import (
@@ -31,6 +30,7 @@ from cloud_controller.platforms.local.orders import (
     State,
 )
 from cloud_controller.platforms.local.sandbox import Sandbox
+from cloud_controller.platforms.local.stack_index import write_file
 from tests.ports import free_port
 from tests.waiting import until
 

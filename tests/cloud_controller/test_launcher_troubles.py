@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.local.holdings import LocalHoldings
+from cloud_controller.platforms.local.inventory import LocalHoldings
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State

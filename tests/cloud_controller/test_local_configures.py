@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.labels import Labels
+from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.configures import LocalConfigures
 from cloud_controller.platforms.local.launcher import Launcher

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from archelon_core import auth
-from cloud_controller.parts import Parts
+from cloud_controller.app.dependencies import Parts
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from tests.cloud_controller.delegation_contract import AUDIENCE, DelegationContract
 

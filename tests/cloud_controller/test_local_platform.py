@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from cloud_controller.app.dependencies import open_platforms
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import PLATFORMS, ApplicationOrder, DeployError, node_resources
-from cloud_controller.labels import Labels
-from cloud_controller.parts import open_platforms
-from cloud_controller.platform import PlatformContext
+from cloud_controller.platforms.interface import PlatformContext
+from cloud_controller.platforms.local.factory import open_local
 from cloud_controller.platforms.local.nodes import ProcessNodes
-from cloud_controller.platforms.local.opening import open_local
 from cloud_controller.platforms.local.orders import Name
 from cloud_controller.platforms.local.platform import LocalPlatform
 
@@ -118,7 +118,7 @@ def test_a_type_that_cannot_be_loaded_or_is_offered_twice_is_named(
 
 
 def test_a_platform_that_no_region_names_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entries = (("local", "cloud_controller.platforms.local.opening:open_local"), ("far", "no_such_module:Thing"))
+    entries = (("local", "cloud_controller.platforms.local.factory:open_local"), ("far", "no_such_module:Thing"))
     offered(monkeypatch, *entries, group=PLATFORMS)
     assert list(open_platforms(tmp_path, {"here": ("local", {})})) == ["here"]
     with pytest.raises(DeployError, match=r"'far' in archelon\.platforms cannot be imported: No module named"):

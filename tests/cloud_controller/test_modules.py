@@ -23,11 +23,13 @@ from archelon_core.auth import IDENTITY
 from archelon_core.database import Database
 from archelon_core.queue import WorkQueue
 from archelon_core.settings import SettingsError
-from cloud_controller import parts, settings, tables, web, worker
-from cloud_controller.notices import Notice
-from cloud_controller.objects import Objects
+from cloud_controller import settings
+from cloud_controller.app import dependencies, web, worker
+from cloud_controller.core import tables
+from cloud_controller.core.notification_sender import Sender
+from cloud_controller.core.notifications import Notice
+from cloud_controller.core.resources import Objects
 from cloud_controller.platforms.local.delegations import LocalDelegations
-from cloud_controller.sending import Sender
 from occi_service.client import ClientError
 from occi_service.registry import schema
 from occi_service.server.app import Application
@@ -73,7 +75,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
     realm.add_user("ann", tenant="ours", roles=["tenant"])
     realm.add_user("op", tenant="ours", roles=["operator"])
     issued = {user: realm.issue_token(user, tenant="ours", lifetime=None).secret for user in ("ann", "op")}
-    known = parts.Parts(
+    known = dependencies.Parts(
         **{
             **{field: getattr(house.parts, field) for field in ("database", "cipher", "platforms", "keys")},
             "signing_key": house.parts.signing_key,
@@ -114,13 +116,13 @@ def test_the_root_of_a_module_lists_what_is_its_own(house: House) -> None:
 
 def test_migrations_make_the_tables(database_url: str) -> None:
     database = Database(database_url)
-    schema.upgrade(database, parts.MIGRATIONS)
+    schema.upgrade(database, dependencies.MIGRATIONS)
     assert schema.drift(database, tables.TABLES) == []
     objects = Objects(WorkQueue(database, clock=time.time))
     with database.read() as connection:
         name = objects.installation(connection)
     assert str(uuid.UUID(name)) == name
-    schema.upgrade(database, parts.MIGRATIONS)
+    schema.upgrade(database, dependencies.MIGRATIONS)
     with database.read() as connection:
         assert objects.installation(connection) == name
     database.close()
@@ -137,14 +139,14 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
         "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
         "ARCHELON_REGIONS": '{"here": {"platform": "local"}}',
     }
-    opened = parts.Parts.of(settings.CloudControllerSettings.load(environ))
+    opened = dependencies.Parts.of(settings.CloudControllerSettings.load(environ))
     assert opened.regions.names == ("here",)
     opened.database.close()
     with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
         settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
-    with pytest.raises(parts.ports.DeployError, match=r"there are heat,.* local"):
-        parts.Parts.of(settings.CloudControllerSettings.load(wrong))
+    with pytest.raises(dependencies.ports.DeployError, match=r"there are heat,.* local"):
+        dependencies.Parts.of(settings.CloudControllerSettings.load(wrong))
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])

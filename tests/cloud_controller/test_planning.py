@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_controller.deploy import infrastructure as infra
-from cloud_controller.deploy.infrastructure.description import Health, Implementation, Node
-from cloud_controller.deploy.infrastructure.rendering import Item, Place
-from cloud_controller.labels import Labels
+from cloud_controller import infrastructure as infra
+from cloud_controller.core.labels import Labels
+from cloud_controller.infrastructure.description import Health, Implementation, Node
+from cloud_controller.infrastructure.rendering import Item, Place
 
 HERE = Place("t", 1, 1)
 LABELS = Labels("i", "t", "s", 1)

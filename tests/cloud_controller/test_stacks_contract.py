@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import bundles
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.disposal.ports import Holdings
-from cloud_controller.labels import Labels
-from cloud_controller.platform import PlatformContext
-from cloud_controller.platforms.local.opening import open_local
+from cloud_controller.platforms.interface import PlatformContext
+from cloud_controller.platforms.local.factory import open_local
 
 from .descriptions import sleepers
 from .heat_region import Book, open_region, template_of

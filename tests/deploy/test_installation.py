@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 import urllib3
 
-from cloud_controller.web import MODULES
+from cloud_controller.app.web import MODULES
 from occi_service import client
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster, loaded_image

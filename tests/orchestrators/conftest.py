@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.described import DescribedStacks
+from cloud_controller.platforms.declarative_stacks import DescribedStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
-from ...labels import Labels
+from ...core.labels import Labels
 
 __all__ = ["AccountTokens"]
 

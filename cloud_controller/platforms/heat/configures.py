@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ...deploy.ports import DeployError
-from ...platform import StackBook
 from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
+from ..interface import StackBook
 from .connection import Connections
 from .resources import Found
 from .software_config import SoftwareDeployments, software_of

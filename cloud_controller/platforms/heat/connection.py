@@ -23,9 +23,9 @@ from keystoneauth1.access.service_catalog import ServiceCatalogV3
 
 from archelon_core.transactions import forbid_in_transaction
 
+from ...core.labels import Labels
 from ...deploy.ports import DeployError
-from ...labels import Labels
-from ...platform import PlatformTokens
+from ..interface import PlatformTokens
 
 __all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
 

@@ -16,13 +16,13 @@ import requests
 
 from archelon_api.dns_records import DnsRecordError, zone_of
 
+from ...core.labels import Labels
 from ...deploy.ports import DeployError
 from ...disposal.ports import HoldingsError
-from ...labels import Labels
-from ...platform import NeverDelegatedError, StackBook
 from ...provision.ports import Named, NameOrder, ProvisionError
+from ..interface import NeverDelegatedError, StackBook
 from .connection import Connections
-from .holdings import Held, TenantHoldings
+from .inventory import Held, TenantHoldings
 
 __all__ = ["Designate", "DesignateHoldings", "DesignateNames"]
 

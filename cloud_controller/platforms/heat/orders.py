@@ -17,8 +17,8 @@ import bundles
 from archelon_core.transactions import forbid_in_transaction
 from bundles import hot
 
+from ...core.labels import Labels
 from ...deploy.ports import DeployError, StackOrder
-from ...labels import Labels
 from .parameters import check_parameters, declared
 from .scaling import with_counts
 

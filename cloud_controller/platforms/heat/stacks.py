@@ -22,8 +22,8 @@ from typing import Any, Final, TypeVar
 import keystoneauth1.exceptions
 from heatclient.v1.client import Client
 
+from ...core.labels import Labels
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
-from ...labels import Labels
 from . import resources
 from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name

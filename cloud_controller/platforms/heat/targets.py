@@ -13,8 +13,8 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ...deploy.ports import DeployError
-from ...platform import StackBook
 from ...runtime.ports import Target
+from ..interface import StackBook
 from .connection import Connections
 from .resources import Found, resources_of
 

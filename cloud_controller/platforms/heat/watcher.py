@@ -15,7 +15,7 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ...deploy.ports import DeployError
-from ...platform import Change, Changed, KnownStack, StackBook
+from ..interface import Change, Changed, KnownStack, StackBook
 from .connection import Connections
 from .orders import OURS, order_id
 

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log, Pace
-from . import words
+from . import diagnostics
+from .annotations import ORCHESTRATOR, REVISION, dns_name, instance_of
 from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster
 from .discovery import UnknownKindError
 from .logs import read_log
-from .marks import ORCHESTRATOR, REVISION, dns_name, instance_of
 from .orchestrators import CONTAINER, URL, Orchestrator, Runs
 
 __all__ = ["KubernetesApplications"]
@@ -96,7 +96,7 @@ class KubernetesApplications:
                 self._cluster.api.merge(self._cluster.path(found), {"spec": {"replicas": 0}})
             except NotFoundError:
                 return True
-        return not any(words.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
+        return not any(diagnostics.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
         """End it and start it. Raises DeployError."""
@@ -176,20 +176,20 @@ class KubernetesApplications:
             return ApplicationState("inactive", "is being removed")
         pods = self._pods(instance_of(metadata), metadata["namespace"])
         if not deployment["spec"].get("replicas"):
-            return ApplicationState("inactive", "is stopping" if any(map(words.runs, pods)) else "", url)
-        trouble = self._trouble(deployment, words.newest(pods))
+            return ApplicationState("inactive", "is stopping" if any(map(diagnostics.runs, pods)) else "", url)
+        trouble = self._trouble(deployment, diagnostics.newest(pods))
         if trouble is None:
             return ApplicationState("active", url=url)
         return ApplicationState("error" if trouble.lasting else "inactive", trouble.text, url)
 
-    def _trouble(self, deployment: Json, pod: Mapping[str, Any] | None) -> words.Trouble | None:
+    def _trouble(self, deployment: Json, pod: Mapping[str, Any] | None) -> diagnostics.Trouble | None:
         """What keeps it from answering; the pod says it sooner than the Deployment."""
         if pod is None:
-            return words.of_deployment(deployment) or words.Trouble("is starting", lasting=False)
+            return diagnostics.of_deployment(deployment) or diagnostics.Trouble("is starting", lasting=False)
         wanted = deployment["spec"]["template"]["metadata"]["annotations"].get(REVISION)
         if pod["metadata"].get("deletionTimestamp") or pod["metadata"]["annotations"].get(REVISION) != wanted:
-            return words.Trouble("is being replaced", lasting=False)
-        return words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
+            return diagnostics.Trouble("is being replaced", lasting=False)
+        return diagnostics.of_pod(pod, self._events(pod) if diagnostics.waits_silently(pod) else ())
 
     def _events(self, pod: Mapping[str, Any]) -> Sequence[Json]:
         metadata = pod["metadata"]

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ...labels import Labels
+from ...core.labels import Labels
+from .annotations import MANAGED, TENANT, asides, dns_name, label, selector
 from .api import Api, ApiError, Json, NotFoundError
 from .discovery import Discovery, Resource
-from .marks import MANAGED, TENANT, asides, dns_name, label, selector
 
 __all__ = ["Cluster", "Namespaces"]
 

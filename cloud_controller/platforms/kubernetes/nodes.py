@@ -28,17 +28,17 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ...deploy.infrastructure.description import Implementation
-from ...deploy.infrastructure.parsing import command_list
-from ...deploy.infrastructure.rendering import DescriptionError, Scalar, Value
-from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ...deploy.infrastructure.sections import Section, word
+from ...infrastructure.description import Implementation
+from ...infrastructure.parsing import command_list
+from ...infrastructure.rendering import DescriptionError, Scalar, Value
+from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
+from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
-from . import words
+from . import diagnostics
+from .annotations import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
 from .api import ApiError, Json
 from .cluster import Cluster
-from .marks import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
 from .orchestrators import Runs
 
 __all__ = ["PodNodes", "object_name"]
@@ -385,7 +385,7 @@ def _attributes(service: Json) -> dict[str, Scalar]:
 
 def _observed(service: Json, pod: Json | None) -> ObservedNode:
     told = service["metadata"]["annotations"]
-    trouble = None if pod is None else words.of_pod(pod)
+    trouble = None if pod is None else diagnostics.of_pod(pod)
     return ObservedNode(
         key=_key_of(service),
         node=str(told.get(_NODE, "")),
@@ -401,7 +401,7 @@ def _observed(service: Json, pod: Json | None) -> ObservedNode:
     )
 
 
-def _condition(service: Json, pod: Json | None, trouble: words.Trouble | None) -> Condition:
+def _condition(service: Json, pod: Json | None, trouble: diagnostics.Trouble | None) -> Condition:
     if service["metadata"].get("deletionTimestamp"):
         return Condition.STOPPING
     if pod is None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ...deploy.ports import ApplicationOrder, DeployError
+from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
 from .api import Json
-from .marks import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
 
 __all__ = ["ARCHIVE_LIMIT", "CONTAINER", "PORT", "URL", "Orchestrator", "Runs"]
 

@@ -20,11 +20,11 @@ from typing import Any, Final
 from archelon_core.transactions import forbid_in_transaction
 
 from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
-from . import words
+from . import diagnostics
+from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
-from .marks import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .outputs import PathError, outputs
 from .policy import Policy
 from .readiness import WORKLOADS, Health, health
@@ -360,11 +360,11 @@ class KubernetesStacks:
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
         """What keeps a workload's pods from being ready, or a claim from having a volume, in words."""
         if found["kind"] == "PersistentVolumeClaim":
-            told = words.warning(self._events(found))
+            told = diagnostics.warning(self._events(found))
             return f"has no volume yet: {told}" if told and not found["metadata"].get("deletionTimestamp") else ""
         if found["kind"] not in WORKLOADS:
             return ""
-        refused = words.of_deployment(found)
+        refused = diagnostics.of_deployment(found)
         if refused is not None:
             return refused.text
         chosen = (found.get("spec", {}).get("selector") or {}).get("matchLabels")
@@ -377,12 +377,12 @@ class KubernetesStacks:
             if not (is_own or is_job) or pod["metadata"].get("deletionTimestamp"):
                 continue
             has_pods = True
-            trouble = words.of_pod(pod, self._events(pod) if words.waits_silently(pod) else ())
+            trouble = diagnostics.of_pod(pod, self._events(pod) if diagnostics.waits_silently(pod) else ())
             if trouble is not None:
                 return trouble.text
         # Of what makes pods, Deployments alone say in their status that they may not.
-        told = "" if has_pods else words.warning(self._events(found))
-        return words.refused(told).text if told else ""
+        told = "" if has_pods else diagnostics.warning(self._events(found))
+        return diagnostics.refused(told).text if told else ""
 
     def _events(self, found: Json) -> Sequence[Json]:
         metadata = found["metadata"]

@@ -31,8 +31,8 @@ from bundles.documents import locate
 from bundles.problems import json_path
 
 from ...deploy.ports import DeployError, StackOrder
+from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .api import Json
-from .marks import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, Policy, pods_of
 

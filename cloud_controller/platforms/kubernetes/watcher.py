@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ...platform import Change, Changed
+from ..interface import Change, Changed
+from .annotations import COMPONENT, ORCHESTRATOR, STACK, instance_of, selector
 from .api import ApiError, GoneError, Json
 from .cluster import Cluster
 from .discovery import Resource, UnknownKindError
-from .marks import COMPONENT, ORCHESTRATOR, STACK, instance_of, selector
 
 __all__ = ["FOLLOWED", "KubernetesWatcher"]
 

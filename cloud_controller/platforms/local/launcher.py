@@ -35,10 +35,14 @@ from pathlib import Path
 import cloud_controller
 from archelon_core.private_files import private_directory
 
-from ...labels import Labels
+from ...core.labels import Labels
 from ..health import Spawn
 from . import locks, processes
-from .books import (
+from .logs import LogChunk, read_log
+from .orders import LaunchError, Name, Order, Program, Running, State
+from .port_allocator import PortBook, PortError
+from .sandbox import Sandbox
+from .stack_index import (
     inside,
     listing,
     mark_stopped,
@@ -51,10 +55,6 @@ from .books import (
     write_files,
     write_json,
 )
-from .logs import LogChunk, read_log
-from .orders import LaunchError, Name, Order, Program, Running, State
-from .portbook import PortBook, PortError
-from .sandbox import Sandbox
 
 __all__ = ["Launcher", "no_checkpoint"]
 

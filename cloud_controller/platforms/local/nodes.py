@@ -21,16 +21,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...deploy.infrastructure.description import Implementation
-from ...deploy.infrastructure.parsing import command_list
-from ...deploy.infrastructure.rendering import DescriptionError, Item, Scalar, Value
-from ...deploy.infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
-from ...deploy.infrastructure.sections import Section, word
+from ...infrastructure.description import Implementation
+from ...infrastructure.parsing import command_list
+from ...infrastructure.rendering import DescriptionError, Item, Scalar, Value
+from ...infrastructure.resources import Condition, NodeError, ObservedNode, WantedNode
+from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
-from .portbook import system_port_refusal
+from .port_allocator import system_port_refusal
 
 __all__ = ["ProcessNodes"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...labels import Labels
+from ...core.labels import Labels
 from ..health import CannotSpawnError
 
 __all__ = ["HERE", "LaunchError", "Limits", "Name", "Order", "Program", "Restart", "Running", "State"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ...deploy import ports
-from ...deploy.infrastructure import ResourceType
 from ...deploy.ports import Stacks
-from ..described import DescribedStacks
+from ...infrastructure import ResourceType
+from ..declarative_stacks import DescribedStacks
 from .applications import LocalApplications
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes

@@ -30,9 +30,9 @@ from pathlib import Path
 from archelon_core.private_files import private_directory
 
 from . import processes
-from .books import root_id
 from .bubblewrap import ENVIRONMENT, command_line, in_memory
 from .orders import LaunchError
+from .stack_index import root_id
 
 __all__ = ["Sandbox", "found_sandbox", "told_of"]
 

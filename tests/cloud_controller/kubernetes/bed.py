@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cloud_controller.platform import PlatformContext
+from cloud_controller.platforms.interface import PlatformContext
 from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnection, connect
-from cloud_controller.platforms.kubernetes.opening import OpenKubernetes, open_kubernetes
+from cloud_controller.platforms.kubernetes.factory import OpenKubernetes, open_kubernetes
 from tests.waiting import until
 
 __all__ = ["Bed", "region", "until"]

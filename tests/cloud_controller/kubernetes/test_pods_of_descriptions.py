@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 import bundles
+from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.ports import DeployError, StackOrder
-from cloud_controller.labels import Labels
 from sdk.templates import Document
 from tests.orchestrators.bundles import STORE
 

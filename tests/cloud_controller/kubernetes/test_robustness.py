@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from archelon_api import deploy, names
-from cloud_controller.platforms.kubernetes import words
+from cloud_controller.platforms.kubernetes import diagnostics
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.tables import Tables
@@ -128,7 +128,7 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
 
         def is_back(before: str) -> bool:
             # The killed one answers a little longer: the new one has to say that it is ready.
-            pods = {each["metadata"]["uid"]: words.of_pod(each) for each in inside.pods(instance=instance)}
+            pods = {each["metadata"]["uid"]: diagnostics.of_pod(each) for each in inside.pods(instance=instance)}
             return len(pods) == 1 and before not in pods and None in pods.values() and reached(url)
 
         with troubled(faults, trouble), made.worker():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.platform import Change
+from cloud_controller.platforms.interface import Change
 from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher
 
 from .bed import Bed, region, until

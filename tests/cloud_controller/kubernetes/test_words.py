@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.platforms.kubernetes import marks, words
+from cloud_controller.platforms.kubernetes import annotations as marks
+from cloud_controller.platforms.kubernetes import diagnostics
 from cloud_controller.platforms.kubernetes.nodes import object_name
 from cloud_controller.platforms.kubernetes.readiness import health
 
@@ -53,26 +54,28 @@ ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such 
     ],
 )
 def test_a_reason_is_one_sentence(found: dict[str, Any], text: str, lasting: bool) -> None:
-    assert words.of_pod(found) == words.Trouble(text, lasting)
+    assert diagnostics.of_pod(found) == diagnostics.Trouble(text, lasting)
 
 
 def test_a_ready_pod_has_no_trouble() -> None:
-    assert words.of_pod(pod(Ready="True", container={"ready": True})) is None
+    assert diagnostics.of_pod(pod(Ready="True", container={"ready": True})) is None
 
 
 def test_events_tell_what_a_silent_container_waits_for() -> None:
     silent = pod("Pending", waiting("ContainerCreating"))
-    assert words.waits_silently(silent)
+    assert diagnostics.waits_silently(silent)
     stamped = [{"type": "Warning", "message": each, "lastTimestamp": each} for each in ("2", "3", "1")]
-    assert words.warning(stamped) == "3"
-    assert words.warning([]) == ""
+    assert diagnostics.warning(stamped) == "3"
+    assert diagnostics.warning([]) == ""
     events = [{"type": "Normal", "message": "scheduled"}, {"type": "Warning", "message": "MountVolume failed"}]
-    assert words.of_pod(silent, events) == words.Trouble("its container is not made: MountVolume failed", lasting=True)
+    assert diagnostics.of_pod(silent, events) == diagnostics.Trouble(
+        "its container is not made: MountVolume failed", lasting=True
+    )
 
 
 def test_a_quota_is_told_by_what_should_have_made_the_pod() -> None:
     condition = {"type": "ReplicaFailure", "status": "True", "message": "pods x is forbidden: exceeded quota: q"}
-    told = words.of_deployment({"status": {"conditions": [condition]}})
+    told = diagnostics.of_deployment({"status": {"conditions": [condition]}})
     assert told is not None
     assert told.text == "the cluster refuses its pod: pods x is forbidden: exceeded quota: q"
 

@@ -14,7 +14,7 @@ from occi.core_model import Entity
 
 from occi_service.registry.base import Registry
 
-from .objects import Object
+from .resources import Object
 
 __all__ = ["Entities", "Owner"]
 

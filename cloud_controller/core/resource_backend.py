@@ -20,9 +20,9 @@ from archelon_core.auth import Identity, instance_subject
 from archelon_core.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, shown
 from occi_service.server.backends import DeferredDeletion, call_first
 
-from . import callers
+from . import access
 from .labels import Labels
-from .objects import ABSENT, Object, Objects
+from .resources import ABSENT, Object, Objects
 
 __all__ = ["Context", "OwnedBackend", "context"]
 
@@ -105,7 +105,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         """Order a new object."""
         here = context(extras)
         instance = self.instance(entity)
-        callers.check_acts_for(here.caller, instance)
+        access.check_acts_for(here.caller, instance)
         self.check_takes_more(instance, here)
         self._check_path(entity, instance, here)
         if self.objects.tenant_of(here.connection, instance) not in (None, here.tenant):
@@ -183,7 +183,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         found = self.objects.find(here.connection, entity.identifier)
         if found is None:
             raise NotFoundError(f"there is nothing at {shown(entity.identifier)}", "path")
-        callers.check_acts_for(here.caller, found.labels.instance)
+        access.check_acts_for(here.caller, found.labels.instance)
         return found
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -13,19 +13,19 @@ from archelon_core import queue
 from archelon_core.http import server
 from occi_service.server.app import Application
 
-from . import notices
-from .deploy import application_work, retention, stack_work, watching
-from .design import mirror, unclaimed
-from .disposal import work as disposal_work
-from .entities import Entities
-from .notices import Notices, Send
-from .parts import Parts
-from .platform import Watcher
-from .provision import dns_work
-from .provision import work as provision_work
-from .runtime import work as runtime_work
-from .sending import Sender
-from .settings import CloudControllerSettings
+from ..core import notifications
+from ..core.entities import Entities
+from ..core.notification_sender import Sender
+from ..core.notifications import Notices, Send
+from ..deploy import application_work, retention, stack_work, watching
+from ..design import mirror, unclaimed
+from ..disposal import work as disposal_work
+from ..platforms.interface import Watcher
+from ..provision import dns_work
+from ..provision import work as provision_work
+from ..runtime import work as runtime_work
+from ..settings import CloudControllerSettings
+from .dependencies import Parts
 from .web import MODULES, isolation_checks, modules_of
 
 __all__ = ["run", "topics_of", "worker_of"]
@@ -98,7 +98,9 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
             queue.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
         ]
-    topics.append(notices.topic(notices.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock)))
+    topics.append(
+        notifications.topic(notifications.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock))
+    )
     topics.append(queue.retention(parts.queue))
     return topics
 

@@ -14,24 +14,24 @@ from archelon_core.queue import WorkQueue
 from occi_service.registry.sql import SqlRegistry
 from occi_service.server.service import Rates
 
-from .delegated_tokens import DelegatedTokens
-from .deploy import ports
-from .deploy.book import RegionBook
-from .deploy.bundles import Unpacked
-from .deploy.regions import Regions
-from .design.ports import Delegations, ServiceCatalogue
+from ..core.module import OwnMixins
+from ..core.resources import Objects
+from ..deploy import ports
+from ..deploy.book import RegionBook
+from ..deploy.bundles import Unpacked
+from ..deploy.regions import Regions
+from ..design.ports import Delegations, ServiceCatalogue
+from ..platforms.delegated_tokens import DelegatedTokens
+from ..platforms.interface import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
+from ..platforms.local.delegations import LocalDelegations
+from ..provision.ports import Names
+from ..settings import CloudControllerSettings
 from .identities import identity_of
-from .module import OwnMixins
-from .objects import Objects
-from .platform import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
-from .platforms.local.delegations import LocalDelegations
-from .provision.ports import Names
-from .settings import CloudControllerSettings
 
 __all__ = ["MIGRATIONS", "Parts", "open_platforms"]
 
 #: For `occi_service.registry.schema.upgrade`.
-MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
+MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import re2
 
-from ...labels import Labels
+from ..core.labels import Labels
 from .description import Description, Node, Parameter
 from .rendering import DescriptionError, Item, Scalar, Value, plain, references, substitute
 from .resources import ObservedNode, WantedNode

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .deploy.ports import Applications, DeployError, Stacks
-from .disposal.ports import Holdings
-from .labels import Labels
-from .provision.ports import Configures, Names
-from .runtime.ports import Targets
+from ..core.labels import Labels
+from ..deploy.ports import Applications, DeployError, Stacks
+from ..disposal.ports import Holdings
+from ..provision.ports import Configures, Names
+from ..runtime.ports import Targets
 
 __all__ = [
     "Change",

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ...deploy.ports import DeployError, Stacks, node_resources
-from ...platform import PlatformContext
-from ..described import DescribedStacks
+from ..declarative_stacks import DescribedStacks
+from ..interface import PlatformContext
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
 from .configures import KubernetesConfigures
-from .holdings import KubernetesHoldings
+from .inventory import KubernetesHoldings
 from .nodes import PodNodes
 from .orchestrators import Runs
 from .policy import Policy

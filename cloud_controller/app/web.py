@@ -24,15 +24,15 @@ from archelon_core.http import server
 from occi_service.server import service
 from occi_service.server.app import Application
 
-from .deploy.backend import DeployModule
-from .design.backend import DesignModule, register_modules, register_names, remove_disbelieved
-from .design.delegation_rows import DelegationRows
-from .disposal.backend import DisposalModule
-from .module import Module, ModuleApplication
-from .parts import Parts
-from .provision.backend import ProvisionModule
-from .runtime.backend import RuntimeModule
-from .settings import CloudControllerSettings
+from ..core.module import Module, ModuleApplication
+from ..deploy.backend import DeployModule
+from ..design.backend import DesignModule, register_modules, register_names, remove_disbelieved
+from ..design.delegation_rows import DelegationRows
+from ..disposal.backend import DisposalModule
+from ..provision.backend import ProvisionModule
+from ..runtime.backend import RuntimeModule
+from ..settings import CloudControllerSettings
+from .dependencies import Parts
 
 __all__ = ["MODULES", "Mounts", "application", "isolation_checks", "modules_of", "serve"]
 

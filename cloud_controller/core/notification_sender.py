@@ -6,7 +6,7 @@ from archelon_api import orchestrator, tokens
 from archelon_core import auth
 from occi_service import client
 
-from .notices import Notice
+from .notifications import Notice
 
 __all__ = ["Sender"]
 

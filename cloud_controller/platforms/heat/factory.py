@@ -7,14 +7,14 @@ from typing import Any
 
 from ...deploy.ports import DeployError, Stacks
 from ...disposal.ports import Holdings
-from ...platform import PlatformContext, Watcher
 from ...provision.ports import Configures, Names
 from ...runtime.ports import Targets
+from ..interface import PlatformContext, Watcher
 from .account import AccountTokens
 from .configures import HeatConfigures
 from .connection import Connections
 from .designate import Designate, DesignateHoldings, DesignateNames
-from .holdings import AllHoldings, HeatHoldings
+from .inventory import AllHoldings, HeatHoldings
 from .stacks import HeatStacks
 from .targets import HeatTargets
 from .watcher import HeatWatcher

@@ -28,7 +28,7 @@ from archelon_core.queue import Done, Item, Priority, Progress, Retry, Topic, Wa
 from occi_service import client
 
 from .labels import Labels
-from .objects import ABSENT, Objects
+from .resources import ABSENT, Objects
 from .tables import notices
 
 __all__ = ["TOPIC", "Delivery", "Notice", "Notices", "Send", "topic"]

@@ -26,7 +26,7 @@ from occi_service.registry.base import Page, Registry, RegistryView, Selection
 from occi_service.server.app import Application
 from occi_service.server.service import KnownCaller
 
-from . import callers
+from . import access
 
 __all__ = ["CallersView", "Module", "ModuleApplication", "OwnMixins", "extras_of"]
 
@@ -82,7 +82,7 @@ class ModuleApplication(KnownCaller):
         environ[TENANT] = caller.tenant_id
         if not self._module.open_to_tenants:
             try:
-                callers.check_served(caller)
+                access.check_served(caller)
             except ForbiddenError as error:
                 return self.render_error(environ, response, error)
         extras: dict[str, Any] = {
@@ -99,8 +99,8 @@ class ModuleApplication(KnownCaller):
     def _eyes(self, caller: Identity, path: str) -> Identity:
         """Through whose eyes the registry is looked at."""
         if path.startswith(deploy.BUNDLE.location):
-            return dataclasses.replace(caller, tenant_id=TenantId(callers.bundle_owner(caller)))
-        if not callers.is_operator(caller):
+            return dataclasses.replace(caller, tenant_id=TenantId(access.bundle_owner(caller)))
+        if not access.is_operator(caller):
             return caller
         owner = self._owner(path.removesuffix("/logs"))
         return caller if owner is None else dataclasses.replace(caller, tenant_id=TenantId(owner))
@@ -138,7 +138,7 @@ class CallersView(RegistryView):
             return self._below(selection, extras)
         caller, rule = extras.get("caller"), _READING.get(type_id(selection.category), rules.READ_OBJECTS)
         # Not every rendering has each entity looked at before it is listed.
-        if caller is not None and not callers.scopes_of(caller, rule):
+        if caller is not None and not access.scopes_of(caller, rule):
             return Page([])
         return super().select(selection, extras)
 
@@ -189,18 +189,18 @@ def _own_instance(extras: Any) -> str | None:
     caller = extras.get("caller")
     if caller is None or "identity" not in extras or caller.kind is TokenKind.USER:
         return None
-    return caller.instance_id or (None if callers.is_service(caller) else "")
+    return caller.instance_id or (None if access.is_service(caller) else "")
 
 
 def _owns_as_seen(extras: Any) -> bool:
     """Whether bundles of the caller's are kept under the name by which the registry is looked at."""
     caller = extras.get("caller")
-    return caller is None or callers.bundle_owner(caller) == caller.tenant_id
+    return caller is None or access.bundle_owner(caller) == caller.tenant_id
 
 
 def _check_tags(extras: Any) -> None:
     """Refuse whoever may not define or attach mixins of a tenant's own. Raises ForbiddenError."""
-    callers.check_may(extras["caller"], rules.TAG, "a mixin of one's own")
+    access.check_may(extras["caller"], rules.TAG, "a mixin of one's own")
 
 
 class OwnMixins(UserDefinedMixinBackend):

@@ -15,8 +15,8 @@ from archelon_api import design, tokens
 from archelon_core import auth
 from occi_service import client
 
-from .labels import Labels
-from .platform import DelegationEndedError, NeverDelegatedError, PlatformTokens
+from ..core.labels import Labels
+from .interface import DelegationEndedError, NeverDelegatedError, PlatformTokens
 
 __all__ = ["DelegatedTokens", "TokensOf"]
 

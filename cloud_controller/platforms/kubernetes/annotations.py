@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ...labels import Labels
+from ...core.labels import Labels
 
 __all__ = [
     "CLAIM",

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ...disposal.ports import HoldingsError
+from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
 from .cluster import Cluster, describe
-from .marks import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 
 __all__ = ["KubernetesHoldings"]
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from ..deploy import infrastructure as infra
-from ..deploy.infrastructure.resolving import key_of, resolve
+from .. import infrastructure as infra
 from ..deploy.ports import DeployError, Progress, StackOrder, StackResource
+from ..infrastructure.resolving import key_of, resolve
 
 __all__ = ["DescribedStacks"]
 

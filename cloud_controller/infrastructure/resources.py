@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ...labels import Labels
+from ..core.labels import Labels
 from .rendering import Scalar, Value
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...deploy.ports import DeployError
-from ...platform import PlatformContext
+from ..interface import PlatformContext
 from .configures import LocalConfigures
-from .holdings import LocalHoldings
+from .inventory import LocalHoldings
 from .launcher import no_checkpoint
 from .orders import Limits
 from .platform import LocalPlatform

@@ -9,12 +9,12 @@ from archelon_core import auth
 from archelon_core.auth import keystone as keystone_tokens
 from archelon_core.auth.keystone_api import Keystone, ServiceUser
 
-from .design.ports import Delegations, IdentityDownError, ServiceCatalogue
-from .platforms.keystone.account import Account
-from .platforms.keystone.catalogue import KeystoneCatalogue
-from .platforms.keystone.delegations import KeystoneDelegations
-from .platforms.local.delegations import LocalDelegations
-from .settings import CloudControllerSettings
+from ..design.ports import Delegations, IdentityDownError, ServiceCatalogue
+from ..platforms.keystone.account import Account
+from ..platforms.keystone.catalogue import KeystoneCatalogue
+from ..platforms.keystone.delegations import KeystoneDelegations
+from ..platforms.local.delegations import LocalDelegations
+from ..settings import CloudControllerSettings
 
 __all__ = ["identity_of"]
 
