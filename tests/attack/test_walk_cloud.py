@@ -22,8 +22,8 @@ from cloud_controller.app import web
 from occi_service.model import type_id
 from occi_service.registry.schema import upgrade
 from occi_service.server import service
+from tests.cloud_controller.deploy.test_module import BUNDLE, DIGEST, STACK, put_bundle
 from tests.cloud_controller.house import House, labels, new_instance
-from tests.cloud_controller.test_deploy_module import BUNDLE, DIGEST, STACK, put_bundle
 
 from .walking import DONE, Caller, Probe, Thing, contents, granted, routes_of, unlike
 

@@ -13,8 +13,8 @@ from tests.keystone_people import People, Person
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import OpenStack
 
-from .keystone_provider import KeystoneProvider
-from .kubernetes.bed import Bed, region
+from .platforms.keystone.keystone_provider import KeystoneProvider
+from .platforms.kubernetes.bed import Bed, region
 
 
 @pytest.fixture(params=["without sandbox", "sandbox"])

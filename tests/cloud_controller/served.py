@@ -14,8 +14,8 @@ import sdk
 from occi_service import client
 from sdk.ports import Service
 
+from .app.test_modules import Quiet
 from .house import House
-from .test_modules import Quiet
 
 __all__ = ["Pace", "served"]
 

@@ -1,0 +1,241 @@
+"""The modules put together: mounted as one or alone, tables as the migrations make them, notices that arrive over OCCI."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import uuid
+import wsgiref.simple_server
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import falcon.testing
+import pytest
+from cryptography.hazmat.primitives import serialization
+from occi.backend import ActionBackend, KindBackend
+from occi.core_model import Resource
+
+from archelon_api import deploy, design, disposal, names, orchestrator, tokens
+from archelon_core import auth
+from archelon_core.auth import IDENTITY
+from archelon_core.database import Database
+from archelon_core.queue import WorkQueue
+from archelon_core.settings import SettingsError
+from cloud_controller import settings
+from cloud_controller.app import dependencies, web, worker
+from cloud_controller.core import tables
+from cloud_controller.core.notification_sender import Sender
+from cloud_controller.core.notifications import Notice
+from cloud_controller.core.resources import Objects
+from cloud_controller.platforms.local.delegations import LocalDelegations
+from occi_service.client import ClientError
+from occi_service.registry import schema
+from occi_service.server.app import Application
+
+from ..deploy.test_module import put_stack, stack_at
+from ..house import House, labels, new_instance
+
+
+@pytest.fixture
+def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
+    made = House(tmp_path / "house", sqlite_url)
+    yield made
+    made.clear()
+
+
+def test_each_module_stands_at_its_mount(house: House) -> None:
+    for name in web.MODULES:
+        answer = house.call("GET", f"/{name}/-/")
+        assert answer.status_code == 200, answer.text
+        assert f"/occi/{name}#" in answer.text
+    for path in ("/", "/deploy", "/nothing/-/"):
+        assert house.call("GET", path).status_code == 404
+    assert house.client.simulate_get("/healthz").status_code == 200
+    assert house.client.simulate_get("/deploy/readyz").status_code == 200
+    assert house.client.simulate_get("/deploy/-/").status_code == 401
+
+
+def test_one_module_alone(house: House) -> None:
+    alone = falcon.testing.TestClient(web.application(house.parts, ["deploy"]))
+    headers = {"Authorization": f"Bearer {house.service_token()}"}
+    assert alone.simulate_get("/deploy/-/", headers=headers).status_code == 200
+    assert alone.simulate_get("/design/-/", headers=headers).status_code == 404
+    with pytest.raises(ValueError, match="there are design, deploy"):
+        web.application(house.parts, ["deplyo"])
+    topics = [topic.name for topic in worker.topics_of(house.parts, ["runtime"])]
+    assert "runtime.monitor" in topics
+    assert "deploy.stack" not in topics
+
+
+def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybodys(tmp_path: Path, house: House) -> None:
+    realm = auth.RealmFile(tmp_path / "realm.yaml", house.parts.clock)
+    realm.add_tenant("ours")
+    realm.add_user("ann", tenant="ours", roles=["tenant"])
+    realm.add_user("op", tenant="ours", roles=["operator"])
+    issued = {user: realm.issue_token(user, tenant="ours", lifetime=None).secret for user in ("ann", "op")}
+    known = dependencies.Parts(
+        **{
+            **{field: getattr(house.parts, field) for field in ("database", "cipher", "platforms", "keys")},
+            "signing_key": house.parts.signing_key,
+            "directory": house.parts.directory,
+            "url": "http://cloud",
+            "realm": auth.Realm(realm, house.parts.clock),
+            "identity_service": LocalDelegations(realm, house.parts.issuer(), clock=house.parts.clock),
+        }
+    )
+    house.client = falcon.testing.TestClient(web.application(known))
+    instance = new_instance()
+    put_stack(house, instance)
+    refused = house.call("GET", stack_at(instance), token=issued["ann"])
+    assert (refused.status_code, "service manager" in refused.text) == (403, True)
+    assert house.call("GET", "/design/service/", token=issued["ann"]).status_code == 200
+    assert house.attributes(stack_at(instance), token=issued["op"])[names.INSTANCE] == instance
+    assert house.call("DELETE", stack_at(instance), token=issued["op"]).status_code == 200
+    # A delegation is made with the tenant's own token, which has to be of the order's tenant.
+    path = "/design" + design.delegation_path(instance)
+    headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
+    other = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers)
+    assert (other.status_code, issued["ann"] in other.text) == (403, False)
+    ours = house.service_token(tenant=realm.read().tenants["ours"].id)
+    headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
+    made = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers, token=ours)
+    assert made.status_code == 201, made.text
+
+
+def test_the_root_of_a_module_lists_what_is_its_own(house: House) -> None:
+    instance = new_instance()
+    put_stack(house, instance)
+    for name in web.MODULES:
+        answer = house.call("GET", f"/{name}/")
+        assert answer.status_code == 200
+        found = [each["attributes"].get(deploy.STACK_NAME) for each in answer.json.get("resources", [])]
+        assert found == (["main"] if name == "deploy" else [])
+
+
+def test_migrations_make_the_tables(database_url: str) -> None:
+    database = Database(database_url)
+    schema.upgrade(database, dependencies.MIGRATIONS)
+    assert schema.drift(database, tables.TABLES) == []
+    objects = Objects(WorkQueue(database, clock=time.time))
+    with database.read() as connection:
+        name = objects.installation(connection)
+    assert str(uuid.UUID(name)) == name
+    schema.upgrade(database, dependencies.MIGRATIONS)
+    with database.read() as connection:
+        assert objects.installation(connection) == name
+    database.close()
+
+
+def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house: House) -> None:
+    pem = house.theirs.private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "key.pem").write_bytes(pem)
+    environ = {
+        "ARCHELON_DATABASE_URL": sqlite_url,
+        "ARCHELON_STATE_DIRECTORY": str(tmp_path / "state"),
+        "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
+        "ARCHELON_REGIONS": '{"here": {"platform": "local"}}',
+    }
+    opened = dependencies.Parts.of(settings.CloudControllerSettings.load(environ))
+    assert opened.regions.names == ("here",)
+    opened.database.close()
+    with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
+        settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
+    wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
+    with pytest.raises(dependencies.ports.DeployError, match=r"there are heat,.* local"):
+        dependencies.Parts.of(settings.CloudControllerSettings.load(wrong))
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])
+def test_a_local_region_is_not_served_to_other_machines_unasked(tmp_path: Path, bind: str) -> None:
+    environ = {
+        "ARCHELON_DATABASE_URL": "sqlite://",
+        "ARCHELON_STATE_DIRECTORY": str(tmp_path),
+        "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
+        "ARCHELON_CLOUD_CONTROLLER_BIND": bind,
+    }
+    with pytest.raises(ValueError, match="ARCHELON_FORCE_EMBEDDED"):
+        web.serve(settings.CloudControllerSettings.load(environ))
+
+
+class Notified(KindBackend, ActionBackend):
+    """An orchestrator's face that notes who told it what."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[auth.Identity, dict[str, Any]]] = []
+
+    def action(self, entity: Any, action: Any, attributes: dict[str, Any], extras: Any) -> None:
+        self.told.append((extras["identity"], attributes))
+
+
+class Face(Application):
+    def __call__(self, environ: dict[str, Any], response: Any) -> Any:
+        return self._call_occi(environ, response, identity=environ[IDENTITY])
+
+
+@dataclasses.dataclass(frozen=True)
+class Tenant:
+    tenant_id: str
+
+
+class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        """Says nothing."""
+
+
+def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(house: House) -> None:
+    instance = new_instance()
+    backend = Notified()
+    face = Face()
+    face.register_backend(orchestrator.ORCHESTRATOR, backend)
+    face.register_backend(orchestrator.NOTIFY, backend)
+    entity = Resource(orchestrator.PATH, orchestrator.ORCHESTRATOR, [])
+    entity.actions = [orchestrator.NOTIFY]
+    face.registry.add_resource(orchestrator.PATH, entity, {"identity": Tenant("t-1")})
+    door = auth.Authentication(
+        face,
+        auth.SignedTokens(
+            house.keys,
+            audiences=[tokens.audience_of_orchestrator(instance)],
+            revocations=auth.MemoryRevocations(house.parts.clock),
+            clock=house.parts.clock,
+        ),
+        cache=auth.TokenCache(house.parts.clock),
+    )
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, door, handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/"
+            attributes = {
+                orchestrator.EVENT_ID: "e-1",
+                orchestrator.EVENT_TYPE: "stack",
+                orchestrator.EVENT_SUBJECT: deploy.stack_path(instance, "main", "local"),
+                orchestrator.EVENT_DATA: {"state": "CREATE_COMPLETE", "reason": ""},
+            }
+            send = Sender(house.parts.issuer())
+            send(Notice("e-1", instance, "t-1", url, attributes))
+            with pytest.raises(ClientError):
+                send(Notice("e-2", new_instance(), "t-1", url, attributes))
+        finally:
+            server.shutdown()
+            thread.join()
+    [(caller, told)] = backend.told
+    assert told == attributes
+    assert (caller.kind, caller.issuer, caller.instance_id) == (
+        auth.TokenKind.SERVICE,
+        "cloud-controller",
+        instance,
+    )
+
+
+def test_what_is_ordered_for_an_instance_of_another_tenant_is_refused(house: House) -> None:
+    instance = new_instance()
+    assert put_stack(house, instance).status_code == 201
+    path = "/disposal/disposal/" + instance
+    stranger = house.service_token(tenant="t-2")
+    answer = house.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance), token=stranger)
+    assert (answer.status_code, "another tenant" in answer.text) == (409, True)

@@ -1,0 +1,238 @@
+"""Names at a real Designate: asked for by an orchestrator's SDK, set by the cloud controller, served by a real BIND."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdk
+from archelon_api import design, disposal, dns, dns_records, names
+from cloud_controller.app import web
+from cloud_controller.core.labels import Labels
+from cloud_controller.deploy.book import RegionBook
+from cloud_controller.deploy.ports import DeployError
+from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.designate import Designate, DesignateNames
+from cloud_controller.platforms.heat.factory import open_heat
+from cloud_controller.platforms.interface import KnownStack, PlatformContext
+from cloud_controller.provision.dns_backend import TOPIC
+from cloud_controller.provision.ports import NameOrder, ProvisionError
+from sdk.cloud_names import CloudNames
+from sdk.dns import Dns
+from tests.designate import DesignateZone, designate_zone
+from tests.openstack import OpenStack
+from tests.relay import Relay
+from tests.sdk.names_contract import NamesContract
+
+from ...house import INSTALLATION, SERVICE, TENANT, House, labels, new_instance
+from ...served import Pace, served
+from .heat_region import Book, Rerouted, Tokens, relay_before
+
+
+@dataclasses.dataclass
+class AtDesignate:
+    """A cloud controller whose region sets names at Designate, as instances see it; BIND is the world."""
+
+    house: House
+    served: DesignateZone
+    design_of: Callable[[sdk.Instance], sdk.Design]
+    relay: Relay
+    region: str = "heat"
+
+    @property
+    def zone(self) -> str:
+        return self.served.name
+
+    def of(self, instance: str) -> Dns:
+        said = sdk.Instance(instance, TENANT, SERVICE)
+        return Dns(CloudNames(self.design_of(said), lambda: said, pace=Pace()), instance)
+
+    def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
+        self.served.serves(name, kind, *expected)
+
+    def lose(self, name: str, kind: str) -> None:
+        self.served.call("DELETE", f"/zones/{self.served.id}/recordsets/{self._kept(name, kind)['id']}")
+        self.served.serves(name, kind)
+
+    def revision(self, name: str, kind: str) -> Any:
+        found = self._kept(name, kind)
+        return found["version"], found["updated_at"]
+
+    def _kept(self, name: str, kind: str) -> dict[str, Any]:
+        wanted = (self.served.full(name), kind)
+        [found] = [each for each in self.served.kept() if (each["name"], each["type"]) == wanted]
+        return found
+
+
+@pytest.fixture(scope="module")
+def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AtDesignate]:
+    root = tmp_path_factory.mktemp("names")
+    house = House(root / "house", f"sqlite:///{root}/state.db")
+    context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionBook(house.database, "heat"))
+    heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
+    with designate_zone(openstack_dns) as zone, relay_before(openstack_dns.tenant, "dns") as relay:
+        # The same, on a way that a test can block.
+        tokens, auth_url = Tokens(openstack_dns.tenant), openstack_dns.auth_url
+        http = Rerouted(relay)
+        connections = Connections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
+        heat.names = DesignateNames(Designate(connections))
+        house.rebuild(platforms={"local": house.platform, "heat": heat})
+        try:
+            with served(house) as design_of, house.worker():
+                yield AtDesignate(house, zone, design_of, relay)
+        finally:
+            house.clear()
+
+
+class TestDesignate(NamesContract):
+    """The contract; what is served is what BIND says."""
+
+
+def path_of(naming: AtDesignate, instance: str, name: str) -> str:
+    return "/provision" + dns.record_path(instance, naming.region, naming.zone, name, "A")
+
+
+def put(naming: AtDesignate, instance: str, **changed: Any) -> Any:
+    given = {names.REGION: naming.region, dns.ZONE: naming.zone, dns.NAME: "web", dns.TYPE: "A", dns.VALUE: "192.0.2.1"}
+    attributes = {**labels(instance), **given, **changed}
+    path = path_of(naming, instance, str(attributes[dns.NAME]))
+    return naming.house.call("PUT", path, kind=dns.RECORD, attributes=attributes)
+
+
+def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dns: OpenStack) -> None:
+    house, instance = naming.house, new_instance()
+    naming.of(instance).put(naming.zone, "gone", "A", "192.0.2.7")
+    [made] = naming.served.kept()
+    assert made["description"] == f"archelon-instance={instance} archelon-installation={INSTALLATION}"
+    # What no row tells of is found by its mark, and somebody else's is left alone.
+    for name, mark in (("lost", made["description"]), ("theirs", "ours")):
+        document = {"name": naming.served.full(name), "type": "A", "records": ["192.0.2.8"], "description": mark}
+        naming.served.call("POST", f"/zones/{naming.served.id}/recordsets", document)
+    naming.serves("lost", "A", ("192.0.2.8", 3600))
+    # A sweep sees both, and nothing of what another installation has made.
+    book = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
+    context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), book)
+    heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
+    assert instance in heat.holdings.instances(INSTALLATION)
+    assert instance not in heat.holdings.instances("there")
+    with pytest.raises(sdk.Failure, match="belongs to another instance, or to somebody else"):
+        naming.of(instance).put(naming.zone, "theirs", "A", "192.0.2.9")
+    path = disposal.disposal_path(instance)
+    assert house.call("PUT", f"/disposal{path}", kind=disposal.DISPOSAL, attributes=labels(instance)).status_code == 201
+    house.wait(lambda: house.attributes(f"/disposal{path}")[disposal.DISPOSAL_STATE] == "done")
+    audit = {line["object"] for line in house.attributes(f"/disposal{path}")[disposal.DISPOSAL_AUDIT]}
+    assert {f"record {naming.served.full('gone')} A", f"record {naming.served.full('lost')} A"} <= audit
+    assert [each["name"] for each in naming.served.kept()] == [naming.served.full("theirs")]
+    naming.serves("gone", "A")
+    naming.serves("lost", "A")
+    naming.serves("theirs", "A", ("192.0.2.8", 3600))
+
+
+def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) -> None:
+    house, mine, other = naming.house, new_instance(), new_instance()
+    assert put(naming, mine).status_code == 201
+    path = path_of(naming, mine, "web")
+    assert house.call("GET", path, token=house.instance_token(other)).status_code == 404
+    assert house.call("DELETE", path, token=house.instance_token(other)).status_code == 404
+    assert house.call("GET", path, token=house.service_token(tenant="t-2")).status_code == 404
+    assert house.call("DELETE", path, token=house.instance_token(mine)).status_code == 200
+    house.wait(lambda: house.gone(path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "where"),
+    [
+        ({names.REGION: "local"}, "has no name server; there are heat", names.REGION),
+        ({dns.VALUE: "web"}, "no such address", dns.VALUE),
+        ({dns.NAME: "WEB"}, '"WEB" is written "web"', dns.NAME),
+        ({dns.TTL: 1.5}, "whole number of seconds", dns.TTL),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_attribute(
+    naming: AtDesignate, changed: dict[str, Any], said: str, where: str
+) -> None:
+    instance = new_instance()
+    attributes = {names.REGION: naming.region, dns.NAME: "web", **changed}
+    path = dns.record_path(instance, attributes[names.REGION], naming.zone, attributes[dns.NAME], "A")
+    given = {dns.ZONE: naming.zone, dns.TYPE: "A", dns.VALUE: "192.0.2.1", **labels(instance), **attributes}
+    answer = naming.house.call("PUT", f"/provision{path}", kind=dns.RECORD, attributes=given)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json["error"]["message"]
+    assert answer.json["error"]["where"].endswith(where)
+
+
+def test_the_catalogue_says_where_names_can_be_set(naming: AtDesignate) -> None:
+    def regions() -> list[str]:
+        found = [each["attributes"] for each in naming.house.call("GET", "/design/service/").json["resources"]]
+        return [each[design.SERVICE_REGION] for each in found if each[design.SERVICE_TYPE] == dns.SCHEME]
+
+    assert regions() == ["heat"]
+    without = {**naming.house.parts.platforms, "heat": naming.house.platform}
+    web.application(dataclasses.replace(naming.house.parts, platforms=without))
+    assert regions() == []
+    web.application(naming.house.parts)
+    assert regions() == ["heat"]
+
+
+def attempts(house: House, path: str) -> int:
+    """How often in vain the work on a record was tried, since it last succeeded."""
+    state = house.parts.queue.state(TOPIC, path.removeprefix("/provision"))
+    return state.attempt if state is not None else 0
+
+
+def test_a_designate_that_is_away_is_asked_again(naming: AtDesignate) -> None:
+    house, instance = naming.house, new_instance()
+    path = path_of(naming, instance, "late")
+    naming.relay.block()
+    try:
+        assert put(naming, instance, **{dns.NAME: "late"}).status_code == 201
+        house.wait(lambda: attempts(house, path) > 1)
+        assert house.attributes(path)[dns.STATE] == "waiting"
+    finally:
+        naming.relay.unblock()
+    house.wait(lambda: house.attributes(path)[dns.STATE] == "active")
+    naming.serves("late", "A", ("192.0.2.1", 300))
+    naming.relay.block()
+    try:
+        assert house.call("DELETE", path).status_code == 200
+        house.wait(lambda: attempts(house, path) > 1)
+        assert house.attributes(path)[dns.STATE] == "leaving"
+    finally:
+        naming.relay.unblock()
+    house.wait(lambda: house.gone(path))
+    naming.serves("late", "A")
+
+
+def test_zones_may_be_limited_and_must_be_where_tenants_share_a_project(
+    naming: AtDesignate, openstack_dns: OpenStack
+) -> None:
+    connections = Tokens(openstack_dns.tenant)
+    context = PlatformContext("heat", Path("nowhere"), connections)
+    auth = openstack_dns.auth_url
+    limited = open_heat(context, auth_url=auth, region_name=openstack_dns.region, dns={"zones": ["Example.net."]})
+    of = Labels(new_instance(), TENANT, SERVICE, 1)
+
+    def order(zone: str) -> NameOrder:
+        return NameOrder(of, dns_records.checked(zone, "a", "A", "192.0.2.1", ttl=60))
+
+    assert limited.names is not None
+    with pytest.raises(ProvisionError, match=f"in the zone {naming.zone} here; there are example.net"):
+        limited.names.put(order(naming.zone))
+    with pytest.raises(ProvisionError, match=r"no zone example\.net that this project may use; create it"):
+        limited.names.put(order("example.net"))
+    assert limited.names.remove(order("example.net"))
+    account = {"username": "u", "project_name": "p", "password_file": "f"}
+    for wrong, said in (
+        ({"zones": "example.net"}, "a list of domains"),
+        ({"zones": ["-"]}, "no zone"),
+        ({"zone": []}, "takes zones and service"),
+    ):
+        with pytest.raises(DeployError, match=said):
+            open_heat(context, auth_url=auth, dns=wrong)
+    with pytest.raises(DeployError, match="needs zones: with an account all tenants"):
+        open_heat(context, auth_url=auth, account=account, dns={})

@@ -1,0 +1,93 @@
+"""While Heat takes its time over a request's call, other requests write: no transaction is open meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archelon_api import deploy, names
+from cloud_controller.platforms.heat.configures import HeatConfigures
+from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.factory import HeatPlatform
+from cloud_controller.platforms.heat.inventory import HeatHoldings
+from cloud_controller.platforms.heat.stacks import HeatStacks
+from cloud_controller.platforms.heat.targets import HeatTargets
+from cloud_controller.platforms.heat.watcher import HeatWatcher
+from cloud_controller.platforms.interface import NoStacks
+from tests.openstack import OpenStack
+from tests.relay import Relay
+
+from ...deploy.test_module import put_stack
+from ...house import House, new_instance
+from .heat_region import Rerouted, Tokens, relay_before, template_of
+
+TEMPLATE = template_of({"a": {"value": "x"}})
+
+
+@pytest.fixture
+def relay(openstack: OpenStack) -> Iterator[Relay]:
+    with relay_before(openstack.tenant, "orchestration") as made:
+        yield made
+
+
+@pytest.fixture
+def house(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
+    http = Rerouted(relay)
+    connections = Connections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
+    book = NoStacks()
+    heat = HeatPlatform(
+        HeatStacks(connections),
+        holdings=HeatHoldings(connections, book),
+        configures=HeatConfigures(connections, book),
+        targets=HeatTargets(connections, book),
+        watcher=HeatWatcher(connections, book),
+        delegates=False,
+    )
+    made = House(tmp_path / "house", sqlite_url)
+    made.rebuild(platforms={"local": made.platform, "heat": heat})
+    yield made
+    made.clear()
+
+
+def order(house: House) -> str:
+    """Order a stack that no worker makes; its path."""
+    instance = new_instance()
+    changes = {names.REGION: "heat", deploy.STACK_FORMAT: "hot", deploy.STACK_TEMPLATE: TEMPLATE}
+    assert put_stack(house, instance, **changes).status_code == 201
+    return "/deploy" + deploy.stack_path(instance, "main", "heat")
+
+
+@pytest.mark.parametrize(
+    ("action", "attributes", "answered"),
+    [
+        (deploy.PREVIEW, {deploy.STACK_TEMPLATE: TEMPLATE}, 200),
+        (deploy.SIGNAL, {deploy.SIGNAL_RESOURCE: "handle"}, 409),
+    ],
+    ids=["preview", "signal"],
+)
+def test_others_write_while_heat_is_slow(
+    house: House, relay: Relay, action: Any, attributes: dict[str, Any], answered: int
+) -> None:
+    path = order(house)
+    with ThreadPoolExecutor(1) as pool:
+        relay.hold()
+        slow = pool.submit(house.call, "POST", path, action=action, attributes=attributes)
+        try:
+            house.wait(lambda: relay.held.is_set() or slow.done())
+            assert not slow.done(), slow.result().text
+            order(house)
+            # Had the order waited for the other's transaction, Heat's client would have given up first.
+            assert not slow.done()
+        finally:
+            relay.release()
+        answer = slow.result(60)
+    assert answer.status_code == answered, answer.text
+    if action == deploy.PREVIEW:
+        [change] = answer.json["attributes"][deploy.STACK_RESOURCES]
+        assert (change["name"], change["state"]) == ("a", "CREATE")
+    else:
+        assert "no resource" in answer.text

@@ -1,0 +1,246 @@
+"""Stacks of the local platform: real processes, the contract that every platform's stacks keep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
+from cloud_controller.platforms.declarative_stacks import DescribedStacks
+from cloud_controller.platforms.local.launcher import Launcher
+from cloud_controller.platforms.local.nodes import ProcessNodes
+from cloud_controller.platforms.local.sandbox import Sandbox
+
+from ...infrastructure.descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, order, sleepers
+
+
+class Driver:
+    """Calls `advance` as a worker would: again when it says so, until the state is settled."""
+
+    def __init__(self, stacks: Stacks) -> None:
+        self.stacks = stacks
+        self.record: Mapping[str, Any] | None = None
+        self.states: list[str] = []
+        self.reasons: list[str] = []
+
+    def turn(self, wanted: StackOrder) -> Progress:
+        progress = self.stacks.advance(wanted, self.record)
+        self.record = progress.record
+        if not self.states or self.states[-1] != progress.state:
+            self.states.append(progress.state)
+        if progress.reason and progress.reason not in self.reasons:
+            self.reasons.append(progress.reason)
+        return progress
+
+    def settle(self, wanted: StackOrder, *, seconds: float = 90.0) -> Progress:
+        end = time.monotonic() + seconds
+        while True:
+            progress = self.turn(wanted)
+            if not progress.state.endswith("IN_PROGRESS"):
+                # One more look, since outputs are of what was seen before the last steps.
+                return self.turn(wanted)
+            assert time.monotonic() < end, f"{progress.state}: {progress.reason}"
+            time.sleep(min(progress.again or 0.0, 0.05))
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path / "root", sandbox=sandbox, shared=True)
+    yield launcher
+    for process in launcher.find():
+        assert launcher.remove(process.name, wait=90)
+    assert launcher.remains("i-1") == ()
+
+
+@pytest.fixture
+def stacks(launcher: Launcher) -> Stacks:
+    """Another platform adds its own to this fixture."""
+    return DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
+
+
+@pytest.fixture
+def driver(stacks: Stacks) -> Driver:
+    return Driver(stacks)
+
+
+def pids(launcher: Launcher) -> dict[str, int | None]:
+    return {process.name.process: process.pid for process in launcher.find()}
+
+
+def test_mysql_and_wordpress_as_published(driver: Driver, launcher: Launcher) -> None:
+    wanted = order(WORDPRESS, files=WORDPRESS_FILES, parameters={"mysql_dbuser_password": "s3cret"})
+    done = driver.settle(wanted)
+    assert driver.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
+    [db] = [process for process in launcher.find() if "mysql" in process.name.process]
+    with urllib.request.urlopen(done.outputs["url"], timeout=60) as answer:
+        assert answer.read().decode() == f"127.0.0.1 127.0.0.1 {db.ports['mysql']}"
+    assert "s3cret" not in repr((driver.record, driver.reasons, done, wanted))
+    before = pids(launcher)
+    driver.settle(wanted)
+    assert pids(launcher) == before
+    gone = driver.settle(replace(wanted, presence="absent"))
+    assert gone.state == "DELETE_COMPLETE"
+    assert gone.again is None
+    assert driver.stacks.remains(wanted) == []
+
+
+def test_workers_scale_both_ways(driver: Driver, launcher: Launcher) -> None:
+    wanted = order(CQUEUE)
+    driver.settle(wanted)
+    before = pids(launcher)
+    for by, count in ((3, 4), (-2, 2)):
+        wanted = replace(wanted, counts=driver.stacks.scale(wanted, "cqueue-worker", by=by))
+        assert driver.settle(wanted).state == "UPDATE_COMPLETE"
+        names = [f"s1.cqueue-worker.{index}" for index in range(count)]
+        assert sorted(pids(launcher)) == ["s1.cqueue-master.0", *names]
+        assert {name: pids(launcher)[name] for name in before} == before
+    with pytest.raises(DeployError, match="1 to 10 instances; 11 is not among them"):
+        driver.stacks.scale(wanted, "cqueue-worker", count=11)
+
+
+def test_a_fan_of_fifty(driver: Driver, launcher: Launcher) -> None:
+    fan = {"hub": [], **{f"leaf{number}": ["hub"] for number in range(49)}}
+    wanted = order(sleepers(fan))
+    begun = time.monotonic()
+    assert driver.settle(wanted).state == "CREATE_COMPLETE"
+    created = time.monotonic() - begun
+    assert len(pids(launcher)) == 50
+    assert driver.settle(replace(wanted, presence="absent")).state == "DELETE_COMPLETE"
+    print(f"50 nodes: created in {created:.2f} s, removed in {time.monotonic() - begun - created:.2f} s")
+
+
+def test_an_update_touches_only_what_changed(driver: Driver, launcher: Launcher) -> None:
+    template = CQUEUE + "'node_def:extra':\n  - resource: {type: process, command: [sleep, '1']}\n"
+    wanted = order(template)
+    driver.settle(wanted)
+    before = pids(launcher)
+    changed = template.replace("environment: {QUEUE:", "environment: {MORE: 'x', QUEUE:")
+    changed = changed.replace("dependencies:", "  - {name: added, type: cqueue_master_node}\n\ndependencies:")
+    preview = driver.stacks.preview(order(changed), driver.record)
+    expected = {"cqueue-master.0": "KEEP", "cqueue-worker.0": "UPDATE", "added.0": "CREATE"}
+    assert {found.name: found.state for found in preview} == expected
+    assert driver.settle(order(changed)).state == "UPDATE_COMPLETE"
+    after = pids(launcher)
+    assert set(after) == {*before, "s1.added.0"}
+    assert after["s1.cqueue-master.0"] == before["s1.cqueue-master.0"]
+    assert after["s1.cqueue-worker.0"] != before["s1.cqueue-worker.0"]
+    assert driver.settle(wanted).state == "UPDATE_COMPLETE"
+    assert set(pids(launcher)) == set(before)
+    assert pids(launcher)["s1.cqueue-master.0"] == before["s1.cqueue-master.0"]
+
+
+def test_a_killed_node_is_made_again_and_the_stack_says_so(driver: Driver, launcher: Launcher) -> None:
+    wanted = order(CQUEUE)
+    driver.settle(wanted)
+    before = pids(launcher)
+    victim = before["s1.cqueue-master.0"]
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    end = time.monotonic() + 90
+    while driver.turn(wanted).state == "CREATE_COMPLETE":
+        assert time.monotonic() < end
+    assert driver.settle(wanted).state == "UPDATE_COMPLETE"
+    assert driver.reasons[0] == "cqueue-master.0: killed by SIGKILL; attempt 1 of 3 in 0.05 s"
+    after = pids(launcher)
+    assert after["s1.cqueue-master.0"] not in (None, victim)
+    # It kept its port, so its workers need not know.
+    assert after["s1.cqueue-worker.0"] == before["s1.cqueue-worker.0"]
+
+
+def test_a_node_that_is_never_healthy_rolls_the_create_back(driver: Driver, launcher: Launcher) -> None:
+    template = sleepers({"a": [], "b": ["a"]}, extra=", ports: [http]")
+    template += "    health_check: {ports: [http], timeout: 0.15, interval: 0.05}\n"
+    assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
+    assert driver.states == ["CREATE_IN_PROGRESS", "ROLLBACK_IN_PROGRESS", "ROLLBACK_COMPLETE"]
+    last = driver.reasons[-1]
+    assert last.startswith("create failed: a.0: not healthy for 0.15 s: port http: ")
+    assert last.endswith("(given up after 3 further attempts)")
+    assert pids(launcher) == {}
+
+
+def test_one_that_dies_while_another_starts(driver: Driver, launcher: Launcher) -> None:
+    # The second dies at once, each time; the first is well. It has to listen, so that no look takes it for well before.
+    template = """
+infra_name: dies
+nodes:
+  - {name: well, type: well}
+  - {name: dying, type: dying}
+'node_def:well': [{resource: {type: process, command: [sleep, '1000']}}]
+'node_def:dying':
+  - resource: {type: process, command: [sh, -c, 'exit 3'], ports: [http]}
+    health_check: {ports: [http]}
+"""
+    assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
+    assert driver.reasons[-1] == "create failed: dying.0: exited with status 3 (given up after 3 further attempts)"
+    assert "dying.0: exited with status 3; attempt 3 of 3 in 0.2 s" in driver.reasons
+    assert pids(launcher) == {}
+
+
+def test_a_secret_in_a_checks_url_is_in_no_reason(driver: Driver) -> None:
+    template = sleepers({"a": []}, extra=", ports: [http]") + "parameters: {token: {secret: true}}\n"
+    template = template.replace(
+        "parameters:",
+        "    health_check: {urls: ['http://${self.address}:${self.port}/?${parameters.token}'], timeout: 0.1}\nparameters:",
+    )
+    assert driver.settle(order(template, parameters={"token": "s3cret"})).state == "ROLLBACK_COMPLETE"
+    assert "http://${self.address}:${self.port}/?${parameters.token}: " in driver.reasons[-1]
+    assert "s3cret" not in repr(driver.reasons)
+
+
+def test_an_impossible_step_fails_the_stack_with_its_reason(driver: Driver) -> None:
+    template = sleepers({"a": []}, extra=", directory: ../..")
+    assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
+    assert "leaves the process' directory" in driver.reasons[-1]
+
+
+def test_suspended_and_resumed(driver: Driver, launcher: Launcher) -> None:
+    wanted = order(CQUEUE)
+    driver.settle(wanted)
+    ports = [process.ports for process in launcher.find()]
+    assert driver.settle(replace(wanted, presence="suspended")).state == "SUSPEND_COMPLETE"
+    assert set(pids(launcher).values()) == {None}
+    assert driver.settle(wanted).state == "RESUME_COMPLETE"
+    assert None not in pids(launcher).values()
+    assert [process.ports for process in launcher.find()] == ports
+
+
+def test_tenants_values_stay_values(driver: Driver, launcher: Launcher) -> None:
+    template = """
+infra_name: injected
+parameters: {text: {}}
+nodes: [{name: a, type: shows}]
+'node_def:shows':
+  - resource:
+      type: process
+      command: [sh, -c, 'printf %s "$1"; exec sleep 1000', sh, '${parameters.text} ${self.name}']
+"""
+    evil = "'; touch /tmp/x; ${self.port} {{ip}} $(id)\n- key: value"
+    driver.settle(order(template, parameters={"text": evil}))
+    [process] = launcher.find()
+    end = time.monotonic() + 90
+    while not (data := launcher.read_log(process.name).data):
+        assert time.monotonic() < end
+    assert data.decode() == f"{evil} a.0"
+
+
+def test_two_workers_at_once_make_nothing_twice(
+    driver: Driver, launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None
+) -> None:
+    second = Launcher(tmp_path / "root", sandbox=sandbox)
+    other = Driver(DescribedStacks({"process": ProcessNodes(second)}, backoff=0.05))
+    wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
+    with ThreadPoolExecutor(2) as pool:
+        states = [done.state for done in pool.map(lambda one: one.settle(wanted), (driver, other))]
+    assert states == ["CREATE_COMPLETE", "CREATE_COMPLETE"]
+    # Each key once on the machine: a directory, a port, a process (of a sandbox wrapper and first), a supervisor.
+    assert len(launcher.remains("i-1")) == 6 * (4 if sandbox is None else 5)
+    assert len(set(pids(launcher).values()) - {None}) == 6

@@ -1,0 +1,241 @@
+"""Runtime and provision: metrics of real nodes, alarms that reach the orchestrator, commands in nodes' directories."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archelon_api import deploy, disposal, provision, runtime
+from cloud_controller.runtime.rules import OPERATORS, Rule, Standing, judged
+from cloud_controller.runtime.scraping import averaged, parse
+
+from ..deploy.test_module import put_application, put_bundle, put_stack, state
+from ..disposal.test_module import put_disposal
+from ..house import House, labels, new_instance
+
+#: Shows the number that stands in a file of its directory, so that a test (and a configuration) can change it.
+METERED = f"""
+infra_name: metered
+nodes:
+  - {{name: web, type: meter}}
+'node_def:meter':
+  - resource:
+      type: process
+      command: [{sys.executable}, -I, -u, meter.py, '${{self.port}}']
+      ports: [http]
+      files:
+        load: '1'
+        meter.py: |
+          import http.server, sys
+          class Handler(http.server.BaseHTTPRequestHandler):
+              def do_GET(self):
+                  self.send_response(200); self.end_headers()
+                  self.wfile.write(b'# HELP load x\\nload{{cpu="0"}} ' + open('load', 'rb').read() + b'\\nother 7\\n')
+              def log_message(self, *arguments): pass
+          http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
+    made = House(tmp_path / "house", sqlite_url)
+    yield made
+    made.clear()
+
+
+def put_configuration(house: House, instance: str, content: dict[str, Any], **changes: Any) -> tuple[str, Any]:
+    stack = deploy.stack_path(instance, "main", "local")
+    path = "/provision" + provision.configuration_path(stack, "web", "load")
+    attributes = {
+        **labels(instance),
+        provision.CONFIGURATION_STACK: stack,
+        provision.CONFIGURATION_NODE: "web",
+        provision.CONFIGURATION_NAME: "load",
+        provision.CONFIGURATION_KIND: "process",
+        provision.CONFIGURATION_CONTENT: content,
+        **changes,
+    }
+    token = house.instance_token(instance)
+    return path, house.call("PUT", path, kind=provision.CONFIGURATION, attributes=attributes, token=token)
+
+
+def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(house: House) -> None:
+    instance = new_instance()
+    own = house.instance_token(instance)
+    put_bundle(house)
+    put_application(house, instance)
+    made = put_stack(house, instance, token=own, **{deploy.STACK_TEMPLATE: METERED})
+    assert made.status_code == 201, made.text
+    stack = deploy.stack_path(instance, "main", "local")
+    monitor = runtime.monitor_path(stack, "web")
+    wanted = {runtime.MONITOR_STACK: stack, runtime.MONITOR_NODE: "web", runtime.MONITOR_INTERVAL: 0.2}
+    answer = house.call(
+        "PUT", "/runtime" + monitor, kind=runtime.MONITOR, attributes={**labels(instance), **wanted}, token=own
+    )
+    assert answer.status_code == 201, answer.text
+    alarm = runtime.alarm_path(monitor, "busy")
+    rule = {
+        runtime.ALARM_NAME: "busy",
+        runtime.ALARM_MONITOR: monitor,
+        runtime.ALARM_METRIC: "load",
+        runtime.ALARM_OPERATOR: ">",
+        runtime.ALARM_THRESHOLD: 5,
+        runtime.ALARM_FOR: 0.3,
+    }
+    answer = house.call(
+        "PUT", "/runtime" + alarm, kind=runtime.ALARM, attributes={**labels(instance), **rule}, token=own
+    )
+    assert answer.status_code == 201, answer.text
+
+    def alarm_state() -> Any:
+        return house.attributes("/runtime" + alarm, token=own)[runtime.ALARM_STATE]
+
+    def told() -> list[Any]:
+        events = [each.attributes for each in house.sent if each.attributes["org.archelon.event.type"] == "alarm"]
+        return [each["org.archelon.event.data"]["state"] for each in events]
+
+    with house.worker():
+        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE")
+        house.wait(lambda: alarm_state() == "ok")
+        path, answer = put_configuration(
+            house, instance, {"command": ["sh", "-c", "echo 9 > load; echo $WORD"], "environment": {"WORD": "changed"}}
+        )
+        assert answer.status_code == 201, answer.text
+        done = house.wait(lambda: (found := house.attributes(path))[provision.CONFIGURATION_STATE] == "done" and found)
+        assert done[provision.CONFIGURATION_RESULT] == "changed\n"
+        assert provision.CONFIGURATION_CONTENT not in done
+        house.wait(lambda: alarm_state() == "firing")
+        house.wait(lambda: told() == ["firing"])
+        latest = house.call(
+            "POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes={runtime.QUERY_METRIC: "load"}
+        )
+        assert [each["value"] for each in latest.json["attributes"][runtime.QUERY_VALUES]] == [9.0]
+        back = {runtime.QUERY_METRIC: "load", runtime.QUERY_RANGE: 3600}
+        ranged = house.call("POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes=back)
+        values = [each["value"] for each in ranged.json["attributes"][runtime.QUERY_VALUES]]
+        assert (values[0], values[-1]) == (1.0, 9.0)
+        path, answer = put_configuration(house, instance, {"files": {"load": "2"}})
+        house.wait(lambda: alarm_state() == "ok")
+        house.wait(lambda: told() == ["firing", "ok"])
+        assert put_disposal(house, instance).status_code == 201
+        gone = "/disposal" + disposal.disposal_path(instance)
+        house.wait(lambda: house.attributes(gone)[disposal.DISPOSAL_STATE] == "done")
+        for each in ("/runtime" + monitor, "/runtime" + alarm, path):
+            assert house.gone(each)
+
+
+def test_what_this_platform_has_not_is_said_clearly(house: House) -> None:
+    instance = new_instance()
+    assert put_stack(house, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
+    for changes, content, said in (
+        ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not on this platform"),
+        ({}, {"command": "rm -rf /"}, "list"),
+        ({}, {"files": {"../x": "y"}}, "leaves"),
+        ({}, {"shell": "x"}, "takes files"),
+        ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "not the path of"),
+        ({provision.CONFIGURATION_NAME: "another"}, {}, "not the path of"),
+    ):
+        _, answer = put_configuration(house, instance, content, **changes)
+        assert answer.status_code == 400
+        assert said in answer.text
+
+
+def test_paths_that_derive_from_another_instances_are_left_to_it(house: House) -> None:
+    mine, other, third = new_instance(), new_instance(), new_instance()
+    assert put_stack(house, other, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
+    stack = deploy.stack_path(other, "main", "local")
+    ahead = deploy.stack_path(third, "main", "local")
+    monitor = runtime.monitor_path(stack, "web")
+    watched = {runtime.MONITOR_STACK: stack, runtime.MONITOR_NODE: "web", runtime.MONITOR_INTERVAL: 0.2}
+    alarm = {
+        runtime.ALARM_NAME: "busy",
+        runtime.ALARM_MONITOR: monitor,
+        runtime.ALARM_METRIC: "load",
+        runtime.ALARM_OPERATOR: ">",
+        runtime.ALARM_THRESHOLD: 5,
+        runtime.ALARM_FOR: 0.3,
+    }
+    configured = {
+        provision.CONFIGURATION_STACK: stack,
+        provision.CONFIGURATION_NODE: "web",
+        provision.CONFIGURATION_NAME: "load",
+        provision.CONFIGURATION_KIND: "process",
+        provision.CONFIGURATION_CONTENT: {"files": {"load": "2"}},
+    }
+    described: list[tuple[str, Any, dict[str, Any]]] = [
+        ("/runtime" + monitor, runtime.MONITOR, watched),
+        # Nobody has this stack yet, and so nobody else's is the path.
+        (
+            "/runtime" + runtime.monitor_path(ahead, "web"),
+            runtime.MONITOR,
+            {**watched, runtime.MONITOR_STACK: ahead},
+        ),
+        ("/runtime" + runtime.alarm_path(monitor, "busy"), runtime.ALARM, alarm),
+        ("/provision" + provision.configuration_path(stack, "web", "load"), provision.CONFIGURATION, configured),
+    ]
+
+    def put(path: str, kind: Any, attributes: dict[str, Any], instance: str, tenant: str) -> Any:
+        token = house.instance_token(instance, tenant=tenant)
+        return house.call("PUT", path, kind=kind, attributes={**labels(instance), **attributes}, token=token)
+
+    for tenant in ("t-1", "t-2"):
+        refused = [put(*each, mine, tenant) for each in described]
+        assert [(each.status_code, "PUT that first" in each.text) for each in refused] == [(403, True)] * 4
+    assert put(*described[0], other, "t-1").status_code == 201
+    # Now there is a monitor that an alarm could hang on.
+    assert put(*described[2], mine, "t-2").status_code == 403
+    assert [put(*each, other, "t-1").status_code for each in described[2:]] == [201, 201]
+
+
+def test_the_text_format() -> None:
+    text = '# TYPE a counter\na{x="1 } \\"2"} 3 1395066363000\na{x="2"} 4\nb 1e3\nc NaN\nd\n{oops} 1\ne +Inf\nf{unclosed="1 2\n'
+    assert parse(text) == {"a": 7.0, "b": 1000.0}
+    assert averaged([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
+
+
+def test_what_cannot_be_shown_as_json_or_is_no_name_is_no_metric() -> None:
+    assert parse(f"big 1.7e308\nbig 1.7e308\n{'x' * 201} 1\nok 1\n") == {"ok": 1.0}
+    mean = averaged([{"big": 1.7e308}, {"big": 1.7e308}])["big"]
+    assert math.isfinite(mean)
+
+
+def test_no_node_makes_a_measurement_large() -> None:
+    # Each node has names of its own.
+    nodes = [{f"n{node}_{number}": 1.0 for number in range(500)} for node in range(10)]
+    assert len(averaged(nodes)) == 500
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    assert all(isinstance(value, float) for value in parse(text).values())
+
+
+@given(
+    st.sampled_from(sorted(OPERATORS)),
+    st.lists(st.one_of(st.none(), st.floats(-10, 10)), max_size=20),
+    st.floats(0, 5),
+)
+def test_an_alarm_fires_only_after_it_has_held_without_a_break(
+    comparison: str, values: list[Any], seconds: float
+) -> None:
+    rule = Rule("m", comparison, 0.0, seconds)
+    standing = Standing()
+    held: int | None = None
+    for moment, value in enumerate(values):
+        before, standing = standing, judged(rule, standing, value, float(moment))
+        if value is None:
+            if before.state != "firing":
+                held = None
+                assert standing.state == "unknown"
+            continue
+        holds = OPERATORS[comparison](value, 0.0)
+        held = (moment if held is None else held) if holds else None
+        expected = "ok" if held is None else "firing" if moment - held >= seconds else "pending"
+        assert standing.state == expected
