@@ -19,7 +19,7 @@ from .answers import Answers, output_option
 from .failures import CommandError, Status
 
 if TYPE_CHECKING:
-    from sdk import bench
+    from sdk.testing import http_fakes
 
 __all__ = ["conformance"]
 
@@ -51,8 +51,8 @@ def conformance(
 
     Ends with 1 if a check fails; the first that does is the one to look at.
     """
-    from sdk import bench
-    from sdk import conformance as checks
+    from sdk.testing import conformance as checks
+    from sdk.testing import http_fakes
 
     by_url = checks.is_url(command[0])
     if by_url and len(command) > 1:
@@ -61,7 +61,7 @@ def conformance(
         raise CommandError("--environment-file is for a URL: a command is started here", status=Status.USAGE)
     try:
         with contextlib.ExitStack() as stack:
-            around = stack.enter_context(bench.Bench(listen=_address(listen)))
+            around = stack.enter_context(http_fakes.Bench(listen=_address(listen)))
             restart = None
             if by_url:
                 _say(around, environment_file)
@@ -101,8 +101,8 @@ def _started_by(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-m", "sdk.serve", str(bundle))
 
 
-def _say(around: bench.Bench, file: Path | None) -> None:
-    from sdk import conformance as checks
+def _say(around: http_fakes.Bench, file: Path | None) -> None:
+    from sdk.testing import conformance as checks
 
     lines = checks.environment_lines(around)
     if file is None:

@@ -10,7 +10,7 @@ A bundle with a manifest and templates is a service; Python is for what template
             if alarm.name == "busy":
                 self.deployment.scale("web", by=1)
 
-`sdk.testing` runs an orchestrator in memory, `sdk.conformance` tests one over the wire, `python -m sdk.serve` runs one.
+`sdk.testing` runs an orchestrator in memory, `sdk.testing.conformance` tests one over the wire, `python -m sdk.serve` runs one.
 
 Names are imported when they are first used, so that `python -m sdk.serve` listens before it has imported all of them.
 """
@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .catalogue import Design, Found
-    from .clearing import Disposal
     from .deployment import Deployment, Resource, Stack
+    from .disposal import Disposal
     from .dns import Dns, Record
     from .errors import Abandoned, Failure, StackFailure, SupplierFailure
     from .events import Action, Alarm, Event, Tick
     from .instance import Instance
+    from .monitoring import Runtime
     from .orchestrator import Details, Orchestrator
     from .provisioning import Provisioning
     from .resolver import Resolver, Supplier
-    from .watching import Runtime
 
 __all__ = [
     "Abandoned",
@@ -61,7 +61,7 @@ __all__ = [
 
 _HOMES: Final = {
     "catalogue": ("Design", "Found"),
-    "clearing": ("Disposal",),
+    "disposal": ("Disposal",),
     "deployment": ("Deployment", "Resource", "Stack"),
     "dns": ("Dns", "Record"),
     "errors": ("Abandoned", "Failure", "StackFailure", "SupplierFailure"),
@@ -70,7 +70,7 @@ _HOMES: Final = {
     "orchestrator": ("Details", "Orchestrator"),
     "provisioning": ("Provisioning",),
     "resolver": ("Resolver", "Supplier"),
-    "watching": ("Runtime",),
+    "monitoring": ("Runtime",),
 }
 
 

@@ -19,18 +19,18 @@ from archelon_api import service_manager as wire
 from occi_service.model import type_id
 
 from .catalogue import Design
-from .clearing import Disposal
 from .cloud_names import CloudNames
 from .deployment import Deployment, Resource, Stack
+from .disposal import Disposal
 from .dns import Dns, NameServer
 from .errors import Failure
 from .events import Action, Alarm, Event, Occasion, Tick
 from .instance import Instance, typed
+from .monitoring import Runtime
 from .ports import Pace, Reach
-from .private import Private
 from .provisioning import Provisioning
 from .resolver import Resolver, Supplier
-from .watching import Runtime
+from .runtime.private_state import Private
 
 __all__ = ["Details", "Orchestrator", "Situation"]
 

@@ -22,7 +22,7 @@ from archelon_core import logs, redaction
 from archelon_core.http import gunicorn_worker
 from archelon_core.version import __version__
 
-from .settings import ENV_TOKEN, Settings
+from .runtime.settings import ENV_TOKEN, Settings
 
 __all__ = ["Settings", "main"]
 
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     def load() -> WSGIApplication:
         # It listens by now: who connects while this is imported waits for it.
-        from . import assembly
+        from .runtime import app
 
-        made = assembly.application(settings)
+        made = app.application(settings)
         # What is imported stays: no collection looks through it again.
         gc.collect()
         gc.freeze()

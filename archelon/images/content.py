@@ -74,7 +74,7 @@ IMAGES: Final[Mapping[str, Content]] = {
     "orchestrator": Content(
         name="orchestrator",
         rooms=("archelon_api", "archelon_core", "bundles", "occi_service", "sdk"),
-        entrypoint=("python3", "-m", "sdk.container"),
+        entrypoint=("python3", "-m", "sdk.runtime.container"),
         environment={"HOST": "0.0.0.0", "PORT": "8080"},  # nosec  # noqa: S104 - a pod's own address; a policy says who may call
         libraries=_listed(_REQUIREMENTS),
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from archelon.failures import Status
-from sdk import conformance
+from sdk.testing import conformance
 from tests.ports import free_port
 
 from .harness import ROOT, Said, archelon, until

@@ -29,9 +29,9 @@ from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIss
 from archelon_core.auth.sql_revocations import SqlRevocations
 from archelon_core.database import Database
 from occi_service import client
-from sdk.line import Line
-from sdk.pace import WakingPace
-from sdk.reach import NetworkReach
+from sdk.runtime.reporting import Line
+from sdk.runtime.services import NetworkReach
+from sdk.runtime.waiting import WakingPace
 from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front, until
 from tests.ports import free_port
 

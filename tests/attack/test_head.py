@@ -25,9 +25,9 @@ import pytest
 from archelon_api import orchestrator as orchestrator_wire
 from archelon_core.http import gunicorn_worker
 from archelon_core.http.admin_port import serve_admin_port
-from sdk.assembly import application as orchestrator_application
-from sdk.bench import Bench
-from sdk.settings import Settings
+from sdk.runtime.app import application as orchestrator_application
+from sdk.runtime.settings import Settings
+from sdk.testing.http_fakes import Bench
 from tests.cloud_controller.house import House
 from tests.service_manager.api.desk import Desk, Template
 from tests.service_manager.harness import TYPE, make_bundle

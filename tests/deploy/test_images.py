@@ -40,7 +40,7 @@ _WRITABLE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 #: Prints who it is and what it can do; the last line only where all of that is as it should be.
 _LOCKED = """
 import os, pathlib, ssl, sqlite3, zlib
-import sdk.assembly, sdk.serve, bundles
+import sdk.runtime.app, sdk.serve, bundles
 assert (os.getuid(), os.getgid()) == (65532, 65532)
 for place in ("/srv/x", "/usr/lib/x", "/etc/x", "/var/lib/archelon/x"):
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sdk.bench import Bench
+from sdk.testing.http_fakes import Bench
 from tests.ports import free_port
 
 __all__ = ["ROOT", "Process"]

@@ -22,18 +22,19 @@ from archelon_api import deploy
 from archelon_api import design as wire_design
 from archelon_api import orchestrator as wire
 from occi_service import client
-from sdk import settings, testing
+from sdk import testing
 from sdk.dns import Record, ZoneFiles
-from sdk.engine import Engine
 from sdk.errors import in_words
 from sdk.events import Occasion
 from sdk.instance import typed
-from sdk.loading import load_class
-from sdk.memory import MemoryCloud, MemoryReach
 from sdk.orchestrator import Situation
-from sdk.pace import WakingPace
-from sdk.private import Private
+from sdk.runtime import settings
+from sdk.runtime.engine import Engine
+from sdk.runtime.loading import load_class
+from sdk.runtime.private_state import Private
+from sdk.runtime.waiting import WakingPace
 from sdk.templates import Document
+from sdk.testing.fake_cloud import MemoryCloud, MemoryReach
 from tests.waiting import until
 
 SCHEME = "http://schemas.example.org/occi/sm#"

@@ -15,7 +15,7 @@ from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
-from sdk.bench import Bench
+from sdk.testing.http_fakes import Bench
 
 from .processes import Process
 

@@ -5,8 +5,8 @@
         for finding in conformance.check("http://127.0.0.1:8080", around):
             print(finding)
 
-`python -m sdk.conformance COMMAND …` does that for a command, and `python -m sdk.conformance URL` for an orchestrator that
-somebody else starts there, with the environment that it says first. The checks follow one another, since a life has an order: one
+`python -m sdk.testing.conformance COMMAND …` does that for a command, and `python -m sdk.testing.conformance URL` for an
+orchestrator that somebody else starts there, with the environment that it says first. The checks follow one another, since a life has an order: one
 that fails may take later ones with it, so the first is the one to look at.
 """
 
@@ -29,7 +29,7 @@ from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from occi_service import client
 
-from .bench import Bench
+from .http_fakes import Bench
 
 __all__ = ["Finding", "awaited", "check", "environment_lines", "is_url", "main", "started"]
 
@@ -372,8 +372,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = list(sys.argv[1:] if arguments is None else arguments)
     if not command or command[0].startswith("-") or (is_url(command[0]) and len(command) > 1):
         raise SystemExit(
-            "usage: python -m sdk.conformance COMMAND [ARGUMENT …]\n"
-            "       python -m sdk.conformance URL\n"
+            "usage: python -m sdk.testing.conformance COMMAND [ARGUMENT …]\n"
+            "       python -m sdk.testing.conformance URL\n"
             "COMMAND starts the orchestrator, which listens at HOST and PORT; from its start on, the bench stands around it.\n"
             "At URL somebody else starts it, with the environment that is said first."
         )

@@ -70,7 +70,7 @@ def main(
     try:
         bundle = bundle_of(os.environ if environment is None else environment)
     except ValueError as error:
-        raise SystemExit(f"sdk.container: {error}") from None
+        raise SystemExit(f"sdk.runtime.container: {error}") from None
     if signal.SIGTERM in signal.sigpending():
         raise SystemExit(0)
     become(sys.executable, [sys.executable, "-m", "sdk.serve", str(bundle)])

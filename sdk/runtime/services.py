@@ -16,8 +16,8 @@ from archelon_api import tokens
 from archelon_core import logs
 from occi_service import client
 
-from .line import Line
-from .ports import Pace, Service
+from ..ports import Pace, Service
+from .reporting import Line
 
 __all__ = ["NetworkReach"]
 

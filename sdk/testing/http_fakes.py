@@ -1,6 +1,6 @@
 """A test bench: what is around one orchestrator, over real HTTP: its service manager, design, deploy and the other modules.
 
-The cloud is that of `sdk.memory`. The service manager takes `renew` and `report`, and says what a service manager says: it
+The cloud is that of `fake_cloud`. The service manager takes `renew` and `report`, and says what a service manager says: it
 activates, sends phases, tells of events. Everything listens on loopback and is gone with the context.
 """
 
@@ -27,7 +27,7 @@ from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIss
 from occi_service import client
 from occi_service.model import type_id
 
-from .memory import MemoryCloud
+from .fake_cloud import MemoryCloud
 
 __all__ = ["Bench"]
 

@@ -10,18 +10,18 @@ from archelon_api import tokens
 from archelon_core.auth import Authentication, MemoryRevocations, SignedTokens, SizeLimit, TokenCache, read_jwk_set
 from occi_service.server.app import ErrorBoundary
 
-from .dns import NameServer, ZoneFiles
+from ..dns import NameServer, ZoneFiles
+from ..events import Occasion
+from ..instance import Instance
+from ..orchestrator import Orchestrator, Situation
 from .engine import Engine
-from .events import Occasion
-from .face import Face
-from .instance import Instance
-from .line import Line
+from .http import Face
 from .loading import load_class
-from .orchestrator import Orchestrator, Situation
-from .pace import WakingPace
-from .private import Private
-from .reach import NetworkReach
+from .private_state import Private
+from .reporting import Line
+from .services import NetworkReach
 from .settings import Settings
+from .waiting import WakingPace
 
 __all__ = ["application"]
 

@@ -24,15 +24,15 @@ from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
 
-from .dns import Record
-from .engine import Engine
-from .errors import Abandoned, Failure
-from .events import Action, Alarm, Event, Occasion, Tick
-from .instance import Instance
-from .loading import load_class
-from .memory import MemoryCloud, MemoryReach
-from .orchestrator import Orchestrator, Situation
-from .private import Private
+from ..dns import Record
+from ..errors import Abandoned, Failure
+from ..events import Action, Alarm, Event, Occasion, Tick
+from ..instance import Instance
+from ..orchestrator import Orchestrator, Situation
+from ..runtime.engine import Engine
+from ..runtime.loading import load_class
+from ..runtime.private_state import Private
+from .fake_cloud import MemoryCloud, MemoryReach
 
 __all__ = ["PHASES", "Context", "Stack", "State", "Supplier"]
 

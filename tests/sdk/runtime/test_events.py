@@ -15,14 +15,14 @@ from archelon_api import deploy, names
 from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
-from sdk.bench import Bench
-from sdk.engine import Engine
 from sdk.events import Occasion
-from sdk.line import Line
-from sdk.memory import MemoryCloud, MemoryReach
 from sdk.orchestrator import Situation
-from sdk.private import Private
+from sdk.runtime.engine import Engine
+from sdk.runtime.private_state import Private
+from sdk.runtime.reporting import Line
 from sdk.testing import INSTANCE, _Names, _Pace
+from sdk.testing.fake_cloud import MemoryCloud, MemoryReach
+from sdk.testing.http_fakes import Bench
 
 SERVICE = "http://schemas.example.org/occi/service#grown"
 STACK = deploy.stack_path(INSTANCE, "grown", "local")

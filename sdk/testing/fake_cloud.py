@@ -1,4 +1,4 @@
-"""A cloud controller, and suppliers' service managers, in memory: what `sdk.testing` and `sdk.conformance` run against.
+"""A cloud controller, and suppliers' service managers, in memory: what `sdk.testing` and `sdk.testing.conformance` run against.
 
 It keeps what is PUT and does what the wire says of it. What takes time elsewhere takes a look here: a stack that was ordered is
 in progress when it is first shown, and complete when it is looked at again; one that was deleted is gone at the next look.
@@ -16,7 +16,7 @@ from archelon_api import service_manager as manager
 from occi_service import client
 from occi_service.model import type_id
 
-from .ports import Service
+from ..ports import Service
 
 __all__ = ["MODULES", "MemoryCloud", "MemoryReach"]
 

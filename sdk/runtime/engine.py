@@ -26,13 +26,13 @@ from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from occi_service import client
 
-from .errors import Abandoned, Failure, in_words
-from .events import Action, Alarm, Event, Occasion, Tick
-from .instance import Instance
-from .ledger import Ledger
-from .orchestrator import Details, Orchestrator
-from .pace import DrivenPace
-from .private import Private, events_in
+from ..errors import Abandoned, Failure, in_words
+from ..events import Action, Alarm, Event, Occasion, Tick
+from ..instance import Instance
+from ..orchestrator import Details, Orchestrator
+from .event_log import Ledger
+from .private_state import Private, events_in
+from .waiting import DrivenPace
 
 __all__ = ["Engine", "Refusal", "Reports"]
 

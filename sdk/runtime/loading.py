@@ -10,8 +10,8 @@ from types import ModuleType
 
 import bundles
 
-from .errors import Failure, in_words
-from .orchestrator import Orchestrator
+from ..errors import Failure, in_words
+from ..orchestrator import Orchestrator
 
 __all__ = ["load_class"]
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from .errors import Abandoned
-from .ports import Pace
+from ..errors import Abandoned
+from ..ports import Pace
 
 __all__ = ["DrivenPace", "WakingPace"]
 

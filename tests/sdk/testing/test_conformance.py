@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sdk import conformance
-from sdk.bench import Bench
+from sdk.testing import conformance
+from sdk.testing.http_fakes import Bench
 from tests.ports import free_port
 
-from .processes import ROOT
+from ..processes import ROOT
 
 NODE = [shutil.which("node") or "node", str(ROOT / "orchestrators" / "plain-node" / "orchestrator.mjs")]
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed here")
@@ -102,7 +102,7 @@ def test_a_command_that_ends_is_named(tmp_path: Path) -> None:
 
 def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
     for wrong in ([], ["http://127.0.0.1:1", "more"], ["--help"]):
-        assert "usage: python -m sdk.conformance COMMAND" in run(wrong).stderr
+        assert "usage: python -m sdk.testing.conformance COMMAND" in run(wrong).stderr
     missing = run(["nothing-of-this-name"])
     assert (missing.returncode, "nothing-of-this-name: " in missing.stderr) == (1, True)
     early = run([sys.executable, "-c", "raise SystemExit(3)"])
@@ -112,7 +112,7 @@ def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedP
 @pytest.fixture
 def run() -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
     def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sdk.conformance", *arguments]
+        command = [sys.executable, "-m", "sdk.testing.conformance", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
     return call

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import bundles
-from sdk import container
+from sdk.runtime import container
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HELLO = ROOT / "orchestrators" / "hello"
 
 
@@ -75,12 +75,12 @@ def test_a_sigterm_from_before_the_exec_ends_it(tmp_path: Path, packed: tuple[Pa
     """As the first process of a container: what came too early for a handler is kept, not lost."""
     archive, _ = packed
     program = (
-        "import os, signal, sys, sdk.container\n"
+        "import os, signal, sys, sdk.runtime.container\n"
         "def become(program, arguments):\n"
         # The signal arrives between the last look and the exec.
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.execv(program, arguments)\n"
-        "sdk.container.main(become=become)\n"
+        "sdk.runtime.container.main(become=become)\n"
     )
     environment = _environment(tmp_path, archive, PYTHONPATH=str(ROOT), PATH=os.defpath)
     ended = subprocess.run(

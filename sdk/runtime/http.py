@@ -26,10 +26,10 @@ from archelon_core.errors import ConflictError, ForbiddenError, NotFoundError, U
 from occi_service.registry import InMemoryRegistry
 from occi_service.server.app import Application
 
+from ..events import Action
+from ..instance import Instance
 from .engine import Engine, Refusal
-from .events import Action
-from .instance import Instance
-from .line import Line
+from .reporting import Line
 
 __all__ = ["Face"]
 
