@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor

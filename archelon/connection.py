@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 from .state_directory import StateDirectory, found_upwards
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from .answers import Answers, output_option
+from .output import Answers, output_option
 
 __all__ = ["ISSUERS", "keys", "make_signing_key", "verification_keys", "write_private"]
 

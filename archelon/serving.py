@@ -12,7 +12,7 @@ import click
 
 from archelon_core.private_files import private_umask
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 from .supervision import end_with_parent
 
 __all__ = ["cloud_controller", "db", "service_manager", "worker"]

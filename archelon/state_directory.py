@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
 __all__ = ["NAME", "Ports", "StateDirectory", "found_upwards"]

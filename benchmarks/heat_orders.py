@@ -25,7 +25,7 @@ from heatclient.v1.client import Client
 import bundles
 from archelon.all_in_one import AllInOne
 from archelon.demo.stage import Stage
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from tests.openstack import OpenStack, TestBed, given_cloud, of_bed
 

@@ -32,7 +32,7 @@ import bundles
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.demo.stage import Node, Stage
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 

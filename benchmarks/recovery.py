@@ -28,7 +28,7 @@ import urllib3
 import bundles
 from archelon.all_in_one import PROCESSES, AllInOne
 from archelon.demo.stage import Stage
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 

@@ -19,7 +19,7 @@ import pytest
 from kubernetes_testbed.cluster import Cluster
 from kubernetes_testbed.layout import Layout, TestBedError
 
-from archelon import command_line
+from archelon import main
 from archelon.images import builders
 from tests.beds import coming_up
 
@@ -103,7 +103,7 @@ def loaded_image(cluster: KubernetesCluster, content: str, directory: Path) -> I
     """
     image, archive = f"localhost/archelon-{content}:test", directory / f"{content}.tar"
     given = ["build", "--of", content, "--image", image, "--archive", str(archive)]
-    assert command_line.main(given) == 0
+    assert main.main(given) == 0
     cluster.load(archive)
     archive.unlink()
     try:

@@ -47,7 +47,7 @@ def publish(stage: Stage, play: Play) -> None:
     """The provider offers services; from then on they are kinds that any OCCI client finds."""
     import bundles
 
-    from ..offers import await_entry, offer
+    from ..service import await_entry, offer
 
     connection = stage.connection("provider")
     with connection.open() as manager:

@@ -6,8 +6,8 @@
             print(finding)
 
 `python -m sdk.testing.conformance COMMAND …` does that for a command, and `python -m sdk.testing.conformance URL` for an
-orchestrator that somebody else starts there, with the environment that it says first. The checks follow one another, since a life has an order: one
-that fails may take later ones with it, so the first is the one to look at.
+orchestrator that somebody else starts there, with the environment that it says first. The checks follow one another, since a
+life has an order: one that fails may take later ones with it, so the first is the one to look at.
 """
 
 from __future__ import annotations

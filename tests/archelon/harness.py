@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from archelon.all_in_one import AllInOne
-from archelon.command_line import main
-from archelon.failures import Status
+from archelon.errors import Status
+from archelon.main import main
 from archelon.state_directory import StateDirectory
 from tests.ports import lane
 from tests.waiting import until

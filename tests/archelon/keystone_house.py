@@ -10,7 +10,7 @@ from typing import Any
 
 import bundles
 from archelon.all_in_one import PROCESSES, AllInOne
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from archelon_api import service_manager as wire
 from occi_service import client

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import bundles
-from archelon.failures import Status
+from archelon.errors import Status
 
 from .harness import archelon
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from archelon.command_line import main
 from archelon.images import builders
+from archelon.main import main
 
 
 class _Noted:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from archelon.failures import Status
+from archelon.errors import Status
 from sdk.testing import conformance
 from tests.ports import free_port
 

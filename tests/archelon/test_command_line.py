@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from archelon import command_line
-from archelon.failures import CommandError, Status, explained
+from archelon import main
+from archelon.errors import CommandError, Status, explained
 from archelon_core.settings import SettingsError
 from archelon_core.version import __version__
 from occi_service import client
@@ -19,7 +19,7 @@ from .harness import ROOT, archelon
 
 
 def test_help_loads_none_of_the_rooms() -> None:
-    look = "import sys; from archelon.command_line import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    look = "import sys; from archelon.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "instance" in ended.stdout
     for heavy in ("sqlalchemy", "falcon", "rich", "pydantic", "service_manager", "cloud_controller", "occi_service"):
@@ -38,7 +38,7 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, 
     return found
 
 
-@pytest.mark.parametrize("path", _commands(command_line.archelon, ()), ids=" ".join)
+@pytest.mark.parametrize("path", _commands(main.archelon, ()), ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...]) -> None:
     said = archelon(*path, "--help")
     assert said.status == Status.DONE

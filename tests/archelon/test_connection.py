@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archelon.connection import Connection, find
-from archelon.failures import CommandError, Status
+from archelon.errors import CommandError, Status
 from archelon.state_directory import NAME, StateDirectory
 
 from .harness import first_port

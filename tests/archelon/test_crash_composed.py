@@ -29,7 +29,7 @@ import bundles
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.demo.stage import Node, Stage
-from archelon.offers import await_entry, offer
+from archelon.service import await_entry, offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 from tests.tables import Tables

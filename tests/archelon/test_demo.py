@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from archelon.all_in_one import AllInOne
+from archelon.demo.command import perform
 from archelon.demo.plays import Play, chosen
 from archelon.demo.remains import left
 from archelon.demo.stage import ExpectedError, Stage
 from archelon.demo.steps import Step
-from archelon.demonstration import perform
-from archelon.failures import CommandError, Status
+from archelon.errors import CommandError, Status
 from archelon.state_directory import StateDirectory
 
 from .harness import ROOT, first_port, until

@@ -16,7 +16,7 @@ import pytest
 
 from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
-from archelon.failures import Status
+from archelon.errors import Status
 from archelon.state_directory import StateDirectory
 
 from .harness import Dev, archelon, dev, first_port, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from pathlib import Path
 
-from archelon.instances import _log
+from archelon.instance import _log
 from archelon_api import deploy
 from cloud_controller.platforms.local.logs import read_log
 from occi_service.client.connections import Answer

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from archelon.failures import Status
+from archelon.errors import Status
 from tests.openstack import OpenStack
 
 from .harness import Dev, until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from archelon.failures import Status
+from archelon.errors import Status
 from tests.designate import DesignateZone, designate_zone
 from tests.openstack import OpenStack
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archelon.failures import CommandError, Status
-from archelon.naming import read_values
+from archelon.errors import CommandError, Status
+from archelon.lookup import read_values
 from occi_service.client import AttributeDocument, CategoryDocument
 
 KIND = CategoryDocument(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from archelon.failures import Status
+from archelon.errors import Status
 from archelon_core.auth import Realm, RealmFile
 
 from .harness import archelon

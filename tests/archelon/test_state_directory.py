@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from archelon.failures import CommandError, Status
+from archelon.errors import CommandError, Status
 from archelon.state_directory import NAME, StateDirectory, found_upwards
 from archelon_core.addresses import is_loopback
 from archelon_core.auth import SigningKey, VerificationKey

@@ -21,7 +21,7 @@ import urllib3
 import bundles
 from archelon.all_in_one import AllInOne
 from archelon.keys import ISSUERS, make_signing_key, verification_keys
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from archelon_api import design, names, tokens
 from archelon_api import service_manager as wire

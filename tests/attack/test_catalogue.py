@@ -18,7 +18,7 @@ from occi.core_model import Resource
 
 import bundles
 from archelon.all_in_one import REGION, AllInOne
-from archelon.offers import offer
+from archelon.service import offer
 from archelon.state_directory import StateDirectory
 from archelon_api import deploy, design, disposal, dns, names, provision, runtime
 from archelon_api import service_manager as wire

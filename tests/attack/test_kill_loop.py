@@ -36,7 +36,7 @@ import bundles
 from archelon.all_in_one import PROCESSES, AllInOne
 from archelon.demo.remains import left
 from archelon.demo.stage import Stage
-from archelon.offers import await_entry, offer
+from archelon.service import await_entry, offer
 from archelon.state_directory import StateDirectory
 from archelon_api import service_manager as wire
 from occi_service import client

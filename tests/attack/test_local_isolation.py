@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from archelon.all_in_one import AllInOne
-from archelon.failures import Status
+from archelon.errors import Status
 from archelon.state_directory import StateDirectory
 from cloud_controller.platforms.local.sandbox import found_sandbox
 from tests.archelon.harness import ROOT, Dev, Said, archelon, dev, until

@@ -14,7 +14,7 @@ import yaml
 
 import bundles
 from archelon.connection import Connection
-from archelon.offers import await_entry, offer
+from archelon.service import await_entry, offer
 from archelon_core.auth import RealmFile
 from occi_service import client
 from tests.archelon.harness import archelon

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from archelon_api import service_manager as wire
 from occi_service import client
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 
 if TYPE_CHECKING:
     from occi_service.client import CategoryDocument

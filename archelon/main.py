@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from .failures import CommandError, Status, explained
+from .errors import CommandError, Status, explained
 
 __all__ = ["Lazy", "main"]
 

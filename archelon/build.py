@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from .answers import Answers, output_option
-from .failures import CommandError, Status
+from .errors import CommandError, Status
+from .output import Answers, output_option
 
 __all__ = ["build"]
 

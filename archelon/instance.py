@@ -14,11 +14,11 @@ from archelon_api import deploy, names
 from archelon_api import service_manager as wire
 from occi_service import client
 
-from .answers import Answers, output_option
 from .connection import Connection, service_options
-from .failures import CommandError, Status
-from .naming import action_of, instance_at, read_values, service_named, services
-from .waiting import await_settled, follow
+from .errors import CommandError, Status
+from .follow import await_settled, follow
+from .lookup import action_of, instance_at, read_values, service_named, services
+from .output import Answers, output_option
 
 __all__ = ["instance"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from .answers import Answers, output_option
 from .connection import Connection, service_options
-from .failures import CommandError, Status
+from .errors import CommandError, Status
+from .output import Answers, output_option
 
 __all__ = ["publish", "service", "withdraw"]
 
@@ -25,7 +25,7 @@ def service() -> None:
 @output_option
 def list_services(connection: Connection, answers: Answers) -> None:
     """The services that this service manager offers."""
-    from .naming import services
+    from .lookup import services
 
     with connection.open() as manager:
         rows = [
@@ -44,7 +44,7 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
     from archelon_api import service_manager as wire
     from occi_service.model import type_id
 
-    from .naming import service_named
+    from .lookup import service_named
 
     with connection.open() as manager:
         found = service_named(manager, name)

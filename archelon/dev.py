@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 from .state_directory import NAME, StateDirectory
 
 __all__ = ["dev", "until_told"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .answers import Answers, output_option
-from .failures import CommandError, Status
+from .errors import CommandError, Status
+from .output import Answers, output_option
 from .state_directory import found_upwards
 
 if TYPE_CHECKING:

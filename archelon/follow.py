@@ -13,7 +13,7 @@ import click
 from archelon_api import service_manager as wire
 from occi_service import client
 
-from .failures import CommandError, Status
+from .errors import CommandError, Status
 
 __all__ = ["SETTLED", "Look", "Moving", "await_settled", "follow"]
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from .development import until_told
-from .failures import CommandError, Status
-from .state_directory import StateDirectory
+from ..dev import until_told
+from ..errors import CommandError, Status
+from ..state_directory import StateDirectory
 
 if TYPE_CHECKING:
-    from .demo.plays import Play
-    from .demo.stage import Stage
-    from .demo.steps import Step
+    from .plays import Play
+    from .stage import Stage
+    from .steps import Step
 
 __all__ = ["demo", "perform"]
 
@@ -36,10 +36,10 @@ def demo(keep: bool) -> int:
     """Show the main job from start to end, and prove it: order, use, scale, heal, survive a crash, dispose, nothing left."""
     from archelon_core.private_files import private_umask
 
-    from .all_in_one import AllInOne
-    from .demo.plays import chosen
-    from .demo.stage import Stage
-    from .demo.steps import STEPS
+    from ..all_in_one import AllInOne
+    from .plays import chosen
+    from .stage import Stage
+    from .steps import STEPS
 
     private_umask()
     begun = time.monotonic()
@@ -76,7 +76,7 @@ def perform(stage: Stage, play: Play, steps: Sequence[Step], *, since: float) ->
     Args:
         since: when all of it began, by `time.monotonic`.
     """
-    from .demo.stage import ExpectedError
+    from .stage import ExpectedError
 
     for number, step in enumerate(steps, 1):
         click.secho(f"{number}/{len(steps)}  {step.title}", bold=True)

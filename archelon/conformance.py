@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .answers import Answers, output_option
-from .failures import CommandError, Status
+from .errors import CommandError, Status
+from .output import Answers, output_option
 
 if TYPE_CHECKING:
     from sdk.testing import http_fakes
