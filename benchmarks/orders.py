@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.fakes.cloud import StandInCloud
 from tests.service_manager.harness import TYPE, Keys, ServiceManager, make_bundle, running
 from tests.service_manager.load import order_at_once
-from tests.standins.cloud import StandInCloud
 
 from .databases import databases
 from .goals import Goals

@@ -26,7 +26,7 @@ from service_manager.lifecycle.history import EXPIRY_TOPIC
 from service_manager.remote import discovery
 from service_manager.store import tables
 from service_manager.store.services import ENTRY_TOPIC
-from tests.standins.cloud import Books, StandInCloud
+from tests.fakes.cloud import Books, StandInCloud
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from archelon_api import service_manager as wire
 from occi_service import client
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from .harness import TYPE, ServiceManager, until
 

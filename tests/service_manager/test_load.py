@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 from tests.tables import Tables
 
 from .harness import Keys, ServiceManager, make_bundle, running

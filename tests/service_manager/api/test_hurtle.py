@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from ..harness import ServiceManager, until
 

@@ -14,7 +14,7 @@ from archelon_core.auth import InvalidTokenError
 from occi_service import client
 from occi_service.model import type_id
 from service_manager import app
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from ..harness import TYPE, ServiceManager, make_bundle, until
 

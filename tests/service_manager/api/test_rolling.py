@@ -11,7 +11,7 @@ import bundles
 from archelon_api import service_manager as wire
 from occi_service import client
 from occi_service.model import type_id
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from ..harness import ServiceManager, make_bundle, until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archelon_api import service_manager as wire
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from ..harness import TYPE, Keys, ServiceManager, make_bundle, running, until
 

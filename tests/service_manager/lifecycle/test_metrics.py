@@ -16,8 +16,8 @@ from archelon_core.queue import WorkQueue
 from occi_service.registry.schema import upgrade
 from service_manager.app import MIGRATIONS
 from service_manager.lifecycle.metrics import Exporter
+from tests.fakes.cloud import StandInCloud
 from tests.ports import free_port
-from tests.standins.cloud import StandInCloud
 
 from ..harness import TYPE, Keys, ServiceManager, make_bundle, running, until
 

@@ -12,7 +12,7 @@ from archelon_api import deploy, design
 from archelon_core.auth import MemoryRevocations, TenantId, TokenIssuer, VerificationKeys
 from service_manager.remote import cloud_controller as calls
 from tests.attack.listener import listener
-from tests.standins.cloud import StandInCloud
+from tests.fakes.cloud import StandInCloud
 
 from ..api.desk import Clock
 from ..harness import Keys, make_bundle

@@ -19,8 +19,8 @@ from archelon_core.queue.table import work
 from service_manager import app
 from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
 from service_manager.remote.discovery import Surroundings
+from tests.fakes.cloud import StandInCloud
 from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle, until
-from tests.standins.cloud import StandInCloud
 
 MOON = Surroundings(frozenset(("earth", "moon")), frozenset(("moon",)))
 

@@ -1,4 +1,4 @@
-"""The stand-in's process: `python -m tests.standins.server '<JSON>'` prints one line of JSON with its URL when it is ready.
+"""The stand-in's process: `python -m tests.fakes.server '<JSON>'` prints one line of JSON with its URL when it is ready.
 
 One gunicorn worker with a bounded pool of threads holds everything in memory. Around each request: faults, the books, and
 the world's lock. Beside the modules (`/design`, `/deploy`, `/disposal`) and the orchestrators

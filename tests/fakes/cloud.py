@@ -132,7 +132,7 @@ class StandInCloud:
     def __enter__(self) -> StandInCloud:
         with (self._directory / "standin.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.standins.server", json.dumps(self._configuration)],
+                [sys.executable, "-m", "tests.fakes.server", json.dumps(self._configuration)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -34,9 +34,9 @@ from archelon_core.auth import (
     write_jwk_set,
 )
 from occi_service.model import type_id
+from tests.fakes.cloud import StandInCloud
+from tests.fakes.faults import Fault
 from tests.ports import free_port
-from tests.standins.cloud import StandInCloud
-from tests.standins.faults import Fault
 
 TENANT = TenantId("tenant-a")
 SERVICE = "http://schemas.example.org/occi/sm#hello"
