@@ -22,9 +22,8 @@ import urllib3
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import ApplicationOrder
-from cloud_controller.platforms.interface import Change, PlatformContext
-from cloud_controller.platforms.kubernetes.factory import OpenKubernetes, open_kubernetes
+from cloud_controller.platforms.interface import ApplicationOrder, Change, PlatformContext
+from cloud_controller.platforms.kubernetes.factory import KubernetesPlatform, open_kubernetes
 
 from .goals import Goals
 
@@ -41,7 +40,7 @@ class Bench:
 
     def __init__(self, kubeconfig: str, image: str, kubectl: str) -> None:
         self.namespace = f"bench-{uuid.uuid4().hex[:8]}"
-        self.platform: OpenKubernetes = open_kubernetes(
+        self.platform: KubernetesPlatform = open_kubernetes(
             PlatformContext("bench", Path("/nonexistent")),
             kubeconfig=kubeconfig,
             namespace=self.namespace,

@@ -18,7 +18,7 @@ from .dns import Record
 from .errors import Failure
 from .instance import Instance
 from .ports import Pace, Service
-from .runtime.settings import ENV_ZONES
+from .settings import ENV_ZONES
 
 __all__ = ["CloudNames"]
 

@@ -28,9 +28,9 @@ from .events import Action, Alarm, Event, Occasion, Tick
 from .instance import Instance, typed
 from .monitoring import Runtime
 from .ports import Pace, Reach
+from .private_state import Private
 from .provisioning import Provisioning
 from .resolver import Resolver, Supplier
-from .runtime.private_state import Private
 
 __all__ = ["Details", "Orchestrator", "Situation"]
 

@@ -22,7 +22,7 @@ from archelon_core import logs, redaction
 from archelon_core.http import gunicorn_worker
 from archelon_core.version import __version__
 
-from .runtime.settings import ENV_TOKEN, Settings
+from .settings import ENV_TOKEN, Settings
 
 __all__ = ["Settings", "main"]
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from archelon_core.auth.keystone_api import Keystone, KeystoneRefusedError
-from cloud_controller.deploy.ports import Progress, StackOrder, Stacks
-from cloud_controller.platforms.interface import PlatformContext, PlatformTokens
-from cloud_controller.platforms.local.factory import OpenLocal, open_local
+from cloud_controller.platforms.interface import PlatformContext, PlatformTokens, Progress, StackOrder, Stacks
+from cloud_controller.platforms.local.factory import LocalPlatform, open_local
 
 __all__ = ["install", "open_delegating"]
 
@@ -64,7 +63,7 @@ class DelegatingStacks:
         assert order.labels.tenant in {each["id"] for each in projects}
 
 
-def open_delegating(context: PlatformContext, *, keystone: str, **settings: Any) -> OpenLocal:
+def open_delegating(context: PlatformContext, *, keystone: str, **settings: Any) -> LocalPlatform:
     """Open it, with the URL of Keystone; `settings` are the local platform's."""
     opened = open_local(context, **settings)
     opened.delegates = True

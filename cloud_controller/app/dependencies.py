@@ -16,15 +16,14 @@ from occi_service.server.service import Rates
 
 from ..core.module import OwnMixins
 from ..core.resources import Objects
-from ..deploy import ports
 from ..deploy.book import RegionBook
 from ..deploy.bundles import Unpacked
 from ..deploy.regions import Regions
 from ..design.ports import Delegations, ServiceCatalogue
+from ..platforms import entry_points, interface
 from ..platforms.delegated_tokens import DelegatedTokens
-from ..platforms.interface import NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
+from ..platforms.interface import Names, NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
 from ..platforms.local.delegations import LocalDelegations
-from ..provision.ports import Names
 from ..settings import CloudControllerSettings
 from .identities import identity_of
 
@@ -179,19 +178,19 @@ def open_platforms(
     Raises:
         DeployError: there is no such platform, it lacks a library, or it refuses its settings.
     """
-    known = ports.offered(ports.PLATFORMS)
+    known = entry_points.offered(entry_points.PLATFORMS)
     opened: dict[str, Platform] = {}
     for name, (platform, settings) in regions.items():
         entry = known.get(platform)
         if entry is None:
-            raise ports.DeployError(
+            raise interface.DeployError(
                 f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
             )
-        factory = ports.loaded(entry)
+        factory = entry_points.loaded(entry)
         try:
             given = tokens(name) if tokens is not None else NoTokens()
             context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
             opened[name] = factory(context, **settings)
         except TypeError as problem:
-            raise ports.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
+            raise interface.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
     return opened

@@ -21,9 +21,9 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 from ..core.entities import Entities
 from ..core.notifications import Notices
 from ..core.resources import ABSENT, STOPPED, Object, Objects
+from ..platforms.interface import ApplicationOrder, Applications, ApplicationState, DeployError
 from .applications import RUN, TOPIC, environment_of
 from .bundles import Unpacked
-from .ports import ApplicationOrder, Applications, ApplicationState, DeployError
 
 __all__ = ["ApplicationWork", "topic"]
 

@@ -21,7 +21,7 @@ from occi_service.registry.base import Registry
 from occi_service.server.request_input import read_query
 
 from ..core.module import extras_of
-from .ports import Applications, Log
+from ..platforms.interface import Applications, Log
 
 __all__ = ["LogRoute"]
 

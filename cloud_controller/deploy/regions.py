@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from archelon_api import deploy, names
 from archelon_core.errors import BadRequestError, shown
 
-from ..platforms.interface import Platform
-from .ports import Applications, Stacks
+from ..platforms.interface import Applications, Platform, Stacks
 
 __all__ = ["Regions"]
 

@@ -20,7 +20,8 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 from ..core.entities import Entities
 from ..core.notifications import Notices
 from ..core.resources import ABSENT, Object, Objects
-from . import ports, watching
+from ..platforms import interface
+from . import watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
@@ -43,7 +44,7 @@ class Seen:
     """What a step saw; `progress` None: verified absent."""
 
     present: Object
-    progress: ports.Progress | None
+    progress: interface.Progress | None
 
 
 class StackWork:
@@ -71,17 +72,17 @@ class StackWork:
             stacks = self._regions.stacks(present.region, str(wanted.attributes.get(deploy.STACK_FORMAT, "")))
             order = stack_order(wanted.attributes, present)
             progress = stacks.advance(order, record)
-        except (ports.DeployError, HttpError) as problem:
+        except (interface.DeployError, HttpError) as problem:
             reason = problem.message if isinstance(problem, HttpError) else str(problem)
             verb = wanted.shown.partition("_")[0] or "CREATE"
             still = {name: value for name, value in (record or {}).items() if name != "moving"}
-            failed = ports.Progress(still, f"{verb}_FAILED", reason, None, None)
+            failed = interface.Progress(still, f"{verb}_FAILED", reason, None, None)
             return Wait(30.0, Seen(present, failed)) if present.wanted == ABSENT else Done(Seen(present, failed))
         if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
             left = stacks.remains(order)
             if not left:
                 return Done(Seen(present, None))
-            progress = ports.Progress(
+            progress = interface.Progress(
                 progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}", None, None
             )
             return Wait(_SOON, Seen(present, progress))

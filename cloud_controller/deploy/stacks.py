@@ -12,7 +12,7 @@ from archelon_core.errors import BadRequestError, ConflictError
 
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import PRESENT, SUSPENDED, Object, Objects
-from .ports import DeployError, StackOrder
+from ..platforms.interface import DeployError, StackOrder
 from .regions import Regions
 
 __all__ = ["TOPIC", "StackBackend", "stack_order"]

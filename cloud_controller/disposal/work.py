@@ -22,8 +22,8 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait, recurr
 from ..core.entities import Entities
 from ..core.notifications import Notices
 from ..core.resources import ABSENT, Object, Objects
+from ..platforms.interface import Holdings, HoldingsError
 from .backend import TOPIC
-from .ports import Holdings, HoldingsError
 
 __all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic", "topic"]
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from .. import infrastructure as infra
-from ..deploy.ports import DeployError, Progress, StackOrder, StackResource
 from ..infrastructure.resolving import key_of, resolve
+from .interface import DeployError, Progress, StackOrder, StackResource
 
 __all__ = ["DescribedStacks"]
 

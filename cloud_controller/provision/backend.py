@@ -13,8 +13,8 @@ from occi_service.server.app import Application
 
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
+from ..platforms.interface import ConfigurationOrder, Configures, Names, ProvisionError
 from .dns_backend import DnsBackend
-from .ports import ConfigurationOrder, Configures, Names, ProvisionError
 
 __all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_order"]
 

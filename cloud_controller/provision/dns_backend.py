@@ -15,7 +15,7 @@ from archelon_core.errors import BadRequestError, shown
 
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
-from .ports import NameOrder, Names, ProvisionError
+from ..platforms.interface import NameOrder, Names, ProvisionError
 
 __all__ = ["ACTIVE", "FAILED", "TOPIC", "WAITING", "DnsBackend", "name_order"]
 

@@ -16,8 +16,8 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..core.entities import Entities
 from ..core.resources import ABSENT, Object, Objects
+from ..platforms.interface import Named, NameOrder, Names, ProvisionError
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
-from .ports import Named, NameOrder, Names, ProvisionError
 
 __all__ = ["DnsWork", "topic"]
 

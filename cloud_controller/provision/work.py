@@ -15,8 +15,8 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..core.entities import Entities
 from ..core.resources import ABSENT, Object, Objects
+from ..platforms.interface import ConfigurationOrder, Configured, Configures, ProvisionError
 from .backend import TOPIC, configuration_order
-from .ports import ConfigurationOrder, Configured, Configures, ProvisionError
 
 __all__ = ["ConfigurationWork", "topic"]
 

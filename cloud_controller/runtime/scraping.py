@@ -14,7 +14,7 @@ from typing import Final
 
 import urllib3
 
-from .ports import Target
+from ..platforms.interface import Target
 
 __all__ = ["Fetch", "averaged", "fetch", "parse", "scrape"]
 

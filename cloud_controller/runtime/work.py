@@ -20,9 +20,9 @@ from ..core.entities import Entities
 from ..core.notifications import Notices
 from ..core.resources import ABSENT, Object, Objects
 from ..core.tables import samples
+from ..platforms.interface import Targets
 from . import scraping
 from .backend import ALARM, MONITOR
-from .ports import Targets
 from .rules import Rule, Standing, judged
 
 __all__ = ["AlarmWork", "MonitorWork", "topics"]

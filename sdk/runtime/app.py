@@ -14,13 +14,13 @@ from ..dns import NameServer, ZoneFiles
 from ..events import Occasion
 from ..instance import Instance
 from ..orchestrator import Orchestrator, Situation
+from ..private_state import Private
+from ..settings import Settings
 from .engine import Engine
 from .http import Face
 from .loading import load_class
-from .private_state import Private
 from .reporting import Line
 from .services import NetworkReach
-from .settings import Settings
 from .waiting import WakingPace
 
 __all__ = ["application"]

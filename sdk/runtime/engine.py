@@ -30,8 +30,8 @@ from ..errors import Abandoned, Failure, in_words
 from ..events import Action, Alarm, Event, Occasion, Tick
 from ..instance import Instance
 from ..orchestrator import Details, Orchestrator
+from ..private_state import Private, events_in
 from .event_log import Ledger
-from .private_state import Private, events_in
 from .waiting import DrivenPace
 
 __all__ = ["Engine", "Refusal", "Reports"]

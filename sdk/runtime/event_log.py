@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-from .private_state import EVENTS, Private
+from ..private_state import EVENTS, Private
 
 __all__ = ["Ledger"]
 

@@ -29,9 +29,9 @@ from ..errors import Abandoned, Failure
 from ..events import Action, Alarm, Event, Occasion, Tick
 from ..instance import Instance
 from ..orchestrator import Orchestrator, Situation
+from ..private_state import Private
 from ..runtime.engine import Engine
 from ..runtime.loading import load_class
-from ..runtime.private_state import Private
 from .fake_cloud import MemoryCloud, MemoryReach
 
 __all__ = ["PHASES", "Context", "Stack", "State", "Supplier"]

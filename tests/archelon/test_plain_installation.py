@@ -94,7 +94,7 @@ def test_a_region_whose_extra_is_missing_says_which(
 ) -> None:
     ask = (
         "import pathlib, sys\n"
-        "from cloud_controller.deploy.ports import DeployError\n"
+        "from cloud_controller.platforms.interface import DeployError\n"
         "from cloud_controller.app.dependencies import open_platforms\n"
         "try: open_platforms(pathlib.Path(sys.argv[1]), {'west': (sys.argv[2], {'auth_url': 'https://k/v3'})})\n"
         "except DeployError as problem: print(problem)"

@@ -19,7 +19,7 @@ from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, as_attribute
 from occi_service.model import type_id
 from sdk.runtime.app import application as orchestrator_application
-from sdk.runtime.settings import Settings
+from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
 from tests.cloud_controller.house import SERVICE, House
 from tests.occi_service.server.calls import Wsgi, call

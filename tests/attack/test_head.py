@@ -26,7 +26,7 @@ from archelon_api import orchestrator as orchestrator_wire
 from archelon_core.http import gunicorn_worker
 from archelon_core.http.admin_port import serve_admin_port
 from sdk.runtime.app import application as orchestrator_application
-from sdk.runtime.settings import Settings
+from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
 from tests.cloud_controller.house import House
 from tests.service_manager.api.desk import Desk, Template

@@ -22,7 +22,7 @@ from cloud_controller.app import dependencies, web, worker
 from cloud_controller.core.notifications import Notice
 from cloud_controller.core.tables import installation
 from cloud_controller.platforms.interface import Platform, PlatformContext
-from cloud_controller.platforms.local.factory import OpenLocal, open_local
+from cloud_controller.platforms.local.factory import LocalPlatform, open_local
 from cloud_controller.platforms.local.launcher import no_checkpoint
 
 TENANT = "t-1"
@@ -80,7 +80,7 @@ class House:
             "-c",
             "import runpy, sys; runpy.run_path(sys.argv[1] + '/orchestrator.py')",
         )
-        self.platform: OpenLocal = open_local(
+        self.platform: LocalPlatform = open_local(
             PlatformContext("local", root / "local"), runner=runner, shared=True, checkpoint=checkpoint
         )
         self.parts = dependencies.Parts(

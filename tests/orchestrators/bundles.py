@@ -9,7 +9,7 @@ from typing import Any
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import Progress, StackOrder, Stacks
+from cloud_controller.platforms.interface import Progress, StackOrder, Stacks
 from sdk.templates import Document
 
 READY = Path(__file__).parents[2] / "orchestrators"

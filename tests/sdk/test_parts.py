@@ -22,16 +22,15 @@ from archelon_api import deploy
 from archelon_api import design as wire_design
 from archelon_api import orchestrator as wire
 from occi_service import client
-from sdk import testing
+from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
 from sdk.errors import in_words
 from sdk.events import Occasion
 from sdk.instance import typed
 from sdk.orchestrator import Situation
-from sdk.runtime import settings
+from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.loading import load_class
-from sdk.runtime.private_state import Private
 from sdk.runtime.waiting import WakingPace
 from sdk.templates import Document
 from sdk.testing.fake_cloud import MemoryCloud, MemoryReach

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ...deploy.ports import DeployError
-from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
-from ..interface import StackBook
+from ..interface import ConfigurationOrder, Configured, DeployError, ProvisionError, StackBook
 from .connection import Connections
 from .resources import Found
 from .software_config import SoftwareDeployments, software_of

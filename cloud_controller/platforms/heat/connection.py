@@ -24,8 +24,7 @@ from keystoneauth1.access.service_catalog import ServiceCatalogV3
 from archelon_core.transactions import forbid_in_transaction
 
 from ...core.labels import Labels
-from ...deploy.ports import DeployError
-from ..interface import PlatformTokens
+from ..interface import DeployError, PlatformTokens
 
 __all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
 

@@ -17,10 +17,7 @@ import requests
 from archelon_api.dns_records import DnsRecordError, zone_of
 
 from ...core.labels import Labels
-from ...deploy.ports import DeployError
-from ...disposal.ports import HoldingsError
-from ...provision.ports import Named, NameOrder, ProvisionError
-from ..interface import NeverDelegatedError, StackBook
+from ..interface import DeployError, HoldingsError, Named, NameOrder, NeverDelegatedError, ProvisionError, StackBook
 from .connection import Connections
 from .inventory import Held, TenantHoldings
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...deploy.ports import DeployError, Stacks
-from ...disposal.ports import Holdings
-from ...provision.ports import Configures, Names
-from ...runtime.ports import Targets
-from ..interface import PlatformContext, Watcher
+from ..interface import Configures, DeployError, Holdings, Names, Platform, PlatformContext, Stacks, Targets, Watcher
 from .account import AccountTokens
 from .configures import HeatConfigures
 from .connection import Connections
@@ -22,16 +18,12 @@ from .watcher import HeatWatcher
 __all__ = ["HeatPlatform", "open_heat"]
 
 
-class HeatPlatform:
+class HeatPlatform(Platform):
     """One region of Heat.
 
     Args:
         delegates: whether every call is made with a token of the instance's delegation.
     """
-
-    #: Orchestrators run on another platform.
-    applications = None
-    isolation = None
 
     def __init__(
         self,

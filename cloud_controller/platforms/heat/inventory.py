@@ -18,9 +18,7 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ...core.labels import Labels
-from ...deploy.ports import DeployError
-from ...disposal.ports import Holdings, HoldingsError
-from ..interface import NeverDelegatedError, StackBook
+from ..interface import DeployError, Holdings, HoldingsError, NeverDelegatedError, StackBook
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 from .resources import is_deletion_stalled, seconds

@@ -18,7 +18,7 @@ from archelon_core.transactions import forbid_in_transaction
 from bundles import hot
 
 from ...core.labels import Labels
-from ...deploy.ports import DeployError, StackOrder
+from ..interface import DeployError, StackOrder
 from .parameters import check_parameters, declared
 from .scaling import with_counts
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ...deploy.ports import StackResource
+from ..interface import StackResource
 
 __all__ = ["DEPTH", "Found", "failures", "is_deletion_stalled", "locate", "moment", "resources_of", "seconds", "shown"]
 

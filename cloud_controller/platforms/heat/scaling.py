@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ...deploy.ports import DeployError
+from ..interface import DeployError
 from .parameters import declared
 
 __all__ = ["scaled", "with_counts"]

@@ -27,7 +27,7 @@ from heatclient.v1.client import Client
 from archelon_core.templates import text as text_templates
 
 from ...core.labels import Labels
-from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
+from ..interface import ConfigurationOrder, Configured, ProvisionError
 from .connection import ConflictError, NotFoundError
 from .orders import labels_of, tag_value, tags_of
 from .resources import failures, is_deletion_stalled, resources_of

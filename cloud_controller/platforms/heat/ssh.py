@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncssh
 
-from ...provision.ports import Configured, ProvisionError
+from ..interface import Configured, ProvisionError
 
 __all__ = ["Errand", "errand_of", "run"]
 

@@ -23,7 +23,7 @@ import keystoneauth1.exceptions
 from heatclient.v1.client import Client
 
 from ...core.labels import Labels
-from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
+from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import resources
 from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name

@@ -12,9 +12,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ...deploy.ports import DeployError
-from ...runtime.ports import Target
-from ..interface import StackBook
+from ..interface import DeployError, StackBook, Target
 from .connection import Connections
 from .resources import Found, resources_of
 

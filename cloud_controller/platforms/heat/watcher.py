@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ...deploy.ports import DeployError
-from ..interface import Change, Changed, KnownStack, StackBook
+from ..interface import Change, Changed, DeployError, KnownStack, StackBook
 from .connection import Connections
 from .orders import OURS, order_id
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log, Pace
+from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Pace
 from . import diagnostics
 from .annotations import ORCHESTRATOR, REVISION, dns_name, instance_of
 from .api import ApiError, Json, NotFoundError

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ...deploy.ports import DeployError, Stacks, node_resources
 from ..declarative_stacks import DescribedStacks
-from ..interface import PlatformContext
+from ..entry_points import node_resources
+from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
-from .configures import KubernetesConfigures
 from .inventory import KubernetesHoldings
 from .nodes import PodNodes
 from .orchestrators import Runs
@@ -20,14 +19,14 @@ from .stacks import KubernetesStacks
 from .targets import KubernetesTargets
 from .watcher import KubernetesWatcher
 
-__all__ = ["OpenKubernetes", "open_kubernetes"]
+__all__ = ["KubernetesPlatform", "open_kubernetes"]
 
 
 #: Seconds between two turns of a description at least: each asks the cluster what it has.
 _TURN: Final = 0.5
 
 
-class OpenKubernetes:
+class KubernetesPlatform(Platform):
     """The platform, for one region.
 
     Args:
@@ -35,10 +34,8 @@ class OpenKubernetes:
         runs: how orchestrators run.
     """
 
-    #: The cluster knows the cloud controller's own account; tenants have none there.
-    delegates = False
-    isolation = None
-    names = None
+    applications: KubernetesApplications
+    watcher: KubernetesWatcher
 
     def __init__(self, cluster: Cluster, *, runs: Runs, policy: Policy, patience: float = 600.0) -> None:
         self.cluster = cluster
@@ -49,7 +46,6 @@ class OpenKubernetes:
         self.described = DescribedStacks(types, soonest=_TURN)
         self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}
         self.holdings = KubernetesHoldings(cluster)
-        self.configures = KubernetesConfigures()
         self.targets = KubernetesTargets(cluster)
         self.watcher = KubernetesWatcher(cluster, policy.custom)
 
@@ -78,7 +74,7 @@ def open_kubernetes(
     ingress_annotations: Sequence[str] = (),
     patience: float = 600.0,
     connection: Callable[[], Connection] | None = None,
-) -> OpenKubernetes:
+) -> KubernetesPlatform:
     """Open the platform. The cluster is not asked anything yet: a region whose cluster is away for now still opens.
 
     Args:
@@ -124,4 +120,4 @@ def open_kubernetes(
         **{name: value for name, value in given.items() if value is not None},
     )
     where = Namespaces(namespace, "one" if namespaces == "one" else "tenant")
-    return OpenKubernetes(Cluster(Api(made), context.region, where), runs=runs, policy=policy, patience=patience)
+    return KubernetesPlatform(Cluster(Api(made), context.region, where), runs=runs, policy=policy, patience=patience)

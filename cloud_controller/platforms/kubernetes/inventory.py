@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from ...disposal.ports import HoldingsError
+from ..interface import HoldingsError
 from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
 from .cluster import Cluster, describe

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from ...deploy.ports import Log
+from ..interface import Log
 from .api import Api, ApiError, Json, NotFoundError
 
 __all__ = ["read_log"]

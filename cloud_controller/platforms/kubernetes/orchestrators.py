@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ...deploy.ports import ApplicationOrder, DeployError
+from ..interface import ApplicationOrder, DeployError
 from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
 from .api import Json
 

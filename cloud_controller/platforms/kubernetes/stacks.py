@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from archelon_core.transactions import forbid_in_transaction
 
-from ...deploy.ports import DeployError, Progress, StackOrder, StackResource
+from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import diagnostics
 from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .api import ApiError, Json, NotFoundError

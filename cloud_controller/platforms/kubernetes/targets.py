@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...runtime.ports import Target
+from ..interface import Target
 from .api import Json
 from .cluster import Cluster
 

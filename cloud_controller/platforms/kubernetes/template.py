@@ -30,7 +30,7 @@ from bundles.documents import Node as Parsed
 from bundles.documents import locate
 from bundles.problems import json_path
 
-from ...deploy.ports import DeployError, StackOrder
+from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .api import Json
 from .outputs import OutputValue, PathError

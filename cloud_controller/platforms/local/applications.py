@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from ...deploy.ports import ApplicationOrder, ApplicationState, DeployError, Log, Pace
 from ..health import Check, check_all
+from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Pace
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 

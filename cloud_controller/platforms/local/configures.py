@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ...provision.ports import ConfigurationOrder, Configured, ProvisionError
 from ..health import Spawn
+from ..interface import ConfigurationOrder, Configured, ProvisionError
 from .launcher import Launcher
 from .orders import LaunchError, Name, State
 

@@ -1,40 +1,77 @@
-"""The local platform with everything that the modules need of it, made of a region's settings."""
+"""The local platform: applications and stacks on this machine, made of a region's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from ...deploy.ports import DeployError
-from ..interface import PlatformContext
+from ...infrastructure import ResourceType
+from .. import entry_points
+from ..declarative_stacks import DescribedStacks
+from ..interface import DeployError, Platform, PlatformContext, Stacks
+from .applications import LocalApplications
 from .configures import LocalConfigures
 from .inventory import LocalHoldings
-from .launcher import no_checkpoint
+from .launcher import Launcher, no_checkpoint
+from .nodes import ProcessNodes
 from .orders import Limits
-from .platform import LocalPlatform
+from .sandbox import Sandbox, found_sandbox, told_of
 from .targets import LocalTargets
 
-__all__ = ["OpenLocal", "open_local"]
+__all__ = ["LocalPlatform", "open_local"]
+
+_logger = logging.getLogger(__name__)
 
 
-class OpenLocal(LocalPlatform):
-    """The platform, and what the other modules ask of it."""
+class LocalPlatform(Platform):
+    """Applications and stacks on this machine.
 
-    delegates = False
-    watcher = None
-    #: Orchestrators here write zone files themselves, where they are told to.
-    names = None
+    Args:
+        root: directory of everything that runs.
+        runner: argument list that runs a bundle; its directory is appended.
+        node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
+            the entry point group `archelon.node_resources`.
+        limits: of each orchestrator.
+        refused_ports, shared: as `Launcher` has them.
+        readable, writable: paths that every process sees beside the system and its own directory.
+        checkpoint: called with a name at every point where being killed could matter.
+    """
 
     def __init__(
         self,
         root: Path,
         *,
-        runner: tuple[str, ...],
+        runner: tuple[str, ...] = (),
+        node_resources: Mapping[str, object] | None = None,
         limits: Limits | None = None,
-        **settings: Any,
+        refused_ports: Collection[int] = (),
+        shared: bool = False,
+        readable: Sequence[str] = (),
+        writable: Sequence[str] = (),
+        checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        super().__init__(root, runner=runner, limits=limits, **settings)
+        found = found_sandbox(root, readable=readable, writable=writable)
+        self.isolation: str | None = told_of(found, shared=shared)
+        _logger.log(
+            logging.INFO if isinstance(found, Sandbox) else logging.WARNING,
+            "isolation of tenants' processes",
+            extra={"isolation": self.isolation},
+        )
+        self.launcher = Launcher(
+            root,
+            refused_ports=refused_ports,
+            sandbox=found if isinstance(found, Sandbox) else None,
+            shared=shared,
+            checkpoint=checkpoint,
+        )
+        if node_resources is None:
+            node_resources = entry_points.node_resources("local", {"process": ProcessNodes})
+        types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
+        self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
+        self.node_types = types
+        self.stacks = DescribedStacks(types, checkpoint=checkpoint)
+        self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
         self.holdings = LocalHoldings(self.launcher)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
@@ -50,7 +87,7 @@ def open_local(
     readable: Sequence[str] = (),
     writable: Sequence[str] = (),
     checkpoint: Callable[[str], None] = no_checkpoint,
-) -> OpenLocal:
+) -> LocalPlatform:
     """Open the platform.
 
     Args:
@@ -68,7 +105,7 @@ def open_local(
     for name, value in (limits or {}).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise DeployError(f"the limit {name} of an orchestrator is {value!r}; give a whole number from 1 on")
-    return OpenLocal(
+    return LocalPlatform(
         context.directory,
         runner=tuple(runner),
         limits=Limits(**limits) if limits else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ...disposal.ports import HoldingsError
+from ..interface import HoldingsError
 from .launcher import Launcher
 from .orders import LaunchError
 

@@ -16,8 +16,8 @@ from cloud_controller.core.labels import Labels
 from cloud_controller.core.notifications import Notices
 from cloud_controller.core.resources import ABSENT
 from cloud_controller.disposal.backend import TOPIC
-from cloud_controller.disposal.ports import Holdings, HoldingsError
 from cloud_controller.disposal.work import DisposalWork, Sweep
+from cloud_controller.platforms.interface import Holdings, HoldingsError
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from occi_service.server.app import Application
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import StackOrder
+from cloud_controller.platforms.interface import StackOrder
 
 LABELS = Labels("i-1", "tenant", "svc", 1)
 

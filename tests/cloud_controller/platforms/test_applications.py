@@ -15,7 +15,7 @@ import pytest
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import ApplicationOrder, Applications, ApplicationState, DeployError
+from cloud_controller.platforms.interface import ApplicationOrder, Applications, ApplicationState, DeployError
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.applications import LocalApplications
 from cloud_controller.platforms.local.launcher import Launcher

@@ -14,9 +14,7 @@ import pytest
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
-from cloud_controller.disposal.ports import Holdings
-from cloud_controller.platforms.interface import PlatformContext
+from cloud_controller.platforms.interface import DeployError, Holdings, PlatformContext, Progress, StackOrder, Stacks
 from cloud_controller.platforms.local.factory import open_local
 
 from ..infrastructure.descriptions import sleepers

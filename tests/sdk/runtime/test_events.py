@@ -17,8 +17,8 @@ from occi_service import client
 from occi_service.model import type_id
 from sdk.events import Occasion
 from sdk.orchestrator import Situation
+from sdk.private_state import Private
 from sdk.runtime.engine import Engine
-from sdk.runtime.private_state import Private
 from sdk.runtime.reporting import Line
 from sdk.testing import INSTANCE, _Names, _Pace
 from sdk.testing.fake_cloud import MemoryCloud, MemoryReach

@@ -12,11 +12,16 @@ import pytest
 from archelon_api.dns_records import checked
 from archelon_core import auth
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import DeployError, StackOrder
 from cloud_controller.design.ports import Delegation, DelegationLostError
 from cloud_controller.platforms.heat.factory import open_heat
-from cloud_controller.platforms.interface import DelegationEndedError, PlatformContext
-from cloud_controller.provision.ports import NameOrder, ProvisionError
+from cloud_controller.platforms.interface import (
+    DelegationEndedError,
+    DeployError,
+    NameOrder,
+    PlatformContext,
+    ProvisionError,
+    StackOrder,
+)
 from tests.designate import designate_zone
 from tests.openstack import OpenStack
 from tests.waiting import until

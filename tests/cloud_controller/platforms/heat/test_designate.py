@@ -15,13 +15,11 @@ from archelon_api import design, disposal, dns, dns_records, names
 from cloud_controller.app import web
 from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.book import RegionBook
-from cloud_controller.deploy.ports import DeployError
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.factory import open_heat
-from cloud_controller.platforms.interface import KnownStack, PlatformContext
+from cloud_controller.platforms.interface import DeployError, KnownStack, NameOrder, PlatformContext, ProvisionError
 from cloud_controller.provision.dns_backend import TOPIC
-from cloud_controller.provision.ports import NameOrder, ProvisionError
 from sdk.cloud_names import CloudNames
 from sdk.dns import Dns
 from tests.designate import DesignateZone, designate_zone

@@ -15,8 +15,6 @@ import requests
 from heatclient.v1.client import Client
 
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import DeployError, Progress, StackOrder
-from cloud_controller.disposal.ports import HoldingsError
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.factory import open_heat
@@ -26,12 +24,16 @@ from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
 from cloud_controller.platforms.interface import (
     Change,
+    ConfigurationOrder,
     DelegationEndedError,
+    DeployError,
+    HoldingsError,
     KnownStack,
     NeverDelegatedError,
     PlatformContext,
+    Progress,
+    StackOrder,
 )
-from cloud_controller.provision.ports import ConfigurationOrder
 from tests.openstack import OpenStack
 from tests.waiting import until
 

@@ -28,8 +28,7 @@ from cloud_controller.deploy.book import RegionBook
 from cloud_controller.platforms.heat.connection import NotFoundError
 from cloud_controller.platforms.heat.factory import open_heat
 from cloud_controller.platforms.heat.software_config import software_of
-from cloud_controller.platforms.interface import PlatformContext
-from cloud_controller.provision.ports import ProvisionError
+from cloud_controller.platforms.interface import PlatformContext, ProvisionError
 from sdk.provisioning import Provisioning
 from tests.openstack import OpenStack
 

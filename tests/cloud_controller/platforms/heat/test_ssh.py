@@ -17,7 +17,7 @@ import pytest
 from cloud_controller.platforms.heat.configures import HeatConfigures
 from cloud_controller.platforms.heat.ssh import errand_of, run
 from cloud_controller.platforms.heat.targets import HeatTargets
-from cloud_controller.provision.ports import ConfigurationOrder, Configured, ProvisionError
+from cloud_controller.platforms.interface import ConfigurationOrder, Configured, ProvisionError
 from tests.conftest import missing
 from tests.openstack import OpenStack
 from tests.ports import free_port

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloud_controller.platforms.interface import PlatformContext
 from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnection, connect
-from cloud_controller.platforms.kubernetes.factory import OpenKubernetes, open_kubernetes
+from cloud_controller.platforms.kubernetes.factory import KubernetesPlatform, open_kubernetes
 from tests.waiting import until
 
 __all__ = ["Bed", "region", "until"]
@@ -28,7 +28,7 @@ class Bed:
         image: one with python3 that the cluster has.
     """
 
-    platform: OpenKubernetes
+    platform: KubernetesPlatform
     api: Api
     namespace: str
     kubeconfig: str
@@ -52,7 +52,7 @@ class Bed:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
         self.api.delete(path)
 
-    def open(self, **settings: Any) -> OpenKubernetes:
+    def open(self, **settings: Any) -> KubernetesPlatform:
         """The same region, as another process opens it."""
         connection = connect(self.kubeconfig)
         self.connections.append(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import StackOrder
+from cloud_controller.platforms.interface import StackOrder
 
 __all__ = ["INSTANCE", "LABELS", "POD", "WEB", "order"]
 

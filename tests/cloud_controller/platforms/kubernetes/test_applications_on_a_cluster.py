@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import ApplicationOrder, ApplicationState, DeployError, Progress, StackOrder
+from cloud_controller.platforms.interface import ApplicationOrder, ApplicationState, DeployError, Progress, StackOrder
 from cloud_controller.platforms.kubernetes.applications import KubernetesApplications
 from cloud_controller.platforms.kubernetes.orchestrators import ARCHIVE_LIMIT, Runs
 from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher

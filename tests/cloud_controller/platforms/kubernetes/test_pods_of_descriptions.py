@@ -11,7 +11,7 @@ import pytest
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import DeployError, StackOrder
+from cloud_controller.platforms.interface import DeployError, StackOrder
 from sdk.templates import Document
 from tests.orchestrators.bundles import STORE
 

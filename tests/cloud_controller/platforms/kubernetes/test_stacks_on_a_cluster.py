@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
+from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.platforms.kubernetes.api import ApiError, Json
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.stacks import KubernetesStacks

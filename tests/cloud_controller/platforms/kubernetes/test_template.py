@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bundles
-from cloud_controller.deploy.ports import DeployError
+from cloud_controller.platforms.interface import DeployError
 from cloud_controller.platforms.kubernetes.outputs import OutputValue, PathError, outputs
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.template import Rendered, render

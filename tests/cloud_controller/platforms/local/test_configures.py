@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from cloud_controller.core.labels import Labels
+from cloud_controller.platforms.interface import ConfigurationOrder, Configured, ProvisionError
 from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.configures import LocalConfigures
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from cloud_controller.platforms.local.sandbox import Sandbox
-from cloud_controller.provision.ports import ConfigurationOrder, Configured, ProvisionError
 from tests.waiting import until
 
 PATH = {"PATH": "/usr/bin:/bin"}

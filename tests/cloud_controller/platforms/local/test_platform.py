@@ -13,12 +13,11 @@ import pytest
 
 from cloud_controller.app.dependencies import open_platforms
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.ports import PLATFORMS, ApplicationOrder, DeployError, node_resources
-from cloud_controller.platforms.interface import PlatformContext
-from cloud_controller.platforms.local.factory import open_local
+from cloud_controller.platforms.entry_points import PLATFORMS, node_resources
+from cloud_controller.platforms.interface import ApplicationOrder, DeployError, PlatformContext
+from cloud_controller.platforms.local.factory import LocalPlatform, open_local
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.orders import Name
-from cloud_controller.platforms.local.platform import LocalPlatform
 
 from ...infrastructure.descriptions import order, sleepers
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cloud_controller.platforms.local.factory import LocalPlatform
 from cloud_controller.platforms.local.orders import LaunchError
-from cloud_controller.platforms.local.platform import LocalPlatform
 from cloud_controller.platforms.local.sandbox import Sandbox, found_sandbox, told_of
 from tests.conftest import missing
 

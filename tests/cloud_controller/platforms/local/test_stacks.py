@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.deploy.ports import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.platforms.declarative_stacks import DescribedStacks
+from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from cloud_controller.platforms.local.sandbox import Sandbox

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from archelon_api import service_manager as wire
 
-from ..errors import Failure
+from .errors import Failure
 
 __all__ = ["EVENTS", "Private", "events_in"]
 
