@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("occi_service", "bundles", "service_manager", "cloud_controller", "sdk", "orchestrators", "portal", "archelon")
+PACKAGES = (
+    "archelon",
+    "archelon_api",
+    "archelon_core",
+    "bundles",
+    "cloud_controller",
+    "occi_service",
+    "orchestrators",
+    "portal",
+    "sdk",
+    "service_manager",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +35,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(listing, cwd=ROOT, capture_output=True)
         tracked = listed.stdout.decode().split("\0") if listed.returncode == 0 else None
-    for room in (*ROOMS, "README.md", "LICENSE", "pyproject.toml"):
-        for path in [ROOT / room, *(ROOT / room).rglob("*")]:
+    for package in (*PACKAGES, "README.md", "LICENSE", "pyproject.toml"):
+        for path in [ROOT / package, *(ROOT / package).rglob("*")]:
             name = str(path.relative_to(ROOT))
             if path.is_file() and (tracked is None or name in tracked):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +53,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     [
         "bundles/manifest.schema.json",
         "bundles/py.typed",
-        "occi_service/page.html",
+        "occi_service/renderings/page.html",
         "occi_service/py.typed",
         "archelon_core/migrations/env.py",
     ],
@@ -51,10 +62,10 @@ def test_it_is_there(names: list[str], name: str) -> None:
     assert name in names
 
 
-def test_every_file_of_the_rooms_is_there(names: list[str]) -> None:
+def test_every_file_of_the_packages_is_there(names: list[str]) -> None:
     missing = []
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*"):
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
             name = str(path.relative_to(ROOT))
             if path.suffix in (".py", ".json", ".html", ".yaml", ".yml") and "__pycache__" not in name:
                 missing += [name] * (name not in names)
@@ -63,4 +74,4 @@ def test_every_file_of_the_rooms_is_there(names: list[str]) -> None:
 
 def test_nothing_else_is(names: list[str]) -> None:
     places = {name.split("/")[0] for name in names}
-    assert {each for each in places if not each.endswith(".dist-info")} <= set(ROOMS)
+    assert {each for each in places if not each.endswith(".dist-info")} <= set(PACKAGES)

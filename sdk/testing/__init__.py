@@ -1,5 +1,5 @@
 """Tests of orchestrators: in memory (`Context`), over HTTP (`http_fakes`), and of any program over the wire (`conformance`)."""
 
-from .unit import PHASES, Context, Stack, State, Supplier
+from .unit import INSTANCE, PHASES, TENANT, Context, Stack, State, Supplier
 
-__all__ = ["PHASES", "Context", "Stack", "State", "Supplier"]
+__all__ = ["INSTANCE", "PHASES", "TENANT", "Context", "Stack", "State", "Supplier"]

@@ -366,7 +366,7 @@ def test_a_database_that_is_away_is_a_503(tmp_path: Any) -> None:
         with pytest.raises(UnavailableError) as caught:
             attempt()
         assert caught.value.headers == {"Retry-After": "1"}
-    assert json.dumps(caught.value.document().message)
+    assert json.dumps(caught.value.message)
     database.close()
 
 
