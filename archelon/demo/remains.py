@@ -42,12 +42,12 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
     import psutil
 
     from cloud_controller.platforms.local.launcher import Launcher
-    from cloud_controller.platforms.local.port_allocator import PortBook
+    from cloud_controller.platforms.local.port_allocator import PortAllocator
 
     regions = state.cloud / "regions"
     for region in sorted(regions.iterdir()) if regions.is_dir() else []:
         yield from [f"directory of {name}" for name in Launcher(region).names()]
-        for number, (owner, name) in PortBook(region, numbers=range(1, 65536)).booked("").items():
+        for number, (owner, name) in PortAllocator(region, numbers=range(1, 65536)).booked("").items():
             yield f"port {number} ({name}) of {owner}"
         # By their directory, whatever their books say: what hides from the launcher is found too.
         inside = str((region / "instances").resolve())

@@ -16,13 +16,13 @@ from occi_service.server.service import Rates
 
 from ..core.module import OwnMixins
 from ..core.resources import Objects
-from ..deploy.book import RegionBook
+from ..deploy.book import RegionStackIndex
 from ..deploy.bundles import Unpacked
 from ..deploy.regions import Regions
 from ..design.ports import Delegations, ServiceCatalogue
 from ..platforms import entry_points, interface
 from ..platforms.delegated_tokens import DelegatedTokens
-from ..platforms.interface import Names, NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackBook
+from ..platforms.interface import Names, NoStacks, NoTokens, Platform, PlatformContext, PlatformTokens, StackIndex
 from ..platforms.local.delegations import LocalDelegations
 from ..settings import CloudControllerSettings
 from .identities import identity_of
@@ -92,7 +92,7 @@ class Parts:
             database=database,
             cipher=encryption.Cipher(keys),
             platforms=open_platforms(
-                directory, platforms, delegated.of, stacks=lambda region: RegionBook(database, region)
+                directory, platforms, delegated.of, stacks=lambda region: RegionStackIndex(database, region)
             ),
             keys=auth.VerificationKeys([signing.public, *trusted]),
             signing_key=signing,
@@ -167,7 +167,7 @@ def open_platforms(
     regions: Mapping[str, tuple[str, Mapping[str, Any]]],
     tokens: Callable[[str], PlatformTokens] | None = None,
     *,
-    stacks: Callable[[str], StackBook] = lambda _region: NoStacks(),
+    stacks: Callable[[str], StackIndex] = lambda _region: NoStacks(),
 ) -> dict[str, Platform]:
     """Open each region's platform, with a directory of its own.
 

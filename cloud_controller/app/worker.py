@@ -45,7 +45,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     for module in modules_of(parts):
         module.register(Application(registry))
     objects, entities, told = parts.objects, Entities(registry), Notices(parts.queue)
-    holdings = {region: platform.holdings for region, platform in parts.platforms.items()}
+    inventory = {region: platform.inventory for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     regions = parts.regions
     topics: list[queue.Topic[Any, Any]] = []
@@ -78,10 +78,10 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
         targets = {region: platform.targets for region, platform in parts.platforms.items()}
         topics += runtime_work.topics(objects, entities, told, targets=targets, clock=parts.clock)
     if "disposal" in names:
-        sweep = disposal_work.Sweep(parts.database, objects, holdings=holdings, grace=parts.orphan_grace)
+        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.orphan_grace)
         topics += [
             disposal_work.topic(
-                disposal_work.DisposalWork(objects, entities, told, holdings=holdings, clock=parts.clock)
+                disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock)
             ),
             disposal_work.sweep_topic(sweep),
         ]

@@ -16,10 +16,10 @@ from ..core.tables import INSTALLATION, objects
 from ..platforms.interface import KnownStack
 from .stacks import TOPIC
 
-__all__ = ["RegionBook"]
+__all__ = ["RegionStackIndex"]
 
 
-class RegionBook:
+class RegionStackIndex:
     """The stacks of one region."""
 
     def __init__(self, database: Database, region: str) -> None:

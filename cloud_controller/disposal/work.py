@@ -22,7 +22,7 @@ from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait, recurr
 from ..core.entities import Entities
 from ..core.notifications import Notices
 from ..core.resources import ABSENT, Object, Objects
-from ..platforms.interface import Holdings, HoldingsError
+from ..platforms.interface import Inventory, InventoryError
 from .backend import TOPIC
 
 __all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic", "topic"]
@@ -91,7 +91,7 @@ class DisposalWork:
     """The handler.
 
     Args:
-        holdings: of every region's platform, by region.
+        inventory: of every region's platform, by region.
         patience: seconds after which a disposal that something is in the way of is called failed.
         keep: seconds that a disposal is kept after its end.
         clock: seconds since the epoch.
@@ -103,7 +103,7 @@ class DisposalWork:
         entities: Entities,
         notices: Notices,
         *,
-        holdings: Mapping[str, Holdings],
+        inventory: Mapping[str, Inventory],
         patience: float = 600.0,
         keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
@@ -111,7 +111,7 @@ class DisposalWork:
         self._objects = objects
         self._entities = entities
         self._notices = notices
-        self._holdings = holdings
+        self._inventory = inventory
         self._patience = patience
         self._keep = keep
         self._clock = clock
@@ -143,7 +143,7 @@ class DisposalWork:
         rank = next((rank for rank in wanted.ranks if rank), None)
         asked = float(kept.get("asked", 0.0))
         left = {
-            place: entry.object for place, entry in audit.items() if place[0] in self._holdings and not entry.removed
+            place: entry.object for place, entry in audit.items() if place[0] in self._inventory and not entry.removed
         }
         unasked = ""
         if rank is None or now - asked >= _ASKED:
@@ -151,7 +151,7 @@ class DisposalWork:
             asked = now
             try:
                 left = self._held(instance)
-            except HoldingsError as problem:
+            except InventoryError as problem:
                 if rank is None:
                     return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
                 # What rows tell of goes all the same, and elsewhere: one region does not keep the others.
@@ -176,22 +176,22 @@ class DisposalWork:
         return Wait(self._keep, Seen(present, "done", audit=closed, since=since, closed=now))
 
     def _held(self, instance: str) -> dict[tuple[str, str], str]:
-        """What the platforms have of an instance. Raises HoldingsError where one cannot tell."""
+        """What the platforms have of an instance. Raises InventoryError where one cannot tell."""
         found: dict[tuple[str, str], str] = {}
-        for region, platform in self._holdings.items():
+        for region, platform in self._inventory.items():
             found.update(((region, name), name) for name in platform.objects(instance))
         return found
 
     def _remove_rest(self, instance: str) -> list[str]:
         """Take away what no row tells of; what is still there, in words."""
         blocked: list[str] = []
-        for region, platform in self._holdings.items():
+        for region, platform in self._inventory.items():
             try:
                 if not platform.remains(instance):
                     continue
                 platform.remove(instance)
                 remains = platform.remains(instance)
-            except HoldingsError as problem:
+            except InventoryError as problem:
                 blocked.append(f"{region}: {problem}")
                 continue
             if remains:
@@ -295,13 +295,13 @@ class Sweep:
         database: Database,
         objects: Objects,
         *,
-        holdings: Mapping[str, Holdings],
+        inventory: Mapping[str, Inventory],
         grace: float = 900.0,
         every: float = 300.0,
     ) -> None:
         self._database = database
         self._objects = objects
-        self._holdings = holdings
+        self._inventory = inventory
         self._grace = grace
         self._every = every
 
@@ -310,7 +310,7 @@ class Sweep:
         pause = self._every
         with self._database.read() as connection:
             installation = self._objects.installation(connection)
-        for region, platform in self._holdings.items():
+        for region, platform in self._inventory.items():
             # The platform is asked first: an object that is made in between has its row already.
             held = platform.instances(installation)
             with self._database.read() as connection:
@@ -320,7 +320,7 @@ class Sweep:
                     pause = min(pause, _SLOW)
         return pause
 
-    def _remove(self, region: str, platform: Holdings, instance: str) -> bool:
+    def _remove(self, region: str, platform: Inventory, instance: str) -> bool:
         """Take an orphan away; False where that takes another look soon."""
         what: list[str] = []
         problem = ""
@@ -328,7 +328,7 @@ class Sweep:
         try:
             what = list(platform.objects(instance))
             gone = platform.remove(instance) and not platform.remains(instance)
-        except HoldingsError as error:
+        except InventoryError as error:
             # It is told every time, and keeps no other from being removed.
             problem = str(error)
         _logger.warning(

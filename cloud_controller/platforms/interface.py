@@ -35,8 +35,8 @@ __all__ = [
     "Configures",
     "DelegationEndedError",
     "DeployError",
-    "Holdings",
-    "HoldingsError",
+    "Inventory",
+    "InventoryError",
     "KnownStack",
     "Log",
     "NameOrder",
@@ -51,7 +51,7 @@ __all__ = [
     "PlatformTokens",
     "Progress",
     "ProvisionError",
-    "StackBook",
+    "StackIndex",
     "StackOrder",
     "StackResource",
     "Stacks",
@@ -79,7 +79,7 @@ class ProvisionError(Exception):
     """A configuration can never be carried out; the text says why and what to do, and holds no secret."""
 
 
-class HoldingsError(Exception):
+class InventoryError(Exception):
     """Something cannot be removed; the text says what is in the way, and holds no secret."""
 
 
@@ -111,7 +111,7 @@ class Platform:
     """A platform, opened for one region. A derived class sets what it has, as attributes of the class or of the object.
 
     Attributes:
-        holdings: what it has, by instance. The one part that every platform gives.
+        inventory: what it has, by instance. The one part that every platform gives.
         applications: runs orchestrators; None where it cannot.
         formats: makes stacks, by the format of their templates; none where it is empty.
         configures: configures nodes.
@@ -122,7 +122,7 @@ class Platform:
         isolation: what keeps tenants' code apart on this machine, for people; None where none of it runs here.
     """
 
-    holdings: Holdings
+    inventory: Inventory
     applications: Applications | None = None
     formats: Mapping[str, Stacks] = MappingProxyType({})
     configures: Configures = _NoConfigures()
@@ -423,7 +423,7 @@ class Named:
 # what there is ---------------------------------------------------------------------------------------------------------
 
 
-class Holdings(Protocol):
+class Inventory(Protocol):
     """What a platform has, by the labels that every object made on it carries."""
 
     def instances(self, installation: str) -> Mapping[str, float]:
@@ -433,18 +433,18 @@ class Holdings(Protocol):
         """What there is of an instance, each by a name that stays the same from look to look.
 
         Raises:
-            HoldingsError: nobody can tell; the text says why.
+            InventoryError: nobody can tell; the text says why.
         """
 
     def remove(self, instance: str) -> bool:
         """Take all of it away, what needs others first. True when it is gone; False: ask again.
 
         Raises:
-            HoldingsError: something is in the way; the text says what.
+            InventoryError: something is in the way; the text says what.
         """
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What is left, in words; empty: verified absent. Raises HoldingsError where nobody can tell."""
+        """What is left, in words; empty: verified absent. Raises InventoryError where nobody can tell."""
 
 
 class Watcher(Protocol):
@@ -485,7 +485,7 @@ class PlatformContext:
     region: str
     directory: Path
     tokens: PlatformTokens = field(default_factory=lambda: NoTokens())
-    stacks: StackBook = field(default_factory=lambda: NoStacks())
+    stacks: StackIndex = field(default_factory=lambda: NoStacks())
 
 
 class PlatformTokens(Protocol):
@@ -504,7 +504,7 @@ class PlatformTokens(Protocol):
         """
 
 
-class StackBook(Protocol):
+class StackIndex(Protocol):
     """What was ordered for a region, so that its platform can ask for many at once. Thread-safe."""
 
     def moving(self) -> Sequence[KnownStack]:

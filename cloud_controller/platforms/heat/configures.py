@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..interface import ConfigurationOrder, Configured, DeployError, ProvisionError, StackBook
+from ..interface import ConfigurationOrder, Configured, DeployError, ProvisionError, StackIndex
 from .connection import Connections
 from .resources import Found
 from .software_config import SoftwareDeployments, software_of
@@ -37,7 +37,7 @@ class HeatConfigures:
     """
 
     def __init__(
-        self, connections: Connections, book: StackBook, *, way: Callable[[str], str] = lambda address: address
+        self, connections: Connections, book: StackIndex, *, way: Callable[[str], str] = lambda address: address
     ) -> None:
         self._connections = connections
         self._book = book

@@ -17,11 +17,11 @@ import requests
 from archelon_api.dns_records import DnsRecordError, zone_of
 
 from ...core.labels import Labels
-from ..interface import DeployError, HoldingsError, Named, NameOrder, NeverDelegatedError, ProvisionError, StackBook
+from ..interface import DeployError, InventoryError, Named, NameOrder, NeverDelegatedError, ProvisionError, StackIndex
 from .connection import Connections
-from .inventory import Held, TenantHoldings
+from .inventory import Held, TenantInventory
 
-__all__ = ["Designate", "DesignateHoldings", "DesignateNames"]
+__all__ = ["Designate", "DesignateInventory", "DesignateNames"]
 
 _MARK: Final = "archelon-instance="
 _INSTALLATION: Final = "archelon-installation="
@@ -177,10 +177,10 @@ class DesignateNames:
         return _removed(self._designate, labels, mine)
 
 
-class DesignateHoldings(TenantHoldings):
+class DesignateInventory(TenantInventory):
     """Records of one region, by the instances whose mark they carry, whether or not a row tells of them."""
 
-    def __init__(self, designate: Designate, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, designate: Designate, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(book, clock=clock)
         self._designate = designate
 
@@ -204,7 +204,7 @@ class DesignateHoldings(TenantHoldings):
         try:
             return _removed(self._designate, labels, self._records(instance))
         except ProvisionError as problem:
-            raise HoldingsError(f"a record cannot be removed: {problem}") from problem
+            raise InventoryError(f"a record cannot be removed: {problem}") from problem
 
     def remains(self, instance: str) -> Sequence[str]:
         """The records that there still are."""
@@ -222,7 +222,7 @@ class DesignateHoldings(TenantHoldings):
                 # Nobody ever could set a name here in its tenant's name.
                 return []
             # Whatever the rows say: who cannot be asked has not said that there is nothing.
-            raise HoldingsError(f"the name server cannot be asked for it: {problem}") from problem
+            raise InventoryError(f"the name server cannot be asked for it: {problem}") from problem
 
 
 def _mark(labels: Labels) -> str:

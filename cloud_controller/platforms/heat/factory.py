@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..interface import Configures, DeployError, Holdings, Names, Platform, PlatformContext, Stacks, Targets, Watcher
+from ..interface import Configures, DeployError, Inventory, Names, Platform, PlatformContext, Stacks, Targets, Watcher
 from .account import AccountTokens
 from .configures import HeatConfigures
 from .connection import Connections
-from .designate import Designate, DesignateHoldings, DesignateNames
-from .inventory import AllHoldings, HeatHoldings
+from .designate import Designate, DesignateInventory, DesignateNames
+from .inventory import AllInventory, HeatInventory
 from .stacks import HeatStacks
 from .targets import HeatTargets
 from .watcher import HeatWatcher
@@ -29,7 +29,7 @@ class HeatPlatform(Platform):
         self,
         stacks: Stacks,
         *,
-        holdings: Holdings,
+        inventory: Inventory,
         configures: Configures,
         targets: Targets,
         watcher: Watcher,
@@ -39,7 +39,7 @@ class HeatPlatform(Platform):
         self.delegates = delegates
         self.stacks = stacks
         self.formats: Mapping[str, Stacks] = {"hot": stacks}
-        self.holdings = holdings
+        self.inventory = inventory
         self.configures = configures
         self.targets = targets
         self.names = names
@@ -90,17 +90,17 @@ def open_heat(
         interface=interface,
         cacert=cacert,
     )
-    holdings: Holdings = HeatHoldings(connections, context.stacks)
+    inventory: Inventory = HeatInventory(connections, context.stacks)
     names = None
     if dns is not None:
         zones, service = _dns_of(dns, context.region, shared=account is not None)
         designate = Designate(connections, service=service)
         names = DesignateNames(designate, zones=zones)
         # Names go before what they lead to.
-        holdings = AllHoldings(DesignateHoldings(designate, context.stacks), holdings)
+        inventory = AllInventory(DesignateInventory(designate, context.stacks), inventory)
     return HeatPlatform(
         HeatStacks(connections, stalled=float(stalled)),
-        holdings=holdings,
+        inventory=inventory,
         configures=HeatConfigures(connections, context.stacks),
         targets=HeatTargets(connections, context.stacks),
         watcher=HeatWatcher(connections, context.stacks),

@@ -18,12 +18,12 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ...core.labels import Labels
-from ..interface import DeployError, Holdings, HoldingsError, NeverDelegatedError, StackBook
+from ..interface import DeployError, Inventory, InventoryError, NeverDelegatedError, StackIndex
 from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 from .resources import is_deletion_stalled, seconds
 
-__all__ = ["AllHoldings", "HeatHoldings", "Held", "TenantHoldings"]
+__all__ = ["AllInventory", "HeatInventory", "Held", "TenantInventory"]
 
 _GONE: Final = "DELETE_COMPLETE"
 
@@ -38,15 +38,15 @@ class Held:
     changed: float
 
 
-class TenantHoldings(abc.ABC):
-    """Holdings of a service that shows a project's objects to those who act in it.
+class TenantInventory(abc.ABC):
+    """Inventory of a service that shows a project's objects to those who act in it.
 
     Args:
         book: whose an instance is, and which tenants can be asked for.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
         self._book = book
         self._clock = clock
         #: Who can be asked for an instance that no row tells of.
@@ -74,10 +74,10 @@ class TenantHoldings(abc.ABC):
         return self._book.labels(instance) or self._found.get(instance)
 
 
-class HeatHoldings(TenantHoldings):
+class HeatInventory(TenantInventory):
     """Stacks of one region."""
 
-    def __init__(self, connections: Connections, book: StackBook, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, connections: Connections, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(book, clock=clock)
         self._connections = connections
 
@@ -103,10 +103,10 @@ class HeatHoldings(TenantHoldings):
             try:
                 self._call(instance, _deletion(each))
             except DeployError as problem:
-                raise HoldingsError(f"the stack {each.stack_name} cannot be deleted: {problem}") from problem
+                raise InventoryError(f"the stack {each.stack_name} cannot be deleted: {problem}") from problem
             if each.stack_status == "DELETE_FAILED":
                 # It is being deleted anew; that it failed before is what people need to know meanwhile.
-                raise HoldingsError(f"the stack {each.stack_name}: {each.stack_status_reason}")
+                raise InventoryError(f"the stack {each.stack_name}: {each.stack_status_reason}")
         return not left
 
     def remains(self, instance: str) -> Sequence[str]:
@@ -122,12 +122,12 @@ class HeatHoldings(TenantHoldings):
             found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
         except NeverDelegatedError as problem:
             if any(each.labels.instance == instance for each in self._book.all()):
-                raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
+                raise InventoryError(f"Heat cannot be asked for it: {problem}") from problem
             # Nobody ever could make something here in its tenant's name.
             return []
         except DeployError as problem:
             # Whatever the rows say: who cannot be asked has not said that there is nothing.
-            raise HoldingsError(f"Heat cannot be asked for it: {problem}") from problem
+            raise InventoryError(f"Heat cannot be asked for it: {problem}") from problem
         return [each for each in found if each.stack_status != _GONE]
 
     def _call(self, instance: str, do: Callable[[Client], Any]) -> Any:
@@ -137,31 +137,31 @@ class HeatHoldings(TenantHoldings):
         return self._connections.call(labels, do)
 
 
-class AllHoldings:
+class AllInventory:
     """What several have of an instance, as one."""
 
-    def __init__(self, *each: Holdings) -> None:
+    def __init__(self, *each: Inventory) -> None:
         self._each = each
 
     def instances(self, installation: str) -> Mapping[str, float]:
         """Every instance of an installation, with its youngest object's age in seconds."""
         ages: dict[str, float] = {}
-        for holdings in self._each:
-            for instance, age in holdings.instances(installation).items():
+        for inventory in self._each:
+            for instance, age in inventory.instances(installation).items():
                 ages[instance] = min(ages.get(instance, age), age)
         return ages
 
     def objects(self, instance: str) -> Sequence[str]:
         """What they have."""
-        return [name for holdings in self._each for name in holdings.objects(instance)]
+        return [name for inventory in self._each for name in inventory.objects(instance)]
 
     def remove(self, instance: str) -> bool:
         """Take all of it away, what the first has first; True when it is gone."""
-        return all(holdings.remove(instance) for holdings in self._each)
+        return all(inventory.remove(instance) for inventory in self._each)
 
     def remains(self, instance: str) -> Sequence[str]:
         """What is left."""
-        return [name for holdings in self._each for name in holdings.remains(instance)]
+        return [name for inventory in self._each for name in inventory.remains(instance)]
 
 
 def _deletion(stack: Any) -> Callable[[Client], None]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ..interface import DeployError, StackBook, Target
+from ..interface import DeployError, StackIndex, Target
 from .connection import Connections
 from .resources import Found, resources_of
 
@@ -33,7 +33,7 @@ class HeatTargets:
     """
 
     def __init__(
-        self, connections: Connections, book: StackBook, *, clock: Callable[[], float] = time.monotonic
+        self, connections: Connections, book: StackIndex, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connections = connections
         self._book = book

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from heatclient.v1.client import Client
 
-from ..interface import Change, Changed, DeployError, KnownStack, StackBook
+from ..interface import Change, Changed, DeployError, KnownStack, StackIndex
 from .connection import Connections
 from .orders import OURS, order_id
 
@@ -42,7 +42,7 @@ class HeatWatcher:
     def __init__(
         self,
         connections: Connections,
-        book: StackBook,
+        book: StackIndex,
         *,
         first: float = 0.25,
         longest: float = 4.0,

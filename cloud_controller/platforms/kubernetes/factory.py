@@ -11,7 +11,7 @@ from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
-from .inventory import KubernetesHoldings
+from .inventory import KubernetesInventory
 from .nodes import PodNodes
 from .orchestrators import Runs
 from .policy import Policy
@@ -45,7 +45,7 @@ class KubernetesPlatform(Platform):
         types = {name: factory(cluster, runs) for name, factory in factories.items()}
         self.described = DescribedStacks(types, soonest=_TURN)
         self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}
-        self.holdings = KubernetesHoldings(cluster)
+        self.inventory = KubernetesInventory(cluster)
         self.targets = KubernetesTargets(cluster)
         self.watcher = KubernetesWatcher(cluster, policy.custom)
 

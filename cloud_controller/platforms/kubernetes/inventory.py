@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from ..interface import HoldingsError
+from ..interface import InventoryError
 from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
 from .cluster import Cluster, describe
 
-__all__ = ["KubernetesHoldings"]
+__all__ = ["KubernetesInventory"]
 
 _OFFSPRING: Final = frozenset(("Pod", "ReplicaSet", "Job", "ControllerRevision", "EndpointSlice"))
 
 
-class KubernetesHoldings:
+class KubernetesInventory:
     """Objects of ours on a cluster.
 
     Args:
@@ -44,7 +44,7 @@ class KubernetesHoldings:
         return sorted(describe(each) for each in self._of(instance) if not _owned(each))
 
     def remove(self, instance: str) -> bool:
-        """Delete them, the orchestrator's last. Raises HoldingsError where the cluster refuses for good."""
+        """Delete them, the orchestrator's last. Raises InventoryError where the cluster refuses for good."""
         found = self._of(instance)
         ours = [each for each in found if not _owned(each)]
         # The orchestrator stands by until its stacks are gone.
@@ -56,7 +56,7 @@ class KubernetesHoldings:
                 self._cluster.delete(each)
             except ApiError as problem:
                 if problem.final:
-                    raise HoldingsError(f"{describe(each)} cannot be removed: {problem}") from problem
+                    raise InventoryError(f"{describe(each)} cannot be removed: {problem}") from problem
                 raise
         return not self._of(instance)
 

@@ -12,7 +12,7 @@ from ..declarative_stacks import DescribedStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .applications import LocalApplications
 from .configures import LocalConfigures
-from .inventory import LocalHoldings
+from .inventory import LocalInventory
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import Limits
@@ -72,7 +72,7 @@ class LocalPlatform(Platform):
         self.node_types = types
         self.stacks = DescribedStacks(types, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
-        self.holdings = LocalHoldings(self.launcher)
+        self.inventory = LocalInventory(self.launcher)
         self.configures = LocalConfigures(self.launcher)
         self.targets = LocalTargets(self.launcher)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..interface import HoldingsError
+from ..interface import InventoryError
 from .launcher import Launcher
 from .orders import LaunchError
 
-__all__ = ["LocalHoldings"]
+__all__ = ["LocalInventory"]
 
 
-class LocalHoldings:
+class LocalInventory:
     """Processes of a launcher.
 
     Args:
@@ -47,7 +47,7 @@ class LocalHoldings:
             gone = [self._launcher.remove(each.name) for each in nodes or free or processes]
             gone += [self._launcher.remove(each) for each in self._launcher.forgotten(instance)]
         except LaunchError as problem:
-            raise HoldingsError(str(problem)) from problem
+            raise InventoryError(str(problem)) from problem
         return all(gone) and not self._launcher.names(instance)
 
     def remains(self, instance: str) -> Sequence[str]:

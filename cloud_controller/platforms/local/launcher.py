@@ -40,7 +40,7 @@ from ..health import Spawn
 from . import locks, processes
 from .logs import LogChunk, read_log
 from .orders import LaunchError, Name, Order, Program, Running, State
-from .port_allocator import PortBook, PortError
+from .port_allocator import PortAllocator, PortError
 from .sandbox import Sandbox
 from .stack_index import (
     inside,
@@ -103,7 +103,7 @@ class Launcher:
         root.chmod(0o700)
         self._id = root_id(root)
         first = int.from_bytes(hashlib.sha256(self._id.encode()).digest()[:4])
-        self._ports = PortBook(root, numbers=ports, first=first, refused=refused_ports)
+        self._ports = PortAllocator(root, numbers=ports, first=first, refused=refused_ports)
         self._tenants = root / "tenants.lock"
         self._sandbox = sandbox
         self._shared = shared

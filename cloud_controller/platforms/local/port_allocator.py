@@ -22,7 +22,7 @@ from archelon_core.private_files import close_to_others
 
 from . import locks
 
-__all__ = ["PortBook", "PortError", "system_port_refusal"]
+__all__ = ["PortAllocator", "PortError", "system_port_refusal"]
 
 
 class PortError(Exception):
@@ -36,7 +36,7 @@ def system_port_refusal(number: int) -> str:
     return ""
 
 
-class PortBook:
+class PortAllocator:
     """The ports of one root.
 
     Args:

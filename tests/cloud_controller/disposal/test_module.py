@@ -17,7 +17,7 @@ from cloud_controller.core.notifications import Notices
 from cloud_controller.core.resources import ABSENT
 from cloud_controller.disposal.backend import TOPIC
 from cloud_controller.disposal.work import DisposalWork, Sweep
-from cloud_controller.platforms.interface import Holdings, HoldingsError
+from cloud_controller.platforms.interface import Inventory, InventoryError
 from cloud_controller.platforms.local.orders import Name, Order, Program
 from occi_service.server.app import Application
 
@@ -90,7 +90,9 @@ def test_only_who_acts_for_an_instance_disposes_of_it(house: House) -> None:
 class Looks:
     """The handler of one disposal, look by look, at a time of the test's own."""
 
-    def __init__(self, house: House, instance: str, holdings: Mapping[str, Holdings], *, keep: float = 1000.0) -> None:
+    def __init__(
+        self, house: House, instance: str, inventory: Mapping[str, Inventory], *, keep: float = 1000.0
+    ) -> None:
         registry = house.parts.registry()
         for module in web.modules_of(house.parts):
             module.register(Application(registry))
@@ -100,7 +102,7 @@ class Looks:
             house.parts.objects,
             Entities(registry),
             Notices(house.parts.queue),
-            holdings=holdings,
+            inventory=inventory,
             keep=keep,
             clock=lambda: self.now,
         )
@@ -121,7 +123,7 @@ def test_a_closed_audit_is_kept_for_a_while(house: House) -> None:
     instance = new_instance()
     assert put_disposal(house, instance).status_code == 201
     path = "/disposal" + disposal.disposal_path(instance)
-    look = Looks(house, instance, {"local": house.platform.holdings})
+    look = Looks(house, instance, {"local": house.platform.inventory})
     for seconds, left in ((0, 1000.0), (1, 999.0)):
         look.now += seconds
         waits = look()
@@ -149,7 +151,7 @@ class Mute:
 
     def objects(self, _instance: str) -> Sequence[str]:
         if not self.answers:
-            raise HoldingsError("nobody acts for the tenant any more")
+            raise InventoryError("nobody acts for the tenant any more")
         return ()
 
     def remove(self, _instance: str) -> bool:
@@ -162,7 +164,7 @@ def test_a_region_that_cannot_be_asked_is_not_empty_and_does_not_keep_what_is_el
     instance, bare = new_instance(), new_instance()
     put_stack(house, instance)
     mute = Mute()
-    regions: dict[str, Holdings] = {"local": house.platform.holdings, "far": mute}
+    regions: dict[str, Inventory] = {"local": house.platform.inventory, "far": mute}
     for each in (instance, bare):
         assert put_disposal(house, each).status_code == 201
         Looks(house, each, regions)()
@@ -183,13 +185,13 @@ def test_what_nobody_knows_is_swept_after_a_while(house: House) -> None:
     put_stack(house, known)
     for each in (known, unknown):
         orphan(house, each)
-    holdings = {"local": house.platform.holdings}
-    patient = Sweep(house.database, house.parts.objects, holdings=holdings, grace=60.0)
+    inventory = {"local": house.platform.inventory}
+    patient = Sweep(house.database, house.parts.objects, inventory=inventory, grace=60.0)
     assert patient() == 300.0
-    assert set(house.platform.holdings.instances(INSTALLATION)) == {known, unknown}
-    sweep = Sweep(house.database, house.parts.objects, holdings=holdings, grace=0.0)
+    assert set(house.platform.inventory.instances(INSTALLATION)) == {known, unknown}
+    sweep = Sweep(house.database, house.parts.objects, inventory=inventory, grace=0.0)
     # One look may be over before what it ended is gone.
-    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {known})
+    house.wait(lambda: sweep() and set(house.platform.inventory.instances(INSTALLATION)) == {known})
 
 
 def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House) -> None:
@@ -199,10 +201,10 @@ def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(house: House)
     # What no launcher made lies in the way of the directory's removal.
     left = house.platform.launcher.work(Name(stuck, "stray")).parent / "left"
     left.mkdir()
-    sweep = Sweep(house.database, house.parts.objects, holdings={"local": house.platform.holdings}, grace=0.0)
-    house.wait(lambda: sweep() and set(house.platform.holdings.instances(INSTALLATION)) == {stuck})
+    sweep = Sweep(house.database, house.parts.objects, inventory={"local": house.platform.inventory}, grace=0.0)
+    house.wait(lambda: sweep() and set(house.platform.inventory.instances(INSTALLATION)) == {stuck})
     left.rmdir()
-    house.wait(lambda: sweep() and house.platform.holdings.instances(INSTALLATION) == {})
+    house.wait(lambda: sweep() and house.platform.inventory.instances(INSTALLATION) == {})
 
 
 def test_an_application_that_cannot_be_removed_says_why(house: House) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import bundles
 from cloud_controller.core.labels import Labels
-from cloud_controller.platforms.interface import DeployError, Holdings, PlatformContext, Progress, StackOrder, Stacks
+from cloud_controller.platforms.interface import DeployError, Inventory, PlatformContext, Progress, StackOrder, Stacks
 from cloud_controller.platforms.local.factory import open_local
 
 from ..infrastructure.descriptions import sleepers
@@ -49,7 +49,7 @@ class Here:
     """
 
     stacks: Stacks
-    holdings: Holdings
+    inventory: Inventory
     nodes: Callable[[Mapping[str, str]], str]
     failing: str
     place: Callable[[str], str]
@@ -99,7 +99,7 @@ def local(tmp_path: Path) -> Here:
     failing = failing.replace("{name: bad, type: sleeper", "{name: bad, type: dying")
     # Never seen running, however seldom somebody looks.
     failing += "'node_def:dying':\n  - resource: {type: process, command: [no-such-program]}\n"
-    return Here(platform.stacks, platform.holdings, nodes, failing, "{}.0".format, Book())
+    return Here(platform.stacks, platform.inventory, nodes, failing, "{}.0".format, Book())
 
 
 def heat(request: pytest.FixtureRequest, tmp_path: Path) -> Here:
@@ -111,7 +111,7 @@ def heat(request: pytest.FixtureRequest, tmp_path: Path) -> Here:
         return template_of(resources, parameters=PARAMETER, outputs="word: {value: {get_param: word}}")
 
     failing = template_of({"good": {}, "bad": {"fail": "true"}})
-    return Here(platform.stacks, platform.holdings, nodes, failing, str, book)
+    return Here(platform.stacks, platform.inventory, nodes, failing, str, book)
 
 
 def kubernetes(request: pytest.FixtureRequest) -> Here:
@@ -132,7 +132,7 @@ def kubernetes(request: pytest.FixtureRequest) -> Here:
         return bundles.to_text([*maps, {"apiVersion": "archelon.org/v1", "kind": "Stack", "outputs": ours}])
 
     failing = nodes({"good": "1"}).replace("${word}", "x") + FAILING_JOB.replace("IMAGE", bed.image)
-    return Here(bed.platform.stacks, bed.platform.holdings, nodes, failing, "ConfigMap/{}".format, Book())
+    return Here(bed.platform.stacks, bed.platform.inventory, nodes, failing, "ConfigMap/{}".format, Book())
 
 
 @pytest.fixture(
@@ -255,19 +255,19 @@ def test_a_signal_that_nothing_waits_for_is_refused(here: Here) -> None:
         here.stacks.signal(wanted, "nobody", {})
 
 
-def test_holdings_find_what_is_there_by_instance_and_take_it_away(here: Here) -> None:
+def test_an_inventory_finds_what_is_there_by_instance_and_take_it_away(here: Here) -> None:
     mine = here.order(here.nodes({"a": "1"}), parameters={"word": "one"})
     other = here.order(here.nodes({"a": "1"}), parameters={"word": "one"})
     for each in (mine, other):
         here.settle(each)
     instance = mine.labels.instance
-    assert here.holdings.objects(instance)
-    assert here.holdings.remains(instance)
+    assert here.inventory.objects(instance)
+    assert here.inventory.remains(instance)
     end = time.monotonic() + 60
-    while not here.holdings.remove(instance) or here.holdings.remains(instance):
+    while not here.inventory.remove(instance) or here.inventory.remains(instance):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert list(here.holdings.objects(instance)) == []
+    assert list(here.inventory.objects(instance)) == []
     assert list(here.stacks.remains(mine)) == []
-    assert here.holdings.objects(other.labels.instance)
-    assert list(here.holdings.remains(str(uuid.uuid4()))) == []
+    assert here.inventory.objects(other.labels.instance)
+    assert list(here.inventory.remains(str(uuid.uuid4()))) == []

@@ -13,7 +13,7 @@ import requests
 
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.heat.factory import HeatPlatform, open_heat
-from cloud_controller.platforms.interface import KnownStack, NoStacks, PlatformContext, StackBook
+from cloud_controller.platforms.interface import KnownStack, NoStacks, PlatformContext, StackIndex
 from tests.conftest import missing
 from tests.openstack import Cloud, OpenStack
 from tests.relay import Relay, relay_to
@@ -75,7 +75,7 @@ def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
         yield made
 
 
-def open_region(openstack: OpenStack, directory: Path, book: StackBook | None = None) -> HeatPlatform:
+def open_region(openstack: OpenStack, directory: Path, book: StackIndex | None = None) -> HeatPlatform:
     """The platform over the tests' cloud."""
     context = PlatformContext("heat", directory, Tokens(openstack.tenant), book or NoStacks())
     return open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)

@@ -105,9 +105,9 @@ def test_a_trust_is_all_that_a_name_needs(
         names, order = platform.names, NameOrder(labels, checked(zone.name, "www", "A", "192.0.2.1", ttl=60))
         until(lambda: names.put(order).state == "active", pause=0.3)
         zone.serves("www", "A", ("192.0.2.1", 60))
-        assert platform.holdings.objects(labels.instance) == [f"record {zone.full('www')} A"]
+        assert platform.inventory.objects(labels.instance) == [f"record {zone.full('www')} A"]
         until(lambda: names.remove(order), pause=0.3)
-        assert platform.holdings.remains(labels.instance) == []
+        assert platform.inventory.remains(labels.instance) == []
         tokens.end()
         with pytest.raises(ProvisionError, match=r"nobody|trust|delegat"):
             names.put(order)

@@ -14,7 +14,7 @@ import sdk
 from archelon_api import design, disposal, dns, dns_records, names
 from cloud_controller.app import web
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.book import RegionBook
+from cloud_controller.deploy.book import RegionStackIndex
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.factory import open_heat
@@ -71,7 +71,7 @@ class AtDesignate:
 def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AtDesignate]:
     root = tmp_path_factory.mktemp("names")
     house = House(root / "house", f"sqlite:///{root}/state.db")
-    context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionBook(house.database, "heat"))
+    context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionStackIndex(house.database, "heat"))
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     with designate_zone(openstack_dns) as zone, relay_before(openstack_dns.tenant, "dns") as relay:
         # The same, on a way that a test can block.
@@ -116,8 +116,8 @@ def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dn
     book = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
     context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), book)
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
-    assert instance in heat.holdings.instances(INSTALLATION)
-    assert instance not in heat.holdings.instances("there")
+    assert instance in heat.inventory.instances(INSTALLATION)
+    assert instance not in heat.inventory.instances("there")
     with pytest.raises(sdk.Failure, match="belongs to another instance, or to somebody else"):
         naming.of(instance).put(naming.zone, "theirs", "A", "192.0.2.9")
     path = disposal.disposal_path(instance)

@@ -18,7 +18,7 @@ from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.heat.account import AccountTokens
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.factory import open_heat
-from cloud_controller.platforms.heat.inventory import HeatHoldings
+from cloud_controller.platforms.heat.inventory import HeatInventory
 from cloud_controller.platforms.heat.software_config import SoftwareDeployments
 from cloud_controller.platforms.heat.stacks import HIDDEN, HeatStacks
 from cloud_controller.platforms.heat.watcher import HeatWatcher
@@ -27,7 +27,7 @@ from cloud_controller.platforms.interface import (
     ConfigurationOrder,
     DelegationEndedError,
     DeployError,
-    HoldingsError,
+    InventoryError,
     KnownStack,
     NeverDelegatedError,
     PlatformContext,
@@ -378,14 +378,14 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
         region.settle(each)
     region.book.stacks = [each for each in region.book.stacks if each.id == known.id]
     del region.book.instances[orphan.labels.instance], region.book.instances[others.labels.instance]
-    holdings = HeatHoldings(region.connections, region.book)
+    inventory = HeatInventory(region.connections, region.book)
     # What another installation has made in the project is none of ours, and nothing for us to sweep.
-    assert set(holdings.instances(here)) == {orphan.labels.instance}
-    assert set(holdings.instances(there)) == {others.labels.instance}
-    assert holdings.objects(orphan.labels.instance)
-    until(lambda: holdings.remove(orphan.labels.instance))
-    assert list(holdings.remains(orphan.labels.instance)) == []
-    assert holdings.remains(known.labels.instance)
+    assert set(inventory.instances(here)) == {orphan.labels.instance}
+    assert set(inventory.instances(there)) == {others.labels.instance}
+    assert inventory.objects(orphan.labels.instance)
+    until(lambda: inventory.remove(orphan.labels.instance))
+    assert list(inventory.remains(orphan.labels.instance)) == []
+    assert inventory.remains(known.labels.instance)
 
 
 def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
@@ -404,7 +404,7 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
     made = {"stack_name": f"configuration-{configuration.id}", "template": slow}
     region.connections.call(order.labels, lambda client: client.stacks.create(**made))
     region.settle(order)
-    holdings = HeatHoldings(region.connections, region.book, clock=clock)
+    inventory = HeatInventory(region.connections, region.book, clock=clock)
 
     def remove_configuration(client: Client) -> bool:
         return SoftwareDeployments(client, order.labels, clock=clock).remove(configuration)
@@ -415,7 +415,7 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
         return sum(each.startswith("DELETE") for each in region.http.paths[before:])
 
     removals: list[Callable[[], bool]] = [
-        lambda: holdings.remove(order.labels.instance),
+        lambda: inventory.remove(order.labels.instance),
         lambda: region.connections.call(order.labels, remove_configuration),
     ]
     for remove in removals:
@@ -439,18 +439,18 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
     here = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
     book = Book(instances={here.instance: here})
 
-    def holdings(problem: DeployError) -> HeatHoldings:
-        return HeatHoldings(Connections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
+    def inventory(problem: DeployError) -> HeatInventory:
+        return HeatInventory(Connections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
 
-    lost = holdings(DelegationEndedError("nobody acts for the tenant any more"))
+    lost = inventory(DelegationEndedError("nobody acts for the tenant any more"))
     for ask in (lost.objects, lost.remains, lost.remove):
-        with pytest.raises(HoldingsError, match="nobody acts for the tenant"):
+        with pytest.raises(InventoryError, match="nobody acts for the tenant"):
             ask(here.instance)
     # Where nobody ever could, nothing was made; unless a row says otherwise.
-    never = holdings(NeverDelegatedError("there is no delegation for this instance"))
+    never = inventory(NeverDelegatedError("there is no delegation for this instance"))
     assert (never.objects(here.instance), never.remains(here.instance)) == ([], [])
     book.stacks = [KnownStack(str(uuid.uuid4()), here, {})]
-    with pytest.raises(HoldingsError, match="no delegation"):
+    with pytest.raises(InventoryError, match="no delegation"):
         never.remains(here.instance)
 
 

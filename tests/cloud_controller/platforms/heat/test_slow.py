@@ -13,7 +13,7 @@ from archelon_api import deploy, names
 from cloud_controller.platforms.heat.configures import HeatConfigures
 from cloud_controller.platforms.heat.connection import Connections
 from cloud_controller.platforms.heat.factory import HeatPlatform
-from cloud_controller.platforms.heat.inventory import HeatHoldings
+from cloud_controller.platforms.heat.inventory import HeatInventory
 from cloud_controller.platforms.heat.stacks import HeatStacks
 from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.platforms.heat.watcher import HeatWatcher
@@ -41,7 +41,7 @@ def house(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -
     book = NoStacks()
     heat = HeatPlatform(
         HeatStacks(connections),
-        holdings=HeatHoldings(connections, book),
+        inventory=HeatInventory(connections, book),
         configures=HeatConfigures(connections, book),
         targets=HeatTargets(connections, book),
         watcher=HeatWatcher(connections, book),

@@ -24,7 +24,7 @@ from heatclient.v1.client import Client
 import bundles
 import sdk
 from archelon_api import deploy, disposal, names, provision
-from cloud_controller.deploy.book import RegionBook
+from cloud_controller.deploy.book import RegionStackIndex
 from cloud_controller.platforms.heat.connection import NotFoundError
 from cloud_controller.platforms.heat.factory import open_heat
 from cloud_controller.platforms.heat.software_config import software_of
@@ -116,7 +116,7 @@ def client(openstack_cloud: OpenStack) -> Client:
 @pytest.fixture
 def house(openstack_cloud: OpenStack, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
     made = House(tmp_path / "house", sqlite_url)
-    context = PlatformContext("heat", tmp_path, Tokens(openstack_cloud.tenant), RegionBook(made.database, "heat"))
+    context = PlatformContext("heat", tmp_path, Tokens(openstack_cloud.tenant), RegionStackIndex(made.database, "heat"))
     heat = open_heat(context, auth_url=openstack_cloud.auth_url, region_name=openstack_cloud.region)
     made.rebuild(platforms={"local": made.platform, "heat": heat})
     yield made

@@ -49,7 +49,7 @@ def order(bed: Bed, tmp_path: Path) -> Iterator[ApplicationOrder]:
     instance = str(uuid.uuid4())
     given = ordered(tmp_path / "bundle", instance=instance)
     yield replace(given, command=COMMAND, labels=replace(given.labels, installation="here"))
-    bed.leave(lambda: bed.platform.applications.remove(instance) and not bed.platform.holdings.remains(instance))
+    bed.leave(lambda: bed.platform.applications.remove(instance) and not bed.platform.inventory.remains(instance))
 
 
 def state(bed: Bed, order: ApplicationOrder) -> ApplicationState:
@@ -83,9 +83,9 @@ def test_its_pod_has_no_privilege_and_everything_belongs_to_the_deployment(bed: 
     assert by_kind["NetworkPolicy"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     for each in objects:
         assert each["metadata"]["labels"]["archelon.org/instance"] == order.labels.instance
-    assert bed.platform.holdings.instances("here")[order.labels.instance] < 300
+    assert bed.platform.inventory.instances("here")[order.labels.instance] < 300
     # What another installation has made in the namespace is nothing for this one to sweep, and the other way round.
-    assert order.labels.instance not in bed.platform.holdings.instances("there")
+    assert order.labels.instance not in bed.platform.inventory.instances("there")
 
 
 def test_rolled_to_another_bundle_and_back(bed: Bed, order: ApplicationOrder, tmp_path: Path) -> None:
@@ -186,6 +186,6 @@ def test_each_tenant_in_a_namespace_of_its_own(bed: Bed, tmp_path: Path) -> None
             spaces.add(pod["metadata"]["namespace"])
         assert len(spaces) == 2
         for each in made:
-            until(lambda each=each: another.holdings.remove(each))
+            until(lambda each=each: another.inventory.remove(each))
         for each in spaces:
             shared.api.delete(f"/api/v1/namespaces/{each}")

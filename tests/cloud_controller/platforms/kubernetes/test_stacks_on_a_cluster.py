@@ -140,7 +140,7 @@ class Driver:
         if self.turn(presence="absent").state != "DELETE_COMPLETE":
             return False
         assert self.stacks.remains(self.order) == []
-        return not self.bed.platform.holdings.remains(self.order.labels.instance)
+        return not self.bed.platform.inventory.remains(self.order.labels.instance)
 
     def there(self) -> dict[tuple[str, str], Json]:
         found = self.bed.platform.cluster.everything(stack=self.order.id, component="stack")

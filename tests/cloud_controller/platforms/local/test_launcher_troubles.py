@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.local.inventory import LocalHoldings
+from cloud_controller.platforms.local.inventory import LocalInventory
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State
@@ -146,8 +146,8 @@ def test_disposal_ends_what_has_no_directory_any_more(launcher: Launcher, direct
     started = start(launcher, order(ports={"http": 0}), "sleep", "1000")
     shutil.rmtree(directory)
     assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
-    holdings = LocalHoldings(launcher)
-    until(lambda: holdings.remove("i-1") and not holdings.remains("i-1"))
+    inventory = LocalInventory(launcher)
+    until(lambda: inventory.remove("i-1") and not inventory.remains("i-1"))
 
 
 def test_directories_that_a_process_made_read_only_go_with_it(launcher: Launcher, directory: Path) -> None:
