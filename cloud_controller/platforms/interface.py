@@ -222,7 +222,7 @@ class Pace(NamedTuple):
 
 
 class Stacks(Protocol):
-    """Stacks on a platform."""
+    """Stacks on a platform. A class that derives from it needs `advance` and `remains`; the rest refuses or does nothing."""
 
     def validate(self, order: StackOrder) -> None:
         """Refuse what can never be made. Raises DeployError."""
@@ -233,14 +233,17 @@ class Stacks(Protocol):
         Raises:
             DeployError: the order can never be carried out.
         """
+        return ()
 
     def scale(
         self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
     ) -> Mapping[str, int]:
         """The order's counts after scaling a node. Raises DeployError where they leave its bounds."""
+        raise DeployError(f"the node {node!r} cannot be scaled; update the stack with other parameters")
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
         """Tell a resource that what it waits for has happened. Raises DeployError where nothing waits under this name."""
+        raise DeployError(f"no resource {resource!r} of this stack waits for a signal")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
         """Look, take the steps that are possible now, and tell. Raises DeployError."""
