@@ -1,7 +1,7 @@
 """Keystone's API, version 3, as far as we use it: requests through keystoneauth1, and what can go wrong as two errors.
 
-What comes back is Keystone's document, unparsed; who asks knows what is in it. Nothing here keeps a token, and no error text
-holds one.
+What comes back is Keystone's document, unparsed; the caller knows what is in it. A token is kept by the plugin of the user whose
+it is (`Keystone.plugin`), and no error text holds one.
 
 Import this where a service starts, not from a client: keystoneauth1 takes a while to load.
 """
@@ -50,7 +50,7 @@ class KeystoneRefusedError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Access:
-    """A token that Keystone has just issued.
+    """A token that Keystone has issued.
 
     Attributes:
         expires: seconds since the epoch.
@@ -162,21 +162,14 @@ class Keystone:
             raise KeystoneDownError(f"{self.url}: {type(error).__name__}") from None
         return _document(self.url, answer)
 
-    def authenticate(self, user: ServiceUser, *, trust: str = "") -> Access:
-        """A token of a service's own user or, by a trust, of whom it acts for.
-
-        Raises:
-            KeystoneRefusedError, KeystoneDownError: as `request`.
-        """
-        return self._once_settled(functools.partial(self._issued, user, trust))
-
-    def _issued(self, user: ServiceUser, trust: str) -> Access:
+    def plugin(self, user: ServiceUser, *, trust: str = "") -> v3.Password:
+        """Authenticates a service's own user or, by a trust, whom it acts for; keeps its token until shortly before its end."""
         scope: dict[str, Any] = {"trust_id": trust}
         if not trust:
             scope = {"project_name": user.project, "project_domain_name": user.project_domain}
             if not user.project:
                 scope = {"system_scope": "all"}
-        plugin = v3.Password(
+        return v3.Password(
             auth_url=self.url,
             username=user.name,
             password=user.password,
@@ -184,6 +177,20 @@ class Keystone:
             include_catalog=False,
             **scope,
         )
+
+    def access(self, plugin: v3.Password) -> Access:
+        """A plugin's token, issued anew where it is about to end or was invalidated.
+
+        Raises:
+            KeystoneRefusedError, KeystoneDownError: as `request`.
+        """
+        return self._once_settled(functools.partial(self._issued, plugin))
+
+    def authenticate(self, user: ServiceUser, *, trust: str = "") -> Access:
+        """A new token of a service's own user or, by a trust, of whom it acts for. Raises as `access` does."""
+        return self.access(self.plugin(user, trust=trust))
+
+    def _issued(self, plugin: v3.Password) -> Access:
         try:
             access = plugin.get_access(self._session)
         except exceptions.HttpError as error:

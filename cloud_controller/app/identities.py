@@ -46,7 +46,7 @@ def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> 
         project=settings.keystone_project,
         project_domain=settings.keystone_project_domain,
     )
-    account = Account(keystone, user, clock=time.time)
+    account = Account(keystone, user)
     own = functools.partial(_own_token, account)
     people.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time, own=own))
     delegations = KeystoneDelegations(account, roles=settings.keystone_delegated_roles)

@@ -6,11 +6,8 @@ that project the stacks of all tenants, which their tags tell apart.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
@@ -19,17 +16,27 @@ from ...core.labels import Labels
 
 __all__ = ["AccountTokens"]
 
-#: Seconds before its end at which a token is not used any more.
-_MARGIN: Final = 120.0
+
+class _PasswordFile(v3.Password):
+    """Reads the password whenever it authenticates, so that the file may change."""
+
+    def __init__(self, path: Path, **names: Any) -> None:
+        super().__init__(password="", **names)  # nosec
+        self._path = path
+
+    def get_auth_ref(self, session: session.Session) -> Any:
+        [method] = self.auth_methods
+        assert isinstance(method, v3.PasswordMethod)
+        method.password = self._path.read_text(encoding="utf-8").rstrip("\n")
+        return super().get_auth_ref(session)
 
 
 class AccountTokens:
-    """Tokens of one user, whatever instance they are for.
+    """Tokens of one user, whatever instance they are for; keystoneauth keeps one until shortly before its end.
 
     Args:
         auth_url: of Keystone. username, project_name: whose tokens; user_domain_name, project_domain_name: their domains.
-        password_file: file that holds the user's password; read when a token is needed, so that it can be changed.
-        clock: seconds since the epoch.
+        password_file: file that holds the user's password.
     """
 
     def __init__(
@@ -42,30 +49,20 @@ class AccountTokens:
         user_domain_name: str = "Default",
         project_domain_name: str = "Default",
         cacert: str | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._auth_url = auth_url
-        self._names: dict[str, Any] = {
-            "username": username,
-            "project_name": project_name,
-            "user_domain_name": user_domain_name,
-            "project_domain_name": project_domain_name,
-        }
-        self._password = Path(password_file)
+        self._plugin = _PasswordFile(
+            Path(password_file),
+            auth_url=auth_url,
+            username=username,
+            project_name=project_name,
+            user_domain_name=user_domain_name,
+            project_domain_name=project_domain_name,
+        )
         # A redirect would take the password wherever it points.
         self._session = session.Session(verify=cacert or True, timeout=12.0, redirect=False)
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._token = ""  # nosec  # none yet
-        self._until = 0.0
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:
         """The user's token."""
-        with self._lock:
-            if fresh or self._clock() >= self._until:
-                password = self._password.read_text(encoding="utf-8").rstrip("\n")
-                plugin = v3.Password(auth_url=self._auth_url, password=password, **self._names)
-                access = plugin.get_access(self._session)
-                self._token = str(access.auth_token)
-                self._until = access.expires.timestamp() - _MARGIN if access.expires else 0.0
-            return self._token
+        if fresh:
+            self._plugin.invalidate()
+        return str(self._plugin.get_token(self._session))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 from archelon_core.auth.keystone_api import Access, Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
 
@@ -12,23 +11,14 @@ from ...design.ports import IdentityDownError
 
 __all__ = ["Account"]
 
-#: Seconds before its end from which a token is replaced.
-_AHEAD: Final = 60.0
-
 
 class Account:
-    """A Keystone and the user that calls it. Thread-safe.
+    """A Keystone and the user that calls it. Thread-safe."""
 
-    Args:
-        clock: seconds since the epoch.
-    """
-
-    def __init__(self, keystone: Keystone, user: ServiceUser, *, clock: Callable[[], float]) -> None:
+    def __init__(self, keystone: Keystone, user: ServiceUser) -> None:
         self.keystone = keystone
         self.user = user
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._access: Access | None = None
+        self._plugin = keystone.plugin(user)
 
     def access(self, *, fresh: bool = False) -> Access:
         """Its token.
@@ -36,17 +26,16 @@ class Account:
         Raises:
             IdentityDownError: Keystone does not answer, or does not let the user in, which is the operator's to mend.
         """
-        with self._lock:
-            if fresh or self._access is None or self._access.expires - _AHEAD <= self._clock():
-                try:
-                    self._access = self.keystone.authenticate(self.user)
-                except KeystoneDownError as error:
-                    raise IdentityDownError(str(error)) from None
-                except KeystoneRefusedError as error:
-                    raise IdentityDownError(
-                        f"Keystone does not let {self.user.name} in ({error.status}); look at keystone_user"
-                    ) from None
-            return self._access
+        if fresh:
+            self._plugin.invalidate()
+        try:
+            return self.keystone.access(self._plugin)
+        except KeystoneDownError as error:
+            raise IdentityDownError(str(error)) from None
+        except KeystoneRefusedError as error:
+            raise IdentityDownError(
+                f"Keystone does not let {self.user.name} in ({error.status}); look at keystone_user"
+            ) from None
 
     def call(self, method: str, path: str, *, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
         """Call Keystone as this user; with a fresh token where the present one is refused.

@@ -468,8 +468,7 @@ def test_a_region_in_a_project_of_the_providers_own_needs_no_delegation(openstac
     assert not platform.delegates
     labels = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
     assert platform.stacks.remains(StackOrder(str(uuid.uuid4()), "thing", labels, "")) == []
-    now = 0.0
-    tokens = AccountTokens(openstack.auth_url, clock=lambda: now, **account)
+    tokens = AccountTokens(openstack.auth_url, **account)
     first = tokens.token(labels)
     assert tokens.token(labels) == first
     assert tokens.token(labels, fresh=True) != first

@@ -28,7 +28,7 @@ class KeystoneProvider:
         self.keystone = Keystone(openstack.keystone_url)
         # Nothing but the role service: delegations need no rights beyond what tenants delegate.
         user = ServiceUser(service.name, "secret", project=service.project_name)
-        account = Account(self.keystone, user, clock=time.time)
+        account = Account(self.keystone, user)
         self.delegations = KeystoneDelegations(account)
         self.verify = KeystoneTokens(
             self.keystone, roles=RoleMap(), clock=time.time, own=lambda: account.access().token

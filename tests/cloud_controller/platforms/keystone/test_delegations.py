@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import time
 import uuid
 
 import pytest
@@ -91,7 +90,7 @@ def test_only_the_configured_roles_are_delegated(
 ) -> None:
     person = provider.people.person("member", "heat_stack_owner")
     user = ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name)
-    delegations = KeystoneDelegations(Account(provider.keystone, user, clock=time.time), roles=["heat_stack_owner"])
+    delegations = KeystoneDelegations(Account(provider.keystone, user), roles=["heat_stack_owner"])
     presented = auth.PresentedToken(person.token())
     record = delegations.make(presented, person.project_id)
     access = provider.keystone.authenticate(user, trust=record)
@@ -130,7 +129,6 @@ def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: P
         Account(
             nowhere,
             ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name),
-            clock=time.time,
         )
     )
     for ask in (
@@ -174,7 +172,6 @@ def test_a_wrong_password_of_ours_loses_nobodys_delegation(
         Account(
             provider.keystone,
             ServiceUser(keystone_service.name, "wrong", project=keystone_service.project_name),
-            clock=time.time,
         )
     )
     with pytest.raises(IdentityDownError, match="does not let"):
