@@ -1,4 +1,4 @@
-"""Deploy: applications (orchestrators in containers), stacks (virtual resources made from a template), bundles by digest."""
+"""Deploy: applications (orchestrators in containers), stacks (virtual resources created from a template), bundles by digest."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ BUNDLE: Final = Kind(
     SCHEME,
     "bundle",
     related=[Resource.kind],
-    title="Bundle, known by its digest",
+    title="Bundle, identified by its digest",
     attributes={
         BUNDLE_SIZE: Attribute("immutable", type="number", description="bytes"),
         BUNDLE_UNUSED_SINCE: Attribute(
-            "immutable", type="number", description="seconds since the epoch; nothing while an application runs it"
+            "immutable", type="number", description="seconds since the epoch; absent while an application runs it"
         ),
     },
     location="/bundle/",
@@ -112,9 +112,9 @@ RESTART: Final = Action(_ACTION_SCHEME, "restart", "Stop the application and sta
 APPLICATION_ACTIONS: Final = (START, STOP, RESTART)
 
 _APPLICATION_STATE: Final = {
-    APP_URL: Attribute("immutable", description="where the application answers"),
+    APP_URL: Attribute("immutable", description="URL of the application"),
     APP_STATE: Attribute("immutable", pattern="active|inactive|error"),
-    APP_STATE_MESSAGE: Attribute("immutable", description="why it is in this state, in plain words"),
+    APP_STATE_MESSAGE: Attribute("immutable", description="reason for its state, in plain language"),
 }
 
 APPLICATION: Final = Kind(
@@ -141,7 +141,7 @@ ORCHESTRATOR: Final = Mixin(
         **LABELS,
         BUNDLE_DIGEST: Attribute("", pattern="[0-9a-f]{64}", description="SHA-256 of the bundle that it runs"),
         BUNDLE_IMAGE: Attribute("", description="image that it runs, instead of a bundle"),
-        APPLICATION_ENV: Attribute("", type="object", secret=True, description="environment, names to values"),
+        APPLICATION_ENV: Attribute("", type="object", secret=True, description="environment, name to value"),
     },
     location="/orchestrator/",
 )
@@ -150,7 +150,7 @@ ORCHESTRATOR: Final = Mixin(
 LOG_START: Final = "X-Start"
 LOG_NEXT: Final = "X-Next"
 
-#: Hurtle's kind, another face of the same thing.
+#: Hurtle's kind of an application.
 APP: Final = Kind(
     PLATFORM_SCHEME,
     "app",
@@ -194,7 +194,7 @@ SCALE_KEY: Final = attribute("scale.key")
 PREVIEW: Final = Action(
     SCHEME,
     "preview",
-    "Tell what an update would change",
+    "List what an update would change",
     {
         STACK_TEMPLATE: Attribute("required"),
         STACK_SOURCE: Attribute(""),
@@ -206,24 +206,24 @@ PREVIEW: Final = Action(
 SCALE: Final = Action(
     SCHEME,
     "scale",
-    "Change how many of a node there are",
+    "Change a node's number of instances",
     {
         SCALE_NODE: Attribute("required", description="name of the node in the template"),
-        SCALE_COUNT: Attribute("", type="number", description="how many there shall be"),
-        SCALE_BY: Attribute("", type="number", description="how many more, or fewer if negative"),
+        SCALE_COUNT: Attribute("", type="number", description="number of instances"),
+        SCALE_BY: Attribute("", type="number", description="number of instances to add, or to remove if negative"),
         SCALE_KEY: Attribute(
-            "", pattern="[!-~]{1,255}", description="one of the caller's choosing: the same again changes nothing"
+            "", pattern="[!-~]{1,255}", description="chosen by the caller; a repeated key changes nothing"
         ),
     },
 )
-SUSPEND: Final = Action(SCHEME, "suspend", "Stop what the stack runs, keeping it")
-RESUME: Final = Action(SCHEME, "resume", "Start it again")
+SUSPEND: Final = Action(SCHEME, "suspend", "Stop the stack's resources, keeping them")
+RESUME: Final = Action(SCHEME, "resume", "Start the stack's resources again")
 SIGNAL: Final = Action(
     SCHEME,
     "signal",
-    "Tell a resource of the stack that what it waits for has happened",
+    "Signal a waiting resource of the stack",
     {
-        SIGNAL_RESOURCE: Attribute("required", description="its name; of one in a nested stack, the way down to it"),
+        SIGNAL_RESOURCE: Attribute("required", description="its name; in a nested stack, the path to it"),
         SIGNAL_DATA: Attribute("", type="object"),
     },
 )
@@ -238,18 +238,18 @@ STACK: Final = Kind(
     attributes={
         **LABELS,
         STACK_NAME: Attribute("required", pattern="[A-Za-z][A-Za-z0-9_.-]{0,62}"),
-        REGION: Attribute("required", description="where it is deployed; stays"),
-        STACK_FORMAT: Attribute("required", description="infrastructure, hot or kubernetes; stays"),
+        REGION: Attribute("required", description="where it is deployed; cannot change"),
+        STACK_FORMAT: Attribute("required", description="infrastructure, hot or kubernetes; cannot change"),
         STACK_TEMPLATE: Attribute("required", description="the template as text"),
         STACK_SOURCE: Attribute(
-            "", description="the template's path in its bundle, which the names in it are relative to"
+            "", description="the template's path in its bundle; names in the template are relative to it"
         ),
         STACK_FILES: Attribute("", type="object", description="other files that the template names, path to text"),
         STACK_ENVIRONMENTS: Attribute("", type="array", description="paths of Heat's environments among the files"),
         STACK_PARAMETERS: Attribute("", type="object"),
         STACK_SECRET_PARAMETERS: Attribute("", type="object", secret=True),
-        STACK_ROLLBACK: Attribute("", type="boolean", default=True, description="whether a failed create is undone"),
-        STACK_STATE: Attribute("immutable", description="Heat's words, such as CREATE_COMPLETE"),
+        STACK_ROLLBACK: Attribute("", type="boolean", default=True, description="roll back a failed create"),
+        STACK_STATE: Attribute("immutable", description="Heat's state, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
         # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.

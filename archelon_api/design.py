@@ -1,4 +1,4 @@
-"""Design: the catalogue (which service is where) and delegations (who acts for whom)."""
+"""Design: the catalogue (the locations of services) and delegations (the right to act for a tenant)."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ SERVICE: Final = Kind(
         DELEGATES: Attribute(
             "immutable",
             type="boolean",
-            description="of deploy: the region is called in tenants' names, by a delegation",
+            description="of deploy: the region is called in tenants' names, with a delegation",
         ),
         ORIGIN: Attribute(
             "immutable",
             pattern=f"{INSTALLATION}|{IDENTITY}|{OPERATOR}",
-            description="who entered it, where no service manager or provider did: the cloud controller itself at its "
-            "start, the comparison with the identity service's catalogue, or an operator",
+            description="origin of an entry of no service manager or provider: the cloud controller itself at its start, the "
+            "comparison with the identity service's catalogue, or an operator",
         ),
-        ISSUER: Attribute("immutable", description="issuer of the service manager's token by which it was entered"),
+        ISSUER: Attribute("immutable", description="issuer of the service manager's token that entered it"),
         PUBLISHER: Attribute("immutable", description="id of the tenant that published the type"),
     },
     location="/service/",
@@ -104,14 +104,14 @@ EXCHANGE: Final = Action(
     "Get a short-lived token for another service manager or, for the cloud controller itself, for a platform",
     {
         EXCHANGE_AUDIENCE: Attribute(
-            "required", description="type identifier of the service to be ordered, or platform:<region>"
+            "required", description="type identifier of the service to order, or platform:<region>"
         )
     },
 )
 ADOPT: Final = Action(
     SCHEME,
     "adopt",
-    "Go on for the tenant with an operator's own token for its project, in X-Subject-Token, its user being gone",
+    "Continue for a tenant whose user is gone, with an operator's own token for its project in X-Subject-Token",
 )
 
 DELEGATION: Final = Kind(
@@ -119,15 +119,15 @@ DELEGATION: Final = Kind(
     "delegation",
     related=[Resource.kind],
     actions=[EXCHANGE, ADOPT],
-    title="Who acts for whom",
+    title="Right to act for a tenant",
     attributes={
         DELEGATION_STATE: Attribute("immutable", pattern="active|revoked|lost"),
         DELEGATION_REASON: Attribute("immutable", description="why it is lost"),
         DELEGATION_EXPIRES: Attribute(
-            "immutable", type="number", description="end of the token, in seconds since 1970"
+            "immutable", type="number", description="expiry of the token, in seconds since 1970"
         ),
         DELEGATION_TOKEN: Attribute("immutable", secret=True),
-        DELEGATION_PARENT: Attribute("", description="instance whose delegation this one hangs on"),
+        DELEGATION_PARENT: Attribute("", description="instance whose delegation this one derives from"),
     },
     location="/delegation/",
 )
@@ -135,11 +135,11 @@ DELEGATION: Final = Kind(
 VALIDATE: Final = Action(
     SCHEME,
     "validate",
-    "Tell everything that is wrong with a document",
+    "List everything that is wrong with a document",
     {
         attribute("document.format"): Attribute("required", description="manifest, or a template format"),
         attribute("document.content"): Attribute("required", description="the document as text"),
-        attribute("document.name"): Attribute("", description="its file name, for the texts"),
+        attribute("document.name"): Attribute("", description="its file name, for error texts"),
     },
 )
 VALIDATION: Final = Kind(

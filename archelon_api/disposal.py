@@ -1,4 +1,4 @@
-"""Disposal: takes down everything that carries an instance's label, and proves that nothing is left."""
+"""Disposal: removes everything that carries an instance's label, and proves that nothing is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISPOSAL: Final = Kind(
     attributes={
         **LABELS,
         DISPOSAL_STATE: Attribute("immutable", pattern="running|done|failed"),
-        DISPOSAL_MESSAGE: Attribute("immutable", description="what is in the way, in plain words"),
+        DISPOSAL_MESSAGE: Attribute("immutable", description="what prevents the removal, in plain language"),
         DISPOSAL_AUDIT: Attribute(
             "immutable",
             type="array",

@@ -1,4 +1,4 @@
-"""DNS: names for what was deployed. The provision module keeps them, in regions whose platform has a name server."""
+"""DNS: names for deployed resources. The provision module sets them, in regions whose platform has a name server."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ RECORD: Final = Kind(
     title="Record of a zone",
     attributes={
         **LABELS,
-        REGION: Attribute("required", description="region whose name server has it"),
+        REGION: Attribute("required", description="region whose name server serves it"),
         ZONE: Attribute("required", description="domain, in lower case, without the dot at its end"),
         NAME: Attribute("required", description="name below the zone, in lower case; @ for the zone itself"),
         TYPE: Attribute("required", pattern="A|AAAA|CNAME|MX|SRV|TXT"),
-        VALUE: Attribute("required", description="its data; a name in it is written whole, with the dot at its end"),
-        TTL: Attribute("", type="number", default=300, description="seconds that others may remember it"),
+        VALUE: Attribute("required", description="its data; a name in it is written in full, with the dot at its end"),
+        TTL: Attribute("", type="number", default=300, description="seconds that resolvers may cache it"),
         STATE: Attribute("immutable", pattern="waiting|active|failed|leaving"),
         MESSAGE: Attribute("immutable", description="what it waits for, or why it failed"),
     },

@@ -20,13 +20,14 @@ from . import deploy, design, disposal, dns, names, orchestrator, provision, run
 
 __all__ = ["page"]
 
-_HEAD: Final = """# The wire
+_HEAD: Final = """# Wire protocol
 
-What Archelon's services say to one another, written from `archelon_api` by `python -m archelon_api.document`. All of
-it is OCCI 1.2. [architecture.md](architecture.md) walks one order through it, and has the rules that hold for every request.
+The kinds, attributes and actions that Archelon's services exchange, generated from `archelon_api` by
+`python -m archelon_api.document`. All of it is OCCI 1.2. [architecture.md](architecture.md) follows one order through it, and
+lists the rules that hold for every request.
 
-In the tables *use* is `required` (given at creation), `provider` (set by the service alone) or nothing; *secret* values are
-encrypted at rest and shown on a GET of their one entity alone.
+In the tables, *use* is `required` (given at creation), `provider` (set only by the service) or empty; *secret* values are
+encrypted at rest and shown only on a GET of their one entity.
 """
 
 _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
@@ -46,7 +47,7 @@ def page() -> str:
     parts = [_HEAD, "## Every object of an instance\n", _table(names.LABELS)]
     parts += [
         "## Every instance\n",
-        "Beside what its manifest declares.\n",
+        "In addition to the attributes that its manifest declares.\n",
         _table(service_manager.INSTANCE_ATTRIBUTES),
     ]
     for title, module in _MODULES:
@@ -123,9 +124,9 @@ def _claims() -> Iterator[str]:
     yield "| claim | value |\n| --- | --- |"
     listed = ", ".join([f"`{each}`" for each in audiences])
     yield f"| `sub` | `{tokens.subject_of_instance('<uuid>')}` or `{tokens.subject_of_service_manager('<name>')}` |"
-    yield f"| `aud` | {listed}, `{tokens.audience_of_orchestrator('<uuid>')}`, or another service manager's type |"
+    yield f"| `aud` | {listed}, `{tokens.audience_of_orchestrator('<uuid>')}`, or the type of another service manager's service |"
     yield f"| `{tokens.CLAIM_TENANT}` | the tenant |"
-    yield f"| `{tokens.CLAIM_INSTANCE}` | the instance, where the token is about one |"
+    yield f"| `{tokens.CLAIM_INSTANCE}` | the instance, if the token is about one |"
     yield f"| `exp` | at most {tokens.LIFETIME} s after `iat` |\n"
 
 

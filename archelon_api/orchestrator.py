@@ -1,10 +1,10 @@
-"""An orchestrator's face (Hurtle's): one entity at `/orchestrator/default`, phases as actions, events as `notify`.
+"""An orchestrator's HTTP interface (Hurtle's): one entity at `/orchestrator/default`, phases as actions, events as `notify`.
 
-A phase action answers at once; its outcome comes as a report to the service manager (`service_manager.REPORT`).
+A phase action returns at once; its outcome is reported to the service manager (action `report`).
 
-An event (`notify`, `act`) is answered 200 once it was worked off and the service manager has heard the report that says so in its
-private state, if there is anything to work off; before that 503, with Retry-After. Who tells of it tells again until it is a 200;
-an event that waits already is not taken twice. So an event outlives the process that took it.
+The response to an event (`notify`, `act`) is 200 when the event is processed and the service manager has acknowledged the report
+that records it in the private state, if the event requires any work; before that it is 503, with Retry-After. The sender retries
+until it gets a 200; a pending event is not accepted twice. So an event survives the process that received it.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ _ORDER: Final = {
         "required",
         type="number",
         pattern=whole_number(),
-        description="of the order; an older one than the last is a 409",
+        description="of the order; a generation older than the last is a 409",
     ),
     PARAMETERS: Attribute("", type="object", secret=True, description="the tenant's attributes"),
-    INTERNAL_PARAMETERS: Attribute("", type="object", secret=True, description="the provider's, for this phase"),
+    INTERNAL_PARAMETERS: Attribute("", type="object", secret=True, description="provider's parameters for this phase"),
 }
 
 
@@ -92,11 +92,11 @@ def _phase(term: str, title: str) -> Action:
 
 #: Phases by name. DELETE of the entity is the phase `destroy`.
 PHASE_ACTIONS: Final = {
-    "deploy": _phase("deploy", "Make the virtual resources"),
-    "provision": _phase("provision", "Configure them"),
-    "update": _phase("update", "Make them what the parameters now say"),
-    "stop": _phase("stop", "Stop what runs, keeping it"),
-    "start": _phase("start", "Start it again"),
+    "deploy": _phase("deploy", "Create the virtual resources"),
+    "provision": _phase("provision", "Configure the virtual resources"),
+    "update": _phase("update", "Update the virtual resources to the new parameters"),
+    "stop": _phase("stop", "Stop the virtual resources, keeping them"),
+    "start": _phase("start", "Start the stopped virtual resources"),
 }
 
 ACT: Final = Action(
@@ -105,7 +105,7 @@ ACT: Final = Action(
     "Invoke an action that the service declares",
     {
         **_ORDER,
-        EVENT_ID: Attribute("required", description="the same id is taken once; 503 until it was worked off"),
+        EVENT_ID: Attribute("required", description="each id is accepted once; 503 until the event is processed"),
         ACTION_NAME: Attribute("required", description="term of the declared action"),
         ACTION_ATTRIBUTES: Attribute("", type="object", secret=True),
     },
@@ -114,11 +114,11 @@ ACT: Final = Action(
 NOTIFY: Final = Action(
     SCHEME,
     "notify",
-    "Tell of an event; the same event.id is taken once",
+    "Notify of an event; each event.id is accepted once",
     {
-        EVENT_ID: Attribute("required", description="503 until it was worked off: tell again"),
+        EVENT_ID: Attribute("required", description="503 until the event is processed: retry"),
         EVENT_TYPE: Attribute("required", pattern="|".join(EVENT_TYPES)),
-        EVENT_SUBJECT: Attribute("", description="path of what it is about, such as a stack's"),
+        EVENT_SUBJECT: Attribute("", description="path of the object concerned, such as a stack's"),
         EVENT_DATA: Attribute("", type="object"),
         EVENT_TIME: Attribute("", description="RFC 3339"),
     },
@@ -135,9 +135,9 @@ ORCHESTRATOR: Final = Kind(
         TENANT: Attribute("required", description="id of the tenant"),
         SERVICE: Attribute("required", description="type identifier of the service"),
         **_ORDER,
-        PRIVATE: Attribute("", type="object", secret=True, description="what it reported as private before it went"),
+        PRIVATE: Attribute("", type="object", secret=True, description="private state of its last report"),
         TOKENS: Attribute("", type="object", secret=True, description="audience to token"),
-        STACK_STATE: Attribute("immutable", description="Heat's words"),
+        STACK_STATE: Attribute("immutable", description="Heat's state"),
         STACK_ID: Attribute("immutable"),
     },
     location="/orchestrator/",

@@ -1,4 +1,4 @@
-"""Provision: configures what was deployed."""
+"""Provision: configures deployed resources."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ CONFIGURATION: Final = Kind(
         CONFIGURATION_STACK: Attribute("required", description="path of the stack"),
         CONFIGURATION_NODE: Attribute("required", description="name of the node in the stack's template"),
         CONFIGURATION_NAME: Attribute(
-            "required", description="of the instance's own choosing; its path derives from it"
+            "required", description="chosen by the instance; the configuration's path derives from it"
         ),
         CONFIGURATION_KIND: Attribute("required", pattern="cloud-init|ssh|software-config|process"),
         CONFIGURATION_CONTENT: Attribute("required", type="object", secret=True),
         CONFIGURATION_STATE: Attribute("immutable", pattern="waiting|running|done|failed"),
-        CONFIGURATION_RESULT: Attribute("immutable", description="what it printed, or why it failed"),
-        CONFIGURATION_ATTEMPT: Attribute("immutable", type="number", description="how often it was to be carried out"),
+        CONFIGURATION_RESULT: Attribute("immutable", description="its output, or why it failed"),
+        CONFIGURATION_ATTEMPT: Attribute("immutable", type="number", description="how often it was ordered"),
     },
     location="/configuration/",
 )

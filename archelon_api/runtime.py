@@ -1,4 +1,4 @@
-"""Runtime: what is measured, and what is told when a measure crosses a line."""
+"""Runtime: monitors of metrics, and alarms on thresholds."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ ALARM: Final = Kind(
         ALARM_METRIC: Attribute("required", description="name of the metric; its values over all nodes are averaged"),
         ALARM_OPERATOR: Attribute("required", pattern=">|>=|<|<="),
         ALARM_THRESHOLD: Attribute("required", type="number"),
-        ALARM_FOR: Attribute("", type="number", default=0, description="seconds that it has to hold"),
+        ALARM_FOR: Attribute("", type="number", default=0, description="seconds that the condition has to hold"),
         ALARM_SEVERITY: Attribute("", pattern="info|warning|critical", default="warning"),
         ALARM_STATE: Attribute("immutable", pattern="unknown|ok|pending|firing"),
         ALARM_VALUE: Attribute("immutable", type="number"),

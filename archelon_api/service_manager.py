@@ -1,4 +1,4 @@
-"""The service manager: what it adds to every service's kind, what orchestrators report to it, the history it keeps."""
+"""The service manager: its additions to every service's kind, the reports of orchestrators, and the history of instances."""
 
 from __future__ import annotations
 
@@ -73,30 +73,30 @@ PHASES: Final = ("activate", "deploy", "provision", "update", "stop", "start", "
 #: What every instance has beside what its manifest declares.
 INSTANCE_ATTRIBUTES: Final = {
     STATE: Attribute("immutable", pattern="|".join(STATES)),
-    STATE_MESSAGE: Attribute("immutable", description="what it waits for, or why it failed, in plain words"),
-    "occi.mcn.stack.state": Attribute("immutable", description="Heat's words; the least successful of all regions"),
+    STATE_MESSAGE: Attribute("immutable", description="what it waits for, or why it failed, in plain language"),
+    "occi.mcn.stack.state": Attribute("immutable", description="Heat's state; the least successful of all regions"),
     "occi.mcn.stack.id": Attribute("immutable", description="region:id,region:id"),
-    REGION: Attribute("", description="where to deploy; the manifest's regions without it"),
+    REGION: Attribute("", description="region to deploy to; default the manifest's regions"),
     BUNDLE_VERSION: Attribute("immutable"),
     GENERATION: Attribute("immutable", type="number"),
-    LOCKED: Attribute("immutable", description="delete, or update; nothing where it is not locked"),
-    INSTANCE: Attribute("immutable", description="its id, under which its record is kept"),
+    LOCKED: Attribute("immutable", description="delete or update; absent if it is not locked"),
+    INSTANCE: Attribute("immutable", description="its id, and the id of its record"),
 }
 
 _ACTIONS: Final = scheme("service-manager/action")
 STOP: Final = Action(_ACTIONS, "stop", "Stop the instance, keeping its resources")
 START: Final = Action(_ACTIONS, "start", "Start a stopped instance")
-RETRY: Final = Action(_ACTIONS, "retry", "Try the failed phase again")
+RETRY: Final = Action(_ACTIONS, "retry", "Retry the failed phase")
 LOCK: Final = Action(
     _ACTIONS,
     "lock",
     "Refuse delete, or delete and update, until unlocked",
     {attribute("lock"): Attribute("", pattern="delete|update", default="delete")},
 )
-UNLOCK: Final = Action(_ACTIONS, "unlock", "Take the lock off")
+UNLOCK: Final = Action(_ACTIONS, "unlock", "Remove the lock")
 LIFECYCLE_ACTIONS: Final = (STOP, START, RETRY, LOCK, UNLOCK)
 
-# --- what an orchestrator tells --------------------------------------------------------------------------------------
+# --- an orchestrator's reports ---------------------------------------------------------------------------------------
 
 PHASE: Final = attribute("phase")
 PHASE_STATE: Final = attribute("phase.state")
@@ -112,15 +112,15 @@ PRIVATE_LIMIT: Final = 256 << 10
 REPORT: Final = Action(
     SCHEME,
     "report",
-    "Tell how a phase goes; for the instance's own token alone",
+    "Report the state of a phase; with the instance's own token only",
     {
         GENERATION: Attribute("required", type="number", pattern=whole_number()),
-        PHASE: Attribute("", pattern="|".join(PHASES), description="nothing where only outputs or private change"),
+        PHASE: Attribute("", pattern="|".join(PHASES), description="omitted if only outputs or private change"),
         PHASE_STATE: Attribute("", pattern="|".join(PHASE_STATES)),
-        PHASE_MESSAGE: Attribute("", description="for the tenant, in plain words"),
+        PHASE_MESSAGE: Attribute("", description="for the tenant, in plain language"),
         "occi.mcn.stack.state": Attribute(""),
         "occi.mcn.stack.id": Attribute(""),
-        OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces those before"),
+        OUTPUTS: Attribute("", type="object", secret=True, description="name to value; replaces the previous ones"),
         PRIVATE: Attribute("", type="object", secret=True, description="the orchestrator's own state"),
         REPORTED_LINKS: Attribute(
             "",
@@ -130,9 +130,7 @@ REPORT: Final = Action(
         ),
     },
 )
-RENEW: Final = Action(
-    SCHEME, "renew", "Get fresh tokens; with the start token, or a signed one of the instance that still holds"
-)
+RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens, with the start token or a valid signed token of the instance")
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 
@@ -155,7 +153,7 @@ RESOURCE_LINK: Final = Kind(
 
 # --- catalogue and history -------------------------------------------------------------------------------------------
 
-ROLL: Final = Action(SCHEME, "roll", "Bring the service's instances to this bundle, one after another")
+ROLL: Final = Action(SCHEME, "roll", "Update the service's instances to this bundle, one after another")
 
 PUBLISHED: Final = Kind(
     SCHEME,
@@ -186,13 +184,13 @@ RECORD: Final = Kind(
         SERVICE: Attribute("immutable"),
         attribute("instance"): Attribute("immutable"),
         attribute("record.created"): Attribute("immutable", description="RFC 3339"),
-        attribute("record.ended"): Attribute("immutable", description="RFC 3339; nothing while it lives"),
+        attribute("record.ended"): Attribute("immutable", description="RFC 3339; absent while the instance exists"),
         attribute("record.phases"): Attribute(
             "immutable",
             type="array",
             description=f"objects of phase, generation, start, duration (s), outcome ({', '.join(HISTORY_STATES)}), message",
         ),
-        attribute("record.audit"): Attribute("immutable", type="array", description="what disposal removed"),
+        attribute("record.audit"): Attribute("immutable", type="array", description="objects that disposal removed"),
     },
     location="/record/",
 )

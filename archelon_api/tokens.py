@@ -1,4 +1,4 @@
-"""Claims of the signed tokens by which our services know one another (JWT, RFC 7519)."""
+"""Claims of the signed tokens with which Archelon's services authenticate to one another (JWT, RFC 7519)."""
 
 from __future__ import annotations
 
