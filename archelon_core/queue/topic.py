@@ -15,6 +15,7 @@ from typing import Generic, NewType, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from ..backoff import Backoff
 from .progress import Progress
 
 __all__ = ["Handler", "Item", "Priority", "Retry", "Token", "Topic", "describe"]
@@ -106,9 +107,7 @@ class Retry:
             failures: 1 or more.
             fraction: chance, in [0, 1): the pause lies between half and all of the doubled time.
         """
-        # 2 ** 64 seconds is beyond any ceiling, and beyond it a float would overflow.
-        full = min(self.ceiling, self.first * 2.0 ** min(failures - 1, 64))
-        return full * (0.5 + 0.5 * fraction)
+        return Backoff(self.first, self.ceiling, jitter=0.5).delay(failures, fraction)
 
 
 def describe(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from archelon_api import deploy
+from archelon_core.backoff import Backoff
 from archelon_core.errors import HttpError
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
@@ -30,7 +31,8 @@ __all__ = ["ApplicationWork", "topic"]
 #: Seconds between looks at a failed one, at most: it may have come back by itself.
 _FAILED: Final = 1.0
 _SOONEST: Final = 0.1
-_LONGEST_PAUSE: Final = 60.0
+#: Seconds before one that failed is started again.
+_PAUSES: Final = Backoff(1.0, longest=60.0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class ApplicationWork:
 
     def _failed(self, kept: dict[str, Any]) -> None:
         failures = int(kept.get("failures", 0)) + 1
-        kept.update(failures=failures, next=self._clock() + min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)))
+        kept.update(failures=failures, next=self._clock() + _PAUSES.delay(failures))
 
     def _pause(self, state: ApplicationState, kept: Mapping[str, Any]) -> float:
         pace = self._applications.pace

@@ -12,6 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from archelon_api import dns
+from archelon_core.backoff import Backoff
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..core.entities import Entities
@@ -21,10 +22,8 @@ from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 
 __all__ = ["DnsWork", "topic"]
 
-#: Seconds between two looks at a record that is on its way: at first, from look to look, and at most.
-_FIRST: Final = 0.5
-_GROWTH: Final = 1.4
-_LONGEST: Final = 30.0
+#: Seconds between two polls of a record that is on its way.
+_PAUSES: Final = Backoff(0.7, longest=30.0, factor=1.4)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class DnsWork:
         seen = Seen(present, named, looks)
         if named is None or named.state != WAITING:
             return Done(seen)
-        return Wait(min(_FIRST * _GROWTH ** min(looks, 20), _LONGEST), seen)
+        return Wait(_PAUSES.delay(looks), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
         """Into the entity."""

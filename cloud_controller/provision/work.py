@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from archelon_api import deploy, provision
+from archelon_core.backoff import Backoff
 from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
 
 from ..core.entities import Entities
@@ -21,10 +22,8 @@ from .backend import TOPIC, configuration_order
 __all__ = ["ConfigurationWork", "topic"]
 
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
-#: Seconds between two looks at one that waits: at first, from look to look, and at most.
-_FIRST: Final = 0.5
-_GROWTH: Final = 1.3
-_LONGEST: Final = 5.0
+#: Seconds between two steps for one that waits.
+_PAUSES: Final = Backoff(0.5, longest=5.0, factor=1.3)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class ConfigurationWork:
         seen = Seen(present, outcome, looks, region)
         if outcome is None or outcome.state != "waiting":
             return Done(seen)
-        return Wait(min(_FIRST * _GROWTH ** min(looks - 1, 20), _LONGEST), seen)
+        return Wait(_PAUSES.delay(looks), seen)
 
     def _configured(self, wanted: Wanted) -> Configured:
         if wanted.stack_state not in _READY:
