@@ -17,13 +17,16 @@ from ..core import notifications
 from ..core.entities import Entities
 from ..core.notification_sender import Sender
 from ..core.notifications import Notices, Send
-from ..deploy import application_work, retention, stack_work, watching
+from ..core.resource_handler import ResourceHandler
+from ..deploy import retention, watching
+from ..deploy.application_work import ApplicationWork
+from ..deploy.stack_work import StackWork
 from ..design import mirror, unclaimed
 from ..disposal import work as disposal_work
 from ..platforms.interface import Watcher
-from ..provision import dns_work
-from ..provision import work as provision_work
-from ..runtime import work as runtime_work
+from ..provision.dns_work import DnsWork
+from ..provision.work import ConfigurationWork
+from ..runtime.work import AlarmWork, MonitorWork
 from ..settings import CloudControllerSettings
 from .dependencies import Parts
 from .web import MODULES, isolation_checks, modules_of
@@ -48,20 +51,21 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     holdings = {region: platform.holdings for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     regions = parts.regions
+    handlers: list[ResourceHandler[Any, Any]] = []
     topics: list[queue.Topic[Any, Any]] = []
     if "deploy" in names:
-        topics += [
-            application_work.topic(
-                application_work.ApplicationWork(
-                    objects,
-                    entities,
-                    told,
-                    applications=regions.applications,
-                    unpacked=parts.unpacked,
-                    clock=parts.clock,
-                )
+        handlers += [
+            ApplicationWork(
+                objects,
+                entities,
+                told,
+                applications=regions.applications,
+                unpacked=parts.unpacked,
+                clock=parts.clock,
             ),
-            stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
+            StackWork(objects, entities, told, regions=regions),
+        ]
+        topics += [
             watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
             retention.topic(
                 retention.BundleRetention(
@@ -70,21 +74,20 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             ),
         ]
     if "provision" in names:
-        topics += [
-            provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)),
-            dns_work.topic(dns_work.DnsWork(objects, entities, parts.name_servers)),
+        handlers += [
+            ConfigurationWork(objects, entities, configures),
+            DnsWork(objects, entities, parts.name_servers),
         ]
     if "runtime" in names:
         targets = {region: platform.targets for region, platform in parts.platforms.items()}
-        topics += runtime_work.topics(objects, entities, told, targets=targets, clock=parts.clock)
+        handlers += [
+            MonitorWork(objects, entities, targets=targets, clock=parts.clock),
+            AlarmWork(objects, entities, told),
+        ]
     if "disposal" in names:
         sweep = disposal_work.Sweep(parts.database, objects, holdings=holdings, grace=parts.orphan_grace)
-        topics += [
-            disposal_work.topic(
-                disposal_work.DisposalWork(objects, entities, told, holdings=holdings, clock=parts.clock)
-            ),
-            disposal_work.sweep_topic(sweep),
-        ]
+        handlers.append(disposal_work.DisposalWork(objects, entities, told, holdings=holdings, clock=parts.clock))
+        topics.append(disposal_work.sweep_topic(sweep))
     if "design" in names and parts.catalogue is not None:
         compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
         ended = unclaimed.unclaimed_ended(
@@ -98,6 +101,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
             queue.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
         ]
+    topics += [each.as_topic() for each in handlers]
     topics.append(
         notifications.topic(notifications.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock))
     )

@@ -115,6 +115,6 @@ class BundleRetention:
             self._registry.save(path, entity, extras)
 
 
-def topic(retention: BundleRetention) -> Topic[None, None]:
+def topic(retention: BundleRetention) -> Topic[Any, Any]:
     """The topic."""
     return recurring(TOPIC, retention, timeout=120.0)

@@ -61,8 +61,8 @@ class Order:
     private: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
-class Reconciler:
-    """`archelon_core.queue.Handler` of the topic `instance`.
+class Reconciler(queue.Handler[Order, Change]):
+    """Handler of the topic `instance`.
 
     Args:
         url: under which this service manager is reached by orchestrators.
@@ -102,7 +102,7 @@ class Reconciler:
 
     # load -------------------------------------------------------------------------------------------------------------
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[Order, Change] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> Order | None:
         """The instance as it is; None if it is gone."""
         instance = self._instances.find(connection, item.key)
         if instance is None:
@@ -120,11 +120,11 @@ class Reconciler:
             start_token = self._cipher.decrypt(instance.start_token, context=(instance.id, "start_token"))
         if isinstance(step, planner.Activate) and instance.private:
             private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
-        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}")), Change()
+        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}"))
 
     # step -------------------------------------------------------------------------------------------------------------
 
-    def step(self, order: Order, _nothing: Change) -> queue.Progress[Change]:
+    def step(self, order: Order) -> queue.Progress[Change]:
         """Take the next step."""
         if isinstance(order.next, planner.Rest):
             return queue.Done()
@@ -388,9 +388,9 @@ class Reconciler:
 
     # save -------------------------------------------------------------------------------------------------------------
 
-    def save(self, connection: sa.Connection, item: queue.Item, change: Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: Change) -> None:
         """Write what a step did."""
-        self._changes.write(connection, item.key, change)
+        self._changes.write(connection, item.key, observed)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """A slip of our own, many times in a row: say so, and let the tenant retry or delete."""
