@@ -33,8 +33,9 @@ from .web import MODULES, isolation_checks, modules_of
 
 __all__ = ["run", "topics_of", "worker_of"]
 
-#: Seconds for one look at the identity service, which takes several calls.
+#: Seconds for one look at the identity service, which takes several calls, and for one sweep of all there is.
 _IDENTITY: Final = 60.0
+_SWEEP: Final = 120.0
 
 
 def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[queue.Topic[Any, Any]]:
@@ -50,34 +51,25 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     objects, entities, told = parts.objects, Entities(registry), Notices(parts.queue)
     holdings = {region: platform.holdings for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
-    regions = parts.regions
+    regions, unpacked = parts.regions, parts.unpacked
     handlers: list[ResourceHandler[Any, Any]] = []
     topics: list[queue.Topic[Any, Any]] = []
     if "deploy" in names:
         handlers += [
             ApplicationWork(
-                objects,
-                entities,
-                told,
-                applications=regions.applications,
-                unpacked=parts.unpacked,
-                clock=parts.clock,
+                objects, entities, told, applications=regions.applications, unpacked=unpacked, clock=parts.clock
             ),
             StackWork(objects, entities, told, regions=regions),
         ]
+        unused = retention.BundleRetention(
+            parts.database, registry, unpacked, grace=parts.bundle_grace, clock=parts.clock
+        )
         topics += [
             watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
-            retention.topic(
-                retention.BundleRetention(
-                    parts.database, registry, parts.unpacked, grace=parts.bundle_grace, clock=parts.clock
-                )
-            ),
+            queue.recurring(retention.TOPIC, unused, timeout=_SWEEP),
         ]
     if "provision" in names:
-        handlers += [
-            ConfigurationWork(objects, entities, configures),
-            DnsWork(objects, entities, parts.name_servers),
-        ]
+        handlers += [ConfigurationWork(objects, entities, configures), DnsWork(objects, entities, parts.name_servers)]
     if "runtime" in names:
         targets = {region: platform.targets for region, platform in parts.platforms.items()}
         handlers += [
@@ -87,7 +79,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     if "disposal" in names:
         sweep = disposal_work.Sweep(parts.database, objects, holdings=holdings, grace=parts.orphan_grace)
         handlers.append(disposal_work.DisposalWork(objects, entities, told, holdings=holdings, clock=parts.clock))
-        topics.append(disposal_work.sweep_topic(sweep))
+        topics.append(queue.recurring(disposal_work.SWEEP, sweep, timeout=_SWEEP))
     if "design" in names and parts.catalogue is not None:
         compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
         ended = unclaimed.unclaimed_ended(

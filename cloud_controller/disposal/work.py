@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import deploy, disposal, dns, provision, runtime
 from archelon_core.database import Database
-from archelon_core.queue import Done, Item, Progress, Topic, Wait, recurring
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
 from ..core.notifications import Notices
@@ -26,7 +26,7 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Holdings, HoldingsError
 from .backend import TOPIC
 
-__all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic"]
+__all__ = ["SWEEP", "DisposalWork", "Sweep"]
 
 #: The topic of the sweep; seeded with the key `all`.
 SWEEP: Final = "disposal.sweep"
@@ -319,8 +319,3 @@ class Sweep:
             extra={"instance": instance, "region": region, "objects": what, "removed": gone, "problem": problem},
         )
         return gone or bool(problem)
-
-
-def sweep_topic(sweep: Sweep) -> Topic[Any, Any]:
-    """The sweep's topic."""
-    return recurring(SWEEP, sweep, timeout=120.0)
