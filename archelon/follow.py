@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from archelon_api import service_manager as wire
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .errors import CommandError, Status
@@ -19,8 +20,8 @@ __all__ = ["SETTLED", "Look", "Moving", "await_settled", "follow"]
 
 #: States that an instance stays in until somebody asks for something.
 SETTLED: Final = ("active", "inactive", "fail")
-_FIRST: Final = 0.1
-_LONGEST: Final = 1.0
+#: Seconds between two polls while nothing changes.
+_PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def follow(
     until = None if timeout is None else moving.clock() + timeout
     etag: str | None = None
     said = ("", "")
-    pause = _FIRST
+    pauses = iter(_PAUSES)
     while True:
         try:
             entity = service_manager.get(path) if etag is None else service_manager.get(path, etag=etag)
@@ -64,19 +65,18 @@ def follow(
             yield Look("gone", "", None)
             return
         if entity is None:
-            pause = min(_LONGEST, pause * 1.3)
             yield None
         else:
             etag = entity.etag
             now = str(entity.attributes.get(wire.STATE)), str(entity.attributes.get(wire.STATE_MESSAGE) or "")
             yield Look(*now, entity) if now != said else None
-            said, pause = now, _FIRST
+            said, pauses = now, iter(_PAUSES)
         if until is not None and moving.clock() > until:
             raise CommandError(
                 f"{path} is still in {said[0]} after {timeout:g} s{_because(said[1])}; it goes on: `archelon instance watch`",
                 status=Status.TIMED_OUT,
             )
-        moving.sleep(pause)
+        moving.sleep(next(pauses))
 
 
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:

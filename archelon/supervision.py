@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Final
 
 from archelon_core import private_files
+from archelon_core.backoff import Backoff
 
 __all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
 
 #: Environment variable with the descriptor of the pipe. Not one of the services' settings, whose names begin otherwise.
 LIFELINE: Final = "LIFELINE_OF_ARCHELON"
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 10.0
+#: Seconds before a process that ended is started again.
+_PAUSES: Final = Backoff(0.1, longest=10.0)
 #: Seconds after which a process that ends has nothing to do with its last end: four times what a start takes.
 _SETTLED: Final = 5.0
 #: Bytes after which a log is cut; the part before is kept until the next time.
@@ -156,7 +157,7 @@ class Supervisor:
                 )
 
     def _keep(self, program: Program) -> None:
-        pause = _FIRST_PAUSE
+        pauses = iter(_PAUSES)
         while True:
             begun = self._clock()
             status = self._await_end(self._processes[program.name])
@@ -165,17 +166,15 @@ class Supervisor:
             with self._lock:
                 self._ends[program.name] = self._ends.get(program.name, 0) + 1
             if self._clock() - begun > _SETTLED:
-                pause = _FIRST_PAUSE
+                pauses = iter(_PAUSES)
             self._told(f"{program.name} ended ({_told(status)}) and is started again; its log: {program.log}")
-            started = False
-            while not started:
-                if self._stopping.wait(pause):
-                    return
-                pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = next(pauses)
+            while not self._stopping.wait(pause):
                 try:
                     self._launch(program)
-                    started = True
+                    break
                 except OSError as problem:
+                    pause = next(pauses)
                     self._told(f"{program.name} cannot be started: {problem.strerror}; tried again in {pause:g} s")
             if self._stopping.is_set():
                 return

@@ -48,7 +48,8 @@ class _Empty:
         observed = connection.scalar(_LOAD, {"k": item.key})
         return None if observed is None else (STEPS, observed)
 
-    def step(self, wanted: int, observed: int) -> work.Progress[int]:
+    def step(self, loaded: tuple[int, int]) -> work.Progress[int]:
+        wanted, observed = loaded
         return work.Done(wanted) if observed + 1 >= wanted else work.Advance(observed + 1)
 
     def save(self, connection: sa.Connection, item: work.Item, observed: int) -> None:

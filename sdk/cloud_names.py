@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from archelon_api import dns, names
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .catalogue import Design
@@ -22,8 +23,8 @@ from .settings import ENV_ZONES
 
 __all__ = ["CloudNames"]
 
-_FIRST: Final = 0.25
-_LONGEST: Final = 5.0
+#: Seconds between two polls of a record that the name server is to take or to remove.
+_PAUSES: Final = Backoff(0.25, longest=5.0, factor=1.6)
 _KIND: Final = dns.RECORD.scheme + dns.RECORD.term
 
 
@@ -87,21 +88,18 @@ class CloudNames:
         return path
 
     def _until_set(self, service: Service, path: str, name: str) -> None:
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while (state := _text(found := service.get(path), dns.STATE)) != "active":
             if state == "failed":
                 raise Failure(f"the name {name} cannot be set: {_text(found, dns.MESSAGE) or 'no reason is known'}")
-            self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
+            self._pace.wait(next(pauses))
 
     def _until_gone(self, service: Service, paths: Iterable[str]) -> None:
         for path in paths:
-            pause = _FIRST
             with contextlib.suppress(client.NotFoundError):
-                while True:
+                for pause in _PAUSES:
                     service.get(path)
                     self._pace.wait(pause)
-                    pause = min(pause * 1.6, _LONGEST)
 
     def _present(self, zone: str) -> list[client.Entity]:
         return list(self._service().list(dns.RECORD.location, attributes={dns.ZONE: zone}))

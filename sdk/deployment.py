@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import bundles
 from archelon_api import deploy, names
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from . import templates
@@ -27,9 +28,8 @@ from .ports import Pace, Service
 __all__ = ["Deployment", "Resource", "Stack"]
 
 _LOG = logging.getLogger("archelon.sdk")
-#: Seconds between looks at a stack: the first, and the longest. A notice ends the wait at once.
-_FIRST: Final = 0.25
-_LONGEST: Final = 10.0
+#: Seconds between two polls of a stack. A notice ends the wait at once.
+_PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
 
 Result = TypeVar("Result")
 
@@ -290,10 +290,9 @@ class Deployment:
         Raises:
             StackFailure: it has failed.
         """
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while stack.in_progress:
-            self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
+            self._pace.wait(next(pauses))
             stack = _stack(self._service.get(stack.path))
         if stack.failed:
             raise StackFailure(
@@ -330,15 +329,15 @@ class Deployment:
 
         A phase that fails so is repeated by the service manager. An event comes once: nobody would repeat what it asks for.
         """
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while True:
+            pause = next(pauses)
             try:
                 return call()
             except (client.TransportError, client.UnavailableError):
-                if pause >= _LONGEST:
+                if pause >= _PAUSES.longest:
                     raise
             self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
 
     def suspend(self) -> None:
         """Stop what the stacks run, keeping them."""
@@ -377,8 +376,7 @@ class Deployment:
             return
 
     def _await_absence(self, stack: Stack) -> None:
-        pause = _FIRST
-        while True:
+        for pause in _PAUSES:
             try:
                 seen = _stack(self._service.get(stack.path))
             except client.NotFoundError:
@@ -386,7 +384,6 @@ class Deployment:
             if seen.state == "DELETE_FAILED":
                 raise StackFailure(f"the stack {seen.name} in {seen.region} cannot be removed: {seen.reason}")
             self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
 
 
 def _stack(shown: client.Entity) -> Stack:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import bundles
 from archelon_api import provision
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .catalogue import Design
@@ -18,8 +19,8 @@ from .ports import Pace
 
 __all__ = ["Configuration", "Provisioning"]
 
-_FIRST: Final = 0.25
-_LONGEST: Final = 10.0
+#: Seconds between two polls of a configuration that is being carried out.
+_PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,10 +79,9 @@ class Provisioning:
         service = self._design.cloud(provision.SCHEME)
         shown, _ = service.put(path, provision.CONFIGURATION.scheme + provision.CONFIGURATION.term, attributes)
         found = _configuration(shown)
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while found.state not in ("done", "failed"):
-            self._pace.wait(pause)
-            pause = min(pause * 1.6, _LONGEST)
+            self._pace.wait(next(pauses))
             found = _configuration(service.get(path))
         if found.state == "failed":
             raise Failure(f"configuring {node} failed: {found.result or 'no reason is known'}")

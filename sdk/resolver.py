@@ -19,6 +19,7 @@ from typing import Any, Final
 import bundles
 from archelon_api import names
 from archelon_api import service_manager as wire
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .catalogue import Design
@@ -28,10 +29,8 @@ from .ports import Pace, Service
 
 __all__ = ["Resolver", "Supplier"]
 
-_FIRST: Final = 0.25
-_LONGEST: Final = 1.0
-#: A look adds at most about this part, above one, of the time that was waited.
-_GROWTH: Final = 1.15
+#: Seconds between two polls of a supplier. What is noticed late is late by about 15 % of the time that was waited.
+_PAUSES: Final = Backoff(0.25, longest=1.0, factor=1.15)
 _AT_ONCE: Final = 8
 #: Seconds in which a service manager is to take up a DELETE.
 _GRACE: Final = 10.0
@@ -167,7 +166,7 @@ class Resolver:
         return Supplier(needed.type, place.url, attributes=dict(shown.attributes))
 
     def _await_active(self, supplier: Supplier, place: _Place) -> Supplier:
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while supplier.state != "active":
             if supplier.state == "fail":
                 message = supplier.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
@@ -176,8 +175,7 @@ class Resolver:
                 raise SupplierFailure(
                     f"{supplier.type} at {supplier.url} is {supplier.state}; start it, or retry later"
                 )
-            self._pace.wait(pause)
-            pause = min(pause * _GROWTH, _LONGEST)
+            self._pace.wait(next(pauses))
             supplier = self._read(place)
         return supplier
 
@@ -204,12 +202,10 @@ class Resolver:
         """Delete and wait. Raises NotFoundError when it is gone."""
         self._pace.check()
         place.service.delete(place.path)
-        pause = _FIRST
         # One that had failed before shows that until its service manager takes the order up.
         failed_since = self._pace.now() + _GRACE
-        while True:
+        for pause in _PAUSES:
             self._pace.wait(pause)
-            pause = min(pause * _GROWTH, _LONGEST)
             seen = self._read(place)
             if seen.state != "fail":
                 failed_since = self._pace.now()

@@ -70,8 +70,6 @@ __all__ = ["MIGRATIONS", "Parts", "body_limit", "web", "worker"]
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _COUNTS = "instance.counts"
-#: For what nobody waits for, and nobody could be told that it was given up.
-_FOR_EVER = work.Retry(attempts=2**31 - 1)
 
 
 class _InstancesThatExist:
@@ -338,9 +336,10 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         exporter.read()
         return settings.metrics_interval
 
-    patient = work.Retry(attempts=20)
+    # For what nobody waits for, and nobody could be told that it was given up.
+    for_ever = work.Retry.for_ever()
     return [
-        work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=patient),
+        work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=work.Retry(attempts=20)),
         work.Topic(
             INVOCATION_TOPIC,
             Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
@@ -348,8 +347,8 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         ),
         work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
-        work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=_FOR_EVER),
-        work.Topic(UNCLAIMED, Unclaimed(cloud), timeout=STEP_TIMEOUT, retry=_FOR_EVER),
+        work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=for_ever),
+        work.Topic(UNCLAIMED, Unclaimed(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
         work.recurring(
             discovery.TOPIC,
             discovery.look(parts.database, cloud, every=settings.catalogue_interval),

@@ -6,15 +6,14 @@ writes progress only while it holds the newest token. When it dies, another take
 this*, never *do that*: enqueueing twice is one look, and enqueueing during a step is one more look after it.
 
 ```python
-class Boil:
+class Boil(work.Handler):
     def load(self, connection, item):
-        row = connection.execute(kettle_by_id, {"id": item.key}).one_or_none()
-        return row and (row.wanted, row.observed)
+        return connection.execute(kettle_by_id, {"id": item.key}).one_or_none()
 
-    def step(self, wanted, observed):
-        if observed >= wanted:
+    def step(self, kettle):
+        if kettle.observed >= kettle.wanted:
             return work.Done()
-        return work.Advance(observed + 1)
+        return work.Advance(kettle.observed + 1)
 
     def save(self, connection, item, observed): ...
     def gave_up(self, connection, item, reason): ...

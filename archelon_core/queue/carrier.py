@@ -120,7 +120,7 @@ class Carrier:
             if self._clock() >= lease_end:
                 # This worker was paused; the world belongs to whoever took over.
                 raise LeaseLostError
-            progress: Progress[Any] = handler.step(*loaded)
+            progress: Progress[Any] = handler.step(loaded)
         return self._settle(topic, item, progress, last=last)
 
     def _settle(self, topic: Topic[Any, Any], item: Item, progress: Progress[Any], *, last: bool) -> _Turn:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from .progress import Progress, Wait
 from .queue import WorkQueue
-from .topic import Item, Retry, Topic
+from .topic import Handler, Item, Retry, Topic
 
 __all__ = ["RETENTION", "recurring", "retention"]
 
@@ -19,28 +19,20 @@ RETENTION: Final = "work.retention"
 
 _BATCH: Final = 1000
 _DAY: Final = 86400.0
-#: A tick has nobody to tell that it was given up, so it never is: it fails loudly, once a minute at most.
-_FOR_EVER: Final = Retry(attempts=2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Tick:
+class _Tick(Handler[str, Any]):
     action: Callable[[], float]
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[None, None]:
-        return None, None
+    def load(self, connection: sa.Connection, item: Item) -> str:
+        return item.key
 
-    def step(self, wanted: None, observed: None) -> Progress[None]:
+    def step(self, wanted: str) -> Progress[Any]:
         return Wait(self.action())
 
-    def save(self, connection: sa.Connection, item: Item, observed: None) -> None:
-        """A tick observes nothing that it would have to know later."""
 
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        raise AssertionError(f"the tick {item.topic} is never given up, and yet: {reason}")
-
-
-def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -> Topic[None, None]:
+def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -> Topic[Any, Any]:
     """A topic that calls `action` again and again; start it with `WorkQueue.seed(connection, name, key)`.
 
     Args:
@@ -48,12 +40,13 @@ def recurring(name: str, action: Callable[[], float], *, timeout: float = 8.0) -
         action: does it once, and returns the seconds until the next time. An exception means: again, after a pause.
         timeout: seconds after which a call is overdue.
     """
-    return Topic(name, _Tick(action), timeout=timeout, retry=_FOR_EVER)
+    # It has nobody to tell that it was given up, so it never is: it fails loudly, once a minute at most.
+    return Topic(name, _Tick(action), timeout=timeout, retry=Retry.for_ever())
 
 
 def retention(
     queue: WorkQueue, *, done: float = _DAY, dead: float = 30 * _DAY, every: float = 600.0
-) -> Topic[None, None]:
+) -> Topic[Any, Any]:
     """The topic `RETENTION`, which removes rows that ended long ago.
 
     Args:

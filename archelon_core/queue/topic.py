@@ -1,8 +1,8 @@
 """A topic: one sort of work, the handler that does it, and how patiently.
 
-A handler is three small database functions around one plain function. `load` reads what is wanted and what was last observed,
-`step` compares the two and does one idempotent thing in the world, `save` writes what is now observed. `step` gets no
-connection, so that it is tested without a database and cannot hold a transaction open over an outward call.
+A handler is three small database functions around one plain function. `load` reads what a step has to know: what is wanted and
+what was last observed. `step` compares the two and does one idempotent thing in the world, `save` writes what is now observed.
+`step` gets no connection, so that it is tested without a database and cannot hold a transaction open over an outward call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Generic, NewType, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from ..backoff import Backoff
 from .progress import Progress
 
 __all__ = ["Handler", "Item", "Priority", "Retry", "Token", "Topic", "describe"]
@@ -59,16 +60,19 @@ class Item:
 
 
 class Handler(Protocol[W, O]):
-    """Does the work of one topic. One object serves all threads of a worker.
+    """Does the work of one topic. `W` is what a step has to know, `O` what it observed. One object serves a worker's threads.
+
+    A handler that derives from this needs no `save` where nothing is kept of what a step observed, and no `gave_up` where
+    its topic is never given up (`Retry.for_ever`).
 
     A transaction of `save` or `gave_up` writes the handler's own rows first; the queue's row comes last. Callers of
     `WorkQueue.enqueue` keep the same order, and so no two of them can wait for one another.
     """
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[W, O] | None:
-        """What is wanted and what was last observed; None where the thing is gone, which ends the work."""
+    def load(self, connection: sa.Connection, item: Item) -> W | None:
+        """What a step has to know; None where the thing is gone, which ends the work."""
 
-    def step(self, wanted: W, observed: O) -> Progress[O]:
+    def step(self, wanted: W, /) -> Progress[O]:
         """Do one idempotent thing. An exception means: try again later."""
 
     def save(self, connection: sa.Connection, item: Item, observed: O) -> None:
@@ -76,9 +80,11 @@ class Handler(Protocol[W, O]):
 
         Setting the same again must be harmless: it is called twice where a database goes away while it commits.
         """
+        return
 
     def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
         """Note that the work is not tried any more, and why; enqueueing it again starts it afresh."""
+        raise AssertionError(f"{item.topic} of {item.key} is never given up, and yet: {reason}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,6 +105,11 @@ class Retry:
         if self.attempts < 1 or not 0 <= self.first <= self.ceiling:
             raise ValueError(f"{self} is not a way to retry: at least 1 attempt, and 0 <= first <= ceiling")
 
+    @classmethod
+    def for_ever(cls, first: float = 1.0, ceiling: float = 60.0) -> Retry:
+        """For what is never given up, since it has to be done in the end, or there is nobody to tell."""
+        return cls(attempts=2**31 - 1, first=first, ceiling=ceiling)
+
     def pause(self, failures: int, fraction: float) -> float:
         """Seconds to wait after so many failures in a row.
 
@@ -106,9 +117,7 @@ class Retry:
             failures: 1 or more.
             fraction: chance, in [0, 1): the pause lies between half and all of the doubled time.
         """
-        # 2 ** 64 seconds is beyond any ceiling, and beyond it a float would overflow.
-        full = min(self.ceiling, self.first * 2.0 ** min(failures - 1, 64))
-        return full * (0.5 + 0.5 * fraction)
+        return Backoff(self.first, self.ceiling, jitter=0.5).delay(failures, fraction)
 
 
 def describe(error: BaseException) -> str:

@@ -17,21 +17,25 @@ from ..core import notifications
 from ..core.entities import Entities
 from ..core.notification_sender import Sender
 from ..core.notifications import Notices, Send
-from ..deploy import application_work, retention, stack_work, watching
+from ..core.resource_handler import ResourceHandler
+from ..deploy import retention, watching
+from ..deploy.application_work import ApplicationWork
+from ..deploy.stack_work import StackWork
 from ..design import mirror, unclaimed
 from ..disposal import work as disposal_work
 from ..platforms.interface import Watcher
-from ..provision import dns_work
-from ..provision import work as provision_work
-from ..runtime import work as runtime_work
+from ..provision.dns_work import DnsWork
+from ..provision.work import ConfigurationWork
+from ..runtime.work import AlarmWork, MonitorWork
 from ..settings import CloudControllerSettings
 from .dependencies import Parts
 from .web import MODULES, isolation_checks, modules_of
 
 __all__ = ["run", "topics_of", "worker_of"]
 
-#: Seconds for one look at the identity service, which takes several calls.
+#: Seconds for one look at the identity service, which takes several calls, and for one sweep of all there is.
 _IDENTITY: Final = 60.0
+_SWEEP: Final = 120.0
 
 
 def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[queue.Topic[Any, Any]]:
@@ -47,44 +51,35 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     objects, entities, told = parts.objects, Entities(registry), Notices(parts.queue)
     inventory = {region: platform.inventory for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
-    regions = parts.regions
+    regions, unpacked = parts.regions, parts.unpacked
+    handlers: list[ResourceHandler[Any, Any]] = []
     topics: list[queue.Topic[Any, Any]] = []
     if "deploy" in names:
+        handlers += [
+            ApplicationWork(
+                objects, entities, told, applications=regions.applications, unpacked=unpacked, clock=parts.clock
+            ),
+            StackWork(objects, entities, told, regions=regions),
+        ]
+        unused = retention.BundleRetention(
+            parts.database, registry, unpacked, grace=parts.bundle_grace, clock=parts.clock
+        )
         topics += [
-            application_work.topic(
-                application_work.ApplicationWork(
-                    objects,
-                    entities,
-                    told,
-                    applications=regions.applications,
-                    unpacked=parts.unpacked,
-                    clock=parts.clock,
-                )
-            ),
-            stack_work.topic(stack_work.StackWork(objects, entities, told, regions=regions)),
             watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
-            retention.topic(
-                retention.BundleRetention(
-                    parts.database, registry, parts.unpacked, grace=parts.bundle_grace, clock=parts.clock
-                )
-            ),
+            queue.recurring(retention.TOPIC, unused, timeout=_SWEEP),
         ]
     if "provision" in names:
-        topics += [
-            provision_work.topic(provision_work.ConfigurationWork(objects, entities, configures)),
-            dns_work.topic(dns_work.DnsWork(objects, entities, parts.name_servers)),
-        ]
+        handlers += [ConfigurationWork(objects, entities, configures), DnsWork(objects, entities, parts.name_servers)]
     if "runtime" in names:
         targets = {region: platform.targets for region, platform in parts.platforms.items()}
-        topics += runtime_work.topics(objects, entities, told, targets=targets, clock=parts.clock)
+        handlers += [
+            MonitorWork(objects, entities, targets=targets, clock=parts.clock),
+            AlarmWork(objects, entities, told),
+        ]
     if "disposal" in names:
         sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.orphan_grace)
-        topics += [
-            disposal_work.topic(
-                disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock)
-            ),
-            disposal_work.sweep_topic(sweep),
-        ]
+        handlers.append(disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock))
+        topics.append(queue.recurring(disposal_work.SWEEP, sweep, timeout=_SWEEP))
     if "design" in names and parts.catalogue is not None:
         compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
         ended = unclaimed.unclaimed_ended(
@@ -98,6 +93,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
             queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
             queue.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
         ]
+    topics += [each.as_topic() for each in handlers]
     topics.append(
         notifications.topic(notifications.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock))
     )

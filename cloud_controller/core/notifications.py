@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from archelon_api import deploy, orchestrator
 from archelon_core import logs
-from archelon_core.queue import Done, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
+from archelon_core.queue import Done, Handler, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
 from occi_service import client
 
 from .labels import Labels
@@ -110,7 +110,7 @@ class Notices:
         connection.execute(sa.delete(notices).where(notices.c.instance == instance))
 
 
-class Delivery:
+class Delivery(Handler[Notice, str]):
     """The handler of `TOPIC`.
 
     Args:
@@ -128,7 +128,7 @@ class Delivery:
         self._clock = clock
         self._patience = patience
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Notice, None] | None:
+    def load(self, connection: sa.Connection, item: Item) -> Notice | None:
         """The notice, or None where it has been delivered."""
         row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
         if row is None:
@@ -144,9 +144,9 @@ class Delivery:
         application = self._objects.find(connection, deploy.application_path(row.instance))
         there = application is not None and application.wanted != ABSENT
         url = str(application.kept.get("url", "")) if application is not None and there else None
-        return Notice(row.event, row.instance, row.tenant, url, attributes, row.time), None
+        return Notice(row.event, row.instance, row.tenant, url, attributes, row.time)
 
-    def step(self, wanted: Notice, observed: None) -> Progress[str]:
+    def step(self, wanted: Notice) -> Progress[str]:
         """Deliver it, or drop it where nobody is there any more."""
         if wanted.url is None:
             return Done(wanted.event)

@@ -201,8 +201,7 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
                 f"{shown(entity.identifier)} is not the path of what is described; PUT it at {wanted}", "path"
             )
         base = self.derives_from(entity)
-        found = None if base is None else self.objects.find(here.connection, base)
-        if base is not None and (found is None or found.labels.instance != instance):
+        if base is not None and self.objects.find(here.connection, base, instance=instance) is None:
             # Another's is not told from none.
             raise ForbiddenError(f"the instance {instance[:64]} has nothing at {shown(base)}; PUT that first", "path")
 

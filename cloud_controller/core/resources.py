@@ -61,9 +61,12 @@ class Objects:
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
 
-    def find(self, connection: sa.Connection, path: str) -> Object | None:
-        """The object of a path."""
-        row = connection.execute(sa.select(objects, INSTALLATION).where(objects.c.path == path)).one_or_none()
+    def find(self, connection: sa.Connection, path: str, *, instance: str | None = None) -> Object | None:
+        """The object of a path; where an instance is given, only if it is that instance's."""
+        found = sa.select(objects, INSTALLATION).where(objects.c.path == path)
+        if instance is not None:
+            found = found.where(objects.c.instance == instance)
+        row = connection.execute(found).one_or_none()
         return None if row is None else _object(row)
 
     def of_instance(self, connection: sa.Connection, instance: str) -> Sequence[Object]:
@@ -139,6 +142,11 @@ class Objects:
             .values(kept=json.dumps(kept))
             .returning(objects.c.version)
         )
+        return bool(version == present.version)
+
+    def is_current(self, connection: sa.Connection, present: Object) -> bool:
+        """Whether requests have asked for nothing else since `present` was read."""
+        version = connection.scalar(sa.select(objects.c.version).where(objects.c.path == present.path))
         return bool(version == present.version)
 
     def remove(self, connection: sa.Connection, path: str) -> None:

@@ -15,22 +15,25 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from archelon_api import deploy
+from archelon_core.backoff import Backoff
 from archelon_core.errors import HttpError
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
 from ..core.notifications import Notices
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, STOPPED, Object, Objects
 from ..platforms.interface import ApplicationOrder, Applications, ApplicationState, DeployError
 from .applications import RUN, TOPIC, environment_of
 from .bundles import Unpacked
 
-__all__ = ["ApplicationWork", "topic"]
+__all__ = ["ApplicationWork"]
 
 #: Seconds between looks at a failed one, at most: it may have come back by itself.
 _FAILED: Final = 1.0
 _SOONEST: Final = 0.1
-_LONGEST_PAUSE: Final = 60.0
+#: Seconds before one that failed is started again.
+_PAUSES: Final = Backoff(1.0, longest=60.0)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Seen:
     kept: Mapping[str, Any]
 
 
-class ApplicationWork:
+class ApplicationWork(ResourceHandler[Wanted, Seen]):
     """The handler.
 
     Args:
         clock: seconds since the epoch.
     """
+
+    topic = TOPIC
 
     def __init__(
         self,
@@ -70,29 +75,25 @@ class ApplicationWork:
         unpacked: Unpacked,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._notices = notices
         self._applications = applications
         self._unpacked = unpacked
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> Wanted:
         """The application's row and entity."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        attributes = self._entities.attributes(connection, present)
+        attributes = self.entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
         if len(image) == 64 and "/" not in image and not digest:
             digest, image = image, ""
         try:
-            return Wanted(present, digest, image, environment_of(attributes)), None
+            return Wanted(present, digest, image, environment_of(attributes))
         except HttpError as error:
-            return Wanted(present, digest, image, {}, problem=error.message), None
+            return Wanted(present, digest, image, {}, problem=error.message)
 
-    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+    def step(self, wanted: Wanted) -> Progress[Seen]:
         """One look, and what follows from it."""
         present = wanted.present
         instance = present.labels.instance
@@ -165,7 +166,7 @@ class ApplicationWork:
 
     def _failed(self, kept: dict[str, Any]) -> None:
         failures = int(kept.get("failures", 0)) + 1
-        kept.update(failures=failures, next=self._clock() + min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(failures, 10)))
+        kept.update(failures=failures, next=self._clock() + _PAUSES.delay(failures))
 
     def _pause(self, state: ApplicationState, kept: Mapping[str, Any]) -> float:
         pace = self._applications.pace
@@ -180,35 +181,14 @@ class ApplicationWork:
         """Mirror it into the entity, or forget what is gone."""
         present = observed.present
         if observed.state is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             self._notices.drop(connection, present.labels.instance)
             return
         # A state that was seen before a newer order is not shown as that order's.
-        shown = self._shown(observed.state)
-        current = self._objects.find(connection, present.path)
-        if current is None or current.version != present.version:
-            shown.pop(deploy.APP_STATE)
-            shown.pop(deploy.APP_STATE_MESSAGE)
-        self._entities.write(connection, present, shown)
+        shown = {deploy.APP_URL: observed.state.url or None}
+        if self.objects.is_current(connection, present):
+            shown[deploy.APP_STATE] = observed.state.state
+            shown[deploy.APP_STATE_MESSAGE] = observed.state.message or None
+        self.entities.write(connection, present, shown)
         if observed.kept != present.kept:
-            self._objects.keep(connection, present, observed.kept)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            self._entities.write(connection, present, self._shown(ApplicationState("error", reason)))
-
-    @staticmethod
-    def _shown(state: ApplicationState) -> dict[str, Any]:
-        return {
-            deploy.APP_STATE: state.state,
-            deploy.APP_STATE_MESSAGE: state.message or None,
-            deploy.APP_URL: state.url or None,
-        }
-
-
-def topic(work: ApplicationWork) -> Topic[Any, Any]:
-    """Applications' topic. It is never given up: an application is looked after as long as it is wanted."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))
+            self.objects.keep(connection, present, observed.kept)

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 from archelon_api import deploy
 from archelon_core.database import Database
-from archelon_core.queue import Topic, recurring
 from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 
 from ..core.entities import Owner
 from .bundles import Bundles, Unpacked
 
-__all__ = ["TOPIC", "BundleRetention", "topic"]
+__all__ = ["TOPIC", "BundleRetention"]
 
 #: Seeded with the key `all`.
 TOPIC: Final = "deploy.retention"
@@ -113,8 +112,3 @@ class BundleRetention:
                     Bundles().remove(connection, digest)
                 return
             self._registry.save(path, entity, extras)
-
-
-def topic(retention: BundleRetention) -> Topic[None, None]:
-    """The topic."""
-    return recurring(TOPIC, retention, timeout=120.0)

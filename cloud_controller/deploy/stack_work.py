@@ -15,28 +15,28 @@ import sqlalchemy as sa
 
 from archelon_api import deploy, names
 from archelon_core.errors import HttpError
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
 from ..core.notifications import Notices
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms import interface
 from . import watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
-__all__ = ["StackWork", "topic"]
+__all__ = ["StackWork"]
 
 _SOON: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A stack as it should be, and the state that its entity shows."""
+    """A stack as it should be, and what its entity shows."""
 
     present: Object
     attributes: Mapping[str, Any]
-    shown: str
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,21 @@ class Seen:
     progress: interface.Progress | None
 
 
-class StackWork:
+class StackWork(ResourceHandler[Wanted, Seen]):
     """The handler."""
 
+    topic = TOPIC
+
     def __init__(self, objects: Objects, entities: Entities, notices: Notices, *, regions: Regions) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._notices = notices
         self._regions = regions
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> Wanted:
         """The stack's row and entity."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        attributes = self._entities.attributes(connection, present)
-        return Wanted(present, attributes, str(attributes.get(deploy.STACK_STATE, ""))), None
+        return Wanted(present, self.entities.attributes(connection, present))
 
-    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+    def step(self, wanted: Wanted) -> Progress[Seen]:
         """One turn of the wheel."""
         present = wanted.present
         record = present.kept.get("record")
@@ -74,7 +71,7 @@ class StackWork:
             progress = stacks.advance(order, record)
         except (interface.DeployError, HttpError) as problem:
             reason = problem.message if isinstance(problem, HttpError) else str(problem)
-            verb = wanted.shown.partition("_")[0] or "CREATE"
+            verb = str(wanted.attributes.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
             still = {name: value for name, value in (record or {}).items() if name != "moving"}
             failed = interface.Progress(still, f"{verb}_FAILED", reason, None, None)
             return Wait(30.0, Seen(present, failed)) if present.wanted == ABSENT else Done(Seen(present, failed))
@@ -93,8 +90,7 @@ class StackWork:
         """Mirror it into the entity and tell the orchestrator, or forget what is gone."""
         present, progress = observed.present, observed.progress
         if progress is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             self._tell(connection, present, "DELETE_COMPLETE", "")
             return
         shown: dict[str, Any] = {
@@ -108,24 +104,17 @@ class StackWork:
             shown[deploy.STACK_RESOURCES] = [vars(each) for each in progress.resources]
         told = _digest(present.version, progress.state, progress.outputs)
         kept = {**present.kept, "record": dict(progress.record), "told": told}
-        current = self._objects.find(connection, present.path)
-        if current is None or current.version != present.version:
+        if not self.objects.is_current(connection, present):
             # Another order has come since: what was seen is not its state. The record is true all the same.
-            self._objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
+            self.objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
             return
-        self._entities.write(connection, present, shown)
+        self.entities.write(connection, present, shown)
         if kept != present.kept:
-            self._objects.keep(connection, present, kept)
+            self.objects.keep(connection, present, kept)
         if progress.record.get("moving") and self._regions.platform(present.region).watcher is not None:
-            self._objects.wake(connection, watching.TOPIC, present.region)
+            self.objects.wake(connection, watching.TOPIC, present.region)
         if told != present.kept.get("told"):
             self._tell(connection, present, progress.state, progress.reason)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            self._entities.write(connection, present, {deploy.STACK_REASON: reason})
 
     def _tell(self, connection: sa.Connection, present: Object, state: str, reason: str) -> None:
         data = {"state": state, "reason": reason, names.GENERATION: present.labels.generation}
@@ -135,8 +124,3 @@ class StackWork:
 def _digest(version: int, state: str, outputs: Mapping[str, Any] | None) -> str:
     text = json.dumps([version, state, dict(outputs or {})], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def topic(work: StackWork) -> Topic[Any, Any]:
-    """Stacks' topic. It is never given up."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from archelon_api import deploy
 from archelon_core.database import Database
-from archelon_core.queue import Item, Progress, Retry, Topic, Wait
+from archelon_core.queue import Handler, Item, Progress, Retry, Topic, Wait
 
 from ..core.resources import Objects
 from ..platforms.interface import Change, Watcher
@@ -25,7 +25,7 @@ TOPIC: Final = "deploy.watch"
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(Handler[str, None]):
     """The handler; a row's key is the region.
 
     Args:
@@ -36,12 +36,12 @@ class Watching:
     objects: Objects
     watchers: Mapping[str, Watcher]
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[str, None] | None:
+    def load(self, connection: sa.Connection, item: Item) -> str | None:
         """The region; None where it is not configured any more."""
-        return (item.key, None) if item.key in self.watchers else None
+        return item.key if item.key in self.watchers else None
 
-    def step(self, wanted: str, observed: None) -> Progress[None]:
-        """Let the watcher tell."""
+    def step(self, wanted: str) -> Progress[None]:
+        """Let the watcher tell; what it tells is enqueued at once."""
         return Wait(self.watchers[wanted].follow(self.changed))
 
     def changed(self, change: Change) -> None:
@@ -52,13 +52,7 @@ class Watching:
             if present is not None:
                 self.objects.look(connection, present)
 
-    def save(self, connection: sa.Connection, item: Item, observed: None) -> None:
-        """What was told is enqueued already."""
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        raise AssertionError(f"a watcher is never given up, and yet: {reason}")
-
 
 def topic(watching: Watching) -> Topic[Any, Any]:
     """The watchers' topic."""
-    return Topic(TOPIC, watching, timeout=30.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=10.0))
+    return Topic(TOPIC, watching, timeout=30.0, retry=Retry.for_ever(0.5, 10.0))

@@ -11,21 +11,22 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import deploy, disposal, dns, provision, runtime
 from archelon_core.database import Database
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait, recurring
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
 from ..core.notifications import Notices
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Inventory, InventoryError
 from .backend import TOPIC
 
-__all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic", "topic"]
+__all__ = ["SWEEP", "DisposalWork", "Sweep"]
 
 #: The topic of the sweep; seeded with the key `all`.
 SWEEP: Final = "disposal.sweep"
@@ -87,7 +88,7 @@ class Seen:
     closed: float = 0.0
 
 
-class DisposalWork:
+class DisposalWork(ResourceHandler[Wanted, Seen]):
     """The handler.
 
     Args:
@@ -96,6 +97,8 @@ class DisposalWork:
         keep: seconds that a disposal is kept after its end.
         clock: seconds since the epoch.
     """
+
+    topic = TOPIC
 
     def __init__(
         self,
@@ -108,25 +111,21 @@ class DisposalWork:
         keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._notices = notices
         self._inventory = inventory
         self._patience = patience
         self._keep = keep
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> Wanted:
         """The disposal, and the instance's objects."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        known = self._objects.of_instance(connection, present.labels.instance)
+        known = self.objects.of_instance(connection, present.labels.instance)
         ranks = [[each for each in known if each.path.startswith(locations)] for locations in _ORDER]
         reasons = {each.path: self._reason(connection, each) for rank in ranks for each in rank}
-        return Wanted(present, ranks, reasons), None
+        return Wanted(present, ranks, reasons)
 
-    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+    def step(self, wanted: Wanted) -> Progress[Seen]:
         """One look at everything, and the next removal."""
         present = wanted.present
         if present.wanted == ABSENT:
@@ -220,8 +219,7 @@ class DisposalWork:
         """Write the audit, and dismiss what is next."""
         present = observed.present
         if observed.state is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             return
         shown = [
             {
@@ -232,9 +230,8 @@ class DisposalWork:
             }
             for entry in observed.audit
         ]
-        current = self._objects.find(connection, present.path)
-        state = observed.state if current is not None and current.version == present.version else "running"
-        self._entities.write(
+        state = observed.state if self.objects.is_current(connection, present) else "running"
+        self.entities.write(
             connection,
             present,
             {
@@ -252,31 +249,17 @@ class DisposalWork:
             "closed": observed.closed,
         }
         if kept != present.kept:
-            self._objects.keep(connection, present, kept)
+            self.objects.keep(connection, present, kept)
         if observed.state == "done":
             self._notices.drop(connection, present.labels.instance)
         for each in observed.dismiss:
-            self._objects.ask(connection, each, wanted=ABSENT)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            shown = {disposal.DISPOSAL_STATE: "failed", disposal.DISPOSAL_MESSAGE: reason}
-            self._entities.write(connection, present, shown)
+            self.objects.ask(connection, each, wanted=ABSENT)
 
     def _reason(self, connection: sa.Connection, of: Object) -> str:
-        entity = self._entities.read(connection, of)
-        if entity is None:
-            return of.path
-        state = entity.attributes.get(deploy.STACK_STATE) or entity.attributes.get(deploy.APP_STATE_MESSAGE) or ""
-        reason = entity.attributes.get(deploy.STACK_REASON) or entity.attributes.get(dns.MESSAGE) or ""
+        get = self.entities.attributes(connection, of).get
+        state = get(deploy.STACK_STATE) or get(deploy.APP_STATE_MESSAGE) or ""
+        reason = get(deploy.STACK_REASON) or get(dns.MESSAGE) or ""
         return " ".join(part for part in (of.path, str(state), str(reason)) if part)
-
-
-def topic(work: DisposalWork) -> Topic[Any, Any]:
-    """Disposals' topic. It is never given up."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))
 
 
 class Sweep:
@@ -336,8 +319,3 @@ class Sweep:
             extra={"instance": instance, "region": region, "objects": what, "removed": gone, "problem": problem},
         )
         return gone or bool(problem)
-
-
-def sweep_topic(sweep: Sweep) -> Topic[None, None]:
-    """The sweep's topic."""
-    return recurring(SWEEP, sweep, timeout=120.0)

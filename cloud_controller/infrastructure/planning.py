@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from archelon_core.backoff import Backoff
+
 from .description import Node
 from .resolving import Wanted, resolve
 from .resources import Condition, ObservedNode, WantedNode
@@ -354,7 +356,7 @@ class _Present:
             reason = f"{message} (given up after {self._wanted.attempts} further attempts)"
             self._nodes[target.key] = replace(kept, failed_at=self._now, given_up=reason)
             return
-        wait = min(self._wanted.backoff * 2 ** (failures - 1), self._wanted.backoff_limit)
+        wait = Backoff(self._wanted.backoff, self._wanted.backoff_limit).delay(failures)
         due = self._now + wait
         kept = replace(kept, failures=failures, not_before=due, failed_at=self._now, waiting=True, healthy_since=None)
         self._when_due(target, kept, f"{message}; attempt {failures} of {self._wanted.attempts} in {wait:g} s")

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import dns
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
+from archelon_core.backoff import Backoff
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Named, NameOrder, Names, ProvisionError
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 
-__all__ = ["DnsWork", "topic"]
+__all__ = ["DnsWork"]
 
-#: Seconds between two looks at a record that is on its way: at first, from look to look, and at most.
-_FIRST: Final = 0.5
-_GROWTH: Final = 1.4
-_LONGEST: Final = 30.0
+#: Seconds between two polls of a record that is on its way.
+_PAUSES: Final = Backoff(0.7, longest=30.0, factor=1.4)
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,26 @@ class Seen:
     looks: int = 0
 
 
-class DnsWork:
+class DnsWork(ResourceHandler[Wanted, Seen]):
     """The handler.
 
     Args:
         servers: by region.
     """
 
+    topic = TOPIC
+
     def __init__(self, objects: Objects, entities: Entities, servers: Mapping[str, Names]) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._servers = servers
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> Wanted:
         """The record."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        entity = self._entities.read(connection, present)
-        if entity is None:
-            return Wanted(present, None, ""), None
-        return Wanted(present, name_order(entity.attributes, present), str(entity.attributes.get(dns.STATE, ""))), None
+        attributes = self.entities.attributes(connection, present)
+        order = name_order(attributes, present) if attributes else None
+        return Wanted(present, order, str(attributes.get(dns.STATE, "")))
 
-    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+    def step(self, wanted: Wanted) -> Progress[Seen]:
         """Tell the name server what should be, and hear how far it is."""
         present, order = wanted.present, wanted.order
         if order is None:
@@ -91,31 +88,15 @@ class DnsWork:
         seen = Seen(present, named, looks)
         if named is None or named.state != WAITING:
             return Done(seen)
-        return Wait(min(_FIRST * _GROWTH ** min(looks, 20), _LONGEST), seen)
+        return Wait(_PAUSES.delay(looks), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
         """Into the entity."""
         present, named = observed.present, observed.named
         if named is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
-            return
-        current = self._objects.find(connection, present.path)
-        if current is None or current.version != present.version:
-            return
-        self._objects.keep(connection, present, {"version": present.version, "looks": observed.looks})
-        shown = {dns.MESSAGE: named.message or None}
-        if present.wanted != ABSENT:
-            shown[dns.STATE] = named.state
-        self._entities.write(connection, present, shown)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            self._entities.write(connection, present, {dns.STATE: FAILED, dns.MESSAGE: reason})
-
-
-def topic(work: DnsWork) -> Topic[Any, Any]:
-    """Records' topic. It is never given up."""
-    return Topic(TOPIC, work, timeout=60.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0))
+            self.remove(connection, present)
+        elif self.objects.keep(connection, present, {"version": present.version, "looks": observed.looks}):
+            shown = {dns.MESSAGE: named.message or None}
+            if present.wanted != ABSENT:
+                shown[dns.STATE] = named.state
+            self.entities.write(connection, present, shown)

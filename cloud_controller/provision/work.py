@@ -6,25 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import deploy, provision
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
+from archelon_core.backoff import Backoff
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configured, Configures, ProvisionError
 from .backend import TOPIC, configuration_order
 
-__all__ = ["ConfigurationWork", "topic"]
+__all__ = ["ConfigurationWork"]
 
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
-#: Seconds between two looks at one that waits: at first, from look to look, and at most.
-_FIRST: Final = 0.5
-_GROWTH: Final = 1.3
-_LONGEST: Final = 5.0
+#: Seconds between two steps for one that waits.
+_PAUSES: Final = Backoff(0.5, longest=5.0, factor=1.3)
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,35 @@ class Seen:
     region: str = ""
 
 
-class ConfigurationWork:
+class ConfigurationWork(ResourceHandler[Wanted, Seen]):
     """The handler.
 
     Args:
         configures: by region.
     """
 
+    topic = TOPIC
+    timeout = 120.0
+    longest_pause = 10.0
+
     def __init__(self, objects: Objects, entities: Entities, configures: Mapping[str, Configures]) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._configures = configures
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[Wanted, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> Wanted:
         """The configuration and its stack."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        entity = self._entities.read(connection, present)
-        attributes: Mapping[str, Any] = entity.attributes if entity is not None else {}
-        stack = self._objects.find(connection, str(attributes.get(provision.CONFIGURATION_STACK, "")))
-        region = stack_state = ""
+        attributes = self.entities.attributes(connection, present)
         # A stack of another instance is nobody's to configure here.
-        if stack is not None and stack.labels.instance == present.labels.instance:
+        path = str(attributes.get(provision.CONFIGURATION_STACK, ""))
+        stack = self.objects.find(connection, path, instance=present.labels.instance)
+        region = stack_state = ""
+        if stack is not None:
             region = stack.region
-            standing = self._entities.read(connection, stack)
-            stack_state = str(standing.attributes.get(deploy.STACK_STATE, "")) if standing is not None else ""
+            stack_state = str(self.entities.attributes(connection, stack).get(deploy.STACK_STATE, ""))
         state = str(attributes.get(provision.CONFIGURATION_STATE, ""))
-        return Wanted(present, configuration_order(attributes, present), state, region, stack_state), None
+        return Wanted(present, configuration_order(attributes, present), state, region, stack_state)
 
-    def step(self, wanted: Wanted, observed: None) -> Progress[Seen]:
+    def step(self, wanted: Wanted) -> Progress[Seen]:
         """Carry it out, once there is something to configure."""
         present = wanted.present
         kept = present.kept
@@ -91,7 +90,7 @@ class ConfigurationWork:
         seen = Seen(present, outcome, looks, region)
         if outcome is None or outcome.state != "waiting":
             return Done(seen)
-        return Wait(min(_FIRST * _GROWTH ** min(looks - 1, 20), _LONGEST), seen)
+        return Wait(_PAUSES.delay(looks), seen)
 
     def _configured(self, wanted: Wanted) -> Configured:
         if wanted.stack_state not in _READY:
@@ -119,25 +118,12 @@ class ConfigurationWork:
         """Into the entity."""
         present, outcome = observed.present, observed.outcome
         if outcome is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             return
         kept = {"version": present.version, "looks": observed.looks, "region": observed.region}
-        if self._objects.keep(connection, present, kept):
+        if self.objects.keep(connection, present, kept):
             shown = {
                 provision.CONFIGURATION_STATE: outcome.state,
                 provision.CONFIGURATION_RESULT: outcome.result or None,
             }
-            self._entities.write(connection, present, shown)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            shown = {provision.CONFIGURATION_STATE: "failed", provision.CONFIGURATION_RESULT: reason}
-            self._entities.write(connection, present, shown)
-
-
-def topic(work: ConfigurationWork) -> Topic[Any, Any]:
-    """Configurations' topic. It is never given up: who waits for it has a limit, and what a platform keeps of it has to go."""
-    return Topic(TOPIC, work, timeout=120.0, retry=Retry(attempts=2**31 - 1, first=0.5, ceiling=10.0))
+            self.entities.write(connection, present, shown)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from archelon_api import names, runtime
-from archelon_core.queue import Done, Item, Progress, Retry, Topic, Wait
+from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
 from ..core.notifications import Notices
+from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..core.tables import samples
 from ..platforms.interface import Targets
@@ -25,7 +26,7 @@ from . import scraping
 from .backend import ALARM, MONITOR
 from .rules import Rule, Standing, judged
 
-__all__ = ["AlarmWork", "MonitorWork", "topics"]
+__all__ = ["AlarmWork", "MonitorWork"]
 
 #: Measurements that are kept of a monitor.
 _KEPT: Final = 240
@@ -54,7 +55,7 @@ class Measured:
     trouble: str = ""
 
 
-class MonitorWork:
+class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
     """The handler of monitors.
 
     Args:
@@ -62,6 +63,9 @@ class MonitorWork:
         get: fetches one node's metrics.
         clock: seconds since the epoch.
     """
+
+    topic = MONITOR
+    timeout = 30.0
 
     def __init__(
         self,
@@ -72,34 +76,28 @@ class MonitorWork:
         clock: Callable[[], float],
         get: scraping.Fetch = scraping.fetch,
     ) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._targets = targets
         self._clock = clock
         self._get = get
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[WantedMonitor, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> WantedMonitor:
         """The monitor and its stack's region."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        entity = self._entities.read(connection, present)
-        get: Any = entity.attributes.get if entity is not None else {}.get
+        get = self.entities.attributes(connection, present).get
         path = str(get(runtime.MONITOR_STACK, ""))
-        stack = self._objects.find(connection, path)
         # A stack of another instance is nobody's to look into here.
-        own = stack is not None and stack.labels.instance == present.labels.instance
+        stack = self.objects.find(connection, path, instance=present.labels.instance)
         return WantedMonitor(
             present,
-            stack.region if stack is not None and own else "",
+            stack.region if stack is not None else "",
             path.rpartition("/")[2],
             str(get(runtime.MONITOR_NODE, "")),
             str(get(runtime.MONITOR_PORT) or ""),
             str(get(runtime.MONITOR_PATH) or "/metrics"),
             float(get(runtime.MONITOR_INTERVAL) or 5),
-        ), None
+        )
 
-    def step(self, wanted: WantedMonitor, observed: None) -> Progress[Measured]:
+    def step(self, wanted: WantedMonitor) -> Progress[Measured]:
         """One scrape."""
         present = wanted.present
         if present.wanted == ABSENT:
@@ -117,10 +115,9 @@ class MonitorWork:
         ring = samples.c.monitor == present.path
         if observed.metrics is None:
             connection.execute(sa.delete(samples).where(ring))
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             return
-        self._entities.write(connection, present, {runtime.MONITOR_STATE: observed.trouble or "ok"})
+        self.entities.write(connection, present, {runtime.MONITOR_STATE: observed.trouble or "ok"})
         connection.execute(sa.delete(samples).where(ring, samples.c.time == observed.time))
         connection.execute(
             sa.insert(samples).values(
@@ -129,15 +126,9 @@ class MonitorWork:
         )
         oldest = sa.select(samples.c.time).where(ring).order_by(samples.c.time.desc()).offset(_KEPT).limit(1)
         connection.execute(sa.delete(samples).where(ring, samples.c.time <= oldest.scalar_subquery()))
-        for each in self._objects.of_instance(connection, present.labels.instance):
+        for each in self.objects.of_instance(connection, present.labels.instance):
             if each.topic == ALARM:
-                self._objects.look(connection, each)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Say why."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            self._entities.write(connection, present, {runtime.MONITOR_STATE: reason})
+                self.objects.look(connection, each)
 
 
 @dataclass(frozen=True)
@@ -162,23 +153,19 @@ class Judged:
     time: float = 0.0
 
 
-class AlarmWork:
+class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
     """The handler of alarms."""
 
+    topic = ALARM
+    timeout = 8.0
+
     def __init__(self, objects: Objects, entities: Entities, notices: Notices) -> None:
-        self._objects = objects
-        self._entities = entities
+        super().__init__(objects, entities)
         self._notices = notices
 
-    def load(self, connection: sa.Connection, item: Item) -> tuple[WantedAlarm, None] | None:
+    def read(self, connection: sa.Connection, present: Object) -> WantedAlarm:
         """The alarm, and what its monitor measured last."""
-        present = self._objects.find(connection, item.key)
-        if present is None:
-            return None
-        entity = self._entities.read(connection, present)
-        if entity is None:
-            return WantedAlarm(present, "", Rule("", ">", 0.0), Standing(), None), None
-        get = entity.attributes.get
+        get = self.entities.attributes(connection, present).get
         rule = Rule(
             str(get(runtime.ALARM_METRIC, "")),
             str(get(runtime.ALARM_OPERATOR, ">")),
@@ -189,16 +176,13 @@ class AlarmWork:
         # A changed rule begins anew.
         if present.kept.get("version", present.version) != present.version:
             before = Standing("firing" if before.state == "firing" else "unknown")
-        return WantedAlarm(
-            present, str(get(runtime.ALARM_NAME, "")), rule, before, self._newest(connection, present, entity, rule)
-        ), None
+        monitor = self.objects.find(connection, str(get(runtime.ALARM_MONITOR, "")), instance=present.labels.instance)
+        measured = None if monitor is None else self._newest(connection, present, monitor, rule.metric)
+        return WantedAlarm(present, str(get(runtime.ALARM_NAME, "")), rule, before, measured)
 
     def _newest(
-        self, connection: sa.Connection, present: Object, entity: Any, rule: Rule
+        self, connection: sa.Connection, present: Object, monitor: Object, metric: str
     ) -> tuple[float, float | None] | None:
-        monitor = self._objects.find(connection, str(entity.attributes.get(runtime.ALARM_MONITOR, "")))
-        if monitor is None or monitor.labels.instance != present.labels.instance:
-            return None
         newest = (
             sa.select(samples.c.time, samples.c.metrics)
             .where(samples.c.monitor == monitor.path, samples.c.time > float(present.kept.get("time", 0.0)))
@@ -206,9 +190,9 @@ class AlarmWork:
             .limit(1)
         )
         row = connection.execute(newest).one_or_none()
-        return None if row is None else (row.time, json.loads(row.metrics).get(rule.metric))
+        return None if row is None else (row.time, json.loads(row.metrics).get(metric))
 
-    def step(self, wanted: WantedAlarm, observed: None) -> Progress[Judged]:
+    def step(self, wanted: WantedAlarm) -> Progress[Judged]:
         """Judge it. The next scrape calls again."""
         present = wanted.present
         if present.wanted == ABSENT:
@@ -223,15 +207,14 @@ class AlarmWork:
         """Show it, and tell the orchestrator of a change to or from firing."""
         present, standing = observed.present, observed.standing
         if standing is None:
-            self._entities.remove(connection, present)
-            self._objects.remove(connection, present.path)
+            self.remove(connection, present)
             return
         kept = {"standing": vars(standing), "time": observed.time, "version": present.version}
-        if not self._objects.keep(connection, present, kept):
+        if not self.objects.keep(connection, present, kept):
             # Another rule has come since; it is judged with the next look.
             return
         shown = {runtime.ALARM_STATE: standing.state, runtime.ALARM_VALUE: standing.value}
-        self._entities.write(connection, present, shown)
+        self.entities.write(connection, present, shown)
         if (standing.state == "firing") != (observed.before.state == "firing"):
             data = {
                 "name": observed.name,
@@ -240,26 +223,3 @@ class AlarmWork:
                 names.GENERATION: present.labels.generation,
             }
             self._notices.post(connection, present.labels, kind="alarm", subject=present.path, data=data)
-
-    def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Show that nobody knows."""
-        present = self._objects.find(connection, item.key)
-        if present is not None:
-            self._entities.write(connection, present, {runtime.ALARM_STATE: "unknown"})
-
-
-def topics(
-    objects: Objects,
-    entities: Entities,
-    notices: Notices,
-    *,
-    targets: Mapping[str, Targets],
-    clock: Callable[[], float],
-) -> list[Topic[Any, Any]]:
-    """Monitors' and alarms' topics. Monitors are never given up."""
-    monitors = MonitorWork(objects, entities, targets=targets, clock=clock)
-    for_ever = Retry(attempts=2**31 - 1, first=0.5, ceiling=30.0)
-    return [
-        Topic(MONITOR, monitors, timeout=30.0, retry=for_ever),
-        Topic(ALARM, AlarmWork(objects, entities, notices), retry=for_ever),
-    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from archelon_core.backoff import Backoff
+
 __all__ = ["Deadline", "Retry", "Timeout"]
 
 
@@ -55,8 +57,9 @@ class Retry:
 
     def delay(self, attempt: int, random: Callable[[], float], retry_after: float | None = None) -> float:
         """Seconds to wait after the failure of the given attempt, counted from 1."""
-        jitter = random() * min(self.cap, self.base * 2.0 ** min(attempt, 30))
-        return jitter if retry_after is None else retry_after + random() * self.base
+        if retry_after is not None:
+            return retry_after + random() * self.base
+        return Backoff(self.base, self.cap, jitter=1.0).delay(attempt + 1, random())
 
 
 class Deadline:

@@ -17,14 +17,15 @@ from typing import Any, Final
 from archelon_api import service_manager as wire
 from archelon_api import tokens
 from archelon_core import logs
+from archelon_core.backoff import Backoff
 from occi_service import client
 from occi_service.model import type_id
 
 __all__ = ["Line"]
 
 _LOG: Final = logging.getLogger("archelon.sdk")
-_FIRST: Final = 0.1
-_LONGEST: Final = 5.0
+#: Seconds between attempts to reach a service manager that is away.
+_PAUSES: Final = Backoff(0.1, longest=5.0)
 #: Seconds after which tokens are renewed, well before they end.
 _FRESH: Final = tokens.LIFETIME * 2 / 3
 _TIMEOUT: Final = client.Timeout(connect=2.0, read=10.0, total=15.0)
@@ -128,17 +129,16 @@ class Line:
             return list(self._reports)
 
     def _run(self) -> None:
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while not self._closed:
             try:
                 if not self._tokens:
                     self.renew()
                 said = self._say_next()
-                pause = _FIRST
+                pauses = iter(_PAUSES)
             except client.ClientError as error:
                 _LOG.warning("the service manager does not hear: %s", error)
-                self._sleep(pause)
-                pause = min(pause * 2, _LONGEST)
+                self._sleep(next(pauses))
                 continue
             if not said:
                 self._idle()

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from archelon_api import tokens
 from archelon_core import logs
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 from ..ports import Pace, Service
@@ -24,10 +25,9 @@ __all__ = ["NetworkReach"]
 Result = TypeVar("Result")
 _LOG: Final = logging.getLogger("archelon.sdk")
 _TIMEOUT: Final = client.Timeout(connect=3.0, read=20.0, total=40.0)
-#: Seconds that a service may be away, and between looks.
+#: Seconds that a service may be away, and between attempts.
 _PATIENCE: Final = 90.0
-_FIRST: Final = 0.25
-_LONGEST: Final = 5.0
+_PAUSES: Final = Backoff(0.25, longest=5.0)
 
 
 class NetworkReach:
@@ -145,8 +145,9 @@ class _Patient:
 
     def _call(self, call: Callable[[client.Client], Result]) -> Result:
         until = self._pace.now() + _PATIENCE
-        pause = _FIRST
+        pauses = iter(_PAUSES)
         while True:
+            pause = next(pauses)
             try:
                 return self._once(call)
             except (client.TransportError, client.UnavailableError) as error:
@@ -154,7 +155,6 @@ class _Patient:
                     raise
                 _LOG.warning("away for now: %s", error)
             self._pace.wait(pause)
-            pause = min(pause * 2, _LONGEST)
 
     def _once(self, call: Callable[[client.Client], Result]) -> Result:
         token = self._token.present()

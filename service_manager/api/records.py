@@ -48,23 +48,23 @@ class RecordBackend(KindBackend):
         self.create(entity, extras)
 
 
-class RecordExpiry:
-    """`archelon_core.queue.Handler` that deletes a record when its time is over; keys are `tenant instance`."""
+class RecordExpiry(queue.Handler[str, str]):
+    """Deletes a record when its time is over; keys are `tenant instance`."""
 
     def __init__(self, history: History) -> None:
         self._history = history
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[str, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> str:
         """Nothing to look up: the row was due, so it is time."""
-        return item.key, None
+        return item.key
 
-    def step(self, wanted: str, _nothing: None) -> queue.Progress[Any]:
+    def step(self, wanted: str) -> queue.Progress[str]:
         """Nothing to do in the world."""
         return queue.Done(wanted)
 
-    def save(self, connection: sa.Connection, item: queue.Item, observed: Any) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: str) -> None:
         """Delete the record."""
-        tenant, _, instance = item.key.rpartition(" ")
+        tenant, _, instance = observed.rpartition(" ")
         self._history.expire(connection, TenantId(tenant), instance)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:

@@ -43,8 +43,8 @@ class _Invocation:
     attributes: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
-class Invocations:
-    """`archelon_core.queue.Handler` of the topic `invocation`; keys are ids of invocations."""
+class Invocations(queue.Handler[_Invocation, bool]):
+    """Handler of the topic `invocation`; keys are ids of invocations."""
 
     def __init__(self, instances: Instances, cloud: Cloud, cipher: Cipher, *, clock: Callable[[], float]) -> None:
         self._instances = instances
@@ -52,7 +52,7 @@ class Invocations:
         self._cipher = cipher
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[_Invocation, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> _Invocation | None:
         """The invocation; None if it was worked off, or its instance is gone."""
         table = tables.invocations
         row = connection.execute(sa.select(table).where(table.c.id == item.key)).one_or_none()
@@ -61,9 +61,9 @@ class Invocations:
             return None
         attributes = json.loads(self._cipher.decrypt(row.attributes, context=(row.id, "attributes")))
         too_old = self._clock() > row.made + _PATIENCE
-        return _Invocation(instance, row.id, row.name, too_old, attributes), None
+        return _Invocation(instance, row.id, row.name, too_old, attributes)
 
-    def step(self, wanted: _Invocation, _nothing: None) -> queue.Progress[Any]:
+    def step(self, wanted: _Invocation) -> queue.Progress[bool]:
         """Pass it on. The orchestrator takes one id once."""
         instance = wanted.instance
         if wanted.too_old:

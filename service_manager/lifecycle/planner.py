@@ -16,6 +16,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
+from archelon_core.backoff import Backoff
+
 from ..store.snapshot import Snapshot, Wanted
 
 __all__ = [
@@ -36,22 +38,19 @@ __all__ = [
     "plan",
 ]
 
+_LONGEST_PAUSE: Final = 60.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Patience:
     """How long one attempt of a phase may take, in seconds, and how many follow the first.
 
-    The pause before the n-th further attempt is `pause` doubled n-1 times, at most `longest_pause`.
+    The pause before the n-th further attempt is `pause` doubled n-1 times, at most a minute.
     """
 
     timeout: float = 300.0
     retries: int = 2
     pause: float = 1.0
-    longest_pause: float = 60.0
-
-    def pause_before(self, attempt: int) -> float:
-        """Seconds before the attempt that follows `attempt` failures (1 or more)."""
-        return min(self.longest_pause, self.pause * 2.0 ** min(attempt - 1, 32))
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ def _what_is_missing(seen: Snapshot) -> str:
 def _after(seen: Snapshot, limits: Patience, reason: str, *, now: float) -> Step:
     failures = seen.attempt + 1
     if failures <= limits.retries:
-        return TryAgain(now + limits.pause_before(failures), reason)
+        return TryAgain(now + Backoff(limits.pause, _LONGEST_PAUSE).delay(failures), reason)
     return GiveUp(seen.state, reason)
 
 

@@ -20,6 +20,7 @@ from archelon_api import deploy, disposal, names, orchestrator, tokens
 from archelon_api import service_manager as wire
 from archelon_core import queue
 from archelon_core.auth import TokenIssuer
+from archelon_core.backoff import Backoff
 from archelon_core.encryption import Cipher
 from occi_service import client
 
@@ -39,11 +40,12 @@ __all__ = ["Order", "Reconciler"]
 
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
-_LOOK_LONGEST: Final = 30.0
+#: Seconds between two polls of an orchestrator that is awaited.
+_POLLS: Final = Backoff(_LOOK, longest=30.0)
 #: A look at a disposal adds at most this part of the time that it has taken.
 _PARTS: Final = 8
-_STUMBLE_FIRST: Final = 0.2
-_STUMBLE_LONGEST: Final = 10.0
+#: Seconds before a step that could not reach somebody is taken again.
+_RETRIES: Final = Backoff(0.2, longest=10.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Order:
     private: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
-class Reconciler:
-    """`archelon_core.queue.Handler` of the topic `instance`.
+class Reconciler(queue.Handler[Order, Change]):
+    """Handler of the topic `instance`.
 
     Args:
         url: under which this service manager is reached by orchestrators.
@@ -100,7 +102,7 @@ class Reconciler:
 
     # load -------------------------------------------------------------------------------------------------------------
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[Order, Change] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> Order | None:
         """The instance as it is; None if it is gone."""
         instance = self._instances.find(connection, item.key)
         if instance is None:
@@ -118,11 +120,11 @@ class Reconciler:
             start_token = self._cipher.decrypt(instance.start_token, context=(instance.id, "start_token"))
         if isinstance(step, planner.Activate) and instance.private:
             private = self._cipher.decrypt(instance.private, context=(instance.id, "private"))
-        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}")), Change()
+        return Order(instance, manifest, step, now, parameters, start_token, json.loads(private or "{}"))
 
     # step -------------------------------------------------------------------------------------------------------------
 
-    def step(self, order: Order, _nothing: Change) -> queue.Progress[Change]:
+    def step(self, order: Order) -> queue.Progress[Change]:
         """Take the next step."""
         if isinstance(order.next, planner.Rest):
             return queue.Done()
@@ -137,9 +139,8 @@ class Reconciler:
         except (client.ClientError, LookupError) as error:
             # Away, overloaded, not yet up: it passes, or the phase's time does.
             stumbles = order.instance.stumbles + 1
-            pause = min(_STUMBLE_LONGEST, _STUMBLE_FIRST * 2.0 ** min(stumbles - 1, 16))
             change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
-            return queue.Wait(pause, change)
+            return queue.Wait(_RETRIES.delay(stumbles), change)
 
     def _time_left(self, order: Order) -> float:
         """Seconds until the present attempt is overdue, which somebody is to notice in time."""
@@ -201,7 +202,7 @@ class Reconciler:
                 except client.NotFoundError:
                     # It has started anew, and its word of that is still to come: it has disposed of nothing.
                     anew = Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen)
-                    return queue.Wait(_STUMBLE_FIRST, anew)
+                    return queue.Wait(_RETRIES.first, anew)
                 return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
             case planner.Dispose():
                 return self._dispose(order)
@@ -258,7 +259,7 @@ class Reconciler:
         instance = order.instance
         seen = instance.snapshot
         stumbles = instance.stumbles + 1
-        pause = min(max(until - now, 0.0), _LOOK_LONGEST, _LOOK * 2.0 ** min(stumbles - 2, 8))
+        pause = min(max(until - now, 0.0), _POLLS.delay(stumbles - 1))
         application = self._application(instance)
         state = application.attributes.get(deploy.APP_STATE)
         said = str(application.attributes.get(deploy.APP_STATE_MESSAGE) or "")
@@ -367,7 +368,7 @@ class Reconciler:
             return queue.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
         # Nobody tells when it is done. The pauses grow with what it takes, and so what is added stays a small part of that.
         taken = 0.0 if seen.disposal is None else order.now - seen.begun
-        pause = min(_LOOK, max(_STUMBLE_FIRST, taken / _PARTS))
+        pause = min(_LOOK, max(_RETRIES.first, taken / _PARTS))
         columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": instance.stumbles + 1}
         if seen.disposal is None:
             # Its time, and its attempts, are its own.
@@ -387,9 +388,9 @@ class Reconciler:
 
     # save -------------------------------------------------------------------------------------------------------------
 
-    def save(self, connection: sa.Connection, item: queue.Item, change: Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: Change) -> None:
         """Write what a step did."""
-        self._changes.write(connection, item.key, change)
+        self._changes.write(connection, item.key, observed)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """A slip of our own, many times in a row: say so, and let the tenant retry or delete."""

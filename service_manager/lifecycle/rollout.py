@@ -72,15 +72,15 @@ class _Change:
     state: str | None = None
 
 
-class Roll:
-    """`archelon_core.queue.Handler` of rolls; keys are `tenant entry`."""
+class Roll(queue.Handler[_Rolling, _Change]):
+    """Handler of rolls; keys are `tenant entry`."""
 
     def __init__(self, instances: Instances, history: History, *, clock: Callable[[], float]) -> None:
         self._instances = instances
         self._history = history
         self._clock = clock
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[_Rolling, _Change] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> _Rolling | None:
         """How far the roll is; None where its entry is gone."""
         entity = self._entry(connection, item)
         if entity is None:
@@ -101,9 +101,9 @@ class Roll:
         following = connection.execute(wanted).one_or_none()
         moving = sa.select(table.c.id).where(to_come, sa.not_(resting), table.c.state != "fail").limit(1)
         busy = following is None and connection.scalar(moving) is not None
-        return _Rolling(digest, present, before, None if following is None else tuple(following), busy), _Change()
+        return _Rolling(digest, present, before, None if following is None else tuple(following), busy)
 
-    def step(self, rolling: _Rolling, _nothing: _Change) -> queue.Progress[_Change]:
+    def step(self, rolling: _Rolling) -> queue.Progress[_Change]:
         """Move the next instance, or wait for the one under way."""
         present = rolling.present
         if present is not None and present.snapshot.state == "fail":
@@ -118,12 +118,12 @@ class Roll:
             return queue.Wait(_LOOK, _Change(instance, rolling.digest, f"running: instance {instance}, from {before}"))
         return queue.Wait(_LOOK) if rolling.busy else queue.Done(_Change(state="done"))
 
-    def save(self, connection: sa.Connection, item: queue.Item, change: _Change) -> None:
+    def save(self, connection: sa.Connection, item: queue.Item, observed: _Change) -> None:
         """Write what the step decided."""
-        if change.state is not None:
-            self._note(connection, item, change.state)
-        if change.move is not None:
-            self._move(connection, change.move, change.digest)
+        if observed.state is not None:
+            self._note(connection, item, observed.state)
+        if observed.move is not None:
+            self._move(connection, observed.move, observed.digest)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
         """Say why the roll stopped."""

@@ -92,26 +92,19 @@ class Delegating:
         return instance
 
 
-class Unclaimed:
-    """`archelon_core.queue.Handler` of the topic `delegation.unclaimed`."""
+class Unclaimed(work.Handler[Caller, None]):
+    """Handler of the topic `delegation.unclaimed`."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
 
-    def load(self, connection: sa.Connection, item: work.Item) -> tuple[Caller, None] | None:
+    def load(self, connection: sa.Connection, item: work.Item) -> Caller | None:
         """For whom it was made; None where the instance is there, which takes its delegation back itself."""
         table = tables.instances
         there = connection.scalar(sa.select(table.c.id).where(table.c.id == item.key))
-        return None if there is not None else (Caller(TenantId(item.tenant or ""), item.key), None)
+        return None if there is not None else Caller(TenantId(item.tenant or ""), item.key)
 
-    def step(self, wanted: Caller, observed: None) -> work.Progress[None]:
+    def step(self, wanted: Caller) -> work.Progress[None]:
         """Take it back."""
         self._cloud.revoke_delegation(wanted)
         return work.Done()
-
-    def save(self, connection: sa.Connection, item: work.Item, observed: None) -> None:
-        """Nothing is kept of it."""
-
-    def gave_up(self, connection: sa.Connection, item: work.Item, reason: str) -> None:
-        """It is never given up."""
-        raise AssertionError(f"the delegation of {item.key} is never given up, and yet: {reason}")

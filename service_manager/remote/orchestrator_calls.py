@@ -22,14 +22,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from archelon_core.backoff import Backoff
 from occi_service import client
 
 __all__ = ["LeftAloneError", "Lines"]
 
 #: Seconds after which a call has kept its thread waiting.
 _SLOW: Final = 1.0
-_PAUSE_FIRST: Final = 1.0
-_PAUSE_LONGEST: Final = 30.0
+#: Seconds without a call, after so many in a row that kept their thread waiting and had no answer.
+_PAUSES: Final = Backoff(1.0, longest=30.0)
 #: Seconds that a tenant is watched after a slow call.
 _WATCHED: Final = 60.0
 #: Seconds between the appointments of calls that a tenant had to put off.
@@ -130,7 +131,7 @@ class Lines:
                 # Who refuses a connection costs nobody a thread: a container that is about to be up again, mostly.
                 line.failures = line.failures + 1 if slow and not answered else 0
                 if line.failures:
-                    line.free_at = now + min(_PAUSE_LONGEST, _PAUSE_FIRST * 2.0 ** min(line.failures - 1, 16))
+                    line.free_at = now + _PAUSES.delay(line.failures)
 
     def _check(self, line: _Line, tenant: _Tenant, now: float) -> None:
         if now < line.free_at:
@@ -141,7 +142,7 @@ class Lines:
             raise LeftAloneError("it is being called already", address=line.address, seconds=_APART)
         if not line.prompt and now < tenant.watched_until and tenant.calls >= self._share:
             # Appointments lie apart, so that those who were put off do not all come at once, again and again.
-            tenant.appointment = min(max(tenant.appointment, now) + _APART, now + _PAUSE_LONGEST)
+            tenant.appointment = min(max(tenant.appointment, now) + _APART, now + _PAUSES.longest)
             raise LeftAloneError(
                 "its tenant's orchestrators keep others waiting", address=line.address, seconds=tenant.appointment - now
             )

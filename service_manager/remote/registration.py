@@ -39,8 +39,8 @@ class Offer:
     withdrawn: bool
 
 
-class Registration:
-    """`archelon_core.queue.Handler` of the topic `catalogue.entry`; its key is the service's type.
+class Registration(queue.Handler[Offer, None]):
+    """Handler of the topic `catalogue.entry`; its key is the service's type.
 
     Args:
         issuer: of the tokens that this service manager signs. urls: its own, by interface.
@@ -56,7 +56,7 @@ class Registration:
         self._urls = {interface: url.rstrip("/") for interface, url in urls.items()}
         self._every = every
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[Offer, None] | None:
+    def load(self, connection: sa.Connection, item: queue.Item) -> Offer | None:
         """How it should be; nothing where it is withdrawn."""
         found = self._catalogue.service(connection, item.key)
         if found is None:
@@ -75,10 +75,10 @@ class Registration:
                         design.SERVICE_REGION: region,
                         design.INTERFACE: interface,
                     }
-        return Offer(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn), None
+        return Offer(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn)
 
-    def step(self, wanted: Offer, observed: None) -> queue.Progress[None]:
-        """Compare, and set right."""
+    def step(self, wanted: Offer) -> queue.Progress[None]:
+        """Compare, and set right. Nothing is kept: the catalogue itself says how it is."""
         there = {
             f"{design.SERVICE.location}{each.location.rpartition('/')[2]}": each
             for each in self._cloud.services(wanted.type, wanted.tenant)
@@ -97,10 +97,3 @@ class Registration:
             return queue.Done()
         # Without an entry: nobody knows yet which regions there are.
         return queue.Wait(self._every if wanted.entries else _SOON)
-
-    def save(self, connection: sa.Connection, item: queue.Item, observed: None) -> None:
-        """Nothing is kept: the catalogue itself says how it is."""
-
-    def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
-        """It is never given up."""
-        raise AssertionError(f"the entry of {item.key} is never given up, and yet: {reason}")

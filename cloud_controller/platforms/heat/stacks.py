@@ -22,6 +22,8 @@ from typing import Any, Final, TypeVar
 import keystoneauth1.exceptions
 from heatclient.v1.client import Client
 
+from archelon_core.backoff import Backoff
+
 from ...core.labels import Labels
 from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import resources
@@ -35,8 +37,8 @@ __all__ = ["HIDDEN", "HeatStacks", "without"]
 HIDDEN: Final = "[hidden]"
 #: Seconds after which a stack that Heat works on is looked at although the region's watcher told nothing.
 _WITHOUT_A_WORD: Final = 60.0
-#: Seconds after which what Heat could not delete is deleted again, doubled each time up to the second.
-_AGAIN: Final = (5.0, 300.0)
+#: Seconds after which what Heat could not delete is deleted again.
+_AGAIN: Final = Backoff(5.0, longest=300.0)
 _SOON: Final = 0.2
 #: Seconds in which a failed create begins to be rolled back.
 _UNTIL_ROLLBACK: Final = 10.0
@@ -78,7 +80,7 @@ class HeatStacks:
         checkpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._connections = connections
-        self._stalled = stalled
+        self._stalled = Backoff(stalled, longest=stalled * 4.0**8, factor=4.0)
         self._look = min(_WITHOUT_A_WORD, stalled / 2)
         self._clock = clock
         self._checkpoint = checkpoint
@@ -262,7 +264,7 @@ class HeatStacks:
         kept.pop("still", None)
         if present.stack_status == "DELETE_FAILED":
             tries, since = kept.get("deletes", (0, 0.0))
-            pause = min(_AGAIN[0] * 2**tries, _AGAIN[1])
+            pause = _AGAIN.delay(tries + 1)
             waited = self._clock() - since
             if tries and waited < pause:
                 found = resources.resources_of(client, _path(present))
@@ -291,7 +293,7 @@ class HeatStacks:
         if known is None or known["seen"] != seen:
             kept["still"] = {"seen": seen, "since": now, "told": 0}
             return False
-        if now - known["since"] < self._stalled * 4.0 ** min(known["told"], 8):
+        if now - known["since"] < self._stalled.delay(known["told"] + 1):
             return False
         kept["still"] = {**known, "told": known["told"] + 1}
         return True

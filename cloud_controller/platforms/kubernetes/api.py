@@ -22,6 +22,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.config import ConfigException
 
+from archelon_core.backoff import Backoff
 from archelon_core.transactions import forbid_in_transaction
 
 __all__ = [
@@ -44,10 +45,9 @@ MERGE: Final = "application/merge-patch+json"
 #: Seconds that connecting, and waiting for an answer, may take: a step has a lease of ten.
 _CONNECT: Final = 2.0
 _READ: Final = 5.0
-#: How often a request is made at most, and the seconds before the second time; doubled for each next.
+#: How often a request is made at most, and the seconds in between.
 _ATTEMPTS: Final = 4
-_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 1.0
+_PAUSES: Final = Backoff(0.1, longest=1.0)
 #: Answers that are worth asking again: conflict of two writers, too many requests, trouble of the server.
 _AGAIN: Final = frozenset((409, 429, 500, 502, 503, 504))
 #: An answer larger than this is none that we asked for.
@@ -215,9 +215,8 @@ class Api:
         """What the server says in the end: asked again, a few times, where it may say something else."""
         sent = None if request.body is None else json.dumps(request.body).encode()
         url, headers = _url(request.path, request.query), _headers(request.content_type)
-        pause = _PAUSE
         for attempt in range(1, _ATTEMPTS + 1):
-            wait = pause
+            wait = _PAUSES.delay(attempt)
             try:
                 status, answer, asked = self._once(request.method, url, headers, sent)
                 if status < 300:
@@ -225,12 +224,11 @@ class Api:
                 problem = _refusal(status, answer)
                 if status not in _AGAIN:
                     raise problem
-                wait = max(pause, min(asked, _LONGEST_PAUSE))
+                wait = max(wait, min(asked, _PAUSES.longest))
             except UnreachableError as error:
                 problem = error
             if attempt < _ATTEMPTS:
                 self._sleep(wait)
-                pause = min(pause * 2, _LONGEST_PAUSE)
         raise problem
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes, float]:

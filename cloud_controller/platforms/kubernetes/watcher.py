@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from archelon_core.backoff import Backoff
+
 from ..interface import Change, Changed
 from .annotations import COMPONENT, ORCHESTRATOR, STACK, instance_of, selector
 from .api import ApiError, GoneError, Json
@@ -40,8 +42,8 @@ _EVERY: Final = 5.0
 _FORSAKEN: Final = 20.0
 #: Seconds after which the server ends a watch, to be resumed.
 _WATCH: Final = 60
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 5.0
+#: Seconds before a watch that the server refuses is tried again.
+_PAUSES: Final = Backoff(0.2, longest=5.0)
 
 _logger = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ class KubernetesWatcher:
         path = resource.path(self._cluster.namespaces.scope)
         chosen = selector(self._cluster.region)
         version = ""
-        pause = _FIRST_PAUSE
+        pauses = iter(_PAUSES)
         while self._is_wanted():
             try:
                 if not version:
@@ -115,7 +117,7 @@ class KubernetesWatcher:
                 for event in self._cluster.api.watch(
                     path, version=version, seconds=self._watch_seconds, labelSelector=chosen
                 ):
-                    pause = _FIRST_PAUSE
+                    pauses = iter(_PAUSES)
                     version = str(event["object"]["metadata"]["resourceVersion"])
                     if event["type"] != "BOOKMARK":
                         self._tell(event["object"])
@@ -125,8 +127,7 @@ class KubernetesWatcher:
                 version = ""
             except ApiError as problem:
                 _logger.info("a watch is resumed", extra={"kind": resource.kind, "reason": str(problem)})
-                self._ended.wait(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                self._ended.wait(next(pauses))
 
     def _tell(self, found: Json) -> None:
         change = _change(found)

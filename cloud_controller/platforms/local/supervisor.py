@@ -152,7 +152,8 @@ class _Supervisor:
                     message=f"{message}; restarted {self._restarts} times, which is the limit",
                 )
                 return
-            wait = min(backoff * 2**self._restarts, self._order["backoff_limit"])
+            # Not archelon_core.backoff: the standard library alone is imported here. Beyond 64 a float might overflow.
+            wait = min(backoff * 2.0 ** min(self._restarts, 64), self._order["backoff_limit"])
             self._restarts += 1
             self._tell(
                 "restarting", exit_status=code, message=f"{message}; restart {self._restarts} of {limit} in {wait:g} s"

@@ -39,12 +39,12 @@ class Outward(Kettles):
         call = insert(effects).values(key=sa.bindparam("key"), degree=sa.bindparam("degree"), calls=1)
         self._call = call.on_conflict_do_update(index_elements=["key", "degree"], set_={"calls": effects.c.calls + 1})
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[tuple[str, int], int] | None:  # type: ignore[override]
+    def load(self, connection: sa.Connection, item: queue.Item) -> tuple[str, int, int] | None:  # type: ignore[override]
         loaded = super().load(connection, item)
-        return None if loaded is None else ((item.key, loaded[0]), loaded[1])
+        return None if loaded is None else (item.key, *loaded)
 
-    def step(self, wanted: tuple[str, int], observed: int) -> queue.Progress[int]:  # type: ignore[override]
-        key, degrees = wanted
+    def step(self, loaded: tuple[str, int, int]) -> queue.Progress[int]:  # type: ignore[override]
+        key, degrees, observed = loaded
         if observed == degrees:
             return queue.Done()
         with self._database.write() as connection:

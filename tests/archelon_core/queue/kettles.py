@@ -60,8 +60,8 @@ class Kettles:
         row = connection.execute(query).one_or_none()
         return None if row is None else (row.wanted, row.observed)
 
-    def step(self, wanted: int, observed: int) -> work.Progress[int]:
-        return self.act(wanted, observed)
+    def step(self, loaded: tuple[int, int]) -> work.Progress[int]:
+        return self.act(*loaded)
 
     def save(self, connection: sa.Connection, item: work.Item, observed: int) -> None:
         connection.execute(sa.update(kettles).where(kettles.c.key == item.key).values(observed=observed))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,24 @@ def test_unfit_values_are_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError):
         make()
+
+
+class Endless(queue.Handler[str, None]):
+    """What a handler has to define at least."""
+
+    def load(self, connection: sa.Connection, item: queue.Item) -> str:
+        return item.key
+
+    def step(self, wanted: str) -> queue.Progress[None]:
+        return queue.Done()
+
+
+def test_a_handler_that_is_never_given_up_refuses_to_be() -> None:
+    item = queue.Item("kettle", "k", None, None, queue.Token(1), 1, 0, None, deadline=0)
+    with sa.create_engine("sqlite://").connect() as connection:
+        Endless().save(connection, item, None)
+        with pytest.raises(AssertionError, match="kettle of k is never given up, and yet: why"):
+            Endless().gave_up(connection, item, "why")
 
 
 @given(st.text(max_size=3000))

@@ -61,9 +61,9 @@ class Fused:
         self._fuse(f"{self._name} claimed")
         return self._handler.load(connection, item)
 
-    def step(self, wanted: Any, observed: Any) -> Any:
+    def step(self, wanted: Any) -> Any:
         self._fuse(f"{self._name} loaded")
-        progress = self._handler.step(wanted, observed)
+        progress = self._handler.step(wanted)
         self._fuse(f"{self._name} stepped")
         return progress
 

@@ -113,7 +113,7 @@ class Looks:
         with self._database.write() as connection:
             loaded = self._handler.load(connection, self._item)
             assert loaded is not None
-            progress = self._handler.step(*loaded)
+            progress = self._handler.step(loaded)
             if progress.observed is not None:
                 self._handler.save(connection, self._item, progress.observed)
         return progress

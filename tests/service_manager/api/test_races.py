@@ -34,8 +34,8 @@ def decide(desk: Desk, path: str) -> tuple[Any, queue.Progress[Change]]:
     """The worker's look at an instance, and what it decides."""
     item = Keyed(desk.row(path)["id"])
     with desk.parts.database.read() as connection:
-        order, nothing = desk.reconciler.load(connection, item)
-    progress: queue.Progress[Change] = desk.reconciler.step(order, nothing)
+        order = desk.reconciler.load(connection, item)
+    progress: queue.Progress[Change] = desk.reconciler.step(order)
     return item, progress
 
 

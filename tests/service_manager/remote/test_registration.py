@@ -55,7 +55,7 @@ def _registered(cloud: _Cloud, *regions: str, withdrawn: bool = False) -> queue.
     catalogue: Any = None
     design_module: Any = cloud
     registration = Registration(catalogue, design_module, issuer="ours", urls={"public": "http://sm"}, every=30.0)
-    return registration.step(Offer(TYPE, "Demo", TenantId("acme"), entries, withdrawn), None)
+    return registration.step(Offer(TYPE, "Demo", TenantId("acme"), entries, withdrawn))
 
 
 def test_what_is_missing_changed_or_without_a_mark_is_entered_again() -> None:
