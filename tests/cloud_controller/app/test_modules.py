@@ -145,7 +145,7 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
     with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
         settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
-    with pytest.raises(dependencies.ports.DeployError, match=r"there are heat,.* local"):
+    with pytest.raises(dependencies.interface.DeployError, match=r"there are heat,.* local"):
         dependencies.Parts.of(settings.CloudControllerSettings.load(wrong))
 
 
