@@ -87,7 +87,7 @@ def test_one_who_is_not_root_keeps_tenants_apart_too(tmp_path: Path) -> None:
     as_user = [bwrap, *options, "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--"]
     if subprocess.run([*as_user, "true"], check=False).returncode:
         missing("user namespaces")
-    tests = [str(ROOT / "tests" / "cloud_controller" / f"test_{name}.py") for name in ("launcher", "local_configures")]
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("launcher", "configures")]
     pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={tmp_path}/inside"]
     selected = ["-k", f"sandbox and not without and ({OF_A_SANDBOX})", *tests]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
