@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .documents import Json, Node, locate, plain
-from .problems import Path, Problem, json_path
+from archelon_core.documents.problems import Path, Problem, json_path
+from archelon_core.documents.tree import Json, Node, locate, plain
+
 from .values import Pattern, ValueType, misfit
 
 __all__ = [

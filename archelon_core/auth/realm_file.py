@@ -19,6 +19,8 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from ..documents.problems import DocumentError
+from ..documents.reading import text_of
 from ..private_files import others_may_read
 from . import realm_document
 from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
@@ -68,18 +70,13 @@ class RealmFile:
         try:
             with self.path.open("rb") as file:
                 self._check_mode(os.fstat(file.fileno()))
-                raw = file.read(realm_document.MAX_BYTES + 1)
+                text = text_of(file, file=str(self.path), limits=realm_document.LIMITS)
         except FileNotFoundError:
             raise RealmError(f"{self.path}: no such file; `archelon realm` makes one") from None
         except OSError as error:
             raise RealmError(f"{self.path}: cannot be read: {error.strerror}") from None
-        if len(raw) > realm_document.MAX_BYTES:
-            raise RealmError(f"{self.path}: larger than {realm_document.MAX_BYTES} bytes")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise RealmError(f"{self.path}:{line}: not UTF-8") from None
+        except DocumentError as error:
+            raise RealmError(str(error)) from None
         return realm_document.parse(text, self.path)
 
     def add_tenant(self, name: str, *, tenant_id: str | None = None) -> RealmTenant:
@@ -201,9 +198,10 @@ class RealmFile:
             yield draft
             text = realm_document.dump(RealmData(draft.tenants, draft.users, draft.tokens))
             # What the next reader would refuse is not written.
+            if len(text) > realm_document.LIMITS.characters:
+                most = realm_document.LIMITS.characters
+                raise RealmError(f"{self.path}: would be larger than {most} characters; remove tokens")
             realm_document.parse(text, self.path)
-            if len(text.encode()) > realm_document.MAX_BYTES:
-                raise RealmError(f"{self.path}: would be larger than {realm_document.MAX_BYTES} bytes; remove tokens")
             try:
                 self._replace(text)
             except OSError as error:

@@ -26,9 +26,9 @@ from typing import Any, Final
 
 import bundles
 from archelon_api import names
-from bundles.documents import Node as Parsed
-from bundles.documents import locate
-from bundles.problems import json_path
+from archelon_core.documents.problems import json_path
+from archelon_core.documents.tree import Node as Parsed
+from archelon_core.documents.tree import locate
 
 from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
