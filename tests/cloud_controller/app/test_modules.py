@@ -29,6 +29,7 @@ from cloud_controller.core import tables
 from cloud_controller.core.notification_sender import Sender
 from cloud_controller.core.notifications import Notice
 from cloud_controller.core.resources import Objects
+from cloud_controller.platforms import interface
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from occi_service.client import ClientError
 from occi_service.registry import schema
@@ -145,7 +146,7 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
     with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
         settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
-    with pytest.raises(dependencies.ports.DeployError, match=r"there are heat,.* local"):
+    with pytest.raises(interface.DeployError, match=r"there are heat,.* local"):
         dependencies.Parts.of(settings.CloudControllerSettings.load(wrong))
 
 
