@@ -26,5 +26,5 @@ class LocalTargets:
                 continue
             number = process.ports.get(port) if port else next(iter(process.ports.values()), None)
             if number:
-                found.append(Target(notes["key"], HERE, number))
+                found.append(Target(notes["key"], HERE, number, loopback=True))
         return found
