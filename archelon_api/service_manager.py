@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from occi.core_model import Action, Kind, Link, Mixin, Resource
+from occi.core_model import Action, Kind, Link, Resource
 
 from occi_service.attributes import Attribute, whole_number
 
@@ -196,9 +196,6 @@ RECORD: Final = Kind(
     },
     location="/record/",
 )
-
-#: Marks a kind as a service of this service manager.
-SERVICE_MIXIN: Final = Mixin(SCHEME, "service", title="Service")
 
 
 def supplier_path(instance: str, service_type: str, region: str = "") -> str:

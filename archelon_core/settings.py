@@ -82,19 +82,18 @@ class Settings(pydantic_settings.BaseSettings):
         return token
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, beside: Sequence[type[Settings]] = ()) -> Self:
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read, check and return the settings.
 
         Args:
             environ: the environment; the process' own where None.
-            beside: settings of other services that share the environment or the file, whose names are no error here.
 
         Raises:
             SettingsError: something is wrong; it says all that is.
         """
         environ = os.environ if environ is None else environ
         path = Path(environ[_CONFIG]) if environ.get(_CONFIG) else None
-        known = set(cls.model_fields).union(*(other.model_fields for other in beside))
+        known = set(cls.model_fields)
         problems: list[str] = []
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
@@ -102,14 +101,14 @@ class Settings(pydantic_settings.BaseSettings):
             for name, value in _read_file(path).items():
                 if name not in known:
                     problems.append(_unknown(str(name), f"file {path}", known))
-                elif name in cls.model_fields:
+                else:
                     values[name], sources[name] = value, f"file {path}"
         for variable, text in _variables(environ):
             name = variable.removeprefix(PREFIX).lower()
             source = f"environment variable {variable}"
             if variable != PREFIX + name.upper() or name not in known:
                 problems.append(_unknown(variable, source, known, variable=True))
-            elif name in cls.model_fields:
+            else:
                 values[name], sources[name] = _from_text(text, cls.model_fields[name]), source
         try:
             settings = cls(**values)

@@ -202,7 +202,7 @@ def body_limit(settings: ServiceManagerSettings) -> Callable[[str], int]:
     return lambda path: settings.bundle_limit if path.startswith("/bundle/") else MAX_BODY
 
 
-def web(parts: Parts, *, dialects: bool = True) -> Any:
+def web(parts: Parts) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
     trusted_proxies = [str(network) for network in settings.trusted_proxies]
@@ -238,8 +238,6 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         realm_name=settings.name,
         metrics_token=settings.metrics_token.get_secret_value(),
     )
-    if not dialects:
-        return assembled
     hurtle = _application(parts, "pyssf")
     hurtle.falcon.add_route("/update/children", operator, suffix="children")
     hurtle_doors = assemble(

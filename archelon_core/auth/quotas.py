@@ -47,21 +47,21 @@ class Quotas:
             if limit is not None and limit < 0:
                 raise ValueError(f"quota {where} is {limit}: a limit is 0 or more, or absent for no limit")
 
-    def check(self, counts: Counts, *, tenant: TenantId, service: str, adding: int = 1) -> None:
-        """Whether `tenant` may have `adding` more instances of `service`.
+    def check(self, counts: Counts, *, tenant: TenantId, service: str) -> None:
+        """Whether `tenant` may have one more instance of `service`.
 
         Raises:
             QuotaExceededError: one of the limits would be passed.
         """
         limit = self.per_tenant.get(tenant, self.default)
-        if limit is not None and counts.instances + adding > limit:
+        if limit is not None and counts.instances >= limit:
             raise QuotaExceededError(
                 f"This tenant may have {limit} instances and has {counts.instances}. "
                 "Delete one, or ask the operator for a higher limit.",
                 where="quota",
             )
         limit = self.per_service.get(service)
-        if limit is not None and counts.of_service + adding > limit:
+        if limit is not None and counts.of_service >= limit:
             raise QuotaExceededError(
                 f"A tenant may have {limit} instances of {service}; this one has {counts.of_service}. "
                 "Delete one, or ask the operator for a higher limit.",

@@ -53,13 +53,11 @@ class RealmFile:
     Args:
         path: the YAML file; made, with mode 0600, by the first change.
         clock: seconds since the epoch.
-        random_bytes: `secrets.token_bytes`, or a test's.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._clock = clock
-        self._random_bytes = random_bytes
 
     def read(self) -> RealmData:
         """What the file says now.
@@ -85,7 +83,7 @@ class RealmFile:
         Raises:
             RealmError: the name or id is taken or not well formed.
         """
-        tenant = RealmTenant(TenantId(tenant_id or uuid.UUID(bytes=self._random_bytes(16), version=4).hex), name)
+        tenant = RealmTenant(TenantId(tenant_id or uuid.uuid4().hex), name)
         self._check_name(name, "a tenant's name")
         self._check_name(tenant.id, "a tenant's id")
         with self._change() as draft:
@@ -158,8 +156,8 @@ class RealmFile:
         """
         if lifetime is not None and lifetime <= datetime.timedelta(0):
             raise RealmError(f"{self.path}: a token's lifetime must be positive")
-        secret = TOKEN_PREFIX + _base64url(self._random_bytes(_TOKEN_BYTES))
-        token_id = self._random_bytes(8).hex()
+        secret = TOKEN_PREFIX + _base64url(secrets.token_bytes(_TOKEN_BYTES))
+        token_id = secrets.token_hex(8)
         expires = None
         if lifetime is not None:
             now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
@@ -183,12 +181,6 @@ class RealmFile:
             if token_id not in draft.tokens:
                 raise RealmError(f"{self.path}: there is no token {token_id!r}")
             del draft.tokens[token_id]
-
-    def remove_expired(self) -> int:
-        """Remove tokens that have expired; how many."""
-        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        with self._change() as draft:
-            return draft.drop_tokens(lambda token: token.expires is not None and token.expires <= now)
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[_Draft]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from archelon_core.database import metadata
 
-__all__ = ["INSTALLATION", "TABLES", "bundles", "delegations", "installation", "notices", "objects", "samples"]
+__all__ = ["INSTALLATION", "bundles", "delegations", "installation", "notices", "objects", "samples"]
 
 objects = sa.Table(
     "cloud_objects",
@@ -85,5 +85,3 @@ installation = sa.Table(
 
 #: The name, for a SELECT that needs it beside something else.
 INSTALLATION = sa.select(installation.c.name).scalar_subquery().label("installation")
-
-TABLES = (objects, notices, bundles, samples, delegations, installation)

@@ -36,10 +36,6 @@ class Demo(Settings):
         return value
 
 
-class Other(Settings):
-    realm: str = "local"
-
-
 GOOD = {"ARCHELON_DATABASE_URL": f"postgresql://u:{SECRET}@h/n"}
 
 
@@ -126,12 +122,6 @@ def test_a_name_in_the_wrong_case_is_unknown() -> None:
 
 def test_a_name_like_no_other_lists_what_there_is() -> None:
     assert "known are: ARCHELON_ACCESS_LOG, " in problems({**GOOD, "ARCHELON_ZZZZZZZZ": "1"})[0]
-
-
-def test_settings_of_another_service_are_known_where_said() -> None:
-    environ = {**GOOD, "ARCHELON_REALM": "x"}
-    assert problems(environ)
-    assert Demo.load(environ, beside=[Other]).port == 8080
 
 
 def test_variables_that_kubernetes_and_the_tests_set() -> None:

@@ -42,7 +42,6 @@ class Resource:
     Args:
         version: as `apiVersion` has it, such as `apps/v1`.
         plural: as paths have it. verbs: what can be done.
-        subresources: such as `scale`.
     """
 
     version: str
@@ -50,7 +49,6 @@ class Resource:
     plural: str
     namespaced: bool
     verbs: frozenset[str]
-    subresources: frozenset[str] = frozenset()
 
     def path(self, namespace: str, name: str = "") -> str:
         """Of an object, or without a name of the list of them; without a namespace of those in all."""
@@ -135,11 +133,6 @@ class Discovery:
 
 
 def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:
-    below: dict[str, set[str]] = {}
-    for each in listed:
-        plural, _, subresource = each["name"].partition("/")
-        if subresource:
-            below.setdefault(plural, set()).add(subresource)
     return {
         each["kind"]: Resource(
             version,
@@ -147,7 +140,6 @@ def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:
             each["name"],
             bool(each.get("namespaced")),
             frozenset(each.get("verbs") or ()),
-            frozenset(below.get(each["name"], ())),
         )
         for each in listed
         if "/" not in each["name"]

@@ -184,7 +184,6 @@ class _PodObjects:
         self._runs = runs
         resource = wanted.properties["resource"]
         assert isinstance(resource, dict)
-        self._resource: Mapping[str, Value] = resource
         self._name = object_name(wanted.stack, wanted.key)
         self._ports = _ports(resource.get("ports"))
 

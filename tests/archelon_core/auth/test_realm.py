@@ -137,15 +137,6 @@ def test_removing_a_tenant_takes_its_roles_and_tokens_along(provider: RealmProvi
     assert provider.verifier.verify(kept).tenant_name == "demo"
 
 
-def test_expired_tokens_can_be_swept(provider: RealmProvider) -> None:
-    provider.issue()
-    provider.clock.advance(1800)
-    kept = provider.issue()
-    provider.clock.advance(1801)
-    assert provider.file.remove_expired() == 1
-    assert provider.verifier.verify(kept).subject == "alice"
-
-
 def test_changes_that_make_no_sense_are_refused_and_change_nothing(provider: RealmProvider) -> None:
     provider.issue()
     before = provider.file.path.read_bytes()
