@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 
 from .errors import QuotaExceededError
-from .subject import TenantId
 
 __all__ = ["Counts", "Quotas"]
 
@@ -33,13 +32,11 @@ class Quotas:
     """Limits on instances; None means no limit, 0 means none allowed.
 
     Attributes:
-        default: instances of all services, for a tenant that `per_tenant` does not name.
-        per_tenant: the same, for one tenant; None there lifts the default.
+        default: instances of all services, for each tenant.
         per_service: instances of one service (by its kind's type identifier), for each tenant.
     """
 
     default: int | None = None
-    per_tenant: Mapping[TenantId, int | None] = dataclasses.field(default_factory=dict)
     per_service: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,13 +44,13 @@ class Quotas:
             if limit is not None and limit < 0:
                 raise ValueError(f"quota {where} is {limit}: a limit is 0 or more, or absent for no limit")
 
-    def check(self, counts: Counts, *, tenant: TenantId, service: str) -> None:
-        """Whether `tenant` may have one more instance of `service`.
+    def check(self, counts: Counts, *, service: str) -> None:
+        """Whether a tenant with this many may have one more instance of `service`.
 
         Raises:
             QuotaExceededError: one of the limits would be passed.
         """
-        limit = self.per_tenant.get(tenant, self.default)
+        limit = self.default
         if limit is not None and counts.instances >= limit:
             raise QuotaExceededError(
                 f"This tenant may have {limit} instances and has {counts.instances}. "
@@ -69,7 +66,4 @@ class Quotas:
             )
 
     def _limits(self) -> list[tuple[str, int | None]]:
-        named = [("default", self.default)]
-        named += [(f"of tenant {tenant}", limit) for tenant, limit in self.per_tenant.items()]
-        named += [(f"of service {service}", limit) for service, limit in self.per_service.items()]
-        return named
+        return [("default", self.default), *((f"of service {name}", limit) for name, limit in self.per_service.items())]
