@@ -33,8 +33,6 @@ from typing import Any, Final
 from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
-__all__ = ["NAME", "Ports", "StateDirectory", "found_upwards"]
-
 NAME: Final = ".archelon"
 _TENANT: Final = "dev"
 _ROLES: Final = ("tenant", "provider", "operator")

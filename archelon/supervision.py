@@ -23,8 +23,6 @@ from typing import Final
 
 from archelon_core import private_files
 
-__all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
-
 #: Environment variable with the descriptor of the pipe. Not one of the services' settings, whose names begin otherwise.
 LIFELINE: Final = "LIFELINE_OF_ARCHELON"
 _FIRST_PAUSE: Final = 0.1

@@ -18,8 +18,6 @@ from occi_service.attributes import Attribute, as_attribute
 
 from . import deploy, design, disposal, dns, names, orchestrator, provision, runtime, service_manager, tokens
 
-__all__ = ["page"]
-
 _HEAD: Final = """# The wire
 
 What Archelon's services say to one another, written from `archelon_api` by `python -m archelon_api.document`. All of

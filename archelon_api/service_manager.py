@@ -10,42 +10,6 @@ from occi_service.attributes import Attribute, whole_number
 
 from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, derived_id, scheme
 
-__all__ = [
-    "BUNDLE_VERSION",
-    "DEPENDENCY",
-    "HISTORY_STATES",
-    "INFRASTRUCTURE",
-    "INSTANCE_ATTRIBUTES",
-    "LIFECYCLE_ACTIONS",
-    "LOCK",
-    "LOCKED",
-    "OUTPUTS",
-    "PHASE",
-    "PHASES",
-    "PHASE_MESSAGE",
-    "PHASE_STATE",
-    "PHASE_STATES",
-    "PRIVATE",
-    "PRIVATE_LIMIT",
-    "PUBLISHED",
-    "RECORD",
-    "RENEW",
-    "REPORT",
-    "REPORTED_LINKS",
-    "RESOURCE_LINK",
-    "RETRY",
-    "ROLL",
-    "SCHEME",
-    "START",
-    "STATE",
-    "STATES",
-    "STATE_MESSAGE",
-    "STOP",
-    "TOKENS",
-    "UNLOCK",
-    "supplier_path",
-]
-
 SCHEME: Final = scheme("service-manager")
 
 STATE: Final = "mcn.service.state"

@@ -23,8 +23,6 @@ import prometheus_client.values
 if TYPE_CHECKING:
     import falcon
 
-__all__ = ["CONTENT_TYPE", "MetricsResource", "RequestMetrics", "forget_worker", "render", "share_through"]
-
 #: Media type of the text format.
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 

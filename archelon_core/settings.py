@@ -28,8 +28,6 @@ from .documents.problems import DocumentError
 from .documents.reading import only_document, read_text, text_of
 from .documents.tree import Limits, plain
 
-__all__ = ["PREFIX", "CallersSettings", "Settings", "SettingsError", "WebSettings"]
-
 #: Begins the name of every environment variable of ours.
 PREFIX = "ARCHELON_"
 _CONFIG = "ARCHELON_CONFIG"

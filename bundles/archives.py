@@ -26,17 +26,6 @@ from archelon_core.documents.problems import DocumentError, Problem
 
 from .archive_paths import collision_key, path_fault
 
-__all__ = [
-    "ArchiveLimits",
-    "Digest",
-    "PackedFile",
-    "digest_of",
-    "pack_files",
-    "read_archive",
-    "sweep_unfinished",
-    "unpack",
-]
-
 #: SHA-256 of an archive's bytes, 64 lower-case hexadecimal digits.
 Digest = NewType("Digest", str)
 

@@ -26,16 +26,6 @@ from .manifest import Manifest, Templates
 from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
 from .templates import Template
 
-__all__ = [
-    "INTERNAL_FILE",
-    "MANIFEST_FILES",
-    "ORCHESTRATOR_FILE",
-    "SUBSTITUTED_FORMATS",
-    "Bundle",
-    "Packed",
-    "validate",
-]
-
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
 ORCHESTRATOR_FILE = "orchestrator.py"
 #: Hurtle's file of the provider's parameters; read where it is there, even if the manifest does not name it.

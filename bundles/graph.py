@@ -14,8 +14,6 @@ from archelon_core.documents.problems import DocumentError, Path, Problem, liste
 
 from .manifest import Dependency, Manifest
 
-__all__ = ["ServiceGraph", "layers", "strong_components", "supplier_layers"]
-
 Name = TypeVar("Name", bound=str)
 
 

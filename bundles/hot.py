@@ -19,8 +19,6 @@ from archelon_core.documents.problems import DocumentError, Path, Problem, json_
 from archelon_core.documents.reading import read_text
 from archelon_core.documents.tree import Json, Mapping, Node, Scalar, plain, walk
 
-__all__ = ["VERSION_KEYS", "Gathered", "gather"]
-
 #: One of these says that a document is a template for Heat.
 VERSION_KEYS: Final = ("heat_template_version", "HeatTemplateFormatVersion", "AWSTemplateFormatVersion")
 #: What makes a type a file's name, as Heat sees it.

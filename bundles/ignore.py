@@ -15,8 +15,6 @@ import re2
 
 from archelon_core.documents.problems import DocumentError, Problem
 
-__all__ = ["DEFAULT_IGNORED", "IGNORE_FILE", "Ignored"]
-
 IGNORE_FILE = ".archelonignore"
 
 #: Before the author's own lines, which can take them back (`!tests/`).

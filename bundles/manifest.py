@@ -17,24 +17,6 @@ from archelon_core.documents.tree import Json, Node, locate, plain
 
 from .values import Pattern, ValueType, misfit
 
-__all__ = [
-    "Action",
-    "Attribute",
-    "Binding",
-    "Dependency",
-    "Input",
-    "InternalParameter",
-    "Manifest",
-    "Mutability",
-    "OnFailedCreate",
-    "Phase",
-    "PhasePolicy",
-    "Quotas",
-    "Resources",
-    "Source",
-    "Templates",
-]
-
 
 class Mutability(enum.StrEnum):
     """Who may write an attribute, in Hurtle's words."""

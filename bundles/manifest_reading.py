@@ -37,8 +37,6 @@ from .schema import schema_problems
 from .templates import Template
 from .values import Pattern, PatternError, ValueType, misfit
 
-__all__ = ["HOT", "MANIFEST_LIMITS", "manifest_of", "read_internal", "read_manifest"]
-
 #: Of a manifest; its schema, against which each value is held, allows for less than this of anything.
 MANIFEST_LIMITS = Limits(nodes=20_000)
 #: The remedy for a file without a document.

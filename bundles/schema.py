@@ -25,8 +25,6 @@ from .values import linear_validator
 if TYPE_CHECKING:
     import jsonschema
 
-__all__ = ["manifest_schema", "schema_problems"]
-
 _ARTICLES = {
     "string": "text",
     "number": "a number",

@@ -18,8 +18,6 @@ import re2
 
 from archelon_core.documents.tree import Json
 
-__all__ = ["PATTERN_KEYWORDS", "Pattern", "PatternError", "ValueType", "is_of_type", "linear_validator", "misfit"]
-
 
 class ValueType(enum.StrEnum):
     """OCCI's types of attributes (GFD.221)."""

@@ -20,8 +20,6 @@ from .instance import Instance
 from .ports import Pace, Service
 from .settings import ENV_ZONES
 
-__all__ = ["CloudNames"]
-
 _FIRST: Final = 0.25
 _LONGEST: Final = 5.0
 _KIND: Final = dns.RECORD.scheme + dns.RECORD.term

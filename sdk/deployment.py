@@ -24,8 +24,6 @@ from .events import Occasion
 from .instance import Instance
 from .ports import Pace, Service
 
-__all__ = ["Deployment", "Resource", "Stack"]
-
 _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between looks at a stack: the first, and the longest. A notice ends the wait at once.
 _FIRST: Final = 0.25

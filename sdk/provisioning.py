@@ -16,8 +16,6 @@ from .errors import Failure
 from .instance import Instance
 from .ports import Pace
 
-__all__ = ["Configuration", "Provisioning"]
-
 _FIRST: Final = 0.25
 _LONGEST: Final = 10.0
 

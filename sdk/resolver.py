@@ -26,8 +26,6 @@ from .errors import Abandoned, Failure, SupplierFailure
 from .instance import Instance
 from .ports import Pace, Service
 
-__all__ = ["Resolver", "Supplier"]
-
 _FIRST: Final = 0.25
 _LONGEST: Final = 1.0
 #: A look adds at most about this part, above one, of the time that was waited.

@@ -20,8 +20,6 @@ from bundles import hot
 
 from .errors import Failure
 
-__all__ = ["Document"]
-
 _DECLARING: Final = frozenset({"infrastructure", "hot"})
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\{\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*\}")
 #: Occopus' node definitions come along without being named.

@@ -64,8 +64,6 @@ from .store.instances import TOPIC, Instances
 from .store.services import ENTRY_TOPIC, Catalogue
 from .store.start_tokens import START_ISSUER, StartTokens
 
-__all__ = ["MIGRATIONS", "Parts", "body_limit", "web", "worker"]
-
 #: Alembic's revisions of this room.
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 

@@ -23,8 +23,6 @@ from typing import Final
 
 from .content import USER, Content
 
-__all__ = ["RootError", "make_root"]
-
 _HERE: Final = Path(__file__).resolve().parents[2]
 #: Of the standard library: what no service imports.
 _LEFT_OUT: Final = shutil.ignore_patterns(

@@ -23,8 +23,6 @@ from .refusal import ErrorRenderer, render_plain_error
 from .subject import Identity, PresentedToken
 from .token_cache import TokenCache
 
-__all__ = ["IDENTITY", "TOKEN", "Authentication"]
-
 #: Where in the environ the `Identity` stands.
 IDENTITY: Final = "archelon.identity"
 #: Where in the environ the `PresentedToken` stands.

@@ -15,8 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from .signing_keys import PublicKey, VerificationKey, VerificationKeys
 
-__all__ = ["read_jwk_set", "write_jwk_set"]
-
 
 def write_jwk_set(keys: Sequence[VerificationKey]) -> str:
     """The keys as a JWK set in JSON."""

@@ -17,8 +17,6 @@ from .errors import InvalidTokenError, NotAllowedError, ProviderDownError
 from .keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, roles_of, seconds_of
 from .subject import Clock, Identity, Role, TenantId, TokenKind
 
-__all__ = ["KeystoneTokens", "RoleMap"]
-
 #: What Keystone's usual roles are here. A role that is called as one of ours is that one.
 _USUAL: Final = {"member": Role.TENANT, "reader": Role.READ_ONLY}
 #: Roles that make an operator, in the right scope.

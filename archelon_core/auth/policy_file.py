@@ -21,8 +21,6 @@ from ..documents.reading import only_document, read_file
 from ..documents.tree import Limits
 from . import rules
 
-__all__ = ["PolicyFileError", "check_circles", "check_tree", "read"]
-
 _LIMITS: Final = Limits(characters=256 * 1024)
 
 #: What a rule may ask about the caller.

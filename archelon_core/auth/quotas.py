@@ -11,8 +11,6 @@ from collections.abc import Mapping
 
 from .errors import QuotaExceededError
 
-__all__ = ["Counts", "Quotas"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:

@@ -31,8 +31,6 @@ from ..documents.reading import only_document, read_text
 from ..documents.tree import Entry, Limits, Node
 from .subject import Role, TenantId
 
-__all__ = ["RealmData", "RealmError", "RealmTenant", "RealmToken", "RealmUser", "dump", "parse"]
-
 #: Of a realm file: some ten thousand tokens. Whoever has more has an identity provider.
 LIMITS: Final = Limits(characters=4 * 1024 * 1024, nodes=500_000)
 

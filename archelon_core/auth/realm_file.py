@@ -26,8 +26,6 @@ from . import realm_document
 from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
 from .subject import Clock, Role, TenantId
 
-__all__ = ["IssuedToken", "RealmFile", "token_digest"]
-
 #: What a realm's token begins with: so that a person, or a scanner for leaked secrets, knows one by sight.
 TOKEN_PREFIX = "archelon_"  # nosec  # noqa: S105
 _TOKEN_BYTES = 32

@@ -18,40 +18,6 @@ from typing import Final, NamedTuple, NewType
 
 from .subject import Role
 
-__all__ = [
-    "ACT",
-    "ACT_FOR",
-    "ADOPT",
-    "DEFAULTS",
-    "DELETE",
-    "DRAIN",
-    "GRANTS",
-    "HISTORY",
-    "LIST_ALL",
-    "OFFER",
-    "OPERATE",
-    "ORDER",
-    "OUTPUTS",
-    "PUBLISH",
-    "READ",
-    "READ_BUNDLE",
-    "READ_CATALOGUE",
-    "READ_OBJECTS",
-    "READ_OFFERED_BUNDLE",
-    "READ_PUBLISHED",
-    "REPORT",
-    "RULES",
-    "SECRETS",
-    "TAG",
-    "UPDATE",
-    "VALIDATE",
-    "WITHDRAW",
-    "Grant",
-    "Rule",
-    "Scope",
-    "scopes",
-]
-
 #: A rule that a service asks about.
 Rule = NewType("Rule", str)
 

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["MAX_PROBLEMS", "DocumentError", "Path", "Problem", "json_path", "listed"]
-
 #: Problems that a reader names at most: nobody reads more at once, and a hostile text could have 100,000.
 MAX_PROBLEMS = 100
 #: Names that a text lists before it says how many more there are.

@@ -16,24 +16,6 @@ from typing import NamedTuple, TypeAlias
 
 from .problems import MAX_PROBLEMS, DocumentError, Path, Problem, json_path
 
-__all__ = [
-    "Entry",
-    "Json",
-    "JsonScalar",
-    "Limits",
-    "Mapping",
-    "Mark",
-    "Node",
-    "Scalar",
-    "Sequence",
-    "TreeBuilder",
-    "descend",
-    "from_plain",
-    "locate",
-    "plain",
-    "walk",
-]
-
 JsonScalar: TypeAlias = str | int | float | bool | None
 Json: TypeAlias = "JsonScalar | list[Json] | dict[str, Json]"
 

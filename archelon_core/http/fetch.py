@@ -24,17 +24,6 @@ import urllib3.exceptions
 
 from .. import addresses
 
-__all__ = [
-    "FetchError",
-    "FetchForbiddenError",
-    "FetchTimeoutError",
-    "FetchTooLargeError",
-    "Fetched",
-    "Fetcher",
-    "Limits",
-    "shown_url",
-]
-
 _CHUNK = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}

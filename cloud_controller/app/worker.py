@@ -28,8 +28,6 @@ from ..settings import CloudControllerSettings
 from .dependencies import Parts
 from .web import MODULES, isolation_checks, modules_of
 
-__all__ = ["run", "topics_of", "worker_of"]
-
 #: Seconds for one look at the identity service, which takes several calls.
 _IDENTITY: Final = 60.0
 

@@ -8,8 +8,6 @@ from occi_service import client
 
 from .notifications import Notice
 
-__all__ = ["Sender"]
-
 
 class Sender:
     """A `notices.Send`.

@@ -31,8 +31,6 @@ from .labels import Labels
 from .resources import ABSENT, Objects
 from .tables import notices
 
-__all__ = ["TOPIC", "Delivery", "Notice", "Notices", "Send", "topic"]
-
 TOPIC: Final = "cloud.notify"
 #: Seconds until a notice that is being worked off is told again: the least, the most, and as a part of its age.
 _SOON: Final = 0.5

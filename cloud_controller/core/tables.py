@@ -10,8 +10,6 @@ import sqlalchemy as sa
 
 from archelon_core.database import metadata
 
-__all__ = ["INSTALLATION", "bundles", "delegations", "installation", "notices", "objects", "samples"]
-
 objects = sa.Table(
     "cloud_objects",
     metadata,

@@ -16,8 +16,6 @@ from ..core.tables import INSTALLATION, objects
 from ..platforms.interface import KnownStack
 from .stacks import TOPIC
 
-__all__ = ["RegionBook"]
-
 
 class RegionBook:
     """The stacks of one region."""

@@ -23,8 +23,6 @@ from occi_service.registry.sql import SqlRegistry
 from ..core.entities import Owner
 from .bundles import Bundles, Unpacked
 
-__all__ = ["TOPIC", "BundleRetention", "topic"]
-
 #: Seeded with the key `all`.
 TOPIC: Final = "deploy.retention"
 

@@ -25,8 +25,6 @@ from . import watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
-__all__ = ["StackWork", "topic"]
-
 _SOON: Final = 0.1
 
 

@@ -25,8 +25,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Holdings, HoldingsError
 from .backend import TOPIC
 
-__all__ = ["SWEEP", "DisposalWork", "Sweep", "sweep_topic", "topic"]
-
 #: The topic of the sweep; seeded with the key `all`.
 SWEEP: Final = "disposal.sweep"
 

@@ -23,8 +23,6 @@ from archelon_core.documents.problems import DocumentError
 from archelon_core.documents.reading import only_document, read_text
 from archelon_core.documents.tree import Limits, Node
 
-__all__ = ["DescriptionError", "Item", "Place", "Scalar", "Value", "plain", "read_document", "references", "substitute"]
-
 Scalar: TypeAlias = "str | int | float | bool | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 

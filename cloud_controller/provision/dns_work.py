@@ -19,8 +19,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Named, NameOrder, Names, ProvisionError
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 
-__all__ = ["DnsWork", "topic"]
-
 #: Seconds between two looks at a record that is on its way: at first, from look to look, and at most.
 _FIRST: Final = 0.5
 _GROWTH: Final = 1.4

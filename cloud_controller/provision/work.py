@@ -18,8 +18,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configured, Configures, ProvisionError
 from .backend import TOPIC, configuration_order
 
-__all__ = ["ConfigurationWork", "topic"]
-
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
 #: Seconds between two looks at one that waits: at first, from look to look, and at most.
 _FIRST: Final = 0.5

@@ -16,8 +16,6 @@ from archelon_core.http.fetch import Fetcher, FetchError, Limits
 
 from ..platforms.interface import Target
 
-__all__ = ["Fetch", "averaged", "fetch", "parse", "scrape"]
-
 Fetch = Callable[[Target, str], str]
 
 _AT_ONCE: Final = 8

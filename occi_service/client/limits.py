@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-__all__ = ["Deadline", "Retry", "Timeout"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeout:

@@ -20,8 +20,6 @@ from archelon_core import logs
 from occi_service import client
 from occi_service.model import type_id
 
-__all__ = ["Line"]
-
 _LOG: Final = logging.getLogger("archelon.sdk")
 _FIRST: Final = 0.1
 _LONGEST: Final = 5.0

@@ -39,13 +39,6 @@ from ..store.snapshot import Snapshot, Wanted, legal_moves
 from ..store.start_tokens import new_start_token
 from .exchanged_tokens import Reach, target_of
 
-__all__ = [
-    "INVOCATION_TOPIC",
-    "InstanceBackend",
-    "caller_of",
-    "connection_of",
-]
-
 INVOCATION_TOPIC: Final = "invocation"
 #: Declared actions of one instance that may be on their way at once.
 _MOST_INVOCATIONS: Final = 100

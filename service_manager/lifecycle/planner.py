@@ -18,24 +18,6 @@ from typing import Final, TypeAlias
 
 from ..store.snapshot import Snapshot, Wanted
 
-__all__ = [
-    "Activate",
-    "Await",
-    "Dismiss",
-    "Dispose",
-    "Enter",
-    "ForgetApplication",
-    "GiveUp",
-    "MakeApplication",
-    "Patience",
-    "Remove",
-    "Rest",
-    "SendPhase",
-    "Step",
-    "TryAgain",
-    "plan",
-]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Patience:

@@ -24,8 +24,6 @@ from typing import Final
 
 from occi_service import client
 
-__all__ = ["LeftAloneError", "Lines"]
-
 #: Seconds after which a call has kept its thread waiting.
 _SLOW: Final = 1.0
 _PAUSE_FIRST: Final = 1.0

@@ -10,8 +10,6 @@ import bundles
 from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, AttributeType, Use
 
-__all__ = ["RESERVED_TERMS", "actions_of", "kind_of"]
-
 #: Terms whose locations the service manager uses itself; `/hurtle/` is where Hurtle's dialect is spoken.
 RESERVED_TERMS: Final = frozenset(
     (

@@ -17,8 +17,6 @@ from keystoneauth1.identity import v3
 
 from ...core.labels import Labels
 
-__all__ = ["AccountTokens"]
-
 #: Seconds before its end at which a token is not used any more.
 _MARGIN: Final = 120.0
 

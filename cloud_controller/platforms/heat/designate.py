@@ -21,8 +21,6 @@ from ..interface import DeployError, HoldingsError, Named, NameOrder, NeverDeleg
 from .connection import Connections
 from .inventory import Held, TenantHoldings
 
-__all__ = ["Designate", "DesignateHoldings", "DesignateNames"]
-
 _MARK: Final = "archelon-instance="
 _INSTALLATION: Final = "archelon-installation="
 #: What Designate refuses whoever repeats it: bad data, a missing right, a conflict, a quota.

@@ -10,8 +10,6 @@ from archelon_core.auth.keystone_api import Access, Keystone, KeystoneDownError,
 
 from ...design.ports import IdentityDownError
 
-__all__ = ["Account"]
-
 #: Seconds before its end from which a token is replaced.
 _AHEAD: Final = 60.0
 

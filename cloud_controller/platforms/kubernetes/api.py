@@ -24,18 +24,6 @@ from kubernetes.config import ConfigException
 
 from archelon_core.transactions import forbid_in_transaction
 
-__all__ = [
-    "Api",
-    "ApiError",
-    "Connection",
-    "GoneError",
-    "Json",
-    "NotFoundError",
-    "OfficialConnection",
-    "UnreachableError",
-    "connect",
-]
-
 Json = dict[str, Any]
 
 APPLY: Final = "application/apply-patch+yaml"

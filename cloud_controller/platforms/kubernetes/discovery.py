@@ -17,8 +17,6 @@ from typing import Final
 
 from .api import Api, Json, NotFoundError
 
-__all__ = ["Discovery", "Resource", "UnknownKindError"]
-
 #: Earlier versions by group, version and kind, the best first, that take and show the same fields.
 _SAME: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("policy/v1", "PodDisruptionBudget"): ("policy/v1beta1",),

@@ -19,9 +19,6 @@ from .stacks import KubernetesStacks
 from .targets import KubernetesTargets
 from .watcher import KubernetesWatcher
 
-__all__ = ["KubernetesPlatform", "open_kubernetes"]
-
-
 #: Seconds between two turns of a description at least: each asks the cluster what it has.
 _TURN: Final = 0.5
 

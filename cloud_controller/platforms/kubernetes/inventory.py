@@ -12,8 +12,6 @@ from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, lab
 from .api import ApiError, Json
 from .cluster import Cluster, describe
 
-__all__ = ["KubernetesHoldings"]
-
 _OFFSPRING: Final = frozenset(("Pod", "ReplicaSet", "Job", "ControllerRevision", "EndpointSlice"))
 
 

@@ -41,8 +41,6 @@ from .api import ApiError, Json
 from .cluster import Cluster
 from .orchestrators import Runs
 
-__all__ = ["PodNodes", "object_name"]
-
 _CONTENT: Final = ("command", "environment", "env", "files")
 _RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
 _RESTARTS: Final = {"always": "Always", "on-failure": "OnFailure", "never": "Never"}

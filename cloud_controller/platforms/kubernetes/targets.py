@@ -8,8 +8,6 @@ from ..interface import Target
 from .api import Json
 from .cluster import Cluster
 
-__all__ = ["KubernetesTargets"]
-
 
 class KubernetesTargets:
     """Pods of a stack's nodes."""

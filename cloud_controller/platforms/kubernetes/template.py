@@ -36,8 +36,6 @@ from .api import Json
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, Policy, pods_of
 
-__all__ = ["Rendered", "ScaledNode", "render"]
-
 _FILE: Final = "template"
 _IMAGE: Final = "org.archelon.image"
 _OURS: Final = ("archelon.org/v1", "Stack")

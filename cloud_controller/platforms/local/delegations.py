@@ -19,8 +19,6 @@ from ...design.ports import (
     PlatformToken,
 )
 
-__all__ = ["LocalDelegations"]
-
 #: Seconds that a token for a platform lives.
 _LIFETIME: Final = 300
 _REMEDY: Final = "an operator can adopt the instance or dispose of it"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from ...infrastructure import ResourceType
+from ...infrastructure.resources import ResourceType
 from .. import entry_points
 from ..declarative_stacks import DescribedStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
@@ -18,8 +18,6 @@ from .nodes import ProcessNodes
 from .orders import Limits
 from .sandbox import Sandbox, found_sandbox, told_of
 from .targets import LocalTargets
-
-__all__ = ["LocalPlatform", "open_local"]
 
 _logger = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ from ..interface import HoldingsError
 from .launcher import Launcher
 from .orders import LaunchError
 
-__all__ = ["LocalHoldings"]
-
 
 class LocalHoldings:
     """Processes of a launcher.

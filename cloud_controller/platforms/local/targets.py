@@ -8,8 +8,6 @@ from ..interface import Target
 from .launcher import Launcher
 from .orders import HERE, State
 
-__all__ = ["LocalTargets"]
-
 
 class LocalTargets:
     """Nodes that are processes of a launcher."""

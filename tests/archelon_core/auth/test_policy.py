@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from archelon_core import auth
 from archelon_core.auth import TenantId, TokenKind, rules
-from archelon_core.auth.policy import Policy, PolicyFileError, Target
+from archelon_core.auth.policy import Policy, Target
+from archelon_core.auth.policy_file import PolicyFileError
 from archelon_core.auth.rules import Rule, Scope
 from archelon_core.errors import ForbiddenError
 

@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archelon_core.auth import TooManyRequestsError
-from cloud_controller.infrastructure import Description, DescriptionError, apart, checked_parameters, parse
+from cloud_controller.infrastructure import apart
 from cloud_controller.infrastructure.apart import check_description
+from cloud_controller.infrastructure.description import Description
 from cloud_controller.infrastructure.graph import before, cycle, ordered
-from cloud_controller.infrastructure.rendering import Item, Place, plain, read_document, references, substitute
+from cloud_controller.infrastructure.parsing import parse
+from cloud_controller.infrastructure.rendering import (
+    DescriptionError,
+    Item,
+    Place,
+    plain,
+    read_document,
+    references,
+    substitute,
+)
+from cloud_controller.infrastructure.resolving import checked_parameters
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 
