@@ -15,8 +15,7 @@ from occi_service.server.app import Application
 
 from ..core import notifications
 from ..core.entities import Entities
-from ..core.notification_sender import Sender
-from ..core.notifications import Notices, Send
+from ..core.notifications import Notices, Send, Sender
 from ..deploy import application_work, retention, stack_work, watching
 from ..design import mirror, unclaimed
 from ..disposal import work as disposal_work

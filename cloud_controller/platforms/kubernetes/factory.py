@@ -11,12 +11,11 @@ from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
-from .inventory import KubernetesHoldings
+from .inventory import KubernetesHoldings, KubernetesTargets
 from .nodes import PodNodes
 from .orchestrators import Runs
 from .policy import Policy
 from .stacks import KubernetesStacks
-from .targets import KubernetesTargets
 from .watcher import KubernetesWatcher
 
 #: Seconds between two turns of a description at least: each asks the cluster what it has.

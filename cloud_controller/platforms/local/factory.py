@@ -12,12 +12,11 @@ from ..declarative_stacks import DescribedStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .applications import LocalApplications
 from .configures import LocalConfigures
-from .inventory import LocalHoldings
+from .inventory import LocalHoldings, LocalTargets
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import Limits
 from .sandbox import Sandbox, found_sandbox, told_of
-from .targets import LocalTargets
 
 _logger = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from archelon_core.queue import WorkQueue
 from archelon_core.settings import SettingsError
 from cloud_controller import settings
 from cloud_controller.app import dependencies, web, worker
-from cloud_controller.core.notification_sender import Sender
-from cloud_controller.core.notifications import Notice
+from cloud_controller.core.notifications import Notice, Sender
 from cloud_controller.core.resources import Objects
 from cloud_controller.platforms import interface
 from cloud_controller.platforms.local.delegations import LocalDelegations
