@@ -361,7 +361,7 @@ def test_the_schema_is_one_and_is_published_under_its_name() -> None:
 
 junk = st.sampled_from(
     [None, True, 0, -1, 1.5, 10**7, "", "x", "a b", "x\n", [], ["x"], {}, {"x": "y"}, [{}], "http://a/b#c"]
-)
+).map(copy.deepcopy)
 
 
 def places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
