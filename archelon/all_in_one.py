@@ -23,8 +23,6 @@ from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-__all__ = ["PROCESSES", "REGION", "AllInOne", "Told"]
-
 Told = Callable[[str], None]
 
 #: The region of an all-in-one where orchestrators run; a file in the state directory can name others.

@@ -15,8 +15,6 @@ import click
 from .errors import CommandError, Status
 from .output import Answers, output_option
 
-__all__ = ["build"]
-
 _SCRATCH: Final = "scratch"
 _CONTAINER_FILE: Final = "Containerfile"
 

@@ -14,8 +14,6 @@ import click
 from .errors import CommandError, Status
 from .output import Answers, output_option
 
-__all__ = ["new", "test", "validate"]
-
 _SKELETON: Final = Path(__file__).parent / "skeleton"
 _TERM: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _bundle = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))

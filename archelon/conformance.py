@@ -21,8 +21,6 @@ from .output import Answers, output_option
 if TYPE_CHECKING:
     from sdk.testing import http_fakes
 
-__all__ = ["conformance"]
-
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @output_option

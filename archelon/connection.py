@@ -22,8 +22,6 @@ from .state_directory import StateDirectory, found_upwards
 if TYPE_CHECKING:
     from occi_service import client
 
-__all__ = ["Connection", "find", "service_options"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 _ROLES = ("tenant", "provider", "operator")
 

@@ -13,8 +13,6 @@ import click
 from .errors import CommandError, Status
 from .state_directory import NAME, StateDirectory
 
-__all__ = ["dev", "until_told"]
-
 
 @click.command()
 @click.option(

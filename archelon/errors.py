@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CommandError", "Status", "explained"]
-
 
 class Status(enum.IntEnum):
     """Exit statuses; docs/cli.md lists them."""

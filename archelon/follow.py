@@ -16,8 +16,6 @@ from occi_service import client
 
 from .errors import CommandError, Status
 
-__all__ = ["SETTLED", "Look", "Moving", "await_settled", "follow"]
-
 #: States that an instance stays in until somebody asks for something.
 SETTLED: Final = ("active", "inactive", "fail")
 #: Seconds between two polls while nothing changes.

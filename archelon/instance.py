@@ -20,8 +20,6 @@ from .follow import await_settled, follow
 from .lookup import action_of, instance_at, read_values, service_named, services
 from .output import Answers, output_option
 
-__all__ = ["instance"]
-
 #: Seconds between two questions for what a log has anew, where the service does not wait.
 _PATIENCE = 1.0
 _PHASES = names.attribute("record.phases")

@@ -14,8 +14,6 @@ import click
 
 from .output import Answers, output_option
 
-__all__ = ["ISSUERS", "keys", "make_signing_key", "verification_keys", "write_private"]
-
 #: Who signs.
 ISSUERS: Final = ("service-manager", "cloud-controller")
 

@@ -17,8 +17,6 @@ from .errors import CommandError, Status
 if TYPE_CHECKING:
     from occi_service.client import CategoryDocument
 
-__all__ = ["action_of", "instance_at", "read_values", "service_named", "services"]
-
 _SHORTEST: Final = 4
 
 

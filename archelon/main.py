@@ -16,8 +16,6 @@ import click
 
 from .errors import CommandError, Status, explained
 
-__all__ = ["Lazy", "main"]
-
 #: Command to module, name in it, and the line of `--help`.
 _COMMANDS: Final = {
     "dev": ("dev", "dev", "Run everything on this machine."),

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Answers", "output_option"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

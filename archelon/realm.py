@@ -19,8 +19,6 @@ from .state_directory import found_upwards
 if TYPE_CHECKING:
     from archelon_core.auth import RealmFile
 
-__all__ = ["realm"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 _SPAN = re.compile(r"([0-9]+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

@@ -12,8 +12,6 @@ from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .output import Answers, output_option
 
-__all__ = ["publish", "service", "withdraw"]
-
 
 @click.group()
 def service() -> None:

@@ -15,8 +15,6 @@ from archelon_core.private_files import private_umask
 from .errors import CommandError, Status
 from .supervision import end_with_parent
 
-__all__ = ["cloud_controller", "db", "service_manager", "worker"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SERVICES = ("service-manager", "cloud-controller")

@@ -33,8 +33,6 @@ from typing import Any, Final
 from .errors import CommandError, Status
 from .keys import ISSUERS, make_signing_key, write_private
 
-__all__ = ["NAME", "Ports", "StateDirectory", "found_upwards"]
-
 NAME: Final = ".archelon"
 _TENANT: Final = "dev"
 _ROLES: Final = ("tenant", "provider", "operator")
@@ -140,13 +138,11 @@ class StateDirectory:
 
     def write_settings(self, name: str, settings: Mapping[str, Any]) -> Path:
         """Write a service's settings to its file."""
-        import yaml
+        import bundles
 
         path = self.path / f"{name}.yaml"
-        text = "# Written by `archelon dev` at each start; changes do not last.\n" + yaml.safe_dump(
-            dict(settings), sort_keys=False
-        )
-        write_private(path, text)
+        header = "# Written by `archelon dev` at each start; changes do not last.\n"
+        write_private(path, header + bundles.to_text([dict(settings)]))
         return path
 
     def further_regions(self) -> Mapping[str, Any]:
@@ -155,17 +151,17 @@ class StateDirectory:
         Raises:
             CommandError: it is no map of regions.
         """
-        import yaml
+        from archelon_core.documents.problems import DocumentError
+        from archelon_core.documents.reading import only_document, read_file
+        from archelon_core.documents.tree import plain
 
         path = self.path / "regions.yaml"
         if not path.exists():
             return {}
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise CommandError(
-                f"{path} is no YAML: {' '.join(str(error).split())[:200]}", status=Status.USAGE
-            ) from None
+            found = plain(only_document(read_file(path, name=str(path)), str(path)))
+        except DocumentError as error:
+            raise CommandError(str(error), status=Status.USAGE) from None
         if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
             raise CommandError(f"{path} is no map of regions, each with platform and settings", status=Status.USAGE)
         return found

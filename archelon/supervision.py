@@ -24,8 +24,6 @@ from typing import Final
 from archelon_core import private_files
 from archelon_core.backoff import Backoff
 
-__all__ = ["LIFELINE", "Program", "Supervisor", "end_with_parent"]
-
 #: Environment variable with the descriptor of the pipe. Not one of the services' settings, whose names begin otherwise.
 LIFELINE: Final = "LIFELINE_OF_ARCHELON"
 #: Seconds before a process that ended is started again.

@@ -12,40 +12,6 @@ from occi_service.attributes import Attribute
 
 from .names import SCHEME_PREFIX, attribute, derived_id, scheme
 
-__all__ = [
-    "ADOPT",
-    "DELEGATES",
-    "DELEGATION",
-    "DELEGATION_EXPIRES",
-    "DELEGATION_PARENT",
-    "DELEGATION_REASON",
-    "DELEGATION_STATE",
-    "DELEGATION_TOKEN",
-    "ENDPOINT",
-    "EXCHANGE",
-    "EXCHANGE_AUDIENCE",
-    "IDENTITY",
-    "INSTALLATION",
-    "INTERFACE",
-    "ISSUER",
-    "OPERATOR",
-    "ORIGIN",
-    "PUBLISHER",
-    "SCHEME",
-    "SERVICE",
-    "SERVICE_REGION",
-    "SERVICE_TYPE",
-    "SUBJECT_TOKEN_HEADER",
-    "VALIDATE",
-    "VALIDATION",
-    "delegation_path",
-    "is_believed",
-    "is_ours",
-    "is_reserved",
-    "platform_audience",
-    "service_path",
-]
-
 SCHEME: Final = scheme("design")
 
 SERVICE_TYPE: Final = attribute("service.type")

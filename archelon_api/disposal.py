@@ -10,8 +10,6 @@ from occi_service.attributes import Attribute
 
 from .names import LABELS, attribute, scheme
 
-__all__ = ["DISPOSAL", "DISPOSAL_AUDIT", "DISPOSAL_MESSAGE", "DISPOSAL_STATE", "SCHEME", "disposal_path"]
-
 SCHEME: Final = scheme("disposal")
 
 DISPOSAL_STATE: Final = attribute("disposal.state")

@@ -10,19 +10,6 @@ from occi_service.attributes import Attribute
 
 from .names import LABELS, REGION, attribute, derived_id, scheme
 
-__all__ = [
-    "MESSAGE",
-    "NAME",
-    "RECORD",
-    "SCHEME",
-    "STATE",
-    "TTL",
-    "TYPE",
-    "VALUE",
-    "ZONE",
-    "record_path",
-]
-
 #: The catalogue has it for each region in which names can be set.
 SCHEME: Final = scheme("dns")
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["LONGEST_TTL", "TYPES", "DnsRecord", "DnsRecordError", "checked", "zone_of"]
-
 #: RFC 1035, 2.3.4, with the underscore that SRV and TXT names begin with.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")

@@ -18,8 +18,6 @@ from occi_service.attributes import Attribute, as_attribute
 
 from . import deploy, design, disposal, dns, names, orchestrator, provision, runtime, service_manager, tokens
 
-__all__ = ["page"]
-
 _HEAD: Final = """# Wire protocol
 
 The kinds, attributes and actions that Archelon's services exchange, generated from `archelon_api` by

@@ -7,20 +7,6 @@ from typing import Final
 
 from occi_service.attributes import Attribute, whole_number
 
-__all__ = [
-    "ATTRIBUTE_PREFIX",
-    "GENERATION",
-    "INSTANCE",
-    "LABELS",
-    "REGION",
-    "SCHEME_PREFIX",
-    "SERVICE",
-    "TENANT",
-    "attribute",
-    "derived_id",
-    "scheme",
-]
-
 SCHEME_PREFIX: Final = "http://schemas.archelon.org/occi/"
 ATTRIBUTE_PREFIX: Final = "org.archelon."
 

@@ -17,34 +17,6 @@ from occi_service.attributes import Attribute, whole_number
 
 from .names import GENERATION, INSTANCE, SERVICE, TENANT, attribute
 
-__all__ = [
-    "ACT",
-    "ACTION_ATTRIBUTES",
-    "ACTION_NAME",
-    "ENV_DESIGN",
-    "ENV_INSTANCE",
-    "ENV_KEYS",
-    "ENV_SERVICE_MANAGER",
-    "ENV_TOKEN",
-    "EVENT_DATA",
-    "EVENT_ID",
-    "EVENT_SUBJECT",
-    "EVENT_TIME",
-    "EVENT_TYPE",
-    "EVENT_TYPES",
-    "INTERNAL_PARAMETERS",
-    "NOTIFY",
-    "ORCHESTRATOR",
-    "PARAMETERS",
-    "PATH",
-    "PHASE_ACTIONS",
-    "PRIVATE",
-    "SCHEME",
-    "STACK_ID",
-    "STACK_STATE",
-    "TOKENS",
-]
-
 SCHEME: Final = "http://schemas.mobile-cloud-networking.eu/occi/service#"
 PATH: Final = "/orchestrator/default"
 

@@ -10,20 +10,6 @@ from occi_service.attributes import Attribute
 
 from .names import LABELS, attribute, derived_id, scheme
 
-__all__ = [
-    "CONFIGURATION",
-    "CONFIGURATION_ATTEMPT",
-    "CONFIGURATION_CONTENT",
-    "CONFIGURATION_KIND",
-    "CONFIGURATION_NAME",
-    "CONFIGURATION_NODE",
-    "CONFIGURATION_RESULT",
-    "CONFIGURATION_STACK",
-    "CONFIGURATION_STATE",
-    "SCHEME",
-    "configuration_path",
-]
-
 SCHEME: Final = scheme("provision")
 
 CONFIGURATION_STACK: Final = attribute("configuration.stack")

@@ -10,33 +10,6 @@ from occi_service.attributes import Attribute
 
 from .names import LABELS, attribute, derived_id, scheme
 
-__all__ = [
-    "ALARM",
-    "ALARM_FOR",
-    "ALARM_METRIC",
-    "ALARM_MONITOR",
-    "ALARM_NAME",
-    "ALARM_OPERATOR",
-    "ALARM_SEVERITY",
-    "ALARM_STATE",
-    "ALARM_THRESHOLD",
-    "ALARM_VALUE",
-    "MONITOR",
-    "MONITOR_INTERVAL",
-    "MONITOR_NODE",
-    "MONITOR_PATH",
-    "MONITOR_PORT",
-    "MONITOR_STACK",
-    "MONITOR_STATE",
-    "QUERY",
-    "QUERY_METRIC",
-    "QUERY_RANGE",
-    "QUERY_VALUES",
-    "SCHEME",
-    "alarm_path",
-    "monitor_path",
-]
-
 SCHEME: Final = scheme("runtime")
 
 MONITOR_STACK: Final = attribute("monitor.stack")

@@ -4,47 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from occi.core_model import Action, Kind, Link, Mixin, Resource
+from occi.core_model import Action, Kind, Link, Resource
 
 from occi_service.attributes import Attribute, whole_number
 
 from .names import GENERATION, INSTANCE, REGION, SERVICE, attribute, derived_id, scheme
-
-__all__ = [
-    "BUNDLE_VERSION",
-    "DEPENDENCY",
-    "HISTORY_STATES",
-    "INFRASTRUCTURE",
-    "INSTANCE_ATTRIBUTES",
-    "LIFECYCLE_ACTIONS",
-    "LOCK",
-    "LOCKED",
-    "OUTPUTS",
-    "PHASE",
-    "PHASES",
-    "PHASE_MESSAGE",
-    "PHASE_STATE",
-    "PHASE_STATES",
-    "PRIVATE",
-    "PRIVATE_LIMIT",
-    "PUBLISHED",
-    "RECORD",
-    "RENEW",
-    "REPORT",
-    "REPORTED_LINKS",
-    "RESOURCE_LINK",
-    "RETRY",
-    "ROLL",
-    "SCHEME",
-    "START",
-    "STATE",
-    "STATES",
-    "STATE_MESSAGE",
-    "STOP",
-    "TOKENS",
-    "UNLOCK",
-    "supplier_path",
-]
 
 SCHEME: Final = scheme("service-manager")
 
@@ -194,9 +158,6 @@ RECORD: Final = Kind(
     },
     location="/record/",
 )
-
-#: Marks a kind as a service of this service manager.
-SERVICE_MIXIN: Final = Mixin(SCHEME, "service", title="Service")
 
 
 def supplier_path(instance: str, service_type: str, region: str = "") -> str:

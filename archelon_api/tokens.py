@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "AUDIENCE_CLOUD_CONTROLLER",
-    "AUDIENCE_SERVICE_MANAGER",
-    "CLAIM_INSTANCE",
-    "CLAIM_TENANT",
-    "CLOUD_CONTROLLER",
-    "LIFETIME",
-    "audience_of_orchestrator",
-    "subject_of_instance",
-    "subject_of_service_manager",
-]
-
 #: Seconds that a token lives. Its holder renews it until the instance is gone.
 LIFETIME: Final = 900
 

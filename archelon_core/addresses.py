@@ -15,18 +15,6 @@ from collections.abc import Callable, Sequence
 
 import urllib3.connection
 
-__all__ = [
-    "Address",
-    "Network",
-    "PlainConnection",
-    "Resolve",
-    "TLSConnection",
-    "is_loopback",
-    "may_connect",
-    "resolve_with_system",
-    "resolve_within",
-]
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: Gives the addresses of a host name, for a port. Raises OSError where there are none.

@@ -25,8 +25,6 @@ from typing import Any, BinaryIO, Final
 
 from .transactions import forbid_in_transaction
 
-__all__ = ["Child", "ChildError"]
-
 _LENGTH: Final = 8
 #: Bytes of an answer.
 _MOST: Final = 8 << 20

@@ -38,8 +38,6 @@ from . import private_files, transactions
 from .errors import BadRequestError, ConflictError, HttpError, UnavailableError
 from .sqlite_locks import ProcessTurns
 
-__all__ = ["Database", "Often", "UnstorableError", "insert_into", "is_away", "metadata", "refusal_of"]
-
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
     naming_convention={

@@ -25,8 +25,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .private_files import others_may_read
 
-__all__ = ["Cipher", "DecryptionError", "InvalidKeyError", "generate_key", "keys_from_file"]
-
 _VERSION = "a1"
 _NONCE_BYTES = 12
 _KEY_BYTES = 32

@@ -11,23 +11,6 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = [
-    "BadRequestError",
-    "ConflictError",
-    "ForbiddenError",
-    "HttpError",
-    "MethodNotAllowedError",
-    "NotAcceptableError",
-    "NotFoundError",
-    "NotImplementedByProtocolError",
-    "PreconditionFailedError",
-    "TooLargeError",
-    "UnavailableError",
-    "UnsupportedMediaTypeError",
-    "of_status",
-    "shown",
-]
-
 _SHOWN_CHARACTERS: Final = 120
 _MESSAGE_CHARACTERS: Final = 2000
 _WHERE_CHARACTERS: Final = 300

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import falcon
 
-__all__ = ["AliveResource", "Check", "Outcome", "Readiness", "ReadyResource"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -29,16 +29,6 @@ from pythonjsonlogger import core
 
 from . import redaction
 
-__all__ = [
-    "JsonFormatter",
-    "configure",
-    "follow_request",
-    "hide_in_request",
-    "new_request_id",
-    "request_id",
-    "well_formed_request_id",
-]
-
 #: What may come from outside as a request id: long enough for a UUID and a prefix, and nothing that needs escaping.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{7,127}")
 

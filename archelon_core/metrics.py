@@ -12,7 +12,7 @@ Labels come from fixed lists only: method, class of status, kind of route. A pat
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,6 @@ import prometheus_client.values
 
 if TYPE_CHECKING:
     import falcon
-
-__all__ = ["CONTENT_TYPE", "MetricsResource", "RequestMetrics", "forget_worker", "render", "share_through"]
 
 #: Media type of the text format.
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
@@ -66,11 +64,9 @@ class RequestMetrics:
 
     Args:
         registry: where to register.
-        routes: kinds of route; any other counts as `other`.
     """
 
-    def __init__(self, registry: prometheus_client.CollectorRegistry, *, routes: Collection[str] = ROUTES) -> None:
-        self._routes = frozenset(routes)
+    def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
         self._histogram = prometheus_client.Histogram(
             "archelon_request_seconds",
             "Duration of requests in seconds.",
@@ -87,12 +83,12 @@ class RequestMetrics:
         Args:
             method: HTTP method; any unusual one counts as `other`.
             status: HTTP status.
-            route: kind of route.
+            route: kind of route; any that is not in `ROUTES` counts as `other`.
             seconds: how long it took.
         """
         if method not in _METHODS:
             method = "other"
-        if route not in self._routes:
+        if route not in ROUTES:
             route = "other"
         key = (method, status // 100 if 100 <= status < 600 else 0, route)
         series = self._series.get(key)

@@ -7,8 +7,6 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["close_to_others", "others_may_read", "private_directory", "private_umask"]
-
 
 def private_umask() -> None:
     """From now on, all that this process and its children make is their user's alone. At the start of a program."""

@@ -16,8 +16,6 @@ import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-__all__ = ["HIDDEN", "SECRET_HEADERS", "SHORTEST", "Redactor", "spellings"]
-
 #: Stands where a secret stood.
 HIDDEN = "[hidden]"
 

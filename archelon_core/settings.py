@@ -22,15 +22,15 @@ from typing import Any, Self
 
 import pydantic
 import pydantic_settings
-import yaml
 from pydantic.fields import FieldInfo
 
-__all__ = ["PREFIX", "CallersSettings", "Settings", "SettingsError", "WebSettings"]
+from .documents.problems import DocumentError
+from .documents.reading import only_document, read_text, text_of
+from .documents.tree import Limits, plain
 
 #: Begins the name of every environment variable of ours.
 PREFIX = "ARCHELON_"
 _CONFIG = "ARCHELON_CONFIG"
-_LARGEST_FILE = 1024 * 1024
 #: Read by the test suite, not by a service.
 _OTHERS = re.compile(r"ARCHELON_(?:TEST_.*|CRASH_ROUNDS|REQUIRE_ALL)")
 # Kubernetes puts these into every container for each Service, and one of ours may well be called archelon-something.
@@ -80,19 +80,18 @@ class Settings(pydantic_settings.BaseSettings):
         return token
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, *, beside: Sequence[type[Settings]] = ()) -> Self:
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read, check and return the settings.
 
         Args:
             environ: the environment; the process' own where None.
-            beside: settings of other services that share the environment or the file, whose names are no error here.
 
         Raises:
             SettingsError: something is wrong; it says all that is.
         """
         environ = os.environ if environ is None else environ
         path = Path(environ[_CONFIG]) if environ.get(_CONFIG) else None
-        known = set(cls.model_fields).union(*(other.model_fields for other in beside))
+        known = set(cls.model_fields)
         problems: list[str] = []
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
@@ -100,14 +99,14 @@ class Settings(pydantic_settings.BaseSettings):
             for name, value in _read_file(path).items():
                 if name not in known:
                     problems.append(_unknown(str(name), f"file {path}", known))
-                elif name in cls.model_fields:
+                else:
                     values[name], sources[name] = value, f"file {path}"
         for variable, text in _variables(environ):
             name = variable.removeprefix(PREFIX).lower()
             source = f"environment variable {variable}"
             if variable != PREFIX + name.upper() or name not in known:
                 problems.append(_unknown(variable, source, known, variable=True))
-            elif name in cls.model_fields:
+            else:
                 values[name], sources[name] = _from_text(text, cls.model_fields[name]), source
         try:
             settings = cls(**values)
@@ -217,30 +216,23 @@ def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        raise SettingsError([f"{_CONFIG} = {path}: end its name in .yaml, .yml or .toml"])
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
+            text = text_of(file, file=str(path), limits=Limits())
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        documents = read_text(text, file=str(path))
+        content = plain(only_document(documents, str(path))) if documents else None
     except OSError as error:
         raise SettingsError([f"{_CONFIG} = {path}: {error.strerror}; name a file that this user can read"]) from error
-    if len(data) > _LARGEST_FILE:
-        raise SettingsError([f"{_CONFIG} = {path}: larger than {_LARGEST_FILE} bytes; that is no settings file"])
-    try:
-        if path.suffix == ".toml":
-            content: Any = tomllib.loads(data.decode("utf-8"))
-        elif path.suffix in (".yaml", ".yml"):
-            content = yaml.safe_load(data)
-        else:
-            raise SettingsError([f"{_CONFIG} = {path}: end its name in .yaml, .yml or .toml"])
-    except yaml.MarkedYAMLError as error:
-        # Not the error's own text: it quotes the line, which may hold a secret.
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SettingsError([f"{path} is not YAML{where}; correct it there"]) from None
     except tomllib.TOMLDecodeError as error:
+        # Not the error's own text: it quotes the line, which may hold a secret.
         found = re.search(r"\(at (.*)\)$", str(error))
         raise SettingsError([f"{path} is not TOML{' at ' + found[1] if found else ''}; correct it there"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise SettingsError([f"{path} holds characters that are no text; save it as UTF-8"]) from None
+    except DocumentError as error:
+        raise SettingsError([str(problem) for problem in error.problems]) from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["ProcessTurns"]
-
 #: Seconds between two looks at a lock that another process has.
 _LOOK: Final = 0.0003
 

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["forbid_in_transaction", "in_transaction", "opened"]
-
 
 class _Open(threading.local):
     """How many this thread has open; of several databases, it may be one each."""

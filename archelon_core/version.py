@@ -1,5 +1,3 @@
 """The version, where it can be imported without the package's other names."""
 
-__all__ = ["__version__"]
-
 __version__ = "0.1.0"

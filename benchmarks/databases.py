@@ -13,8 +13,6 @@ import sqlalchemy as sa
 
 from tests.postgres import PostgresServer
 
-__all__ = ["Databases", "databases"]
-
 
 class Databases:
     """Makes fresh, empty databases of each sort, by URL."""

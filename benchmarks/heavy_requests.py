@@ -31,8 +31,6 @@ from archelon_core import auth
 
 from .goals import Goals
 
-__all__ = ["DOCUMENTS", "ServedCloud", "Tenant", "main"]
-
 #: p95 of the others' latency beside a heavy client, of the same alone.
 GOAL: Final = 2.0
 _OTHERS: Final = 2

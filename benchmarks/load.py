@@ -11,8 +11,6 @@ import socket
 import time
 from collections.abc import Sequence
 
-__all__ = ["get_request", "median_pairs", "requests_per_second", "size_of_answer"]
-
 
 def get_request(path: str, *, accept: str, headers: Sequence[str] = ()) -> bytes:
     """The bytes of a GET; `headers` are whole lines."""

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["served"]
-
 
 @contextlib.contextmanager
 def served(application: str, *, environment: Mapping[str, str] | None = None) -> Iterator[int]:

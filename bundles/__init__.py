@@ -1,7 +1,7 @@
 """Bundles: the manifest model, service graphs, safe rendering of templates, packing by digest.
 
-A service is described by files; this room reads them, says everything that is wrong with them, and hands them on as frozen
-values. It runs where no service runs (an author's machine, CI) and imports libraries only.
+A service is described by files; this package reads them, says everything that is wrong with them, and hands them on as frozen
+values. It runs where no service runs (an author's machine, CI) and imports no server.
 
     bundle = bundles.Bundle.load(Path("guestbook"))
     archive, digest = bundle.pack()
@@ -10,9 +10,12 @@ values. It runs where no service runs (an author's machine, CI) and imports libr
 
 from __future__ import annotations
 
+from archelon_core.documents.problems import DocumentError as BundleError
+from archelon_core.documents.problems import Problem
+from archelon_core.documents.tree import Json, Limits
+
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, read_archive, sweep_unfinished, unpack
-from .bundle import SUBSTITUTED_FORMATS, Bundle, Packed, validate
-from .documents import Json, Limits
+from .bundle import SUBSTITUTED_FORMATS, TEMPLATE_TAGS, Bundle, Packed, validate
 from .graph import ServiceGraph, layers, supplier_layers
 from .manifest import (
     Action,
@@ -31,13 +34,13 @@ from .manifest import (
     Templates,
 )
 from .manifest_reading import read_manifest
-from .problems import BundleError, Problem
 from .schema import manifest_schema
 from .templates import Reference, Scope, Template, to_text
 from .values import Pattern, PatternError, ValueType, misfit
 
 __all__ = [
     "SUBSTITUTED_FORMATS",
+    "TEMPLATE_TAGS",
     "Action",
     "ArchiveLimits",
     "Attribute",

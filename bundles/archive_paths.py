@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["collision_key", "path_fault"]
-
 _MAX_DEPTH = 20
 #: What a ustar header (POSIX.1-1988) holds: a name of 100 bytes, a directory of 155.
 _MAX_NAME = 100

@@ -22,19 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, NewType
 
-from .archive_paths import collision_key, path_fault
-from .problems import BundleError, Problem
+from archelon_core.documents.problems import DocumentError, Problem
 
-__all__ = [
-    "ArchiveLimits",
-    "Digest",
-    "PackedFile",
-    "digest_of",
-    "pack_files",
-    "read_archive",
-    "sweep_unfinished",
-    "unpack",
-]
+from .archive_paths import collision_key, path_fault
 
 #: SHA-256 of an archive's bytes, 64 lower-case hexadecimal digits.
 Digest = NewType("Digest", str)
@@ -92,11 +82,11 @@ def pack_files(files: Mapping[str, PackedFile], *, limits: ArchiveLimits = _DEFA
         limits: of the result.
 
     Raises:
-        BundleError: a path cannot be in a bundle, two paths are one on some systems, or a limit is exceeded.
+        DocumentError: a path cannot be in a bundle, two paths are one on some systems, or a limit is exceeded.
     """
     problems = list(path_problems(files))
     if problems:
-        raise BundleError(problems)
+        raise DocumentError(problems)
     if len(files) > limits.files:
         raise _refusal(f"more than {limits.files} files", "exclude some with .archelonignore")
     out = io.BytesIO()
@@ -148,7 +138,7 @@ def read_archive(
         limits: of the archive.
 
     Raises:
-        BundleError: the digest differs, a limit is exceeded, or the archive holds what a bundle must not.
+        DocumentError: the digest differs, a limit is exceeded, or the archive holds what a bundle must not.
     """
     if len(archive) > limits.packed:
         raise _refusal(f"more than {limits.packed} bytes packed", "exclude files with .archelonignore, or use an image")
@@ -173,7 +163,7 @@ def unpack(archive: bytes, target: Path, *, digest: str | None = None, limits: A
         The target.
 
     Raises:
-        BundleError: as `read_archive`.
+        DocumentError: as `read_archive`.
         OSError: the files cannot be written; nothing is left behind.
     """
     if target.is_dir():
@@ -340,7 +330,7 @@ def _read_tar(data: bytes, limits: ArchiveLimits) -> dict[str, PackedFile]:
         for path in directories & files.keys()
     )
     if problems:
-        raise BundleError(problems)
+        raise DocumentError(problems)
     return files
 
 
@@ -392,5 +382,5 @@ def _printable(path: str) -> str:
     return shown if shown.isprintable() else shown.encode("unicode_escape").decode("ascii")
 
 
-def _refusal(message: str, remedy: str) -> BundleError:
-    return BundleError([Problem(_NAME, 0, 0, "", message, remedy)])
+def _refusal(message: str, remedy: str) -> DocumentError:
+    return DocumentError([Problem(_NAME, 0, 0, "", message, remedy)])

@@ -14,26 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Problem, listed
+from archelon_core.documents.problems import Path as JsonPath
+from archelon_core.documents.reading import only_document, read_file
+from archelon_core.documents.tree import Mapping, Node, Scalar
+
 from . import hot
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, path_problems
-from .documents import Mapping, Node, Scalar
 from .ignore import IGNORE_FILE, Ignored
 from .manifest import Manifest, Templates
-from .manifest_reading import MANIFEST_LIMITS, manifest_of, only_document, read_internal
-from .problems import MAX_PROBLEMS, BundleError, Problem, listed
-from .problems import Path as JsonPath
-from .reading import read_file
+from .manifest_reading import MANIFEST_LIMITS, NEEDED, manifest_of, read_internal
 from .templates import Template
-
-__all__ = [
-    "INTERNAL_FILE",
-    "MANIFEST_FILES",
-    "ORCHESTRATOR_FILE",
-    "SUBSTITUTED_FORMATS",
-    "Bundle",
-    "Packed",
-    "validate",
-]
 
 MANIFEST_FILES = ("manifest.yaml", "manifest.yml", "manifest.json")
 ORCHESTRATOR_FILE = "orchestrator.py"
@@ -44,8 +35,8 @@ INTERNAL_FILE = "service_params.json"
 #: infrastructure's `${…}` name its nodes too, which its platform knows alone.
 SUBSTITUTED_FORMATS = frozenset({"kubernetes"})
 _KNOWN_FORMATS = SUBSTITUTED_FORMATS | {"hot", "infrastructure"}
-#: An infrastructure takes in other files of the bundle by these tags (Occopus').
-_TAGS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
+#: YAML tags of a format's own. An infrastructure takes in other files of the bundle by these (Occopus').
+TEMPLATE_TAGS = {"infrastructure": frozenset({"!text_import", "!yaml_import"})}
 #: Parameters with these prefixes come from the platform.
 _PLATFORM_NAMES = ("org.archelon.", "occi.", "mcn.service.")
 _MAX_CODE = 1024 * 1024
@@ -77,12 +68,12 @@ class Bundle:
         """The bundle in a directory.
 
         Raises:
-            BundleError: with everything that is wrong in any of its files.
+            DocumentError: with everything that is wrong in any of its files.
         """
         loading = _Loading(directory)
         bundle = loading.run()
         if bundle is None:
-            raise BundleError(loading.problems)
+            raise DocumentError(loading.problems)
         return bundle
 
     @property
@@ -105,7 +96,7 @@ class Bundle:
 
         Raises:
             KeyError: it has no such file.
-            BundleError: the file has changed since the bundle was loaded, and no longer parses.
+            DocumentError: the file has changed since the bundle was loaded, and no longer parses.
         """
         if path not in self.files:
             raise KeyError(path)
@@ -115,7 +106,7 @@ class Bundle:
         """The archive of its files. The same files give the same bytes, whenever and wherever they were written.
 
         Raises:
-            BundleError: it is too large.
+            DocumentError: it is too large.
         """
         files = {path: _packed(self.directory / path) for path in self.files}
         archive = pack_files(files)
@@ -130,15 +121,17 @@ def validate(path: Path) -> list[Problem]:
     """
     if not path.is_dir():
         try:
-            manifest_of(
-                only_document(read_file(path, name=path.name, limits=MANIFEST_LIMITS), path.name), file=path.name
-            )
-        except BundleError as error:
+            manifest_of(_only_document(path, path.name), file=path.name)
+        except DocumentError as error:
             return list(error.problems)
         return []
     loading = _Loading(path)
     loading.run()
     return sorted(set(loading.problems))[:MAX_PROBLEMS]
+
+
+def _only_document(path: Path, name: str) -> Node:
+    return only_document(read_file(path, name=name, limits=MANIFEST_LIMITS), name, needed=NEEDED)
 
 
 def _packed(path: Path) -> PackedFile:
@@ -159,7 +152,7 @@ class _Loading:
         """The bundle, or None where there are problems."""
         try:
             self._files = sorted(self._scan())
-        except BundleError as error:
+        except DocumentError as error:
             self.problems.extend(error.problems)
             return None
         self.problems.extend(path_problems(self._files))
@@ -208,7 +201,7 @@ class _Loading:
                     self._add(path, what, f"put a copy in its place, or exclude it in {IGNORE_FILE}")
                 if count > limits.files or size > limits.unpacked:
                     message = f"more than {limits.files} files or {limits.unpacked} bytes"
-                    raise BundleError(
+                    raise DocumentError(
                         [Problem(".", 0, 0, "", message, f"exclude some in {IGNORE_FILE}, or use an image")]
                     )
 
@@ -229,9 +222,8 @@ class _Loading:
             return None
         name = found[0]
         try:
-            root = read_file(self._directory / name, name=name, limits=MANIFEST_LIMITS)
-            return manifest_of(only_document(root, name), file=name)
-        except BundleError as error:
+            return manifest_of(_only_document(self._directory / name, name), file=name)
+        except DocumentError as error:
             self.problems.extend(error.problems)
             return None
 
@@ -250,9 +242,9 @@ class _Loading:
         else:
             return manifest
         try:
-            root = only_document(read_file(self._directory / name, name=name, limits=MANIFEST_LIMITS), name)
+            root = _only_document(self._directory / name, name)
             return dataclasses.replace(manifest, internal=read_internal(root, file=name))
-        except BundleError as error:
+        except DocumentError as error:
             self.problems.extend(error.problems)
             return manifest
 
@@ -316,18 +308,18 @@ class _Loading:
             return
         try:
             hot.gather(file, text, read=read, environments=environments)
-        except BundleError as error:
+        except DocumentError as error:
             self.problems.extend(error.problems)
 
     def _check_template(self, manifest: Manifest, template_format: str, file: str) -> None:
         try:
-            tags = _TAGS.get(template_format, frozenset())
+            tags = TEMPLATE_TAGS.get(template_format, frozenset())
             documents = read_file(self._directory / file, name=file, tags=tags)
             self.problems.extend(_shape_problems(documents, template_format, file))
             if template_format not in SUBSTITUTED_FORMATS:
                 return
             template = Template(documents, file=file)
-        except BundleError as error:
+        except DocumentError as error:
             self.problems.extend(error.problems)
             return
         if manifest.image is not None or ORCHESTRATOR_FILE in self._files:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from .manifest import Dependency, Manifest
-from .problems import BundleError, Path, Problem, listed
+from archelon_core.documents.problems import DocumentError, Path, Problem, listed
 
-__all__ = ["ServiceGraph", "layers", "strong_components", "supplier_layers"]
+from .manifest import Dependency, Manifest
 
 Name = TypeVar("Name", bound=str)
 
@@ -100,7 +99,7 @@ class ServiceGraph:
         manifests: one a service type.
 
     Raises:
-        BundleError: two manifests describe one type, or making an instance would make another of itself. Every
+        DocumentError: two manifests describe one type, or making an instance would make another of itself. Every
             such circle is named.
     """
 
@@ -121,7 +120,7 @@ class ServiceGraph:
                     self._makes[needed.type] = ()
         problems.extend(self._cycles())
         if problems:
-            raise BundleError(problems)
+            raise DocumentError(problems)
 
     def edges(self) -> dict[str, tuple[str, ...]]:
         """For every service those of which its orchestrator makes an instance."""

@@ -15,11 +15,9 @@ from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .documents import Json, Mapping, Node, Scalar, plain, walk
-from .problems import BundleError, Path, Problem, json_path
-from .reading import read_text
-
-__all__ = ["VERSION_KEYS", "Gathered", "gather"]
+from archelon_core.documents.problems import DocumentError, Path, Problem, json_path
+from archelon_core.documents.reading import read_text
+from archelon_core.documents.tree import Json, Mapping, Node, Scalar, plain, walk
 
 #: One of these says that a document is a template for Heat.
 VERSION_KEYS: Final = ("heat_template_version", "HeatTemplateFormatVersion", "AWSTemplateFormatVersion")
@@ -56,7 +54,7 @@ def gather(path: str, text: str, *, read: Read, environments: Sequence[str] = ()
         environments: paths of environments in the bundle.
 
     Raises:
-        BundleError: something is no template, or names a file that the bundle does not have.
+        DocumentError: something is no template, or names a file that the bundle does not have.
     """
     return _Gathering(read).run(path, text, environments)
 
@@ -84,7 +82,7 @@ class _Gathering:
             nested = self._template(name, self._text(name))
             self._files[name] = json.dumps(nested)
         if self._problems:
-            raise BundleError(self._problems)
+            raise DocumentError(self._problems)
         return Gathered(template, environment, self._files, tuple(self._names))
 
     def _text(self, name: str) -> str:
@@ -113,7 +111,7 @@ class _Gathering:
     def _map(self, path: str, text: str) -> Mapping | None:
         try:
             documents = read_text(text, file=path)
-        except BundleError as error:
+        except DocumentError as error:
             self._problems.extend(error.problems)
             return None
         if len(documents) != 1 or not isinstance(documents[0], Mapping):

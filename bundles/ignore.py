@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 import re2
 
-from .problems import BundleError, Problem
-
-__all__ = ["DEFAULT_IGNORED", "IGNORE_FILE", "Ignored"]
+from archelon_core.documents.problems import DocumentError, Problem
 
 IGNORE_FILE = ".archelonignore"
 
@@ -58,7 +56,7 @@ class Ignored:
         lines: of an ignore file; they come after the defaults.
 
     Raises:
-        BundleError: there are more lines, or longer ones, than anyone writes.
+        DocumentError: there are more lines, or longer ones, than anyone writes.
     """
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
@@ -66,7 +64,7 @@ class Ignored:
         for number, line in enumerate(lines, start=1):
             if number > _MAX_LINES or len(line) > _MAX_LINE:
                 message = f"more than {_MAX_LINES} lines, or one of more than {_MAX_LINE} characters"
-                raise BundleError([Problem(IGNORE_FILE, number, 1, "", message, "use wildcards")])
+                raise DocumentError([Problem(IGNORE_FILE, number, 1, "", message, "use wildcards")])
             text = line.rstrip()
             if text and not text.startswith("#"):
                 self._rules.append(_rule(text))

@@ -12,27 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .documents import Json, Node, locate, plain
-from .problems import Path, Problem, json_path
-from .values import Pattern, ValueType, misfit
+from archelon_core.documents.problems import Path, Problem, json_path
+from archelon_core.documents.tree import Json, Node, locate, plain
 
-__all__ = [
-    "Action",
-    "Attribute",
-    "Binding",
-    "Dependency",
-    "Input",
-    "InternalParameter",
-    "Manifest",
-    "Mutability",
-    "OnFailedCreate",
-    "Phase",
-    "PhasePolicy",
-    "Quotas",
-    "Resources",
-    "Source",
-    "Templates",
-]
+from .values import Pattern, ValueType, misfit
 
 
 class Mutability(enum.StrEnum):

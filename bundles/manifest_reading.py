@@ -11,8 +11,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Path, Problem, listed
+from archelon_core.documents.reading import only_document, read_text
+from archelon_core.documents.tree import Limits, Node, descend, plain
+
 from .archive_paths import path_fault
-from .documents import Limits, Node, descend, plain
 from .manifest import (
     Action,
     Attribute,
@@ -30,16 +33,14 @@ from .manifest import (
     Source,
     Templates,
 )
-from .problems import MAX_PROBLEMS, BundleError, Path, Problem, listed
-from .reading import read_text
 from .schema import schema_problems
 from .templates import Template
 from .values import Pattern, PatternError, ValueType, misfit
 
-__all__ = ["HOT", "MANIFEST_LIMITS", "manifest_of", "read_internal", "read_manifest"]
-
 #: Of a manifest; its schema, against which each value is held, allows for less than this of anything.
 MANIFEST_LIMITS = Limits(nodes=20_000)
+#: The remedy for a file without a document.
+NEEDED = "see docs/manifest.md for what belongs in it"
 #: Hurtle's regions name HOT templates without saying so.
 HOT = "hot"
 
@@ -59,25 +60,11 @@ def read_manifest(text: str, *, file: str) -> Manifest:
         file: its name, for problems.
 
     Raises:
-        BundleError: with everything that is wrong.
+        DocumentError: with everything that is wrong.
     """
-    return manifest_of(only_document(read_text(text, file=file, limits=MANIFEST_LIMITS), file), file=file)
-
-
-def only_document(documents: tuple[Node, ...], file: str) -> Node:
-    """The one document of a file that may hold no more.
-
-    Raises:
-        BundleError: there is none, or there are several.
-    """
-    if not documents:
-        raise BundleError(
-            [Problem(file, 1, 1, "$", "the file is empty", "see docs/manifest.md for what belongs in it")]
-        )
-    if len(documents) > 1:
-        mark = documents[1].mark
-        raise BundleError([Problem(file, mark.line, mark.column, "$", "a second document", "keep one document a file")])
-    return documents[0]
+    return manifest_of(
+        only_document(read_text(text, file=file, limits=MANIFEST_LIMITS), file, needed=NEEDED), file=file
+    )
 
 
 def manifest_of(root: Node, *, file: str) -> Manifest:
@@ -88,16 +75,16 @@ def manifest_of(root: Node, *, file: str) -> Manifest:
         file: its name, for problems.
 
     Raises:
-        BundleError: with everything that is wrong.
+        DocumentError: with everything that is wrong.
     """
     problems = schema_problems(root, file=file)
     if problems:
-        raise BundleError(problems)
+        raise DocumentError(problems)
     value: Any = plain(root)
     source = Source(file, root)
     problems = list(itertools.islice(_Checks(value, source).problems(), MAX_PROBLEMS))
     if problems:
-        raise BundleError(problems)
+        raise DocumentError(problems)
     return _build(value, source)
 
 
@@ -105,14 +92,14 @@ def read_internal(root: Node, *, file: str) -> Mapping[Phase, tuple[InternalPara
     """The provider's parameters out of a file of their own (Hurtle's `service_params.json`).
 
     Raises:
-        BundleError: with everything that is wrong.
+        DocumentError: with everything that is wrong.
     """
     problems = schema_problems(root, file=file, definition="service_params")
     value: Any = plain(root)
     if not problems:
         problems = list(_internal_problems(value, (), Source(file, root)))
     if problems:
-        raise BundleError(problems)
+        raise DocumentError(problems)
     return _internal(value)
 
 
@@ -205,7 +192,7 @@ class _Checks:
             return
         try:
             template = Template((node,), file=self._source.file, base=path)
-        except BundleError as error:
+        except DocumentError as error:
             yield from error.problems
             return
         known = listed(self._attributes)

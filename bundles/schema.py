@@ -16,15 +16,14 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .documents import Json, Node, plain
+from archelon_core.documents.problems import MAX_PROBLEMS, Path, Problem
+from archelon_core.documents.tree import Json, Node, plain
+
 from .manifest import Source
-from .problems import MAX_PROBLEMS, Path, Problem
 from .values import linear_validator
 
 if TYPE_CHECKING:
     import jsonschema
-
-__all__ = ["manifest_schema", "schema_problems"]
 
 _ARTICLES = {
     "string": "text",

@@ -21,13 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .documents import Json, JsonScalar, Mark, Node, Scalar, descend, from_plain, walk
-from .documents import Mapping as MappingNode
-from .documents import Sequence as SequenceNode
-from .problems import MAX_PROBLEMS, BundleError, Path, Problem, json_path, listed
-from .reading import read_text
-
-__all__ = ["Reference", "Scope", "Template", "to_text"]
+from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Path, Problem, json_path, listed
+from archelon_core.documents.reading import read_text
+from archelon_core.documents.tree import Json, JsonScalar, Mark, Node, Scalar, descend, from_plain, walk
+from archelon_core.documents.tree import Mapping as MappingNode
+from archelon_core.documents.tree import Sequence as SequenceNode
 
 _TOKEN = re.compile(r"\$\$\{|\$\{([^{}]{0,500})\}|\$\{")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
@@ -108,7 +106,7 @@ class Template:
         base: the way from the file's root to the documents, where they are a part of it.
 
     Raises:
-        BundleError: a `${` that is no reference, or one in a key.
+        DocumentError: a `${` that is no reference, or one in a key.
     """
 
     def __init__(self, documents: tuple[Node, ...], *, file: str, base: Path = ()) -> None:
@@ -126,14 +124,14 @@ class Template:
                 elif isinstance(node, Scalar) and isinstance(node.value, str) and "${" in node.value:
                     self._read_leaf(node, path, index, problems)
         if problems:
-            raise BundleError(problems)
+            raise DocumentError(problems)
 
     @classmethod
     def parse(cls, text: str, *, file: str) -> Template:
         """A template out of text: JSON where `file` ends in `.json`, YAML elsewhere.
 
         Raises:
-            BundleError: it does not parse, or a reference in it does not.
+            DocumentError: it does not parse, or a reference in it does not.
         """
         return cls(read_text(text, file=file), file=file)
 
@@ -171,7 +169,7 @@ class Template:
             total_limit: characters that all leaves with references may come to.
 
         Raises:
-            BundleError: a name is unknown, a value is a list or a map, or a limit is exceeded. No value is in its text.
+            DocumentError: a name is unknown, a value is a list or a map, or a limit is exceeded. No value is in its text.
         """
         problems: list[Problem] = []
         for reference in self._references:
@@ -183,13 +181,13 @@ class Template:
             if len(problems) == MAX_PROBLEMS:
                 break
         if problems:
-            raise BundleError(problems)
+            raise DocumentError(problems)
         rendering = _Rendering(scope, self._leaves, leaf_limit, total_limit)
         try:
             return [rendering.node(document) for document in self.documents]
         except _TooLongError as error:
             message = f"longer than {error.limit} characters with its values"
-            raise BundleError([self._problem((), error.mark, message, "shorten the value or the template")]) from None
+            raise DocumentError([self._problem((), error.mark, message, "shorten the value or the template")]) from None
 
     def _problem(self, path: Path, mark: Mark, message: str, remedy: str) -> Problem:
         where = json_path((*self._base, *path))

@@ -16,9 +16,7 @@ from typing import Any
 
 import re2
 
-from .documents import Json
-
-__all__ = ["PATTERN_KEYWORDS", "Pattern", "PatternError", "ValueType", "is_of_type", "linear_validator", "misfit"]
+from archelon_core.documents.tree import Json
 
 
 class ValueType(enum.StrEnum):

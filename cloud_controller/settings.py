@@ -9,8 +9,6 @@ import pydantic
 
 from archelon_core.settings import WebSettings
 
-__all__ = ["CloudControllerSettings", "RegionSettings"]
-
 
 class RegionSettings(pydantic.BaseModel):
     """One region: a platform's name, by which it is found as a package's entry point, and what that platform takes."""

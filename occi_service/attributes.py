@@ -19,8 +19,6 @@ from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load
 
-__all__ = ["Attribute", "AttributeType", "Use", "as_attribute", "check", "is_slow", "whole_number"]
-
 #: How a client may use an attribute. `""` and `mutable` are the same: it may, and need not, set it.
 Use = Literal["", "mutable", "required", "immutable"]
 AttributeType = Literal["string", "number", "boolean", "array", "object"]

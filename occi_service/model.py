@@ -10,23 +10,6 @@ from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resourc
 from .attributes import Attribute, as_attribute
 from .renderings.documents import CategoryDocument
 
-__all__ = [
-    "CORE_KINDS",
-    "CORE_SCHEME",
-    "ENTITY",
-    "LINK",
-    "RESOURCE",
-    "RemoteResource",
-    "actions_of",
-    "attributes_of",
-    "category_class",
-    "category_document",
-    "foreign_kind",
-    "is_link_kind",
-    "lineage",
-    "type_id",
-]
-
 C = TypeVar("C", Kind, Mixin)
 
 CORE_SCHEME: Final = "http://schemas.ogf.org/occi/core#"

@@ -14,8 +14,6 @@ from .errors import Failure, SupplierFailure
 from .instance import Instance
 from .ports import Reach, Service
 
-__all__ = ["Design", "Found"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:

@@ -21,8 +21,6 @@ from .instance import Instance
 from .ports import Pace, Service
 from .settings import ENV_ZONES
 
-__all__ = ["CloudNames"]
-
 #: Seconds between two polls of a record that the name server is to take or to remove.
 _PAUSES: Final = Backoff(0.25, longest=5.0, factor=1.6)
 _KIND: Final = dns.RECORD.scheme + dns.RECORD.term

@@ -25,8 +25,6 @@ from .events import Occasion
 from .instance import Instance
 from .ports import Pace, Service
 
-__all__ = ["Deployment", "Resource", "Stack"]
-
 _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between two polls of a stack. A notice ends the wait at once.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)

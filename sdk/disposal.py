@@ -14,8 +14,6 @@ from occi_service import client
 from .catalogue import Design
 from .instance import Instance
 
-__all__ = ["Disposal"]
-
 
 class Disposal:
     """The disposal of one instance."""

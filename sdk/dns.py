@@ -20,8 +20,6 @@ from archelon_api import dns_records
 
 from .errors import Failure
 
-__all__ = ["Dns", "NameServer", "Record", "ZoneFiles"]
-
 _LINE: Final = re.compile(r"(\S+)\s+(\d+)\s+IN\s+([A-Z]+)\s+(.*?)\s*; instance ([0-9a-f-]{36})")
 
 

@@ -6,8 +6,6 @@ other exception works too: its class and text are shown, and its traceback goes 
 
 from __future__ import annotations
 
-__all__ = ["Abandoned", "Failure", "StackFailure", "SupplierFailure", "in_words"]
-
 
 class Failure(Exception):  # noqa: N818 - authors raise sdk.Failure("why")
     """A phase cannot succeed. The text is shown to the tenant as it is: what is wrong, and what to do."""

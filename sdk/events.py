@@ -10,8 +10,6 @@ from typing import Any
 
 from archelon_api import names
 
-__all__ = ["Action", "Alarm", "Event", "Occasion", "Tick"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alarm:

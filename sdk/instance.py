@@ -12,8 +12,6 @@ from archelon_api import names
 
 from .errors import Failure
 
-__all__ = ["Instance", "typed"]
-
 _TYPES: Final[Mapping[Any, tuple[type, ...]]] = {str: (str,), bool: (bool,), int: (int,), float: (int, float)}
 
 

@@ -13,8 +13,6 @@ from .deployment import Stack
 from .instance import Instance
 from .ports import Pace, Service
 
-__all__ = ["Runtime"]
-
 #: What `query` answers with.
 _VALUES: Final = "org.archelon.query.values"
 

@@ -32,8 +32,6 @@ from .private_state import Private
 from .provisioning import Provisioning
 from .resolver import Resolver, Supplier
 
-__all__ = ["Details", "Orchestrator", "Situation"]
-
 #: Heat's words, the least successful first; the state of several stacks is that of the worst.
 _WORST_FIRST: Final = ("FAILED", "ROLLBACK", "IN_PROGRESS", "COMPLETE")
 

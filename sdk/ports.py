@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from occi_service.client import Entity
 
-__all__ = ["Pace", "Reach", "Service"]
-
 
 class Service(Protocol):
     """One OCCI service; `occi_service.client.Client` is one. Paths are relative to where it is mounted.

@@ -10,8 +10,6 @@ from archelon_api import service_manager as wire
 
 from .errors import Failure
 
-__all__ = ["EVENTS", "Private", "events_in"]
-
 #: Events whose ids are remembered, so that each is taken once.
 EVENTS: Final = 256
 

@@ -17,8 +17,6 @@ from .errors import Failure
 from .instance import Instance
 from .ports import Pace
 
-__all__ = ["Configuration", "Provisioning"]
-
 #: Seconds between two polls of a configuration that is being carried out.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
 

@@ -27,8 +27,6 @@ from .errors import Abandoned, Failure, SupplierFailure
 from .instance import Instance
 from .ports import Pace, Service
 
-__all__ = ["Resolver", "Supplier"]
-
 #: Seconds between two polls of a supplier. What is noticed late is late by about 15 % of the time that was waited.
 _PAUSES: Final = Backoff(0.25, longest=1.0, factor=1.15)
 _AT_ONCE: Final = 8

@@ -24,8 +24,6 @@ from archelon_core.version import __version__
 
 from .settings import ENV_TOKEN, Settings
 
-__all__ = ["Settings", "main"]
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGTERM, and end this process. Raises SystemExit where the environment is not right."""

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ENV_DESIGN", "ENV_INSTANCE", "ENV_KEYS", "ENV_SERVICE_MANAGER", "ENV_TOKEN", "ENV_ZONES", "Settings"]
-
 ENV_INSTANCE: Final = "ARCHELON_INSTANCE"
 ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
 ENV_DESIGN: Final = "ARCHELON_DESIGN"

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping as AnyMapping
+from collections.abc import Sequence
 from typing import Final
 
-import yaml
-
 import bundles
+from archelon_core.documents.reading import read_text
+from archelon_core.documents.tree import Mapping, descend
 from bundles import hot
 
 from .errors import Failure
-
-__all__ = ["Document"]
 
 _DECLARING: Final = frozenset({"infrastructure", "hot"})
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\{\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*\}")
@@ -33,7 +32,7 @@ class Document:
 
     text: str
     parameters: tuple[str, ...]
-    files: Mapping[str, str]
+    files: AnyMapping[str, str]
 
     @classmethod
     def read(
@@ -50,23 +49,22 @@ class Document:
             raise Failure(f"the bundle has no template {path}; publish it again with one") from None
         except UnicodeDecodeError:
             raise Failure(f"the template {path} is not UTF-8") from None
-        names = _declared(text, path) if template_format in _DECLARING else _referred(text)
+        names = _declared(text, path, template_format) if template_format in _DECLARING else _referred(text)
         if template_format == "hot":
             return cls(text, tuple(names), _named(bundle, path, text, environments))
         return cls(text, tuple(names), _files(bundle, path, text))
 
 
-def _declared(text: str, path: str) -> list[str]:
-    # Composed, not constructed: tags such as !text_import stay what they are.
+def _declared(text: str, path: str, template_format: str) -> list[str]:
     try:
-        root = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise Failure(f"the template {path} is no YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(root, yaml.MappingNode):
-        return []
-    for key, value in root.value:
-        if key.value in ("parameters", "Parameters") and isinstance(value, yaml.MappingNode):
-            return [str(name.value) for name, _ in value.value]
+        documents = read_text(text, file=path, tags=bundles.TEMPLATE_TAGS.get(template_format, frozenset()))
+    except bundles.BundleError as error:
+        raise _failure(error) from None
+    for root in documents[:1]:
+        for name in ("parameters", "Parameters"):
+            declared = descend(root, (name,))
+            if isinstance(declared, Mapping):
+                return [entry.key for entry in declared.entries]
     return []
 
 
@@ -86,8 +84,12 @@ def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[
     try:
         gathered = hot.gather(path, text, read=read, environments=environments)
     except bundles.BundleError as error:
-        raise Failure("\n".join(str(each) for each in error.problems[:5])) from None
+        raise _failure(error) from None
     return {name: str(read(name)) for name in gathered.names}
+
+
+def _failure(error: bundles.BundleError) -> Failure:
+    return Failure("\n".join(str(each) for each in error.problems[:5]))
 
 
 def _files(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:

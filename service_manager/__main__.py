@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from archelon_core import health, logs
 from archelon_core.http import server
+from archelon_core.http.connection import Limits
+from archelon_core.http.gunicorn_worker import server_field
 from archelon_core.private_files import private_umask
 from archelon_core.redaction import Redactor
 from archelon_core.settings import SettingsError
@@ -37,10 +39,10 @@ def main(arguments: Sequence[str]) -> int:
         server.serve(
             lambda: app.web(app.Parts.of(settings)),
             bind=settings.bind,
-            server=server.server_field("archelon", __version__),
+            server=server_field("archelon", __version__),
             workers=settings.web_processes,
             threads=settings.web_threads,
-            limits=server.Limits.of(settings, body=app.body_limit(settings)),
+            limits=Limits.of(settings, body=app.body_limit(settings)),
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
         return 0

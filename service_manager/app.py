@@ -64,8 +64,6 @@ from .store.instances import TOPIC, Instances
 from .store.services import ENTRY_TOPIC, Catalogue
 from .store.start_tokens import START_ISSUER, StartTokens
 
-__all__ = ["MIGRATIONS", "Parts", "body_limit", "web", "worker"]
-
 #: Alembic's revisions of this room.
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
@@ -200,7 +198,7 @@ def body_limit(settings: ServiceManagerSettings) -> Callable[[str], int]:
     return lambda path: settings.bundle_limit if path.startswith("/bundle/") else MAX_BODY
 
 
-def web(parts: Parts, *, dialects: bool = True) -> Any:
+def web(parts: Parts) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
     trusted_proxies = [str(network) for network in settings.trusted_proxies]
@@ -236,8 +234,6 @@ def web(parts: Parts, *, dialects: bool = True) -> Any:
         realm_name=settings.name,
         metrics_token=settings.metrics_token.get_secret_value(),
     )
-    if not dialects:
-        return assembled
     hurtle = _application(parts, "pyssf")
     hurtle.falcon.add_route("/update/children", operator, suffix="children")
     hurtle_doors = assemble(

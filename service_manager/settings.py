@@ -8,8 +8,6 @@ import pydantic
 
 from archelon_core.settings import WebSettings
 
-__all__ = ["ServiceManagerSettings"]
-
 
 class ServiceManagerSettings(WebSettings):
     """Settings of the service manager's web and worker processes."""

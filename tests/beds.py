@@ -9,8 +9,6 @@ from typing import Final
 
 import pytest
 
-__all__ = ["BedIsDownError", "coming_up", "counted", "refuse_where_down"]
-
 #: Of this process: the test beds that did not come up, by the fixture through which tests have them.
 _DOWN: Final[set[str]] = set()
 _PROPERTY: Final = "test bed that is down"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["code_blocks"]
-
 
 def code_blocks(text: str, language: str = "") -> list[str]:
     """Code blocks of a language, in order; the empty one for commands."""

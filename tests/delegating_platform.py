@@ -13,8 +13,6 @@ from archelon_core.auth.keystone_api import Keystone, KeystoneRefusedError
 from cloud_controller.platforms.interface import PlatformContext, PlatformTokens, Progress, StackOrder, Stacks
 from cloud_controller.platforms.local.factory import LocalPlatform, open_local
 
-__all__ = ["install", "open_delegating"]
-
 _METADATA = "Metadata-Version: 2.1\nName: archelon-delegating\nVersion: 1\n"
 _ENTRY = "[archelon.platforms]\ndelegating = tests.delegating_platform:open_delegating\n"
 

@@ -13,8 +13,6 @@ from tests.dns_query import ask
 from tests.openstack import Cloud, OpenStack
 from tests.waiting import until
 
-__all__ = ["DesignateZone", "designate_zone"]
-
 #: The test bed's BIND.
 _BIND = ("127.0.0.1", 15353)
 

@@ -7,8 +7,6 @@ import secrets
 import socket
 import struct
 
-__all__ = ["ask"]
-
 _TYPES = {"A": 1, "CNAME": 5, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33}
 _INTERNET = 1
 _HEADER = struct.Struct(">6H")

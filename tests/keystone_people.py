@@ -9,8 +9,6 @@ from typing import Any
 
 from tests.openstack import Cloud, OpenStack
 
-__all__ = ["People", "Person"]
-
 
 @dataclasses.dataclass
 class Person:

@@ -23,8 +23,6 @@ from archelon import main
 from archelon.images import builders
 from tests.beds import coming_up
 
-__all__ = ["KubernetesCluster", "builder", "builders_storage", "given", "loaded_image", "obstacle", "started"]
-
 #: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
 #: its nodes (`kind load image-archive`), to which the archive is appended.
 _HOST: Final = "ARCHELON_TEST_KUBERNETES_HOST"

@@ -26,8 +26,6 @@ from keystoneauth1.identity import v3
 
 from tests.beds import coming_up
 
-__all__ = ["Cloud", "OpenStack", "TestBed"]
-
 _UP = Path(__file__).resolve().parent.parent / "deploy" / "testbeds" / "openstack" / "up.sh"
 #: What a fixture needs of the test bed.
 _FLAGS = {"openstack_cloud": "--cloud", "openstack_dns": "--dns", "short_lived": "--short-lived"}

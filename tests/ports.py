@@ -14,8 +14,6 @@ import random
 import socket
 from collections.abc import Iterator
 
-__all__ = ["closed_port", "free_port", "lane"]
-
 #: Where no part of Archelon and no test bed listens by itself, and below what Linux gives to whoever asks for any port.
 _FIRST = 18000
 #: Ports of each of the run's processes.

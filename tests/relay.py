@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 
 from tests.ports import free_port
 
-__all__ = ["Relay", "relay_to"]
-
 
 class Relay:
     """Passes connections on, until it is blocked: then those that stand end, and new ones are refused.

@@ -5,8 +5,6 @@ Printing is no way there: pytest shows what a test printed only if it failed, an
 
 from __future__ import annotations
 
-__all__ = ["Tables"]
-
 
 class Tables:
     """The texts, in the order in which they came; the fixture `tables` gives it."""

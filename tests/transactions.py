@@ -21,8 +21,6 @@ import yaml
 
 from archelon_core.transactions import forbid_in_transaction
 
-__all__ = ["guard"]
-
 _EVENTS: Final = frozenset(("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.posix_spawn", "time.sleep"))
 _FUNCTIONS: Final[tuple[tuple[Any, str], ...]] = (
     (yaml, "parse"),

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .stage import Stage
     from .steps import Step
 
-__all__ = ["demo", "perform"]
-
 #: Away from where an all-in-one of a person's own listens, and from another demo at the same time.
 _FIRST_PORTS: Final = range(10000, 18000, 40)
 

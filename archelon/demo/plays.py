@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Play", "chosen"]
-
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _BUNDLES: Final = _ROOT / "orchestrators"
 _SKELETON: Final = _ROOT / "archelon" / "skeleton"

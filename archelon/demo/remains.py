@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from ..state_directory import StateDirectory
 
-__all__ = ["left"]
-
 #: What stays by intent: bundles and services outlive instances, records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
 #: Work that recurs as long as a service lives, and the end of a record's or an audit's time.

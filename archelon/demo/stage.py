@@ -18,8 +18,6 @@ from ..all_in_one import AllInOne
 from ..connection import Connection
 from ..state_directory import StateDirectory
 
-__all__ = ["Answer", "ExpectedError", "Node", "Stage"]
-
 _JSON: Final = "application/occi+json"
 _STATE: Final = "mcn.service.state"
 _MESSAGE: Final = "mcn.service.state.message"

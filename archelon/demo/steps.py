@@ -14,8 +14,6 @@ from .plays import Play
 from .remains import left
 from .stage import ExpectedError, Node, Stage
 
-__all__ = ["STEPS", "Step"]
-
 _ENTRY: Final = "Archelon was here"
 _VISITORS: Final = 4
 

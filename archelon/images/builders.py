@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["BUILDERS", "Builder", "BuilderError", "find"]
-
 #: In the order in which they are looked for.
 BUILDERS: Final = ("buildah", "podman", "docker")
 #: A build that fetches a base image from a registry takes its time.

@@ -15,8 +15,6 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-__all__ = ["BUNDLE", "IMAGES", "USER", "Content", "closure"]
-
 #: Nobody's, and a number: Kubernetes takes only that for certainly not root.
 USER: Final = "65532:65532"
 #: Where `archelon build` puts a bundle.

@@ -23,8 +23,6 @@ from typing import Final
 
 from .content import USER, Content
 
-__all__ = ["RootError", "copy_program", "make_root"]
-
 _HERE: Final = Path(__file__).resolve().parents[2]
 #: Of the standard library: what no service imports.
 _LEFT_OUT: Final = shutil.ignore_patterns(
@@ -95,13 +93,6 @@ def _compile(target: Path, packages: Path) -> None:
             prependdir="/",
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
-
-
-def copy_program(target: Path, program: Path) -> None:
-    """Put one more program into a root that has been made, with the shared objects that it needs. Raises RootError."""
-    place = target / "usr/bin" / program.name
-    shutil.copy2(program.resolve(), place)
-    _add_shared_objects(target, [place])
 
 
 def _add_certificates(target: Path) -> None:

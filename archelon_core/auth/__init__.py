@@ -18,7 +18,6 @@ from .errors import (
     QuotaExceededError,
 )
 from .heavy_limit import HeavyLimit, HeavyRequests, cost_of_body
-from .jwk import read_jwk_set, write_jwk_set
 from .ports import AnyOf, TokenVerifier
 from .quotas import Counts, Quotas
 from .rate_limit import ClientAddress, RateLimit, RateLimiter, TooManyRequestsError, by_tenant
@@ -28,7 +27,7 @@ from .realm_file import IssuedToken, RealmFile
 from .refusal import ErrorRenderer, render_plain_error
 from .revocations import MemoryRevocations, Revocations
 from .signed_tokens import LEEWAY, LIFETIME, Instances, SignedTokens, TokenIssuer, instance_subject, service_subject
-from .signing_keys import SigningKey, VerificationKey, VerificationKeys
+from .signing_keys import SigningKey, VerificationKey, VerificationKeys, read_jwk_set, write_jwk_set
 from .size_limit import BodyTooLargeError, SizeLimit
 from .subject import Clock, Identity, PresentedToken, Role, TenantId, TokenKind
 from .token_cache import TokenCache

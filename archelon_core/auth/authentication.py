@@ -23,8 +23,6 @@ from .refusal import ErrorRenderer, render_plain_error
 from .subject import Identity, PresentedToken
 from .token_cache import TokenCache
 
-__all__ = ["IDENTITY", "TOKEN", "Authentication"]
-
 #: Where in the environ the `Identity` stands.
 IDENTITY: Final = "archelon.identity"
 #: Where in the environ the `PresentedToken` stands.
@@ -62,8 +60,6 @@ class Authentication:
         verifier: who is asked about tokens that are not in the cache.
         cache: verified tokens; one per process.
         open_paths: paths (`PATH_INFO`, exact) let through without looking at tokens; no identity is set.
-        anonymous_paths: paths where a token is optional: with one, it is verified as anywhere else; without, no identity is set.
-            Put `/-/` here to open the query interface.
         realm_name: shown in `WWW-Authenticate`.
         render_error: answers refusals.
     """
@@ -75,7 +71,6 @@ class Authentication:
         *,
         cache: TokenCache,
         open_paths: Collection[str] = PROBES,
-        anonymous_paths: Collection[str] = (),
         realm_name: str = "archelon",
         render_error: ErrorRenderer = render_plain_error,
     ) -> None:
@@ -87,7 +82,6 @@ class Authentication:
         self._verifier = verifier
         self._cache = cache
         self._open_paths = frozenset(open_paths)
-        self._anonymous_paths = frozenset(anonymous_paths)
         self._challenge = f'Bearer realm="{realm_name}"'
         self._render_error = render_error
 
@@ -99,17 +93,16 @@ class Authentication:
             return self._app(environ, start_response)
         try:
             token = x_token if authorization is None else _one_token(x_token, authorization)
-            if token:
-                identity = self._identity(token, service_token)
-                named = environ.get("HTTP_X_TENANT_NAME")
-                if named is not None and named != identity.tenant_name and named != identity.tenant_id:
-                    _refuse_other_tenant(named, identity)
-                environ[IDENTITY] = identity
-                environ[TOKEN] = PresentedToken(token)
-            elif environ.get("PATH_INFO", "") not in self._anonymous_paths:
+            if not token:
                 raise _NoTokenError(
                     "This needs a token, in X-Auth-Token or in Authorization: Bearer.", where="X-Auth-Token"
                 )
+            identity = self._identity(token, service_token)
+            named = environ.get("HTTP_X_TENANT_NAME")
+            if named is not None and named != identity.tenant_name and named != identity.tenant_id:
+                _refuse_other_tenant(named, identity)
+            environ[IDENTITY] = identity
+            environ[TOKEN] = PresentedToken(token)
         except IdentityError as error:
             return self._refuse(environ, start_response, error)
         return self._app(environ, start_response)

@@ -9,14 +9,6 @@ from __future__ import annotations
 
 from ..errors import ForbiddenError, HttpError
 
-__all__ = [
-    "IdentityError",
-    "InvalidTokenError",
-    "NotAllowedError",
-    "ProviderDownError",
-    "QuotaExceededError",
-]
-
 
 class IdentityError(HttpError):
     """What a verifier may raise: nothing else leaves `verify`."""

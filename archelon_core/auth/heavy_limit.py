@@ -17,8 +17,6 @@ from .rate_limit import TooManyRequestsError
 from .refusal import ErrorRenderer, render_plain_error
 from .size_limit import MAX_BODY
 
-__all__ = ["HEAVY", "HeavyLimit", "HeavyRequests", "cost_of_body"]
-
 #: Bytes of a body beyond which a request is heavy. What is smaller takes some milliseconds, a document some more.
 HEAVY = 8 * 1024
 #: Seconds after which one who was refused may try again; what is heavy takes about as long at most.

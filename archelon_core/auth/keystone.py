@@ -17,14 +17,14 @@ from .errors import InvalidTokenError, NotAllowedError, ProviderDownError
 from .keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, roles_of, seconds_of
 from .subject import Clock, Identity, Role, TenantId, TokenKind
 
-__all__ = ["KeystoneTokens", "RoleMap"]
-
 #: What Keystone's usual roles are here. A role that is called as one of ours is that one.
 _USUAL: Final = {"member": Role.TENANT, "reader": Role.READ_ONLY}
 #: Roles that make an operator, in the right scope.
 _OPERATING: Final = frozenset(("admin", Role.OPERATOR))
 #: No Keystone token has them, whatever its roles are called: they are of our own signed tokens.
 _SIGNED: Final = frozenset((Role.INSTANCE, Role.SERVICE))
+#: The role, in Keystone's words, that makes a token a service's.
+_SERVICE_ROLE: Final = "service"
 #: A Fernet token is a few hundred characters; longer ones are somebody else's.
 _LONGEST: Final = 4096
 
@@ -65,7 +65,6 @@ class KeystoneTokens:
     Args:
         roles: what Keystone's are here.
         clock: seconds since the epoch.
-        service_roles: Keystone's names of the roles that make a token a service's.
         own: gives a token of our own that may ask about any, where there is one; it may raise ProviderDownError.
     """
 
@@ -75,13 +74,11 @@ class KeystoneTokens:
         *,
         roles: RoleMap,
         clock: Clock,
-        service_roles: frozenset[str] = frozenset(("service",)),
         own: Callable[[], str] | None = None,
     ) -> None:
         self._keystone = keystone
         self._roles = roles
         self._clock = clock
-        self._service_roles = service_roles
         self._own = own
 
     def verify(self, token: str) -> Identity:
@@ -101,7 +98,7 @@ class KeystoneTokens:
             NotAllowedError, ProviderDownError: as `verify`.
         """
         service = self._about(service_token, service_token)
-        if self._service_roles.isdisjoint(roles_of(service)):
+        if _SERVICE_ROLE not in roles_of(service):
             raise InvalidTokenError("Keystone: X-Service-Token has no role of a service")
         return self._identity(self._about(token, service_token, query={"allow_expired": "1"}))
 

@@ -20,8 +20,6 @@ from keystoneauth1 import exceptions
 from keystoneauth1 import session as sessions
 from keystoneauth1.identity import v3
 
-__all__ = ["Access", "Keystone", "KeystoneDownError", "KeystoneRefusedError", "ServiceUser", "seconds_of"]
-
 #: Seconds for one request.
 TIMEOUT: Final = 5.0
 #: Seconds after Keystone was last away in which its 403 is not taken for an answer.

@@ -24,8 +24,6 @@ from .policy_file import PolicyFileError
 from .rules import Rule
 from .subject import Identity, Role, TenantId, TokenKind
 
-__all__ = ["Policy", "PolicyFileError", "Target"]
-
 #: Roles that a refusal may name as the one that is missing, the least powerful first.
 _NAMEABLE: Final = (Role.READ_ONLY, Role.TENANT, Role.PROVIDER, Role.OPERATOR, Role.INSTANCE, Role.SERVICE)
 

@@ -13,15 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from oslo_policy import policy as oslo
 
+from ..documents import tree
+from ..documents.problems import DocumentError
+from ..documents.reading import only_document, read_file
+from ..documents.tree import Limits
 from . import rules
 
-__all__ = ["PolicyFileError", "check_circles", "check_tree", "read"]
-
-#: Largest policy file that is read, in bytes.
-MAX_BYTES = 256 * 1024
+_LIMITS: Final = Limits(characters=256 * 1024)
 
 #: What a rule may ask about the caller.
 CALLER: Final = frozenset({"project_id", "instance_id", "token_kind", "system_scope"})
@@ -44,35 +44,25 @@ def read(path: Path) -> dict[str, str]:
         PolicyFileError: unreadable, not YAML, an unknown rule, or one that oslo.policy would not understand.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PolicyFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MAX_BYTES:
-        raise PolicyFileError(f"{path}: larger than {MAX_BYTES} bytes")
-    try:
-        root = yaml.compose(raw, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PolicyFileError(f"{path}:{line}: not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise PolicyFileError(f"{path}: not YAML in UTF-8") from None
-    if root is None:
-        return {}
-    if not isinstance(root, yaml.MappingNode):
-        raise PolicyFileError(f'{path}:1: must be a mapping from rule to check: "{rules.ORDER}": "role:tenant"')
+        documents = read_file(path, name=str(path), limits=_LIMITS, failsafe=True)
+        if not documents:
+            return {}
+        root = only_document(documents, str(path))
+    except DocumentError as error:
+        raise PolicyFileError(str(error)) from None
+    if not isinstance(root, tree.Mapping):
+        raise PolicyFileError(
+            f'{path}:{root.mark}: must be a mapping from rule to check: "{rules.ORDER}": "role:tenant"'
+        )
     found: dict[str, str] = {}
-    for key, value in root.value:
-        place = f"{path}:{key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
-            raise PolicyFileError(f"{place}: a rule is one name and one text; write `or` and `and` in the text")
-        if key.value in found:
-            raise PolicyFileError(f"{place}: rule {key.value!r} stands here twice")
+    for name, mark, value in root.entries:
         try:
-            check_tree(key.value, value.value)
+            if not isinstance(value, tree.Scalar):
+                raise ValueError("a rule is one name and one text; write `or` and `and` in the text")
+            found[name] = str(value.value)
+            check_tree(name, found[name])
         except ValueError as error:
-            raise PolicyFileError(f"{place}: {error}") from None
-        found[key.value] = value.value
+            raise PolicyFileError(f"{path}:{mark}: {error}") from None
     return found
 
 

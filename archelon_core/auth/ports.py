@@ -8,8 +8,6 @@ from typing import Protocol, runtime_checkable
 from .errors import InvalidTokenError, ProviderDownError
 from .subject import Identity
 
-__all__ = ["AnyOf", "TokenVerifier", "TrustsServices", "with_service"]
-
 
 class TokenVerifier(Protocol):
     """Turns a token into who it stands for. Called from many threads at once."""

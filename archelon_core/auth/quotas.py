@@ -10,9 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 
 from .errors import QuotaExceededError
-from .subject import TenantId
-
-__all__ = ["Counts", "Quotas"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +30,11 @@ class Quotas:
     """Limits on instances; None means no limit, 0 means none allowed.
 
     Attributes:
-        default: instances of all services, for a tenant that `per_tenant` does not name.
-        per_tenant: the same, for one tenant; None there lifts the default.
+        default: instances of all services, for each tenant.
         per_service: instances of one service (by its kind's type identifier), for each tenant.
     """
 
     default: int | None = None
-    per_tenant: Mapping[TenantId, int | None] = dataclasses.field(default_factory=dict)
     per_service: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,21 +42,21 @@ class Quotas:
             if limit is not None and limit < 0:
                 raise ValueError(f"quota {where} is {limit}: a limit is 0 or more, or absent for no limit")
 
-    def check(self, counts: Counts, *, tenant: TenantId, service: str, adding: int = 1) -> None:
-        """Whether `tenant` may have `adding` more instances of `service`.
+    def check(self, counts: Counts, *, service: str) -> None:
+        """Whether a tenant with this many may have one more instance of `service`.
 
         Raises:
             QuotaExceededError: one of the limits would be passed.
         """
-        limit = self.per_tenant.get(tenant, self.default)
-        if limit is not None and counts.instances + adding > limit:
+        limit = self.default
+        if limit is not None and counts.instances >= limit:
             raise QuotaExceededError(
                 f"This tenant may have {limit} instances and has {counts.instances}. "
                 "Delete one, or ask the operator for a higher limit.",
                 where="quota",
             )
         limit = self.per_service.get(service)
-        if limit is not None and counts.of_service + adding > limit:
+        if limit is not None and counts.of_service >= limit:
             raise QuotaExceededError(
                 f"A tenant may have {limit} instances of {service}; this one has {counts.of_service}. "
                 "Delete one, or ask the operator for a higher limit.",
@@ -69,7 +64,4 @@ class Quotas:
             )
 
     def _limits(self) -> list[tuple[str, int | None]]:
-        named = [("default", self.default)]
-        named += [(f"of tenant {tenant}", limit) for tenant, limit in self.per_tenant.items()]
-        named += [(f"of service {service}", limit) for service, limit in self.per_service.items()]
-        return named
+        return [("default", self.default), *((f"of service {name}", limit) for name, limit in self.per_service.items())]

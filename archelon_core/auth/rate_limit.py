@@ -21,8 +21,6 @@ from .authentication import IDENTITY, PROBES
 from .refusal import ErrorRenderer, render_plain_error
 from .subject import Clock
 
-__all__ = ["ClientAddress", "RateLimit", "RateLimiter", "TooManyRequestsError", "by_tenant"]
-
 Key = Callable[[WSGIEnvironment], str | None]
 Cost = Callable[[WSGIEnvironment], float]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

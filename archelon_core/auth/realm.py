@@ -17,8 +17,6 @@ from .realm_document import RealmData, RealmError
 from .realm_file import RealmFile, token_digest
 from .subject import Clock, Identity, TokenKind
 
-__all__ = ["Realm"]
-
 _LOG = logging.getLogger("archelon.identity")
 
 #: Seconds between two looks at the file.

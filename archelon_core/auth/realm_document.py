@@ -21,15 +21,18 @@ import datetime
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import yaml
 
+from ..documents import tree
+from ..documents.problems import DocumentError
+from ..documents.reading import only_document, read_text
+from ..documents.tree import Entry, Limits, Node
 from .subject import Role, TenantId
 
-__all__ = ["RealmData", "RealmError", "RealmTenant", "RealmToken", "RealmUser", "dump", "parse"]
-
-#: Largest realm file that is read, in bytes: some ten thousand tokens. Whoever has more has an identity provider.
-MAX_BYTES = 4 * 1024 * 1024
+#: Of a realm file: some ten thousand tokens. Whoever has more has an identity provider.
+LIMITS: Final = Limits(characters=4 * 1024 * 1024, nodes=500_000)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -82,15 +85,10 @@ def parse(text: str, path: Path) -> RealmData:
         RealmError: naming file and line.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        # Only the place and the problem: the parser's own message quotes the line, which may hold a digest.
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RealmError(f"{path}:{line}: not YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError:
-        raise RealmError(f"{path}: not YAML: it holds a character that YAML does not allow") from None
-    if root is None:
-        raise RealmError(f"{path}:1: the file is empty; the least it may hold is `version: 1`")
+        documents = read_text(text, file=str(path), limits=LIMITS, failsafe=True)
+        root = only_document(documents, str(path), needed="the least it may hold is `version: 1`")
+    except DocumentError as error:
+        raise RealmError(str(error)) from None
     return _Reader(path).realm(root)
 
 
@@ -129,12 +127,12 @@ def _token_mapping(token: RealmToken) -> dict[str, object]:
 
 
 class _Reader:
-    """Walks the YAML nodes, which know their lines, instead of the values, which do not."""
+    """Walks the nodes, which know their lines, instead of the values, which do not."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def realm(self, root: yaml.Node) -> RealmData:
+    def realm(self, root: Node) -> RealmData:
         members = self._mapping(root, "the file", required=("version",), optional=("tenants", "users", "tokens"))
         if self._text(members["version"], "version") != "1":
             raise self._error(members["version"], "version must be 1; this file was written for another Archelon")
@@ -142,7 +140,7 @@ class _Reader:
         users = self._users(members.get("users"), tenants)
         return RealmData(tenants, users, self._tokens(members.get("tokens"), tenants, users))
 
-    def _tenants(self, node: yaml.Node | None) -> dict[str, RealmTenant]:
+    def _tenants(self, node: Node | None) -> dict[str, RealmTenant]:
         tenants: dict[str, RealmTenant] = {}
         taken: set[str] = set()
         for item in self._sequence(node, "tenants"):
@@ -158,7 +156,7 @@ class _Reader:
             tenants[tenant.name] = tenant
         return tenants
 
-    def _users(self, node: yaml.Node | None, tenants: Mapping[str, RealmTenant]) -> dict[str, RealmUser]:
+    def _users(self, node: Node | None, tenants: Mapping[str, RealmTenant]) -> dict[str, RealmUser]:
         users: dict[str, RealmUser] = {}
         for item in self._sequence(node, "users"):
             members = self._mapping(item, "a user", required=("name",), optional=("roles",))
@@ -168,11 +166,11 @@ class _Reader:
             users[name] = RealmUser(name, self._grants(members.get("roles"), tenants))
         return users
 
-    def _grants(self, node: yaml.Node | None, tenants: Mapping[str, RealmTenant]) -> dict[str, frozenset[str]]:
+    def _grants(self, node: Node | None, tenants: Mapping[str, RealmTenant]) -> dict[str, frozenset[str]]:
         if node is None:
             return {}
         grants: dict[str, frozenset[str]] = {}
-        for tenant, granted in self._pairs(node, "roles"):
+        for tenant, _, granted in self._entries(node, "roles"):
             if tenant not in tenants:
                 raise self._error(granted, f"roles in tenant {tenant!r}: there is no tenant of that name")
             roles = set()
@@ -186,7 +184,7 @@ class _Reader:
         return grants
 
     def _tokens(
-        self, node: yaml.Node | None, tenants: Mapping[str, RealmTenant], users: Mapping[str, RealmUser]
+        self, node: Node | None, tenants: Mapping[str, RealmTenant], users: Mapping[str, RealmUser]
     ) -> dict[str, RealmToken]:
         tokens: dict[str, RealmToken] = {}
         digests: set[str] = set()
@@ -215,52 +213,43 @@ class _Reader:
         return tokens
 
     def _mapping(
-        self, node: yaml.Node, what: str, *, required: tuple[str, ...], optional: tuple[str, ...] = ()
-    ) -> dict[str, yaml.Node]:
-        members = dict(self._pairs(node, what))
-        for name, value in members.items():
+        self, node: Node, what: str, *, required: tuple[str, ...], optional: tuple[str, ...] = ()
+    ) -> dict[str, Node]:
+        entries = self._entries(node, what)
+        for name, _, value in entries:
             if name not in required and name not in optional:
                 allowed = ", ".join(required + optional)
                 raise self._error(value, f"{what} has no member {name!r}; it may have: {allowed}")
+        members = {name: value for name, _, value in entries}
         for name in required:
             if name not in members:
                 raise self._error(node, f"{what} needs a member {name!r}")
         return members
 
-    def _pairs(self, node: yaml.Node, what: str) -> list[tuple[str, yaml.Node]]:
-        if not isinstance(node, yaml.MappingNode):
+    def _entries(self, node: Node, what: str) -> tuple[Entry, ...]:
+        if not isinstance(node, tree.Mapping):
             raise self._error(node, f"{what} must be a mapping (name: value)")
-        pairs: list[tuple[str, yaml.Node]] = []
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = self._text(key, f"a name in {what}")
-            if name in seen:
-                raise self._error(key, f"{what} has {name!r} twice")
-            seen.add(name)
-            pairs.append((name, value))
-        return pairs
+        return node.entries
 
-    def _sequence(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
+    def _sequence(self, node: Node | None, what: str) -> tuple[Node, ...]:
         if node is None:
-            return []
-        if not isinstance(node, yaml.SequenceNode):
+            return ()
+        if not isinstance(node, tree.Sequence):
             raise self._error(node, f"{what} must be a list")
-        nodes: list[yaml.Node] = node.value
-        return nodes
+        return node.items
 
-    def _text(self, node: yaml.Node, what: str) -> str:
-        if not isinstance(node, yaml.ScalarNode):
+    def _text(self, node: Node, what: str) -> str:
+        if not isinstance(node, tree.Scalar):
             raise self._error(node, f"{what} must be a single value")
-        text: str = node.value
-        return text
+        return str(node.value)
 
-    def _name(self, node: yaml.Node, what: str) -> str:
+    def _name(self, node: Node, what: str) -> str:
         try:
             return check_name(self._text(node, what), what)
         except ValueError as error:
             raise self._error(node, str(error)) from None
 
-    def _time(self, node: yaml.Node | None) -> datetime.datetime | None:
+    def _time(self, node: Node | None) -> datetime.datetime | None:
         if node is None:
             return None
         try:
@@ -271,5 +260,5 @@ class _Reader:
             raise self._error(node, "expires must be a time with its zone, for example 2027-01-31T00:00:00+00:00")
         return time
 
-    def _error(self, node: yaml.Node, message: str) -> RealmError:
-        return RealmError(f"{self._path}:{node.start_mark.line + 1}: {message}")
+    def _error(self, node: Node, message: str) -> RealmError:
+        return RealmError(f"{self._path}:{node.mark}: {message}")

@@ -19,12 +19,12 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from ..documents.problems import DocumentError
+from ..documents.reading import text_of
 from ..private_files import others_may_read
 from . import realm_document
 from .realm_document import RealmData, RealmError, RealmTenant, RealmToken, RealmUser
 from .subject import Clock, Role, TenantId
-
-__all__ = ["IssuedToken", "RealmFile", "token_digest"]
 
 #: What a realm's token begins with: so that a person, or a scanner for leaked secrets, knows one by sight.
 TOKEN_PREFIX = "archelon_"  # nosec  # noqa: S105
@@ -51,13 +51,11 @@ class RealmFile:
     Args:
         path: the YAML file; made, with mode 0600, by the first change.
         clock: seconds since the epoch.
-        random_bytes: `secrets.token_bytes`, or a test's.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
         self._clock = clock
-        self._random_bytes = random_bytes
 
     def read(self) -> RealmData:
         """What the file says now.
@@ -68,18 +66,13 @@ class RealmFile:
         try:
             with self.path.open("rb") as file:
                 self._check_mode(os.fstat(file.fileno()))
-                raw = file.read(realm_document.MAX_BYTES + 1)
+                text = text_of(file, file=str(self.path), limits=realm_document.LIMITS)
         except FileNotFoundError:
             raise RealmError(f"{self.path}: no such file; `archelon realm` makes one") from None
         except OSError as error:
             raise RealmError(f"{self.path}: cannot be read: {error.strerror}") from None
-        if len(raw) > realm_document.MAX_BYTES:
-            raise RealmError(f"{self.path}: larger than {realm_document.MAX_BYTES} bytes")
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise RealmError(f"{self.path}:{line}: not UTF-8") from None
+        except DocumentError as error:
+            raise RealmError(str(error)) from None
         return realm_document.parse(text, self.path)
 
     def add_tenant(self, name: str, *, tenant_id: str | None = None) -> RealmTenant:
@@ -88,7 +81,7 @@ class RealmFile:
         Raises:
             RealmError: the name or id is taken or not well formed.
         """
-        tenant = RealmTenant(TenantId(tenant_id or uuid.UUID(bytes=self._random_bytes(16), version=4).hex), name)
+        tenant = RealmTenant(TenantId(tenant_id or uuid.uuid4().hex), name)
         self._check_name(name, "a tenant's name")
         self._check_name(tenant.id, "a tenant's id")
         with self._change() as draft:
@@ -161,8 +154,8 @@ class RealmFile:
         """
         if lifetime is not None and lifetime <= datetime.timedelta(0):
             raise RealmError(f"{self.path}: a token's lifetime must be positive")
-        secret = TOKEN_PREFIX + _base64url(self._random_bytes(_TOKEN_BYTES))
-        token_id = self._random_bytes(8).hex()
+        secret = TOKEN_PREFIX + _base64url(secrets.token_bytes(_TOKEN_BYTES))
+        token_id = secrets.token_hex(8)
         expires = None
         if lifetime is not None:
             now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
@@ -187,12 +180,6 @@ class RealmFile:
                 raise RealmError(f"{self.path}: there is no token {token_id!r}")
             del draft.tokens[token_id]
 
-    def remove_expired(self) -> int:
-        """Remove tokens that have expired; how many."""
-        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        with self._change() as draft:
-            return draft.drop_tokens(lambda token: token.expires is not None and token.expires <= now)
-
     @contextlib.contextmanager
     def _change(self) -> Iterator[_Draft]:
         with self._locked():
@@ -201,9 +188,10 @@ class RealmFile:
             yield draft
             text = realm_document.dump(RealmData(draft.tenants, draft.users, draft.tokens))
             # What the next reader would refuse is not written.
+            if len(text) > realm_document.LIMITS.characters:
+                most = realm_document.LIMITS.characters
+                raise RealmError(f"{self.path}: would be larger than {most} characters; remove tokens")
             realm_document.parse(text, self.path)
-            if len(text.encode()) > realm_document.MAX_BYTES:
-                raise RealmError(f"{self.path}: would be larger than {realm_document.MAX_BYTES} bytes; remove tokens")
             try:
                 self._replace(text)
             except OSError as error:

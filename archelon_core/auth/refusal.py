@@ -10,8 +10,6 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ..errors import HttpError
 
-__all__ = ["ErrorRenderer", "render_plain_error"]
-
 
 class ErrorRenderer(Protocol):
     """Starts an error response and gives its body."""

@@ -11,8 +11,6 @@ from typing import Protocol
 
 from .subject import Clock
 
-__all__ = ["MemoryRevocations", "Revocations"]
-
 
 class Revocations(Protocol):
     """The port. Called on every verification that is not cached: an implementation answers from one indexed read.

@@ -18,41 +18,6 @@ from typing import Final, NamedTuple, NewType
 
 from .subject import Role
 
-__all__ = [
-    "ACT",
-    "ACT_FOR",
-    "ADOPT",
-    "DEFAULTS",
-    "DELETE",
-    "DRAIN",
-    "GRANTS",
-    "HISTORY",
-    "LIST_ALL",
-    "OFFER",
-    "OPERATE",
-    "ORDER",
-    "OUTPUTS",
-    "PUBLISH",
-    "READ",
-    "READ_BUNDLE",
-    "READ_CATALOGUE",
-    "READ_OBJECTS",
-    "READ_OFFERED_BUNDLE",
-    "READ_PUBLISHED",
-    "REPORT",
-    "RULES",
-    "SECRETS",
-    "TAG",
-    "UPDATE",
-    "VALIDATE",
-    "WITHDRAW",
-    "Grant",
-    "Rule",
-    "Scope",
-    "as_markdown",
-    "scopes",
-]
-
 #: A rule that a service asks about.
 Rule = NewType("Rule", str)
 
@@ -263,27 +228,14 @@ def scopes(rule: Rule, roles: Collection[str]) -> frozenset[Scope]:
     return frozenset(grant.scope for grant in GRANTS if grant.rule == rule and grant.role in roles)
 
 
-def as_markdown() -> str:
-    """The table as it stands in docs/security.md: a line for each rule and scope, with the roles that it is granted to."""
-    lines = ["| rule | scope | roles |", "| --- | --- | --- |"]
-    lines += [
-        f"| `{rule}` | {scope.value} | {', '.join(sorted(roles))} |"
-        for (rule, scope), roles in _by_rule_and_scope(GRANTS).items()
-    ]
-    return "\n".join(lines)
-
-
-def _by_rule_and_scope(grants: Collection[Grant]) -> dict[tuple[Rule, Scope], list[str]]:
-    found: dict[tuple[Rule, Scope], list[str]] = {}
-    for grant in grants:
-        found.setdefault((grant.rule, grant.scope), []).append(grant.role)
-    return found
-
-
 def _check(rule: Rule) -> str:
     """What oslo.policy checks for a rule."""
+    by_scope: dict[Scope, list[str]] = {}
+    for grant in GRANTS:
+        if grant.rule == rule:
+            by_scope.setdefault(grant.scope, []).append(grant.role)
     parts = []
-    for (_, scope), roles in _by_rule_and_scope([each for each in GRANTS if each.rule == rule]).items():
+    for scope, roles in by_scope.items():
         # Whether somebody is an operator depends on more than the role's name.
         who = " or ".join("rule:operator" if role == Role.OPERATOR else f"role:{role}" for role in roles)
         asked = _CHECKS[scope]

@@ -24,8 +24,6 @@ from .revocations import Revocations
 from .signing_keys import SigningKey, VerificationKeys
 from .subject import Clock, Identity, Role, TenantId, TokenKind
 
-__all__ = ["LEEWAY", "LIFETIME", "Instances", "SignedTokens", "TokenIssuer", "instance_subject", "service_subject"]
-
 #: Seconds that a signed token lives.
 LIFETIME: Final = 900
 #: Seconds by which clocks of two machines may differ.

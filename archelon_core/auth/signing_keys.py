@@ -14,13 +14,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-
-__all__ = ["PublicKey", "SigningKey", "VerificationKey", "VerificationKeys"]
 
 Algorithm = Literal["EdDSA", "ES256"]
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
@@ -127,17 +125,60 @@ def _algorithm(key: PublicKey) -> Algorithm:
     raise ValueError(f"curve {key.curve.name} is not accepted; use {_KINDS}")
 
 
+def write_jwk_set(keys: Sequence[VerificationKey]) -> str:
+    """The keys as a JWK set in JSON (RFC 7517, RFC 8037), such as an orchestrator's environment carries.
+
+    A key is believed for one issuer only, and RFC 7517 has no member for that: it is the extra member `iss` of each key, which
+    section 4 allows.
+    """
+    written = [
+        {"kid": each.key_id, "alg": each.algorithm, "use": "sig", "iss": each.issuer, **_jwk(each.key)} for each in keys
+    ]
+    return json.dumps({"keys": written}, separators=(",", ":"))
+
+
+def read_jwk_set(text: str) -> VerificationKeys:
+    """The keys of a JWK set.
+
+    Raises:
+        ValueError: it is not one, a key says no issuer, or is of another sort than Ed25519 or P-256.
+    """
+    try:
+        return VerificationKeys([_read(each) for each in json.loads(text)["keys"]])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a JWK set of Ed25519 or P-256 keys, each with its iss: {error!r}") from error
+
+
+def _jwk(key: PublicKey) -> dict[str, str]:
+    """The members of a JWK that say which key it is."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
+    numbers = key.public_numbers()
+    x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+
+def _read(members: Mapping[str, Any]) -> VerificationKey:
+    key: PublicKey
+    if (members["kty"], members["crv"]) == ("OKP", "Ed25519"):
+        key = ed25519.Ed25519PublicKey.from_public_bytes(_bytes(members["x"]))
+    elif (members["kty"], members["crv"]) == ("EC", "P-256"):
+        x, y = (int.from_bytes(_bytes(members[name]), "big") for name in ("x", "y"))
+        key = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    else:
+        raise ValueError(f"a key of sort {members['kty']}, {members['crv']}; Ed25519 and P-256 are taken")
+    return VerificationKey.of(key, issuer=members["iss"], key_id=members.get("kid"))
+
+
 def _thumbprint(key: PublicKey) -> str:
     """RFC 7638 (and RFC 8037 for Ed25519): SHA-256 of the required members of the JWK, in order of their names."""
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        members = {"crv": "Ed25519", "kty": "OKP", "x": _base64url(key.public_bytes_raw())}
-    else:
-        numbers = key.public_numbers()
-        x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-        members = {"crv": "P-256", "kty": "EC", "x": x, "y": y}
-    document = json.dumps(members, separators=(",", ":"), sort_keys=True)
+    document = json.dumps(_jwk(key), separators=(",", ":"), sort_keys=True)
     return _base64url(hashlib.sha256(document.encode()).digest())
 
 
 def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -15,8 +15,6 @@ from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvir
 from ..errors import HttpError
 from .refusal import ErrorRenderer, render_plain_error
 
-__all__ = ["BodyTooLargeError", "SizeLimit"]
-
 #: Bytes of a body, unless the service says otherwise.
 MAX_BODY = 1024 * 1024
 #: Header fields, and bytes of all of them: enough for a text/occi request, and what gunicorn lets through.

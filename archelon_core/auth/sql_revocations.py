@@ -18,8 +18,6 @@ from ..database import Database, metadata
 from .errors import ProviderDownError
 from .subject import Clock
 
-__all__ = ["SqlRevocations", "revocations"]
-
 #: `subject` is what was revoked, `token` or `instance`; `until` is in seconds since the epoch.
 revocations = sa.Table(
     "occi_revocations",

@@ -11,8 +11,6 @@ import enum
 from collections.abc import Callable
 from typing import Final, NewType
 
-__all__ = ["Clock", "Identity", "PresentedToken", "Role", "TenantId", "TokenKind"]
-
 #: Id of a tenant: a Keystone project, or a tenant of the local realm.
 TenantId = NewType("TenantId", str)
 

@@ -11,8 +11,6 @@ import threading
 
 from .subject import Clock, Identity
 
-__all__ = ["TokenCache"]
-
 
 class TokenCache:
     """A bounded map from a token's SHA-256 to its identity. Threads share one.

@@ -21,8 +21,6 @@ import prometheus_client
 
 from .. import health, metrics
 
-__all__ = ["AdminPort", "serve_admin_port"]
-
 _logger = logging.getLogger(__name__)
 
 #: Seconds a client may take for its request and for taking the answer, as a whole.

@@ -32,8 +32,6 @@ import gunicorn.workers.gthread
 if TYPE_CHECKING:
     from ..settings import WebSettings
 
-__all__ = ["RUN", "Connection", "Limits", "Outgoing", "RequestTimeoutError"]
-
 #: What `Connection.steps` yields beside `selectors.EVENT_READ` and `EVENT_WRITE`: a request is here for a thread.
 RUN: Final = 0
 

@@ -1,9 +1,9 @@
-"""The one way to fetch a URL that someone else wrote: from a manifest, a template, a parameter, a catalogue or a hook.
+"""The one way to fetch from an address that a stranger names, or from a server that is a stranger's.
 
 A URL goes in, bytes come out, and nothing in between can be turned against the machine that fetches: the scheme and the
 address are checked, the name is resolved once and the connection goes to the very address that was checked (so that an
 answer of DNS that changes in between changes nothing), redirects are followed here and checked like the first URL, size is
-limited before and after decompression, and time as a whole. `file:` reads inside one bundle directory, never through a link.
+limited before and after decompression, and time as a whole.
 
 Proxies from the environment are not used: a proxy would resolve the name again, out of reach of the check. Cookies,
 credentials from `.netrc` and the caller's own headers are never sent; credentials in the URL are refused.
@@ -13,34 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 import re
-import stat
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
 
 import urllib3.connection
 import urllib3.exceptions
 
 from .. import addresses
 
-__all__ = [
-    "FetchError",
-    "FetchForbiddenError",
-    "FetchTimeoutError",
-    "FetchTooLargeError",
-    "Fetched",
-    "Fetcher",
-    "Limits",
-    "shown_url",
-]
-
 _CHUNK = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_HEADERS = {"User-Agent": "archelon", "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
 # What is left of a host after this looks like a number to some resolver: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
 _NUMERIC_HOST = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 _HOST_NAME = re.compile(
@@ -53,7 +40,7 @@ class FetchError(Exception):
 
 
 class FetchForbiddenError(FetchError):
-    """Fetching this URL is not allowed: its scheme, its address, or a path outside the bundle."""
+    """Fetching this URL is not allowed: its scheme or its address."""
 
 
 class FetchTooLargeError(FetchError):
@@ -104,60 +91,47 @@ class Fetcher:
     """Fetches URLs that someone else wrote. Threads may share one; it keeps no connection open.
 
     Args:
-        schemes: those allowed, of `https`, `http` and `file`.
-        bundle: the directory inside which `file:` URLs resolve; None forbids them.
+        schemes: those allowed, of `https` and `http`.
         allowed_networks: networks allowed although private, loopback or link-local, for example `10.1.0.0/16`.
         limits: size, time and redirects.
         resolve: gives a host's addresses.
         clock: seconds, monotonic.
-        user_agent: the User-Agent that is sent.
-        ca_file: certificates to trust in place of the system's, PEM.
     """
 
     def __init__(
         self,
         *,
         schemes: Sequence[str] = ("https",),
-        bundle: Path | None = None,
         allowed_networks: Sequence[str] = (),
         limits: Limits | None = None,
         resolve: addresses.Resolve = addresses.resolve_with_system,
         clock: Callable[[], float] = time.monotonic,
-        user_agent: str = "archelon",
-        ca_file: Path | None = None,
     ) -> None:
         self._schemes = tuple(schemes)
-        self._bundle = bundle
         self._networks: tuple[addresses.Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
         self._limits = limits if limits is not None else Limits()
         self._resolve = resolve
         self._clock = clock
-        self._headers = {"User-Agent": user_agent, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
-        self._ca_file = ca_file
 
     def fetch(self, url: str, *, content_types: Sequence[str] | None = None) -> Fetched:
         """Fetch a URL.
 
         Args:
-            url: an absolute URL, or, where there is a bundle, `file:` and a path relative to it.
+            url: an absolute URL.
             content_types: media types to accept, for example `application/json`; None accepts all.
 
         Raises:
-            FetchForbiddenError: the scheme, an address or the path is not allowed, at first or after a redirect.
+            FetchForbiddenError: the scheme or an address is not allowed, at first or after a redirect.
             FetchTooLargeError: the content exceeds the limit.
             FetchTimeoutError: the whole took too long.
             FetchError: anything else: no such host, no connection, a status other than 200, another content type.
         """
         deadline = self._clock() + self._limits.seconds
-        if url[:5].lower() == "file:":
-            return self._read_file(url)
         for _ in range(self._limits.redirects + 1):
             target = self._check(url, deadline)
             answer = self._get(target, deadline, content_types)
             if isinstance(answer, Fetched):
                 return answer
-            if answer[:5].lower() == "file:":
-                raise FetchForbiddenError(f"{shown_url(url)} redirects to a file; give the content itself at that URL")
             url = answer
         raise FetchError(
             f"{shown_url(url)} was reached after {self._limits.redirects} redirects and redirects again; "
@@ -221,7 +195,7 @@ class Fetcher:
                 connection.request(
                     "GET",
                     target.path,
-                    headers={**self._headers, "Host": _host_header(target)},
+                    headers={**_HEADERS, "Host": _host_header(target)},
                     preload_content=False,
                     decode_content=True,
                 )
@@ -257,7 +231,6 @@ class Fetcher:
             server_hostname=target.host.rstrip("."),
             assert_hostname=target.host.rstrip("."),
             cert_reqs="CERT_REQUIRED",
-            ca_certs=str(self._ca_file) if self._ca_file else None,
         )
 
     def _read(
@@ -297,28 +270,6 @@ class Fetcher:
                 raise FetchTooLargeError(self._too_large(shown))
         self._remaining(deadline, target.url)
         return Fetched(content=bytes(content), content_type=content_type, url=target.url)
-
-    def _read_file(self, url: str) -> Fetched:
-        shown = shown_url(url)
-        if "file" not in self._schemes or self._bundle is None:
-            raise FetchForbiddenError(f"{shown}: files are not allowed here; use one of: {', '.join(self._schemes)}")
-        parts = urllib.parse.urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
-            raise FetchForbiddenError(f"{shown} names a host; write file: and a path inside the bundle")
-        path = PurePosixPath(urllib.parse.unquote(parts.path))
-        if "\0" in str(path) or path.is_absolute() or ".." in path.parts or not path.parts:
-            raise FetchForbiddenError(f"{shown} leads out of the bundle; write file: and a path inside the bundle")
-        try:
-            content = _read_beneath(self._bundle, path.parts, self._limits.size)
-        except FileNotFoundError:
-            raise FetchError(f"{shown}: the bundle holds no such file") from None
-        except OSError as error:
-            raise FetchForbiddenError(
-                f"{shown} is not a plain file inside the bundle ({error.strerror}); links and special files are not followed"
-            ) from error
-        if len(content) > self._limits.size:
-            raise FetchTooLargeError(self._too_large(shown))
-        return Fetched(content=content, content_type="", url=url)
 
     def _remaining(self, deadline: float, url: str) -> float:
         remaining = deadline - self._clock()
@@ -375,27 +326,3 @@ def _checked_host(host: str, shown: str) -> str:
 def _host_header(target: _Target) -> str:
     host = f"[{target.host}]" if ":" in target.host else target.host
     return host if target.port == _DEFAULT_PORTS[target.scheme] else f"{host}:{target.port}"
-
-
-def _read_beneath(directory: Path, parts: Sequence[str], limit: int) -> bytes:
-    """Read a file below a directory, opening one part after the other so that no link can be put in between.
-
-    Returns at most limit + 1 bytes.
-
-    Raises:
-        OSError: a part is missing, a link, or the last is no regular file.
-    """
-    at = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parts[:-1]:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
-            os.close(at)
-            at = below
-        # Non-blocking, or opening a named pipe would wait for its writer.
-        file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
-    finally:
-        os.close(at)
-    with os.fdopen(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise OSError(0, "not a regular file")
-        return opened.read(limit + 1)

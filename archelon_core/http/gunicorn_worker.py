@@ -36,8 +36,6 @@ import gunicorn.workers.gthread
 
 from .connection import RUN, Connection, Limits, Outgoing, RequestTimeoutError
 
-__all__ = ["ENDING", "Limits", "Logger", "options_of", "serve_alone", "server_field", "source_of", "worker_class"]
-
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds between two looks at who is late.
 _LOOK: Final = 0.1

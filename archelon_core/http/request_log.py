@@ -17,8 +17,6 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from .. import logs, redaction
 
-__all__ = ["ROUTE", "TENANT", "Observe", "RequestLog"]
-
 #: WSGI environment: the application writes the tenant here once it knows.
 TENANT = "archelon.tenant"
 #: WSGI environment: the application writes the kind of route here (a word of a fixed list, never a path).

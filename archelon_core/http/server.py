@@ -28,14 +28,13 @@ from wsgiref.types import WSGIApplication
 import gunicorn.app.base
 import gunicorn.arbiter
 
-from .gunicorn_worker import ENDING, Limits, options_of, server_field
+from .connection import Limits
+from .gunicorn_worker import ENDING, options_of
 
 if TYPE_CHECKING:
     import prometheus_client
 
     from .. import health
-
-__all__ = ["Limits", "Worker", "run_worker", "serve", "server_field"]
 
 _logger = logging.getLogger(__name__)
 

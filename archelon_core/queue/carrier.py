@@ -19,8 +19,6 @@ from .progress import Advance, Done, Fail, Progress, Wait
 from .queue import Clock
 from .topic import Item, Topic
 
-__all__ = ["Attendance", "Carrier"]
-
 T = TypeVar("T")
 
 #: Seconds before the second, third and fourth try to write what a step brought, when the database does not answer.

@@ -21,8 +21,6 @@ from .queue import CHANNEL, WorkQueue
 from .table import work
 from .topic import Item, Priority, Token
 
-__all__ = ["Claim", "LeaseLostError", "Leases", "Write"]
-
 #: The handler's part of a settling transaction.
 Write = Callable[[sa.Connection], None]
 

@@ -9,8 +9,6 @@ from typing import Protocol
 from .leases import Claim
 from .topic import Item, describe
 
-__all__ = ["LogObserver", "Observer", "Outcome"]
-
 
 class Outcome(enum.Enum):
     """What became of one step."""

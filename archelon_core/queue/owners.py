@@ -13,8 +13,6 @@ import secrets
 import socket
 from pathlib import Path
 
-__all__ = ["is_dead", "new_owner"]
-
 
 def new_owner() -> str:
     """A name for a worker of this process, unique among all."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Generic, TypeAlias, TypeVar
 
-__all__ = ["Advance", "Done", "Fail", "Progress", "Wait"]
-
 O = TypeVar("O")  # noqa: E741 - what a step observed, beside W for what is wanted
 
 

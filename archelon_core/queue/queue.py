@@ -19,8 +19,6 @@ from ..database import Database
 from .table import work
 from .topic import Priority
 
-__all__ = ["CHANNEL", "Backlog", "Clock", "State", "WorkQueue"]
-
 #: Seconds since the epoch.
 Clock = Callable[[], float]
 

@@ -12,8 +12,6 @@ from .progress import Progress, Wait
 from .queue import WorkQueue
 from .topic import Handler, Item, Retry, Topic
 
-__all__ = ["RETENTION", "recurring", "retention"]
-
 #: The topic of `retention`; seed it with any key.
 RETENTION: Final = "work.retention"
 

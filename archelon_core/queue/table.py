@@ -14,8 +14,6 @@ import sqlalchemy as sa
 
 from ..database import metadata
 
-__all__ = ["work"]
-
 work = sa.Table(
     "work",
     metadata,

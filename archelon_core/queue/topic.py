@@ -18,8 +18,6 @@ import sqlalchemy as sa
 from ..backoff import Backoff
 from .progress import Progress
 
-__all__ = ["Handler", "Item", "Priority", "Retry", "Token", "Topic", "describe"]
-
 W = TypeVar("W")
 O = TypeVar("O")  # noqa: E741
 

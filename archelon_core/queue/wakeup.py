@@ -21,8 +21,6 @@ import sqlalchemy as sa
 from ..database import Database
 from .queue import CHANNEL
 
-__all__ = ["PostgresWakeup", "SqliteWakeup", "Wakeup", "wakeup_for"]
-
 #: Seconds between two looks at SQLite's data_version.
 _SQLITE_INTERVAL: Final = 0.02
 #: Seconds that a listener without a connection lets pass before it tries again.

@@ -35,8 +35,6 @@ from .queue import WorkQueue
 from .topic import Item, Topic
 from .wakeup import Wakeup, wakeup_for
 
-__all__ = ["Worker"]
-
 #: Seconds before the worker asks a database again that did not answer.
 _DATABASE_PAUSE: Final = 1.0
 #: Seconds between two looks for what is next, where each of many pieces of news would ask for one.

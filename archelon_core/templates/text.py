@@ -27,8 +27,6 @@ from typing import Any
 
 from ..transactions import forbid_in_transaction
 
-__all__ = ["TemplateError", "TemplateLimits", "render", "render_all"]
-
 _CHILD = Path(__file__).with_name("child.py")
 #: Seconds on the wall beyond the child's own limit, which is of the processor, until it is killed from here: on a busy machine it
 #: waits for its turns.

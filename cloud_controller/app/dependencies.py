@@ -27,8 +27,6 @@ from ..platforms.local.delegations import LocalDelegations
 from ..settings import CloudControllerSettings
 from .identities import identity_of
 
-__all__ = ["MIGRATIONS", "Parts", "open_platforms"]
-
 #: For `occi_service.registry.schema.upgrade`.
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 

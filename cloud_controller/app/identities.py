@@ -16,8 +16,6 @@ from ..platforms.keystone.delegations import KeystoneDelegations
 from ..platforms.local.delegations import LocalDelegations
 from ..settings import CloudControllerSettings
 
-__all__ = ["identity_of"]
-
 Identities = tuple[auth.TokenVerifier | None, Delegations | None, ServiceCatalogue | None]
 
 

@@ -21,6 +21,8 @@ from archelon_core import auth, health
 from archelon_core.addresses import is_loopback
 from archelon_core.auth.size_limit import MAX_BODY
 from archelon_core.http import server
+from archelon_core.http.connection import Limits
+from archelon_core.http.gunicorn_worker import server_field
 from occi_service.server import service
 from occi_service.server.app import Application
 
@@ -33,8 +35,6 @@ from ..provision.backend import ProvisionModule
 from ..runtime.backend import RuntimeModule
 from ..settings import CloudControllerSettings
 from .dependencies import Parts
-
-__all__ = ["MODULES", "Mounts", "application", "isolation_checks", "modules_of", "serve"]
 
 MODULES: Final = ("design", "deploy", "provision", "runtime", "disposal")
 
@@ -170,8 +170,8 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
     server.serve(
         lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
-        server=server.server_field("archelon", "0.1.0"),
-        limits=server.Limits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
+        server=server_field("archelon", "0.1.0"),
+        limits=Limits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
         trusted_proxies=[str(network) for network in settings.trusted_proxies],
     )
 

@@ -15,8 +15,7 @@ from occi_service.server.app import Application
 
 from ..core import notifications
 from ..core.entities import Entities
-from ..core.notification_sender import Sender
-from ..core.notifications import Notices, Send
+from ..core.notifications import Notices, Send, Sender
 from ..core.resource_handler import ResourceHandler
 from ..deploy import retention, watching
 from ..deploy.application_work import ApplicationWork
@@ -30,8 +29,6 @@ from ..runtime.work import AlarmWork, MonitorWork
 from ..settings import CloudControllerSettings
 from .dependencies import Parts
 from .web import MODULES, isolation_checks, modules_of
-
-__all__ = ["run", "topics_of", "worker_of"]
 
 #: Seconds for one look at the identity service, which takes several calls, and for one sweep of all there is.
 _IDENTITY: Final = 60.0

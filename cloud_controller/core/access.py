@@ -11,18 +11,6 @@ from archelon_core.auth import Identity, Role, TokenKind, rules
 from archelon_core.auth.rules import Rule, Scope
 from archelon_core.errors import ForbiddenError
 
-__all__ = [
-    "bundle_owner",
-    "check_acts_for",
-    "check_may",
-    "check_publishes",
-    "check_served",
-    "check_serves",
-    "is_operator",
-    "is_service",
-    "scopes_of",
-]
-
 
 def is_operator(caller: Identity) -> bool:
     """Whether the caller keeps the cloud controller going."""

@@ -16,8 +16,6 @@ from occi_service.registry.base import Registry
 
 from .resources import Object
 
-__all__ = ["Entities", "Owner"]
-
 
 @dataclass(frozen=True)
 class Owner:

@@ -28,8 +28,6 @@ from occi_service.server.service import KnownCaller
 
 from . import access
 
-__all__ = ["CallersView", "Module", "ModuleApplication", "OwnMixins", "extras_of"]
-
 _SUBJECT_TOKEN: Final = "HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_")
 
 

@@ -22,16 +22,14 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from archelon_api import deploy, orchestrator
-from archelon_core import logs
+from archelon_api import deploy, orchestrator, tokens
+from archelon_core import auth, logs
 from archelon_core.queue import Done, Handler, Item, Priority, Progress, Retry, Topic, Wait, WorkQueue
 from occi_service import client
 
 from .labels import Labels
 from .resources import ABSENT, Objects
 from .tables import notices
-
-__all__ = ["TOPIC", "Delivery", "Notice", "Notices", "Send", "topic"]
 
 TOPIC: Final = "cloud.notify"
 #: Seconds until a notice that is being worked off is told again: the least, the most, and as a part of its age.
@@ -64,6 +62,33 @@ class Send(Protocol):
     """
 
     def __call__(self, notice: Notice) -> None: ...
+
+
+class Sender:
+    """A `Send` over OCCI: each call with a token for that one orchestrator.
+
+    Args:
+        issuer: signs the tokens.
+        seconds: that one call may take.
+    """
+
+    def __init__(self, issuer: auth.TokenIssuer, *, seconds: float = 5.0) -> None:
+        self._issuer = issuer
+        self._timeout = client.Timeout(total=seconds)
+
+    def __call__(self, notice: Notice) -> None:
+        """Deliver it. Raises ClientError; UnavailableError where the orchestrator has it, and it is to be told again."""
+        assert notice.url, "a notice leaves when its application has an address"
+        token = self._issuer.for_service(
+            tokens.CLOUD_CONTROLLER,
+            tenant_id=auth.TenantId(notice.tenant),
+            audience=tokens.audience_of_orchestrator(notice.instance),
+            instance_id=notice.instance,
+        )
+        # One attempt: the queue repeats, with the newest notice.
+        once = client.Retry(attempts=1)
+        with client.Client(notice.url, token=token, timeout=self._timeout, retry=once) as occi:
+            occi.act(orchestrator.PATH, orchestrator.NOTIFY.scheme + orchestrator.NOTIFY.term, notice.attributes)
 
 
 class Notices:

@@ -24,8 +24,6 @@ from . import access
 from .labels import Labels
 from .resources import ABSENT, Object, Objects
 
-__all__ = ["Context", "OwnedBackend", "context"]
-
 Result = TypeVar("Result")
 #: Characters of a path, in the column that it is the key of.
 _LONGEST_PATH: Final = 255

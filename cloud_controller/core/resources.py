@@ -21,8 +21,6 @@ from archelon_core.queue import Priority, WorkQueue
 from .labels import Labels
 from .tables import INSTALLATION, objects
 
-__all__ = ["ABSENT", "PRESENT", "STOPPED", "SUSPENDED", "Object", "Objects", "labels_of"]
-
 PRESENT: Final = "present"
 STOPPED: Final = "stopped"
 SUSPENDED: Final = "suspended"

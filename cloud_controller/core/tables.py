@@ -10,8 +10,6 @@ import sqlalchemy as sa
 
 from archelon_core.database import metadata
 
-__all__ = ["INSTALLATION", "TABLES", "bundles", "delegations", "installation", "notices", "objects", "samples"]
-
 objects = sa.Table(
     "cloud_objects",
     metadata,
@@ -85,5 +83,3 @@ installation = sa.Table(
 
 #: The name, for a SELECT that needs it beside something else.
 INSTALLATION = sa.select(installation.c.name).scalar_subquery().label("installation")
-
-TABLES = (objects, notices, bundles, samples, delegations, installation)

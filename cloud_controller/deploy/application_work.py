@@ -27,8 +27,6 @@ from ..platforms.interface import ApplicationOrder, Applications, ApplicationSta
 from .applications import RUN, TOPIC, environment_of
 from .bundles import Unpacked
 
-__all__ = ["ApplicationWork"]
-
 #: Seconds between looks at a failed one, at most: it may have come back by itself.
 _FAILED: Final = 1.0
 _SOONEST: Final = 0.1

@@ -23,8 +23,6 @@ from ..core.resource_backend import Context, OwnedBackend, context
 from ..core.resources import PRESENT, STOPPED, Object, Objects
 from .bundles import Bundles
 
-__all__ = ["RUN", "TOPIC", "AppBackend", "ApplicationBackend", "environment_of"]
-
 TOPIC: Final = "deploy.application"
 #: What is asked for beside the attributes: how often it was told to begin anew.
 RUN: Final = "run"

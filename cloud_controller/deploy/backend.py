@@ -21,8 +21,6 @@ from .logs import LogRoute
 from .regions import Regions
 from .stacks import StackBackend
 
-__all__ = ["DeployModule"]
-
 
 class _OfEither(ActionBackend):
     """The actions that `application` and `app` have in common: each goes to the backend of the entity's kind."""

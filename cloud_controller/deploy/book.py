@@ -16,8 +16,6 @@ from ..core.tables import INSTALLATION, objects
 from ..platforms.interface import KnownStack
 from .stacks import TOPIC
 
-__all__ = ["RegionStackIndex"]
-
 
 class RegionStackIndex:
     """The stacks of one region."""

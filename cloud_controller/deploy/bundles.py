@@ -37,8 +37,6 @@ from ..core import access
 from ..core.module import extras_of
 from ..core.tables import bundles
 
-__all__ = ["BundleBackend", "BundleRoute", "Bundles", "DigestConverter", "Unpacked"]
-
 Found = TypeVar("Found")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 

@@ -23,8 +23,6 @@ from occi_service.server.request_input import read_query
 from ..core.module import extras_of
 from ..platforms.interface import Applications, Log
 
-__all__ = ["LogRoute"]
-
 
 class _Reading(pydantic.BaseModel, extra="forbid"):
     #: A position. Some platforms count nanoseconds since the epoch, which take 19 digits.

@@ -12,8 +12,6 @@ from archelon_core.errors import BadRequestError, shown
 
 from ..platforms.interface import Applications, Platform, Stacks
 
-__all__ = ["Regions"]
-
 
 class Regions:
     """The platforms of the configured regions.

@@ -22,8 +22,6 @@ from occi_service.registry.sql import SqlRegistry
 from ..core.entities import Owner
 from .bundles import Bundles, Unpacked
 
-__all__ = ["TOPIC", "BundleRetention"]
-
 #: Seeded with the key `all`.
 TOPIC: Final = "deploy.retention"
 

@@ -26,8 +26,6 @@ from . import watching
 from .regions import Regions
 from .stacks import TOPIC, stack_order
 
-__all__ = ["StackWork"]
-
 _SOON: Final = 0.1
 
 

@@ -15,8 +15,6 @@ from ..core.resources import PRESENT, SUSPENDED, Object, Objects
 from ..platforms.interface import DeployError, StackOrder
 from .regions import Regions
 
-__all__ = ["TOPIC", "StackBackend", "stack_order"]
-
 TOPIC: Final = "deploy.stack"
 
 #: What is asked for beside the attributes: counts of scaled nodes, and the keys of the requests that they come of.

@@ -19,8 +19,6 @@ from archelon_core.queue import Handler, Item, Progress, Retry, Topic, Wait
 from ..core.resources import Objects
 from ..platforms.interface import Change, Watcher
 
-__all__ = ["TOPIC", "Watching", "topic"]
-
 TOPIC: Final = "deploy.watch"
 
 

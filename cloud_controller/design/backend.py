@@ -27,8 +27,6 @@ from .mirror import catalogue_entity
 from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-__all__ = ["DesignModule", "register_modules", "register_names", "remove_disbelieved"]
-
 #: An entry has one of these since whoever writes it is checked.
 _MARKS: Final = (design.ORIGIN, design.PUBLISHER)
 

@@ -26,8 +26,6 @@ from occi_service.registry.base import Registry, Selection
 from ..core import access
 from ..core.resource_backend import context
 
-__all__ = ["CatalogueBackend"]
-
 #: Attributes that say who wrote an entry.
 _MARKS: Final = frozenset((design.ORIGIN, design.ISSUER, design.PUBLISHER))
 

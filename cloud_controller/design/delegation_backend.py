@@ -33,8 +33,6 @@ from .ports import (
     PlatformToken,
 )
 
-__all__ = ["DelegationBackend"]
-
 #: Seconds that an exchanged token lives: one order's worth.
 _EXCHANGED: Final = 300
 _PLATFORM: Final = design.platform_audience("")

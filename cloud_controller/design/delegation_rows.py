@@ -15,8 +15,6 @@ from archelon_core.database import insert_into
 from ..core.tables import delegations
 from .ports import Delegation
 
-__all__ = ["ACTIVE", "LOST", "DelegationRow", "DelegationRows"]
-
 ACTIVE = "active"
 LOST = "lost"
 

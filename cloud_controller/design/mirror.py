@@ -19,8 +19,6 @@ from occi_service.registry.base import Registry, Selection
 
 from .ports import CatalogueEntry, ServiceCatalogue
 
-__all__ = ["TOPIC", "catalogue_entity", "mirrored"]
-
 #: The topic of the comparing; seeded with its own name.
 TOPIC: Final = "design.catalogue"
 

@@ -11,17 +11,6 @@ from typing import Protocol
 
 from archelon_core.auth import PresentedToken
 
-__all__ = [
-    "CatalogueEntry",
-    "Delegation",
-    "DelegationLostError",
-    "DelegationRefusedError",
-    "Delegations",
-    "IdentityDownError",
-    "PlatformToken",
-    "ServiceCatalogue",
-]
-
 
 class DelegationRefusedError(Exception):
     """The tenant's token cannot be used to make a delegation; the text says why, for the tenant."""

@@ -14,8 +14,6 @@ from archelon_core.database import Database
 from .delegation_rows import DelegationRows
 from .ports import Delegations
 
-__all__ = ["TOPIC", "unclaimed_ended"]
-
 #: The topic of the looking; seeded with its own name.
 TOPIC: Final = "design.unclaimed"
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import bundles
 
-from .. import infrastructure as infra
-
-__all__ = ["MANIFEST", "validate"]
+from ..infrastructure.apart import check_description, manifest_problems
+from ..infrastructure.rendering import DescriptionError
+from ..infrastructure.resources import ResourceType
 
 #: The format of manifests; the others are template formats.
 MANIFEST: Final = "manifest"
@@ -27,14 +27,14 @@ def validate(
         platforms: by region, whose node types descriptions may use.
     """
     if document_format == MANIFEST:
-        return infra.manifest_problems(content, name=name)
+        return manifest_problems(content, name=name)
     if document_format == _INFRASTRUCTURE:
-        types: dict[str, infra.ResourceType] = {}
+        types: dict[str, ResourceType] = {}
         for platform in platforms.values():
             types.update(getattr(platform, "node_types", {}))
         try:
-            infra.check_description(content, files={}, types=types, name=name)
-        except infra.DescriptionError as error:
+            check_description(content, files={}, types=types, name=name)
+        except DescriptionError as error:
             place = error.place
             return (bundles.Problem(name, place.line, place.column, "", error.problem, error.remedy),)
         return ()

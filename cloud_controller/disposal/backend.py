@@ -13,8 +13,6 @@ from occi_service.server.app import Application
 from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 
-__all__ = ["TOPIC", "DisposalBackend", "DisposalModule"]
-
 TOPIC: Final = "disposal.instance"
 
 

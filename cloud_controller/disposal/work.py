@@ -26,8 +26,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Inventory, InventoryError
 from .backend import TOPIC
 
-__all__ = ["SWEEP", "DisposalWork", "Sweep"]
-
 #: The topic of the sweep; seeded with the key `all`.
 SWEEP: Final = "disposal.sweep"
 

@@ -17,8 +17,6 @@ from .rendering import DescriptionError, Place, Scalar
 from .resolving import checked_parameters
 from .resources import ResourceType
 
-__all__ = ["check_description", "manifest_problems"]
-
 #: Characters that are read in some milliseconds, for which a child is not worth its while.
 _SMALL: Final = HEAVY
 _REMEDY: Final = "make it smaller, or split it"

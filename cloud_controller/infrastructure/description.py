@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from .graph import Graph, before, ordered
 from .rendering import Item, Place, Scalar, Value
 
-__all__ = ["Description", "Health", "Implementation", "Mapped", "Node", "Output", "Parameter"]
-
 
 @dataclass(frozen=True)
 class Parameter:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["Graph", "before", "cycle", "ordered"]
-
 #: A node's name and the names it depends on.
 Graph = Mapping[str, frozenset[str]]
 

@@ -21,8 +21,6 @@ from .rendering import DescriptionError, Item, Place, Scalar, Value, plain, read
 from .resources import ResourceType
 from .sections import Section, entries, word
 
-__all__ = ["ATTRIBUTES", "parse"]
-
 _PREFIX = "node_def:"
 _TOP = (
     "infra_name",

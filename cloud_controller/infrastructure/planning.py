@@ -21,21 +21,6 @@ from .description import Node
 from .resolving import Wanted, resolve
 from .resources import Condition, ObservedNode, WantedNode
 
-__all__ = [
-    "Action",
-    "Attempts",
-    "Ensure",
-    "Halt",
-    "Plan",
-    "Record",
-    "Remove",
-    "Status",
-    "Step",
-    "noted",
-    "plan",
-    "scaled",
-]
-
 #: Seconds after which something in progress is looked at again, where nothing says otherwise.
 _SOON = 0.1
 #: Seconds between two looks at a node that is not healthy yet.

@@ -15,29 +15,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import yaml
-
-__all__ = ["DescriptionError", "Item", "Place", "Scalar", "Value", "plain", "read_document", "references", "substitute"]
+import bundles
+from archelon_core.documents import tree
+from archelon_core.documents.problems import DocumentError
+from archelon_core.documents.reading import only_document, read_text
+from archelon_core.documents.tree import Limits, Node
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
 #: Bytes of a document with all that it imports, each time it does.
 _BYTES = 1 << 20
-_DEPTH = 50
-#: Values of a document with all that it imports, aliases followed each time.
-_ITEMS = 20_000
-#: Characters of a number. YAML 1.1 writes them to base 60 too, which takes quadratic time to read.
-_DIGITS = 64
+#: Of each file; its values count together with those of all that it imports.
+_LIMITS = Limits(characters=_BYTES, depth=50, nodes=20_000)
 #: Characters of what is said of a problem, and of its remedy.
 _MESSAGE = 1000
-_CORE = "tag:yaml.org,2002:"
-_IMPORTS = ("!text_import", "!yaml_import")
+_IMPORTS = bundles.TEMPLATE_TAGS["infrastructure"]
 # No alternative looks past the next brace: a text of many that are never closed would take quadratic time.
 _TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{([^{}]*)\}\}|(\$\{|\{\{)")
-_TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
 _CALL = re.compile(r"(getip|getprivip|getipall)\(\s*(['\"]?)([A-Za-z0-9_.-]+)\2\s*\)")
 _OCCOPUS = {
@@ -189,38 +186,31 @@ def _name(match: re.Match[str]) -> str | None:
     return None
 
 
-#: What makes the value of a scalar of a tag; nothing of it is kept.
-_CONSTRUCTOR = yaml.constructor.SafeConstructor()
-_CONSTRUCT: dict[str, Callable[[Any], Scalar]] = {
-    "int": _CONSTRUCTOR.construct_yaml_int,
-    "float": _CONSTRUCTOR.construct_yaml_float,
-    "bool": _CONSTRUCTOR.construct_yaml_bool,
-    "null": _CONSTRUCTOR.construct_yaml_null,
-}
-
-
 class _Reader:
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
         self._bytes = 0
-        self._nodes = 0
         self._items = 0
         self._open: list[str] = []
 
-    def read(self, name: str, text: str) -> Item:
+    def read(self, name: str, text: str, depth: int = 0) -> Item:
         here = Place(name, 1, 1)
         self._take(text, here)
         try:
-            self._bound(name, text)
-            root = yaml.compose(text, Loader=yaml.CSafeLoader)
-        except yaml.MarkedYAMLError as problem:
-            place = _place(name, problem.problem_mark or problem.context_mark)
-            raise DescriptionError(place, f"this is no YAML: {problem.problem}", "correct the syntax there") from None
-        except yaml.YAMLError as problem:
-            raise DescriptionError(here, f"this is no YAML: {problem}", "correct the file") from None
-        if root is None:
-            raise DescriptionError(here, "the file is empty", "describe something in it")
-        return self._item(name, root, ())
+            documents = read_text(text, file=name, limits=_LIMITS, tags=_IMPORTS)
+            root = only_document(documents, name, needed="describe something in it")
+        except DocumentError as error:
+            first = error.problems[0]
+            place = Place(name, first.line, first.column) if first.line else here
+            raise DescriptionError(place, first.fault, first.remedy) from None
+        self._items += root.size
+        if self._items > _LIMITS.nodes:
+            problem = f"more than {_LIMITS.nodes} values, with all that it imports"
+            raise DescriptionError(here, problem, "split the description")
+        if depth + root.height > _LIMITS.depth:
+            problem = f"nested deeper than {_LIMITS.depth} levels, with what imports it"
+            raise DescriptionError(here, problem, "flatten it")
+        return self._item(name, root, depth)
 
     def _take(self, text: str, place: Place) -> None:
         self._bytes += len(text.encode(errors="replace"))
@@ -228,85 +218,20 @@ class _Reader:
             problem = f"the file is larger than {_BYTES} bytes, with all that it imports"
             raise DescriptionError(place, problem, "split it or shorten it")
 
-    def _bound(self, name: str, text: str) -> None:
-        """Refuse what is too deep or too much, before a tree is made of it, and without a look at the rest."""
-        directive = _TAG_DIRECTIVE.search(text)
-        if directive is not None:
-            place = Place(name, text.count("\n", 0, directive.start()) + 1, 1)
-            raise DescriptionError(place, "a %TAG directive", "write tags out; libyaml takes quadratic time over many")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            elif isinstance(event, yaml.NodeEvent):
-                self._nodes += 1
-                depth += isinstance(event, yaml.CollectionStartEvent)
-                if depth > _DEPTH:
-                    raise DescriptionError(
-                        _place(name, event.start_mark), f"this is nested deeper than {_DEPTH} levels", "flatten it"
-                    )
-                # A mapping's keys are nodes and no items.
-                if self._nodes > 2 * _ITEMS:
-                    raise DescriptionError(
-                        _place(name, event.start_mark), f"more than {_ITEMS} values", "split the description"
-                    )
+    def _item(self, name: str, node: Node, depth: int) -> Item:
+        place = Place(name, *node.mark)
+        if node.tag is not None:
+            return self._import(node, place, depth)
+        if isinstance(node, tree.Mapping):
+            return Item({entry.key: self._item(name, entry.node, depth + 1) for entry in node.entries}, place)
+        if isinstance(node, tree.Sequence):
+            return Item(tuple(self._item(name, each, depth + 1) for each in node.items), place)
+        return Item(node.value, place)
 
-    def _item(self, name: str, node: Any, above: tuple[int, ...]) -> Item:
-        place = _place(name, node.start_mark)
-        self._items += 1
-        if self._items > _ITEMS:
-            raise DescriptionError(place, f"more than {_ITEMS} values, counting aliases each time", "use fewer aliases")
-        if id(node) in above:
-            raise DescriptionError(place, "an alias contains itself", "break the circle")
-        above = (*above, id(node))
-        if node.tag in _IMPORTS:
-            return self._import(name, node, place, above)
-        if isinstance(node, yaml.MappingNode) and node.tag == f"{_CORE}map":
-            return Item(self._mapping(name, node, above), place)
-        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq":
-            return Item(tuple(self._item(name, entry, above) for entry in node.value), place)
-        if isinstance(node, yaml.ScalarNode):
-            return Item(self._scalar(node, place), place)
-        raise DescriptionError(
-            place, f"the tag {node.tag} is not known here", f"leave it out; known are {', '.join(_IMPORTS)}"
-        )
-
-    def _mapping(self, name: str, node: Any, above: tuple[int, ...]) -> dict[str, Item]:
-        found: dict[str, Item] = {}
-        for key, value in node.value:
-            place = _place(name, key.start_mark)
-            if not isinstance(key, yaml.ScalarNode):
-                raise DescriptionError(place, "a key must be a word", "write it as text")
-            if key.tag == f"{_CORE}merge":
-                raise DescriptionError(place, "merge keys (<<) are not read", "write the entries out")
-            if key.value in found:
-                raise DescriptionError(place, f"the key {key.value!r} stands here twice", "remove one")
-            found[key.value] = self._item(name, value, above)
-        return found
-
-    def _scalar(self, node: Any, place: Place) -> Scalar:
-        kind = node.tag.removeprefix(_CORE)
-        if kind in ("str", "timestamp"):
-            return str(node.value)
-        if kind not in _CONSTRUCT:
-            raise DescriptionError(
-                place, f"the tag {node.tag} is not known here", f"leave it out; known are {', '.join(_IMPORTS)}"
-            )
-        try:
-            if len(node.value) > _DIGITS:
-                raise ValueError
-            return _CONSTRUCT[kind](node)
-        except (LookupError, ValueError, OverflowError, yaml.YAMLError):
-            problem = f"this is no {kind} of at most {_DIGITS} characters"
-            raise DescriptionError(place, problem, "put it in quotes if it is text") from None
-
-    def _import(self, name: str, node: Any, place: Place, above: tuple[int, ...]) -> Item:
-        url = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == "url" and isinstance(value, yaml.ScalarNode):
-                    url = value.value
-        if url is None or not url.startswith("file://"):
+    def _import(self, node: Node, place: Place, depth: int) -> Item:
+        entry = node.get("url") if isinstance(node, tree.Mapping) else None
+        url = entry.node.value if entry is not None and isinstance(entry.node, tree.Scalar) else None
+        if not isinstance(url, str) or not url.startswith("file://"):
             raise DescriptionError(
                 place, f"{node.tag} needs a file", "write {url: file://name}, of a file that comes along"
             )
@@ -321,13 +246,9 @@ class _Reader:
         if found in self._open:
             raise DescriptionError(place, f"the file {found!r} imports itself", "break the circle")
         self._open.append(found)
-        item = self.read(found, text)
+        item = self.read(found, text, depth)
         self._open.pop()
         return item
-
-
-def _place(name: str, mark: Any) -> Place:
-    return Place(name, 1, 1) if mark is None else Place(name, mark.line + 1, mark.column + 1)
 
 
 def _listed(names: Mapping[str, object]) -> str:

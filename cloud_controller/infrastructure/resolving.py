@@ -14,8 +14,6 @@ from .description import Description, Node, Parameter
 from .rendering import DescriptionError, Item, Scalar, Value, plain, references, substitute
 from .resources import ObservedNode, WantedNode
 
-__all__ = ["Wanted", "checked_parameters", "key_of", "outputs", "resolve"]
-
 
 @dataclass(frozen=True)
 class Wanted:

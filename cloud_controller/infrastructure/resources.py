@@ -17,8 +17,6 @@ from .rendering import Scalar, Value
 if TYPE_CHECKING:
     from .description import Health, Implementation
 
-__all__ = ["Condition", "NodeError", "ObservedNode", "ResourceType", "WantedNode"]
-
 
 class NodeError(Exception):
     """A node cannot be made or removed; the text says why, and holds no secret."""

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from .rendering import DescriptionError, Item, Place
 
-__all__ = ["Section", "entries", "word"]
-
 
 class Section:
     """A mapping whose keys are known.

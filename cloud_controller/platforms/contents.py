@@ -9,8 +9,6 @@ from ..infrastructure.rendering import DescriptionError, Item, Scalar, Value, su
 from ..infrastructure.resources import NodeError, WantedNode
 from ..infrastructure.sections import Section, entries, word
 
-__all__ = ["check_texts", "filled", "pairs_of", "text_of"]
-
 
 def check_texts(item: Item | None, key: str) -> None:
     """Refuse what is no mapping of names and texts. Raises DescriptionError with the place."""

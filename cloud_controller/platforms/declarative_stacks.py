@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from .. import infrastructure as infra
-from ..infrastructure.resolving import key_of, resolve
+from ..infrastructure.apart import check_description
+from ..infrastructure.description import Description
+from ..infrastructure.parsing import parse
+from ..infrastructure.planning import Ensure, Halt, Record, Step, noted, plan, scaled
+from ..infrastructure.rendering import DescriptionError
+from ..infrastructure.resolving import Wanted, checked_parameters, key_of, outputs, resolve
+from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
 from .interface import DeployError, Progress, StackOrder, StackResource
-
-__all__ = ["DescribedStacks"]
 
 #: Steps taken at once: enough that one that takes its time does not hold up the rest, few enough for a small machine.
 _AT_ONCE = 8
@@ -37,7 +40,7 @@ class DescribedStacks:
 
     def __init__(
         self,
-        types: Mapping[str, infra.ResourceType],
+        types: Mapping[str, ResourceType],
         *,
         clock: Callable[[], float] = time.time,
         attempts: int = 3,
@@ -56,14 +59,14 @@ class DescribedStacks:
         """Read and check description and parameters. Raises DeployError."""
         _check_id(order)
         try:
-            infra.check_description(
+            check_description(
                 order.template,
                 files=order.files,
                 types=self._types,
                 parameters=order.parameters,
                 whose=order.labels.tenant,
             )
-        except infra.DescriptionError as problem:
+        except DescriptionError as problem:
             raise DeployError(str(problem)) from problem
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
@@ -92,8 +95,8 @@ class DescribedStacks:
     ) -> Mapping[str, int]:
         """The order's counts after scaling. Raises DeployError."""
         try:
-            return infra.scaled(self._wanted(order), node, count=count, by=by)
-        except infra.DescriptionError:
+            return scaled(self._wanted(order), node, count=count, by=by)
+        except DescriptionError:
             raise
         except ValueError as problem:
             raise DeployError(str(problem)) from problem
@@ -108,37 +111,37 @@ class DescribedStacks:
         """One turn of the wheel. Raises DeployError where the order can never be carried out."""
         # What is to go may go although its description has become unreadable.
         wanted = self._wanted(order) if order.presence != "absent" else self._absent(order)
-        kept = infra.Record.from_json(record) if record else None
+        kept = Record.from_json(record) if record else None
         observed = self._observe(order.id)
         if wanted.presence == "present":
             observed = self._with_health(wanted, observed)
-        plan = infra.plan(wanted, kept, observed, self._clock())
-        errors = self._take(order.id, plan.steps)
-        kept = infra.noted(plan.record, errors, self._clock()) if errors else plan.record
+        planned = plan(wanted, kept, observed, self._clock())
+        errors = self._take(order.id, planned.steps)
+        kept = noted(planned.record, errors, self._clock()) if errors else planned.record
         return Progress(
             record=kept.to_json(),
             state=kept.state,
             reason=kept.reason,
-            outputs=infra.outputs(wanted, observed) if wanted.presence == "present" else {},
+            outputs=outputs(wanted, observed) if wanted.presence == "present" else {},
             resources=[
                 StackResource(key, seen.type, _id(seen), seen.condition.value, "compute")
                 for key, seen in sorted(observed.items())
             ],
-            again=None if plan.again is None else max(plan.again, self._soonest),
+            again=None if planned.again is None else max(planned.again, self._soonest),
         )
 
     def remains(self, order: StackOrder) -> Sequence[str]:
         """What there still is of the stack, in words."""
         return [f"{seen.type} {key}" for key, seen in self._observe(order.id).items()]
 
-    def _wanted(self, order: StackOrder) -> infra.Wanted:
+    def _wanted(self, order: StackOrder) -> Wanted:
         _check_id(order)
         try:
-            description = infra.parse(order.template, files=order.files, types=self._types)
-            parameters = infra.checked_parameters(description, order.parameters)
-        except infra.DescriptionError as problem:
+            description = parse(order.template, files=order.files, types=self._types)
+            parameters = checked_parameters(description, order.parameters)
+        except DescriptionError as problem:
             raise DeployError(str(problem)) from problem
-        return infra.Wanted(
+        return Wanted(
             stack=order.id,
             description=description,
             labels=order.labels,
@@ -150,24 +153,22 @@ class DescribedStacks:
             rollback=order.rollback,
         )
 
-    def _absent(self, order: StackOrder) -> infra.Wanted:
-        nothing = infra.Description(order.name, {}, {}, {})
-        return infra.Wanted(order.id, nothing, order.labels, presence="absent")
+    def _absent(self, order: StackOrder) -> Wanted:
+        nothing = Description(order.name, {}, {}, {})
+        return Wanted(order.id, nothing, order.labels, presence="absent")
 
-    def _observe(self, stack: str) -> dict[str, infra.ObservedNode]:
-        found: dict[str, infra.ObservedNode] = {}
+    def _observe(self, stack: str) -> dict[str, ObservedNode]:
+        found: dict[str, ObservedNode] = {}
         for type_ in self._types.values():
             found.update((seen.key, seen) for seen in type_.observe(stack))
         return found
 
-    def _with_health(
-        self, wanted: infra.Wanted, observed: Mapping[str, infra.ObservedNode]
-    ) -> dict[str, infra.ObservedNode]:
-        asked: dict[str, list[tuple[infra.WantedNode, infra.ObservedNode]]] = {}
+    def _with_health(self, wanted: Wanted, observed: Mapping[str, ObservedNode]) -> dict[str, ObservedNode]:
+        asked: dict[str, list[tuple[WantedNode, ObservedNode]]] = {}
         for node in wanted.description.nodes.values():
             for index in range(wanted.count(node)):
                 seen = observed.get(key_of(node.name, index))
-                if seen is None or seen.condition is not infra.Condition.RUNNING or seen.healthy is not None:
+                if seen is None or seen.condition is not Condition.RUNNING or seen.healthy is not None:
                     continue
                 target = resolve(wanted, node, index, observed)
                 if not isinstance(target, str) and target.revision == seen.revision:
@@ -178,14 +179,14 @@ class DescribedStacks:
                 found[key] = replace(found[key], healthy=not wrong, message=wrong)
         return found
 
-    def _take(self, stack: str, steps: Sequence[infra.Step]) -> dict[str, str]:
+    def _take(self, stack: str, steps: Sequence[Step]) -> dict[str, str]:
         """Take the steps, several at once; why one could not be taken, by key."""
         errors: dict[str, str] = {}
 
-        def take(step: infra.Step) -> None:
+        def take(step: Step) -> None:
             try:
                 self._one(stack, step)
-            except infra.NodeError as problem:
+            except NodeError as problem:
                 errors[step.key] = str(problem)
 
         if not steps:
@@ -196,10 +197,10 @@ class DescribedStacks:
         self._checkpoint("steps taken")
         return errors
 
-    def _one(self, stack: str, step: infra.Step) -> None:
-        if isinstance(step, infra.Ensure):
+    def _one(self, stack: str, step: Step) -> None:
+        if isinstance(step, Ensure):
             self._types[step.node.type].ensure(step.node)
-        elif isinstance(step, infra.Halt):
+        elif isinstance(step, Halt):
             self._types[step.type].halt(stack, step.key)
         else:
             self._types[step.type].remove(stack, step.key)
@@ -210,5 +211,5 @@ def _check_id(order: StackOrder) -> None:
         raise DeployError(f"{order.id!r} cannot be a stack's id; use up to 64 letters, digits, '-' and '_'")
 
 
-def _id(seen: infra.ObservedNode | None) -> str:
+def _id(seen: ObservedNode | None) -> str:
     return str(seen.attributes.get("id", "")) if seen is not None else ""

@@ -18,8 +18,6 @@ from occi_service import client
 from ..core.labels import Labels
 from .interface import DelegationEndedError, NeverDelegatedError, PlatformTokens
 
-__all__ = ["DelegatedTokens", "TokensOf"]
-
 #: Seconds before its end from which a token is not given out any more: a call that begins with it has to end with it.
 _AHEAD: Final = 60.0
 _ENTRIES: Final = 10_000

@@ -1,4 +1,4 @@
-"""Platforms, template formats and node resources are found by entry point, so that someone else's is a package, not a patch."""
+"""Platforms and node resources are found by entry point, so that someone else's is a package, not a patch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from .interface import DeployError
 
-__all__ = ["FORMATS", "NODE_RESOURCES", "PLATFORMS", "loaded", "node_resources", "offered"]
+__all__ = ["NODE_RESOURCES", "PLATFORMS", "loaded", "node_resources", "offered"]
 
 #: Entry point groups.
 PLATFORMS = "archelon.platforms"
-FORMATS = "archelon.template_formats"
 NODE_RESOURCES = "archelon.node_resources"
 
 

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["CannotSpawnError", "Check", "Spawn", "check_all"]
-
 #: Checks under way at once.
 _AT_ONCE = 32
 

@@ -377,11 +377,19 @@ class Targets(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """One instance of a node, and where it listens."""
+    """One instance of a node, and where it listens.
+
+    Args:
+        key: names it in messages.
+        host: its address.
+        port: its port.
+        loopback: the platform runs it on this machine, so its address may be one that leads back here; no other's is asked there.
+    """
 
     key: str
     host: str
     port: int
+    loopback: bool = False
 
 
 # names -----------------------------------------------------------------------------------------------------------------

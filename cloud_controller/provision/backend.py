@@ -16,8 +16,6 @@ from ..core.resources import Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configures, Names, ProvisionError
 from .dns_backend import DnsBackend
 
-__all__ = ["TOPIC", "ConfigurationBackend", "ProvisionModule", "configuration_order"]
-
 TOPIC: Final = "provision.configuration"
 
 _SET: Final = frozenset(

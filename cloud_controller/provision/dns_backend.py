@@ -17,8 +17,6 @@ from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 from ..platforms.interface import NameOrder, Names, ProvisionError
 
-__all__ = ["ACTIVE", "FAILED", "TOPIC", "WAITING", "DnsBackend", "name_order"]
-
 TOPIC: Final = "provision.dns"
 WAITING: Final = "waiting"
 ACTIVE: Final = "active"

@@ -21,8 +21,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Named, NameOrder, Names, ProvisionError
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 
-__all__ = ["DnsWork"]
-
 #: Seconds between two polls of a record that is on its way.
 _PAUSES: Final = Backoff(0.7, longest=30.0, factor=1.4)
 

@@ -20,8 +20,6 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import ConfigurationOrder, Configured, Configures, ProvisionError
 from .backend import TOPIC, configuration_order
 
-__all__ = ["ConfigurationWork"]
-
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
 #: Seconds between two steps for one that waits.
 _PAUSES: Final = Backoff(0.5, longest=5.0, factor=1.3)

@@ -17,8 +17,6 @@ from ..core.resource_backend import Context, OwnedBackend
 from ..core.resources import Object, Objects
 from ..core.tables import samples
 
-__all__ = ["ALARM", "MONITOR", "AlarmBackend", "MonitorBackend", "RuntimeModule"]
-
 #: Topics.
 MONITOR: Final = "runtime.monitor"
 ALARM: Final = "runtime.alarm"

@@ -1,32 +1,38 @@
 """Reads metrics of nodes in Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
-A scrape of a node is one GET of at most a mebibyte. Of each metric's samples, whatever their labels, the sum is the node's
-value; over the nodes, values are averaged, so that a metric says how it goes with one node of that kind.
+A scrape of a node is one GET of at most a mebibyte and three seconds: a node is a tenant's program. Of each metric's samples,
+whatever their labels, the sum is the node's value; over the nodes, values are averaged, so that a metric says how it goes with
+one node of that kind.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-import urllib3
+from archelon_core.http.fetch import Fetcher, FetchError, Limits
 
 from ..platforms.interface import Target
 
-__all__ = ["Fetch", "averaged", "fetch", "parse", "scrape"]
-
 Fetch = Callable[[Target, str], str]
 
-_SIZE: Final = 1 << 20
 _AT_ONCE: Final = 8
 #: Metrics that are kept of a node; what goes beyond is left out, in order of appearance.
 _METRICS: Final = 500
 #: Characters of a metric's name; longer ones are left out.
 _NAME: Final = 200
-_SECONDS: Final = 3.0
+_LIMITS: Final = Limits(size=1 << 20, seconds=3.0, redirects=0)
+#: Where nodes are that are not public: private networks (RFC 1918, 4193), those of providers (RFC 6598), and what clusters take
+#: for their pods besides (RFC 2544, class E). A tenant chooses a node's address in part, so nothing is asked where no node can
+#: be: this machine, a cloud's metadata service.
+_NETWORKS: Final = (
+    *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+    *("100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/4"),
+)
+_ELSEWHERE: Final = Fetcher(schemes=("http",), allowed_networks=_NETWORKS, limits=_LIMITS)
+_HERE: Final = Fetcher(schemes=("http",), allowed_networks=("127.0.0.0/8", "::1/128"), limits=_LIMITS)
 
 
 def parse(text: str) -> dict[str, float]:
@@ -83,29 +89,14 @@ def fetch(target: Target, path: str) -> str:
     """One node's metrics as text.
 
     Raises:
-        OSError: it does not answer with 200, in time, or within the size.
+        OSError: it does not answer with 200, in time, or within the size, or is at an address where no node can be.
     """
-    end = time.monotonic() + _SECONDS
-    pool = urllib3.HTTPConnectionPool(
-        target.host, target.port, timeout=urllib3.Timeout(connect=1.0, read=_SECONDS), retries=False
-    )
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    fetcher = _HERE if target.loopback else _ELSEWHERE
     try:
-        answer = pool.request("GET", path, preload_content=False, redirect=False)
-        try:
-            if answer.status != 200:
-                raise OSError(f"{target.key} answers with {answer.status}")
-            body = bytearray()
-            for chunk in answer.stream(1 << 14, decode_content=True):
-                body += chunk
-                if len(body) > _SIZE or time.monotonic() > end:
-                    raise OSError(f"{target.key} sends more than {_SIZE} bytes, or for longer than {_SECONDS:g} s")
-        finally:
-            answer.close()
-    except urllib3.exceptions.HTTPError as problem:
-        raise OSError(f"{target.key} does not answer: {type(problem).__name__}") from problem
-    finally:
-        pool.close()
-    return body.decode("utf-8", "replace")
+        return fetcher.fetch(f"http://{host}:{target.port}{path}").content.decode("utf-8", "replace")
+    except FetchError as problem:
+        raise OSError(f"{target.key}: {problem}") from problem
 
 
 def scrape(targets: Sequence[Target], path: str, *, get: Fetch = fetch) -> tuple[dict[str, float], list[str]]:

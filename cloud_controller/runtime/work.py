@@ -26,8 +26,6 @@ from . import scraping
 from .backend import ALARM, MONITOR
 from .rules import Rule, Standing, judged
 
-__all__ = ["AlarmWork", "MonitorWork"]
-
 #: Measurements that are kept of a monitor.
 _KEPT: Final = 240
 

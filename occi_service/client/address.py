@@ -12,8 +12,6 @@ import re
 import urllib.parse
 from typing import Final
 
-__all__ = ["Address"]
-
 _PATH: Final = re.compile(r"/[!$-;=?@A-Z\[\]_a-z~]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 

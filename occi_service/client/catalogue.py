@@ -12,8 +12,6 @@ from typing import Final
 
 from ..renderings.documents import CategoryDocument
 
-__all__ = ["Catalogue"]
-
 #: Unknown names to remember. An answer that makes up more is not worth the memory.
 _MISSES: Final = 1000
 

@@ -27,8 +27,6 @@ from .exchange import Call, Exchange, Waiting
 from .limits import Retry, Timeout
 from .speech import MediaType, Speech
 
-__all__ = ["Client"]
-
 USER_AGENT: Final = f"archelon/{__version__} OCCI/1.2"
 _PAGE: Final = 100
 _DOWNLOAD: Final = 256 << 20

@@ -26,8 +26,6 @@ from archelon_core.transactions import forbid_in_transaction
 
 from .limits import Deadline
 
-__all__ = ["Answer", "Connections", "OversizeError", "Request", "Secure", "Stream", "failures"]
-
 _PIECE: Final = 64 << 10
 
 #: What a broken or slow network looks like. TimeoutError is an OSError too.

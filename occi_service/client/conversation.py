@@ -34,8 +34,6 @@ from .exchange import Call, Exchange
 from .refusals import repeats_secret
 from .speech import Speech, says_nothing
 
-__all__ = ["QUERY", "Conversation", "Filter", "Page", "check_entity", "decoded", "split"]
-
 QUERY = "/-/"
 T = TypeVar("T")
 

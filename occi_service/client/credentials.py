@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-__all__ = ["Credentials", "RequestId", "Token", "TokenField"]
-
 Token = str | Callable[[], str | None] | None
 RequestId = str | Callable[[], str | None] | None
 TokenField = Literal["Authorization", "X-Auth-Token"]

@@ -16,8 +16,6 @@ from ..renderings.documents import Bare, CategoryDocument, EntityDocument, Malfo
 from ..renderings.grammar import bare_value
 from .address import Address
 
-__all__ = ["Entity", "EntityReader", "located", "path_of"]
-
 FindCategory = Callable[[str], CategoryDocument | None]
 
 _URN: Final = "urn:uuid:"

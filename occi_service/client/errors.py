@@ -9,33 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "AnswerError",
-    "AnswerTooLargeError",
-    "BadRequestError",
-    "ClientError",
-    "ConflictError",
-    "ForbiddenError",
-    "MalformedAnswerError",
-    "MethodNotAllowedError",
-    "NotAcceptableError",
-    "NotFoundError",
-    "NotImplementedByServerError",
-    "PreconditionFailedError",
-    "RedirectError",
-    "ServerError",
-    "StatusError",
-    "TimedOutError",
-    "TooLargeError",
-    "TooManyRequestsError",
-    "TransportError",
-    "UnauthorizedError",
-    "UnavailableError",
-    "UnknownCategoryError",
-    "UnsupportedMediaTypeError",
-    "of_status",
-]
-
 
 class ClientError(Exception):
     """Base of all.

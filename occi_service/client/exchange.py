@@ -20,8 +20,6 @@ from .errors import AnswerTooLargeError, StatusError, TimedOutError, TransportEr
 from .limits import Deadline, Retry, Timeout
 from .refusals import is_refused, reason, refusal, words
 
-__all__ = ["Call", "Exchange", "Waiting"]
-
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
 #: Answers that say that the server did not act on the request at all.
 _NOT_DONE: Final = frozenset((429, 503))

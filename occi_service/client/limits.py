@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from archelon_core.backoff import Backoff
 
-__all__ = ["Deadline", "Retry", "Timeout"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeout:

@@ -20,8 +20,6 @@ from ..renderings.base import ErrorDocument
 from .connections import Answer
 from .errors import RedirectError, StatusError, of_status
 
-__all__ = ["error_document", "is_refused", "reason", "refusal", "repeats_secret", "retry_after", "without", "words"]
-
 #: Bytes of an error's body that are looked at, and characters that are shown.
 _BYTES: Final = 64 << 10
 _CHARACTERS: Final = 2000

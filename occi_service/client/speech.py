@@ -25,8 +25,6 @@ from ..renderings import (
 from ..renderings.text import FIELDS, from_header
 from .connections import Answer
 
-__all__ = ["MediaType", "Speech"]
-
 MediaType = Literal["application/occi+json", "text/plain", "text/occi", "text/uri-list"]
 T = TypeVar("T")
 

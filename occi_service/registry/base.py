@@ -23,8 +23,6 @@ from archelon_core.errors import ForbiddenError
 from ..model import secrets_of, type_id
 from ..renderings import grammar
 
-__all__ = ["Page", "PyssfRegistry", "Registry", "RegistryView", "Selection", "as_registry", "filter_text", "matches"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:

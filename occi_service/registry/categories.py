@@ -11,8 +11,6 @@ from occi.core_model import Action, Category, Kind, Mixin
 
 from ..model import category_class, type_id
 
-__all__ = ["Categories"]
-
 Backend = KindBackend | ActionBackend
 
 

@@ -29,8 +29,6 @@ from .records import EntityRecord, dehydrate
 from .secrets_at_rest import SecretsAtRest
 from .tables import Fact, encode, entities, facts, facts_of, record_of
 
-__all__ = ["COLUMNS", "EntityRows"]
-
 COLUMNS: Final = (
     entities.c.identifier,
     entities.c.kind,

@@ -26,8 +26,6 @@ from .base import Page, Registry, Selection, in_collection, page_of
 from .categories import Categories, find_backend
 from .records import EntityRecord, dehydrate, hydrate
 
-__all__ = ["InMemoryRegistry"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:

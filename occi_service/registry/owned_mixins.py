@@ -18,8 +18,6 @@ from archelon_core.errors import ConflictError
 from ..model import type_id
 from .tables import user_mixins
 
-__all__ = ["OwnMixin", "delete", "insert", "load_all", "load_at", "load_named"]
-
 FindCategory = Callable[[str], Category | None]
 
 _COLUMNS: Final = (user_mixins.c.name, user_mixins.c.document)

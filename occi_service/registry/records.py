@@ -16,8 +16,6 @@ from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resourc
 
 from ..model import RESOURCE, RemoteResource, foreign_kind, type_id
 
-__all__ = ["EntityRecord", "FindCategory", "FindEntity", "LinkedResource", "dehydrate", "hydrate"]
-
 FindCategory = Callable[[str], Category | None]
 #: The entity of an identifier, whole; raises KeyError.
 FindEntity = Callable[[str], Entity]

@@ -29,8 +29,6 @@ from archelon_core.queue.table import work
 
 from .tables import entities, facts, user_mixins
 
-__all__ = ["TABLES", "drift", "upgrade"]
-
 _MIGRATIONS: Final = Path(archelon_core.__file__).parent / "migrations"
 
 #: PostgreSQL's advisory lock: any number that nobody else in the database uses.

@@ -18,8 +18,6 @@ from archelon_core import logs
 from .records import EntityRecord
 from .tables import encode, entities, fact, facts, record_of
 
-__all__ = ["Cipher", "Rewritten", "SecretsAtRest"]
-
 _NEXT: Final = (
     sa.select(
         entities.c.identifier,

@@ -16,8 +16,6 @@ from ..model import type_id
 from .base import Selection
 from .tables import Fact, entities, fact, facts
 
-__all__ = ["facts_wanted", "links_statement", "page_statement", "rarest_first"]
-
 #: Entries of one fact's index that are counted before two facts are held to be equally common.
 _COUNTED: Final = 200
 

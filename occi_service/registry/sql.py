@@ -41,8 +41,6 @@ from .secrets_at_rest import Cipher, Rewritten, SecretsAtRest
 from .selecting import facts_wanted, links_statement, page_statement, rarest_first
 from .tables import entities, record_of
 
-__all__ = ["SqlRegistry"]
-
 _OWNER: Final = entities.c.owner == sa.bindparam("owner")
 _AT: Final = sa.and_(_OWNER, entities.c.identifier == sa.bindparam("key"))
 _FROM: Final = sa.and_(_OWNER, entities.c.source == sa.bindparam("key"))

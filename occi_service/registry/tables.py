@@ -24,8 +24,6 @@ from archelon_core.database import metadata
 from .base import filter_text
 from .records import EntityRecord
 
-__all__ = ["Fact", "encode", "entities", "fact", "facts", "facts_of", "record_of", "user_mixins"]
-
 # Bytewise comparison on both databases: a locale's order has no use here and costs on every step down an index.
 _KEY: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # SQLite makes row ids of INTEGER PRIMARY KEY only.

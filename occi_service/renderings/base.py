@@ -16,8 +16,6 @@ import occi.protocol.rendering
 
 from .documents import ActionDocument, CategoryDocument, Collection, EntityDocument, MalformedDocumentError
 
-__all__ = ["ErrorDocument", "Message", "Payload", "Rendering", "decode"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:

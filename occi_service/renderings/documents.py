@@ -11,18 +11,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-__all__ = [
-    "ActionDocument",
-    "AttributeDocument",
-    "Bare",
-    "CategoryDocument",
-    "Collection",
-    "Document",
-    "EntityDocument",
-    "MalformedDocumentError",
-    "Reference",
-]
-
 CategoryClass = Literal["kind", "mixin", "action"]
 
 

@@ -30,25 +30,6 @@ from .documents import (
     Reference,
 )
 
-__all__ = [
-    "ATTRIBUTE_NAME",
-    "bare_value",
-    "category_definition_text",
-    "category_text",
-    "is_action_link",
-    "is_text",
-    "link_text",
-    "name_text",
-    "parse_attributes",
-    "parse_categories",
-    "parse_links",
-    "parse_locations",
-    "quote",
-    "split_type_id",
-    "uri_text",
-    "value_text",
-]
-
 T = TypeVar("T")
 
 #: Values in one field. A legal document stays far below; a hostile one stops here.

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from . import CategoryDocument, Collection, EntityDocument, ErrorDocument, Payload, Rendering
 
-__all__ = ["Html"]
-
 _HEADERS: Final = (
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"),
     ("X-Content-Type-Options", "nosniff"),

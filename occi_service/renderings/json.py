@@ -24,8 +24,6 @@ from .documents import (
     Reference,
 )
 
-__all__ = ["Json", "JsonPyssf", "PlainJson", "load"]
-
 #: Nesting of arrays and objects. OCCI's own documents need six; an attribute may hold an object.
 MAX_DEPTH: Final = 64
 #: Digits of a whole number: as many as the text grammar reads, so that no rendering shows what another cannot.

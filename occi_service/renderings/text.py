@@ -29,8 +29,6 @@ from .documents import (
     Reference,
 )
 
-__all__ = ["FIELDS", "TextOcci", "TextPlain", "from_header", "lines", "to_header"]
-
 CATEGORY: Final = "Category"
 LINK: Final = "Link"
 ATTRIBUTE: Final = "X-OCCI-Attribute"

@@ -7,8 +7,6 @@ from .base import ErrorDocument, Message, Payload, Rendering
 from .documents import CategoryDocument, Collection, MalformedDocumentError
 from .text import lines
 
-__all__ = ["UriList"]
-
 
 class UriList(Rendering):
     """One URI a line, lines end in CRLF, lines that begin with `#` are comments."""

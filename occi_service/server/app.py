@@ -45,8 +45,6 @@ from .endpoints import CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoi
 from .pyssf_renderings import ForeignRendering
 from .request import Limits, Service, writer_of
 
-__all__ = ["Application", "Dialect", "ErrorBoundary"]
-
 log = logging.getLogger(__name__)
 
 Dialect = Literal["1.2", "pyssf"]

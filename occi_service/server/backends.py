@@ -26,24 +26,6 @@ from archelon_core import errors
 from ..registry.base import Registry, backends_of
 from ..registry.records import EntityRecord, dehydrate
 
-__all__ = [
-    "CallFirst",
-    "DeferredDeletion",
-    "ReadOnlyActions",
-    "act",
-    "attach",
-    "call_first",
-    "create",
-    "delete",
-    "detach",
-    "new_identifier",
-    "refusals",
-    "replace",
-    "retrieve",
-    "state_of",
-    "update",
-]
-
 log = logging.getLogger(__name__)
 
 NewId = Callable[[], uuid.UUID]

@@ -34,8 +34,6 @@ from . import backends as workflow
 from . import parsing
 from .request import Answer, Exchange, Service, names_any
 
-__all__ = ["CollectionEndpoint", "Endpoint", "EntityEndpoint", "QueryEndpoint"]
-
 _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
 _MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")

@@ -18,8 +18,6 @@ from archelon_core import metrics
 from archelon_core.auth import IDENTITY, Identity, Role
 from archelon_core.errors import ForbiddenError
 
-__all__ = ["METRICS", "MetricsDoor", "OperatorsMetrics"]
-
 METRICS = "/metrics"
 
 

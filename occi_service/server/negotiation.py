@@ -10,8 +10,6 @@ import falcon.util.mediatypes
 
 from archelon_core.errors import BadRequestError, NotAcceptableError, UnsupportedMediaTypeError, shown
 
-__all__ = ["DEFAULT_MEDIA_TYPE", "accepted", "content_type"]
-
 DEFAULT_MEDIA_TYPE: Final = "text/plain"
 #: Characters of an Accept or Content-Type field. A browser sends under 300.
 _MAX_FIELD: Final = 1024

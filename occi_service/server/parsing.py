@@ -35,17 +35,6 @@ from .backends import call_first
 from .pyssf_renderings import ForeignRendering
 from .request import Exchange
 
-__all__ = [
-    "read_action",
-    "read_ahead",
-    "read_created",
-    "read_filters",
-    "read_members",
-    "read_mixins",
-    "read_replacement",
-    "read_update",
-]
-
 _HEADERS: Final = TextOcci()
 #: Characters of the type identifier of a tenant's mixin. Databases keep it in an index, whose rows are limited.
 _MAX_TYPE_ID: Final = 512

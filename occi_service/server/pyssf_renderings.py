@@ -23,8 +23,6 @@ from .backends import refusals
 if TYPE_CHECKING:
     from .request import Exchange
 
-__all__ = ["ForeignRendering"]
-
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 

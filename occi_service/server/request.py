@@ -47,8 +47,6 @@ from . import negotiation
 from .pyssf_renderings import ForeignRendering
 from .request_input import read_body
 
-__all__ = ["Answer", "Exchange", "Limits", "Service", "writer_of"]
-
 #: Writes an answer into the response, once what it tells of is settled.
 Answer = Callable[[], None]
 

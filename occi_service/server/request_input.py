@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import falcon
     import pydantic
 
-__all__ = ["JSON_LIMIT", "read_body", "read_json", "read_query"]
-
 #: Bytes of a JSON body of a route beside OCCI's.
 JSON_LIMIT: Final = 64 << 10
 _JSON: Final = frozenset(("application/json", "application/occi+json"))

@@ -39,8 +39,6 @@ from .metrics_endpoint import METRICS, MetricsDoor, OperatorsMetrics
 if TYPE_CHECKING:
     from archelon_core.settings import WebSettings
 
-__all__ = ["KnownCaller", "Rates", "assemble"]
-
 _BODY: Final = 1 << 20
 #: An answer is one tenant's. A cache that many share may keep what comes without `Authorization` and says nothing of this:
 #: with `X-Auth-Token` it would hand one tenant's list to the next.

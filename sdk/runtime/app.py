@@ -23,8 +23,6 @@ from .reporting import Line
 from .services import NetworkReach
 from .waiting import WakingPace
 
-__all__ = ["application"]
-
 
 def application(settings: Settings) -> WSGIApplication:
     """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""

@@ -20,8 +20,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ENV_ARCHIVE", "ENV_BUNDLE", "ENV_DIGEST", "ENV_SCRATCH", "bundle_of", "main"]
-
 ENV_ARCHIVE: Final = "ARCHELON_BUNDLE_ARCHIVE"
 ENV_DIGEST: Final = "ARCHELON_BUNDLE_DIGEST"
 ENV_BUNDLE: Final = "ARCHELON_BUNDLE"

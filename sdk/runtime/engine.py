@@ -34,8 +34,6 @@ from ..private_state import Private, events_in
 from .event_log import Ledger
 from .waiting import DrivenPace
 
-__all__ = ["Engine", "Refusal", "Reports"]
-
 _LOG: Final = logging.getLogger("archelon.sdk")
 _ACTIVE: Final = frozenset({"provision", "update", "start"})
 

@@ -13,8 +13,6 @@ from typing import Final
 
 from ..private_state import EVENTS, Private
 
-__all__ = ["Ledger"]
-
 #: Events that may be on their way at once; more are not taken, and come again. All of them are remembered.
 _AT_ONCE: Final = EVENTS // 2
 

@@ -31,8 +31,6 @@ from ..instance import Instance
 from .engine import Engine, Refusal
 from .reporting import Line
 
-__all__ = ["Face"]
-
 _CALLER: Final = "caller"
 #: In a request's environment: the events that it told of, and whether each was new here.
 _TOLD: Final = "archelon.told"

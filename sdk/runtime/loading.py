@@ -13,8 +13,6 @@ import bundles
 from ..errors import Failure, in_words
 from ..orchestrator import Orchestrator
 
-__all__ = ["load_class"]
-
 _FILE = "orchestrator.py"
 _MODULE = "orchestrator"
 

@@ -21,8 +21,6 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 from occi_service.model import type_id
 
-__all__ = ["Line"]
-
 _LOG: Final = logging.getLogger("archelon.sdk")
 #: Seconds between attempts to reach a service manager that is away.
 _PAUSES: Final = Backoff(0.1, longest=5.0)

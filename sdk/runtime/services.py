@@ -20,8 +20,6 @@ from occi_service import client
 from ..ports import Pace, Service
 from .reporting import Line
 
-__all__ = ["NetworkReach"]
-
 Result = TypeVar("Result")
 _LOG: Final = logging.getLogger("archelon.sdk")
 _TIMEOUT: Final = client.Timeout(connect=3.0, read=20.0, total=40.0)

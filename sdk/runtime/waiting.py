@@ -10,8 +10,6 @@ from typing import Protocol
 from ..errors import Abandoned
 from ..ports import Pace
 
-__all__ = ["DrivenPace", "WakingPace"]
-
 
 class DrivenPace(Pace, Protocol):
     """A pace that the engine can end, and begin anew."""

@@ -31,8 +31,6 @@ from occi_service import client
 
 from .http_fakes import Bench
 
-__all__ = ["Finding", "awaited", "check", "environment_lines", "is_url", "main", "started"]
-
 #: Seconds in which an orchestrator has to answer, whatever it was told to do.
 PROMPT: Final = 2.0
 #: Seconds in which somebody else is to start the orchestrator.

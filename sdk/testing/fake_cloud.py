@@ -18,8 +18,6 @@ from occi_service.model import type_id
 
 from ..ports import Service
 
-__all__ = ["MODULES", "MemoryCloud", "MemoryReach"]
-
 #: Module by the scheme under which the catalogue names it.
 MODULES: Final[Mapping[str, str]] = {
     each: f"http://schemas.archelon.org/occi/{each}#" for each in ("deploy", "provision", "runtime", "disposal")

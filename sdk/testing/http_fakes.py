@@ -29,8 +29,6 @@ from occi_service.model import type_id
 
 from .fake_cloud import MemoryCloud
 
-__all__ = ["Bench"]
-
 _TYPE: Final = "application/occi+json"
 _PAIR: Final = re.compile(r'([A-Za-z0-9._-]+)=("(?:[^"\\]|\\.)*"|[^,]*)')
 SERVICE: Final = "http://schemas.example.org/occi/service#tested"

@@ -34,8 +34,6 @@ from ..runtime.engine import Engine
 from ..runtime.loading import load_class
 from .fake_cloud import MemoryCloud, MemoryReach
 
-__all__ = ["PHASES", "Context", "Stack", "State", "Supplier"]
-
 #: What `Context.run` takes by name.
 PHASES: Final = ("deploy", "provision", "update", "stop", "start", "destroy")
 INSTANCE: Final = "00000000-0000-4000-8000-000000000001"

@@ -21,8 +21,6 @@ from ..store.services import Catalogue
 from ..store.start_tokens import START_AUDIENCE
 from . import exchanged_tokens, hurtle
 
-__all__ = ["ServiceManager"]
-
 _READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _TOLD: Final = frozenset(("action=report", "action=renew"))
 

@@ -30,8 +30,6 @@ from ..store.instances import Instances
 from ..store.services import Catalogue
 from .orders import caller_of, connection_of
 
-__all__ = ["BundleResource", "PublishedBackend"]
-
 _STATE: Final = names.attribute("published.state")
 
 

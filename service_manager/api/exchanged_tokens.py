@@ -34,18 +34,6 @@ from ..store.instances import Instance, Instances, parameters_of
 from ..store.services import Catalogue
 from ..store.start_tokens import START_AUDIENCE
 
-__all__ = [
-    "Audiences",
-    "CallersView",
-    "OwnMixins",
-    "Reach",
-    "is_exchanged",
-    "opens",
-    "reading_rule",
-    "target_of",
-    "withheld",
-]
-
 _OWN: Final = frozenset((tokens.AUDIENCE_SERVICE_MANAGER, START_AUDIENCE))
 
 

@@ -27,8 +27,6 @@ from occi_service.renderings import (
 )
 from occi_service.renderings.html import Html
 
-__all__ = ["as_hurtle", "renderings"]
-
 #: `provision` is where Hurtle's instances rest. Who waits for it is not to take the phase of that name for its end.
 _STATES: Final = {"active": "provision", "provision": "deploy"}
 #: Heat's word while the instance is in this state, whatever was told of the last phase.

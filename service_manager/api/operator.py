@@ -24,8 +24,6 @@ from ..store.instances import Instances, house_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import Wanted
 
-__all__ = ["OperatorResource"]
-
 _PAGE: Final = 1000
 #: A text that columns hold: no control characters, and as long as the longest of them.
 _Text = Annotated[str, pydantic.StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -39,13 +39,6 @@ from ..store.snapshot import Snapshot, Wanted, legal_moves
 from ..store.start_tokens import new_start_token
 from .exchanged_tokens import Reach, target_of
 
-__all__ = [
-    "INVOCATION_TOPIC",
-    "InstanceBackend",
-    "caller_of",
-    "connection_of",
-]
-
 INVOCATION_TOPIC: Final = "invocation"
 #: Declared actions of one instance that may be on their way at once.
 _MOST_INVOCATIONS: Final = 100
@@ -152,14 +145,14 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         quotas = self._quotas
         if limit is not None and service not in quotas.per_service:
             quotas = dataclasses.replace(quotas, per_service={**quotas.per_service, service: limit})
-        if quotas.default is None and not quotas.per_tenant and not quotas.per_service:
+        if quotas.default is None and not quotas.per_service:
             return
         if connection.dialect.name == "postgresql":
             # Two orders at once are counted one after the other. SQLite's write lock does the same.
             key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         instances, of_service = self._instances.count(connection, identity.tenant_id, service)
-        quotas.check(Counts(instances=instances, of_service=of_service), tenant=identity.tenant_id, service=service)
+        quotas.check(Counts(instances=instances, of_service=of_service), service=service)
 
     def _check_region(self, resources: Any, entity: Entity) -> None:
         region = entity.attributes.get(names.REGION)

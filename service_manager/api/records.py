@@ -17,8 +17,6 @@ from ..lifecycle.history import History
 from .exchanged_tokens import reading_rule, target_of
 from .orders import caller_of
 
-__all__ = ["RecordBackend", "RecordExpiry"]
-
 
 class RecordBackend(KindBackend):
     """Serves what the service manager alone writes: records, and the links of instances."""

@@ -26,8 +26,6 @@ from ..store.instances import LINK_KINDS, Instance, Instances, set_links, show_s
 from ..store.start_tokens import START_AUDIENCE
 from .orders import caller_of, connection_of
 
-__all__ = ["ReportBackend", "output_name"]
-
 _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
 #: Outputs and links of one instance. A stack has tens.
 _MAX_OUTPUTS: Final = 500

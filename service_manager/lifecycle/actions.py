@@ -24,8 +24,6 @@ from ..remote.orchestrator_calls import LeftAloneError
 from ..store import tables
 from ..store.instances import Instance, Instances
 
-__all__ = ["Invocations"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds after which an invocation that could not be passed on is dropped.

@@ -24,8 +24,6 @@ from ..store.snapshot import Snapshot
 from .history import History
 from .metrics import PhaseMetrics
 
-__all__ = ["Change", "Changes"]
-
 _SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(Snapshot))
 
 

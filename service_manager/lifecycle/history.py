@@ -21,8 +21,6 @@ from occi_service.registry import Registry
 
 from ..store.instances import Instance, house_extras, resumed
 
-__all__ = ["EXPIRY_TOPIC", "History", "rfc3339"]
-
 log = logging.getLogger("archelon.phases")
 
 EXPIRY_TOPIC: Final = "record.expiry"

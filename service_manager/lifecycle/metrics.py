@@ -16,8 +16,6 @@ from archelon_core.queue import Backlog, WorkQueue
 
 from ..store import tables
 
-__all__ = ["Exporter", "PhaseMetrics"]
-
 log = logging.getLogger(__name__)
 
 _EXPORTER: Final = "metrics.exporter"

@@ -20,24 +20,6 @@ from archelon_core.backoff import Backoff
 
 from ..store.snapshot import Snapshot, Wanted
 
-__all__ = [
-    "Activate",
-    "Await",
-    "Dismiss",
-    "Dispose",
-    "Enter",
-    "ForgetApplication",
-    "GiveUp",
-    "MakeApplication",
-    "Patience",
-    "Remove",
-    "Rest",
-    "SendPhase",
-    "Step",
-    "TryAgain",
-    "plan",
-]
-
 _LONGEST_PAUSE: Final = 60.0
 
 

@@ -36,8 +36,6 @@ from .history import History
 from .metrics import PhaseMetrics
 from .planner import Patience
 
-__all__ = ["Order", "Reconciler"]
-
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
 #: Seconds between two polls of an orchestrator that is awaited.

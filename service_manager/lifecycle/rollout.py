@@ -24,8 +24,6 @@ from ..store.instances import Instance, Instances, house_extras
 from ..store.snapshot import Wanted
 from .history import History
 
-__all__ = ["ROLL_STATE", "ROLL_TOPIC", "Roll", "begin_roll"]
-
 ROLL_TOPIC: Final = "roll"
 ROLL_STATE: Final = names.attribute("roll.state")
 

@@ -20,8 +20,6 @@ from occi_service import client
 
 from .orchestrator_calls import Lines
 
-__all__ = ["STEP_TIMEOUT", "Caller", "Cloud"]
-
 #: Seconds for one call.
 CALL_TIMEOUT: Final = 5.0
 #: Seconds for the upload of a bundle, which may be large and is unpacked there.

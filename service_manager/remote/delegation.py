@@ -22,8 +22,6 @@ from ..store import tables
 from .cloud_controller import Caller, Cloud
 from .discovery import Surroundings
 
-__all__ = ["UNCLAIMED", "Delegating", "Unclaimed", "is_needed"]
-
 #: The topic of what takes back delegations that no instance came of; its key is the instance's id.
 UNCLAIMED: Final = "delegation.unclaimed"
 #: Seconds in which an order has either come to something or not.

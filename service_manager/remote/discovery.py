@@ -19,8 +19,6 @@ from archelon_api import deploy, design
 from ..store import tables
 from .cloud_controller import Cloud
 
-__all__ = ["TOPIC", "Surroundings", "look"]
-
 #: The topic of the looking; seeded with its own name.
 TOPIC: Final = "catalogue.look"
 #: Its name among the flags.

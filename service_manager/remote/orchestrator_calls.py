@@ -25,8 +25,6 @@ from typing import Final
 from archelon_core.backoff import Backoff
 from occi_service import client
 
-__all__ = ["LeftAloneError", "Lines"]
-
 #: Seconds after which a call has kept its thread waiting.
 _SLOW: Final = 1.0
 #: Seconds without a call, after so many in a row that kept their thread waiting and had no answer.

@@ -22,8 +22,6 @@ from ..store.services import Catalogue
 from .cloud_controller import Cloud
 from .discovery import NAME, Surroundings
 
-__all__ = ["Registration"]
-
 #: Seconds to wait for the first look at what regions there are.
 _SOON: Final = 0.5
 

@@ -26,19 +26,6 @@ from occi_service.renderings.grammar import uri_text
 from . import tables
 from .snapshot import Snapshot, Wanted, legal_moves
 
-__all__ = [
-    "LINK_KINDS",
-    "TOPIC",
-    "Instance",
-    "InstanceId",
-    "Instances",
-    "house_extras",
-    "parameters_of",
-    "resumed",
-    "set_links",
-    "show_state",
-]
-
 InstanceId = NewType("InstanceId", str)
 
 #: What an orchestrator reports links of, by type identifier.

@@ -7,11 +7,8 @@ from typing import Final, cast
 from occi.core_model import Action, Kind, Resource
 
 import bundles
-from archelon_api import names
 from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, AttributeType, Use
-
-__all__ = ["RESERVED_TERMS", "actions_of", "kind_of"]
 
 #: Terms whose locations the service manager uses itself; `/hurtle/` is where Hurtle's dialect is spoken.
 RESERVED_TERMS: Final = frozenset(
@@ -74,7 +71,3 @@ def _attribute(name: str, declared: bundles.Attribute) -> Attribute:
         )
     except ValueError as error:
         raise ValueError(f"the attribute {name}: {error}") from None
-
-
-#: Attributes of an instance that are the house's, not the service's parameters.
-HOUSE: Final = frozenset(wire.INSTANCE_ATTRIBUTES) - {names.REGION}

@@ -32,8 +32,6 @@ from occi_service.server.backends import CallFirst
 from . import tables
 from .kinds import RESERVED_TERMS, actions_of, kind_of
 
-__all__ = ["ENTRY_TOPIC", "Catalogue", "Published", "ServiceBackend"]
-
 log = logging.getLogger(__name__)
 
 #: The work that keeps a service in design's catalogue; its key is the service's type.

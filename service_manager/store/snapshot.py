@@ -7,8 +7,6 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["Snapshot", "Wanted", "legal_moves"]
-
 
 class Wanted(enum.StrEnum):
     """What the tenant last asked for."""

@@ -18,8 +18,6 @@ from archelon_core.encryption import Cipher, DecryptionError
 
 from . import tables
 
-__all__ = ["START_AUDIENCE", "START_ISSUER", "StartTokens", "new_start_token"]
-
 _PREFIX: Final = "start."
 #: Audience of the identity that a start token gives: the action `renew` takes it, nothing else does.
 START_AUDIENCE: Final = "start"

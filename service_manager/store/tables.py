@@ -6,8 +6,6 @@ import sqlalchemy as sa
 
 from archelon_core.database import metadata
 
-__all__ = ["bundle_owners", "bundles", "flags", "instances", "invocations", "publications", "services"]
-
 bundles = sa.Table(
     "sm_bundles",
     metadata,

@@ -24,8 +24,6 @@ from archelon.state_directory import StateDirectory
 from tests.ports import lane
 from tests.waiting import until
 
-__all__ = ["FRONT", "GUESTBOOK", "Dev", "Said", "archelon", "first_port", "front", "until"]
-
 ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
 FRONT = "http://schemas.example.org/occi/sm#front"

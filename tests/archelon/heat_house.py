@@ -14,10 +14,9 @@ from heatclient.v1.client import Client
 
 from cloud_controller.platforms.heat.orders import OURS
 from tests.openstack import OpenStack
+from tests.waiting import until
 
-from .harness import Dev, Said, archelon, dev, until
-
-__all__ = ["Agents", "add_region", "await_states", "heat_client", "heat_house", "hurtle_bundle", "instance", "ours"]
+from .harness import Dev, Said, archelon, dev
 
 TEMPLATES = Path(__file__).parent / "hurtle_templates"
 #: Seconds that a phase may take on a loaded machine.

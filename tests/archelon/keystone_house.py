@@ -16,10 +16,9 @@ from archelon_api import service_manager as wire
 from occi_service import client
 from tests.keystone_people import People, Person
 from tests.openstack import Cloud, OpenStack
+from tests.waiting import until
 
-from .harness import first_port, until
-
-__all__ = ["PATIENCE", "House", "KeystoneAllInOne", "keystone_house"]
+from .harness import first_port
 
 PATIENCE = 120.0
 

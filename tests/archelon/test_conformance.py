@@ -14,8 +14,9 @@ import pytest
 from archelon.errors import Status
 from sdk.testing import conformance
 from tests.ports import free_port
+from tests.waiting import until
 
-from .harness import ROOT, Said, archelon, until
+from .harness import ROOT, Said, archelon
 
 _SILENT = (
     "import http.server, os; "

@@ -33,8 +33,9 @@ from archelon.service import await_entry, offer
 from archelon.state_directory import StateDirectory
 from occi_service import client
 from tests.tables import Tables
+from tests.waiting import until
 
-from .harness import ROOT, first_port, until
+from .harness import ROOT, first_port
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 

@@ -21,8 +21,9 @@ from archelon.demo.stage import ExpectedError, Stage
 from archelon.demo.steps import Step
 from archelon.errors import CommandError, Status
 from archelon.state_directory import StateDirectory
+from tests.waiting import until
 
-from .harness import ROOT, first_port, until
+from .harness import ROOT, first_port
 
 
 def command(directory: Path) -> subprocess.Popen[str]:

@@ -18,8 +18,9 @@ from archelon.all_in_one import AllInOne
 from archelon.demo.remains import left
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
+from tests.waiting import until
 
-from .harness import Dev, archelon, dev, first_port, until
+from .harness import Dev, archelon, dev, first_port
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ import pytest
 
 from archelon.errors import Status
 from tests.openstack import OpenStack
+from tests.waiting import until
 
-from .harness import Dev, until
+from .harness import Dev
 from .heat_house import Agents, await_states, heat_client, heat_house, hurtle_bundle, instance, ours
 
 POINTS = {"mcn.endpoint.p1": "immutable", "mcn.endpoint.p2": "immutable"}

@@ -36,8 +36,9 @@ from occi_service import client
 from tests.conftest import missing
 from tests.openstack import OpenStack
 from tests.tables import Tables
+from tests.waiting import until
 
-from .harness import first_port, until
+from .harness import first_port
 from .heat_house import add_region, heat_client, ours
 
 ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))

@@ -16,8 +16,8 @@ from archelon_api import service_manager as wire
 from occi_service import client
 from tests.keystone_people import Person
 from tests.openstack import OpenStack
+from tests.waiting import until
 
-from .harness import until
 from .heat_house import heat_client, ours
 from .keystone_house import House, keystone_house
 

@@ -29,8 +29,9 @@ from tests.delegating_platform import install
 from tests.keystone_people import Person
 from tests.openstack import OpenStack
 from tests.tables import Tables
+from tests.waiting import until
 
-from .harness import FRONT, GUESTBOOK, ROOT, front, until
+from .harness import FRONT, GUESTBOOK, ROOT, front
 from .keystone_house import PATIENCE, House, keystone_house
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"

@@ -12,6 +12,8 @@ from archelon.errors import CommandError, Status
 from archelon.state_directory import NAME, StateDirectory, found_upwards
 from archelon_core.addresses import is_loopback
 from archelon_core.auth import SigningKey, VerificationKey
+from archelon_core.documents.reading import read_file
+from archelon_core.documents.tree import plain
 
 from .harness import archelon, first_port
 
@@ -36,6 +38,35 @@ def test_what_exists_is_not_made_again(state: StateDirectory) -> None:
     files = {path: path.read_bytes() for path in state.path.rglob("*") if path.is_file()}
     state.make(host="127.0.0.1", first_port=first_port() + 4)
     assert {path: path.read_bytes() for path in state.path.rglob("*") if path.is_file()} == files
+
+
+def test_settings_are_read_back_as_they_were(state: StateDirectory) -> None:
+    # Numbers to a reader of YAML 1.2, and text to one of 1.1.
+    settings = {"regions": {"a": {"password": "1e5", "name": "0o17 é\x7f", "port": 80, "tls": True, "none": None}}}
+    path = state.write_settings("service-manager", settings)
+    assert [plain(document) for document in read_file(path, name=path.name)] == [settings]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: {platform: heat}\na: {}", "2:1: $.a: the key is given twice, first on line 1; keep one of them"),
+        ("a: [", "2:1: $.a[0]: this is not YAML: "),
+        ("", "1:1: the file is empty; "),
+        ("- a", " is no map of regions, each with platform and settings"),
+        ("a: b", " is no map of regions, each with platform and settings"),
+    ],
+)
+def test_regions_that_are_wrong_are_refused_by_their_place(state: StateDirectory, text: str, problem: str) -> None:
+    assert state.further_regions() == {}
+    path = state.path / "regions.yaml"
+    path.write_text("a: {platform: heat}")
+    assert state.further_regions() == {"a": {"platform": "heat"}}
+    path.write_text(text)
+    with pytest.raises(CommandError) as refused:
+        state.further_regions()
+    assert str(refused.value).removeprefix(str(path)).removeprefix(":").startswith(problem)
+    assert refused.value.status is Status.USAGE
 
 
 def test_the_keys_are_pairs(state: StateDirectory) -> None:

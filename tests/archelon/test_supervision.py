@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from archelon.supervision import Program, Supervisor
+from tests.waiting import until
 
-from .harness import ROOT, until
+from .harness import ROOT
 
 _SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 _STUBBORN = (

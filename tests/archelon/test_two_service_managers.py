@@ -32,8 +32,9 @@ from occi_service import client
 from sdk.runtime.reporting import Line
 from sdk.runtime.services import NetworkReach
 from sdk.runtime.waiting import WakingPace
-from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front, until
+from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front
 from tests.ports import free_port
+from tests.waiting import until
 
 STORE = "http://schemas.archelon.org/occi/service#store"
 PATIENCE = 120.0

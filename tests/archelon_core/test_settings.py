@@ -36,10 +36,6 @@ class Demo(Settings):
         return value
 
 
-class Other(Settings):
-    realm: str = "local"
-
-
 GOOD = {"ARCHELON_DATABASE_URL": f"postgresql://u:{SECRET}@h/n"}
 
 
@@ -128,12 +124,6 @@ def test_a_name_like_no_other_lists_what_there_is() -> None:
     assert "known are: ARCHELON_ACCESS_LOG, " in problems({**GOOD, "ARCHELON_ZZZZZZZZ": "1"})[0]
 
 
-def test_settings_of_another_service_are_known_where_said() -> None:
-    environ = {**GOOD, "ARCHELON_REALM": "x"}
-    assert problems(environ)
-    assert Demo.load(environ, beside=[Other]).port == 8080
-
-
 def test_variables_that_kubernetes_and_the_tests_set() -> None:
     environ = {
         **GOOD,
@@ -151,12 +141,14 @@ def test_variables_that_kubernetes_and_the_tests_set() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.yaml", f"a: [{SECRET}", "is not YAML at line 1, column"),
-        ("a.yaml", f"a: 1\n{SECRET}\nb: 2", "is not YAML at line 3, column 1"),
-        ("a.yaml", "!!python/object/apply:os.system [id]", "is not YAML"),
+        ("a.yaml", f"a: [{SECRET}", "a.yaml:2:1: $.a[1]: this is not YAML: "),
+        ("a.yaml", f"a: 1\n{SECRET}\nb: 2", "a.yaml:3:1: this is not YAML: "),
+        ("a.yaml", "!!python/object/apply:os.system [id]", "a.yaml:1:1: the tag !!python/object/apply:os.system"),
         ("a.yaml", "- a", "is not a map"),
-        ("a.yaml", "a: \x01", "no text"),
+        ("a.yaml", "a: \x01", "a.yaml:1:4: this is not YAML: a control character"),
         ("a.toml", f"a = {SECRET}", "is not TOML at line 1, column"),
+        ("a.yaml", f"a: 1\na: {SECRET}", "a.yaml:2:1: $.a: the key is given twice, first on line 1; keep one of them"),
+        ("a.yaml", "a: 1\n---\nb: 2", "a.yaml:3:1: a second document; keep one document a file"),
         ("a.json", "{}", "end its name in"),
         ("a.yaml", "#" * 1024 * 1024 + "#", "larger than"),
     ],

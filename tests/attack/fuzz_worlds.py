@@ -26,8 +26,6 @@ from tests.occi_service.server.calls import Wsgi, call
 from tests.service_manager.api.desk import DIGEST, Desk, Template
 from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 
-__all__ = ["MARKER", "Request", "Target", "Worlds"]
-
 #: Stands in every value of an attribute that is a secret. No answer that is an error, and no line of a log, may have it.
 MARKER = "mARKER-of-a-Secret"
 _PATHS = tuple([f"/demo/{uuid.UUID(int=number)}" for number in range(3)])

@@ -40,8 +40,6 @@ from tests.postgres import PostgresServer
 
 from .fuzz_worlds import MARKER, Request, Target, Worlds
 
-__all__ = ["ROUND", "Fuzzer", "Mutation", "main"]
-
 #: Requests over one pair of databases.
 ROUND: Final = 2500
 

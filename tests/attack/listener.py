@@ -9,8 +9,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["Listener", "listener"]
-
 #: What Keystone says of an administrator of the whole system.
 _ADMINISTRATOR: Final = {
     "token": {

@@ -28,7 +28,8 @@ from archelon_core.encryption import Cipher, keys_from_file
 from cloud_controller.design.catalogue_backend import CatalogueBackend
 from occi_service import client
 from occi_service.registry.sql import SqlRegistry
-from tests.archelon.harness import ROOT, first_port, until
+from tests.archelon.harness import ROOT, first_port
+from tests.waiting import until
 
 from .listener import Listener, listener
 

@@ -22,8 +22,9 @@ from archelon.all_in_one import AllInOne
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
 from cloud_controller.platforms.local.sandbox import found_sandbox
-from tests.archelon.harness import ROOT, Dev, Said, archelon, dev, until
+from tests.archelon.harness import ROOT, Dev, Said, archelon, dev
 from tests.conftest import missing
+from tests.waiting import until
 
 BUNDLE = Path(__file__).parent / "intruder"
 SECRET = "alice-alone-may-know-this"

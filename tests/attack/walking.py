@@ -13,8 +13,6 @@ from archelon_core.auth import Role
 from archelon_core.auth.rules import GRANTS, Rule, Scope
 from archelon_core.database import Database
 
-__all__ = ["DONE", "Caller", "Probe", "Thing", "contents", "granted", "routes_of", "unlike"]
-
 #: Marks that the caller gets beyond who may do what: it is done, or refused for what the request says.
 DONE = "done"
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archelon_api import service_manager as wire
+from archelon_core.documents.reading import read_text
 from bundles import (
     BundleError,
     Input,
@@ -32,7 +33,6 @@ from bundles import (
     read_manifest,
 )
 from bundles.manifest_reading import read_internal
-from bundles.reading import read_text
 
 SM = "http://schemas.example.org/occi/sm#"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "manifest.md"
@@ -361,7 +361,7 @@ def test_the_schema_is_one_and_is_published_under_its_name() -> None:
 
 junk = st.sampled_from(
     [None, True, 0, -1, 1.5, 10**7, "", "x", "a b", "x\n", [], ["x"], {}, {"x": "y"}, [{}], "http://a/b#c"]
-)
+).map(copy.deepcopy)
 
 
 def places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from archelon_core.documents.reading import read_text
+from archelon_core.documents.tree import plain
 from bundles import BundleError, Scope, Template, to_text
-from bundles.documents import plain
-from bundles.reading import read_text
 
 TEMPLATE = """
 apiVersion: v1

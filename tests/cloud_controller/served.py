@@ -17,8 +17,6 @@ from sdk.ports import Service
 from .app.test_modules import Quiet
 from .house import House
 
-__all__ = ["Pace", "served"]
-
 
 class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
     daemon_threads = True

@@ -18,11 +18,10 @@ from archelon.service import await_entry, offer
 from archelon_core.auth import RealmFile
 from occi_service import client
 from tests.archelon.harness import archelon
+from tests.waiting import until
 
-from .kubectl import Kubectl, until
+from .kubectl import Kubectl
 from .monitoring import monitor_kinds
-
-__all__ = ["SERVICES", "TENANTS", "Installation", "installed", "state_of"]
 
 ROOT = Path(__file__).parents[2]
 SERVICES = "archelon"

@@ -11,10 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.waiting import until
-
-__all__ = ["NEEDED", "Kubectl", "program", "until"]
-
 #: What a machine without `program` lacks.
 NEEDED: Final = "a kubectl that knows kustomize's components (1.24 or newer)"
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from .kubectl import Kubectl
 
-__all__ = ["monitor_kinds"]
-
 _GROUP: Final = "monitoring.coreos.com"
 _TEXT: Final = {"type": "string"}
 _DURATION: Final = {

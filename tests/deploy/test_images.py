@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 import bundles
-from archelon.images import builders
-from archelon.images.root import copy_program
+from archelon.images import builders, root
 from tests.archelon.harness import archelon
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster
@@ -133,7 +132,9 @@ def _image_of_program(program: Path, directory: Path) -> str:
     for name in ("lib", "lib64"):
         (context / "root" / "usr" / name).mkdir()
         (context / "root" / name).symlink_to(f"usr/{name}")
-    copy_program(context / "root", program)
+    place = context / "root/usr/bin" / program.name
+    shutil.copy2(program.resolve(), place)
+    root._add_shared_objects(context / "root", [place])
     # Debian's Node reads some of its own modules from here when it starts; others have them inside.
     modules = Path("/usr/share/nodejs")
     if modules.is_dir():

@@ -24,9 +24,10 @@ from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster, loaded_image
 from tests.postgres import PostgresServer
 from tests.tables import Tables
+from tests.waiting import until
 
 from .installation import Installation, installed, state_of
-from .kubectl import NEEDED, Kubectl, program, until
+from .kubectl import NEEDED, Kubectl, program
 
 ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"

@@ -15,8 +15,9 @@ from kubernetes_testbed.namespace import CgroupTree, Namespace
 
 from tests.conftest import missing
 from tests.kubernetes_cluster import KubernetesCluster
+from tests.waiting import until
 
-from .kubectl import Kubectl, until
+from .kubectl import Kubectl
 from .pods import pod
 
 _SERVES = ["python3", "-m", "http.server", "8080", "--directory", "/srv"]

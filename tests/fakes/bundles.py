@@ -15,8 +15,6 @@ from archelon_core.errors import BadRequestError, NotFoundError, UnsupportedMedi
 
 from .world import World
 
-__all__ = ["Bundles", "Digest"]
-
 
 class Digest(falcon.routing.BaseConverter):
     """A SHA-256 in a path. What is none, the collection's empty last part for one, is left to OCCI."""

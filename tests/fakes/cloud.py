@@ -37,8 +37,6 @@ from archelon_core.auth import VerificationKey, write_jwk_set
 from .faults import Fault, Kind
 from .settings import Settings
 
-__all__ = ["Books", "StandInCloud"]
-
 _ROOT = Path(__file__).parents[2]
 Entry = Mapping[str, Any]
 

@@ -18,8 +18,6 @@ from .orchestrator import OrchestratorProcess
 from .timers import Timer
 from .world import World
 
-__all__ = ["Container", "Order"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Order:

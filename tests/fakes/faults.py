@@ -12,8 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["Fault", "Faults", "Kind"]
-
 Kind = Literal[
     "status",
     "drop_before",

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Journal"]
-
 
 class Journal:
     """Entries are numbered from 1, across resets too, so that a reader can ask for those after one it knows.

@@ -27,8 +27,6 @@ from .containers import Container, Order, environment_of
 from .shelf import Shelf
 from .world import World, asked, check_generation, check_stays, refuse
 
-__all__ = ["MODULES", "ModuleApplication", "deploy_module", "design_module", "disposal_module"]
-
 #: Modules by name; each is mounted at `/<name>`.
 MODULES: Final = {"design": design.SCHEME, "deploy": deploy.SCHEME, "disposal": disposal.SCHEME}
 #: A stack carries templates and files.

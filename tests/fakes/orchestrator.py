@@ -31,8 +31,6 @@ from .outward import Line
 from .timers import Timer
 from .world import Ask, World, asked, check_generation, check_stays, refuse
 
-__all__ = ["OrchestratorApplication", "OrchestratorProcess"]
-
 _COUNTER: Final = "counter"
 
 

@@ -27,8 +27,6 @@ from occi_service.model import type_id
 from .journal import Journal
 from .timers import Timer, Timers
 
-__all__ = ["Answer", "Calls", "Line"]
-
 #: Seconds between attempts: the first and the longest.
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 1.0

@@ -46,8 +46,6 @@ from .orchestrator import OrchestratorApplication
 from .settings import Settings
 from .world import Ask, World
 
-__all__ = ["Cloud", "main"]
-
 _MAX_BODY: Final = 64 << 20
 _ORCHESTRATOR: Final = re.compile(r"/orchestrators/([0-9a-f-]{36})(/.*)")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

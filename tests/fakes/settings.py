@@ -8,8 +8,6 @@ from typing import Any
 
 from archelon_api.service_manager import PHASES
 
-__all__ = ["Settings"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:

@@ -11,8 +11,6 @@ from occi_service.registry import InMemoryRegistry, Page, Selection
 
 from .world import World, refuse
 
-__all__ = ["Shelf"]
-
 
 class Shelf(InMemoryRegistry):
     """Entities in memory.

@@ -12,8 +12,6 @@ from archelon_api.names import GENERATION, INSTANCE, REGION, SERVICE
 
 from .world import World
 
-__all__ = ["Label", "Stack", "begin", "finish", "of_instance", "remove"]
-
 #: What a phase turns a stack into.
 _STATES: Final = {
     "deploy": ("CREATE_IN_PROGRESS", "CREATE_COMPLETE"),

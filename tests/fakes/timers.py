@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Timer", "Timers"]
-
 
 class Timer:
     """A call to come. Cancelling one that has been made does nothing."""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .orchestrator import OrchestratorApplication
     from .shelf import Shelf
 
-__all__ = ["Ask", "World", "check_generation", "check_stays", "refuse"]
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:

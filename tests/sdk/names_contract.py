@@ -11,8 +11,6 @@ import pytest
 import sdk
 from sdk.dns import Dns, Record
 
-__all__ = ["NamesContract", "Naming"]
-
 
 class Naming(Protocol):
     """A name server as instances see it, and as the world does."""

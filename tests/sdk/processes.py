@@ -16,8 +16,6 @@ from types import TracebackType
 from sdk.testing.http_fakes import Bench
 from tests.ports import free_port
 
-__all__ = ["ROOT", "Process"]
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -30,8 +30,6 @@ from tests.fakes.cloud import Books, StandInCloud
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 
-__all__ = ["Bench", "Round", "Row", "Table", "bench"]
-
 #: Rows that stay armed: ticks, and the expiry of the records of what is gone.
 _RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, discovery.TOPIC)
 

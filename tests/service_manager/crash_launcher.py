@@ -23,8 +23,6 @@ from service_manager import __main__ as program
 from service_manager import app
 from service_manager.lifecycle.reconciler import Reconciler
 
-__all__: list[str] = []
-
 _WRITES = ("POST", "PUT", "DELETE")
 
 

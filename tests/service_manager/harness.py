@@ -27,8 +27,6 @@ from service_manager.settings import ServiceManagerSettings
 from tests.ports import free_port
 from tests.waiting import until
 
-__all__ = ["MANIFEST", "TYPE", "Keys", "Realm", "ServiceManager", "make_bundle", "until"]
-
 ROOT = Path(__file__).parents[2]
 ISSUER = "service-manager"
 TYPE = "http://schemas.example.org/occi/sm#demo"

@@ -17,10 +17,9 @@ from pathlib import Path
 from archelon_api import service_manager as wire
 from occi_service import client
 from tests.fakes.cloud import StandInCloud
+from tests.waiting import until
 
-from .harness import TYPE, ServiceManager, until
-
-__all__ = ["Load", "order_at_once"]
+from .harness import TYPE, ServiceManager
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

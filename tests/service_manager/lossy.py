@@ -9,8 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LossyWay", "lossy_way"]
-
 
 class LossyWay(http.server.ThreadingHTTPServer):
     """Forwards POSTs to `target`, but for those whose body contains each of `lose`: they are answered, and lost.

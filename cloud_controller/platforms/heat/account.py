@@ -14,8 +14,6 @@ from keystoneauth1.identity import v3
 
 from ...core.labels import Labels
 
-__all__ = ["AccountTokens"]
-
 
 class _PasswordFile(v3.Password):
     """Reads the password whenever it authenticates, so that the file may change."""

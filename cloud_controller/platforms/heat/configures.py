@@ -19,8 +19,6 @@ from .ssh import errand_of, run
 from .stacks import without
 from .targets import servers_of
 
-__all__ = ["HeatConfigures"]
-
 _SHOWN: Final = 4096
 _INSTEAD: Final = {
     "cloud-init": "write user_data in the template: cloud-init works at a server's first start",

@@ -26,8 +26,6 @@ from archelon_core.transactions import forbid_in_transaction
 from ...core.labels import Labels
 from ..interface import DeployError, PlatformTokens
 
-__all__ = ["CALL_TIMEOUT", "ConflictError", "Connections", "NotFoundError", "said"]
-
 #: Seconds for one request.
 CALL_TIMEOUT: Final = 12.0
 #: Clients that are kept, one a token, and endpoints.

@@ -21,8 +21,6 @@ from ..interface import DeployError, InventoryError, Named, NameOrder, NeverDele
 from .connection import Connections
 from .inventory import Held, TenantInventory
 
-__all__ = ["Designate", "DesignateInventory", "DesignateNames"]
-
 _MARK: Final = "archelon-instance="
 _INSTALLATION: Final = "archelon-installation="
 #: What Designate refuses whoever repeats it: bad data, a missing right, a conflict, a quota.

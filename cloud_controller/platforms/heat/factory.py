@@ -15,8 +15,6 @@ from .stacks import HeatStacks
 from .targets import HeatTargets
 from .watcher import HeatWatcher
 
-__all__ = ["HeatPlatform", "open_heat"]
-
 
 class HeatPlatform(Platform):
     """One region of Heat.

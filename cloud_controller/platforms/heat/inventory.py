@@ -23,8 +23,6 @@ from .connection import Connections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 from .resources import is_deletion_stalled, seconds
 
-__all__ = ["AllInventory", "HeatInventory", "Held", "TenantInventory"]
-
 _GONE: Final = "DELETE_COMPLETE"
 
 

@@ -22,18 +22,6 @@ from ..interface import DeployError, StackOrder
 from .parameters import check_parameters, declared
 from .scaling import with_counts
 
-__all__ = [
-    "OURS",
-    "Request",
-    "instance_tag",
-    "labels_of",
-    "order_id",
-    "request_of",
-    "stack_name",
-    "tag_value",
-    "tags_of",
-]
-
 #: The tag of everything that this cloud controller makes; those that follow carry the labels.
 OURS: Final = "archelon"
 _INSTANCE: Final = "archelon-instance="

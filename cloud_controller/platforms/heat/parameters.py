@@ -12,8 +12,6 @@ from typing import Any, Final
 
 import re2
 
-__all__ = ["check_parameters", "declared"]
-
 #: Words of the CloudFormation form, by those of HOT.
 _WORDS: Final = {
     "type": "Type",

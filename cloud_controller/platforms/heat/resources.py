@@ -13,8 +13,6 @@ from heatclient.v1.client import Client
 
 from ..interface import StackResource
 
-__all__ = ["DEPTH", "Found", "failures", "is_deletion_stalled", "locate", "moment", "resources_of", "seconds", "shown"]
-
 #: Stacks inside one another that are looked into; Heat allows five.
 DEPTH: Final = 5
 _SHOWN_FAILURES: Final = 3

@@ -13,8 +13,6 @@ from typing import Any, Final
 from ..interface import DeployError
 from .parameters import declared
 
-__all__ = ["scaled", "with_counts"]
-
 _COUNTS: Final = {"OS::Heat::ResourceGroup": "count", "OS::Heat::AutoScalingGroup": "desired_capacity"}
 _GROUPS: Final = " or ".join(_COUNTS)
 #: Of a group without bounds of its own.

@@ -33,8 +33,6 @@ from .orders import labels_of, tag_value, tags_of
 from .resources import failures, is_deletion_stalled, resources_of
 from .targets import found_servers
 
-__all__ = ["Software", "SoftwareDeployments", "software_of"]
-
 _PARTS: Final = ("config", "values", "group", "inputs", "outputs", "options", "signal", "timeout")
 _SIGNALS: Final = ("CFN_SIGNAL", "HEAT_SIGNAL", "TEMP_URL_SIGNAL", "ZAQAR_SIGNAL")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")

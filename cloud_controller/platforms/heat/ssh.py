@@ -17,8 +17,6 @@ import asyncssh
 
 from ..interface import Configured, ProvisionError
 
-__all__ = ["Errand", "errand_of", "run"]
-
 _PARTS: Final = ("user", "key", "host_keys", "port", "files", "command", "timeout")
 _SHOWN: Final = 4096
 #: Bytes of output after which a command is ended.

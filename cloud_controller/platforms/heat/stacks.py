@@ -31,8 +31,6 @@ from .connection import ConflictError, Connections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
 from .scaling import scaled
 
-__all__ = ["HIDDEN", "HeatStacks", "without"]
-
 #: Stands where a secret stood.
 HIDDEN: Final = "[hidden]"
 #: Seconds after which a stack that Heat works on is looked at although the region's watcher told nothing.

@@ -16,8 +16,6 @@ from ..interface import DeployError, StackIndex, Target
 from .connection import Connections
 from .resources import Found, resources_of
 
-__all__ = ["SERVER", "HeatTargets", "found_servers", "servers_of"]
-
 SERVER: Final = "OS::Nova::Server"
 #: Seconds that what was found is good for.
 _GOOD_FOR: Final = 20.0

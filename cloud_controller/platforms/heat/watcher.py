@@ -18,8 +18,6 @@ from ..interface import Change, Changed, DeployError, KnownStack, StackIndex
 from .connection import Connections
 from .orders import OURS, order_id
 
-__all__ = ["HeatWatcher"]
-
 #: Tenants that are asked for in one round; the others come next.
 _TENANTS: Final = 8
 #: Of the time since something settled or came: the pause between two rounds.

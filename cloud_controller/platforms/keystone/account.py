@@ -9,8 +9,6 @@ from archelon_core.auth.keystone_api import Access, Keystone, KeystoneDownError,
 
 from ...design.ports import IdentityDownError
 
-__all__ = ["Account"]
-
 
 class Account:
     """A Keystone and the user that calls it. Thread-safe."""

@@ -14,8 +14,6 @@ from archelon_core.auth.keystone_api import KeystoneRefusedError
 from ...design.ports import CatalogueEntry, IdentityDownError
 from .account import Account
 
-__all__ = ["KeystoneCatalogue"]
-
 _NAME: Final = "archelon"
 
 

@@ -26,8 +26,6 @@ from ...design.ports import (
 )
 from .account import Account
 
-__all__ = ["KeystoneDelegations"]
-
 _logger = logging.getLogger(__name__)
 
 _TRUSTS: Final = "/OS-TRUST/trusts"

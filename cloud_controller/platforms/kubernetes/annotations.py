@@ -13,30 +13,6 @@ from typing import Any, Final
 
 from ...core.labels import Labels
 
-__all__ = [
-    "CLAIM",
-    "COMPONENT",
-    "GENERATION",
-    "INSTALLATION",
-    "INSTANCE",
-    "MANAGED",
-    "NODE",
-    "NODE_KEY",
-    "OBJECT",
-    "ORCHESTRATOR",
-    "POD",
-    "REGION",
-    "REVISION",
-    "STACK",
-    "TENANT",
-    "asides",
-    "dns_name",
-    "instance_of",
-    "label",
-    "marks",
-    "selector",
-]
-
 _OURS: Final = "archelon.org/"
 INSTANCE: Final = _OURS + "instance"
 TENANT: Final = _OURS + "tenant"

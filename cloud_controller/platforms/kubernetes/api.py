@@ -25,21 +25,11 @@ from kubernetes.config import ConfigException
 from archelon_core.backoff import Backoff
 from archelon_core.transactions import forbid_in_transaction
 
-__all__ = [
-    "Api",
-    "ApiError",
-    "Connection",
-    "GoneError",
-    "Json",
-    "NotFoundError",
-    "OfficialConnection",
-    "UnreachableError",
-    "connect",
-]
-
 Json = dict[str, Any]
 
 APPLY: Final = "application/apply-patch+yaml"
+#: The field manager that everything is applied as.
+_MANAGER: Final = "archelon"
 MERGE: Final = "application/merge-patch+json"
 
 #: Seconds that connecting, and waiting for an answer, may take: a step has a lease of ten.
@@ -112,15 +102,11 @@ class Api:
 
     Args:
         connection: makes requests.
-        manager: the field manager that everything is applied as.
         sleep: waits between attempts.
     """
 
-    def __init__(
-        self, connection: Connection, *, manager: str = "archelon", sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, connection: Connection, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._connection = connection
-        self._manager = manager
         self._sleep = sleep
 
     # objects ----------------------------------------------------------------------------------------------------------
@@ -143,18 +129,18 @@ class Api:
             ApiError: it is refused.
         """
         # Forced: what a template says holds, also where somebody has changed it by hand since.
-        query: dict[str, str | int] = {"fieldManager": self._manager, "force": "true"}
+        query: dict[str, str | int] = {"fieldManager": _MANAGER, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"
         return self._json(_Request("PATCH", path, query, wanted, APPLY))
 
     def merge(self, path: str, change: Json) -> Json:
         """Change some fields of an object that is there. Raises ApiError."""
-        return self._json(_Request("PATCH", path, {"fieldManager": self._manager}, change, MERGE))
+        return self._json(_Request("PATCH", path, {"fieldManager": _MANAGER}, change, MERGE))
 
-    def delete(self, path: str, *, uid: str = "", propagation: str = "Background") -> None:
+    def delete(self, path: str, *, uid: str = "") -> None:
         """Delete an object, if it is there (and, with `uid`, if it is still that one); what it owns follows. Raises ApiError."""
-        options: Json = {"propagationPolicy": propagation}
+        options: Json = {"propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
         with contextlib.suppress(NotFoundError):

@@ -20,8 +20,6 @@ from .discovery import UnknownKindError
 from .logs import read_log
 from .orchestrators import CONTAINER, URL, Orchestrator, Runs
 
-__all__ = ["KubernetesApplications"]
-
 #: Everything that an application is made of, by the cluster's hand too.
 _KINDS: Final = (
     ("apps/v1", "Deployment"),

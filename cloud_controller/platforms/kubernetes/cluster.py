@@ -18,8 +18,6 @@ from .annotations import MANAGED, TENANT, asides, dns_name, label, selector
 from .api import Api, ApiError, Json, NotFoundError
 from .discovery import Discovery, Resource
 
-__all__ = ["Cluster", "Namespaces"]
-
 _AT_ONCE: Final = 8
 
 

@@ -17,8 +17,6 @@ from typing import Final
 
 from .api import Api, Json, NotFoundError
 
-__all__ = ["Discovery", "Resource", "UnknownKindError"]
-
 #: Earlier versions by group, version and kind, the best first, that take and show the same fields.
 _SAME: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("policy/v1", "PodDisruptionBudget"): ("policy/v1beta1",),
@@ -42,7 +40,6 @@ class Resource:
     Args:
         version: as `apiVersion` has it, such as `apps/v1`.
         plural: as paths have it. verbs: what can be done.
-        subresources: such as `scale`.
     """
 
     version: str
@@ -50,7 +47,6 @@ class Resource:
     plural: str
     namespaced: bool
     verbs: frozenset[str]
-    subresources: frozenset[str] = frozenset()
 
     def path(self, namespace: str, name: str = "") -> str:
         """Of an object, or without a name of the list of them; without a namespace of those in all."""
@@ -135,11 +131,6 @@ class Discovery:
 
 
 def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:
-    below: dict[str, set[str]] = {}
-    for each in listed:
-        plural, _, subresource = each["name"].partition("/")
-        if subresource:
-            below.setdefault(plural, set()).add(subresource)
     return {
         each["kind"]: Resource(
             version,
@@ -147,7 +138,6 @@ def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:
             each["name"],
             bool(each.get("namespaced")),
             frozenset(each.get("verbs") or ()),
-            frozenset(below.get(each["name"], ())),
         )
         for each in listed
         if "/" not in each["name"]

@@ -11,16 +11,12 @@ from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .api import Api, Connection, Json, connect
 from .applications import KubernetesApplications
 from .cluster import Cluster, Namespaces
-from .inventory import KubernetesInventory
+from .inventory import KubernetesInventory, KubernetesTargets
 from .nodes import PodNodes
 from .orchestrators import Runs
 from .policy import Policy
 from .stacks import KubernetesStacks
-from .targets import KubernetesTargets
 from .watcher import KubernetesWatcher
-
-__all__ = ["KubernetesPlatform", "open_kubernetes"]
-
 
 #: Seconds between two turns of a description at least: each asks the cluster what it has.
 _TURN: Final = 0.5

@@ -1,4 +1,6 @@
-"""What a cluster has of an instance, as disposal sees it: every object of every kind that carries the instance's label."""
+"""What a cluster has of an instance: for disposal, every object of every kind that carries the instance's label; for monitors,
+its nodes' pods, each at its own address.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from ..interface import InventoryError
+from ..interface import InventoryError, Target
 from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
 from .cluster import Cluster, describe
-
-__all__ = ["KubernetesInventory"]
 
 _OFFSPRING: Final = frozenset(("Pod", "ReplicaSet", "Job", "ControllerRevision", "EndpointSlice"))
 
@@ -73,6 +73,24 @@ class KubernetesInventory:
         return list(self._cluster.everything(instance=instance))
 
 
+class KubernetesTargets:
+    """Pods of a stack's nodes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+        """The running pods of a node; `port` names a container's port, or is its number; without it, the first that there is."""
+        found = []
+        for pod in self._cluster.of_kind("v1", "Pod", instance=instance, stack=stack, node=node):
+            metadata, status = pod["metadata"], pod.get("status", {})
+            address = status.get("podIP")
+            number = _port(pod, port)
+            if address and number and status.get("phase") == "Running" and not metadata.get("deletionTimestamp"):
+                found.append(Target(metadata["name"], str(address), number))
+        return sorted(found, key=lambda each: each.key)
+
+
 def _owned(found: Json) -> bool:
     """Whether the cluster made it of something else of ours."""
     if found["kind"] == "Endpoints":
@@ -84,3 +102,11 @@ def _owned(found: Json) -> bool:
 def _made(found: Json) -> float:
     stamp = str(found["metadata"].get("creationTimestamp") or "1970-01-01T00:00:00Z")
     return datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _port(pod: Json, wanted: str) -> int:
+    ports = [port for container in pod["spec"]["containers"] for port in container.get("ports") or ()]
+    for port in ports:
+        if not wanted or wanted in (port.get("name"), str(port["containerPort"])):
+            return int(port["containerPort"])
+    return 0

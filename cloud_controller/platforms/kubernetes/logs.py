@@ -15,8 +15,6 @@ from typing import Final
 from ..interface import Log
 from .api import Api, ApiError, Json, NotFoundError
 
-__all__ = ["read_log"]
-
 _STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 _NANO: Final = 1_000_000_000
 #: Bytes that one answer gives at most, and that one look fetches of a container, the first time and at most.

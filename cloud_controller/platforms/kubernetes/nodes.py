@@ -41,8 +41,6 @@ from .api import ApiError, Json
 from .cluster import Cluster
 from .orchestrators import Runs
 
-__all__ = ["PodNodes", "object_name"]
-
 _CONTENT: Final = ("command", "environment", "env", "files")
 _RESOURCE: Final = ("type", "name", "image", *_CONTENT, "ports", "requests", "limits", "user", "restart", "grace")
 _RESTARTS: Final = {"always": "Always", "on-failure": "OnFailure", "never": "Never"}
@@ -184,7 +182,6 @@ class _PodObjects:
         self._runs = runs
         resource = wanted.properties["resource"]
         assert isinstance(resource, dict)
-        self._resource: Mapping[str, Value] = resource
         self._name = object_name(wanted.stack, wanted.key)
         self._ports = _ports(resource.get("ports"))
 

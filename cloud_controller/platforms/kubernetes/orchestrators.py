@@ -20,8 +20,6 @@ from ..interface import ApplicationOrder, DeployError
 from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
 from .api import Json
 
-__all__ = ["ARCHIVE_LIMIT", "CONTAINER", "PORT", "URL", "Orchestrator", "Runs"]
-
 #: Bytes of a bundle's archive in a ConfigMap: etcd takes 1.5 MiB a request, and base64 makes four thirds of it.
 ARCHIVE_LIMIT: Final = 700 << 10
 PORT: Final = 8080

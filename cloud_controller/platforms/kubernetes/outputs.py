@@ -21,8 +21,6 @@ import jsonpath
 
 from .api import Json
 
-__all__ = ["OutputValue", "PathError", "outputs"]
-
 _LONGEST: Final = 1000
 #: Characters of all outputs together: they are kept, and told, with every change.
 _MOST: Final = 256 << 10

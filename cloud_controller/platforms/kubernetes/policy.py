@@ -17,8 +17,6 @@ from typing import Any, Final
 
 from .api import Json
 
-__all__ = ["KINDS", "POD_PATHS", "Fault", "Policy", "pods_of"]
-
 Path = tuple[str | int, ...]
 
 #: Kinds that a stack may have where a region does not say otherwise.

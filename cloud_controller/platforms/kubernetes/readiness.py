@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from .api import Json
 
-__all__ = ["WORKLOADS", "Health", "health"]
-
 WORKLOADS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "Pod")
 #: Conditions of custom resources that say so when they are true, the first that is there; and those that mean failure.
 _GOOD: Final = ("Ready", "Available", "Established", "Succeeded", "Complete")

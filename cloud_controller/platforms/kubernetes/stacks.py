@@ -30,8 +30,6 @@ from .policy import Policy
 from .readiness import WORKLOADS, Health, health
 from .template import Rendered, render
 
-__all__ = ["KubernetesStacks"]
-
 #: In this order: what others read comes before those.
 _ORDER: Final = (
     "Secret",

@@ -26,17 +26,15 @@ from typing import Any, Final
 
 import bundles
 from archelon_api import names
-from bundles.documents import Node as Parsed
-from bundles.documents import locate
-from bundles.problems import json_path
+from archelon_core.documents.problems import json_path
+from archelon_core.documents.tree import Node as Parsed
+from archelon_core.documents.tree import locate
 
 from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .api import Json
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, Policy, pods_of
-
-__all__ = ["Rendered", "ScaledNode", "render"]
 
 _FILE: Final = "template"
 _IMAGE: Final = "org.archelon.image"

@@ -23,8 +23,6 @@ from .api import ApiError, GoneError, Json
 from .cluster import Cluster
 from .discovery import Resource, UnknownKindError
 
-__all__ = ["FOLLOWED", "KubernetesWatcher"]
-
 #: Kinds whose objects change by the cluster's hand.
 FOLLOWED: Final = (
     ("v1", "Pod"),

@@ -12,8 +12,6 @@ from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Pa
 from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 
-__all__ = ["LocalApplications"]
-
 _PROCESS = "orchestrator"
 #: Of an orchestrator, where its region says nothing else: one that leaks ends, and not the machine.
 _LIMITS = Limits(memory=2 << 30, files=1024)

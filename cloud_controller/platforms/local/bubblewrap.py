@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-__all__ = ["ENVIRONMENT", "command_line", "in_memory"]
-
 #: Where a process' environment is found in its sandbox, by who started that.
 ENVIRONMENT = "/run/environment"
 

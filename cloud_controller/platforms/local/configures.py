@@ -23,8 +23,6 @@ from ..interface import ConfigurationOrder, Configured, ProvisionError
 from .launcher import Launcher
 from .orders import LaunchError, Name, State
 
-__all__ = ["LocalConfigures"]
-
 #: What no argument and no variable can have.
 _UNUSABLE: Final = re.compile("[\0\ud800-\udfff]")
 _PARTS: Final = ("files", "command", "environment", "timeout")

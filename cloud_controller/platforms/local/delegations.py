@@ -1,4 +1,4 @@
-"""Delegations and catalogue of the local realm: design's own word is as good as an identity service's.
+"""Delegations of the local realm: design's own word is as good as an identity service's.
 
 A delegation is the name of the user who ordered, looked up in the realm each time: one who has been taken out of it, or out of
 the tenant, is acted for no more, as at Keystone. The token for a platform is one that design signs.
@@ -6,21 +6,18 @@ the tenant, is acted for no more, as at Keystone. The token for a platform is on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Final
 
 from archelon_core import auth
 
 from ...design.ports import (
-    CatalogueEntry,
     Delegation,
     DelegationLostError,
     DelegationRefusedError,
     IdentityDownError,
     PlatformToken,
 )
-
-__all__ = ["LocalCatalogue", "LocalDelegations"]
 
 #: Seconds that a token for a platform lives.
 _LIFETIME: Final = 300
@@ -91,16 +88,4 @@ class LocalDelegations:
 
     def held(self) -> Collection[str]:
         """See `Delegations.held`."""
-        return ()
-
-
-class LocalCatalogue:
-    """`ServiceCatalogue` where design's own catalogue is all there is."""
-
-    def publish(self, entries: Sequence[CatalogueEntry]) -> int:
-        """See `ServiceCatalogue.publish`."""
-        return 0
-
-    def others(self) -> Sequence[CatalogueEntry]:
-        """See `ServiceCatalogue.others`."""
         return ()

@@ -6,20 +6,17 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from ...infrastructure import ResourceType
+from ...infrastructure.resources import ResourceType
 from .. import entry_points
 from ..declarative_stacks import DescribedStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .applications import LocalApplications
 from .configures import LocalConfigures
-from .inventory import LocalInventory
+from .inventory import LocalInventory, LocalTargets
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import Limits
 from .sandbox import Sandbox, found_sandbox, told_of
-from .targets import LocalTargets
-
-__all__ = ["LocalPlatform", "open_local"]
 
 _logger = logging.getLogger(__name__)
 

@@ -1,15 +1,13 @@
-"""What this machine runs for an instance, as disposal sees it: processes by label, whoever started them."""
+"""What this machine runs for an instance, and where its nodes listen: processes by label, whoever started them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ..interface import InventoryError
+from ..interface import InventoryError, Target
 from .launcher import Launcher
-from .orders import LaunchError
-
-__all__ = ["LocalInventory"]
+from .orders import HERE, LaunchError, State
 
 
 class LocalInventory:
@@ -53,6 +51,25 @@ class LocalInventory:
     def remains(self, instance: str) -> Sequence[str]:
         """What the machine still has: directories, ports, processes."""
         return self._launcher.remains(instance)
+
+
+class LocalTargets:
+    """Nodes that are processes of a launcher."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+        """The running instances of a node; without a port's name, at its first."""
+        found = []
+        for process in self._launcher.find(instance=instance):
+            notes = process.notes
+            if notes.get("stack") != stack or notes.get("node") != node or process.state is not State.RUNNING:
+                continue
+            number = process.ports.get(port) if port else next(iter(process.ports.values()), None)
+            if number:
+                found.append(Target(notes["key"], HERE, number, loopback=True))
+        return found
 
 
 def _needs(notes: Mapping[str, str]) -> list[str]:

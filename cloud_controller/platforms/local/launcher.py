@@ -56,8 +56,6 @@ from .stack_index import (
     write_json,
 )
 
-__all__ = ["Launcher", "no_checkpoint"]
-
 #: Seconds that a supervisor may take to say its first word.
 _READY = 10.0
 #: Seconds over a process' grace after which its supervisor is taken for dead.

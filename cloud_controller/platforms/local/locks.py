@@ -15,8 +15,6 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["held", "open_and_take", "take", "try_take"]
-
 #: struct flock of the 64-bit ABIs: type, whence, start, length, pid (0 for these locks), padding.
 _FLOCK = "@hhqqi0q"
 

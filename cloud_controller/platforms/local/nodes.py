@@ -32,8 +32,6 @@ from .launcher import Launcher
 from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
 from .port_allocator import system_port_refusal
 
-__all__ = ["ProcessNodes"]
-
 _CONTENT = ("command", "environment", "env", "files")
 _RESOURCE = ("type", "name", *_CONTENT, "ports", "directory", "limits", "restart", "grace")
 _CONDITIONS = {

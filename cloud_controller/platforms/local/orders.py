@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from ...core.labels import Labels
 from ..health import CannotSpawnError
 
-__all__ = ["HERE", "LaunchError", "Limits", "Name", "Order", "Program", "Restart", "Running", "State"]
-
 #: The address that local processes listen on.
 HERE = "127.0.0.1"
 

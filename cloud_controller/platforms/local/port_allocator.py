@@ -22,8 +22,6 @@ from archelon_core.private_files import close_to_others
 
 from . import locks
 
-__all__ = ["PortAllocator", "PortError", "system_port_refusal"]
-
 
 class PortError(Exception):
     """A port cannot be had; the text says which and what to do."""

@@ -13,8 +13,6 @@ import os
 import signal
 from collections.abc import Iterable
 
-__all__ = ["SUPERVISOR_VARIABLE", "VARIABLE", "Process", "alive", "descendants", "marked", "read", "send", "table"]
-
 #: In the environment of every launched process: `<root id>:<instance>/<name>`.
 VARIABLE = "ARCHELON_PROCESS"
 #: The same in the environment of its supervisor.

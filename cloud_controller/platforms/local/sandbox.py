@@ -34,8 +34,6 @@ from .bubblewrap import ENVIRONMENT, command_line, in_memory
 from .orders import LaunchError
 from .stack_index import root_id
 
-__all__ = ["Sandbox", "found_sandbox", "told_of"]
-
 #: Directories of programs and libraries; a link, as of merged /usr, stays one.
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 #: What programs need of /etc to find libraries, names, certificates and the time. Nothing there is secret.

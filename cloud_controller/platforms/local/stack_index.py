@@ -15,20 +15,6 @@ from archelon_core.private_files import close_to_others
 
 from .orders import LaunchError, Order, Program, State
 
-__all__ = [
-    "inside",
-    "listing",
-    "mark_stopped",
-    "message_of",
-    "read_json",
-    "remove_tree",
-    "root_id",
-    "state_of",
-    "write_file",
-    "write_files",
-    "write_json",
-]
-
 #: To open a directory that no link has taken the place of.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -32,8 +32,6 @@ from typing import Any, NoReturn
 
 from . import bubblewrap, processes
 
-__all__ = ["main"]
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38

@@ -311,42 +311,38 @@ def _noting(running: auth.HeavyRequests, seen: list[int]) -> Any:
 
 class TestQuotas:
     def test_no_limits_by_default(self) -> None:
-        Quotas().check(Counts(instances=10**6, of_service=10**6), tenant=TenantId("a"), service="s")
+        Quotas().check(Counts(instances=10**6, of_service=10**6), service="s")
 
-    def test_the_default_a_tenants_own_and_none_at_all(self) -> None:
-        quotas = Quotas(default=3, per_tenant={TenantId("big"): 10, TenantId("free"): None, TenantId("shut"): 0})
-
-        def ordered(tenant: str, present: int) -> bool:
+    def test_the_default_and_none_at_all(self) -> None:
+        def ordered(default: int, present: int) -> bool:
             try:
-                quotas.check(Counts(instances=present, of_service=0), tenant=TenantId(tenant), service="s")
+                Quotas(default=default).check(Counts(instances=present, of_service=0), service="s")
             except auth.QuotaExceededError:
                 return False
             return True
 
-        assert [ordered("small", 2), ordered("small", 3)] == [True, False]
-        assert [ordered("big", 9), ordered("big", 10)] == [True, False]
-        assert ordered("free", 10**6)
-        assert not ordered("shut", 0)
+        assert [ordered(3, 2), ordered(3, 3)] == [True, False]
+        assert not ordered(0, 0)
 
     def test_a_services_limit_holds_beside_the_tenants(self) -> None:
         quotas = Quotas(default=100, per_service={"s": 2})
-        quotas.check(Counts(instances=50, of_service=50), tenant=TenantId("a"), service="other")
-        quotas.check(Counts(instances=50, of_service=1), tenant=TenantId("a"), service="s")
+        quotas.check(Counts(instances=50, of_service=50), service="other")
+        quotas.check(Counts(instances=50, of_service=1), service="s")
         with pytest.raises(auth.QuotaExceededError, match="may have 2 instances of s; this one has 2"):
-            quotas.check(Counts(instances=50, of_service=2), tenant=TenantId("a"), service="s")
+            quotas.check(Counts(instances=50, of_service=2), service="s")
 
-    @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(1, 5))
-    def test_what_passes_stays_within_the_limit(self, limit: int, present: int, of_service: int, adding: int) -> None:
+    @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+    def test_what_passes_stays_within_the_limit(self, limit: int, present: int, of_service: int) -> None:
         quotas = Quotas(default=limit, per_service={"s": limit})
         counts = Counts(instances=present, of_service=min(present, of_service))
-        fits = present + adding <= limit
+        fits = present + 1 <= limit
         try:
-            quotas.check(counts, tenant=TenantId("a"), service="s", adding=adding)
+            quotas.check(counts, service="s")
         except auth.QuotaExceededError:
             assert not fits
         else:
             assert fits
 
     def test_a_negative_limit_is_a_mistake_with_a_name(self) -> None:
-        with pytest.raises(ValueError, match="of tenant a is -1"):
-            Quotas(per_tenant={TenantId("a"): -1})
+        with pytest.raises(ValueError, match="of service a is -1"):
+            Quotas(per_service={"a": -1})

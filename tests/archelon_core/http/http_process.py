@@ -18,8 +18,6 @@ import psutil
 
 from tests.waiting import until
 
-__all__ = ["Served", "answers", "ended", "serving"]
-
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 
 _PROGRAM = """
@@ -27,9 +25,10 @@ import hashlib, json, socket, sys, threading
 from pathlib import Path
 from archelon_core import logs, redaction
 from archelon_core.http import gunicorn_worker, server
+from archelon_core.http.connection import Limits
 from archelon_core.auth import SizeLimit
 
-directory, options, limits = Path(sys.argv[1]), json.loads(sys.argv[2]), server.Limits(**json.loads(sys.argv[3]))
+directory, options, limits = Path(sys.argv[1]), json.loads(sys.argv[2]), Limits(**json.loads(sys.argv[3]))
 logs.configure(redaction.Redactor())
 
 def echo(environ, start):

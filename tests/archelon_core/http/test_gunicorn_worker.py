@@ -15,8 +15,8 @@ import gunicorn.config
 import psutil
 import pytest
 
-from archelon_core.http.connection import Connection
-from archelon_core.http.gunicorn_worker import Limits, source_of
+from archelon_core.http.connection import Connection, Limits
+from archelon_core.http.gunicorn_worker import source_of
 from tests.waiting import until
 
 from .http_process import Served, answers, ended, serving

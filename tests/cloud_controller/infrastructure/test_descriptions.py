@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archelon_core.auth import TooManyRequestsError
-from cloud_controller.infrastructure import Description, DescriptionError, apart, checked_parameters, parse
+from cloud_controller.infrastructure import apart
 from cloud_controller.infrastructure.apart import check_description
+from cloud_controller.infrastructure.description import Description
 from cloud_controller.infrastructure.graph import before, cycle, ordered
-from cloud_controller.infrastructure.rendering import Item, Place, plain, read_document, references, substitute
+from cloud_controller.infrastructure.parsing import parse
+from cloud_controller.infrastructure.rendering import (
+    DescriptionError,
+    Item,
+    Place,
+    plain,
+    read_document,
+    references,
+    substitute,
+)
+from cloud_controller.infrastructure.resolving import checked_parameters
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 
@@ -95,14 +106,14 @@ dependencies:
         ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number from 1 on"),
         ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
         ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is no range; write 1 ≤ "),
-        ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: the key 'name' stands here twice"),
-        ("'9'", "!!python/object:os.system x", "11:48: the tag tag:yaml.org,2002:python/object:os.system is not known"),
+        ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: $.nodes[0].name: the key is given twice, first on line 6; "),
+        ("'9'", "!!python/name:os x", "11:48: $['node_def:t'][0].resource.command[1]: the tag !!python/name:os makes an object"),
         ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: there is no file '/etc/passwd'; add it"),
         ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
         ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
         ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: there can be more than 1000 instances"),
         ("ports: [http]}", "ports: [http]}\n    health_check: {interval: 0.001}", "'interval' must be a number of seconds"),
-        ("nodes:", "nodes: [", "this is no YAML: "),
+        ("nodes:", "nodes: [", "this is not YAML: "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_shown_where_it_stands(
@@ -130,15 +141,15 @@ LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" fo
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: &a [*a]", "an alias contains itself"),
+        ("a: &a [*a]", r"t:1:8: \$.a\[0\]: undefined alias: \*a names nothing that ends before it"),
         ("[" * 60 + "]" * 60, "deeper than 50"),
         (LAUGHS, "more than 20000 values"),
         ("x" * (1 << 20) + "x", "larger than"),
         ("<<: {a: 1}", "merge keys"),
-        ("[a]: b", "a key must be a word"),
+        ("[a]: b", "a key is a list or a mapping; use text for keys"),
         ("", "empty"),
-        ("a: \x00", "no YAML"),
-        ("a: 1\n---\nb: 1", "no YAML"),
+        ("a: \x00", "t:1:4: .*not YAML: a control character"),
+        ("a: 1\n---\nb: 1", "t:3:1: a second document"),
         ("%TAG !a! tag:a,2000:\n--- a", "%TAG"),
     ],
 )  # fmt: skip
@@ -151,7 +162,8 @@ def test_hostile_yaml_is_refused(text: str, problem: str) -> None:
 _HEAD = "infra_name: x\n'node_def:t':\n- resource: {type: process, command: [a]}\n"
 EXPENSIVE = {
     "one line again and again": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 40_000, "more than 20000 values"),
-    "a number to base 60": ("infra_name: 1" + ":1" * 400_000, "no int of at most 64 characters"),
+    "a number to base 60, which is text": ("infra_name: 1" + ":1" * 400_000, "the description has no 'nodes'"),
+    "digits": ("infra_name: " + "1" * 400_000, "the number needs more than 64 bits"),
     "braces never closed": (
         _HEAD + "nodes: [{name: a, type: t}]\noutputs: {a: {value: '" + "{{" * 400_000 + "'}}",
         "is no reference",
@@ -192,6 +204,18 @@ def test_what_is_imported_counts_each_time(types: dict[str, ProcessNodes], tag: 
     text = f"infra_name: x\nnodes: [{', '.join([f'{tag} {{url: file://big}}'] * 100)}]"
     with pytest.raises(DescriptionError, match="larger than 1048576 bytes, with all that it imports"):
         parse(text, files={"big": f"# {'x' * 100_000}\n{{name: a, type: t}}"}, types=types)
+
+
+def test_what_is_imported_counts_with_what_imports_it() -> None:
+    nested = "[" * 30 + "!yaml_import {url: file://f%d}" + "]" * 30
+    files = {f"f{number}": nested % (number + 1) for number in range(100)} | {"f100": "a"}
+    with pytest.raises(
+        DescriptionError, match="f0:1:1: nested deeper than 50 levels, with what imports it; flatten it"
+    ):
+        read_document("t", nested % 0, files)
+    files = {"many": f"[{'a,' * 9000}]"}
+    with pytest.raises(DescriptionError, match="many:1:1: more than 20000 values, with all that it imports"):
+        read_document("t", f"[{', '.join(['!yaml_import {url: file://many}'] * 3)}]", files)
 
 
 @given(st.text(max_size=200))

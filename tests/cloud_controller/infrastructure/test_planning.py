@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_controller import infrastructure as infra
 from cloud_controller.core.labels import Labels
-from cloud_controller.infrastructure.description import Health, Implementation, Node
+from cloud_controller.infrastructure import planning
+from cloud_controller.infrastructure.description import Description, Health, Implementation, Node
+from cloud_controller.infrastructure.planning import Ensure, Halt, Plan, Record, Remove, Status, Step, noted, scaled
 from cloud_controller.infrastructure.rendering import Item, Place
+from cloud_controller.infrastructure.resolving import Wanted
+from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
 
 HERE = Place("t", 1, 1)
 LABELS = Labels("i", "t", "s", 1)
@@ -26,7 +29,7 @@ def item(value: object) -> Item:
 
 def described(
     graph: dict[str, set[str]], *, scaling: dict[str, tuple[int, int]] | None = None, image: str = "1", **own: str
-) -> infra.Description:
+) -> Description:
     """Nodes that refer to the port of each node they need; `own` gives single nodes another image."""
     nodes = {}
     for name, needs in graph.items():
@@ -38,11 +41,11 @@ def described(
         }
         chosen = Implementation("fake", item(resource), None, None, Health(timeout=10, interval=1), None, HERE)
         nodes[name] = Node(name, "fake", chosen, HERE, low, high, {}, frozenset(needs))
-    return infra.Description("world", nodes, {}, {})
+    return Description("world", nodes, {}, {})
 
 
-def wanted(description: infra.Description, **changes: object) -> infra.Wanted:
-    return replace(infra.Wanted("s", description, LABELS), **changes)  # type: ignore[arg-type]
+def wanted(description: Description, **changes: object) -> Wanted:
+    return replace(Wanted("s", description, LABELS), **changes)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -50,23 +53,23 @@ class World:
     """Nodes that need a look to start and another to become healthy; some are told to fail."""
 
     now: float = 1000.0
-    nodes: dict[str, infra.ObservedNode] = field(default_factory=dict)
+    nodes: dict[str, ObservedNode] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     sick: set[str] = field(default_factory=set)
     dying: set[str] = field(default_factory=set)
-    record: infra.Record | None = None
+    record: Record | None = None
     states: list[str] = field(default_factory=list)
 
-    def step(self, target: infra.Wanted, *, lose: Callable[[], bool] = lambda: False) -> infra.Plan:
+    def step(self, target: Wanted, *, lose: Callable[[], bool] = lambda: False) -> Plan:
         for key, node in self.nodes.items():
-            if node.condition is infra.Condition.RUNNING:
+            if node.condition is Condition.RUNNING:
                 self.nodes[key] = replace(
                     node, healthy=key not in self.sick, message="" if key not in self.sick else "no answer"
                 )
-        plan = infra.plan(target, self.record, self.nodes, self.now)
+        plan = planning.plan(target, self.record, self.nodes, self.now)
         if not lose():
-            self.record = infra.Record.from_json(plan.record.to_json())
+            self.record = Record.from_json(plan.record.to_json())
             if not self.states or self.states[-1] != self.record.state:
                 self.states.append(self.record.state)
         self.now += max(plan.again or 0.0, 0.01)
@@ -75,28 +78,28 @@ class World:
                 self.take(step)
         return plan
 
-    def take(self, step: infra.Step) -> None:
-        if isinstance(step, infra.Remove):
+    def take(self, step: Step) -> None:
+        if isinstance(step, Remove):
             self.removed.append(step.key)
             self.nodes.pop(step.key, None)
-        elif isinstance(step, infra.Halt):
-            self.nodes[step.key] = replace(self.nodes[step.key], condition=infra.Condition.STOPPED, since=self.now)
+        elif isinstance(step, Halt):
+            self.nodes[step.key] = replace(self.nodes[step.key], condition=Condition.STOPPED, since=self.now)
         else:
             there = self.nodes.get(step.key)
-            if there is None or there.revision != step.node.revision or there.condition is not infra.Condition.RUNNING:
+            if there is None or there.revision != step.node.revision or there.condition is not Condition.RUNNING:
                 self.starts.append(step.key)
                 self.nodes[step.key] = self.made(step.node)
 
-    def made(self, node: infra.WantedNode) -> infra.ObservedNode:
-        condition = infra.Condition.FAILED if node.key in self.dying else infra.Condition.RUNNING
+    def made(self, node: WantedNode) -> ObservedNode:
+        condition = Condition.FAILED if node.key in self.dying else Condition.RUNNING
         port = 1 + sorted({*self.nodes, node.key}).index(node.key)
         there = self.nodes.get(node.key)
         attributes = there.attributes if there is not None else {"address": "here", "port": port}
-        return infra.ObservedNode(
+        return ObservedNode(
             node.key, node.node, "fake", condition, node.revision, node.needs, attributes, None, self.now, "died"
         )
 
-    def settle(self, target: infra.Wanted, *, turns: int = 500) -> infra.Record:
+    def settle(self, target: Wanted, *, turns: int = 500) -> Record:
         for _ in range(turns):
             plan = self.step(target)
             assert self.record is not None
@@ -163,15 +166,15 @@ def test_scaling_both_ways() -> None:
     description = described(DIAMOND, scaling={"left": (1, 3)})
     target = wanted(description)
     world.settle(target)
-    up = replace(target, counts=infra.scaled(target, "left", by=2))
+    up = replace(target, counts=scaled(target, "left", by=2))
     assert world.settle(up).state == "UPDATE_COMPLETE"
     assert world.starts[-2:] == ["left.1", "left.2"]
-    down = replace(up, counts=infra.scaled(up, "left", count=1))
+    down = replace(up, counts=scaled(up, "left", count=1))
     world.settle(down)
     assert world.removed == ["left.1", "left.2"]
     for bad in (0, 4):
         with pytest.raises(ValueError, match="has 1 to 3 instances"):
-            infra.scaled(target, "left", count=bad)
+            scaled(target, "left", count=bad)
 
 
 def test_scaling_down_does_not_wait_for_the_sick() -> None:
@@ -238,10 +241,10 @@ def test_a_new_order_is_a_new_chance() -> None:
 
 def test_a_step_that_cannot_be_taken_counts_as_a_failure() -> None:
     target = wanted(described({"a": set()}), rollback=False, backoff=0.0)
-    record: infra.Record | None = None
+    record: Record | None = None
     for now in range(10):
-        plan = infra.plan(target, record, {}, float(now))
-        record = infra.noted(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
+        plan = planning.plan(target, record, {}, float(now))
+        record = noted(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
     assert record is not None
     assert record.state == "CREATE_FAILED"
     assert record.reason == "a.0: the disk is full (given up after 3 further attempts)"
@@ -268,9 +271,9 @@ def test_any_graph_to_any_other_though_steps_and_records_are_lost(
         for _ in range(20):
             plan = world.step(target, lose=lambda: chance() < 0.4)
             for step in plan.steps:
-                if isinstance(step, infra.Ensure):
+                if isinstance(step, Ensure):
                     assert all(f"{needed}.0" in world.nodes for needed in step.node.needs)
-        assert world.settle(target).status is infra.Status.COMPLETE
+        assert world.settle(target).status is Status.COMPLETE
         assert set(world.nodes) == {f"{name}.0" for name in graph}
         assert world.step(target).steps == ()
     world.settle(wanted(described(after), presence="absent"))
@@ -282,9 +285,9 @@ def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
     target = wanted(described({"a": set()}))
     world.settle(target)
     gone = replace(target, presence="absent")
-    plan = infra.plan(gone, world.record, world.nodes, world.now)
-    kept = infra.noted(plan.record, {"a.0": "port 1 is still listened on"}, world.now)
-    plan = infra.plan(gone, kept, world.nodes, world.now)
+    plan = planning.plan(gone, world.record, world.nodes, world.now)
+    kept = noted(plan.record, {"a.0": "port 1 is still listened on"}, world.now)
+    plan = planning.plan(gone, kept, world.nodes, world.now)
     assert (plan.record.state, plan.record.reason) == ("DELETE_IN_PROGRESS", "a.0: port 1 is still listened on")
     assert [step.key for step in plan.steps] == ["a.0"]
     assert world.settle(gone).reason == ""

@@ -34,8 +34,6 @@ from tests.occi_service.server.calls import Answer, call, path_of
 
 from ..harness import ISSUER, TYPE, Keys, Realm, make_bundle
 
-__all__ = ["DIGEST", "PUBLISHED", "Clock", "Desk", "Template", "identity_of"]
-
 DIGEST = "org.archelon.bundle.digest"
 PUBLISHED = wire.PUBLISHED.scheme + wire.PUBLISHED.term
 

@@ -12,8 +12,9 @@ import pytest
 import urllib3
 
 from tests.fakes.cloud import StandInCloud
+from tests.waiting import until
 
-from ..harness import ServiceManager, until
+from ..harness import ServiceManager
 
 CATEGORY = 'demo; scheme="http://schemas.example.org/occi/sm#"; class="kind"'
 ENDPOINT = "mcn.endpoint.p1"

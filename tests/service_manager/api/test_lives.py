@@ -15,8 +15,9 @@ from occi_service import client
 from occi_service.model import type_id
 from service_manager import app
 from tests.fakes.cloud import StandInCloud
+from tests.waiting import until
 
-from ..harness import TYPE, ServiceManager, make_bundle, until
+from ..harness import TYPE, ServiceManager, make_bundle
 
 POKE = "http://schemas.example.org/occi/sm/demo/action#poke"
 

@@ -12,8 +12,9 @@ from archelon_api import service_manager as wire
 from occi_service import client
 from occi_service.model import type_id
 from tests.fakes.cloud import StandInCloud
+from tests.waiting import until
 
-from ..harness import ServiceManager, make_bundle, until
+from ..harness import ServiceManager, make_bundle
 
 VERSION, STATE = wire.BUNDLE_VERSION, "org.archelon.roll.state"
 

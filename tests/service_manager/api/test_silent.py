@@ -9,8 +9,9 @@ import pytest
 
 from archelon_api import service_manager as wire
 from tests.fakes.cloud import StandInCloud
+from tests.waiting import until
 
-from ..harness import TYPE, Keys, ServiceManager, make_bundle, running, until
+from ..harness import TYPE, Keys, ServiceManager, make_bundle, running
 
 POKE = "http://schemas.example.org/occi/sm/demo/action#poke"
 THREADS = 2

@@ -18,8 +18,9 @@ from service_manager.app import MIGRATIONS
 from service_manager.lifecycle.metrics import Exporter
 from tests.fakes.cloud import StandInCloud
 from tests.ports import free_port
+from tests.waiting import until
 
-from ..harness import TYPE, Keys, ServiceManager, make_bundle, running, until
+from ..harness import TYPE, Keys, ServiceManager, make_bundle, running
 
 SERVICE = {"service": TYPE}
 

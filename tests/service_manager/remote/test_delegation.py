@@ -20,7 +20,8 @@ from service_manager import app
 from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
 from service_manager.remote.discovery import Surroundings
 from tests.fakes.cloud import StandInCloud
-from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle, until
+from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle
+from tests.waiting import until
 
 MOON = Surroundings(frozenset(("earth", "moon")), frozenset(("moon",)))
 

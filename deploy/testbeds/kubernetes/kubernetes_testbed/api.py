@@ -10,8 +10,6 @@ from typing import Any
 
 from .layout import Layout
 
-__all__ = ["Api"]
-
 
 class Api:
     """The API of one cluster. Connections are not kept."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from .commands import output_of
 from .layout import Layout
 
-__all__ = ["make_certificates"]
-
 _CLIENT = "extendedKeyUsage=clientAuth"
 #: Subject by user: a role that Kubernetes knows by name.
 _USERS = {

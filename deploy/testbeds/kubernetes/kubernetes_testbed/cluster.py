@@ -20,8 +20,6 @@ from .daemons import Daemons
 from .layout import Layout, TestBedError
 from .namespace import CgroupTree, Namespace
 
-__all__ = ["Cluster"]
-
 _BUILD = Path(__file__).parents[1] / "build"
 
 

@@ -18,8 +18,6 @@ if __name__ == "__main__":
 from kubernetes_testbed.api import Api
 from kubernetes_testbed.layout import Layout
 
-__all__ = ["answer", "answers", "main"]
-
 _ZONE = ("svc", "cluster", "local")
 _A, _INTERNET = 1, 1
 _NO_ERROR, _NO_SUCH_NAME, _REFUSED = 0, 3, 5

@@ -13,8 +13,6 @@ from types import FrameType
 from .cluster import Cluster
 from .layout import Layout, TestBedError
 
-__all__ = ["down", "up"]
-
 
 def up(arguments: list[str]) -> int:
     """Build what is missing, bring the cluster up, load images. Prints `KUBECONFIG=…` last."""

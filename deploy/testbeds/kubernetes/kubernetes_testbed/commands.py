@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from .layout import TestBedError
 
-__all__ = ["output_of"]
-
 
 def output_of(
     command: Sequence[str],

@@ -7,8 +7,6 @@ from .commands import output_of
 from .daemons import Daemons
 from .layout import Layout
 
-__all__ = ["DAEMONS", "await_controllers", "start_api_server", "start_controllers", "start_store"]
-
 #: In the order in which they are started.
 DAEMONS = ("etcd", "apiserver", "controller-manager", "scheduler")
 _ETCD = "http://127.0.0.1:2379"

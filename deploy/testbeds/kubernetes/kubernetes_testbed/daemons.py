@@ -14,8 +14,6 @@ from pathlib import Path
 from .layout import TestBedError
 from .namespace import CgroupTree
 
-__all__ = ["Daemons", "wait_for"]
-
 
 class Daemons:
     """The processes of one cluster.

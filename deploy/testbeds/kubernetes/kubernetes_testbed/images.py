@@ -9,8 +9,6 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["pack_image"]
-
 
 def pack_image(name: str, root: Path, archive: Path, *, entrypoint: Sequence[str]) -> None:
     """Write an image of everything below `root`, owned by root, as an archive that containerd imports."""

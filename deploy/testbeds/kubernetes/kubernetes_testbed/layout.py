@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-__all__ = ["VERSION", "Layout", "TestBedError", "cache_directory"]
-
 VERSION: Final = "1.20.2"
 _STATE: Final = "/var/lib/archelon-testbeds/kubernetes"
 #: Debian package by program.

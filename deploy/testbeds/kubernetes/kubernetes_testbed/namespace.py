@@ -21,8 +21,6 @@ from typing import IO
 from .commands import output_of
 from .layout import Layout, TestBedError
 
-__all__ = ["CgroupTree", "Namespace"]
-
 _CGROUPS = Path("/sys/fs/cgroup")
 _HOLDER = "namespaces"
 #: Where containerd, its shims, the network's plugins and the kubelet write whatever they are configured to.

@@ -13,8 +13,6 @@ from .daemons import Daemons
 from .images import pack_image
 from .layout import Layout
 
-__all__ = ["DAEMONS", "await_node", "start_kubelet", "start_runtime"]
-
 DAEMONS = ("containerd", "kubelet", "kube-proxy", "cluster-dns")
 _PAUSE = "localhost/pause:archelon"
 

@@ -22,8 +22,6 @@ from .layout import HERE, PASSWORD, REGION, Layout
 from .parts import Part, Step
 from .processes import Processes
 
-__all__ = ["BringingUp", "SetUpError", "measured"]
-
 #: The database server is the one process that is no part of OpenStack.
 _MARIADB, _MARIADB_PORT = "mariadbd", 13306
 #: Begins the names of commands that are run to their end.

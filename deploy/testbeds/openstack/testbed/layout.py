@@ -8,8 +8,6 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["HERE", "Layout"]
-
 #: The directory with `up.sh`.
 HERE = Path(__file__).resolve().parent.parent
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["CLOUD", "CORE", "DNS", "PARTS", "SHORT_LIVED", "Part", "Step"]
-
 CORE, CLOUD, DNS, SHORT_LIVED = "core", "cloud", "dns", "short-lived"
 
 

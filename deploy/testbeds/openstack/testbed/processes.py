@@ -20,8 +20,6 @@ from pathlib import Path
 
 from .layout import HOST, Layout
 
-__all__ = ["ProcessError", "Processes"]
-
 _MARK = "ARCHELON_TESTBED_PROCESS"
 #: A listening socket in /proc/net/tcp.
 _LISTENS = "0A"

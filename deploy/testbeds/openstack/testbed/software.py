@@ -15,8 +15,6 @@ from pathlib import Path
 from .layout import HERE, Layout
 from .parts import CLOUD, CORE, DNS
 
-__all__ = ["SoftwareError", "find_program", "install"]
-
 #: Programs, and the Debian package that has them. None of these packages starts a service or asks a question.
 _DEBIAN = {
     CORE: {"mariadbd": "mariadb-server-core", "my_print_defaults": "mariadb-client-core"},

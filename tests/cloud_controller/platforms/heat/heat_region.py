@@ -18,8 +18,6 @@ from tests.conftest import missing
 from tests.openstack import Cloud, OpenStack
 from tests.relay import Relay, relay_to
 
-__all__ = ["Book", "Rerouted", "Tokens", "open_region", "relay_before", "template_of"]
-
 
 class Tokens:
     """Tokens of one user; delegations have tests of their own."""

@@ -12,8 +12,6 @@ from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
 from tests.keystone_people import People, Person
 from tests.openstack import OpenStack
 
-__all__ = ["KeystoneProvider"]
-
 
 class KeystoneProvider:
     """A `delegation_contract.Provider`.

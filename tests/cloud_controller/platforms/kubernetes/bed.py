@@ -14,8 +14,6 @@ from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnect
 from cloud_controller.platforms.kubernetes.factory import KubernetesPlatform, open_kubernetes
 from tests.waiting import until
 
-__all__ = ["Bed", "region", "until"]
-
 #: Nothing is kept in the directory.
 _CONTEXT = PlatformContext("kube", Path("/nonexistent"))
 

@@ -20,8 +20,6 @@ import yaml
 
 from cloud_controller.platforms.kubernetes.api import connect
 
-__all__ = ["Fault", "Faults", "proxied"]
-
 #: Given method, path with query, and a running number; a status to answer instead, or None to pass it on.
 Fault = Callable[[str, str, int], int | None]
 

@@ -7,8 +7,6 @@ from typing import Any
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import StackOrder
 
-__all__ = ["INSTANCE", "LABELS", "POD", "WEB", "order"]
-
 INSTANCE = "i-1"
 LABELS = Labels(INSTANCE, "t-1", "http://schemas.example.org/occi/sm#web", 1)
 

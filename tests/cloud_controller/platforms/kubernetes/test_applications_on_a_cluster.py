@@ -19,8 +19,9 @@ from cloud_controller.platforms.kubernetes.applications import KubernetesApplica
 from cloud_controller.platforms.kubernetes.orchestrators import ARCHIVE_LIMIT, Runs
 from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher
 from tests.cloud_controller.platforms.test_applications import UNPACK, ordered
+from tests.waiting import until
 
-from .bed import Bed, region, until
+from .bed import Bed, region
 
 COMMAND = ("python3", "-I", "-u", "-c", UNPACK)
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import bundles
 from sdk.templates import Document
 from tests.orchestrators.bundles import GUESTBOOK, STORE
+from tests.waiting import until
 
-from .bed import Bed, until
+from .bed import Bed
 from .test_stacks_on_a_cluster import Driver, answer, answers
 
 

@@ -16,8 +16,9 @@ from tests.cloud_controller.disposal.test_module import put_disposal
 from tests.cloud_controller.house import House, new_instance
 from tests.cloud_controller.platforms.test_applications import reached
 from tests.orchestrators.bundles import HELLO
+from tests.waiting import until
 
-from .bed import Bed, region, until
+from .bed import Bed, region
 
 #: Nobody's service manager: the orchestrator comes up, and finds nobody to ask.
 ENVIRONMENT = {

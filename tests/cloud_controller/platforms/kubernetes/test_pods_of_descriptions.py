@@ -14,8 +14,9 @@ from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import DeployError, StackOrder
 from sdk.templates import Document
 from tests.orchestrators.bundles import STORE
+from tests.waiting import until
 
-from .bed import Bed, until
+from .bed import Bed
 from .test_stacks_on_a_cluster import Driver
 
 CHAIN = """

@@ -24,8 +24,9 @@ from cloud_controller.platforms.kubernetes import diagnostics
 from tests.cloud_controller.house import House, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.tables import Tables
+from tests.waiting import until
 
-from .bed import Bed, region, until
+from .bed import Bed, region
 from .faults import Fault, Faults, proxied
 from .templates import WEB
 

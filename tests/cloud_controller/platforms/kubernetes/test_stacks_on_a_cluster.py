@@ -18,8 +18,9 @@ from cloud_controller.platforms.interface import DeployError, Progress, StackOrd
 from cloud_controller.platforms.kubernetes.api import ApiError, Json
 from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
 from cloud_controller.platforms.kubernetes.stacks import KubernetesStacks
+from tests.waiting import until
 
-from .bed import Bed, until
+from .bed import Bed
 from .templates import WEB
 
 JOB = """

@@ -11,8 +11,9 @@ import pytest
 
 from cloud_controller.platforms.interface import Change
 from cloud_controller.platforms.kubernetes.watcher import KubernetesWatcher
+from tests.waiting import until
 
-from .bed import Bed, region, until
+from .bed import Bed, region
 from .faults import Faults, proxied
 
 STACK = "s-watched"

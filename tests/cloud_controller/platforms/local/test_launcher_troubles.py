@@ -23,8 +23,9 @@ from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State
 from cloud_controller.platforms.local.sandbox import Sandbox
 from cloud_controller.platforms.local.supervisor import _Log, _Supervisor
+from tests.waiting import until
 
-from .test_launcher import NAME, is_in, order, running, start, supervisor_of, until
+from .test_launcher import NAME, is_in, order, running, start, supervisor_of
 
 
 @pytest.fixture

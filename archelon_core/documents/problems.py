@@ -1,8 +1,7 @@
-"""What is wrong with a bundle, said so that its author can put it right.
+"""What is wrong with a document, said so that its author can put it right.
 
-Every reader in this room collects `Problem`s and goes on as long as it makes sense, so that one run names everything. A
-problem names file, line, column and JSON path, says what is wrong and what to do. Values of parameters and defaults never
-stand in its text: they may be secret.
+Readers collect `Problem`s and go on as long as it makes sense, so that one run names everything. A problem names file, line,
+column and JSON path, says what is wrong and what to do. Values never stand in its text: they may be secret.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-__all__ = ["MAX_PROBLEMS", "BundleError", "Path", "Problem", "json_path", "listed"]
 
 #: Problems that a reader names at most: nobody reads more at once, and a hostile text could have 100,000.
 MAX_PROBLEMS = 100
@@ -55,7 +52,7 @@ class Problem:
     """One thing that is wrong.
 
     Args:
-        file: the file's name as the author knows it, relative to the bundle.
+        file: the file's name as the author knows it; in a bundle, relative to that.
         line: from 1; 0 where the whole file is meant.
         column: from 1, in characters; 0 where the whole file is meant.
         path: JSON path inside the document, `$` for all of it, empty where the file is no document.
@@ -72,12 +69,19 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        where = f"{self.path}: " if self.path not in ("", "$") else ""
-        return f"{place}: {where}{self.message}; {self.remedy}"
+        return f"{place}: {self.fault}; {self.remedy}"
+
+    @property
+    def fault(self) -> str:
+        """What is wrong, after the path where that says more than the line."""
+        return self.message if self.path in ("", "$") else f"{self.path}: {self.message}"
 
 
-class BundleError(ValueError):
-    """A manifest, template or bundle cannot be used. `problems` holds what was found, in the order of the files, at most 100.
+class DocumentError(ValueError):
+    """A document, or a bundle of them, cannot be used.
+
+    Attributes:
+        problems: what was found, in the order of the files, at most 100.
 
     Args:
         problems: at least one.

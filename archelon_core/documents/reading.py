@@ -1,5 +1,6 @@
 """Text in, documents out: YAML in the core schema of YAML 1.2, and JSON, both held to the same limits.
 
+Everything that people write for Archelon is read here: manifests and templates, settings, regions, realms, policies.
 YAML is parsed by libyaml into events; what a plain scalar means is decided here, after YAML 1.2: `yes`, `on` and
 `2018-08-31` are text, as JSON's readers and Heat take them, not booleans and dates. Where 1.1 and 1.2 would read two
 different numbers (`0644`) the author is asked to say which. Merge keys, tags for objects and non-finite numbers are refused.
@@ -14,14 +15,12 @@ import bisect
 import json
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import yaml
 
-from .documents import JsonScalar, Limits, Mark, Node, TreeBuilder
-from .problems import BundleError, Problem
-
-__all__ = ["read_file", "read_text"]
+from .problems import DocumentError, Problem, listed
+from .tree import JsonScalar, Limits, Mark, Node, TreeBuilder
 
 _TAG = "tag:yaml.org,2002:"
 _TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
@@ -47,44 +46,67 @@ class _Place(Protocol):
 #: Longer numbers cannot fit 64 bits, and Python takes quadratic time to read them.
 _MAX_DIGITS = 64
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _JSON_WORD = re.compile(r"true|false|null")
 
 
 def read_file(
-    path: Path, *, name: str, limits: Limits | None = None, tags: frozenset[str] = frozenset()
+    path: Path,
+    *,
+    name: str,
+    limits: Limits | None = None,
+    tags: frozenset[str] = frozenset(),
+    failsafe: bool = False,
 ) -> tuple[Node, ...]:
     """The documents in a file: JSON where its name ends in `.json`, YAML elsewhere.
 
     Args:
         path: the file.
         name: what to call it in problems.
-        limits: defaults to `Limits()`.
-        tags: YAML tags that are passed over, for formats that have some of their own.
+        limits, tags, failsafe: as `read_text` takes them.
 
     Raises:
-        BundleError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
+        DocumentError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
     """
     limits = limits or Limits()
     try:
         with path.open("rb") as stream:
-            # UTF-8 takes four bytes a character at most, so one byte more than that shows that the text is too long.
-            raw = stream.read(limits.characters * 4 + 1)
+            text = text_of(stream, file=name, limits=limits)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise BundleError([Problem(name, 0, 0, "", f"cannot be read: {reason}", "check that it is a file")]) from None
+        raise DocumentError([Problem(name, 0, 0, "", f"cannot be read: {reason}", "check that it is a file")]) from None
+    return read_text(text, file=name, limits=limits, tags=tags, failsafe=failsafe)
+
+
+def text_of(stream: BinaryIO, *, file: str, limits: Limits) -> str:
+    """The text of an open file, without a byte order mark.
+
+    Raises:
+        DocumentError: it is not UTF-8, or too large.
+        OSError: it cannot be read.
+    """
+    # UTF-8 takes four bytes a character at most, and three for the mark.
+    most = limits.characters * 4 + 3
+    raw = stream.read(most + 1)
+    if len(raw) > most:
+        raise DocumentError([_too_large(file, limits)])
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
-        raise BundleError([Problem(name, line, column, "$", "the text is not UTF-8", "save it as UTF-8")]) from None
-    return read_text(text, file=name, limits=limits, tags=tags)
+        raise DocumentError([Problem(file, line, column, "$", "the text is not UTF-8", "save it as UTF-8")]) from None
 
 
 def read_text(
-    text: str, *, file: str, limits: Limits | None = None, tags: frozenset[str] = frozenset()
+    text: str,
+    *,
+    file: str,
+    limits: Limits | None = None,
+    tags: frozenset[str] = frozenset(),
+    failsafe: bool = False,
 ) -> tuple[Node, ...]:
     """The documents in a text. Several JSON documents follow one another, several YAML documents are parted by `---`.
 
@@ -92,51 +114,116 @@ def read_text(
         text: YAML, or JSON where `file` ends in `.json`.
         file: what to call it in problems.
         limits: defaults to `Limits()`.
-        tags: YAML tags that are passed over, for formats that have some of their own.
+        tags: YAML tags that stay on their nodes, for formats that have some of their own.
+        failsafe: take every scalar for text, as YAML's failsafe schema does, in place of the core schema.
 
     Raises:
-        BundleError: it does not parse or exceeds the limits; with every problem that could be found.
+        DocumentError: it does not parse or exceeds the limits; with every problem that could be found.
     """
     limits = limits or Limits()
     builder = TreeBuilder(file, limits)
     if len(text) > limits.characters:
-        builder.stop(Mark(0, 0), f"longer than {limits.characters} characters", "split the file")
+        raise DocumentError([_too_large(file, limits)])
+    if not text.isascii() and (half := _HALF_PAIR.search(text)):
+        builder.stop(_Lines(text).mark(half.start()), "half of a surrogate pair", "write the character whole")
     if file.endswith(".json"):
-        _JsonReader(text, builder).read()
+        _JsonReader(text, builder, failsafe=failsafe).read()
     else:
-        _read_yaml(text, builder, tags)
+        _YamlReader(text, builder, tags, failsafe=failsafe).read()
     return builder.finish()
 
 
-def _read_yaml(text: str, builder: TreeBuilder, tags: frozenset[str]) -> None:
-    directive = _TAG_DIRECTIVE.search(text)
-    if directive is not None:
-        # Tags are refused anyway, and libyaml takes quadratic time over many of these.
-        builder.stop(_Lines(text).mark(directive.start()), "a %TAG directive", "write plain YAML, without tags")
-    try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.ScalarEvent):
-                _yaml_scalar(event, builder, tags)
-            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
-                is_mapping = isinstance(event, yaml.MappingStartEvent)
-                mark = _mark(event.start_mark)
-                expected = _TAG + ("map" if is_mapping else "seq")
-                if event.tag not in (None, "!", expected) and event.tag not in tags:
-                    builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
-                builder.begin(is_mapping=is_mapping, mark=mark, anchor=event.anchor)
-            elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-                builder.end()
-            elif isinstance(event, yaml.AliasEvent):
-                builder.alias(event.anchor or "", _mark(event.start_mark))
-    except yaml.MarkedYAMLError as error:
-        mark = _mark(error.problem_mark or error.context_mark)
-        problem = error.problem or error.context or "it does not parse"
-        builder.stop(mark, f"this is not YAML: {problem}", _yaml_remedy(text, mark))
-    except yaml.reader.ReaderError as error:
-        # libyaml counts bytes of UTF-8.
-        before = text.encode()[: error.position].decode(errors="ignore")
-        mark = _Lines(text).mark(len(before))
-        builder.stop(mark, "a control character", "remove it, or write it as an escape in double quotes")
+def _too_large(file: str, limits: Limits) -> Problem:
+    return Problem(file, 0, 0, "$", f"larger than {limits.characters} characters", "shorten it, or split it")
+
+
+def only_document(documents: tuple[Node, ...], file: str, *, needed: str = "write one") -> Node:
+    """The one document of a file that may hold no more.
+
+    Args:
+        documents: of the file.
+        file: its name, for problems.
+        needed: the remedy where there is none.
+
+    Raises:
+        DocumentError: there is none, or there are several.
+    """
+    if not documents:
+        raise DocumentError([Problem(file, 1, 1, "$", "the file is empty", needed)])
+    if len(documents) > 1:
+        raise DocumentError([Problem(file, *documents[1].mark, "$", "a second document", "keep one document a file")])
+    return documents[0]
+
+
+class _YamlReader:
+    """The events of libyaml, given to a builder."""
+
+    def __init__(self, text: str, builder: TreeBuilder, tags: frozenset[str], *, failsafe: bool) -> None:
+        self._text = text
+        self._builder = builder
+        self._tags = tags
+        self._failsafe = failsafe
+        self._remedy = "write plain YAML, " + (f"with no tags but {listed(tags)}" if tags else "without tags")
+
+    def read(self) -> None:
+        """Feed every document to the builder."""
+        builder = self._builder
+        directive = _TAG_DIRECTIVE.search(self._text)
+        if directive is not None:
+            # Tags are refused anyway, and libyaml takes quadratic time over many of these.
+            builder.stop(_Lines(self._text).mark(directive.start()), "a %TAG directive", self._remedy)
+        try:
+            for event in yaml.parse(self._text, Loader=yaml.CSafeLoader):
+                if isinstance(event, yaml.ScalarEvent):
+                    self._scalar(event)
+                elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+                    self._begin(event, is_mapping=isinstance(event, yaml.MappingStartEvent))
+                elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+                    builder.end()
+                elif isinstance(event, yaml.AliasEvent):
+                    builder.alias(event.anchor or "", _mark(event.start_mark))
+        except yaml.MarkedYAMLError as error:
+            mark = _mark(error.problem_mark or error.context_mark)
+            # Never the error's own text: it quotes the line, which may hold a secret.
+            problem = error.problem or error.context or "it does not parse"
+            builder.stop(mark, f"this is not YAML: {problem}", _yaml_remedy(self._text, mark))
+        except yaml.reader.ReaderError as error:
+            # libyaml counts bytes of UTF-8.
+            before = self._text.encode()[: error.position].decode(errors="ignore")
+            mark = _Lines(self._text).mark(len(before))
+            remedy = "remove it, or write it as an escape in double quotes"
+            builder.stop(mark, "this is not YAML: a control character", remedy)
+
+    def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent, *, is_mapping: bool) -> None:
+        mark = _mark(event.start_mark)
+        own = event.tag if event.tag in self._tags else None
+        if own is None and event.tag not in (None, "!", _TAG + ("map" if is_mapping else "seq")):
+            self._builder.add(mark, f"the tag {_shown(event.tag)} makes an object", self._remedy)
+        self._builder.begin(is_mapping=is_mapping, mark=mark, anchor=event.anchor, tag=own)
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        builder, mark = self._builder, _mark(event.start_mark)
+        text: str = event.value
+        value: JsonScalar = text
+        own = event.tag if event.tag in self._tags else None
+        if event.tag is None:
+            if event.implicit[0] and not self._failsafe:
+                if text == "<<":
+                    builder.add(mark, "merge keys are not part of YAML 1.2", "write the keys out")
+                value = _plain_scalar(text, mark, builder)
+        elif own is None and event.tag not in ("!", _TAG + "str"):
+            value = _plain_scalar(text, mark, builder)
+            kinds = {
+                _TAG + "int": isinstance(value, int) and not isinstance(value, bool),
+                _TAG + "float": isinstance(value, float),
+                _TAG + "bool": isinstance(value, bool),
+                _TAG + "null": value is None,
+            }
+            if event.tag not in kinds:
+                builder.add(mark, f"the tag {_shown(event.tag)} makes an object", self._remedy)
+            elif not kinds[event.tag]:
+                builder.add(mark, f"the tag {_shown(event.tag)} does not fit the value", self._remedy)
+        builder.scalar(value, text, mark, anchor=event.anchor, tag=own)
 
 
 def _yaml_remedy(text: str, mark: Mark) -> str:
@@ -146,30 +233,6 @@ def _yaml_remedy(text: str, mark: Mark) -> str:
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return "indent with spaces, not with tabs"
     return "check indentation, quotes and brackets up to this place"
-
-
-def _yaml_scalar(event: yaml.ScalarEvent, builder: TreeBuilder, tags: frozenset[str]) -> None:
-    mark = _mark(event.start_mark)
-    text: str = event.value
-    value: JsonScalar = text
-    if event.tag is None:
-        if event.implicit[0]:
-            if text == "<<":
-                builder.add(mark, "merge keys are not part of YAML 1.2", "write the keys out")
-            value = _plain_scalar(text, mark, builder)
-    elif event.tag not in ("!", _TAG + "str") and event.tag not in tags:
-        value = _plain_scalar(text, mark, builder)
-        kinds = {
-            _TAG + "int": isinstance(value, int) and not isinstance(value, bool),
-            _TAG + "float": isinstance(value, float),
-            _TAG + "bool": isinstance(value, bool),
-            _TAG + "null": value is None,
-        }
-        if event.tag not in kinds:
-            builder.add(mark, f"the tag {_shown(event.tag)} makes an object", "write plain YAML, without tags")
-        elif not kinds[event.tag]:
-            builder.add(mark, f"the tag {_shown(event.tag)} does not fit the value", "write plain YAML, without tags")
-    builder.scalar(value, text, mark, anchor=event.anchor)
 
 
 def _plain_scalar(text: str, mark: Mark, builder: TreeBuilder) -> JsonScalar:
@@ -218,9 +281,10 @@ class _Lines:
 class _JsonReader:
     """RFC 8259, strictly, with a stack in place of recursion."""
 
-    def __init__(self, text: str, builder: TreeBuilder) -> None:
+    def __init__(self, text: str, builder: TreeBuilder, *, failsafe: bool) -> None:
         self._text = text
         self._builder = builder
+        self._failsafe = failsafe
         self._lines = _Lines(text)
         self._strings = json.JSONDecoder()
         self._at = 0
@@ -298,6 +362,8 @@ class _JsonReader:
         self._scalar(value, end)
 
     def _scalar(self, value: JsonScalar, end: int) -> None:
+        if self._failsafe and not isinstance(value, str):
+            value = self._text[self._at : end]
         self._builder.scalar(value, value if isinstance(value, str) else "", self._mark())
         self._at = end
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.documents import Limits, locate, plain, walk
-from bundles.problems import BundleError
-from bundles.reading import read_file, read_text
+from archelon_core.documents.problems import DocumentError
+from archelon_core.documents.reading import read_file, read_text
+from archelon_core.documents.tree import Limits, locate, plain, walk
 from bundles.templates import to_text
 
 #: What JSON can hold and we take: no control characters in keys, 64-bit numbers.
@@ -32,7 +32,7 @@ def read(text: str, file: str = "m.yaml") -> list[object]:
 
 
 def refused(text: str, file: str = "m.yaml", limits: Limits | None = None) -> str:
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(DocumentError) as error:
         read_text(text, file=file, limits=limits)
     return str(error.value)
 
@@ -52,6 +52,24 @@ def test_yaml_is_read_in_the_core_schema_of_1_2() -> None:
             "empty": None,
         }
     ]
+
+
+def test_in_the_failsafe_schema_every_scalar_is_text() -> None:
+    text = "[yes, 0644, 1e3, null, ~, .inf, 2018-08-31, <<, 'a', !!str 5]\n"
+    (document,) = read_text(text, file="m.yaml", failsafe=True)
+    assert plain(document) == ["yes", "0644", "1e3", "null", "~", ".inf", "2018-08-31", "<<", "a", "5"]
+
+
+def test_tags_that_a_format_has_stay_on_their_nodes() -> None:
+    text = "a: !Ref x\nb: !Map {c: 1}\nd: !List [2]\ne: 3"
+    (document,) = read_text(text, file="m.yaml", tags=frozenset({"!Ref", "!Map", "!List"}))
+    assert [(path, node.tag) for path, node in walk(document) if node.tag] == [
+        (("a",), "!Ref"),
+        (("b",), "!Map"),
+        (("d",), "!List"),
+    ]
+    with pytest.raises(DocumentError, match=r"m\.yaml:2:4: .*the tag !Map makes an object; .*no tags but !Ref"):
+        read_text(text, file="m.yaml", tags=frozenset({"!Ref"}))
 
 
 def test_a_key_is_the_text_that_was_written() -> None:
@@ -86,7 +104,7 @@ def test_what_is_written_reads_back_as_the_same_values(documents: list[object]) 
 def test_any_text_is_read_or_refused_with_a_place(text: str, file: str) -> None:
     try:
         documents = read_text(text, file=file)
-    except BundleError as error:
+    except DocumentError as error:
         for problem in error.problems:
             assert problem.file == file
             assert 1 <= problem.line <= len(text.splitlines()) + 1
@@ -136,7 +154,7 @@ HOSTILE = {
         "b: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
         "nested deeper than 64 levels",
     ),
-    "recursion": ("a: &a [*a]", "names nothing that ends before it"),
+    "recursion": ("a: &a [*a]", "undefined alias: *a names nothing that ends before it"),
     "brackets": ("[" * 100_000, "nested deeper than 64 levels"),
     "braces": ("{a: " * 100_000, "nested deeper than 64 levels"),
     "dashes": ("- " * 100_000, "nested deeper than 64 levels"),
@@ -151,6 +169,7 @@ HOSTILE = {
     "object": ("!!python/object/apply:os.system [id]", "the tag !!python/object/apply:os.system makes an object"),
     "scalar object": ("a: !!python/name:os.system x", "makes an object"),
     "own tag": ("a: !Ref x", "makes an object"),
+    "half of a surrogate pair": ("a:\n- \ud800", "m.yaml:2:3: half of a surrogate pair"),
     "wrong tag": ("a: !!int x", "does not fit the value"),
     "tag directives": ("".join(f"%TAG !a{number}! b\n" for number in range(50_000)), "a %TAG directive"),
     "merge of an alias": ("a: &a {b: 1}\nc:\n  <<: *a", "merge keys are not part of YAML 1.2"),
@@ -158,9 +177,9 @@ HOSTILE = {
     "long key": ("a" * 600 + ": 1", "a key with a control character or more than 512 characters"),
     "control in a key": ('"a\\nb": 1', "a key with a control character"),
     "null byte": ("a: \x00", "a control character"),
-    "escape": ("é: \x1b[2J", "m.yaml:1:4: a control character"),
+    "escape": ("é: \x1b[2J", "m.yaml:1:4: this is not YAML: a control character"),
     "unclosed": ('a: "b', "this is not YAML"),
-    "too long": ("#" * 1_100_000, "longer than 1048576 characters"),
+    "too long": ("#" * 1_100_000, "larger than 1048576 characters"),
 }
 
 
@@ -211,10 +230,10 @@ def test_files(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfa: 1")
     assert [plain(node) for node in read_file(file, name="a.yaml")] == [{"a": 1}]
     file.write_bytes(b"a: 1\nb: \xff")
-    with pytest.raises(BundleError, match=r"a\.yaml:2:4: the text is not UTF-8; save it as UTF-8"):
+    with pytest.raises(DocumentError, match=r"a\.yaml:2:4: the text is not UTF-8; save it as UTF-8"):
         read_file(file, name="a.yaml")
-    with pytest.raises(BundleError, match=r"^b\.yaml: cannot be read: No such file or directory"):
+    with pytest.raises(DocumentError, match=r"^b\.yaml: cannot be read: No such file or directory"):
         read_file(tmp_path / "b.yaml", name="b.yaml")
     file.write_text("é" * 1_048_577)
-    with pytest.raises(BundleError, match="longer than"):
+    with pytest.raises(DocumentError, match="larger than 1048576 characters"):
         read_file(file, name="a.yaml")

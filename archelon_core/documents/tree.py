@@ -1,6 +1,6 @@
-"""Documents read from YAML or JSON text into a tree of plain values that knows the line and column of every node.
+"""A tree of plain values, read from YAML or JSON, that knows the line and column of every node.
 
-Both readers feed one `TreeBuilder`, which holds the limits: nothing is recursive, an alias is counted with all that it
+The readers of both feed one `TreeBuilder`, which holds the limits: nothing is recursive, an alias is counted with all that it
 stands for before anything is expanded, and what travels as JSON later is held to JSON's values from the start (text keys,
 finite numbers that 64 bits hold). Decided against: `yaml.safe_load`, which forgets the lines, keeps the last of two equal
 keys, turns dates into objects and lets an alias expand without limit.
@@ -14,25 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from .problems import MAX_PROBLEMS, BundleError, Path, Problem, json_path
-
-__all__ = [
-    "Entry",
-    "Json",
-    "JsonScalar",
-    "Limits",
-    "Mapping",
-    "Mark",
-    "Node",
-    "Scalar",
-    "Sequence",
-    "TreeBuilder",
-    "descend",
-    "from_plain",
-    "locate",
-    "plain",
-    "walk",
-]
+from .problems import MAX_PROBLEMS, DocumentError, Path, Problem, json_path
 
 JsonScalar: TypeAlias = str | int | float | bool | None
 Json: TypeAlias = "JsonScalar | list[Json] | dict[str, Json]"
@@ -64,13 +46,17 @@ class Mark(NamedTuple):
     line: int
     column: int
 
+    def __str__(self) -> str:
+        return f"{self.line}:{self.column}"
+
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A leaf: text, a number, a boolean or null."""
+    """A leaf: text, a number, a boolean or null. `tag` is one of those that its reader was given, where it stood there."""
 
     value: JsonScalar
     mark: Mark
+    tag: str | None = None
     size = 1
     height = 0
 
@@ -83,6 +69,7 @@ class Sequence:
     mark: Mark
     size: int
     height: int
+    tag: str | None = None
 
 
 class Entry(NamedTuple):
@@ -101,6 +88,7 @@ class Mapping:
     mark: Mark
     size: int
     height: int
+    tag: str | None = None
 
     def get(self, key: str) -> Entry | None:
         """The entry under a key."""
@@ -126,7 +114,7 @@ def from_plain(value: Json, *, file: str = "", limits: Limits | None = None) -> 
     """A tree of a value that came from no text (from the wire, from a database). Its marks are `Mark(0, 0)`.
 
     Raises:
-        BundleError: the value exceeds the limits, or is none that JSON could hold.
+        DocumentError: the value exceeds the limits, or is none that JSON could hold.
     """
     nowhere = Mark(0, 0)
     builder = TreeBuilder(file, limits or Limits())
@@ -207,12 +195,13 @@ def locate(node: Node, path: Path, *, key: bool = False) -> Mark:
 class _Open:
     """A container that is still being read."""
 
-    __slots__ = ("anchor", "entries", "height", "is_mapping", "items", "key", "key_mark", "keys", "mark", "size")
+    __slots__ = ("anchor", "entries", "height", "is_mapping", "items", "key", "key_mark", "keys", "mark", "size", "tag")
 
-    def __init__(self, *, is_mapping: bool, mark: Mark, anchor: str | None) -> None:
+    def __init__(self, *, is_mapping: bool, mark: Mark, anchor: str | None, tag: str | None) -> None:
         self.is_mapping = is_mapping
         self.mark = mark
         self.anchor = anchor
+        self.tag = tag
         self.items: list[Node] = []
         self.entries: list[Entry] = []
         self.keys: dict[str, Mark] = {}
@@ -245,41 +234,43 @@ class TreeBuilder:
         """Take note of a problem and go on, unless there are as many as are told.
 
         Raises:
-            BundleError: there are.
+            DocumentError: there are.
         """
         self.problems.append(Problem(self.file, mark.line, mark.column, json_path(self._path()), message, remedy))
         if len(self.problems) >= MAX_PROBLEMS:
-            raise BundleError(self.problems)
+            raise DocumentError(self.problems)
 
     def stop(self, mark: Mark, message: str, remedy: str) -> None:
         """Take note of a problem and end the reading.
 
         Raises:
-            BundleError: always, with everything found so far.
+            DocumentError: always, with everything found so far.
         """
         self.add(mark, message, remedy)
-        raise BundleError(self.problems)
+        raise DocumentError(self.problems)
 
-    def begin(self, *, is_mapping: bool, mark: Mark, anchor: str | None = None) -> None:
+    def begin(self, *, is_mapping: bool, mark: Mark, anchor: str | None = None, tag: str | None = None) -> None:
         """A list or a mapping starts."""
         if self._wants_key():
             self.stop(mark, "a key is a list or a mapping", "use text for keys")
         if len(self._stack) >= self.limits.depth:
             self.stop(mark, f"nested deeper than {self.limits.depth} levels", "flatten the document")
         self._count(1, mark)
-        self._stack.append(_Open(is_mapping=is_mapping, mark=mark, anchor=anchor))
+        self._stack.append(_Open(is_mapping=is_mapping, mark=mark, anchor=anchor, tag=tag))
 
     def end(self) -> None:
         """The innermost list or mapping ends."""
         done = self._stack.pop()
         node: Node
         if done.is_mapping:
-            node = Mapping(tuple(done.entries), done.mark, done.size, done.height)
+            node = Mapping(tuple(done.entries), done.mark, done.size, done.height, done.tag)
         else:
-            node = Sequence(tuple(done.items), done.mark, done.size, done.height)
+            node = Sequence(tuple(done.items), done.mark, done.size, done.height, done.tag)
         self._place(node, done.anchor)
 
-    def scalar(self, value: JsonScalar, text: str, mark: Mark, *, anchor: str | None = None) -> None:
+    def scalar(
+        self, value: JsonScalar, text: str, mark: Mark, *, anchor: str | None = None, tag: str | None = None
+    ) -> None:
         """A leaf, or a key, which is its text as written.
 
         Args:
@@ -294,19 +285,20 @@ class TreeBuilder:
                 self._anchors[anchor] = Scalar(text, mark)
             return
         self._count(1, mark)
-        self._place(Scalar(self._checked(value, mark), mark), anchor)
+        self._place(Scalar(self._checked(value, mark), mark, tag), anchor)
 
     def alias(self, name: str, mark: Mark) -> None:
         """An earlier node again."""
+        shown = name[:60]
         node = self._anchors.get(name)
         if node is None:
-            self.stop(mark, f"the alias *{name[:60]} names nothing that ends before it", f"define &{name[:60]} first")
+            self.stop(mark, f"undefined alias: *{shown} names nothing that ends before it", f"define &{shown} first")
             return
         if self._wants_key():
             if isinstance(node, Scalar) and isinstance(node.value, str):
                 self._key(node.value, mark)
                 return
-            self.stop(mark, f"the alias *{name[:60]} is a key and stands for no text", "write the key out")
+            self.stop(mark, f"the alias *{shown} is a key and stands for no text", "write the key out")
         self._count(node.size, mark)
         if len(self._stack) + node.height > self.limits.depth:
             self.stop(mark, f"nested deeper than {self.limits.depth} levels", "flatten the document")
@@ -316,10 +308,10 @@ class TreeBuilder:
         """The documents.
 
         Raises:
-            BundleError: something was found on the way.
+            DocumentError: something was found on the way.
         """
         if self.problems:
-            raise BundleError(self.problems)
+            raise DocumentError(self.problems)
         return tuple(self._documents)
 
     def _wants_key(self) -> bool:
@@ -328,7 +320,6 @@ class TreeBuilder:
     def _key(self, text: str, mark: Mark) -> None:
         top = self._stack[-1]
         top.key, top.key_mark = text, mark
-        self._count(1, mark)
         self._checked(text, mark)
         if len(text) > _MAX_KEY or _UNFIT_IN_KEY.search(text):
             self.add(mark, f"a key with a control character or more than {_MAX_KEY} characters", "shorten the key")
