@@ -23,7 +23,7 @@ _PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """An instance as it was seen to change; `entity` None: it is gone."""
 
     state: str
@@ -45,7 +45,7 @@ def follow(
     *,
     timeout: float | None = None,
     moving: Moving = Moving(),
-) -> Iterator[Look | None]:
+) -> Iterator[Observation | None]:
     """Looks at an instance: one for each change of what it says, None for a look that saw none. Ends when it is gone.
 
     Raises:
@@ -60,14 +60,14 @@ def follow(
         try:
             entity = service_manager.get(path) if etag is None else service_manager.get(path, etag=etag)
         except client.NotFoundError:
-            yield Look("gone", "", None)
+            yield Observation("gone", "", None)
             return
         if entity is None:
             yield None
         else:
             etag = entity.etag
             now = str(entity.attributes.get(wire.STATE)), str(entity.attributes.get(wire.STATE_MESSAGE) or "")
-            yield Look(*now, entity) if now != said else None
+            yield Observation(*now, entity) if now != said else None
             said, pauses = now, iter(_PAUSES)
         if until is not None and moving.clock() > until:
             raise CommandError(

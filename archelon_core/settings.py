@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from .documents.problems import DocumentError
 from .documents.reading import only_document, read_text, text_of
-from .documents.tree import Limits, plain
+from .documents.tree import DocumentLimits, plain
 
 #: Begins the name of every environment variable of ours.
 PREFIX = "ARCHELON_"
@@ -220,7 +220,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise SettingsError([f"{_CONFIG} = {path}: end its name in .yaml, .yml or .toml"])
     try:
         with path.open("rb") as file:
-            text = text_of(file, file=str(path), limits=Limits())
+            text = text_of(file, file=str(path), limits=DocumentLimits())
         if path.suffix == ".toml":
             return tomllib.loads(text)
         documents = read_text(text, file=str(path))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from archelon_core.http import server
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 from archelon_core.http.gunicorn_worker import server_field
 
 from . import load, persisted_reads
@@ -65,7 +65,7 @@ def serve() -> None:
         bind="127.0.0.1:0",
         server=server_field("archelon", "0"),
         workers=1,
-        limits=Limits(seconds=600.0, per_address=1000, stored=1 << 30),
+        limits=ConnectionLimits(seconds=600.0, per_address=1000, stored=1 << 30),
         share_metrics=False,
         when_ready=lambda addresses: print(addresses[0][1], flush=True),
     )

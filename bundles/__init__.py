@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from archelon_core.documents.problems import DocumentError as BundleError
 from archelon_core.documents.problems import Problem
-from archelon_core.documents.tree import Json, Limits
+from archelon_core.documents.tree import DocumentLimits, Json
 
 from .archives import ArchiveLimits, Digest, PackedFile, digest_of, pack_files, read_archive, sweep_unfinished, unpack
 from .bundle import SUBSTITUTED_FORMATS, TEMPLATE_TAGS, Bundle, Packed, validate
@@ -49,10 +49,10 @@ __all__ = [
     "BundleError",
     "Dependency",
     "Digest",
+    "DocumentLimits",
     "Input",
     "InternalParameter",
     "Json",
-    "Limits",
     "Manifest",
     "Mutability",
     "OnFailedCreate",

@@ -13,7 +13,7 @@ from typing import Any
 
 from archelon_core.documents.problems import MAX_PROBLEMS, DocumentError, Path, Problem, listed
 from archelon_core.documents.reading import only_document, read_text
-from archelon_core.documents.tree import Limits, Node, descend, plain
+from archelon_core.documents.tree import DocumentLimits, Node, descend, plain
 
 from .archive_paths import path_fault
 from .manifest import (
@@ -38,7 +38,7 @@ from .templates import Template
 from .values import Pattern, PatternError, ValueType, misfit
 
 #: Of a manifest; its schema, against which each value is held, allows for less than this of anything.
-MANIFEST_LIMITS = Limits(nodes=20_000)
+MANIFEST_LIMITS = DocumentLimits(nodes=20_000)
 #: The remedy for a file without a document.
 NEEDED = "see docs/manifest.md for what belongs in it"
 #: Hurtle's regions name HOT templates without saying so.

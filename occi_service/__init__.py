@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from .attributes import Attribute as Attribute
     from .registry import InMemoryRegistry as InMemoryRegistry
     from .server.app import Application as Application
-    from .server.request import Limits as Limits
+    from .server.request import RequestLimits as RequestLimits
 
-__all__ = ["Application", "Attribute", "InMemoryRegistry", "Limits", "__version__"]
+__all__ = ["Application", "Attribute", "InMemoryRegistry", "RequestLimits", "__version__"]
 
 _PLACES = {
     "Application": "server.app",
     "Attribute": "attributes",
     "InMemoryRegistry": "registry",
-    "Limits": "server.request",
+    "RequestLimits": "server.request",
 }
 
 

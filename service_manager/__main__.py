@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from archelon_core import health, logs
 from archelon_core.http import server
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 from archelon_core.http.gunicorn_worker import server_field
 from archelon_core.private_files import private_umask
 from archelon_core.redaction import Redactor
@@ -37,16 +37,16 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(redactor, level=settings.log_level, service=f"service-manager-{arguments[0]}")
     if arguments[0] == "web":
         server.serve(
-            lambda: app.web(app.Parts.of(settings)),
+            lambda: app.web(app.Dependencies.of(settings)),
             bind=settings.bind,
             server=server_field("archelon", __version__),
             workers=settings.web_processes,
             threads=settings.web_threads,
-            limits=Limits.of(settings, body=app.body_limit(settings)),
+            limits=ConnectionLimits.of(settings, body=app.body_limit(settings)),
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
         return 0
-    parts = app.Parts.of(settings)
+    parts = app.Dependencies.of(settings)
 
     def reachable() -> None:
         with parts.database.read() as connection:

@@ -43,7 +43,7 @@ from occi_service.server.service import Rates, assemble
 
 from .api.application import ServiceManager
 from .api.bundles import BundleResource, PublishedBackend
-from .api.exchanged_tokens import Audiences, OwnMixins, Reach
+from .api.exchanged_tokens import Audiences, ComposedServices, OwnMixins
 from .api.operator import OperatorResource
 from .api.orders import INVOCATION_TOPIC, InstanceBackend
 from .api.records import RecordBackend, RecordExpiry
@@ -51,12 +51,12 @@ from .api.reports import ReportBackend
 from .lifecycle.actions import Invocations
 from .lifecycle.history import EXPIRY_TOPIC, History
 from .lifecycle.metrics import Exporter, PhaseMetrics
-from .lifecycle.planner import Patience
+from .lifecycle.planner import RetryPolicy
 from .lifecycle.reconciler import Reconciler
 from .lifecycle.rollout import ROLL_TOPIC, Roll
 from .remote import discovery
 from .remote.cloud_controller import STEP_TIMEOUT, Cloud
-from .remote.delegation import UNCLAIMED, Delegating, Unclaimed
+from .remote.delegation import UNCLAIMED, Delegating, OrphanedDelegations
 from .remote.registration import Registration
 from .settings import ServiceManagerSettings
 from .store import tables
@@ -85,7 +85,7 @@ class _InstancesThatExist:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """What web and worker share."""
 
     settings: ServiceManagerSettings
@@ -106,7 +106,7 @@ class Parts:
     clock: Callable[[], float]
 
     @classmethod
-    def of(cls, settings: ServiceManagerSettings, *, clock: Callable[[], float] = time.time) -> Parts:
+    def of(cls, settings: ServiceManagerSettings, *, clock: Callable[[], float] = time.time) -> Dependencies:
         """The parts for these settings; the database's schema is brought up to date.
 
         Raises:
@@ -198,7 +198,7 @@ def body_limit(settings: ServiceManagerSettings) -> Callable[[str], int]:
     return lambda path: settings.bundle_limit if path.startswith("/bundle/") else MAX_BODY
 
 
-def web(parts: Parts) -> Any:
+def web(parts: Dependencies) -> Any:
     """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
     settings = parts.settings
     trusted_proxies = [str(network) for network in settings.trusted_proxies]
@@ -262,20 +262,22 @@ def _own_issuers(settings: ServiceManagerSettings) -> frozenset[str]:
     return frozenset((settings.issuer, START_ISSUER))
 
 
-def _application(parts: Parts, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
+def _application(parts: Dependencies, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
     return ServiceManager(
         parts.registry,
         catalogue=parts.catalogue,
         exists=_InstancesThatExist(parts.database).exists,
         issuers=_own_issuers(parts.settings),
-        reach=functools.partial(Reach, database=parts.database, instances=parts.instances, catalogue=parts.catalogue),
+        reach=functools.partial(
+            ComposedServices, database=parts.database, instances=parts.instances, catalogue=parts.catalogue
+        ),
         policy=parts.policy,
         realm_name=parts.settings.name,
         dialect=dialect,
     )
 
 
-def verifier(parts: Parts) -> AnyOf:
+def verifier(parts: Dependencies) -> AnyOf:
     """Who may call: people of the local realm or Keystone, orchestrators and services, orchestrators that start.
 
     Whom of them to believe is in the settings alone.
@@ -308,7 +310,7 @@ def _database_probe(database: Database) -> Callable[[], None]:
     return probe
 
 
-def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
+def topics(parts: Dependencies) -> list[work.Topic[Any, Any]]:
     """What a worker of the service manager does."""
     settings = parts.settings
     cloud = parts.cloud
@@ -323,7 +325,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         url=settings.url,
         design_url=settings.design_url,
         keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
-        patience=Patience(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
+        patience=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
         clock=parts.clock,
     )
     exporter = Exporter(parts.database, parts.queue, parts.metrics, owner=secrets.token_hex(8))
@@ -344,7 +346,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
         work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=for_ever),
-        work.Topic(UNCLAIMED, Unclaimed(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
+        work.Topic(UNCLAIMED, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
         work.recurring(
             discovery.TOPIC,
             discovery.look(parts.database, cloud, every=settings.catalogue_interval),
@@ -355,7 +357,7 @@ def topics(parts: Parts) -> list[work.Topic[Any, Any]]:
     ]
 
 
-def _registration(parts: Parts) -> Registration:
+def _registration(parts: Dependencies) -> Registration:
     settings = parts.settings
     urls = {"public": settings.url}
     if settings.internal_url:
@@ -365,7 +367,7 @@ def _registration(parts: Parts) -> Registration:
     )
 
 
-def worker(parts: Parts) -> work.Worker:
+def worker(parts: Dependencies) -> work.Worker:
     """A worker over all topics."""
     made = topics(parts)
     with parts.database.write() as connection:

@@ -18,10 +18,10 @@ from oslo_policy import policy as oslo
 from ..documents import tree
 from ..documents.problems import DocumentError
 from ..documents.reading import only_document, read_file
-from ..documents.tree import Limits
+from ..documents.tree import DocumentLimits
 from . import rules
 
-_LIMITS: Final = Limits(characters=256 * 1024)
+_LIMITS: Final = DocumentLimits(characters=256 * 1024)
 
 #: What a rule may ask about the caller.
 CALLER: Final = frozenset({"project_id", "instance_id", "token_kind", "system_scope"})

@@ -28,11 +28,11 @@ import yaml
 from ..documents import tree
 from ..documents.problems import DocumentError
 from ..documents.reading import only_document, read_text
-from ..documents.tree import Entry, Limits, Node
+from ..documents.tree import DocumentLimits, Entry, Node
 from .subject import Role, TenantId
 
 #: Of a realm file: some ten thousand tokens. Whoever has more has an identity provider.
-LIMITS: Final = Limits(characters=4 * 1024 * 1024, nodes=500_000)
+LIMITS: Final = DocumentLimits(characters=4 * 1024 * 1024, nodes=500_000)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

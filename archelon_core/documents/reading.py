@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 import yaml
 
 from .problems import DocumentError, Problem, listed
-from .tree import JsonScalar, Limits, Mark, Node, TreeBuilder
+from .tree import DocumentLimits, JsonScalar, Mark, Node, TreeBuilder
 
 _TAG = "tag:yaml.org,2002:"
 _TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
@@ -56,7 +56,7 @@ def read_file(
     path: Path,
     *,
     name: str,
-    limits: Limits | None = None,
+    limits: DocumentLimits | None = None,
     tags: frozenset[str] = frozenset(),
     failsafe: bool = False,
 ) -> tuple[Node, ...]:
@@ -70,7 +70,7 @@ def read_file(
     Raises:
         DocumentError: it cannot be read as UTF-8, does not parse, or exceeds the limits.
     """
-    limits = limits or Limits()
+    limits = limits or DocumentLimits()
     try:
         with path.open("rb") as stream:
             text = text_of(stream, file=name, limits=limits)
@@ -80,7 +80,7 @@ def read_file(
     return read_text(text, file=name, limits=limits, tags=tags, failsafe=failsafe)
 
 
-def text_of(stream: BinaryIO, *, file: str, limits: Limits) -> str:
+def text_of(stream: BinaryIO, *, file: str, limits: DocumentLimits) -> str:
     """The text of an open file, without a byte order mark.
 
     Raises:
@@ -104,7 +104,7 @@ def read_text(
     text: str,
     *,
     file: str,
-    limits: Limits | None = None,
+    limits: DocumentLimits | None = None,
     tags: frozenset[str] = frozenset(),
     failsafe: bool = False,
 ) -> tuple[Node, ...]:
@@ -113,14 +113,14 @@ def read_text(
     Args:
         text: YAML, or JSON where `file` ends in `.json`.
         file: what to call it in problems.
-        limits: defaults to `Limits()`.
+        limits: defaults to `DocumentLimits()`.
         tags: YAML tags that stay on their nodes, for formats that have some of their own.
         failsafe: take every scalar for text, as YAML's failsafe schema does, in place of the core schema.
 
     Raises:
         DocumentError: it does not parse or exceeds the limits; with every problem that could be found.
     """
-    limits = limits or Limits()
+    limits = limits or DocumentLimits()
     builder = TreeBuilder(file, limits)
     if len(text) > limits.characters:
         raise DocumentError([_too_large(file, limits)])
@@ -133,7 +133,7 @@ def read_text(
     return builder.finish()
 
 
-def _too_large(file: str, limits: Limits) -> Problem:
+def _too_large(file: str, limits: DocumentLimits) -> Problem:
     return Problem(file, 0, 0, "$", f"larger than {limits.characters} characters", "shorten it, or split it")
 
 

@@ -24,7 +24,7 @@ _MAX_KEY = 512
 _UNFIT_IN_KEY = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 
 
-class Limits(NamedTuple):
+class DocumentLimits(NamedTuple):
     """What a text may hold at most, before it is refused.
 
     Args:
@@ -110,14 +110,14 @@ def plain(node: Node) -> Json:
     return {entry.key: plain(entry.node) for entry in node.entries}
 
 
-def from_plain(value: Json, *, file: str = "", limits: Limits | None = None) -> Node:
+def from_plain(value: Json, *, file: str = "", limits: DocumentLimits | None = None) -> Node:
     """A tree of a value that came from no text (from the wire, from a database). Its marks are `Mark(0, 0)`.
 
     Raises:
         DocumentError: the value exceeds the limits, or is none that JSON could hold.
     """
     nowhere = Mark(0, 0)
-    builder = TreeBuilder(file, limits or Limits())
+    builder = TreeBuilder(file, limits or DocumentLimits())
     todo: list[tuple[str, object]] = [("value", value)]
     while todo:
         step, item = todo.pop()
@@ -221,7 +221,7 @@ class TreeBuilder:
         limits: of this text.
     """
 
-    def __init__(self, file: str, limits: Limits) -> None:
+    def __init__(self, file: str, limits: DocumentLimits) -> None:
         self.file = file
         self.limits = limits
         self.problems: list[Problem] = []

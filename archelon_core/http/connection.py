@@ -52,7 +52,7 @@ _Steps = Generator[int, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """What a client may take of a server beside the threads.
 
     Attributes:
@@ -74,7 +74,7 @@ class Limits:
     stored: int = 128 * 1024 * 1024
 
     @classmethod
-    def of(cls, settings: WebSettings, *, body: Callable[[str], int]) -> Limits:
+    def of(cls, settings: WebSettings, *, body: Callable[[str], int]) -> ConnectionLimits:
         """The limits that `settings` give, for a service that takes bodies of as many bytes as `body` says of a path."""
         return cls(
             seconds=settings.client_seconds,
@@ -106,12 +106,19 @@ class Connection(gunicorn.workers.gthread.TConn):  # type: ignore[misc]
         since: when the present stage began.
         between: whether it waits for a request's head, so that closing it breaks off nothing.
         keep: whether the answer leaves the connection open. To be set before `steps` goes on after `RUN`.
-        source: whose it is, for `Limits.per_address`.
+        source: whose it is, for `ConnectionLimits.per_address`.
         stored: bytes of a body and of an answer's rest.
     """
 
     def __init__(
-        self, config: Any, sock: socket.socket, client: Any, server: Any, *, limits: Limits, source: str | None
+        self,
+        config: Any,
+        sock: socket.socket,
+        client: Any,
+        server: Any,
+        *,
+        limits: ConnectionLimits,
+        source: str | None,
     ) -> None:
         super().__init__(config, sock, client, server)
         self.socket, self.sock = sock, Outgoing(sock)

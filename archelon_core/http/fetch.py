@@ -52,7 +52,7 @@ class FetchTimeoutError(FetchError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class FetchLimits:
     """What a fetch may cost.
 
     Attributes:
@@ -103,13 +103,13 @@ class Fetcher:
         *,
         schemes: Sequence[str] = ("https",),
         allowed_networks: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: FetchLimits | None = None,
         resolve: addresses.Resolve = addresses.resolve_with_system,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._schemes = tuple(schemes)
         self._networks: tuple[addresses.Network, ...] = tuple(ipaddress.ip_network(text) for text in allowed_networks)
-        self._limits = limits if limits is not None else Limits()
+        self._limits = limits if limits is not None else FetchLimits()
         self._resolve = resolve
         self._clock = clock
 

@@ -34,7 +34,7 @@ import gunicorn.sock
 import gunicorn.util
 import gunicorn.workers.gthread
 
-from .connection import RUN, Connection, Limits, Outgoing, RequestTimeoutError
+from .connection import RUN, Connection, ConnectionLimits, Outgoing, RequestTimeoutError
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: Seconds between two looks at who is late.
@@ -53,7 +53,7 @@ def options_of(
     threads: int,
     keep_alive: int,
     graceful_timeout: int,
-    limits: Limits,
+    limits: ConnectionLimits,
 ) -> dict[str, Any]:
     """Gunicorn's options for a worker; see `server.serve`."""
     return {
@@ -87,7 +87,7 @@ def serve_alone(
     threads: int,
     keep_alive: int,
     graceful_timeout: int,
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Serve in this process until SIGTERM (finish running requests, then return) or SIGINT (SystemExit at once).
 
@@ -101,7 +101,7 @@ def serve_alone(
         threads=threads,
         keep_alive=keep_alive,
         graceful_timeout=graceful_timeout,
-        limits=limits or Limits(),
+        limits=limits or ConnectionLimits(),
     )
     for name, value in {**options, "forwarded_allow_ips": ""}.items():
         config.set(name, value)
@@ -136,7 +136,7 @@ class Logger(gunicorn.glogging.Logger):  # type: ignore[misc]
             logger.setLevel(logging.NOTSET)
 
 
-def worker_class(server: str, limits: Limits) -> type[Any]:
+def worker_class(server: str, limits: ConnectionLimits) -> type[Any]:
     """Gunicorn's threaded worker, with the application's Server field, and no thread for a request that is not whole."""
 
     class ServiceWorker(_Worker):
@@ -150,7 +150,7 @@ class _Worker(gunicorn.workers.gthread.ThreadWorker):  # type: ignore[misc]
     """What gunicorn's worker has in threads of its pool, in its poller, and in deques, is a `Connection` here."""
 
     server_field: str
-    client_limits: Limits
+    client_limits: ConnectionLimits
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

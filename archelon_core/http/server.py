@@ -28,7 +28,7 @@ from wsgiref.types import WSGIApplication
 import gunicorn.app.base
 import gunicorn.arbiter
 
-from .connection import Limits
+from .connection import ConnectionLimits
 from .gunicorn_worker import ENDING, options_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def serve(
     threads: int = 8,
     keep_alive: int = 15,
     graceful_timeout: int = 30,
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
     share_metrics: bool = True,
     trusted_proxies: Sequence[str] = (),
     when_ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
@@ -69,7 +69,7 @@ def serve(
         threads: of each process; as many requests run at once.
         keep_alive: seconds an idle connection stays open.
         graceful_timeout: seconds that running requests may take at the end.
-        limits: what clients may take that are slow; see `Limits`.
+        limits: what clients may take that are slow; see `ConnectionLimits`.
         share_metrics: whether the processes add up their metrics (`metrics.share_through`).
         trusted_proxies: addresses or networks whose X-Forwarded-* fields are believed.
         when_ready: called once in the arbiter process with the addresses listened on.
@@ -104,7 +104,7 @@ def serve(
         threads=threads,
         keep_alive=keep_alive,
         graceful_timeout=graceful_timeout,
-        limits=limits or Limits(),
+        limits=limits or ConnectionLimits(),
     ) | {
         "workers": workers,
         # A worker whose main loop hangs is replaced; a slow request in a thread is not what this is about.

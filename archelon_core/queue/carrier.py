@@ -25,7 +25,7 @@ T = TypeVar("T")
 _SETTLE_PAUSES: Final = (0.05, 0.2, 0.8)
 
 
-class Attendance(Protocol):
+class LeaseGuard(Protocol):
     """Surrounds a step, so that someone may renew its lease and see that it is overdue."""
 
     def __call__(self, item: Item, lease_end: float) -> contextlib.AbstractContextManager[None]: ...
@@ -41,7 +41,7 @@ class _Turn:
     due: float | None = None
 
 
-class Carrier:
+class StepRunner:
     """Carries items of some topics.
 
     Args:
@@ -62,7 +62,7 @@ class Carrier:
         clock: Clock,
         chance: Callable[[], float],
         observer: Observer,
-        attendance: Attendance,
+        attendance: LeaseGuard,
         draining: Callable[[], bool],
     ) -> None:
         self._leases = leases

@@ -27,7 +27,7 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 
-from .carrier import Carrier
+from .carrier import StepRunner
 from .leases import LeaseLostError, Leases
 from .observer import LogObserver, Observer
 from .owners import is_dead, new_owner
@@ -50,7 +50,7 @@ class _Running:
     told: bool = False
 
 
-class _Bell:
+class _Wakeup:
     """Wakes one parked thread; a ring that nobody waits for is kept for the next who parks."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
         self._lease = lease
         self._observer = observer or LogObserver()
         self._chance = chance
-        self._bell = _Bell()
+        self._bell = _Wakeup()
         self._draining = threading.Event()
         self._ended = threading.Event()
         self._wakeup: Wakeup | None = None
@@ -131,7 +131,7 @@ class Worker:
         self._blind = False
         self._running: dict[int, _Running] = {}
         self._running_lock = threading.Lock()
-        self._carrier = Carrier(
+        self._carrier = StepRunner(
             self._leases,
             self._topics,
             clock=self._clock,

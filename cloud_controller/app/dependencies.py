@@ -32,7 +32,7 @@ MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Dependencies:
     """One cloud controller's parts.
 
     Args:
@@ -67,7 +67,7 @@ class Parts:
     rates: Rates | None = None
 
     @classmethod
-    def of(cls, settings: CloudControllerSettings) -> Parts:
+    def of(cls, settings: CloudControllerSettings) -> Dependencies:
         """Open everything that the settings name.
 
         Raises:

@@ -21,7 +21,7 @@ from archelon_core import auth, health
 from archelon_core.addresses import is_loopback
 from archelon_core.auth.size_limit import MAX_BODY
 from archelon_core.http import server
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 from archelon_core.http.gunicorn_worker import server_field
 from occi_service.server import service
 from occi_service.server.app import Application
@@ -34,12 +34,12 @@ from ..disposal.backend import DisposalModule
 from ..provision.backend import ProvisionModule
 from ..runtime.backend import RuntimeModule
 from ..settings import CloudControllerSettings
-from .dependencies import Parts
+from .dependencies import Dependencies
 
 MODULES: Final = ("design", "deploy", "provision", "runtime", "disposal")
 
 
-def modules_of(parts: Parts, names: Sequence[str] = MODULES) -> list[Module]:
+def modules_of(parts: Dependencies, names: Sequence[str] = MODULES) -> list[Module]:
     """The modules of these names. Raises ValueError where there is none of a name."""
     objects = parts.objects
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
@@ -82,7 +82,7 @@ class Mounts:
         return application(environ, start_response)
 
 
-def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str | None = None) -> WSGIApplication:
+def application(parts: Dependencies, names: Sequence[str] = MODULES, *, base_url: str | None = None) -> WSGIApplication:
     """The WSGI callable of some modules. Call it in the process that serves."""
     objects = parts.objects
 
@@ -124,7 +124,7 @@ def application(parts: Parts, names: Sequence[str] = MODULES, *, base_url: str |
     return Mounts({module.name: mounted(module) for module in modules})
 
 
-def isolation_checks(parts: Parts) -> list[health.Check]:
+def isolation_checks(parts: Dependencies) -> list[health.Check]:
     """What `/readyz` says of tenants' code on this machine; it makes no process unready."""
     return [
         health.Check(f"isolation in {region}", functools.partial(str, platform.isolation))
@@ -133,7 +133,7 @@ def isolation_checks(parts: Parts) -> list[health.Check]:
     ]
 
 
-def _verifiers(parts: Parts) -> list[auth.TokenVerifier]:
+def _verifiers(parts: Dependencies) -> list[auth.TokenVerifier]:
     signed = auth.SignedTokens(
         parts.keys,
         audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
@@ -143,7 +143,7 @@ def _verifiers(parts: Parts) -> list[auth.TokenVerifier]:
     return [signed] if parts.realm is None else [signed, parts.realm]
 
 
-def _probe(parts: Parts) -> None:
+def _probe(parts: Dependencies) -> None:
     with parts.database.read() as connection:
         connection.execute(sa.select(1))
 
@@ -168,10 +168,10 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
     """
     _check_embedded(settings)
     server.serve(
-        lambda: application(Parts.of(settings), names, base_url=settings.cloud_controller_url),
+        lambda: application(Dependencies.of(settings), names, base_url=settings.cloud_controller_url),
         bind=settings.cloud_controller_bind,
         server=server_field("archelon", "0.1.0"),
-        limits=Limits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
+        limits=ConnectionLimits.of(settings, body=lambda path: _body_limit(path.removeprefix("/deploy"))),
         trusted_proxies=[str(network) for network in settings.trusted_proxies],
     )
 

@@ -15,7 +15,7 @@ from occi_service.server.app import Application
 
 from ..core import notifications
 from ..core.entities import Entities
-from ..core.notifications import Notices, Send, Sender
+from ..core.notifications import Notifications, Send, Sender
 from ..core.resource_handler import ResourceHandler
 from ..deploy import retention, watching
 from ..deploy.application_work import ApplicationWork
@@ -27,7 +27,7 @@ from ..provision.dns_work import DnsWork
 from ..provision.work import ConfigurationWork
 from ..runtime.work import AlarmWork, MonitorWork
 from ..settings import CloudControllerSettings
-from .dependencies import Parts
+from .dependencies import Dependencies
 from .web import MODULES, isolation_checks, modules_of
 
 #: Seconds for one look at the identity service, which takes several calls, and for one sweep of all there is.
@@ -35,7 +35,9 @@ _IDENTITY: Final = 60.0
 _SWEEP: Final = 120.0
 
 
-def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None) -> list[queue.Topic[Any, Any]]:
+def topics_of(
+    parts: Dependencies, names: Sequence[str] = MODULES, *, send: Send | None = None
+) -> list[queue.Topic[Any, Any]]:
     """The topics of some modules.
 
     Args:
@@ -45,7 +47,7 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
     # What is read and written here may be of any module: a registry knows an entity by its kind's registration.
     for module in modules_of(parts):
         module.register(Application(registry))
-    objects, entities, told = parts.objects, Entities(registry), Notices(parts.queue)
+    objects, entities, told = parts.objects, Entities(registry), Notifications(parts.queue)
     inventory = {region: platform.inventory for region, platform in parts.platforms.items()}
     configures = {region: platform.configures for region, platform in parts.platforms.items()}
     regions, unpacked = parts.regions, parts.unpacked
@@ -99,7 +101,12 @@ def topics_of(parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None
 
 
 def worker_of(
-    parts: Parts, names: Sequence[str] = MODULES, *, send: Send | None = None, threads: int = 4, lease: float = 10.0
+    parts: Dependencies,
+    names: Sequence[str] = MODULES,
+    *,
+    send: Send | None = None,
+    threads: int = 4,
+    lease: float = 10.0,
 ) -> queue.Worker:
     """A worker, not started; what recurs is seeded."""
     with parts.database.write() as connection:
@@ -116,7 +123,7 @@ def worker_of(
     return queue.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
 
 
-def _watchers(parts: Parts) -> dict[str, Watcher]:
+def _watchers(parts: Dependencies) -> dict[str, Watcher]:
     found = {region: platform.watcher for region, platform in parts.platforms.items()}
     return {region: watcher for region, watcher in found.items() if watcher is not None}
 
@@ -129,5 +136,5 @@ def run(
     host: str = "127.0.0.1",
 ) -> int:
     """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
-    parts = Parts.of(settings)
+    parts = Dependencies.of(settings)
     return server.run_worker(worker_of(parts, names), port=port, host=host, checks=isolation_checks(parts))

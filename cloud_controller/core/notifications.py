@@ -39,7 +39,7 @@ _PART: Final = 0.125
 
 
 @dataclass(frozen=True)
-class Notice:
+class Notification:
     """One notice on its way.
 
     Attributes:
@@ -61,7 +61,7 @@ class Send(Protocol):
     Raises client.UnavailableError where it is to be told again, and any other exception where it was not taken.
     """
 
-    def __call__(self, notice: Notice) -> None: ...
+    def __call__(self, notice: Notification) -> None: ...
 
 
 class Sender:
@@ -76,7 +76,7 @@ class Sender:
         self._issuer = issuer
         self._timeout = client.Timeout(total=seconds)
 
-    def __call__(self, notice: Notice) -> None:
+    def __call__(self, notice: Notification) -> None:
         """Deliver it. Raises ClientError; UnavailableError where the orchestrator has it, and it is to be told again."""
         assert notice.url, "a notice leaves when its application has an address"
         token = self._issuer.for_service(
@@ -91,7 +91,7 @@ class Sender:
             occi.act(orchestrator.PATH, orchestrator.NOTIFY.scheme + orchestrator.NOTIFY.term, notice.attributes)
 
 
-class Notices:
+class Notifications:
     """Where changes are written down.
 
     Args:
@@ -135,7 +135,7 @@ class Notices:
         connection.execute(sa.delete(notices).where(notices.c.instance == instance))
 
 
-class Delivery(Handler[Notice, str]):
+class Delivery(Handler[Notification, str]):
     """The handler of `TOPIC`.
 
     Args:
@@ -153,7 +153,7 @@ class Delivery(Handler[Notice, str]):
         self._clock = clock
         self._patience = patience
 
-    def load(self, connection: sa.Connection, item: Item) -> Notice | None:
+    def load(self, connection: sa.Connection, item: Item) -> Notification | None:
         """The notice, or None where it has been delivered."""
         row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
         if row is None:
@@ -169,9 +169,9 @@ class Delivery(Handler[Notice, str]):
         application = self._objects.find(connection, deploy.application_path(row.instance))
         there = application is not None and application.wanted != ABSENT
         url = str(application.kept.get("url", "")) if application is not None and there else None
-        return Notice(row.event, row.instance, row.tenant, url, attributes, row.time)
+        return Notification(row.event, row.instance, row.tenant, url, attributes, row.time)
 
-    def step(self, wanted: Notice) -> Progress[str]:
+    def step(self, wanted: Notification) -> Progress[str]:
         """Deliver it, or drop it where nobody is there any more."""
         if wanted.url is None:
             return Done(wanted.event)
@@ -195,5 +195,5 @@ class Delivery(Handler[Notice, str]):
 
 
 def topic(delivery: Delivery) -> Topic[Any, Any]:
-    """Notices' topic: about a day of trying."""
+    """Notifications' topic: about a day of trying."""
     return Topic(TOPIC, delivery, retry=Retry(attempts=3000, first=0.2, ceiling=30.0))

@@ -20,7 +20,7 @@ from archelon_core.errors import HttpError
 from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
-from ..core.notifications import Notices
+from ..core.notifications import Notifications
 from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, STOPPED, Object, Objects
 from ..platforms.interface import ApplicationOrder, Applications, ApplicationState, DeployError
@@ -35,7 +35,7 @@ _PAUSES: Final = Backoff(1.0, longest=60.0)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedApplication:
     """An application as it should be; the digest's bundle is unpacked by the step."""
 
     present: Object
@@ -46,7 +46,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedApplication:
     """What a step saw; `state` None: verified absent."""
 
     present: Object
@@ -54,7 +54,7 @@ class Seen:
     kept: Mapping[str, Any]
 
 
-class ApplicationWork(ResourceHandler[Wanted, Seen]):
+class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
     """The handler.
 
     Args:
@@ -67,7 +67,7 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
         self,
         objects: Objects,
         entities: Entities,
-        notices: Notices,
+        notices: Notifications,
         *,
         applications: Applications,
         unpacked: Unpacked,
@@ -79,7 +79,7 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
         self._unpacked = unpacked
         self._clock = clock
 
-    def read(self, connection: sa.Connection, present: Object) -> Wanted:
+    def read(self, connection: sa.Connection, present: Object) -> WantedApplication:
         """The application's row and entity."""
         attributes = self.entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
@@ -87,11 +87,11 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
         if len(image) == 64 and "/" not in image and not digest:
             digest, image = image, ""
         try:
-            return Wanted(present, digest, image, environment_of(attributes))
+            return WantedApplication(present, digest, image, environment_of(attributes))
         except HttpError as error:
-            return Wanted(present, digest, image, {}, problem=error.message)
+            return WantedApplication(present, digest, image, {}, problem=error.message)
 
-    def step(self, wanted: Wanted) -> Progress[Seen]:
+    def step(self, wanted: WantedApplication) -> Progress[ObservedApplication]:
         """One look, and what follows from it."""
         present = wanted.present
         instance = present.labels.instance
@@ -101,17 +101,17 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
             except DeployError as problem:
                 return Wait(
                     self._applications.pace.standing,
-                    Seen(present, ApplicationState("error", str(problem)), present.kept),
+                    ObservedApplication(present, ApplicationState("error", str(problem)), present.kept),
                 )
             if not gone or self._applications.state(instance) is not None:
                 return Wait(self._applications.pace.under_way)
-            return Done(Seen(present, None, {}))
+            return Done(ObservedApplication(present, None, {}))
         kept = dict(present.kept)
         if present.wanted == STOPPED:
             ended = self._applications.stop(instance)
             state = ApplicationState("inactive", "" if ended else "is stopping")
             kept.update(going=not ended, url="")
-            seen = Seen(present, state, kept)
+            seen = ObservedApplication(present, state, kept)
             return Done(seen) if ended else Wait(self._applications.pace.under_way, seen)
         try:
             state = self._going(wanted, kept)
@@ -119,9 +119,9 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
             state = ApplicationState("error", str(problem))
             self._failed(kept)
         kept["url"] = state.url
-        return Wait(self._pause(state, kept), Seen(present, state, kept))
+        return Wait(self._pause(state, kept), ObservedApplication(present, state, kept))
 
-    def _going(self, wanted: Wanted, kept: dict[str, Any]) -> ApplicationState:
+    def _going(self, wanted: WantedApplication, kept: dict[str, Any]) -> ApplicationState:
         present = wanted.present
         instance = present.labels.instance
         run = present.asked.get(RUN, 0)
@@ -145,7 +145,7 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
             kept.update(failures=0, next=0.0)
         return state
 
-    def _started(self, wanted: Wanted) -> ApplicationState:
+    def _started(self, wanted: WantedApplication) -> ApplicationState:
         if wanted.problem:
             raise DeployError(wanted.problem)
         try:
@@ -175,7 +175,7 @@ class ApplicationWork(ResourceHandler[Wanted, Seen]):
             return max(_SOONEST, min(left, max(_FAILED, pace.under_way)))
         return pace.under_way
 
-    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+    def save(self, connection: sa.Connection, item: Item, observed: ObservedApplication) -> None:
         """Mirror it into the entity, or forget what is gone."""
         present = observed.present
         if observed.state is None:

@@ -18,7 +18,7 @@ from archelon_core.errors import HttpError
 from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
-from ..core.notifications import Notices
+from ..core.notifications import Notifications
 from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms import interface
@@ -30,7 +30,7 @@ _SOON: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedStack:
     """A stack as it should be, and what its entity shows."""
 
     present: Object
@@ -38,28 +38,28 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedStack:
     """What a step saw; `progress` None: verified absent."""
 
     present: Object
     progress: interface.Progress | None
 
 
-class StackWork(ResourceHandler[Wanted, Seen]):
+class StackWork(ResourceHandler[WantedStack, ObservedStack]):
     """The handler."""
 
     topic = TOPIC
 
-    def __init__(self, objects: Objects, entities: Entities, notices: Notices, *, regions: Regions) -> None:
+    def __init__(self, objects: Objects, entities: Entities, notices: Notifications, *, regions: Regions) -> None:
         super().__init__(objects, entities)
         self._notices = notices
         self._regions = regions
 
-    def read(self, connection: sa.Connection, present: Object) -> Wanted:
+    def read(self, connection: sa.Connection, present: Object) -> WantedStack:
         """The stack's row and entity."""
-        return Wanted(present, self.entities.attributes(connection, present))
+        return WantedStack(present, self.entities.attributes(connection, present))
 
-    def step(self, wanted: Wanted) -> Progress[Seen]:
+    def step(self, wanted: WantedStack) -> Progress[ObservedStack]:
         """One turn of the wheel."""
         present = wanted.present
         record = present.kept.get("record")
@@ -72,19 +72,23 @@ class StackWork(ResourceHandler[Wanted, Seen]):
             verb = str(wanted.attributes.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
             still = {name: value for name, value in (record or {}).items() if name != "moving"}
             failed = interface.Progress(still, f"{verb}_FAILED", reason, None, None)
-            return Wait(30.0, Seen(present, failed)) if present.wanted == ABSENT else Done(Seen(present, failed))
+            return (
+                Wait(30.0, ObservedStack(present, failed))
+                if present.wanted == ABSENT
+                else Done(ObservedStack(present, failed))
+            )
         if present.wanted == ABSENT and progress.state == "DELETE_COMPLETE":
             left = stacks.remains(order)
             if not left:
-                return Done(Seen(present, None))
+                return Done(ObservedStack(present, None))
             progress = interface.Progress(
                 progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}", None, None
             )
-            return Wait(_SOON, Seen(present, progress))
-        seen = Seen(present, progress)
+            return Wait(_SOON, ObservedStack(present, progress))
+        seen = ObservedStack(present, progress)
         return Done(seen) if progress.again is None else Wait(max(progress.again, 0.02), seen)
 
-    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+    def save(self, connection: sa.Connection, item: Item, observed: ObservedStack) -> None:
         """Mirror it into the entity and tell the orchestrator, or forget what is gone."""
         present, progress = observed.present, observed.progress
         if progress is None:

@@ -20,7 +20,7 @@ from archelon_core.database import Database
 from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
-from ..core.notifications import Notices
+from ..core.notifications import Notifications
 from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Inventory, InventoryError
@@ -57,7 +57,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedDisposal:
     """An instance that is to go, and what the modules still know of it, in the order of removal."""
 
     present: Object
@@ -66,7 +66,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedDisposal:
     """What a look came to.
 
     Args:
@@ -86,7 +86,7 @@ class Seen:
     closed: float = 0.0
 
 
-class DisposalWork(ResourceHandler[Wanted, Seen]):
+class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
     """The handler.
 
     Args:
@@ -102,7 +102,7 @@ class DisposalWork(ResourceHandler[Wanted, Seen]):
         self,
         objects: Objects,
         entities: Entities,
-        notices: Notices,
+        notices: Notifications,
         *,
         inventory: Mapping[str, Inventory],
         patience: float = 600.0,
@@ -116,25 +116,25 @@ class DisposalWork(ResourceHandler[Wanted, Seen]):
         self._keep = keep
         self._clock = clock
 
-    def read(self, connection: sa.Connection, present: Object) -> Wanted:
+    def read(self, connection: sa.Connection, present: Object) -> WantedDisposal:
         """The disposal, and the instance's objects."""
         known = self.objects.of_instance(connection, present.labels.instance)
         ranks = [[each for each in known if each.path.startswith(locations)] for locations in _ORDER]
         reasons = {each.path: self._reason(connection, each) for rank in ranks for each in rank}
-        return Wanted(present, ranks, reasons)
+        return WantedDisposal(present, ranks, reasons)
 
-    def step(self, wanted: Wanted) -> Progress[Seen]:
+    def step(self, wanted: WantedDisposal) -> Progress[ObservedDisposal]:
         """One look at everything, and the next removal."""
         present = wanted.present
         if present.wanted == ABSENT:
-            return Done(Seen(present, None))
+            return Done(ObservedDisposal(present, None))
         now = self._clock()
         # Another order is another disposal.
         kept = present.kept if present.kept.get("version") == present.version else {}
         since = float(kept.get("since", now))
         end = float(kept.get("closed", 0.0)) + self._keep
         if kept.get("closed"):
-            return Done(Seen(present, None)) if now >= end else Wait(end - now)
+            return Done(ObservedDisposal(present, None)) if now >= end else Wait(end - now)
         instance = present.labels.instance
         audit = {(entry["platform"], entry["object"]): Entry(**entry) for entry in present.kept.get("audit", ())}
         rank = next((rank for rank in wanted.ranks if rank), None)
@@ -170,7 +170,7 @@ class DisposalWork(ResourceHandler[Wanted, Seen]):
             return self._waiting(present, lines, since, asked=asked, message="; ".join(blocked))
         closed = [Entry(each.object, each.platform, each.removed or now, now) for each in lines]
         # Its row stays in the queue, so that it goes by itself when its time is over.
-        return Wait(self._keep, Seen(present, "done", audit=closed, since=since, closed=now))
+        return Wait(self._keep, ObservedDisposal(present, "done", audit=closed, since=since, closed=now))
 
     def _held(self, instance: str) -> dict[tuple[str, str], str]:
         """What the platforms have of an instance. Raises InventoryError where one cannot tell."""
@@ -204,16 +204,16 @@ class DisposalWork(ResourceHandler[Wanted, Seen]):
         asked: float,
         message: str,
         dismiss: Sequence[Object] = (),
-    ) -> Progress[Seen]:
+    ) -> Progress[ObservedDisposal]:
         waited = self._clock() - since
         failed = waited > self._patience
         state = "failed" if failed else "running"
-        seen = Seen(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
+        seen = ObservedDisposal(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
         # A failed disposal is looked at further: what was in the way may have gone by itself.
         # Each look lists everything on every platform: soon at first, then ever more seldom.
         return Wait(60.0 if failed else min(_SLOW, max(_SOON, waited / 4)), seen)
 
-    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+    def save(self, connection: sa.Connection, item: Item, observed: ObservedDisposal) -> None:
         """Write the audit, and dismiss what is next."""
         present = observed.present
         if observed.state is None:

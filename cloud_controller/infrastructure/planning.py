@@ -18,7 +18,7 @@ from typing import Any
 from archelon_core.backoff import Backoff
 
 from .description import Node
-from .resolving import Wanted, resolve
+from .resolving import WantedNodes, resolve
 from .resources import Condition, ObservedNode, WantedNode
 
 #: Seconds after which something in progress is looked at again, where nothing says otherwise.
@@ -151,7 +151,7 @@ class Plan:
     again: float | None
 
 
-def plan(wanted: Wanted, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
+def plan(wanted: WantedNodes, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
     """Compare and answer what to do next; see the module's text.
 
     Args:
@@ -166,7 +166,7 @@ def plan(wanted: Wanted, record: Record | None, observed: Mapping[str, ObservedN
     return _Present(wanted, begun, observed, now).plan()
 
 
-def _begin(wanted: Wanted, record: Record | None) -> Record:
+def _begin(wanted: WantedNodes, record: Record | None) -> Record:
     order = wanted.order()
     if record is not None and record.order == order:
         return record
@@ -196,7 +196,7 @@ def _take_down(record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
     return Plan(steps, replace(record, status=Status.IN_PROGRESS, nodes={}), 1.0 if stuck else _SOON)
 
 
-def _suspend(wanted: Wanted, record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
+def _suspend(wanted: WantedNodes, record: Record, observed: Mapping[str, ObservedNode]) -> Plan:
     active = {key: node for key, node in observed.items() if node.condition in (Condition.RUNNING, Condition.STOPPING)}
     if not active:
         return Plan((), replace(record, status=Status.COMPLETE), None)
@@ -215,7 +215,7 @@ def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
 class _Present:
     """One look at a stack that should be there."""
 
-    def __init__(self, wanted: Wanted, record: Record, observed: Mapping[str, ObservedNode], now: float) -> None:
+    def __init__(self, wanted: WantedNodes, record: Record, observed: Mapping[str, ObservedNode], now: float) -> None:
         self._wanted = wanted
         self._record = record
         self._observed = observed
@@ -392,7 +392,7 @@ def noted(record: Record, errors: Mapping[str, str], now: float) -> Record:
     return replace(record, nodes=nodes)
 
 
-def scaled(wanted: Wanted, node: str, *, count: int | None = None, by: int | None = None) -> dict[str, int]:
+def scaled(wanted: WantedNodes, node: str, *, count: int | None = None, by: int | None = None) -> dict[str, int]:
     """The counts after scaling one node to `count` or by `by`.
 
     Raises:

@@ -21,7 +21,7 @@ import bundles
 from archelon_core.documents import tree
 from archelon_core.documents.problems import DocumentError
 from archelon_core.documents.reading import only_document, read_text
-from archelon_core.documents.tree import Limits, Node
+from archelon_core.documents.tree import DocumentLimits, Node
 
 Scalar: TypeAlias = "str | int | float | bool | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
@@ -29,7 +29,7 @@ Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 #: Bytes of a document with all that it imports, each time it does.
 _BYTES = 1 << 20
 #: Of each file; its values count together with those of all that it imports.
-_LIMITS = Limits(characters=_BYTES, depth=50, nodes=20_000)
+_LIMITS = DocumentLimits(characters=_BYTES, depth=50, nodes=20_000)
 #: Characters of what is said of a problem, and of its remedy.
 _MESSAGE = 1000
 _IMPORTS = bundles.TEMPLATE_TAGS["infrastructure"]

@@ -16,7 +16,7 @@ from .resources import ObservedNode, WantedNode
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedNodes:
     """A stack as it should be.
 
     Args:
@@ -124,7 +124,7 @@ def _checked(parameter: Parameter, value: Scalar) -> Scalar:
     return value
 
 
-def resolve(wanted: Wanted, node: Node, index: int, observed: Mapping[str, ObservedNode]) -> WantedNode | str:
+def resolve(wanted: WantedNodes, node: Node, index: int, observed: Mapping[str, ObservedNode]) -> WantedNode | str:
     """One instance of a node with all values it refers to; or, in words, what is not known yet."""
     chosen = node.implementation
     parts = [part for part in (chosen.resource, chosen.contextualisation, chosen.health_check) if part is not None]
@@ -157,7 +157,7 @@ def resolve(wanted: Wanted, node: Node, index: int, observed: Mapping[str, Obser
     )
 
 
-def outputs(wanted: Wanted, observed: Mapping[str, ObservedNode]) -> dict[str, Value]:
+def outputs(wanted: WantedNodes, observed: Mapping[str, ObservedNode]) -> dict[str, Value]:
     """The outputs whose references are all known."""
     found: dict[str, Value] = {}
     for name, output in wanted.description.outputs.items():
@@ -175,7 +175,7 @@ def outputs(wanted: Wanted, observed: Mapping[str, ObservedNode]) -> dict[str, V
     return found
 
 
-def _value(wanted: Wanted, node: Node | None, name: str, observed: Mapping[str, ObservedNode]) -> Scalar:
+def _value(wanted: WantedNodes, node: Node | None, name: str, observed: Mapping[str, ObservedNode]) -> Scalar:
     space, _, rest = name.partition(".")
     if space == "parameters":
         return wanted.parameters.get(rest)
@@ -195,7 +195,7 @@ def _value(wanted: Wanted, node: Node | None, name: str, observed: Mapping[str, 
     return None
 
 
-def _attribute(wanted: Wanted, source: str, attribute: str, observed: Mapping[str, ObservedNode]) -> Scalar:
+def _attribute(wanted: WantedNodes, source: str, attribute: str, observed: Mapping[str, ObservedNode]) -> Scalar:
     """An attribute of a node's first instance, or, of `addresses` and `endpoints`, of all its wanted ones."""
     keys = wanted.keys(wanted.description.nodes[source])
     if attribute not in ("addresses", "endpoints"):

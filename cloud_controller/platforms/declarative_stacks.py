@@ -18,7 +18,7 @@ from ..infrastructure.description import Description
 from ..infrastructure.parsing import parse
 from ..infrastructure.planning import Ensure, Halt, Record, Step, noted, plan, scaled
 from ..infrastructure.rendering import DescriptionError
-from ..infrastructure.resolving import Wanted, checked_parameters, key_of, outputs, resolve
+from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
 from .interface import DeployError, Progress, StackOrder, StackResource
 
@@ -134,14 +134,14 @@ class DescribedStacks:
         """What there still is of the stack, in words."""
         return [f"{seen.type} {key}" for key, seen in self._observe(order.id).items()]
 
-    def _wanted(self, order: StackOrder) -> Wanted:
+    def _wanted(self, order: StackOrder) -> WantedNodes:
         _check_id(order)
         try:
             description = parse(order.template, files=order.files, types=self._types)
             parameters = checked_parameters(description, order.parameters)
         except DescriptionError as problem:
             raise DeployError(str(problem)) from problem
-        return Wanted(
+        return WantedNodes(
             stack=order.id,
             description=description,
             labels=order.labels,
@@ -153,9 +153,9 @@ class DescribedStacks:
             rollback=order.rollback,
         )
 
-    def _absent(self, order: StackOrder) -> Wanted:
+    def _absent(self, order: StackOrder) -> WantedNodes:
         nothing = Description(order.name, {}, {}, {})
-        return Wanted(order.id, nothing, order.labels, presence="absent")
+        return WantedNodes(order.id, nothing, order.labels, presence="absent")
 
     def _observe(self, stack: str) -> dict[str, ObservedNode]:
         found: dict[str, ObservedNode] = {}
@@ -163,7 +163,7 @@ class DescribedStacks:
             found.update((seen.key, seen) for seen in type_.observe(stack))
         return found
 
-    def _with_health(self, wanted: Wanted, observed: Mapping[str, ObservedNode]) -> dict[str, ObservedNode]:
+    def _with_health(self, wanted: WantedNodes, observed: Mapping[str, ObservedNode]) -> dict[str, ObservedNode]:
         asked: dict[str, list[tuple[WantedNode, ObservedNode]]] = {}
         for node in wanted.description.nodes.values():
             for index in range(wanted.count(node)):

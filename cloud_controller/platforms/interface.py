@@ -45,10 +45,10 @@ __all__ = [
     "NeverDelegatedError",
     "NoStacks",
     "NoTokens",
-    "Pace",
     "Platform",
     "PlatformContext",
     "PlatformTokens",
+    "PollIntervals",
     "Progress",
     "ProvisionError",
     "StackIndex",
@@ -140,7 +140,7 @@ class Applications(Protocol):
     """Orchestrators on a platform, one an instance."""
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> PollIntervals:
         """How often to look: seldom, where a watcher tells."""
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
@@ -211,7 +211,7 @@ class Log:
     next: int
 
 
-class Pace(NamedTuple):
+class PollIntervals(NamedTuple):
     """Seconds between two looks where nothing is told in between: at what is under way, and at what stands."""
 
     under_way: float

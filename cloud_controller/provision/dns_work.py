@@ -26,7 +26,7 @@ _PAUSES: Final = Backoff(0.7, longest=30.0, factor=1.4)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedName:
     """A record; `order` None: it is none any more, since its entity is gone."""
 
     present: Object
@@ -35,7 +35,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedName:
     """What came of it; `named` None: nothing is left. looks: at this version, so far."""
 
     present: Object
@@ -43,7 +43,7 @@ class Seen:
     looks: int = 0
 
 
-class DnsWork(ResourceHandler[Wanted, Seen]):
+class DnsWork(ResourceHandler[WantedName, ObservedName]):
     """The handler.
 
     Args:
@@ -56,17 +56,17 @@ class DnsWork(ResourceHandler[Wanted, Seen]):
         super().__init__(objects, entities)
         self._servers = servers
 
-    def read(self, connection: sa.Connection, present: Object) -> Wanted:
+    def read(self, connection: sa.Connection, present: Object) -> WantedName:
         """The record."""
         attributes = self.entities.attributes(connection, present)
         order = name_order(attributes, present) if attributes else None
-        return Wanted(present, order, str(attributes.get(dns.STATE, "")))
+        return WantedName(present, order, str(attributes.get(dns.STATE, "")))
 
-    def step(self, wanted: Wanted) -> Progress[Seen]:
+    def step(self, wanted: WantedName) -> Progress[ObservedName]:
         """Tell the name server what should be, and hear how far it is."""
         present, order = wanted.present, wanted.order
         if order is None:
-            return Done(Seen(present, None))
+            return Done(ObservedName(present, None))
         kept = present.kept if present.kept.get("version") == present.version else {}
         looks = int(kept.get("looks", 0)) + 1
         leaves = present.wanted == ABSENT
@@ -83,12 +83,12 @@ class DnsWork(ResourceHandler[Wanted, Seen]):
                 named = server.put(order)
         except ProvisionError as problem:
             named = Named(WAITING if leaves else FAILED, str(problem))
-        seen = Seen(present, named, looks)
+        seen = ObservedName(present, named, looks)
         if named is None or named.state != WAITING:
             return Done(seen)
         return Wait(_PAUSES.delay(looks), seen)
 
-    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+    def save(self, connection: sa.Connection, item: Item, observed: ObservedName) -> None:
         """Into the entity."""
         present, named = observed.present, observed.named
         if named is None:

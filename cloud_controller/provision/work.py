@@ -26,7 +26,7 @@ _PAUSES: Final = Backoff(0.5, longest=5.0, factor=1.3)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedConfiguration:
     """A configuration, where its stack is, and whether that stands."""
 
     present: Object
@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedConfiguration:
     """What came of it; `outcome` None: nothing is left. looks: at this version, so far; region: whose platform it is on."""
 
     present: Object
@@ -46,7 +46,7 @@ class Seen:
     region: str = ""
 
 
-class ConfigurationWork(ResourceHandler[Wanted, Seen]):
+class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfiguration]):
     """The handler.
 
     Args:
@@ -61,7 +61,7 @@ class ConfigurationWork(ResourceHandler[Wanted, Seen]):
         super().__init__(objects, entities)
         self._configures = configures
 
-    def read(self, connection: sa.Connection, present: Object) -> Wanted:
+    def read(self, connection: sa.Connection, present: Object) -> WantedConfiguration:
         """The configuration and its stack."""
         attributes = self.entities.attributes(connection, present)
         # A stack of another instance is nobody's to configure here.
@@ -72,9 +72,9 @@ class ConfigurationWork(ResourceHandler[Wanted, Seen]):
             region = stack.region
             stack_state = str(self.entities.attributes(connection, stack).get(deploy.STACK_STATE, ""))
         state = str(attributes.get(provision.CONFIGURATION_STATE, ""))
-        return Wanted(present, configuration_order(attributes, present), state, region, stack_state)
+        return WantedConfiguration(present, configuration_order(attributes, present), state, region, stack_state)
 
-    def step(self, wanted: Wanted) -> Progress[Seen]:
+    def step(self, wanted: WantedConfiguration) -> Progress[ObservedConfiguration]:
         """Carry it out, once there is something to configure."""
         present = wanted.present
         kept = present.kept
@@ -85,12 +85,12 @@ class ConfigurationWork(ResourceHandler[Wanted, Seen]):
         if not leaves and wanted.state in ("done", "failed"):
             return Done()
         outcome = self._removed(wanted.order, region) if leaves else self._configured(wanted)
-        seen = Seen(present, outcome, looks, region)
+        seen = ObservedConfiguration(present, outcome, looks, region)
         if outcome is None or outcome.state != "waiting":
             return Done(seen)
         return Wait(_PAUSES.delay(looks), seen)
 
-    def _configured(self, wanted: Wanted) -> Configured:
+    def _configured(self, wanted: WantedConfiguration) -> Configured:
         if wanted.stack_state not in _READY:
             return Configured("waiting", "waits for its stack")
         configures = self._configures.get(wanted.region)
@@ -112,7 +112,7 @@ class ConfigurationWork(ResourceHandler[Wanted, Seen]):
         except ProvisionError as problem:
             return Configured("waiting", f"cannot be removed: {problem}")
 
-    def save(self, connection: sa.Connection, item: Item, observed: Seen) -> None:
+    def save(self, connection: sa.Connection, item: Item, observed: ObservedConfiguration) -> None:
         """Into the entity."""
         present, outcome = observed.present, observed.outcome
         if outcome is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from archelon_core.http.fetch import Fetcher, FetchError, Limits
+from archelon_core.http.fetch import Fetcher, FetchError, FetchLimits
 
 from ..platforms.interface import Target
 
@@ -23,7 +23,7 @@ _AT_ONCE: Final = 8
 _METRICS: Final = 500
 #: Characters of a metric's name; longer ones are left out.
 _NAME: Final = 200
-_LIMITS: Final = Limits(size=1 << 20, seconds=3.0, redirects=0)
+_LIMITS: Final = FetchLimits(size=1 << 20, seconds=3.0, redirects=0)
 #: Where nodes are that are not public: private networks (RFC 1918, 4193), those of providers (RFC 6598), and what clusters take
 #: for their pods besides (RFC 2544, class E). A tenant chooses a node's address in part, so nothing is asked where no node can
 #: be: this machine, a cloud's metadata service.

@@ -17,7 +17,7 @@ from archelon_api import names, runtime
 from archelon_core.queue import Done, Item, Progress, Wait
 
 from ..core.entities import Entities
-from ..core.notifications import Notices
+from ..core.notifications import Notifications
 from ..core.resource_handler import ResourceHandler
 from ..core.resources import ABSENT, Object, Objects
 from ..core.tables import samples
@@ -157,7 +157,7 @@ class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
     topic = ALARM
     timeout = 8.0
 
-    def __init__(self, objects: Objects, entities: Entities, notices: Notices) -> None:
+    def __init__(self, objects: Objects, entities: Entities, notices: Notifications) -> None:
         super().__init__(objects, entities)
         self._notices = notices
 

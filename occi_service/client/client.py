@@ -23,7 +23,7 @@ from .conversation import QUERY, Conversation, Filter, check_entity, decoded, sp
 from .credentials import Credentials, RequestId, Token, TokenField
 from .entities import Entity
 from .errors import NotFoundError
-from .exchange import Call, Exchange, Waiting
+from .exchange import Call, HttpExchange, Waiting
 from .limits import Retry, Timeout
 from .speech import MediaType, Speech
 
@@ -74,7 +74,7 @@ class Client:
         random: Callable[[], float] = chance.random,
     ) -> None:
         address = Address(base_url)
-        exchange = Exchange(
+        exchange = HttpExchange(
             address=address,
             connections=Connections(
                 address.scheme, address.host, address.port, secure=Secure(ca_file, verify), keep=connections
@@ -119,7 +119,7 @@ class Client:
         return other
 
     @property
-    def _exchange(self) -> Exchange:
+    def _exchange(self) -> HttpExchange:
         return self._talk.exchange
 
     @property

@@ -30,7 +30,7 @@ from .catalogue import Catalogue
 from .connections import Answer
 from .entities import Entity, EntityReader, located, path_of
 from .errors import MalformedAnswerError, NotAcceptableError, UnknownCategoryError
-from .exchange import Call, Exchange
+from .exchange import Call, HttpExchange
 from .refusals import repeats_secret
 from .speech import Speech, says_nothing
 
@@ -83,7 +83,7 @@ class Conversation:
         address: where the service is.
     """
 
-    def __init__(self, exchange: Exchange, speech: Speech, catalogue: Catalogue | None = None) -> None:
+    def __init__(self, exchange: HttpExchange, speech: Speech, catalogue: Catalogue | None = None) -> None:
         self.exchange = exchange
         self.speech = speech
         self.address: Address = exchange.address

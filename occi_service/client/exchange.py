@@ -76,7 +76,7 @@ class Waiting:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Exchange:
+class HttpExchange:
     """Everything that the calls of one client share. `limit` is bytes of an answer's body."""
 
     address: Address

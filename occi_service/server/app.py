@@ -43,7 +43,7 @@ from ..renderings.grammar import split_type_id
 from ..renderings.html import Html
 from .endpoints import CollectionEndpoint, Endpoint, EntityEndpoint, QueryEndpoint
 from .pyssf_renderings import ForeignRendering
-from .request import Limits, Service, writer_of
+from .request import RequestLimits, Service, writer_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Application:
         renderings: Mapping[str, occi.protocol.rendering.Rendering] | None = None,
         *,
         dialect: Dialect = "1.2",
-        limits: Limits | None = None,
+        limits: RequestLimits | None = None,
         base_url: str | None = None,
         product: str | None = None,
         new_id: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -131,7 +131,7 @@ class Application:
             offered=tuple(ours),
             readable=tuple([mime_type for mime_type in ours if mime_type != "text/html"]),
             dialect=dialect,
-            limits=limits or Limits(),
+            limits=limits or RequestLimits(),
             base_url=base_url.rstrip("/") if base_url else None,
             new_id=new_id,
         )

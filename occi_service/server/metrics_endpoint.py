@@ -21,7 +21,7 @@ from archelon_core.errors import ForbiddenError
 METRICS = "/metrics"
 
 
-class MetricsDoor:
+class MetricsMiddleware:
     """WSGI middleware, in front of who asks for tenants' tokens.
 
     Args:

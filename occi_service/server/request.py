@@ -61,7 +61,7 @@ _PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """Sizes beyond which a request or an answer is refused.
 
     Attributes:
@@ -98,7 +98,7 @@ class Service:
     offered: tuple[str, ...]
     readable: tuple[str, ...]
     dialect: str
-    limits: Limits
+    limits: RequestLimits
     base_url: str | None
     new_id: Callable[[], uuid.UUID]
 

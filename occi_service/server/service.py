@@ -34,7 +34,7 @@ from archelon_core.errors import HttpError
 from archelon_core.http.request_log import ROUTE, TENANT, RequestLog
 
 from .app import Application, ErrorBoundary
-from .metrics_endpoint import METRICS, MetricsDoor, OperatorsMetrics
+from .metrics_endpoint import METRICS, MetricsMiddleware, OperatorsMetrics
 
 if TYPE_CHECKING:
     from archelon_core.settings import WebSettings
@@ -133,7 +133,7 @@ def assemble(
         realm_name=realm_name,
         render_error=render_error,
     )
-    doors = MetricsDoor(doors, metrics_token, registry)
+    doors = MetricsMiddleware(doors, metrics_token, registry)
     doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
     doors = SizeLimit(doors, body=body_limit, render_error=render_error)
     measured = metrics.RequestMetrics(registry)

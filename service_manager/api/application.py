@@ -43,7 +43,7 @@ class ServiceManager(KnownCaller):
         catalogue: Catalogue,
         exists: Callable[[str, TenantId], bool],
         issuers: frozenset[str],
-        reach: Callable[[Identity], exchanged_tokens.Reach],
+        reach: Callable[[Identity], exchanged_tokens.ComposedServices],
         policy: Policy,
         realm_name: str,
         dialect: Literal["1.2", "pyssf"] = "1.2",

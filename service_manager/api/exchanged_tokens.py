@@ -58,7 +58,7 @@ def opens(identity: Identity, path: str, *, reading: bool) -> bool:
     return identity.kind is TokenKind.INSTANCE and (path.startswith(location) or (reading and path == "/-/"))
 
 
-class Reach:
+class ComposedServices:
     """What one instance's token reaches, found out when it is asked for.
 
     Args:
@@ -168,7 +168,9 @@ def _bound_path(needed: bundles.Dependency, given: Mapping[str, Any]) -> str | N
     return f"/{needed.type.rpartition('#')[2]}/{str(named).rpartition('/')[2]}" if named else None
 
 
-def target_of(identity: Identity, entity: Entity, reach: Reach | None, instance: str | None = None) -> Target:
+def target_of(
+    identity: Identity, entity: Entity, reach: ComposedServices | None, instance: str | None = None
+) -> Target:
     """An entity of the caller's tenant as the policy asks about it. `instance`: its id, where that is known."""
     if reach is None:
         return Target(identity.tenant_id, instance)
@@ -181,7 +183,7 @@ def target_of(identity: Identity, entity: Entity, reach: Reach | None, instance:
 _RELATED: Final = (Scope.OWN_INSTANCE, Scope.COMPOSED, Scope.BOUND)
 
 
-def withheld(policy: Policy, identity: Identity, entity: Entity, reach: Reach | None) -> frozenset[str]:
+def withheld(policy: Policy, identity: Identity, entity: Entity, reach: ComposedServices | None) -> frozenset[str]:
     """The secret attributes of an entity that the caller may not see."""
     target = target_of(identity, entity, reach)
     if policy.allows(rules.SECRETS, identity, target):
@@ -269,8 +271,8 @@ class CallersView(RegistryView):
         self.wrapped.delete_mixin(mixin, extras)
 
 
-def _reach_of(extras: Any) -> Reach | None:
-    found: Reach | None = extras.get("reach") if isinstance(extras, dict) else None
+def _reach_of(extras: Any) -> ComposedServices | None:
+    found: ComposedServices | None = extras.get("reach") if isinstance(extras, dict) else None
     return found
 
 
@@ -279,5 +281,5 @@ def _only(selection: Selection, paths: frozenset[str]) -> Selection:
     return dataclasses.replace(selection, identifiers=paths if given is None else paths & given)
 
 
-def _of_own(selection: Selection, reach: Reach) -> Selection:
+def _of_own(selection: Selection, reach: ComposedServices) -> Selection:
     return dataclasses.replace(selection, attributes=(*selection.attributes, ("occi.core.source", reach.own)))

@@ -22,7 +22,7 @@ from ..lifecycle.rollout import ROLL_STATE, begin_roll
 from ..store import tables
 from ..store.instances import Instances, house_extras, show_state
 from ..store.services import Catalogue
-from ..store.snapshot import Wanted
+from ..store.snapshot import WantedState
 
 _PAGE: Final = 1000
 #: A text that columns hold: no control characters, and as long as the longest of them.
@@ -94,7 +94,7 @@ class OperatorResource:
             found = self._instances.find(connection, instance, lock=True)
             if found is None or entity is None:
                 raise NotFoundError(f"there is no instance {instance}", "path")
-            columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
+            columns: dict[str, Any] = {"wanted": WantedState.GONE.value}
             if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
                 columns |= self._history.resume(connection, found, found.snapshot.generation, self._clock())
             show_state(entity, "destroy", "an operator disposes of this instance")

@@ -31,13 +31,13 @@ from occi_service.server.backends import DeferredDeletion, call_first
 from ..lifecycle.history import History
 from ..remote.delegation import Delegating, is_needed
 from ..remote.discovery import NAME as SURROUNDINGS
-from ..remote.discovery import Surroundings
+from ..remote.discovery import DiscoveryCache
 from ..store import tables
 from ..store.instances import Instance, InstanceId, Instances, show_state
 from ..store.services import Catalogue, ServiceBackend
-from ..store.snapshot import Snapshot, Wanted, legal_moves
+from ..store.snapshot import Snapshot, WantedState, legal_moves
 from ..store.start_tokens import new_start_token
-from .exchanged_tokens import Reach, target_of
+from .exchanged_tokens import ComposedServices, target_of
 
 INVOCATION_TOPIC: Final = "invocation"
 #: Declared actions of one instance that may be on their way at once.
@@ -73,7 +73,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def create(self, entity: Entity, extras: Any) -> None:
         """An order."""
         identity, connection = caller_of(extras), connection_of(extras)
-        reach: Reach | None = extras.get("reach")
+        reach: ComposedServices | None = extras.get("reach")
         if reach is not None:
             reach.check_orders(entity)
         self._check(rules.ORDER, entity, extras)
@@ -87,7 +87,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        known = Surroundings.of_flag(flags.get(SURROUNDINGS))
+        known = DiscoveryCache.of_flag(flags.get(SURROUNDINGS))
         instance_id = self._delegated(entity, manifest, known, connection=connection, extras=extras)
         start_token = new_start_token(instance_id)
         now = self._clock()
@@ -118,7 +118,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self,
         entity: Entity,
         manifest: bundles.Manifest,
-        known: Surroundings,
+        known: DiscoveryCache,
         *,
         connection: sa.Connection,
         extras: Any,
@@ -211,7 +211,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._check(rules.DELETE, entity, extras, instance)
         _refuse_locked(instance, "delete")
         # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
-        columns: dict[str, Any] = {"wanted": Wanted.GONE.value}
+        columns: dict[str, Any] = {"wanted": WantedState.GONE.value}
         if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
             columns |= self._resume(connection, instance, instance.snapshot.generation)
         show_state(entity, "destroy")
@@ -230,7 +230,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             )
         elif action in (wire.STOP, wire.START):
             _refuse_illegal(instance, action.term)
-            wanted = Wanted.INACTIVE if action == wire.STOP else Wanted.ACTIVE
+            wanted = WantedState.INACTIVE if action == wire.STOP else WantedState.ACTIVE
             generation = instance.snapshot.generation + 1
             entity.attributes[names.GENERATION] = generation
             show_state(entity, action.term)
@@ -254,7 +254,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def _invoke(
         self, connection: sa.Connection, instance: Instance, action: Action, *, attributes: dict[str, Any], extras: Any
     ) -> None:
-        if instance.snapshot.state != "active" or instance.snapshot.wanted is Wanted.GONE:
+        if instance.snapshot.state != "active" or instance.snapshot.wanted is WantedState.GONE:
             raise ConflictError(
                 f"{action.term} is not possible in {instance.snapshot.state}, only in active; possible now: "
                 f"{_listed(instance)}",
@@ -349,7 +349,7 @@ def _moves(instance: Instance) -> tuple[str, ...]:
     """What may be asked for now; after a DELETE, nothing that would undo it."""
     seen = instance.snapshot
     moves = legal_moves(seen.state)
-    if seen.wanted is not Wanted.GONE:
+    if seen.wanted is not WantedState.GONE:
         return moves
     return tuple([move for move in moves if move == "delete" or (move == "retry" and seen.failed == "destroy")])
 

@@ -20,7 +20,7 @@ from archelon_core.encryption import Cipher
 from occi_service import client
 
 from ..remote.cloud_controller import Caller, Cloud
-from ..remote.orchestrator_calls import LeftAloneError
+from ..remote.orchestrator_calls import CircuitOpenError
 from ..store import tables
 from ..store.instances import Instance, Instances
 
@@ -78,7 +78,7 @@ class Invocations(queue.Handler[_Invocation, bool]):
         caller = Caller(instance.tenant, instance.id, instance.request_id, instance.snapshot.boots)
         try:
             self._cloud.act(instance.address, attributes, caller)
-        except LeftAloneError as error:
+        except CircuitOpenError as error:
             return queue.Wait(error.seconds)
         except client.UnavailableError as error:
             if error.retry_after is None:

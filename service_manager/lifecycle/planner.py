@@ -18,13 +18,13 @@ from typing import Final, TypeAlias
 
 from archelon_core.backoff import Backoff
 
-from ..store.snapshot import Snapshot, Wanted
+from ..store.snapshot import Snapshot, WantedState
 
 _LONGEST_PAUSE: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long one attempt of a phase may take, in seconds, and how many follow the first.
 
     The pause before the n-th further attempt is `pause` doubled n-1 times, at most a minute.
@@ -141,7 +141,7 @@ _NEXT: Final[Mapping[str, str]] = {
 }
 
 
-def plan(seen: Snapshot, patience: Mapping[str, Patience], now: float) -> Step:
+def plan(seen: Snapshot, patience: Mapping[str, RetryPolicy], now: float) -> Step:
     """The one next step.
 
     Args:
@@ -149,25 +149,25 @@ def plan(seen: Snapshot, patience: Mapping[str, Patience], now: float) -> Step:
         patience: by phase; a phase that is not in it has the default.
         now: seconds since the epoch.
     """
-    if seen.wanted is Wanted.GONE and seen.state not in ("destroy", "fail"):
+    if seen.wanted is WantedState.GONE and seen.state not in ("destroy", "fail"):
         return Enter("destroy")
     if seen.state == "fail":
         # A DELETE moves a failed instance on; a failed destroy waits for a retry or another DELETE.
-        return Rest() if seen.wanted is not Wanted.GONE or seen.failed == "destroy" else Enter("destroy")
+        return Rest() if seen.wanted is not WantedState.GONE or seen.failed == "destroy" else Enter("destroy")
     if seen.retry_at is not None and now < seen.retry_at:
         return Await(seen.retry_at)
     if seen.state == "active":
         return _active(seen, now)
     if seen.state == "inactive":
-        return Enter("start") if seen.wanted is Wanted.ACTIVE else Rest()
-    limits = patience.get(seen.state, Patience())
+        return Enter("start") if seen.wanted is WantedState.ACTIVE else Rest()
+    limits = patience.get(seen.state, RetryPolicy())
     if seen.state == "destroy":
         return _destroy(seen, limits, now)
     return _phase(seen, limits, now)
 
 
 def _active(seen: Snapshot, now: float) -> Step:
-    if seen.wanted is Wanted.INACTIVE:
+    if seen.wanted is WantedState.INACTIVE:
         return Enter("stop")
     if seen.changed > seen.applied or seen.made != seen.digest:
         return Enter("update")
@@ -177,7 +177,7 @@ def _active(seen: Snapshot, now: float) -> Step:
     return Rest()
 
 
-def _failure(seen: Snapshot, limits: Patience, now: float) -> str | None:
+def _failure(seen: Snapshot, limits: RetryPolicy, now: float) -> str | None:
     if seen.outcome == "failed":
         return seen.outcome_message or "the orchestrator gave no reason"
     overdue = seen.begun + limits.timeout
@@ -194,7 +194,7 @@ def _what_is_missing(seen: Snapshot) -> str:
     return "the orchestrator did not report an outcome"
 
 
-def _after(seen: Snapshot, limits: Patience, reason: str, *, now: float) -> Step:
+def _after(seen: Snapshot, limits: RetryPolicy, reason: str, *, now: float) -> Step:
     failures = seen.attempt + 1
     if failures <= limits.retries:
         return TryAgain(now + Backoff(limits.pause, _LONGEST_PAUSE).delay(failures), reason)
@@ -212,7 +212,7 @@ def _reach(seen: Snapshot, overdue: float) -> Step | None:
     return None
 
 
-def _phase(seen: Snapshot, limits: Patience, now: float) -> Step:
+def _phase(seen: Snapshot, limits: RetryPolicy, now: float) -> Step:
     if seen.outcome == "done":
         return Enter(_NEXT[seen.state])
     failure = _failure(seen, limits, now)
@@ -229,7 +229,7 @@ def _phase(seen: Snapshot, limits: Patience, now: float) -> Step:
     return Await(overdue, application=True)
 
 
-def _destroy(seen: Snapshot, limits: Patience, now: float) -> Step:
+def _destroy(seen: Snapshot, limits: RetryPolicy, now: float) -> Step:
     if seen.disposal is not None:
         return _disposal(seen, limits, now)
     # What the orchestrator made on platforms, disposal finds by label. Instances of other services it cannot find.
@@ -250,7 +250,7 @@ def _destroy(seen: Snapshot, limits: Patience, now: float) -> Step:
     return Await(overdue, application=True) if seen.sent == seen.boots else Dismiss()
 
 
-def _disposal(seen: Snapshot, limits: Patience, now: float) -> Step:
+def _disposal(seen: Snapshot, limits: RetryPolicy, now: float) -> Step:
     if seen.disposal == "done":
         return Remove()
     if seen.disposal == "failed":

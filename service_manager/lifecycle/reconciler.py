@@ -25,16 +25,16 @@ from archelon_core.encryption import Cipher
 from occi_service import client
 
 from ..remote.cloud_controller import Caller, Cloud
-from ..remote.orchestrator_calls import LeftAloneError
+from ..remote.orchestrator_calls import CircuitOpenError
 from ..store import tables
 from ..store.instances import Instance, Instances, parameters_of
 from ..store.services import Catalogue
-from ..store.snapshot import Snapshot, Wanted
+from ..store.snapshot import Snapshot, WantedState
 from . import planner
 from .changes import Change, Changes
 from .history import History
 from .metrics import PhaseMetrics
-from .planner import Patience
+from .planner import RetryPolicy
 
 #: Seconds between two looks while somebody else's turn is awaited: a push that was lost costs at most this.
 _LOOK: Final = 5.0
@@ -83,7 +83,7 @@ class Reconciler(queue.Handler[Order, Change]):
         url: str,
         design_url: str,
         keys: str,
-        patience: Patience,
+        patience: RetryPolicy,
         clock: Callable[[], float],
     ) -> None:
         self._instances = instances
@@ -128,7 +128,7 @@ class Reconciler(queue.Handler[Order, Change]):
             return queue.Done()
         try:
             return self._take(order.next, order, order.now)
-        except LeftAloneError as error:
+        except CircuitOpenError as error:
             return queue.Wait(min(error.seconds, self._time_left(order)))
         except _GoneError:
             return queue.Advance(_forgotten(order.instance.snapshot))
@@ -244,7 +244,7 @@ class Reconciler(queue.Handler[Order, Change]):
             columns["applied"] = seen.phase_generation
         ended = None
         if seen.state not in ("active", "inactive", "fail"):
-            overtaken = state == "destroy" and seen.wanted is Wanted.GONE
+            overtaken = state == "destroy" and seen.wanted is WantedState.GONE
             ended = "overtaken" if overtaken else "done"
         return Change(columns, enter=state, ended=ended, message="", decided_on=seen)
 
@@ -373,7 +373,7 @@ class Reconciler(queue.Handler[Order, Change]):
             columns |= {"begun": order.now, "attempt": 0}
         return queue.Wait(pause, Change(columns, message=message or None))
 
-    def _patience_of(self, manifest: bundles.Manifest) -> dict[str, Patience]:
+    def _patience_of(self, manifest: bundles.Manifest) -> dict[str, RetryPolicy]:
         found = {}
         for state in wire.STATES:
             limits = manifest.phases.get(bundles.Phase(state)) if state in _PHASE_NAMES else None

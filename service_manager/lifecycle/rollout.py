@@ -21,7 +21,7 @@ from archelon_core.auth import TenantId
 
 from ..store import tables
 from ..store.instances import Instance, Instances, house_extras
-from ..store.snapshot import Wanted
+from ..store.snapshot import WantedState
 from .history import History
 
 ROLL_TOPIC: Final = "roll"
@@ -91,7 +91,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         table = tables.instances
         to_come = sa.and_(
             table.c.service == str(entity.attributes[names.SERVICE]),
-            table.c.wanted != Wanted.GONE.value,
+            table.c.wanted != WantedState.GONE.value,
             table.c.digest != digest,
         )
         resting = table.c.state.in_(("active", "inactive"))
@@ -106,7 +106,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         present = rolling.present
         if present is not None and present.snapshot.state == "fail":
             said = f"failed: instance {present.id} did not come up with {rolling.digest[:12]}"
-            if present.snapshot.digest != rolling.digest or present.snapshot.wanted is Wanted.GONE:
+            if present.snapshot.digest != rolling.digest or present.snapshot.wanted is WantedState.GONE:
                 return queue.Done(_Change(state=said))
             return queue.Done(_Change(present.id, rolling.before, f"{said} and goes back to {rolling.before[:12]}"))
         if present is not None and not _settled(present, rolling.digest):
@@ -157,6 +157,6 @@ class Roll(queue.Handler[_Rolling, _Change]):
 def _settled(instance: Instance, digest: str) -> bool:
     """Whether an instance is healthy with the bundle, or is none of the roll's business any more."""
     seen = instance.snapshot
-    if seen.wanted is Wanted.GONE or seen.digest != digest or seen.state == "inactive":
+    if seen.wanted is WantedState.GONE or seen.digest != digest or seen.state == "inactive":
         return True
     return seen.state == "active" and seen.made == digest and seen.applied >= seen.changed

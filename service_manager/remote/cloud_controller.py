@@ -1,6 +1,6 @@
 """What the service manager says to the cloud controller and to orchestrators: the requests of docs/architecture.md.
 
-Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's, and `LeftAloneError` of
+Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's, and `CircuitOpenError` of
 `lines`; the reconciler knows which of them pass and which do not.
 """
 
@@ -18,7 +18,7 @@ from archelon_api import deploy, design, disposal, names, orchestrator, tokens
 from archelon_core.auth import TenantId, TokenIssuer
 from occi_service import client
 
-from .orchestrator_calls import Lines
+from .orchestrator_calls import CallLimiter
 
 #: Seconds for one call.
 CALL_TIMEOUT: Final = 5.0
@@ -71,7 +71,7 @@ class Cloud:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._clients: dict[str, client.Client] = {}
-        self._lines = Lines(_connect, threads=threads, monotonic=monotonic)
+        self._lines = CallLimiter(_connect, threads=threads, monotonic=monotonic)
         self._modules: dict[str, tuple[str, float]] = {}
 
     # applications -----------------------------------------------------------------------------------------------------

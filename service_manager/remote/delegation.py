@@ -20,7 +20,7 @@ from occi_service import client
 
 from ..store import tables
 from .cloud_controller import Caller, Cloud
-from .discovery import Surroundings
+from .discovery import DiscoveryCache
 
 #: The topic of what takes back delegations that no instance came of; its key is the instance's id.
 UNCLAIMED: Final = "delegation.unclaimed"
@@ -30,7 +30,7 @@ _RETRY: Final = 5
 
 
 def is_needed(
-    manifest: bundles.Manifest, region: str | None, known: Surroundings, *, needs_others: bool = False
+    manifest: bundles.Manifest, region: str | None, known: DiscoveryCache, *, needs_others: bool = False
 ) -> bool:
     """Whether an order may reach a region that is called in tenants' names, or (`needs_others`) another service manager."""
     if needs_others:
@@ -90,7 +90,7 @@ class Delegating:
         return instance
 
 
-class Unclaimed(work.Handler[Caller, None]):
+class OrphanedDelegations(work.Handler[Caller, None]):
     """Handler of the topic `delegation.unclaimed`."""
 
     def __init__(self, cloud: Cloud) -> None:

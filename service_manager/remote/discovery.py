@@ -26,7 +26,7 @@ NAME: Final = "surroundings"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Surroundings:
+class DiscoveryCache:
     """What is known.
 
     Attributes:
@@ -37,7 +37,7 @@ class Surroundings:
     delegating: frozenset[str] = frozenset()
 
     @classmethod
-    def of_flag(cls, value: str | None) -> Surroundings:
+    def of_flag(cls, value: str | None) -> DiscoveryCache:
         """As they were written down."""
         if value is None:
             return cls()
@@ -45,7 +45,7 @@ class Surroundings:
         return cls(frozenset(found["regions"]), frozenset(found["delegating"]))
 
     @classmethod
-    def read(cls, database: Any) -> Surroundings:
+    def read(cls, database: Any) -> DiscoveryCache:
         """As they are known now."""
         with database.read() as connection:
             return cls.of_flag(connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME)))
@@ -65,8 +65,8 @@ def look(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
         delegating = {
             str(each.attributes[design.SERVICE_REGION]) for each in modules if each.attributes.get(design.DELEGATES)
         }
-        seen = Surroundings(frozenset(regions), frozenset(delegating))
-        if seen != Surroundings.read(database):
+        seen = DiscoveryCache(frozenset(regions), frozenset(delegating))
+        if seen != DiscoveryCache.read(database):
             flags = tables.flags
             with database.write() as connection:
                 connection.execute(flags.delete().where(flags.c.name == NAME))

@@ -1,16 +1,17 @@
-"""Lines to orchestrators, and what one that does not answer may take from the others.
+"""Calls to orchestrators, limited so that one that does not answer cannot take the threads of the others.
 
-A worker has few threads, and an orchestrator may be anybody's code: one that takes a connection and says nothing holds a thread
-until the call times out, and one that answers late holds it nearly as long. So a line is bounded three times over:
+A worker has few threads, and an orchestrator may run any code: one that accepts a connection and never responds holds a thread
+until the call times out, and a slow one holds it nearly as long. Calls are therefore limited in three ways:
 
-- who did not answer is left alone, for a second and then twice as long each time, up to half a minute; then one call tries.
-- nobody is called more than a few times at once, and who has not answered yet, or was late, only once.
-- a tenant of whom an orchestrator kept a thread waiting within the last minute has a quarter of the threads for those of his
-  orchestrators that have not answered, or were late, the last time. Those that answer are called as ever.
+- After a timeout the circuit of that orchestrator is open for a second, then twice as long each time, up to half a minute;
+  then one call probes it.
+- An orchestrator gets a few concurrent calls at most, and a single one while it has not responded yet or was late.
+- A tenant with an orchestrator that kept a thread waiting within the last minute has a quarter of the threads for those of its
+  orchestrators that did not respond, or were late, the last time. Calls to the ones that respond are unaffected.
 
-A call that is not made is `LeftAloneError`, which says when to come again. All of this is about the threads of one process and
-lives in its memory. An orchestrator that has started anew is a new one. Lines that were not used for longest are closed first:
-connections to thousands of orchestrators would be more than a process may have open.
+A call that is not made raises `CircuitOpenError`, which says when to retry. The state is of one process and in its memory. An
+orchestrator that restarts is a new one. The connections that were unused for longest are closed first, since connections to
+thousands of orchestrators would exceed a process' descriptors.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ _PAUSES: Final = Backoff(1.0, longest=30.0)
 _WATCHED: Final = 60.0
 #: Seconds between the appointments of calls that a tenant had to put off.
 _APART: Final = 0.1
-#: Lines that are kept open.
+#: Orchestrators whose connections are kept open.
 _MOST: Final = 256
 
 
-class LeftAloneError(client.ClientError):
+class CircuitOpenError(client.ClientError):
     """The call was not made.
 
     Attributes:
@@ -50,7 +51,7 @@ class LeftAloneError(client.ClientError):
 
 
 @dataclasses.dataclass(slots=True)
-class _Line:
+class _Circuit:
     client: client.Client
     address: str
     start: int
@@ -70,7 +71,7 @@ class _Tenant:
     appointment: float = 0.0
 
 
-class Lines:
+class CallLimiter:
     """See the module. Threads share it.
 
     Args:
@@ -87,7 +88,7 @@ class Lines:
         self._at_once = max(1, threads // 2)
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._lines: collections.OrderedDict[str, _Line] = collections.OrderedDict()
+        self._lines: collections.OrderedDict[str, _Circuit] = collections.OrderedDict()
         self._tenants: dict[str, _Tenant] = {}
 
     @contextlib.contextmanager
@@ -101,7 +102,7 @@ class Lines:
             start: how often the orchestrator has started.
 
         Raises:
-            LeftAloneError: not now.
+            CircuitOpenError: not now.
         """
         with self._lock:
             begun = self._monotonic()
@@ -131,27 +132,27 @@ class Lines:
                 if line.failures:
                     line.free_at = now + _PAUSES.delay(line.failures)
 
-    def _check(self, line: _Line, tenant: _Tenant, now: float) -> None:
+    def _check(self, line: _Circuit, tenant: _Tenant, now: float) -> None:
         if now < line.free_at:
-            raise LeftAloneError(
+            raise CircuitOpenError(
                 "it has not answered; left alone for a while", address=line.address, seconds=line.free_at - now
             )
         if line.calls >= (self._at_once if line.prompt else 1):
-            raise LeftAloneError("it is being called already", address=line.address, seconds=_APART)
+            raise CircuitOpenError("it is being called already", address=line.address, seconds=_APART)
         if not line.prompt and now < tenant.watched_until and tenant.calls >= self._share:
             # Appointments lie apart, so that those who were put off do not all come at once, again and again.
             tenant.appointment = min(max(tenant.appointment, now) + _APART, now + _PAUSES.longest)
-            raise LeftAloneError(
+            raise CircuitOpenError(
                 "its tenant's orchestrators keep others waiting", address=line.address, seconds=tenant.appointment - now
             )
 
-    def _line(self, instance: str, address: str, start: int) -> _Line:
+    def _line(self, instance: str, address: str, start: int) -> _Circuit:
         line = self._lines.get(instance)
         if line is None or line.address != address or line.start < start:
             # Calls to the one before end on the line that they began on.
             self._close(instance)
             self._make_room()
-            line = self._lines[instance] = _Line(self._connect(address), address, start)
+            line = self._lines[instance] = _Circuit(self._connect(address), address, start)
         self._lines.move_to_end(instance)
         return line
 

@@ -20,7 +20,7 @@ from archelon_core.auth import TenantId
 from ..store import tables
 from ..store.services import Catalogue
 from .cloud_controller import Cloud
-from .discovery import NAME, Surroundings
+from .discovery import NAME, DiscoveryCache
 
 #: Seconds to wait for the first look at what regions there are.
 _SOON: Final = 0.5
@@ -64,7 +64,7 @@ class Registration(queue.Handler[Offer, None]):
         entries: dict[str, dict[str, Any]] = {}
         if not found.withdrawn:
             flag = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME))
-            regions = set(manifest.resources) or Surroundings.of_flag(flag).regions
+            regions = set(manifest.resources) or DiscoveryCache.of_flag(flag).regions
             for region in regions:
                 for interface, url in self._urls.items():
                     entries[design.service_path(found.type, region, interface)] = {

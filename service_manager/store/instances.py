@@ -24,7 +24,7 @@ from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
 
 from . import tables
-from .snapshot import Snapshot, Wanted, legal_moves
+from .snapshot import Snapshot, WantedState, legal_moves
 
 InstanceId = NewType("InstanceId", str)
 
@@ -202,7 +202,7 @@ class Instances:
 def _instance(row: sa.Row[Any]) -> Instance:
     values = row._mapping
     snapshot = {name: values[name] for name in _SNAPSHOT}
-    snapshot["wanted"] = Wanted(snapshot["wanted"])
+    snapshot["wanted"] = WantedState(snapshot["wanted"])
     beside = {name: values[name] for name in _BESIDE}
     beside["outputs"] = tuple(json.loads(beside["outputs"]))
     return Instance(snapshot=Snapshot(**snapshot), **beside)

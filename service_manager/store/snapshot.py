@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 
-class Wanted(enum.StrEnum):
+class WantedState(enum.StrEnum):
     """What the tenant last asked for."""
 
     ACTIVE = "active"
@@ -36,7 +36,7 @@ class Snapshot:
 
     digest: str
     made: str | None = None
-    wanted: Wanted = Wanted.ACTIVE
+    wanted: WantedState = WantedState.ACTIVE
     generation: int = 1
     changed: int = 1
     applied: int = 0

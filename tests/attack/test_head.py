@@ -25,7 +25,7 @@ import pytest
 from archelon_api import orchestrator as orchestrator_wire
 from archelon_core.http import gunicorn_worker
 from archelon_core.http.admin_port import serve_admin_port
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 from sdk.runtime.app import application as orchestrator_application
 from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
@@ -68,7 +68,7 @@ def served(application: WSGIApplication) -> Iterator[int]:
             threads=4,
             keep_alive=15,
             graceful_timeout=30,
-            limits=Limits(),
+            limits=ConnectionLimits(),
         )
         config = gunicorn.config.Config()
         for name, value in {**options, "forwarded_allow_ips": ""}.items():

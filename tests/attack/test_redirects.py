@@ -15,7 +15,7 @@ from archelon_core.auth.keystone import KeystoneTokens, RoleMap
 from archelon_core.auth.keystone_api import Keystone, KeystoneDownError, KeystoneRefusedError, ServiceUser
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.heat.account import AccountTokens
-from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.connection import HeatConnections
 from occi_service import client
 
 from .listener import Listener, listener
@@ -86,7 +86,7 @@ class _Tokens:
         return "ours"
 
 
-class _Cloud(Connections):
+class _Cloud(HeatConnections):
     """Has its endpoint, as if Keystone had named it."""
 
     def __init__(self, url: str) -> None:
@@ -103,7 +103,7 @@ def test_heat_and_designate_send_tenants_tokens_nowhere_else(known: Listener, st
         cloud.call(LABELS, lambda heat: heat.stacks.get("hello"))
     with pytest.raises(keystoneauth1.exceptions.ClientException, match="gets no token"):
         cloud.send(LABELS, "dns", "GET", "/v2/zones")
-    catalogue = Connections(_Tokens(), auth_url=f"{known.url}/v3", region="")
+    catalogue = HeatConnections(_Tokens(), auth_url=f"{known.url}/v3", region="")
     with pytest.raises(keystoneauth1.exceptions.ClientException, match="gets no token"):
         catalogue.send(LABELS, "dns", "GET", "/v2/zones")
     assert len(known.calls) == 3

@@ -19,7 +19,7 @@ from archelon_api import names, tokens
 from archelon_core import auth, encryption
 from archelon_core.database import Database, metadata
 from cloud_controller.app import dependencies, web, worker
-from cloud_controller.core.notifications import Notice
+from cloud_controller.core.notifications import Notification
 from cloud_controller.core.tables import installation
 from cloud_controller.platforms.interface import Platform, PlatformContext
 from cloud_controller.platforms.local.factory import LocalPlatform, open_local
@@ -83,7 +83,7 @@ class House:
         self.platform: LocalPlatform = open_local(
             PlatformContext("local", root / "local"), runner=runner, shared=True, checkpoint=checkpoint
         )
-        self.parts = dependencies.Parts(
+        self.parts = dependencies.Dependencies(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),
             platforms=platforms or {"local": self.platform},
@@ -92,7 +92,7 @@ class House:
             directory=root,
             url="http://cloud",
         )
-        self.sent: list[Notice] = []
+        self.sent: list[Notification] = []
         self.client = falcon.testing.TestClient(web.application(self.parts))
         self.issuer = self._issuer_of(self.theirs)
 

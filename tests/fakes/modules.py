@@ -19,7 +19,7 @@ from archelon_api.names import GENERATION, INSTANCE, REGION, SERVICE
 from archelon_core.auth import IDENTITY
 from occi_service.model import type_id
 from occi_service.server.app import Application
-from occi_service.server.request import Limits
+from occi_service.server.request import RequestLimits
 
 from . import stacks
 from .bundles import Bundles, Digest
@@ -42,7 +42,7 @@ class ModuleApplication(Application):
 
 def _application(world: World, name: str, shelf: Shelf) -> ModuleApplication:
     world.shelves[name] = shelf
-    return ModuleApplication(shelf, limits=Limits(body=_BODY, page=10_000))
+    return ModuleApplication(shelf, limits=RequestLimits(body=_BODY, page=10_000))
 
 
 def _instance_in(entity: Entity) -> str:

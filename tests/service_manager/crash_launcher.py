@@ -65,7 +65,7 @@ def _fit_worker(fuse: Fuse) -> None:
 def _fit_web(fuse: Fuse) -> None:
     made = app.web
 
-    def touched(parts: app.Parts) -> Any:
+    def touched(parts: app.Dependencies) -> Any:
         inner = made(parts)
 
         def application(environ: dict[str, Any], start_response: Any) -> Any:

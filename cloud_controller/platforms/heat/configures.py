@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..interface import ConfigurationOrder, Configured, DeployError, ProvisionError, StackIndex
-from .connection import Connections
+from .connection import HeatConnections
 from .resources import Found
 from .software_config import SoftwareDeployments, software_of
 from .ssh import errand_of, run
@@ -35,7 +35,7 @@ class HeatConfigures:
     """
 
     def __init__(
-        self, connections: Connections, book: StackIndex, *, way: Callable[[str], str] = lambda address: address
+        self, connections: HeatConnections, book: StackIndex, *, way: Callable[[str], str] = lambda address: address
     ) -> None:
         self._connections = connections
         self._book = book

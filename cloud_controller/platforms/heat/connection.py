@@ -39,7 +39,7 @@ NotFoundError = heatclient.exc.HTTPNotFound
 ConflictError = heatclient.exc.HTTPConflict
 
 
-class Connections:
+class HeatConnections:
     """Ways to one region's services.
 
     Args:

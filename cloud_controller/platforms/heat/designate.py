@@ -18,7 +18,7 @@ from archelon_api.dns_records import DnsRecordError, zone_of
 
 from ...core.labels import Labels
 from ..interface import DeployError, InventoryError, Named, NameOrder, NeverDelegatedError, ProvisionError, StackIndex
-from .connection import Connections
+from .connection import HeatConnections
 from .inventory import Held, TenantInventory
 
 _MARK: Final = "archelon-instance="
@@ -42,7 +42,7 @@ class Designate:
         service: its type in the catalogue.
     """
 
-    def __init__(self, connections: Connections, *, service: str = "dns") -> None:
+    def __init__(self, connections: HeatConnections, *, service: str = "dns") -> None:
         self._connections = connections
         self._service = service
 

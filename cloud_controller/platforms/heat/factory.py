@@ -8,7 +8,7 @@ from typing import Any
 from ..interface import Configures, DeployError, Inventory, Names, Platform, PlatformContext, Stacks, Targets, Watcher
 from .account import AccountTokens
 from .configures import HeatConfigures
-from .connection import Connections
+from .connection import HeatConnections
 from .designate import Designate, DesignateInventory, DesignateNames
 from .inventory import AllInventory, HeatInventory
 from .stacks import HeatStacks
@@ -81,7 +81,7 @@ def open_heat(
             tokens = AccountTokens(auth_url, cacert=cacert, **account)
         except TypeError as problem:
             raise DeployError(f"the account of the region {context.region} is not right: {problem}") from problem
-    connections = Connections(
+    connections = HeatConnections(
         tokens,
         auth_url=auth_url,
         region=region_name or context.region,

@@ -19,7 +19,7 @@ from heatclient.v1.client import Client
 
 from ...core.labels import Labels
 from ..interface import DeployError, Inventory, InventoryError, NeverDelegatedError, StackIndex
-from .connection import Connections, NotFoundError
+from .connection import HeatConnections, NotFoundError
 from .orders import OURS, instance_tag, labels_of
 from .resources import is_deletion_stalled, seconds
 
@@ -75,7 +75,9 @@ class TenantInventory(abc.ABC):
 class HeatInventory(TenantInventory):
     """Stacks of one region."""
 
-    def __init__(self, connections: Connections, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, connections: HeatConnections, book: StackIndex, *, clock: Callable[[], float] = time.time
+    ) -> None:
         super().__init__(book, clock=clock)
         self._connections = connections
 

@@ -27,7 +27,7 @@ from archelon_core.backoff import Backoff
 from ...core.labels import Labels
 from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import resources
-from .connection import ConflictError, Connections, NotFoundError
+from .connection import ConflictError, HeatConnections, NotFoundError
 from .orders import Request, labels_of, request_of, stack_name
 from .scaling import scaled
 
@@ -71,7 +71,7 @@ class HeatStacks:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: HeatConnections,
         *,
         stalled: float = _STALLED,
         clock: Callable[[], float] = time.time,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ..interface import DeployError, StackIndex, Target
-from .connection import Connections
+from .connection import HeatConnections
 from .resources import Found, resources_of
 
 SERVER: Final = "OS::Nova::Server"
@@ -31,7 +31,7 @@ class HeatTargets:
     """
 
     def __init__(
-        self, connections: Connections, book: StackIndex, *, clock: Callable[[], float] = time.monotonic
+        self, connections: HeatConnections, book: StackIndex, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connections = connections
         self._book = book

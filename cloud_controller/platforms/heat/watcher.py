@@ -15,7 +15,7 @@ from typing import Any, Final
 from heatclient.v1.client import Client
 
 from ..interface import Change, Changed, DeployError, KnownStack, StackIndex
-from .connection import Connections
+from .connection import HeatConnections
 from .orders import OURS, order_id
 
 #: Tenants that are asked for in one round; the others come next.
@@ -39,7 +39,7 @@ class HeatWatcher:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: HeatConnections,
         book: StackIndex,
         *,
         first: float = 0.25,

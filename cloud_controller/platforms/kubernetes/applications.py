@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Pace
+from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
 from . import diagnostics
 from .annotations import ORCHESTRATOR, REVISION, dns_name, instance_of
 from .api import ApiError, Json, NotFoundError
@@ -41,7 +41,7 @@ class KubernetesApplications:
     """
 
     #: Changes are told by the watcher; looks in between are for what it may have missed.
-    pace = Pace(under_way=5.0, standing=60.0)
+    pace = PollIntervals(under_way=5.0, standing=60.0)
 
     def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
         self._cluster = cluster

@@ -14,7 +14,7 @@ from .cluster import Cluster, Namespaces
 from .inventory import KubernetesInventory, KubernetesTargets
 from .nodes import PodNodes
 from .orchestrators import Runs
-from .policy import Policy
+from .policy import TemplatePolicy
 from .stacks import KubernetesStacks
 from .watcher import KubernetesWatcher
 
@@ -33,7 +33,7 @@ class KubernetesPlatform(Platform):
     applications: KubernetesApplications
     watcher: KubernetesWatcher
 
-    def __init__(self, cluster: Cluster, *, runs: Runs, policy: Policy, patience: float = 600.0) -> None:
+    def __init__(self, cluster: Cluster, *, runs: Runs, policy: TemplatePolicy, patience: float = 600.0) -> None:
         self.cluster = cluster
         self.applications = KubernetesApplications(cluster, runs)
         self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
@@ -78,7 +78,7 @@ def open_kubernetes(
         namespace, namespaces: `one` namespace of this name for all, or one for each `tenant`, whose name begins with it.
         image: runs bundles. pull_secrets, pull_policy, requests, limits, user, callers, egress, address, domain: see `Runs`.
         kinds: `<version>/<kind>` that stacks may create, such as `apps/v1/Deployment`; without it, those of `policy.KINDS`.
-        service_types, allow_root, ingress_hosts, ingress_annotations: see `Policy`.
+        service_types, allow_root, ingress_hosts, ingress_annotations: see `TemplatePolicy`.
         patience: seconds after which a stack that does not come up has failed.
 
     Raises:
@@ -90,7 +90,7 @@ def open_kubernetes(
         raise DeployError(f"region {context.region}: `address` is {address!r}; choose ip or dns")
     try:
         made = connection() if connection is not None else connect(kubeconfig, cluster_context)
-        policy = Policy.of(
+        policy = TemplatePolicy.of(
             kinds,
             service_types=service_types,
             allow_root=allow_root,

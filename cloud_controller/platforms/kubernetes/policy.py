@@ -72,7 +72,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Policy:
+class TemplatePolicy:
     """A region's.
 
     Args:
@@ -102,7 +102,7 @@ class Policy:
         pull_secrets: Sequence[str] = (),
         ingress_hosts: Sequence[str] = (),
         ingress_annotations: Sequence[str] = (),
-    ) -> Policy:
+    ) -> TemplatePolicy:
         """Out of a region's settings. Raises ValueError for a kind without its version, or a domain that is none."""
         found = []
         for each in KINDS if kinds is None else kinds:

@@ -26,7 +26,7 @@ from .api import ApiError, Json, NotFoundError
 from .cluster import Cluster, describe
 from .discovery import UnknownKindError
 from .outputs import PathError, outputs
-from .policy import Policy
+from .policy import TemplatePolicy
 from .readiness import WORKLOADS, Health, health
 from .template import Rendered, render
 
@@ -88,7 +88,7 @@ class KubernetesStacks:
     def __init__(
         self,
         cluster: Cluster,
-        policy: Policy,
+        policy: TemplatePolicy,
         *,
         image: str = "",
         patience: float = 600.0,

@@ -34,7 +34,7 @@ from ..interface import DeployError, StackOrder
 from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
 from .api import Json
 from .outputs import OutputValue, PathError
-from .policy import POD_PATHS, Path, Policy, pods_of
+from .policy import POD_PATHS, Path, TemplatePolicy, pods_of
 
 _FILE: Final = "template"
 _IMAGE: Final = "org.archelon.image"
@@ -80,7 +80,7 @@ class Rendered:
     conditions: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
 
-def render(order: StackOrder, policy: Policy, *, region: str, namespace: str, image: str = "") -> Rendered:
+def render(order: StackOrder, policy: TemplatePolicy, *, region: str, namespace: str, image: str = "") -> Rendered:
     """What an order's template says. Asks nobody.
 
     Args:
@@ -114,7 +114,7 @@ def _platform_values(order: StackOrder, region: str, namespace: str) -> dict[str
 
 
 class _Rendering:
-    def __init__(self, order: StackOrder, policy: Policy, region: str, namespace: str) -> None:
+    def __init__(self, order: StackOrder, policy: TemplatePolicy, region: str, namespace: str) -> None:
         self._order = order
         self._policy = policy
         self._region = region

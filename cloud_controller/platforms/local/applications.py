@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ..health import Check, check_all
-from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Pace
+from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, PollIntervals
 from .launcher import Launcher
-from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Name, Order, ProcessLimits, Program, Restart, Running, State
 
 _PROCESS = "orchestrator"
 #: Of an orchestrator, where its region says nothing else: one that leaks ends, and not the machine.
-_LIMITS = Limits(memory=2 << 30, files=1024)
+_LIMITS = ProcessLimits(memory=2 << 30, files=1024)
 _WAYS_UP = (State.RESERVED, State.STARTING)
 
 
@@ -29,7 +29,7 @@ class LocalApplications:
     """
 
     #: Nobody tells: processes are looked at.
-    pace = Pace(under_way=0.1, standing=5.0)
+    pace = PollIntervals(under_way=0.1, standing=5.0)
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class LocalApplications:
         *,
         runner: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
+        limits: ProcessLimits | None = None,
         restart: Restart | None = None,
         grace: float = 10.0,
     ) -> None:

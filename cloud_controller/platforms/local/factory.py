@@ -15,7 +15,7 @@ from .configures import LocalConfigures
 from .inventory import LocalInventory, LocalTargets
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
-from .orders import Limits
+from .orders import ProcessLimits
 from .sandbox import Sandbox, found_sandbox, told_of
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class LocalPlatform(Platform):
         *,
         runner: tuple[str, ...] = (),
         node_resources: Mapping[str, object] | None = None,
-        limits: Limits | None = None,
+        limits: ProcessLimits | None = None,
         refused_ports: Collection[int] = (),
         shared: bool = False,
         readable: Sequence[str] = (),
@@ -90,7 +90,7 @@ def open_local(
     Args:
         context: its directory holds everything that runs.
         runner: argument list that runs a bundle; the bundle's directory is appended.
-        limits: of each orchestrator, as `Limits` names them; its defaults without.
+        limits: of each orchestrator, as `ProcessLimits` names them; its defaults without.
         shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
         refused_ports: the installation's own, that no process is given.
         readable, writable: paths of this machine that every process sees beside the system and its own directory.
@@ -105,7 +105,7 @@ def open_local(
     return LocalPlatform(
         context.directory,
         runner=tuple(runner),
-        limits=Limits(**limits) if limits else None,
+        limits=ProcessLimits(**limits) if limits else None,
         shared=shared,
         refused_ports=tuple(refused_ports),
         readable=tuple(readable),

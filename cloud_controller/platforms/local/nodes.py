@@ -29,7 +29,7 @@ from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from .launcher import Launcher
-from .orders import HERE, LaunchError, Limits, Name, Order, Program, Restart, Running, State
+from .orders import HERE, LaunchError, Name, Order, ProcessLimits, Program, Restart, Running, State
 from .port_allocator import system_port_refusal
 
 _CONTENT = ("command", "environment", "env", "files")
@@ -108,7 +108,7 @@ class ProcessNodes:
             labels=wanted.labels,
             ports=_ports(resource.get("ports")),
             directory=str(resource.get("directory") or "."),
-            limits=Limits(**_mapping(resource.get("limits"))),
+            limits=ProcessLimits(**_mapping(resource.get("limits"))),
             restart=Restart(**_mapping(resource.get("restart"))),
             grace=float(_mapping({"grace": resource.get("grace")})["grace"] or 10.0),
             notes={"stack": wanted.stack, "key": wanted.key, "node": wanted.node, "needs": " ".join(wanted.needs)},

@@ -43,7 +43,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     """Bounds of one process; None leaves the machine's.
 
     Args:
@@ -108,7 +108,7 @@ class Order:
     labels: Labels
     ports: Mapping[str, int] = field(default_factory=dict)
     directory: str = "."
-    limits: Limits = field(default_factory=Limits)
+    limits: ProcessLimits = field(default_factory=ProcessLimits)
     restart: Restart = field(default_factory=Restart)
     grace: float = 10.0
     notes: Mapping[str, str] = field(default_factory=dict)

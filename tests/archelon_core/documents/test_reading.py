@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from archelon_core.documents.problems import DocumentError
 from archelon_core.documents.reading import read_file, read_text
-from archelon_core.documents.tree import Limits, locate, plain, walk
+from archelon_core.documents.tree import DocumentLimits, locate, plain, walk
 from bundles.templates import to_text
 
 #: What JSON can hold and we take: no control characters in keys, 64-bit numbers.
@@ -31,7 +31,7 @@ def read(text: str, file: str = "m.yaml") -> list[object]:
     return [plain(document) for document in read_text(text, file=file)]
 
 
-def refused(text: str, file: str = "m.yaml", limits: Limits | None = None) -> str:
+def refused(text: str, file: str = "m.yaml", limits: DocumentLimits | None = None) -> str:
     with pytest.raises(DocumentError) as error:
         read_text(text, file=file, limits=limits)
     return str(error.value)

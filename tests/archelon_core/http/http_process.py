@@ -25,10 +25,10 @@ import hashlib, json, socket, sys, threading
 from pathlib import Path
 from archelon_core import logs, redaction
 from archelon_core.http import gunicorn_worker, server
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 from archelon_core.auth import SizeLimit
 
-directory, options, limits = Path(sys.argv[1]), json.loads(sys.argv[2]), Limits(**json.loads(sys.argv[3]))
+directory, options, limits = Path(sys.argv[1]), json.loads(sys.argv[2]), ConnectionLimits(**json.loads(sys.argv[3]))
 logs.configure(redaction.Redactor())
 
 def echo(environ, start):

@@ -131,7 +131,7 @@ def fetcher(
     return fetch.Fetcher(
         schemes=("http", "https"),
         allowed_networks=allowed,
-        limits=fetch.Limits(
+        limits=fetch.FetchLimits(
             size=int(limits.get("size", 100_000)),
             seconds=limits.get("seconds", 10.0),
             redirects=int(limits.get("redirects", 3)),

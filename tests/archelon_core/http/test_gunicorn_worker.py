@@ -15,7 +15,7 @@ import gunicorn.config
 import psutil
 import pytest
 
-from archelon_core.http.connection import Connection, Limits
+from archelon_core.http.connection import Connection, ConnectionLimits
 from archelon_core.http.gunicorn_worker import source_of
 from tests.waiting import until
 
@@ -332,7 +332,7 @@ class Endless:
 @pytest.mark.parametrize("begun", [CLOSE, post(b"Content-Length: 99999999"), post(CHUNKED) + b"fffffff\r\n"])
 def test_who_sends_without_end_has_turns_like_all_others(begun: bytes) -> None:
     endless = Endless(begun)
-    limits = Limits(body=100_000_000)
+    limits = ConnectionLimits(body=100_000_000)
     connection = Connection(gunicorn.config.Config(), endless, ("127.0.0.1", 1), None, limits=limits, source=None)
     for turn in range(100):
         next(connection.steps)

@@ -32,7 +32,7 @@ from pathlib import Path
 import prometheus_client  # before serve(), as a command line that imports everything does
 from archelon_core import logs, redaction
 from archelon_core.http import server
-from archelon_core.http.connection import Limits
+from archelon_core.http.connection import ConnectionLimits
 
 directory = Path(sys.argv[1])
 logs.configure(redaction.Redactor([{secret!r}]), level="DEBUG")
@@ -86,7 +86,7 @@ def when_ready(addresses):
 
 server.serve(
     app_factory, bind="127.0.0.1:0", server={server!r}, workers=2, threads=2, graceful_timeout=10,
-    limits=Limits(seconds=3.0), when_ready=when_ready,
+    limits=ConnectionLimits(seconds=3.0), when_ready=when_ready,
 )
 """
 

@@ -25,7 +25,7 @@ from archelon_core.queue import WorkQueue
 from archelon_core.settings import SettingsError
 from cloud_controller import settings
 from cloud_controller.app import dependencies, web, worker
-from cloud_controller.core.notifications import Notice, Sender
+from cloud_controller.core.notifications import Notification, Sender
 from cloud_controller.core.resources import Objects
 from cloud_controller.platforms import interface
 from cloud_controller.platforms.local.delegations import LocalDelegations
@@ -74,7 +74,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
     realm.add_user("ann", tenant="ours", roles=["tenant"])
     realm.add_user("op", tenant="ours", roles=["operator"])
     issued = {user: realm.issue_token(user, tenant="ours", lifetime=None).secret for user in ("ann", "op")}
-    known = dependencies.Parts(
+    known = dependencies.Dependencies(
         **{
             **{field: getattr(house.parts, field) for field in ("database", "cipher", "platforms", "keys")},
             "signing_key": house.parts.signing_key,
@@ -140,14 +140,14 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house
         "ARCHELON_SIGNING_KEY": str(tmp_path / "key.pem"),
         "ARCHELON_REGIONS": '{"here": {"platform": "local"}}',
     }
-    opened = dependencies.Parts.of(settings.CloudControllerSettings.load(environ))
+    opened = dependencies.Dependencies.of(settings.CloudControllerSettings.load(environ))
     assert opened.regions.names == ("here",)
     opened.database.close()
     with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
         settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
     with pytest.raises(interface.DeployError, match=r"there are heat,.* local"):
-        dependencies.Parts.of(settings.CloudControllerSettings.load(wrong))
+        dependencies.Dependencies.of(settings.CloudControllerSettings.load(wrong))
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])
@@ -218,9 +218,9 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
                 orchestrator.EVENT_DATA: {"state": "CREATE_COMPLETE", "reason": ""},
             }
             send = Sender(house.parts.issuer())
-            send(Notice("e-1", instance, "t-1", url, attributes))
+            send(Notification("e-1", instance, "t-1", url, attributes))
             with pytest.raises(ClientError):
-                send(Notice("e-2", new_instance(), "t-1", url, attributes))
+                send(Notification("e-2", new_instance(), "t-1", url, attributes))
         finally:
             server.shutdown()
             thread.join()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import bundles
 from archelon_api import deploy, names
 from cloud_controller.app.worker import worker_of
-from cloud_controller.core.notifications import TOPIC, Notice
+from cloud_controller.core.notifications import TOPIC, Notification
 from occi_service import client
 
 from ..house import LISTENER, SERVICE, TENANT, House, labels, new_instance
@@ -368,7 +368,7 @@ def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(house
     put_application(house, instance)
     told: list[str] = []
 
-    def send(notice: Notice) -> None:
+    def send(notice: Notification) -> None:
         told.append(notice.event)
         if told.count(notice.event) < 3:
             raise client.UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)

@@ -13,7 +13,7 @@ from archelon_core.queue import Done, Item, Progress, Token, Wait
 from cloud_controller.app import web
 from cloud_controller.core.entities import Entities
 from cloud_controller.core.labels import Labels
-from cloud_controller.core.notifications import Notices
+from cloud_controller.core.notifications import Notifications
 from cloud_controller.core.resources import ABSENT
 from cloud_controller.disposal.backend import TOPIC
 from cloud_controller.disposal.work import DisposalWork, Sweep
@@ -101,7 +101,7 @@ class Looks:
         self._handler = DisposalWork(
             house.parts.objects,
             Entities(registry),
-            Notices(house.parts.queue),
+            Notifications(house.parts.queue),
             inventory=inventory,
             keep=keep,
             clock=lambda: self.now,

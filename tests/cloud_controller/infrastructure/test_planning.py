@@ -14,7 +14,7 @@ from cloud_controller.infrastructure import planning
 from cloud_controller.infrastructure.description import Description, Health, Implementation, Node
 from cloud_controller.infrastructure.planning import Ensure, Halt, Plan, Record, Remove, Status, Step, noted, scaled
 from cloud_controller.infrastructure.rendering import Item, Place
-from cloud_controller.infrastructure.resolving import Wanted
+from cloud_controller.infrastructure.resolving import WantedNodes
 from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
 
 HERE = Place("t", 1, 1)
@@ -44,8 +44,8 @@ def described(
     return Description("world", nodes, {}, {})
 
 
-def wanted(description: Description, **changes: object) -> Wanted:
-    return replace(Wanted("s", description, LABELS), **changes)  # type: ignore[arg-type]
+def wanted(description: Description, **changes: object) -> WantedNodes:
+    return replace(WantedNodes("s", description, LABELS), **changes)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class World:
     record: Record | None = None
     states: list[str] = field(default_factory=list)
 
-    def step(self, target: Wanted, *, lose: Callable[[], bool] = lambda: False) -> Plan:
+    def step(self, target: WantedNodes, *, lose: Callable[[], bool] = lambda: False) -> Plan:
         for key, node in self.nodes.items():
             if node.condition is Condition.RUNNING:
                 self.nodes[key] = replace(
@@ -99,7 +99,7 @@ class World:
             node.key, node.node, "fake", condition, node.revision, node.needs, attributes, None, self.now, "died"
         )
 
-    def settle(self, target: Wanted, *, turns: int = 500) -> Record:
+    def settle(self, target: WantedNodes, *, turns: int = 500) -> Record:
         for _ in range(turns):
             plan = self.step(target)
             assert self.record is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from occi_service import Limits
+from occi_service import RequestLimits
 from tests.occi_service.server.calls import HOST, JSON, call, path_of
 from tests.occi_service.server.shop import BOX_TEXT, ROPE_TYPE, SCHEME, Shop
 
@@ -47,7 +47,7 @@ def test_a_page_is_a_whole_number_from_one(shop: Shop, query: str) -> None:
 
 def test_more_than_a_page_holds_is_413(filled: tuple[Shop, list[str]]) -> None:
     shop, made = filled
-    small = Shop(shop.registry, limits=Limits(page=4))
+    small = Shop(shop.registry, limits=RequestLimits(page=4))
     assert call(small, "GET", "/box/", query="page=1&number=5").status == 413
     answer = call(small, "GET", "/box/", accept=JSON)
     assert answer.status == 413

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from occi_service.registry import InMemoryRegistry
-from occi_service.server.request import Limits
+from occi_service.server.request import RequestLimits
 from tests.occi_service.registry.world import sql_registry
 from tests.occi_service.server.calls import JSON, Answer, call, environ_of, path_of, serve
 from tests.occi_service.server.shop import BOX_TEXT, BOX_TYPE, ROPE_TYPE, SCHEME, Shop
 
-SMALL = Limits(page=5, filters=3, mixins=20)
+SMALL = RequestLimits(page=5, filters=3, mixins=20)
 
 
 def box(shop: Shop) -> str:
@@ -130,7 +130,7 @@ def test_the_most_terms_that_are_taken_are_no_burden(database_url: str) -> None:
     registry, database = sql_registry(database_url)
     shop = Shop(registry)
     box(shop)
-    fields = {"X-OCCI-Attribute": ", ".join(f"a{number}=1" for number in range(Limits().filters))}
+    fields = {"X-OCCI-Attribute": ", ".join(f"a{number}=1" for number in range(RequestLimits().filters))}
     assert call(shop, "GET", "/box/", fields, accept=JSON).json == {}
     database.close()
 

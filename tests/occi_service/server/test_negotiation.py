@@ -8,7 +8,7 @@ import uuid
 import falcon.testing
 import pytest
 
-from occi_service import Limits
+from occi_service import RequestLimits
 from tests.occi_service.server.calls import HOST, JSON, call, environ_of, path_of, serve
 from tests.occi_service.server.shop import BOX_TEXT, BOX_TYPE, LABEL_TYPE, OPEN_TYPE, ROPE_TYPE, SCHEME, Shop
 
@@ -92,7 +92,7 @@ def test_an_answer_too_large_for_a_header_says_so(shop: Shop) -> None:
 
 
 def test_a_body_too_large_or_cut_off_is_refused(shop: Shop) -> None:
-    small = Shop(shop.registry, limits=Limits(body=200))
+    small = Shop(shop.registry, limits=RequestLimits(body=200))
     body = (BOX_TEXT + 'X-OCCI-Attribute: shop.name="one"').encode()
     assert call(small, "POST", "/box/", body=body, kind="text/plain").status == 201
     assert call(small, "POST", "/box/", body=body + b" " * 200, kind="text/plain").status == 413

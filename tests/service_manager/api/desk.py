@@ -95,13 +95,13 @@ class Desk:
                 **settings,
             }
         )
-        self.parts = app.Parts.of(self._settings, clock=self.clock)
-        self._others: list[app.Parts] = []
+        self.parts = app.Dependencies.of(self._settings, clock=self.clock)
+        self._others: list[app.Dependencies] = []
         self.web = app.web(self.parts)
 
     def another_process(self) -> Any:
         """A second web process over the same database."""
-        self._others.append(app.Parts.of(self._settings, clock=self.clock))
+        self._others.append(app.Dependencies.of(self._settings, clock=self.clock))
         return app.web(self._others[-1])
 
     def close(self) -> None:

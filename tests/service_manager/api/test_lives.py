@@ -80,7 +80,7 @@ def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
 ) -> None:
     """The worker takes them back; this process, over the same database, refuses them, signed and unexpired as they are."""
     path = order(manager, tenant)
-    parts = app.Parts.of(manager.settings())
+    parts = app.Dependencies.of(manager.settings())
     try:
         verifier = app.verifier(parts)
         audience = tokens.AUDIENCE_SERVICE_MANAGER

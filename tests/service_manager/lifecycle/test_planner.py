@@ -18,17 +18,17 @@ from service_manager.lifecycle.planner import (
     ForgetApplication,
     GiveUp,
     MakeApplication,
-    Patience,
     Remove,
     Rest,
+    RetryPolicy,
     SendPhase,
     Step,
     TryAgain,
     plan,
 )
-from service_manager.store.snapshot import Snapshot, Wanted, legal_moves
+from service_manager.store.snapshot import Snapshot, WantedState, legal_moves
 
-PATIENCE = {state: Patience(timeout=100, retries=1) for state in wire.STATES}
+PATIENCE = {state: RetryPolicy(timeout=100, retries=1) for state in wire.STATES}
 UP = Snapshot("v1", made="v1", boots=1, activated=1, applied=1, state="active")
 
 
@@ -66,7 +66,7 @@ def test_an_active_instance_rests_until_something_changes() -> None:
     assert step(UP) == Rest()
     assert step(dataclasses.replace(UP, changed=2, generation=2)) == Enter("update")
     assert step(dataclasses.replace(UP, digest="v2")) == Enter("update")
-    assert step(dataclasses.replace(UP, wanted=Wanted.INACTIVE)) == Enter("stop")
+    assert step(dataclasses.replace(UP, wanted=WantedState.INACTIVE)) == Enter("stop")
     assert step(dataclasses.replace(UP, boots=2)) == Activate()
 
 
@@ -87,11 +87,11 @@ def test_a_phase_that_takes_too_long_says_what_was_missing() -> None:
 
 @pytest.mark.parametrize("state", [state for state in wire.STATES if state not in ("destroy", "fail")])
 def test_a_delete_overtakes_whatever_runs(state: str) -> None:
-    assert step(dataclasses.replace(UP, state=state, wanted=Wanted.GONE)) == Enter("destroy")
+    assert step(dataclasses.replace(UP, state=state, wanted=WantedState.GONE)) == Enter("destroy")
 
 
 def test_destroy_asks_the_orchestrator_then_disposal_then_removes() -> None:
-    seen = dataclasses.replace(UP, state="destroy", wanted=Wanted.GONE)
+    seen = dataclasses.replace(UP, state="destroy", wanted=WantedState.GONE)
     assert step(seen) == Dismiss()
     assert step(dataclasses.replace(seen, sent=1)) == Await(100, application=True)
     assert step(dataclasses.replace(seen, sent=1, outcome="done")) == Dispose()
@@ -102,7 +102,7 @@ def test_destroy_asks_the_orchestrator_then_disposal_then_removes() -> None:
 
 def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_dependencies() -> None:
     seen = dataclasses.replace(
-        UP, state="destroy", wanted=Wanted.GONE, sent=1, outcome="failed", outcome_message="no", attempt=1
+        UP, state="destroy", wanted=WantedState.GONE, sent=1, outcome="failed", outcome_message="no", attempt=1
     )
     assert step(seen) == Dispose()
     assert step(dataclasses.replace(seen, dependencies=1)) == GiveUp("destroy", "no")
@@ -110,7 +110,7 @@ def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_depend
 
 def test_disposal_that_fails_is_asked_again_and_then_given_up() -> None:
     seen = dataclasses.replace(
-        UP, state="destroy", wanted=Wanted.GONE, disposal="failed", outcome_message="a volume is in use"
+        UP, state="destroy", wanted=WantedState.GONE, disposal="failed", outcome_message="a volume is in use"
     )
     assert step(seen, 5) == TryAgain(6, "a volume is in use")
     assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("destroy", "a volume is in use")
@@ -129,7 +129,7 @@ def test_another_bundle_is_told_to_the_orchestrator_that_runs_it() -> None:
 
 
 def test_dependencies_are_disposed_of_by_an_orchestrator_even_if_its_application_is_gone() -> None:
-    seen = dataclasses.replace(UP, state="destroy", wanted=Wanted.GONE, made=None, boots=0, activated=-1)
+    seen = dataclasses.replace(UP, state="destroy", wanted=WantedState.GONE, made=None, boots=0, activated=-1)
     assert step(seen) == Dispose()
     assert step(dataclasses.replace(seen, dependencies=1)) == MakeApplication()
     assert step(dataclasses.replace(seen, dependencies=1, made="v1")) == Await(100, application=True)
@@ -222,10 +222,10 @@ def test_whatever_happens_every_order_ends_where_it_should(events: list[str], en
         elif event == "roll":
             world.change(digest=f"v{seen.generation}", generation=seen.generation + 1)
         elif event in ("stop", "start") and event in legal_moves(seen.state):
-            wanted = Wanted.INACTIVE if event == "stop" else Wanted.ACTIVE
+            wanted = WantedState.INACTIVE if event == "stop" else WantedState.ACTIVE
             world.change(wanted=wanted, generation=seen.generation + 1)
     assert world.seen is not None
-    world.change(wanted=Wanted(end))
+    world.change(wanted=WantedState(end))
     # However long it has waited by now, and whatever failed: this is about what comes of it in time.
     world.change(begun=world.now, attempt=0)
     if world.seen.state == "fail":

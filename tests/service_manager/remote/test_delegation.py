@@ -18,12 +18,12 @@ from archelon_core.errors import UnavailableError
 from archelon_core.queue.table import work
 from service_manager import app
 from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
-from service_manager.remote.discovery import Surroundings
+from service_manager.remote.discovery import DiscoveryCache
 from tests.fakes.cloud import StandInCloud
 from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle
 from tests.waiting import until
 
-MOON = Surroundings(frozenset(("earth", "moon")), frozenset(("moon",)))
+MOON = DiscoveryCache(frozenset(("earth", "moon")), frozenset(("moon",)))
 
 
 def manifest(**changes: Any) -> bundles.Manifest:
@@ -39,11 +39,13 @@ def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenant
     )
     assert [is_needed(each, None, MOON) for each in (everywhere, both, only, composed)] == [True, True, False, True]
     assert [is_needed(everywhere, region, MOON) for region in ("earth", "moon")] == [False, True]
-    assert not is_needed(composed, None, Surroundings(frozenset(("earth",)), frozenset()))
-    assert not is_needed(composed, None, Surroundings())
+    assert not is_needed(composed, None, DiscoveryCache(frozenset(("earth",)), frozenset()))
+    assert not is_needed(composed, None, DiscoveryCache())
 
 
-def test_and_where_another_service_manager_is_ordered_from_however_deep_down(parts: app.Parts, tmp_path: Path) -> None:
+def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
+    parts: app.Dependencies, tmp_path: Path
+) -> None:
     scheme = "http://schemas.example.org/occi/sm#"
     provider = dataclasses.replace(ALICE, roles=frozenset((Role.PROVIDER,)))
 
@@ -70,17 +72,17 @@ def test_and_where_another_service_manager_is_ordered_from_however_deep_down(par
     with parts.database.write() as connection:
         parts.catalogue.withdraw(connection, scheme + "middle", identity=provider, now=0.0)
     assert needs_others(top)
-    assert is_needed(top, None, Surroundings(), needs_others=True)
+    assert is_needed(top, None, DiscoveryCache(), needs_others=True)
 
 
 @pytest.fixture
-def parts(tmp_path: Path, sqlite_url: str) -> Iterator[app.Parts]:
+def parts(tmp_path: Path, sqlite_url: str) -> Iterator[app.Dependencies]:
     keys = Keys()
     (tmp_path / "cloud").mkdir()
     with StandInCloud(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
         (tmp_path / "sm").mkdir()
         manager = ServiceManager(tmp_path / "sm", design_url=f"{cloud.url}/design", database_url=sqlite_url, keys=keys)
-        made = app.Parts.of(manager.settings())
+        made = app.Dependencies.of(manager.settings())
         yield made
         made.cloud.close()
         made.database.close()
@@ -100,7 +102,7 @@ INSTANCE = "0b6f1a52-4f6e-4f5f-8d7e-3f2f4d1c9a01"
 
 
 def test_a_delegation_that_no_instance_came_of_is_taken_back(
-    parts: app.Parts,
+    parts: app.Dependencies,
 ) -> None:
     delegating = Delegating(parts.database, parts.queue, parts.cloud)
     assert delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own")) == INSTANCE
@@ -120,7 +122,7 @@ def test_a_delegation_that_no_instance_came_of_is_taken_back(
 
 def test_an_order_is_refused_for_now_while_design_is_away(tmp_path: Path, sqlite_url: str) -> None:
     manager = ServiceManager(tmp_path, design_url="http://127.0.0.1:9/design", database_url=sqlite_url, keys=Keys())
-    parts = app.Parts.of(manager.settings())
+    parts = app.Dependencies.of(manager.settings())
     delegating = Delegating(parts.database, parts.queue, parts.cloud)
     with pytest.raises(UnavailableError, match="nothing was ordered") as caught:
         delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own"))

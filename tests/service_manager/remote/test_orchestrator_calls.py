@@ -1,4 +1,4 @@
-"""Lines to orchestrators: what one that is silent, late or busy may take, by a clock that the test moves."""
+"""Calls to orchestrators: what one that is silent, late or busy may take, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from occi_service import client
-from service_manager.remote.orchestrator_calls import LeftAloneError, Lines
+from service_manager.remote.orchestrator_calls import CallLimiter, CircuitOpenError
 
 THREADS = 8
 
@@ -32,41 +32,43 @@ def opened() -> list[client.Client]:
 
 
 @pytest.fixture
-def lines(clock: Clock, opened: list[client.Client]) -> Lines:
+def lines(clock: Clock, opened: list[client.Client]) -> CallLimiter:
     def connect(address: str) -> client.Client:
         opened.append(client.Client(address))
         return opened[-1]
 
-    return Lines(connect, threads=THREADS, monotonic=clock)
+    return CallLimiter(connect, threads=THREADS, monotonic=clock)
 
 
 def line(
-    lines: Lines, instance: str = "one", *, tenant: str = "acme", start: int = 1
+    lines: CallLimiter, instance: str = "one", *, tenant: str = "acme", start: int = 1
 ) -> contextlib.AbstractContextManager[client.Client]:
     return lines.call(instance, f"http://127.0.0.1:9/{instance}", tenant=tenant, start=start)
 
 
-def answers(lines: Lines, clock: Clock, instance: str = "one", *, after: float = 0.0, tenant: str = "acme") -> None:
+def answers(
+    lines: CallLimiter, clock: Clock, instance: str = "one", *, after: float = 0.0, tenant: str = "acme"
+) -> None:
     with line(lines, instance, tenant=tenant):
         clock.now += after
 
 
 def is_silent(
-    lines: Lines, clock: Clock, instance: str = "one", *, after: float = 5.0, tenant: str = "acme", start: int = 1
+    lines: CallLimiter, clock: Clock, instance: str = "one", *, after: float = 5.0, tenant: str = "acme", start: int = 1
 ) -> None:
     with pytest.raises(client.TimedOutError), line(lines, instance, tenant=tenant, start=start):
         clock.now += after
         raise client.TimedOutError("nothing came", method="POST", url="http://127.0.0.1:9")
 
 
-def left_alone(lines: Lines, instance: str = "one", *, tenant: str = "acme") -> float:
-    with pytest.raises(LeftAloneError) as refused, line(lines, instance, tenant=tenant):
+def left_alone(lines: CallLimiter, instance: str = "one", *, tenant: str = "acme") -> float:
+    with pytest.raises(CircuitOpenError) as refused, line(lines, instance, tenant=tenant):
         raise AssertionError("the call was let through")
     assert instance in str(refused.value)
     return refused.value.seconds
 
 
-def test_who_does_not_answer_is_left_alone_twice_as_long_each_time(lines: Lines, clock: Clock) -> None:
+def test_who_does_not_answer_is_left_alone_twice_as_long_each_time(lines: CallLimiter, clock: Clock) -> None:
     pauses = []
     for _ in range(8):
         is_silent(lines, clock)
@@ -75,7 +77,7 @@ def test_who_does_not_answer_is_left_alone_twice_as_long_each_time(lines: Lines,
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_whoever_answers_again_is_called_as_ever(lines: Lines, clock: Clock) -> None:
+def test_whoever_answers_again_is_called_as_ever(lines: CallLimiter, clock: Clock) -> None:
     for _ in range(3):
         is_silent(lines, clock)
         clock.now += left_alone(lines)
@@ -85,14 +87,14 @@ def test_whoever_answers_again_is_called_as_ever(lines: Lines, clock: Clock) -> 
     assert left_alone(lines) == 1
 
 
-def test_a_refused_connection_costs_nobody_a_thread(lines: Lines, clock: Clock) -> None:
+def test_a_refused_connection_costs_nobody_a_thread(lines: CallLimiter, clock: Clock) -> None:
     """So is a container that is just coming up; the work's own pauses are enough for it."""
     with pytest.raises(client.TransportError), line(lines):
         raise client.TransportError("refused", method="POST", url="http://127.0.0.1:9")
     answers(lines, clock)
 
 
-def test_an_orchestrator_that_has_started_anew_is_a_new_one(lines: Lines, clock: Clock) -> None:
+def test_an_orchestrator_that_has_started_anew_is_a_new_one(lines: CallLimiter, clock: Clock) -> None:
     is_silent(lines, clock)
     assert left_alone(lines)
     with line(lines, start=2):
@@ -102,7 +104,7 @@ def test_an_orchestrator_that_has_started_anew_is_a_new_one(lines: Lines, clock:
         pass
 
 
-def test_one_that_has_not_answered_yet_is_called_once_at_a_time(lines: Lines, clock: Clock) -> None:
+def test_one_that_has_not_answered_yet_is_called_once_at_a_time(lines: CallLimiter, clock: Clock) -> None:
     with line(lines):
         assert 0 < left_alone(lines) < 1
     with contextlib.ExitStack() as calls:
@@ -116,7 +118,9 @@ def test_one_that_has_not_answered_yet_is_called_once_at_a_time(lines: Lines, cl
         assert left_alone(lines)
 
 
-def test_a_tenant_whose_orchestrators_are_silent_keeps_a_quarter_of_the_threads(lines: Lines, clock: Clock) -> None:
+def test_a_tenant_whose_orchestrators_are_silent_keeps_a_quarter_of_the_threads(
+    lines: CallLimiter, clock: Clock
+) -> None:
     answers(lines, clock, "healthy")
     is_silent(lines, clock, "silent")
     with contextlib.ExitStack() as calls:
@@ -133,17 +137,17 @@ def test_a_tenant_whose_orchestrators_are_silent_keeps_a_quarter_of_the_threads(
             calls.enter_context(line(lines, f"later-{name}"))
 
 
-def test_appointments_lie_within_half_a_minute(lines: Lines, clock: Clock) -> None:
+def test_appointments_lie_within_half_a_minute(lines: CallLimiter, clock: Clock) -> None:
     is_silent(lines, clock, "silent")
     with line(lines, "a"), line(lines, "b"):
         assert max(left_alone(lines, f"put-off-{each}") for each in range(1000)) == pytest.approx(30)
 
 
-def test_lines_that_nobody_uses_are_closed(lines: Lines, clock: Clock, opened: list[client.Client]) -> None:
+def test_lines_that_nobody_uses_are_closed(lines: CallLimiter, clock: Clock, opened: list[client.Client]) -> None:
     with line(lines, "in-use"):
         for each in range(1000):
             answers(lines, clock, f"instance-{each}")
-        with pytest.raises(LeftAloneError), line(lines, "in-use"):
+        with pytest.raises(CircuitOpenError), line(lines, "in-use"):
             pass
     assert len(opened) == 1001
     answers(lines, clock, "instance-999")
@@ -155,7 +159,7 @@ def test_lines_that_nobody_uses_are_closed(lines: Lines, clock: Clock, opened: l
     assert len(opened) == 1003
 
 
-def test_other_tenants_are_forgotten_when_their_time_is_over(lines: Lines, clock: Clock) -> None:
+def test_other_tenants_are_forgotten_when_their_time_is_over(lines: CallLimiter, clock: Clock) -> None:
     for each in range(50):
         is_silent(lines, clock, f"instance-{each}", tenant=f"tenant {each}")
     clock.now += 61

@@ -15,7 +15,7 @@ from archelon_api import design, disposal, dns, dns_records, names
 from cloud_controller.app import web
 from cloud_controller.core.labels import Labels
 from cloud_controller.deploy.book import RegionStackIndex
-from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.connection import HeatConnections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.factory import open_heat
 from cloud_controller.platforms.interface import DeployError, KnownStack, NameOrder, PlatformContext, ProvisionError
@@ -77,7 +77,7 @@ def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -
         # The same, on a way that a test can block.
         tokens, auth_url = Tokens(openstack_dns.tenant), openstack_dns.auth_url
         http = Rerouted(relay)
-        connections = Connections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
+        connections = HeatConnections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
         heat.names = DesignateNames(Designate(connections))
         house.rebuild(platforms={"local": house.platform, "heat": heat})
         try:

@@ -16,7 +16,7 @@ from heatclient.v1.client import Client
 
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.heat.account import AccountTokens
-from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.connection import HeatConnections
 from cloud_controller.platforms.heat.factory import open_heat
 from cloud_controller.platforms.heat.inventory import HeatInventory
 from cloud_controller.platforms.heat.software_config import SoftwareDeployments
@@ -61,7 +61,7 @@ class Region:
     def __init__(self, openstack: OpenStack) -> None:
         self.http = Counting()
         self.book = Book()
-        self.connections = Connections(
+        self.connections = HeatConnections(
             Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=self.http
         )
         self.stacks = HeatStacks(self.connections)
@@ -274,7 +274,7 @@ def test_a_stack_that_heat_makes_late_is_made_once_and_goes(region: Region, open
     """The request for it was not answered in time, and arrives when the order is over already."""
     now = 0.0
     http = Late()
-    late = Connections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
+    late = HeatConnections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
     region.stacks = HeatStacks(late, clock=lambda: now)
     order = region.order(template_of({"a": {}}))
     assert region.advance(order).state == "CREATE_IN_PROGRESS"
@@ -440,7 +440,7 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
     book = Book(instances={here.instance: here})
 
     def inventory(problem: DeployError) -> HeatInventory:
-        return HeatInventory(Connections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
+        return HeatInventory(HeatConnections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
 
     lost = inventory(DelegationEndedError("nobody acts for the tenant any more"))
     for ask in (lost.objects, lost.remains, lost.remove):

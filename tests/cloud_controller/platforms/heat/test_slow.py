@@ -11,7 +11,7 @@ import pytest
 
 from archelon_api import deploy, names
 from cloud_controller.platforms.heat.configures import HeatConfigures
-from cloud_controller.platforms.heat.connection import Connections
+from cloud_controller.platforms.heat.connection import HeatConnections
 from cloud_controller.platforms.heat.factory import HeatPlatform
 from cloud_controller.platforms.heat.inventory import HeatInventory
 from cloud_controller.platforms.heat.stacks import HeatStacks
@@ -37,7 +37,9 @@ def relay(openstack: OpenStack) -> Iterator[Relay]:
 @pytest.fixture
 def house(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
     http = Rerouted(relay)
-    connections = Connections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
+    connections = HeatConnections(
+        Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http
+    )
     book = NoStacks()
     heat = HeatPlatform(
         HeatStacks(connections),

@@ -16,7 +16,7 @@ import pytest
 from cloud_controller.core.labels import Labels
 from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.platforms.kubernetes.api import ApiError, Json
-from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
+from cloud_controller.platforms.kubernetes.policy import KINDS, TemplatePolicy
 from cloud_controller.platforms.kubernetes.stacks import KubernetesStacks
 from tests.waiting import until
 
@@ -217,7 +217,7 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(
     bed: Bed, made: list[Driver], volume: Callable[[Json], None]
 ) -> None:
     body, ours = WEB.rsplit("---\n", 1)
-    policy = Policy.of(service_types=["ClusterIP", "LoadBalancer"])
+    policy = TemplatePolicy.of(service_types=["ClusterIP", "LoadBalancer"])
     stacks = KubernetesStacks(bed.platform.cluster, policy, image=bed.image)
     web = Driver(bed, body.rstrip() + EXTRAS + "---\n" + ours.rstrip() + OUTSIDE, stacks)
     made.append(web)
@@ -349,7 +349,7 @@ def group(bed: Bed) -> Iterator[str]:
 
 
 def test_a_custom_resource_is_ready_when_its_conditions_say_so(bed: Bed, made: list[Driver], group: str) -> None:
-    policy = Policy.of([*KINDS, f"{group}/v1/Widget"])
+    policy = TemplatePolicy.of([*KINDS, f"{group}/v1/Widget"])
     template = f"""
 apiVersion: {group}/v1
 kind: Widget
@@ -375,7 +375,7 @@ outputs: {{shine: {{of: "Widget/w-${{org.archelon.instance}}", value: "{{.status
 
 
 def test_a_kind_that_the_cluster_has_not_is_named(bed: Bed, made: list[Driver]) -> None:
-    policy = Policy.of(["none.example.org/v1/Gadget"])
+    policy = TemplatePolicy.of(["none.example.org/v1/Gadget"])
     gadget = Driver(bed, "apiVersion: none.example.org/v1\nkind: Gadget\nmetadata: {name: '${org.archelon.instance}'}")
     gadget.stacks = KubernetesStacks(bed.platform.cluster, policy)
     with pytest.raises(DeployError, match=r"this cluster has no Gadget in none\.example\.org/v1"):

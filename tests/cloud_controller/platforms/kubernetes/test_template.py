@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bundles
 from cloud_controller.platforms.interface import DeployError
 from cloud_controller.platforms.kubernetes.outputs import OutputValue, PathError, outputs
-from cloud_controller.platforms.kubernetes.policy import KINDS, Policy
+from cloud_controller.platforms.kubernetes.policy import KINDS, TemplatePolicy
 from cloud_controller.platforms.kubernetes.template import Rendered, render
 from sdk.templates import Document
 from tests.orchestrators.bundles import GUESTBOOK
@@ -24,7 +24,7 @@ WEB_VALUES = {"word": "hello", "image": "web:1"}
 
 
 def rendered(template: str, parameters: dict[str, Any] | None = None, **changes: Any) -> Rendered:
-    return render(order(template, parameters, **changes), Policy.of(), region="k", namespace="ns")
+    return render(order(template, parameters, **changes), TemplatePolicy.of(), region="k", namespace="ns")
 
 
 def object_of(found: Rendered, kind: str) -> dict[str, Any]:
@@ -298,7 +298,7 @@ PATHS = "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: we
 )
 def test_the_way_in_is_for_names_of_ones_own(spec: str, metadata: str, problem: str) -> None:
     hosts, annotations = [".apps.example.org", "*.example.net"], ["example.org/rewrite"]
-    policy = Policy.of(ingress_hosts=hosts, ingress_annotations=annotations)
+    policy = TemplatePolicy.of(ingress_hosts=hosts, ingress_annotations=annotations)
     text = order(WAY_IN.format(spec=spec, metadata=metadata))
     if not problem:
         assert object_of(render(text, policy, region="k", namespace="ns"), "Ingress")["spec"]["rules"]
@@ -311,7 +311,7 @@ def test_without_names_to_give_a_region_has_no_way_in() -> None:
     with pytest.raises(DeployError, match=r"this region gives no names .*`ingress_hosts`"):
         rendered(WAY_IN.format(spec=f"rules: [{{host: i-1.example.net, {PATHS}}}]", metadata=""))
     with pytest.raises(ValueError, match=r"`ingress_hosts` has 'apps\.example\.org'; write \*\.apps\.example\.org"):
-        Policy.of(ingress_hosts=["apps.example.org"])
+        TemplatePolicy.of(ingress_hosts=["apps.example.org"])
 
 
 def test_pods_keep_away_from_their_own_stack_alone() -> None:
@@ -376,14 +376,14 @@ def test_outputs_are_small() -> None:
 
 
 def test_kinds_are_a_regions_to_choose() -> None:
-    policy = Policy.of(["v1/ConfigMap", "example.org/v1/Widget"])
+    policy = TemplatePolicy.of(["v1/ConfigMap", "example.org/v1/Widget"])
     assert policy.custom == (("example.org/v1", "Widget"),)
     widget = "apiVersion: example.org/v1\nkind: Widget\nmetadata: {name: w-i-1}"
     assert render(order(widget), policy, region="k", namespace="ns").objects[0]["kind"] == "Widget"
     with pytest.raises(DeployError, match="may not have Secret"):
         render(order("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}"), policy, region="k", namespace="ns")
     with pytest.raises(ValueError, match="write <version>/<kind>"):
-        Policy.of(["Widget"])
+        TemplatePolicy.of(["Widget"])
 
 
 def test_the_guestbooks_template_as_the_sdk_orders_it() -> None:
@@ -391,14 +391,14 @@ def test_the_guestbooks_template_as_the_sdk_orders_it() -> None:
     values = {"guestbook.title": "Visitors", "store.endpoint": "http://10.0.0.1:8080", "store.password": "s3cret"}
     assert set(values) < set(document.parameters)
     given = order(document.text, values, files=document.files, counts={"web": 4})
-    found = render(given, Policy.of(), region="k", namespace="ns", image="archelon:1")
+    found = render(given, TemplatePolicy.of(), region="k", namespace="ns", image="archelon:1")
     deployment = object_of(found, "Deployment")
     assert deployment["spec"]["replicas"] == 4
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "archelon:1"
     assert object_of(found, "ConfigMap")["data"]["server.py"] == (GUESTBOOK / "server.py").read_text()
     assert set(found.outputs) == {"guestbook.url", "guestbook.endpoints"}
     with pytest.raises(DeployError, match=r"\$\{org\.archelon\.image\} is unknown"):
-        render(given, Policy.of(), region="k", namespace="ns")
+        render(given, TemplatePolicy.of(), region="k", namespace="ns")
 
 
 FIELDS = [

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from archelon_core import auth
-from cloud_controller.app.dependencies import Parts
+from cloud_controller.app.dependencies import Dependencies
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from tests.cloud_controller.design.delegation_contract import AUDIENCE, DelegationContract
 
@@ -21,7 +21,7 @@ class RealmProvider:
         self.file = auth.RealmFile(path, self.clock)
         key = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="cloud-controller")
         keys = auth.VerificationKeys([key.public])
-        self.delegations = LocalDelegations(self.file, Parts.issuer_of(key, keys, self.clock), clock=self.clock)
+        self.delegations = LocalDelegations(self.file, Dependencies.issuer_of(key, keys, self.clock), clock=self.clock)
         revocations = auth.MemoryRevocations(self.clock)
         self.verify = auth.SignedTokens(keys, audiences=[AUDIENCE], revocations=revocations, clock=self.clock).verify
         self._orders = 0

@@ -21,9 +21,9 @@ from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import LogChunk, read_log
 from cloud_controller.platforms.local.orders import (
     LaunchError,
-    Limits,
     Name,
     Order,
+    ProcessLimits,
     Program,
     Restart,
     Running,
@@ -53,7 +53,7 @@ def order(
     revision: str = "1",
     tenant: str = "t",
     ports: dict[str, int] | None = None,
-    limits: Limits | None = None,
+    limits: ProcessLimits | None = None,
     restart: Restart | None = None,
     grace: float = 5.0,
 ) -> Order:
@@ -62,7 +62,7 @@ def order(
         revision,
         Labels(name.instance, tenant, "svc", 1),
         ports=ports or {},
-        limits=limits or Limits(),
+        limits=limits or ProcessLimits(),
         restart=restart or Restart(),
         grace=grace,
     )
@@ -249,7 +249,7 @@ def test_a_missing_program_is_named(launcher: Launcher) -> None:
 
 def test_limits_bound_the_process(launcher: Launcher) -> None:
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CPU)); bytearray(1 << 30)"
-    start(launcher, order(limits=Limits(memory=1 << 28, files=32, cpu=5)), *python(code))
+    start(launcher, order(limits=ProcessLimits(memory=1 << 28, files=32, cpu=5)), *python(code))
     until(lambda: is_in(launcher, State.FAILED))
     assert log(launcher).startswith(b"(32, 32) (5, 5)\n")
     assert b"MemoryError" in log(launcher)
