@@ -23,8 +23,6 @@ from occi_service.model import type_id
 __all__ = ["Line"]
 
 _LOG: Final = logging.getLogger("archelon.sdk")
-_FIRST: Final = 0.1
-_LONGEST: Final = 5.0
 #: Seconds after which tokens are renewed, well before they end.
 _FRESH: Final = tokens.LIFETIME * 2 / 3
 _TIMEOUT: Final = client.Timeout(connect=2.0, read=10.0, total=15.0)
@@ -37,10 +35,19 @@ class Line:
         url: the instance's own.
         start_token: of the environment.
         clock: seconds that only grow.
+        pauses: seconds between attempts, the first and the longest.
     """
 
-    def __init__(self, url: str, start_token: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        start_token: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pauses: tuple[float, float] = (0.1, 5.0),
+    ) -> None:
         self.url = url
+        self._first, self._longest = pauses
         base, _, rest = url.partition("://")
         host, _, path = rest.partition("/")
         self._path = "/" + path
@@ -128,17 +135,17 @@ class Line:
             return list(self._reports)
 
     def _run(self) -> None:
-        pause = _FIRST
+        pause = self._first
         while not self._closed:
             try:
                 if not self._tokens:
                     self.renew()
                 said = self._say_next()
-                pause = _FIRST
+                pause = self._first
             except client.ClientError as error:
                 _LOG.warning("the service manager does not hear: %s", error)
                 self._sleep(pause)
-                pause = min(pause * 2, _LONGEST)
+                pause = min(pause * 2, self._longest)
                 continue
             if not said:
                 self._idle()

@@ -7,6 +7,7 @@ A container that crashes is started again by the platform, with its environment 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -15,7 +16,6 @@ from archelon_api import orchestrator as wire
 
 from .faults import Fault
 from .orchestrator import OrchestratorProcess
-from .timers import Timer
 from .world import World
 
 __all__ = ["Container", "Order"]
@@ -52,7 +52,7 @@ class Container:
         self.message = ""
         self.process: OrchestratorProcess | None = None
         self.starts = 0
-        self._timer: Timer | None = None
+        self._timer: threading.Timer | None = None
 
     @property
     def url(self) -> str:
@@ -101,7 +101,7 @@ class Container:
 
     def _start_in(self, seconds: float) -> None:
         asked = time.monotonic()
-        self._timer = self._world.timers.after(seconds, lambda: self._up(asked))
+        self._timer = self._world.after(seconds, lambda: self._up(asked))
 
     def _up(self, asked: float) -> None:
         with self._world.lock:

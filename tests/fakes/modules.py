@@ -25,7 +25,7 @@ from . import stacks
 from .bundles import Bundles, Digest
 from .containers import Container, Order, environment_of
 from .shelf import Shelf
-from .world import World, asked, check_generation, check_stays, refuse
+from .world import World, check_generation, check_stays, refuse
 
 __all__ = ["MODULES", "ModuleApplication", "deploy_module", "design_module", "disposal_module"]
 
@@ -36,10 +36,10 @@ _BODY: Final = 8 << 20
 
 
 class ModuleApplication(Application):
-    """Hands the caller's identity and the request's circumstances to the backends."""
+    """Hands the caller's identity to the backends."""
 
     def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
-        return self._call_occi(environ, response, identity=environ.get(IDENTITY), ask=environ["standin.ask"])
+        return self._call_occi(environ, response, identity=environ.get(IDENTITY))
 
 
 def _application(world: World, name: str, shelf: Shelf) -> ModuleApplication:
@@ -104,7 +104,7 @@ class _Delegations(KindBackend):
     def create(self, entity: Entity, extras: Any) -> None:
         instance = _instance_in(entity)
         _refuse_disposed(self._world, instance)
-        if not asked(extras)[1].subject_token:
+        if not self._world.ask.subject_token:
             raise refuse(400, f"a delegation is made with the tenant's token, in {design.SUBJECT_TOKEN_HEADER}")
         entity.attributes[design.DELEGATION_STATE] = "active"
         self._world.journal.effect("delegation made", instance)
@@ -166,7 +166,7 @@ class _Applications(KindBackend, ActionBackend):
         self._world.journal.effect(
             "application created", order.instance, generation=order.generation, runs=order.runs, tenant=order.tenant
         )
-        container.start(asked(extras)[1].fault("never_start", "error"))
+        container.start(self._world.ask.fault("never_start", "error"))
         self.retrieve(entity, extras)
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
@@ -221,7 +221,7 @@ class _Applications(KindBackend, ActionBackend):
             raise refuse(400, f"{deploy.APPLICATION_ENV}: {error}") from None
         return Order(
             instance=instance,
-            tenant=asked(extras)[0].tenant_id,
+            tenant=extras["identity"].tenant_id,
             generation=attributes.get(GENERATION, 0),
             runs=digest or image or "",
             environment=environment,
@@ -286,7 +286,7 @@ class _Disposals(KindBackend):
             self._begin(old, extras)
 
     def _begin(self, entity: Entity, extras: Any) -> None:
-        ask = asked(extras)[1]
+        ask = self._world.ask
         entity.attributes[disposal.DISPOSAL_STATE] = "running"
         entity.attributes.pop(disposal.DISPOSAL_MESSAGE, None)
         instance = entity.attributes[INSTANCE]
@@ -294,7 +294,7 @@ class _Disposals(KindBackend):
         fault = ask.fault("fail")
         if ask.fault("hang") is None:
             begun, key = time.monotonic(), entity.identifier
-            self._world.timers.after(
+            self._world.after(
                 self._world.settings.disposal_delay,
                 lambda: self._end(key, begun, None if fault is None else fault.message or "a fault was asked for"),
             )

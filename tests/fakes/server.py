@@ -42,7 +42,6 @@ from archelon_core.auth import (
 
 from .faults import Fault
 from .modules import deploy_module, design_module, disposal_module
-from .orchestrator import OrchestratorApplication
 from .settings import Settings
 from .world import Ask, World
 
@@ -89,7 +88,6 @@ class Cloud:
             clock=time.time,
         )
         cache = TokenCache(time.time)
-        world.orchestrators = OrchestratorApplication()
         self._modules: dict[str, WSGIApplication] = {
             "design": Authentication(design_module(world), verifier, cache=cache),
             "deploy": Authentication(deploy_module(world), verifier, cache=cache),
@@ -124,13 +122,11 @@ class Cloud:
         body = _read_body(environ)
         ask = Ask(
             faults=tuple([each for each in faults if each.kind not in _AROUND]),
-            request_id=environ.get("HTTP_X_REQUEST_ID", ""),
             subject_token=bool(environ.get("HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_"))),
         )
-        environ["standin.ask"] = ask
         status: int | None = None
         try:
-            answer = self._around(environ, route, faults)
+            answer = self._around(environ, route, faults, ask)
             status = int(answer.status[:3])
             self._after(faults)
         finally:
@@ -144,14 +140,13 @@ class Cloud:
                 status=status,
                 answered=sys.exc_info()[0] is None,
                 seconds=time.monotonic() - begun,
-                request_id=ask.request_id,
                 token=_token_document(environ.get(IDENTITY)),
                 subject_token=ask.subject_token,
                 faults=[each.kind for each in faults],
             )
         return answer
 
-    def _around(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...]) -> _Answer:
+    def _around(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...], ask: Ask) -> _Answer:
         for fault in faults:
             if fault.kind == "delay":
                 self._held(route, fault)
@@ -164,6 +159,7 @@ class Cloud:
         answer = _Answer()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = route.mount, route.path
         with self._world.lock:
+            self._world.ask = ask
             application = self._application(route)
             answer.body = b"".join(application(environ, answer.start))
         for fault in faults:
@@ -361,8 +357,9 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> WSGIApplication:
-        settings = Settings().changed(self._configuration.get("settings", {}))
-        return Cloud(World(settings, self._url), self._configuration["keys"])
+        world = World(Settings().changed(self._configuration.get("settings", {})), self._url)
+        threading.excepthook = lambda failed: world.slip(failed.exc_value or failed.exc_type())
+        return Cloud(world, self._configuration["keys"])
 
 
 def _ready(url: str) -> None:

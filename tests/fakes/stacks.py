@@ -9,10 +9,11 @@ from occi.core_model import Entity, Resource
 
 from archelon_api import deploy
 from archelon_api.names import GENERATION, INSTANCE, REGION, SERVICE
+from sdk import Instance
 
 from .world import World
 
-__all__ = ["Label", "Stack", "begin", "finish", "of_instance", "remove"]
+__all__ = ["Stack", "begin", "finish", "of_instance", "remove"]
 
 #: What a phase turns a stack into.
 _STATES: Final = {
@@ -21,16 +22,6 @@ _STATES: Final = {
     "stop": ("SUSPEND_IN_PROGRESS", "SUSPEND_COMPLETE"),
     "start": ("RESUME_IN_PROGRESS", "RESUME_COMPLETE"),
 }
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
-    """What every object of an instance carries."""
-
-    instance: str
-    tenant: str
-    service: str
-    generation: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +35,19 @@ class Stack:
     url: str
 
 
-def begin(world: World, label: Label, phase: str) -> None:
+def begin(world: World, order: Instance, phase: str) -> None:
     """The phase has begun: its first effect, which a crash leaves behind."""
     if phase == "deploy":
         for name in world.settings.stacks:
-            _make(world, label, name)
-    _move(world, label, phase, 0)
+            _make(world, order, name)
+    _move(world, order, phase, 0)
 
 
-def finish(world: World, label: Label, phase: str) -> None:
+def finish(world: World, order: Instance, phase: str) -> None:
     """The phase is done."""
     if phase == "destroy":
-        remove(world, label.instance)
-    _move(world, label, phase, 1)
+        remove(world, order.id)
+    _move(world, order, phase, 1)
 
 
 def of_instance(world: World, instance: str) -> list[Stack]:
@@ -85,34 +76,34 @@ def remove(world: World, instance: str) -> list[str]:
     return removed
 
 
-def _make(world: World, label: Label, name: str) -> None:
+def _make(world: World, order: Instance, name: str) -> None:
     shelf = world.shelves["deploy"]
-    path = deploy.stack_path(label.instance, name, world.settings.region)
+    path = deploy.stack_path(order.id, name, world.settings.region)
     if shelf.any_tenants(path) is not None:
-        world.journal.effect("stack found", label.instance, path=path)
+        world.journal.effect("stack found", order.id, path=path)
         return
     stack = Resource(path, deploy.STACK, [], title=name)
     stack.attributes = {
-        INSTANCE: label.instance,
-        SERVICE: label.service,
-        GENERATION: label.generation,
+        INSTANCE: order.id,
+        SERVICE: order.service,
+        GENERATION: order.generation,
         deploy.STACK_NAME: name,
         REGION: world.settings.region,
         deploy.STACK_FORMAT: "infrastructure",
         deploy.STACK_TEMPLATE: "nodes: {}",
         deploy.STACK_ID: path.rpartition("/")[2],
     }
-    shelf.put_for(label.tenant, path, stack)
-    world.journal.effect("stack made", label.instance, path=path)
+    shelf.put_for(order.tenant, path, stack)
+    world.journal.effect("stack made", order.id, path=path)
 
 
-def _move(world: World, label: Label, phase: str, step: int) -> None:
+def _move(world: World, order: Instance, phase: str, step: int) -> None:
     if phase not in _STATES:
         return
-    for key in _keys(world, label.instance):
+    for key in _keys(world, order.id):
         stack = _entity(world, key)
         stack.attributes[deploy.STACK_STATE] = _STATES[phase][step]
-        stack.attributes[GENERATION] = label.generation
+        stack.attributes[GENERATION] = order.generation
         world.shelves["deploy"].write(key, stack)
 
 

@@ -110,10 +110,10 @@ class ServiceManager:
             self.said.append((term, instance, body.get("attributes", {})))
             self._changed.notify_all()
         if term == "report":
-            return 200, {}
+            return 200, {"kind": SERVICE}
         audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
         given = {each: ISSUER.for_instance(instance, tenant_id=TENANT, audience=each) for each in audiences}
-        return 200, {"attributes": {manager.TOKENS: given}}
+        return 200, {"kind": SERVICE, "attributes": {manager.TOKENS: given}}
 
     def reports(self, instance: str, phase: str | None = None) -> list[dict[str, Any]]:
         said = [each for term, of, each in self.said if term == "report" and of == instance]

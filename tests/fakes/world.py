@@ -10,23 +10,20 @@ from __future__ import annotations
 import dataclasses
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import occi.exceptions
 
 from archelon_api.names import GENERATION, INSTANCE
-from archelon_core.auth import Identity
+from occi_service import client
 
 from .faults import Fault, Faults
 from .journal import Journal
-from .outward import Calls
 from .settings import Settings
-from .timers import Timers
 
 if TYPE_CHECKING:
     from .containers import Container
-    from .orchestrator import OrchestratorApplication
     from .shelf import Shelf
 
 __all__ = ["Ask", "World", "check_generation", "check_stays", "refuse"]
@@ -38,12 +35,10 @@ class Ask:
 
     Attributes:
         faults: those that struck the request and are not about HTTP.
-        request_id: the caller's `X-Request-Id`, or nothing.
         subject_token: whether `X-Subject-Token` came with it.
     """
 
     faults: tuple[Fault, ...] = ()
-    request_id: str = ""
     subject_token: bool = False
 
     def fault(self, *kinds: str) -> Fault | None:
@@ -61,10 +56,9 @@ class World:
         disposed: instances that were disposed of; they never come back.
         heard: by instance, the counter in the private state that the service manager last took.
         shelves: the entities of each module, by its name.
-        orchestrators: what serves the requests to all of them.
+        clients: those of orchestrators, by the beginning of the URL.
+        ask: the request that is served now.
     """
-
-    orchestrators: OrchestratorApplication
 
     def __init__(self, settings: Settings, base_url: str) -> None:
         self.settings = settings
@@ -72,14 +66,21 @@ class World:
         self.lock = threading.RLock()
         self.journal = Journal()
         self.faults = Faults()
-        self.timers = Timers(self.slip)
-        self.calls = Calls(self.timers, self.slip)
+        self.clients: dict[str, client.Client] = {}
+        self.ask = Ask()
         self.containers: dict[str, Container] = {}
         self.disposed: set[str] = set()
         self.heard: dict[str, int] = {}
         self.shelves: dict[str, Shelf] = {}
 
-    def slip(self, error: Exception) -> None:
+    def after(self, seconds: float, call: Callable[[], None]) -> threading.Timer:
+        """Call in so many seconds, unless it is cancelled."""
+        timer = threading.Timer(seconds, call)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def slip(self, error: BaseException) -> None:
         """A fault of the stand-in's own: in the books, so that the test that met it fails."""
         self.journal.violation("the stand-in itself failed: " + "".join(traceback.format_exception(error)))
 
@@ -87,11 +88,6 @@ class World:
 def refuse(status: int, text: str) -> occi.exceptions.HTTPError:
     """The exception by which a pyssf backend refuses."""
     return occi.exceptions.HTTPError(status, text)
-
-
-def asked(extras: Any) -> tuple[Identity, Ask]:
-    """Who asks, and what else the request said."""
-    return extras["identity"], extras["ask"]
 
 
 def check_generation(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -20,9 +20,9 @@ from sdk.orchestrator import Situation
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.reporting import Line
-from sdk.testing.unit import INSTANCE, _Names, _Pace
 from sdk.testing.fake_cloud import MemoryCloud, MemoryReach
 from sdk.testing.http_fakes import Bench
+from sdk.testing.unit import INSTANCE, _Names, _Pace
 
 SERVICE = "http://schemas.example.org/occi/service#grown"
 STACK = deploy.stack_path(INSTANCE, "grown", "local")
