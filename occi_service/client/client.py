@@ -50,6 +50,7 @@ class Client:
         limit: bytes of an answer's body.
         connections: idle connections to keep.
         clock, sleep, random: time and chance, for tests.
+        transport: what carries requests, in the place of connections to the base URL's host.
 
     Raises:
         ValueError: one of them cannot be. Tokens are not shown.
@@ -74,11 +75,13 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = chance.random,
+        transport: Connections | None = None,
     ) -> None:
         address = Address(base_url)
         exchange = Exchange(
             address=address,
-            connections=Connections(
+            connections=transport
+            or Connections(
                 address.scheme, address.host, address.port, secure=Secure(ca_file, verify), keep=connections
             ),
             credentials=Credentials(
