@@ -20,23 +20,23 @@ __all__ = ["Lazy", "main"]
 
 #: Command to module, name in it, and the line of `--help`.
 _COMMANDS: Final = {
-    "dev": ("development", "dev", "Run everything on this machine."),
-    "demo": ("demonstration", "demo", "Show the main job from start to end, and prove it."),
-    "service": ("offers", "service", "See what can be ordered."),
-    "instance": ("instances", "instance", "Order instances and look after them."),
-    "new": ("authoring", "new", "Make a bundle that works, to start from."),
-    "validate": ("authoring", "validate", "Tell everything that is wrong with a bundle."),
-    "test": ("authoring", "test", "Run a bundle's own tests."),
-    "build": ("building", "build", "Make an image of a bundle, or one of our own."),
-    "publish": ("offers", "publish", "Offer a bundle as a service."),
-    "withdraw": ("offers", "withdraw", "Take no more orders for a service."),
-    "realm": ("people", "realm", "Tenants, users and tokens of the local realm."),
+    "dev": ("dev", "dev", "Run everything on this machine."),
+    "demo": ("demo.command", "demo", "Show the main job from start to end, and prove it."),
+    "service": ("service", "service", "See what can be ordered."),
+    "instance": ("instance", "instance", "Order instances and look after them."),
+    "new": ("bundle", "new", "Make a bundle that works, to start from."),
+    "validate": ("bundle", "validate", "Tell everything that is wrong with a bundle."),
+    "test": ("bundle", "test", "Run a bundle's own tests."),
+    "build": ("build", "build", "Make an image of a bundle, or one of our own."),
+    "publish": ("service", "publish", "Offer a bundle as a service."),
+    "withdraw": ("service", "withdraw", "Take no more orders for a service."),
+    "realm": ("realm", "realm", "Tenants, users and tokens of the local realm."),
     "keys": ("keys", "keys", "Make the keys of the services."),
     "service-manager": ("serving", "service_manager", "Serve the service manager's web."),
     "cloud-controller": ("serving", "cloud_controller", "Serve the cloud controller's modules."),
     "worker": ("serving", "worker", "Do the work of one of the two."),
     "db": ("serving", "db", "Bring a database's schema up to date."),
-    "conformance": ("checking", "conformance", "Test an orchestrator in any language."),
+    "conformance": ("conformance", "conformance", "Test an orchestrator in any language."),
 }
 
 
