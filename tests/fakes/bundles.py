@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 import falcon
 import falcon.routing
-from occi.core_model import Resource
 
 from archelon_api import deploy
-from archelon_api.names import attribute
 from archelon_core.errors import BadRequestError, NotFoundError, UnsupportedMediaTypeError
 
-from .world import World
+if TYPE_CHECKING:
+    from .state import FakeState
 
 __all__ = ["Bundles", "Digest"]
 
@@ -28,13 +28,9 @@ class Digest(falcon.routing.BaseConverter):
 class Bundles:
     """A resource of Falcon's."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: FakeState) -> None:
+        self._state = state
         self._archives: dict[str, bytes] = {}
-
-    def has(self, digest: str) -> bool:
-        """Whether the bundle is here."""
-        return digest in self._archives
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
         """The archive."""
@@ -53,11 +49,10 @@ class Bundles:
         archive = req.bounded_stream.read()
         if hashlib.sha256(archive).hexdigest() != digest:
             raise BadRequestError("the archive's SHA-256 is another than the path says", "body")
-        resp.status = falcon.HTTP_200 if self.has(digest) else falcon.HTTP_201
-        resp.set_header("Location", self._world.base_url + "/deploy" + deploy.bundle_path(digest))
-        if not self.has(digest):
+        path, known = deploy.bundle_path(digest), digest in self._archives
+        resp.status = falcon.HTTP_200 if known else falcon.HTTP_201
+        resp.set_header("Location", self._state.url("deploy") + path)
+        if not known:
             self._archives[digest] = archive
-            bundle = Resource(deploy.bundle_path(digest), deploy.BUNDLE, [])
-            bundle.attributes = {attribute("bundle.size"): len(archive)}
-            self._world.shelves["deploy"].add_resource(bundle.identifier, bundle, None)
-            self._world.journal.effect("bundle taken", "", digest=digest, size=len(archive))
+            self._state.keep("deploy", path, {deploy.BUNDLE_SIZE: len(archive)})
+            self._state.journal.effect("bundle taken", "", digest=digest, size=len(archive))

@@ -10,13 +10,15 @@ import dataclasses
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from archelon_api import orchestrator as wire
 
 from .faults import Fault
 from .orchestrator import OrchestratorProcess
-from .world import World
+
+if TYPE_CHECKING:
+    from .state import FakeState
 
 __all__ = ["Container", "Order"]
 
@@ -37,7 +39,7 @@ class Order:
 
 
 class Container:
-    """All methods are called under the world's lock.
+    """All methods are called under the fake state's lock.
 
     Attributes:
         state: `occi.app.state`, with `message`.
@@ -45,8 +47,8 @@ class Container:
         starts: how many processes there have been.
     """
 
-    def __init__(self, world: World, order: Order) -> None:
-        self._world = world
+    def __init__(self, state: FakeState, order: Order) -> None:
+        self._state = state
         self.order = order
         self.state: Literal["active", "inactive", "error"] = "inactive"
         self.message = ""
@@ -57,13 +59,13 @@ class Container:
     @property
     def url(self) -> str:
         """Where its orchestrator answers, once it does."""
-        return f"{self._world.base_url}/orchestrators/{self.order.instance}"
+        return f"{self._state.base}/orchestrators/{self.order.instance}"
 
     def start(self, fault: Fault | None = None) -> None:
         """Start it, in `start_delay`; a fault may keep it from ever being up."""
         self.state, self.message = "inactive", "starting"
         if fault is None:
-            self._start_in(self._world.settings.start_delay)
+            self._start_in(self._state.settings.start_delay)
         elif fault.kind == "error":
             self.state, self.message = "error", fault.message or "the container could not be started"
             self._effect("application failed", message=self.message)
@@ -97,14 +99,14 @@ class Container:
             return
         self._effect("orchestrator crashed", process=self.process.number)
         self.stop("crashed")
-        self._start_in(self._world.settings.restart_delay if seconds is None else seconds)
+        self._start_in(self._state.settings.restart_delay if seconds is None else seconds)
 
     def _start_in(self, seconds: float) -> None:
         asked = time.monotonic()
-        self._timer = self._world.after(seconds, lambda: self._up(asked))
+        self._timer = self._state.after(seconds, lambda: self._up(asked))
 
     def _up(self, asked: float) -> None:
-        with self._world.lock:
+        with self._state.lock:
             if self._timer is None:
                 # It was stopped while this waited for the lock.
                 return
@@ -112,7 +114,7 @@ class Container:
             self.starts += 1
             try:
                 self.process = OrchestratorProcess(
-                    self._world, self.order.environment, number=self.starts, crash=self.crash
+                    self._state, self.order.environment, number=self.starts, crash=self.crash
                 )
             except ValueError as error:
                 # What a process that cannot read its environment does: it says why, and exits.
@@ -124,7 +126,7 @@ class Container:
             self.process.begin()
 
     def _effect(self, name: str, **fields: object) -> None:
-        self._world.journal.effect(name, self.order.instance, **fields)
+        self._state.journal.effect(name, self.order.instance, **fields)
 
 
 def environment_of(instance: str, environment: Mapping[str, object]) -> dict[str, str]:

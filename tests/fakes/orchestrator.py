@@ -11,26 +11,31 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from occi.core_model import Entity
+
+from archelon_api import deploy, tokens
 from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
-from archelon_api import tokens
-from archelon_api.names import GENERATION
+from archelon_api.names import GENERATION, REGION
 from archelon_core.auth import Authentication, MemoryRevocations, SignedTokens, TokenCache, read_jwk_set
 from occi_service.model import type_id
 from sdk import Action, Details, Instance
 from sdk.runtime.engine import Refusal
 from sdk.runtime.http import Face
 
-from . import stacks
 from .faults import Fault
 from .line import JournaledLine
-from .world import World
+
+if TYPE_CHECKING:
+    from .state import FakeState
 
 __all__ = ["OrchestratorProcess"]
 
 _COUNTER: Final = "counter"
+#: What a phase does to stacks, in Heat's words.
+_VERBS: Final = {"deploy": "CREATE", "update": "UPDATE", "stop": "SUSPEND", "start": "RESUME"}
 
 
 @dataclasses.dataclass(slots=True)
@@ -50,7 +55,7 @@ class _Run:
 
 
 class OrchestratorProcess:
-    """All methods but `application` are called under the world's lock.
+    """All methods but `application` are called under the fake state's lock.
 
     Args:
         environment: as the container was given it.
@@ -66,9 +71,9 @@ class OrchestratorProcess:
     """
 
     def __init__(
-        self, world: World, environment: Mapping[str, str], *, number: int, crash: Callable[[float | None], None]
+        self, state: FakeState, environment: Mapping[str, str], *, number: int, crash: Callable[[float | None], None]
     ) -> None:
-        self._world = world
+        self._state = state
         self._crash = crash
         self._id = environment[wire.ENV_INSTANCE]
         self.number = number
@@ -78,8 +83,8 @@ class OrchestratorProcess:
             environment[wire.ENV_TOKEN],
             instance=self._id,
             process=number,
-            journal=world.journal,
-            clients=world.clients,
+            journal=state.journal,
+            clients=state.clients,
             on_heard=self._heard,
         )
         verifier = SignedTokens(
@@ -128,25 +133,29 @@ class OrchestratorProcess:
     @property
     def details(self) -> Details:
         """What there is, and what it comes to."""
-        made = stacks.of_instance(self._world, self._id)
         outputs = {
             name: value.replace("{instance}", self._id) if isinstance(value, str) else value
-            for name, value in self._world.settings.outputs.items()
+            for name, value in self._state.settings.outputs.items()
         }
-        kind = type_id(manager.RESOURCE_LINK)
-        links = tuple([{"target": each.url, "kind": kind, "title": each.name} for each in made])
-        state, ids = (made[0].state, [f"{each.region}:{each.id}" for each in made]) if made else ("", [])
-        return Details(state, ",".join(ids), outputs, links)
+        url, kind = self._state.url("deploy"), type_id(manager.RESOURCE_LINK)
+        made = sorted(self._stacks(), key=lambda each: str(each.attributes[deploy.STACK_NAME]))
+        state = made[0].attributes[deploy.STACK_STATE] if made else ""
+        ids = [f"{each.attributes[REGION]}:{each.attributes[deploy.STACK_ID]}" for each in made]
+        links = [
+            {"target": url + each.identifier, "kind": kind, "title": each.attributes[deploy.STACK_NAME]}
+            for each in made
+        ]
+        return Details(state, ",".join(ids), outputs, tuple(links))
 
     def activate(self, instance: Instance, private: Mapping[str, Any]) -> None:
         """Take whose it is, parameters, and what it reported as private before."""
         self._given("activate", instance.parameters, instance.internal)
         known = self.instance
         if known is None:
-            self._counter, heard = int(private.get(_COUNTER, 0)), self._world.heard.get(self._id, 0)
+            self._counter, heard = int(private.get(_COUNTER, 0)), self._state.heard.get(self._id, 0)
             if self._counter < heard:
                 text = f"private state was lost: {self._counter} came back, {heard} had been taken"
-                self._world.journal.violation(text, self._id, process=self.number)
+                self._state.journal.violation(text, self._id, process=self.number)
         else:
             self._known(instance.generation)
             if (instance.tenant, instance.service) != (known.tenant, known.service):
@@ -171,13 +180,16 @@ class OrchestratorProcess:
         run = _Run(phase, generation, time.monotonic())
         self._runs[run.key] = self._current = run
         self._effect("phase begun", phase=phase, generation=generation)
-        stacks.begin(self._world, self.instance, phase)
-        ask = self._world.ask
+        if phase == "deploy":
+            self._make_stacks(self.instance)
+        # The first effect, which a crash leaves behind.
+        self._move_stacks(self.instance, phase, "IN_PROGRESS")
+        ask = self._state.ask
         if crash := ask.fault("crash"):
             self._crash(crash.seconds)
         elif ask.fault("hang") is None:
             fault = ask.fault("fail")
-            run.timer = self._world.after(self._world.settings.seconds_of(phase), lambda: self._finish(run, fault))
+            run.timer = self._state.after(self._state.settings.seconds_of(phase), lambda: self._finish(run, fault))
 
     def act(self, event: str, action: Action, generation: int) -> bool:
         """Carry out a declared action; each invocation is one."""
@@ -235,13 +247,13 @@ class OrchestratorProcess:
     # what comes of it -------------------------------------------------------------------------------------------------
 
     def _finish(self, run: _Run, fault: Fault | None) -> None:
-        with self._world.lock:
+        with self._state.lock:
             if not self._alive or run is not self._current or run.state != "running":
                 return
             assert self.instance is not None
             run.report = {GENERATION: run.generation, manager.PHASE: run.phase}
             if fault is None:
-                stacks.finish(self._world, self.instance, run.phase)
+                self._move_stacks(self.instance, run.phase, "COMPLETE")
                 self._counter += 1
                 run.state = "done"
                 run.report |= self._outcome(run.phase)
@@ -270,13 +282,44 @@ class OrchestratorProcess:
             report |= {wire.STACK_STATE: details.stack_state, wire.STACK_ID: details.stack_id}
         return report
 
+    def _stacks(self) -> list[Entity]:
+        registry = self._state.module("deploy").registry
+        return [registry.get_resource(each, None) for each in registry.paths(deploy.STACK, self._id)]
+
+    def _make_stacks(self, order: Instance) -> None:
+        region = self._state.settings.region
+        for name in self._state.settings.stacks:
+            path = deploy.stack_path(order.id, name, region)
+            found = path in self._state.module("deploy").registry.owners
+            if not found:
+                attributes = {
+                    **order.labels,
+                    deploy.STACK_NAME: name,
+                    REGION: region,
+                    deploy.STACK_FORMAT: "infrastructure",
+                    deploy.STACK_TEMPLATE: "nodes: {}",
+                    deploy.STACK_ID: path.rpartition("/")[2],
+                }
+                self._state.keep("deploy", path, attributes, owner=order.tenant)
+            self._state.journal.effect("stack found" if found else "stack made", order.id, path=path)
+
+    def _move_stacks(self, order: Instance, phase: str, state: str) -> None:
+        module = self._state.module("deploy")
+        for each in self._stacks():
+            if phase in _VERBS:
+                each.attributes[deploy.STACK_STATE] = f"{_VERBS[phase]}_{state}"
+                each.attributes[GENERATION] = order.generation
+                module.registry.save(each.identifier, each, None)
+            elif phase == "destroy" and state == "COMPLETE":
+                module.remove(deploy.STACK, each.identifier)
+
     def _report(self, key: str, attributes: dict[str, Any]) -> None:
         self._line.report(key, attributes, lambda: None)
 
     def _heard(self, attributes: Mapping[str, Any]) -> None:
         counter = attributes.get(manager.PRIVATE, {}).get(_COUNTER, 0)
-        with self._world.lock:
-            self._world.heard[self._id] = max(counter, self._world.heard.get(self._id, 0))
+        with self._state.lock:
+            self._state.heard[self._id] = max(counter, self._state.heard.get(self._id, 0))
 
     def _effect(self, name: str, **fields: object) -> None:
-        self._world.journal.effect(name, self._id, process=self.number, **fields)
+        self._state.journal.effect(name, self._id, process=self.number, **fields)

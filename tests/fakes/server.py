@@ -1,7 +1,7 @@
 """The stand-in's process: `python -m tests.fakes.server '<JSON>'` prints one line of JSON with its URL when it is ready.
 
 One gunicorn worker with a bounded pool of threads holds everything in memory. Around each request: faults, the books, and
-the world's lock. Beside the modules (`/design`, `/deploy`, `/disposal`) and the orchestrators
+the fake state's lock. Beside the modules (`/design`, `/deploy`, `/disposal`) and the orchestrators
 (`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
 `/_crash/<instance>`.
 
@@ -41,9 +41,8 @@ from archelon_core.auth import (
 )
 
 from .faults import Fault
-from .modules import deploy_module, design_module, disposal_module
 from .settings import Settings
-from .world import Ask, World
+from .state import Ask, FakeState
 
 __all__ = ["Cloud", "main"]
 
@@ -79,8 +78,8 @@ class _Answer:
 class Cloud:
     """WSGI."""
 
-    def __init__(self, world: World, keys: str) -> None:
-        self._world = world
+    def __init__(self, state: FakeState, keys: str) -> None:
+        self._state = state
         verifier = SignedTokens(
             read_jwk_set(keys),
             audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
@@ -89,9 +88,7 @@ class Cloud:
         )
         cache = TokenCache(time.time)
         self._modules: dict[str, WSGIApplication] = {
-            "design": Authentication(design_module(world), verifier, cache=cache),
-            "deploy": Authentication(deploy_module(world), verifier, cache=cache),
-            "disposal": Authentication(disposal_module(world), verifier, cache=cache),
+            name: Authentication(state.module(name), verifier, cache=cache) for name in state.kinds
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -118,19 +115,16 @@ class Cloud:
         method = environ["REQUEST_METHOD"]
         action = (urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("action") or [None])[0]
         path = f"/{route.instance}{route.path}" if route.module == "orchestrator" else route.path
-        faults = self._world.faults.take(route.module, method, path, action)
+        faults = self._state.faults.take(route.module, method, path, action)
         body = _read_body(environ)
-        ask = Ask(
-            faults=tuple([each for each in faults if each.kind not in _AROUND]),
-            subject_token=bool(environ.get("HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_"))),
-        )
+        ask = Ask(tuple([each for each in faults if each.kind not in _AROUND]))
         status: int | None = None
         try:
             answer = self._around(environ, route, faults, ask)
             status = int(answer.status[:3])
             self._after(faults)
         finally:
-            self._world.journal.request(
+            self._state.journal.request(
                 module=route.module,
                 method=method,
                 path=path,
@@ -141,7 +135,7 @@ class Cloud:
                 answered=sys.exc_info()[0] is None,
                 seconds=time.monotonic() - begun,
                 token=_token_document(environ.get(IDENTITY)),
-                subject_token=ask.subject_token,
+                subject_token=bool(environ.get("HTTP_X_SUBJECT_TOKEN")),
                 faults=[each.kind for each in faults],
             )
         return answer
@@ -150,7 +144,7 @@ class Cloud:
         for fault in faults:
             if fault.kind == "delay":
                 self._held(route, fault)
-                self._world.faults.pause(fault.seconds or 0)
+                self._state.faults.pause(fault.seconds or 0)
         for fault in faults:
             if fault.kind == "drop_before":
                 raise _Cut
@@ -158,8 +152,8 @@ class Cloud:
                 return _refusal(fault)
         answer = _Answer()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = route.mount, route.path
-        with self._world.lock:
-            self._world.ask = ask
+        with self._state.lock:
+            self._state.ask = ask
             application = self._application(route)
             answer.body = b"".join(application(environ, answer.start))
         for fault in faults:
@@ -170,20 +164,20 @@ class Cloud:
     def _after(self, faults: tuple[Fault, ...]) -> None:
         for fault in faults:
             if fault.kind == "delay_after":
-                self._world.faults.pause(fault.seconds or 0)
+                self._state.faults.pause(fault.seconds or 0)
         if any(fault.kind == "drop_after" for fault in faults):
             raise _Cut
 
     def _held(self, route: _Route, fault: Fault) -> None:
         """So that a test knows that a request waits, and where."""
-        self._world.journal.effect(
+        self._state.journal.effect(
             "request held", route.instance, module=route.module, path=route.path, kind=fault.kind
         )
 
     def _application(self, route: _Route) -> WSGIApplication:
         if route.module != "orchestrator":
             return self._modules[route.module]
-        container = self._world.containers.get(route.instance)
+        container = self._state.containers.get(route.instance)
         if container is None or container.process is None:
             # Nothing listens there.
             raise _Cut
@@ -195,11 +189,11 @@ class Cloud:
         method = environ["REQUEST_METHOD"]
         handlers: dict[tuple[str, str], Callable[[WSGIEnvironment], Any]] = {
             ("GET", "/_books"): self._books,
-            ("DELETE", "/_books"): lambda _: self._world.journal.reset(),
-            ("GET", "/_state"): lambda _: self._state(),
-            ("GET", "/_faults"): lambda _: self._world.faults.document(),
-            ("POST", "/_faults"): lambda each: self._world.faults.add(json.loads(_read_body(each))),
-            ("DELETE", "/_faults"): lambda _: self._world.faults.clear(),
+            ("DELETE", "/_books"): lambda _: self._state.journal.reset(),
+            ("GET", "/_state"): lambda _: self._exists(),
+            ("GET", "/_faults"): lambda _: self._state.faults.document(),
+            ("POST", "/_faults"): lambda each: self._state.faults.add(json.loads(_read_body(each))),
+            ("DELETE", "/_faults"): lambda _: self._state.faults.clear(),
             ("POST", "/_settings"): self._change_settings,
         }
         handler = handlers.get((method, path))
@@ -216,12 +210,12 @@ class Cloud:
     def _books(self, environ: WSGIEnvironment) -> list[dict[str, Any]]:
         query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
         after, wait = int(query.get("after", ["0"])[0]), float(query.get("wait", ["0"])[0])
-        return self._world.journal.entries(after, wait=min(wait, 30.0))
+        return self._state.journal.entries(after, wait=min(wait, 30.0))
 
-    def _state(self) -> dict[str, Any]:
-        world = self._world
-        with world.lock:
-            shelf = world.shelves["deploy"]
+    def _exists(self) -> dict[str, Any]:
+        state = self._state
+        with state.lock:
+            stacks, delegations = state.module("deploy").registry, state.module("design").registry
             return {
                 "applications": {
                     instance: {
@@ -233,25 +227,25 @@ class Cloud:
                         "starts": each.starts,
                         "orchestrator": each.process.document() if each.process is not None else None,
                     }
-                    for instance, each in world.containers.items()
+                    for instance, each in state.containers.items()
                 },
-                "stacks": shelf.keys_of(deploy.STACK),
-                "bundles": shelf.keys_of(deploy.BUNDLE),
-                "delegations": world.shelves["design"].keys_of(design.DELEGATION),
-                "services": world.shelves["design"].keys_of(design.SERVICE),
-                "disposed": sorted(world.disposed),
-                "settings": world.settings.document(),
+                "stacks": stacks.paths(deploy.STACK),
+                "bundles": stacks.paths(deploy.BUNDLE),
+                "delegations": delegations.paths(design.DELEGATION),
+                "services": delegations.paths(design.SERVICE),
+                "disposed": sorted(state.disposed),
+                "settings": state.settings.document(),
                 "cpu_seconds": time.process_time(),
             }
 
     def _change_settings(self, environ: WSGIEnvironment) -> dict[str, Any]:
-        self._world.settings = self._world.settings.changed(json.loads(_read_body(environ)))
-        return self._world.settings.document()
+        self._state.settings = self._state.settings.changed(json.loads(_read_body(environ)))
+        return self._state.settings.document()
 
     def _crash(self, environ: WSGIEnvironment) -> None:
         instance = environ["PATH_INFO"].removeprefix("/_crash/")
-        with self._world.lock:
-            container = self._world.containers.get(instance)
+        with self._state.lock:
+            container = self._state.containers.get(instance)
             if container is None or container.process is None:
                 raise LookupError(f"no orchestrator of {instance!r} is up")
             container.crash()
@@ -262,7 +256,7 @@ def _route(path: str) -> _Route | None:
     if found:
         return _Route("orchestrator", f"/orchestrators/{found[1]}", found[2], found[1])
     _, module, *_ = path.split("/", 2)
-    if module not in ("design", "deploy", "disposal"):
+    if module not in FakeState.kinds:
         return None
     below = path.removeprefix(f"/{module}") or "/"
     instance = _UUID.search(below)
@@ -357,9 +351,9 @@ class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> WSGIApplication:
-        world = World(Settings().changed(self._configuration.get("settings", {})), self._url)
-        threading.excepthook = lambda failed: world.slip(failed.exc_value or failed.exc_type())
-        return Cloud(world, self._configuration["keys"])
+        state = FakeState(Settings().changed(self._configuration.get("settings", {})), self._url)
+        threading.excepthook = lambda failed: state.slip(failed.exc_value or failed.exc_type())
+        return Cloud(state, self._configuration["keys"])
 
 
 def _ready(url: str) -> None:
