@@ -7,6 +7,7 @@ is in progress when it is first shown, and complete when it is shown again; one 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import threading
@@ -176,13 +177,11 @@ class _Stacks(Behaviour, DeferredDeletion):
         if verb == "DELETE":
             return False
         if name in self.cloud.fails:
-            entity.attributes |= {
-                deploy.STACK_STATE: f"{verb}_FAILED",
-                deploy.STACK_REASON: self.cloud.fails[name],
-            }
+            ended = {deploy.STACK_REASON: self.cloud.fails[name], deploy.STACK_STATE: f"{verb}_FAILED"}
         else:
-            outputs = dict(self.cloud.makes.get(name, {}))
-            entity.attributes |= {deploy.STACK_STATE: f"{verb}_COMPLETE", deploy.STACK_OUTPUTS: outputs}
+            made: Any = dict(self.cloud.makes.get(name, {}))
+            ended = {deploy.STACK_OUTPUTS: made, deploy.STACK_STATE: f"{verb}_COMPLETE"}
+        entity.attributes |= ended
         return True
 
     def delete(self, entity: Entity, extras: Any) -> None:
@@ -288,13 +287,6 @@ class _Suppliers(Behaviour, DeferredDeletion):
 
 #: The kinds of a module, in the order in which a disposal removes their entities.
 Kinds = Sequence[tuple[Kind, type[Behaviour]]]
-_KINDS: Final[Mapping[str, Kinds]] = {
-    "design": ((design.SERVICE, _Services), (design.DELEGATION, _Delegations)),
-    "deploy": ((deploy.STACK, _Stacks),),
-    "provision": ((provision.CONFIGURATION, _Configurations),),
-    "runtime": ((runtime.ALARM, _Alarms), (runtime.MONITOR, _Monitors)),
-    "disposal": ((disposal.DISPOSAL, Disposals),),
-}
 _TYPES: Final[Mapping[type, AttributeType]] = {
     str: "string",
     bool: "boolean",
@@ -323,8 +315,10 @@ class FakeModule(Application):
     def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
         method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", "")
         with self._cloud.lock:
+            self._cloud.enter_services()
             if not path.endswith("/-/"):
-                self._cloud.requests.append(f"{method} {self._name} {path}{query and f'?{query}'}")
+                asked = f"{path}?{query}" if method == "POST" and query else path
+                self._cloud.requests.append(f"{method} {self._name} {asked}")
             return self._call_occi(
                 environ,
                 response,
@@ -338,15 +332,6 @@ class FakeModule(Application):
         entity = self.registry.get_resource(path, None)
         self.registry.delete_resource(path, None)
         self.behaviours[kind].removed(entity)
-
-
-class _Catalogue(FakeModule):
-    """Design, whose catalogue names what is offered now."""
-
-    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
-        with self._cloud.lock:
-            self._cloud.enter_services()
-        return super().__call__(environ, response)
 
 
 class _Supplier(FakeModule):
@@ -383,9 +368,16 @@ class FakeCloud:
         disposed: instances that were disposed of; they never come back.
         requests: `METHOD module path`, in order; for a look at what was done.
         lock: held while a request is served.
+        kinds: of the modules; a subclass may have more.
     """
 
-    kinds: Mapping[str, Kinds] = _KINDS
+    kinds: ClassVar[Mapping[str, Kinds]] = {
+        "design": ((design.SERVICE, _Services), (design.DELEGATION, _Delegations)),
+        "deploy": ((deploy.STACK, _Stacks),),
+        "provision": ((provision.CONFIGURATION, _Configurations),),
+        "runtime": ((runtime.ALARM, _Alarms), (runtime.MONITOR, _Monitors)),
+        "disposal": ((disposal.DISPOSAL, Disposals),),
+    }
 
     def __init__(self, base: str = "http://cloud", region: str = "local") -> None:
         self.base = base
@@ -420,8 +412,9 @@ class FakeCloud:
         """A module by its name, or the service manager of a type of suppliers."""
         with self.lock:
             if name not in self._modules:
-                of = _Catalogue if name == "design" else FakeModule if name in self.kinds else _Supplier
-                self._modules[name] = of(self, name, self.kinds.get(name) or ((_kind_of(name), _Suppliers),))
+                kinds = self.kinds.get(name)
+                made = FakeModule(self, name, kinds) if kinds else _Supplier(self, name, [(_kind_of(name), _Suppliers)])
+                self._modules[name] = made
             return self._modules[name]
 
     def url(self, module: str) -> str:
@@ -521,16 +514,12 @@ class _Direct(Connections):
         return Answer(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
 
 
+@dataclasses.dataclass(frozen=True)
 class DirectReach:
     """`ports.Reach` into the cloud, without a network."""
 
-    def __init__(self, cloud: FakeCloud, own_url: str) -> None:
-        self._cloud = cloud
-        self._own_url = own_url
-
-    @property
-    def own_url(self) -> str:
-        return self._own_url
+    _cloud: FakeCloud
+    own_url: str
 
     def design(self) -> Service:
         return self.cloud(self._cloud.url("design"))

@@ -95,6 +95,8 @@ class Bench:
         self._manager = _ServiceManager(self)
 
     def __enter__(self) -> Bench:
+        if self._server is not None:
+            self._server.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -136,25 +138,27 @@ class Bench:
             wire.INTERNAL_PARAMETERS: {},
         }
 
-    def activate(
+    def activation(
         self,
-        occi: client.Client,
         generation: int = 1,
         *,
         parameters: Mapping[str, Any] | None = None,
         private: Mapping[str, Any] | None = None,
         instance: str | None = None,
-    ) -> bool:
-        """Activate, as after a renewal; whether the entity was made."""
-        attributes = {
+    ) -> dict[str, Any]:
+        """The attributes of an activation, as after a renewal."""
+        return {
             names.INSTANCE: instance or self.instance,
             names.TENANT: self.tenant,
             names.SERVICE: self.service,
             **self.order(generation, parameters),
             wire.PRIVATE: dict(private or {}),
-            wire.TOKENS: self.fresh_tokens(),
+            wire.TOKENS: self._fresh(),
         }
-        return occi.put(wire.PATH, type_id(wire.ORCHESTRATOR), attributes)[1]
+
+    def activate(self, occi: client.Client, generation: int = 1, **more: Any) -> bool:
+        """Activate, with more as `activation` takes it; whether the entity was made."""
+        return occi.put(wire.PATH, type_id(wire.ORCHESTRATOR), self.activation(generation, **more))[1]
 
     def phase(
         self, occi: client.Client, phase: str, generation: int = 1, parameters: Mapping[str, Any] | None = None
@@ -196,7 +200,7 @@ class Bench:
 
     def await_renewal(self, after: int = 0, *, seconds: float | None = None) -> bool:
         """Wait for more renewals than `after`, for as long as is said or as for everything else; whether they came."""
-        return self._await(lambda: self.renewals > after, seconds)
+        return self.watch(lambda: self.renewals > after, seconds)
 
     def await_report(self, phase: str | None, generation: int = 1, *, after: int = 0) -> dict[str, Any] | None:
         """Wait for a report that ends a phase (None: one of no phase), later than the first `after`; None if it does not come."""
@@ -212,15 +216,12 @@ class Bench:
             ]
             return bool(found)
 
-        return found[0] if self._await(came) else None
+        return found[0] if self.watch(came) else None
 
-    def _await(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+    def watch(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait for a condition of what was asked for; whether it came true."""
         with self._changed:
             return self._changed.wait_for(condition, self.seconds if seconds is None else seconds)
-
-    def watch(self, condition: Callable[[], bool]) -> bool:
-        """Wait for a condition of the cloud; whether it came true."""
-        return self._await(condition)
 
     @property
     def known_tokens(self) -> list[str]:
@@ -231,7 +232,7 @@ class Bench:
         """Have every token that was given refused from now on."""
         self._given.clear()
 
-    def fresh_tokens(self) -> dict[str, str]:
+    def _fresh(self) -> dict[str, str]:
         """Tokens by audience, as an activation and a renewal give them."""
         audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
         fresh = {audience: f"{audience}-{uuid.uuid4().hex}" for audience in audiences}
@@ -268,7 +269,7 @@ class Bench:
         if self.renewal_refusals:
             raise of_status(self.renewal_refusals.pop(0), "refused, as the test wants")
         self.renewals += token == self.start_token
-        return {manager.TOKENS: self.fresh_tokens()}
+        return {manager.TOKENS: self._fresh()}
 
     def reported(self, token: str, attributes: dict[str, Any]) -> None:
         """Take a `report`."""
@@ -315,7 +316,7 @@ class _Instance(KindBackend, ActionBackend):
 
 
 class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-    """Serves a WSGI application in threads of its own until it is closed."""
+    """Serves a WSGI application in threads of its own, from `start` until it is closed."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -324,6 +325,9 @@ class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
         super().__init__(listen, _Handler)
         self.url = f"http://{listen[0]}:{self.server_address[1]}"
         self.set_app(application)
+
+    def start(self) -> None:
+        """Begin to serve."""
         threading.Thread(target=self.serve_forever, args=(0.02,), name="bench", daemon=True).start()
 
     def close(self) -> None:

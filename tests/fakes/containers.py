@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from archelon_api import orchestrator as wire
+from sdk.settings import Settings
 
 from .faults import Fault
 from .orchestrator import OrchestratorProcess
@@ -28,14 +27,14 @@ class Order:
     """What is to run.
 
     Attributes:
-        runs: digest of the bundle, or the image.
+        runs: digest of the bundle, or the image. settings: what its environment says.
     """
 
     instance: str
     tenant: str
     generation: int
     runs: str
-    environment: Mapping[str, str]
+    settings: Settings
 
 
 class Container:
@@ -114,7 +113,7 @@ class Container:
             self.starts += 1
             try:
                 self.process = OrchestratorProcess(
-                    self._state, self.order.environment, number=self.starts, crash=self.crash
+                    self._state, self.order.settings, number=self.starts, crash=self.crash
                 )
             except ValueError as error:
                 # What a process that cannot read its environment does: it says why, and exits.
@@ -127,21 +126,3 @@ class Container:
 
     def _effect(self, name: str, **fields: object) -> None:
         self._state.journal.effect(name, self.order.instance, **fields)
-
-
-def environment_of(instance: str, environment: Mapping[str, object]) -> dict[str, str]:
-    """The environment of an orchestrator, checked.
-
-    Raises:
-        ValueError: a name is missing, a value is no text, or it is another instance's.
-    """
-    names = (wire.ENV_INSTANCE, wire.ENV_SERVICE_MANAGER, wire.ENV_DESIGN, wire.ENV_TOKEN, wire.ENV_KEYS)
-    missing = [name for name in names if not environment.get(name)]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} is missing")
-    wrong = sorted([name for name, value in environment.items() if not isinstance(value, str)])
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)} is not a text")
-    if environment[wire.ENV_INSTANCE] != instance:
-        raise ValueError(f"{wire.ENV_INSTANCE} is another instance's")
-    return {name: str(value) for name, value in environment.items()}

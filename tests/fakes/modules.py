@@ -1,32 +1,78 @@
-"""What the fake cloud of `sdk.testing` does not have: applications, and disposals that take their time and may fail."""
+"""What the fake cloud of `sdk.testing` does not have: applications, archives of bundles, and disposals that may fail."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import falcon
+import falcon.routing
 from occi.core_model import Action, Entity
 
 from archelon_api import deploy, disposal
 from archelon_api.names import GENERATION, INSTANCE, SERVICE
-from archelon_core.errors import BadRequestError, ConflictError
+from archelon_core.errors import BadRequestError, ConflictError, NotFoundError, UnsupportedMediaTypeError
 from occi_service.model import type_id
+from sdk.settings import Settings
 from sdk.testing.fake_cloud import Behaviour, Disposals
 from sdk.testing.fake_registry import instance_of
 
-from .containers import Container, Order, environment_of
+from .containers import Container, Order
 
 if TYPE_CHECKING:
     from .state import FakeState
 
-__all__ = ["Applications", "Archives", "TimedDisposals"]
+__all__ = ["Applications", "Archives", "Bundles", "Digest", "TimedDisposals"]
 
 
 class Archives(Behaviour):
-    """Bundles as OCCI lists them; see `bundles`."""
+    """Bundles as OCCI lists them."""
 
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
         raise BadRequestError(f"a bundle is made by a PUT of its archive at {deploy.bundle_path('<sha256>')}")
+
+
+class Digest(falcon.routing.BaseConverter):
+    """A SHA-256 in a path. What is none, the collection's empty last part for one, is left to OCCI."""
+
+    def convert(self, value: str) -> str | None:
+        return value if re.fullmatch("[0-9a-f]{64}", value) else None
+
+
+class Bundles:
+    """A resource of Falcon's."""
+
+    def __init__(self, state: FakeState) -> None:
+        self._state = state
+        self._archives: dict[str, bytes] = {}
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """The archive."""
+        archive = self._archives.get(digest)
+        if archive is None:
+            raise NotFoundError(f"there is no bundle {digest}", "path")
+        resp.content_type = deploy.BUNDLE_MEDIA_TYPE
+        resp.data = archive
+
+    on_head = on_get
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
+        """Keep an archive: 201, and 200 where it is here already."""
+        if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
+            raise UnsupportedMediaTypeError(f"a bundle is {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+        archive = req.bounded_stream.read()
+        if hashlib.sha256(archive).hexdigest() != digest:
+            raise BadRequestError("the archive's SHA-256 is another than the path says", "body")
+        path, known = deploy.bundle_path(digest), digest in self._archives
+        resp.status = falcon.HTTP_200 if known else falcon.HTTP_201
+        resp.set_header("Location", self._state.url("deploy") + path)
+        if not known:
+            self._archives[digest] = archive
+            self._state.keep("deploy", path, {deploy.BUNDLE_SIZE: len(archive)})
+            self._state.journal.effect("bundle taken", "", digest=digest, size=len(archive))
 
 
 class Applications(Behaviour):
@@ -62,7 +108,7 @@ class Applications(Behaviour):
         self.cloud.effect(
             "application created", entity, generation=order.generation, runs=order.runs, tenant=order.tenant
         )
-        container.start(self.cloud.ask.fault("never_start", "error"))
+        container.start(self.cloud.fault("never_start", "error"))
         self.retrieve(entity, extras)
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
@@ -96,16 +142,19 @@ class Applications(Behaviour):
 
 def _order(entity: Entity, extras: Any) -> Order:
     attributes, instance = entity.attributes, instance_of(entity)
+    environment = attributes.get(deploy.APPLICATION_ENV) or {}
     try:
-        environment = environment_of(instance, attributes.get(deploy.APPLICATION_ENV) or {})
+        settings = Settings.read(environment, Path())
     except ValueError as error:
         raise BadRequestError(str(error), deploy.APPLICATION_ENV) from None
+    if settings.instance != instance or not all(isinstance(each, str) for each in environment.values()):
+        raise BadRequestError("an environment is texts, and its instance the application's", deploy.APPLICATION_ENV)
     return Order(
         instance=instance,
         tenant=extras["identity"].tenant_id,
         generation=attributes.get(GENERATION, 0),
         runs=attributes.get(deploy.BUNDLE_DIGEST) or attributes[deploy.BUNDLE_IMAGE],
-        environment=environment,
+        settings=settings,
     )
 
 
@@ -130,8 +179,8 @@ class TimedDisposals(Disposals):
         entity.attributes[disposal.DISPOSAL_STATE] = "running"
         entity.attributes.pop(disposal.DISPOSAL_MESSAGE, None)
         self.cloud.effect("disposal begun", entity, generation=entity.attributes.get(GENERATION))
-        fault = self.cloud.ask.fault("fail")
-        if self.cloud.ask.fault("hang") is None:
+        fault = self.cloud.fault("fail")
+        if self.cloud.fault("hang") is None:
             message = "" if fault is None else fault.message or "a fault was asked for"
             begun, path = time.monotonic(), entity.identifier
             self.cloud.after(self.cloud.settings.disposal_delay, lambda: self._end(path, begun, message))

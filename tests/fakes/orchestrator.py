@@ -24,6 +24,7 @@ from occi_service.model import type_id
 from sdk import Action, Details, Instance
 from sdk.runtime.engine import Refusal
 from sdk.runtime.http import Face
+from sdk.settings import Settings
 
 from .faults import Fault
 from .line import JournaledLine
@@ -58,7 +59,7 @@ class OrchestratorProcess:
     """All methods but `application` are called under the fake state's lock.
 
     Args:
-        environment: as the container was given it.
+        settings: what the container's environment says.
         number: of this process among those of its instance, from 1.
         crash: ends this process; seconds until the next.
 
@@ -71,16 +72,16 @@ class OrchestratorProcess:
     """
 
     def __init__(
-        self, state: FakeState, environment: Mapping[str, str], *, number: int, crash: Callable[[float | None], None]
+        self, state: FakeState, settings: Settings, *, number: int, crash: Callable[[float | None], None]
     ) -> None:
         self._state = state
         self._crash = crash
-        self._id = environment[wire.ENV_INSTANCE]
+        self._id = settings.instance
         self.number = number
         self.instance: Instance | None = None
         self._line = JournaledLine(
-            environment[wire.ENV_SERVICE_MANAGER],
-            environment[wire.ENV_TOKEN],
+            settings.url,
+            settings.start_token,
             instance=self._id,
             process=number,
             journal=state.journal,
@@ -88,7 +89,7 @@ class OrchestratorProcess:
             on_heard=self._heard,
         )
         verifier = SignedTokens(
-            read_jwk_set(environment[wire.ENV_KEYS]),
+            read_jwk_set(settings.keys),
             audiences=[tokens.audience_of_orchestrator(self._id)],
             revocations=MemoryRevocations(time.time),
             clock=time.time,
@@ -100,7 +101,6 @@ class OrchestratorProcess:
         self._counter = 0
         self._runs: dict[str, _Run] = {}
         self._current: _Run | None = None
-        self._last = ""
         self._events: set[str] = set()
 
     # its life ---------------------------------------------------------------------------------------------------------
@@ -124,7 +124,6 @@ class OrchestratorProcess:
             "generation": self.instance.generation if self.instance is not None else 0,
             "counter": self._counter,
             "phase": self._current.key if self._current is not None else None,
-            "last": self._last,
             "pending_reports": self._line.pending,
         }
 
@@ -184,11 +183,10 @@ class OrchestratorProcess:
             self._make_stacks(self.instance)
         # The first effect, which a crash leaves behind.
         self._move_stacks(self.instance, phase, "IN_PROGRESS")
-        ask = self._state.ask
-        if crash := ask.fault("crash"):
+        if crash := self._state.fault("crash"):
             self._crash(crash.seconds)
-        elif ask.fault("hang") is None:
-            fault = ask.fault("fail")
+        elif self._state.fault("hang") is None:
+            fault = self._state.fault("fail")
             run.timer = self._state.after(self._state.settings.seconds_of(phase), lambda: self._finish(run, fault))
 
     def act(self, event: str, action: Action, generation: int) -> bool:
@@ -261,7 +259,6 @@ class OrchestratorProcess:
                 run.state = "failed"
                 run.report[manager.PHASE_MESSAGE] = fault.message or "a fault was asked for"
             run.report[manager.PHASE_STATE] = run.state
-            self._last = f"{run.key} {run.state}"
             self._effect(
                 f"phase {run.state}",
                 phase=run.phase,

@@ -1,8 +1,7 @@
-"""The stand-in's process: `python -m tests.fakes.server '<JSON>'` prints one line of JSON with its URL when it is ready.
+"""The fake cloud's process: `python -m tests.fakes.server '<JSON>'` prints a line when it is ready.
 
-One gunicorn worker with a bounded pool of threads holds everything in memory. Around each request: faults, the books, and
-the fake state's lock. Beside the modules (`/design`, `/deploy`, `/disposal`) and the orchestrators
-(`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
+Around each request: faults, the journal, and the fake state's lock. Beside the modules (`/design`, `/deploy`, …) and the
+orchestrators (`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
 `/_crash/<instance>`.
 
 It ends when its standard input does, so that it outlives no test run, however that ends.
@@ -17,7 +16,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,8 +23,6 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-import gunicorn.app.base
 
 from archelon_api import deploy, design, tokens
 from archelon_api.names import GENERATION
@@ -39,21 +35,17 @@ from archelon_core.auth import (
     TokenCache,
     read_jwk_set,
 )
+from archelon_core.http import gunicorn_worker
 
 from .faults import Fault
 from .settings import Settings
-from .state import Ask, FakeState
+from .state import FakeState
 
 __all__ = ["Cloud", "main"]
 
 _MAX_BODY: Final = 64 << 20
 _ORCHESTRATOR: Final = re.compile(r"/orchestrators/([0-9a-f-]{36})(/.*)")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_AROUND: Final = ("status", "drop_before", "drop_after", "delay", "delay_after")
-
-
-class _Cut(Exception):  # noqa: N818 - no error: a request that ends without an answer
-    """The connection is to be cut."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,13 +90,7 @@ class Cloud:
         route = _route(path)
         if route is None:
             return _json(start_response, "404 Not Found", {"error": f"nothing is mounted at {path[:200]}"})
-        try:
-            answer = self._serve(environ, route)
-        except _Cut:
-            connection: socket.socket = environ["gunicorn.socket"]
-            connection.shutdown(socket.SHUT_RDWR)
-            # The server finds the connection gone.
-            raise BrokenPipeError(errno.EPIPE, "cut") from None
+        answer = self._serve(environ, route)
         start_response(answer.status, answer.headers)
         return [answer.body]
 
@@ -117,12 +103,18 @@ class Cloud:
         path = f"/{route.instance}{route.path}" if route.module == "orchestrator" else route.path
         faults = self._state.faults.take(route.module, method, path, action)
         body = _read_body(environ)
-        ask = Ask(tuple([each for each in faults if each.kind not in _AROUND]))
         status: int | None = None
+        kinds = [each.kind for each in faults]
         try:
-            answer = self._around(environ, route, faults, ask)
+            self._hold("delay", faults, route)
+            if "drop_before" in kinds:
+                raise _cut()
+            refused = next((each for each in faults if each.kind == "status"), None)
+            answer = _refusal(refused) if refused is not None else self._answer(environ, route, faults)
             status = int(answer.status[:3])
-            self._after(faults)
+            self._hold("delay_after", faults, route)
+            if "drop_after" in kinds:
+                raise _cut()
         finally:
             self._state.journal.request(
                 module=route.module,
@@ -136,43 +128,25 @@ class Cloud:
                 seconds=time.monotonic() - begun,
                 token=_token_document(environ.get(IDENTITY)),
                 subject_token=bool(environ.get("HTTP_X_SUBJECT_TOKEN")),
-                faults=[each.kind for each in faults],
+                faults=kinds,
             )
         return answer
 
-    def _around(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...], ask: Ask) -> _Answer:
+    def _hold(self, kind: str, faults: tuple[Fault, ...], route: _Route) -> None:
+        """Wait as faults of a kind want, and have a test know that a request waits, and where."""
         for fault in faults:
-            if fault.kind == "delay":
-                self._held(route, fault)
+            if fault.kind == kind:
+                where = {"module": route.module, "path": route.path}
+                self._state.journal.effect("request held", route.instance, kind=kind, **where)
                 self._state.faults.pause(fault.seconds or 0)
-        for fault in faults:
-            if fault.kind == "drop_before":
-                raise _Cut
-            if fault.kind == "status":
-                return _refusal(fault)
+
+    def _answer(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...]) -> _Answer:
         answer = _Answer()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = route.mount, route.path
         with self._state.lock:
-            self._state.ask = ask
-            application = self._application(route)
-            answer.body = b"".join(application(environ, answer.start))
-        for fault in faults:
-            if fault.kind == "delay_after":
-                self._held(route, fault)
+            self._state.struck = faults
+            answer.body = b"".join(self._application(route)(environ, answer.start))
         return answer
-
-    def _after(self, faults: tuple[Fault, ...]) -> None:
-        for fault in faults:
-            if fault.kind == "delay_after":
-                self._state.faults.pause(fault.seconds or 0)
-        if any(fault.kind == "drop_after" for fault in faults):
-            raise _Cut
-
-    def _held(self, route: _Route, fault: Fault) -> None:
-        """So that a test knows that a request waits, and where."""
-        self._state.journal.effect(
-            "request held", route.instance, module=route.module, path=route.path, kind=fault.kind
-        )
 
     def _application(self, route: _Route) -> WSGIApplication:
         if route.module != "orchestrator":
@@ -180,7 +154,7 @@ class Cloud:
         container = self._state.containers.get(route.instance)
         if container is None or container.process is None:
             # Nothing listens there.
-            raise _Cut
+            raise _cut()
         return container.process.application
 
     # requests of the test ---------------------------------------------------------------------------------------------
@@ -215,7 +189,6 @@ class Cloud:
     def _exists(self) -> dict[str, Any]:
         state = self._state
         with state.lock:
-            stacks, delegations = state.module("deploy").registry, state.module("design").registry
             return {
                 "applications": {
                     instance: {
@@ -229,18 +202,13 @@ class Cloud:
                     }
                     for instance, each in state.containers.items()
                 },
-                "stacks": stacks.paths(deploy.STACK),
-                "bundles": stacks.paths(deploy.BUNDLE),
-                "delegations": delegations.paths(design.DELEGATION),
-                "services": delegations.paths(design.SERVICE),
-                "disposed": sorted(state.disposed),
-                "settings": state.settings.document(),
+                "stacks": state.module("deploy").registry.paths(deploy.STACK),
+                "delegations": state.module("design").registry.paths(design.DELEGATION),
                 "cpu_seconds": time.process_time(),
             }
 
-    def _change_settings(self, environ: WSGIEnvironment) -> dict[str, Any]:
-        self._state.settings = self._state.settings.changed(json.loads(_read_body(environ)))
-        return self._state.settings.document()
+    def _change_settings(self, environ: WSGIEnvironment) -> None:
+        self._state.settings = dataclasses.replace(self._state.settings, **json.loads(_read_body(environ)))
 
     def _crash(self, environ: WSGIEnvironment) -> None:
         instance = environ["PATH_INFO"].removeprefix("/_crash/")
@@ -263,6 +231,11 @@ def _route(path: str) -> _Route | None:
     # A stack's and a catalogue entry's last part is an id of its own.
     named = instance is not None and not below.startswith((deploy.STACK.location, design.SERVICE.location))
     return _Route(module, f"/{module}", below, instance[0] if instance is not None and named else "")
+
+
+def _cut() -> BrokenPipeError:
+    """Ends a request without an answer: the server takes it that the client is gone."""
+    return BrokenPipeError(errno.EPIPE, "cut")
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes:
@@ -289,13 +262,8 @@ def _token_document(identity: Identity | None) -> dict[str, Any] | None:
     """What a token says of its holder, without the token."""
     if identity is None:
         return None
-    return {
-        "issuer": identity.issuer,
-        "subject": identity.subject,
-        "audience": identity.audience,
-        "tenant": identity.tenant_id,
-        "instance": identity.instance_id,
-    }
+    names = ("issuer", "subject", "audience", "tenant_id", "instance_id")
+    return {name.removesuffix("_id"): getattr(identity, name) for name in names}
 
 
 def _refusal(fault: Fault) -> _Answer:
@@ -321,61 +289,26 @@ def _json(start_response: StartResponse, status: str, document: Any) -> list[byt
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
-    """gunicorn with one worker, on a socket that is bound already."""
+def main() -> None:
+    """Serve on the port of the loopback address that is given."""
+    configuration = json.loads(sys.argv[1])
+    address = f"127.0.0.1:{configuration['port']}"
 
-    def __init__(self, configuration: dict[str, Any], listening: socket.socket) -> None:
-        self._configuration = configuration
-        host, port = listening.getsockname()
-        self._url = f"http://{host}:{port}"
-        # gunicorn makes a socket of its own of it, and closes this one.
-        self._descriptor = listening.detach()
-        super().__init__()
-
-    def load_config(self) -> None:
-        options = {
-            "bind": f"fd://{self._descriptor}",
-            "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._configuration.get("threads", 48),
-            "worker_connections": 4000,
-            "backlog": 2048,
-            "keepalive": 60,
-            # A worker that is started anew would have forgotten everything.
-            "timeout": 0,
-            "loglevel": "warning",
-            "control_socket_disable": True,
-            "post_worker_init": lambda _: _ready(self._url),
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> WSGIApplication:
-        state = FakeState(Settings().changed(self._configuration.get("settings", {})), self._url)
+    def load() -> WSGIApplication:
+        state = FakeState(Settings(**configuration["settings"]), f"http://{address}")
         threading.excepthook = lambda failed: state.slip(failed.exc_value or failed.exc_type())
-        return Cloud(state, self._configuration["keys"])
+        threading.Thread(target=_end_with_input, name="input", daemon=True).start()
+        print("ready", flush=True)
+        return Cloud(state, configuration["keys"])
 
-
-def _ready(url: str) -> None:
-    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
-    print(json.dumps({"url": url}), flush=True)
+    limits = gunicorn_worker.Limits(body=_MAX_BODY, connections=4000, per_address=4000)
+    options: Any = {"threads": 48, "keep_alive": 60, "graceful_timeout": 1}
+    gunicorn_worker.serve_alone(load, bind=address, server="fake", limits=limits, **options)
 
 
 def _end_with_input() -> None:
     sys.stdin.buffer.read()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def main() -> None:
-    """Serve, on a free port of the loopback address or on the one that is given."""
-    configuration = json.loads(sys.argv[1])
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", configuration.get("port", 0)))
-    # The process leads a group of its own, which ends as one.
-    if os.getpgrp() != os.getpid():
-        os.setpgrp()
-    _Server(configuration, listening).run()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

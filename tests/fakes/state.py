@@ -6,7 +6,6 @@ requests and by timers.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import traceback
 from collections.abc import Callable
@@ -20,25 +19,13 @@ from occi_service import client
 from sdk.testing.fake_cloud import FakeCloud
 from sdk.testing.fake_registry import instance_of
 
-from .bundles import Bundles, Digest
 from .containers import Container
 from .faults import Fault, Faults
 from .journal import Journal
-from .modules import Applications, Archives, TimedDisposals
+from .modules import Applications, Archives, Bundles, Digest, TimedDisposals
 from .settings import Settings
 
-__all__ = ["Ask", "FakeState"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ask:
-    """The faults that struck a request and are not about HTTP."""
-
-    faults: tuple[Fault, ...] = ()
-
-    def fault(self, *kinds: str) -> Fault | None:
-        """The first fault of one of the kinds."""
-        return next((each for each in self.faults if each.kind in kinds), None)
+__all__ = ["FakeState"]
 
 
 class FakeState(FakeCloud):
@@ -49,7 +36,7 @@ class FakeState(FakeCloud):
         containers: by instance.
         heard: by instance, the counter in the private state that the service manager last took.
         clients: those of orchestrators, by the beginning of the URL.
-        ask: the request that is served now.
+        struck: faults that struck the request that is served now.
     """
 
     kinds = FakeCloud.kinds | {
@@ -63,7 +50,7 @@ class FakeState(FakeCloud):
         self.journal = Journal()
         self.faults = Faults()
         self.clients: dict[str, client.Client] = {}
-        self.ask = Ask()
+        self.struck: tuple[Fault, ...] = ()
         self.containers: dict[str, Container] = {}
         self.heard: dict[str, int] = {}
         module = self.module("deploy")
@@ -73,6 +60,10 @@ class FakeState(FakeCloud):
 
     def effect(self, name: str, entity: Entity, **fields: Any) -> None:
         self.journal.effect(name, instance_of(entity), path=entity.identifier, **fields)
+
+    def fault(self, *kinds: str) -> Fault | None:
+        """The first of one of the kinds that struck the request that is served now."""
+        return next((each for each in self.struck if each.kind in kinds), None)
 
     def after(self, seconds: float, call: Callable[[], None]) -> threading.Timer:
         """Call in so many seconds, unless it is cancelled."""
