@@ -320,6 +320,12 @@ class Client:
         check_entity(path)
         return self._talk.shown(self._act(path, action, attributes, retry=retry), path, "POST")
 
+    def invoke(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> None:
+        """Invoke an action on an entity, and leave unread what it became: that may take a look at the query interface."""
+        path = self._address.path(path)
+        check_entity(path)
+        self._act(path, action, attributes, retry=False)
+
     def delete(self, path: str, *, if_match: str | None = None) -> None:
         """Delete an entity."""
         path = self._address.path(path)

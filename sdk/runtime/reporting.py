@@ -186,7 +186,7 @@ class Line:
     def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
         token = self.token(tokens.AUDIENCE_SERVICE_MANAGER)
         try:
-            self._client.using(token=token, request_id=request_id).act(self._path, type_id(wire.REPORT), attributes)
+            self._client.using(token=token, request_id=request_id).invoke(self._path, type_id(wire.REPORT), attributes)
         except client.UnauthorizedError:
             self.renew(token)
             raise

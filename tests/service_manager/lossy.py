@@ -49,13 +49,13 @@ class _Forward(http.server.BaseHTTPRequestHandler):
     server: LossyWay
 
     def do_GET(self) -> None:
-        # The query interface, by which the answer to a report is read.
+        # The query interface, by which the answer to a renewal is read.
         self.do_POST()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.server.loses(body):
-            self._answer(200, b'{"kind":"http://schemas.example.org/occi/sm#lost"}')
+            self._answer(200, b"{}")
             return
         headers = {
             name: self.headers[name]
