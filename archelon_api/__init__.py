@@ -1,7 +1,7 @@
 """The kinds, attribute names and constants that Archelon's services say to one another; nothing else.
 
 Each module of this package is one party's vocabulary. A service registers the kinds with its backends, a client reads
-the names, tests make stand-ins of them, and `docs/wire.md` is written from them: nobody spells a name a second time.
+the names, tests make fakes of them, and `docs/wire.md` is written from them: nobody spells a name a second time.
 """
 
 from . import deploy, design, disposal, orchestrator, provision, runtime, service_manager, tokens

@@ -1,7 +1,7 @@
 """What an order costs in the service manager, from POST to active: `python -m benchmarks.orders`.
 
-Web and worker run for real, against the stand-in cloud, on SQLite and on PostgreSQL. First orders one after another: what the
-service manager adds to the time that the stand-in itself takes (its starts and phases). The floor is the same number of
+Web and worker run for real, against the fake cloud, on SQLite and on PostgreSQL. First orders one after another: what the
+service manager adds to the time that the fake cloud itself takes (its starts and phases). The floor is the same number of
 requests that are a bare GET each: an order is 12 requests, in and out. Then 1,000 orders at once: all become active, and the
 processor's time of each process is what an order costs.
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.service_manager.harness import TYPE, Keys, ServiceManager, make_bundle, running
 from tests.service_manager.load import order_at_once
 
@@ -41,7 +41,7 @@ def main() -> Goals:
 
 def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
     keys = Keys()
-    with StandInCloud(directory, keys=[keys.signing.public]) as cloud:
+    with FakeCloudProcess(directory, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
             directory, design_url=cloud.url + "/design", database_url=url, keys=keys, settings=SETTINGS
         )
@@ -51,13 +51,15 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
             order_at_once(manager, cloud, 2, connections=1)
             alone = [_alone(manager, cloud) for _ in range(ALONE)]
             floor = REQUESTS * _bare_get(manager)
-            print(f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms beside the stand-in's own")
+            print(
+                f"  {sort}, one order at a time: {1000 * statistics.median(alone):.0f} ms beside the fake cloud's own"
+            )
             goals.at_most(f"{sort}: an order alone, in {REQUESTS} bare GETs", statistics.median(alone) / floor, 12.0)
             cloud.forget()
             before, own = manager.processor_seconds(), cloud.state()["cpu_seconds"]
             load = order_at_once(manager, cloud, AT_ONCE, seconds=600)
             used = {name: seconds - before[name] for name, seconds in manager.processor_seconds().items()}
-            used["stand-in"] = cloud.state()["cpu_seconds"] - own
+            used["fake cloud"] = cloud.state()["cpu_seconds"] - own
             print(f"  {sort}: {load.text()}")
             shares = ", ".join([f"{name} {1000 * seconds / AT_ONCE:.1f}" for name, seconds in used.items()])
             print(f"  {sort}: ms of processor an order: {shares}")
@@ -66,8 +68,8 @@ def _measure(sort: str, url: str, directory: Path, goals: Goals) -> None:
             goals.at_most(f"{sort}: processor of an order at once, in {REQUESTS} bare GETs", ours / floor, 4.0)
 
 
-def _alone(manager: ServiceManager, cloud: StandInCloud) -> float:
-    """One order's time beside the stand-in's."""
+def _alone(manager: ServiceManager, cloud: FakeCloudProcess) -> float:
+    """One order's time beside the fake cloud's."""
     cloud.forget()
     return order_at_once(manager, cloud, 1, connections=1).overheads[0]
 

@@ -1,6 +1,6 @@
 """What an orchestrator needs of the outside: other services over OCCI, and time.
 
-`reach` and `engine` implement them for life, `memory` for tests; nothing above them knows which it has.
+`runtime` implements them for life, `testing` for tests; nothing above them knows which it has.
 """
 
 from __future__ import annotations

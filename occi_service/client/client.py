@@ -48,6 +48,7 @@ class Client:
         limit: bytes of an answer's body.
         connections: idle connections to keep.
         clock, sleep, random: time and chance, for tests.
+        transport: what carries requests, in the place of connections to the base URL's host.
 
     Raises:
         ValueError: one of them cannot be. Tokens are not shown.
@@ -72,11 +73,13 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = chance.random,
+        transport: Connections | None = None,
     ) -> None:
         address = Address(base_url)
         exchange = HttpExchange(
             address=address,
-            connections=Connections(
+            connections=transport
+            or Connections(
                 address.scheme, address.host, address.port, secure=Secure(ca_file, verify), keep=connections
             ),
             credentials=Credentials(
@@ -314,6 +317,12 @@ class Client:
         path = self._address.path(path)
         check_entity(path)
         return self._talk.shown(self._act(path, action, attributes, retry=retry), path, "POST")
+
+    def invoke(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> None:
+        """Invoke an action on an entity, and leave unread what it became: that may take a look at the query interface."""
+        path = self._address.path(path)
+        check_entity(path)
+        self._act(path, action, attributes, retry=False)
 
     def delete(self, path: str, *, if_match: str | None = None) -> None:
         """Delete an entity."""

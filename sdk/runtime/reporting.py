@@ -36,10 +36,19 @@ class Line:
         url: the instance's own.
         start_token: of the environment.
         clock: seconds that only grow.
+        pauses: seconds between attempts to reach a service manager that is away.
     """
 
-    def __init__(self, url: str, start_token: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        start_token: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pauses: Backoff = _PAUSES,
+    ) -> None:
         self.url = url
+        self._pauses = pauses
         base, _, rest = url.partition("://")
         host, _, path = rest.partition("/")
         self._path = "/" + path
@@ -127,13 +136,13 @@ class Line:
             return list(self._reports)
 
     def _run(self) -> None:
-        pauses = iter(_PAUSES)
+        pauses = iter(self._pauses)
         while not self._closed:
             try:
                 if not self._tokens:
                     self.renew()
                 said = self._say_next()
-                pauses = iter(_PAUSES)
+                pauses = iter(self._pauses)
             except client.ClientError as error:
                 _LOG.warning("the service manager does not hear: %s", error)
                 self._sleep(next(pauses))
@@ -177,7 +186,7 @@ class Line:
     def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
         token = self.token(tokens.AUDIENCE_SERVICE_MANAGER)
         try:
-            self._client.using(token=token, request_id=request_id).act(self._path, type_id(wire.REPORT), attributes)
+            self._client.using(token=token, request_id=request_id).invoke(self._path, type_id(wire.REPORT), attributes)
         except client.UnauthorizedError:
             self.renew(token)
             raise

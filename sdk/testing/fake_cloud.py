@@ -1,41 +1,359 @@
-"""A cloud controller, and suppliers' service managers, in memory: what `sdk.testing` and `sdk.testing.conformance` run against.
+"""A cloud controller, and suppliers' service managers, for tests: OCCI applications that keep what is ordered in memory.
 
-It keeps what is PUT and does what the wire says of it. What takes time elsewhere takes a look here: a stack that was ordered is
-in progress when it is first shown, and complete when it is looked at again; one that was deleted is gone at the next look.
+`sdk.testing` calls them directly, `http_fakes` serves them. What takes time elsewhere takes a GET here: a stack that was ordered
+is in progress when it is first shown, and complete when it is shown again; one that was deleted is gone when it is asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
+import json
 import threading
+import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from archelon_api import deploy, design, names, provision, runtime
+import falcon.testing
+from occi.backend import ActionBackend, KindBackend
+from occi.core_model import Action, Entity, Kind, Resource
+
+from archelon_api import deploy, design, disposal, names, provision, runtime
 from archelon_api import service_manager as manager
+from archelon_core.auth import IDENTITY
+from archelon_core.errors import BadRequestError, ConflictError, NotFoundError
 from occi_service import client
+from occi_service.attributes import Attribute, AttributeType
+from occi_service.client.connections import Answer, Connections, Request
+from occi_service.client.limits import Deadline
 from occi_service.model import type_id
+from occi_service.server.app import Application
+from occi_service.server.backends import DeferredDeletion
+from occi_service.server.request import RequestLimits
 
 from ..ports import Service
+from .fake_registry import FakeRegistry, instance_of
 
-#: Module by the scheme under which the catalogue names it.
-MODULES: Final[Mapping[str, str]] = {
-    each: f"http://schemas.archelon.org/occi/{each}#" for each in ("deploy", "provision", "runtime", "disposal")
+#: What the actions of a stack are in Heat's words.
+_VERBS: Final = {deploy.SCALE: "UPDATE", deploy.SUSPEND: "SUSPEND", deploy.RESUME: "RESUME"}
+#: A stack carries templates and files.
+_LIMITS: Final = RequestLimits(body=8 << 20, page=10_000)
+
+
+# --- what becomes of entities ------------------------------------------------------------------------------------------
+
+
+class Behaviour(KindBackend, ActionBackend):
+    """What becomes of the entities of a kind, and what its actions do.
+
+    Attributes:
+        stays: names of attributes that no later PUT changes.
+        sets: what the provider sets when an entity is made or changed.
+        answers: what an action gives back beside the entity.
+    """
+
+    stays: Sequence[str] = ()
+    sets: ClassVar[Mapping[str, Any]] = {}
+    answers: ClassVar[Mapping[Action, Mapping[str, Any]]] = {}
+
+    def __init__(self, cloud: FakeCloud, registry: FakeRegistry) -> None:
+        self.cloud = cloud
+        self.registry = registry
+
+    # each kind has its own --------------------------------------------------------------------------------------------
+
+    def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
+        """Refuse what cannot be ordered; `old` is what there is already."""
+        if old is None:
+            if instance_of(new) in self.cloud.disposed:
+                # What a paused worker asks for after the end would stay for ever.
+                raise ConflictError(f"the instance {instance_of(new)} was disposed of and does not come back")
+            return
+        before, now = old.attributes.get(names.GENERATION, 0), new.attributes.get(names.GENERATION, 0)
+        if now < before:
+            raise ConflictError(f"generation {now} is older than the stored one, {before}", names.GENERATION)
+        for name in (names.INSTANCE, *self.stays):
+            was, wanted = old.attributes.get(name), new.attributes.get(name)
+            if was != wanted:
+                raise ConflictError(f"{name} is {was!r} and stays as it was created; {wanted!r} was sent", name)
+
+    def begin(self, entity: Entity, verb: str, extras: Any) -> None:
+        """An entity is made (`CREATE`) or changed (`UPDATE`)."""
+        entity.attributes |= self.sets
+
+    def advance(self, entity: Entity) -> bool:
+        """Let what was begun get on, once it was shown. False where the entity is gone, and was not to be shown."""
+        return True
+
+    def removed(self, entity: Entity) -> None:
+        """It is gone."""
+        self.cloud.effect(f"{entity.kind.term} deleted", entity)
+
+    # all have the same ------------------------------------------------------------------------------------------------
+
+    def create(self, entity: Entity, extras: Any) -> None:
+        self.check(entity, None, extras)
+        self.begin(entity, "CREATE", extras)
+        self.cloud.effect(f"{entity.kind.term} made", entity)
+
+    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
+        self.check(new, old, extras)
+        if new.attributes != old.attributes:
+            old.attributes = new.attributes
+            self.begin(old, "UPDATE", extras)
+            self.cloud.effect(f"{old.kind.term} updated", old)
+
+    def update(self, old: Entity, new: Entity, extras: Any) -> None:
+        old.attributes |= new.attributes
+        self.begin(old, "UPDATE", extras)
+
+    def retrieve(self, entity: Entity, extras: Any) -> None:
+        if not extras["look"]:
+            return
+        shown = dict(entity.attributes)
+        if not self.advance(entity):
+            self.registry.delete_resource(entity.identifier, extras)
+            self.removed(entity)
+            raise NotFoundError(f"there is nothing at {entity.identifier}", "path")
+        self.registry.save(entity.identifier, entity, extras)
+        entity.attributes = shown
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        self.removed(entity)
+
+    def action(
+        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
+    ) -> Mapping[str, Any] | None:
+        self.cloud.effect(f"{entity.kind.term} {action.term}", entity)
+        return self.answers.get(action)
+
+
+class _Services(Behaviour):
+    """Design's catalogue, which is all tenants'."""
+
+    def begin(self, entity: Entity, verb: str, extras: Any) -> None:
+        caller = extras["identity"]
+        if caller is not None:
+            entity.attributes |= {design.ISSUER: caller.issuer, design.PUBLISHER: caller.tenant_id}
+
+
+class _Delegations(Behaviour):
+    stays = (design.DELEGATION_PARENT,)
+    sets: ClassVar = {design.DELEGATION_STATE: "active"}
+    answers: ClassVar = {design.EXCHANGE: {design.DELEGATION_TOKEN: "exchanged"}}
+
+    def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
+        super().check(new, old, extras)
+        if old is None and not extras["subject_token"] and not new.attributes.get(design.DELEGATION_PARENT):
+            raise BadRequestError(f"a delegation is made with the tenant's token, in {design.SUBJECT_TOKEN_HEADER}")
+
+
+class _Stacks(Behaviour, DeferredDeletion):
+    stays = (names.SERVICE, names.REGION, deploy.STACK_NAME, deploy.STACK_FORMAT)
+
+    def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
+        given = new.attributes[deploy.STACK_FORMAT]
+        if old is not None:
+            # What a test has kept there need not say.
+            old.attributes.setdefault(deploy.STACK_FORMAT, given)
+        super().check(new, old, extras)
+        if self.cloud.formats and given not in self.cloud.formats:
+            raise BadRequestError(f"the region knows no format {given}", deploy.STACK_FORMAT)
+
+    def begin(self, entity: Entity, verb: str, extras: Any) -> None:
+        entity.attributes[deploy.STACK_STATE] = f"{verb}_IN_PROGRESS"
+        entity.attributes[deploy.STACK_ID] = entity.identifier.rpartition("/")[2]
+
+    def advance(self, entity: Entity) -> bool:
+        verb, busy, _ = str(entity.attributes.get(deploy.STACK_STATE)).partition("_IN_PROGRESS")
+        name = entity.attributes[deploy.STACK_NAME]
+        if not busy or name in self.cloud.paused:
+            return True
+        if verb == "DELETE":
+            return False
+        if name in self.cloud.fails:
+            ended = {deploy.STACK_REASON: self.cloud.fails[name], deploy.STACK_STATE: f"{verb}_FAILED"}
+        else:
+            made: Any = dict(self.cloud.makes.get(name, {}))
+            ended = {deploy.STACK_OUTPUTS: made, deploy.STACK_STATE: f"{verb}_COMPLETE"}
+        entity.attributes |= ended
+        return True
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        self.begin(entity, "DELETE", extras)
+
+    def removed(self, entity: Entity) -> None:
+        super().removed(entity)
+        self.cloud.counts.pop(entity.identifier, None)
+        self.cloud.keys.pop(entity.identifier, None)
+
+    def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
+        if action == deploy.SCALE and not self._scale(entity.identifier, attributes):
+            return
+        if action in _VERBS:
+            self.begin(entity, _VERBS[action], extras)
+        super().action(entity, action, attributes, extras)
+
+    def _scale(self, path: str, attributes: Mapping[str, Any]) -> bool:
+        """Change a count; whether the request is another than those before."""
+        key, keys = attributes.get(deploy.SCALE_KEY), self.cloud.keys.setdefault(path, set())
+        if key in keys:
+            return False
+        node = str(attributes[deploy.SCALE_NODE])
+        least, most = self.cloud.bounds.get(node, (1, 1000))
+        counts = self.cloud.counts.setdefault(path, {})
+        count = attributes.get(deploy.SCALE_COUNT)
+        wanted = int(count) if count is not None else counts.get(node, least) + int(attributes[deploy.SCALE_BY])
+        if not least <= wanted <= most:
+            raise ConflictError(f"{node} has {least} to {most} instances, not {wanted}")
+        counts[node] = wanted
+        if key is not None:
+            keys.add(str(key))
+        return True
+
+
+class _Configurations(Behaviour):
+    sets: ClassVar = {provision.CONFIGURATION_STATE: "running"}
+
+    def advance(self, entity: Entity) -> bool:
+        result = self.cloud.says.get(str(entity.attributes[provision.CONFIGURATION_NODE]), "")
+        entity.attributes |= {provision.CONFIGURATION_STATE: "done", provision.CONFIGURATION_RESULT: result}
+        return True
+
+
+class _Monitors(Behaviour):
+    answers: ClassVar = {runtime.QUERY: {runtime.QUERY_VALUES: []}}
+
+
+class _Alarms(Behaviour):
+    sets: ClassVar = {runtime.ALARM_STATE: "ok"}
+
+
+class Disposals(Behaviour):
+    """Takes down what carries an instance's label."""
+
+    stays = (names.SERVICE,)
+
+    def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
+        if old is not None:
+            super().check(new, old, extras)
+        elif new.identifier != disposal.disposal_path(new.attributes[names.INSTANCE]):
+            raise ConflictError(f"{names.INSTANCE} is not the one that the path names", names.INSTANCE)
+
+    def begin(self, entity: Entity, verb: str, extras: Any) -> None:
+        entity.attributes.setdefault(disposal.DISPOSAL_STATE, "running")
+
+    def advance(self, entity: Entity) -> bool:
+        if entity.attributes[disposal.DISPOSAL_STATE] == "running":
+            self.finish(entity)
+        return True
+
+    def finish(self, entity: Entity) -> list[str]:
+        """Take it down. Paths of what was."""
+        gone = self.cloud.dispose(instance_of(entity))
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        proof = {"platform": "fake", "removed": now, "absence verified": now}
+        audit = entity.attributes.get(disposal.DISPOSAL_AUDIT) or []
+        entity.attributes[disposal.DISPOSAL_AUDIT] = audit + [{"object": each, **proof} for each in gone]
+        entity.attributes[disposal.DISPOSAL_STATE] = "done"
+        return gone
+
+
+class _Suppliers(Behaviour, DeferredDeletion):
+    """Instances of a service that is offered."""
+
+    def begin(self, entity: Entity, verb: str, extras: Any) -> None:
+        entity.attributes[manager.STATE] = "initialise" if verb == "CREATE" else "update"
+
+    def advance(self, entity: Entity) -> bool:
+        if entity.attributes.get(manager.STATE) == "destroy":
+            return False
+        of = type_id(entity.kind)
+        reason = self.cloud.fails.get(of)
+        ended = {manager.STATE: "fail", manager.STATE_MESSAGE: reason} if reason else {manager.STATE: "active"}
+        entity.attributes = {**self.cloud.offers[of], **entity.attributes, **ended}
+        return True
+
+    def delete(self, entity: Entity, extras: Any) -> None:
+        entity.attributes[manager.STATE] = "destroy"
+
+
+# --- modules ----------------------------------------------------------------------------------------------------------
+
+#: The kinds of a module, in the order in which a disposal removes their entities.
+Kinds = Sequence[tuple[Kind, type[Behaviour]]]
+_TYPES: Final[Mapping[type, AttributeType]] = {
+    str: "string",
+    bool: "boolean",
+    int: "number",
+    float: "number",
+    list: "array",
+    dict: "object",
 }
-_STACK: Final = type_id(deploy.STACK)
-_CONFIGURATION: Final = type_id(provision.CONFIGURATION)
-_ALARM: Final = type_id(runtime.ALARM)
 
 
-class MemoryCloud:
-    """What exists, and what becomes of what is ordered. Thread-safe.
+class FakeModule(Application):
+    """One module, or the service manager of a supplier; WSGI, mounted where its paths begin."""
+
+    registry: FakeRegistry
+
+    def __init__(self, cloud: FakeCloud, name: str, kinds: Kinds) -> None:
+        super().__init__(FakeRegistry(), limits=_LIMITS)
+        self._cloud = cloud
+        self._name = name
+        self.behaviours = {kind: of(cloud, self.registry) for kind, of in kinds}
+        for kind, behaviour in self.behaviours.items():
+            self.register_backend(kind, behaviour)
+            for action in kind.actions:
+                self.register_backend(action, behaviour)
+
+    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+        with self._cloud.lock:
+            self._cloud.enter_services()
+            if not path.endswith("/-/"):
+                asked = f"{path}?{query}" if method == "POST" and query else path
+                self._cloud.requests.append(f"{method} {self._name} {asked}")
+            return self._call_occi(
+                environ,
+                response,
+                identity=environ.get(IDENTITY),
+                look=method == "GET" and not path.endswith("/"),
+                subject_token=bool(environ.get("HTTP_X_SUBJECT_TOKEN")),
+            )
+
+    def remove(self, kind: Kind, path: str) -> None:
+        """Take an entity out, whoever has it."""
+        entity = self.registry.get_resource(path, None)
+        self.registry.delete_resource(path, None)
+        self.behaviours[kind].removed(entity)
+
+
+class _Supplier(FakeModule):
+    """Takes whatever attributes it is given: which there are, its manifest says, which nobody has here."""
+
+    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        (kind,) = self.behaviours
+        with contextlib.suppress(ValueError):
+            given = json.loads(body).get("attributes", {}) if body.startswith(b"{") else {}
+            for name in given.keys() - manager.INSTANCE_ATTRIBUTES.keys():
+                kind.attributes[name] = Attribute("", type=_TYPES.get(type(given[name]), "string"))
+        return super().__call__(environ, response)
+
+
+class FakeCloud:
+    """What exists, and what becomes of what is ordered; WSGI, with every module at its name. Thread-safe.
 
     Args:
         base: URL below which the modules are.
         region: that deploy is in.
 
     Attributes:
-        entities: by module (or supplier's type), then path.
         offers: services in the catalogue: by type, the attributes that an active instance shows.
         makes: outputs by the name of a stack.
         fails: why a stack (by name) or a supplier (by type) fails.
@@ -45,13 +363,23 @@ class MemoryCloud:
         withdrawn: types that the catalogue names no more.
         paused: names of stacks that get no further, until they are taken out.
         formats: of templates that deploy takes; any where it is empty.
+        disposed: instances that were disposed of; they never come back.
         requests: `METHOD module path`, in order; for a look at what was done.
+        lock: held while a request is served.
+        kinds: of the modules; a subclass may have more.
     """
+
+    kinds: ClassVar[Mapping[str, Kinds]] = {
+        "design": ((design.SERVICE, _Services), (design.DELEGATION, _Delegations)),
+        "deploy": ((deploy.STACK, _Stacks),),
+        "provision": ((provision.CONFIGURATION, _Configurations),),
+        "runtime": ((runtime.ALARM, _Alarms), (runtime.MONITOR, _Monitors)),
+        "disposal": ((disposal.DISPOSAL, Disposals),),
+    }
 
     def __init__(self, base: str = "http://cloud", region: str = "local") -> None:
         self.base = base
         self.region = region
-        self.entities: dict[str, dict[str, client.Entity]] = {}
         self.offers: dict[str, Mapping[str, Any]] = {}
         self.makes: dict[str, Mapping[str, Any]] = {}
         self.fails: dict[str, str] = {}
@@ -62,276 +390,137 @@ class MemoryCloud:
         self.withdrawn: set[str] = set()
         self.paused: set[str] = set()
         self.formats: set[str] = set()
+        self.disposed: set[str] = set()
         self.requests: list[str] = []
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self._modules: dict[str, FakeModule] = {}
+        self._clients: dict[str, client.Client] = {}
 
-    def service(self, module: str) -> Service:
-        """One module, or with a service's type its service manager."""
-        return _MemoryService(self, module)
+    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        for name in (*self.kinds, *self.offers):
+            if path.startswith(f"/{name}/"):
+                environ["SCRIPT_NAME"] = self.url(name).removeprefix(self.base)
+                environ["PATH_INFO"] = path[len(name) + 1 :]
+                return self.module(name)(environ, response)
+        response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return []
 
-    def at(self, url: str) -> Service:
-        """The service at a URL of the catalogue."""
-        return self.service(self.module_of(url))
-
-    def module_of(self, url: str) -> str:
-        """Which module, or type of service, a URL of the catalogue means."""
-        return urllib.parse.unquote(url.removeprefix(self.base).strip("/").partition("/")[0])
+    def module(self, name: str) -> FakeModule:
+        """A module by its name, or the service manager of a type of suppliers."""
+        with self.lock:
+            if name not in self._modules:
+                kinds = self.kinds.get(name)
+                made = FakeModule(self, name, kinds) if kinds else _Supplier(self, name, [(_kind_of(name), _Suppliers)])
+                self._modules[name] = made
+            return self._modules[name]
 
     def url(self, module: str) -> str:
         """Where a module, or the service manager of a type, is."""
         return f"{self.base}/{urllib.parse.quote(module, safe='')}"
 
-    # requests ---------------------------------------------------------------------------------------------------------
+    def at(self, url: str) -> Service:
+        """The service at a URL of the catalogue, called without a network."""
+        with self.lock:
+            if url not in self._clients:
+                once = client.Retry(attempts=1)
+                self._clients[url] = client.Client(url, retry=once, transport=_Direct(self))
+            return self._clients[url]
 
-    def get(self, module: str, path: str) -> client.Entity:
-        """An entity; what was in progress gets on."""
-        with self._lock:
-            self.requests.append(f"GET {module} {path}")
-            return self._look(module, path)
+    # for the test, which asks for no tokens ---------------------------------------------------------------------------
 
-    def put(
-        self, module: str, path: str, kind: str, attributes: Mapping[str, Any], *, mixins: Iterable[str] = ()
-    ) -> tuple[client.Entity, bool]:
-        """Create or replace an entity."""
-        with self._lock:
-            self.requests.append(f"PUT {module} {path}")
-            shelf = self.entities.setdefault(module, {})
-            present = shelf.get(path)
-            if present is not None:
-                self._check(module, path, present, attributes)
-            given = attributes.get(deploy.STACK_FORMAT)
-            if kind == _STACK and self.formats and given not in self.formats:
-                text = f"the region knows no format {given}"
-                raise client.BadRequestError(text, method="", url="memory", status=400, where=deploy.STACK_FORMAT)
-            values = dict(attributes)
-            if present is None or _given(present.attributes) != values:
-                values |= self._begun(module, path, kind, values, present)
-            else:
-                values = dict(present.attributes)
-            shelf[path] = client.Entity(location=path, kind=kind, id=path, mixins=tuple(mixins), attributes=values)
-            return shelf[path], present is None
+    def effect(self, name: str, entity: Entity, **fields: Any) -> None:
+        """Told of each change; nothing here, for a subclass that keeps a journal."""
 
-    def update(self, module: str, path: str, attributes: Mapping[str, Any]) -> client.Entity:
-        """Change an entity in part."""
-        with self._lock:
-            self.requests.append(f"POST {module} {path}")
-            present = self._present(module, path)
-            merged = {**present.attributes, **attributes}
-            if module in self.offers:
-                merged[manager.STATE] = "update"
-            return self._keep(module, path, merged)
-
-    def act(self, module: str, path: str, action: str, attributes: Mapping[str, Any]) -> client.Entity:
-        """Invoke an action."""
-        with self._lock:
-            term = action.rpartition("#")[2]
-            self.requests.append(f"POST {module} {path}?action={term}")
-            if action == type_id(design.EXCHANGE):
-                token = {"org.archelon.delegation.token": "exchanged"}
-                return client.Entity(location=path, kind=type_id(design.DELEGATION), attributes=token)
-            present = self._present(module, path)
-            if action == type_id(deploy.SCALE) and not self._scale(present, attributes):
-                return present
-            states = {"scale": "UPDATE", "suspend": "SUSPEND", "resume": "RESUME"}
-            if term in states:
-                self._keep(module, path, {**present.attributes, deploy.STACK_STATE: f"{states[term]}_IN_PROGRESS"})
-            if action == type_id(runtime.QUERY):
-                return client.Entity(path, present.kind, attributes={"org.archelon.query.values": []})
-            return self._present(module, path)
-
-    def delete(self, module: str, path: str) -> None:
-        """Delete an entity: a stack and a supplier at the next look, all else at once."""
-        with self._lock:
-            self.requests.append(f"DELETE {module} {path}")
-            present = self._present(module, path)
-            if present.kind == _STACK:
-                self._keep(module, path, {**present.attributes, deploy.STACK_STATE: "DELETE_IN_PROGRESS"})
-            elif module in self.offers:
-                self._keep(module, path, {**present.attributes, manager.STATE: "destroy"})
-            else:
-                del self.entities[module][path]
-
-    def find(self, module: str, collection: str, attributes: Mapping[str, Any]) -> list[client.Entity]:
-        """The entities of a collection."""
-        with self._lock:
-            self.requests.append(f"GET {module} {collection}")
-            if module == "design" and collection == design.SERVICE.location:
-                found: Iterable[client.Entity] = self._catalogue()
-            else:
-                shelf = self.entities.get(module, {})
-                found = [each for path, each in sorted(shelf.items()) if path.startswith(collection)]
-            wanted = attributes.items()
-            return [each for each in found if all(each.attributes.get(name) == value for name, value in wanted)]
-
-    # what becomes of it -----------------------------------------------------------------------------------------------
-
-    def _catalogue(self) -> Sequence[client.Entity]:
-        entries = {scheme: self.url(name) for name, scheme in MODULES.items()}
-        entries |= {each: self.url(each) for each in self.offers if each not in self.withdrawn}
+    def find(
+        self, module: str, collection: str = "/", attributes: Mapping[str, Any] | None = None
+    ) -> list[client.Entity]:
+        """The entities of a collection that have these attributes, by path, as they are."""
+        with self.lock:
+            registry = self.module(module).registry
+            found = [registry.get_resource(each, None) for each in sorted(registry.owners)]
+        wanted = (attributes or {}).items()
         return [
-            client.Entity(
-                location=design.service_path(name, self.region),
-                kind=type_id(design.SERVICE),
-                attributes={
-                    design.SERVICE_TYPE: name,
-                    design.ENDPOINT: url,
-                    design.SERVICE_REGION: self.region,
-                    design.INTERFACE: "public",
-                    **({design.ORIGIN: design.INSTALLATION} if design.is_ours(name) else {}),
-                },
-            )
-            for name, url in entries.items()
+            client.Entity(each.identifier, type_id(each.kind), id=each.identifier, attributes=each.attributes)
+            for each in found
+            if each.identifier.startswith(collection) and wanted <= each.attributes.items()
         ]
 
-    def _begun(
-        self, module: str, path: str, kind: str, values: Mapping[str, Any], present: client.Entity | None
-    ) -> dict[str, Any]:
-        if kind == _STACK:
-            verb = "CREATE" if present is None else "UPDATE"
-            return {deploy.STACK_STATE: f"{verb}_IN_PROGRESS", deploy.STACK_ID: path.rpartition("/")[2]}
-        if kind == _CONFIGURATION:
-            return {provision.CONFIGURATION_STATE: "running"}
-        if kind == _ALARM:
-            return {runtime.ALARM_STATE: "ok"}
-        if module in self.offers:
-            return {manager.STATE: "initialise" if present is None else "update"}
-        return {}
+    def keep(self, module: str, path: str, attributes: Mapping[str, Any], *, owner: str | None = None) -> None:
+        """Have an entity at a path, in the place of what is there: of the kind at whose location that is."""
+        made = self.module(module)
+        (kind,) = [each for each in made.behaviours if path.startswith(each.location)]
+        entity = Resource(path, kind, [])
+        entity.attributes = dict(attributes)
+        made.registry.add_resource(path, entity, None)
+        made.registry.owners[path] = owner
 
-    def _look(self, module: str, path: str) -> client.Entity:
-        present = self._present(module, path)
-        values = dict(present.attributes)
-        if present.kind == _STACK:
-            state = str(values.get(deploy.STACK_STATE, ""))
-            if state == "DELETE_IN_PROGRESS" and values.get(deploy.STACK_NAME) not in self.paused:
-                return self._gone(module, path)
-            if state.endswith("_IN_PROGRESS") and values.get(deploy.STACK_NAME) not in self.paused:
-                self._keep(module, path, {**values, **self._finished(values, state.removesuffix("_IN_PROGRESS"))})
-        elif present.kind == _CONFIGURATION:
-            result = self.says.get(str(values[provision.CONFIGURATION_NODE]), "")
-            done = {provision.CONFIGURATION_STATE: "done", provision.CONFIGURATION_RESULT: result}
-            self._keep(module, path, {**values, **done})
-        elif module in self.offers:
-            if values.get(manager.STATE) == "destroy":
-                return self._gone(module, path)
-            reason = self.fails.get(module)
-            ended = {manager.STATE: "fail", manager.STATE_MESSAGE: reason} if reason else {manager.STATE: "active"}
-            self._keep(module, path, {**self.offers[module], **values, **ended})
-        return present
+    def delegate(self, instance: str) -> None:
+        """Have a delegation to an instance, with which it gets tokens for other service managers."""
+        self.keep("design", design.delegation_path(instance), {design.DELEGATION_STATE: "active"})
 
-    def _finished(self, values: Mapping[str, Any], verb: str) -> dict[str, Any]:
-        name = str(values[deploy.STACK_NAME])
-        if name in self.fails:
-            return {deploy.STACK_STATE: f"{verb}_FAILED", deploy.STACK_REASON: self.fails[name]}
-        return {deploy.STACK_STATE: f"{verb}_COMPLETE", deploy.STACK_OUTPUTS: dict(self.makes.get(name, {}))}
+    def dispose(self, instance: str) -> list[str]:
+        """Remove what carries an instance's label, the delegation last. Paths of what was removed."""
+        gone = []
+        for name in ("runtime", "provision", "deploy", "design"):
+            module = self.module(name)
+            for kind in module.behaviours:
+                for path in module.registry.paths(kind, instance):
+                    module.remove(kind, path)
+                    gone.append(path)
+        self.disposed.add(instance)
+        return gone
 
-    def _scale(self, stack: client.Entity, attributes: Mapping[str, Any]) -> bool:
-        key, keys = attributes.get(deploy.SCALE_KEY), self.keys.setdefault(stack.location, set())
-        if key in keys:
-            return False
-        node = str(attributes[deploy.SCALE_NODE])
-        least, most = self.bounds.get(node, (1, 1000))
-        counts = self.counts.setdefault(stack.location, {})
-        present = counts.get(node, least)
-        count = attributes.get(deploy.SCALE_COUNT)
-        wanted = int(count) if count is not None else present + int(attributes[deploy.SCALE_BY])
-        if not least <= wanted <= most:
-            raise _error(client.ConflictError, 409, f"{node} has {least} to {most} instances, not {wanted}")
-        counts[node] = wanted
-        if key is not None:
-            keys.add(str(key))
-        return True
-
-    def _check(self, module: str, path: str, present: client.Entity, attributes: Mapping[str, Any]) -> None:
-        before, now = present.attributes.get(names.GENERATION, 0), attributes.get(names.GENERATION, 0)
-        if now < before:
-            raise _error(client.ConflictError, 409, f"generation {now} is older than the stored one, {before}")
-        was, wanted = present.attributes.get(deploy.STACK_FORMAT), attributes.get(deploy.STACK_FORMAT)
-        if was != wanted and was is not None:
-            raise _error(client.ConflictError, 409, f"{deploy.STACK_FORMAT} stays as it was created")
-
-    def _present(self, module: str, path: str) -> client.Entity:
-        found = self.entities.get(module, {}).get(path)
-        if found is None:
-            raise _error(client.NotFoundError, 404, f"there is nothing at {path}")
-        return found
-
-    def _gone(self, module: str, path: str) -> client.Entity:
-        del self.entities[module][path]
-        self.counts.pop(path, None)
-        self.keys.pop(path, None)
-        return self._present(module, path)
-
-    def _keep(self, module: str, path: str, values: Mapping[str, Any]) -> client.Entity:
-        present = self._present(module, path)
-        kept = client.Entity(location=path, kind=present.kind, id=path, mixins=present.mixins, attributes=dict(values))
-        self.entities[module][path] = kept
-        return kept
+    def enter_services(self) -> None:
+        """Bring the catalogue up to date: the modules, and what is offered and not withdrawn."""
+        registry = self.module("design").registry
+        named = {names.scheme(each): each for each in self.kinds} | {each: each for each in self.offers}
+        for of, module in named.items():
+            path = design.service_path(of, self.region)
+            if of in self.withdrawn and path in registry.owners:
+                registry.delete_resource(path, None)
+            elif of not in self.withdrawn and path not in registry.owners:
+                attributes = {
+                    design.SERVICE_TYPE: of,
+                    design.ENDPOINT: self.url(module),
+                    design.SERVICE_REGION: self.region,
+                    design.INTERFACE: "public",
+                    **({design.ORIGIN: design.INSTALLATION} if design.is_ours(of) else {}),
+                }
+                self.keep("design", path, attributes)
 
 
-_SET: Final = frozenset(
-    (
-        deploy.STACK_STATE,
-        deploy.STACK_REASON,
-        deploy.STACK_ID,
-        deploy.STACK_OUTPUTS,
-        deploy.STACK_RESOURCES,
-        provision.CONFIGURATION_STATE,
-        provision.CONFIGURATION_RESULT,
-        runtime.ALARM_STATE,
-    )
-)
+def _kind_of(name: str) -> Kind:
+    scheme, _, term = name.rpartition("#")
+    attributes: dict[str, str] = dict(manager.INSTANCE_ATTRIBUTES)
+    return Kind(f"{scheme}#", term, related=[Resource.kind], attributes=attributes, location=f"/{term}/")
 
 
-def _given(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """What was ordered, without what the provider has set."""
-    return {name: value for name, value in attributes.items() if name not in _SET}
+# --- without a network ------------------------------------------------------------------------------------------------
 
 
-def _error(of: type[client.StatusError], status: int, message: str) -> client.StatusError:
-    return of(message, method="", url="memory", status=status)
+class _Direct(Connections):
+    """Calls a WSGI application in place of a server."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def send(self, request: Request, deadline: Deadline, *, limit: int) -> Answer:
+        path, _, query = request.target.partition("?")
+        given: Any = {"query_string": query, "headers": request.headers, "body": request.body}
+        found = falcon.testing.simulate_request(self._application, request.method, path, **given)
+        return Answer(found.status_code, {name.lower(): value for name, value in found.headers.items()}, found.content)
 
 
-class _MemoryService:
-    """`ports.Service` over the cloud in memory."""
+@dataclasses.dataclass(frozen=True)
+class DirectReach:
+    """`ports.Reach` into the cloud, without a network."""
 
-    def __init__(self, cloud: MemoryCloud, module: str) -> None:
-        self._cloud = cloud
-        self._module = module
-
-    def get(self, path: str) -> client.Entity:
-        return self._cloud.get(self._module, path)
-
-    def put(
-        self, path: str, what: str, attributes: Mapping[str, Any] | None = None, *, mixins: Iterable[str] = ()
-    ) -> tuple[client.Entity, bool]:
-        return self._cloud.put(self._module, path, what, attributes or {}, mixins=mixins)
-
-    def update(self, path: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
-        return self._cloud.update(self._module, path, attributes or {})
-
-    def act(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
-        return self._cloud.act(self._module, path, action, attributes or {})
-
-    def delete(self, path: str) -> None:
-        self._cloud.delete(self._module, path)
-
-    def list(self, collection: str = "/", *, attributes: Mapping[str, Any] | None = None) -> Iterator[client.Entity]:
-        return iter(self._cloud.find(self._module, collection, attributes or {}))
-
-
-class MemoryReach:
-    """`ports.Reach` into the cloud in memory."""
-
-    def __init__(self, cloud: MemoryCloud, own_url: str) -> None:
-        self._cloud = cloud
-        self._own_url = own_url
-
-    @property
-    def own_url(self) -> str:
-        return self._own_url
+    _cloud: FakeCloud
+    own_url: str
 
     def design(self) -> Service:
-        return self._cloud.service("design")
+        return self.cloud(self._cloud.url("design"))
 
     def cloud(self, url: str) -> Service:
         return self._cloud.at(url)
@@ -339,4 +528,4 @@ class MemoryReach:
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
         if exchange is not None:
             exchange()
-        return self._cloud.at(url)
+        return self.cloud(url)

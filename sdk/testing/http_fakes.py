@@ -6,32 +6,34 @@ activates, sends phases, tells of events. Everything listens on loopback and is 
 
 from __future__ import annotations
 
-import http.server
-import json
-import re
+import socketserver
 import sys
 import threading
 import time
-import urllib.parse
 import uuid
-from collections.abc import Callable, Mapping
+import wsgiref.simple_server
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from occi.backend import ActionBackend, KindBackend
+from occi.core_model import Action, Entity, Kind, Resource
 
 from archelon_api import names, tokens
 from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIssuer, VerificationKeys, write_jwk_set
+from archelon_core.errors import UnavailableError, of_status
 from occi_service import client
 from occi_service.model import type_id
+from occi_service.server.app import Application
 
-from .fake_cloud import MemoryCloud
+from .fake_cloud import FakeCloud
 
-_TYPE: Final = "application/occi+json"
-_PAIR: Final = re.compile(r'([A-Za-z0-9._-]+)=("(?:[^"\\]|\\.)*"|[^,]*)')
 SERVICE: Final = "http://schemas.example.org/occi/service#tested"
+_MOUNT: Final = "/manager"
 
 
 class Bench:
@@ -40,6 +42,8 @@ class Bench:
     Args:
         service: type identifier of the service whose orchestrator is tested.
         listen: address and port to listen at; the orchestrator is told to call there. Port 0 takes a free one.
+        url: where somebody else serves it, as the WSGI application that it is; it does not listen itself then.
+        key: what it signs with; one of its own without.
 
     Attributes:
         cloud: what the orchestrator makes.
@@ -47,13 +51,19 @@ class Bench:
         reports: what was reported and taken, in order.
         renewals: how often tokens were asked for with the start token.
         away: how many of the next reports are answered with 503.
-        refusals: statuses that the next reports are answered with.
+        refusals: statuses that the next reports are answered with; renewal_refusals: those of the next renewals.
         cloud_away: how many of the next calls to the cloud are.
         seconds: that is waited for what has to come.
     """
 
     def __init__(
-        self, service: str = SERVICE, *, seconds: float = 15.0, listen: tuple[str, int] = ("127.0.0.1", 0)
+        self,
+        service: str = SERVICE,
+        *,
+        seconds: float = 15.0,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        url: str = "",
+        key: SigningKey | None = None,
     ) -> None:
         self.service = service
         self.instance = str(uuid.uuid4())
@@ -63,12 +73,12 @@ class Bench:
         self.renewals = 0
         self.away = 0
         self.refusals: list[int] = []
+        self.renewal_refusals: list[int] = []
         self.cloud_away = 0
         self.start_token = f"start-{uuid.uuid4().hex}"
         self._given: set[str] = set()
         self._changed = threading.Condition()
-        private = ed25519.Ed25519PrivateKey.generate()
-        self._key = SigningKey.of(private, issuer="bench")
+        self._key = key or SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="bench")
         self._issuer = TokenIssuer(
             self._key,
             keys=VerificationKeys([self._key.public]),
@@ -76,30 +86,27 @@ class Bench:
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
-        bench = self
-
-        class Handler(_Handler):
-            peers = bench
-
-        self._server = _Server(listen, Handler)
-        self.url = f"http://{listen[0]}:{self._server.server_address[1]}"
-        self.cloud = MemoryCloud(self.url)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="bench", daemon=True)
+        self._server = None if url else Server(listen, self)
+        self.url = self._server.url if self._server is not None else url
+        self.cloud = FakeCloud(self.url)
+        self.cloud.delegate(self.instance)
+        self._manager = _ServiceManager(self)
 
     def __enter__(self) -> Bench:
-        self._thread.start()
+        if self._server is not None:
+            self._server.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.close()
 
     @property
     def environment(self) -> dict[str, str]:
         """What the orchestrator is to be started with, beside `HOST` and `PORT`."""
         return {
             wire.ENV_INSTANCE: self.instance,
-            wire.ENV_SERVICE_MANAGER: f"{self.url}/manager/{self.instance}",
+            wire.ENV_SERVICE_MANAGER: f"{self.url}{_MOUNT}/{self.instance}",
             wire.ENV_DESIGN: f"{self.url}/design",
             wire.ENV_TOKEN: self.start_token,
             wire.ENV_KEYS: write_jwk_set([self._key.public]),
@@ -129,17 +136,16 @@ class Bench:
             wire.INTERNAL_PARAMETERS: {},
         }
 
-    def activate(
+    def activation(
         self,
-        occi: client.Client,
         generation: int = 1,
         *,
         parameters: Mapping[str, Any] | None = None,
         private: Mapping[str, Any] | None = None,
         instance: str | None = None,
-    ) -> bool:
-        """Activate, as after a renewal; whether the entity was made."""
-        attributes = {
+    ) -> dict[str, Any]:
+        """The attributes of an activation, as after a renewal."""
+        return {
             names.INSTANCE: instance or self.instance,
             names.TENANT: self.tenant,
             names.SERVICE: self.service,
@@ -147,7 +153,10 @@ class Bench:
             wire.PRIVATE: dict(private or {}),
             wire.TOKENS: self._fresh(),
         }
-        return occi.put(wire.PATH, type_id(wire.ORCHESTRATOR), attributes)[1]
+
+    def activate(self, occi: client.Client, generation: int = 1, **more: Any) -> bool:
+        """Activate, with more as `activation` takes it; whether the entity was made."""
+        return occi.put(wire.PATH, type_id(wire.ORCHESTRATOR), self.activation(generation, **more))[1]
 
     def phase(
         self, occi: client.Client, phase: str, generation: int = 1, parameters: Mapping[str, Any] | None = None
@@ -189,7 +198,7 @@ class Bench:
 
     def await_renewal(self, after: int = 0, *, seconds: float | None = None) -> bool:
         """Wait for more renewals than `after`, for as long as is said or as for everything else; whether they came."""
-        return self._await(lambda: self.renewals > after, seconds)
+        return self.watch(lambda: self.renewals > after, seconds)
 
     def await_report(self, phase: str | None, generation: int = 1, *, after: int = 0) -> dict[str, Any] | None:
         """Wait for a report that ends a phase (None: one of no phase), later than the first `after`; None if it does not come."""
@@ -205,15 +214,12 @@ class Bench:
             ]
             return bool(found)
 
-        return found[0] if self._await(came) else None
+        return found[0] if self.watch(came) else None
 
-    def _await(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+    def watch(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait for a condition of what was asked for; whether it came true."""
         with self._changed:
             return self._changed.wait_for(condition, self.seconds if seconds is None else seconds)
-
-    def watch(self, condition: Callable[[], bool]) -> bool:
-        """Wait for a condition of the cloud; whether it came true."""
-        return self._await(condition)
 
     @property
     def known_tokens(self) -> list[str]:
@@ -225,93 +231,107 @@ class Bench:
         self._given.clear()
 
     def _fresh(self) -> dict[str, str]:
-        fresh = {
-            audience: f"{audience}-{uuid.uuid4().hex}"
-            for audience in (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
-        }
+        """Tokens by audience, as an activation and a renewal give them."""
+        audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        fresh = {audience: f"{audience}-{uuid.uuid4().hex}" for audience in audiences}
         self._given.update(fresh.values())
         return fresh
 
     # as what it calls -------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, url: str, token: str, filters: Mapping[str, Any], document: Any) -> tuple[int, Any]:
-        """Serve one request; status and document."""
-        parts = urllib.parse.urlsplit(url)
-        module, _, rest = parts.path.lstrip("/").partition("/")
-        action = document.get("action") if isinstance(document, dict) else None
-        attributes = document.get("attributes", {}) if isinstance(document, dict) else {}
-        if module == "manager":
-            return self._managed(rest, token, action, attributes)
-        if token not in self._given and token != "exchanged":  # nosec  # noqa: S105 - what design's exchange gives here
-            return 401, None
-        if self.cloud_away > 0:
-            self.cloud_away -= 1
-            return 503, None
-        try:
-            return self._counted(method, urllib.parse.unquote(module), f"/{rest}", filters, document)
-        except client.StatusError as error:
-            return error.status, {"error": error.message}
-
-    def _managed(self, instance: str, token: str, action: str | None, attributes: dict[str, Any]) -> tuple[int, Any]:
-        shown: dict[str, Any] = {}
+    def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
+        """WSGI."""
+        token = environ.pop("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
+        path = environ["PATH_INFO"]
         with self._changed:
-            if instance != self.instance:
-                return 404, None
-            if action == type_id(manager.RENEW):
-                if token != self.start_token and token not in self._given:
-                    return 401, None
-                self.renewals += token == self.start_token
-                shown = {manager.TOKENS: self._fresh()}
-            elif action == type_id(manager.REPORT):
-                if token not in self._given or not token.startswith(tokens.AUDIENCE_SERVICE_MANAGER):
-                    return 401, None
-                if self.away > 0:
-                    self.away -= 1
-                    self._changed.notify_all()
-                    return 503, None
-                if self.refusals:
-                    return self.refusals.pop(0), None
-                self.reports.append(attributes)
+            if path.startswith(f"{_MOUNT}/"):
+                environ["SCRIPT_NAME"], environ["PATH_INFO"] = _MOUNT, path.removeprefix(_MOUNT)
+                answer = self._manager.serve(environ, response, token)
+            elif token not in self._given and token != "exchanged":  # nosec  # noqa: S105 - what design's exchange gives here
+                answer = self._manager.render_error(
+                    environ, response, of_status(401, "the token is none of the bench's")
+                )
+            elif self.cloud_away > 0:
+                self.cloud_away -= 1
+                error = UnavailableError("the cloud is away", retry_after=0)
+                answer = self._manager.render_error(environ, response, error)
             else:
-                return 400, None
+                answer = self.cloud(environ, response)
             self._changed.notify_all()
-        return 200, {"kind": self.service, "id": f"urn:uuid:{self.instance}", "attributes": shown}
+        return answer
 
-    def _counted(
-        self, method: str, module: str, path: str, filters: Mapping[str, Any], document: Any
-    ) -> tuple[int, Any]:
-        try:
-            return self._cloudy(method, module, path, filters, document)
-        finally:
-            with self._changed:
-                self._changed.notify_all()
+    def renewed(self, token: str) -> dict[str, Any]:
+        """Take a `renew`; what it gives back."""
+        if token != self.start_token and token not in self._given:
+            raise of_status(401, "the token is none of the instance's")
+        if self.renewal_refusals:
+            raise of_status(self.renewal_refusals.pop(0), "refused, as the test wants")
+        self.renewals += token == self.start_token
+        return {manager.TOKENS: self._fresh()}
 
-    def _cloudy(
-        self, method: str, module: str, path: str, filters: Mapping[str, Any], document: Any
-    ) -> tuple[int, Any]:
-        cloud = self.cloud
-        attributes = document.get("attributes", {}) if isinstance(document, dict) else {}
-        if method == "GET" and path.endswith("/"):
-            return 200, {"resources": [_shown(each) for each in cloud.find(module, path, filters)]}
-        if method == "GET":
-            return 200, _shown(cloud.get(module, path))
-        if method == "PUT":
-            entity, created = cloud.put(module, path, document["kind"], attributes, mixins=document.get("mixins", ()))
-            return (201 if created else 200), _shown(entity)
-        if method == "DELETE":
-            cloud.delete(module, path)
-            return 204, None
-        if "action" in document:
-            return 200, _shown(cloud.act(module, path, document["action"], attributes))
-        return 200, _shown(cloud.update(module, path, attributes))
+    def reported(self, token: str, attributes: dict[str, Any]) -> None:
+        """Take a `report`."""
+        if token not in self._given or not token.startswith(tokens.AUDIENCE_SERVICE_MANAGER):
+            raise of_status(401, "the token is none of the instance's")
+        if self.away > 0:
+            self.away -= 1
+            raise UnavailableError("the service manager is away", retry_after=0)
+        if self.refusals:
+            raise of_status(self.refusals.pop(0), "refused, as the test wants")
+        self.reports.append(attributes)
 
 
-def _shown(entity: client.Entity) -> dict[str, Any]:
-    return {"kind": entity.kind, "id": entity.location, "attributes": dict(entity.attributes)}
+class _ServiceManager(Application):
+    """The instance at its service manager, as its orchestrator calls it."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        scheme, _, term = bench.service.rpartition("#")
+        attributes: dict[str, str] = {**manager.INSTANCE_ATTRIBUTES}
+        actions = [manager.RENEW, manager.REPORT]
+        kind = Kind(f"{scheme}#", term, related=[Resource.kind], actions=actions, attributes=attributes)
+        for category in (kind, *actions):
+            self.register_backend(category, _Instance(bench))
+        path = f"/{bench.instance}"
+        self.registry.add_resource(path, Resource(path, kind, []), None)
+
+    def serve(self, environ: WSGIEnvironment, response: StartResponse, token: str) -> Iterable[bytes]:
+        """WSGI, for the holder of a token."""
+        return self._call_occi(environ, response, token=token)
 
 
-class _Server(http.server.ThreadingHTTPServer):
+class _Instance(KindBackend, ActionBackend):
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def action(
+        self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
+    ) -> Mapping[str, Any] | None:
+        if action == manager.RENEW:
+            return self._bench.renewed(extras["token"])
+        self._bench.reported(extras["token"], attributes)
+        return None
+
+
+class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
+    """Serves a WSGI application in threads of its own, from `start` until it is closed."""
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, listen: tuple[str, int], application: WSGIApplication) -> None:
+        super().__init__(listen, _Handler)
+        self.url = f"http://{listen[0]}:{self.server_address[1]}"
+        self.set_app(application)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        threading.Thread(target=self.serve_forever, args=(0.02,), name="bench", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Who is killed in the middle of a call, as tests do, is no error of the bench's."""
@@ -319,55 +339,11 @@ class _Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Nothing:
-    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
-        return False
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    peers: Bench
-
-    def do_GET(self) -> None:
-        """Answer."""
-        self._serve()
-
-    def do_PUT(self) -> None:
-        """Answer."""
-        self._serve()
-
-    def do_POST(self) -> None:
-        """Answer."""
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        """Answer."""
-        self._serve()
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        filters = _filters(self.headers.get("X-OCCI-Attribute", ""))
-        document = json.loads(body) if body else {}
-        status, answer = self.peers.answer(self.command, self.path, token, filters, document)
-        payload = b"" if answer is None else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", _TYPE)
-        if status == 201:
-            self.send_header("Location", self.path.partition("?")[0])
-        if status != 204:
-            self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        if status != 204:
-            self.wfile.write(payload)
-
+class _Handler(wsgiref.simple_server.WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
         """The bench keeps its books itself."""
 
 
-def _filters(field: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in _PAIR.findall(field):
-        found[name] = json.loads(value) if value[:1] in '"0123456789' else value
-    return found
+class _Nothing:
+    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
+        return False

@@ -22,7 +22,6 @@ import bundles
 from archelon_api import deploy, names, runtime
 from archelon_api import service_manager as manager
 from occi_service import client
-from occi_service.model import type_id
 
 from ..dns import Record
 from ..errors import Abandoned, Failure
@@ -32,7 +31,7 @@ from ..orchestrator import Orchestrator, Situation
 from ..private_state import Private
 from ..runtime.engine import Engine
 from ..runtime.loading import load_class
-from .fake_cloud import MemoryCloud, MemoryReach
+from .fake_cloud import DirectReach, FakeCloud
 
 #: What `Context.run` takes by name.
 PHASES: Final = ("deploy", "provision", "update", "stop", "start", "destroy")
@@ -223,7 +222,7 @@ class _Run:
     def run(self, event: str | Alarm | Tick | Action | Event) -> State:
         """See `Context.run`."""
         pace, occasion = _Pace(), Occasion()
-        reach = MemoryReach(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
+        reach = DirectReach(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
         situations: list[Situation] = []
 
         def make(instance: Instance) -> Orchestrator:
@@ -280,18 +279,18 @@ class _Run:
             state=kept.state,
             outputs=kept.outputs,
             phase=kept.phase,
-            stacks=tuple([self._stack(each) for each in _all(self.cloud, "deploy", type_id(deploy.STACK))]),
+            stacks=tuple([self._stack(each) for each in self.cloud.find("deploy", deploy.STACK.location)]),
             suppliers=tuple(
                 [
-                    Supplier(each.kind, _given(each.attributes, self.cloud.offers[each.kind]))
-                    for of in self.cloud.offers
-                    for each in _all(self.cloud, of, of)
+                    Supplier(of, _given(each.attributes, offered))
+                    for of, offered in self.cloud.offers.items()
+                    for each in self.cloud.find(of)
                 ]
             ),
             alarms=tuple(
                 [
                     str(each.attributes[runtime.ALARM_NAME])
-                    for each in _all(self.cloud, "runtime", type_id(runtime.ALARM))
+                    for each in self.cloud.find("runtime", runtime.ALARM.location)
                 ]
             ),
             names={zone: tuple(records) for zone, records in self.names.kept.items() if records},
@@ -317,13 +316,14 @@ def _drain(step: Callable[[], bool]) -> None:
         pass
 
 
-def _cloud(state: State, instance: Instance) -> MemoryCloud:
-    cloud = MemoryCloud()
+def _cloud(state: State, instance: Instance) -> FakeCloud:
+    cloud = FakeCloud()
     cloud.offers = {of: dict(shown) for of, shown in state.offers.items()}
     cloud.makes = {**{each.name: each.outputs for each in state.stacks}, **state.makes}
     cloud.fails = dict(state.fails)
     cloud.says = dict(state.says)
     cloud.bounds = dict(state.bounds)
+    cloud.delegate(instance.id)
     for each in state.stacks:
         path = deploy.stack_path(instance.id, each.name, each.region)
         attributes = {
@@ -334,20 +334,13 @@ def _cloud(state: State, instance: Instance) -> MemoryCloud:
             deploy.STACK_STATE: each.state,
             deploy.STACK_OUTPUTS: dict(each.outputs),
         }
-        shelf = cloud.entities.setdefault("deploy", {})
-        shelf[path] = client.Entity(path, type_id(deploy.STACK), attributes=attributes)
+        cloud.keep("deploy", path, attributes)
         cloud.counts[path] = dict(each.counts)
     for supplier in state.suppliers:
         cloud.offers.setdefault(supplier.type, {})
-        path = manager.supplier_path(instance.id, supplier.type)
         attributes = {**cloud.offers[supplier.type], **supplier.given, manager.STATE: "active"}
-        shelf = cloud.entities.setdefault(supplier.type, {})
-        shelf[path] = client.Entity(path, supplier.type, attributes=attributes)
+        cloud.keep(supplier.type, manager.supplier_path(instance.id, supplier.type), attributes)
     return cloud
-
-
-def _all(cloud: MemoryCloud, module: str, kind: str) -> list[client.Entity]:
-    return [each for _, each in sorted(cloud.entities.get(module, {}).items()) if each.kind == kind]
 
 
 def _given(attributes: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:

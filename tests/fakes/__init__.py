@@ -1,1 +1,1 @@
-"""Stand-ins for what the service under test talks to: real processes over HTTP, with books, and with faults on request."""
+"""The fake cloud in a process of its own: real HTTP, orchestrators, a journal, and faults on request."""

@@ -1,6 +1,6 @@
 """A cloud controller and its orchestrators for tests of the service manager: one process, real HTTP, books and faults.
 
-    with StandInCloud(tmp_path, keys=[signing_key.public], outputs={"web.endpoint": "http://x/{instance}"}) as cloud:
+    with FakeCloudProcess(tmp_path, keys=[signing_key.public], outputs={"web.endpoint": "http://x/{instance}"}) as cloud:
         cloud.fault("status", module="deploy", method="PUT", path="^/application/", count=2)
         ...  # order, kill, start again
         cloud.wait_for("disposal done", instance)
@@ -33,6 +33,7 @@ from typing import Any
 import urllib3
 
 from archelon_core.auth import VerificationKey, write_jwk_set
+from tests.ports import free_port
 
 from .faults import Fault, Kind
 from .settings import Settings
@@ -72,7 +73,7 @@ class Books:
         return Counter([(each["generation"], each["phase"]) for each in self.effects("phase done", instance)])
 
     def seconds(self, instance: str | None = None) -> float:
-        """What orders waited for the stand-in alone, for a benchmark to subtract: starts, phases, disposals.
+        """What orders waited for the fake cloud alone, for a benchmark to subtract: starts, phases, disposals.
 
         It is a sum over instances: what runs at once counts as often as it runs.
         """
@@ -81,7 +82,7 @@ class Books:
 
     @property
     def violations(self) -> list[str]:
-        """What the other side did that the wire rules out, and slips of the stand-in's own."""
+        """What the other side did that the wire rules out, and slips of the fake cloud's own."""
         return [f"{each['instance']}: {each['text']}" for each in self._select("violation")]
 
     def _select(self, what: str, **fields: Any) -> list[Entry]:
@@ -94,41 +95,28 @@ def _named(name: str | None, instance: str | None) -> dict[str, str]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-class StandInCloud:
-    """Starts on `__enter__`, stops on `__exit__` with all of its process group. Its log is `standin.log` in `directory`.
+class FakeCloudProcess:
+    """Starts on `__enter__`, stops on `__exit__` with all of its process group. Its log is `fake_cloud.log` in `directory`.
 
     Args:
         keys: whose tokens the cloud controller's modules take.
-        port: to listen on; a free one without.
-        threads: that serve requests; a request that a fault delays holds one.
         settings: see `Settings`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        keys: Sequence[VerificationKey],
-        *,
-        port: int = 0,
-        threads: int = 48,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, directory: Path, keys: Sequence[VerificationKey], **settings: Any) -> None:
         self._directory = directory
-        self._configuration = {
-            "keys": write_jwk_set(keys),
-            "port": port,
-            "threads": threads,
-            "settings": Settings(**settings).document(),
-        }
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        given = dataclasses.asdict(Settings(**settings))
+        self._configuration = {"keys": write_jwk_set(keys), "port": port, "settings": given}
         self._process: subprocess.Popen[bytes] | None = None
         # Books only grow, and are asked for again and again: what was read once is kept.
         self._read: list[Entry] = []
         self._reading = threading.Lock()
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
-        self.url = ""
 
-    def __enter__(self) -> StandInCloud:
-        with (self._directory / "standin.log").open("ab") as log:
+    def __enter__(self) -> FakeCloudProcess:
+        with (self._directory / "fake_cloud.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fakes.server", json.dumps(self._configuration)],
                 stdin=subprocess.PIPE,
@@ -138,7 +126,7 @@ class StandInCloud:
                 start_new_session=True,
             )
         try:
-            self.url = json.loads(self._first_line())["url"]
+            self._await_ready()
         except BaseException:
             self._stop()
             raise
@@ -169,7 +157,7 @@ class StandInCloud:
             self._read = []
 
     def state(self) -> dict[str, Any]:
-        """What exists now: applications with their orchestrators, stacks, delegations, bundles, services; `cpu_seconds` used."""
+        """What exists now: applications with their orchestrators, stacks, delegations; `cpu_seconds` used."""
         found: dict[str, Any] = self._call("GET", "/_state")
         return found
 
@@ -246,17 +234,14 @@ class StandInCloud:
             raise ValueError(f"{method} {path}: {response.status} {response.data.decode()}")
         return json.loads(response.data)
 
-    def _first_line(self) -> bytes:
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
+    def _await_ready(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(90) else b""
-        if not line:
-            log = (self._directory / "standin.log").read_text(errors="replace")
-            raise RuntimeError(f"the stand-in did not start:\n{log[-4000:]}")
-        return line
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            if not selector.select(90) or not self._process.stdout.readline():
+                log = (self._directory / "fake_cloud.log").read_text(errors="replace")
+                raise RuntimeError(f"the fake cloud did not start:\n{log[-4000:]}")
 
     def _stop(self) -> None:
         process = self._process

@@ -7,16 +7,17 @@ A container that crashes is started again by the platform, with its environment 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from archelon_api import orchestrator as wire
+from sdk.settings import Settings
 
 from .faults import Fault
 from .orchestrator import OrchestratorProcess
-from .timers import Timer
-from .world import World
+
+if TYPE_CHECKING:
+    from .state import FakeState
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,18 +25,18 @@ class Order:
     """What is to run.
 
     Attributes:
-        runs: digest of the bundle, or the image.
+        runs: digest of the bundle, or the image. settings: what its environment says.
     """
 
     instance: str
     tenant: str
     generation: int
     runs: str
-    environment: Mapping[str, str]
+    settings: Settings
 
 
 class Container:
-    """All methods are called under the world's lock.
+    """All methods are called under the fake state's lock.
 
     Attributes:
         state: `occi.app.state`, with `message`.
@@ -43,25 +44,25 @@ class Container:
         starts: how many processes there have been.
     """
 
-    def __init__(self, world: World, order: Order) -> None:
-        self._world = world
+    def __init__(self, state: FakeState, order: Order) -> None:
+        self._state = state
         self.order = order
         self.state: Literal["active", "inactive", "error"] = "inactive"
         self.message = ""
         self.process: OrchestratorProcess | None = None
         self.starts = 0
-        self._timer: Timer | None = None
+        self._timer: threading.Timer | None = None
 
     @property
     def url(self) -> str:
         """Where its orchestrator answers, once it does."""
-        return f"{self._world.base_url}/orchestrators/{self.order.instance}"
+        return f"{self._state.base}/orchestrators/{self.order.instance}"
 
     def start(self, fault: Fault | None = None) -> None:
         """Start it, in `start_delay`; a fault may keep it from ever being up."""
         self.state, self.message = "inactive", "starting"
         if fault is None:
-            self._start_in(self._world.settings.start_delay)
+            self._start_in(self._state.settings.start_delay)
         elif fault.kind == "error":
             self.state, self.message = "error", fault.message or "the container could not be started"
             self._effect("application failed", message=self.message)
@@ -95,14 +96,14 @@ class Container:
             return
         self._effect("orchestrator crashed", process=self.process.number)
         self.stop("crashed")
-        self._start_in(self._world.settings.restart_delay if seconds is None else seconds)
+        self._start_in(self._state.settings.restart_delay if seconds is None else seconds)
 
     def _start_in(self, seconds: float) -> None:
         asked = time.monotonic()
-        self._timer = self._world.timers.after(seconds, lambda: self._up(asked))
+        self._timer = self._state.after(seconds, lambda: self._up(asked))
 
     def _up(self, asked: float) -> None:
-        with self._world.lock:
+        with self._state.lock:
             if self._timer is None:
                 # It was stopped while this waited for the lock.
                 return
@@ -110,7 +111,7 @@ class Container:
             self.starts += 1
             try:
                 self.process = OrchestratorProcess(
-                    self._world, self.order.environment, number=self.starts, crash=self.crash
+                    self._state, self.order.settings, number=self.starts, crash=self.crash
                 )
             except ValueError as error:
                 # What a process that cannot read its environment does: it says why, and exits.
@@ -122,22 +123,4 @@ class Container:
             self.process.begin()
 
     def _effect(self, name: str, **fields: object) -> None:
-        self._world.journal.effect(name, self.order.instance, **fields)
-
-
-def environment_of(instance: str, environment: Mapping[str, object]) -> dict[str, str]:
-    """The environment of an orchestrator, checked.
-
-    Raises:
-        ValueError: a name is missing, a value is no text, or it is another instance's.
-    """
-    names = (wire.ENV_INSTANCE, wire.ENV_SERVICE_MANAGER, wire.ENV_DESIGN, wire.ENV_TOKEN, wire.ENV_KEYS)
-    missing = [name for name in names if not environment.get(name)]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} is missing")
-    wrong = sorted([name for name, value in environment.items() if not isinstance(value, str)])
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)} is not a text")
-    if environment[wire.ENV_INSTANCE] != instance:
-        raise ValueError(f"{wire.ENV_INSTANCE} is another instance's")
-    return {name: str(value) for name, value in environment.items()}
+        self._state.journal.effect(name, self.order.instance, **fields)

@@ -42,7 +42,6 @@ class Fault:
             orchestrator in `/<instance>/orchestrator/default`.
         action: the term in `?action=`; any or none without.
         count: how many requests it meets; all without.
-        skip: how many matching requests pass first.
         status: what is answered, and `retry_after` (seconds) beside it.
         seconds: of a delay; for `crash`, until the process is back.
         message: why, in plain words.
@@ -54,7 +53,6 @@ class Fault:
     path: str = ""
     action: str | None = None
     count: int | None = 1
-    skip: int = 0
     status: int = 503
     retry_after: int | None = None
     seconds: float | None = None
@@ -80,17 +78,13 @@ class Fault:
 
 
 class _Armed:
-    __slots__ = ("fault", "left", "skip")
+    __slots__ = ("fault", "left")
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         self.left = fault.count
-        self.skip = fault.skip
 
     def strikes(self) -> bool:
-        if self.skip:
-            self.skip -= 1
-            return False
         if self.left is not None:
             if not self.left:
                 return False

@@ -1,7 +1,7 @@
 """The books: every request that came, every effect it had, every call made, in one order and with times.
 
 Nothing is judged here, but for `violation`: what the other side did that the wire rules out (lost private state, a
-report refused as malformed) or what failed in the stand-in itself. A test asserts that there are none. Tokens are
+report refused as malformed) or what failed in the fake cloud itself. A test asserts that there are none. Tokens are
 written down by issuer, subject and audience, never by value.
 """
 

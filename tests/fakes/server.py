@@ -1,8 +1,7 @@
-"""The stand-in's process: `python -m tests.fakes.server '<JSON>'` prints one line of JSON with its URL when it is ready.
+"""The fake cloud's process: `python -m tests.fakes.server '<JSON>'` prints a line when it is ready.
 
-One gunicorn worker with a bounded pool of threads holds everything in memory. Around each request: faults, the books, and
-the world's lock. Beside the modules (`/design`, `/deploy`, `/disposal`) and the orchestrators
-(`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
+Around each request: faults, the journal, and the fake state's lock. Beside the modules (`/design`, `/deploy`, …) and the
+orchestrators (`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
 `/_crash/<instance>`.
 
 It ends when its standard input does, so that it outlives no test run, however that ends.
@@ -17,7 +16,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,8 +23,6 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-import gunicorn.app.base
 
 from archelon_api import deploy, design, tokens
 from archelon_api.names import GENERATION
@@ -39,21 +35,15 @@ from archelon_core.auth import (
     TokenCache,
     read_jwk_set,
 )
+from archelon_core.http import gunicorn_worker
 
 from .faults import Fault
-from .modules import deploy_module, design_module, disposal_module
-from .orchestrator import OrchestratorApplication
 from .settings import Settings
-from .world import Ask, World
+from .state import FakeState
 
 _MAX_BODY: Final = 64 << 20
 _ORCHESTRATOR: Final = re.compile(r"/orchestrators/([0-9a-f-]{36})(/.*)")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_AROUND: Final = ("status", "drop_before", "drop_after", "delay", "delay_after")
-
-
-class _Cut(Exception):  # noqa: N818 - no error: a request that ends without an answer
-    """The connection is to be cut."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,8 +68,8 @@ class _Answer:
 class Cloud:
     """WSGI."""
 
-    def __init__(self, world: World, keys: str) -> None:
-        self._world = world
+    def __init__(self, state: FakeState, keys: str) -> None:
+        self._state = state
         verifier = SignedTokens(
             read_jwk_set(keys),
             audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
@@ -87,11 +77,8 @@ class Cloud:
             clock=time.time,
         )
         cache = TokenCache(time.time)
-        world.orchestrators = OrchestratorApplication()
         self._modules: dict[str, WSGIApplication] = {
-            "design": Authentication(design_module(world), verifier, cache=cache),
-            "deploy": Authentication(deploy_module(world), verifier, cache=cache),
-            "disposal": Authentication(disposal_module(world), verifier, cache=cache),
+            name: Authentication(state.module(name), verifier, cache=cache) for name in state.kinds
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -101,13 +88,7 @@ class Cloud:
         route = _route(path)
         if route is None:
             return _json(start_response, "404 Not Found", {"error": f"nothing is mounted at {path[:200]}"})
-        try:
-            answer = self._serve(environ, route)
-        except _Cut:
-            connection: socket.socket = environ["gunicorn.socket"]
-            connection.shutdown(socket.SHUT_RDWR)
-            # The server finds the connection gone.
-            raise BrokenPipeError(errno.EPIPE, "cut") from None
+        answer = self._serve(environ, route)
         start_response(answer.status, answer.headers)
         return [answer.body]
 
@@ -118,21 +99,22 @@ class Cloud:
         method = environ["REQUEST_METHOD"]
         action = (urllib.parse.parse_qs(environ.get("QUERY_STRING", "")).get("action") or [None])[0]
         path = f"/{route.instance}{route.path}" if route.module == "orchestrator" else route.path
-        faults = self._world.faults.take(route.module, method, path, action)
+        faults = self._state.faults.take(route.module, method, path, action)
         body = _read_body(environ)
-        ask = Ask(
-            faults=tuple([each for each in faults if each.kind not in _AROUND]),
-            request_id=environ.get("HTTP_X_REQUEST_ID", ""),
-            subject_token=bool(environ.get("HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-", "_"))),
-        )
-        environ["standin.ask"] = ask
         status: int | None = None
+        kinds = [each.kind for each in faults]
         try:
-            answer = self._around(environ, route, faults)
+            self._hold("delay", faults, route)
+            if "drop_before" in kinds:
+                raise _cut()
+            refused = next((each for each in faults if each.kind == "status"), None)
+            answer = _refusal(refused) if refused is not None else self._answer(environ, route, faults)
             status = int(answer.status[:3])
-            self._after(faults)
+            self._hold("delay_after", faults, route)
+            if "drop_after" in kinds:
+                raise _cut()
         finally:
-            self._world.journal.request(
+            self._state.journal.request(
                 module=route.module,
                 method=method,
                 path=path,
@@ -142,53 +124,35 @@ class Cloud:
                 status=status,
                 answered=sys.exc_info()[0] is None,
                 seconds=time.monotonic() - begun,
-                request_id=ask.request_id,
                 token=_token_document(environ.get(IDENTITY)),
-                subject_token=ask.subject_token,
-                faults=[each.kind for each in faults],
+                subject_token=bool(environ.get("HTTP_X_SUBJECT_TOKEN")),
+                faults=kinds,
             )
         return answer
 
-    def _around(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...]) -> _Answer:
+    def _hold(self, kind: str, faults: tuple[Fault, ...], route: _Route) -> None:
+        """Wait as faults of a kind want, and have a test know that a request waits, and where."""
         for fault in faults:
-            if fault.kind == "delay":
-                self._held(route, fault)
-                self._world.faults.pause(fault.seconds or 0)
-        for fault in faults:
-            if fault.kind == "drop_before":
-                raise _Cut
-            if fault.kind == "status":
-                return _refusal(fault)
+            if fault.kind == kind:
+                where = {"module": route.module, "path": route.path}
+                self._state.journal.effect("request held", route.instance, kind=kind, **where)
+                self._state.faults.pause(fault.seconds or 0)
+
+    def _answer(self, environ: WSGIEnvironment, route: _Route, faults: tuple[Fault, ...]) -> _Answer:
         answer = _Answer()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = route.mount, route.path
-        with self._world.lock:
-            application = self._application(route)
-            answer.body = b"".join(application(environ, answer.start))
-        for fault in faults:
-            if fault.kind == "delay_after":
-                self._held(route, fault)
+        with self._state.lock:
+            self._state.struck = faults
+            answer.body = b"".join(self._application(route)(environ, answer.start))
         return answer
-
-    def _after(self, faults: tuple[Fault, ...]) -> None:
-        for fault in faults:
-            if fault.kind == "delay_after":
-                self._world.faults.pause(fault.seconds or 0)
-        if any(fault.kind == "drop_after" for fault in faults):
-            raise _Cut
-
-    def _held(self, route: _Route, fault: Fault) -> None:
-        """So that a test knows that a request waits, and where."""
-        self._world.journal.effect(
-            "request held", route.instance, module=route.module, path=route.path, kind=fault.kind
-        )
 
     def _application(self, route: _Route) -> WSGIApplication:
         if route.module != "orchestrator":
             return self._modules[route.module]
-        container = self._world.containers.get(route.instance)
+        container = self._state.containers.get(route.instance)
         if container is None or container.process is None:
             # Nothing listens there.
-            raise _Cut
+            raise _cut()
         return container.process.application
 
     # requests of the test ---------------------------------------------------------------------------------------------
@@ -197,11 +161,11 @@ class Cloud:
         method = environ["REQUEST_METHOD"]
         handlers: dict[tuple[str, str], Callable[[WSGIEnvironment], Any]] = {
             ("GET", "/_books"): self._books,
-            ("DELETE", "/_books"): lambda _: self._world.journal.reset(),
-            ("GET", "/_state"): lambda _: self._state(),
-            ("GET", "/_faults"): lambda _: self._world.faults.document(),
-            ("POST", "/_faults"): lambda each: self._world.faults.add(json.loads(_read_body(each))),
-            ("DELETE", "/_faults"): lambda _: self._world.faults.clear(),
+            ("DELETE", "/_books"): lambda _: self._state.journal.reset(),
+            ("GET", "/_state"): lambda _: self._exists(),
+            ("GET", "/_faults"): lambda _: self._state.faults.document(),
+            ("POST", "/_faults"): lambda each: self._state.faults.add(json.loads(_read_body(each))),
+            ("DELETE", "/_faults"): lambda _: self._state.faults.clear(),
             ("POST", "/_settings"): self._change_settings,
         }
         handler = handlers.get((method, path))
@@ -218,12 +182,11 @@ class Cloud:
     def _books(self, environ: WSGIEnvironment) -> list[dict[str, Any]]:
         query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
         after, wait = int(query.get("after", ["0"])[0]), float(query.get("wait", ["0"])[0])
-        return self._world.journal.entries(after, wait=min(wait, 30.0))
+        return self._state.journal.entries(after, wait=min(wait, 30.0))
 
-    def _state(self) -> dict[str, Any]:
-        world = self._world
-        with world.lock:
-            shelf = world.shelves["deploy"]
+    def _exists(self) -> dict[str, Any]:
+        state = self._state
+        with state.lock:
             return {
                 "applications": {
                     instance: {
@@ -235,25 +198,20 @@ class Cloud:
                         "starts": each.starts,
                         "orchestrator": each.process.document() if each.process is not None else None,
                     }
-                    for instance, each in world.containers.items()
+                    for instance, each in state.containers.items()
                 },
-                "stacks": shelf.keys_of(deploy.STACK),
-                "bundles": shelf.keys_of(deploy.BUNDLE),
-                "delegations": world.shelves["design"].keys_of(design.DELEGATION),
-                "services": world.shelves["design"].keys_of(design.SERVICE),
-                "disposed": sorted(world.disposed),
-                "settings": world.settings.document(),
+                "stacks": state.module("deploy").registry.paths(deploy.STACK),
+                "delegations": state.module("design").registry.paths(design.DELEGATION),
                 "cpu_seconds": time.process_time(),
             }
 
-    def _change_settings(self, environ: WSGIEnvironment) -> dict[str, Any]:
-        self._world.settings = self._world.settings.changed(json.loads(_read_body(environ)))
-        return self._world.settings.document()
+    def _change_settings(self, environ: WSGIEnvironment) -> None:
+        self._state.settings = dataclasses.replace(self._state.settings, **json.loads(_read_body(environ)))
 
     def _crash(self, environ: WSGIEnvironment) -> None:
         instance = environ["PATH_INFO"].removeprefix("/_crash/")
-        with self._world.lock:
-            container = self._world.containers.get(instance)
+        with self._state.lock:
+            container = self._state.containers.get(instance)
             if container is None or container.process is None:
                 raise LookupError(f"no orchestrator of {instance!r} is up")
             container.crash()
@@ -264,13 +222,18 @@ def _route(path: str) -> _Route | None:
     if found:
         return _Route("orchestrator", f"/orchestrators/{found[1]}", found[2], found[1])
     _, module, *_ = path.split("/", 2)
-    if module not in ("design", "deploy", "disposal"):
+    if module not in FakeState.kinds:
         return None
     below = path.removeprefix(f"/{module}") or "/"
     instance = _UUID.search(below)
     # A stack's and a catalogue entry's last part is an id of its own.
     named = instance is not None and not below.startswith((deploy.STACK.location, design.SERVICE.location))
     return _Route(module, f"/{module}", below, instance[0] if instance is not None and named else "")
+
+
+def _cut() -> BrokenPipeError:
+    """Ends a request without an answer: the server takes it that the client is gone."""
+    return BrokenPipeError(errno.EPIPE, "cut")
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes:
@@ -297,13 +260,8 @@ def _token_document(identity: Identity | None) -> dict[str, Any] | None:
     """What a token says of its holder, without the token."""
     if identity is None:
         return None
-    return {
-        "issuer": identity.issuer,
-        "subject": identity.subject,
-        "audience": identity.audience,
-        "tenant": identity.tenant_id,
-        "instance": identity.instance_id,
-    }
+    names = ("issuer", "subject", "audience", "tenant_id", "instance_id")
+    return {name.removesuffix("_id"): getattr(identity, name) for name in names}
 
 
 def _refusal(fault: Fault) -> _Answer:
@@ -329,60 +287,26 @@ def _json(start_response: StartResponse, status: str, document: Any) -> list[byt
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-class _Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
-    """gunicorn with one worker, on a socket that is bound already."""
+def main() -> None:
+    """Serve on the port of the loopback address that is given."""
+    configuration = json.loads(sys.argv[1])
+    address = f"127.0.0.1:{configuration['port']}"
 
-    def __init__(self, configuration: dict[str, Any], listening: socket.socket) -> None:
-        self._configuration = configuration
-        host, port = listening.getsockname()
-        self._url = f"http://{host}:{port}"
-        # gunicorn makes a socket of its own of it, and closes this one.
-        self._descriptor = listening.detach()
-        super().__init__()
+    def load() -> WSGIApplication:
+        state = FakeState(Settings(**configuration["settings"]), f"http://{address}")
+        threading.excepthook = lambda failed: state.slip(failed.exc_value or failed.exc_type())
+        threading.Thread(target=_end_with_input, name="input", daemon=True).start()
+        print("ready", flush=True)
+        return Cloud(state, configuration["keys"])
 
-    def load_config(self) -> None:
-        options = {
-            "bind": f"fd://{self._descriptor}",
-            "workers": 1,
-            "worker_class": "gthread",
-            "threads": self._configuration.get("threads", 48),
-            "worker_connections": 4000,
-            "backlog": 2048,
-            "keepalive": 60,
-            # A worker that is started anew would have forgotten everything.
-            "timeout": 0,
-            "loglevel": "warning",
-            "control_socket_disable": True,
-            "post_worker_init": lambda _: _ready(self._url),
-        }
-        for name, value in options.items():
-            self.cfg.set(name, value)
-
-    def load(self) -> WSGIApplication:
-        settings = Settings().changed(self._configuration.get("settings", {}))
-        return Cloud(World(settings, self._url), self._configuration["keys"])
-
-
-def _ready(url: str) -> None:
-    threading.Thread(target=_end_with_input, name="input", daemon=True).start()
-    print(json.dumps({"url": url}), flush=True)
+    limits = gunicorn_worker.ConnectionLimits(body=_MAX_BODY, connections=4000, per_address=4000)
+    options: Any = {"threads": 48, "keep_alive": 60, "graceful_timeout": 1}
+    gunicorn_worker.serve_alone(load, bind=address, server="fake", limits=limits, **options)
 
 
 def _end_with_input() -> None:
     sys.stdin.buffer.read()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def main() -> None:
-    """Serve, on a free port of the loopback address or on the one that is given."""
-    configuration = json.loads(sys.argv[1])
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", configuration.get("port", 0)))
-    # The process leads a group of its own, which ends as one.
-    if os.getpgrp() != os.getpid():
-        os.setpgrp()
-    _Server(configuration, listening).run()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How a stand-in behaves where a test does not ask for anything else. It travels to the process as JSON."""
+"""How the fake cloud behaves where a test does not ask for anything else. It travels to the process as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archelon_api.service_manager import PHASES
@@ -29,7 +29,7 @@ class Settings:
     phase_delays: Mapping[str, float] = dataclasses.field(default_factory=dict)
     disposal_delay: float = 0.01
     region: str = "local"
-    stacks: tuple[str, ...] = ("main",)
+    stacks: Sequence[str] = ("main",)
     outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,14 +40,3 @@ class Settings:
     def seconds_of(self, phase: str) -> float:
         """What a phase takes."""
         return self.phase_delays.get(phase, self.phase_delay)
-
-    def document(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return dataclasses.asdict(self)
-
-    def changed(self, document: Mapping[str, Any]) -> Settings:
-        """These settings with those of the document in place. Raises TypeError for a name that is no setting."""
-        changes = dict(document)
-        if "stacks" in changes:
-            changes["stacks"] = tuple(changes["stacks"])
-        return dataclasses.replace(self, **changes)

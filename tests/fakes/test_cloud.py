@@ -1,19 +1,16 @@
-"""The stand-in's contract: what it takes and refuses, and that its books tell one start from two.
+"""The fake cloud's contract: what it takes and refuses, and that its books tell one start from two.
 
-A service manager of a few lines receives what orchestrators say; the requests that it would make, the tests make.
+A bench for each instance receives what its orchestrator says; the requests that a service manager would make, the tests make.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-import http.server
 import json
 import re
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,131 +21,56 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from archelon_api import deploy, design, disposal, names, tokens
 from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
-from archelon_core.auth import (
-    MemoryRevocations,
-    SignedTokens,
-    SigningKey,
-    TenantId,
-    TokenIssuer,
-    VerificationKeys,
-    write_jwk_set,
-)
+from archelon_core.auth import SigningKey
 from occi_service.model import type_id
-from tests.fakes.cloud import StandInCloud
+from sdk.testing.http_fakes import Bench, Server
+from tests.fakes.cloud import FakeCloudProcess
 from tests.fakes.faults import Fault
 from tests.ports import free_port
 
-TENANT = TenantId("tenant-a")
-SERVICE = "http://schemas.example.org/occi/sm#hello"
 ARCHIVE = b"an archive"
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
 KEY = SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="sm-1")
 
 
-class _AnyInstance:
-    def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
-        return True
+class ServiceManagers:
+    """Those of any number of instances, at one address: WSGI."""
 
+    def __init__(self) -> None:
+        self.benches: dict[str, Bench] = {}
+        # One of the tests stops it, and starts another at the same port.
+        self.listen = ("127.0.0.1", free_port())
+        self.start()
 
-KEYS = VerificationKeys([KEY.public])
-ISSUER = TokenIssuer(
-    KEY, keys=KEYS, instances=_AnyInstance(), revocations=MemoryRevocations(time.time), clock=time.time
-)
+    def start(self) -> None:
+        self.server = Server(self.listen, self)
+        self.server.start()
 
-
-class ServiceManager:
-    """Takes `renew` and `report` at any instance's URL.
-
-    Attributes:
-        said: action, instance and attributes of each call that was taken.
-        answers: statuses to answer the next calls with instead, by action.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.said: list[tuple[str, str, dict[str, Any]]] = []
-        self.answers: dict[str, list[int]] = {"renew": [], "report": []}
-        self._changed = threading.Condition()
-        verifier = SignedTokens(
-            KEYS,
-            audiences=[tokens.AUDIENCE_SERVICE_MANAGER],
-            revocations=MemoryRevocations(time.time),
-            clock=time.time,
-        )
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                path, _, term = self.path.partition("?action=")
-                assert body["action"] == manager.SCHEME + term
-                identity = verifier.verify(self.headers["Authorization"].removeprefix("Bearer "))
-                status, answer = outer.take(term, path.rpartition("/")[2], identity.instance_id, body)
-                document = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(document)))
-                self.end_headers()
-                self.wfile.write(document)
-
-            def log_message(self, *arguments: Any) -> None:
-                """Nowhere: what was said is in `said`."""
-
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-        self._server = Server(("127.0.0.1", port), Handler)
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/hello"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def take(self, term: str, instance: str, bearer: str | None, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        with self._changed:
-            if bearer != instance:
-                return 403, {}
-            if self.answers[term]:
-                return self.answers[term].pop(0), {}
-            self.said.append((term, instance, body.get("attributes", {})))
-            self._changed.notify_all()
-        if term == "report":
-            return 200, {}
-        audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
-        given = {each: ISSUER.for_instance(instance, tenant_id=TENANT, audience=each) for each in audiences}
-        return 200, {"attributes": {manager.TOKENS: given}}
-
-    def reports(self, instance: str, phase: str | None = None) -> list[dict[str, Any]]:
-        said = [each for term, of, each in self.said if term == "report" and of == instance]
-        return [each for each in said if phase is None or each.get(manager.PHASE) == phase]
-
-    def wait(self, fits: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(fits, timeout=90), self.said[-5:]
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __call__(self, environ: Any, response: Any) -> Iterable[bytes]:
+        return self.benches[environ["PATH_INFO"].split("/")[2]](environ, response)
 
 
 @pytest.fixture
-def sm() -> Iterator[ServiceManager]:
-    # One of the tests stops it, and starts another at the same port.
-    started = ServiceManager(free_port())
+def sm() -> Iterator[ServiceManagers]:
+    started = ServiceManagers()
     yield started
-    started.stop()
+    started.server.close()
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[StandInCloud]:
-    with StandInCloud(tmp_path, [KEY.public], outputs={"web.endpoint": "http://x/{instance}"}) as started:
+def cloud(tmp_path: Path) -> Iterator[FakeCloudProcess]:
+    with FakeCloudProcess(tmp_path, [KEY.public], outputs={"web.endpoint": "http://x/{instance}"}) as started:
         yield started
 
 
 class Caller:
-    """Makes the service manager's requests for one instance."""
+    """Makes the service manager's requests for one instance; its bench is told what becomes of them."""
 
-    def __init__(self, cloud: StandInCloud, sm: ServiceManager) -> None:
+    def __init__(self, cloud: FakeCloudProcess, sm: ServiceManagers) -> None:
         self.cloud = cloud
-        self.sm = sm
-        self.instance = str(uuid.uuid4())
+        self.bench = Bench(url=sm.server.url, key=KEY, seconds=90)
+        self.instance = self.bench.instance
+        sm.benches[self.instance] = self.bench
         self._http = urllib3.PoolManager(retries=False, timeout=60)
 
     def request(
@@ -158,12 +80,11 @@ class Caller:
         document: Any = None,
         *,
         audience: str = tokens.AUDIENCE_CLOUD_CONTROLLER,
-        tenant: TenantId = TENANT,
+        tenant: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
-        token = ISSUER.for_service("sm-1", tenant_id=tenant, audience=audience, instance_id=self.instance)
         fields = {
-            "Authorization": f"Bearer {token}",
+            "Authorization": f"Bearer {self.bench.token(audience=audience, tenant=tenant)}",
             "Content-Type": "application/occi+json",
             "Accept": "application/occi+json",
             **(headers or {}),
@@ -178,25 +99,16 @@ class Caller:
         return self.request("PUT", f"/deploy{path}", archive, headers=headers)[0]
 
     def put_application(self, generation: int = 1, *, digest: str = DIGEST, **more: Any) -> tuple[int, Any]:
-        environment = {
-            wire.ENV_INSTANCE: self.instance,
-            wire.ENV_SERVICE_MANAGER: f"{self.sm.url}/{self.instance}",
-            wire.ENV_DESIGN: f"{self.cloud.url}/design",
-            wire.ENV_TOKEN: ISSUER.for_instance(
-                self.instance, tenant_id=TENANT, audience=tokens.AUDIENCE_SERVICE_MANAGER
-            ),
-            wire.ENV_KEYS: write_jwk_set([KEY.public]),
-        }
         document = {
             "kind": type_id(deploy.APPLICATION),
             "mixins": [type_id(deploy.ORCHESTRATOR)],
             "attributes": {
                 deploy.APP_NAME: "hello",
                 names.INSTANCE: self.instance,
-                names.SERVICE: SERVICE,
+                names.SERVICE: self.bench.service,
                 names.GENERATION: generation,
                 deploy.BUNDLE_DIGEST: digest,
-                deploy.APPLICATION_ENV: environment,
+                deploy.APPLICATION_ENV: {**self.bench.environment, wire.ENV_DESIGN: f"{self.cloud.url}/design"},
             },
         }
         return self.request("PUT", f"/deploy{deploy.application_path(self.instance)}", document, **more)
@@ -207,21 +119,11 @@ class Caller:
         return self.request(method, f"/orchestrators/{self.instance}{wire.PATH}{query}", document, **more)
 
     def activate(self, generation: int = 1, *, counter: int = 0, **more: Any) -> int:
-        document = {
-            "kind": type_id(wire.ORCHESTRATOR),
-            "attributes": {
-                names.INSTANCE: self.instance,
-                names.TENANT: TENANT,
-                names.SERVICE: SERVICE,
-                names.GENERATION: generation,
-                wire.PARAMETERS: {"greeting": "hello"},
-                wire.PRIVATE: {"counter": counter},
-            },
-        }
-        return self.orchestrator("PUT", document, **more)[0]
+        attributes = self.bench.activation(generation, private={"counter": counter})
+        return self.orchestrator("PUT", {"kind": type_id(wire.ORCHESTRATOR), "attributes": attributes}, **more)[0]
 
     def phase(self, phase: str, generation: int = 1, **more: Any) -> int:
-        document = {"action": wire.SCHEME + phase, "attributes": {names.GENERATION: generation}}
+        document = {"action": wire.SCHEME + phase, "attributes": self.bench.order(generation)}
         return self.orchestrator("POST", document, action=phase, **more)[0]
 
     def up(self) -> None:
@@ -231,9 +133,12 @@ class Caller:
         self.cloud.wait_for("tokens taken", self.instance)
         assert self.activate() == 201
 
+    def reports(self, phase: str) -> list[dict[str, Any]]:
+        return [each for each in self.bench.reports if each.get(manager.PHASE) == phase]
+
     def reported(self, phase: str, times: int = 1) -> dict[str, Any]:
-        self.sm.wait(lambda: len(self.sm.reports(self.instance, phase)) >= times)
-        return self.sm.reports(self.instance, phase)[-1]
+        assert self.bench.watch(lambda: len(self.reports(phase)) >= times), self.bench.reports[-5:]
+        return self.reports(phase)[-1]
 
     def dispose(self, generation: int = 1) -> tuple[int, Any]:
         document = {
@@ -244,7 +149,7 @@ class Caller:
 
 
 @pytest.fixture
-def caller(cloud: StandInCloud, sm: ServiceManager) -> Caller:
+def caller(cloud: FakeCloudProcess, sm: ServiceManagers) -> Caller:
     return Caller(cloud, sm)
 
 
@@ -304,6 +209,7 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
     text = json.dumps(books.entries)
     assert "the tenant's" not in text
     assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the books"
+    assert not [each for each in (caller.bench.start_token, *caller.bench.known_tokens) if each in text]
 
 
 def test_the_catalogue_lists_the_modules(caller: Caller) -> None:
@@ -329,7 +235,7 @@ def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
     assert caller.activate(2, counter=0) == 201
     assert caller.activate(1) == 409
     assert caller.phase("deploy", 1) == 409
-    assert caller.put_application(3, tenant=TenantId("tenant-b"))[0] == 409
+    assert caller.put_application(3, tenant="tenant-b")[0] == 409
     assert caller.cloud.books().starts(caller.instance) == 2
 
 
@@ -364,44 +270,40 @@ def test_tokens_for_others_are_refused(caller: Caller) -> None:
     caller.up()
     assert caller.activate(audience=tokens.AUDIENCE_CLOUD_CONTROLLER) == 401
     assert caller.activate(audience=tokens.audience_of_orchestrator(str(uuid.uuid4()))) == 401
-    assert caller.phase("deploy", tenant=TenantId("tenant-b")) == 403
+    assert caller.phase("deploy", tenant="tenant-b") == 403
     assert caller.put_application(audience=tokens.AUDIENCE_SERVICE_MANAGER)[0] == 401
     path = f"/deploy{deploy.application_path(caller.instance)}"
-    assert caller.request("GET", path, tenant=TenantId("tenant-b"))[0] == 404
+    assert caller.request("GET", path, tenant="tenant-b")[0] == 404
 
 
 def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
-    caller.sm.answers["renew"] = [500]
+    caller.bench.renewal_refusals = [500]
     caller.up()
-    caller.sm.answers["report"] = [503, 401, 500]
+    caller.bench.refusals = [503, 401, 500]
     caller.phase("deploy")
     caller.reported("deploy")
     attempts = [each["status"] for each in caller.cloud.books().calls("report", caller.instance)]
     assert attempts[:3] == [503, 401, 500]
-    caller.sm.answers["report"] = [409]
+    caller.bench.refusals = [409]
     caller.phase("provision")
     # Else the next report could be the one that is refused.
     caller.cloud.wait_for_call(name="report", instance=caller.instance, phase="provision", status=409)
     caller.phase("update", 2)
     caller.reported("update")
-    assert caller.sm.reports(caller.instance, "provision") == []
+    assert caller.reports("provision") == []
     renewals = [each["status"] for each in caller.cloud.books().calls("renew", caller.instance)]
     assert renewals == [500, 200, 200]
     assert caller.cloud.books().violations == []
 
 
-def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller, sm: ServiceManager) -> None:
+def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller, sm: ServiceManagers) -> None:
     caller.up()
-    sm.stop()
+    sm.server.close()
     caller.phase("deploy")
     caller.cloud.wait_for_call(name="report", attempt=2, status=None)
     assert caller.cloud.state()["applications"][caller.instance]["orchestrator"]["pending_reports"] == ["1/deploy"]
-    again = ServiceManager(sm.port)
-    try:
-        caller.sm = again
-        assert caller.reported("deploy")[manager.PHASE_STATE] == "done"
-    finally:
-        again.stop()
+    sm.start()
+    assert caller.reported("deploy")[manager.PHASE_STATE] == "done"
 
 
 def test_a_crashed_orchestrator_knows_its_environment_alone(caller: Caller) -> None:
@@ -455,7 +357,7 @@ def test_faults_around_requests(caller: Caller) -> None:
         assert waiting.result(60)[0] == 200
 
 
-def test_faults_of_what_is_set_off(caller: Caller) -> None:
+def test_faults_of_what_is_set_off(caller: Caller, sm: ServiceManagers) -> None:
     cloud = caller.cloud
     caller.up()
     cloud.fault("fail", module="orchestrator", action="deploy", message="no quota")
@@ -475,7 +377,7 @@ def test_faults_of_what_is_set_off(caller: Caller) -> None:
     assert caller.dispose(2)[0] == 200
     cloud.wait_for("disposal done", caller.instance)
 
-    other = Caller(cloud, caller.sm)
+    other = Caller(cloud, sm)
     cloud.fault("error", module="deploy", method="PUT", message="no such image")
     other.put_application()
     _, shown = other.request("GET", f"/deploy{deploy.application_path(other.instance)}")
@@ -483,7 +385,7 @@ def test_faults_of_what_is_set_off(caller: Caller) -> None:
     assert shown["attributes"][deploy.APP_STATE_MESSAGE] == "no such image"
     with pytest.raises(urllib3.exceptions.ProtocolError):
         other.activate()
-    third = Caller(cloud, caller.sm)
+    third = Caller(cloud, sm)
     cloud.fault("never_start", module="deploy", method="PUT")
     third.put_application()
     assert cloud.state()["applications"][third.instance]["orchestrator"] is None
@@ -506,7 +408,7 @@ def test_a_fault_that_is_not_well_formed_is_refused() -> None:
         Fault(kind="hang", module="runtime")
 
 
-def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
+def test_it_does_not_outlive_the_test_run(cloud: FakeCloudProcess) -> None:
     process = cloud._process
     assert process is not None
     assert process.stdin is not None
@@ -515,7 +417,7 @@ def test_it_does_not_outlive_the_test_run(cloud: StandInCloud) -> None:
     assert process.wait(60) == -9
 
 
-def test_it_keeps_up_with_many_orders(cloud: StandInCloud, sm: ServiceManager) -> None:
+def test_it_keeps_up_with_many_orders(cloud: FakeCloudProcess, sm: ServiceManagers) -> None:
     callers = [Caller(cloud, sm) for _ in range(100)]
 
     def order(caller: Caller) -> None:

@@ -21,7 +21,6 @@ import sdk
 from archelon_api import deploy
 from archelon_api import design as wire_design
 from archelon_api import orchestrator as wire
-from occi_service import client
 from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
 from sdk.errors import in_words
@@ -33,7 +32,7 @@ from sdk.runtime.engine import Engine
 from sdk.runtime.loading import load_class
 from sdk.runtime.waiting import WakingPace
 from sdk.templates import Document
-from sdk.testing.fake_cloud import MemoryCloud, MemoryReach
+from sdk.testing.fake_cloud import DirectReach, FakeCloud
 from tests.waiting import until
 
 SCHEME = "http://schemas.example.org/occi/sm#"
@@ -236,9 +235,9 @@ class Counted:
         return
 
 
-def resolver(directory: Path, cloud: MemoryCloud, ordered: dict[str, str]) -> sdk.Resolver:
+def resolver(directory: Path, cloud: FakeCloud, ordered: dict[str, str]) -> sdk.Resolver:
     manifest = bundles.Bundle.load(bundle(directory, {"depends_on": [{MAAS: {}}]})).manifest
-    reach = MemoryReach(cloud, "http://cloud/manager/1")
+    reach = DirectReach(cloud, "http://cloud/manager/1")
 
     def instance() -> sdk.Instance:
         return sdk.Instance(ONE, "t", SCHEME + "top")
@@ -247,32 +246,28 @@ def resolver(directory: Path, cloud: MemoryCloud, ordered: dict[str, str]) -> sd
 
 
 def test_a_supplier_whose_service_left_the_catalogue_is_disposed_of_all_the_same(tmp_path: Path) -> None:
-    cloud, ordered = MemoryCloud(), dict[str, str]()
+    cloud, ordered = FakeCloud(), dict[str, str]()
     cloud.offers = {MAAS: {"maas.endpoint": "m:1"}}
     assert resolver(tmp_path, cloud, ordered).resolve()[MAAS].attributes["maas.endpoint"] == "m:1"
-    (path,) = cloud.entities[MAAS]
-    assert ordered == {MAAS: cloud.url(MAAS) + path}
+    (made,) = cloud.find(MAAS)
+    assert ordered == {MAAS: cloud.url(MAAS) + made.location}
     cloud.withdrawn.add(MAAS)
     # Another process, which knows what was reported.
     resolver(tmp_path, cloud, ordered).dispose()
-    assert (cloud.entities[MAAS], ordered) == ({}, {})
+    assert (cloud.find(MAAS), ordered) == ([], {})
     resolver(tmp_path, cloud, ordered).dispose()
 
 
-def test_a_supplier_that_cannot_be_disposed_of_is_not_passed_over(tmp_path: Path) -> None:
-    cloud, ordered = MemoryCloud(), dict[str, str]()
+def test_a_supplier_that_cannot_be_disposed_of_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud, ordered = FakeCloud(), dict[str, str]()
     cloud.offers = {MAAS: {}}
     made = resolver(tmp_path, cloud, ordered)
     made.resolve()
     stuck = {"mcn.service.state": "fail", "mcn.service.state.message": "a disk is held"}
-    (path,) = cloud.entities[MAAS]
-    kept = cloud.entities[MAAS][path]
-
-    class Stuck(MemoryCloud):
-        def get(self, module: str, path: str) -> client.Entity:
-            return dataclasses.replace(kept, attributes=stuck) if module == MAAS else super().get(module, path)
-
-    cloud.__class__ = Stuck
+    (suppliers,) = cloud.module(MAAS).behaviours.values()
+    monkeypatch.setattr(suppliers, "retrieve", lambda entity, _: entity.attributes.update(stuck))
     with pytest.raises(sdk.SupplierFailure, match="maas cannot be disposed of: a disk is held"):
         made.dispose()
 
@@ -283,23 +278,24 @@ class Elsewhere:
     own_url = "http://ours.example.org/top/1"
 
     def __init__(self, *, delegated: bool) -> None:
-        self.cloud_in_memory = MemoryCloud("http://theirs.example.org")
+        self.cloud_in_memory = FakeCloud("http://theirs.example.org")
         self.cloud_in_memory.offers = {MAAS: {"maas.endpoint": "m:1"}}
         self.tokens: list[str | None] = []
-        self._delegated = delegated
+        if delegated:
+            self.cloud_in_memory.delegate(ONE)
 
     def design(self) -> Any:
-        reach = self
+        service = self.cloud_in_memory.at(self.cloud_in_memory.url("design"))
 
-        class Design(type(self.cloud_in_memory.service("design"))):  # type: ignore[misc]
+        class Design:
+            list = service.list
+
             def act(self, path: str, action: str, attributes: Any = None) -> Any:
-                if not reach._delegated:
-                    raise client.NotFoundError("nothing", method="POST", url=path, status=404)
                 assert path == f"/delegation/{ONE}"
                 assert attributes == {"org.archelon.delegation.audience": MAAS}
-                return super().act(path, action, attributes)
+                return service.act(path, action, attributes)
 
-        return Design(self.cloud_in_memory, "design")
+        return Design()
 
     def cloud(self, url: str) -> Any:
         return self.cloud_in_memory.at(url)
@@ -326,19 +322,17 @@ def test_without_a_delegation_it_says_so() -> None:
         design.supplier(MAAS)
 
 
-def test_a_module_that_the_installation_did_not_enter_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_the_installation_did_not_enter_is_not_called() -> None:
     reach = Elsewhere(delegated=True)
     cloud = reach.cloud_in_memory
-    entered = cloud.find("design", wire_design.SERVICE.location, {})
     changed = {wire_design.ENDPOINT: "http://stranger.example.org/", wire_design.INTERFACE: "internal"}
-    strangers = [
-        dataclasses.replace(each, attributes={**each.attributes, wire_design.ORIGIN: origin, **changed})
-        for each in entered
-        for origin in (None, wire_design.OPERATOR, wire_design.IDENTITY)
-    ]
-    monkeypatch.setattr(cloud, "_catalogue", lambda: [*strangers, *entered])
+    cloud.enter_services()
+    for number, each in enumerate(cloud.find("design", wire_design.SERVICE.location)):
+        for origin in (None, wire_design.OPERATOR, wire_design.IDENTITY):
+            attributes = {**each.attributes, wire_design.ORIGIN: origin, **changed}
+            cloud.keep("design", f"{wire_design.SERVICE.location}{number}-{origin}", attributes)
     design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
-    assert len(cloud.find("design", wire_design.SERVICE.location, {wire_design.SERVICE_TYPE: deploy.SCHEME})) == 4
+    assert len(cloud.find("design", attributes={wire_design.SERVICE_TYPE: deploy.SCHEME})) == 4
     assert design.module(deploy.SCHEME).url == cloud.url("deploy")
 
 
@@ -370,9 +364,9 @@ def test_of_several_formats_a_region_takes_one_and_keeps_it(tmp_path: Path) -> N
     files = {f"{each}__yaml": text for each, text in texts.items()}
     directory = bundle(tmp_path / "b", {"templates": templates}, **files)
     manifest = bundles.Bundle.load(directory)
-    cloud = MemoryCloud()
+    cloud = FakeCloud()
     cloud.formats = {"infrastructure"}
-    reach = MemoryReach(cloud, "http://cloud/manager/1")
+    reach = DirectReach(cloud, "http://cloud/manager/1")
 
     def instance() -> sdk.Instance:
         return sdk.Instance(ONE, "t", SCHEME + "top")
@@ -453,7 +447,7 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
 
     loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
     private, pace, names, occasion = Private(), WakingPace(), ZoneFiles(tmp_path / "zones"), Occasion()
-    reach = MemoryReach(MemoryCloud(), "http://cloud/manager/i")
+    reach = DirectReach(FakeCloud(), "http://cloud/manager/i")
 
     def make(instance: sdk.Instance) -> sdk.Orchestrator:
         situation = Situation(

@@ -1,4 +1,4 @@
-"""Fixtures of the service manager's tests: a stand-in for the cloud, and a service manager in processes of its own."""
+"""Fixtures of the service manager's tests: a fake cloud, and a service manager in processes of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 
 from .harness import Keys, ServiceManager, make_bundle, running
 
@@ -21,14 +21,14 @@ def keys() -> Keys:
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[StandInCloud]:
-    """A stand-in cloud for all tests of a module."""
-    with StandInCloud(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
+def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[FakeCloudProcess]:
+    """A fake cloud for all tests of a module."""
+    with FakeCloudProcess(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def manager(tmp_path_factory: pytest.TempPathFactory, cloud: StandInCloud, keys: Keys) -> Iterator[ServiceManager]:
+def manager(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, keys: Keys) -> Iterator[ServiceManager]:
     """A running service manager, on SQLite, that has published the test service."""
     directory: Path = tmp_path_factory.mktemp("manager")
     made = ServiceManager(

@@ -26,7 +26,7 @@ from service_manager.lifecycle.history import EXPIRY_TOPIC
 from service_manager.remote import discovery
 from service_manager.store import tables
 from service_manager.store.services import ENTRY_TOPIC
-from tests.fakes.cloud import Books, StandInCloud
+from tests.fakes.cloud import Books, FakeCloudProcess
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 
@@ -129,7 +129,7 @@ class Round:
 class Bench:
     """A cloud, a service manager, and a tenant who does not give up: what has died is started again while it waits."""
 
-    def __init__(self, cloud: StandInCloud, manager: ForkedServiceManager, database_url: str) -> None:
+    def __init__(self, cloud: FakeCloudProcess, manager: ForkedServiceManager, database_url: str) -> None:
         self.cloud = cloud
         self.manager = manager
         self.database = Database(database_url)
@@ -234,7 +234,7 @@ class Bench:
         except AssertionError as error:
             entries = [each for each in self.cloud.books().entries if each.get("instance") == round_.instance]
             told = "\n".join([str(each) for each in entries[-30:]])
-            raise AssertionError(f"{error}\nit is {seen[-1:]}; the stand-in's books:\n{told}") from None
+            raise AssertionError(f"{error}\nit is {seen[-1:]}; the fake cloud's books:\n{told}") from None
 
     def attribute(self, round_: Round, name: str) -> Any:
         """An attribute of the instance as its tenant sees it."""
@@ -318,7 +318,7 @@ def bench(directory: Path, database_url: str, **settings: str) -> Iterator[Bench
     keys = Keys()
     outputs = {"mcn.endpoint.p1": "http://p1.example.org/{instance}"}
     chosen = {"ARCHELON_LEASE": "0.6", "ARCHELON_WORKER_THREADS": "4", "ARCHELON_ACCESS_LOG": "false"} | settings
-    with StandInCloud(directory, keys=[keys.signing.public], outputs=outputs) as cloud:
+    with FakeCloudProcess(directory, keys=[keys.signing.public], outputs=outputs) as cloud:
         manager = ForkedServiceManager(
             directory, design_url=cloud.url + "/design", database_url=database_url, keys=keys, settings=chosen
         )

@@ -1,4 +1,4 @@
-"""Many orders at once through a running service manager, and what each took beside the stand-in's own time.
+"""Many orders at once through a running service manager, and what each took beside the fake cloud's own time.
 
 Orders flow in over a few keep-alive connections; their ends are read from the records, which hold the times at which the
 service manager itself began and ended every phase.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from archelon_api import service_manager as wire
 from occi_service import client
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
 from .harness import TYPE, ServiceManager
@@ -30,7 +30,7 @@ class Load:
         orders: how many became active.
         elapsed: from the first POST to the last order active.
         answers: what each POST took.
-        overheads: of each order, POST to active less what the stand-in took for it.
+        overheads: of each order, POST to active less what the fake cloud took for it.
         reads: what a GET took meanwhile.
     """
 
@@ -60,7 +60,7 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 def order_at_once(
-    manager: ServiceManager, cloud: StandInCloud, orders: int, *, connections: int = 8, seconds: float = 240
+    manager: ServiceManager, cloud: FakeCloudProcess, orders: int, *, connections: int = 8, seconds: float = 240
 ) -> Load:
     """Order, wait until all are active, and measure.
 
@@ -111,7 +111,7 @@ def order_at_once(
 
 
 class _Ends:
-    """Counts orders that have ended, by the service manager's log: asking it, or the stand-in, would be load as well."""
+    """Counts orders that have ended, by the service manager's log: asking it, or the fake cloud, would be load as well."""
 
     def __init__(self, log: Path) -> None:
         self._log = log

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class LossyWay(http.server.ThreadingHTTPServer):
-    """Forwards POSTs to `target`, but for those whose body contains each of `lose`: they are answered, and lost.
+    """Forwards requests to `target`, but for those whose body contains each of `lose`: they are answered, and lost.
 
     Attributes:
         lose: how many of the coming ones are lost, by a part of their body.
@@ -46,8 +46,12 @@ class LossyWay(http.server.ThreadingHTTPServer):
 class _Forward(http.server.BaseHTTPRequestHandler):
     server: LossyWay
 
+    def do_GET(self) -> None:
+        # The query interface, by which the answer to a renewal is read.
+        self.do_POST()
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.server.loses(body):
             self._answer(200, b"{}")
             return
@@ -56,7 +60,7 @@ class _Forward(http.server.BaseHTTPRequestHandler):
             for name in ("Authorization", "Content-Type", "Accept", "X-Request-Id")
             if self.headers[name]
         }
-        request = urllib.request.Request(self.server.target + self.path, body, headers, method="POST")
+        request = urllib.request.Request(self.server.target + self.path, body or None, headers, method=self.command)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 self._answer(answer.status, answer.read())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.tables import Tables
 
 from .harness import Keys, ServiceManager, make_bundle, running
@@ -19,7 +19,7 @@ ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "40"))
 @pytest.mark.timeout(600)
 def test_all_orders_become_active(tmp_path: Path, database_url: str, tables: Tables) -> None:
     keys = Keys()
-    with StandInCloud(tmp_path, keys=[keys.signing.public]) as cloud:
+    with FakeCloudProcess(tmp_path, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
             tmp_path,
             design_url=cloud.url + "/design",

@@ -72,6 +72,7 @@ POSTS: dict[str, Request] = {
     "create": lambda occi: occi.create(KIND, at="/thing/"),
     "update": lambda occi: occi.update("/thing/1", {"a": 1}),
     "act": lambda occi: occi.act("/thing/1", "http://example.org/occi/test/action#colour"),
+    "invoke": lambda occi: occi.invoke("/thing/1", "http://example.org/occi/test/action#colour"),
     "act on all": lambda occi: occi.act_on_all("/thing/", "http://example.org/occi/test/action#colour"),
     "attach": lambda occi: occi.attach("/tagged/", ["/thing/1"]),
     "define": lambda occi: occi.define_mixin("http://example.org/mine#tag", "/tag/"),

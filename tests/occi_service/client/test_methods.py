@@ -82,6 +82,8 @@ def test_act(occi: client.Client) -> None:
     path = occi.create(THING)
     assert occi.get(path).actions == (COLOUR,)
     assert occi.act(path, COLOUR, {"colour": "red, or = blue"}).attributes["test.state"] == "red, or = blue"
+    occi.invoke(path, COLOUR, {"colour": "blue"})
+    assert occi.get(path).attributes["test.state"] == "blue"
     other = occi.create(THING)
     occi.act_on_all("/thing/", COLOUR, {"colour": "green"})
     assert {occi.get(each).attributes["test.state"] for each in (path, other)} == {"green"}
@@ -222,6 +224,7 @@ def test_bad_requests_name_the_place(occi: client.Client) -> None:
     [
         lambda occi: occi.delete("/compute/"),
         lambda occi: occi.act("/compute/", COLOUR),
+        lambda occi: occi.invoke("/compute/", COLOUR),
         lambda occi: occi.get("https://elsewhere.example.org/compute/1"),
         lambda occi: occi.get("//elsewhere.example.org/compute/1"),
         lambda occi: occi.get("/compute/a b"),

@@ -13,14 +13,12 @@ import bundles
 import sdk
 from archelon_api import deploy, names
 from archelon_api import service_manager as manager
-from occi_service import client
-from occi_service.model import type_id
 from sdk.events import Occasion
 from sdk.orchestrator import Situation
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.reporting import Line
-from sdk.testing.fake_cloud import MemoryCloud, MemoryReach
+from sdk.testing.fake_cloud import DirectReach, FakeCloud
 from sdk.testing.http_fakes import Bench
 from sdk.testing.unit import INSTANCE, _Names, _Pace
 
@@ -50,14 +48,14 @@ class House:
         directory.mkdir()
         (directory / "manifest.json").write_text(json.dumps({"service_type": SERVICE}))
         self.bundle = bundles.Bundle.load(directory)
-        self.cloud = MemoryCloud()
+        self.cloud = FakeCloud()
         attributes = {
             names.INSTANCE: INSTANCE,
             deploy.STACK_NAME: "grown",
             names.REGION: "local",
             deploy.STACK_STATE: "CREATE_COMPLETE",
         }
-        self.cloud.entities["deploy"] = {STACK: client.Entity(STACK, type_id(deploy.STACK), attributes=attributes)}
+        self.cloud.keep("deploy", STACK, attributes)
         self.heard: dict[str, Any] = {}
         self.unheard: list[tuple[dict[str, Any], Callable[[], None]]] = []
         self.kinds: type[Growing] = type("Grown", (Growing,), {})
@@ -67,7 +65,7 @@ class House:
         """A new process, activated with what the service manager has heard; the former, and what it had not told, is gone."""
         self.unheard = []
         pace, occasion, private = _Pace(), Occasion(), Private()
-        reach = MemoryReach(self.cloud, "http://cloud/manager/1")
+        reach = DirectReach(self.cloud, "http://cloud/manager/1")
 
         def make(instance: sdk.Instance) -> sdk.Orchestrator:
             situation = Situation(
@@ -274,9 +272,9 @@ def test_what_is_said_in_vain_is_told_apart_from_what_a_newer_order_says(status:
         line = Line(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
         line.open()
         try:
-            line.report("first", {"n": 1}, lambda: told.append("first"))
-            line.report("second", {"n": 2}, lambda: told.append("second"))
-            assert bench.watch(lambda: bool(bench.reports) and bench.reports[-1] == {"n": 2})
+            line.report("first", {names.GENERATION: 1}, lambda: told.append("first"))
+            line.report("second", {names.GENERATION: 2}, lambda: told.append("second"))
+            assert bench.watch(lambda: bool(bench.reports) and bench.reports[-1] == {names.GENERATION: 2})
         finally:
             line.close()
     assert told == (["first", "second"] if settled else ["second"])

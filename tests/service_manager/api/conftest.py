@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 
 from ..conftest import OUTPUTS
 from ..harness import Keys, ServiceManager, make_bundle, running
@@ -35,14 +35,14 @@ def keys() -> Keys:
 
 
 @pytest.fixture(scope="package")
-def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[StandInCloud]:
-    """A stand-in cloud for all tests here."""
-    with StandInCloud(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
+def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[FakeCloudProcess]:
+    """A fake cloud for all tests here."""
+    with FakeCloudProcess(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
         yield started
 
 
 @pytest.fixture(scope="package")
-def manager(tmp_path_factory: pytest.TempPathFactory, cloud: StandInCloud, keys: Keys) -> Iterator[ServiceManager]:
+def manager(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, keys: Keys) -> Iterator[ServiceManager]:
     """A running service manager of two web processes, that has published the test service."""
     directory: Path = tmp_path_factory.mktemp("manager")
     made = ServiceManager(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
 from ..harness import ServiceManager
@@ -83,7 +83,7 @@ def hurtle(manager: ServiceManager) -> Hurtle:
     return Hurtle(manager)
 
 
-def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud: StandInCloud) -> None:
+def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud: FakeCloudProcess) -> None:
     location = hurtle.create()
     assert location.startswith(hurtle.url + "/demo/")
     found = hurtle.await_stack(location)
@@ -117,7 +117,7 @@ def test_what_rests_in_provision_here_is_active_elsewhere(hurtle: Hurtle, manage
     hurtle.dispose(location)
 
 
-def test_a_service_without_stacks_is_ready_when_it_is_active(hurtle: Hurtle, cloud: StandInCloud) -> None:
+def test_a_service_without_stacks_is_ready_when_it_is_active(hurtle: Hurtle, cloud: FakeCloudProcess) -> None:
     cloud.configure(stacks=[])
     try:
         location = hurtle.create()

@@ -14,7 +14,7 @@ from archelon_core.auth import InvalidTokenError
 from occi_service import client
 from occi_service.model import type_id
 from service_manager import app
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
 from ..harness import TYPE, ServiceManager, make_bundle
@@ -44,7 +44,7 @@ def generation(tenant: client.Client, path: str) -> int:
     return int(tenant.get(path).attributes["org.archelon.generation"])
 
 
-def told(cloud: StandInCloud, path: str, phase: str) -> list[Any]:
+def told(cloud: FakeCloudProcess, path: str, phase: str) -> list[Any]:
     """Generations for which an orchestrator carried out a phase."""
     return [each["generation"] for each in cloud.books().effects("phase done", id_of(path), phase=phase)]
 
@@ -54,7 +54,7 @@ def phases(tenant: client.Client, path: str) -> list[tuple[str, str]]:
     return [(each["phase"], each["outcome"]) for each in record.attributes["org.archelon.record.phases"]]
 
 
-def test_from_order_to_record(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_from_order_to_record(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     path = order(manager, tenant)
     shown = tenant.get(path)
     assert shown.attributes["mcn.endpoint.p1"] == f"http://p1.example.org/{id_of(path)}"
@@ -98,7 +98,7 @@ def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
         parts.database.close()
 
 
-def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     path = order(manager, tenant)
     asked = cloud.books().requests(module="orchestrator", method="GET", instance=id_of(path))
     cloud.fault("status", count=None)
@@ -114,7 +114,7 @@ def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: StandInCloud, tena
 
 
 def test_an_update_is_carried_out_for_its_generation(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     assert tenant.update(path, {"demo.size": 4}).attributes[wire.STATE] == "update"
@@ -124,7 +124,7 @@ def test_an_update_is_carried_out_for_its_generation(
 
 
 def test_an_update_during_another_runs_after_it(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     cloud.fault("delay_after", module="orchestrator", path=id_of(path), action="update", seconds=0.5)
@@ -137,7 +137,7 @@ def test_an_update_during_another_runs_after_it(
 
 
 def test_an_update_before_it_is_active_takes_effect(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     cloud.fault("delay", module="deploy", method="PUT", path="^/application/", seconds=0.5)
     path = order(manager, tenant, None)
@@ -148,7 +148,9 @@ def test_an_update_before_it_is_active_takes_effect(
     assert 2 in told(cloud, path, "deploy") + told(cloud, path, "update")
 
 
-def test_stop_and_start_keep_what_is_there(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_stop_and_start_keep_what_is_there(
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
+) -> None:
     path = order(manager, tenant)
     tenant.act(path, type_id(wire.STOP))
     manager.await_state(path, "inactive")
@@ -164,7 +166,7 @@ def test_stop_and_start_keep_what_is_there(manager: ServiceManager, cloud: Stand
 
 
 def test_a_declared_action_reaches_the_orchestrator_once(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     # Its answer is lost once: it is sent again, under the same id.
@@ -181,11 +183,11 @@ def test_a_declared_action_reaches_the_orchestrator_once(
         tenant.act(path, POKE, {"force": "hard"})
 
 
-def acts(cloud: StandInCloud, path: str) -> list[Any]:
+def acts(cloud: FakeCloudProcess, path: str) -> list[Any]:
     return list(cloud.books().requests(module="orchestrator", action="act", instance=id_of(path)))
 
 
-def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", message="no capacity", count=1)
     path = order(manager, tenant)
     books = cloud.books()
@@ -195,7 +197,7 @@ def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: StandInCl
 
 
 def test_a_phase_that_fails_for_good_says_why_and_can_be_retried(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", message="no capacity in this region", count=3)
     path = order(manager, tenant, "fail")
@@ -210,7 +212,7 @@ def test_a_phase_that_fails_for_good_says_why_and_can_be_retried(
     assert phases(tenant, path)[-3:] == [("deploy", "failed"), ("deploy", "done"), ("provision", "done")]
 
 
-def test_an_update_leaves_fail(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_an_update_leaves_fail(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="provision", count=3)
     path = order(manager, tenant, "fail")
     tenant.update(path, {"demo.size": 2})
@@ -218,7 +220,7 @@ def test_an_update_leaves_fail(manager: ServiceManager, cloud: StandInCloud, ten
     manager.await_state(path, "active")
 
 
-def test_a_failed_instance_is_deleted(manager: ServiceManager, cloud: StandInCloud, tenant: client.Client) -> None:
+def test_a_failed_instance_is_deleted(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", count=3)
     path = order(manager, tenant, "fail")
     tenant.delete(path)
@@ -227,7 +229,7 @@ def test_a_failed_instance_is_deleted(manager: ServiceManager, cloud: StandInClo
 
 
 def test_a_disposal_that_fails_for_good_can_be_retried(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     cloud.fault("status", module="disposal", status=403, message="the trustor is gone", count=None)
@@ -245,7 +247,7 @@ def test_a_disposal_that_fails_for_good_can_be_retried(
 
 @pytest.mark.parametrize("phase", ["deploy", "provision"])
 def test_a_delete_overtakes_what_runs(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client, phase: str
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client, phase: str
 ) -> None:
     cloud.fault("hang", module="orchestrator", action=phase)
     path = order(manager, tenant, None)
@@ -257,7 +259,7 @@ def test_a_delete_overtakes_what_runs(
 
 
 def test_a_delete_overtakes_an_application_that_does_not_start(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     cloud.fault("never_start", module="deploy", method="PUT", path="^/application/")
     path = order(manager, tenant, None)
@@ -268,12 +270,12 @@ def test_a_delete_overtakes_an_application_that_does_not_start(
 
 
 def test_a_restarted_orchestrator_is_given_what_it_reported(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     cloud.crash(id_of(path))
     effect = cloud.wait_for("activated", id_of(path), process=2)
-    # The stand-in counts the phases that it has finished in its private state.
+    # The fake cloud counts the phases that it has finished in its private state.
     assert effect["counter"] == 2
     tenant.update(path, {"demo.size": 2})
     until(lambda: told(cloud, path, "update") == [2], "the update is carried out by the second process")
@@ -281,7 +283,9 @@ def test_a_restarted_orchestrator_is_given_what_it_reported(
     assert cloud.books().violations == []
 
 
-def test_the_manifest_says_how_patient_a_phase_is(manager: ServiceManager, cloud: StandInCloud, tmp_path: Any) -> None:
+def test_the_manifest_says_how_patient_a_phase_is(
+    manager: ServiceManager, cloud: FakeCloudProcess, tmp_path: Any
+) -> None:
     kind = "http://schemas.example.org/occi/sm#patient"
     policy = {"deploy": {"timeout": "1s", "retries": 0}}
     manager.publish(make_bundle(tmp_path / "patient", service_type=kind, phases=policy))
@@ -298,7 +302,7 @@ def test_the_manifest_says_how_patient_a_phase_is(manager: ServiceManager, cloud
 
 
 def test_internal_parameters_reach_the_orchestrator_and_never_the_tenant(
-    manager: ServiceManager, cloud: StandInCloud, tmp_path: Any
+    manager: ServiceManager, cloud: FakeCloudProcess, tmp_path: Any
 ) -> None:
     kind = "http://schemas.example.org/occi/sm#inner"
     internal = {
@@ -322,7 +326,7 @@ def test_internal_parameters_reach_the_orchestrator_and_never_the_tenant(
 
 
 def test_a_path_may_be_ordered_again_and_everything_is_made_and_removed_again(
-    manager: ServiceManager, cloud: StandInCloud, tenant: client.Client
+    manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = "/demo/7d3c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
     for _ in range(2):

@@ -11,7 +11,7 @@ import bundles
 from archelon_api import service_manager as wire
 from occi_service import client
 from occi_service.model import type_id
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
 from ..harness import ServiceManager, make_bundle
@@ -71,7 +71,7 @@ def service(manager: ServiceManager, tmp_path: Path, request: pytest.FixtureRequ
     made.delete()
 
 
-def updates(cloud: StandInCloud, service: Service) -> list[tuple[str, str]]:
+def updates(cloud: FakeCloudProcess, service: Service) -> list[tuple[str, str]]:
     """Begins and ends of updates in their order, by instance."""
     ids = {path.rpartition("/")[2] for path in service.paths}
     effects = [each for each in cloud.books().effects(phase="update") if each["instance"] in ids]
@@ -95,7 +95,7 @@ def test_every_web_process_sees_a_publication_at_once(service: Service, manager:
     assert len(service.paths) == 8
 
 
-def test_instances_move_one_after_another(service: Service, cloud: StandInCloud) -> None:
+def test_instances_move_one_after_another(service: Service, cloud: FakeCloudProcess) -> None:
     service.publish("1")
     service.order(3)
     entry = service.publish("2")
@@ -115,7 +115,7 @@ def test_instances_move_one_after_another(service: Service, cloud: StandInCloud)
     assert service.roll(entry) == "done"
 
 
-def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Service, cloud: StandInCloud) -> None:
+def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Service, cloud: FakeCloudProcess) -> None:
     service.publish("1")
     service.order(2)
     entry = service.publish("2")
@@ -128,7 +128,7 @@ def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Servic
     until(lambda: service.versions() == ["1", "1"], "both run what they ran before")
 
 
-def test_a_stopped_instance_has_the_new_bundle_when_it_starts(service: Service, cloud: StandInCloud) -> None:
+def test_a_stopped_instance_has_the_new_bundle_when_it_starts(service: Service, cloud: FakeCloudProcess) -> None:
     service.publish("1")
     service.order(1)
     (path,) = service.paths

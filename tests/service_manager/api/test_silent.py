@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from archelon_api import service_manager as wire
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
 from ..harness import TYPE, Keys, ServiceManager, make_bundle, running
@@ -18,7 +18,7 @@ THREADS = 2
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory, cloud: StandInCloud, keys: Keys) -> Iterator[ServiceManager]:
+def small(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, keys: Keys) -> Iterator[ServiceManager]:
     """A service manager whose worker has two threads."""
     directory: Path = tmp_path_factory.mktemp("small")
     made = ServiceManager(
@@ -37,17 +37,17 @@ def id_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def be_silent(cloud: StandInCloud, *paths: str) -> None:
+def be_silent(cloud: FakeCloudProcess, *paths: str) -> None:
     """The orchestrators of these instances take connections, and say nothing."""
     cloud.fault("delay", module="orchestrator", path="|".join([id_of(path) for path in paths]), seconds=300, count=1000)
 
 
-def silences(cloud: StandInCloud) -> int:
+def silences(cloud: FakeCloudProcess) -> int:
     """How many calls have met one."""
     return 1000 - int(cloud.faults()[-1]["left"])
 
 
-def test_actions_for_a_silent_orchestrator_hold_nobody_up(small: ServiceManager, cloud: StandInCloud) -> None:
+def test_actions_for_a_silent_orchestrator_hold_nobody_up(small: ServiceManager, cloud: FakeCloudProcess) -> None:
     """Forty calls of five seconds each would keep both threads for a hundred seconds, and come before new orders."""
     with small.as_("alice") as tenant:
         silent = tenant.create(TYPE)
@@ -64,7 +64,7 @@ def test_actions_for_a_silent_orchestrator_hold_nobody_up(small: ServiceManager,
         until(lambda: cloud.books().times("acted", id_of(silent)) == 40, "every action is taken", seconds=60)
 
 
-def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManager, cloud: StandInCloud) -> None:
+def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManager, cloud: FakeCloudProcess) -> None:
     small.kill("worker")
     with small.as_("alice") as alice, small.as_("bob") as bob:
         silent = [alice.create(TYPE) for _ in range(20)]

@@ -52,7 +52,7 @@ def reason(lab: Bench, round_: Round) -> str:
 @pytest.mark.parametrize("phase", ["deploy", "provision", "destroy"])
 def test_a_report_that_is_lost_is_found_by_a_look(patient: Bench, way: LossyWay, phase: str) -> None:
     round_ = patient.new(active=phase == "destroy")
-    way.lose[b'"org.archelon.phase": "' + phase.encode() + b'"'] = 1
+    way.lose[b'"org.archelon.phase":"' + phase.encode() + b'"'] = 1
     lost = len(way.lost)
     if phase == "destroy":
         patient.delete(round_)

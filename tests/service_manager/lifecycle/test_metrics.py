@@ -16,7 +16,7 @@ from archelon_core.queue import WorkQueue
 from occi_service.registry.schema import upgrade
 from service_manager.app import MIGRATIONS
 from service_manager.lifecycle.metrics import Exporter
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -49,7 +49,7 @@ def scrape(port: int, token: str = "") -> Scrape:
 
 def test_web_and_worker_tell_what_they_do(tmp_path: Path) -> None:
     keys, port = Keys(), free_port()
-    with StandInCloud(tmp_path, keys=[keys.signing.public]) as cloud:
+    with FakeCloudProcess(tmp_path, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
             tmp_path,
             design_url=cloud.url + "/design",

@@ -12,7 +12,7 @@ from archelon_api import deploy, design
 from archelon_core.auth import MemoryRevocations, TenantId, TokenIssuer, VerificationKeys
 from service_manager.remote import cloud_controller as calls
 from tests.attack.listener import listener
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 
 from ..api.desk import Clock
 from ..harness import Keys, make_bundle
@@ -23,7 +23,7 @@ class All:
         return True
 
 
-def _calls(cloud: StandInCloud, keys: Keys) -> calls.Cloud:
+def _calls(cloud: FakeCloudProcess, keys: Keys) -> calls.Cloud:
     issuer = TokenIssuer(
         keys.signing,
         keys=VerificationKeys([keys.signing.public]),
@@ -35,7 +35,7 @@ def _calls(cloud: StandInCloud, keys: Keys) -> calls.Cloud:
 
 
 def test_an_upload_may_take_longer_than_another_call(
-    tmp_path: Path, cloud: StandInCloud, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cloud: FakeCloudProcess, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bundle of megabytes, or one that is unpacked slowly, would else be sent again and again, and never arrive."""
     monkeypatch.setattr(calls, "CALL_TIMEOUT", 6.0)
@@ -48,7 +48,7 @@ def test_an_upload_may_take_longer_than_another_call(
         assert ours.has_bundle(packed.digest, caller)
 
 
-def test_a_module_that_the_installation_did_not_enter_is_not_called(cloud: StandInCloud, keys: Keys) -> None:
+def test_a_module_that_the_installation_did_not_enter_is_not_called(cloud: FakeCloudProcess, keys: Keys) -> None:
     """Whatever the catalogue lets in: the service manager looks for the installation's own mark itself."""
     tenant = TenantId("acme")
     caller = calls.Caller(tenant, str(uuid.uuid4()))

@@ -19,7 +19,7 @@ from archelon_core.queue.table import work
 from service_manager import app
 from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
 from service_manager.remote.discovery import DiscoveryCache
-from tests.fakes.cloud import StandInCloud
+from tests.fakes.cloud import FakeCloudProcess
 from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle
 from tests.waiting import until
 
@@ -79,7 +79,7 @@ def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
 def parts(tmp_path: Path, sqlite_url: str) -> Iterator[app.Dependencies]:
     keys = Keys()
     (tmp_path / "cloud").mkdir()
-    with StandInCloud(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
+    with FakeCloudProcess(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
         (tmp_path / "sm").mkdir()
         manager = ServiceManager(tmp_path / "sm", design_url=f"{cloud.url}/design", database_url=sqlite_url, keys=keys)
         made = app.Dependencies.of(manager.settings())
