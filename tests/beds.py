@@ -49,20 +49,21 @@ def counted(reporter: pytest.TerminalReporter) -> Generator[None]:
     """Around the summary: tests that only lack their test bed are a line together, and errors in the count."""
     told, silent = [], []
     for report in reporter.stats.get("error", []):
-        (silent if _bed(report) else told).append(report)
+        (silent if down_bed_of(report) else told).append(report)
     if not silent:
         yield
         return
     reporter.stats["error"] = told
     yield
     reporter.stats["error"] = told + silent
-    for bed, number in Counter(map(_bed, silent)).items():
+    for bed, number in Counter(map(down_bed_of, silent)).items():
         reporter.write_line(
             f"ERROR {number} more tests that need the test bed of {bed}, which did not come up: see above"
         )
 
 
-def _bed(report: pytest.TestReport | pytest.CollectReport) -> str:
+def down_bed_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The test bed whose absence alone made a test fail, by its fixture; empty where it ran, or is the first to say so."""
     if not isinstance(report, pytest.TestReport) or report.when != "setup":
         return ""
     return next((str(value) for name, value in report.user_properties if name == _PROPERTY), "")

@@ -16,13 +16,15 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
-from tests import beds
+from tests import beds, reruns, skips
 from tests import kubernetes_cluster as clusters
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.openstack import SHORT_LIVED_URL, OpenStack, bring_up
 from tests.postgres import PostgresServer
 from tests.tables import Tables
 from tests.transactions import guard
+
+pytest_plugins = ["pytester"]
 
 guard()
 
@@ -38,11 +40,21 @@ _WITH_OPENSTACK = 1200
 _WITH_KUBERNETES = 1800
 
 
-def missing(what: str) -> None:
-    """Skip a test by the name of what the machine lacks; where nothing may be missing (CI), fail it instead."""
+def missing(what: str, *, package: str = "", command: str = "make test-all") -> None:
+    """Skip a test by the name of what the machine lacks; where nothing may be missing (CI), fail it instead.
+
+    Args:
+        package: of Debian, that brings it.
+        command: with which the test runs, where no package is enough.
+    """
     if os.environ.get("ARCHELON_REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and ARCHELON_REQUIRE_ALL is set")
-    pytest.skip(f"{what} is missing")
+    pytest.skip(skips.to_run(f"{what} is missing", f"apt-get install {package} && make test" if package else command))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    for plugin in (skips, reruns):
+        plugin.add_options(parser)
 
 
 def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -57,9 +69,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    _skip_is_failure(report)
+    if not skips.was_left_out(item):
+        _skip_is_failure(report)
     return report
 
 
@@ -95,6 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             group = "openstack"
             first.append(item)
         item.add_marker(pytest.mark.xdist_group(group))
+    if config.getoption("quick"):
+        skips.leave_out(items)
     chosen = {*first, *last}
     others = [item for item in items if item not in chosen]
     # Those that kill processes: whatever is long must not begin last, when the other process has nothing to do any more.
@@ -110,6 +125,9 @@ _TABLES = pytest.StashKey[Tables]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TABLES] = Tables()
+    # What is registered later is shown later: the flaky tests last.
+    for plugin in (skips, reruns):
+        config.pluginmanager.register(plugin)
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +168,7 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
         return
     lacking = clusters.obstacle()
     if lacking is not None:
-        missing(f"a Kubernetes cluster (KUBECONFIG is not set, and the test bed needs {lacking})")
+        missing(f"a Kubernetes cluster (the test bed needs {lacking})", command="KUBECONFIG=… make test-all")
     with clusters.started() as cluster:
         yield cluster
 
@@ -161,7 +179,7 @@ def orchestrator_image(
 ) -> Iterator[str]:
     """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
     if clusters.builder() is None:
-        missing("a builder of images (buildah, podman or docker)")
+        missing("a builder of images", package="buildah")
     with clusters.loaded_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images")) as image:
         yield image
 
@@ -191,7 +209,7 @@ def postgres_server() -> Iterator[str]:
         return
     programs = PostgresServer.programs()
     if programs is None:
-        missing("PostgreSQL (initdb)")
+        missing("PostgreSQL (initdb)", package="postgresql")
     assert programs is not None
     # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
     directory = tempfile.TemporaryDirectory(prefix="archelon-postgres-")
@@ -248,5 +266,5 @@ def openstack_dns(openstack: OpenStack) -> OpenStack:
 def short_lived(openstack: OpenStack) -> str:
     """URL of a Keystone whose tokens live seconds, and hold at the other one too."""
     if openstack.bed is None:
-        missing("a Keystone whose tokens live seconds (the test bed has one)")
+        missing("a Keystone whose tokens live seconds", command="OS_CLOUD= make test-all")
     return SHORT_LIVED_URL

@@ -197,7 +197,7 @@ def bring_up(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
         yield given
         return
     if not can_be_brought_up():
-        missing("OpenStack (OS_CLOUD, or Debian and root for the test bed)")
+        missing("OpenStack", command="make test-all as root on Debian, or with OS_CLOUD=…")
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     bed = TestBed(tuple(flag for name, flag in _FLAGS.items() if name in wanted))
     ran = bed.running()

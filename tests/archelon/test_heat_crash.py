@@ -118,7 +118,7 @@ class House:
             return
         bed = self.openstack.bed
         if bed is None:
-            missing("an OpenStack whose services may be killed (the test bed's may)")
+            missing("an OpenStack whose services may be killed", command="OS_CLOUD= make test-all")
         assert bed is not None
         bed.kill(victim)
         bed.up()

@@ -222,7 +222,7 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables)
     """No order that was accepted is lost, and none is refused once Keystone answers again."""
     bed = house.openstack.bed
     if bed is None:
-        missing("a Keystone that may be killed (the test bed's may)")
+        missing("a Keystone that may be killed", command="OS_CLOUD= make test-all")
     assert bed is not None
     tenant = house.people.person("member")
     tokens = [tenant.token() for _ in range(_ORDERS)]

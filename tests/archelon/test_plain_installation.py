@@ -75,7 +75,7 @@ def test_every_command_of_the_page_does_what_it_says(directory: Path, environmen
     address = json.loads((directory / ".archelon" / "dev.json").read_text())
     port = next(str(value) for name, value in address["ports"].items() if name == "service_manager")
     if shutil.which("curl") is None:
-        missing("curl")
+        missing("curl", package="curl")
     identifier = ""
     for block in code_blocks(PAGE)[1:]:
         # The id on the page is of the order that the page makes.

@@ -38,7 +38,7 @@ def server() -> Iterator[tuple[PostgresServer, str]]:
     """A PostgreSQL server of the test's own, and its URL."""
     programs = PostgresServer.programs()
     if programs is None:
-        missing("PostgreSQL (initdb)")
+        missing("PostgreSQL (initdb)", package="postgresql")
     assert programs is not None
     with tempfile.TemporaryDirectory(prefix="archelon-away-") as name:
         made = PostgresServer(programs, Path(name))

@@ -334,7 +334,7 @@ class Tenant:
 def installation(tmp_path: Path) -> Iterator[Installation]:
     programs = PostgresServer.programs()
     if programs is None:
-        missing("PostgreSQL (initdb)")
+        missing("PostgreSQL (initdb)", package="postgresql")
     assert programs is not None
     # One of its own, which may be killed; not below pytest's directories, since the server runs as another user.
     with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as place, contextlib.ExitStack() as stack:

@@ -116,7 +116,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 def test_one_tenants_code_reaches_nothing_of_anothers(installation: Installation, tmp_path: Path) -> None:
     if isinstance(why := found_sandbox(tmp_path / "tried"), str):
-        missing(why)
+        missing(f"a sandbox ({why})", package="bubblewrap")
     installation.start()
     assert "isolation         bubblewrap, " in installation.dev.output.read_text()
     assert installation.readyz()["checks"]["isolation in local"].startswith("bubblewrap, ")

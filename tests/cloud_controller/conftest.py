@@ -24,7 +24,7 @@ def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> Sandbox | None:
         return None
     found = found_sandbox(tmp_path / "root")
     if isinstance(found, str):
-        missing(found)
+        missing(f"a sandbox ({found})", package="bubblewrap")
     assert isinstance(found, Sandbox)
     return found
 

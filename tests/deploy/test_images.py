@@ -109,7 +109,7 @@ def test_an_orchestrator_in_another_language_is_an_image(
 ) -> None:
     node = shutil.which("node")
     if node is None:
-        missing("Node")
+        missing("Node", package="nodejs")
     assert node is not None
     base = _image_of_program(Path(node), tmp_path)
     image, archive = "localhost/plain-node:test", tmp_path / "plain-node.tar"

@@ -45,9 +45,9 @@ def database(kubernetes_cluster: KubernetesCluster) -> Iterator[Any]:
     """A PostgreSQL that pods reach, with a database for each service: the server, and its URL."""
     programs = PostgresServer.programs()
     if programs is None:
-        missing("PostgreSQL (initdb)")
+        missing("PostgreSQL (initdb)", package="postgresql")
     if not kubernetes_cluster.host:
-        missing("this machine's address as pods reach it (ARCHELON_TEST_KUBERNETES_HOST)")
+        missing("this machine's address as pods reach it", command="ARCHELON_TEST_KUBERNETES_HOST=… make test-all")
     assert programs is not None
     # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
     with contextlib.ExitStack() as stack:

@@ -67,7 +67,7 @@ class Bed:
 def namespace() -> Iterator[str]:
     """Path of a network namespace that has its loopback up."""
     if not can_be_brought_up() or os.getuid() != 0:
-        missing("OpenStack's test bed (Debian and root)")
+        missing("OpenStack's test bed", command="make test-all as root on Debian")
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", _LOOPBACK, "sh", "sh", "-c", "echo ready; exec cat"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,

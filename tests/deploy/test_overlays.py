@@ -27,7 +27,7 @@ _BEFORE = {"PodDisruptionBudget": "policy/v1beta1", "HorizontalPodAutoscaler": "
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kustomize tree, with keys."""
     if program() is None:
-        missing(NEEDED)
+        missing(NEEDED, command="make clean test, which installs one")
     made = tmp_path_factory.mktemp("overlays") / "kubernetes"
     shutil.copytree(ROOT / "deploy" / "kubernetes", made)
     keys = made / "overlays" / "example" / "keys"

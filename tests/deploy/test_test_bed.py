@@ -39,7 +39,7 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
     kubernetes_cluster: KubernetesCluster, orchestrator_image: str, kubectl: Kubectl
 ) -> None:
     if not kubernetes_cluster.host:
-        missing("this machine's address as pods reach it (ARCHELON_TEST_KUBERNETES_HOST)")
+        missing("this machine's address as pods reach it", command="ARCHELON_TEST_KUBERNETES_HOST=… make test-all")
     ready = {"tcpSocket": {"port": 8080}}
     service = {
         "apiVersion": "v1",
@@ -70,7 +70,7 @@ def possible() -> None:
     """A test bed of one's own."""
     obstacle = Layout().obstacle()
     if obstacle is not None:
-        missing(f"a Kubernetes test bed, which needs {obstacle}")
+        missing(f"a Kubernetes test bed, which needs {obstacle},")
 
 
 @pytest.mark.kubernetes

@@ -14,11 +14,14 @@ import pytest
 from sdk.testing import conformance
 from sdk.testing.http_fakes import Bench
 from tests.ports import free_port
+from tests.skips import to_run
 
 from ..processes import ROOT
 
 NODE = [shutil.which("node") or "node", str(ROOT / "orchestrators" / "plain-node" / "orchestrator.mjs")]
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed here")
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None, reason=to_run("Node is missing", "apt-get install nodejs && make test")
+)
 
 
 def findings(

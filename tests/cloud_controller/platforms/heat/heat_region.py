@@ -68,7 +68,10 @@ def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
     """A relay before a service of the cloud, by its type."""
     parts = urllib.parse.urlsplit(str(cloud.session.get_endpoint(service_type=service, region_name=cloud.region)))
     if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-        missing("a cloud that is reached without TLS, so that a relay can stand before it (the test bed is)")
+        missing(
+            "a cloud that is reached without TLS, so that a relay can stand before it",
+            command="OS_CLOUD= make test-all",
+        )
     with relay_to(parts.hostname or "", parts.port or 0) as made:
         yield made
 

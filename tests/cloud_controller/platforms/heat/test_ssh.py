@@ -80,7 +80,7 @@ class Sshd:
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
     if program is None:
-        missing("sshd (Debian's openssh-server)")
+        missing("sshd", package="openssh-server")
     assert program is not None
     server = Sshd(tmp_path_factory.mktemp("sshd"), program)
     yield server

@@ -80,13 +80,13 @@ def test_nothing_of_a_tenants_becomes_an_option(
 def test_one_who_is_not_root_keeps_tenants_apart_too(tmp_path: Path) -> None:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        missing("bubblewrap")
+        missing("bubblewrap (bwrap)", package="bubblewrap")
     assert bwrap is not None
     # As another user in a user namespace, so that what root alone may read is readable.
     options = ["--unshare-user", "--uid", "4000", "--gid", "4000", "--unshare-pid", "--die-with-parent"]
     as_user = [bwrap, *options, "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--"]
     if subprocess.run([*as_user, "true"], check=False).returncode:
-        missing("user namespaces")
+        missing("the right to make user namespaces", command="make test")
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("launcher", "configures")]
     pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--basetemp={tmp_path}/inside"]
     selected = ["-k", f"sandbox and not without and ({OF_A_SANDBOX})", *tests]

@@ -1,0 +1,61 @@
+"""What is skipped, and what it takes to run it: shown after the last test, by reason.
+
+`--quick`, of `make test`, leaves out what needs a test bed, even where one could be brought up, and what is marked slow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from typing import Final
+
+import pytest
+
+__all__ = ["add_options", "leave_out", "to_run", "was_left_out"]
+
+#: Marker to what it says of a test.
+_LEFT_OUT: Final[Mapping[str, str]] = {
+    "openstack": "needs OpenStack",
+    "kubernetes": "needs Kubernetes",
+    "slow": "is slow",
+}
+_IS_LEFT_OUT: Final = pytest.StashKey[bool]()
+_PREFIX: Final = "Skipped: "
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """What tests/conftest.py offers on the command line."""
+    parser.addoption("--quick", action="store_true", help="leave out tests that need a test bed or are marked slow")
+
+
+def to_run(reason: str, command: str) -> str:
+    """Why a test is skipped, with the command that runs it."""
+    return f"{reason}; to run: {command}"
+
+
+def leave_out(items: Sequence[pytest.Item]) -> None:
+    """Skip what `--quick` leaves out."""
+    for item in items:
+        marker = next((each for each in _LEFT_OUT if item.get_closest_marker(each) is not None), None)
+        if marker is not None:
+            item.stash[_IS_LEFT_OUT] = True
+            reason = to_run(_LEFT_OUT[marker], f"make test-all PYTEST_ARGS='-m {marker}'")
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def was_left_out(item: pytest.Item) -> bool:
+    """Whether it is skipped by choice, and not since the machine lacks something."""
+    return item.stash.get(_IS_LEFT_OUT, False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    yield
+    # Where none is missing, as in CI, there are none.
+    reports = terminalreporter.stats.get("skipped", [])
+    if not reports:
+        return
+    terminalreporter.write_sep("=", "skipped, by reason")
+    reasons = Counter(each.longrepr[2].removeprefix(_PREFIX) for each in reports)
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"{number:5} {'test' if number == 1 else 'tests'}: {reason}")
