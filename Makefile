@@ -22,7 +22,11 @@ PRODUCT := archelon_core bundles occi_service archelon_api service_manager cloud
 demo: $(VENV)/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
 
-# What shows within minutes, on any machine, whether something is broken. It leaves out test beds and what is marked slow.
+# What shows within minutes, on any machine, whether something is broken. It leaves out test beds and what is marked slow; what tests
+# do many times, it does fewer times: of the moments at which processes are killed it takes every fourth, and so on.
+test: export ARCHELON_TEST_CRASH_STRIDE ?= 4
+test: export ARCHELON_TEST_KILLS ?= 20
+test: export ARCHELON_TEST_FUZZ ?= 2000
 test: $(VENV)/installed
 	$(PYTEST) --quick $(PYTEST_ARGS)
 

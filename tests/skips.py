@@ -11,8 +11,6 @@ from typing import Final
 
 import pytest
 
-__all__ = ["add_options", "leave_out", "to_run", "was_left_out"]
-
 #: Marker to what it says of a test.
 _LEFT_OUT: Final[Mapping[str, str]] = {
     "openstack": "needs OpenStack",

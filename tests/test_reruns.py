@@ -236,3 +236,32 @@ def test_a_run_that_is_broken_off_is_not_saved_by_a_flaky_test(checkout: Checkou
     done = checkout.run("--exitfirst")
     assert done.ret != 0
     assert flaky(done) == []
+
+
+def test_a_test_bed_that_comes_up_the_second_time_does_not_make_up_for_tests_that_lacked_it(checkout: Checkout) -> None:
+    text = """
+import pytest
+
+from tests import beds
+
+@pytest.fixture(autouse=True)
+def refuse(request):
+    beds.refuse_where_down(request.node)
+
+@pytest.fixture
+def cloud(request):
+    seen = request.config.rootpath / "seen"
+    with beds.coming_up("cloud", RuntimeError):
+        if not seen.exists():
+            seen.touch()
+            raise RuntimeError("no room")
+
+@pytest.mark.parametrize("number", range(3))
+def test_cloud(cloud, number):
+    pass
+"""
+    checkout.write(test_one=text)
+    done = checkout.run()
+    assert done.ret == 1
+    assert flaky(done) == ["test_one.py::test_cloud[0]"]
+    assert done.parseoutcomes() == {"errors": 2, "flaky": 1}

@@ -36,12 +36,12 @@ from occi_service import client
 from tests.conftest import missing
 from tests.openstack import OpenStack
 from tests.tables import Tables
+from tests.thoroughness import ROUNDS
 from tests.waiting import until
 
 from .harness import first_port
 from .heat_house import add_region, heat_client, ours
 
-ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 pytestmark = pytest.mark.crash
 
 SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-controller-web", "cloud-controller-worker")

@@ -1,4 +1,4 @@
-"""Ten thousand requests that are nearly right, half of them over each database; `make fuzz` sends a million."""
+"""Ten thousand requests that are nearly right, half over each database; `make fuzz` sends a million, `make test` fewer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.tables import Tables
 from .fuzz_worlds import Worlds
 from .fuzzing import Fuzzer
 
-_REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "10000"))
-_SEED = int(os.environ.get("FUZZ_SEED", secrets.randbelow(2**32)))
+_REQUESTS = int(os.environ.get("ARCHELON_TEST_FUZZ", "10000"))
+_SEED = int(os.environ.get("ARCHELON_TEST_SEED", secrets.randbelow(2**32)))
 
 
 @pytest.mark.timeout(900)

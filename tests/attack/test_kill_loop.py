@@ -50,8 +50,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.timeout(1500)
 
 Answer = TypeVar("Answer")
 
-KILLS: Final = int(os.environ.get("ARCHELON_KILLS", "200"))
-SEED: Final = int(os.environ.get("ARCHELON_SEED") or random.SystemRandom().randrange(2**32))
+KILLS: Final = int(os.environ.get("ARCHELON_TEST_KILLS", "200"))
+SEED: Final = int(os.environ.get("ARCHELON_TEST_SEED") or random.SystemRandom().randrange(2**32))
 TENANTS: Final = 4
 #: Of twenty kills, how many are whose.
 SHARES: Final = {**dict.fromkeys(PROCESSES, 3), "orchestrator": 6, "postgresql connection": 1, "postgresql": 1}

@@ -19,6 +19,7 @@ from archelon_core.auth import Realm, RealmFile, Role, TenantId, rules
 from archelon_core.auth.rules import Rule
 from archelon_core.database import Database
 from cloud_controller.app import web
+from cloud_controller.app.dependencies import MIGRATIONS
 from occi_service.model import type_id
 from occi_service.registry.schema import upgrade
 from occi_service.server import service
@@ -150,7 +151,7 @@ class Walk:
     def __init__(self, directory: Path, applications: list[Any]) -> None:
         url = f"sqlite:///{directory}/state.db"
         database = Database(url)
-        upgrade(database, Path(web.__file__).parent / "migrations" / "versions")
+        upgrade(database, MIGRATIONS)
         database.close()
         self.house = house = House(directory / "house", url, make=False)
         realm = RealmFile(directory / "realm.yaml", time.time)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,10 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from tests.tables import Tables
+from tests.thoroughness import ROUNDS, STRIDE
 
 from .crash_bench import Bench, Round, Row, Table, bench
-
-ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 
 #: One round of the longest takes about three minutes on a quiet machine.
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900 * ROUNDS)]
@@ -89,7 +87,7 @@ def kill_at_every_touch(lab: Bench, victim: str, name: str, *, stride: int = 1, 
     """
     before, act, phases = SCENARIOS[name]
     kills = 0
-    for touch in range(1, _MOST, stride):
+    for touch in range(1, _MOST, stride * STRIDE):
         round_ = new(lab, before)
         lab.manager.kill(victim)
         lab.manager.start(victim, die_at=touch)
@@ -119,7 +117,7 @@ def test_killed_at_every_step(lab: Bench, table: Table, victim: str, name: str) 
     kills = 0
     for _ in range(ROUNDS):
         kills += kill_at_every_touch(lab, victim, name)
-    assert kills >= 4 * ROUNDS
+    assert kills >= 4 * ROUNDS // STRIDE
     table.rows.append(Row(f"{victim} killed at every step of {name}", kills, kills, lab.clean()))
 
 
@@ -145,7 +143,7 @@ def delete_during_create(lab: Bench, touch: int) -> Round:
 def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: Table) -> None:
     lab.cloud.configure(phase_delays={"deploy": 0.4})
     kills = 0
-    for touch in range(1, _MOST):
+    for touch in range(1, _MOST, STRIDE):
         round_ = delete_during_create(lab, touch)
         books = lab.cloud.books()
         phases = books.phases(round_.instance)
@@ -158,7 +156,7 @@ def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: 
             break
     lab.cloud.configure(phase_delays={})
     disarm(lab, "worker")
-    assert kills > 20
+    assert kills > 20 // STRIDE
     table.rows.append(Row("worker killed at every step of delete during create", kills, kills, lab.clean()))
 
 
@@ -183,7 +181,7 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
 def test_worker_killed_in_every_request(lab: Bench, table: Table, kind: str) -> None:
     """Killed while its request is under way: without effect as yet, which comes late, or with an effect it never hears of."""
     blows = 0
-    for _, scenario, request in REQUESTS:
+    for _, scenario, request in REQUESTS[::STRIDE]:
         before, _, phases = SCENARIOS[scenario]
         round_ = new(lab, before)
         earlier = lab.cloud.books()
@@ -213,7 +211,7 @@ def test_every_answer_is_lost_once(lab: Bench, table: Table, kind: str) -> None:
     """Each request fails once, without its effect or with it, and is repeated."""
     lab.cloud.forget()
     blows = 0
-    for _, scenario, request in REQUESTS:
+    for _, scenario, request in REQUESTS[::STRIDE]:
         before, act, phases = SCENARIOS[scenario]
         round_ = new(lab, before)
         lab.cloud.fault(kind, **request)  # type: ignore[arg-type]

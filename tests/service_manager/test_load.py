@@ -13,7 +13,7 @@ from tests.tables import Tables
 from .harness import Keys, ServiceManager, make_bundle, running
 from .load import order_at_once
 
-ORDERS = int(os.environ.get("ARCHELON_LOAD_ORDERS", "40"))
+ORDERS = int(os.environ.get("ARCHELON_TEST_LOAD", "40"))
 
 
 @pytest.mark.timeout(600)

@@ -19,6 +19,7 @@ from archelon_core import queue as work
 from archelon_core.database import Database
 from archelon_core.queue.table import work as rows
 from tests.tables import Tables
+from tests.thoroughness import ROUNDS
 
 from .crash_worker import effects
 from .kettles import kettles, saved
@@ -27,7 +28,6 @@ ITEMS = 1000
 DEGREES = 4
 #: Shorter than the default of 10 s, so that the test is; everything scales with it.
 LEASE = 2.0
-ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 
 
 class Standstills:

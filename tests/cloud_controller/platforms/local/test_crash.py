@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,11 +18,11 @@ from cloud_controller.platforms.local import processes
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.orders import Name, State
 from tests.tables import Tables
+from tests.thoroughness import ROUNDS, STRIDE
 from tests.waiting import until
 
 from ...infrastructure.descriptions import sleepers
 
-ROUNDS = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
 FIRST = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
 #: `db` stays as it is, `web` goes, `new` comes, `api` changes.
 BEFORE_UPDATE = FIRST.replace("{name: web,", "{name: api, type: other}\n  - {name: web,")
@@ -116,9 +117,7 @@ def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tab
     before, wanted, expected, untouched, victim = SCENARIOS[scenario]
     rows: list[tuple[int, str, int, int]] = []
     for turn in range(ROUNDS):
-        step = 0
-        while True:
-            step += 1
+        for step in itertools.count(1, STRIDE):
             root = tmp_path / f"{turn}-{step}"
             ready = make_ready(worker, root, before, victim)
             status, died = worker.run(root, wanted, die_at=step)
@@ -149,7 +148,7 @@ def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tab
             if status == 0:
                 break
     kills = len(rows) - ROUNDS
-    assert kills >= 5
+    assert kills >= 5 // STRIDE
     points = sorted({died for _, died, _, _ in rows if died})
     tables.add(
         f"{scenario:10}  killed {kills:3} times at {len(points):2} kinds of points: {', '.join(points)}\n"
