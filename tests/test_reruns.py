@@ -69,6 +69,8 @@ def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Chec
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # It is as good without the others, and sooner there.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    # These tests may themselves be run by one process of several.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     # With it, pytest writes whole messages, and these tests look for beginnings.
     monkeypatch.delenv("CI", raising=False)
     return Checkout(pytester)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.conftest import missing
 
 from ..harness import ROOT, ServiceManager
 
@@ -14,6 +17,8 @@ PAGE = ROOT / "docs" / "service-manager.md"
 
 
 def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        missing("curl", package="curl")
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) > 10
     tokens = manager.realm.tokens

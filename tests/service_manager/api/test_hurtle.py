@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import urllib3
 
+from tests.conftest import missing
 from tests.fakes.cloud import FakeCloudProcess
 from tests.waiting import until
 
@@ -178,6 +180,8 @@ def test_tenants_are_apart_here_too(hurtle: Hurtle, manager: ServiceManager) -> 
 
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
     """Status, header fields, body, as curl has them."""
+    if shutil.which("curl") is None:
+        missing("curl", package="curl")
     command = ["curl", "--silent", "--include", "--max-time", "60", *arguments]
     text = subprocess.run(command, capture_output=True, check=True, timeout=90).stdout.decode()
     head, _, body = text.partition("\r\n\r\n")

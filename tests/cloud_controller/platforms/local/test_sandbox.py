@@ -80,7 +80,7 @@ def test_nothing_of_a_tenants_becomes_an_option(
 def test_one_who_is_not_root_keeps_tenants_apart_too(tmp_path: Path) -> None:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        missing("bubblewrap (bwrap)", package="bubblewrap")
+        missing("a sandbox (bubblewrap (bwrap) is not installed)", package="bubblewrap")
     assert bwrap is not None
     # As another user in a user namespace, so that what root alone may read is readable.
     options = ["--unshare-user", "--uid", "4000", "--gid", "4000", "--unshare-pid", "--die-with-parent"]
