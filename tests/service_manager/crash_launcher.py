@@ -47,10 +47,10 @@ class Fuse:
 def _fit_worker(fuse: Fuse) -> None:
     step, save = Reconciler.step, Reconciler.save
 
-    def touched_step(self: Reconciler, order: Any, nothing: Any) -> Any:
+    def touched_step(self: Reconciler, order: Any) -> Any:
         name = type(order.next).__name__
         fuse(f"before {name}")
-        taken = step(self, order, nothing)
+        taken = step(self, order)
         fuse(f"after {name}")
         return taken
 
