@@ -53,7 +53,7 @@ def test_what_is_declared_is_read() -> None:
         (b'{"number": 1e400}', "body"),
         (b'{"number": 1, "number": 2}', "body"),
         (b'{"number": ' + b"[" * 2000 + b"]" * 2000 + b"}", "body"),
-        (b'{"number": ' + b"[" * 200_0 + b"}", "body"),
+        (b'{"number": ' + b"[" * 20_000 + b"}", "body"),
         (b'{"number": ' + b"9" * 5000 + b"}", "body"),
         (b"\xef\xbb\xbf{}", "line 1"),
         (b"\xff", "byte 1"),
