@@ -36,7 +36,7 @@ from sqlalchemy.pool import QueuePool
 
 from . import private_files, transactions
 from .errors import BadRequestError, ConflictError, HttpError, UnavailableError
-from .sqlite_locks import ProcessTurns
+from .sqlite_locks import ProcessLock
 
 #: Names are derived, so that a migration can drop a constraint on both databases.
 metadata = sa.MetaData(
@@ -189,7 +189,9 @@ class Database:
             skip_autocommit_rollback=dialect == "postgresql",
         )
         event.listen(self.engine, "before_cursor_execute", _check_storable)
-        self._turn = _Turn(None if dialect == "postgresql" else ProcessTurns(str(parsed.database), patience=_PATIENCE))
+        self._write_lock = _WriteLock(
+            None if dialect == "postgresql" else ProcessLock(str(parsed.database), patience=_PATIENCE)
+        )
         if self.dialect == "sqlite":
             _close_to_others(Path(str(parsed.database)))
             event.listen(self.engine, "connect", _prepare_sqlite_connection)
@@ -204,7 +206,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection in autocommit mode, for SELECTs. Who writes through it a statement at a time takes a `turn`."""
+        """A connection in autocommit mode, for SELECTs. Who writes through it a statement at a time takes a `write_lock`."""
         with self._read.connect() as connection:
             yield connection
 
@@ -217,21 +219,21 @@ class Database:
             sqlalchemy.exc.TimeoutError: on SQLite, the other threads of this process kept writing for 30 s.
             RuntimeError: on SQLite, this thread has its turn already, and would wait for itself.
         """
-        with self.turn(), self._write.begin() as connection, transactions.opened():
+        with self.write_lock(), self._write.begin() as connection, transactions.opened():
             yield connection
 
     def often(self, statement: sa.sql.expression.SelectBase) -> Often:
         """A SELECT for the hot path: compiled once, and run on the driver's own connection."""
         return Often(self.engine, statement)
 
-    def turn(self) -> contextlib.AbstractContextManager[None]:
+    def write_lock(self) -> contextlib.AbstractContextManager[None]:
         """On SQLite, this thread's turn to write; on PostgreSQL nothing. `write` takes it by itself."""
-        return self._turn.taken() if self.dialect == "sqlite" else contextlib.nullcontext()
+        return self._write_lock.taken() if self.dialect == "sqlite" else contextlib.nullcontext()
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
-        self._turn.close()
+        self._write_lock.close()
 
 
 class Often:
@@ -351,10 +353,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-class _Turn:
+class _WriteLock:
     """One thread at a time, of all processes."""
 
-    def __init__(self, processes: ProcessTurns | None) -> None:
+    def __init__(self, processes: ProcessLock | None) -> None:
         self._processes = processes
         self._lock = threading.Lock()
         self._holder: int | None = None

@@ -22,7 +22,7 @@ from typing import Final
 _LOOK: Final = 0.0003
 
 
-class ProcessTurns:
+class ProcessLock:
     """Turns at one file. One thread at a time uses it; a forked process makes its own.
 
     Args:

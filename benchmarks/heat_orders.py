@@ -187,16 +187,16 @@ def _stage(openstack: OpenStack) -> Iterator[Stage]:
             bundle.mkdir()
             (bundle / "manifest.yaml").write_text(_MANIFEST)
             (bundle / "heat.yaml").write_text(_TEMPLATE)
-            house = AllInOne(state, print)
-            stage = Stage(state, house, show=print)
+            system = AllInOne(state, print)
+            stage = Stage(state, system, show=print)
             try:
-                house.up()
+                system.up()
                 with stage.connection("provider").open() as manager:
                     offer(manager, bundles.Bundle.load(bundle).pack())
                 yield stage
             finally:
                 stage.close()
-                house.down()
+                system.down()
 
 
 if __name__ == "__main__":

@@ -277,16 +277,16 @@ def _stage() -> Iterator[Stage]:
         state = StateDirectory(Path(directory))
         with state.held():
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            house = AllInOne(state, print)
-            stage = Stage(state, house, show=print)
+            system = AllInOne(state, print)
+            stage = Stage(state, system, show=print)
             try:
-                house.up()
+                system.up()
                 with stage.connection("provider").open() as manager:
                     offer(manager, bundles.Bundle.load(_BUNDLE).pack())
                 yield stage
             finally:
                 stage.close()
-                house.down()
+                system.down()
 
 
 def _free_port() -> int:

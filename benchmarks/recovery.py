@@ -52,8 +52,8 @@ _TOKEN: Final = sa.text("SELECT token, lease_end FROM work WHERE topic = :topic 
 class Installation:
     """An all-in-one over some databases, as who kills its processes sees it."""
 
-    def __init__(self, house: AllInOne, stage: Stage) -> None:
-        self._house = house
+    def __init__(self, system: AllInOne, stage: Stage) -> None:
+        self._system = system
         self._stage = stage
         self._http = urllib3.PoolManager(retries=False, timeout=2.0)
         self._engines = {
@@ -69,7 +69,7 @@ class Installation:
 
     def kill(self, process: str) -> tuple[int, float]:
         """End the process itself; its number, and when."""
-        pid = self._house.supervisor.pid(process)
+        pid = self._system.supervisor.pid(process)
         os.kill(pid, signal.SIGKILL)
         return pid, time.monotonic()
 
@@ -87,7 +87,7 @@ class Installation:
             busy: gives it something to do.
         """
         service = process.removesuffix("-worker")
-        pid = self._house.supervisor.pid(process)
+        pid = self._system.supervisor.pid(process)
         busy()
         with self._engines[service].connect() as connection:
 
@@ -124,7 +124,7 @@ class Installation:
             return False
 
     def _listens(self, process: str, killed: int) -> bool:
-        pid = self._house.supervisor.pid(process)
+        pid = self._system.supervisor.pid(process)
         if pid == killed:
             return False
         try:
@@ -209,14 +209,14 @@ def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
         state = StateDirectory(Path(directory), databases=urls)
         with state.held(), contextlib.ExitStack() as stack:
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
-            house = AllInOne(state, lambda _line: None)
-            stage = Stage(state, house, show=print)
-            stack.callback(house.down)
+            system = AllInOne(state, lambda _line: None)
+            stage = Stage(state, system, show=print)
+            stack.callback(system.down)
             stack.callback(stage.close)
-            house.up()
+            system.up()
             with stage.connection("provider").open() as manager:
                 offer(manager, bundles.Bundle.load(_BUNDLE).pack())
-            installation = Installation(house, stage)
+            installation = Installation(system, stage)
             stack.callback(installation.close)
             yield installation, stage
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .deployment import Deployment, Resource, Stack
     from .disposal import Disposal
     from .dns import Dns, Record
-    from .errors import Abandoned, Failure, StackFailure, SupplierFailure
+    from .errors import Cancelled, Failure, StackFailure, SupplierFailure
     from .events import Action, Alarm, Event, Tick
     from .instance import Instance
     from .monitoring import Runtime
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from .resolver import Resolver, Supplier
 
 __all__ = [
-    "Abandoned",
     "Action",
     "Alarm",
+    "Cancelled",
     "Deployment",
     "Design",
     "Details",
@@ -64,7 +64,7 @@ _HOMES: Final = {
     "disposal": ("Disposal",),
     "deployment": ("Deployment", "Resource", "Stack"),
     "dns": ("Dns", "Record"),
-    "errors": ("Abandoned", "Failure", "StackFailure", "SupplierFailure"),
+    "errors": ("Cancelled", "Failure", "StackFailure", "SupplierFailure"),
     "events": ("Action", "Alarm", "Event", "Tick"),
     "instance": ("Instance",),
     "orchestrator": ("Details", "Orchestrator"),

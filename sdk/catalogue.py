@@ -12,7 +12,7 @@ from occi_service import client
 
 from .errors import Failure, SupplierFailure
 from .instance import Instance
-from .ports import Reach, Service
+from .ports import Service, ServiceClients
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Design:
         instance: gives the instance as it is now.
     """
 
-    def __init__(self, reach: Reach, instance: Callable[[], Instance]) -> None:
-        self._reach = reach
+    def __init__(self, services: ServiceClients, instance: Callable[[], Instance]) -> None:
+        self._services = services
         self._instance = instance
         self._modules: dict[str, Found] = {}
 
     def services(self, service_type: str) -> Sequence[Found]:
         """All that the catalogue has of a type, and that may be sent a token."""
-        entries = self._reach.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
+        entries = self._services.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
         return [
             Found(
                 service_type,
@@ -78,7 +78,7 @@ class Design:
 
     def cloud(self, scheme: str) -> Service:
         """A module of the cloud controller, to call."""
-        return self._reach.cloud(self.module(scheme).url)
+        return self._services.cloud(self.module(scheme).url)
 
     def regions(self, scheme: str) -> Sequence[str]:
         """The regions in which the catalogue names a module, in its order."""
@@ -98,17 +98,17 @@ class Design:
     def supplier_at(self, base: str, service_type: str) -> Service:
         """The service manager at a base URL, with a token that it takes. Raises SupplierFailure where none can be had."""
         if self._is_own(base):
-            return self._reach.supplier(base, None)
-        return self._reach.supplier(base, functools.partial(self.exchange, service_type))
+            return self._services.supplier(base, None)
+        return self._services.supplier(base, functools.partial(self.exchange, service_type))
 
     def _is_own(self, url: str) -> bool:
-        return _origin(url) == _origin(self._reach.own_url)
+        return _origin(url) == _origin(self._services.own_url)
 
     def exchange(self, service_type: str) -> str:
         """A short-lived token for the service manager of another service. Raises SupplierFailure."""
         path = design.delegation_path(self._instance().id)
         try:
-            shown = self._reach.design().act(
+            shown = self._services.design().act(
                 path, design.EXCHANGE.scheme + design.EXCHANGE.term, {design.EXCHANGE_AUDIENCE: service_type}
             )
         except client.NotFoundError:

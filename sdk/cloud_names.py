@@ -18,7 +18,7 @@ from .catalogue import Design
 from .dns import Record
 from .errors import Failure
 from .instance import Instance
-from .ports import Pace, Service
+from .ports import Service, Waiter
 from .settings import ENV_ZONES
 
 #: Seconds between two polls of a record that the name server is to take or to remove.
@@ -29,10 +29,10 @@ _KIND: Final = dns.RECORD.scheme + dns.RECORD.term
 class CloudNames:
     """`NameServer` of one instance: the catalogue's for the instance's region, or else its only one, or first."""
 
-    def __init__(self, design: Design, instance: Callable[[], Instance], *, pace: Pace) -> None:
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, waiter: Waiter) -> None:
         self._design = design
         self._instance = instance
-        self._pace = pace
+        self._waiter = waiter
         self._known: Sequence[str] = ()
 
     def zones(self) -> Sequence[str]:
@@ -72,7 +72,7 @@ class CloudNames:
             dns.VALUE: record.value,
             dns.TTL: record.ttl,
         }
-        self._pace.check()
+        self._waiter.check()
         try:
             try:
                 service.put(path, _KIND, attributes)
@@ -90,14 +90,14 @@ class CloudNames:
         while (state := _text(found := service.get(path), dns.STATE)) != "active":
             if state == "failed":
                 raise Failure(f"the name {name} cannot be set: {_text(found, dns.MESSAGE) or 'no reason is known'}")
-            self._pace.wait(next(pauses))
+            self._waiter.wait(next(pauses))
 
     def _until_gone(self, service: Service, paths: Iterable[str]) -> None:
         for path in paths:
             with contextlib.suppress(client.NotFoundError):
                 for pause in _PAUSES:
                     service.get(path)
-                    self._pace.wait(pause)
+                    self._waiter.wait(pause)
 
     def _present(self, zone: str) -> list[client.Entity]:
         return list(self._service().list(dns.RECORD.location, attributes={dns.ZONE: zone}))

@@ -21,9 +21,9 @@ from occi_service import client
 from . import templates
 from .catalogue import Design
 from .errors import Failure, StackFailure
-from .events import Occasion
+from .events import IdempotencyScope
 from .instance import Instance
-from .ports import Pace, Service
+from .ports import Service, Waiter
 
 _LOG = logging.getLogger("archelon.sdk")
 #: Seconds between two polls of a stack. A notice ends the wait at once.
@@ -92,18 +92,18 @@ class Deployment:
         instance: Callable[[], Instance],
         *,
         bundle: bundles.Bundle,
-        pace: Pace,
-        occasion: Occasion,
+        waiter: Waiter,
+        scope: IdempotencyScope,
     ) -> None:
         self._design = design
         self._instance = instance
         self._bundle = bundle
-        self._pace = pace
-        self._occasion = occasion
+        self._waiter = waiter
+        self._scope = scope
 
     @property
     def _service(self) -> Service:
-        self._pace.check()
+        self._waiter.check()
         return self._design.cloud(deploy.SCHEME)
 
     @property
@@ -290,7 +290,7 @@ class Deployment:
         """
         pauses = iter(_PAUSES)
         while stack.in_progress:
-            self._pace.wait(next(pauses))
+            self._waiter.wait(next(pauses))
             stack = _stack(self._service.get(stack.path))
         if stack.failed:
             raise StackFailure(
@@ -312,7 +312,7 @@ class Deployment:
         if (count is None) == (by is None):
             raise ValueError("give count or by, and one of the two")
         found = self._patiently(lambda: self.stack(stack))
-        attributes: dict[str, Any] = {deploy.SCALE_NODE: node, deploy.SCALE_KEY: self._occasion.key(found.path, node)}
+        attributes: dict[str, Any] = {deploy.SCALE_NODE: node, deploy.SCALE_KEY: self._scope.key(found.path, node)}
         attributes |= {deploy.SCALE_COUNT: count} if count is not None else {deploy.SCALE_BY: by}
         try:
             self._patiently(lambda: self._act(found, deploy.SCALE, attributes))
@@ -335,7 +335,7 @@ class Deployment:
             except (client.TransportError, client.UnavailableError):
                 if pause >= _PAUSES.longest:
                     raise
-            self._pace.wait(pause)
+            self._waiter.wait(pause)
 
     def suspend(self) -> None:
         """Stop what the stacks run, keeping them."""
@@ -381,7 +381,7 @@ class Deployment:
                 return
             if seen.state == "DELETE_FAILED":
                 raise StackFailure(f"the stack {seen.name} in {seen.region} cannot be removed: {seen.reason}")
-            self._pace.wait(pause)
+            self._waiter.wait(pause)
 
 
 def _stack(shown: client.Entity) -> Stack:

@@ -19,7 +19,7 @@ class SupplierFailure(Failure):
     """An instance of another service that this one needs has failed, or cannot be had."""
 
 
-class Abandoned(BaseException):
+class Cancelled(BaseException):
     """A newer order has come, and what runs is to end where it stands.
 
     Not an `Exception`, so that an author's `except Exception` lets it pass. What was begun is taken up, or down, by the newer

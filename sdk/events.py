@@ -52,7 +52,7 @@ class Event:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Occasion:
+class IdempotencyScope:
     """What is being worked off, as a source of keys: who works off the same again asks with the same keys.
 
     A process that is killed after it has asked for something, and before anybody knows that it has worked the event off, is

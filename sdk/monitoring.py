@@ -11,7 +11,7 @@ from occi_service import client
 from .catalogue import Design
 from .deployment import Stack
 from .instance import Instance
-from .ports import Pace, Service
+from .ports import Service, Waiter
 
 #: What `query` answers with.
 _VALUES: Final = "org.archelon.query.values"
@@ -20,14 +20,14 @@ _VALUES: Final = "org.archelon.query.values"
 class Runtime:
     """Monitors and alarms of one instance."""
 
-    def __init__(self, design: Design, instance: Callable[[], Instance], *, pace: Pace) -> None:
+    def __init__(self, design: Design, instance: Callable[[], Instance], *, waiter: Waiter) -> None:
         self._design = design
         self._instance = instance
-        self._pace = pace
+        self._waiter = waiter
 
     @property
     def _service(self) -> Service:
-        self._pace.check()
+        self._waiter.check()
         return self._design.cloud(runtime.SCHEME)
 
     def monitor(self, stack: Stack, node: str, *, port: str = "", path: str = "/metrics", interval: float = 5.0) -> str:

@@ -24,10 +24,10 @@ from .deployment import Deployment, Resource, Stack
 from .disposal import Disposal
 from .dns import Dns, NameServer
 from .errors import Failure
-from .events import Action, Alarm, Event, Occasion, Tick
+from .events import Action, Alarm, Event, IdempotencyScope, Tick
 from .instance import Instance, typed
 from .monitoring import Runtime
-from .ports import Pace, Reach
+from .ports import ServiceClients, Waiter
 from .private_state import Private
 from .provisioning import Provisioning
 from .resolver import Resolver, Supplier
@@ -65,19 +65,19 @@ class Situation:
         instance: Instance,
         *,
         bundle: bundles.Bundle,
-        reach: Reach,
-        pace: Pace,
+        services: ServiceClients,
+        waiter: Waiter,
         names: NameServer | None,
         private: Private,
-        occasion: Occasion,
+        scope: IdempotencyScope,
     ) -> None:
         self.instance = instance
         self.bundle = bundle
-        self.reach = reach
-        self.pace = pace
+        self.services = services
+        self.waiter = waiter
         self.names = names
         self.private = private
-        self.occasion = occasion
+        self.scope = scope
 
 
 class Orchestrator:
@@ -97,21 +97,21 @@ class Orchestrator:
 
     def __init__(self, situation: Situation) -> None:
         self._situation = situation
-        self.design = Design(situation.reach, self._instance)
+        self.design = Design(situation.services, self._instance)
         self.deployment = Deployment(
-            self.design, self._instance, bundle=situation.bundle, pace=situation.pace, occasion=situation.occasion
+            self.design, self._instance, bundle=situation.bundle, waiter=situation.waiter, scope=situation.scope
         )
-        self.provisioning = Provisioning(self.design, self._instance, bundle=situation.bundle, pace=situation.pace)
-        self.runtime = Runtime(self.design, self._instance, pace=situation.pace)
+        self.provisioning = Provisioning(self.design, self._instance, bundle=situation.bundle, waiter=situation.waiter)
+        self.runtime = Runtime(self.design, self._instance, waiter=situation.waiter)
         self.disposal = Disposal(self.design, self._instance)
         self.resolver = Resolver(
             self.design,
             self._instance,
             manifest=situation.bundle.manifest,
-            pace=situation.pace,
+            waiter=situation.waiter,
             ordered=situation.private.suppliers,
         )
-        server = situation.names or CloudNames(self.design, self._instance, pace=situation.pace)
+        server = situation.names or CloudNames(self.design, self._instance, waiter=situation.waiter)
         self.dns = Dns(server, situation.instance.id)
         self.log = logging.getLogger(f"archelon.orchestrator.{situation.bundle.manifest.term}")
 

@@ -38,7 +38,7 @@ class Service(Protocol):
         """The entities of a collection that have these attributes."""
 
 
-class Reach(Protocol):
+class ServiceClients(Protocol):
     """Ways to other services, each with the token that it takes."""
 
     @property
@@ -58,7 +58,7 @@ class Reach(Protocol):
         """
 
 
-class Pace(Protocol):
+class Waiter(Protocol):
     """Time, as an orchestrator spends it."""
 
     def now(self) -> float:

@@ -15,7 +15,7 @@ from .catalogue import Design
 from .deployment import Stack
 from .errors import Failure
 from .instance import Instance
-from .ports import Pace
+from .ports import Waiter
 
 #: Seconds between two polls of a configuration that is being carried out.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
@@ -33,11 +33,13 @@ class Configuration:
 class Provisioning:
     """Configurations of one instance's nodes."""
 
-    def __init__(self, design: Design, instance: Callable[[], Instance], *, bundle: bundles.Bundle, pace: Pace) -> None:
+    def __init__(
+        self, design: Design, instance: Callable[[], Instance], *, bundle: bundles.Bundle, waiter: Waiter
+    ) -> None:
         self._bundle = bundle
         self._design = design
         self._instance = instance
-        self._pace = pace
+        self._waiter = waiter
 
     def file(self, path: str) -> str:
         """The text of a file of the bundle, such as a script for a configuration. Raises Failure where it is none."""
@@ -73,13 +75,13 @@ class Provisioning:
             provision.CONFIGURATION_KIND: kind,
             provision.CONFIGURATION_CONTENT: dict(content),
         }
-        self._pace.check()
+        self._waiter.check()
         service = self._design.cloud(provision.SCHEME)
         shown, _ = service.put(path, provision.CONFIGURATION.scheme + provision.CONFIGURATION.term, attributes)
         found = _configuration(shown)
         pauses = iter(_PAUSES)
         while found.state not in ("done", "failed"):
-            self._pace.wait(next(pauses))
+            self._waiter.wait(next(pauses))
             found = _configuration(service.get(path))
         if found.state == "failed":
             raise Failure(f"configuring {node} failed: {found.result or 'no reason is known'}")

@@ -23,9 +23,9 @@ from archelon_core.backoff import Backoff
 from occi_service import client
 
 from .catalogue import Design
-from .errors import Abandoned, Failure, SupplierFailure
+from .errors import Cancelled, Failure, SupplierFailure
 from .instance import Instance
-from .ports import Pace, Service
+from .ports import Service, Waiter
 
 #: Seconds between two polls of a supplier. What is noticed late is late by about 15 % of the time that was waited.
 _PAUSES: Final = Backoff(0.25, longest=1.0, factor=1.15)
@@ -73,14 +73,14 @@ class Resolver:
         instance: Callable[[], Instance],
         *,
         manifest: bundles.Manifest,
-        pace: Pace,
+        waiter: Waiter,
         ordered: MutableMapping[str, str],
     ) -> None:
         self._ordered = ordered
         self._design = design
         self._instance = instance
         self._manifest = manifest
-        self._pace = pace
+        self._waiter = waiter
 
     def resolve(self) -> dict[str, Supplier]:
         """Order what is missing, bring what is there up to date, and wait until all are active. By type.
@@ -147,13 +147,13 @@ class Resolver:
         changed = {name: value for name, value in wanted.items() if present.attributes.get(name) != value}
         changed.pop(names.REGION, None)
         if changed:
-            self._pace.check()
+            self._waiter.check()
             place.service.update(place.path, changed)
             present = self._await_active(self._read(place), place)
         return present
 
     def _order(self, needed: bundles.Dependency, place: _Place, wanted: Mapping[str, Any]) -> Supplier:
-        self._pace.check()
+        self._waiter.check()
         try:
             shown, _ = place.service.put(place.path, needed.type, wanted)
         except client.StatusError as error:
@@ -173,12 +173,12 @@ class Resolver:
                 raise SupplierFailure(
                     f"{supplier.type} at {supplier.url} is {supplier.state}; start it, or retry later"
                 )
-            self._pace.wait(next(pauses))
+            self._waiter.wait(next(pauses))
             supplier = self._read(place)
         return supplier
 
     def _read(self, place: _Place) -> Supplier:
-        self._pace.check()
+        self._waiter.check()
         shown = place.service.get(place.path)
         return Supplier(place.type, place.url, bound=place.bound, attributes=dict(shown.attributes))
 
@@ -198,16 +198,16 @@ class Resolver:
 
     def _delete(self, place: _Place) -> None:
         """Delete and wait. Raises NotFoundError when it is gone."""
-        self._pace.check()
+        self._waiter.check()
         place.service.delete(place.path)
         # One that had failed before shows that until its service manager takes the order up.
-        failed_since = self._pace.now() + _GRACE
+        failed_since = self._waiter.now() + _GRACE
         for pause in _PAUSES:
-            self._pace.wait(pause)
+            self._waiter.wait(pause)
             seen = self._read(place)
             if seen.state != "fail":
-                failed_since = self._pace.now()
-            elif self._pace.now() > failed_since:
+                failed_since = self._waiter.now()
+            elif self._waiter.now() > failed_since:
                 message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
                 raise SupplierFailure(f"{place.type} cannot be disposed of: {message}")
 
@@ -268,7 +268,7 @@ class Resolver:
             under_way = [pool.submit(contextvars.copy_context().run, task, each) for each in layer]
         errors = [each.exception() for each in under_way]
         for error in errors:
-            if isinstance(error, Abandoned):
+            if isinstance(error, Cancelled):
                 raise error
         return [each.result() for each in under_way]
 

@@ -56,7 +56,7 @@ from .lifecycle.reconciler import Reconciler
 from .lifecycle.rollout import ROLL_TOPIC, Roll
 from .remote import discovery
 from .remote.cloud_controller import STEP_TIMEOUT, Cloud
-from .remote.delegation import UNCLAIMED, Delegating, OrphanedDelegations
+from .remote.delegation import ORPHANS, Delegating, OrphanedDelegations
 from .remote.registration import Registration
 from .settings import ServiceManagerSettings
 from .store import tables
@@ -346,7 +346,7 @@ def topics(parts: Dependencies) -> list[work.Topic[Any, Any]]:
         work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
         work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
         work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=for_ever),
-        work.Topic(UNCLAIMED, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
+        work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
         work.recurring(
             discovery.TOPIC,
             discovery.look(parts.database, cloud, every=settings.catalogue_interval),

@@ -33,7 +33,7 @@ _RECURRING: Final = (
 
 def left(state: StateDirectory) -> list[str]:
     """What is left, in words; empty where nothing is. Call it where no instance is ordered."""
-    return [*_on_the_machine(state), *_in_the_books(state)]
+    return [*_on_the_machine(state), *_in_databases(state)]
 
 
 def _on_the_machine(state: StateDirectory) -> Iterator[str]:
@@ -45,7 +45,7 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
     regions = state.cloud / "regions"
     for region in sorted(regions.iterdir()) if regions.is_dir() else []:
         yield from [f"directory of {name}" for name in Launcher(region).names()]
-        for number, (owner, name) in PortAllocator(region, numbers=range(1, 65536)).booked("").items():
+        for number, (owner, name) in PortAllocator(region, numbers=range(1, 65536)).allocated("").items():
             yield f"port {number} ({name}) of {owner}"
         # By their directory, whatever their books say: what hides from the launcher is found too.
         inside = str((region / "instances").resolve())
@@ -54,7 +54,7 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
                 yield f"process {process.info['pid']} ({process.info['name']})"
 
 
-def _in_the_books(state: StateDirectory) -> Iterator[str]:
+def _in_databases(state: StateDirectory) -> Iterator[str]:
     for service, tables in (
         ("service-manager", {"sm_instances": "path", "sm_invocations": "id"}),
         (

@@ -240,7 +240,7 @@ class Leases:
 
     def _claim_sqlite(self, values: dict[str, Any]) -> Any:
         # SQLite's RETURNING gives new values only, so the former ones are read before; the token shows that they held.
-        with self._database.turn(), self._database.read() as connection:
+        with self._database.write_lock(), self._database.read() as connection:
             while True:
                 found = connection.execute(_FIND_SQLITE, values).one_or_none()
                 if found is None:
@@ -267,7 +267,7 @@ class Leases:
             LeaseLostError: it has another owner.
         """
         end = self._clock() + self._held
-        with self._database.turn(), self._database.read() as connection:
+        with self._database.write_lock(), self._database.read() as connection:
             if connection.execute(_RENEW, {**_mine(item), "end": end}).rowcount != 1:
                 raise LeaseLostError
         return end
@@ -287,7 +287,7 @@ class Leases:
             if row.lease_owner in dead:
                 place = {"my_topic": row.topic, "my_key": row.key, "my_token": row.token}
                 # A transaction each: several rows in one could wait for who locks them in another order.
-                with self._database.turn(), self._database.read() as connection:
+                with self._database.write_lock(), self._database.read() as connection:
                     ended += connection.execute(_RENEW, {**place, "end": now}).rowcount
         return ended
 

@@ -27,11 +27,11 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 
-from .carrier import StepRunner
 from .leases import LeaseLostError, Leases
 from .observer import LogObserver, Observer
 from .owners import is_dead, new_owner
 from .queue import WorkQueue
+from .steps import StepRunner
 from .topic import Item, Topic
 from .wakeup import Wakeup, wakeup_for
 
@@ -47,10 +47,10 @@ class _Running:
 
     item: Item
     lease_end: float
-    told: bool = False
+    warned: bool = False
 
 
-class _Wakeup:
+class _IdleCondition:
     """Wakes one parked thread; a ring that nobody waits for is kept for the next who parks."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
         self._lease = lease
         self._observer = observer or LogObserver()
         self._chance = chance
-        self._bell = _Wakeup()
+        self._idle = _IdleCondition()
         self._draining = threading.Event()
         self._ended = threading.Event()
         self._wakeup: Wakeup | None = None
@@ -131,13 +131,13 @@ class Worker:
         self._blind = False
         self._running: dict[int, _Running] = {}
         self._running_lock = threading.Lock()
-        self._carrier = StepRunner(
+        self._runner = StepRunner(
             self._leases,
             self._topics,
             clock=self._clock,
             chance=chance,
             observer=self._observer,
-            attendance=self._attended,
+            guard=self._guarded,
             draining=self._draining.is_set,
         )
         self._runners = [threading.Thread(target=self._run, name=f"work-{n}", daemon=True) for n in range(threads)]
@@ -162,7 +162,7 @@ class Worker:
             Whether everything ended. Steps that did not are taken over when their lease ends, as after a crash.
         """
         self._draining.set()
-        self._bell.close()
+        self._idle.close()
         if self._wakeup is None:
             return True
         self._wakeup.wake()
@@ -197,7 +197,7 @@ class Worker:
         claim = self._leases.claim()
         if claim is None:
             return False
-        self._carrier.carry(claim)
+        self._runner.run(claim)
         return True
 
     def _run(self) -> None:
@@ -209,10 +209,10 @@ class Worker:
                 self._draining.wait(_DATABASE_PAUSE * (0.5 + self._chance()))
                 continue
             if claim is None:
-                self._bell.park(self._see_again)
+                self._idle.park(self._see_again)
                 continue
-            self._bell.ring()
-            due = self._carrier.carry(claim)
+            self._idle.ring()
+            due = self._runner.run(claim)
             if due is not None and due < self._next_look and self._wakeup is not None:
                 self._wakeup.wake()
 
@@ -222,9 +222,9 @@ class Worker:
         with contextlib.closing(self._wakeup) as wakeup:
             while not self._draining.is_set():
                 try:
-                    told = wakeup.wait(seconds)
+                    woken = wakeup.wait(seconds)
                     if not self._draining.is_set():
-                        seconds = self._after_news(seconds) if told else self._until_next()
+                        seconds = self._after_news(seconds) if woken else self._until_next()
                 except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                     self._observer.interrupted(error)
                     self._draining.wait(_DATABASE_PAUSE)
@@ -233,9 +233,9 @@ class Worker:
     def _after_news(self, seconds: float) -> float:
         """Ring for what has come, and look for later times a moment after: once for many that come together."""
         apart = self._looked + _LOOKS_APART - time.monotonic()
-        if not self._bell.parked or apart <= 0:
+        if not self._idle.parked or apart <= 0:
             return self._until_next()
-        self._bell.ring()
+        self._idle.ring()
         return min(seconds, apart)
 
     def _see_again(self) -> None:
@@ -250,7 +250,7 @@ class Worker:
         seconds = self._lease / 2
         # Said before it is asked: a thread that parks in between sees it.
         self._blind = True
-        if not self._bell.parked:
+        if not self._idle.parked:
             # Busy threads look by themselves for more. Looking here as well, at every commit, took a quarter of a
             # loaded worker's processor time.
             return seconds
@@ -264,12 +264,12 @@ class Worker:
             seconds = max(0.0, min(seconds, later - now))
         if ready:
             # When all threads are busy the ring is kept, and each looks for more by itself when it is through.
-            self._bell.ring()
+            self._idle.ring()
         self._next_look = now + seconds
         return seconds
 
     @contextlib.contextmanager
-    def _attended(self, item: Item, lease_end: float) -> Iterator[None]:
+    def _guarded(self, item: Item, lease_end: float) -> Iterator[None]:
         slot = threading.get_ident()
         with self._running_lock:
             self._running[slot] = _Running(item, lease_end)
@@ -287,8 +287,8 @@ class Worker:
                 present = list(self._running.values())
             for running in present:
                 if running.item.deadline < now:
-                    if not running.told:
-                        running.told = True
+                    if not running.warned:
+                        running.warned = True
                         self._observer.overdue(running.item)
                 elif running.lease_end < running.item.deadline:
                     self._renew(running)
@@ -297,7 +297,7 @@ class Worker:
     def _end_dead(self) -> None:
         try:
             if self._leases.end_dead(is_dead):
-                self._bell.ring()
+                self._idle.ring()
         except sa.exc.SQLAlchemyError as error:
             self._observer.interrupted(error)
 

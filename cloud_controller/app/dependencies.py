@@ -16,9 +16,9 @@ from occi_service.server.service import Rates
 
 from ..core.module import OwnMixins
 from ..core.resources import Objects
-from ..deploy.book import RegionStackIndex
 from ..deploy.bundles import Unpacked
 from ..deploy.regions import Regions
+from ..deploy.stack_index import RegionStackIndex
 from ..design.ports import Delegations, ServiceCatalogue
 from ..platforms import entry_points, interface
 from ..platforms.delegated_tokens import DelegatedTokens
@@ -42,7 +42,7 @@ class Dependencies:
         url: scheme and host of the modules.
         identity_service: what design makes delegations with; the local realm without a file where there is none.
         catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
-        unclaimed_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
+        delegation_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
         metrics_token: lets Prometheus see `/metrics`.
         trusted_proxies: networks whose X-Forwarded-For is believed. rates: what clients may ask.
     """
@@ -61,7 +61,7 @@ class Dependencies:
     identity_service: Delegations | None = None
     catalogue: ServiceCatalogue | None = None
     catalogue_interval: float = 60.0
-    unclaimed_grace: float = 120.0
+    delegation_grace: float = 120.0
     metrics_token: str = ""
     trusted_proxies: Sequence[str] = ()
     rates: Rates | None = None

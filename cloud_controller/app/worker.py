@@ -20,7 +20,7 @@ from ..core.resource_handler import ResourceHandler
 from ..deploy import retention, watching
 from ..deploy.application_work import ApplicationWork
 from ..deploy.stack_work import StackWork
-from ..design import mirror, unclaimed
+from ..design import mirror, orphans
 from ..disposal import work as disposal_work
 from ..platforms.interface import Watcher
 from ..provision.dns_work import DnsWork
@@ -76,21 +76,21 @@ def topics_of(
             AlarmWork(objects, entities, told),
         ]
     if "disposal" in names:
-        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.orphan_grace)
+        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.delegation_grace)
         handlers.append(disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock))
         topics.append(queue.recurring(disposal_work.SWEEP, sweep, timeout=_SWEEP))
     if "design" in names and parts.catalogue is not None:
         compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
-        ended = unclaimed.unclaimed_ended(
+        ended = orphans.orphans_ended(
             parts.database,
             parts.delegations,
-            grace=parts.unclaimed_grace,
+            grace=parts.delegation_grace,
             every=parts.catalogue_interval,
             clock=parts.clock,
         )
         topics += [
             queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
-            queue.recurring(unclaimed.TOPIC, ended, timeout=_IDENTITY),
+            queue.recurring(orphans.TOPIC, ended, timeout=_IDENTITY),
         ]
     topics += [each.as_topic() for each in handlers]
     topics.append(
@@ -114,7 +114,7 @@ def worker_of(
         if "disposal" in names:
             parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=queue.Priority.BACKGROUND)
         if "design" in names and parts.catalogue is not None:
-            for topic in (mirror.TOPIC, unclaimed.TOPIC):
+            for topic in (mirror.TOPIC, orphans.TOPIC):
                 parts.queue.seed(connection, topic, topic, priority=queue.Priority.BACKGROUND)
         if "deploy" in names:
             parts.queue.seed(connection, retention.TOPIC, "all", priority=queue.Priority.BACKGROUND)

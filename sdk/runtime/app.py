@@ -11,31 +11,31 @@ from archelon_core.auth import Authentication, MemoryRevocations, SignedTokens, 
 from occi_service.server.app import ErrorBoundary
 
 from ..dns import NameServer, ZoneFiles
-from ..events import Occasion
+from ..events import IdempotencyScope
 from ..instance import Instance
 from ..orchestrator import Orchestrator, Situation
 from ..private_state import Private
 from ..settings import Settings
 from .engine import Engine
-from .http import Face
+from .http import OrchestratorApplication
 from .loading import load_class
-from .reporting import Line
-from .services import NetworkReach
-from .waiting import WakingPace
+from .reporting import ReportQueue
+from .services import HttpServiceClients
+from .waiting import CancellableWaiter
 
 
 def application(settings: Settings) -> WSGIApplication:
     """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""
-    line = Line(settings.url, settings.start_token)
-    private, pace, occasion = Private(), WakingPace(), Occasion()
-    reach = NetworkReach(line, settings.design_url, pace=pace)
+    report_queue = ReportQueue(settings.url, settings.start_token)
+    private, waiter, scope = Private(), CancellableWaiter(), IdempotencyScope()
+    services = HttpServiceClients(report_queue, settings.design_url, waiter=waiter)
     names: NameServer | None = ZoneFiles(settings.zones) if settings.zones else None
     situations: list[Situation] = []
 
     def make(instance: Instance) -> Orchestrator:
         bundle = bundles.Bundle.load(settings.bundle)
         situation = Situation(
-            instance, bundle=bundle, reach=reach, pace=pace, names=names, private=private, occasion=occasion
+            instance, bundle=bundle, services=services, waiter=waiter, names=names, private=private, scope=scope
         )
         made = load_class(bundle)(situation)
         situations[:] = [situation]
@@ -45,15 +45,17 @@ def application(settings: Settings) -> WSGIApplication:
         for each in situations:
             each.instance = instance
 
-    engine = Engine(make, private=private, reports=line, pace=pace, occasion=occasion, accept=accept)
+    engine = Engine(make, private=private, reports=report_queue, waiter=waiter, scope=scope, accept=accept)
     verifier = SignedTokens(
         read_jwk_set(settings.keys),
         audiences=[tokens.audience_of_orchestrator(settings.instance)],
         revocations=MemoryRevocations(time.time),
         clock=time.time,
     )
-    face = Face(settings.instance, engine, line)
-    door = Authentication(face, verifier, cache=TokenCache(time.time, entries=64), render_error=face.render_error)
+    application = OrchestratorApplication(settings.instance, engine, report_queue)
+    door = Authentication(
+        application, verifier, cache=TokenCache(time.time, entries=64), render_error=application.render_error
+    )
     engine.open()
-    line.open()
-    return ErrorBoundary(SizeLimit(door, render_error=face.render_error), face)
+    report_queue.open()
+    return ErrorBoundary(SizeLimit(door, render_error=application.render_error), application)

@@ -26,13 +26,13 @@ from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from occi_service import client
 
-from ..errors import Abandoned, Failure, in_words
-from ..events import Action, Alarm, Event, Occasion, Tick
+from ..errors import Cancelled, Failure, in_words
+from ..events import Action, Alarm, Event, IdempotencyScope, Tick
 from ..instance import Instance
 from ..orchestrator import Details, Orchestrator
 from ..private_state import Private, events_in
-from .event_log import Ledger
-from .waiting import DrivenPace
+from .event_log import EventLog
+from .waiting import EngineWaiter
 
 _LOG: Final = logging.getLogger("archelon.sdk")
 _ACTIVE: Final = frozenset({"provision", "update", "start"})
@@ -90,17 +90,17 @@ class Engine:
         *,
         private: Private,
         reports: Reports,
-        pace: DrivenPace,
-        occasion: Occasion,
+        waiter: EngineWaiter,
+        scope: IdempotencyScope,
         accept: Callable[[Instance], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._make = make
         self._private = private
         self._reports = reports
-        self._pace = pace
-        self._occasion = occasion
-        self._ledger = Ledger(private)
+        self._waiter = waiter
+        self._scope = scope
+        self._event_log = EventLog(private)
         self._accept = accept
         self._clock = clock
         self._changed = threading.Condition()
@@ -124,7 +124,7 @@ class Engine:
         with self._changed:
             self._closed = True
             self._jobs.clear()
-            self._pace.abandon()
+            self._waiter.cancel()
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout=10.0)
@@ -203,10 +203,10 @@ class Engine:
         with self._changed:
             self._known(None)
             if kind in ("stack", "dependency"):
-                self._pace.wake()
+                self._waiter.wake()
                 if self._is_busy():
                     # The phase that runs looks for itself, and tells what it finds.
-                    self._ledger.settle([event])
+                    self._event_log.settle([event])
                     return False
             return self._queue_event(event, _event_of(kind, subject, data, self._clock()))
 
@@ -221,13 +221,13 @@ class Engine:
 
     def await_settled(self, event: str, seconds: float) -> bool:
         """Wait until an event was worked off and the service manager knows; whether so, and who told of it may forget it."""
-        return self._ledger.await_settled(event, seconds)
+        return self._event_log.await_settled(event, seconds)
 
     def _queue_event(self, event: str, what: Alarm | Tick | Action | Event) -> bool:
         if self._is_leaving():
-            self._ledger.settle([event])
+            self._event_log.settle([event])
             return False
-        if not self._ledger.enter(event):
+        if not self._event_log.enter(event):
             return False
         soon = not self._is_busy() and not self._jobs
         self._enqueue(f"event {event}", lambda: self._work_off(event, what), event=event)
@@ -255,23 +255,23 @@ class Engine:
             raise Refusal("the instance is being destroyed")
         if not self._is_busy():
             if phase == "destroy":
-                self._abandon(events=True)
+                self._cancel(events=True)
             return
         if phase != "destroy" and generation == current.generation:
             raise Refusal(f"{current.phase} of generation {current.generation} is under way")
         current.state = "failed"
-        self._abandon(events=phase == "destroy")
+        self._cancel(events=phase == "destroy")
 
-    def _abandon(self, *, events: bool) -> None:
+    def _cancel(self, *, events: bool) -> None:
         """End what runs and the phase that waits; with `events`, those that wait too."""
         kept: deque[_Job] = deque()
         for each in self._jobs:
             if each.name == "activate" or (each.event is not None and not events):
                 kept.append(each)
             elif each.event is not None:
-                self._ledger.drop(each.event)
+                self._event_log.drop(each.event)
         self._jobs = kept
-        self._pace.abandon()
+        self._waiter.cancel()
 
     def _enqueue(self, name: str, work: Callable[[], None], *, event: str | None = None) -> None:
         self._jobs.append(_Job(name, work, contextvars.copy_context(), event))
@@ -283,15 +283,15 @@ class Engine:
         tick_at: float | None = None
         while True:
             interval = self._interval()
-            now = self._pace.now()
+            now = self._waiter.now()
             if interval is None:
                 tick_at = None
             elif tick_at is None or now >= tick_at:
                 if tick_at is not None:
                     self._guarded("tick", lambda: self._react(Tick(self._clock())))
-                tick_at = self._pace.now() + interval
+                tick_at = self._waiter.now() + interval
             with self._changed:
-                left = None if tick_at is None else max(0.0, tick_at - self._pace.now())
+                left = None if tick_at is None else max(0.0, tick_at - self._waiter.now())
                 self._changed.wait_for(lambda: self._closed or bool(self._jobs), left)
                 if self._closed:
                     return
@@ -302,7 +302,7 @@ class Engine:
         with self._changed:
             job = self._jobs.popleft() if self._jobs else None
             # In the same step as taking the job: an order that comes after this means this job.
-            self._pace.renew()
+            self._waiter.renew()
         if job is None:
             return False
         job.context.run(self._guarded, job.name, job.work)
@@ -312,7 +312,7 @@ class Engine:
     def _guarded(name: str, work: Callable[[], None]) -> None:
         try:
             work()
-        except Abandoned:
+        except Cancelled:
             _LOG.info("abandoned: %s; a newer order has come", name)
         except Exception:  # noqa: BLE001 - an author's code
             # Of `activate`: the phase that comes next meets it again, and reports it.
@@ -325,7 +325,7 @@ class Engine:
     def _begin(self) -> None:
         if self._orchestrator is None and self._instance is not None:
             self._accept(self._instance)
-            self._occasion.begin()
+            self._scope.begin()
             made = self._make(self._instance)
             made.activate()
             self._orchestrator = made
@@ -342,7 +342,7 @@ class Engine:
         try:
             self._begin()
             assert self._orchestrator is not None
-            self._occasion.begin(run.key)
+            self._scope.begin(run.key)
             self._method(run.phase)()
             report = self._told(run, "done")
         except Exception as error:  # noqa: BLE001 - an author's code
@@ -356,7 +356,7 @@ class Engine:
             }
         with self._changed:
             if run.state != "running":
-                raise Abandoned
+                raise Cancelled
             run.state = "failed" if report[manager.PHASE_STATE] == "failed" else "done"
             run.report = report
         seconds = round(self._clock() - begun, 3)
@@ -411,7 +411,7 @@ class Engine:
             self._react(what, event)
         finally:
             # Where it was abandoned, it comes again; where it was done, this says nothing.
-            self._ledger.drop(event)
+            self._event_log.drop(event)
 
     def _react(self, what: Alarm | Tick | Action | Event, event: str | None = None) -> None:
         """An event. What goes wrong with it is logged, and the instance goes on.
@@ -423,7 +423,7 @@ class Engine:
         if orchestrator is None or instance is None or self._private.phase == "destroy":
             return
         _LOG.info("%s", what)
-        self._occasion.begin(event)
+        self._scope.begin(event)
         try:
             if isinstance(what, Alarm):
                 orchestrator.on_alarm(what) if what.firing else orchestrator.on_calm(what)
@@ -436,7 +436,7 @@ class Engine:
         except Exception:  # noqa: BLE001 - an author's code
             _LOG.exception("%s failed", type(what).__name__.lower())
         if event is not None:
-            self._ledger.done(event)
+            self._event_log.done(event)
         try:
             standing = self._standing()
         except (Failure, client.ClientError):
@@ -445,7 +445,7 @@ class Engine:
         report = {names.GENERATION: instance.generation, **standing}
         if event is not None and manager.PRIVATE not in report:
             # What the author keeps cannot be told: that it is, would be waited for without end.
-            self._ledger.settle([event])
+            self._event_log.settle([event])
         if report != self._last:
             self._last = report
             self._report("standing", report)
@@ -455,7 +455,7 @@ class Engine:
         told: dict[str, Any] = report.get(manager.PRIVATE) or {}
         with self._changed:
             self._kept = report.get(manager.PRIVATE, self._kept)
-            self._reports.report(key, report, lambda: self._ledger.settle(events_in(told)))
+            self._reports.report(key, report, lambda: self._event_log.settle(events_in(told)))
 
 
 def _message(error: Exception) -> str:

@@ -17,7 +17,7 @@ from ..private_state import EVENTS, Private
 _AT_ONCE: Final = EVENTS // 2
 
 
-class Ledger:
+class EventLog:
     """The events of one process. Thread-safe."""
 
     def __init__(self, private: Private) -> None:

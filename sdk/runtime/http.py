@@ -29,7 +29,7 @@ from occi_service.server.app import Application
 from ..events import Action
 from ..instance import Instance
 from .engine import Engine, Refusal
-from .reporting import Line
+from .reporting import ReportQueue
 
 _CALLER: Final = "caller"
 #: In a request's environment: the events that it told of, and whether each was new here.
@@ -48,7 +48,7 @@ class _OneRegistry(InMemoryRegistry):
         """Nothing: DELETE starts the phase `destroy`, and may be repeated; the entity is there as long as the process."""
 
 
-class Face(Application):
+class OrchestratorApplication(Application):
     """The WSGI application.
 
     Args:
@@ -57,9 +57,9 @@ class Face(Application):
         line: takes tokens that come with the activation.
     """
 
-    def __init__(self, instance: str, engine: Engine, line: Line) -> None:
+    def __init__(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
         super().__init__(_OneRegistry())
-        backend = _Backend(instance, engine, line)
+        backend = _Backend(instance, engine, report_queue)
         self.register_backend(wire.ORCHESTRATOR, backend)
         for action in wire.ORCHESTRATOR.actions:
             self.register_backend(action, backend)
@@ -92,10 +92,10 @@ def _alive(_environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes
 
 
 class _Backend(KindBackend, ActionBackend):
-    def __init__(self, instance: str, engine: Engine, line: Line) -> None:
+    def __init__(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
         self._instance = instance
         self._engine = engine
-        self._line = line
+        self._report_queue = report_queue
 
     # the entity -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class _Backend(KindBackend, ActionBackend):
             internal=attributes.pop(wire.INTERNAL_PARAMETERS, None) or {},
         )
         if given:
-            self._line.take(given)
+            self._report_queue.take(given)
         with _refusals():
             self._engine.activate(instance, private)
 

@@ -29,7 +29,7 @@ _FRESH: Final = tokens.LIFETIME * 2 / 3
 _TIMEOUT: Final = client.Timeout(connect=2.0, read=10.0, total=15.0)
 
 
-class Line:
+class ReportQueue:
     """One process's line to its service manager. Thread-safe.
 
     Args:

@@ -1,4 +1,4 @@
-"""`ports.Reach` over the network: one client a service, tokens from the line, and patience.
+"""`ports.ServiceClients` over the network: one client a service, tokens from the line, and patience.
 
 A token that has just run out is renewed, or exchanged anew, and the call made again. A service that is away for a while (its
 machine restarts, it is being upgraded) is waited for, where asking twice is harmless: a phase is not to fail for that. Actions
@@ -17,8 +17,8 @@ from archelon_core import logs
 from archelon_core.backoff import Backoff
 from occi_service import client
 
-from ..ports import Pace, Service
-from .reporting import Line
+from ..ports import Service, Waiter
+from .reporting import ReportQueue
 
 Result = TypeVar("Result")
 _LOG: Final = logging.getLogger("archelon.sdk")
@@ -28,7 +28,7 @@ _PATIENCE: Final = 90.0
 _PAUSES: Final = Backoff(0.25, longest=5.0)
 
 
-class NetworkReach:
+class HttpServiceClients:
     """Ways to other services.
 
     Args:
@@ -37,26 +37,28 @@ class NetworkReach:
         pace: time.
     """
 
-    def __init__(self, line: Line, design_url: str, *, pace: Pace) -> None:
-        self._line = line
-        self._pace = pace
+    def __init__(self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter) -> None:
+        self._report_queue = report_queue
+        self._waiter = waiter
         self._design_url = design_url
         self._lock = threading.Lock()
         self._clients: dict[str, client.Client] = {}
 
     @property
     def own_url(self) -> str:
-        return self._line.url
+        return self._report_queue.url
 
     def design(self) -> Service:
         return self.cloud(self._design_url)
 
     def cloud(self, url: str) -> Service:
-        return _Patient(self._client(url), _Own(self._line, tokens.AUDIENCE_CLOUD_CONTROLLER), pace=self._pace)
+        return _Patient(
+            self._client(url), _Own(self._report_queue, tokens.AUDIENCE_CLOUD_CONTROLLER), waiter=self._waiter
+        )
 
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
-        token = _Own(self._line, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
-        return _Patient(self._client(url), token, pace=self._pace)
+        token = _Own(self._report_queue, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
+        return _Patient(self._client(url), token, waiter=self._waiter)
 
     def close(self) -> None:
         """Close all connections."""
@@ -85,15 +87,15 @@ class _Token(Protocol):
 class _Own:
     """The instance's own token for an audience."""
 
-    def __init__(self, line: Line, audience: str) -> None:
-        self._line = line
+    def __init__(self, report_queue: ReportQueue, audience: str) -> None:
+        self._report_queue = report_queue
         self._audience = audience
 
     def present(self) -> str:
-        return self._line.token(self._audience)
+        return self._report_queue.token(self._audience)
 
     def renew(self, refused: str) -> None:
-        self._line.renew(refused)
+        self._report_queue.renew(refused)
 
 
 class _Exchanged:
@@ -114,8 +116,8 @@ class _Exchanged:
 class _Patient:
     """A service called with a token that is renewed."""
 
-    def __init__(self, service: client.Client, token: _Token, *, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, service: client.Client, token: _Token, *, waiter: Waiter) -> None:
+        self._waiter = waiter
         self._service = service
         self._token = token
 
@@ -142,17 +144,17 @@ class _Patient:
         return iter(self._call(lambda occi: [*occi.list(collection, attributes=attributes)]))
 
     def _call(self, call: Callable[[client.Client], Result]) -> Result:
-        until = self._pace.now() + _PATIENCE
+        until = self._waiter.now() + _PATIENCE
         pauses = iter(_PAUSES)
         while True:
             pause = next(pauses)
             try:
                 return self._once(call)
             except (client.TransportError, client.UnavailableError) as error:
-                if self._pace.now() + pause > until:
+                if self._waiter.now() + pause > until:
                     raise
                 _LOG.warning("away for now: %s", error)
-            self._pace.wait(pause)
+            self._waiter.wait(pause)
 
     def _once(self, call: Callable[[client.Client], Result]) -> Result:
         token = self._token.present()

@@ -7,31 +7,31 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import Abandoned
-from ..ports import Pace
+from ..errors import Cancelled
+from ..ports import Waiter
 
 
-class DrivenPace(Pace, Protocol):
+class EngineWaiter(Waiter, Protocol):
     """A pace that the engine can end, and begin anew."""
 
     def wake(self) -> None:
         """End all waits."""
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """End what runs."""
 
     def renew(self) -> None:
         """What comes now is not what was abandoned."""
 
 
-class WakingPace:
-    """`ports.Pace` in real time. Several threads may wait; all are woken."""
+class CancellableWaiter:
+    """`ports.Waiter` in real time. Several threads may wait; all are woken."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
         self._told = 0
-        self._abandoned = False
+        self._cancelled = False
 
     def now(self) -> float:
         return self._clock()
@@ -39,12 +39,12 @@ class WakingPace:
     def wait(self, seconds: float) -> None:
         with self._changed:
             told = self._told
-            self._changed.wait_for(lambda: self._abandoned or self._told != told, seconds)
+            self._changed.wait_for(lambda: self._cancelled or self._told != told, seconds)
         self.check()
 
     def check(self) -> None:
-        if self._abandoned:
-            raise Abandoned
+        if self._cancelled:
+            raise Cancelled
 
     def wake(self) -> None:
         """End all waits."""
@@ -52,12 +52,12 @@ class WakingPace:
             self._told += 1
             self._changed.notify_all()
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """End what runs."""
         with self._changed:
-            self._abandoned = True
+            self._cancelled = True
             self._changed.notify_all()
 
     def renew(self) -> None:
         """What comes now is not what was abandoned."""
-        self._abandoned = False
+        self._cancelled = False

@@ -513,8 +513,8 @@ class _Direct(Connections):
 
 
 @dataclasses.dataclass(frozen=True)
-class DirectReach:
-    """`ports.Reach` into the cloud, without a network."""
+class DirectServiceClients:
+    """`ports.ServiceClients` into the cloud, without a network."""
 
     _cloud: FakeCloud
     own_url: str

@@ -24,14 +24,14 @@ from archelon_api import service_manager as manager
 from occi_service import client
 
 from ..dns import Record
-from ..errors import Abandoned, Failure
-from ..events import Action, Alarm, Event, Occasion, Tick
+from ..errors import Cancelled, Failure
+from ..events import Action, Alarm, Event, IdempotencyScope, Tick
 from ..instance import Instance
 from ..orchestrator import Orchestrator, Situation
 from ..private_state import Private
 from ..runtime.engine import Engine
 from ..runtime.loading import load_class
-from .fake_cloud import DirectReach, FakeCloud
+from .fake_cloud import DirectServiceClients, FakeCloud
 
 #: What `Context.run` takes by name.
 PHASES: Final = ("deploy", "provision", "update", "stop", "start", "destroy")
@@ -144,13 +144,13 @@ class Context:
         return _Run(self, state or State()).run(event)
 
 
-class _Pace:
+class _Waiter:
     """Time that passes where it is waited for."""
 
     def __init__(self) -> None:
         self._now = 0.0
         self._waits = 0
-        self._abandoned = False
+        self._cancelled = False
 
     def now(self) -> float:
         return self._now
@@ -163,17 +163,17 @@ class _Pace:
         self.check()
 
     def check(self) -> None:
-        if self._abandoned:
-            raise Abandoned
+        if self._cancelled:
+            raise Cancelled
 
     def wake(self) -> None:
         return
 
-    def abandon(self) -> None:
-        self._abandoned = True
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def renew(self) -> None:
-        self._abandoned = False
+        self._cancelled = False
 
 
 class _Names:
@@ -221,19 +221,19 @@ class _Run:
 
     def run(self, event: str | Alarm | Tick | Action | Event) -> State:
         """See `Context.run`."""
-        pace, occasion = _Pace(), Occasion()
-        reach = DirectReach(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
+        waiter, scope = _Waiter(), IdempotencyScope()
+        services = DirectServiceClients(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
         situations: list[Situation] = []
 
         def make(instance: Instance) -> Orchestrator:
             situation = Situation(
                 instance,
                 bundle=self._context.bundle,
-                reach=reach,
-                pace=pace,
+                services=services,
+                waiter=waiter,
                 names=self.names,
                 private=self.private,
-                occasion=occasion,
+                scope=scope,
             )
             situations.append(situation)
             return self._context.orchestrator(situation)
@@ -243,7 +243,7 @@ class _Run:
                 each.instance = instance
 
         engine = Engine(
-            make, private=self.private, reports=self, pace=pace, occasion=occasion, accept=accept, clock=pace.now
+            make, private=self.private, reports=self, waiter=waiter, scope=scope, accept=accept, clock=waiter.now
         )
         before = self._before
         engine.activate(

@@ -20,7 +20,7 @@ from occi_service.server.request_input import read_json, read_query
 from ..lifecycle.history import History
 from ..lifecycle.rollout import ROLL_STATE, begin_roll
 from ..store import tables
-from ..store.instances import Instances, house_extras, show_state
+from ..store.instances import Instances, service_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import WantedState
 
@@ -117,7 +117,7 @@ class OperatorResource:
         tenant = self._catalogue.publisher(connection, row.type)
         state = None
         with contextlib.suppress(KeyError):
-            entry = self._instances.registry.get_resource(row.id, house_extras(connection, tenant))
+            entry = self._instances.registry.get_resource(row.id, service_extras(connection, tenant))
             state = entry.attributes.get(ROLL_STATE)
         return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
 

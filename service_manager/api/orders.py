@@ -30,7 +30,7 @@ from occi_service.server.backends import DeferredDeletion, call_first
 
 from ..lifecycle.history import History
 from ..remote.delegation import Delegating, is_needed
-from ..remote.discovery import NAME as SURROUNDINGS
+from ..remote.discovery import NAME as DISCOVERY
 from ..remote.discovery import DiscoveryCache
 from ..store import tables
 from ..store.instances import Instance, InstanceId, Instances, show_state
@@ -87,7 +87,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._check_quota(connection, identity, service, published.digest)
         manifest = self.catalogue.manifest(published.digest, connection)
         self._check_region(manifest.resources, entity)
-        known = DiscoveryCache.of_flag(flags.get(SURROUNDINGS))
+        known = DiscoveryCache.of_flag(flags.get(DISCOVERY))
         instance_id = self._delegated(entity, manifest, known, connection=connection, extras=extras)
         start_token = new_start_token(instance_id)
         now = self._clock()
@@ -98,7 +98,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             path=entity.identifier,
             snapshot=Snapshot(published.digest, begun=now),
             address=None,
-            stumbles=0,
+            consecutive_failures=0,
             start_token=self._cipher.encrypt(start_token, context=(instance_id, "start_token")),
             private=None,
             outputs=(),
@@ -341,7 +341,7 @@ def connection_of(extras: Any) -> sa.Connection:
 
 def _flags(connection: sa.Connection) -> dict[str, str]:
     flags = tables.flags
-    wanted = sa.select(flags.c.name, flags.c.value).where(flags.c.name.in_(("draining", SURROUNDINGS)))
+    wanted = sa.select(flags.c.name, flags.c.value).where(flags.c.name.in_(("draining", DISCOVERY)))
     return {row.name: row.value for row in connection.execute(wanted)}
 
 

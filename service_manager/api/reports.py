@@ -86,7 +86,9 @@ class ReportBackend(ActionBackend):
         if identity.audience == START_AUDIENCE:
             # A start token is used at a start: what was told to an earlier start has to be told again.
             connection = connection_of(extras)
-            self._instances.change(connection, instance.id, {"boots": instance.snapshot.boots + 1, "stumbles": 0})
+            self._instances.change(
+                connection, instance.id, {"boots": instance.snapshot.boots + 1, "consecutive_failures": 0}
+            )
             self._instances.wake(connection, instance, under_way=True)
         fresh = {
             audience: self._issuer.for_instance(instance.id, tenant_id=instance.tenant, audience=audience)

@@ -18,7 +18,7 @@ from occi.core_model import Entity
 from archelon_api import names
 from archelon_api import service_manager as wire
 
-from ..store.instances import Instance, Instances, house_extras, show_state
+from ..store.instances import Instance, Instances, service_extras, show_state
 from ..store.services import Catalogue
 from ..store.snapshot import Snapshot
 from .history import History
@@ -121,7 +121,7 @@ class Changes:
 
     def _remove(self, connection: sa.Connection, instance: Instance, *, entity: Entity | None, now: float) -> None:
         if entity is not None:
-            extras = house_extras(connection, instance.tenant)
+            extras = service_extras(connection, instance.tenant)
             for link in getattr(entity, "links", ()):
                 self._instances.registry.delete_resource(link.identifier, extras)
             self._instances.registry.delete_resource(instance.path, extras)

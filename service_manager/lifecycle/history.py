@@ -19,7 +19,7 @@ from archelon_api import service_manager as wire
 from archelon_core.queue import Priority, WorkQueue
 from occi_service.registry import Registry
 
-from ..store.instances import Instance, house_extras, resumed
+from ..store.instances import Instance, resumed, service_extras
 
 log = logging.getLogger("archelon.phases")
 
@@ -62,7 +62,7 @@ class History:
             _CREATED: rfc3339(now),
             _PHASES: [],
         }
-        self._registry.add_resource(_path(instance), record, house_extras(connection, instance.tenant))
+        self._registry.add_resource(_path(instance), record, service_extras(connection, instance.tenant))
 
     def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
         """Note the start of a phase."""
@@ -109,7 +109,7 @@ class History:
 
     def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
         """Note that the instance is gone, and what was removed for it."""
-        extras = house_extras(connection, instance.tenant)
+        extras = service_extras(connection, instance.tenant)
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:
@@ -129,12 +129,12 @@ class History:
     def expire(self, connection: sa.Connection, tenant: Any, instance: str) -> None:
         """Delete a record whose time is over."""
         try:
-            self._registry.delete_resource(f"{wire.RECORD.location}{instance}", house_extras(connection, tenant))
+            self._registry.delete_resource(f"{wire.RECORD.location}{instance}", service_extras(connection, tenant))
         except KeyError:
             return
 
     def _write(self, connection: sa.Connection, instance: Instance, change: Any) -> None:
-        extras = house_extras(connection, instance.tenant)
+        extras = service_extras(connection, instance.tenant)
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:

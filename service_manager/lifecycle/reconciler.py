@@ -136,9 +136,12 @@ class Reconciler(queue.Handler[Order, Change]):
             return self._refused(order, error)
         except (client.ClientError, LookupError) as error:
             # Away, overloaded, not yet up: it passes, or the phase's time does.
-            stumbles = order.instance.stumbles + 1
-            change = Change({"stumbles": stumbles}, message=f"waiting: {_plain(error)}" if stumbles > 2 else None)
-            return queue.Wait(_RETRIES.delay(stumbles), change)
+            consecutive_failures = order.instance.consecutive_failures + 1
+            change = Change(
+                {"consecutive_failures": consecutive_failures},
+                message=f"waiting: {_plain(error)}" if consecutive_failures > 2 else None,
+            )
+            return queue.Wait(_RETRIES.delay(consecutive_failures), change)
 
     def _time_left(self, order: Order) -> float:
         """Seconds until the present attempt is overdue, which somebody is to notice in time."""
@@ -151,7 +154,9 @@ class Reconciler(queue.Handler[Order, Change]):
         seen = order.instance.snapshot
         now = self._clock()
         if seen.state == "active":
-            return queue.Wait(_LOOK, Change({"stumbles": order.instance.stumbles + 1}, message=_plain(error)))
+            return queue.Wait(
+                _LOOK, Change({"consecutive_failures": order.instance.consecutive_failures + 1}, message=_plain(error))
+            )
         failed = dataclasses.replace(seen, outcome="failed", outcome_message=_plain(error))
         if isinstance(order.next, planner.Dispose):
             failed = dataclasses.replace(failed, disposal="failed")
@@ -182,9 +187,9 @@ class Reconciler(queue.Handler[Order, Change]):
                     Change(failed, enter="fail", ended="failed", message=text, decided_on=instance.snapshot)
                 )
             case planner.Await(until, application):
-                if application and instance.stumbles > 0:
+                if application and instance.consecutive_failures > 0:
                     return self._look(order, until, now)
-                return queue.Wait(_pause(until, now), Change({"stumbles": 1}) if application else None)
+                return queue.Wait(_pause(until, now), Change({"consecutive_failures": 1}) if application else None)
             case planner.ForgetApplication():
                 return queue.Advance(dataclasses.replace(_forgotten(seen), decided_on=seen))
             case planner.MakeApplication():
@@ -193,15 +198,15 @@ class Reconciler(queue.Handler[Order, Change]):
                 return self._then(order, self._activate(order))
             case planner.SendPhase():
                 self._tell(order, self._address(order))
-                return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
+                return self._then(order, Change({"sent": seen.boots, "consecutive_failures": 0}))
             case planner.Dismiss():
                 try:
                     self._tell(order, self._address(order))
                 except client.NotFoundError:
                     # It has started anew, and its word of that is still to come: it has disposed of nothing.
-                    anew = Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen)
+                    anew = Change({"boots": tables.instances.c.boots + 1, "consecutive_failures": 0}, decided_on=seen)
                     return queue.Wait(_RETRIES.first, anew)
-                return self._then(order, Change({"sent": seen.boots, "stumbles": 0}))
+                return self._then(order, Change({"sent": seen.boots, "consecutive_failures": 0}))
             case planner.Dispose():
                 return self._dispose(order)
             case planner.Remove():
@@ -223,7 +228,7 @@ class Reconciler(queue.Handler[Order, Change]):
             case planner.Rest():
                 return queue.Done(change)
             case planner.Await(until, True):
-                waiting = dataclasses.replace(change, columns={**change.columns, "stumbles": 1})
+                waiting = dataclasses.replace(change, columns={**change.columns, "consecutive_failures": 1})
                 return queue.Wait(_pause(until, order.now), waiting)
             case _:
                 return queue.Advance(change)
@@ -237,7 +242,7 @@ class Reconciler(queue.Handler[Order, Change]):
             "outcome_message": "",
             "retry_at": None,
             "begun": now,
-            "stumbles": 0,
+            "consecutive_failures": 0,
             "phase_generation": seen.generation,
         }
         if seen.outcome == "done" and seen.state in ("deploy", "update"):
@@ -256,8 +261,8 @@ class Reconciler(queue.Handler[Order, Change]):
         """
         instance = order.instance
         seen = instance.snapshot
-        stumbles = instance.stumbles + 1
-        pause = min(max(until - now, 0.0), _POLLS.delay(stumbles - 1))
+        consecutive_failures = instance.consecutive_failures + 1
+        pause = min(max(until - now, 0.0), _POLLS.delay(consecutive_failures - 1))
         application = self._application(instance)
         state = application.attributes.get(deploy.APP_STATE)
         said = str(application.attributes.get(deploy.APP_STATE_MESSAGE) or "")
@@ -268,8 +273,10 @@ class Reconciler(queue.Handler[Order, Change]):
                 self._tell(order, str(url).rstrip("/"))
             except client.NotFoundError:
                 # It has started anew, and its word of that was lost.
-                return queue.Advance(Change({"boots": tables.instances.c.boots + 1, "stumbles": 0}, decided_on=seen))
-        return queue.Wait(pause, Change({"stumbles": stumbles}, message=message))
+                return queue.Advance(
+                    Change({"boots": tables.instances.c.boots + 1, "consecutive_failures": 0}, decided_on=seen)
+                )
+        return queue.Wait(pause, Change({"consecutive_failures": consecutive_failures}, message=message))
 
     def _tell(self, order: Order, address: str) -> None:
         """Tell an orchestrator the present phase; what it does already, or has done, it does not do again."""
@@ -309,11 +316,11 @@ class Reconciler(queue.Handler[Order, Change]):
                 self._cloud.put_bundle(seen.digest, self._catalogue.archive(seen.digest), caller)
         title = f"{order.manifest.term}-{instance.id}"
         self._cloud.make_application(attributes, title, caller)
-        return Change({"made": seen.digest, "stumbles": 0})
+        return Change({"made": seen.digest, "consecutive_failures": 0})
 
     def _address(self, order: Order) -> str:
         """Where the orchestrator answers; it moves when its application is restarted elsewhere."""
-        if order.instance.address and order.instance.stumbles == 0:
+        if order.instance.address and order.instance.consecutive_failures == 0:
             return order.instance.address
         return self._address_now(order)
 
@@ -336,7 +343,7 @@ class Reconciler(queue.Handler[Order, Change]):
             orchestrator.TOKENS: self.tokens(instance),
         }
         self._cloud.activate(address, attributes, _caller(instance))
-        return Change({"activated": instance.snapshot.boots, "address": address, "stumbles": 0})
+        return Change({"activated": instance.snapshot.boots, "address": address, "consecutive_failures": 0})
 
     def tokens(self, instance: Instance) -> dict[str, str]:
         """Fresh tokens of an instance, by audience."""
@@ -360,14 +367,18 @@ class Reconciler(queue.Handler[Order, Change]):
         state = found.attributes.get(disposal.DISPOSAL_STATE)
         if state == "done":
             audit = json.dumps(found.attributes.get(disposal.DISPOSAL_AUDIT) or [])
-            return queue.Advance(Change({"disposal": "done", "audit": audit, "stumbles": 0}))
+            return queue.Advance(Change({"disposal": "done", "audit": audit, "consecutive_failures": 0}))
         message = str(found.attributes.get(disposal.DISPOSAL_MESSAGE) or "")
         if state == "failed" and seen.disposal == "asked":
-            return queue.Advance(Change({"disposal": "failed", "outcome_message": message, "stumbles": 0}))
+            return queue.Advance(Change({"disposal": "failed", "outcome_message": message, "consecutive_failures": 0}))
         # Nobody tells when it is done. The pauses grow with what it takes, and so what is added stays a small part of that.
         taken = 0.0 if seen.disposal is None else order.now - seen.begun
         pause = min(_LOOK, max(_RETRIES.first, taken / _PARTS))
-        columns: dict[str, Any] = {"disposal": "asked", "outcome_message": message, "stumbles": instance.stumbles + 1}
+        columns: dict[str, Any] = {
+            "disposal": "asked",
+            "outcome_message": message,
+            "consecutive_failures": instance.consecutive_failures + 1,
+        }
         if seen.disposal is None:
             # Its time, and its attempts, are its own.
             columns |= {"begun": order.now, "attempt": 0}
@@ -411,7 +422,7 @@ class _GoneError(Exception):
 def _forgotten(seen: Snapshot) -> Change:
     """Nothing that was told to the present application's orchestrator counts any more."""
     activated = -1 if seen.activated else 0
-    return Change({"made": None, "boots": 0, "activated": activated, "sent": 0, "stumbles": 0})
+    return Change({"made": None, "boots": 0, "activated": activated, "sent": 0, "consecutive_failures": 0})
 
 
 def _pause(until: float, now: float) -> float:

@@ -20,7 +20,7 @@ from archelon_core import queue
 from archelon_core.auth import TenantId
 
 from ..store import tables
-from ..store.instances import Instance, Instances, house_extras
+from ..store.instances import Instance, Instances, service_extras
 from ..store.snapshot import WantedState
 from .history import History
 
@@ -34,7 +34,7 @@ _UNDER_WAY: Final = re.compile(r"running: instance ([0-9a-f-]{36}), from ([0-9a-
 
 def begin_roll(instances: Instances, connection: sa.Connection, tenant: TenantId, entry: str) -> None:
     """Begin the roll of a service to the bundle of its entry; one that is under way goes on."""
-    extras = house_extras(connection, tenant)
+    extras = service_extras(connection, tenant)
     entity = instances.registry.get_resource(entry, extras)
     if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
         entity.attributes[ROLL_STATE] = "running"
@@ -130,7 +130,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
     def _entry(self, connection: sa.Connection, item: queue.Item) -> Entity | None:
         tenant, _, entry = item.key.partition(" ")
         try:
-            return self._instances.registry.get_resource(entry, house_extras(connection, TenantId(tenant)))
+            return self._instances.registry.get_resource(entry, service_extras(connection, TenantId(tenant)))
         except KeyError:
             return None
 
@@ -139,7 +139,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         if entity is None:
             return
         entity.attributes[ROLL_STATE] = state
-        extras = house_extras(connection, TenantId(item.key.partition(" ")[0]))
+        extras = service_extras(connection, TenantId(item.key.partition(" ")[0]))
         self._instances.registry.save(entity.identifier, entity, extras)
 
     def _move(self, connection: sa.Connection, instance_id: str, digest: str) -> None:

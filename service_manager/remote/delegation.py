@@ -23,7 +23,7 @@ from .cloud_controller import Caller, Cloud
 from .discovery import DiscoveryCache
 
 #: The topic of what takes back delegations that no instance came of; its key is the instance's id.
-UNCLAIMED: Final = "delegation.unclaimed"
+ORPHANS: Final = "delegation.unclaimed"
 #: Seconds in which an order has either come to something or not.
 _PATIENCE: Final = 120.0
 _RETRY: Final = 5
@@ -68,7 +68,7 @@ class Delegating:
             UnavailableError: design or its identity service is away. Nothing was ordered.
         """
         with self._database.write() as connection:
-            self._queue.enqueue(connection, UNCLAIMED, instance, tenant=identity.tenant_id, after=_PATIENCE)
+            self._queue.enqueue(connection, ORPHANS, instance, tenant=identity.tenant_id, after=_PATIENCE)
         by_instance = identity.kind is TokenKind.INSTANCE
         caller = Caller(identity.tenant_id, instance, request_id)
         try:

@@ -44,7 +44,7 @@ _BESIDE: Final = (
     "service",
     "path",
     "address",
-    "stumbles",
+    "consecutive_failures",
     "start_token",
     "private",
     "outputs",
@@ -64,7 +64,7 @@ class Instance:
     path: str
     snapshot: Snapshot
     address: str | None
-    stumbles: int
+    consecutive_failures: int
     start_token: str | None = dataclasses.field(repr=False)
     private: str | None = dataclasses.field(repr=False)
     outputs: tuple[str, ...]
@@ -73,7 +73,7 @@ class Instance:
     audit: str | None
 
 
-def house_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
+def service_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
     """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own.
 
     Without a connection, what is read is read alone and not locked.
@@ -182,13 +182,13 @@ class Instances:
     def entity_at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Entity | None:
         """The entity at a tenant's path, for writing; None if there is none."""
         try:
-            return self.registry.get_resource(path, house_extras(connection, tenant))
+            return self.registry.get_resource(path, service_extras(connection, tenant))
         except KeyError:
             return None
 
     def entity_as_seen(self, instance: Instance) -> Entity | None:
         """The entity of an instance, for reading alone: nothing is locked. Secrets are open."""
-        extras = house_extras(None, instance.tenant)
+        extras = service_extras(None, instance.tenant)
         try:
             return self.registry.get_resource(instance.path, extras)
         except KeyError:
@@ -196,7 +196,7 @@ class Instances:
 
     def save_entity(self, connection: sa.Connection, instance: Instance, entity: Entity) -> None:
         """Write the entity of an instance back."""
-        self.registry.save(instance.path, entity, house_extras(connection, instance.tenant))
+        self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
 
 
 def _instance(row: sa.Row[Any]) -> Instance:
@@ -219,7 +219,7 @@ def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
         "outcome_message": "",
         "retry_at": None,
         "begun": now,
-        "stumbles": 0,
+        "consecutive_failures": 0,
         "phase_generation": generation,
         # What disposal has begun to take down is not asked of the orchestrator again, which may be gone by now.
         "disposal": "again" if instance.snapshot.disposal is not None else None,
@@ -265,7 +265,7 @@ def set_links(
 ) -> int:
     """Make the links of an instance those that its orchestrator reported. Returns how many of them are dependencies."""
     assert isinstance(entity, Resource)
-    extras = house_extras(connection, instance.tenant)
+    extras = service_extras(connection, instance.tenant)
     wanted: dict[str, Link] = {}
     for each in reported:
         kind = LINK_KINDS[str(each["kind"])]

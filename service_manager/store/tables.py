@@ -78,7 +78,7 @@ instances = sa.Table(
     # Where the orchestrator answers, once its application has said so.
     sa.Column("address", sa.Text),
     # How often in a row a call failed, for the pause before the next.
-    sa.Column("stumbles", sa.Integer, nullable=False),
+    sa.Column("consecutive_failures", sa.Integer, nullable=False),
     # Encrypted: the orchestrator's start token, and what it reported as its own state.
     sa.Column("start_token", sa.Text),
     sa.Column("private", sa.Text),

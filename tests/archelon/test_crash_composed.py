@@ -82,7 +82,7 @@ class _WithFuses(AllInOne):
         return settings
 
 
-class House:
+class System:
     """The all-in-one, the two services published, and what was measured."""
 
     def __init__(self, state: StateDirectory) -> None:
@@ -119,13 +119,13 @@ class House:
 class Life:
     """One guestbook, from its order to its end, and its victim."""
 
-    def __init__(self, house: House, victim: str) -> None:
-        self.house = house
+    def __init__(self, system: System, victim: str) -> None:
+        self.system = system
         self.victim = victim
         self.title = f"Of {victim}"
         self.nodes = 1
         self.path = self.url = self.instance = self.store = ""
-        self._manager = house.stage.connection("tenant").open()
+        self._manager = system.stage.connection("tenant").open()
 
     def close(self) -> None:
         self._manager.close()
@@ -141,7 +141,7 @@ class Life:
     def order(self) -> None:
         attributes = {"guestbook.title": self.title, "guestbook.busy": BUSY}
         self.path = self._manager.create("http://schemas.archelon.org/occi/service#guestbook", attributes)
-        self.instance = str(self.house.asked("SELECT id FROM sm_instances WHERE path = ?", self.path)[0][0])
+        self.instance = str(self.system.asked("SELECT id FROM sm_instances WHERE path = ?", self.path)[0][0])
 
     def update(self) -> None:
         self.title = f"Changed, {self.victim}"
@@ -153,12 +153,12 @@ class Life:
     # what is looked at ------------------------------------------------------------------------------------------------
 
     def state_of(self, instance: str) -> str:
-        rows = self.house.asked("SELECT state FROM sm_instances WHERE id = ?", instance)
+        rows = self.system.asked("SELECT state FROM sm_instances WHERE id = ?", instance)
         return str(rows[0][0]) if rows else "gone"
 
     def deploying(self) -> bool:
         """Its deploy phase is under way, and its store is ordered; an orchestrator that is meant lives."""
-        stores = self.house.asked("SELECT id FROM sm_instances WHERE service LIKE '%#store'")
+        stores = self.system.asked("SELECT id FROM sm_instances WHERE service LIKE '%#store'")
         if stores:
             self.store = str(stores[0][0])
         begun = bool(stores) and self.state_of(self.instance) == "deploy"
@@ -169,7 +169,7 @@ class Life:
 
     def firing(self) -> bool:
         """The alarm fires, as the cloud controller's database says, and the node that it asks for does not run yet."""
-        rows = self.house.asked(
+        rows = self.system.asked(
             "SELECT kept FROM cloud_objects WHERE instance = ? AND path LIKE '%alarm%' AND kept LIKE '%\"firing\"%'",
             self.instance,
             service="cloud-controller",
@@ -181,7 +181,7 @@ class Life:
         return self.state_of(self.store if self.victim == "store" else self.instance) == "destroy"
 
     def processes(self, instance: str) -> list[Node]:
-        return self.house.stage.nodes(instance)
+        return self.system.stage.nodes(instance)
 
     def webs(self) -> list[Node]:
         return [each for each in self.processes(self.instance) if _WEB in each.process and each.pid is not None]
@@ -203,7 +203,7 @@ class Life:
         if (len(self.webs()), endpoints) != (self.nodes, self.nodes):
             return [f"{len(self.webs())} nodes run and {endpoints} are shown, not {self.nodes}"]
         self.url = str(shown.get("guestbook.url"))
-        status, text = self.house.stage.web("GET", self.url, quiet=True)
+        status, text = self.system.stage.web("GET", self.url, quiet=True)
         missing = [wanted for wanted in (self.title, ENTRY) if wanted not in text]
         return [f"its page, {status}, does not say {' and '.join(missing)}"] if status != 200 or missing else []
 
@@ -217,7 +217,7 @@ class Life:
             pytest.fail(f"{self.path} failed: {shown.get('mcn.service.state.message')}")
         if shown.get(_STATE) != "active":
             return [f"it is in {shown.get(_STATE)}"]
-        status, text = self.house.stage.web("POST", str(shown["guestbook.url"]), f"entry={ENTRY}", quiet=True)
+        status, text = self.system.stage.web("POST", str(shown["guestbook.url"]), f"entry={ENTRY}", quiet=True)
         return [] if status == 303 else [f"it takes no entry: {status} {text}"]
 
     def remaining(self) -> list[str]:
@@ -227,7 +227,7 @@ class Life:
                 return [f"it is in {self.state_of(self.instance)}"]
         except (client.UnavailableError, client.TransportError) as error:
             return [str(error)]
-        return left(self.house.state)
+        return left(self.system.state)
 
     def phases(self) -> list[Mapping[str, Any]]:
         """Its history."""
@@ -241,7 +241,7 @@ class Life:
     def kill(self) -> tuple[float, Callable[[], bool]]:
         """Kill the victim; when (seconds since the epoch), and what says that another has come in its place."""
         if self.victim in SERVICES:
-            supervisor = self.house.all.supervisor
+            supervisor = self.system.all.supervisor
             pid = supervisor.kill(self.victim)
             return time.time(), lambda: supervisor.pid(self.victim) != pid
         victim = self.orchestrator()
@@ -266,7 +266,7 @@ class Life:
             )
         except AssertionError as error:
             wrong = ended()
-            self.house.rows.append(Row(self.victim, moment, PATIENCE, "; ".join(wrong)[:120]))
+            self.system.rows.append(Row(self.victim, moment, PATIENCE, "; ".join(wrong)[:120]))
             pytest.fail(f"{error}: {'; '.join(wrong)}")
         took = time.time() - at
         if phases:
@@ -277,15 +277,15 @@ class Life:
             assert first.timestamp() - 1 <= at <= end + 1, f"the kill at {at} was not within {moment}: {carried_out}"
         if moment != "dispose" or self.victim in SERVICES:
             until(back, f"{self.victim} is back", seconds=PATIENCE)
-        self.house.rows.append(Row(self.victim, moment, took, "nothing" if moment == "dispose" else "–"))
+        self.system.rows.append(Row(self.victim, moment, took, "nothing" if moment == "dispose" else "–"))
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[House]:
+def system(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[System]:
     state = StateDirectory(tmp_path_factory.mktemp("composed") / "state")
     with state.held():
         state.make(host="127.0.0.1", first_port=first_port())
-        made = House(state)
+        made = System(state)
         try:
             made.all.up()
             made.publish()
@@ -299,8 +299,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[
 
 @pytest.mark.parametrize("victim", [*SERVICES, *ORCHESTRATORS][::STRIDE])
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_guestbook_ends_right_whoever_dies(house: House, victim: str, round_: int) -> None:
-    life = Life(house, victim)
+def test_a_guestbook_ends_right_whoever_dies(system: System, victim: str, round_: int) -> None:
+    life = Life(system, victim)
     try:
         life.order()
         life.survives("create", life.deploying, life.unsigned, phases=("deploy",))
@@ -322,32 +322,32 @@ def test_a_guestbook_ends_right_whoever_dies(house: House, victim: str, round_: 
 
         life.dispose()
         life.survives("dispose", life.disposing, life.remaining, phases=("destroy",))
-        assert house.stage.web("GET", life.url, quiet=True)[0] == 0
+        assert system.stage.web("GET", life.url, quiet=True)[0] == 0
     finally:
         life.clear()
         life.close()
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(house: House, round_: int) -> None:
+def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(system: System, round_: int) -> None:
     fuses = {
-        event: [house.fuses / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
+        event: [system.fuses / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
     }
     for each in fuses["alarm"]:
         each.touch()
-    with house.stage.connection("tenant").open() as manager:
-        path = manager.create(FUSED_TYPE, {"fused.directory": str(house.fuses)})
-        instance = str(house.asked("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
+    with system.stage.connection("tenant").open() as manager:
+        path = manager.create(FUSED_TYPE, {"fused.directory": str(system.fuses)})
+        instance = str(system.asked("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
 
         def nodes() -> int:
-            return sum(_WEB in each.process and each.pid is not None for each in house.stage.nodes(instance))
+            return sum(_WEB in each.process and each.pid is not None for each in system.stage.nodes(instance))
 
         def settled(grown: int, event: str) -> bool:
             """All fuses are burnt, as often as asked it has grown, and nothing more is to be told."""
-            told = house.asked(
+            told = system.asked(
                 "SELECT event FROM cloud_notices WHERE instance = ?", instance, service="cloud-controller"
             )
-            waiting = [*told, *house.asked("SELECT id FROM sm_invocations WHERE instance = ?", instance)]
+            waiting = [*told, *system.asked("SELECT id FROM sm_invocations WHERE instance = ?", instance)]
             shown = manager.get(path).attributes
             burnt = not any(each.exists() for each in fuses[event])
             return burnt and not waiting and (shown.get("fused.grown"), nodes()) == (grown, grown + 1)

@@ -86,11 +86,11 @@ def test_interrupted_it_takes_everything_down(tmp_path: Path) -> None:
 def stage(tmp_path: Path) -> Iterator[Stage]:
     state = StateDirectory(tmp_path / "state")
     state.make(host="127.0.0.1", first_port=first_port())
-    house = AllInOne(state, print)
-    made = Stage(state, house, show=print)
+    system = AllInOne(state, print)
+    made = Stage(state, system, show=print)
     yield made
     made.close()
-    house.down()
+    system.down()
 
 
 def test_a_step_that_does_not_come_out_says_what_was_expected_and_where_the_logs_are(stage: Stage) -> None:
@@ -114,7 +114,7 @@ def test_nothing_listening_is_told_as_such(stage: Stage) -> None:
 
 
 def test_the_proof_finds_what_is_left(stage: Stage) -> None:
-    stage.house.up()
+    stage.system.up()
     assert left(stage.state) == []
     # A process that only its directory gives away, as one that hides from its launcher.
     hidden = stage.state.cloud / "regions" / "local" / "instances" / "i-1"

@@ -25,9 +25,9 @@ from .harness import Dev, archelon, dev, first_port
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    with dev(tmp_path_factory.mktemp("house") / "state") as house:
-        house.start()
-        yield house
+    with dev(tmp_path_factory.mktemp("system") / "state") as system:
+        system.start()
+        yield system
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def greeter(running: Dev) -> str:
 
 def nodes(state: Path, instance: str) -> dict[str, int | None]:
     """Processes of an instance by name, and their ids."""
-    house = AllInOne(StateDirectory(state), print)
+    system = AllInOne(StateDirectory(state), print)
     found = {}
-    for launcher, name in house.running():
+    for launcher, name in system.running():
         if name.instance == instance:
             seen = launcher.observe(name)
             found[name.process] = None if seen is None else seen.pid
-    house.supervisor.stop()
+    system.supervisor.stop()
     return found
 
 
@@ -156,52 +156,52 @@ def test_no_secret_of_the_house_is_in_its_logs(running: Dev, greeter: str) -> No
 
 
 def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
-    with dev(tmp_path / "state") as house:
-        house.start("--keep")
+    with dev(tmp_path / "state") as system:
+        system.start("--keep")
         archelon("new", tmp_path / "lasting")
-        assert house("publish", tmp_path / "lasting").status == Status.DONE
-        instance = house("instance", "create", "lasting", "lasting.greeting=Still here", "-o", "json").json
+        assert system("publish", tmp_path / "lasting").status == Status.DONE
+        instance = system("instance", "create", "lasting", "lasting.greeting=Still here", "-o", "json").json
         identifier = instance["path"].rpartition("/")[2]
         url = instance["attributes"]["lasting.url"]
-        before = nodes(house.state, identifier)
+        before = nodes(system.state, identifier)
         assert len(before) == 2
         assert all(before.values())
 
-        house.interrupt()
+        system.interrupt()
         assert page(url) == "Still here"
-        said = house("instance", "list")
+        said = system("instance", "list")
         assert said.status == Status.UNREACHABLE
         assert len(said.err.splitlines()) == 1
 
-        house.start()
-        assert house("instance", "show", identifier, "-o", "json").json["state"] == "active"
-        updated = house("instance", "update", identifier, "lasting.greeting=Changed", "-o", "json")
+        system.start()
+        assert system("instance", "show", identifier, "-o", "json").json["state"] == "active"
+        updated = system("instance", "update", identifier, "lasting.greeting=Changed", "-o", "json")
         assert updated.status == Status.DONE, updated.err
         assert page(url) == "Changed"
         # The orchestrator was adopted, not started again.
-        assert nodes(house.state, identifier)["orchestrator"] == before["orchestrator"]
+        assert nodes(system.state, identifier)["orchestrator"] == before["orchestrator"]
 
         # Without --keep, the end of it is the end of all that it started.
-        processes = [pid for pid in nodes(house.state, identifier).values() if pid]
-        house.interrupt()
+        processes = [pid for pid in nodes(system.state, identifier).values() if pid]
+        system.interrupt()
         assert [pid for pid in processes if psutil.pid_exists(pid)] == []
 
         # The instance is ordered still: it comes again.
-        house.start()
+        system.start()
         until(lambda: _answers(url), "it is there again")
-        assert house("instance", "delete", identifier).status == Status.DONE
-        until(lambda: left(StateDirectory(house.state)) == [], "nothing is left")
+        assert system("instance", "delete", identifier).status == Status.DONE
+        until(lambda: left(StateDirectory(system.state)) == [], "nothing is left")
 
 
 def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
     assert running.process is not None
-    house = psutil.Process(running.process.pid)
-    killed = set(house.children())
+    system = psutil.Process(running.process.pid)
+    killed = set(system.children())
     assert len(killed) == 4
     for child in killed:
         os.killpg(child.pid, signal.SIGKILL)
     # Those that come are others; of those that go, each may be there for one look more.
-    until(lambda: len(set(house.children()) - killed) == 4, "four again")
+    until(lambda: len(set(system.children()) - killed) == 4, "four again")
     said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again")
     assert json.loads(said)[0]["service"] == greeter
 

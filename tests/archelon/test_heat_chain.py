@@ -18,7 +18,7 @@ from tests.openstack import OpenStack
 from tests.waiting import until
 
 from .harness import Dev
-from .heat_house import Agents, await_states, heat_client, heat_house, hurtle_bundle, instance, ours
+from .heat_system import Agents, await_states, heat_client, heat_system, hurtle_bundle, instance, ours
 
 POINTS = {"mcn.endpoint.p1": "immutable", "mcn.endpoint.p2": "immutable"}
 NETWORKS = {"private_mgmt_net": "private", "public_net": "public"}
@@ -39,33 +39,33 @@ ADDRESS = re.compile(r"10\.20\.\d+\.\d+")
 
 
 @pytest.fixture(scope="module")
-def house(openstack_cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    with heat_house(openstack_cloud, tmp_path_factory.mktemp("heat") / "state") as running:
+def system(openstack_cloud: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with heat_system(openstack_cloud, tmp_path_factory.mktemp("heat") / "state") as running:
         running.start()
         yield running
 
 
-def publish(house: Dev, term: str, *arguments: str, **changed: str) -> None:
+def publish(system: Dev, term: str, *arguments: str, **changed: str) -> None:
     attributes, templates, internal = SERVICES[term]
-    directory = house.state.parent / term
+    directory = system.state.parent / term
     hurtle_bundle(directory, term, attributes, {**templates, **changed}, internal=internal)
-    said = house("publish", directory, *arguments)
+    said = system("publish", directory, *arguments)
     assert said.status == Status.DONE, said.err
 
 
-def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: Dev, openstack_cloud: OpenStack) -> None:
+def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: Dev, openstack_cloud: OpenStack) -> None:
     client = heat_client(openstack_cloud)
     before = [each.id for each in ours(client)]
     for term in SERVICES:
-        publish(house, term)
+        publish(system, term)
     with Agents(openstack_cloud):
         paths = {}
         for term in SERVICES:
-            said = instance(house, "create", term, *ORDERS.get(term, ()), "--no-wait")
+            said = instance(system, "create", term, *ORDERS.get(term, ()), "--no-wait")
             assert said.status == Status.DONE, f"{term}: {said.err}"
             paths[term] = said.json["path"]
-        await_states(house, paths.values(), "active")
-        made = {term: instance(house, "show", path).json for term, path in paths.items()}
+        await_states(system, paths.values(), "active")
+        made = {term: instance(system, "show", path).json for term, path in paths.items()}
         for term, shown in made.items():
             assert shown["state"] == "active", term
             for name, mutability in SERVICES[term][0].items():
@@ -89,17 +89,17 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(house: De
             assert (links[name]["type"], links[name]["state"]) == ("AWS::EC2::Instance", "CREATE_COMPLETE")
         assert "target_kind" not in links["ComputeSecurityGroup"]
 
-        changed = instance(house, "update", made["inout"]["path"], "ParaOne=changed")
+        changed = instance(system, "update", made["inout"]["path"], "ParaOne=changed")
         assert changed.json["attributes"]["OutputOne"] == "changed", changed.err
         # The next version of the service: both of its templates have changed.
-        publish(house, "software", "--roll", deployment="deployment-uptd", provision="provision-uptd")
+        publish(system, "software", "--roll", deployment="deployment-uptd", provision="provision-uptd")
         stack = made["software"]["attributes"]["occi.mcn.stack.id"].partition(":")[2]
         until(lambda: _has_moved(client, stack), "the stack has the new template", seconds=200)
-        await_states(house, [paths["software"]], "active")
+        await_states(system, [paths["software"]], "active")
 
         for path in paths.values():
-            assert instance(house, "delete", path, "--no-wait").status == Status.DONE
-        await_states(house, paths.values(), None)
+            assert instance(system, "delete", path, "--no-wait").status == Status.DONE
+        await_states(system, paths.values(), None)
     assert ours(client, besides=before) == []
 
 
@@ -109,18 +109,18 @@ def _has_moved(client: Any, stack: str) -> bool:
     return found.stack_status == "UPDATE_COMPLETE" and "/tmp/UPDATE" in text
 
 
-def test_heats_reason_reaches_the_tenant_with_the_resources_name(house: Dev, openstack_cloud: OpenStack) -> None:
-    directory = house.state.parent / "broken"
+def test_heats_reason_reaches_the_tenant_with_the_resources_name(system: Dev, openstack_cloud: OpenStack) -> None:
+    directory = system.state.parent / "broken"
     before = [each.id for each in ours(heat_client(openstack_cloud))]
     template = Path(__file__).parent / "hurtle_templates" / "simple_vm.yaml"
     hurtle_bundle(directory, "broken", {}, {"deployment": "simple_vm"}, internal=NANO)
     text = template.read_text().replace("cirros-0.3.2-x86_64-disk", "no-such-image")
     (directory / "deployment.yaml").write_text(text)
-    assert house("publish", directory).status == Status.DONE
-    said = instance(house, "create", "broken")
+    assert system("publish", directory).status == Status.DONE
+    said = instance(system, "create", "broken")
     assert said.status == Status.FAILED
     assert "no-such-image" in said.err
     assert "VMOne" in said.err
-    [failed] = [each for each in instance(house, "list").json if each["path"].startswith("/broken/")]
-    assert instance(house, "delete", failed["path"]).json["state"] == "gone"
+    [failed] = [each for each in instance(system, "list").json if each["path"].startswith("/broken/")]
+    assert instance(system, "delete", failed["path"]).json["state"] == "gone"
     assert ours(heat_client(openstack_cloud), besides=before) == []

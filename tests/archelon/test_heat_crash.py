@@ -40,7 +40,7 @@ from tests.thoroughness import ROUNDS
 from tests.waiting import until
 
 from .harness import first_port
-from .heat_house import add_region, heat_client, ours
+from .heat_system import add_region, heat_client, ours
 
 pytestmark = pytest.mark.crash
 
@@ -90,7 +90,7 @@ class Row:
     stacks: int
 
 
-class House:
+class System:
     """The all-in-one over Heat, and what was measured."""
 
     def __init__(self, state: StateDirectory, openstack: OpenStack) -> None:
@@ -133,9 +133,9 @@ class House:
 class Order:
     """One order, as its tenant and as Heat see it."""
 
-    def __init__(self, house: House, text: str) -> None:
-        self._house = house
-        self._manager = house.stage.connection("tenant").open()
+    def __init__(self, system: System, text: str) -> None:
+        self._system = system
+        self._manager = system.stage.connection("tenant").open()
         self._text = text
         self.path = self._manager.create(TYPE, {"slow.text": text})
         self._instance = str(self._manager.get(self.path).attributes["org.archelon.instance"])
@@ -153,13 +153,13 @@ class Order:
     def states(self) -> list[str]:
         """Of its stacks, as Heat has them; a word of its own where Heat cannot be asked."""
         try:
-            return [each.stack_status for each in self._house.heat.stacks.list(tags=instance_tag(self._instance))]
+            return [each.stack_status for each in self._system.heat.stacks.list(tags=instance_tag(self._instance))]
         except (heatclient.exc.HTTPException, keystoneauth1.exceptions.ClientException) as error:
             return [f"Heat cannot be asked: {error}"]
 
     def orchestrator(self) -> int | None:
         """Its orchestrator's process."""
-        return next((each.pid for each in self._house.stage.nodes(self._instance) if each.is_orchestrator), None)
+        return next((each.pid for each in self._system.stage.nodes(self._instance) if each.is_orchestrator), None)
 
     def wrong(self, state: str | None) -> str:
         """What is not as it should be, empty where all is; the state None is for one that is gone."""
@@ -199,11 +199,11 @@ class Life:
         victims: by phase.
     """
 
-    def __init__(self, house: House, victims: Mapping[str, str]) -> None:
-        self._house = house
+    def __init__(self, system: System, victims: Mapping[str, str]) -> None:
+        self._system = system
         self._victims = victims
         self._killed: dict[str, float] = {}
-        self.orders = [Order(house, f"first {number}") for number in range(ORDERS)]
+        self.orders = [Order(system, f"first {number}") for number in range(ORDERS)]
 
     def close(self) -> None:
         for each in self.orders:
@@ -221,7 +221,7 @@ class Life:
             order = until(worked_on, f"Heat works on a stack in {phase}", seconds=PATIENCE)
             self._killed.setdefault(phase, time.time())
             if victim != "orchestrator":
-                self._house.kill(victim)
+                self._system.kill(victim)
                 return
             pid = order.orchestrator()
             assert pid is not None, f"{order.path} has no orchestrator to kill"
@@ -239,21 +239,21 @@ class Life:
         except AssertionError as error:
             killed = ", ".join(self._victims[phase] for phase in phases)
             pytest.fail(f"{error}, with kill -9 of {killed}: {wrong()}")
-        stacks = [each for each in ours(self._house.heat) if each.id not in self._house.before]
+        stacks = [each for each in ours(self._system.heat) if each.id not in self._system.before]
         for phase in phases:
             took = max(each.ended(phase) for each in self.orders) - self._killed[phase]
-            self._house.rows.append(Row(self._victims[phase], phase, took, len(stacks)))
+            self._system.rows.append(Row(self._victims[phase], phase, took, len(stacks)))
         assert len(stacks) == (0 if state is None else ORDERS), stacks
 
 
 @pytest.fixture(scope="module")
-def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[House]:
+def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[System]:
     directory = tmp_path_factory.mktemp("crash") / "state"
     add_region(openstack, directory, stalled=STALLED)
     state = StateDirectory(directory)
     with state.held():
         state.make(host="127.0.0.1", first_port=first_port())
-        made = House(state, openstack)
+        made = System(state, openstack)
         try:
             made.all.up(patience=120.0)
             made.publish(directory.parent / "slow")
@@ -266,8 +266,8 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, tables
 
 
 @pytest.mark.parametrize("begin", LIVES)
-def test_orders_end_right_whoever_dies(house: House, begin: int) -> None:
-    life = Life(house, {phase: VICTIMS[(begin + place) % len(VICTIMS)] for place, phase in enumerate(PHASES)})
+def test_orders_end_right_whoever_dies(system: System, begin: int) -> None:
+    life = Life(system, {phase: VICTIMS[(begin + place) % len(VICTIMS)] for place, phase in enumerate(PHASES)})
     try:
         life.strike("deploy", "CREATE")
         life.strike("provision", "UPDATE")
@@ -280,6 +280,6 @@ def test_orders_end_right_whoever_dies(house: House, begin: int) -> None:
             order.delete()
         life.strike("destroy", "DELETE")
         life.end(None, "destroy")
-        until(lambda: left(house.state) == [], "nothing is left in processes, books and databases", seconds=PATIENCE)
+        until(lambda: left(system.state) == [], "nothing is left in processes, books and databases", seconds=PATIENCE)
     finally:
         life.close()

@@ -16,7 +16,7 @@ from tests.designate import DesignateZone, designate_zone
 from tests.openstack import OpenStack
 
 from .harness import Dev
-from .heat_house import heat_client, heat_house, instance, ours
+from .heat_system import heat_client, heat_system, instance, ours
 
 READY = Path(__file__).parents[2] / "orchestrators"
 COMPUTE, NETWORK, STORAGE = (
@@ -90,20 +90,20 @@ def zone(openstack_dns: OpenStack) -> Iterator[DesignateZone]:
 
 
 @pytest.fixture(scope="module")
-def house(openstack_cloud: OpenStack, zone: DesignateZone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    with heat_house(openstack_cloud, tmp_path_factory.mktemp("regions") / "state", zones=[zone.name]) as running:
+def system(openstack_cloud: OpenStack, zone: DesignateZone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    with heat_system(openstack_cloud, tmp_path_factory.mktemp("regions") / "state", zones=[zone.name]) as running:
         running.start()
         yield running
 
 
-def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud: OpenStack) -> None:
+def test_one_bundle_over_two_regions_is_one_instance(system: Dev, openstack_cloud: OpenStack) -> None:
     before = [each.id for each in ours(heat_client(openstack_cloud))]
-    directory = house.state.parent / "both"
+    directory = system.state.parent / "both"
     directory.mkdir()
     for name, text in (("manifest.yaml", MANIFEST), ("local.yaml", LOCAL), ("heat.yaml", HEAT)):
         (directory / name).write_text(text)
-    assert house("publish", directory).status == Status.DONE
-    said = instance(house, "create", "both", "both.text=hello")
+    assert system("publish", directory).status == Status.DONE
+    said = instance(system, "create", "both", "both.text=hello")
     assert said.status == Status.DONE, said.err
     shown = said.json
     found = shown["attributes"]
@@ -122,54 +122,54 @@ def test_one_bundle_over_two_regions_is_one_instance(house: Dev, openstack_cloud
         ("net", "CREATE_COMPLETE"),
         ("node.0", "running"),
     }
-    updated = instance(house, "update", shown["path"], "both.text=bye")
+    updated = instance(system, "update", shown["path"], "both.text=bye")
     assert updated.status == Status.DONE, updated.err
     changed = updated.json["attributes"]
     assert (changed["both.said.local"], changed["both.said.RegionOne"]) == ("bye", "bye")
-    assert instance(house, "stop", shown["path"]).json["attributes"]["occi.mcn.stack.state"] == "SUSPEND_COMPLETE"
-    assert instance(house, "delete", shown["path"]).json["state"] == "gone"
+    assert instance(system, "stop", shown["path"]).json["attributes"]["occi.mcn.stack.state"] == "SUSPEND_COMPLETE"
+    assert instance(system, "delete", shown["path"]).json["state"] == "gone"
     assert ours(heat_client(openstack_cloud), besides=before) == []
 
 
-def test_a_service_has_a_name_while_it_lives(house: Dev, zone: DesignateZone) -> None:
-    directory = house.state.parent / "named"
+def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -> None:
+    directory = system.state.parent / "named"
     directory.mkdir()
     for name, text in (("manifest.yaml", NAMED_MANIFEST), ("heat.yaml", NAMED_HEAT), ("orchestrator.py", NAMED)):
         (directory / name).write_text(text)
-    assert house("publish", directory).status == Status.DONE
+    assert system("publish", directory).status == Status.DONE
     order = (f"named.zone={zone.name}", "named.address=192.0.2.1", "org.archelon.region=RegionOne")
-    said = instance(house, "create", "named", *order)
+    said = instance(system, "create", "named", *order)
     assert said.status == Status.DONE, said.err
     zone.serves("www", "A", ("192.0.2.1", 60))
-    assert instance(house, "update", said.json["path"], "named.address=192.0.2.2").status == Status.DONE
+    assert instance(system, "update", said.json["path"], "named.address=192.0.2.2").status == Status.DONE
     zone.serves("www", "A", ("192.0.2.2", 60))
     # Another instance cannot have the name, and its tenant hears why.
-    second = instance(house, "create", "named", *order)
+    second = instance(system, "create", "named", *order)
     assert second.status == Status.FAILED
     assert f"the name www.{zone.name}" in second.err
     assert "belongs to another instance" in second.err
-    [failed] = [each for each in instance(house, "list").json if each["state"] == "fail"]
-    assert instance(house, "delete", failed["path"]).json["state"] == "gone"
+    [failed] = [each for each in instance(system, "list").json if each["state"] == "fail"]
+    assert instance(system, "delete", failed["path"]).json["state"] == "gone"
     zone.serves("www", "A", ("192.0.2.2", 60))
-    assert instance(house, "delete", said.json["path"]).json["state"] == "gone"
+    assert instance(system, "delete", said.json["path"]).json["state"] == "gone"
     assert zone.kept() == []
     zone.serves("www", "A")
 
 
-def test_the_guestbook_is_ordered_on_heat_as_it_is_here(house: Dev, openstack_cloud: OpenStack) -> None:
+def test_the_guestbook_is_ordered_on_heat_as_it_is_here(system: Dev, openstack_cloud: OpenStack) -> None:
     before = [each.id for each in ours(heat_client(openstack_cloud))]
     for name in ("store", "guestbook"):
-        assert house("publish", READY / name).status == Status.DONE
+        assert system("publish", READY / name).status == Status.DONE
     order = ("guestbook.title=Visitors", "org.archelon.region=RegionOne")
-    said = instance(house, "create", "guestbook", *order)
+    said = instance(system, "create", "guestbook", *order)
     assert said.status == Status.DONE, said.err
     shown = said.json
     assert re.fullmatch(r"http://10\.20\.\d+\.\d+:8080/", shown["attributes"]["guestbook.url"])
     kinds = {each["title"]: each.get("target_kind") for each in shown["links"]}
     assert kinds["web.0"] == COMPUTE
-    [store] = [each for each in instance(house, "list").json if each["path"].startswith("/store/")]
-    kinds = {each["title"]: each.get("target_kind") for each in instance(house, "show", store["path"]).json["links"]}
+    [store] = [each for each in instance(system, "list").json if each["path"].startswith("/store/")]
+    kinds = {each["title"]: each.get("target_kind") for each in instance(system, "show", store["path"]).json["links"]}
     assert (kinds["store"], kinds["volume"]) == (COMPUTE, STORAGE)
     assert len(ours(heat_client(openstack_cloud), besides=before)) == 2
-    assert instance(house, "delete", shown["path"]).json["state"] == "gone"
+    assert instance(system, "delete", shown["path"]).json["state"] == "gone"
     assert ours(heat_client(openstack_cloud), besides=before) == []

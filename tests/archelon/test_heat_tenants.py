@@ -18,8 +18,8 @@ from tests.keystone_people import Person
 from tests.openstack import OpenStack
 from tests.waiting import until
 
-from .heat_house import heat_client, ours
-from .keystone_house import House, keystone_house
+from .heat_system import heat_client, ours
+from .keystone_system import System, keystone_system
 
 THING = "http://schemas.example.org/occi/sm#thing"
 MANIFEST = f"""
@@ -36,13 +36,13 @@ outputs: {{thing.said: {{value: {{get_attr: [thing, output]}}}}}}
 
 
 @pytest.fixture(scope="module")
-def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("tenants")
     region = {
         "platform": "heat",
         "settings": {"auth_url": openstack.auth_url, "region_name": openstack.region},
     }
-    with keystone_house(openstack, root / ".archelon", {"RegionOne": region}) as made:
+    with keystone_system(openstack, root / ".archelon", {"RegionOne": region}) as made:
         made.publish(_thing(root / "thing"))
         yield made
 
@@ -59,14 +59,14 @@ def _thing(directory: Path) -> Path:
 class Tenant:
     """Who orders, and the same person at Heat."""
 
-    def __init__(self, house: House, text: str) -> None:
-        self.person: Person = house.people.person("member")
+    def __init__(self, system: System, text: str) -> None:
+        self.person: Person = system.people.person("member")
         self.heat = Client(
-            session=self.person.cloud.session, region_name=house.openstack.region, service_type="orchestration"
+            session=self.person.cloud.session, region_name=system.openstack.region, service_type="orchestration"
         )
-        self._house = house
+        self._system = system
         self.text = text
-        with house.open(self.person.token()) as manager:
+        with system.open(self.person.token()) as manager:
             self.path = manager.create(THING, {"thing.text": text})
 
     def stacks(self) -> list[Any]:
@@ -75,32 +75,32 @@ class Tenant:
 
     def is_right(self) -> bool:
         """It is active, says what was ordered, and its own project has its one stack, as the tenant is shown it."""
-        shown = self._house.await_state(self.person, self.path, "active")
+        shown = self._system.await_state(self.person, self.path, "active")
         [stack] = self.stacks()
         own = f"/{self.person.project_id}/stacks/" in stack.links[0]["href"]
         return own and (shown["occi.mcn.stack.id"], shown["thing.said"]) == (f"RegionOne:{stack.id}", self.text)
 
     def act(self, action: Any, state: str) -> str:
         """Stop or start; what Heat then says of the stack."""
-        with self._house.open(self.person.token()) as manager:
+        with self._system.open(self.person.token()) as manager:
             manager.act(self.path, action.scheme + action.term)
-        self._house.await_state(self.person, self.path, state)
+        self._system.await_state(self.person, self.path, state)
         [stack] = self.stacks()
         return str(stack.stack_status)
 
     def change(self, text: str) -> None:
         self.text = text
-        with self._house.open(self.person.token()) as manager:
+        with self._system.open(self.person.token()) as manager:
             manager.update(self.path, {"thing.text": text})
 
 
-def test_the_whole_chain_works_in_each_tenants_own_project(house: House, openstack: OpenStack) -> None:
+def test_the_whole_chain_works_in_each_tenants_own_project(system: System, openstack: OpenStack) -> None:
     providers = {each.id for each in ours(heat_client(openstack))}
-    alice, bob = Tenant(house, "for Alice"), Tenant(house, "for Bob")
+    alice, bob = Tenant(system, "for Alice"), Tenant(system, "for Bob")
     assert alice.is_right()
     assert bob.is_right()
     assert {each.id for each in ours(heat_client(openstack))} == providers
-    delegated = {(each["trustor_user_id"], each["project_id"]) for each in house.trusts()}
+    delegated = {(each["trustor_user_id"], each["project_id"]) for each in system.trusts()}
     assert delegated == {(each.person.id, each.person.project_id) for each in (alice, bob)}
 
     [of_alice], [of_bob] = alice.stacks(), bob.stacks()
@@ -108,8 +108,8 @@ def test_the_whole_chain_works_in_each_tenants_own_project(house: House, opensta
         with pytest.raises(HTTPException) as refused:
             other.heat.stacks.get(f"{theirs.stack_name}/{theirs.id}")
         assert refused.value.code in (403, 404)
-        assert house.look(other.person, path) is None
-        with house.open(other.person.token()) as manager, pytest.raises(client.NotFoundError):
+        assert system.look(other.person, path) is None
+        with system.open(other.person.token()) as manager, pytest.raises(client.NotFoundError):
             manager.delete(path)
 
     alice.change("for Alice, changed")
@@ -121,9 +121,9 @@ def test_the_whole_chain_works_in_each_tenants_own_project(house: House, opensta
     assert [each.stack_status for each in bob.stacks()] == ["UPDATE_COMPLETE"]
 
     for each in (alice, bob):
-        with house.open(each.person.token()) as manager:
+        with system.open(each.person.token()) as manager:
             manager.delete(each.path)
     for each in (alice, bob):
-        house.await_state(each.person, each.path, None)
+        system.await_state(each.person, each.path, None)
         assert each.stacks() == []
-    until(lambda: house.trusts() == [], "no trust is left", seconds=60)
+    until(lambda: system.trusts() == [], "no trust is left", seconds=60)

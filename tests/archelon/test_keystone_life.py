@@ -32,21 +32,21 @@ from tests.tables import Tables
 from tests.waiting import until
 
 from .harness import FRONT, GUESTBOOK, ROOT, front
-from .keystone_house import PATIENCE, House, keystone_house
+from .keystone_system import PATIENCE, System, keystone_system
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
 _ORDERS = 5
 
 
 @pytest.fixture(scope="module")
-def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("life")
     before = os.environ.get("PYTHONPATH")
     # Where the all-in-one's processes find the platform.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(install(root / "platform")), before]))
     region = {"platform": "delegating", "settings": {"keystone": openstack.keystone_url}}
     try:
-        with keystone_house(openstack, root / ".archelon", {REGION: region}) as made:
+        with keystone_system(openstack, root / ".archelon", {REGION: region}) as made:
             for name in ("store", "guestbook", "hello"):
                 made.publish(ROOT / "orchestrators" / name)
             made.publish(front(root / "front"))
@@ -59,93 +59,93 @@ def house(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             os.environ["PYTHONPATH"] = before
 
 
-def test_three_levels_live_on_for_long_after_the_token_has_ended(house: House, short_lived: str) -> None:
-    tenant = house.people.person("member")
-    token = house.brief(tenant, short_lived)
-    with house.open(token) as manager:
+def test_three_levels_live_on_for_long_after_the_token_has_ended(system: System, short_lived: str) -> None:
+    tenant = system.people.person("member")
+    token = system.brief(tenant, short_lived)
+    with system.open(token) as manager:
         path = manager.create(FRONT, {})
-    house.await_state(tenant, path, "active")
+    system.await_state(tenant, path, "active")
     # One trust for the three of them.
-    [trust] = house.trusts()
+    [trust] = system.trusts()
     assert (trust["trustor_user_id"], trust["project_id"]) == (tenant.id, tenant.project_id)
     assert trust["expires_at"] is None
-    with house.open(tenant.token()) as manager:
+    with system.open(tenant.token()) as manager:
         listed = [each.location for term in ("guestbook", "store") for each in manager.list(f"/{term}/")]
     assert len(listed) == 2
 
     def ended() -> bool:
         try:
-            with house.open(token) as manager:
+            with system.open(token) as manager:
                 manager.get(path)
         except client.UnauthorizedError:
             return True
         return False
 
     until(ended, "the token that ordered has ended", seconds=60, pause=0.5)
-    house.restart()
-    until(lambda: _answers(house, tenant, path), "everything is up again", seconds=60, pause=0.2)
-    with house.open(tenant.token()) as manager:
+    system.restart()
+    until(lambda: _answers(system, tenant, path), "everything is up again", seconds=60, pause=0.2)
+    with system.open(tenant.token()) as manager:
         manager.update(path, {"hello.greeting": "After the end"})
         manager.update(listed[0], {"guestbook.title": "Changed below"})
-    assert house.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
-    house.await_state(tenant, listed[0], "active")
-    _heals(house)
-    _scales(house, tenant, listed[0])
-    assert [each["id"] for each in house.trusts()] == [trust["id"]]
-    with house.open(tenant.token()) as manager:
+    assert system.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
+    system.await_state(tenant, listed[0], "active")
+    _heals(system)
+    _scales(system, tenant, listed[0])
+    assert [each["id"] for each in system.trusts()] == [trust["id"]]
+    with system.open(tenant.token()) as manager:
         manager.delete(path)
-    house.await_state(tenant, path, None)
-    assert house.trusts() == []
-    assert [house.look(tenant, each) for each in listed] == [None, None]
+    system.await_state(tenant, path, None)
+    assert system.trusts() == []
+    assert [system.look(tenant, each) for each in listed] == [None, None]
 
 
-def _answers(house: House, tenant: Person, path: str) -> bool:
+def _answers(system: System, tenant: Person, path: str) -> bool:
     try:
-        return house.look(tenant, path) is not None
+        return system.look(tenant, path) is not None
     except client.ClientError:
         return False
 
 
-def _heals(house: House) -> None:
+def _heals(system: System) -> None:
     """A node that was killed is made again, in the tenant's name, with no token of the tenant's about."""
-    victim, pid = next(iter(_nodes(house).items()))
+    victim, pid = next(iter(_nodes(system).items()))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: _nodes(house).get(victim) not in (pid, None), "it is healed", seconds=60)
+    until(lambda: _nodes(system).get(victim) not in (pid, None), "it is healed", seconds=60)
 
 
-def _scales(house: House, tenant: Person, guestbook: str) -> None:
+def _scales(system: System, tenant: Person, guestbook: str) -> None:
     """One that is busy grows, in the tenant's name and with no token of the tenant's about."""
 
     def webs() -> int:
-        seen = house.look(tenant, guestbook)
+        seen = system.look(tenant, guestbook)
         assert seen is not None
         with contextlib.suppress(urllib3.exceptions.HTTPError):
             urllib3.request("GET", str(seen["guestbook.url"]), retries=False, timeout=5.0)
         return str(seen["guestbook.endpoints"]).count(":")
 
     assert webs() == 1
-    with house.open(tenant.token()) as manager:
+    with system.open(tenant.token()) as manager:
         manager.update(guestbook, {"guestbook.busy": 0.1})
     until(lambda: webs() > 1, "it has grown", seconds=PATIENCE, pause=0.2)
 
 
-def _nodes(house: House) -> dict[Any, int]:
+def _nodes(system: System) -> dict[Any, int]:
     """The nodes that run, with their processes."""
-    seen = [launcher.observe(name) for launcher, name in house.all.running() if name.process != "orchestrator"]
+    seen = [launcher.observe(name) for launcher, name in system.all.running() if name.process != "orchestrator"]
     return {each.name: each.pid for each in seen if each is not None and each.pid is not None}
 
 
-def test_keystones_catalogue_is_kept_the_same(house: House) -> None:
-    [entry] = house.endpoints(HELLO)
-    url = f"{house.all.state.url()}/hello/"
+def test_keystones_catalogue_is_kept_the_same(system: System) -> None:
+    [entry] = system.endpoints(HELLO)
+    url = f"{system.all.state.url()}/hello/"
     assert (entry["url"], entry["interface"], entry["region_id"]) == (url, "public", REGION)
-    house.openstack.admin.keystone("DELETE", f"/endpoints/{entry['id']}")
-    until(lambda: house.endpoints(HELLO), "the endpoint is there again", seconds=60, pause=0.2)
-    service = house.endpoints(HELLO)[0]["service_id"]
-    house.openstack.admin.keystone("DELETE", f"/services/{service}")
-    until(lambda: house.endpoints(HELLO), "the service is there again", seconds=60, pause=0.2)
+    system.openstack.admin.keystone("DELETE", f"/endpoints/{entry['id']}")
+    until(lambda: system.endpoints(HELLO), "the endpoint is there again", seconds=60, pause=0.2)
+    service = system.endpoints(HELLO)[0]["service_id"]
+    system.openstack.admin.keystone("DELETE", f"/services/{service}")
+    until(lambda: system.endpoints(HELLO), "the service is there again", seconds=60, pause=0.2)
     # What others entered there is found by whoever asks design, and goes with them.
-    admin, foreign = house.openstack.admin, "http://schemas.example.org/occi/sm#foreign"
+    admin, foreign = system.openstack.admin, "http://schemas.example.org/occi/sm#foreign"
     made = admin.keystone("POST", "/services", {"service": {"type": foreign, "name": "theirs"}})["service"]["id"]
     endpoint = {
         "service_id": made,
@@ -154,77 +154,77 @@ def test_keystones_catalogue_is_kept_the_same(house: House) -> None:
         "region": "RegionOne",
     }
     admin.keystone("POST", "/endpoints", {"endpoint": endpoint})
-    token = house.people.person("member").token()
-    until(lambda: _found(house, token, foreign) == ["http://their.example/foreign/"], "theirs is found", seconds=60)
+    token = system.people.person("member").token()
+    until(lambda: _found(system, token, foreign) == ["http://their.example/foreign/"], "theirs is found", seconds=60)
     admin.keystone("DELETE", f"/services/{made}")
-    until(lambda: _found(house, token, foreign) == [], "theirs is found no more", seconds=60)
+    until(lambda: _found(system, token, foreign) == [], "theirs is found no more", seconds=60)
 
 
-def _found(house: House, token: str, service_type: str) -> list[str]:
-    with house.design(token) as catalogue:
+def _found(system: System, token: str, service_type: str) -> list[str]:
+    with system.design(token) as catalogue:
         entries = list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type}))
     return [str(each.attributes[design.ENDPOINT]) for each in entries]
 
 
-def test_who_ordered_is_deleted_and_an_operator_adopts(house: House) -> None:
-    tenant = house.people.person("member")
-    colleague = house.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
-    with house.open(tenant.token()) as manager:
+def test_who_ordered_is_deleted_and_an_operator_adopts(system: System) -> None:
+    tenant = system.people.person("member")
+    colleague = system.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
+    with system.open(tenant.token()) as manager:
         path = manager.create(HELLO, {})
-    instance = str(house.await_state(tenant, path, "active")["org.archelon.instance"])
-    house.people.delete(tenant.id)
-    with house.open(colleague.token()) as manager:
+    instance = str(system.await_state(tenant, path, "active")["org.archelon.instance"])
+    system.people.delete(tenant.id)
+    with system.open(colleague.token()) as manager:
         manager.update(path, {"hello.greeting": "Is anybody there?"})
-    message = house.await_state(colleague, path, "fail")[wire.STATE_MESSAGE]
+    message = system.await_state(colleague, path, "fail")[wire.STATE_MESSAGE]
     assert "the user who ordered it was deleted" in message
     assert "an operator can adopt" in message
     delegation = design.delegation_path(instance)
-    system = house.operator.token(project_id=None, system_scope="all")
-    with house.design(system) as operator:
+    system = system.operator.token(project_id=None, system_scope="all")
+    with system.design(system) as operator:
         shown = operator.get(delegation).attributes
         assert shown[design.DELEGATION_STATE] == "lost"
         headers = {design.SUBJECT_TOKEN_HEADER: colleague.token()}
         adopted = operator.using(headers=headers).act(delegation, design.ADOPT.scheme + design.ADOPT.term)
         assert adopted.attributes[design.DELEGATION_STATE] == "active"
-    with house.open(colleague.token()) as manager:
+    with system.open(colleague.token()) as manager:
         manager.act(path, wire.RETRY.scheme + wire.RETRY.term)
-    house.await_state(colleague, path, "active")
-    assert [each["trustor_user_id"] for each in house.trusts()] == [colleague.id]
-    assert _delete_as_operator(house, system, instance) == 200
-    house.await_state(colleague, path, None)
-    assert house.trusts() == []
+    system.await_state(colleague, path, "active")
+    assert [each["trustor_user_id"] for each in system.trusts()] == [colleague.id]
+    assert _delete_as_operator(system, system, instance) == 200
+    system.await_state(colleague, path, None)
+    assert system.trusts() == []
 
 
-def _delete_as_operator(house: House, token: str, instance: str) -> int:
+def _delete_as_operator(system: System, token: str, instance: str) -> int:
     with urllib3.PoolManager(retries=False, timeout=30.0) as http:
-        url = f"{house.all.state.url()}/operator/instances/{instance}"
+        url = f"{system.all.state.url()}/operator/instances/{instance}"
         return http.request("DELETE", url, headers={"X-Auth-Token": token}).status
 
 
-def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(house: House) -> None:
-    person = house.people.person("member")
+def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(system: System) -> None:
+    person = system.people.person("member")
     document = {"application_credential": {"name": "robot", "secret": "s3cret"}}
     made = person.cloud.keystone("POST", f"/users/{person.id}/application_credentials", document)
     credential = v3.ApplicationCredential(
-        house.openstack.auth_url,
+        system.openstack.auth_url,
         application_credential_id=made["application_credential"]["id"],
         application_credential_secret="s3cret",
     )
     token = credential.get_access(session.Session(timeout=30)).auth_token
-    with house.open(token) as manager:
+    with system.open(token) as manager:
         with pytest.raises(client.ForbiddenError, match="no trust for an application credential"):
             manager.create(HELLO, {})
         assert list(manager.list("/hello/")) == []
-    assert house.trusts() == []
+    assert system.trusts() == []
 
 
-def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables) -> None:
+def test_keystone_is_killed_under_a_load_of_orders(system: System, tables: Tables) -> None:
     """No order that was accepted is lost, and none is refused once Keystone answers again."""
-    bed = house.openstack.bed
+    bed = system.openstack.bed
     if bed is None:
         missing("a Keystone that may be killed", command="OS_CLOUD= make test-all")
     assert bed is not None
-    tenant = house.people.person("member")
+    tenant = system.people.person("member")
     tokens = [tenant.token() for _ in range(_ORDERS)]
     back = threading.Event()
     rows: list[tuple[int, int, int, str]] = []
@@ -232,7 +232,7 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables)
 
     def order(number: int) -> None:
         away = late = 0
-        with house.open(tokens[number], retry=client.Retry(attempts=1)) as manager:
+        with system.open(tokens[number], retry=client.Retry(attempts=1)) as manager:
             until_then = time.monotonic() + PATIENCE
             while True:
                 recovered = back.is_set()
@@ -255,7 +255,7 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables)
         back.set()
         for each in under_way:
             each.result()
-    ends = [house.await_state(tenant, path, "active") for *_, path in rows]
+    ends = [system.await_state(tenant, path, "active") for *_, path in rows]
     lines = [f"  {'order':>5} {'503 while away':>14} {'refused after':>13}  greeting"]
     for (number, away, late, _), seen in zip(rows, ends, strict=True):
         lines.append(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
@@ -263,24 +263,24 @@ def test_keystone_is_killed_under_a_load_of_orders(house: House, tables: Tables)
     assert sum(away for _, away, _, _ in rows) > 0
     assert all(waits), "each 503 says when to come again"
     assert sum(late for _, _, late, _ in rows) == 0
-    assert len(house.trusts()) == _ORDERS
-    with house.open(tenant.token()) as manager:
+    assert len(system.trusts()) == _ORDERS
+    with system.open(tenant.token()) as manager:
         for *_, path in rows:
             manager.delete(path)
     for *_, path in rows:
-        house.await_state(tenant, path, None)
-    assert house.trusts() == []
+        system.await_state(tenant, path, None)
+    assert system.trusts() == []
 
 
-def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(house: House) -> None:
-    with house.open(house.provider.token()) as manager:
+def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(system: System) -> None:
+    with system.open(system.provider.token()) as manager:
         for entry in list(manager.list(wire.PUBLISHED.location)):
             manager.delete(entry.location)
     types = ("hello", "guestbook", "store")
     named = [*(f"http://schemas.archelon.org/occi/service#{each}" for each in types), FRONT]
 
     def services() -> list[str]:
-        return [each["type"] for each in house.openstack.admin.keystone("GET", "/services")["services"]]
+        return [each["type"] for each in system.openstack.admin.keystone("GET", "/services")["services"]]
 
     until(lambda: not set(named) & set(services()), "Keystone lists none of them", seconds=60, pause=0.2)
-    assert house.trusts() == []
+    assert system.trusts() == []

@@ -29,9 +29,9 @@ from archelon_core.auth import MemoryRevocations, SigningKey, TenantId, TokenIss
 from archelon_core.auth.sql_revocations import SqlRevocations
 from archelon_core.database import Database
 from occi_service import client
-from sdk.runtime.reporting import Line
-from sdk.runtime.services import NetworkReach
-from sdk.runtime.waiting import WakingPace
+from sdk.runtime.reporting import ReportQueue
+from sdk.runtime.services import HttpServiceClients
+from sdk.runtime.waiting import CancellableWaiter
 from tests.archelon.harness import FRONT, GUESTBOOK, ROOT, first_port, front
 from tests.ports import free_port
 from tests.waiting import until
@@ -96,7 +96,7 @@ def issuer(state: StateDirectory, name: str, clock: Callable[[], float] = time.t
 
 
 @dataclasses.dataclass
-class House:
+class System:
     all: TwoManagers
 
     def open(self, url: str, token: str) -> client.Client:
@@ -140,11 +140,11 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def system(tmp_path: Path) -> Iterator[System]:
     state = StateDirectory(tmp_path / ".archelon")
     state.make(host="127.0.0.1", first_port=first_port())
     everything = TwoManagers(state)
-    made = House(everything)
+    made = System(everything)
     try:
         everything.up()
         ready = ROOT / "orchestrators"
@@ -160,44 +160,48 @@ def house(tmp_path: Path) -> Iterator[House]:
         everything.down()
 
 
-def test_a_composition_across_them_and_what_its_tokens_are_good_for(house: House) -> None:
-    here, there, catalogue = house.all.state.url(), house.all.other, f"{house.all.state.url('cloud_controller')}/design"
-    with house.as_("tenant", catalogue) as anybody:
+def test_a_composition_across_them_and_what_its_tokens_are_good_for(system: System) -> None:
+    here, there, catalogue = (
+        system.all.state.url(),
+        system.all.other,
+        f"{system.all.state.url('cloud_controller')}/design",
+    )
+    with system.as_("tenant", catalogue) as anybody:
 
         def found(service_type: str) -> bool:
             return bool(list(anybody.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})))
 
         until(lambda: found(GUESTBOOK) and found(STORE), "they are in the catalogue")
-    with house.as_("tenant", here) as tenant:
+    with system.as_("tenant", here) as tenant:
         path = tenant.create(FRONT, {})
-    house.await_state(path, "active")
-    root = house.instance(here, path)
+    system.await_state(path, "active")
+    root = system.instance(here, path)
     guestbook = wire.supplier_path(root, GUESTBOOK)
-    middle = house.instance(there, guestbook)
-    assert house.all_of(there, "guestbook") == [guestbook]
-    assert house.all_of(here, "store") == [wire.supplier_path(middle, STORE)]
-    _is_good_for_this_alone(house, root, guestbook)
-    with house.as_("operator", catalogue) as operator:
+    middle = system.instance(there, guestbook)
+    assert system.all_of(there, "guestbook") == [guestbook]
+    assert system.all_of(here, "store") == [wire.supplier_path(middle, STORE)]
+    _is_good_for_this_alone(system, root, guestbook)
+    with system.as_("operator", catalogue) as operator:
         # The other service manager's instance orders here again, and hangs on the delegation of the one that was ordered.
         delegations = [design.delegation_path(each) for each in (root, middle)]
         assert [operator.get(each).attributes[design.DELEGATION_STATE] for each in delegations] == ["active", "active"]
         assert operator.get(delegations[1]).attributes[design.DELEGATION_PARENT] == root
-        with house.as_("tenant", here) as tenant:
+        with system.as_("tenant", here) as tenant:
             tenant.delete(path)
-        house.await_state(path, None)
-        assert house.all_of(there, "guestbook") == house.all_of(here, "store") == []
+        system.await_state(path, None)
+        assert system.all_of(there, "guestbook") == system.all_of(here, "store") == []
         assert not any(operator.exists(each) for each in delegations)
 
 
-def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
-    there = house.all.other
-    with house.as_("tenant", there) as person:
+def _is_good_for_this_alone(system: System, parent: str, guestbook: str) -> None:
+    there = system.all.other
+    with system.as_("tenant", there) as person:
         # One tenant's; another's are not seen.
-        tenant = TenantId(str(_tenant_of(house)))
+        tenant = TenantId(str(_tenant_of(system)))
         busy = person.get(guestbook).attributes["guestbook.busy"]
-    sign = issuer(house.all.state, "cloud-controller").for_instance
+    sign = issuer(system.all.state, "cloud-controller").for_instance
     good = sign(parent, tenant_id=tenant, audience=GUESTBOOK)
-    with house.open(there, good) as orchestrator:
+    with system.open(there, good) as orchestrator:
         assert orchestrator.get(guestbook).attributes["guestbook.busy"] == busy
         for elsewhere in ("/record/", "/published/", "/"):
             with pytest.raises(client.ForbiddenError, match="for orders of"):
@@ -206,14 +210,17 @@ def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
             orchestrator.create(GUESTBOOK, {})
         assert [each.location for each in orchestrator.list("/guestbook/")] == [guestbook]
     # One that has ended on the way is exchanged for another.
-    ended = issuer(house.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
+    ended = issuer(system.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
     given = [ended(parent, tenant_id=tenant, audience=GUESTBOOK), good]
-    line = Line(f"{there}/guestbook/{parent}", "none")
-    with contextlib.closing(line), contextlib.closing(NetworkReach(line, there, pace=WakingPace())) as reach:
-        assert reach.supplier(there, lambda: given.pop(0)).get(guestbook).attributes["guestbook.busy"] == busy
+    report_queue = ReportQueue(f"{there}/guestbook/{parent}", "none")
+    with (
+        contextlib.closing(report_queue),
+        contextlib.closing(HttpServiceClients(report_queue, there, waiter=CancellableWaiter())) as services,
+    ):
+        assert services.supplier(there, lambda: given.pop(0)).get(guestbook).attributes["guestbook.busy"] == busy
         assert not given
     # Another instance of the tenant may look, since it may be bound to this one.
-    with house.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=GUESTBOOK)) as stranger:
+    with system.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=GUESTBOOK)) as stranger:
         assert stranger.get(guestbook).attributes["guestbook.busy"] == busy
         # It has to know where: what the tenant has, it is not told.
         assert list(stranger.list("/guestbook/")) == []
@@ -226,15 +233,15 @@ def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
         ):
             with pytest.raises(client.ForbiddenError, match=r"composed of|needs the role tenant"):
                 refused()
-    with house.open(there, sign(parent, tenant_id=TenantId("another"), audience=GUESTBOOK)) as foreigner:
+    with system.open(there, sign(parent, tenant_id=TenantId("another"), audience=GUESTBOOK)) as foreigner:
         assert list(foreigner.list("/guestbook/")) == []
         with pytest.raises(client.NotFoundError):
             foreigner.get(guestbook)
     revoked = sign(parent, tenant_id=tenant, audience=GUESTBOOK)
-    database = Database(house.all.database)
-    SqlRevocations(database, time.time).revoke_token(_id_of(house, revoked), until=time.time() + 900)
+    database = Database(system.all.database)
+    SqlRevocations(database, time.time).revoke_token(_id_of(system, revoked), until=time.time() + 900)
     database.close()
-    own = issuer(house.all.state, "service-manager").for_instance
+    own = issuer(system.all.state, "service-manager").for_instance
     for refused_token in (
         sign(parent, tenant_id=tenant, audience=STORE),
         sign(parent, tenant_id=tenant, audience=tokens.AUDIENCE_SERVICE_MANAGER),
@@ -243,18 +250,18 @@ def _is_good_for_this_alone(house: House, parent: str, guestbook: str) -> None:
         ended(parent, tenant_id=tenant, audience=GUESTBOOK),
         revoked,
     ):
-        with house.open(there, refused_token) as nobody, pytest.raises(client.UnauthorizedError):
+        with system.open(there, refused_token) as nobody, pytest.raises(client.UnauthorizedError):
             nobody.get(guestbook)
 
 
-def _tenant_of(house: House) -> str:
+def _tenant_of(system: System) -> str:
     from archelon_core.auth import RealmFile
 
-    [tenant] = RealmFile(house.all.state.realm, time.time).read().tenants.values()
+    [tenant] = RealmFile(system.all.state.realm, time.time).read().tenants.values()
     return tenant.id
 
 
-def _id_of(house: House, token: str) -> str:
+def _id_of(system: System, token: str) -> str:
     import jwt
 
     return str(jwt.decode(token, options={"verify_signature": False})["jti"])

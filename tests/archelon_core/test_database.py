@@ -97,7 +97,7 @@ def test_a_new_file_is_opened_beside_one_who_writes_to_it(sqlite_url: str) -> No
 def test_a_statement_outside_a_transaction_is_committed_at_once(database_url: str) -> None:
     database = Database(database_url)
     counters.metadata.create_all(database.engine)
-    with database.turn(), database.read() as connection:
+    with database.write_lock(), database.read() as connection:
         connection.execute(counters.insert().values(name="hits", value=1))
         with database.read() as other:
             assert other.scalar(sa.select(counters.c.value)) == 1

@@ -89,7 +89,7 @@ server.serve(app_factory, bind="127.0.0.1:0", server="Vault/1 OCCI/1.2", workers
 """
 
 
-class House:
+class System:
     """A directory with a realm, keys, and tokens of one tenant."""
 
     def __init__(self, directory: Path) -> None:
@@ -98,9 +98,9 @@ class House:
         tenant = realm.add_tenant("demo")
         realm.add_user("ann", tenant="demo")
         self.token = realm.issue_token("ann", tenant="demo", lifetime=datetime.timedelta(hours=1)).secret
-        realm.add_tenant("house")
-        realm.add_user("olga", tenant="house", roles=["operator"])
-        self.operator = realm.issue_token("olga", tenant="house", lifetime=datetime.timedelta(hours=1)).secret
+        realm.add_tenant("system")
+        realm.add_user("olga", tenant="system", roles=["operator"])
+        self.operator = realm.issue_token("olga", tenant="system", lifetime=datetime.timedelta(hours=1)).secret
         self.metrics = secrets.token_hex(32)
         (directory / "metrics.token").write_text(self.metrics)
         self.key = generate_key()
@@ -143,14 +143,14 @@ class AllExist:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def system(tmp_path: Path) -> System:
+    return System(tmp_path)
 
 
 @contextlib.contextmanager
-def serving(house: House) -> Iterator[int]:
+def serving(system: System) -> Iterator[int]:
     """The service's port; afterwards all that it wrote is in files."""
-    directory = house.directory
+    directory = system.directory
     with (directory / "stderr").open("wb") as errors, (directory / "stdout").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVICE, str(directory), ISSUER], stdout=subprocess.PIPE, stderr=errors
@@ -183,16 +183,16 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def drive(port: int, house: House) -> None:
+def drive(port: int, system: System) -> None:
     """Orders, reads, refusals and slips; each with a secret in it somewhere."""
-    plain = {"Content_Type": "text/plain", "X_Auth_Token": house.token}
-    as_json = {"Content_Type": "application/occi+json", "Authorization": f"Bearer {house.signed}"}
+    plain = {"Content_Type": "text/plain", "X_Auth_Token": system.token}
+    as_json = {"Content_Type": "application/occi+json", "Authorization": f"Bearer {system.signed}"}
     vault = f"/vault/{uuid.uuid4()}"
     password = f"X-OCCI-Attribute: vault.password={quoted(PASSWORD)}"
     assert ask(port, "PUT", vault, f"{KIND}\n{password}\n", **plain)[0] == 201
-    status, shown = ask(port, "GET", vault, X_Auth_Token=house.token, Accept="application/occi+json")
+    status, shown = ask(port, "GET", vault, X_Auth_Token=system.token, Accept="application/occi+json")
     assert (status, json.loads(shown)["attributes"]["vault.password"]) == (200, PASSWORD)
-    status, listed = ask(port, "GET", "/vault/", X_Auth_Token=house.token, Accept="application/occi+json")
+    status, listed = ask(port, "GET", "/vault/", X_Auth_Token=system.token, Accept="application/occi+json")
     assert (status, "vault.password" in listed) == (200, False)
     document = json.dumps({"kind": "http://example.org/vault#vault", "attributes": {"vault.password": OTHER}})
     assert ask(port, "POST", "/vault/", document, **as_json)[0] == 201
@@ -201,7 +201,7 @@ def drive(port: int, house: House) -> None:
     fails = 'X-OCCI-Attribute: vault.fails="write"\n'
     assert ask(port, "PUT", "/vault/one", f"{KIND}\n{password}\n{fails}", **plain)[0] == 500
     assert ask(port, "PUT", "/vault/two", f"{KIND}\n{password}\n{fails.replace('write', 'read')}", **plain)[0] == 201
-    assert ask(port, "GET", "/vault/two", X_Auth_Token=house.token)[0] == 500
+    assert ask(port, "GET", "/vault/two", X_Auth_Token=system.token)[0] == 500
     failing = json.dumps({"attributes": {"vault.password": OTHER, "vault.fails": "write"}})
     assert ask(port, "POST", vault, failing, **as_json)[0] == 500
 
@@ -209,33 +209,33 @@ def drive(port: int, house: House) -> None:
     assert ask(port, "POST", vault, f"X-OCCI-Attribute: vault.password={quoted(PASSWORD * 9)}\n", **plain)[0] == 400
     assert ask(port, "POST", vault, f"{password[:-1]}\n", **plain)[0] == 400
     assert ask(port, "POST", vault, '{"attributes": {"vault.password": ' + quoted(OTHER), **as_json)[0] == 400
-    assert ask(port, "GET", "/vault/", X_Auth_Token=house.token, X_OCCI_Attribute=password.partition(": ")[2])[0] in (
+    assert ask(port, "GET", "/vault/", X_Auth_Token=system.token, X_OCCI_Attribute=password.partition(": ")[2])[0] in (
         200,
         400,
     )
-    for token in (house.token[:-2] + "zz", house.signed[:-6] + "AAAAAA"):
+    for token in (system.token[:-2] + "zz", system.signed[:-6] + "AAAAAA"):
         assert ask(port, "GET", vault, X_Auth_Token=token)[0] == 401
-    assert ask(port, "GET", vault, X_Auth_Token=house.token, Authorization=f"Bearer {house.signed}")[0] == 400
-    assert ask(port, "GET", vault, X_Auth_Token=house.token, X_Tenant_Name="another")[0] == 403
-    assert ask(port, "GET", f"{vault}?token={house.token}", X_Auth_Token=house.token)[0] in (200, 400)
-    assert ask(port, "GET", "/metrics", X_Auth_Token=house.token)[0] == 403
-    assert ask(port, "GET", "/metrics", X_Auth_Token=house.operator)[0] == 200
-    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {house.metrics}x")[0] == 401
-    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {house.metrics}")[0] == 200
-    assert ask(port, "DELETE", "/vault/none", X_Auth_Token=house.token)[0] == 404
+    assert ask(port, "GET", vault, X_Auth_Token=system.token, Authorization=f"Bearer {system.signed}")[0] == 400
+    assert ask(port, "GET", vault, X_Auth_Token=system.token, X_Tenant_Name="another")[0] == 403
+    assert ask(port, "GET", f"{vault}?token={system.token}", X_Auth_Token=system.token)[0] in (200, 400)
+    assert ask(port, "GET", "/metrics", X_Auth_Token=system.token)[0] == 403
+    assert ask(port, "GET", "/metrics", X_Auth_Token=system.operator)[0] == 200
+    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {system.metrics}x")[0] == 401
+    assert ask(port, "GET", "/metrics", Authorization=f"Bearer {system.metrics}")[0] == 200
+    assert ask(port, "DELETE", "/vault/none", X_Auth_Token=system.token)[0] == 404
 
 
-def test_no_secret_is_in_anything_that_the_service_wrote(house: House) -> None:
-    with serving(house) as port:
-        drive(port, house)
+def test_no_secret_is_in_anything_that_the_service_wrote(system: System) -> None:
+    with serving(system) as port:
+        drive(port, system)
         # Before its end, which does away with the log beside it.
-        state = b"".join([path.read_bytes() for path in sorted(house.directory.glob("state.db*"))])
-    errors = house.directory / "stderr"
+        state = b"".join([path.read_bytes() for path in sorted(system.directory.glob("state.db*"))])
+    errors = system.directory / "stderr"
     written = {
         "log": errors.read_bytes(),
-        "standard output": (house.directory / "stdout").read_bytes(),
+        "standard output": (system.directory / "stdout").read_bytes(),
         "database and its WAL": state,
-        "realm": (house.directory / "realm.yaml").read_bytes(),
+        "realm": (system.directory / "realm.yaml").read_bytes(),
     }
     assert written["standard output"].strip().isdigit(), "it prints its port, and nothing else"
     # It did write: the slips with their tracebacks, each request, and the entities.
@@ -246,6 +246,6 @@ def test_no_secret_is_in_anything_that_the_service_wrote(house: House) -> None:
     assert b"/vault/" in state
     found = []
     for place, content in written.items():
-        for name, secret in house.secrets.items():
+        for name, secret in system.secrets.items():
             found += [(name, place) for each in spellings(secret) if each.encode() in content]
     assert found == []

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from archelon_core.database import Database
-from archelon_core.sqlite_locks import ProcessTurns
+from archelon_core.sqlite_locks import ProcessLock
 
 #: Not forked: pytest's process has threads, and a child that has one alone may wait for what another held.
 _SPAWN = multiprocessing.get_context("spawn")
@@ -30,7 +30,7 @@ def _write_without_pause(url: str, ready: Event, stop: Event) -> None:
 
 
 def _hold(path: str, ready: Event) -> None:
-    with ProcessTurns(path, patience=1).taken() as has:
+    with ProcessLock(path, patience=1).taken() as has:
         assert has
         ready.set()
         time.sleep(60)
@@ -70,7 +70,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
     assert other.pid is not None
     os.kill(other.pid, signal.SIGKILL)
     other.join(60)
-    turns = ProcessTurns(path, patience=1)
+    turns = ProcessLock(path, patience=1)
     with turns.taken() as has:
         assert has
     turns.close()
@@ -78,7 +78,7 @@ def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
 
 def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessTurns(path, patience=1), ProcessTurns(path, patience=0.05)
+    first, second = ProcessLock(path, patience=1), ProcessLock(path, patience=0.05)
     with first.taken() as has, second.taken() as too:
         assert has
         assert not too
@@ -89,7 +89,7 @@ def test_who_has_no_turn_in_time_goes_ahead(tmp_path: Path) -> None:
 
 
 def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
-    turns = ProcessTurns(str(tmp_path / "missing" / "state.db"), patience=1)
+    turns = ProcessLock(str(tmp_path / "missing" / "state.db"), patience=1)
     with turns.taken() as has:
         assert not has
 
@@ -97,7 +97,7 @@ def test_where_no_files_can_be_made_one_goes_ahead(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [LookupError, None])
 def test_a_turn_is_given_back_however_it_ends(tmp_path: Path, error: type[Exception] | None) -> None:
     path = str(tmp_path / "state.db")
-    first, second = ProcessTurns(path, patience=1), ProcessTurns(path, patience=0)
+    first, second = ProcessLock(path, patience=1), ProcessLock(path, patience=0)
     try:
         with first.taken():
             if error is not None:

@@ -21,9 +21,9 @@ from occi_service.model import type_id
 from sdk.runtime.app import application as orchestrator_application
 from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
-from tests.cloud_controller.house import SERVICE, House
+from tests.cloud_controller.system import SERVICE, System
 from tests.occi_service.server.calls import Wsgi, call
-from tests.service_manager.api.desk import DIGEST, Desk, Template
+from tests.service_manager.api.in_process_api import DIGEST, InProcessApi, Template
 from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 
 #: Stands in every value of an attribute that is a secret. No answer that is an error, and no line of a log, may have it.
@@ -108,11 +108,11 @@ class Worlds:
         directory.mkdir()
         with contextlib.ExitStack() as stack:
             urls = [stack.enter_context(self._database(directory, name)) for name in ("manager", "controller")]
-            desk = Desk(directory, self._template, database_url=urls[0], quota_instances=100_000)
-            stack.callback(desk.close)
-            house = House(directory, urls[1])
-            stack.callback(house.clear)
-            yield [*_manager_targets(desk), _controller_target(house, directory), self._orchestrator]
+            api = InProcessApi(directory, self._template, database_url=urls[0], quota_instances=100_000)
+            stack.callback(api.close)
+            system = System(directory, urls[1])
+            stack.callback(system.clear)
+            yield [*_manager_targets(api), _controller_target(system, directory), self._orchestrator]
         shutil.rmtree(directory)
 
     @contextlib.contextmanager
@@ -217,23 +217,23 @@ def _common(categories: list[Category]) -> list[Request]:
     return found
 
 
-def _manager_targets(desk: Desk) -> list[Target]:
-    desk.publish_demo()
+def _manager_targets(api: InProcessApi) -> list[Target]:
+    api.publish_demo()
     secret = {"demo.password": MARKER}
     for path in _PATHS:
-        made = desk.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 1, **secret}})
+        made = api.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 1, **secret}})
         assert made.status == 201, made.body
-    desk.place(_PATHS[0], "active")
-    desk.place(_PATHS[1], "deploy", boots=1, activated=1, sent=1)
-    packed = make_bundle(desk.directory / "other", version="2")
-    desk.put_bundle(packed)
-    kind = desk.parts.registry.find_category(TYPE, None)
+    api.place(_PATHS[0], "active")
+    api.place(_PATHS[1], "deploy", boots=1, activated=1, sent=1)
+    packed = make_bundle(api.directory / "other", version="2")
+    api.put_bundle(packed)
+    kind = api.parts.registry.find_category(TYPE, None)
     assert isinstance(kind, Kind)
-    instance = desk.row(_PATHS[0])["id"]
+    instance = api.row(_PATHS[0])["id"]
     report = {names.GENERATION: 1, wire.PHASE: "deploy", wire.REPORTED_LINKS: _links()}
     size = {"demo.size": 2, **secret}
     requests = [
-        *_common(desk.parts.registry.get_categories(None)),
+        *_common(api.parts.registry.get_categories(None)),
         Request("POST", "/demo/", document={"kind": TYPE, "attributes": size}),
         Request("PUT", f"/demo/{uuid.UUID(int=9)}", document={"kind": TYPE, "attributes": size}),
         Request("PUT", _PATHS[0], document={"kind": TYPE, "attributes": size}),
@@ -265,35 +265,33 @@ def _manager_targets(desk: Desk) -> list[Target]:
         Request("GET", "/readyz"),
     ]
     tokens = [
-        *desk.realm.tokens.values(),
-        desk.token(_PATHS[1]),
-        desk.start_token(_PATHS[1]),
-        desk.peers_token(_PATHS[1]),
+        *api.realm.tokens.values(),
+        api.token(_PATHS[1]),
+        api.start_token(_PATHS[1]),
+        api.peers_token(_PATHS[1]),
     ]
 
     def of(request: Request) -> Request:
         begin = request.path.split("/")[1]
         who = {"published": "provider", "bundle": "provider", "operator": "operator", "update": "operator"}
         orchestrators = request.query in ("action=report", "action=renew")
-        return request.by(tokens[-3] if orchestrators else desk.realm.tokens[who.get(begin, "alice")])
+        return request.by(tokens[-3] if orchestrators else api.realm.tokens[who.get(begin, "alice")])
 
     requests, beside = [of(each) for each in requests], [of(each) for each in beside]
     for request in [each for each in requests if each.query == "action=report"]:
         told = call(
-            desk.web, "POST", request.path, {"X-Auth-Token": request.token}, request.document, query=request.query
+            api.web, "POST", request.path, {"X-Auth-Token": request.token}, request.document, query=request.query
         )
         assert told.status == 200, told.body
 
     def reset(request: Request) -> None:
         if request.path == "/operator/draining" and request.method == "PUT":
-            sent = {"X-Auth-Token": desk.realm.tokens["operator"]}
-            assert call(desk.web, "PUT", request.path, sent, {"draining": False}).status == 200
+            sent = {"X-Auth-Token": api.realm.tokens["operator"]}
+            assert call(api.web, "PUT", request.path, sent, {"draining": False}).status == 200
 
     return [
-        Target("service manager", desk.web, [*requests, *beside, *beside], tokens, weight=6, reset=reset),
-        Target(
-            "Hurtle's dialect", desk.web, [*requests, of(Request("POST", "/update/children"))], tokens, 2, "/hurtle"
-        ),
+        Target("service manager", api.web, [*requests, *beside, *beside], tokens, weight=6, reset=reset),
+        Target("Hurtle's dialect", api.web, [*requests, of(Request("POST", "/update/children"))], tokens, 2, "/hurtle"),
     ]
 
 
@@ -301,7 +299,7 @@ def _links() -> list[Any]:
     return [{"target": "http://deploy/stack/1", "kind": type_id(wire.RESOURCE_LINK), "title": "x", "state": "ACTIVE"}]
 
 
-def _controller_target(house: House, directory: Path) -> Target:
+def _controller_target(system: System, directory: Path) -> Target:
     packed = make_bundle(directory / "controllers")
     requests = [Request("GET", "/healthz"), Request("GET", "/nothing"), Request("GET", "/deploy")]
     for module, kinds in _CONTROLLER_KINDS.items():
@@ -318,16 +316,16 @@ def _controller_target(house: House, directory: Path) -> Target:
         Request("GET", f"/deploy/application/{_STAYING}/logs", "since=0"),
         Request("PUT", "/design" + design.delegation_path(_GOING), headers={"X-Subject-Token": MARKER}),
     ]
-    tokens = [house.service_token(), house.service_token(), house.service_token(instance=_STAYING)]
-    tokens += [house.instance_token(_STAYING), "x"]
+    tokens = [system.service_token(), system.service_token(), system.service_token(instance=_STAYING)]
+    tokens += [system.instance_token(_STAYING), "x"]
     for request in [bundle, *staying]:
         if request.method == "PUT":
             sent = {"Authorization": f"Bearer {tokens[0]}"}
             body = request.document if request.document is not None else request.body
-            made = call(house.client.app, "PUT", request.path, sent, body, kind=request.kind)
+            made = call(system.client.app, "PUT", request.path, sent, body, kind=request.kind)
             assert made.status in (200, 201, 400), (request.path, made.body)
     requests = [each.by(tokens[0]) for each in requests]
-    return Target("cloud controller", house.client.app, requests, tokens, weight=6)
+    return Target("cloud controller", system.client.app, requests, tokens, weight=6)
 
 
 _CONTROLLER_KINDS: dict[str, list[Category]] = {

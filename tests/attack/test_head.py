@@ -29,8 +29,8 @@ from archelon_core.http.connection import ConnectionLimits
 from sdk.runtime.app import application as orchestrator_application
 from sdk.settings import Settings
 from sdk.testing.http_fakes import Bench
-from tests.cloud_controller.house import House
-from tests.service_manager.api.desk import Desk, Template
+from tests.cloud_controller.system import System
+from tests.service_manager.api.in_process_api import InProcessApi, Template
 from tests.service_manager.harness import TYPE, make_bundle
 
 ACCEPTED = ("text/plain", "text/occi", "application/occi+json", "text/html", "text/uri-list", "image/png")
@@ -114,26 +114,26 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, routes: set[str]) ->
 
 def _manager(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> Service:
     (directory / "template").mkdir()
-    desk = Desk(directory, Template(directory / "template"))
-    stack.callback(desk.close)
-    desk.publish_demo()
-    made = desk.ask("alice", "PUT", "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55", {"kind": TYPE})
+    api = InProcessApi(directory, Template(directory / "template"))
+    stack.callback(api.close)
+    api.publish_demo()
+    made = api.ask("alice", "PUT", "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55", {"kind": TYPE})
     assert made.status == 201
-    paths = _paths(routes) + _locations(desk.parts.registry.get_categories(None))
+    paths = _paths(routes) + _locations(api.parts.registry.get_categories(None))
     return Service(
-        desk.web,
+        api.web,
         [f"{mount}{path}" for mount in ("", "/hurtle") for path in paths],
-        [desk.realm.tokens[who] for who in ("alice", "operator")],
+        [api.realm.tokens[who] for who in ("alice", "operator")],
     )
 
 
 def _controller(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> Service:
-    house = House(directory, f"sqlite:///{directory}/state.db")
-    stack.callback(house.clear)
-    locations = _locations(house.parts.registry().get_categories(None))
+    system = System(directory, f"sqlite:///{directory}/state.db")
+    stack.callback(system.clear)
+    locations = _locations(system.parts.registry().get_categories(None))
     modules = ("/design", "/deploy", "/provision", "/runtime", "/disposal", "/nothing", "")
     paths = [f"{module}{path}" for module in modules for path in [*_paths(routes), *locations]]
-    return Service(house.client.app, paths, [house.service_token()])
+    return Service(system.client.app, paths, [system.service_token()])
 
 
 def _orchestrator(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> Service:

@@ -67,8 +67,8 @@ class Installation:
 
     def __init__(self, state: StateDirectory, postgresql: PostgresServer) -> None:
         self.state = state
-        self.house = AllInOne(state, lambda _line: None)
-        self.stage = Stage(state, self.house, show=lambda _line: None)
+        self.system = AllInOne(state, lambda _line: None)
+        self.stage = Stage(state, self.system, show=lambda _line: None)
         self._postgresql = postgresql
         # No pool: every connection is broken off now and then.
         self._engines = {
@@ -128,10 +128,10 @@ class Installation:
             found = self.orchestrators()
             return bool(found) and _killed(chance.choice(found))
         elif chance.random() < 0.5:
-            self.house.supervisor.kill(victim)
+            self.system.supervisor.kill(victim)
         else:
             # What it forked stays behind.
-            return _killed(self.house.supervisor.pid(victim))
+            return _killed(self.system.supervisor.pid(victim))
         return True
 
     # what there is ----------------------------------------------------------------------------------------------------
@@ -352,9 +352,9 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         stack.enter_context(state.held())
         state.make(host="127.0.0.1", first_port=first_port())
         made = Installation(state, server)
-        stack.callback(made.house.down)
+        stack.callback(made.system.down)
         stack.callback(made.stage.close)
-        made.house.up()
+        made.system.up()
         made.publish()
         yield made
 
@@ -385,7 +385,7 @@ def test_what_is_booked_is_what_runs_however_often_processes_are_killed(
         tables.add(ledger.text(time.monotonic() - begun))
         for tenant in tenants:
             tenant.close()
-    assert installation.house.down() == []
+    assert installation.system.down() == []
 
 
 def kill(

@@ -76,12 +76,12 @@ class Installation:
 
     def processes(self, instance: str) -> dict[str, int]:
         """Of an instance, by name: what the supervisor started."""
-        house = AllInOne(self.state, lambda _line: None)
+        system = AllInOne(self.state, lambda _line: None)
         try:
-            running = [each for each in house.running() if each[1].instance == instance.rpartition("/")[2]]
+            running = [each for each in system.running() if each[1].instance == instance.rpartition("/")[2]]
             seen = {str(name): launcher.observe(name) for launcher, name in running}
         finally:
-            house.supervisor.stop()
+            system.supervisor.stop()
         return {name: process.pid for name, process in seen.items() if process is not None and process.pid}
 
     def readyz(self) -> dict[str, Any]:

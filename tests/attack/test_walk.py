@@ -26,7 +26,7 @@ from archelon_core.auth.rules import Rule
 from occi_service.model import type_id
 from occi_service.server.service import Rates
 from service_manager import app
-from tests.service_manager.api.desk import PUBLISHED, Desk, Template, identity_of
+from tests.service_manager.api.in_process_api import PUBLISHED, InProcessApi, Template, identity_of
 from tests.service_manager.harness import TYPE
 
 from .walking import DONE, Caller, Probe, Thing, contents, granted, reached, routes_of, unlike
@@ -88,7 +88,7 @@ BODIES = {"/operator/rolls": {"service": TYPE}, "/operator/draining": {"draining
 NOT_LOOKED_AT = frozenset({"work", "facts"})
 
 
-class House:
+class System:
     """A service manager with instances of two tenants, all that is there, and everybody who may call."""
 
     def __init__(self, directory: Path, applications: list[Any]) -> None:
@@ -97,32 +97,32 @@ class House:
         for user, role in (("reader-2", Role.READ_ONLY), ("operator-2", Role.OPERATOR)):
             realm.add_user(user, tenant="umbrella", roles=[role])
             template.realm.tokens[user] = realm.issue_token(user, tenant="umbrella", lifetime=None).secret
-        self.desk = desk = Desk(directory, template)
+        self.api = api = InProcessApi(directory, template)
         self.applications = applications
-        self.acme = identity_of(desk, "alice").tenant_id
-        self.umbrella = identity_of(desk, "bob").tenant_id
-        self.bundle = desk.bundle(service_attributes=ATTRIBUTES)
+        self.acme = identity_of(api, "alice").tenant_id
+        self.umbrella = identity_of(api, "bob").tenant_id
+        self.bundle = api.bundle(service_attributes=ATTRIBUTES)
         shared = {"composite.shared": {}}
         needs = [{PART: {}}, {TYPE: {"bind": {"parameter": "composite.shared"}}}]
-        part = desk.bundle("part", service_type=PART, service_attributes=ATTRIBUTES)
-        composite = desk.bundle("composite", service_type=COMPOSITE, service_attributes=shared, depends_on=needs)
-        published = [desk.publish(each) for each in (self.bundle, part, composite)]
-        theirs = desk.publish(desk.bundle("theirs", service_type=SCHEME + "theirs"), "rival")
-        self.bound = desk.order(**{"demo.password": GIVEN})
-        self.stranger = desk.order(**{"demo.password": GIVEN})
+        part = api.bundle("part", service_type=PART, service_attributes=ATTRIBUTES)
+        composite = api.bundle("composite", service_type=COMPOSITE, service_attributes=shared, depends_on=needs)
+        published = [api.publish(each) for each in (self.bundle, part, composite)]
+        theirs = api.publish(api.bundle("theirs", service_type=SCHEME + "theirs"), "rival")
+        self.bound = api.order(**{"demo.password": GIVEN})
+        self.stranger = api.order(**{"demo.password": GIVEN})
         self.own = self._order_composite({"composite.shared": self.bound})
-        self.other_tenants = desk.order("bob", **{"demo.password": GIVEN})
-        self.disposable = desk.order()
+        self.other_tenants = api.order("bob", **{"demo.password": GIVEN})
+        self.disposable = api.order()
         for path in (self.bound, self.stranger):
-            put_out = desk.report(path, phase="deploy", outputs={"demo.account": PUT_OUT})
+            put_out = api.report(path, phase="deploy", outputs={"demo.account": PUT_OUT})
             assert put_out.status == 200, put_out.text
-        self.id = desk.row(self.own)["id"]
+        self.id = api.row(self.own)["id"]
         self.elsewhere = str(uuid.uuid4())
         self.child = wire.supplier_path(self.id, PART)
         self.far_child = wire.supplier_path(self.elsewhere, PART)
         self.callers = self._callers()
         for path, who in ((self.child, "instance"), (self.far_child, "exchanged")):
-            made = desk.ask(self.token(who), "PUT", path, {"kind": PART, "attributes": {"demo.password": GIVEN}})
+            made = api.ask(self.token(who), "PUT", path, {"kind": PART, "attributes": {"demo.password": GIVEN}})
             assert made.status == 201, made.text
         self.links = [self._link(path) for path in (self.own, self.stranger)]
         self.entries = [each.header("Location").partition(".org")[2] for each in (*published, theirs)]
@@ -130,20 +130,20 @@ class House:
         self.instances = [each for kind in (COMPOSITE, PART, TYPE) for each in self.things[kind]]
         for who in ("alice", "bob"):
             fields = {"Category": f'{KNOWN}; {MIXIN}; location="/{KNOWN}/"'}
-            defined = desk.ask(who, "POST", "/-/", kind="text/occi", headers=fields)
+            defined = api.ask(who, "POST", "/-/", kind="text/occi", headers=fields)
             assert defined.status == 200, defined.text
 
     def _order_composite(self, attributes: dict[str, Any]) -> str:
-        made = self.desk.ask("alice", "POST", "/composite/", {"kind": COMPOSITE, "attributes": attributes})
+        made = self.api.ask("alice", "POST", "/composite/", {"kind": COMPOSITE, "attributes": attributes})
         assert made.status == 201, made.text
         return made.header("Location").partition(".org")[2]
 
     def _link(self, path: str) -> str:
         target = "http://elsewhere.example.org/x/1"
         told = [{"kind": type_id(wire.DEPENDENCY), "target": target}]
-        answer = self.desk.report(path, phase="deploy", links=told)
+        answer = self.api.report(path, phase="deploy", links=told)
         assert answer.status == 200, answer.text
-        return f"{wire.DEPENDENCY.location}{names.derived_id(self.desk.row(path)['id'], target)}"
+        return f"{wire.DEPENDENCY.location}{names.derived_id(self.api.row(path)['id'], target)}"
 
     def token(self, name: str) -> str:
         return next(str(each.token) for each in self.callers if each.name == name)
@@ -151,19 +151,19 @@ class House:
     # everybody --------------------------------------------------------------------------------------------------------
 
     def _signed(self, *, hours_ago: int = 0) -> TokenIssuer:
-        desk = self.desk
+        api = self.api
         return TokenIssuer(
-            desk.peer,
-            keys=desk.parts.keys,
+            api.peer,
+            keys=api.parts.keys,
             instances=_All(),
-            revocations=MemoryRevocations(desk.clock),
+            revocations=MemoryRevocations(api.clock),
             clock=lambda: time.time() - 3600 * hours_ago,
         )
 
     def _callers(self) -> list[Caller]:
-        desk, acme, umbrella = self.desk, self.acme, self.umbrella
+        api, acme, umbrella = self.api, self.acme, self.umbrella
         people = [
-            Caller(user, desk.realm.tokens[user], role, tenant)
+            Caller(user, api.realm.tokens[user], role, tenant)
             for user, role, tenant in (
                 ("alice", Role.TENANT, acme),
                 ("reader", Role.READ_ONLY, acme),
@@ -183,7 +183,7 @@ class House:
             self._of_instance("another instance", self.stranger),
             self._of_instance("another tenant's instance", self.other_tenants, "bob"),
             Caller("exchanged", elsewheres, Role.INSTANCE, acme, self.elsewhere, audience=PART),
-            Caller("start", desk.start_token(self.own), Role.INSTANCE, acme, self.id, starting=True),
+            Caller("start", api.start_token(self.own), Role.INSTANCE, acme, self.id, starting=True),
             *[
                 Caller(name, self._of_service(instance), Role.SERVICE, acme, instance or "")
                 for name, instance in (("service", None), ("service of an instance", self.id))
@@ -203,11 +203,11 @@ class House:
         return [*people, *machines, *nobody]
 
     def _of_instance(self, name: str, path: str, who: str = "alice") -> Caller:
-        row = self.desk.row(path, who)
-        return Caller(name, self.desk.token(path, who), Role.INSTANCE, row["tenant"], row["id"])
+        row = self.api.row(path, who)
+        return Caller(name, self.api.token(path, who), Role.INSTANCE, row["tenant"], row["id"])
 
     def _of_service(self, instance: str | None) -> str:
-        issuer = self.desk.parts.issuer
+        issuer = self.api.parts.issuer
         return issuer.for_service(
             "sm", tenant_id=TenantId(self.acme), audience=tokens.AUDIENCE_SERVICE_MANAGER, instance_id=instance
         )
@@ -216,12 +216,10 @@ class House:
 
     def _things(self) -> dict[str, list[Thing]]:
         """Every entity, by its kind."""
-        acme, umbrella, desk = self.acme, self.umbrella, self.desk
-        ids = {
-            path: desk.row(path)["id"] for path in (self.own, self.bound, self.stranger, self.child, self.disposable)
-        }
-        theirs = desk.row(self.other_tenants, "bob")["id"]
-        far = desk.row(self.far_child)["id"]
+        acme, umbrella, api = self.acme, self.umbrella, self.api
+        ids = {path: api.row(path)["id"] for path in (self.own, self.bound, self.stranger, self.child, self.disposable)}
+        theirs = api.row(self.other_tenants, "bob")["id"]
+        far = api.row(self.far_child)["id"]
         by_its_path = frozenset({self.elsewhere})
         instances = {
             COMPOSITE: [Thing(self.own, acme, self.id)],
@@ -264,7 +262,7 @@ class House:
             headers["X-Auth-Token"] = probe.caller.token
         else:
             headers["X-Auth-Token"] = ""
-        return self.desk.ask(
+        return self.api.ask(
             "nobody", probe.method, probe.path, probe.body, kind=probe.kind, headers=headers, accept=accept
         )
 
@@ -279,7 +277,7 @@ _RATES = Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     applications: list[Any] = []
     assemble = app.assemble
 
@@ -290,16 +288,16 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "assemble", noted)
-        made = House(tmp_path_factory.mktemp("walk"), applications)
+        made = System(tmp_path_factory.mktemp("walk"), applications)
         yield made
-        made.desk.close()
+        made.api.close()
 
 
 # what is to come ------------------------------------------------------------------------------------------------------
 
 
-def kinds_of(house: House) -> list[Kind]:
-    found = house.desk.parts.registry.get_categories(None)
+def kinds_of(system: System) -> list[Kind]:
+    found = system.api.parts.registry.get_categories(None)
     return [each for each in found if isinstance(each, Kind) and each.location]
 
 
@@ -325,14 +323,14 @@ def to_entity(caller: Caller, rule: Rule | None, thing: Thing, method: str, *, r
     return DONE if rule is not None and granted(rule, caller, thing) else "403"
 
 
-def entity_probes(house: House) -> Iterator[Probe]:
-    for kind, caller in itertools.product(kinds_of(house), house.callers):
+def entity_probes(system: System) -> Iterator[Probe]:
+    for kind, caller in itertools.product(kinds_of(system), system.callers):
         name = type_id(kind)
         if name == SCHEME + "theirs":
             continue
         rule = KINDS[name]
         link = {"kind": name, "attributes": {}}
-        for thing in house.things[name]:
+        for thing in system.things[name]:
             path = thing.path
             for method in ("GET", "HEAD"):
                 yield Probe(method, path, to_entity(caller, rule.read, thing, method), caller)
@@ -352,19 +350,19 @@ def entity_probes(house: House) -> Iterator[Probe]:
                 yield Probe("POST", f"{path}?action={action.term}", expected, caller, document)
 
 
-def creating_probes(house: House) -> Iterator[Probe]:
+def creating_probes(system: System) -> Iterator[Probe]:
     """POST at a kind's collection, and PUT at a path of one's own choosing and at another instance's supplier path."""
-    for kind, caller in itertools.product(kinds_of(house), house.callers):
+    for kind, caller in itertools.product(kinds_of(system), system.callers):
         name = type_id(kind)
         if name == SCHEME + "theirs":
             continue
         rule, own = KINDS[name], Thing("", caller.tenant)
-        attributes = {"org.archelon.bundle.digest": house.bundle.digest} if name == PUBLISHED else {}
+        attributes = {"org.archelon.bundle.digest": system.bundle.digest} if name == PUBLISHED else {}
         document: dict[str, Any] = {"kind": name, "attributes": attributes}
         if name in (type_id(wire.DEPENDENCY), type_id(wire.RESOURCE_LINK)):
-            target = {"location": house.stranger, "kind": TYPE}
+            target = {"location": system.stranger, "kind": TYPE}
             document |= {"source": target, "target": target}
-        squatted = wire.supplier_path(house.desk.row(house.stranger)["id"], name)
+        squatted = wire.supplier_path(system.api.row(system.stranger)["id"], name)
         for method, path in (
             ("POST", kind.location),
             ("PUT", f"{kind.location}{uuid.uuid4()}"),
@@ -375,19 +373,19 @@ def creating_probes(house: House) -> Iterator[Probe]:
             # The provider's bundle is not the rival's to publish, and to a link nobody's is the way to an end.
             expected = early or (DONE if allowed else "403")
             if "source" in document and early is None and not allowed:
-                expected = refusal_of_link(house, caller)
+                expected = refusal_of_link(system, caller)
             yield Probe(method, str(path), expected, caller, document)
 
 
-def refusal_of_link(house: House, caller: Caller) -> str:
+def refusal_of_link(system: System, caller: Caller) -> str:
     """A link to what the caller does not see leads nowhere, which is said first."""
-    there = next(each for each in house.things[TYPE] if each.path == house.stranger)
+    there = next(each for each in system.things[TYPE] if each.path == system.stranger)
     return "403" if reached(caller, there) else "400"
 
 
-def other_probes(house: House) -> Iterator[Probe]:
+def other_probes(system: System) -> Iterator[Probe]:
     """The query interface, mixins of a tenant's own, a path above all, routes beside OCCI's."""
-    for caller in house.callers:
+    for caller in system.callers:
         own = Thing("", caller.tenant)
         for method in ("GET", "HEAD"):
             yield Probe(method, "/-/", let_in(caller, "/-/", method) or DONE, caller)
@@ -396,19 +394,19 @@ def other_probes(house: House) -> Iterator[Probe]:
         yield Probe("POST", "/-/", tags, caller, kind="text/occi", headers={"Category": made})
         removed = {"Category": f"{KNOWN}; {MIXIN}"}
         yield Probe("DELETE", "/-/", tags, caller, kind="text/occi", headers=removed)
-        member = next((each for each in house.instances if reached(caller, each)), house.instances[0])
+        member = next((each for each in system.instances if reached(caller, each)), system.instances[0])
         attached = {"X-OCCI-Location": member.path}
         yield Probe("POST", f"/{KNOWN}/", tags, caller, kind="text/occi", headers=attached)
 
 
-def route_probes(house: House) -> Iterator[Probe]:
-    bundle = Thing("", house.acme)
-    fill = {"{digest}": house.bundle.digest, "{instance}": house.desk.row(house.disposable)["id"]}
+def route_probes(system: System) -> Iterator[Probe]:
+    bundle = Thing("", system.acme)
+    fill = {"{digest}": system.bundle.digest, "{instance}": system.api.row(system.disposable)["id"]}
     for (route, method), rule in ROUTES.items():
         path = route
         for name, value in fill.items():
             path = path.replace(name, value)
-        for caller in house.callers:
+        for caller in system.callers:
             early = None if rule is None else let_in(caller, path, method)
             if rule is None:
                 expected = DONE
@@ -424,7 +422,7 @@ def route_probes(house: House) -> Iterator[Probe]:
             body: Any = BODIES.get(path, b"")
             kind = None
             if method == "PUT" and route.startswith("/bundle"):
-                body, kind = house.bundle.archive, "application/gzip"
+                body, kind = system.bundle.archive, "application/gzip"
             yield Probe(method, path, expected, caller, body, kind)
 
 
@@ -435,47 +433,47 @@ def mounted(probe: Probe, mount: str) -> Probe:
 # the walk -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_and_every_route_has_a_rule(house: House) -> None:
-    kinds = {type_id(each) for each in kinds_of(house)} - {SCHEME + "theirs"}
+def test_every_kind_and_every_route_has_a_rule(system: System) -> None:
+    kinds = {type_id(each) for each in kinds_of(system)} - {SCHEME + "theirs"}
     assert kinds == set(KINDS)
-    assert not [each for each in house.desk.parts.registry.get_categories(None) if isinstance(each, Mixin)]
-    first, hurtle = house.applications[0], house.applications[1]
+    assert not [each for each in system.api.parts.registry.get_categories(None) if isinstance(each, Mixin)]
+    first, hurtle = system.applications[0], system.applications[1]
     assert routes_of(first) == set(ROUTES)
     assert routes_of(hurtle) <= set(ROUTES)
 
 
-def test_collections_show_what_may_be_read(house: House) -> None:
+def test_collections_show_what_may_be_read(system: System) -> None:
     wrong = []
-    for kind, caller, mount in itertools.product(kinds_of(house), house.callers, MOUNTS):
+    for kind, caller, mount in itertools.product(kinds_of(system), system.callers, MOUNTS):
         name = type_id(kind)
-        if name not in house.things:
+        if name not in system.things:
             continue
         expected = let_in(caller, kind.location, "GET") or DONE
         seen = {
             each.path
-            for each in house.things[name]
+            for each in system.things[name]
             if reached(caller, each) and granted(KINDS[name].read, caller, each)
         }
         if caller.audience:
             # What it may be bound to, it reads where it knows the path, and finds in no list.
-            seen = {each.path for each in house.things[name] if each.composed_by == caller.instance}
+            seen = {each.path for each in system.things[name] if each.composed_by == caller.instance}
         for media in ("text/uri-list", "application/occi+json", "text/plain", "text/html"):
-            answer = house.answer(mounted(Probe("GET", kind.location, expected, caller), mount), media)
-            listed = {each.path for each in house.things[name] if each.path.rpartition("/")[2] in answer.text}
+            answer = system.answer(mounted(Probe("GET", kind.location, expected, caller), mount), media)
+            listed = {each.path for each in system.things[name] if each.path.rpartition("/")[2] in answer.text}
             if (answer.status, listed) != ((200, seen) if expected == DONE else (int(expected), set())):
                 wrong.append((caller.name, mount + kind.location, media, answer.status, listed ^ seen))
     assert wrong == [], "\n".join(map(str, wrong))
 
 
-def test_who_may_not_see_secrets_sees_none(house: House) -> None:
-    instances = [each for kind in (TYPE, PART) for each in house.things[kind]]
-    media = [*house.applications[0]._service.offered]
+def test_who_may_not_see_secrets_sees_none(system: System) -> None:
+    instances = [each for kind in (TYPE, PART) for each in system.things[kind]]
+    media = [*system.applications[0]._service.offered]
     assert {"text/plain", "text/occi", "text/html", "application/occi+json"} <= set(media)
     seen: dict[str, set[str]] = {}
-    for caller, thing, mount, accept in itertools.product(house.callers, instances, MOUNTS, media):
+    for caller, thing, mount, accept in itertools.product(system.callers, instances, MOUNTS, media):
         if let_in(caller, thing.path, "GET") is not None or accept == "text/uri-list":
             continue
-        answer = house.answer(mounted(Probe("GET", thing.path, DONE, caller), mount), accept)
+        answer = system.answer(mounted(Probe("GET", thing.path, DONE, caller), mount), accept)
         shown = answer.text + json.dumps(answer.fields)
         for value, rule in ((GIVEN, rules.SECRETS), (PUT_OUT, rules.OUTPUTS)):
             if value in shown:
@@ -492,46 +490,48 @@ def test_who_may_not_see_secrets_sees_none(house: House) -> None:
     }
 
 
-def test_an_error_tells_nobody_whether_a_secret_was_guessed(house: House) -> None:
-    for caller in house.callers:
+def test_an_error_tells_nobody_whether_a_secret_was_guessed(system: System) -> None:
+    for caller in system.callers:
         if caller.name not in ("reader", "operator"):
             continue
         for method in ("POST", "PUT"):
             seen = set()
             for guess in ("wrong", PUT_OUT):
                 document = {"kind": TYPE, "attributes": {"demo.account": guess}}
-                seen.add(house.answer(Probe(method, house.stranger, "", caller, document), "text/plain").status)
+                seen.add(system.answer(Probe(method, system.stranger, "", caller, document), "text/plain").status)
             assert len(seen) == 1, (caller.name, method, seen)
 
 
-def test_who_may_not_publish_renames_no_publication(house: House) -> None:
-    reader = next(each for each in house.callers if each.name == "reader")
-    shown = json.loads(house.answer(Probe("GET", house.entries[0], "", reader), "application/occi+json").text)
+def test_who_may_not_publish_renames_no_publication(system: System) -> None:
+    reader = next(each for each in system.callers if each.name == "reader")
+    shown = json.loads(system.answer(Probe("GET", system.entries[0], "", reader), "application/occi+json").text)
     digest = "org.archelon.bundle.digest"
     document = {"kind": PUBLISHED, "title": "mine", "attributes": {digest: shown["attributes"][digest]}}
-    assert house.answer(Probe("PUT", house.entries[0], "", reader, document), "text/plain").status == 403
+    assert system.answer(Probe("PUT", system.entries[0], "", reader, document), "text/plain").status == 403
 
 
-def test_a_token_exchanged_for_ones_own_service_manager_opens_nothing_there(house: House) -> None:
-    token = house._signed().for_instance(house.id, tenant_id=house.acme, audience=TYPE, renewable=False, lifetime=300)
+def test_a_token_exchanged_for_ones_own_service_manager_opens_nothing_there(system: System) -> None:
+    token = system._signed().for_instance(
+        system.id, tenant_id=system.acme, audience=TYPE, renewable=False, lifetime=300
+    )
     caller = Caller("exchanged at home", token)
-    for method, path in (("GET", house.stranger), ("PUT", wire.supplier_path(house.id, TYPE))):
+    for method, path in (("GET", system.stranger), ("PUT", wire.supplier_path(system.id, TYPE))):
         document = {"kind": TYPE, "attributes": {}}
-        assert house.answer(Probe(method, path, "", caller, document), "text/plain").status == 403
+        assert system.answer(Probe(method, path, "", caller, document), "text/plain").status == 403
 
 
-def test_every_endpoint_by_every_role(house: House) -> None:
-    ocean = [*entity_probes(house), *creating_probes(house), *other_probes(house)]
-    probes = [mounted(each, mount) for each in ocean for mount in MOUNTS] + [*route_probes(house)]
+def test_every_endpoint_by_every_role(system: System) -> None:
+    ocean = [*entity_probes(system), *creating_probes(system), *other_probes(system)]
+    probes = [mounted(each, mount) for each in ocean for mount in MOUNTS] + [*route_probes(system)]
     refused = [each for each in probes if each.expected != DONE]
     assert len(refused) > 1000
-    before = contents(house.desk.parts.database, NOT_LOOKED_AT)
-    wrong = unlike(refused, house.ask)
+    before = contents(system.api.parts.database, NOT_LOOKED_AT)
+    wrong = unlike(refused, system.ask)
     assert wrong == [], "\n".join(wrong)
-    assert contents(house.desk.parts.database, NOT_LOOKED_AT) == before
+    assert contents(system.api.parts.database, NOT_LOOKED_AT) == before
     # A mixin is removed once, and is then gone at both mounts.
     done = [each for each in probes if each.expected == DONE and (each.method, each.path) != ("DELETE", "/hurtle/-/")]
     # What disposes of something comes last: what is on its way out cannot be changed, which is the same for everybody.
     done.sort(key=lambda each: (each.method == "DELETE", each.method == "PUT" and "/bundle/" in each.path))
-    wrong = unlike(done, house.ask)
+    wrong = unlike(done, system.ask)
     assert wrong == [], "\n".join(wrong)

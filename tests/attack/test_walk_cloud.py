@@ -24,7 +24,7 @@ from occi_service.model import type_id
 from occi_service.registry.schema import upgrade
 from occi_service.server import service
 from tests.cloud_controller.deploy.test_module import BUNDLE, DIGEST, STACK, put_bundle
-from tests.cloud_controller.house import House, labels, new_instance
+from tests.cloud_controller.system import System, labels, new_instance
 
 from .walking import DONE, Caller, Probe, Thing, contents, granted, routes_of, unlike
 
@@ -153,15 +153,15 @@ class Walk:
         database = Database(url)
         upgrade(database, MIGRATIONS)
         database.close()
-        self.house = house = House(directory / "house", url, make=False)
+        self.system = system = System(directory / "system", url, make=False)
         realm = RealmFile(directory / "realm.yaml", time.time)
         self.first, self.second = [realm.add_tenant(name).id for name in ("acme", "umbrella")]
         applications.clear()
-        house.rebuild(realm=Realm(realm, time.time))
+        system.rebuild(realm=Realm(realm, time.time))
         self.applications = applications
         one, other, theirs = [Own(tenant, new_instance()) for tenant in (self.first, self.first, self.second)]
         self.of = [one, other, theirs]
-        assert put_bundle(house, token=house.service_token(tenant=self.first)).status_code == 201
+        assert put_bundle(system, token=system.service_token(tenant=self.first)).status_code == 201
         for own in self.of:
             for kind, path, attributes, mixins in own.described():
                 self._put(KINDS[type_id(kind)].module, path, kind, attributes, mixins, tenant=own.tenant)
@@ -178,12 +178,12 @@ class Walk:
     def _put(
         self, module: str, path: str, kind: Any, attributes: dict[str, Any], mixins: tuple[Any, ...], *, tenant: str
     ) -> None:
-        token = self.house.service_token(tenant=tenant)
-        made = self.house.call("PUT", f"/{module}{path}", kind=kind, mixins=mixins, attributes=attributes, token=token)
+        token = self.system.service_token(tenant=tenant)
+        made = self.system.call("PUT", f"/{module}{path}", kind=kind, mixins=mixins, attributes=attributes, token=token)
         assert made.status_code == 201, (path, made.text)
 
     def _callers(self, realm: RealmFile, one: Own, other: Own, theirs: Own) -> list[Caller]:
-        house = self.house
+        system = self.system
         people = []
         roles = (Role.TENANT, Role.READ_ONLY, Role.PROVIDER, Role.OPERATOR)
         for (name, tenant), role in itertools.product((("acme", self.first), ("umbrella", self.second)), roles):
@@ -192,15 +192,15 @@ class Walk:
             people.append(Caller(f"{role} of {name}", token, role, tenant))
 
         def of_instance(name: str, own: Own) -> Caller:
-            token = house.instance_token(own.instance, tenant=own.tenant)
+            token = system.instance_token(own.instance, tenant=own.tenant)
             return Caller(name, token, Role.INSTANCE, own.tenant, own.instance)
 
         def of_service(name: str, tenant: str, instance: str | None = None) -> Caller:
-            token = house.service_token(tenant=tenant, instance=instance)
+            token = system.service_token(tenant=tenant, instance=instance)
             return Caller(name, token, Role.SERVICE, tenant, instance or "")
 
         def meant_for(audience: str) -> str:
-            return house.issuer.for_instance(one.instance, tenant_id=TenantId(one.tenant), audience=audience)
+            return system.issuer.for_instance(one.instance, tenant_id=TenantId(one.tenant), audience=audience)
 
         return [
             *people,
@@ -224,7 +224,7 @@ class Walk:
             headers["Authorization"] = f"Bearer {probe.caller.token}"
         path, _, query = probe.path.partition("?")
         body = json.dumps(probe.body) if isinstance(probe.body, dict) else probe.body or None
-        return self.house.client.simulate_request(probe.method, path, headers=headers, body=body, query_string=query)
+        return self.system.client.simulate_request(probe.method, path, headers=headers, body=body, query_string=query)
 
     def ask(self, probe: Probe) -> int:
         answer = self.answer(probe)
@@ -255,7 +255,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
         patch.setattr(service, "assemble", noted)
         made = Walk(tmp_path_factory.mktemp("walk"), applications)
         yield made
-        made.house.clear()
+        made.system.clear()
 
 
 # what is to come ------------------------------------------------------------------------------------------------------
@@ -448,10 +448,10 @@ def test_every_endpoint_by_every_role(walk: Walk) -> None:
     probes = [*object_probes(walk), *free_probes(walk)]
     refused = [each for each in probes if each.expected != DONE]
     assert len(refused) > 1000
-    before = contents(walk.house.database, NOT_LOOKED_AT)
+    before = contents(walk.system.database, NOT_LOOKED_AT)
     wrong = unlike(refused, walk.ask)
     assert wrong == [], "\n".join(wrong)
-    assert contents(walk.house.database, NOT_LOOKED_AT) == before
+    assert contents(walk.system.database, NOT_LOOKED_AT) == before
     done = [each for each in probes if each.expected == DONE]
     done.sort(key=lambda each: (each.method == "DELETE", each.method == "PUT" and "/bundle/" in each.path))
     wrong = unlike([each for each in done if each.method != "DELETE"], walk.ask)

@@ -15,7 +15,7 @@ from occi_service import client
 from sdk.ports import Service
 
 from .app.test_modules import Quiet
-from .house import House
+from .system import System
 
 
 class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
@@ -23,10 +23,10 @@ class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
 
 
 @dataclasses.dataclass
-class Reach:
+class ServiceClients:
     """An orchestrator's ways out."""
 
-    house: House
+    system: System
     url: str
     instance: str
     own_url: str = "http://service-manager/hello/1"
@@ -35,13 +35,13 @@ class Reach:
         return self.cloud(f"{self.url}/design/")
 
     def cloud(self, url: str) -> Service:
-        return client.Client(url, token=self.house.instance_token(self.instance))
+        return client.Client(url, token=self.system.instance_token(self.instance))
 
     def supplier(self, url: str, token: str | None) -> Service:
         raise AssertionError("nothing here needs a supplier")
 
 
-class Pace:
+class Waiter:
     """Time as it is; what is not there within some minutes never will be."""
 
     def __init__(self) -> None:
@@ -59,16 +59,16 @@ class Pace:
 
 
 @contextlib.contextmanager
-def served(house: House) -> Iterator[Callable[[sdk.Instance], sdk.Design]]:
+def served(system: System) -> Iterator[Callable[[sdk.Instance], sdk.Design]]:
     """Serve it; gives the ways that an instance has into it."""
     with Server(("127.0.0.1", 0), Quiet) as server:
         url = f"http://127.0.0.1:{server.server_port}"
-        house.rebuild(url=url)
-        server.set_app(house.client.app)
+        system.rebuild(url=url)
+        server.set_app(system.client.app)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield lambda instance: sdk.Design(Reach(house, url, instance.id), lambda: instance)
+            yield lambda instance: sdk.Design(ServiceClients(system, url, instance.id), lambda: instance)
         finally:
             server.shutdown()
             thread.join()

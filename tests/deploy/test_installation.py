@@ -63,7 +63,7 @@ def database(kubernetes_cluster: KubernetesCluster) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def house(
+def system(
     kubernetes_cluster: KubernetesCluster,
     orchestrator_image: str,
     database: tuple[PostgresServer, str],
@@ -79,12 +79,12 @@ def house(
         yield made
 
 
-def test_a_guestbooks_life(house: Installation) -> None:
+def test_a_guestbooks_life(system: Installation) -> None:
     """Ordered, used, scaled, its pods killed, updated, disposed of; nothing is left of it in the cluster."""
     for name in ("store", "guestbook"):
-        house.publish(ROOT / "orchestrators" / name)
-    before = house.inventory()
-    with house.manager() as manager:
+        system.publish(ROOT / "orchestrators" / name)
+    before = system.inventory()
+    with system.manager() as manager:
         path = manager.create(GUESTBOOK, {"guestbook.title": "Pods", "guestbook.busy": 5})
         shown = _rests(manager, path)
         url = str(shown["guestbook.url"])
@@ -92,16 +92,16 @@ def test_a_guestbooks_life(house: Installation) -> None:
         until(lambda: _ask("POST", url, f"entry={ENTRY.replace(' ', '+')}")[0] == 303, "the first entry is taken")
         assert _page_says(url, "Pods", ENTRY)
 
-        web = next(each for each in house.tenants.get("deployments") if each["metadata"]["name"].startswith("web-"))
+        web = next(each for each in system.tenants.get("deployments") if each["metadata"]["name"].startswith("web-"))
         name, chosen = web["metadata"]["name"], "app=guestbook"
         with _visitors(url):
-            until(lambda: house.tenants.get("deployment", name)["spec"]["replicas"] == 2, "a second web process")
-        house.tenants("rollout", "status", f"deployment/{name}", "--timeout=90s")
+            until(lambda: system.tenants.get("deployment", name)["spec"]["replicas"] == 2, "a second web process")
+        system.tenants("rollout", "status", f"deployment/{name}", "--timeout=90s")
 
         # Orchestrators, workers of both services, and the web tier itself; each while the others still come back.
-        house.kill(house.tenants, _ORCHESTRATORS)
-        house.kill(house.services, "app.kubernetes.io/component=worker")
-        house.kill(house.tenants, chosen)
+        system.kill(system.tenants, _ORCHESTRATORS)
+        system.kill(system.services, "app.kubernetes.io/component=worker")
+        system.kill(system.tenants, chosen)
         until(lambda: _page_says(url, "Pods", ENTRY), "the web tier is back, with its entries", seconds=PATIENCE)
 
         # An update needs the orchestrator, which is activated anew, and both workers.
@@ -111,14 +111,14 @@ def test_a_guestbooks_life(house: Installation) -> None:
 
         manager.delete(path)
         until(lambda: not manager.exists(path), "the guestbook is gone", seconds=PATIENCE)
-    house.settled()
-    assert house.left_since(before) == []
+    system.settled()
+    assert system.left_since(before) == []
 
 
-def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(house: Installation) -> None:
+def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(system: Installation) -> None:
     """What the API server keeps of Ingress and monitors is what the overlay says; and by what they say, figures are had."""
-    services = house.services
-    written = [each for each in house.applied if each["kind"] in ("Ingress", "ServiceMonitor", "PodMonitor")]
+    services = system.services
+    written = [each for each in system.applied if each["kind"] in ("Ingress", "ServiceMonitor", "PodMonitor")]
     for each in written:
         assert _kept(services, each), each["metadata"]["name"]
     ingress, over_pods, *over_services = sorted(written, key=lambda each: str(each["kind"]))
@@ -195,31 +195,31 @@ class Row:
 
 @pytest.mark.crash
 def test_nothing_is_lost_or_doubled(
-    house: Installation, database: tuple[PostgresServer, str], tmp_path: Path, tables: Tables
+    system: Installation, database: tuple[PostgresServer, str], tmp_path: Path, tables: Tables
 ) -> None:
     """A load of orders, and one after another a replica of each is killed, then the database restarted."""
-    house.publish(_note(tmp_path / "note"))
-    before = house.inventory()
+    system.publish(_note(tmp_path / "note"))
+    before = system.inventory()
     server = database[0]
     blows: dict[str, Callable[[], object]] = {
-        "service-manager web": _blow(house, "service-manager", "web"),
-        "service-manager worker": _blow(house, "service-manager", "worker"),
-        "cloud-controller web": _blow(house, "cloud-controller", "web"),
-        "cloud-controller worker": _blow(house, "cloud-controller", "worker"),
+        "service-manager web": _blow(system, "service-manager", "web"),
+        "service-manager worker": _blow(system, "service-manager", "worker"),
+        "cloud-controller web": _blow(system, "cloud-controller", "web"),
+        "cloud-controller worker": _blow(system, "cloud-controller", "worker"),
         "PostgreSQL restarted": server.restart,
     }
     rows: list[Row] = []
-    with house.manager() as manager:
+    with system.manager() as manager:
         for victim, blow in blows.items():
-            rows.append(_round(house, manager, victim, blow))
-            house.settled()
-    assert house.left_since(before) == []
+            rows.append(_round(system, manager, victim, blow))
+            system.settled()
+    assert system.left_since(before) == []
     lines = [f"  {'one of two is killed':<26} {'all orders right after':>22}   active   objects"]
     lines += [f"  {row.victim:<26} {row.seconds:>20.1f} s   {row.active:>6}   {row.objects:>7}" for row in rows]
     tables.add("\n".join(lines))
 
 
-def _round(house: Installation, manager: client.Client, victim: str, blow: Callable[[], object]) -> Row:
+def _round(system: Installation, manager: client.Client, victim: str, blow: Callable[[], object]) -> Row:
     """Orders, half of which are under way when the blow comes, and half given right after it; then their end."""
     texts = [f"{victim}, {each}" for each in range(ORDERS)]
     paths = [_order(manager, each) for each in texts[: ORDERS // 2]]
@@ -229,7 +229,7 @@ def _round(house: Installation, manager: client.Client, victim: str, blow: Calla
     until(lambda: all(_is_active(manager, each) for each in paths), f"all active after {victim}", seconds=PATIENCE)
     took = time.monotonic() - at
     # One object for each order, with the text of its own: none is missing, none is there twice.
-    notes = [str(each["data"]["text"]) for each in house.tenants.get("configmaps", "-l", "app=note")]
+    notes = [str(each["data"]["text"]) for each in system.tenants.get("configmaps", "-l", "app=note")]
     assert sorted(notes) == texts
     assert len(set(paths)) == ORDERS
     for each in paths:
@@ -238,9 +238,9 @@ def _round(house: Installation, manager: client.Client, victim: str, blow: Calla
     return Row(victim, took, len(paths), len(notes))
 
 
-def _blow(house: Installation, service: str, component: str) -> Callable[[], object]:
+def _blow(system: Installation, service: str, component: str) -> Callable[[], object]:
     selector = f"app.kubernetes.io/name={service},app.kubernetes.io/component={component}"
-    return lambda: house.kill(house.services, selector, one=True)
+    return lambda: system.kill(system.services, selector, one=True)
 
 
 def _note(directory: Path) -> Path:

@@ -1,8 +1,8 @@
-"""One process of one instance's orchestrator: it knows its environment and what it was told since it started.
+"""One process of one instance's orchestrator: it knows its environment and the calls it got since it started.
 
-What is served and what is said are the SDK's own code (`Face`, `Line`); here is what takes the place of its engine. Phases last,
-fail or hang as a test wants, and are in the journal. The private state is a counter of the phases that were finished: what
-comes back on activation is never less than what was last taken from it.
+The HTTP side is the SDK's own code (`OrchestratorApplication`, `ReportQueue`); this replaces its engine. Phases last, fail or
+hang as a test wants, and are in the journal. The private state is a counter of the finished phases: the state handed back on
+activation is never older than the state last saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from archelon_core.auth import Authentication, MemoryRevocations, SignedTokens, 
 from occi_service.model import type_id
 from sdk import Action, Details, Instance
 from sdk.runtime.engine import Refusal
-from sdk.runtime.http import Face
+from sdk.runtime.http import OrchestratorApplication
 from sdk.settings import Settings
 
 from .faults import Fault
@@ -92,8 +92,8 @@ class OrchestratorProcess:
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
-        face = Face(self._id, self, self._line)
-        self.application = Authentication(face, verifier, cache=TokenCache(time.time, entries=64))
+        application = OrchestratorApplication(self._id, self, self._line)
+        self.application = Authentication(application, verifier, cache=TokenCache(time.time, entries=64))
         self._alive = True
         self._ordered: Instance | None = None
         self._counter = 0
@@ -172,7 +172,7 @@ class OrchestratorProcess:
             if run.report is not None:
                 self._report(run.key, run.report)
             return
-        self._abandon_current(phase, generation)
+        self._cancel_current(phase, generation)
         self.instance = dataclasses.replace(instance, generation=generation)
         run = _Run(phase, generation, time.monotonic())
         self._runs[run.key] = self._current = run
@@ -225,7 +225,7 @@ class OrchestratorProcess:
             raise Refusal(f"generation {generation} is older than the last, {self.instance.generation}")
         return self.instance
 
-    def _abandon_current(self, phase: str, generation: int) -> None:
+    def _cancel_current(self, phase: str, generation: int) -> None:
         current = self._current
         if current is None:
             return

@@ -24,15 +24,15 @@ from archelon_api import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
 from sdk.errors import in_words
-from sdk.events import Occasion
+from sdk.events import IdempotencyScope
 from sdk.instance import typed
 from sdk.orchestrator import Situation
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.loading import load_class
-from sdk.runtime.waiting import WakingPace
+from sdk.runtime.waiting import CancellableWaiter
 from sdk.templates import Document
-from sdk.testing.fake_cloud import DirectReach, FakeCloud
+from sdk.testing.fake_cloud import DirectServiceClients, FakeCloud
 from tests.waiting import until
 
 SCHEME = "http://schemas.example.org/occi/sm#"
@@ -237,12 +237,12 @@ class Counted:
 
 def resolver(directory: Path, cloud: FakeCloud, ordered: dict[str, str]) -> sdk.Resolver:
     manifest = bundles.Bundle.load(bundle(directory, {"depends_on": [{MAAS: {}}]})).manifest
-    reach = DirectReach(cloud, "http://cloud/manager/1")
+    services = DirectServiceClients(cloud, "http://cloud/manager/1")
 
     def instance() -> sdk.Instance:
         return sdk.Instance(ONE, "t", SCHEME + "top")
 
-    return sdk.Resolver(sdk.Design(reach, instance), instance, manifest=manifest, pace=Counted(), ordered=ordered)
+    return sdk.Resolver(sdk.Design(services, instance), instance, manifest=manifest, waiter=Counted(), ordered=ordered)
 
 
 def test_a_supplier_whose_service_left_the_catalogue_is_disposed_of_all_the_same(tmp_path: Path) -> None:
@@ -306,14 +306,14 @@ class Elsewhere:
 
 
 def test_another_service_managers_token_is_designs_to_give() -> None:
-    reach = Elsewhere(delegated=True)
-    design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    services = Elsewhere(delegated=True)
+    design = sdk.Design(services, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
     base, _ = design.supplier(MAAS)
     assert base.startswith("http://theirs.example.org/")
-    assert reach.tokens == ["exchanged"]
-    reach.own_url = "http://theirs.example.org/top/1"
+    assert services.tokens == ["exchanged"]
+    services.own_url = "http://theirs.example.org/top/1"
     design.supplier(MAAS)
-    assert reach.tokens == ["exchanged", None]
+    assert services.tokens == ["exchanged", None]
 
 
 def test_without_a_delegation_it_says_so() -> None:
@@ -323,15 +323,15 @@ def test_without_a_delegation_it_says_so() -> None:
 
 
 def test_a_module_that_the_installation_did_not_enter_is_not_called() -> None:
-    reach = Elsewhere(delegated=True)
-    cloud = reach.cloud_in_memory
+    services = Elsewhere(delegated=True)
+    cloud = services.cloud_in_memory
     changed = {wire_design.ENDPOINT: "http://stranger.example.org/", wire_design.INTERFACE: "internal"}
     cloud.enter_services()
     for number, each in enumerate(cloud.find("design", wire_design.SERVICE.location)):
         for origin in (None, wire_design.OPERATOR, wire_design.IDENTITY):
             attributes = {**each.attributes, wire_design.ORIGIN: origin, **changed}
             cloud.keep("design", f"{wire_design.SERVICE.location}{number}-{origin}", attributes)
-    design = sdk.Design(reach, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
+    design = sdk.Design(services, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
     assert len(cloud.find("design", attributes={wire_design.SERVICE_TYPE: deploy.SCHEME})) == 4
     assert design.module(deploy.SCHEME).url == cloud.url("deploy")
 
@@ -366,12 +366,14 @@ def test_of_several_formats_a_region_takes_one_and_keeps_it(tmp_path: Path) -> N
     manifest = bundles.Bundle.load(directory)
     cloud = FakeCloud()
     cloud.formats = {"infrastructure"}
-    reach = DirectReach(cloud, "http://cloud/manager/1")
+    services = DirectServiceClients(cloud, "http://cloud/manager/1")
 
     def instance() -> sdk.Instance:
         return sdk.Instance(ONE, "t", SCHEME + "top")
 
-    made = sdk.Deployment(sdk.Design(reach, instance), instance, bundle=manifest, pace=Counted(), occasion=Occasion())
+    made = sdk.Deployment(
+        sdk.Design(services, instance), instance, bundle=manifest, waiter=Counted(), scope=IdempotencyScope()
+    )
     for _ in range(2):
         assert [each.format for each in made.deploy()] == ["infrastructure"]
     cloud.formats = {"nothing"}
@@ -446,18 +448,16 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
                 done.add(key)
 
     loaded = bundles.Bundle.load(bundle(tmp_path / "b", {}))
-    private, pace, names, occasion = Private(), WakingPace(), ZoneFiles(tmp_path / "zones"), Occasion()
-    reach = DirectReach(FakeCloud(), "http://cloud/manager/i")
+    private, waiter, names, scope = Private(), CancellableWaiter(), ZoneFiles(tmp_path / "zones"), IdempotencyScope()
+    services = DirectServiceClients(FakeCloud(), "http://cloud/manager/i")
 
     def make(instance: sdk.Instance) -> sdk.Orchestrator:
         situation = Situation(
-            instance, bundle=loaded, reach=reach, pace=pace, names=names, private=private, occasion=occasion
+            instance, bundle=loaded, services=services, waiter=waiter, names=names, private=private, scope=scope
         )
         return Ticking(situation)
 
-    engine = Engine(
-        make, private=private, reports=Reports(), pace=pace, occasion=occasion, accept=lambda instance: None
-    )
+    engine = Engine(make, private=private, reports=Reports(), waiter=waiter, scope=scope, accept=lambda instance: None)
     engine.open()
     try:
         engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})
@@ -488,7 +488,7 @@ def test_waiting_for_what_never_comes_ends(tmp_path: Path) -> None:
     class Waiting(sdk.Orchestrator):
         def deploy(self) -> None:
             while True:
-                self._situation.pace.wait(1.0)
+                self._situation.waiter.wait(1.0)
 
     after = testing.Context(bundle(tmp_path / "b", {}), Waiting).run("deploy")
     assert (after.outcome, after.message) == ("failed", "waited 200 times for what never comes")

@@ -35,10 +35,10 @@ class HeatConfigures:
     """
 
     def __init__(
-        self, connections: HeatConnections, book: StackIndex, *, way: Callable[[str], str] = lambda address: address
+        self, connections: HeatConnections, index: StackIndex, *, way: Callable[[str], str] = lambda address: address
     ) -> None:
         self._connections = connections
-        self._book = book
+        self._index = index
         self._way = way
 
     def validate(self, order: ConfigurationOrder) -> None:
@@ -53,8 +53,8 @@ class HeatConfigures:
     def configure(self, order: ConfigurationOrder) -> Configured:
         """Carry it out on every server of the node. Raises ProvisionError."""
         self.validate(order)
-        labels = self._book.labels(order.instance)
-        path = next((each.record.get("path") for each in self._book.all() if each.id == order.stack), None)
+        labels = self._index.labels(order.instance)
+        path = next((each.record.get("path") for each in self._index.all() if each.id == order.stack), None)
         if labels is None or not path:
             return Configured("waiting", "waits for its stack")
         try:
@@ -69,7 +69,7 @@ class HeatConfigures:
 
     def remove(self, order: ConfigurationOrder) -> bool:
         """Remove what Heat has of it. Raises ProvisionError."""
-        labels = self._book.labels(order.instance)
+        labels = self._index.labels(order.instance)
         if order.kind != "software-config" or labels is None:
             return True
         try:

@@ -178,8 +178,8 @@ class DesignateNames:
 class DesignateInventory(TenantInventory):
     """Records of one region, by the instances whose mark they carry, whether or not a row tells of them."""
 
-    def __init__(self, designate: Designate, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(book, clock=clock)
+    def __init__(self, designate: Designate, index: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(index, clock=clock)
         self._designate = designate
 
     def _held(self, labels: Labels) -> Iterable[Held]:

@@ -44,8 +44,8 @@ class TenantInventory(abc.ABC):
         clock: seconds since the epoch.
     """
 
-    def __init__(self, book: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
-        self._book = book
+    def __init__(self, index: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
+        self._index = index
         self._clock = clock
         #: Who can be asked for an instance that no row tells of.
         self._found: dict[str, Labels] = {}
@@ -58,7 +58,7 @@ class TenantInventory(abc.ABC):
         """An installation's instances in the projects of known tenants, with their youngest objects' ages in seconds."""
         ages: dict[str, float] = {}
         now = self._clock()
-        for labels in {each.labels.tenant: each.labels for each in self._book.all()}.values():
+        for labels in {each.labels.tenant: each.labels for each in self._index.all()}.values():
             for each in self._held(labels):
                 if not each.instance or each.installation != installation:
                     continue
@@ -69,16 +69,16 @@ class TenantInventory(abc.ABC):
 
     def _labels(self, instance: str) -> Labels | None:
         """With whose rights an instance's objects can be looked at; None where neither a row tells nor anything was seen."""
-        return self._book.labels(instance) or self._found.get(instance)
+        return self._index.labels(instance) or self._found.get(instance)
 
 
 class HeatInventory(TenantInventory):
     """Stacks of one region."""
 
     def __init__(
-        self, connections: HeatConnections, book: StackIndex, *, clock: Callable[[], float] = time.time
+        self, connections: HeatConnections, index: StackIndex, *, clock: Callable[[], float] = time.time
     ) -> None:
-        super().__init__(book, clock=clock)
+        super().__init__(index, clock=clock)
         self._connections = connections
 
     def _held(self, labels: Labels) -> Iterable[Held]:
@@ -121,7 +121,7 @@ class HeatInventory(TenantInventory):
         try:
             found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
         except NeverDelegatedError as problem:
-            if any(each.labels.instance == instance for each in self._book.all()):
+            if any(each.labels.instance == instance for each in self._index.all()):
                 raise InventoryError(f"Heat cannot be asked for it: {problem}") from problem
             # Nobody ever could make something here in its tenant's name.
             return []

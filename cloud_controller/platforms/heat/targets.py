@@ -31,10 +31,10 @@ class HeatTargets:
     """
 
     def __init__(
-        self, connections: HeatConnections, book: StackIndex, *, clock: Callable[[], float] = time.monotonic
+        self, connections: HeatConnections, index: StackIndex, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connections = connections
-        self._book = book
+        self._index = index
         self._clock = clock
         self._found: dict[tuple[str, str, str, str], tuple[float, Sequence[Target]]] = {}
 
@@ -49,8 +49,8 @@ class HeatTargets:
         return found[1]
 
     def _look(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
-        labels = self._book.labels(instance)
-        path = next((each.record.get("path") for each in self._book.all() if each.id == stack), None)
+        labels = self._index.labels(instance)
+        path = next((each.record.get("path") for each in self._index.all() if each.id == stack), None)
         if labels is None or not path:
             return ()
         try:

@@ -40,7 +40,7 @@ class HeatWatcher:
     def __init__(
         self,
         connections: HeatConnections,
-        book: StackIndex,
+        index: StackIndex,
         *,
         first: float = 0.25,
         longest: float = 4.0,
@@ -48,7 +48,7 @@ class HeatWatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connections = connections
-        self._book = book
+        self._index = index
         self._first = first
         self._longest = longest
         self._every = sweep
@@ -65,7 +65,7 @@ class HeatWatcher:
         # Each order wakes the watcher; a thousand of them do not make it ask more often.
         if now < self._not_before:
             return self._not_before - now
-        moving = self._book.moving()
+        moving = self._index.moving()
         watched = frozenset(each.id for each in moving)
         settled = self._round(moving, changed)
         if settled or watched - self._watched:
@@ -100,7 +100,7 @@ class HeatWatcher:
 
     def _sweep(self, changed: Changed) -> None:
         """Tell of every stack that is not as it was when it was last looked at."""
-        for known in _by_tenant([each for each in self._book.all() if not each.record.get("moving")]).values():
+        for known in _by_tenant([each for each in self._index.all() if not each.record.get("moving")]).values():
             try:
                 found = self._connections.call(known[0].labels, _everything)
             except DeployError:

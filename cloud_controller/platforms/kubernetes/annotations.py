@@ -73,7 +73,7 @@ def marks(labels: Labels, *, region: str, component: str, **more: str) -> dict[s
     }
 
 
-def asides(labels: Labels) -> dict[str, str]:
+def annotations_of(labels: Labels) -> dict[str, str]:
     """What does not fit into a label, as itself."""
     values = {INSTANCE: labels.instance, TENANT: labels.tenant, SERVICE: labels.service}
     return {name: value for name, value in values.items() if label(value) != value}

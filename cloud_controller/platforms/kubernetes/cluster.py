@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ...core.labels import Labels
-from .annotations import MANAGED, TENANT, asides, dns_name, label, selector
+from .annotations import MANAGED, TENANT, annotations_of, dns_name, label, selector
 from .api import Api, ApiError, Json, NotFoundError
 from .discovery import Discovery, Resource
 
@@ -125,7 +125,7 @@ class Cluster:
             if self.namespaces.each == "tenant":
                 wanted["metadata"]["labels"][TENANT] = label(labels.tenant)
                 wanted["metadata"]["annotations"] = {
-                    key: value for key, value in asides(labels).items() if key == TENANT
+                    key: value for key, value in annotations_of(labels).items() if key == TENANT
                 }
             self.api.apply(path, wanted)
         with self._lock:

@@ -36,7 +36,7 @@ from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from . import diagnostics
-from .annotations import NODE_KEY, POD, REVISION, STACK, asides, dns_name, label, marks
+from .annotations import NODE_KEY, POD, REVISION, STACK, annotations_of, dns_name, label, marks
 from .api import ApiError, Json
 from .cluster import Cluster
 from .orchestrators import Runs
@@ -312,7 +312,12 @@ class _PodObjects:
             node=wanted.node,
             node_key=wanted.key,
         )
-        told = {**asides(wanted.labels), _NEEDS: " ".join(wanted.needs), _NODE: wanted.node, NODE_KEY: wanted.key}
+        told = {
+            **annotations_of(wanted.labels),
+            _NEEDS: " ".join(wanted.needs),
+            _NODE: wanted.node,
+            NODE_KEY: wanted.key,
+        }
         if label(wanted.stack) != wanted.stack:
             told[STACK] = wanted.stack
         return {"name": name, "namespace": self._namespace, "labels": own, "annotations": told}

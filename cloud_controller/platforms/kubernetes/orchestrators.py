@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..interface import ApplicationOrder, DeployError
-from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, asides, dns_name, label, marks
+from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, annotations_of, dns_name, label, marks
 from .api import Json
 
 #: Bytes of a bundle's archive in a ConfigMap: etcd takes 1.5 MiB a request, and base64 makes four thirds of it.
@@ -102,7 +102,7 @@ class Orchestrator:
         # Not the generation: a newer one reaches a running orchestrator as an event and restarts nothing.
         labels = {key: value for key, value in metadata["labels"].items() if key != GENERATION}
         pod: Json = {
-            "metadata": {"labels": labels, "annotations": {**asides(order.labels), REVISION: self.revision}},
+            "metadata": {"labels": labels, "annotations": {**annotations_of(order.labels), REVISION: self.revision}},
             "spec": self._pod(),
         }
         return {
@@ -180,7 +180,7 @@ class Orchestrator:
             "namespace": self._namespace,
             "labels": marks(labels, region=self._region, component=ORCHESTRATOR),
         }
-        if told := asides(labels):
+        if told := annotations_of(labels):
             metadata["annotations"] = told
         if owned and self._owners:
             metadata["ownerReferences"] = self._owners

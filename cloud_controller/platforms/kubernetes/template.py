@@ -31,7 +31,7 @@ from archelon_core.documents.tree import Node as Parsed
 from archelon_core.documents.tree import locate
 
 from ..interface import DeployError, StackOrder
-from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, asides, label, marks
+from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, annotations_of, label, marks
 from .api import Json
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, TemplatePolicy, pods_of
@@ -274,7 +274,7 @@ class _Rendering:
         metadata["namespace"] = self._namespace
         own = self._marks(OBJECT)
         metadata["labels"] = {**_mapped(metadata.get("labels")), **own}
-        told = {**_mapped(metadata.get("annotations")), **asides(self._order.labels)}
+        told = {**_mapped(metadata.get("annotations")), **annotations_of(self._order.labels)}
         if label(self._order.id) != self._order.id:
             told[STACK] = self._order.id
         if told:
@@ -294,8 +294,11 @@ class _Rendering:
                 if pod_path[end] in ("jobTemplate", "template"):
                     below = _descend(made, (*pod_path[: end + 1], "metadata"))
                     below["labels"] = {**_mapped(below.get("labels")), **pods}
-                    if asides(self._order.labels):
-                        below["annotations"] = {**_mapped(below.get("annotations")), **asides(self._order.labels)}
+                    if annotations_of(self._order.labels):
+                        below["annotations"] = {
+                            **_mapped(below.get("annotations")),
+                            **annotations_of(self._order.labels),
+                        }
         if kind == "StatefulSet":
             claims = {key: value for key, value in self._marks(CLAIM).items() if key != GENERATION}
             for each in _listed(_mapped(made.get("spec")).get("volumeClaimTemplates")):

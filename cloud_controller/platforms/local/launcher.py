@@ -5,7 +5,7 @@ Everything about a process is in its directory, `<root>/instances/<instance>/<pr
 | file | by | what |
 | --- | --- | --- |
 | `lock` | launcher, then supervisor | held while anything of the process may run; the one truth about running |
-| `book.json` | launcher | labels, revision, notes; written before the process starts, removed when all else is gone |
+| `index.json` | launcher | labels, revision, notes; written before the process starts, removed when all else is gone |
 | `status.json` | supervisor | what it sees |
 | `stop` | launcher | that the process was asked to end, and since when |
 | `log/` | supervisor | its output |
@@ -194,26 +194,26 @@ class Launcher:
         if not directory.exists():
             return None
         held = _is_held(directory / "lock")
-        book = read_json(directory / "book.json")
+        index = read_json(directory / "book.json")
         status = read_json(directory / "status.json")
         state = state_of(status, held=held, stopping=(directory / "stop").exists())
         if state is State.LOST and _is_held(directory / "lock"):
             # Another started it between our look at the lock and our look at its word.
             state = state_of(status, held=True, stopping=False)
-        labels = book.get("labels")
+        labels = index.get("labels")
         return Running(
             name=name,
             state=state,
-            revision=book.get("revision", ""),
+            revision=index.get("revision", ""),
             labels=Labels(**labels) if labels else None,
             ports=self._ports.of(str(name)),
-            notes=book.get("notes", {}),
+            notes=index.get("notes", {}),
             pid=status.get("pid") if state is State.RUNNING else None,
             since=status.get("since", 0.0),
             restarts=status.get("restarts", 0),
             exit_status=status.get("exit_status"),
             message=message_of(state, status),
-            isolated=book.get("isolated", False),
+            isolated=index.get("isolated", False),
         )
 
     def find(self, *, instance: str | None = None, **labels: str | int) -> list[Running]:
@@ -235,7 +235,7 @@ class Launcher:
     def remains(self, instance: str) -> tuple[str, ...]:
         """What the machine still has of an instance, in words: directories, ports, processes. Empty: verified absent."""
         left = [f"directory of {name}" for name in self.names(instance)]
-        left += [f"port {number} of {entry[0]}" for number, entry in self._ports.booked(f"{instance}/").items()]
+        left += [f"port {number} of {entry[0]}" for number, entry in self._ports.allocated(f"{instance}/").items()]
         table = processes.table()
         for variable, word in ((processes.VARIABLE, "process"), (processes.SUPERVISOR_VARIABLE, "supervisor")):
             prefix = f"{self._id}:{instance}/"
@@ -245,7 +245,7 @@ class Launcher:
 
     def forgotten(self, instance: str) -> list[Name]:
         """What runs, or has a port, of an instance, and has no directory any more: somebody removed it."""
-        owners = {entry[0] for entry in self._ports.booked(f"{instance}/").values()}
+        owners = {entry[0] for entry in self._ports.allocated(f"{instance}/").values()}
         table = processes.table()
         for variable in (processes.VARIABLE, processes.SUPERVISOR_VARIABLE):
             for _process, marker in processes.marked(variable, f"{self._id}:{instance}/", table.values()):
@@ -286,14 +286,14 @@ class Launcher:
         """
         directory = self._directory(name)
         marked = self.marker(name)
-        book = read_json(directory / "book.json")
-        if not book.get("isolated"):
+        index = read_json(directory / "book.json")
+        if not index.get("isolated"):
             yield Spawn(tuple(command), {**environment, **marked}, directory / "work")
             return
         if self._sandbox is None:
             raise LaunchError(f"{name} runs in a sandbox, which this machine cannot enter any more")
         status = read_json(directory / "status.json")
-        tenant, readable = book["labels"]["tenant"], book.get("readable", ())
+        tenant, readable = index["labels"]["tenant"], index.get("readable", ())
         wrapped = self._sandbox.wrapped(
             command, {**environment, **marked}, tenant, directory / "work", readable=readable
         )
@@ -321,7 +321,7 @@ class Launcher:
         self._end_strays(order.name)
         for stale in ("status.json", "stop"):
             (directory / stale).unlink(missing_ok=True)
-        book = {
+        index = {
             "revision": order.revision,
             "labels": dataclasses.asdict(order.labels),
             "notes": dict(order.notes),
@@ -329,7 +329,7 @@ class Launcher:
             "grace": order.grace,
             "isolated": self._sandbox is not None,
         }
-        self._write_book(order, book)
+        self._write_index(order, index)
         self._checkpoint("book written")
         try:
             numbers, holds = self._ports.reserve(str(order.name), order.ports)
@@ -340,10 +340,10 @@ class Launcher:
             complete = program(numbers)
             paths = [str(inside(path)) for path in complete.files]
             # Both sets are booked before either is touched, so that no revision's file is ever forgotten.
-            files = sorted({*book["files"], *paths})
-            write_json(directory / "book.json", {**book, "files": files, "readable": complete.readable})
+            files = sorted({*index["files"], *paths})
+            write_json(directory / "book.json", {**index, "files": files, "readable": complete.readable})
             owner = self._user(order.labels.tenant)
-            write_files(directory / "work", order, complete, forget=set(book["files"]) - set(paths), owner=owner)
+            write_files(directory / "work", order, complete, forget=set(index["files"]) - set(paths), owner=owner)
             self._checkpoint("files written")
             self._spawn(order, complete, [lock, *(hold.fileno() for hold in holds)])
         finally:
@@ -353,17 +353,17 @@ class Launcher:
         assert found is not None, "we hold its lock"
         return found
 
-    def _write_book(self, order: Order, book: Mapping[str, object]) -> None:
+    def _write_index(self, order: Order, index: Mapping[str, object]) -> None:
         """Book it; without a sandbox only where nothing of another tenant runs. Raises LaunchError."""
         path = self._directory(order.name) / "book.json"
         if self._sandbox is not None or self._shared:
-            write_json(path, book)
+            write_json(path, index)
             return
         # Whoever else asks meanwhile sees this process' lock held, and its book.
         with locks.open_and_take(self._tenants):
             if self.refusal(order.labels.tenant):
                 raise LaunchError(self.refusal(order.labels.tenant))
-            write_json(path, book)
+            write_json(path, index)
 
     def refusal(self, tenant: str) -> str:
         """Why nothing of a tenant can be started now, in words; empty where it can."""

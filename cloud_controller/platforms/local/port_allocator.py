@@ -67,30 +67,30 @@ class PortAllocator:
         """
         for refusal in filter(None, map(self.refusal, wanted.values())):
             raise PortError(refusal)
-        with self._open() as book, contextlib.ExitStack() as undo:
-            mine = {entry[1]: number for number, entry in book.items() if entry[0] == owner}
+        with self._open() as index, contextlib.ExitStack() as undo:
+            mine = {entry[1]: number for number, entry in index.items() if entry[0] == owner}
             numbers: dict[str, int] = {}
             holds: list[socket.socket] = []
             for name, fixed in wanted.items():
-                booked = mine.get(name)
-                first = [fixed] if fixed else [booked] if booked is not None else []
+                allocated = mine.get(name)
+                first = [fixed] if fixed else [allocated] if allocated is not None else []
                 number, hold = self._hold(
                     name,
                     first,
                     fixed=bool(fixed),
-                    free=lambda n: (n not in book or book[n][0] == owner) and not self.refusal(n),
+                    free=lambda n: (n not in index or index[n][0] == owner) and not self.refusal(n),
                 )
                 undo.callback(hold.close)
                 numbers[name] = number
                 holds.append(hold)
             for number in mine.values():
-                del book[number]
+                del index[number]
             for name, number in numbers.items():
-                book[number] = (owner, name)
+                index[number] = (owner, name)
             undo.pop_all()
             return numbers, holds
 
-    def booked(self, prefix: str) -> dict[int, tuple[str, str]]:
+    def allocated(self, prefix: str) -> dict[int, tuple[str, str]]:
         """Ports by number, with owner and name, whose owner begins with `prefix`."""
         return {number: entry for number, entry in self._read().items() if entry[0].startswith(prefix)}
 
@@ -104,14 +104,14 @@ class PortAllocator:
         Raises:
             PortError: something still listens on one, so the owner has not gone.
         """
-        with self._open() as book:
-            for number in [number for number, entry in book.items() if entry[0] == owner]:
+        with self._open() as index:
+            for number in [number for number, entry in index.items() if entry[0] == owner]:
                 if not _bindable(number):
                     raise PortError(
                         f"port {number} of {owner} is still listened on by a process that hides from its launcher; "
                         f"find it with `ss -ltnp sport = {number}` and end it"
                     )
-                del book[number]
+                del index[number]
 
     def _hold(
         self, name: str, first: list[int], *, fixed: bool, free: Callable[[int], bool]
@@ -136,14 +136,14 @@ class PortAllocator:
     @contextlib.contextmanager
     def _open(self) -> Iterator[dict[int, tuple[str, str]]]:
         with locks.open_and_take(self._lock):
-            book = self._read()
-            before = dict(book)
-            yield book
-            if book != before:
+            index = self._read()
+            before = dict(index)
+            yield index
+            if index != before:
                 new = self._file.with_suffix(".new")
                 close_to_others(new, make=True)
                 with new.open("w", encoding="utf-8") as stream:
-                    json.dump({str(number): entry for number, entry in book.items()}, stream)
+                    json.dump({str(number): entry for number, entry in index.items()}, stream)
                     # A power failure must not leave it empty: of every process of this root it tells something.
                     stream.flush()
                     os.fsync(stream.fileno())

@@ -42,7 +42,7 @@ class FailingRevocations(auth.MemoryRevocations):
         return super().is_revoked(token_id, instance_id)
 
 
-class House:
+class System:
     """One issuer and one service that believes it."""
 
     tenant_id = TENANT
@@ -98,36 +98,36 @@ class House:
 
 
 @pytest.fixture(params=["EdDSA", "ES256"])
-def provider(request: pytest.FixtureRequest) -> House:
+def provider(request: pytest.FixtureRequest) -> System:
     if request.param == "EdDSA":
-        return House(ed25519.Ed25519PrivateKey.generate())
-    return House(ec.generate_private_key(ec.SECP256R1()))
+        return System(ed25519.Ed25519PrivateKey.generate())
+    return System(ec.generate_private_key(ec.SECP256R1()))
 
 
 @pytest.fixture
-def house() -> House:
-    return House(ed25519.Ed25519PrivateKey.generate())
+def system() -> System:
+    return System(ed25519.Ed25519PrivateKey.generate())
 
 
 class TestSignedTokensKeepTheContract(VerifierContract):
     pass
 
 
-def refused(house: House, token: str) -> str:
+def refused(system: System, token: str) -> str:
     with pytest.raises(auth.InvalidTokenError) as caught:
-        house.verifier.verify(token)
+        system.verifier.verify(token)
     return caught.value.reason
 
 
-def test_an_instance_token_says_who_for_whom_and_until_when(house: House) -> None:
-    found = house.verifier.verify(house.issue())
+def test_an_instance_token_says_who_for_whom_and_until_when(system: System) -> None:
+    found = system.verifier.verify(system.issue())
     assert found == auth.Identity(
         subject=f"instance:{INSTANCE}",
         tenant_id=TENANT,
         tenant_name="demo",
         roles=frozenset({"instance"}),
         kind=auth.TokenKind.INSTANCE,
-        expires=house.clock() + 900,
+        expires=system.clock() + 900,
         issuer=ISSUER,
         token_id=found.token_id,
         instance_id=INSTANCE,
@@ -136,9 +136,9 @@ def test_an_instance_token_says_who_for_whom_and_until_when(house: House) -> Non
     )
 
 
-def test_a_service_manager_token_has_its_own_role(house: House) -> None:
-    token = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
-    found = house.verifier.verify(token)
+def test_a_service_manager_token_has_its_own_role(system: System) -> None:
+    token = system.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+    found = system.verifier.verify(token)
     assert (found.subject, found.kind, found.roles) == (
         "service-manager:demo",
         auth.TokenKind.SERVICE,
@@ -156,15 +156,15 @@ def _segment(raw: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", ""])
-def test_a_token_without_signature_is_refused(house: House, name: str) -> None:
-    body = _unsigned({"alg": name, "kid": house.key.public.key_id}, house.claims())
-    refused(house, body + ".")
-    refused(house, body + "." + _segment(b"signature"))
+def test_a_token_without_signature_is_refused(system: System, name: str) -> None:
+    body = _unsigned({"alg": name, "kid": system.key.public.key_id}, system.claims())
+    refused(system, body + ".")
+    refused(system, body + "." + _segment(b"signature"))
 
 
 @pytest.mark.parametrize("provider", ["EdDSA", "ES256"], indirect=True)
 @pytest.mark.parametrize("name", ["HS256", "HS384", "HS512"])
-def test_the_public_key_is_no_secret_to_sign_with(provider: House, name: str) -> None:
+def test_the_public_key_is_no_secret_to_sign_with(provider: System, name: str) -> None:
     public = provider.private.public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -174,20 +174,20 @@ def test_the_public_key_is_no_secret_to_sign_with(provider: House, name: str) ->
         assert "InvalidAlgorithmError" in refused(provider, f"{signing_input}.{_segment(digest)}")
 
 
-def test_another_algorithm_than_the_keys_is_refused(house: House) -> None:
+def test_another_algorithm_than_the_keys_is_refused(system: System) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
-    token = jwt.encode(house.claims(), other, algorithm="ES256", headers={"kid": house.key.public.key_id})
-    assert "InvalidAlgorithmError" in refused(house, token)
+    token = jwt.encode(system.claims(), other, algorithm="ES256", headers={"kid": system.key.public.key_id})
+    assert "InvalidAlgorithmError" in refused(system, token)
 
 
-def test_another_key_under_the_same_id_is_refused(house: House) -> None:
+def test_another_key_under_the_same_id_is_refused(system: System) -> None:
     token = jwt.encode(
-        house.claims(),
+        system.claims(),
         ed25519.Ed25519PrivateKey.generate(),
         algorithm="EdDSA",
-        headers={"kid": house.key.public.key_id},
+        headers={"kid": system.key.public.key_id},
     )
-    assert "InvalidSignatureError" in refused(house, token)
+    assert "InvalidSignatureError" in refused(system, token)
 
 
 @pytest.mark.parametrize(
@@ -202,33 +202,37 @@ def test_another_key_under_the_same_id_is_refused(house: House) -> None:
         "x" * 2000,
     ],
 )
-def test_a_key_id_is_never_opened(house: House, key_id: str) -> None:
-    assert refused(house, house.signed(house.claims(), kid=key_id)) == "signed token: no key is configured for its kid"
+def test_a_key_id_is_never_opened(system: System, key_id: str) -> None:
+    assert (
+        refused(system, system.signed(system.claims(), kid=key_id)) == "signed token: no key is configured for its kid"
+    )
 
 
 @pytest.mark.parametrize("key_id", [None, 1, ["a"], {"a": 1}, True])
-def test_a_key_id_that_is_no_text_is_refused(house: House, key_id: object) -> None:
+def test_a_key_id_that_is_no_text_is_refused(system: System, key_id: object) -> None:
     header = {"alg": "EdDSA", "kid": key_id}
-    signing_input = _unsigned(header, house.claims())
-    assert isinstance(house.private, ed25519.Ed25519PrivateKey)
-    refused(house, f"{signing_input}.{_segment(house.private.sign(signing_input.encode()))}")
+    signing_input = _unsigned(header, system.claims())
+    assert isinstance(system.private, ed25519.Ed25519PrivateKey)
+    refused(system, f"{signing_input}.{_segment(system.private.sign(signing_input.encode()))}")
 
 
-def test_a_key_that_the_token_brings_along_is_not_used(house: House) -> None:
+def test_a_key_that_the_token_brings_along_is_not_used(system: System) -> None:
     mine = ed25519.Ed25519PrivateKey.generate()
     brought = {"kty": "OKP", "crv": "Ed25519", "x": _segment(mine.public_key().public_bytes_raw())}
     for header in ({"jwk": brought}, {"jku": "https://evil.example/jwks"}, {"x5u": "https://evil.example/cert"}):
-        known = jwt.encode(house.claims(), mine, algorithm="EdDSA", headers={"kid": house.key.public.key_id, **header})
-        refused(house, known)
-        refused(house, jwt.encode(house.claims(), mine, algorithm="EdDSA", headers=header))
+        known = jwt.encode(
+            system.claims(), mine, algorithm="EdDSA", headers={"kid": system.key.public.key_id, **header}
+        )
+        refused(system, known)
+        refused(system, jwt.encode(system.claims(), mine, algorithm="EdDSA", headers=header))
 
 
-def test_a_critical_extension_that_is_not_understood_is_refused(house: House) -> None:
+def test_a_critical_extension_that_is_not_understood_is_refused(system: System) -> None:
     signing_input = _unsigned(
-        {"alg": "EdDSA", "kid": house.key.public.key_id, "crit": ["exotic"], "exotic": 1}, house.claims()
+        {"alg": "EdDSA", "kid": system.key.public.key_id, "crit": ["exotic"], "exotic": 1}, system.claims()
     )
-    assert isinstance(house.private, ed25519.Ed25519PrivateKey)
-    refused(house, f"{signing_input}.{_segment(house.private.sign(signing_input.encode()))}")
+    assert isinstance(system.private, ed25519.Ed25519PrivateKey)
+    refused(system, f"{signing_input}.{_segment(system.private.sign(signing_input.encode()))}")
 
 
 @pytest.mark.parametrize(
@@ -256,50 +260,50 @@ def test_a_critical_extension_that_is_not_understood_is_refused(house: House) ->
         ({"exp": 10**30}, "'exp' is not a time"),
     ],
 )
-def test_claims_that_are_not_ours_are_refused(house: House, changed: dict[str, object], reason: str) -> None:
-    assert reason in refused(house, house.signed(house.claims(**changed)))
+def test_claims_that_are_not_ours_are_refused(system: System, changed: dict[str, object], reason: str) -> None:
+    assert reason in refused(system, system.signed(system.claims(**changed)))
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "tenant", "jti", "iat", "nbf", "exp"])
-def test_every_claim_is_needed(house: House, name: str) -> None:
-    assert "MissingRequiredClaimError" in refused(house, house.signed(house.claims(**{name: None})))
+def test_every_claim_is_needed(system: System, name: str) -> None:
+    assert "MissingRequiredClaimError" in refused(system, system.signed(system.claims(**{name: None})))
 
 
-def test_roles_in_a_token_count_for_nothing(house: House) -> None:
-    token = house.signed(house.claims(roles=["operator"], role="operator", scope="operator"))
-    assert house.verifier.verify(token).roles == {"instance"}
+def test_roles_in_a_token_count_for_nothing(system: System) -> None:
+    token = system.signed(system.claims(roles=["operator"], role="operator", scope="operator"))
+    assert system.verifier.verify(token).roles == {"instance"}
 
 
-def test_times_are_kept_to_five_seconds(house: House) -> None:
-    token = house.issue()
-    house.clock.advance(-auth.LEEWAY)
-    house.verifier.verify(token)
-    house.clock.advance(-1)
-    assert refused(house, token) == "signed token: not yet valid"
-    house.clock.advance(1 + auth.LEEWAY + auth.LIFETIME + auth.LEEWAY - 0.5)
-    house.verifier.verify(token)
-    house.clock.advance(0.5)
-    assert refused(house, token) == "signed token: expired"
+def test_times_are_kept_to_five_seconds(system: System) -> None:
+    token = system.issue()
+    system.clock.advance(-auth.LEEWAY)
+    system.verifier.verify(token)
+    system.clock.advance(-1)
+    assert refused(system, token) == "signed token: not yet valid"
+    system.clock.advance(1 + auth.LEEWAY + auth.LIFETIME + auth.LEEWAY - 0.5)
+    system.verifier.verify(token)
+    system.clock.advance(0.5)
+    assert refused(system, token) == "signed token: expired"
 
 
-def test_a_token_that_lives_too_long_is_refused(house: House) -> None:
-    now = int(house.clock())
-    assert "lives longer" in refused(house, house.signed(house.claims(exp=now + 901)))
+def test_a_token_that_lives_too_long_is_refused(system: System) -> None:
+    now = int(system.clock())
+    assert "lives longer" in refused(system, system.signed(system.claims(exp=now + 901)))
     with pytest.raises(ValueError, match="1 to 900 seconds"):
-        house.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience=AUDIENCE, lifetime=901)
+        system.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience=AUDIENCE, lifetime=901)
 
 
-def test_one_issuers_key_does_not_speak_for_another(house: House) -> None:
+def test_one_issuers_key_does_not_speak_for_another(system: System) -> None:
     peer = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="https://peer.example.org")
     verifier = auth.SignedTokens(
-        auth.VerificationKeys([house.key.public, peer.public]),
+        auth.VerificationKeys([system.key.public, peer.public]),
         audiences=[AUDIENCE],
-        revocations=house.revocations,
-        clock=house.clock,
+        revocations=system.revocations,
+        clock=system.clock,
     )
 
     def by_peer(issuer: str) -> str:
-        claims = house.claims(iss=issuer)
+        claims = system.claims(iss=issuer)
         return jwt.encode(claims, peer.private, algorithm="EdDSA", headers={"kid": peer.public.key_id})
 
     assert verifier.verify(by_peer("https://peer.example.org")).issuer == "https://peer.example.org"
@@ -308,71 +312,71 @@ def test_one_issuers_key_does_not_speak_for_another(house: House) -> None:
     assert "another issuer" in caught.value.reason
 
 
-def test_keys_are_rolled_without_refusing_a_good_token(house: House) -> None:
-    old_token = house.issue()
+def test_keys_are_rolled_without_refusing_a_good_token(system: System) -> None:
+    old_token = system.issue()
     new = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer=ISSUER)
-    both = auth.VerificationKeys([house.key.public, new.public])
+    both = auth.VerificationKeys([system.key.public, new.public])
     issuer = auth.TokenIssuer(
-        new, keys=both, instances=house.instances, revocations=house.revocations, clock=house.clock
+        new, keys=both, instances=system.instances, revocations=system.revocations, clock=system.clock
     )
-    verifier = auth.SignedTokens(both, audiences=[AUDIENCE], revocations=house.revocations, clock=house.clock)
+    verifier = auth.SignedTokens(both, audiences=[AUDIENCE], revocations=system.revocations, clock=system.clock)
     assert verifier.verify(old_token).instance_id == INSTANCE
     renewed = issuer.renew(old_token, audience=AUDIENCE)
     only_new = auth.SignedTokens(
         auth.VerificationKeys([new.public]),
         audiences=[AUDIENCE],
-        revocations=house.revocations,
-        clock=house.clock,
+        revocations=system.revocations,
+        clock=system.clock,
     )
     assert only_new.verify(renewed).instance_id == INSTANCE
     with pytest.raises(auth.InvalidTokenError):
         only_new.verify(old_token)
 
 
-def test_renewal_until_the_instance_is_gone(house: House) -> None:
-    token = house.issue()
-    first = house.verifier.verify(token)
+def test_renewal_until_the_instance_is_gone(system: System) -> None:
+    token = system.issue()
+    first = system.verifier.verify(token)
     for _ in range(3):
-        house.clock.advance(890)
-        token = house.issuer.renew(token, audience=AUDIENCE)
-    renewed = house.verifier.verify(token)
-    assert renewed.expires == house.clock() + 900
+        system.clock.advance(890)
+        token = system.issuer.renew(token, audience=AUDIENCE)
+    renewed = system.verifier.verify(token)
+    assert renewed.expires == system.clock() + 900
     assert renewed.token_id != first.token_id
     assert (renewed.subject, renewed.tenant_id, renewed.tenant_name) == (
         first.subject,
         first.tenant_id,
         first.tenant_name,
     )
-    house.instances.gone.add(INSTANCE)
+    system.instances.gone.add(INSTANCE)
     with pytest.raises(auth.NotAllowedError, match="gone"):
-        house.issuer.renew(token, audience=AUDIENCE)
+        system.issuer.renew(token, audience=AUDIENCE)
 
 
-def test_what_is_not_renewed(house: House) -> None:
-    exchanged = house.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience="sm", lifetime=60, renewable=False)
+def test_what_is_not_renewed(system: System) -> None:
+    exchanged = system.issuer.for_instance(INSTANCE, tenant_id=TENANT, audience="sm", lifetime=60, renewable=False)
     with pytest.raises(auth.NotAllowedError, match="not renewable"):
-        house.issuer.renew(exchanged, audience="sm")
-    service = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+        system.issuer.renew(exchanged, audience="sm")
+    service = system.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
     with pytest.raises(auth.NotAllowedError, match="not renewable"):
-        house.issuer.renew(service, audience=AUDIENCE)
-    token = house.issue()
+        system.issuer.renew(service, audience=AUDIENCE)
+    token = system.issue()
     with pytest.raises(auth.InvalidTokenError):
-        house.issuer.renew(token, audience="service-manager")
-    house.revoke(token)
+        system.issuer.renew(token, audience="service-manager")
+    system.revoke(token)
     with pytest.raises(auth.InvalidTokenError):
-        house.issuer.renew(token, audience=AUDIENCE)
+        system.issuer.renew(token, audience=AUDIENCE)
 
 
-def test_an_instance_that_is_gone_takes_all_its_tokens_along(house: House) -> None:
-    tokens = [house.issue(), house.issue()]
-    other = house.issuer.for_instance(str(uuid.UUID(int=9)), tenant_id=TENANT, audience=AUDIENCE)
-    service = house.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
-    house.issuer.revoke_instance(INSTANCE)
+def test_an_instance_that_is_gone_takes_all_its_tokens_along(system: System) -> None:
+    tokens = [system.issue(), system.issue()]
+    other = system.issuer.for_instance(str(uuid.UUID(int=9)), tenant_id=TENANT, audience=AUDIENCE)
+    service = system.issuer.for_service("demo", tenant_id=TENANT, audience=AUDIENCE, instance_id=INSTANCE)
+    system.issuer.revoke_instance(INSTANCE)
     for token in tokens:
-        assert "revoked" in refused(house, token)
-    assert house.verifier.verify(other).tenant_id == TENANT
+        assert "revoked" in refused(system, token)
+    assert system.verifier.verify(other).tenant_id == TENANT
     # It is the service manager that disposes of the instance.
-    assert house.verifier.verify(service).instance_id == INSTANCE
+    assert system.verifier.verify(service).instance_id == INSTANCE
 
 
 def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
@@ -386,12 +390,12 @@ def test_revocations_are_forgotten_when_they_no_longer_matter() -> None:
 
 
 class TestKeys:
-    def test_they_travel_as_a_jwk_set(self, house: House) -> None:
+    def test_they_travel_as_a_jwk_set(self, system: System) -> None:
         other = auth.SigningKey.of(ec.generate_private_key(ec.SECP256R1()), issuer="elsewhere").public
-        text = auth.write_jwk_set([house.key.public, other])
+        text = auth.write_jwk_set([system.key.public, other])
         found = auth.read_jwk_set(text)
         assert found.get(other.key_id) == other
-        assert found.get(house.key.public.key_id) == house.key.public
+        assert found.get(system.key.public.key_id) == system.key.public
         bare = json.loads(text)
         del bare["keys"][0]["iss"]
         for wrong in (json.dumps(bare), text.replace("P-256", "P-384"), "[]", "{", '{"keys": [{}]}'):

@@ -83,7 +83,7 @@ def test_a_probe_may_count_overdue_steps_while_others_begin(tmp_path: Path) -> N
 
     def begin_and_end() -> None:
         while not stop.is_set():
-            with worker._attended(item, now):
+            with worker._guarded(item, now):
                 pass
 
     threads = [threading.Thread(target=begin_and_end) for _ in range(8)]

@@ -21,7 +21,7 @@ from archelon_core import queue
 from cloud_controller.app.worker import topics_of
 from cloud_controller.core.tables import notices
 
-from ..house import House
+from ..system import System
 
 #: Seconds within which another worker takes over. Longer than any step here.
 LEASE = 0.6
@@ -75,16 +75,16 @@ class Fused:
         raise AssertionError(f"{self._name} gave up: {reason}")
 
 
-def reached(house: House, goal: list[list[str | None]], running: int) -> bool:
+def reached(system: System, goal: list[list[str | None]], running: int) -> bool:
     """Whether so many processes run, nothing is left to tell, and every path shows its value, or is gone where that is None."""
-    if [process.pid is not None for process in house.platform.launcher.find()] != [True] * running:
+    if [process.pid is not None for process in system.platform.launcher.find()] != [True] * running:
         return False
-    with house.database.read() as connection:
+    with system.database.read() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(notices)):
             return False
     for path, attribute, value in goal:
         assert path is not None
-        answer = house.call("GET", path)
+        answer = system.call("GET", path)
         if value is None:
             if answer.status_code != 404:
                 return False
@@ -96,7 +96,7 @@ def reached(house: House, goal: list[list[str | None]], running: int) -> bool:
 def work_until(job: dict[str, Any]) -> None:
     root = Path(job["root"])
     fuse = Fuse(root, job["die_at"])
-    house = House(root, job["url"], make=False, checkpoint=fuse)
+    system = System(root, job["url"], make=False, checkpoint=fuse)
 
     def send(notice: Any) -> None:
         fuse("notice leaves")
@@ -106,11 +106,11 @@ def work_until(job: dict[str, Any]) -> None:
 
     topics = [
         dataclasses.replace(topic, handler=Fused(topic.name, topic.handler, fuse))
-        for topic in topics_of(house.parts, send=send)
+        for topic in topics_of(system.parts, send=send)
     ]
-    worker = queue.Worker(house.parts.queue, topics, threads=1, lease=LEASE)
+    worker = queue.Worker(system.parts.queue, topics, threads=1, lease=LEASE)
     end = time.monotonic() + 90
-    while not reached(house, job["goal"], job["running"]):
+    while not reached(system, job["goal"], job["running"]):
         while worker.run_once():
             pass
         if time.monotonic() > end:

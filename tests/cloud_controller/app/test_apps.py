@@ -19,66 +19,66 @@ from cloud_controller.deploy.logs import LogRoute
 from occi_service.server.app import Application
 
 from ..deploy.test_module import DIGEST, put_application, put_bundle
-from ..house import House, labels, new_instance
+from ..system import System, labels, new_instance
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", sqlite_url)
     put_bundle(made)
     yield made
     made.clear()
 
 
-def put_app(house: House, name: str, *, tenant: str = "t-1") -> Any:
+def put_app(system: System, name: str, *, tenant: str = "t-1") -> Any:
     attributes = {deploy.APP_NAME: "hello", deploy.APP_IMAGE: DIGEST}
-    token = house.service_token(tenant=tenant)
-    return house.call("PUT", f"/deploy/app/{name}", kind=deploy.APP, attributes=attributes, token=token)
+    token = system.service_token(tenant=tenant)
+    return system.call("PUT", f"/deploy/app/{name}", kind=deploy.APP, attributes=attributes, token=token)
 
 
 @pytest.mark.parametrize("tenant", ["t-1", "t-2"])
-def test_an_instances_orchestrator_cannot_be_taken_over_by_an_app_of_its_id(house: House, tenant: str) -> None:
+def test_an_instances_orchestrator_cannot_be_taken_over_by_an_app_of_its_id(system: System, tenant: str) -> None:
     instance = new_instance()
-    assert put_application(house, instance).status_code == 201
-    answer = put_app(house, instance, tenant=tenant)
+    assert put_application(system, instance).status_code == 201
+    answer = put_app(system, instance, tenant=tenant)
     assert (answer.status_code, "is an instance already" in answer.text) == (409, True)
 
 
-def test_nor_can_an_app_be_taken_over_by_an_application(house: House) -> None:
+def test_nor_can_an_app_be_taken_over_by_an_application(system: System) -> None:
     instance = new_instance()
-    assert put_app(house, instance).status_code == 201
-    assert put_application(house, instance).status_code == 409
+    assert put_app(system, instance).status_code == 201
+    assert put_application(system, instance).status_code == 409
 
 
-def test_an_app_of_an_instance_that_is_disposed_of_is_refused(house: House) -> None:
+def test_an_app_of_an_instance_that_is_disposed_of_is_refused(system: System) -> None:
     instance = new_instance()
     path = "/disposal" + disposal.disposal_path(instance)
-    assert house.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance)).status_code == 201
-    assert put_app(house, instance).status_code == 409
+    assert system.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance)).status_code == 201
+    assert put_app(system, instance).status_code == 409
 
 
 @pytest.mark.parametrize("name", ["not-an-id", "..", "a/b", "x" * 130])
-def test_an_app_has_an_id_that_can_be_carried_out(house: House, name: str) -> None:
-    assert put_app(house, name).status_code in (400, 404)
+def test_an_app_has_an_id_that_can_be_carried_out(system: System, name: str) -> None:
+    assert put_app(system, name).status_code in (400, 404)
 
 
-def test_the_log_of_an_app_can_be_read_by_its_own_tenant_alone(house: House) -> None:
+def test_the_log_of_an_app_can_be_read_by_its_own_tenant_alone(system: System) -> None:
     instance = new_instance()
     path = f"/deploy/app/{instance}"
-    assert put_app(house, instance).status_code == 201
-    with house.worker():
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
-        shown = house.wait(lambda: (got := house.call("GET", path + "/logs", query="since=0")).content and got)
+    assert put_app(system, instance).status_code == 201
+    with system.worker():
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
+        shown = system.wait(lambda: (got := system.call("GET", path + "/logs", query="since=0")).content and got)
         assert b"up" in shown.content
-        stranger = house.service_token(tenant="t-2")
-        assert house.call("GET", path + "/logs", token=stranger).status_code == 404
-        assert house.call("DELETE", path).status_code == 200
-        house.wait(lambda: house.gone(path))
+        stranger = system.service_token(tenant="t-2")
+        assert system.call("GET", path + "/logs", token=stranger).status_code == 404
+        assert system.call("DELETE", path).status_code == 200
+        system.wait(lambda: system.gone(path))
 
 
-def test_readers_that_follow_leave_room_for_other_requests(house: House) -> None:
+def test_readers_that_follow_leave_room_for_other_requests(system: System) -> None:
     instance = new_instance()
-    assert put_application(house, instance).status_code == 201
+    assert put_application(system, instance).status_code == 201
     extras = {"identity": Identified("t-1")}
     holding, go_on = threading.Semaphore(0), threading.Event()
 
@@ -86,12 +86,12 @@ def test_readers_that_follow_leave_room_for_other_requests(house: House) -> None
         holding.release()
         go_on.wait(timeout=60)
 
-    registry = house.parts.registry()
-    for module in web.modules_of(house.parts):
+    registry = system.parts.registry()
+    for module in web.modules_of(system.parts):
         module.register(Application(registry))
     # Its clock goes on by its patience with each look: a reader that has slept once has had its time.
     ticks = itertools.count(step=20)
-    route = LogRoute(registry, house.platform.applications, followers=1, clock=lambda: float(next(ticks)), sleep=sleep)
+    route = LogRoute(registry, system.platform.applications, followers=1, clock=lambda: float(next(ticks)), sleep=sleep)
 
     def follow() -> None:
         environ = falcon.testing.create_environ(query_string="since=0&follow=1")

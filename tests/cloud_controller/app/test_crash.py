@@ -27,8 +27,8 @@ from tests.waiting import until
 
 from ..deploy.test_module import put_application, put_bundle, put_stack, stack_at
 from ..disposal.test_module import put_disposal
-from ..house import House, new_instance
 from ..infrastructure.descriptions import sleepers
+from ..system import System, new_instance
 
 FIRST = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
 #: `db` stays, `web` is another.
@@ -94,8 +94,8 @@ class Life:
         self.root = root
         self.point = point
         self.url = f"sqlite:///{root}/state.db"
-        self.house = House(root, self.url)
-        self.launcher = self.house.platform.launcher
+        self.system = System(root, self.url)
+        self.launcher = self.system.platform.launcher
         self.instance = new_instance()
         self.program = program
         self.rows: list[tuple[str, bool, int]] = []
@@ -156,26 +156,26 @@ class Life:
 
 
 def live(life: Life) -> None:
-    house, instance = life.house, life.instance
-    put_bundle(house)
-    put_application(house, instance)
-    assert put_stack(house, instance, **{deploy.STACK_TEMPLATE: FIRST}).status_code == 201
+    system, instance = life.system, life.instance
+    put_bundle(system)
+    put_application(system, instance)
+    assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: FIRST}).status_code == 201
     both = {ORCHESTRATOR, "db.0", "web.0"}
     life.phase("create", "CREATE_COMPLETE", both)
     scale = {deploy.SCALE_NODE: "web", deploy.SCALE_COUNT: 2}
-    assert house.call("POST", stack_at(instance), action=deploy.SCALE, attributes=scale).status_code == 200
+    assert system.call("POST", stack_at(instance), action=deploy.SCALE, attributes=scale).status_code == 200
     life.phase("scale", "UPDATE_COMPLETE", {*both, "web.1"}, untouched=both)
-    assert put_stack(house, instance, 2, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
+    assert put_stack(system, instance, 2, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
     life.phase("update", "UPDATE_COMPLETE", {*both, "web.1"}, untouched={ORCHESTRATOR, "db.0"})
     life.kill("db.0")
     # A client's look at a stack that lost a node: the same order again, so that the worker looks now.
-    assert put_stack(house, instance, 3, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
+    assert put_stack(system, instance, 3, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
     life.phase("heal", "UPDATE_COMPLETE", {*both, "web.1"}, untouched={ORCHESTRATOR})
-    put_disposal(house, instance, 3)
+    put_disposal(system, instance, 3)
     life.phase("delete", "", set())
     assert life.launcher.remains(instance) == ()
-    assert house.gone(stack_at(instance))
-    audit = house.attributes("/disposal" + disposal.disposal_path(instance))[disposal.DISPOSAL_AUDIT]
+    assert system.gone(stack_at(instance))
+    audit = system.attributes("/disposal" + disposal.disposal_path(instance))[disposal.DISPOSAL_AUDIT]
     assert all(line["removed"] and line["absence_verified"] for line in audit)
     assert {line["object"] for line in audit} >= {
         deploy.application_path(instance),
@@ -195,7 +195,7 @@ def one(root: Path, point: str) -> list[tuple[str, bool, int]]:
     try:
         live(life)
     finally:
-        life.house.clear()
+        life.system.clear()
         program.end()
     return life.rows
 

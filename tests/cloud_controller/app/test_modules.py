@@ -34,80 +34,82 @@ from occi_service.registry import schema
 from occi_service.server.app import Application
 
 from ..deploy.test_module import put_stack, stack_at
-from ..house import House, labels, new_instance
+from ..system import System, labels, new_instance
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", sqlite_url)
     yield made
     made.clear()
 
 
-def test_each_module_stands_at_its_mount(house: House) -> None:
+def test_each_module_stands_at_its_mount(system: System) -> None:
     for name in web.MODULES:
-        answer = house.call("GET", f"/{name}/-/")
+        answer = system.call("GET", f"/{name}/-/")
         assert answer.status_code == 200, answer.text
         assert f"/occi/{name}#" in answer.text
     for path in ("/", "/deploy", "/nothing/-/"):
-        assert house.call("GET", path).status_code == 404
-    assert house.client.simulate_get("/healthz").status_code == 200
-    assert house.client.simulate_get("/deploy/readyz").status_code == 200
-    assert house.client.simulate_get("/deploy/-/").status_code == 401
+        assert system.call("GET", path).status_code == 404
+    assert system.client.simulate_get("/healthz").status_code == 200
+    assert system.client.simulate_get("/deploy/readyz").status_code == 200
+    assert system.client.simulate_get("/deploy/-/").status_code == 401
 
 
-def test_one_module_alone(house: House) -> None:
-    alone = falcon.testing.TestClient(web.application(house.parts, ["deploy"]))
-    headers = {"Authorization": f"Bearer {house.service_token()}"}
+def test_one_module_alone(system: System) -> None:
+    alone = falcon.testing.TestClient(web.application(system.parts, ["deploy"]))
+    headers = {"Authorization": f"Bearer {system.service_token()}"}
     assert alone.simulate_get("/deploy/-/", headers=headers).status_code == 200
     assert alone.simulate_get("/design/-/", headers=headers).status_code == 404
     with pytest.raises(ValueError, match="there are design, deploy"):
-        web.application(house.parts, ["deplyo"])
-    topics = [topic.name for topic in worker.topics_of(house.parts, ["runtime"])]
+        web.application(system.parts, ["deplyo"])
+    topics = [topic.name for topic in worker.topics_of(system.parts, ["runtime"])]
     assert "runtime.monitor" in topics
     assert "deploy.stack" not in topics
 
 
-def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybodys(tmp_path: Path, house: House) -> None:
-    realm = auth.RealmFile(tmp_path / "realm.yaml", house.parts.clock)
+def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybodys(
+    tmp_path: Path, system: System
+) -> None:
+    realm = auth.RealmFile(tmp_path / "realm.yaml", system.parts.clock)
     realm.add_tenant("ours")
     realm.add_user("ann", tenant="ours", roles=["tenant"])
     realm.add_user("op", tenant="ours", roles=["operator"])
     issued = {user: realm.issue_token(user, tenant="ours", lifetime=None).secret for user in ("ann", "op")}
     known = dependencies.Dependencies(
         **{
-            **{field: getattr(house.parts, field) for field in ("database", "cipher", "platforms", "keys")},
-            "signing_key": house.parts.signing_key,
-            "directory": house.parts.directory,
+            **{field: getattr(system.parts, field) for field in ("database", "cipher", "platforms", "keys")},
+            "signing_key": system.parts.signing_key,
+            "directory": system.parts.directory,
             "url": "http://cloud",
-            "realm": auth.Realm(realm, house.parts.clock),
-            "identity_service": LocalDelegations(realm, house.parts.issuer(), clock=house.parts.clock),
+            "realm": auth.Realm(realm, system.parts.clock),
+            "identity_service": LocalDelegations(realm, system.parts.issuer(), clock=system.parts.clock),
         }
     )
-    house.client = falcon.testing.TestClient(web.application(known))
+    system.client = falcon.testing.TestClient(web.application(known))
     instance = new_instance()
-    put_stack(house, instance)
-    refused = house.call("GET", stack_at(instance), token=issued["ann"])
+    put_stack(system, instance)
+    refused = system.call("GET", stack_at(instance), token=issued["ann"])
     assert (refused.status_code, "service manager" in refused.text) == (403, True)
-    assert house.call("GET", "/design/service/", token=issued["ann"]).status_code == 200
-    assert house.attributes(stack_at(instance), token=issued["op"])[names.INSTANCE] == instance
-    assert house.call("DELETE", stack_at(instance), token=issued["op"]).status_code == 200
+    assert system.call("GET", "/design/service/", token=issued["ann"]).status_code == 200
+    assert system.attributes(stack_at(instance), token=issued["op"])[names.INSTANCE] == instance
+    assert system.call("DELETE", stack_at(instance), token=issued["op"]).status_code == 200
     # A delegation is made with the tenant's own token, which has to be of the order's tenant.
     path = "/design" + design.delegation_path(instance)
     headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
-    other = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers)
+    other = system.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers)
     assert (other.status_code, issued["ann"] in other.text) == (403, False)
-    ours = house.service_token(tenant=realm.read().tenants["ours"].id)
+    ours = system.service_token(tenant=realm.read().tenants["ours"].id)
     headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
-    made = house.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers, token=ours)
+    made = system.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers, token=ours)
     assert made.status_code == 201, made.text
 
 
-def test_the_root_of_a_module_lists_what_is_its_own(house: House) -> None:
+def test_the_root_of_a_module_lists_what_is_its_own(system: System) -> None:
     instance = new_instance()
-    put_stack(house, instance)
+    put_stack(system, instance)
     for name in web.MODULES:
-        answer = house.call("GET", f"/{name}/")
+        answer = system.call("GET", f"/{name}/")
         assert answer.status_code == 200
         found = [each["attributes"].get(deploy.STACK_NAME) for each in answer.json.get("resources", [])]
         assert found == (["main"] if name == "deploy" else [])
@@ -129,8 +131,8 @@ def test_migrations_make_the_tables(database_url: str) -> None:
     database.close()
 
 
-def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, house: House) -> None:
-    pem = house.theirs.private.private_bytes(
+def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, system: System) -> None:
+    pem = system.theirs.private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     (tmp_path / "key.pem").write_bytes(pem)
@@ -187,7 +189,7 @@ class Quiet(wsgiref.simple_server.WSGIRequestHandler):
         """Says nothing."""
 
 
-def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(house: House) -> None:
+def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(system: System) -> None:
     instance = new_instance()
     backend = Notified()
     face = Face()
@@ -199,12 +201,12 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
     door = auth.Authentication(
         face,
         auth.SignedTokens(
-            house.keys,
+            system.keys,
             audiences=[tokens.audience_of_orchestrator(instance)],
-            revocations=auth.MemoryRevocations(house.parts.clock),
-            clock=house.parts.clock,
+            revocations=auth.MemoryRevocations(system.parts.clock),
+            clock=system.parts.clock,
         ),
-        cache=auth.TokenCache(house.parts.clock),
+        cache=auth.TokenCache(system.parts.clock),
     )
     with wsgiref.simple_server.make_server("127.0.0.1", 0, door, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -217,7 +219,7 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
                 orchestrator.EVENT_SUBJECT: deploy.stack_path(instance, "main", "local"),
                 orchestrator.EVENT_DATA: {"state": "CREATE_COMPLETE", "reason": ""},
             }
-            send = Sender(house.parts.issuer())
+            send = Sender(system.parts.issuer())
             send(Notification("e-1", instance, "t-1", url, attributes))
             with pytest.raises(ClientError):
                 send(Notification("e-2", new_instance(), "t-1", url, attributes))
@@ -233,10 +235,10 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(hou
     )
 
 
-def test_what_is_ordered_for_an_instance_of_another_tenant_is_refused(house: House) -> None:
+def test_what_is_ordered_for_an_instance_of_another_tenant_is_refused(system: System) -> None:
     instance = new_instance()
-    assert put_stack(house, instance).status_code == 201
+    assert put_stack(system, instance).status_code == 201
     path = "/disposal/disposal/" + instance
-    stranger = house.service_token(tenant="t-2")
-    answer = house.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance), token=stranger)
+    stranger = system.service_token(tenant="t-2")
+    answer = system.call("PUT", path, kind=disposal.DISPOSAL, attributes=labels(instance), token=stranger)
     assert (answer.status_code, "another tenant" in answer.text) == (409, True)

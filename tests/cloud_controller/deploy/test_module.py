@@ -20,8 +20,8 @@ from cloud_controller.app.worker import worker_of
 from cloud_controller.core.notifications import TOPIC, Notification
 from occi_service import client
 
-from ..house import LISTENER, SERVICE, TENANT, House, labels, new_instance
 from ..infrastructure.descriptions import sleepers
+from ..system import LISTENER, SERVICE, TENANT, System, labels, new_instance
 
 BUNDLE = bundles.pack_files({"orchestrator.py": bundles.PackedFile(LISTENER.encode())})
 PARAMETERS = "parameters:\n  word: {type: string, secret: true}\n"
@@ -32,23 +32,23 @@ STACK = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web"
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", sqlite_url)
     yield made
     made.clear()
 
 
-def put_bundle(house: House, archive: bytes = BUNDLE, *, token: str | None = None, digest: str = "") -> Any:
+def put_bundle(system: System, archive: bytes = BUNDLE, *, token: str | None = None, digest: str = "") -> Any:
     headers = {
-        "Authorization": f"Bearer {token or house.service_token()}",
+        "Authorization": f"Bearer {token or system.service_token()}",
         "Content-Type": "application/gzip",
     }
     path = "/deploy" + deploy.bundle_path(digest or hashlib.sha256(archive).hexdigest())
-    return house.client.simulate_put(path, headers=headers, body=archive)
+    return system.client.simulate_put(path, headers=headers, body=archive)
 
 
 def put_application(
-    house: House, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any
+    system: System, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any
 ) -> Any:
     attributes = {
         **labels(instance, generation),
@@ -59,12 +59,12 @@ def put_application(
     }
     attributes = {name: value for name, value in attributes.items() if value is not None}
     path = "/deploy" + deploy.application_path(instance)
-    return house.call(
+    return system.call(
         "PUT", path, kind=deploy.APPLICATION, mixins=(deploy.ORCHESTRATOR,), attributes=attributes, token=token
     )
 
 
-def put_stack(house: House, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any) -> Any:
+def put_stack(system: System, instance: str, generation: int = 1, *, token: str | None = None, **changes: Any) -> Any:
     attributes = {
         **labels(instance, generation),
         deploy.STACK_NAME: "main",
@@ -74,186 +74,186 @@ def put_stack(house: House, instance: str, generation: int = 1, *, token: str | 
         **changes,
     }
     path = "/deploy" + deploy.stack_path(instance, "main", str(attributes[names.REGION]))
-    return house.call("PUT", path, kind=deploy.STACK, attributes=attributes, token=token)
+    return system.call("PUT", path, kind=deploy.STACK, attributes=attributes, token=token)
 
 
 def stack_at(instance: str) -> str:
     return "/deploy" + deploy.stack_path(instance, "main", "local")
 
 
-def state(house: House, instance: str) -> str:
-    return str(house.attributes(stack_at(instance))[deploy.STACK_STATE])
+def state(system: System, instance: str) -> str:
+    return str(system.attributes(stack_at(instance))[deploy.STACK_STATE])
 
 
-def processes(house: House) -> dict[str, int | None]:
+def processes(system: System) -> dict[str, int | None]:
     return {
         each.name.process.rpartition(".")[0].partition(".")[2] + each.name.process[-2:]: each.pid
-        for each in house.platform.launcher.find()
+        for each in system.platform.launcher.find()
         if each.notes
     }
 
 
-def test_a_bundle_is_kept_once_and_by_its_digest(house: House) -> None:
-    assert put_bundle(house).status_code == 201
-    assert put_bundle(house).status_code == 200
+def test_a_bundle_is_kept_once_and_by_its_digest(system: System) -> None:
+    assert put_bundle(system).status_code == 201
+    assert put_bundle(system).status_code == 200
     path = "/deploy" + deploy.bundle_path(DIGEST)
-    got = house.call("GET", path)
+    got = system.call("GET", path)
     assert (got.status_code, got.content) == (200, BUNDLE)
-    assert house.call("HEAD", path).status_code == 200
-    assert house.call("HEAD", "/deploy" + deploy.bundle_path("0" * 64)).status_code == 404
-    listed = house.call("GET", "/deploy/bundle/").json["resources"]
+    assert system.call("HEAD", path).status_code == 200
+    assert system.call("HEAD", "/deploy" + deploy.bundle_path("0" * 64)).status_code == 404
+    listed = system.call("GET", "/deploy/bundle/").json["resources"]
     assert [each["attributes"]["org.archelon.bundle.size"] for each in listed] == [len(BUNDLE)]
-    wrong = put_bundle(house, digest="0" * 64)
+    wrong = put_bundle(system, digest="0" * 64)
     assert (wrong.status_code, "digest" in wrong.text) == (400, True)
-    assert put_bundle(house, b"no archive").status_code == 400
-    assert put_bundle(house, token=house.instance_token(new_instance())).status_code == 403
+    assert put_bundle(system, b"no archive").status_code == 400
+    assert put_bundle(system, token=system.instance_token(new_instance())).status_code == 403
 
 
-def test_a_bundle_belongs_to_each_that_uploads_it(house: House) -> None:
+def test_a_bundle_belongs_to_each_that_uploads_it(system: System) -> None:
     path = "/deploy" + deploy.bundle_path(DIGEST)
-    absent = house.call("GET", path, token=house.peers_token())
-    assert put_bundle(house).status_code == 201
+    absent = system.call("GET", path, token=system.peers_token())
+    assert put_bundle(system).status_code == 201
     # The service manager that has it serves many tenants; to another it is not there, as if it were nowhere.
-    assert house.call("GET", path, token=house.service_token(tenant="t-2")).status_code == 200
-    assert house.call("HEAD", path, token=house.peers_token()).status_code == 404
-    stranger = house.call("GET", path, token=house.peers_token())
+    assert system.call("GET", path, token=system.service_token(tenant="t-2")).status_code == 200
+    assert system.call("HEAD", path, token=system.peers_token()).status_code == 404
+    stranger = system.call("GET", path, token=system.peers_token())
     assert (stranger.status_code, stranger.text) == (404, absent.text)
-    assert house.call("GET", "/deploy/bundle/", token=house.peers_token()).json.get("resources", []) == []
-    refused = put_application(house, new_instance(), token=house.peers_token())
+    assert system.call("GET", "/deploy/bundle/", token=system.peers_token()).json.get("resources", []) == []
+    refused = put_application(system, new_instance(), token=system.peers_token())
     assert (refused.status_code, "PUT it at" in refused.text) == (409, True)
-    assert [put_bundle(house, token=house.peers_token()).status_code for _ in range(2)] == [201, 200]
-    assert house.call("GET", path, token=house.peers_token()).content == BUNDLE
-    assert put_application(house, new_instance(), token=house.peers_token()).status_code == 201
+    assert [put_bundle(system, token=system.peers_token()).status_code for _ in range(2)] == [201, 200]
+    assert system.call("GET", path, token=system.peers_token()).content == BUNDLE
+    assert put_application(system, new_instance(), token=system.peers_token()).status_code == 201
 
 
-def test_an_instance_runs_no_bundle_of_its_own_choosing(house: House) -> None:
+def test_an_instance_runs_no_bundle_of_its_own_choosing(system: System) -> None:
     instance = new_instance()
-    put_bundle(house)
-    own = house.instance_token(instance)
-    assert put_application(house, instance, token=own).status_code == 403
+    put_bundle(system)
+    own = system.instance_token(instance)
+    assert put_application(system, instance, token=own).status_code == 403
     other = bundles.pack_files({"orchestrator.py": bundles.PackedFile(b"print('other', flush=True)\n")})
-    assert put_bundle(house, other).status_code == 201
-    assert put_application(house, instance).status_code == 201
+    assert put_bundle(system, other).status_code == 201
+    assert put_application(system, instance).status_code == 201
     for source in (
         {deploy.BUNDLE_DIGEST: bundles.digest_of(other)},
         {deploy.BUNDLE_DIGEST: None, deploy.BUNDLE_IMAGE: "x"},
     ):
-        assert put_application(house, instance, 2, token=own, **source).status_code == 403
-    assert house.call("GET", "/deploy" + deploy.bundle_path(bundles.digest_of(other)), token=own).status_code == 404
+        assert put_application(system, instance, 2, token=own, **source).status_code == 403
+    assert system.call("GET", "/deploy" + deploy.bundle_path(bundles.digest_of(other)), token=own).status_code == 404
 
 
-def test_an_instance_fetches_the_bundle_that_it_runs_and_no_other(house: House) -> None:
+def test_an_instance_fetches_the_bundle_that_it_runs_and_no_other(system: System) -> None:
     instance = new_instance()
-    put_bundle(house)
+    put_bundle(system)
     path = "/deploy" + deploy.bundle_path(DIGEST)
-    assert house.call("GET", path, token=house.instance_token(instance)).status_code == 404
-    assert put_application(house, instance).status_code == 201
-    assert house.call("GET", path, token=house.instance_token(instance)).status_code == 200
+    assert system.call("GET", path, token=system.instance_token(instance)).status_code == 404
+    assert put_application(system, instance).status_code == 201
+    assert system.call("GET", path, token=system.instance_token(instance)).status_code == 200
 
 
-def test_an_application_runs_restarts_and_goes(house: House) -> None:
+def test_an_application_runs_restarts_and_goes(system: System) -> None:
     instance = new_instance()
     path = "/deploy" + deploy.application_path(instance)
-    refused = put_application(house, instance)
+    refused = put_application(system, instance)
     assert (refused.status_code, "PUT it at" in refused.text) == (409, True)
-    put_bundle(house)
-    assert put_application(house, instance).status_code == 201
-    with house.worker():
-        shown = house.wait(lambda: (found := house.attributes(path))[deploy.APP_STATE] == "active" and found)
+    put_bundle(system)
+    assert put_application(system, instance).status_code == 201
+    with system.worker():
+        shown = system.wait(lambda: (found := system.attributes(path))[deploy.APP_STATE] == "active" and found)
         assert shown[deploy.APP_URL].startswith("http://127.0.0.1:")
         assert deploy.APPLICATION_ENV not in shown
-        [process] = house.platform.launcher.find()
-        again = put_application(house, instance, 2, **{deploy.APPLICATION_ENV: {"WORD": "another"}})
+        [process] = system.platform.launcher.find()
+        again = put_application(system, instance, 2, **{deploy.APPLICATION_ENV: {"WORD": "another"}})
         assert again.status_code == 200
-        assert put_application(house, instance, 1).status_code == 409
-        same = put_application(house, instance, 2, **{deploy.BUNDLE_DIGEST: None, deploy.BUNDLE_IMAGE: "x"})
+        assert put_application(system, instance, 1).status_code == 409
+        same = put_application(system, instance, 2, **{deploy.BUNDLE_DIGEST: None, deploy.BUNDLE_IMAGE: "x"})
         assert same.status_code in (400, 409)
-        logs = house.wait(lambda: (got := house.call("GET", path + "/logs", query="since=0")).content and got)
+        logs = system.wait(lambda: (got := system.call("GET", path + "/logs", query="since=0")).content and got)
         assert b"up s3cret" in logs.content
         visit = threading.Timer(0.3, lambda: urllib.request.urlopen(shown[deploy.APP_URL] + "visited").close())
         visit.start()
-        following = house.call("GET", path + "/logs", query=f"since={logs.headers['X-Next']}&follow=1")
+        following = system.call("GET", path + "/logs", query=f"since={logs.headers['X-Next']}&follow=1")
         visit.join()
         assert b"visited" in following.content
-        other = house.instance_token(new_instance())
-        assert house.call("GET", path + "/logs", token=other).status_code == 404
-        assert house.call("GET", path + "/logs", token=house.service_token(tenant="t-2")).status_code == 404
-        [same_process] = house.platform.launcher.find()
+        other = system.instance_token(new_instance())
+        assert system.call("GET", path + "/logs", token=other).status_code == 404
+        assert system.call("GET", path + "/logs", token=system.service_token(tenant="t-2")).status_code == 404
+        [same_process] = system.platform.launcher.find()
         assert same_process.pid == process.pid
-        restarted = house.call("POST", path, action=deploy.RESTART)
+        restarted = system.call("POST", path, action=deploy.RESTART)
         assert restarted.status_code == 200
         assert "s3cret" not in restarted.text
-        house.wait(lambda: [each.pid for each in house.platform.launcher.find()] not in ([process.pid], [None]))
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
-        assert house.call("POST", path, action=deploy.STOP).status_code == 200
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "inactive")
-        assert house.call("POST", path, action=deploy.START).status_code == 200
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
-        assert house.call("DELETE", path).status_code == 200
-        house.wait(lambda: house.gone(path))
-    assert house.platform.launcher.remains(instance) == ()
-    with house.database.read() as connection:
+        system.wait(lambda: [each.pid for each in system.platform.launcher.find()] not in ([process.pid], [None]))
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
+        assert system.call("POST", path, action=deploy.STOP).status_code == 200
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "inactive")
+        assert system.call("POST", path, action=deploy.START).status_code == 200
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
+        assert system.call("DELETE", path).status_code == 200
+        system.wait(lambda: system.gone(path))
+    assert system.platform.launcher.remains(instance) == ()
+    with system.database.read() as connection:
         text = "".join(str(row) for row in connection.execute(sa.text("select document, secrets from occi_entities")))
     assert "s3cret" not in text
 
 
-def test_a_newer_generation_with_another_bundle_restarts_with_it(house: House) -> None:
+def test_a_newer_generation_with_another_bundle_restarts_with_it(system: System) -> None:
     instance = new_instance()
     path = "/deploy" + deploy.application_path(instance)
-    put_bundle(house)
+    put_bundle(system)
     other = bundles.pack_files(
         {"orchestrator.py": bundles.PackedFile(b"print('second', flush=True)\n" + LISTENER.encode())}
     )
-    put_bundle(house, other)
-    put_application(house, instance)
-    with house.worker():
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
+    put_bundle(system, other)
+    put_application(system, instance)
+    with system.worker():
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
         new = {deploy.BUNDLE_DIGEST: bundles.digest_of(other)}
-        assert put_application(house, instance, 1, **new).status_code == 409
-        assert put_application(house, instance, 2, **new).status_code == 200
-        house.wait(lambda: b"second" in house.call("GET", path + "/logs", query="since=0").content)
-        house.wait(lambda: house.attributes(path)[deploy.APP_STATE] == "active")
-        assert len(house.platform.launcher.find()) == 1
+        assert put_application(system, instance, 1, **new).status_code == 409
+        assert put_application(system, instance, 2, **new).status_code == 200
+        system.wait(lambda: b"second" in system.call("GET", path + "/logs", query="since=0").content)
+        system.wait(lambda: system.attributes(path)[deploy.APP_STATE] == "active")
+        assert len(system.platform.launcher.find()) == 1
 
 
-def test_hurtles_app_is_another_face_of_the_same(house: House) -> None:
-    put_bundle(house)
+def test_hurtles_app_is_another_face_of_the_same(system: System) -> None:
+    put_bundle(system)
     attributes = {deploy.APP_NAME: "hello", deploy.APP_IMAGE: DIGEST, deploy.APP_ENV: "WORD=one::OTHER=a=b"}
-    made = house.call("POST", "/deploy/app/", kind=deploy.APP, attributes=attributes)
+    made = system.call("POST", "/deploy/app/", kind=deploy.APP, attributes=attributes)
     assert made.status_code == 201, made.text
     path = "/deploy/app/" + made.headers["Location"].rpartition("/")[2]
     long = {**attributes, deploy.APP_NAME: "x" * 25}
-    assert house.call("POST", "/deploy/app/", kind=deploy.APP, attributes=long).status_code == 400
-    with house.worker():
-        shown = house.wait(lambda: (found := house.attributes(path))[deploy.APP_STATE] == "active" and found)
+    assert system.call("POST", "/deploy/app/", kind=deploy.APP, attributes=long).status_code == 400
+    with system.worker():
+        shown = system.wait(lambda: (found := system.attributes(path))[deploy.APP_STATE] == "active" and found)
         assert deploy.APP_ENV not in shown
-        assert house.call("DELETE", path).status_code == 200
-        house.wait(lambda: house.gone(path))
+        assert system.call("DELETE", path).status_code == 200
+        system.wait(lambda: system.gone(path))
 
 
-def test_a_stack_is_made_changed_scaled_suspended_and_goes(house: House) -> None:
+def test_a_stack_is_made_changed_scaled_suspended_and_goes(system: System) -> None:
     instance = new_instance()
-    put_bundle(house)
-    put_application(house, instance)
-    own = house.instance_token(instance)
+    put_bundle(system)
+    put_application(system, instance)
+    own = system.instance_token(instance)
     path = stack_at(instance)
     secret = {deploy.STACK_TEMPLATE: STACK + PARAMETERS}
     secret[deploy.STACK_SECRET_PARAMETERS] = {"word": "s3cret"}
-    made = put_stack(house, instance, token=own, **secret)
+    made = put_stack(system, instance, token=own, **secret)
     assert made.status_code == 201, made.text
-    assert state(house, instance) == "CREATE_IN_PROGRESS"
-    with house.worker():
-        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE")
-        before = processes(house)
+    assert state(system, instance) == "CREATE_IN_PROGRESS"
+    with system.worker():
+        system.wait(lambda: state(system, instance) == "CREATE_COMPLETE")
+        before = processes(system)
         assert set(before) == {"db.0", "web.0"}
-        shown = house.attributes(path)
+        shown = system.attributes(path)
         assert {each["name"] for each in shown[deploy.STACK_RESOURCES]} == {"db.0", "web.0"}
         assert deploy.STACK_SECRET_PARAMETERS not in shown
         assert (
-            put_stack(house, instance, token=own, **secret).json["attributes"][deploy.STACK_STATE] == "CREATE_COMPLETE"
+            put_stack(system, instance, token=own, **secret).json["attributes"][deploy.STACK_STATE] == "CREATE_COMPLETE"
         )
-        assert put_stack(house, instance, 0, token=own, **secret).status_code == 409
-        planned = house.call(
+        assert put_stack(system, instance, 0, token=own, **secret).status_code == 409
+        planned = system.call(
             "POST",
             path,
             action=deploy.PREVIEW,
@@ -262,62 +262,62 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(house: House) -> None
         )
         changes = {each["name"]: each["state"] for each in planned.json["attributes"][deploy.STACK_RESOURCES]}
         assert changes == {"db.0": "KEEP", "web.0": "DELETE"}
-        assert {each["name"] for each in house.attributes(path)[deploy.STACK_RESOURCES]} == {"db.0", "web.0"}
+        assert {each["name"] for each in system.attributes(path)[deploy.STACK_RESOURCES]} == {"db.0", "web.0"}
         scale = {deploy.SCALE_NODE: "web", deploy.SCALE_BY: 1}
         keyed = {**scale, deploy.SCALE_KEY: "e-1/web/1"}
-        scaled = [house.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed) for _ in range(2)]
+        scaled = [system.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed) for _ in range(2)]
         assert [each.status_code for each in scaled] == [200, 200]
         # When the second comes, the first may have been carried out.
         assert scaled[0].json["attributes"][deploy.STACK_STATE] == "UPDATE_IN_PROGRESS"
-        house.wait(lambda: state(house, instance) == "UPDATE_COMPLETE")
-        assert set(processes(house)) == {"db.0", "web.0", "web.1"}
+        system.wait(lambda: state(system, instance) == "UPDATE_COMPLETE")
+        assert set(processes(system)) == {"db.0", "web.0", "web.1"}
         # Heard again later, the same request still asks for nothing.
-        again = house.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed)
+        again = system.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed)
         assert again.json["attributes"][deploy.STACK_STATE] == "UPDATE_COMPLETE"
-        too_many = house.call("POST", path, action=deploy.SCALE, token=own, attributes={**scale, deploy.SCALE_BY: 5})
+        too_many = system.call("POST", path, action=deploy.SCALE, token=own, attributes={**scale, deploy.SCALE_BY: 5})
         assert (too_many.status_code, "1 to 3" in too_many.text) == (409, True)
-        victim = processes(house)["db.0"]
+        victim = processes(system)["db.0"]
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
-        house.wait(lambda: processes(house).get("db.0") not in (victim, None))
-        house.wait(lambda: state(house, instance) == "UPDATE_COMPLETE")
-        assert house.call("POST", path, action=deploy.SUSPEND, token=own).status_code == 200
-        house.wait(lambda: state(house, instance) == "SUSPEND_COMPLETE")
-        assert set(processes(house).values()) == {None}
-        assert house.call("POST", path, action=deploy.RESUME, token=own).status_code == 200
-        house.wait(lambda: state(house, instance) == "RESUME_COMPLETE")
-        told = house.wait(
+        system.wait(lambda: processes(system).get("db.0") not in (victim, None))
+        system.wait(lambda: state(system, instance) == "UPDATE_COMPLETE")
+        assert system.call("POST", path, action=deploy.SUSPEND, token=own).status_code == 200
+        system.wait(lambda: state(system, instance) == "SUSPEND_COMPLETE")
+        assert set(processes(system).values()) == {None}
+        assert system.call("POST", path, action=deploy.RESUME, token=own).status_code == 200
+        system.wait(lambda: state(system, instance) == "RESUME_COMPLETE")
+        told = system.wait(
             lambda: [
-                each for each in house.sent if each.attributes["org.archelon.event.data"]["state"] == "RESUME_COMPLETE"
+                each for each in system.sent if each.attributes["org.archelon.event.data"]["state"] == "RESUME_COMPLETE"
             ]
         )
         assert told[0].attributes["org.archelon.event.subject"] == path.removeprefix("/deploy")
         assert told[0].instance == instance
         assert told[0].tenant == TENANT
-        assert house.call("DELETE", path, token=own).status_code == 200
-        house.wait(lambda: house.gone(path))
-        assert processes(house) == {}
-    events = [each.event for each in house.sent]
+        assert system.call("DELETE", path, token=own).status_code == 200
+        system.wait(lambda: system.gone(path))
+        assert processes(system) == {}
+    events = [each.event for each in system.sent]
     assert len(events) == len(set(events))
 
 
-def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encrypted(house: House) -> None:
+def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encrypted(system: System) -> None:
     instance = new_instance()
     secret = {deploy.STACK_TEMPLATE: STACK + PARAMETERS + OUTPUTS, deploy.STACK_SECRET_PARAMETERS: {"word": "s3cret"}}
-    assert put_stack(house, instance, **secret).status_code == 201
-    with house.worker():
-        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE")
-        shown = house.wait(lambda: house.attributes(stack_at(instance)).get(deploy.STACK_OUTPUTS))
+    assert put_stack(system, instance, **secret).status_code == 201
+    with system.worker():
+        system.wait(lambda: state(system, instance) == "CREATE_COMPLETE")
+        shown = system.wait(lambda: system.attributes(stack_at(instance)).get(deploy.STACK_OUTPUTS))
     assert shown == {"word": "it is s3cret"}
-    assert "s3cret" not in house.call("GET", "/deploy/stack/").text
-    with house.database.read() as connection:
+    assert "s3cret" not in system.call("GET", "/deploy/stack/").text
+    with system.database.read() as connection:
         rows = [row for table in ("occi_entities", "cloud_objects", "cloud_notices", "work")
                 for row in connection.execute(sa.text(f"select * from {table}"))]  # fmt: skip
     assert rows
     assert "s3cret" not in repr(rows)
 
 
-def test_a_stack_that_cannot_be_is_refused_with_the_place(house: House) -> None:
+def test_a_stack_that_cannot_be_is_refused_with_the_place(system: System) -> None:
     instance = new_instance()
     for changes, said in (
         ({deploy.STACK_TEMPLATE: "infra_name: x\nnodes: 3\n"}, "template:2"),
@@ -325,47 +325,47 @@ def test_a_stack_that_cannot_be_is_refused_with_the_place(house: House) -> None:
         ({deploy.STACK_FORMAT: "hot"}, "infrastructure"),
         ({deploy.STACK_NAME: "other"}, "PUT it at"),
     ):
-        answer = put_stack(house, instance, **changes)
+        answer = put_stack(system, instance, **changes)
         assert answer.status_code == 400
         assert said in answer.text
 
 
-def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_too(house: House) -> None:
+def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_too(system: System) -> None:
     # An orchestrator offers its formats in turn until one is known, and does so at every order.
     instance = new_instance()
-    assert put_stack(house, instance, **{deploy.STACK_FORMAT: "kubernetes"}).status_code == 400
-    assert put_stack(house, instance).status_code == 201
-    answer = put_stack(house, instance, 2, **{deploy.STACK_FORMAT: "kubernetes"})
+    assert put_stack(system, instance, **{deploy.STACK_FORMAT: "kubernetes"}).status_code == 400
+    assert put_stack(system, instance).status_code == 201
+    answer = put_stack(system, instance, 2, **{deploy.STACK_FORMAT: "kubernetes"})
     assert (answer.status_code, answer.json["error"]["where"]) == (400, deploy.STACK_FORMAT)
-    assert put_stack(house, instance, 2).status_code == 200
+    assert put_stack(system, instance, 2).status_code == 200
 
 
-def test_tenants_and_instances_are_apart(house: House) -> None:
+def test_tenants_and_instances_are_apart(system: System) -> None:
     mine, other = new_instance(), new_instance()
-    assert put_stack(house, mine, token=house.instance_token(other)).status_code == 403
-    assert put_stack(house, mine, token=house.service_token(instance=other)).status_code == 403
-    assert put_stack(house, mine, token=house.instance_token(mine)).status_code == 201
-    assert put_stack(house, other).status_code == 201
+    assert put_stack(system, mine, token=system.instance_token(other)).status_code == 403
+    assert put_stack(system, mine, token=system.service_token(instance=other)).status_code == 403
+    assert put_stack(system, mine, token=system.instance_token(mine)).status_code == 201
+    assert put_stack(system, other).status_code == 201
     path = stack_at(mine)
-    stranger = house.service_token(tenant="t-2")
-    for token in (house.instance_token(other), stranger, house.instance_token(mine, tenant="t-2")):
-        assert house.call("GET", path, token=token).status_code == 404
-        assert house.call("DELETE", path, token=token).status_code == 404
-        assert house.call("POST", path, token=token, action=deploy.SUSPEND).status_code == 404
+    stranger = system.service_token(tenant="t-2")
+    for token in (system.instance_token(other), stranger, system.instance_token(mine, tenant="t-2")):
+        assert system.call("GET", path, token=token).status_code == 404
+        assert system.call("DELETE", path, token=token).status_code == 404
+        assert system.call("POST", path, token=token, action=deploy.SUSPEND).status_code == 404
     # The path is taken, whoever asks for it.
-    assert put_stack(house, mine, token=stranger).status_code == 409
-    listed = house.call("GET", "/deploy/stack/", token=house.instance_token(mine)).json["resources"]
+    assert put_stack(system, mine, token=stranger).status_code == 409
+    listed = system.call("GET", "/deploy/stack/", token=system.instance_token(mine)).json["resources"]
     assert [each["attributes"][names.INSTANCE] for each in listed] == [mine]
-    assert len(house.call("GET", "/deploy/stack/").json["resources"]) == 2
-    assert house.call("GET", "/deploy/stack/", token=stranger).json.get("resources", []) == []
-    assert house.call("GET", "/deploy/stack/", headers={"Authorization": "Bearer nonsense"}).status_code == 401
+    assert len(system.call("GET", "/deploy/stack/").json["resources"]) == 2
+    assert system.call("GET", "/deploy/stack/", token=stranger).json.get("resources", []) == []
+    assert system.call("GET", "/deploy/stack/", headers={"Authorization": "Bearer nonsense"}).status_code == 401
     assert SERVICE in str(listed)
 
 
-def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(house: House) -> None:
+def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(system: System) -> None:
     instance = new_instance()
-    put_bundle(house)
-    put_application(house, instance)
+    put_bundle(system)
+    put_application(system, instance)
     told: list[str] = []
 
     def send(notice: Notification) -> None:
@@ -374,16 +374,16 @@ def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(house
             raise client.UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
 
     def waiting() -> int:
-        with house.database.read() as connection:
+        with system.database.read() as connection:
             return int(connection.scalar(sa.text("SELECT count(*) FROM cloud_notices")) or 0)
 
-    assert put_stack(house, instance).status_code == 201
-    with worker_of(house.parts, send=send):
-        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE" and not waiting())
+    assert put_stack(system, instance).status_code == 201
+    with worker_of(system.parts, send=send):
+        system.wait(lambda: state(system, instance) == "CREATE_COMPLETE" and not waiting())
     assert told.count(told[-1]) == 3
-    with house.database.read() as connection:
+    with system.database.read() as connection:
         key = connection.scalar(sa.text("SELECT key FROM work WHERE topic = :topic"), {"topic": TOPIC})
-    rested = house.parts.queue.state(TOPIC, str(key))
+    rested = system.parts.queue.state(TOPIC, str(key))
     # It was no failure, however often.
     assert rested is not None
     assert (rested.outcome, rested.attempt, rested.reason) == ("done", 0, None)

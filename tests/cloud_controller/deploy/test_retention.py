@@ -13,7 +13,7 @@ from cloud_controller.deploy.retention import BundleRetention
 from occi_service.server.app import Application
 
 from ..app.test_apps import put_app
-from ..house import House, new_instance
+from ..system import System, new_instance
 from .test_module import DIGEST, put_application, put_bundle
 
 PATH = "/deploy" + deploy.bundle_path(DIGEST)
@@ -23,13 +23,15 @@ GRACE = 1000.0
 class Retained:
     """The retention over a house, at a time of its own."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, system: System) -> None:
+        self.system = system
         self.now = 1e9
-        registry = house.parts.registry()
-        for module in web.modules_of(house.parts):
+        registry = system.parts.registry()
+        for module in web.modules_of(system.parts):
             module.register(Application(registry))
-        self.look = BundleRetention(house.database, registry, house.parts.unpacked, grace=GRACE, clock=lambda: self.now)
+        self.look = BundleRetention(
+            system.database, registry, system.parts.unpacked, grace=GRACE, clock=lambda: self.now
+        )
 
     def after(self, seconds: float) -> bool:
         """Whether the bundle is still there after a look at that later time."""
@@ -37,84 +39,84 @@ class Retained:
         self.look()
         return any(
             each["attributes"]["org.archelon.bundle.size"]
-            for each in self.house.call("GET", "/deploy/bundle/").json.get("resources", [])
+            for each in self.system.call("GET", "/deploy/bundle/").json.get("resources", [])
         )
 
 
 @pytest.fixture
-def house(tmp_path: Path, database_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", database_url)
+def system(tmp_path: Path, database_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", database_url)
     put_bundle(made)
     yield made
     made.clear()
 
 
 @pytest.fixture
-def retained(house: House) -> Retained:
-    return Retained(house)
+def retained(system: System) -> Retained:
+    return Retained(system)
 
 
-def test_one_that_nothing_runs_goes_after_a_while_and_can_come_back(retained: Retained, house: House) -> None:
-    unpacked = house.parts.unpacked.path(DIGEST)
+def test_one_that_nothing_runs_goes_after_a_while_and_can_come_back(retained: Retained, system: System) -> None:
+    unpacked = system.parts.unpacked.path(DIGEST)
     assert retained.after(0)
     assert retained.after(GRACE - 1)
     assert unpacked.is_dir()
     assert not retained.after(1)
-    assert house.call("HEAD", PATH).status_code == 404
+    assert system.call("HEAD", PATH).status_code == 404
     assert list(unpacked.parent.iterdir()) == []
-    assert put_bundle(house).status_code == 201
-    assert (house.parts.unpacked.path(DIGEST) / "orchestrator.py").is_file()
+    assert put_bundle(system).status_code == 201
+    assert (system.parts.unpacked.path(DIGEST) / "orchestrator.py").is_file()
 
 
-def test_one_that_is_run_stays(retained: Retained, house: House) -> None:
-    put_application(house, new_instance())
+def test_one_that_is_run_stays(retained: Retained, system: System) -> None:
+    put_application(system, new_instance())
     assert retained.after(0)
     assert retained.after(10 * GRACE)
     assert retained.after(10 * GRACE)
 
 
-def test_one_that_an_app_runs_stays(retained: Retained, house: House) -> None:
-    assert put_app(house, new_instance()).status_code == 201
+def test_one_that_an_app_runs_stays(retained: Retained, system: System) -> None:
+    assert put_app(system, new_instance()).status_code == 201
     assert retained.after(0)
     assert retained.after(10 * GRACE)
 
 
-def test_each_owners_time_is_its_own_and_the_archive_goes_with_the_last(retained: Retained, house: House) -> None:
-    assert put_bundle(house, token=house.peers_token()).status_code == 201
+def test_each_owners_time_is_its_own_and_the_archive_goes_with_the_last(retained: Retained, system: System) -> None:
+    assert put_bundle(system, token=system.peers_token()).status_code == 201
     assert retained.after(0)
-    assert house.call("HEAD", PATH, token=house.peers_token()).status_code == 200
+    assert system.call("HEAD", PATH, token=system.peers_token()).status_code == 200
     # The first has not asked since, and has it no more; the second has, a while ago.
     assert not retained.after(GRACE)
-    assert house.call("HEAD", PATH).status_code == 404
-    assert house.parts.unpacked.archive(DIGEST)
+    assert system.call("HEAD", PATH).status_code == 404
+    assert system.parts.unpacked.archive(DIGEST)
     assert retained.after(GRACE - 1) is False
-    assert house.parts.unpacked.archive(DIGEST)
+    assert system.parts.unpacked.archive(DIGEST)
     retained.after(1)
     with pytest.raises(LookupError):
-        house.parts.unpacked.archive(DIGEST)
+        system.parts.unpacked.archive(DIGEST)
 
 
 @pytest.mark.parametrize("how", ["sent", "asked for", "run"])
-def test_one_that_is_wanted_again_stays_as_long_as_a_new_one(retained: Retained, house: House, how: str) -> None:
+def test_one_that_is_wanted_again_stays_as_long_as_a_new_one(retained: Retained, system: System, how: str) -> None:
     assert retained.after(0)
     if how == "sent":
-        assert put_bundle(house).status_code == 200
+        assert put_bundle(system).status_code == 200
     elif how == "asked for":
-        assert house.call("HEAD", PATH).status_code == 200
+        assert system.call("HEAD", PATH).status_code == 200
     else:
-        assert put_application(house, new_instance()).status_code == 201
+        assert put_application(system, new_instance()).status_code == 201
     assert retained.after(GRACE)
-    assert house.call("GET", PATH).status_code == 200
+    assert system.call("GET", PATH).status_code == 200
 
 
-def test_its_time_begins_when_the_last_that_ran_it_is_gone(retained: Retained, house: House) -> None:
+def test_its_time_begins_when_the_last_that_ran_it_is_gone(retained: Retained, system: System) -> None:
     instance = new_instance()
     assert retained.after(0)
-    put_application(house, instance)
+    put_application(system, instance)
     assert retained.after(GRACE)
-    with house.worker():
-        assert house.call("DELETE", "/deploy" + deploy.application_path(instance)).status_code == 200
-        house.wait(lambda: house.gone("/deploy" + deploy.application_path(instance)))
+    with system.worker():
+        assert system.call("DELETE", "/deploy" + deploy.application_path(instance)).status_code == 200
+        system.wait(lambda: system.gone("/deploy" + deploy.application_path(instance)))
     assert retained.after(0)
     assert retained.after(GRACE - 1)
     assert not retained.after(1)

@@ -18,7 +18,7 @@ from cloud_controller.app import web
 from cloud_controller.design.mirror import mirrored
 from cloud_controller.design.ports import CatalogueEntry
 
-from ..house import House, new_instance
+from ..system import System, new_instance
 
 TYPE = "http://schemas.example.org/occi/sm#dns"
 OURS = "http://schemas.archelon.org/occi/service#hello"
@@ -41,8 +41,8 @@ class Bench:
     """A cloud controller, and who writes to its catalogue: two service managers, two tenants' providers, an operator."""
 
     def __init__(self, root: Path, url: str) -> None:
-        self.house = House(root / "house", url)
-        clock = self.house.parts.clock
+        self.system = System(root / "system", url)
+        clock = self.system.parts.clock
         realm = auth.RealmFile(root / "realm.yaml", clock)
         self.tenants = {name: realm.add_tenant(name).id for name in ("acme", "umbrella")}
         self.people: dict[str, str] = {}
@@ -55,14 +55,14 @@ class Bench:
             realm.add_user(user, tenant=tenant, roles=[role])
             self.people[user] = realm.issue_token(user, tenant=tenant, lifetime=None).secret
         other = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="other")
-        self._other = self.house.parts.issuer_of(other, auth.VerificationKeys([other.public]), clock)
-        keys = auth.VerificationKeys([self.house.parts.signing_key.public, self.house.theirs.public, other.public])
-        self.house.rebuild(realm=auth.Realm(realm, clock), keys=keys)
+        self._other = self.system.parts.issuer_of(other, auth.VerificationKeys([other.public]), clock)
+        keys = auth.VerificationKeys([self.system.parts.signing_key.public, self.system.theirs.public, other.public])
+        self.system.rebuild(realm=auth.Realm(realm, clock), keys=keys)
 
     def manager(self, tenant: str = "acme", *, other: bool = False) -> str:
         """The token of a service manager, for what a tenant published."""
         if not other:
-            return self.house.service_token(tenant=self.tenants[tenant])
+            return self.system.service_token(tenant=self.tenants[tenant])
         return self._other.for_service(
             "other", tenant_id=auth.TenantId(self.tenants[tenant]), audience=tokens.AUDIENCE_CLOUD_CONTROLLER
         )
@@ -77,12 +77,12 @@ class Bench:
             design.INTERFACE: where["interface"],
         }
         path = self.path(service_type, **place)
-        answer = self.house.call("PUT", path, kind=design.SERVICE, attributes=attributes, token=token)
+        answer = self.system.call("PUT", path, kind=design.SERVICE, attributes=attributes, token=token)
         assert answer.status_code in (200, 201, 403), answer.text
         return int(answer.status_code)
 
     def delete(self, token: str, service_type: str = TYPE, **place: str) -> int:
-        answer = self.house.call("DELETE", self.path(service_type, **place), token=token)
+        answer = self.system.call("DELETE", self.path(service_type, **place), token=token)
         assert answer.status_code in (200, 403), answer.text
         return int(answer.status_code)
 
@@ -91,29 +91,29 @@ class Bench:
 
     def entries(self) -> list[dict[str, Any]]:
         """Everything that the catalogue has."""
-        found = self.house.call("GET", "/design/service/").json["resources"]
+        found = self.system.call("GET", "/design/service/").json["resources"]
         return [each["attributes"] for each in found]
 
     def entry(self, service_type: str = TYPE, **place: str) -> dict[str, Any]:
-        return self.house.attributes(self.path(service_type, **place))
+        return self.system.attributes(self.path(service_type, **place))
 
     def write(self, entity: Resource) -> None:
         """Past all checks, as what an earlier version had let in."""
-        registry = self.house.parts.registry()
-        web.modules_of(self.house.parts, ["design"])[0].register(web.Application(registry))
+        registry = self.system.parts.registry()
+        web.modules_of(self.system.parts, ["design"])[0].register(web.Application(registry))
         extras: dict[str, Any] = {}
         with registry.unit_of_work(extras):
             registry.add_resource(entity.identifier, entity, extras)
 
     def restart(self) -> None:
-        self.house.client = falcon.testing.TestClient(web.application(self.house.parts))
+        self.system.client = falcon.testing.TestClient(web.application(self.system.parts))
 
 
 @pytest.fixture
 def bench(tmp_path: Path, database_url: str) -> Iterator[Bench]:
     made = Bench(tmp_path, database_url)
     yield made
-    made.house.clear()
+    made.system.clear()
 
 
 def test_reserved_types_are_nobodys_to_write(bench: Bench) -> None:
@@ -124,7 +124,7 @@ def test_reserved_types_are_nobodys_to_write(bench: Bench) -> None:
                 assert bench.put(token, service_type, **place) == 403, (service_type, place)
     for token in (bench.people["provider"], bench.people["rival"], bench.manager()):
         path = bench.path(deploy.SCHEME)
-        changed = bench.house.call("POST", path, attributes={design.ENDPOINT: STRANGER}, token=token)
+        changed = bench.system.call("POST", path, attributes={design.ENDPOINT: STRANGER}, token=token)
         assert (changed.status_code, "reserved" in changed.text) == (403, True)
         assert bench.delete(token, deploy.SCHEME) == 403
     assert bench.entries() == before
@@ -159,7 +159,7 @@ def test_a_provider_writes_entries_of_the_types_that_its_tenant_published(bench:
         assert bench.put(rival, **place) == 403
         assert bench.put(bench.people["tenant"], **place) == 403
     changed = {design.ENDPOINT: STRANGER}
-    assert bench.house.call("POST", bench.path(TYPE), attributes=changed, token=rival).status_code == 403
+    assert bench.system.call("POST", bench.path(TYPE), attributes=changed, token=rival).status_code == 403
     assert [bench.delete(rival), bench.delete(rival, region="moon"), bench.delete(provider)] == [403, 403, 200]
     # What is left is its own to take out, but nothing more until the service manager has entered it again.
     assert bench.put(provider, region="mars") == 403
@@ -175,7 +175,7 @@ def test_what_is_one_service_managers_no_other_takes_over(bench: Bench) -> None:
     for place in ({"region": "mars"}, {"interface": "internal"}):
         assert bench.put(bench.manager("umbrella", other=True), **place) == 403
         assert bench.put(bench.manager("umbrella"), **place) == 403
-    acting = bench.house.service_token(tenant=bench.tenants["acme"], instance=new_instance())
+    acting = bench.system.service_token(tenant=bench.tenants["acme"], instance=new_instance())
     assert bench.put(acting, region="mars") == 403
     assert bench.entry()[design.ENDPOINT] == "http://ours/"
     assert bench.put(bench.people["operator"], endpoint="http://by-operator/") == 200
@@ -198,7 +198,7 @@ def test_nobody_says_himself_who_he_is(bench: Bench) -> None:
         }
         token = bench.manager("acme")
         path = bench.path(OURS)
-        refused = bench.house.call("PUT", path, kind=design.SERVICE, attributes=attributes, token=token)
+        refused = bench.system.call("PUT", path, kind=design.SERVICE, attributes=attributes, token=token)
         assert (refused.status_code, "by the provider alone" in refused.text) == (400, True)
 
 
@@ -238,7 +238,7 @@ def test_what_an_earlier_version_had_let_in_is_gone_after_a_start(bench: Bench) 
 def test_modules_in_processes_of_their_own_leave_one_anothers_entries(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
     before = sorted(map(str, bench.entries()))
-    web.application(bench.house.parts, ["runtime"])
+    web.application(bench.system.parts, ["runtime"])
     assert sorted(map(str, bench.entries())) == before
 
 
@@ -288,9 +288,9 @@ def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) ->
             CatalogueEntry("identity", "local", "public", "http://keystone/"),
         ]
     )
-    registry = bench.house.parts.registry()
-    web.modules_of(bench.house.parts, ["design"])[0].register(web.Application(registry))
-    compare = mirrored(bench.house.database, registry, keystone, every=1.0)
+    registry = bench.system.parts.registry()
+    web.modules_of(bench.system.parts, ["design"])[0].register(web.Application(registry))
+    compare = mirrored(bench.system.database, registry, keystone, every=1.0)
     for _ in range(2):
         compare()
         assert keystone.published == ["http://by-operator/", "http://ours/"]

@@ -21,7 +21,7 @@ from cloud_controller.platforms.delegated_tokens import DelegatedTokens
 from cloud_controller.platforms.interface import DelegationEndedError
 from cloud_controller.platforms.local.delegations import LocalDelegations
 from occi_service import client
-from tests.cloud_controller.house import SERVICE, House, new_instance
+from tests.cloud_controller.system import SERVICE, System, new_instance
 
 AUDIENCE = design.platform_audience("moon")
 
@@ -30,19 +30,19 @@ class Realm:
     """A realm with a tenant's user and an operator, and a house whose design believes it."""
 
     def __init__(self, root: Path, url: str) -> None:
-        self.house = House(root / "house", url)
+        self.system = System(root / "system", url)
         self.ahead = 0.0
         self.file = auth.RealmFile(root / "realm.yaml", self.clock)
         self.tenant = self.file.add_tenant("demo").id
         for name in ("alice", "bob"):
             self.file.add_user(name, tenant="demo")
-        self.file.add_tenant("house")
-        self.file.add_user("olga", tenant="house")
-        self.file.grant("olga", tenant="house", roles=["operator"])
-        delegations = LocalDelegations(self.file, self.house.parts.issuer(), clock=self.clock)
+        self.file.add_tenant("system")
+        self.file.add_user("olga", tenant="system")
+        self.file.grant("olga", tenant="system", roles=["operator"])
+        delegations = LocalDelegations(self.file, self.system.parts.issuer(), clock=self.clock)
         people = auth.Realm(self.file, self.clock)
-        self.house.rebuild(identity_service=delegations, realm=people, clock=self.clock)
-        self.own = self.house.parts.issuer()
+        self.system.rebuild(identity_service=delegations, realm=people, clock=self.clock)
+        self.own = self.system.parts.issuer()
 
     def clock(self) -> float:
         return time.time() + self.ahead
@@ -55,9 +55,9 @@ class Realm:
     def order(self, instance: str, user: str | None = "alice", parent: str | None = None) -> Any:
         headers = {design.SUBJECT_TOKEN_HEADER: self.token(user)} if user else {}
         attributes = {design.DELEGATION_PARENT: parent} if parent else {}
-        service = self.house.service_token(tenant=self.tenant)
+        service = self.system.service_token(tenant=self.tenant)
         path = "/design" + design.delegation_path(instance)
-        return self.house.call(
+        return self.system.call(
             "PUT", path, kind=design.DELEGATION, attributes=attributes, token=service, headers=headers
         )
 
@@ -71,7 +71,7 @@ class Realm:
 
     def exchange(self, instance: str, token: str) -> Any:
         path = "/design" + design.delegation_path(instance)
-        return self.house.call(
+        return self.system.call(
             "POST", path, action=design.EXCHANGE, attributes={design.EXCHANGE_AUDIENCE: AUDIENCE}, token=token
         )
 
@@ -83,7 +83,7 @@ class Realm:
 def realm(tmp_path: Path, sqlite_url: str) -> Iterator[Realm]:
     made = Realm(tmp_path, sqlite_url)
     yield made
-    made.house.clear()
+    made.system.clear()
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def served(realm: Realm) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
             """Nobody reads it."""
 
-    application = web.application(realm.house.parts)
+    application = web.application(realm.system.parts)
     with wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -109,24 +109,24 @@ def test_only_the_cloud_controller_itself_gets_a_token_for_a_platform(realm: Rea
     given = realm.exchange(instance, realm.controller(instance))
     assert given.status_code == 200, given.text
     assert given.json["attributes"][design.DELEGATION_TOKEN]
-    house = realm.house
+    system = realm.system
     strangers = {
-        "its orchestrator": house.instance_token(instance, tenant=realm.tenant),
-        "its service manager": house.service_token(tenant=realm.tenant, instance=instance),
-        "a service manager that calls itself so": house.issuer.for_service(
+        "its orchestrator": system.instance_token(instance, tenant=realm.tenant),
+        "its service manager": system.service_token(tenant=realm.tenant, instance=instance),
+        "a service manager that calls itself so": system.issuer.for_service(
             tokens.CLOUD_CONTROLLER,
             tenant_id=auth.TenantId(realm.tenant),
             audience=tokens.AUDIENCE_CLOUD_CONTROLLER,
             instance_id=instance,
         ),
         "the tenant": realm.token("alice"),
-        "an operator": realm.token("olga", "house"),
+        "an operator": realm.token("olga", "system"),
     }
     for who, token in strangers.items():
         refused = realm.exchange(instance, token)
         assert refused.status_code == 403, who
         assert design.DELEGATION_TOKEN not in refused.text
-    other = house.instance_token(new_instance(), tenant=realm.tenant)
+    other = system.instance_token(new_instance(), tenant=realm.tenant)
     assert realm.exchange(instance, other).status_code == 404
 
 
@@ -154,18 +154,18 @@ def test_a_child_hangs_on_its_roots_delegation_however_deep(realm: Realm, served
     given = DelegatedTokens(served, realm.own, clock=realm.clock).of("moon")
     assert given.token(realm.labels(grandchild))
     path = "/design" + design.delegation_path(root)
-    service = realm.house.service_token(tenant=realm.tenant)
-    refused = realm.house.call("DELETE", path, token=service)
+    service = realm.system.service_token(tenant=realm.tenant)
+    refused = realm.system.call("DELETE", path, token=service)
     assert refused.status_code == 409
     assert "2 instances" in refused.text
     realm.file.remove_user("alice")
     with pytest.raises(DelegationEndedError, match=r"alice, was deleted; an operator can adopt"):
         given.token(realm.labels(grandchild), fresh=True)
     for instance in (child, root):
-        shown = realm.house.attributes("/design" + design.delegation_path(instance), token=service)
+        shown = realm.system.attributes("/design" + design.delegation_path(instance), token=service)
         assert (shown[design.DELEGATION_STATE], "alice" in shown[design.DELEGATION_REASON]) == ("lost", True)
     for instance in (grandchild, child, root):
-        gone = realm.house.call("DELETE", "/design" + design.delegation_path(instance), token=service)
+        gone = realm.system.call("DELETE", "/design" + design.delegation_path(instance), token=service)
         assert gone.status_code == 200, gone.text
     with pytest.raises(DelegationEndedError, match="no delegation"):
         given.token(realm.labels(root), fresh=True)
@@ -176,9 +176,9 @@ def test_a_child_of_nobody_or_of_another_tenant_is_refused(realm: Realm) -> None
     realm.order(root)
     assert realm.order(new_instance(), None, new_instance()).status_code == 409
     path = "/design" + design.delegation_path(new_instance())
-    other = realm.house.service_token(tenant="another")
+    other = realm.system.service_token(tenant="another")
     attributes = {design.DELEGATION_PARENT: root}
-    refused = realm.house.call("PUT", path, kind=design.DELEGATION, attributes=attributes, token=other)
+    refused = realm.system.call("PUT", path, kind=design.DELEGATION, attributes=attributes, token=other)
     assert refused.status_code == 409
     assert "no delegation" in refused.text
 
@@ -194,9 +194,9 @@ def test_a_lost_delegation_is_adopted_by_an_operator_with_a_token_for_its_tenant
 
     def adopt(token: str, subject: str | None) -> Any:
         headers = {design.SUBJECT_TOKEN_HEADER: subject} if subject else {}
-        return realm.house.call("POST", path, action=design.ADOPT, token=token, headers=headers)
+        return realm.system.call("POST", path, action=design.ADOPT, token=token, headers=headers)
 
-    operator = realm.token("olga", "house")
+    operator = realm.token("olga", "system")
     assert adopt(realm.token("bob"), realm.token("bob")).status_code == 403
     assert adopt(operator, None).status_code == 400
     assert adopt(operator, operator).status_code == 403
@@ -215,13 +215,13 @@ def test_a_design_that_is_away_loses_nothing(realm: Realm) -> None:
 def test_a_repeated_order_changes_nothing(realm: Realm) -> None:
     instance = new_instance()
     assert [realm.order(instance).status_code for _ in range(2)] == [201, 200]
-    refused = realm.house.call(
+    refused = realm.system.call(
         "PUT",
         "/design" + design.delegation_path(new_instance()),
         kind=design.DELEGATION,
         attributes={},
-        token=realm.house.service_token(tenant=realm.tenant),
-        headers={design.SUBJECT_TOKEN_HEADER: realm.token("olga", "house")},
+        token=realm.system.service_token(tenant=realm.tenant),
+        headers={design.SUBJECT_TOKEN_HEADER: realm.token("olga", "system")},
     )
     assert refused.status_code == 403
     assert "another tenant" in refused.text

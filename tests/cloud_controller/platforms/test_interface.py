@@ -17,14 +17,14 @@ from cloud_controller.app.dependencies import open_platforms
 from cloud_controller.platforms.entry_points import PLATFORMS
 from tests.code_blocks import code_blocks
 
-from ..house import House, labels, new_instance
+from ..system import System, labels, new_instance
 
 PAGE = (Path(__file__).parents[3] / "docs" / "platforms.md").read_text()
 NOTE = "Dear $who, see you.\n"
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def system(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
     """A cloud controller with a region of the page's platform beside the local one."""
     [program], [offer], [regions] = (code_blocks(PAGE, language) for language in ("python", "toml", "yaml"))
     assert len(program.splitlines()) <= 60
@@ -37,13 +37,13 @@ def house(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> I
     given = {name: (each["platform"], each["settings"]) for name, each in yaml.safe_load(regions).items()}
     opened = open_platforms(tmp_path / "opened", given)
     monkeypatch.undo()
-    made = House(tmp_path / "house", sqlite_url)
+    made = System(tmp_path / "system", sqlite_url)
     made.rebuild(platforms={"local": made.platform, **opened})
     yield made
     made.clear()
 
 
-def put_note(house: House, instance: str, generation: int = 1, **changes: Any) -> Any:
+def put_note(system: System, instance: str, generation: int = 1, **changes: Any) -> Any:
     attributes = {
         **labels(instance, generation),
         deploy.STACK_NAME: "note",
@@ -54,26 +54,26 @@ def put_note(house: House, instance: str, generation: int = 1, **changes: Any) -
         **changes,
     }
     path = "/deploy" + deploy.stack_path(instance, "note", "notes")
-    return house.call("PUT", path, kind=deploy.STACK, attributes=attributes), path
+    return system.call("PUT", path, kind=deploy.STACK, attributes=attributes), path
 
 
-def test_stacks_live_and_end_on_the_platform_of_the_page(house: House) -> None:
+def test_stacks_live_and_end_on_the_platform_of_the_page(system: System) -> None:
     instance = new_instance()
-    refused, path = put_note(house, instance, **{deploy.STACK_PARAMETERS: {}})
+    refused, path = put_note(system, instance, **{deploy.STACK_PARAMETERS: {}})
     assert refused.status_code == 400
     assert "cannot be filled: 'who'; give every parameter" in refused.text
-    with house.worker():
-        made, path = put_note(house, instance)
+    with system.worker():
+        made, path = put_note(system, instance)
         assert made.status_code == 201, made.text
-        house.wait(lambda: house.attributes(path)[deploy.STACK_STATE] == "CREATE_COMPLETE")
-        written = Path(house.attributes(path)[deploy.STACK_OUTPUTS]["path"])
+        system.wait(lambda: system.attributes(path)[deploy.STACK_STATE] == "CREATE_COMPLETE")
+        written = Path(system.attributes(path)[deploy.STACK_OUTPUTS]["path"])
         assert written.read_text() == "Dear Ada, see you.\n"
-        changed, _ = put_note(house, instance, 2, **{deploy.STACK_PARAMETERS: {"who": "Grace"}})
+        changed, _ = put_note(system, instance, 2, **{deploy.STACK_PARAMETERS: {"who": "Grace"}})
         assert changed.status_code == 200, changed.text
-        house.wait(lambda: house.attributes(path)[deploy.STACK_STATE] == "UPDATE_COMPLETE")
+        system.wait(lambda: system.attributes(path)[deploy.STACK_STATE] == "UPDATE_COMPLETE")
         assert written.read_text() == "Dear Grace, see you.\n"
         ended = "/disposal" + disposal.disposal_path(instance)
-        house.call("PUT", ended, kind=disposal.DISPOSAL, attributes=labels(instance, 3))
-        house.wait(lambda: house.attributes(ended)[disposal.DISPOSAL_STATE] == "done")
+        system.call("PUT", ended, kind=disposal.DISPOSAL, attributes=labels(instance, 3))
+        system.wait(lambda: system.attributes(ended)[disposal.DISPOSAL_STATE] == "done")
     assert not written.exists()
-    assert house.gone(path)
+    assert system.gone(path)

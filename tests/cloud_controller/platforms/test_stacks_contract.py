@@ -53,13 +53,13 @@ class Here:
     nodes: Callable[[Mapping[str, str]], str]
     failing: str
     place: Callable[[str], str]
-    book: Book
+    index: Book
     orders: list[StackOrder] = dataclasses.field(default_factory=list)
 
     def order(self, template: str, **changes: Any) -> StackOrder:
         instance = str(uuid.uuid4())
         labels = Labels(instance, "tenant", "http://schemas.example.org/occi/sm#thing", 1)
-        self.book.instances[instance] = labels
+        self.index.instances[instance] = labels
         values = {"id": str(uuid.uuid4()), "name": "thing", "labels": labels, "template": template, "version": 1}
         made = StackOrder(**{**values, **changes})
         self.orders.append(made)
@@ -103,15 +103,15 @@ def local(tmp_path: Path) -> Here:
 
 
 def heat(request: pytest.FixtureRequest, tmp_path: Path) -> Here:
-    book = Book()
-    platform = open_region(request.getfixturevalue("openstack"), tmp_path, book)
+    index = Book()
+    platform = open_region(request.getfixturevalue("openstack"), tmp_path, index)
 
     def nodes(values: Mapping[str, str]) -> str:
         resources = {name: {"value": f"'{value}'"} for name, value in values.items()}
         return template_of(resources, parameters=PARAMETER, outputs="word: {value: {get_param: word}}")
 
     failing = template_of({"good": {}, "bad": {"fail": "true"}})
-    return Here(platform.stacks, platform.inventory, nodes, failing, str, book)
+    return Here(platform.stacks, platform.inventory, nodes, failing, str, index)
 
 
 def kubernetes(request: pytest.FixtureRequest) -> Here:

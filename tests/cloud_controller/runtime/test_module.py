@@ -18,7 +18,7 @@ from cloud_controller.runtime.scraping import averaged, parse
 
 from ..deploy.test_module import put_application, put_bundle, put_stack, state
 from ..disposal.test_module import put_disposal
-from ..house import House, labels, new_instance
+from ..system import System, labels, new_instance
 
 #: Shows the number that stands in a file of its directory, so that a test (and a configuration) can change it.
 METERED = f"""
@@ -44,13 +44,13 @@ nodes:
 
 
 @pytest.fixture
-def house(tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", sqlite_url)
     yield made
     made.clear()
 
 
-def put_configuration(house: House, instance: str, content: dict[str, Any], **changes: Any) -> tuple[str, Any]:
+def put_configuration(system: System, instance: str, content: dict[str, Any], **changes: Any) -> tuple[str, Any]:
     stack = deploy.stack_path(instance, "main", "local")
     path = "/provision" + provision.configuration_path(stack, "web", "load")
     attributes = {
@@ -62,21 +62,21 @@ def put_configuration(house: House, instance: str, content: dict[str, Any], **ch
         provision.CONFIGURATION_CONTENT: content,
         **changes,
     }
-    token = house.instance_token(instance)
-    return path, house.call("PUT", path, kind=provision.CONFIGURATION, attributes=attributes, token=token)
+    token = system.instance_token(instance)
+    return path, system.call("PUT", path, kind=provision.CONFIGURATION, attributes=attributes, token=token)
 
 
-def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(house: House) -> None:
+def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: System) -> None:
     instance = new_instance()
-    own = house.instance_token(instance)
-    put_bundle(house)
-    put_application(house, instance)
-    made = put_stack(house, instance, token=own, **{deploy.STACK_TEMPLATE: METERED})
+    own = system.instance_token(instance)
+    put_bundle(system)
+    put_application(system, instance)
+    made = put_stack(system, instance, token=own, **{deploy.STACK_TEMPLATE: METERED})
     assert made.status_code == 201, made.text
     stack = deploy.stack_path(instance, "main", "local")
     monitor = runtime.monitor_path(stack, "web")
     wanted = {runtime.MONITOR_STACK: stack, runtime.MONITOR_NODE: "web", runtime.MONITOR_INTERVAL: 0.2}
-    answer = house.call(
+    answer = system.call(
         "PUT", "/runtime" + monitor, kind=runtime.MONITOR, attributes={**labels(instance), **wanted}, token=own
     )
     assert answer.status_code == 201, answer.text
@@ -89,51 +89,53 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(house: House
         runtime.ALARM_THRESHOLD: 5,
         runtime.ALARM_FOR: 0.3,
     }
-    answer = house.call(
+    answer = system.call(
         "PUT", "/runtime" + alarm, kind=runtime.ALARM, attributes={**labels(instance), **rule}, token=own
     )
     assert answer.status_code == 201, answer.text
 
     def alarm_state() -> Any:
-        return house.attributes("/runtime" + alarm, token=own)[runtime.ALARM_STATE]
+        return system.attributes("/runtime" + alarm, token=own)[runtime.ALARM_STATE]
 
     def told() -> list[Any]:
-        events = [each.attributes for each in house.sent if each.attributes["org.archelon.event.type"] == "alarm"]
+        events = [each.attributes for each in system.sent if each.attributes["org.archelon.event.type"] == "alarm"]
         return [each["org.archelon.event.data"]["state"] for each in events]
 
-    with house.worker():
-        house.wait(lambda: state(house, instance) == "CREATE_COMPLETE")
-        house.wait(lambda: alarm_state() == "ok")
+    with system.worker():
+        system.wait(lambda: state(system, instance) == "CREATE_COMPLETE")
+        system.wait(lambda: alarm_state() == "ok")
         path, answer = put_configuration(
-            house, instance, {"command": ["sh", "-c", "echo 9 > load; echo $WORD"], "environment": {"WORD": "changed"}}
+            system, instance, {"command": ["sh", "-c", "echo 9 > load; echo $WORD"], "environment": {"WORD": "changed"}}
         )
         assert answer.status_code == 201, answer.text
-        done = house.wait(lambda: (found := house.attributes(path))[provision.CONFIGURATION_STATE] == "done" and found)
+        done = system.wait(
+            lambda: (found := system.attributes(path))[provision.CONFIGURATION_STATE] == "done" and found
+        )
         assert done[provision.CONFIGURATION_RESULT] == "changed\n"
         assert provision.CONFIGURATION_CONTENT not in done
-        house.wait(lambda: alarm_state() == "firing")
-        house.wait(lambda: told() == ["firing"])
-        latest = house.call(
+        system.wait(lambda: alarm_state() == "firing")
+        system.wait(lambda: told() == ["firing"])
+        latest = system.call(
             "POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes={runtime.QUERY_METRIC: "load"}
         )
         assert [each["value"] for each in latest.json["attributes"][runtime.QUERY_VALUES]] == [9.0]
         back = {runtime.QUERY_METRIC: "load", runtime.QUERY_RANGE: 3600}
-        ranged = house.call("POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes=back)
+        ranged = system.call("POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes=back)
         values = [each["value"] for each in ranged.json["attributes"][runtime.QUERY_VALUES]]
         assert (values[0], values[-1]) == (1.0, 9.0)
-        path, answer = put_configuration(house, instance, {"files": {"load": "2"}})
-        house.wait(lambda: alarm_state() == "ok")
-        house.wait(lambda: told() == ["firing", "ok"])
-        assert put_disposal(house, instance).status_code == 201
+        path, answer = put_configuration(system, instance, {"files": {"load": "2"}})
+        system.wait(lambda: alarm_state() == "ok")
+        system.wait(lambda: told() == ["firing", "ok"])
+        assert put_disposal(system, instance).status_code == 201
         gone = "/disposal" + disposal.disposal_path(instance)
-        house.wait(lambda: house.attributes(gone)[disposal.DISPOSAL_STATE] == "done")
+        system.wait(lambda: system.attributes(gone)[disposal.DISPOSAL_STATE] == "done")
         for each in ("/runtime" + monitor, "/runtime" + alarm, path):
-            assert house.gone(each)
+            assert system.gone(each)
 
 
-def test_what_this_platform_has_not_is_said_clearly(house: House) -> None:
+def test_what_this_platform_has_not_is_said_clearly(system: System) -> None:
     instance = new_instance()
-    assert put_stack(house, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
+    assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     for changes, content, said in (
         ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not on this platform"),
         ({}, {"command": "rm -rf /"}, "list"),
@@ -142,14 +144,14 @@ def test_what_this_platform_has_not_is_said_clearly(house: House) -> None:
         ({provision.CONFIGURATION_STACK: "/elsewhere"}, {}, "not the path of"),
         ({provision.CONFIGURATION_NAME: "another"}, {}, "not the path of"),
     ):
-        _, answer = put_configuration(house, instance, content, **changes)
+        _, answer = put_configuration(system, instance, content, **changes)
         assert answer.status_code == 400
         assert said in answer.text
 
 
-def test_paths_that_derive_from_another_instances_are_left_to_it(house: House) -> None:
+def test_paths_that_derive_from_another_instances_are_left_to_it(system: System) -> None:
     mine, other, third = new_instance(), new_instance(), new_instance()
-    assert put_stack(house, other, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
+    assert put_stack(system, other, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     stack = deploy.stack_path(other, "main", "local")
     ahead = deploy.stack_path(third, "main", "local")
     monitor = runtime.monitor_path(stack, "web")
@@ -182,8 +184,8 @@ def test_paths_that_derive_from_another_instances_are_left_to_it(house: House) -
     ]
 
     def put(path: str, kind: Any, attributes: dict[str, Any], instance: str, tenant: str) -> Any:
-        token = house.instance_token(instance, tenant=tenant)
-        return house.call("PUT", path, kind=kind, attributes={**labels(instance), **attributes}, token=token)
+        token = system.instance_token(instance, tenant=tenant)
+        return system.call("PUT", path, kind=kind, attributes={**labels(instance), **attributes}, token=token)
 
     for tenant in ("t-1", "t-2"):
         refused = [put(*each, mine, tenant) for each in described]

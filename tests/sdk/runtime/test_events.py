@@ -13,14 +13,14 @@ import bundles
 import sdk
 from archelon_api import deploy, names
 from archelon_api import service_manager as manager
-from sdk.events import Occasion
+from sdk.events import IdempotencyScope
 from sdk.orchestrator import Situation
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
-from sdk.runtime.reporting import Line
-from sdk.testing.fake_cloud import DirectReach, FakeCloud
+from sdk.runtime.reporting import ReportQueue
+from sdk.testing.fake_cloud import DirectServiceClients, FakeCloud
 from sdk.testing.http_fakes import Bench
-from sdk.testing.unit import INSTANCE, _Names, _Pace
+from sdk.testing.unit import INSTANCE, _Names, _Waiter
 
 SERVICE = "http://schemas.example.org/occi/service#grown"
 STACK = deploy.stack_path(INSTANCE, "grown", "local")
@@ -41,7 +41,7 @@ class Growing(sdk.Orchestrator):
         self.state["cannot be kept"] = object()
 
 
-class House:
+class System:
     """A cloud with one stack, a service manager that hears when the test says so, and one process after another."""
 
     def __init__(self, directory: Path) -> None:
@@ -64,23 +64,23 @@ class House:
     def start(self) -> Engine:
         """A new process, activated with what the service manager has heard; the former, and what it had not told, is gone."""
         self.unheard = []
-        pace, occasion, private = _Pace(), Occasion(), Private()
-        reach = DirectReach(self.cloud, "http://cloud/manager/1")
+        waiter, scope, private = _Waiter(), IdempotencyScope(), Private()
+        services = DirectServiceClients(self.cloud, "http://cloud/manager/1")
 
         def make(instance: sdk.Instance) -> sdk.Orchestrator:
             situation = Situation(
                 instance,
                 bundle=self.bundle,
-                reach=reach,
-                pace=pace,
+                services=services,
+                waiter=waiter,
                 names=_Names({}),
                 private=private,
-                occasion=occasion,
+                scope=scope,
             )
             return self.kinds(situation)
 
         self.engine = Engine(
-            make, private=private, reports=self, pace=pace, occasion=occasion, accept=lambda _: None, clock=pace.now
+            make, private=private, reports=self, waiter=waiter, scope=scope, accept=lambda _: None, clock=waiter.now
         )
         self.engine.activate(sdk.Instance(INSTANCE, "t", SERVICE), self.heard)
         self.engine.step()
@@ -114,142 +114,142 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path / "bundle")
+def system(tmp_path: Path) -> System:
+    return System(tmp_path / "bundle")
 
 
-def test_an_event_may_be_forgotten_once_it_was_worked_off_and_that_was_heard(house: House) -> None:
-    assert not house.tell()
-    house.work()
-    assert not house.settled()
-    house.hear()
-    assert house.settled()
-    assert house.tell()
-    house.work()
-    assert (house.grown, house.heard["state"], house.heard["events"]) == (2, {"alarms": 1}, ["e-1"])
+def test_an_event_may_be_forgotten_once_it_was_worked_off_and_that_was_heard(system: System) -> None:
+    assert not system.tell()
+    system.work()
+    assert not system.settled()
+    system.hear()
+    assert system.settled()
+    assert system.tell()
+    system.work()
+    assert (system.grown, system.heard["state"], system.heard["events"]) == (2, {"alarms": 1}, ["e-1"])
 
 
-def test_told_again_while_it_waits_it_is_worked_off_once(house: House) -> None:
-    assert [house.tell() for _ in range(5)] == [False] * 5
-    house.work()
-    assert not house.tell()
-    house.work()
-    assert house.grown == 2
+def test_told_again_while_it_waits_it_is_worked_off_once(system: System) -> None:
+    assert [system.tell() for _ in range(5)] == [False] * 5
+    system.work()
+    assert not system.tell()
+    system.work()
+    assert system.grown == 2
 
 
-def test_killed_before_it_is_worked_off_the_next_process_gets_it(house: House) -> None:
-    house.engine.phase("deploy", 1)
-    house.tell()
+def test_killed_before_it_is_worked_off_the_next_process_gets_it(system: System) -> None:
+    system.engine.phase("deploy", 1)
+    system.tell()
     # The phase ends and is heard of, and the event still waits: what is remembered does not say that it was taken.
-    house.engine.step()
-    house.hear()
-    assert house.heard["events"] == []
-    house.start()
-    assert not house.tell()
-    house.work()
-    house.hear()
-    assert (house.settled(), house.grown) == (True, 2)
+    system.engine.step()
+    system.hear()
+    assert system.heard["events"] == []
+    system.start()
+    assert not system.tell()
+    system.work()
+    system.hear()
+    assert (system.settled(), system.grown) == (True, 2)
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_killed_after_it_has_scaled_and_before_that_was_heard_it_scales_no_more(house: House, times: int) -> None:
+def test_killed_after_it_has_scaled_and_before_that_was_heard_it_scales_no_more(system: System, times: int) -> None:
     for _ in range(times):
-        house.tell()
-        house.work()
-        assert house.grown == 2
-        house.start()
-    assert not house.tell()
-    house.work()
-    house.hear()
-    assert (house.settled(), house.grown, house.heard["state"]) == (True, 2, {"alarms": 1})
+        system.tell()
+        system.work()
+        assert system.grown == 2
+        system.start()
+    assert not system.tell()
+    system.work()
+    system.hear()
+    assert (system.settled(), system.grown, system.heard["state"]) == (True, 2, {"alarms": 1})
     # Another event is another matter.
-    house.tell("e-2")
-    house.work()
-    assert house.grown == 3
+    system.tell("e-2")
+    system.work()
+    assert system.grown == 3
 
 
-def test_what_comes_of_an_event_is_told_by_the_newer_order_that_refused_its_own_report(house: House) -> None:
-    house.tell()
-    house.work()
+def test_what_comes_of_an_event_is_told_by_the_newer_order_that_refused_its_own_report(system: System) -> None:
+    system.tell()
+    system.work()
     # A 409, as the line has it: the report is gone, and nobody was told.
-    house.unheard = []
-    assert not house.settled()
-    house.engine.phase("update", 2)
-    house.work()
-    house.hear()
-    assert (house.settled(), house.heard["state"]) == (True, {"alarms": 1})
+    system.unheard = []
+    assert not system.settled()
+    system.engine.phase("update", 2)
+    system.work()
+    system.hear()
+    assert (system.settled(), system.heard["state"]) == (True, {"alarms": 1})
 
 
-def test_an_event_that_a_newer_order_breaks_off_comes_again(house: House) -> None:
-    house.tell()
-    house.tell("e-2")
-    house.engine.phase("provision", 1)
-    house.kinds.during = lambda: house.engine.phase("update", 2)
-    house.engine.step()
-    house.kinds.during = None
-    assert (house.grown, house.settled()) == (1, False)
+def test_an_event_that_a_newer_order_breaks_off_comes_again(system: System) -> None:
+    system.tell()
+    system.tell("e-2")
+    system.engine.phase("provision", 1)
+    system.kinds.during = lambda: system.engine.phase("update", 2)
+    system.engine.step()
+    system.kinds.during = None
+    assert (system.grown, system.settled()) == (1, False)
     # The one that had not begun waits on; the one that had is new when it is told again.
-    house.work()
-    assert house.grown == 2
-    house.tell()
-    house.work()
-    house.hear()
-    assert (house.grown, house.settled(), house.settled("e-2")) == (3, True, True)
+    system.work()
+    assert system.grown == 2
+    system.tell()
+    system.work()
+    system.hear()
+    assert (system.grown, system.settled(), system.settled("e-2")) == (3, True, True)
 
 
-def test_a_phase_that_is_told_again_forgets_nothing_that_came_since(house: House) -> None:
-    house.engine.phase("deploy", 1)
-    house.work()
-    house.hear()
-    house.tell()
-    house.work()
-    house.engine.phase("deploy", 1)
-    house.hear()
-    assert (house.heard["events"], house.heard["state"]) == (["e-1"], {"alarms": 1})
+def test_a_phase_that_is_told_again_forgets_nothing_that_came_since(system: System) -> None:
+    system.engine.phase("deploy", 1)
+    system.work()
+    system.hear()
+    system.tell()
+    system.work()
+    system.engine.phase("deploy", 1)
+    system.hear()
+    assert (system.heard["events"], system.heard["state"]) == (["e-1"], {"alarms": 1})
 
 
-def test_a_phase_that_waits_is_woken_and_nothing_more(house: House) -> None:
-    house.engine.phase("deploy", 1)
-    assert house.tell("s-1", "stack")
-    assert not house.tell("e-1")
-    house.work()
+def test_a_phase_that_waits_is_woken_and_nothing_more(system: System) -> None:
+    system.engine.phase("deploy", 1)
+    assert system.tell("s-1", "stack")
+    assert not system.tell("e-1")
+    system.work()
     # Between phases it is the author's.
-    assert not house.tell("s-2", "stack")
+    assert not system.tell("s-2", "stack")
 
 
-def test_what_leaves_reacts_to_nothing(house: House) -> None:
-    house.tell()
-    house.engine.phase("destroy", None)
-    assert house.tell("e-2")
-    house.work()
-    assert house.tell()
-    house.work()
-    assert house.grown == 1
+def test_what_leaves_reacts_to_nothing(system: System) -> None:
+    system.tell()
+    system.engine.phase("destroy", None)
+    assert system.tell("e-2")
+    system.work()
+    assert system.tell()
+    system.work()
+    assert system.grown == 1
 
 
-def test_what_cannot_be_kept_keeps_nobody_waiting(house: House) -> None:
-    house.engine.act("a-1", sdk.Action("spoil"), 1)
-    house.work()
-    assert house.settled("a-1")
+def test_what_cannot_be_kept_keeps_nobody_waiting(system: System) -> None:
+    system.engine.act("a-1", sdk.Action("spoil"), 1)
+    system.work()
+    assert system.settled("a-1")
 
 
-def test_of_too_many_the_last_are_not_taken_yet(house: House) -> None:
+def test_of_too_many_the_last_are_not_taken_yet(system: System) -> None:
     events = [f"e-{number}" for number in range(150)]
     for each in events:
-        house.tell(each)
-    house.work()
-    taken = house.grown - 1
+        system.tell(each)
+    system.work()
+    taken = system.grown - 1
     assert 100 <= taken < 150
-    house.hear()
-    assert [house.settled(each) for each in events] == [True] * taken + [False] * (150 - taken)
+    system.hear()
+    assert [system.settled(each) for each in events] == [True] * taken + [False] * (150 - taken)
     for each in events[taken:]:
-        house.tell(each)
-    house.work()
-    assert house.grown == 151
+        system.tell(each)
+    system.work()
+    assert system.grown == 151
 
 
 def test_a_key_says_which_request_of_which_occasion_it_is() -> None:
-    one, other = Occasion(), Occasion()
+    one, other = IdempotencyScope(), IdempotencyScope()
     keys = []
     for each in (one, other):
         each.begin("e-1")
@@ -269,12 +269,12 @@ def test_what_is_said_in_vain_is_told_apart_from_what_a_newer_order_says(status:
         if status != 200:
             bench.refusals.append(status)
         told: list[str] = []
-        line = Line(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
-        line.open()
+        report_queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
+        report_queue.open()
         try:
-            line.report("first", {names.GENERATION: 1}, lambda: told.append("first"))
-            line.report("second", {names.GENERATION: 2}, lambda: told.append("second"))
+            report_queue.report("first", {names.GENERATION: 1}, lambda: told.append("first"))
+            report_queue.report("second", {names.GENERATION: 2}, lambda: told.append("second"))
             assert bench.watch(lambda: bool(bench.reports) and bench.reports[-1] == {names.GENERATION: 2})
         finally:
-            line.close()
+            report_queue.close()
     assert told == (["first", "second"] if settled else ["second"])

@@ -11,7 +11,7 @@ from tests.fakes.cloud import FakeCloudProcess
 
 from ..conftest import OUTPUTS
 from ..harness import Keys, ServiceManager, make_bundle, running
-from .desk import Desk, Template
+from .in_process_api import InProcessApi, Template
 
 
 @pytest.fixture(scope="package")
@@ -21,9 +21,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, template: Template) -> Iterator[Desk]:
+def api(tmp_path: Path, template: Template) -> Iterator[InProcessApi]:
     """A service manager in this process, that has published nothing."""
-    made = Desk(tmp_path, template)
+    made = InProcessApi(tmp_path, template)
     yield made
     made.close()
 

@@ -9,25 +9,25 @@ import pytest
 
 from archelon_api import service_manager as wire
 
-from .desk import Desk, Keyed
+from .in_process_api import InProcessApi, Keyed
 
 PHASES = "org.archelon.record.phases"
 
 
 @pytest.fixture
-def desk(desk: Desk) -> Desk:
+def api(api: InProcessApi) -> InProcessApi:
     """A desk with the test service."""
-    desk.publish_demo()
-    return desk
+    api.publish_demo()
+    return api
 
 
-def record_of(desk: Desk, path: str, who: str = "alice") -> dict[str, Any]:
-    return desk.attributes(f"/record/{path.rpartition('/')[2]}", who)
+def record_of(api: InProcessApi, path: str, who: str = "alice") -> dict[str, Any]:
+    return api.attributes(f"/record/{path.rpartition('/')[2]}", who)
 
 
-def test_it_begins_with_the_order(desk: Desk) -> None:
-    path = desk.order()
-    record = record_of(desk, path)
+def test_it_begins_with_the_order(api: InProcessApi) -> None:
+    path = api.order()
+    record = record_of(api, path)
     assert record["org.archelon.instance"] == path.rpartition("/")[2]
     assert record["org.archelon.service"].endswith("#demo")
     (phase,) = record[PHASES]
@@ -36,29 +36,29 @@ def test_it_begins_with_the_order(desk: Desk) -> None:
     assert "org.archelon.record.ended" not in record
 
 
-def test_it_outlives_its_instance_and_expires(desk: Desk) -> None:
-    path = desk.order()
-    desk.ask("alice", "DELETE", path)
-    desk.place(path, "destroy", audit='[{"object": "stack main", "removed": true}]')
-    desk.remove(path)
-    assert desk.ask("alice", "GET", path).status == 404
-    record = record_of(desk, path)
+def test_it_outlives_its_instance_and_expires(api: InProcessApi) -> None:
+    path = api.order()
+    api.ask("alice", "DELETE", path)
+    api.place(path, "destroy", audit='[{"object": "stack main", "removed": true}]')
+    api.remove(path)
+    assert api.ask("alice", "GET", path).status == 404
+    record = record_of(api, path)
     assert record["org.archelon.record.ended"]
     assert record["org.archelon.record.audit"] == [{"object": "stack main", "removed": True}]
-    desk.clock.ahead = 29 * 86400
-    desk.work()
-    assert record_of(desk, path)
-    desk.clock.ahead = 31 * 86400
-    desk.work()
-    assert desk.ask("alice", "GET", f"/record/{path.rpartition('/')[2]}").status == 404
+    api.clock.ahead = 29 * 86400
+    api.work()
+    assert record_of(api, path)
+    api.clock.ahead = 31 * 86400
+    api.work()
+    assert api.ask("alice", "GET", f"/record/{path.rpartition('/')[2]}").status == 404
 
 
-def test_every_phase_is_logged_in_hurtles_words(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_phase_is_logged_in_hurtles_words(api: InProcessApi, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "archelon.phases"):
-        path = desk.order(**{"demo.password": "secret thing"})
-        desk.clock.ahead = 2
-        desk.place(path, "destroy")
-        desk.remove(path)
+        path = api.order(**{"demo.password": "secret thing"})
+        api.clock.ahead = 2
+        api.place(path, "destroy")
+        api.remove(path)
     lines = [vars(each) for each in caplog.records if each.name == "archelon.phases"]
     start, end = lines
     assert (start["so_id"], start["so_phase"], start["phase_event"]) == (path.rpartition("/")[2], "initialise", "start")
@@ -68,18 +68,18 @@ def test_every_phase_is_logged_in_hurtles_words(desk: Desk, caplog: pytest.LogCa
     assert "secret thing" not in caplog.text
 
 
-def test_a_phase_that_is_tried_again_has_a_line_for_each(desk: Desk) -> None:
-    path = desk.order()
-    desk.place(path, "deploy")
-    with desk.parts.database.write() as connection:
-        instance = desk.parts.instances.find(connection, path.rpartition("/")[2])
+def test_a_phase_that_is_tried_again_has_a_line_for_each(api: InProcessApi) -> None:
+    path = api.order()
+    api.place(path, "deploy")
+    with api.parts.database.write() as connection:
+        instance = api.parts.instances.find(connection, path.rpartition("/")[2])
         assert instance is not None
-        desk.parts.history.begin(connection, instance, "deploy", desk.clock())
-        desk.reconciler.gave_up(connection, Keyed(instance.id), "the disk is full")
-    shown = desk.attributes(path)
+        api.parts.history.begin(connection, instance, "deploy", api.clock())
+        api.reconciler.gave_up(connection, Keyed(instance.id), "the disk is full")
+    shown = api.attributes(path)
     assert shown[wire.STATE] == "fail"
     assert shown[wire.STATE_MESSAGE] == "the disk is full"
-    assert desk.act(path, wire.RETRY).status == 200
-    *_, failed, again = record_of(desk, path)[PHASES]
+    assert api.act(path, wire.RETRY).status == 200
+    *_, failed, again = record_of(api, path)[PHASES]
     assert (failed["phase"], failed["outcome"], failed["message"]) == ("deploy", "failed", "the disk is full")
     assert (again["phase"], again["outcome"]) == ("deploy", "running")

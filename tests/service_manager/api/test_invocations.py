@@ -14,7 +14,7 @@ from service_manager.lifecycle.actions import Invocations
 from service_manager.store import tables
 
 from ..harness import make_bundle
-from .desk import Desk
+from .in_process_api import InProcessApi
 
 
 class Orchestrator:
@@ -34,60 +34,60 @@ class _POKE:
     scheme, term = "http://schemas.example.org/occi/sm/demo/action#", "poke"
 
 
-def test_an_invocation_is_told_until_it_was_worked_off(desk: Desk) -> None:
-    desk.publish(make_bundle(desk.directory / "bundle"))
-    path = desk.order()
-    desk.place(path, "active")
-    assert desk.act(path, _POKE).status == 200
+def test_an_invocation_is_told_until_it_was_worked_off(api: InProcessApi) -> None:
+    api.publish(make_bundle(api.directory / "bundle"))
+    path = api.order()
+    api.place(path, "active")
+    assert api.act(path, _POKE).status == 200
     orchestrator = Orchestrator()
     handler = Invocations(
-        desk.parts.instances,
+        api.parts.instances,
         orchestrator,  # type: ignore[arg-type]
-        desk.parts.cipher,
-        clock=desk.clock,
+        api.parts.cipher,
+        clock=api.clock,
     )
     topic = queue.Topic("invocation", handler)
-    worker = queue.Worker(queue.WorkQueue(desk.parts.database, clock=desk.clock), [topic])
-    with desk.parts.database.write() as connection:
+    worker = queue.Worker(queue.WorkQueue(api.parts.database, clock=api.clock), [topic])
+    with api.parts.database.write() as connection:
         connection.execute(tables.instances.update().values(address="http://there", activated=1, boots=1))
     busy = UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
     # Longer than an invocation waits that nobody takes.
     for answer in [busy] * 4 + [None]:
         orchestrator.answer = answer
-        desk.clock.ahead += 200.0
+        api.clock.ahead += 200.0
         assert worker.run_once()
     assert len(orchestrator.told) == 5
     assert len({each["org.archelon.event.id"] for each in orchestrator.told}) == 1
-    assert not waiting(desk)
-    assert desk.act(path, _POKE).status == 200
+    assert not waiting(api)
+    assert api.act(path, _POKE).status == 200
     # What something in front of it says is no word of the orchestrator's.
     orchestrator.answer = client.UnavailableError("nobody there", method="POST", url="", status=502)
     for _ in range(3):
         assert worker.run_once()
-        desk.clock.ahead += 200.0
+        api.clock.ahead += 200.0
     assert len(orchestrator.told) == 7
     # The third time it was too old to be told, and nothing of it is left.
-    assert not waiting(desk)
+    assert not waiting(api)
 
 
-def test_so_many_actions_may_wait_and_no_more(desk: Desk) -> None:
-    desk.publish(make_bundle(desk.directory / "bundle"))
-    path, other = desk.order(), desk.order()
+def test_so_many_actions_may_wait_and_no_more(api: InProcessApi) -> None:
+    api.publish(make_bundle(api.directory / "bundle"))
+    path, other = api.order(), api.order()
     for each in (path, other):
-        desk.place(each, "active")
+        api.place(each, "active")
     for _ in range(100):
-        assert desk.act(path, _POKE).status == 200
-    refused = desk.act(path, _POKE)
+        assert api.act(path, _POKE).status == 200
+    refused = api.act(path, _POKE)
     assert refused.status == 409
     assert "100 actions wait" in refused.text
-    assert desk.act(other, _POKE).status == 200
-    instance = desk.row(path)["id"]
-    with desk.parts.database.write() as connection:
+    assert api.act(other, _POKE).status == 200
+    instance = api.row(path)["id"]
+    with api.parts.database.write() as connection:
         one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == instance).limit(1)
         connection.execute(tables.invocations.delete().where(tables.invocations.c.id == connection.scalar(one)))
-    assert desk.act(path, _POKE).status == 200
+    assert api.act(path, _POKE).status == 200
 
 
-def waiting(desk: Desk) -> int:
-    with desk.parts.database.read() as connection:
+def waiting(api: InProcessApi) -> int:
+    with api.parts.database.read() as connection:
         return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.invocations)) or 0)

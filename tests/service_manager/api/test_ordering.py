@@ -12,38 +12,38 @@ from archelon_api import service_manager as wire
 from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE
-from .desk import Desk, Template
+from .in_process_api import InProcessApi, Template
 
 OWN = "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
 
 
 @pytest.fixture
-def desk(desk: Desk) -> Desk:
+def api(api: InProcessApi) -> InProcessApi:
     """A desk with the test service."""
-    desk.publish_demo()
-    return desk
+    api.publish_demo()
+    return api
 
 
 def test_an_order_is_answered_with_its_place_and_calls_nobody(tmp_path: Path, template: Template) -> None:
     with socket.create_server(("127.0.0.1", 0)) as design:
-        desk = Desk(tmp_path, template, design_url=f"http://127.0.0.1:{design.getsockname()[1]}/design")
-        desk.publish_demo()
-        path = desk.order(**{"demo.size": 3})
+        api = InProcessApi(tmp_path, template, design_url=f"http://127.0.0.1:{design.getsockname()[1]}/design")
+        api.publish_demo()
+        path = api.order(**{"demo.size": 3})
         # Whoever had called would be in the queue of those who wait to be let in, even if it gave up since.
         design.setblocking(False)
         with pytest.raises(BlockingIOError):
             design.accept()
-    shown = desk.attributes(path)
+    shown = api.attributes(path)
     assert shown[wire.STATE] == "initialise"
     assert shown["demo.size"] == 3
     assert shown["org.archelon.generation"] == 1
     assert shown["org.archelon.instance"] == path.rpartition("/")[2]
     assert shown["org.archelon.bundle.version"] == "1"
-    desk.close()
+    api.close()
 
 
-def test_defaults_are_applied(desk: Desk) -> None:
-    assert desk.attributes(desk.order())["demo.size"] == 1
+def test_defaults_are_applied(api: InProcessApi) -> None:
+    assert api.attributes(api.order())["demo.size"] == 1
 
 
 @pytest.mark.parametrize(
@@ -57,140 +57,140 @@ def test_defaults_are_applied(desk: Desk) -> None:
     ],
 )
 def test_an_attribute_that_does_not_fit_is_refused_by_name(
-    desk: Desk, attributes: dict[str, object], named: str
+    api: InProcessApi, attributes: dict[str, object], named: str
 ) -> None:
-    answer = desk.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": attributes})
+    answer = api.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": attributes})
     assert answer.status == 400
     assert named in answer.text
-    assert desk.ask("alice", "GET", "/demo/").json == {}
+    assert api.ask("alice", "GET", "/demo/").json == {}
 
 
-def test_required_attributes_are_required(desk: Desk) -> None:
-    desk.publish_demo(version="2", service_attributes={"demo.name": "required"})
-    assert desk.ask("alice", "POST", "/demo/", {"kind": TYPE}).status == 400
-    assert desk.order(**{"demo.name": "x"})
+def test_required_attributes_are_required(api: InProcessApi) -> None:
+    api.publish_demo(version="2", service_attributes={"demo.name": "required"})
+    assert api.ask("alice", "POST", "/demo/", {"kind": TYPE}).status == 400
+    assert api.order(**{"demo.name": "x"})
 
 
-def test_a_secret_is_shown_on_its_own_page_alone(desk: Desk) -> None:
+def test_a_secret_is_shown_on_its_own_page_alone(api: InProcessApi) -> None:
     secret = "correct horse battery"
-    path = desk.order(**{"demo.password": secret})
-    assert desk.attributes(path)["demo.password"] == secret
+    path = api.order(**{"demo.password": secret})
+    assert api.attributes(path)["demo.password"] == secret
     for where in ("/demo/", "/"):
-        assert secret not in desk.ask("alice", "GET", where).text
-    found = desk.ask("alice", "GET", "/demo/", headers={"X-OCCI-Attribute": f'demo.password="{secret}"'})
+        assert secret not in api.ask("alice", "GET", where).text
+    found = api.ask("alice", "GET", "/demo/", headers={"X-OCCI-Attribute": f'demo.password="{secret}"'})
     assert path.rpartition("/")[2] not in found.text
-    with_wrong = desk.ask("alice", "POST", path, {"attributes": {"demo.password": 7}})
+    with_wrong = api.ask("alice", "POST", path, {"attributes": {"demo.password": 7}})
     assert with_wrong.status == 400
-    files = [each.read_bytes() for each in desk.directory.glob("state.db*")]
+    files = [each.read_bytes() for each in api.directory.glob("state.db*")]
     assert not any(secret.encode() in each for each in files)
 
 
-def test_an_order_at_a_path_of_ones_own_may_be_repeated(desk: Desk) -> None:
+def test_an_order_at_a_path_of_ones_own_may_be_repeated(api: InProcessApi) -> None:
     body = {"kind": TYPE, "attributes": {"demo.size": 2}}
-    assert desk.ask("alice", "PUT", OWN, body).status == 201
-    again = desk.ask("alice", "PUT", OWN, body)
+    assert api.ask("alice", "PUT", OWN, body).status == 201
+    again = api.ask("alice", "PUT", OWN, body)
     assert again.status == 200
     assert again.json["attributes"]["org.archelon.generation"] == 1
-    other = desk.ask("alice", "PUT", OWN, {"kind": TYPE, "attributes": {"demo.size": 4}})
+    other = api.ask("alice", "PUT", OWN, {"kind": TYPE, "attributes": {"demo.size": 4}})
     assert other.json["attributes"]["org.archelon.generation"] == 2
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_two_tenants_may_choose_the_same_path(desk: Desk, version: int) -> None:
+def test_two_tenants_may_choose_the_same_path(api: InProcessApi, version: int) -> None:
     path = OWN if version == 5 else f"/demo/{uuid.uuid4()}"
-    answers = [desk.ask(who, "PUT", path, {"kind": TYPE}) for who in ("alice", "bob")]
+    answers = [api.ask(who, "PUT", path, {"kind": TYPE}) for who in ("alice", "bob")]
     assert [each.status for each in answers] == [201, 201]
-    shown = [desk.attributes(path, who)["org.archelon.instance"] for who in ("alice", "bob")]
+    shown = [api.attributes(path, who)["org.archelon.instance"] for who in ("alice", "bob")]
     # Neither can tell from it that the other has one.
     assert len({*shown, path.rpartition("/")[2]}) == 3
-    assert desk.ask("alice", "DELETE", path).status == 200
-    assert desk.attributes(path, "bob")[wire.STATE] == "initialise"
+    assert api.ask("alice", "DELETE", path).status == 200
+    assert api.attributes(path, "bob")[wire.STATE] == "initialise"
 
 
-def test_a_path_may_be_chosen_again_after_its_instance_is_gone(desk: Desk) -> None:
+def test_a_path_may_be_chosen_again_after_its_instance_is_gone(api: InProcessApi) -> None:
     body = {"kind": TYPE}
-    assert desk.ask("alice", "PUT", OWN, body).status == 201
-    before, token = desk.attributes(OWN)["org.archelon.instance"], desk.token(OWN)
-    desk.remove(OWN)
-    assert desk.ask("alice", "GET", OWN).status == 404
-    assert desk.ask("alice", "PUT", OWN, body).status == 201
-    after = desk.attributes(OWN)["org.archelon.instance"]
+    assert api.ask("alice", "PUT", OWN, body).status == 201
+    before, token = api.attributes(OWN)["org.archelon.instance"], api.token(OWN)
+    api.remove(OWN)
+    assert api.ask("alice", "GET", OWN).status == 404
+    assert api.ask("alice", "PUT", OWN, body).status == 201
+    after = api.attributes(OWN)["org.archelon.instance"]
     assert after != before
-    assert len(desk.ask("alice", "GET", "/record/").json["resources"]) == 2
+    assert len(api.ask("alice", "GET", "/record/").json["resources"]) == 2
     # What the first one's orchestrator still holds is nothing to the second.
-    assert desk.report(OWN, token).status == 401
+    assert api.report(OWN, token).status == 401
 
 
 @pytest.mark.parametrize("path", ["/demo/mine", "/demo/3F0C6D52-6F2E-5C1B-9D6E-2F3C3B1D4A55", "/demo/a/" + OWN[6:]])
-def test_other_paths_are_refused(desk: Desk, path: str) -> None:
-    answer = desk.ask("alice", "PUT", path, {"kind": TYPE})
+def test_other_paths_are_refused(api: InProcessApi, path: str) -> None:
+    answer = api.ask("alice", "PUT", path, {"kind": TYPE})
     assert answer.status == 400
     assert "UUID" in answer.text
 
 
-def test_a_partial_update_changes_what_it_names(desk: Desk) -> None:
-    path = desk.order(**{"demo.size": 2, "demo.password": "x"})
-    answer = desk.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
+def test_a_partial_update_changes_what_it_names(api: InProcessApi) -> None:
+    path = api.order(**{"demo.size": 2, "demo.password": "x"})
+    answer = api.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
     assert answer.status == 200
-    shown = desk.attributes(path)
+    shown = api.attributes(path)
     assert (shown["demo.size"], shown["demo.password"], shown["org.archelon.generation"]) == (5, "x", 2)
     # The same again is no change.
-    desk.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
-    assert desk.attributes(path)["org.archelon.generation"] == 2
+    api.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
+    assert api.attributes(path)["org.archelon.generation"] == 2
 
 
-def test_a_replacement_takes_away_what_it_leaves_out(desk: Desk) -> None:
-    path = desk.order(**{"demo.size": 2, "demo.password": "x"})
-    answer = desk.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {}})
+def test_a_replacement_takes_away_what_it_leaves_out(api: InProcessApi) -> None:
+    path = api.order(**{"demo.size": 2, "demo.password": "x"})
+    answer = api.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {}})
     assert answer.status == 200
-    shown = desk.attributes(path)
+    shown = api.attributes(path)
     assert shown["demo.size"] == 1
     assert "demo.password" not in shown
 
 
-def test_a_region_is_checked_and_stays(desk: Desk) -> None:
+def test_a_region_is_checked_and_stays(api: InProcessApi) -> None:
     regions = {name: {"deployment": "deployment.yaml", "format": "infrastructure"} for name in ("north", "south")}
-    desk.publish_demo(version="2", resources=regions)
-    refused = desk.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": {"org.archelon.region": "west"}})
+    api.publish_demo(version="2", resources=regions)
+    refused = api.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": {"org.archelon.region": "west"}})
     assert refused.status == 400
     assert "north, south" in refused.text
-    path = desk.order(**{"org.archelon.region": "south"})
-    moved = desk.ask("alice", "POST", path, {"attributes": {"org.archelon.region": "north"}})
+    path = api.order(**{"org.archelon.region": "south"})
+    moved = api.ask("alice", "POST", path, {"attributes": {"org.archelon.region": "north"}})
     assert moved.status == 409
     # A replacement that leaves it out does not mean to move.
-    assert desk.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 3}}).status == 200
-    assert desk.attributes(path)["org.archelon.region"] == "south"
+    assert api.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 3}}).status == 200
+    assert api.attributes(path)["org.archelon.region"] == "south"
 
 
-def test_a_lock_keeps_deletes_or_updates_off(desk: Desk) -> None:
-    path = desk.order()
-    assert desk.act(path, wire.LOCK).status == 200
-    assert desk.attributes(path)[wire.LOCKED] == "delete"
-    refused = desk.ask("alice", "DELETE", path)
+def test_a_lock_keeps_deletes_or_updates_off(api: InProcessApi) -> None:
+    path = api.order()
+    assert api.act(path, wire.LOCK).status == 200
+    assert api.attributes(path)[wire.LOCKED] == "delete"
+    refused = api.ask("alice", "DELETE", path)
     assert refused.status == 409
     assert "unlock" in refused.text
-    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 3}}).status == 200
-    assert desk.act(path, wire.LOCK, {"org.archelon.lock": "update"}).status == 200
-    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 4}}).status == 409
-    assert desk.ask("alice", "PUT", path, {"kind": TYPE}).status == 409
-    assert desk.ask("alice", "DELETE", path).status == 409
-    assert desk.act(path, wire.LOCK, {"org.archelon.lock": "everything"}).status == 400
-    assert desk.act(path, wire.UNLOCK).status == 200
-    assert desk.ask("alice", "DELETE", path).status == 200
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 3}}).status == 200
+    assert api.act(path, wire.LOCK, {"org.archelon.lock": "update"}).status == 200
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 4}}).status == 409
+    assert api.ask("alice", "PUT", path, {"kind": TYPE}).status == 409
+    assert api.ask("alice", "DELETE", path).status == 409
+    assert api.act(path, wire.LOCK, {"org.archelon.lock": "everything"}).status == 400
+    assert api.act(path, wire.UNLOCK).status == 200
+    assert api.ask("alice", "DELETE", path).status == 200
 
 
-def test_a_deleted_instance_takes_nothing_but_deletes(desk: Desk) -> None:
-    path = desk.order()
-    assert desk.ask("alice", "DELETE", path).status == 200
-    shown = desk.ask("alice", "GET", path).json
+def test_a_deleted_instance_takes_nothing_but_deletes(api: InProcessApi) -> None:
+    path = api.order()
+    assert api.ask("alice", "DELETE", path).status == 200
+    shown = api.ask("alice", "GET", path).json
     assert shown["attributes"][wire.STATE] == "destroy"
-    assert desk.ask("alice", "DELETE", path).status == 200
+    assert api.ask("alice", "DELETE", path).status == 200
     answers = [
-        desk.ask("alice", "POST", path, {"attributes": {"demo.size": 3}}),
-        desk.act(path, wire.STOP),
-        desk.act(path, wire.START),
-        desk.act(path, wire.RETRY),
-        desk.act(path, _POKE),
+        api.ask("alice", "POST", path, {"attributes": {"demo.size": 3}}),
+        api.act(path, wire.STOP),
+        api.act(path, wire.START),
+        api.act(path, wire.RETRY),
+        api.act(path, _POKE),
     ]
     assert [each.status for each in answers] == [409] * 5
     assert all("possible now: delete" in each.text for each in answers)
@@ -217,70 +217,70 @@ MOVES = {"stop": wire.STOP, "start": wire.START, "retry": wire.RETRY, "poke": _P
 
 
 @pytest.mark.parametrize("state", REFUSED)
-def test_a_move_that_is_not_there_is_refused_with_those_that_are(desk: Desk, state: str) -> None:
-    path = desk.order()
-    desk.place(path, state, failed="deploy" if state == "fail" else None)
-    offered = {each.rpartition("#")[2] for each in desk.ask("alice", "GET", path).json["actions"]}
+def test_a_move_that_is_not_there_is_refused_with_those_that_are(api: InProcessApi, state: str) -> None:
+    path = api.order()
+    api.place(path, state, failed="deploy" if state == "fail" else None)
+    offered = {each.rpartition("#")[2] for each in api.ask("alice", "GET", path).json["actions"]}
     for name, action in MOVES.items():
         if name in REFUSED[state]:
-            answer = desk.act(path, action)
+            answer = api.act(path, action)
             assert (name, answer.status) == (name, 409)
             assert "possible now: " in answer.text
             assert "delete" in answer.text
             assert name not in offered
         else:
             assert name in offered
-    assert desk.attributes(path)[wire.STATE] == state
-    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 9}}).status == 200
-    assert desk.row(path)["generation"] == 2
+    assert api.attributes(path)[wire.STATE] == state
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 9}}).status == 200
+    assert api.row(path)["generation"] == 2
 
 
-def test_an_update_brings_a_failed_instance_back_to_its_phase(desk: Desk) -> None:
-    path = desk.order()
-    desk.place(path, "fail", failed="deploy", attempt=3)
-    desk.ask("alice", "POST", path, {"attributes": {"demo.size": 9}})
-    row = desk.row(path)
+def test_an_update_brings_a_failed_instance_back_to_its_phase(api: InProcessApi) -> None:
+    path = api.order()
+    api.place(path, "fail", failed="deploy", attempt=3)
+    api.ask("alice", "POST", path, {"attributes": {"demo.size": 9}})
+    row = api.row(path)
     assert (row["state"], row["attempt"], row["phase_generation"]) == ("deploy", 0, 2)
-    assert desk.attributes(path)[wire.STATE] == "deploy"
-    phases = desk.ask("alice", "GET", f"/record/{row['id']}").json["attributes"]["org.archelon.record.phases"]
+    assert api.attributes(path)[wire.STATE] == "deploy"
+    phases = api.ask("alice", "GET", f"/record/{row['id']}").json["attributes"]["org.archelon.record.phases"]
     assert (phases[-1]["phase"], phases[-1]["outcome"]) == ("deploy", "running")
 
 
-def test_a_failed_destroy_can_be_retried_and_deleted_again(desk: Desk) -> None:
-    path = desk.order()
-    desk.ask("alice", "DELETE", path)
-    desk.place(path, "fail", failed="destroy")
-    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 9}}).status == 409
-    assert desk.act(path, wire.RETRY).status == 200
-    assert desk.row(path)["state"] == "destroy"
-    desk.place(path, "fail", failed="destroy")
-    assert desk.ask("alice", "DELETE", path).status == 200
-    assert desk.row(path)["state"] == "destroy"
+def test_a_failed_destroy_can_be_retried_and_deleted_again(api: InProcessApi) -> None:
+    path = api.order()
+    api.ask("alice", "DELETE", path)
+    api.place(path, "fail", failed="destroy")
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 9}}).status == 409
+    assert api.act(path, wire.RETRY).status == 200
+    assert api.row(path)["state"] == "destroy"
+    api.place(path, "fail", failed="destroy")
+    assert api.ask("alice", "DELETE", path).status == 200
+    assert api.row(path)["state"] == "destroy"
 
 
-def test_a_service_has_a_quota_of_its_manifest(desk: Desk) -> None:
-    desk.publish_demo(version="2", quotas={"instances": 2})
-    paths = [desk.order(), desk.order()]
-    refused = desk.ask("alice", "POST", "/demo/", {"kind": TYPE})
+def test_a_service_has_a_quota_of_its_manifest(api: InProcessApi) -> None:
+    api.publish_demo(version="2", quotas={"instances": 2})
+    paths = [api.order(), api.order()]
+    refused = api.ask("alice", "POST", "/demo/", {"kind": TYPE})
     assert refused.status == 403
     assert "2" in refused.text
     # Another tenant has its own.
-    assert desk.order("bob")
-    desk.remove(paths[0])
-    assert desk.order()
+    assert api.order("bob")
+    api.remove(paths[0])
+    assert api.order()
 
 
 def test_a_tenant_has_a_quota_of_the_operators(tmp_path: Path, template: Template) -> None:
-    desk = Desk(tmp_path, template, quota_instances=1)
-    desk.publish_demo()
-    desk.order()
-    assert desk.ask("alice", "POST", "/demo/", {"kind": TYPE}).status == 403
-    desk.close()
+    api = InProcessApi(tmp_path, template, quota_instances=1)
+    api.publish_demo()
+    api.order()
+    assert api.ask("alice", "POST", "/demo/", {"kind": TYPE}).status == 403
+    api.close()
 
 
-def test_text_occi_orders_as_well(desk: Desk) -> None:
+def test_text_occi_orders_as_well(api: InProcessApi) -> None:
     category = 'demo; scheme="http://schemas.example.org/occi/sm#"; class="kind"'
     fields = {"Category": category, "X-OCCI-Attribute": 'demo.size=4, demo.password="a, b"'}
-    path = path_of(desk.ask("alice", "POST", "/demo/", headers=fields, kind="text/occi", accept="text/occi"))
-    shown = desk.attributes(path)
+    path = path_of(api.ask("alice", "POST", "/demo/", headers=fields, kind="text/occi", accept="text/occi"))
+    shown = api.attributes(path)
     assert (shown["demo.size"], shown["demo.password"]) == (4, "a, b")

@@ -13,15 +13,15 @@ from archelon_api import service_manager as wire
 from tests.occi_service.server.calls import Answer
 
 from ..harness import TYPE
-from .desk import DIGEST, PUBLISHED, Desk, Template
+from .in_process_api import DIGEST, PUBLISHED, InProcessApi, Template
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
-def desk(tmp_path: Path, template: Template, postgres_url: str) -> Iterator[Desk]:
+def api(tmp_path: Path, template: Template, postgres_url: str) -> Iterator[InProcessApi]:
     """A desk over PostgreSQL."""
-    made = Desk(tmp_path, template, database_url=postgres_url)
+    made = InProcessApi(tmp_path, template, database_url=postgres_url)
     yield made
     made.close()
 
@@ -44,53 +44,53 @@ def at_once(count: int, ask: Any) -> list[Answer]:
     return answers
 
 
-def test_an_order_its_changes_and_its_end(desk: Desk) -> None:
-    entry = desk.publish_demo()
-    path = desk.order(**{"demo.password": "x"})
-    assert desk.ask("alice", "POST", path, {"attributes": {"demo.size": 5}}).status == 200
-    desk.place(path, "deploy", boots=1, activated=1, sent=1)
+def test_an_order_its_changes_and_its_end(api: InProcessApi) -> None:
+    entry = api.publish_demo()
+    path = api.order(**{"demo.password": "x"})
+    assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 5}}).status == 200
+    api.place(path, "deploy", boots=1, activated=1, sent=1)
     links = [{"target": "http://deploy/stack/1", "kind": wire.RESOURCE_LINK.scheme + "resource"}]
-    assert desk.report(path, phase="deploy", phase_state="done", outputs={"a": "b"}, links=links).status == 200
-    assert desk.attributes(path)["a"] == "b"
-    assert desk.act(path, wire.LOCK).status == 200
-    assert desk.act(path, wire.UNLOCK).status == 200
-    assert desk.ask("alice", "DELETE", path).status == 200
-    desk.remove(path)
-    assert desk.ask("alice", "GET", path).status == 404
-    assert desk.ask("alice", "GET", "/resource/").json == {}
-    assert desk.ask("provider", "DELETE", entry).status == 200
+    assert api.report(path, phase="deploy", phase_state="done", outputs={"a": "b"}, links=links).status == 200
+    assert api.attributes(path)["a"] == "b"
+    assert api.act(path, wire.LOCK).status == 200
+    assert api.act(path, wire.UNLOCK).status == 200
+    assert api.ask("alice", "DELETE", path).status == 200
+    api.remove(path)
+    assert api.ask("alice", "GET", path).status == 404
+    assert api.ask("alice", "GET", "/resource/").json == {}
+    assert api.ask("provider", "DELETE", entry).status == 200
 
 
-def test_a_quota_holds_for_orders_that_come_at_once(desk: Desk) -> None:
-    desk.publish_demo(quotas={"instances": 3})
-    answers = at_once(8, lambda _: desk.ask("alice", "POST", "/demo/", {"kind": TYPE}))
+def test_a_quota_holds_for_orders_that_come_at_once(api: InProcessApi) -> None:
+    api.publish_demo(quotas={"instances": 3})
+    answers = at_once(8, lambda _: api.ask("alice", "POST", "/demo/", {"kind": TYPE}))
     assert sorted([each.status for each in answers]) == [201] * 3 + [403] * 5
 
 
-def test_one_path_ordered_at_once_is_one_instance(desk: Desk) -> None:
-    desk.publish_demo()
+def test_one_path_ordered_at_once_is_one_instance(api: InProcessApi) -> None:
+    api.publish_demo()
     path = "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
-    answers = at_once(6, lambda _: desk.ask("alice", "PUT", path, {"kind": TYPE}))
+    answers = at_once(6, lambda _: api.ask("alice", "PUT", path, {"kind": TYPE}))
     assert sorted([each.status for each in answers]) == [200] * 5 + [201]
-    assert len(desk.ask("alice", "GET", "/record/").json["resources"]) == 1
+    assert len(api.ask("alice", "GET", "/record/").json["resources"]) == 1
 
 
-def test_a_bundle_is_new_once_however_many_bring_it(desk: Desk) -> None:
-    packed = desk.bundle()
-    answers = at_once(4, lambda _: desk.put_bundle(packed))
+def test_a_bundle_is_new_once_however_many_bring_it(api: InProcessApi) -> None:
+    packed = api.bundle()
+    answers = at_once(4, lambda _: api.put_bundle(packed))
     assert sorted([each.status for each in answers]) == [200] * 3 + [201]
-    assert desk.put_bundle(packed).status == 200
+    assert api.put_bundle(packed).status == 200
 
 
-def test_of_two_that_publish_a_type_at_once_one_has_it(desk: Desk) -> None:
-    packed = [desk.bundle(str(number), version=str(number)) for number in range(2)]
+def test_of_two_that_publish_a_type_at_once_one_has_it(api: InProcessApi) -> None:
+    packed = [api.bundle(str(number), version=str(number)) for number in range(2)]
     people = ("provider", "rival")
     for who, each in zip(people, packed, strict=True):
-        desk.put_bundle(each, who)
+        api.put_bundle(each, who)
 
     def publish(number: int) -> Answer:
         body = {"kind": PUBLISHED, "attributes": {DIGEST: packed[number].digest}}
-        return desk.ask(people[number], "POST", "/published/", body)
+        return api.ask(people[number], "POST", "/published/", body)
 
     assert sorted([each.status for each in at_once(2, publish)]) == [201, 403]
-    assert desk.order()
+    assert api.order()

@@ -17,103 +17,103 @@ from occi_service.model import type_id
 from service_manager.lifecycle.changes import Change
 from service_manager.store.snapshot import legal_moves
 
-from .desk import Desk, Keyed, Template
+from .in_process_api import InProcessApi, Keyed, Template
 
 
 @pytest.fixture
-def desk(tmp_path: Path, template: Template, database_url: str) -> Iterator[Desk]:
+def api(tmp_path: Path, template: Template, database_url: str) -> Iterator[InProcessApi]:
     """A desk with the test service, over either database."""
     chosen = {} if database_url.startswith("sqlite") else {"database_url": database_url}
-    made = Desk(tmp_path, template, phase_retries=0, **chosen)
+    made = InProcessApi(tmp_path, template, phase_retries=0, **chosen)
     made.publish_demo()
     yield made
     made.close()
 
 
-def decide(desk: Desk, path: str) -> tuple[Any, queue.Progress[Change]]:
+def decide(api: InProcessApi, path: str) -> tuple[Any, queue.Progress[Change]]:
     """The worker's look at an instance, and what it decides."""
-    item = Keyed(desk.row(path)["id"])
-    with desk.parts.database.read() as connection:
-        order = desk.reconciler.load(connection, item)
-    progress: queue.Progress[Change] = desk.reconciler.step(order)
+    item = Keyed(api.row(path)["id"])
+    with api.parts.database.read() as connection:
+        order = api.reconciler.load(connection, item)
+    progress: queue.Progress[Change] = api.reconciler.step(order)
     return item, progress
 
 
-def write(desk: Desk, item: Any, progress: Any) -> None:
-    with desk.parts.database.write() as connection:
-        desk.reconciler.save(connection, item, progress.observed)
+def write(api: InProcessApi, item: Any, progress: Any) -> None:
+    with api.parts.database.write() as connection:
+        api.reconciler.save(connection, item, progress.observed)
 
 
-def armed(desk: Desk, path: str) -> bool:
-    state = desk.parts.queue.state("instance", desk.row(path)["id"])
+def armed(api: InProcessApi, path: str) -> bool:
+    state = api.parts.queue.state("instance", api.row(path)["id"])
     return state is not None and state.due is not None and state.due <= time.time()
 
 
-def test_a_report_just_in_time_is_not_overruled_by_giving_up(desk: Desk) -> None:
-    path = desk.order()
-    desk.place(path, "deploy", boots=1, activated=1, sent=1, made=desk.row(path)["digest"], begun=0.0)
-    item, progress = decide(desk, path)
+def test_a_report_just_in_time_is_not_overruled_by_giving_up(api: InProcessApi) -> None:
+    path = api.order()
+    api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], begun=0.0)
+    item, progress = decide(api, path)
     assert isinstance(progress, queue.Done)
     assert progress.observed is not None
     assert progress.observed.enter == "fail"
-    assert desk.report(path, phase="deploy", phase_state="done").status == 200
-    write(desk, item, progress)
-    assert desk.row(path)["state"] == "deploy"
-    assert desk.row(path)["outcome"] == "done"
-    assert armed(desk, path)
-    write(desk, *decide(desk, path))
-    assert desk.row(path)["state"] == "provision"
+    assert api.report(path, phase="deploy", phase_state="done").status == 200
+    write(api, item, progress)
+    assert api.row(path)["state"] == "deploy"
+    assert api.row(path)["outcome"] == "done"
+    assert armed(api, path)
+    write(api, *decide(api, path))
+    assert api.row(path)["state"] == "provision"
 
 
-def test_a_delete_is_not_shown_as_what_was_decided_before_it(desk: Desk) -> None:
-    path = desk.order()
-    desk.place(path, "deploy", boots=1, activated=1, sent=1, made=desk.row(path)["digest"], outcome="done")
-    item, progress = decide(desk, path)
-    assert desk.ask("alice", "DELETE", path).status == 200
-    write(desk, item, progress)
-    assert desk.attributes(path)[wire.STATE] == "destroy"
-    write(desk, *decide(desk, path))
-    assert desk.row(path)["state"] == "destroy"
+def test_a_delete_is_not_shown_as_what_was_decided_before_it(api: InProcessApi) -> None:
+    path = api.order()
+    api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], outcome="done")
+    item, progress = decide(api, path)
+    assert api.ask("alice", "DELETE", path).status == 200
+    write(api, item, progress)
+    assert api.attributes(path)[wire.STATE] == "destroy"
+    write(api, *decide(api, path))
+    assert api.row(path)["state"] == "destroy"
 
 
-def test_a_failure_told_twice_is_one(desk: Desk) -> None:
+def test_a_failure_told_twice_is_one(api: InProcessApi) -> None:
     """The answer to the first was lost; the second comes while the next attempt is waited for."""
-    path = desk.order()
-    desk.place(path, "deploy", boots=1, activated=1, attempt=1, retry_at=time.time() + 60)
-    assert desk.report(path, phase="deploy", phase_state="failed", phase_message="no quota").status == 200
-    assert desk.row(path)["outcome"] is None
+    path = api.order()
+    api.place(path, "deploy", boots=1, activated=1, attempt=1, retry_at=time.time() + 60)
+    assert api.report(path, phase="deploy", phase_state="failed", phase_message="no quota").status == 200
+    assert api.row(path)["outcome"] is None
 
 
-def test_a_destroy_is_reported_under_the_generation_that_the_orchestrator_knows(desk: Desk) -> None:
-    path = desk.order()
-    desk.place(path, "destroy", wanted="gone", boots=1, activated=1, sent=1, generation=3, phase_generation=3)
-    assert desk.report(path, phase="destroy", phase_state="done").status == 200
-    assert desk.row(path)["outcome"] == "done"
+def test_a_destroy_is_reported_under_the_generation_that_the_orchestrator_knows(api: InProcessApi) -> None:
+    path = api.order()
+    api.place(path, "destroy", wanted="gone", boots=1, activated=1, sent=1, generation=3, phase_generation=3)
+    assert api.report(path, phase="destroy", phase_state="done").status == 200
+    assert api.row(path)["outcome"] == "done"
 
 
-def test_a_transaction_that_was_repeated_writes_no_phase_twice(desk: Desk) -> None:
+def test_a_transaction_that_was_repeated_writes_no_phase_twice(api: InProcessApi) -> None:
     """A database that goes away while it commits leaves a worker in doubt: it writes again."""
-    path = desk.order()
-    desk.place(path, "deploy", boots=1, activated=1, sent=1, made=desk.row(path)["digest"], outcome="done")
-    item, progress = decide(desk, path)
-    write(desk, item, progress)
-    write(desk, item, progress)
-    phases = desk.attributes(f"/record/{desk.row(path)['id']}")["org.archelon.record.phases"]
+    path = api.order()
+    api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], outcome="done")
+    item, progress = decide(api, path)
+    write(api, item, progress)
+    write(api, item, progress)
+    phases = api.attributes(f"/record/{api.row(path)['id']}")["org.archelon.record.phases"]
     assert [each["phase"] for each in phases].count("provision") == 1
 
 
-def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(desk: Desk) -> None:
-    path = desk.order()
-    row = desk.row(path)
-    desk.place(path, "deploy", boots=1, activated=1, sent=1, made=row["digest"])
-    token, start_token = desk.token(path), desk.start_token(path)
+def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(api: InProcessApi) -> None:
+    path = api.order()
+    row = api.row(path)
+    api.place(path, "deploy", boots=1, activated=1, sent=1, made=row["digest"])
+    token, start_token = api.token(path), api.start_token(path)
     kind = type_id(wire.RESOURCE_LINK)
     links = [{"target": f"http://stack.example.org/{number}", "kind": kind} for number in range(3)]
     refused: list[Any] = []
     asks = [
-        lambda turn: desk.ask("alice", "POST", path, {"attributes": {"demo.size": turn}}),
-        lambda turn: desk.report(path, token, links=links[: turn % 4], private={"turn": turn}),
-        lambda turn: desk.act(path, wire.RENEW, who=start_token),
+        lambda turn: api.ask("alice", "POST", path, {"attributes": {"demo.size": turn}}),
+        lambda turn: api.report(path, token, links=links[: turn % 4], private={"turn": turn}),
+        lambda turn: api.act(path, wire.RENEW, who=start_token),
     ]
 
     def ask(which: int) -> None:
@@ -126,10 +126,12 @@ def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(desk: Desk) -> N
         """What a worker writes: the entity, the record, the row, the work."""
         for turn in range(30):
             try:
-                with desk.parts.database.write() as connection:
-                    change = Change({"stumbles": turn}, ended="done", enter="provision", message=f"turn {turn}")
-                    desk.reconciler.save(connection, Keyed(row["id"]), change)
-                    desk.parts.queue.enqueue(connection, "instance", row["id"])
+                with api.parts.database.write() as connection:
+                    change = Change(
+                        {"consecutive_failures": turn}, ended="done", enter="provision", message=f"turn {turn}"
+                    )
+                    api.reconciler.save(connection, Keyed(row["id"]), change)
+                    api.parts.queue.enqueue(connection, "instance", row["id"])
             except sa.exc.SQLAlchemyError as error:
                 refused.append(error)
 
@@ -140,5 +142,5 @@ def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(desk: Desk) -> N
     for thread in threads:
         thread.join(60)
     assert refused == []
-    assert desk.row(path)["boots"] == 16
-    assert legal_moves(desk.row(path)["state"])
+    assert api.row(path)["boots"] == 16
+    assert legal_moves(api.row(path)["state"])

@@ -8,72 +8,72 @@ from archelon_api import service_manager as wire
 from tests.occi_service.server.calls import path_of
 
 from ..harness import TYPE
-from .desk import Desk
+from .in_process_api import InProcessApi
 
 SCHEME = "http://schemas.example.org/occi/sm#"
 COMPOSITE, PART = SCHEME + "composite", SCHEME + "part"
 
 
-def composed(desk: Desk, attributes: dict[str, Any], **given: str) -> str:
+def composed(api: InProcessApi, attributes: dict[str, Any], **given: str) -> str:
     """An instance that needs a part, and uses an instance of the test service that `composite.shared` names."""
-    desk.publish_demo()
+    api.publish_demo()
     needs = [{PART: {}}, {TYPE: {"bind": {"parameter": "composite.shared"}}}]
     for name, changes in (
         ("part", {}),
         ("composite", {"service_attributes": attributes, "depends_on": needs}),
     ):
-        assert desk.publish(desk.bundle(name, service_type=SCHEME + name, **changes)).status == 201
-    return path_of(desk.ask("alice", "POST", "/composite/", {"kind": COMPOSITE, "attributes": given}))
+        assert api.publish(api.bundle(name, service_type=SCHEME + name, **changes)).status == 201
+    return path_of(api.ask("alice", "POST", "/composite/", {"kind": COMPOSITE, "attributes": given}))
 
 
-def test_it_orders_what_its_manifest_declares_at_the_path_that_derives_from_it(desk: Desk) -> None:
-    path = composed(desk, {"composite.shared": {}})
-    assert desk.publish(desk.bundle("else", service_type=SCHEME + "else")).status == 201
-    token, instance = desk.token(path), desk.row(path)["id"]
+def test_it_orders_what_its_manifest_declares_at_the_path_that_derives_from_it(api: InProcessApi) -> None:
+    path = composed(api, {"composite.shared": {}})
+    assert api.publish(api.bundle("else", service_type=SCHEME + "else")).status == 201
+    token, instance = api.token(path), api.row(path)["id"]
 
     def order(service: str, at: str) -> int:
-        return desk.ask(token, "PUT", at, {"kind": service, "attributes": {}}).status
+        return api.ask(token, "PUT", at, {"kind": service, "attributes": {}}).status
 
     assert order(SCHEME + "else", wire.supplier_path(instance, SCHEME + "else")) == 403
     assert order(PART, wire.supplier_path(instance, PART, "moon")) == 403
-    assert order(PART, wire.supplier_path(desk.row(desk.order())["id"], PART)) == 403
-    assert desk.ask(token, "POST", "/part/", {"kind": PART, "attributes": {}}).status == 403
+    assert order(PART, wire.supplier_path(api.row(api.order())["id"], PART)) == 403
+    assert api.ask(token, "POST", "/part/", {"kind": PART, "attributes": {}}).status == 403
     child = wire.supplier_path(instance, PART)
     assert [order(PART, child), order(PART, child)] == [201, 200]
-    assert desk.act(child, wire.LOCK, who=token).status == 200
-    assert desk.act(child, wire.UNLOCK, who=token).status == 200
+    assert api.act(child, wire.LOCK, who=token).status == 200
+    assert api.act(child, wire.UNLOCK, who=token).status == 200
     # What it ordered does not reach back, nor what that is bound to.
-    assert desk.ask(desk.token(child), "GET", path).status == 404
-    assert desk.ask(token, "DELETE", child).status == 200
+    assert api.ask(api.token(child), "GET", path).status == 404
+    assert api.ask(token, "DELETE", child).status == 200
 
 
-def test_it_reads_what_its_tenant_has_bound_it_to_and_changes_nothing_there(desk: Desk) -> None:
-    desk.publish_demo()
-    shared = desk.order(**{"demo.password": "hunter2"})
-    path = composed(desk, {"composite.shared": {}}, **{"composite.shared": f"http://occi.example.org{shared}"})
-    token = desk.token(path)
-    seen = desk.ask(token, "GET", shared)
+def test_it_reads_what_its_tenant_has_bound_it_to_and_changes_nothing_there(api: InProcessApi) -> None:
+    api.publish_demo()
+    shared = api.order(**{"demo.password": "hunter2"})
+    path = composed(api, {"composite.shared": {}}, **{"composite.shared": f"http://occi.example.org{shared}"})
+    token = api.token(path)
+    seen = api.ask(token, "GET", shared)
     assert (seen.status, "hunter2" in seen.text) == (200, False)
     refused = [
-        desk.ask(token, "DELETE", shared),
-        desk.ask(token, "POST", shared, {"kind": TYPE, "attributes": {"demo.size": 2}}),
-        desk.act(shared, wire.STOP, who=token),
+        api.ask(token, "DELETE", shared),
+        api.ask(token, "POST", shared, {"kind": TYPE, "attributes": {"demo.size": 2}}),
+        api.act(shared, wire.STOP, who=token),
         # Its own, it reports on.
-        desk.ask(token, "DELETE", path),
+        api.ask(token, "DELETE", path),
     ]
     assert [each.status for each in refused] == [403] * 4
     # Its tenant binds it to another, and then the first is out of its reach.
-    other = desk.order()
-    assert desk.ask("alice", "POST", path, {"attributes": {"composite.shared": other}}).status == 200
-    assert [desk.ask(token, "GET", each).status for each in (shared, other)] == [404, 200]
+    other = api.order()
+    assert api.ask("alice", "POST", path, {"attributes": {"composite.shared": other}}).status == 200
+    assert [api.ask(token, "GET", each).status for each in (shared, other)] == [404, 200]
 
 
-def test_what_an_orchestrator_puts_out_binds_it_to_nothing(desk: Desk) -> None:
-    desk.publish_demo()
-    stranger = desk.order()
-    path = composed(desk, {"composite.shared": {}})
-    token = desk.token(path)
+def test_what_an_orchestrator_puts_out_binds_it_to_nothing(api: InProcessApi) -> None:
+    api.publish_demo()
+    stranger = api.order()
+    path = composed(api, {"composite.shared": {}})
+    token = api.token(path)
     outputs = {"composite.shared": stranger, "other": stranger}
-    assert desk.report(path, token, phase="deploy", outputs=outputs).status == 200
-    assert stranger in desk.attributes(path).values()
-    assert desk.ask(token, "GET", stranger).status == 404
+    assert api.report(path, token, phase="deploy", outputs=outputs).status == 200
+    assert stranger in api.attributes(path).values()
+    assert api.ask(token, "GET", stranger).status == 404

@@ -11,14 +11,14 @@ from archelon_api import service_manager as wire
 from tests.occi_service.server.calls import Answer, path_of
 
 from ..harness import TYPE
-from .desk import DIGEST, PUBLISHED, Desk
+from .in_process_api import DIGEST, PUBLISHED, InProcessApi
 
 
 @pytest.fixture
-def desk(desk: Desk) -> Desk:
+def api(api: InProcessApi) -> InProcessApi:
     """A desk with the test service."""
-    desk.publish_demo()
-    return desk
+    api.publish_demo()
+    return api
 
 
 def seen(answer: Answer, path: str) -> tuple[int, dict[str, str], str]:
@@ -40,118 +40,120 @@ REQUESTS: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize("accept", ["application/occi+json", "text/plain", "text/occi", "text/html"])
 @pytest.mark.parametrize(("method", "query", "body"), REQUESTS)
-def test_anothers_instance_answers_as_none_does(desk: Desk, method: str, query: str, body: Any, accept: str) -> None:
-    theirs = desk.order()
+def test_anothers_instance_answers_as_none_does(
+    api: InProcessApi, method: str, query: str, body: Any, accept: str
+) -> None:
+    theirs = api.order()
     record = f"/record/{theirs.rpartition('/')[2]}"
-    entry = desk.ask("provider", "GET", "/published/").json["resources"][0]["id"].removeprefix("urn:uuid:")
-    before = desk.row(theirs)
+    entry = api.ask("provider", "GET", "/published/").json["resources"][0]["id"].removeprefix("urn:uuid:")
+    before = api.row(theirs)
     for path in (theirs, record, f"/published/{entry}"):
         nowhere = f"{path.rpartition('/')[0]}/{uuid.uuid4()}"
-        answers = [seen(desk.ask("bob", method, each + query, body, accept=accept), each) for each in (path, nowhere)]
+        answers = [seen(api.ask("bob", method, each + query, body, accept=accept), each) for each in (path, nowhere)]
         assert answers[0] == answers[1]
         if method != "OPTIONS":
             assert answers[0][0] == 404
-    assert desk.row(theirs) == before
+    assert api.row(theirs) == before
 
 
-def test_lists_and_filters_hold_ones_own(desk: Desk) -> None:
-    mine, theirs = desk.order("bob"), desk.order(**{"demo.size": 4_200_017})
+def test_lists_and_filters_hold_ones_own(api: InProcessApi) -> None:
+    mine, theirs = api.order("bob"), api.order(**{"demo.size": 4_200_017})
     for where in ("/", "/demo/", "/record/", "/published/"):
-        text = desk.ask("bob", "GET", where).text
+        text = api.ask("bob", "GET", where).text
         assert theirs.rpartition("/")[2] not in text
         assert "4200017" not in text
-    found = desk.ask("bob", "GET", "/demo/", headers={"X-OCCI-Attribute": "demo.size=4200017"})
+    found = api.ask("bob", "GET", "/demo/", headers={"X-OCCI-Attribute": "demo.size=4200017"})
     assert found.json == {}
-    assert desk.ask("bob", "DELETE", "/demo/").status == 200
-    assert desk.row(theirs)["wanted"] == "active"
-    assert desk.row(mine, "bob")["wanted"] == "gone"
+    assert api.ask("bob", "DELETE", "/demo/").status == 200
+    assert api.row(theirs)["wanted"] == "active"
+    assert api.row(mine, "bob")["wanted"] == "gone"
 
 
-def test_an_order_at_anothers_path_is_ones_own(desk: Desk) -> None:
-    theirs = desk.order()
-    answer = desk.ask("bob", "PUT", theirs, {"kind": TYPE, "attributes": {"demo.size": 9}})
+def test_an_order_at_anothers_path_is_ones_own(api: InProcessApi) -> None:
+    theirs = api.order()
+    answer = api.ask("bob", "PUT", theirs, {"kind": TYPE, "attributes": {"demo.size": 9}})
     fresh = f"/demo/{uuid.uuid4()}"
-    nowhere = desk.ask("bob", "PUT", fresh, {"kind": TYPE, "attributes": {"demo.size": 9}})
+    nowhere = api.ask("bob", "PUT", fresh, {"kind": TYPE, "attributes": {"demo.size": 9}})
     assert seen(answer, theirs) == seen(nowhere, fresh)
-    assert desk.attributes(theirs)["demo.size"] == 1
-    assert desk.attributes(theirs, "bob")["demo.size"] == 9
+    assert api.attributes(theirs)["demo.size"] == 1
+    assert api.attributes(theirs, "bob")["demo.size"] == 9
 
 
-def test_a_tenant_name_selects_nothing(desk: Desk) -> None:
-    path = desk.order()
-    assert desk.ask("bob", "GET", path, headers={"X-Tenant-Name": "acme"}).status == 403
-    assert desk.ask("alice", "GET", path, headers={"X-Tenant-Name": "acme"}).status == 200
+def test_a_tenant_name_selects_nothing(api: InProcessApi) -> None:
+    path = api.order()
+    assert api.ask("bob", "GET", path, headers={"X-Tenant-Name": "acme"}).status == 403
+    assert api.ask("alice", "GET", path, headers={"X-Tenant-Name": "acme"}).status == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/-/", "/demo/", "/hurtle/demo/", "/record/", "/operator/instances"])
-def test_without_a_token_there_is_nothing(desk: Desk, path: str) -> None:
+def test_without_a_token_there_is_nothing(api: InProcessApi, path: str) -> None:
     for token in ("", "not-a-token"):
-        answer = desk.ask(token, "GET", path)
+        answer = api.ask(token, "GET", path)
         assert answer.status == 401
         assert answer.header("WWW-Authenticate").startswith("Bearer realm=")
 
 
-def test_a_reader_reads(desk: Desk) -> None:
-    path = desk.order()
+def test_a_reader_reads(api: InProcessApi) -> None:
+    path = api.order()
     for where in (path, "/demo/", "/record/", f"/record/{path.rpartition('/')[2]}", "/-/"):
-        assert desk.ask("reader", "GET", where).status == 200
+        assert api.ask("reader", "GET", where).status == 200
     answers = [
-        desk.ask("reader", "POST", "/demo/", {"kind": TYPE}),
-        desk.ask("reader", "PUT", f"/demo/{uuid.uuid4()}", {"kind": TYPE}),
-        desk.ask("reader", "POST", path, {"attributes": {"demo.size": 3}}),
-        desk.ask("reader", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 3}}),
-        desk.ask("reader", "DELETE", path),
-        desk.ask("reader", "DELETE", "/demo/"),
-        desk.act(path, wire.LOCK, who="reader"),
-        desk.act(path, wire.RETRY, who="reader"),
+        api.ask("reader", "POST", "/demo/", {"kind": TYPE}),
+        api.ask("reader", "PUT", f"/demo/{uuid.uuid4()}", {"kind": TYPE}),
+        api.ask("reader", "POST", path, {"attributes": {"demo.size": 3}}),
+        api.ask("reader", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 3}}),
+        api.ask("reader", "DELETE", path),
+        api.ask("reader", "DELETE", "/demo/"),
+        api.act(path, wire.LOCK, who="reader"),
+        api.act(path, wire.RETRY, who="reader"),
     ]
     assert [each.status for each in answers] == [403] * len(answers)
     assert all("tenant" in each.text for each in answers)
-    assert desk.row(path)["generation"] == 1
+    assert api.row(path)["generation"] == 1
 
 
-def test_a_record_is_read_only(desk: Desk) -> None:
-    record = f"/record/{desk.order().rpartition('/')[2]}"
-    before = desk.ask("alice", "GET", record).body
+def test_a_record_is_read_only(api: InProcessApi) -> None:
+    record = f"/record/{api.order().rpartition('/')[2]}"
+    before = api.ask("alice", "GET", record).body
     answers = [
-        desk.ask("alice", "DELETE", record),
-        desk.ask("alice", "DELETE", "/record/"),
-        desk.ask("alice", "POST", record, {"title": "mine"}),
-        desk.ask("alice", "PUT", record, {"kind": wire.RECORD.scheme + "record", "title": "mine"}),
-        desk.ask("alice", "POST", "/record/", {"kind": wire.RECORD.scheme + "record"}),
+        api.ask("alice", "DELETE", record),
+        api.ask("alice", "DELETE", "/record/"),
+        api.ask("alice", "POST", record, {"title": "mine"}),
+        api.ask("alice", "PUT", record, {"kind": wire.RECORD.scheme + "record", "title": "mine"}),
+        api.ask("alice", "POST", "/record/", {"kind": wire.RECORD.scheme + "record"}),
     ]
     assert [each.status for each in answers] == [403] * len(answers)
-    assert desk.ask("alice", "GET", record).body == before
+    assert api.ask("alice", "GET", record).body == before
 
 
-def test_an_orchestrator_acts_within_its_tenant(desk: Desk) -> None:
+def test_an_orchestrator_acts_within_its_tenant(api: InProcessApi) -> None:
     composite = f"{TYPE}s"
     needs = [{TYPE: {}}]
-    assert desk.publish(desk.bundle("composite", service_type=composite, depends_on=needs)).status == 201
-    parent = path_of(desk.ask("alice", "POST", "/demos/", {"kind": composite}))
-    token = desk.token(parent)
-    assert desk.ask(token, "GET", parent).status == 200
-    child = wire.supplier_path(desk.row(parent)["id"], TYPE)
-    assert desk.ask(token, "PUT", child, {"kind": TYPE}).status == 201
-    assert desk.ask(token, "POST", child, {"attributes": {"demo.size": 3}}).status == 200
-    assert desk.attributes(child)["demo.size"] == 3
-    assert desk.ask(token, "DELETE", child).status == 200
+    assert api.publish(api.bundle("composite", service_type=composite, depends_on=needs)).status == 201
+    parent = path_of(api.ask("alice", "POST", "/demos/", {"kind": composite}))
+    token = api.token(parent)
+    assert api.ask(token, "GET", parent).status == 200
+    child = wire.supplier_path(api.row(parent)["id"], TYPE)
+    assert api.ask(token, "PUT", child, {"kind": TYPE}).status == 201
+    assert api.ask(token, "POST", child, {"attributes": {"demo.size": 3}}).status == 200
+    assert api.attributes(child)["demo.size"] == 3
+    assert api.ask(token, "DELETE", child).status == 200
     # But it speaks for itself alone, and is neither provider nor operator.
-    assert desk.report(child, token, phase="deploy", phase_state="done").status == 403
-    assert desk.act(child, wire.RENEW, who=token).status == 403
-    packed = desk.bundle(version="2")
-    assert desk.put_bundle(packed, token).status == 403
+    assert api.report(child, token, phase="deploy", phase_state="done").status == 403
+    assert api.act(child, wire.RENEW, who=token).status == 403
+    packed = api.bundle(version="2")
+    assert api.put_bundle(packed, token).status == 403
     body = {"kind": PUBLISHED, "attributes": {DIGEST: packed.digest}}
-    assert desk.ask(token, "POST", "/published/", body).status == 403
-    assert desk.ask(token, "GET", "/operator/instances").status == 403
+    assert api.ask(token, "POST", "/published/", body).status == 403
+    assert api.ask(token, "GET", "/operator/instances").status == 403
     # What else its tenant has is as far from it as what another has.
-    for theirs in (desk.order(), desk.order("bob")):
-        assert desk.ask(token, "GET", theirs).status == 404
-        assert desk.ask(token, "DELETE", theirs).status == 404
+    for theirs in (api.order(), api.order("bob")):
+        assert api.ask(token, "GET", theirs).status == 404
+        assert api.ask(token, "DELETE", theirs).status == 404
 
 
-def test_a_provider_who_is_no_tenant_orders_nothing(desk: Desk) -> None:
-    path = desk.order()
-    assert desk.ask("provider", "POST", "/demo/", {"kind": TYPE}).status == 403
-    assert desk.ask("provider", "GET", path).status == 403
-    assert desk.ask("provider", "DELETE", path).status == 403
+def test_a_provider_who_is_no_tenant_orders_nothing(api: InProcessApi) -> None:
+    path = api.order()
+    assert api.ask("provider", "POST", "/demo/", {"kind": TYPE}).status == 403
+    assert api.ask("provider", "GET", path).status == 403
+    assert api.ask("provider", "DELETE", path).status == 403

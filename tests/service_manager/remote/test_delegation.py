@@ -17,7 +17,7 @@ from archelon_core.auth import Identity, PresentedToken, Role, TenantId, TokenKi
 from archelon_core.errors import UnavailableError
 from archelon_core.queue.table import work
 from service_manager import app
-from service_manager.remote.delegation import UNCLAIMED, Delegating, is_needed
+from service_manager.remote.delegation import ORPHANS, Delegating, is_needed
 from service_manager.remote.discovery import DiscoveryCache
 from tests.fakes.cloud import FakeCloudProcess
 from tests.service_manager.harness import MANIFEST, Keys, ServiceManager, make_bundle
@@ -110,7 +110,7 @@ def test_a_delegation_that_no_instance_came_of_is_taken_back(
     assert parts.cloud._catalogue(TenantId("t-1")).exists(path)
     # Here the order's transaction would have been. Two minutes later:
     with parts.database.write() as connection:
-        connection.execute(work.update().where(work.c.topic == UNCLAIMED).values(due=time.time()))
+        connection.execute(work.update().where(work.c.topic == ORPHANS).values(due=time.time()))
     worker = app.worker(parts)
 
     def taken_back() -> bool:
@@ -130,6 +130,6 @@ def test_an_order_is_refused_for_now_while_design_is_away(tmp_path: Path, sqlite
     # It is written down that something may have been made.
     with parts.database.read() as connection:
         due = connection.exec_driver_sql("SELECT topic, key FROM work").all()
-    assert [tuple(each) for each in due] == [(UNCLAIMED, INSTANCE)]
+    assert [tuple(each) for each in due] == [(ORPHANS, INSTANCE)]
     parts.cloud.close()
     parts.database.close()

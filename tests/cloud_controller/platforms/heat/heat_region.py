@@ -76,9 +76,9 @@ def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
         yield made
 
 
-def open_region(openstack: OpenStack, directory: Path, book: StackIndex | None = None) -> HeatPlatform:
+def open_region(openstack: OpenStack, directory: Path, index: StackIndex | None = None) -> HeatPlatform:
     """The platform over the tests' cloud."""
-    context = PlatformContext("heat", directory, Tokens(openstack.tenant), book or NoStacks())
+    context = PlatformContext("heat", directory, Tokens(openstack.tenant), index or NoStacks())
     return open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
 
 

@@ -14,7 +14,7 @@ import sdk
 from archelon_api import design, disposal, dns, dns_records, names
 from cloud_controller.app import web
 from cloud_controller.core.labels import Labels
-from cloud_controller.deploy.book import RegionStackIndex
+from cloud_controller.deploy.stack_index import RegionStackIndex
 from cloud_controller.platforms.heat.connection import HeatConnections
 from cloud_controller.platforms.heat.designate import Designate, DesignateNames
 from cloud_controller.platforms.heat.factory import open_heat
@@ -27,8 +27,8 @@ from tests.openstack import OpenStack
 from tests.relay import Relay
 from tests.sdk.names_contract import NamesContract
 
-from ...house import INSTALLATION, SERVICE, TENANT, House, labels, new_instance
 from ...served import Pace, served
+from ...system import INSTALLATION, SERVICE, TENANT, System, labels, new_instance
 from .heat_region import Book, Rerouted, Tokens, relay_before
 
 
@@ -36,7 +36,7 @@ from .heat_region import Book, Rerouted, Tokens, relay_before
 class AtDesignate:
     """A cloud controller whose region sets names at Designate, as instances see it; BIND is the world."""
 
-    house: House
+    system: System
     served: DesignateZone
     design_of: Callable[[sdk.Instance], sdk.Design]
     relay: Relay
@@ -70,8 +70,8 @@ class AtDesignate:
 @pytest.fixture(scope="module")
 def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AtDesignate]:
     root = tmp_path_factory.mktemp("names")
-    house = House(root / "house", f"sqlite:///{root}/state.db")
-    context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionStackIndex(house.database, "heat"))
+    system = System(root / "system", f"sqlite:///{root}/state.db")
+    context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionStackIndex(system.database, "heat"))
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     with designate_zone(openstack_dns) as zone, relay_before(openstack_dns.tenant, "dns") as relay:
         # The same, on a way that a test can block.
@@ -79,12 +79,12 @@ def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -
         http = Rerouted(relay)
         connections = HeatConnections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
         heat.names = DesignateNames(Designate(connections))
-        house.rebuild(platforms={"local": house.platform, "heat": heat})
+        system.rebuild(platforms={"local": system.platform, "heat": heat})
         try:
-            with served(house) as design_of, house.worker():
-                yield AtDesignate(house, zone, design_of, relay)
+            with served(system) as design_of, system.worker():
+                yield AtDesignate(system, zone, design_of, relay)
         finally:
-            house.clear()
+            system.clear()
 
 
 class TestDesignate(NamesContract):
@@ -99,11 +99,11 @@ def put(naming: AtDesignate, instance: str, **changed: Any) -> Any:
     given = {names.REGION: naming.region, dns.ZONE: naming.zone, dns.NAME: "web", dns.TYPE: "A", dns.VALUE: "192.0.2.1"}
     attributes = {**labels(instance), **given, **changed}
     path = path_of(naming, instance, str(attributes[dns.NAME]))
-    return naming.house.call("PUT", path, kind=dns.RECORD, attributes=attributes)
+    return naming.system.call("PUT", path, kind=dns.RECORD, attributes=attributes)
 
 
 def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dns: OpenStack) -> None:
-    house, instance = naming.house, new_instance()
+    system, instance = naming.system, new_instance()
     naming.of(instance).put(naming.zone, "gone", "A", "192.0.2.7")
     [made] = naming.served.kept()
     assert made["description"] == f"archelon-instance={instance} archelon-installation={INSTALLATION}"
@@ -113,17 +113,19 @@ def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dn
         naming.served.call("POST", f"/zones/{naming.served.id}/recordsets", document)
     naming.serves("lost", "A", ("192.0.2.8", 3600))
     # A sweep sees both, and nothing of what another installation has made.
-    book = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
-    context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), book)
+    index = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
+    context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), index)
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     assert instance in heat.inventory.instances(INSTALLATION)
     assert instance not in heat.inventory.instances("there")
     with pytest.raises(sdk.Failure, match="belongs to another instance, or to somebody else"):
         naming.of(instance).put(naming.zone, "theirs", "A", "192.0.2.9")
     path = disposal.disposal_path(instance)
-    assert house.call("PUT", f"/disposal{path}", kind=disposal.DISPOSAL, attributes=labels(instance)).status_code == 201
-    house.wait(lambda: house.attributes(f"/disposal{path}")[disposal.DISPOSAL_STATE] == "done")
-    audit = {line["object"] for line in house.attributes(f"/disposal{path}")[disposal.DISPOSAL_AUDIT]}
+    assert (
+        system.call("PUT", f"/disposal{path}", kind=disposal.DISPOSAL, attributes=labels(instance)).status_code == 201
+    )
+    system.wait(lambda: system.attributes(f"/disposal{path}")[disposal.DISPOSAL_STATE] == "done")
+    audit = {line["object"] for line in system.attributes(f"/disposal{path}")[disposal.DISPOSAL_AUDIT]}
     assert {f"record {naming.served.full('gone')} A", f"record {naming.served.full('lost')} A"} <= audit
     assert [each["name"] for each in naming.served.kept()] == [naming.served.full("theirs")]
     naming.serves("gone", "A")
@@ -132,14 +134,14 @@ def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dn
 
 
 def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) -> None:
-    house, mine, other = naming.house, new_instance(), new_instance()
+    system, mine, other = naming.system, new_instance(), new_instance()
     assert put(naming, mine).status_code == 201
     path = path_of(naming, mine, "web")
-    assert house.call("GET", path, token=house.instance_token(other)).status_code == 404
-    assert house.call("DELETE", path, token=house.instance_token(other)).status_code == 404
-    assert house.call("GET", path, token=house.service_token(tenant="t-2")).status_code == 404
-    assert house.call("DELETE", path, token=house.instance_token(mine)).status_code == 200
-    house.wait(lambda: house.gone(path))
+    assert system.call("GET", path, token=system.instance_token(other)).status_code == 404
+    assert system.call("DELETE", path, token=system.instance_token(other)).status_code == 404
+    assert system.call("GET", path, token=system.service_token(tenant="t-2")).status_code == 404
+    assert system.call("DELETE", path, token=system.instance_token(mine)).status_code == 200
+    system.wait(lambda: system.gone(path))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_what_is_wrong_is_said_with_the_attribute(
     attributes = {names.REGION: naming.region, dns.NAME: "web", **changed}
     path = dns.record_path(instance, attributes[names.REGION], naming.zone, attributes[dns.NAME], "A")
     given = {dns.ZONE: naming.zone, dns.TYPE: "A", dns.VALUE: "192.0.2.1", **labels(instance), **attributes}
-    answer = naming.house.call("PUT", f"/provision{path}", kind=dns.RECORD, attributes=given)
+    answer = naming.system.call("PUT", f"/provision{path}", kind=dns.RECORD, attributes=given)
     assert answer.status_code == 400, answer.text
     assert said in answer.json["error"]["message"]
     assert answer.json["error"]["where"].endswith(where)
@@ -166,43 +168,43 @@ def test_what_is_wrong_is_said_with_the_attribute(
 
 def test_the_catalogue_says_where_names_can_be_set(naming: AtDesignate) -> None:
     def regions() -> list[str]:
-        found = [each["attributes"] for each in naming.house.call("GET", "/design/service/").json["resources"]]
+        found = [each["attributes"] for each in naming.system.call("GET", "/design/service/").json["resources"]]
         return [each[design.SERVICE_REGION] for each in found if each[design.SERVICE_TYPE] == dns.SCHEME]
 
     assert regions() == ["heat"]
-    without = {**naming.house.parts.platforms, "heat": naming.house.platform}
-    web.application(dataclasses.replace(naming.house.parts, platforms=without))
+    without = {**naming.system.parts.platforms, "heat": naming.system.platform}
+    web.application(dataclasses.replace(naming.system.parts, platforms=without))
     assert regions() == []
-    web.application(naming.house.parts)
+    web.application(naming.system.parts)
     assert regions() == ["heat"]
 
 
-def attempts(house: House, path: str) -> int:
+def attempts(system: System, path: str) -> int:
     """How often in vain the work on a record was tried, since it last succeeded."""
-    state = house.parts.queue.state(TOPIC, path.removeprefix("/provision"))
+    state = system.parts.queue.state(TOPIC, path.removeprefix("/provision"))
     return state.attempt if state is not None else 0
 
 
 def test_a_designate_that_is_away_is_asked_again(naming: AtDesignate) -> None:
-    house, instance = naming.house, new_instance()
+    system, instance = naming.system, new_instance()
     path = path_of(naming, instance, "late")
     naming.relay.block()
     try:
         assert put(naming, instance, **{dns.NAME: "late"}).status_code == 201
-        house.wait(lambda: attempts(house, path) > 1)
-        assert house.attributes(path)[dns.STATE] == "waiting"
+        system.wait(lambda: attempts(system, path) > 1)
+        assert system.attributes(path)[dns.STATE] == "waiting"
     finally:
         naming.relay.unblock()
-    house.wait(lambda: house.attributes(path)[dns.STATE] == "active")
+    system.wait(lambda: system.attributes(path)[dns.STATE] == "active")
     naming.serves("late", "A", ("192.0.2.1", 300))
     naming.relay.block()
     try:
-        assert house.call("DELETE", path).status_code == 200
-        house.wait(lambda: attempts(house, path) > 1)
-        assert house.attributes(path)[dns.STATE] == "leaving"
+        assert system.call("DELETE", path).status_code == 200
+        system.wait(lambda: attempts(system, path) > 1)
+        assert system.attributes(path)[dns.STATE] == "leaving"
     finally:
         naming.relay.unblock()
-    house.wait(lambda: house.gone(path))
+    system.wait(lambda: system.gone(path))
     naming.serves("late", "A")
 
 

@@ -60,7 +60,7 @@ class Region:
 
     def __init__(self, openstack: OpenStack) -> None:
         self.http = Counting()
-        self.book = Book()
+        self.index = Book()
         self.connections = HeatConnections(
             Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=self.http
         )
@@ -70,7 +70,7 @@ class Region:
 
     def order(self, template: str, **changes: Any) -> StackOrder:
         labels = changes.pop("labels", None) or Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
-        self.book.instances[labels.instance] = labels
+        self.index.instances[labels.instance] = labels
         values = {"id": str(uuid.uuid4()), "name": "thing", "labels": labels, "template": template, "version": 1}
         made = StackOrder(**{**values, **changes})
         self.orders.append(made)
@@ -80,7 +80,7 @@ class Region:
         progress = self.stacks.advance(order, self.records.get(order.id))
         self.records[order.id] = progress.record
         known = KnownStack(order.id, order.labels, progress.record)
-        self.book.stacks = [*(each for each in self.book.stacks if each.id != order.id), known]
+        self.index.stacks = [*(each for each in self.index.stacks if each.id != order.id), known]
         return progress
 
     def settle(self, order: StackOrder, *, seconds: float = 180.0) -> Progress:
@@ -318,21 +318,21 @@ def test_a_thousand_stacks_cost_the_watcher_no_more_requests_than_ten(region: Re
 
     for count in (10, 1000):
         # None of these is in Heat: each has settled, as far as a watcher can see.
-        region.book.stacks = [KnownStack(str(uuid.uuid4()), each, {"moving": True}) for each in labels[:count]]
-        watcher = HeatWatcher(region.connections, region.book, sweep=10.0, clock=clock)
+        region.index.stacks = [KnownStack(str(uuid.uuid4()), each, {"moving": True}) for each in labels[:count]]
+        watcher = HeatWatcher(region.connections, region.index, sweep=10.0, clock=clock)
         told: list[Change] = []
         before = len(region.http.paths)
         for _ in range(20):
             now += watcher.follow(told.append)
         costs[count] = len(region.http.paths) - before
-        assert {each.id for each in told} == {each.id for each in region.book.stacks}
+        assert {each.id for each in told} == {each.id for each in region.index.stacks}
     # One a tenant a round, and one each where everything is swept.
     assert costs[10] == costs[1000] == 40
 
 
 def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(region: Region) -> None:
     now = 0.0
-    watcher = HeatWatcher(region.connections, region.book, clock=lambda: now)
+    watcher = HeatWatcher(region.connections, region.index, clock=lambda: now)
     told: list[Change] = []
     slow = region.order(template_of({"a": {"wait_secs": "10"}}))
     quick = region.order(template_of({"a": {}}))
@@ -376,9 +376,9 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     )
     for each in (known, orphan, others):
         region.settle(each)
-    region.book.stacks = [each for each in region.book.stacks if each.id == known.id]
-    del region.book.instances[orphan.labels.instance], region.book.instances[others.labels.instance]
-    inventory = HeatInventory(region.connections, region.book)
+    region.index.stacks = [each for each in region.index.stacks if each.id == known.id]
+    del region.index.instances[orphan.labels.instance], region.index.instances[others.labels.instance]
+    inventory = HeatInventory(region.connections, region.index)
     # What another installation has made in the project is none of ours, and nothing for us to sweep.
     assert set(inventory.instances(here)) == {orphan.labels.instance}
     assert set(inventory.instances(there)) == {others.labels.instance}
@@ -404,7 +404,7 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
     made = {"stack_name": f"configuration-{configuration.id}", "template": slow}
     region.connections.call(order.labels, lambda client: client.stacks.create(**made))
     region.settle(order)
-    inventory = HeatInventory(region.connections, region.book, clock=clock)
+    inventory = HeatInventory(region.connections, region.index, clock=clock)
 
     def remove_configuration(client: Client) -> bool:
         return SoftwareDeployments(client, order.labels, clock=clock).remove(configuration)
@@ -437,10 +437,10 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
             raise self._problem
 
     here = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
-    book = Book(instances={here.instance: here})
+    index = Book(instances={here.instance: here})
 
     def inventory(problem: DeployError) -> HeatInventory:
-        return HeatInventory(HeatConnections(Ended(problem), auth_url="http://nobody.example", region="any"), book)
+        return HeatInventory(HeatConnections(Ended(problem), auth_url="http://nobody.example", region="any"), index)
 
     lost = inventory(DelegationEndedError("nobody acts for the tenant any more"))
     for ask in (lost.objects, lost.remains, lost.remove):
@@ -449,7 +449,7 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
     # Where nobody ever could, nothing was made; unless a row says otherwise.
     never = inventory(NeverDelegatedError("there is no delegation for this instance"))
     assert (never.objects(here.instance), never.remains(here.instance)) == ([], [])
-    book.stacks = [KnownStack(str(uuid.uuid4()), here, {})]
+    index.stacks = [KnownStack(str(uuid.uuid4()), here, {})]
     with pytest.raises(InventoryError, match="no delegation"):
         never.remains(here.instance)
 

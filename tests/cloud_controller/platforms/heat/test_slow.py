@@ -22,7 +22,7 @@ from tests.openstack import OpenStack
 from tests.relay import Relay
 
 from ...deploy.test_module import put_stack
-from ...house import House, new_instance
+from ...system import System, new_instance
 from .heat_region import Rerouted, Tokens, relay_before, template_of
 
 TEMPLATE = template_of({"a": {"value": "x"}})
@@ -35,31 +35,31 @@ def relay(openstack: OpenStack) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def house(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
+def system(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) -> Iterator[System]:
     http = Rerouted(relay)
     connections = HeatConnections(
         Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http
     )
-    book = NoStacks()
+    index = NoStacks()
     heat = HeatPlatform(
         HeatStacks(connections),
-        inventory=HeatInventory(connections, book),
-        configures=HeatConfigures(connections, book),
-        targets=HeatTargets(connections, book),
-        watcher=HeatWatcher(connections, book),
+        inventory=HeatInventory(connections, index),
+        configures=HeatConfigures(connections, index),
+        targets=HeatTargets(connections, index),
+        watcher=HeatWatcher(connections, index),
         delegates=False,
     )
-    made = House(tmp_path / "house", sqlite_url)
+    made = System(tmp_path / "system", sqlite_url)
     made.rebuild(platforms={"local": made.platform, "heat": heat})
     yield made
     made.clear()
 
 
-def order(house: House) -> str:
+def order(system: System) -> str:
     """Order a stack that no worker makes; its path."""
     instance = new_instance()
     changes = {names.REGION: "heat", deploy.STACK_FORMAT: "hot", deploy.STACK_TEMPLATE: TEMPLATE}
-    assert put_stack(house, instance, **changes).status_code == 201
+    assert put_stack(system, instance, **changes).status_code == 201
     return "/deploy" + deploy.stack_path(instance, "main", "heat")
 
 
@@ -72,16 +72,16 @@ def order(house: House) -> str:
     ids=["preview", "signal"],
 )
 def test_others_write_while_heat_is_slow(
-    house: House, relay: Relay, action: Any, attributes: dict[str, Any], answered: int
+    system: System, relay: Relay, action: Any, attributes: dict[str, Any], answered: int
 ) -> None:
-    path = order(house)
+    path = order(system)
     with ThreadPoolExecutor(1) as pool:
         relay.hold()
-        slow = pool.submit(house.call, "POST", path, action=action, attributes=attributes)
+        slow = pool.submit(system.call, "POST", path, action=action, attributes=attributes)
         try:
-            house.wait(lambda: relay.held.is_set() or slow.done())
+            system.wait(lambda: relay.held.is_set() or slow.done())
             assert not slow.done(), slow.result().text
-            order(house)
+            order(system)
             # Had the order waited for the other's transaction, Heat's client would have given up first.
             assert not slow.done()
         finally:

@@ -24,7 +24,7 @@ from heatclient.v1.client import Client
 import bundles
 import sdk
 from archelon_api import deploy, disposal, names, provision
-from cloud_controller.deploy.book import RegionStackIndex
+from cloud_controller.deploy.stack_index import RegionStackIndex
 from cloud_controller.platforms.heat.connection import NotFoundError
 from cloud_controller.platforms.heat.factory import open_heat
 from cloud_controller.platforms.heat.software_config import software_of
@@ -32,8 +32,8 @@ from cloud_controller.platforms.interface import PlatformContext, ProvisionError
 from sdk.provisioning import Provisioning
 from tests.openstack import OpenStack
 
-from ...house import SERVICE, TENANT, House, labels, new_instance
 from ...served import Pace, served
+from ...system import SERVICE, TENANT, System, labels, new_instance
 from .heat_region import Tokens
 
 TEMPLATE = """
@@ -114,8 +114,8 @@ def client(openstack_cloud: OpenStack) -> Client:
 
 
 @pytest.fixture
-def house(openstack_cloud: OpenStack, tmp_path: Path, sqlite_url: str) -> Iterator[House]:
-    made = House(tmp_path / "house", sqlite_url)
+def system(openstack_cloud: OpenStack, tmp_path: Path, sqlite_url: str) -> Iterator[System]:
+    made = System(tmp_path / "system", sqlite_url)
     context = PlatformContext("heat", tmp_path, Tokens(openstack_cloud.tenant), RegionStackIndex(made.database, "heat"))
     heat = open_heat(context, auth_url=openstack_cloud.auth_url, region_name=openstack_cloud.region)
     made.rebuild(platforms={"local": made.platform, "heat": heat})
@@ -130,7 +130,7 @@ def bundle(directory: Path) -> bundles.Bundle:
     return bundles.Bundle.load(directory)
 
 
-def put_stack(house: House, instance: str) -> str:
+def put_stack(system: System, instance: str) -> str:
     path = deploy.stack_path(instance, "main", "heat")
     attributes = {
         **labels(instance),
@@ -141,7 +141,7 @@ def put_stack(house: House, instance: str) -> str:
         deploy.STACK_FILES: {"motd.txt": "our motto: MOTTO\n"},
         deploy.STACK_PARAMETERS: {"motto": MOTTO},
     }
-    answer = house.call("PUT", f"/deploy{path}", kind=deploy.STACK, attributes=attributes)
+    answer = system.call("PUT", f"/deploy{path}", kind=deploy.STACK, attributes=attributes)
     assert answer.status_code == 201, answer.text
     return path
 
@@ -152,11 +152,11 @@ def deployments_of(client: Client, servers: Mapping[str, str]) -> set[str]:
 
 
 def test_servers_are_configured_by_their_agents(
-    house: House, openstack_cloud: OpenStack, client: Client, tmp_path: Path
+    system: System, openstack_cloud: OpenStack, client: Client, tmp_path: Path
 ) -> None:
     instance = new_instance()
     said = sdk.Instance(instance, TENANT, SERVICE)
-    path = put_stack(house, instance)
+    path = put_stack(system, instance)
     before = {each.id for each in client.software_configs.list()}
     disk = {"left": True}
 
@@ -166,15 +166,15 @@ def test_servers_are_configured_by_their_agents(
         outputs = {each["name"]: f"out of {config['group']}" for each in config["outputs"]}
         return {"deploy_status_code": 0, "deploy_stdout": "done", "deploy_stderr": "", **outputs}
 
-    with served(house) as design_of, house.worker(), ThreadPoolExecutor(1) as pool:
+    with served(system) as design_of, system.worker(), ThreadPoolExecutor(1) as pool:
         provisioning = Provisioning(design_of(said), lambda: said, bundle=bundle(tmp_path / "bundle"), pace=Pace())
 
         def configure(content: Mapping[str, Any]) -> Any:
             stack = sdk.Stack(path, "main", "heat")
             return json.loads(provisioning.configure(stack, "web", "software-config", content))
 
-        house.wait(lambda: house.attributes(f"/deploy{path}")[deploy.STACK_STATE] == "CREATE_COMPLETE", seconds=240)
-        shown = house.attributes(f"/deploy{path}")
+        system.wait(lambda: system.attributes(f"/deploy{path}")[deploy.STACK_STATE] == "CREATE_COMPLETE", seconds=240)
+        shown = system.attributes(f"/deploy{path}")
         stack = f"main-{path.rpartition('/')[2]}/{shown[deploy.STACK_ID]}"
         found = [each for each in shown[deploy.STACK_RESOURCES] if each["type"] == "OS::Nova::Server"]
         servers = {each["name"]: each["id"] for each in found}
@@ -221,13 +221,13 @@ def test_servers_are_configured_by_their_agents(
             assert not any("hello" in each for each in texts)
 
             gone = "/disposal" + disposal.disposal_path(instance)
-            house.call("PUT", gone, kind=disposal.DISPOSAL, attributes=labels(instance, 3))
-            house.wait(lambda: house.attributes(gone)[disposal.DISPOSAL_STATE] == "done", seconds=240)
+            system.call("PUT", gone, kind=disposal.DISPOSAL, attributes=labels(instance, 3))
+            system.wait(lambda: system.attributes(gone)[disposal.DISPOSAL_STATE] == "done", seconds=240)
         finally:
             agents.end()
             running.result(60)
     assert {each.id for each in client.software_configs.list()} - before == set()
-    assert house.gone("/provision" + provision.configuration_path(path, "web", "default"))
+    assert system.gone("/provision" + provision.configuration_path(path, "web", "default"))
 
 
 def born_with(openstack: OpenStack, server: str) -> str:

@@ -161,7 +161,7 @@ def test_a_stacks_servers_are_found_measured_and_configured(openstack_cloud: Ope
     try:
         region.settle(stack)
         instance = stack.labels.instance
-        targets = HeatTargets(region.connections, region.book)
+        targets = HeatTargets(region.connections, region.index)
         [first] = targets.targets(instance, stack.id, "web", "")
         assert (first.key, first.port, first.host.startswith("10.20.")) == ("web.0", 8080, True)
         assert [each.port for each in targets.targets(instance, stack.id, "web", "metrics")] == [9100]
@@ -173,7 +173,7 @@ def test_a_stacks_servers_are_found_measured_and_configured(openstack_cloud: Ope
             asked.append(address)
             return "127.0.0.1"
 
-        configures = HeatConfigures(region.connections, region.book, way=way)
+        configures = HeatConfigures(region.connections, region.index, way=way)
 
         def order(node: str, kind: str = "ssh") -> ConfigurationOrder:
             return ConfigurationOrder("c", instance, stack.id, node, kind, sshd.content(command=["echo", "hello"]))

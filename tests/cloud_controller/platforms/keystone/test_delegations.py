@@ -11,8 +11,8 @@ from archelon_core import auth
 from archelon_core.auth.keystone_api import Keystone, ServiceUser
 from archelon_core.database import Database, metadata
 from cloud_controller.design.delegation_rows import DelegationRow, DelegationRows
+from cloud_controller.design.orphans import orphans_ended
 from cloud_controller.design.ports import Delegation, DelegationRefusedError, IdentityDownError
-from cloud_controller.design.unclaimed import unclaimed_ended
 from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
 from tests.cloud_controller.design.delegation_contract import AUDIENCE, DelegationContract
@@ -151,7 +151,7 @@ def test_what_no_row_tells_of_is_ended_after_a_while(provider: KeystoneProvider,
     with database.write() as connection:
         DelegationRows().add(connection, DelegationRow(instance, tenant, instance, known))
     now = [1000.0]
-    look = unclaimed_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
+    look = orphans_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
     look()
     now[0] += 119
     assert look() == 60

@@ -13,8 +13,8 @@ import bundles
 from archelon_api import deploy, disposal
 from tests.cloud_controller.deploy.test_module import put_application, put_bundle
 from tests.cloud_controller.disposal.test_module import put_disposal
-from tests.cloud_controller.house import House, new_instance
 from tests.cloud_controller.platforms.test_applications import reached
+from tests.cloud_controller.system import System, new_instance
 from tests.orchestrators.bundles import HELLO
 from tests.waiting import until
 
@@ -30,16 +30,16 @@ ENVIRONMENT = {
 
 
 @pytest.fixture
-def house(bed: Bed, tmp_path: Path, sqlite_url: str) -> Iterator[tuple[House, Bed]]:
+def system(bed: Bed, tmp_path: Path, sqlite_url: str) -> Iterator[tuple[System, Bed]]:
     with region(bed.kubeconfig, bed.image) as inside:
-        made = House(tmp_path / "house", sqlite_url, platforms={"kube": inside.platform})
+        made = System(tmp_path / "system", sqlite_url, platforms={"kube": inside.platform})
         yield made, inside
         inside.platform.watcher.close()
         made.clear()
 
 
-def test_an_orchestrator_from_its_bundle_to_its_audit(house: tuple[House, Bed]) -> None:
-    made, bed = house
+def test_an_orchestrator_from_its_bundle_to_its_audit(system: tuple[System, Bed]) -> None:
+    made, bed = system
     instance = new_instance()
     path = "/deploy" + deploy.application_path(instance)
     archive, digest = bundles.Bundle.load(HELLO).pack()

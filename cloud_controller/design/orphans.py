@@ -18,7 +18,7 @@ from .ports import Delegations
 TOPIC: Final = "design.unclaimed"
 
 
-def unclaimed_ended(
+def orphans_ended(
     database: Database, delegations: Delegations, *, grace: float, every: float, clock: Callable[[], float]
 ) -> Callable[[], float]:
     """What a worker does now and then. Raises IdentityDownError, which has it tried again.

@@ -71,7 +71,7 @@ class _All:
         return True
 
 
-class Desk:
+class InProcessApi:
     """One web process of a service manager."""
 
     def __init__(self, directory: Path, template: Template, **settings: Any) -> None:
@@ -245,6 +245,6 @@ class Desk:
             self.reconciler.save(connection, item, Change(removed=True, ended="done"))
 
 
-def identity_of(desk: Desk, who: str) -> Identity:
+def identity_of(api: InProcessApi, who: str) -> Identity:
     """Who somebody is to the service manager."""
-    return app.verifier(desk.parts).verify(desk.realm.tokens[who])
+    return app.verifier(api.parts).verify(api.realm.tokens[who])

@@ -63,7 +63,7 @@ class KeystoneAllInOne(AllInOne):
 
 
 @dataclasses.dataclass
-class House:
+class System:
     """The all-in-one, and who is who at its Keystone."""
 
     all: KeystoneAllInOne
@@ -139,7 +139,9 @@ class House:
 
 
 @contextlib.contextmanager
-def keystone_house(openstack: OpenStack, directory: Path, regions: Mapping[str, Mapping[str, Any]]) -> Iterator[House]:
+def keystone_system(
+    openstack: OpenStack, directory: Path, regions: Mapping[str, Mapping[str, Any]]
+) -> Iterator[System]:
     """A house with these regions, up; everybody at Keystone goes with it."""
     people = People(openstack)
     state = StateDirectory(directory)
@@ -147,7 +149,7 @@ def keystone_house(openstack: OpenStack, directory: Path, regions: Mapping[str, 
     service, provider = people.person("service", "admin"), people.person("provider")
     operator = people.person("member")
     people.grant_system(operator.id, "admin")
-    made = House(
+    made = System(
         KeystoneAllInOne(state, openstack.keystone_url, service, regions),
         openstack,
         people,

@@ -1,6 +1,6 @@
 """One claimed row through its steps: load, step, save under the token, and again, until it waits, ends or is lost.
 
-No threads here: a worker's runner calls `carry`, and so does a test that wants to see every step in order.
+No threads here: a worker's runner calls `run`, and so does a test that wants to see every step in order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LeaseGuard(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Turn:
+class _StepResult:
     """What one step came to: what is next, when the row is still held; when it is due, when it was given back."""
 
     outcome: Outcome
@@ -62,7 +62,7 @@ class StepRunner:
         clock: Clock,
         chance: Callable[[], float],
         observer: Observer,
-        attendance: LeaseGuard,
+        guard: LeaseGuard,
         draining: Callable[[], bool],
     ) -> None:
         self._leases = leases
@@ -70,10 +70,10 @@ class StepRunner:
         self._clock = clock
         self._chance = chance
         self._observer = observer
-        self._attendance = attendance
+        self._guard = guard
         self._draining = draining
 
-    def carry(self, claim: Claim) -> float | None:
+    def run(self, claim: Claim) -> float | None:
         """Take steps until the row is given back; returns when it is due again, None when it is not or was lost."""
         self._observer.claimed(claim)
         topic = self._topics[claim.item.topic]
@@ -84,13 +84,13 @@ class StepRunner:
             item, lease_end = held
             item = dataclasses.replace(item, deadline=self._clock() + topic.timeout)
             started = time.perf_counter()
-            turn = self._turn(topic, item, lease_end, last=steps == topic.burst)
+            result = self._take_step(topic, item, lease_end, last=steps == topic.burst)
             seconds = time.perf_counter() - started
-            self._observer.settled(item, turn.outcome, seconds=seconds, error=turn.error)
-            held = turn.held
-        return turn.due
+            self._observer.settled(item, result.outcome, seconds=seconds, error=result.error)
+            held = result.held
+        return result.due
 
-    def _turn(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _Turn:
+    def _take_step(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _StepResult:
         try:
             if item.attempt >= topic.retry.attempts:
                 reason = f"given up after {item.attempt} attempts: {item.reason or 'its worker died each time'}"
@@ -102,26 +102,26 @@ class StepRunner:
             except Exception as error:  # noqa: BLE001 - whatever an author's code raises is one failed attempt
                 return self._retry(topic, item, error)
         except LeaseLostError:
-            return _Turn(Outcome.LOST)
+            return _StepResult(Outcome.LOST)
         except sa.exc.SQLAlchemyError as error:
             # Not even the failure could be written: the lease runs out, and someone takes over.
-            return _Turn(Outcome.LOST, error)
+            return _StepResult(Outcome.LOST, error)
 
-    def _take(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _Turn:
+    def _take(self, topic: Topic[Any, Any], item: Item, lease_end: float, *, last: bool) -> _StepResult:
         handler = topic.handler
-        with self._attendance(item, lease_end):
+        with self._guard(item, lease_end):
             with self._leases.reading() as connection:
                 loaded = handler.load(connection, item)
             if loaded is None:
                 self._persist(lambda: self._leases.end(item, "done"))
-                return _Turn(Outcome.GONE)
+                return _StepResult(Outcome.GONE)
             if self._clock() >= lease_end:
                 # This worker was paused; the world belongs to whoever took over.
                 raise LeaseLostError
             progress: Progress[Any] = handler.step(loaded)
         return self._settle(topic, item, progress, last=last)
 
-    def _settle(self, topic: Topic[Any, Any], item: Item, progress: Progress[Any], *, last: bool) -> _Turn:
+    def _settle(self, topic: Topic[Any, Any], item: Item, progress: Progress[Any], *, last: bool) -> _StepResult:
         if isinstance(progress, Fail):
             return self._give_up(topic, item, progress.reason)
         if not isinstance(progress, (Advance, Wait, Done)):
@@ -136,30 +136,30 @@ class StepRunner:
         now = self._clock()
         if isinstance(progress, Done):
             self._persist(lambda: self._leases.end(item, "done", write=write))
-            return _Turn(Outcome.DONE)
+            return _StepResult(Outcome.DONE)
         if isinstance(progress, Wait):
             due = progress.until if progress.seconds is None else now + progress.seconds
             assert due is not None
             self._persist(lambda: self._leases.rearm(item, due, write=write))
-            return _Turn(Outcome.WAITING, due=due)
+            return _StepResult(Outcome.WAITING, due=due)
         if last or self._draining():
             self._persist(lambda: self._leases.rearm(item, now, write=write, tell=True))
-            return _Turn(Outcome.ADVANCED, due=now)
+            return _StepResult(Outcome.ADVANCED, due=now)
         generation, lease_end = self._persist(lambda: self._leases.keep(item, write))
         further = dataclasses.replace(item, generation=generation, attempt=0, reason=None)
-        return _Turn(Outcome.ADVANCED, held=(further, lease_end))
+        return _StepResult(Outcome.ADVANCED, held=(further, lease_end))
 
-    def _retry(self, topic: Topic[Any, Any], item: Item, error: Exception) -> _Turn:
+    def _retry(self, topic: Topic[Any, Any], item: Item, error: Exception) -> _StepResult:
         failures = item.attempt + 1
         reason = topic.describe(error)
         if failures >= topic.retry.attempts:
-            turn = self._give_up(topic, item, reason)
-            return turn if turn.error else dataclasses.replace(turn, error=error)
+            result = self._give_up(topic, item, reason)
+            return result if result.error else dataclasses.replace(result, error=error)
         due = self._clock() + topic.retry.pause(failures, self._chance())
         self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
-        return _Turn(Outcome.RETRY, error, due=due)
+        return _StepResult(Outcome.RETRY, error, due=due)
 
-    def _give_up(self, topic: Topic[Any, Any], item: Item, reason: str) -> _Turn:
+    def _give_up(self, topic: Topic[Any, Any], item: Item, reason: str) -> _StepResult:
         def write(connection: sa.Connection) -> None:
             topic.handler.gave_up(connection, item, reason)
 
@@ -171,8 +171,8 @@ class StepRunner:
             due = self._clock() + topic.retry.ceiling
             failures = max(item.attempt, 1)
             self._persist(lambda: self._leases.rearm(item, due, failures=failures, reason=reason))
-            return _Turn(Outcome.RETRY, error, due=due)
-        return _Turn(Outcome.FAILED)
+            return _StepResult(Outcome.RETRY, error, due=due)
+        return _StepResult(Outcome.FAILED)
 
     def _persist(self, action: Callable[[], T]) -> T:
         """Write, a few times over where the database is away or has chosen this transaction to break a deadlock."""

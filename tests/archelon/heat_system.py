@@ -36,13 +36,13 @@ def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
 
 
 @contextlib.contextmanager
-def heat_house(
+def heat_system(
     openstack: OpenStack, state: Path, *, region: str = "RegionOne", zones: Sequence[str] = ()
 ) -> Iterator[Dev]:
     """A house whose second region is Heat, in the project of the tests' tenant; not started yet. zones: for names."""
     add_region(openstack, state, region, **({"dns": {"zones": list(zones)}} if zones else {}))
-    with dev(state) as house:
-        yield house
+    with dev(state) as system:
+        yield system
 
 
 def add_region(openstack: OpenStack, state: Path, region: str = "RegionOne", **further: Any) -> None:
@@ -86,19 +86,19 @@ def hurtle_bundle(
     return directory
 
 
-def instance(house: Dev, *arguments: object) -> Said:
+def instance(system: Dev, *arguments: object) -> Said:
     """A command on instances, with patience."""
     waits = arguments[0] in ("create", "update", "delete", "stop", "start") and "--no-wait" not in arguments
     more = ("--timeout", PATIENCE) if waits else ()
-    return archelon("instance", *arguments, "-o", "json", "--state", house.state, *more)
+    return archelon("instance", *arguments, "-o", "json", "--state", system.state, *more)
 
 
-def await_states(house: Dev, paths: Iterable[str], state: str | None) -> None:
+def await_states(system: Dev, paths: Iterable[str], state: str | None) -> None:
     """Wait until instances are in a state, or gone; one that fails ends the wait with its message."""
     wanted = set(paths)
 
     def reached() -> bool:
-        found = {each["path"]: each for each in instance(house, "list").json if each["path"] in wanted}
+        found = {each["path"]: each for each in instance(system, "list").json if each["path"] in wanted}
         failed = [each for each in found.values() if each["state"] == "fail"]
         assert not failed, failed
         if state is None:

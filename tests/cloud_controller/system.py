@@ -42,7 +42,7 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
 """
 
 
-class House:
+class System:
     """See the module.
 
     Args:
