@@ -53,16 +53,16 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
         directory.make(host=listen, **({"first_port": port} if port else {}))
         if directory.host() != listen:
             directory.move(listen)
-        house = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
+        system = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
         stopped = threading.Event()
         with until_told(stopped):
             try:
-                house.up()
-                _tell(directory, house.isolation(), time.monotonic() - begun)
+                system.up()
+                _tell(directory, system.isolation(), time.monotonic() - begun)
                 stopped.wait()
                 click.echo("\nstopping…", err=True)
             finally:
-                left = house.down(keep=keep)
+                left = system.down(keep=keep)
     if left:
         raise CommandError("could not be ended: " + ", ".join(left))
     if keep:

@@ -38,14 +38,14 @@ _MUCH: Final = 1 << 20
 
 def guard() -> None:
     """Once in a process."""
-    sys.addaudithook(_heard)
+    sys.addaudithook(_acknowledged)
     for owner, name in _FUNCTIONS:
         setattr(owner, name, _refusing(getattr(owner, name), f"{owner.__name__}.{name}"))
     for name in ("sha256", "blake2b", "sha1"):
         setattr(hashlib, name, _refusing_much(getattr(hashlib, name)))
 
 
-def _heard(event: str, _arguments: tuple[Any, ...]) -> None:
+def _acknowledged(event: str, _arguments: tuple[Any, ...]) -> None:
     if event in _EVENTS:
         forbid_in_transaction(event)
 

@@ -48,8 +48,8 @@ def demo(keep: bool) -> int:
         state = StateDirectory(path)
         with state.held():
             state.make(host="127.0.0.1", first_port=random.choice(_FIRST_PORTS))  # nosec  # noqa: S311 - no secret
-            house = AllInOne(state, lambda line: click.echo(f"    ({line})"))
-            stage = Stage(state, house, show=click.echo)
+            system = AllInOne(state, lambda line: click.echo(f"    ({line})"))
+            stage = Stage(state, system, show=click.echo)
             try:
                 steps = [each for each in STEPS if each.applies(play) and not (keep and each.takes_down)]
                 perform(stage, play, steps, since=begun)
@@ -60,7 +60,7 @@ def demo(keep: bool) -> int:
                 raise
             finally:
                 stage.close()
-                left = house.down()
+                left = system.down()
                 if left:
                     click.echo("could not be ended: " + ", ".join(left), err=True)
     if play.missing:

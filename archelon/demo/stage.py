@@ -70,14 +70,14 @@ class Stage:
     def __init__(
         self,
         state: StateDirectory,
-        house: AllInOne,
+        system: AllInOne,
         *,
         show: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.state = state
-        self.house = house
+        self.system = system
         self.show = show
         self.clock = clock
         self._sleep = sleep
@@ -186,7 +186,7 @@ class Stage:
     def nodes(self, instance: str | None = None) -> list[Node]:
         """Processes of the local region, of all instances or of one."""
         found = []
-        for launcher, name in self.house.running():
+        for launcher, name in self.system.running():
             if instance is not None and name.instance != instance:
                 continue
             running = launcher.observe(name)

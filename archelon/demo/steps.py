@@ -37,7 +37,7 @@ class Step:
 
 def start(stage: Stage, _play: Play) -> None:
     """Service manager and cloud controller, web and worker of each, with keys and a realm of their own."""
-    stage.house.up()
+    stage.system.up()
     stage.show(f"    service manager {stage.state.url()}, cloud controller {stage.state.url('cloud_controller')}")
 
 
@@ -132,7 +132,7 @@ def survive(stage: Stage, play: Play) -> None:
     worker = "service-manager-worker"
     before = float(stage.attributes().get("org.archelon.generation", 0))
     stage.request("POST", stage.path, {"attributes": dict(play.change)}, expected=200)
-    pid = stage.house.supervisor.kill(worker)
+    pid = stage.system.supervisor.kill(worker)
     stage.show(f"    kill -9 {pid}  (the service manager's worker)")
     if stage.attributes().get("mcn.service.state") != "update":
         raise ExpectedError("the update was to be under way when its worker was killed; it was done already")
@@ -140,10 +140,10 @@ def survive(stage: Stage, play: Play) -> None:
     for name, value in play.change.items():
         if stage.attributes().get(name) != value:
             raise ExpectedError(f"{name} was to be {value!r}; it is {stage.attributes().get(name)!r}")
-    ends = stage.house.supervisor.ends(worker)
+    ends = stage.system.supervisor.ends(worker)
     if ends != 1:
         raise ExpectedError(f"the worker was to be started again once; it ended {ends} times")
-    stage.show(f"    the update is done {took:.1f} s after the kill, by process {stage.house.supervisor.pid(worker)}")
+    stage.show(f"    the update is done {took:.1f} s after the kill, by process {stage.system.supervisor.pid(worker)}")
     _check_page(stage, play.says_then, *_entries(play))
 
 

@@ -76,7 +76,7 @@ def topics_of(
             AlarmWork(objects, entities, told),
         ]
     if "disposal" in names:
-        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.delegation_grace)
+        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.orphan_grace)
         handlers.append(disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock))
         topics.append(queue.recurring(disposal_work.SWEEP, sweep, timeout=_SWEEP))
     if "design" in names and parts.catalogue is not None:

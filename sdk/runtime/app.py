@@ -53,9 +53,9 @@ def application(settings: Settings) -> WSGIApplication:
         clock=time.time,
     )
     application = OrchestratorApplication(settings.instance, engine, report_queue)
-    door = Authentication(
+    authentication = Authentication(
         application, verifier, cache=TokenCache(time.time, entries=64), render_error=application.render_error
     )
     engine.open()
     report_queue.open()
-    return ErrorBoundary(SizeLimit(door, render_error=application.render_error), application)
+    return ErrorBoundary(SizeLimit(authentication, render_error=application.render_error), application)

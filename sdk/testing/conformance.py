@@ -108,7 +108,7 @@ class _Life:
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Name and check."""
         yield "asks for tokens with its start token (renew)", self.renews
-        yield "refuses callers without a token, or with one for another audience", self.door
+        yield "refuses callers without a token, or with one for another audience", self.authentication
         yield "takes no phase before it is activated", self.early
         yield "refuses to be activated for another instance", self.other_instance
         yield "is activated by PUT: 201, and 200 when that is repeated", self.activation
@@ -133,7 +133,7 @@ class _Life:
         if not self._bench.await_renewal():
             raise _Broken(f"no renew came within {self._bench.seconds:g} s")
 
-    def door(self) -> None:
+    def authentication(self) -> None:
         wrong = {"no token": "-", "another audience": self._bench.token(audience="cloud-controller")}
         self._refused(wrong, lambda occi: occi.get(wire.PATH))
 

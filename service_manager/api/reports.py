@@ -167,8 +167,8 @@ def _check_link(link: Any, where: str) -> None:
 def output_name(name: str, entity: Entity) -> str:
     """The attribute under which an output is shown: its own name, if that is one that an orchestrator may set."""
     declared = entity.kind.attributes.get(name)
-    house = name in wire.INSTANCE_ATTRIBUTES or name.startswith(("occi.", names.ATTRIBUTE_PREFIX))
-    if ATTRIBUTE_NAME.fullmatch(name) is not None and not house and (declared is None or declared == "immutable"):
+    reserved = name in wire.INSTANCE_ATTRIBUTES or name.startswith(("occi.", names.ATTRIBUTE_PREFIX))
+    if ATTRIBUTE_NAME.fullmatch(name) is not None and not reserved and (declared is None or declared == "immutable"):
         return name
     legal = "".join([character if ATTRIBUTE_NAME.fullmatch(f"a{character}") else "_" for character in name])
     return f"output.{legal}"

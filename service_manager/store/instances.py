@@ -85,8 +85,8 @@ def service_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[s
         roles=frozenset((Role.SERVICE,)),
         kind=TokenKind.SERVICE,
         expires=None,
-        issuer="house",
-        token_id="house",  # nosec  # noqa: S106 - a name
+        issuer="service-manager",
+        token_id="service-manager",  # nosec  # noqa: S106 - a name
     )
     return {"identity": identity, "connection": connection}
 
@@ -237,8 +237,8 @@ def show_state(entity: Entity, state: str, message: str = "") -> None:
     offered = [action for action in wire.LIFECYCLE_ACTIONS if action.term in moves]
     offered += [wire.UNLOCK if entity.attributes.get(wire.LOCKED) else wire.LOCK]
     if state == "active":
-        house = (*wire.LIFECYCLE_ACTIONS, wire.REPORT, wire.RENEW)
-        offered += [action for action in entity.kind.actions if action not in house]
+        reserved = (*wire.LIFECYCLE_ACTIONS, wire.REPORT, wire.RENEW)
+        offered += [action for action in entity.kind.actions if action not in reserved]
     entity.actions = offered
 
 

@@ -30,7 +30,7 @@ FRONT = "http://schemas.example.org/occi/sm#front"
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class CliResult:
     """What a command ended with and printed."""
 
     status: int
@@ -42,12 +42,12 @@ class Said:
         return json.loads(self.out)
 
 
-def archelon(*arguments: object) -> Said:
+def archelon(*arguments: object) -> CliResult:
     """Run a command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([str(each) for each in arguments])
-    return Said(int(status), out.getvalue(), err.getvalue())
+    return CliResult(int(status), out.getvalue(), err.getvalue())
 
 
 def first_port() -> int:
@@ -92,9 +92,9 @@ class Dev:
 
     def _ready(self) -> bool:
         assert self.process is not None
-        said = self.output.read_text()
-        assert self.process.poll() is None, said
-        return "ready in" in said
+        result = self.output.read_text()
+        assert self.process.poll() is None, result
+        return "ready in" in result
 
     def interrupt(self) -> None:
         """Ctrl-C, which is to end it well."""
@@ -114,7 +114,7 @@ class Dev:
         if self.state.exists():
             AllInOne(StateDirectory(self.state), lambda _line: None).down()
 
-    def __call__(self, *arguments: object) -> Said:
+    def __call__(self, *arguments: object) -> CliResult:
         """A command against it. One that waits waits three minutes at most."""
         waits = arguments[:1] == ("instance",) and arguments[1] in ("create", "update", "delete", "stop", "start")
         return archelon(*arguments, "--state", self.state, *(("--timeout", 180) if waits else ()))

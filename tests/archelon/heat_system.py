@@ -16,7 +16,7 @@ from cloud_controller.platforms.heat.orders import OURS
 from tests.openstack import OpenStack
 from tests.waiting import until
 
-from .harness import Dev, Said, archelon, dev
+from .harness import CliResult, Dev, archelon, dev
 
 TEMPLATES = Path(__file__).parent / "hurtle_templates"
 #: Seconds that a phase may take on a loaded machine.
@@ -86,7 +86,7 @@ def hurtle_bundle(
     return directory
 
 
-def instance(system: Dev, *arguments: object) -> Said:
+def instance(system: Dev, *arguments: object) -> CliResult:
     """A command on instances, with patience."""
     waits = arguments[0] in ("create", "update", "delete", "stop", "start") and "--no-wait" not in arguments
     more = ("--timeout", PATIENCE) if waits else ()

@@ -37,9 +37,9 @@ def test_what_is_wrong_has_file_line_and_remedy(tmp_path: Path) -> None:
     archelon("new", tmp_path / "x", "--term", "other")
     manifest = tmp_path / "x" / "manifest.yaml"
     manifest.write_text(manifest.read_text() + "titel: no\n")
-    said = archelon("validate", tmp_path / "x")
-    assert said.status == Status.FAILED
-    assert said.out.startswith("manifest.yaml:")
+    result = archelon("validate", tmp_path / "x")
+    assert result.status == Status.FAILED
+    assert result.out.startswith("manifest.yaml:")
     as_json = archelon("validate", tmp_path / "x", "-o", "json")
     assert as_json.status == Status.FAILED
     assert as_json.json[0]["line"] == len(manifest.read_text().splitlines())
@@ -48,9 +48,9 @@ def test_what_is_wrong_has_file_line_and_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Upper", "1st", "a_b", "ä"])
 def test_a_directorys_name_may_be_no_term(tmp_path: Path, name: str) -> None:
-    said = archelon("new", tmp_path / name)
-    assert said.status == Status.USAGE
-    assert "give --term" in said.err
+    result = archelon("new", tmp_path / name)
+    assert result.status == Status.USAGE
+    assert "give --term" in result.err
     assert not (tmp_path / name).exists()
 
 
@@ -62,6 +62,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_tests_is_told_so(tmp_path: Path) -> None:
-    said = archelon("test", tmp_path)
-    assert said.status == Status.FAILED
-    assert "no directory tests" in said.err
+    result = archelon("test", tmp_path)
+    assert result.status == Status.FAILED
+    assert "no directory tests" in result.err

@@ -50,8 +50,8 @@ def of_directory(directory: Path) -> list[str]:
 
 def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
     with command(tmp_path) as running:
-        said, _ = running.communicate(timeout=280)
-    assert running.returncode == Status.DONE, said
+        result, _ = running.communicate(timeout=280)
+    assert running.returncode == Status.DONE, result
     for words in (
         "POST /guestbook/",
         "→ 201",
@@ -61,7 +61,7 @@ def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
         "→ 404",
         "no process, no port",
     ):
-        assert words in said, said
+        assert words in result, result
     assert list(tmp_path.iterdir()) == []
     assert of_directory(tmp_path) == []
 

@@ -35,8 +35,8 @@ def greeter(running: Dev) -> str:
     """A published service's term."""
     bundle = running.state.parent / "greeter"
     assert archelon("new", bundle).status == Status.DONE
-    said = running("publish", bundle)
-    assert said.status == Status.DONE, said.err
+    result = running("publish", bundle)
+    assert result.status == Status.DONE, result.err
     return "greeter"
 
 
@@ -83,8 +83,8 @@ def test_an_instances_life(running: Dev, greeter: str) -> None:
     assert page(updated.json["attributes"]["greeter.url"]) == "Moin"
 
     for action, state in (("stop", "inactive"), ("start", "active")):
-        said = running("instance", action, identifier, "-o", "json")
-        assert said.json["state"] == state, said.err
+        result = running("instance", action, identifier, "-o", "json")
+        assert result.json["state"] == state, result.err
     assert page(url) == "Moin"
 
     refused = running("instance", "retry", identifier)
@@ -119,30 +119,30 @@ def test_refusals(running: Dev, greeter: str, tmp_path: Path) -> None:
         (["withdraw", "nosuch"], Status.NOT_FOUND, "no published service"),
         (["publish", str(tmp_path)], Status.FAILED, "there is no manifest"),
     ):
-        said = running(*arguments)
-        assert said.status == status, (arguments, said)
-        assert words in said.err, (arguments, said)
-        assert "Traceback" not in said.err
+        result = running(*arguments)
+        assert result.status == status, (arguments, result)
+        assert words in result.err, (arguments, result)
+        assert "Traceback" not in result.err
     bad = tmp_path / "token"
     bad.write_text("archelon_nobody")
-    said = running("instance", "list", "--token-file", bad)
-    assert said.status == Status.REFUSED
-    assert "archelon_nobody" not in said.err
+    result = running("instance", "list", "--token-file", bad)
+    assert result.status == Status.REFUSED
+    assert "archelon_nobody" not in result.err
 
 
 def test_a_withdrawn_service_takes_no_orders(running: Dev, tmp_path: Path) -> None:
     archelon("new", tmp_path / "fleeting")
     assert running("publish", tmp_path / "fleeting").status == Status.DONE
     assert running("withdraw", "fleeting").status == Status.DONE
-    said = running("instance", "create", "fleeting", "--no-wait")
-    assert said.status != Status.DONE
-    assert "fleeting" in said.err
+    result = running("instance", "create", "fleeting", "--no-wait")
+    assert result.status != Status.DONE
+    assert "fleeting" in result.err
 
 
 def test_a_second_one_is_refused(running: Dev) -> None:
-    said = archelon("dev", "--state", running.state)
-    assert said.status == Status.CONFLICT
-    assert "in use by process" in said.err
+    result = archelon("dev", "--state", running.state)
+    assert result.status == Status.CONFLICT
+    assert "in use by process" in result.err
 
 
 def test_no_secret_of_the_house_is_in_its_logs(running: Dev, greeter: str) -> None:
@@ -169,9 +169,9 @@ def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
 
         system.interrupt()
         assert page(url) == "Still here"
-        said = system("instance", "list")
-        assert said.status == Status.UNREACHABLE
-        assert len(said.err.splitlines()) == 1
+        result = system("instance", "list")
+        assert result.status == Status.UNREACHABLE
+        assert len(result.err.splitlines()) == 1
 
         system.start()
         assert system("instance", "show", identifier, "-o", "json").json["state"] == "active"
@@ -202,8 +202,8 @@ def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     # Those that come are others; of those that go, each may be there for one look more.
     until(lambda: len(set(system.children()) - killed) == 4, "four again")
-    said = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again")
-    assert json.loads(said)[0]["service"] == greeter
+    result = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again")
+    assert json.loads(result)[0]["service"] == greeter
 
 
 def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
@@ -212,13 +212,13 @@ def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None
     (state.path / "service-manager.db").write_text("this is no database " * 100)
     # Not theirs: another test's house may be starting its own again just now.
     before = set(psutil.Process().children())
-    said = archelon("dev", "--state", state.path)
-    assert said.status == Status.FAILED
-    (line,) = [line for line in said.err.splitlines() if line.startswith("archelon: ")]
+    result = archelon("dev", "--state", state.path)
+    assert result.status == Status.FAILED
+    (line,) = [line for line in result.err.splitlines() if line.startswith("archelon: ")]
     assert "does not become ready: " in line
     assert "file is not a database" in line
     assert f"its log: {state.logs}/service-manager-w" in line
-    assert said.out == ""
+    assert result.out == ""
     assert set(psutil.Process().children()) - before == set()
     until(lambda: not [each for each in psutil.process_iter() if str(state.path) in " ".join(_told(each))], "all end")
 
@@ -227,8 +227,8 @@ def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
     for service in ("service-manager", "cloud-controller"):
         url = f"sqlite:///{tmp_path}/{service}.db"
         for _ in range(2):
-            said = archelon("db", "upgrade", "--of", service, "--url", url)
-            assert said.status == Status.DONE, said.err
+            result = archelon("db", "upgrade", "--of", service, "--url", url)
+            assert result.status == Status.DONE, result.err
     with contextlib.closing(sqlite3.connect(tmp_path / "service-manager.db")) as connection:
         assert connection.execute("SELECT count(*) FROM sm_instances").fetchone() == (0,)
     other = archelon("db", "upgrade", "--of", "cloud-controller", "--url", f"sqlite:///{tmp_path}/service-manager.db")
@@ -240,9 +240,9 @@ def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
 def test_a_service_without_settings_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ARCHELON_")]:
         monkeypatch.delenv(name)
-    said = archelon("cloud-controller")
-    assert said.status == Status.USAGE
-    assert "database_url is not set; set ARCHELON_DATABASE_URL" in said.err
+    result = archelon("cloud-controller")
+    assert result.status == Status.USAGE
+    assert "database_url is not set; set ARCHELON_DATABASE_URL" in result.err
     assert archelon("worker", "--of", "service-manager").status == Status.USAGE
 
 
@@ -260,8 +260,8 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _done(said: object) -> str:
-    from .harness import Said
+def _done(result: object) -> str:
+    from .harness import CliResult
 
-    assert isinstance(said, Said)
-    return said.out if said.status == Status.DONE else ""
+    assert isinstance(result, CliResult)
+    return result.out if result.status == Status.DONE else ""

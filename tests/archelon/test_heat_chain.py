@@ -49,8 +49,8 @@ def publish(system: Dev, term: str, *arguments: str, **changed: str) -> None:
     attributes, templates, internal = SERVICES[term]
     directory = system.state.parent / term
     hurtle_bundle(directory, term, attributes, {**templates, **changed}, internal=internal)
-    said = system("publish", directory, *arguments)
-    assert said.status == Status.DONE, said.err
+    result = system("publish", directory, *arguments)
+    assert result.status == Status.DONE, result.err
 
 
 def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: Dev, openstack_cloud: OpenStack) -> None:
@@ -61,9 +61,9 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: D
     with Agents(openstack_cloud):
         paths = {}
         for term in SERVICES:
-            said = instance(system, "create", term, *ORDERS.get(term, ()), "--no-wait")
-            assert said.status == Status.DONE, f"{term}: {said.err}"
-            paths[term] = said.json["path"]
+            result = instance(system, "create", term, *ORDERS.get(term, ()), "--no-wait")
+            assert result.status == Status.DONE, f"{term}: {result.err}"
+            paths[term] = result.json["path"]
         await_states(system, paths.values(), "active")
         made = {term: instance(system, "show", path).json for term, path in paths.items()}
         for term, shown in made.items():
@@ -117,10 +117,10 @@ def test_heats_reason_reaches_the_tenant_with_the_resources_name(system: Dev, op
     text = template.read_text().replace("cirros-0.3.2-x86_64-disk", "no-such-image")
     (directory / "deployment.yaml").write_text(text)
     assert system("publish", directory).status == Status.DONE
-    said = instance(system, "create", "broken")
-    assert said.status == Status.FAILED
-    assert "no-such-image" in said.err
-    assert "VMOne" in said.err
+    result = instance(system, "create", "broken")
+    assert result.status == Status.FAILED
+    assert "no-such-image" in result.err
+    assert "VMOne" in result.err
     [failed] = [each for each in instance(system, "list").json if each["path"].startswith("/broken/")]
     assert instance(system, "delete", failed["path"]).json["state"] == "gone"
     assert ours(heat_client(openstack_cloud), besides=before) == []

@@ -176,7 +176,7 @@ class Order:
         if shown[wire.STATE] != state:
             return message
         one = len(stacks) == 1 and stacks[0].endswith("_COMPLETE")
-        return "" if one and shown.get("slow.said") == self._text else f"{message}, saying {shown.get('slow.said')}"
+        return "" if one and shown.get("slow.said") == self._text else f"{message}, saying {shown.get('slow.result')}"
 
     def ended(self, phase: str) -> float:
         """When a phase ended, in seconds since the epoch; `destroy` with all that is left of the order."""

@@ -103,9 +103,9 @@ def test_one_bundle_over_two_regions_is_one_instance(system: Dev, openstack_clou
     for name, text in (("manifest.yaml", MANIFEST), ("local.yaml", LOCAL), ("heat.yaml", HEAT)):
         (directory / name).write_text(text)
     assert system("publish", directory).status == Status.DONE
-    said = instance(system, "create", "both", "both.text=hello")
-    assert said.status == Status.DONE, said.err
-    shown = said.json
+    result = instance(system, "create", "both", "both.text=hello")
+    assert result.status == Status.DONE, result.err
+    shown = result.json
     found = shown["attributes"]
     # The platform repeats what it was given.
     assert (found["both.said.local"], found["both.said.RegionOne"]) == ("hello", "hello")
@@ -138,10 +138,10 @@ def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -
         (directory / name).write_text(text)
     assert system("publish", directory).status == Status.DONE
     order = (f"named.zone={zone.name}", "named.address=192.0.2.1", "org.archelon.region=RegionOne")
-    said = instance(system, "create", "named", *order)
-    assert said.status == Status.DONE, said.err
+    result = instance(system, "create", "named", *order)
+    assert result.status == Status.DONE, result.err
     zone.serves("www", "A", ("192.0.2.1", 60))
-    assert instance(system, "update", said.json["path"], "named.address=192.0.2.2").status == Status.DONE
+    assert instance(system, "update", result.json["path"], "named.address=192.0.2.2").status == Status.DONE
     zone.serves("www", "A", ("192.0.2.2", 60))
     # Another instance cannot have the name, and its tenant hears why.
     second = instance(system, "create", "named", *order)
@@ -151,7 +151,7 @@ def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -
     [failed] = [each for each in instance(system, "list").json if each["state"] == "fail"]
     assert instance(system, "delete", failed["path"]).json["state"] == "gone"
     zone.serves("www", "A", ("192.0.2.2", 60))
-    assert instance(system, "delete", said.json["path"]).json["state"] == "gone"
+    assert instance(system, "delete", result.json["path"]).json["state"] == "gone"
     assert zone.kept() == []
     zone.serves("www", "A")
 
@@ -161,9 +161,9 @@ def test_the_guestbook_is_ordered_on_heat_as_it_is_here(system: Dev, openstack_c
     for name in ("store", "guestbook"):
         assert system("publish", READY / name).status == Status.DONE
     order = ("guestbook.title=Visitors", "org.archelon.region=RegionOne")
-    said = instance(system, "create", "guestbook", *order)
-    assert said.status == Status.DONE, said.err
-    shown = said.json
+    result = instance(system, "create", "guestbook", *order)
+    assert result.status == Status.DONE, result.err
+    shown = result.json
     assert re.fullmatch(r"http://10\.20\.\d+\.\d+:8080/", shown["attributes"]["guestbook.url"])
     kinds = {each["title"]: each.get("target_kind") for each in shown["links"]}
     assert kinds["web.0"] == COMPUTE

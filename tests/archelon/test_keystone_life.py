@@ -179,8 +179,8 @@ def test_who_ordered_is_deleted_and_an_operator_adopts(system: System) -> None:
     assert "the user who ordered it was deleted" in message
     assert "an operator can adopt" in message
     delegation = design.delegation_path(instance)
-    system = system.operator.token(project_id=None, system_scope="all")
-    with system.design(system) as operator:
+    system_token = system.operator.token(project_id=None, system_scope="all")
+    with system.design(system_token) as operator:
         shown = operator.get(delegation).attributes
         assert shown[design.DELEGATION_STATE] == "lost"
         headers = {design.SUBJECT_TOKEN_HEADER: colleague.token()}
@@ -190,7 +190,7 @@ def test_who_ordered_is_deleted_and_an_operator_adopts(system: System) -> None:
         manager.act(path, wire.RETRY.scheme + wire.RETRY.term)
     system.await_state(colleague, path, "active")
     assert [each["trustor_user_id"] for each in system.trusts()] == [colleague.id]
-    assert _delete_as_operator(system, system, instance) == 200
+    assert _delete_as_operator(system, system_token, instance) == 200
     system.await_state(colleague, path, None)
     assert system.trusts() == []
 

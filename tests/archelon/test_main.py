@@ -40,11 +40,11 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, 
 
 @pytest.mark.parametrize("path", _commands(main.archelon, ()), ids=" ".join)
 def test_every_command_has_help(path: tuple[str, ...]) -> None:
-    said = archelon(*path, "--help")
-    assert said.status == Status.DONE
-    assert said.out.startswith("Usage: archelon")
+    result = archelon(*path, "--help")
+    assert result.status == Status.DONE
+    assert result.out.startswith("Usage: archelon")
     # More than its usage: a sentence of its own.
-    assert len(said.out.splitlines()) > 4
+    assert len(result.out.splitlines()) > 4
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
     ],
 )
 def test_wrong_usage_is_one_line(arguments: list[str], status: Status, words: str) -> None:
-    said = archelon(*arguments)
-    assert said.status == status
-    assert words in said.err
-    assert said.err.startswith("archelon: ")
-    assert len(said.err.splitlines()) == 1
-    assert said.out == ""
+    result = archelon(*arguments)
+    assert result.status == status
+    assert words in result.err
+    assert result.err.startswith("archelon: ")
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""
 
 
 def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tm
         raise ZeroDivisionError("nobody expected this")
 
     monkeypatch.setattr("bundles.validate", broken)
-    said = archelon("validate", tmp_path)
-    assert said.status == Status.FAILED
+    result = archelon("validate", tmp_path)
+    assert result.status == Status.FAILED
     assert (
-        said.err == "archelon: unexpected ZeroDivisionError: nobody expected this; `archelon --debug …` shows where\n"
+        result.err == "archelon: unexpected ZeroDivisionError: nobody expected this; `archelon --debug …` shows where\n"
     )
     shown = archelon("--debug", "validate", tmp_path)
     assert "Traceback" in shown.err

@@ -41,10 +41,10 @@ def test_a_token_that_was_issued_is_believed_until_it_is_revoked(file: Path) -> 
 
 
 def test_for_people_the_token_stands_alone_on_standard_output(file: Path) -> None:
-    said = archelon("realm", "token", "issue", "alice", "--tenant", "acme", "--file", file)
-    assert said.out.startswith("archelon_")
-    assert len(said.out.split()) == 1
-    assert "revoke" in said.err
+    result = archelon("realm", "token", "issue", "alice", "--tenant", "acme", "--file", file)
+    assert result.out.startswith("archelon_")
+    assert len(result.out.split()) == 1
+    assert "revoke" in result.err
 
 
 def test_who_is_there(file: Path) -> None:
@@ -70,14 +70,14 @@ def test_who_is_there(file: Path) -> None:
 )
 def test_refusals_are_clear(file: Path, arguments: list[str], status: Status, words: str) -> None:
     before = file.read_text()
-    said = archelon("realm", *arguments, "--file", file)
-    assert said.status == status
-    assert words in said.err
+    result = archelon("realm", *arguments, "--file", file)
+    assert result.status == status
+    assert words in result.err
     assert file.read_text() == before
 
 
 def test_without_a_realm_it_says_where_one_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = archelon("realm", "show")
-    assert said.status == Status.USAGE
-    assert "--file" in said.err
+    result = archelon("realm", "show")
+    assert result.status == Status.USAGE
+    assert "--file" in result.err

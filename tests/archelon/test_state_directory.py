@@ -148,9 +148,9 @@ def test_what_is_loopback(host: str, expected: bool) -> None:
 
 
 def test_dev_refuses_an_address_that_others_reach(tmp_path: Path) -> None:
-    said = archelon("dev", "--state", tmp_path / "s", "--host", "0.0.0.0")
-    assert said.status == Status.USAGE
-    assert "--force" in said.err
+    result = archelon("dev", "--state", tmp_path / "s", "--host", "0.0.0.0")
+    assert result.status == Status.USAGE
+    assert "--force" in result.err
     assert not (tmp_path / "s").exists()
 
 

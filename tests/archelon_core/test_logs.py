@@ -24,7 +24,7 @@ from archelon_core.http import request_log
 SECRET = 'p4"ss\\wörd\n& more'
 
 
-class Lines:
+class LogLines:
     """A logger of its own whose lines a test reads."""
 
     def __init__(self, *secrets: str) -> None:
@@ -58,7 +58,7 @@ def spellings(secret: str) -> list[str]:
 def test_a_secret_with_members_is_hidden_whole_and_in_parts() -> None:
     """As a backend's exception shows it: in Python's spelling, or one member alone."""
     secret = {"user": "ann-the-admin", "keys": ["hunter22", {"pin": 12345678, "": None}], "on": True}
-    lines = Lines()
+    lines = LogLines()
     with logs.follow_request("req-00000001"):
         logs.hide_in_request(secret)
         for shown in (secret, json.dumps(secret), secret["keys"], "hunter22", f"by ann-the-admin: {secret!r}"):
@@ -73,7 +73,7 @@ def test_a_secret_with_members_is_hidden_whole_and_in_parts() -> None:
 
 
 def test_a_line() -> None:
-    lines = Lines()
+    lines = LogLines()
     lines.logger.info("phase %s", "deploy", extra={"so_id": "1", "seconds": 0.5, "nested": {"a": [1, None, True]}})
     line = lines.last
     assert line.pop("time").endswith("Z")
@@ -97,7 +97,7 @@ def test_time_is_the_records_own_in_utc() -> None:
 
 @given(st.text(), st.text())
 def test_a_record_is_one_line_of_ascii(message: str, field: str) -> None:
-    lines = Lines()
+    lines = LogLines()
     lines.logger.info(message.replace("%", "%%"), extra={"field": field})
     assert lines.text.count("\n") == 1
     assert lines.text.isascii()
@@ -110,7 +110,7 @@ class Unprintable:
 
 
 def test_a_secret_is_in_no_spelling_in_no_place() -> None:
-    lines = Lines(SECRET)
+    lines = LogLines(SECRET)
     for spelled in spellings(SECRET):
         lines.logger.warning("message %s", spelled)
         lines.logger.warning("extra", extra={"field": {"deep": [spelled, {spelled: 1}]}, "raw": spelled.encode()})
@@ -133,7 +133,7 @@ TOKEN = "gAAAAABk-q"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "result",
     [
         f"X-Auth-Token: {TOKEN}",
         f"x-subject-token={TOKEN}",
@@ -149,19 +149,19 @@ TOKEN = "gAAAAABk-q"
         f"eyJhbGciOiJFZERTQSJ9.eyJzdWIi.{TOKEN}",
     ],
 )
-def test_tokens_that_nobody_registered(said: str) -> None:
-    lines = Lines()
-    lines.logger.info(said)
-    lines.logger.info("%s", said)
+def test_tokens_that_nobody_registered(result: str) -> None:
+    lines = LogLines()
+    lines.logger.info(result)
+    lines.logger.info("%s", result)
     try:
-        raise RuntimeError(said)
+        raise RuntimeError(result)
     except RuntimeError:
         lines.logger.exception("failed")
     assert TOKEN not in lines.text
 
 
 def test_tokens_in_structures() -> None:
-    lines = Lines()
+    lines = LogLines()
     headers = {"X-Auth-Token": TOKEN, "Accept": "text/plain"}
     lines.logger.info("m", extra={"headers": headers, "pairs": list(headers.items()), "x_auth_token": TOKEN})
     assert TOKEN not in lines.text
@@ -187,27 +187,27 @@ def test_a_secret_too_short_to_hide_is_refused() -> None:
 
 
 def test_a_field_cannot_pass_itself_off_as_another() -> None:
-    lines = Lines()
+    lines = LogLines()
     lines.logger.info("real", extra={"level": "CRITICAL", "time": "never"})
     assert lines.last["level"] == "INFO"
     assert lines.last["extra_level"] == "CRITICAL"
 
 
 def test_arguments_that_do_not_fit_are_not_shown() -> None:
-    lines = Lines()
+    lines = LogLines()
     lines.logger.info("one %s two %s", SECRET)
     assert lines.last["message"].startswith("one %s two %s [arguments do not fit")
 
 
 def test_numbers_without_json() -> None:
-    lines = Lines()
+    lines = LogLines()
     lines.logger.info("m", extra={"ratio": float("nan")})
     assert lines.last["ratio"] == "NaN"
 
 
 @pytest.mark.parametrize("given_id", ["short", "a" * 129, "has space", "new\nline-id", "-starts-with-dash", ""])
 def test_a_malformed_request_id_is_replaced(given_id: str) -> None:
-    lines = Lines()
+    lines = LogLines()
     with logs.follow_request(given_id):
         assert logs.request_id() != given_id
         lines.logger.info("m")
@@ -270,8 +270,8 @@ class Served:
 
 
 @pytest.fixture
-def access() -> Iterator[Lines]:
-    lines = Lines()
+def access() -> Iterator[LogLines]:
+    lines = LogLines()
     logger = logging.getLogger("archelon.access")
     logger.addHandler(lines.handler)
     before, propagate = logger.level, logger.propagate
@@ -296,7 +296,7 @@ def ticks() -> Any:
     return lambda: float(next(times))
 
 
-def test_an_access_line_and_the_id_given_on(access: Lines) -> None:
+def test_an_access_line_and_the_id_given_on(access: LogLines) -> None:
     seen: list[Any] = []
 
     def observe(method: str, status: int, *, route: str, seconds: float) -> None:
@@ -323,32 +323,32 @@ def test_an_access_line_and_the_id_given_on(access: Lines) -> None:
     assert logs.request_id() == ""
 
 
-def test_the_requests_own_token_is_hidden_in_its_lines(access: Lines) -> None:
+def test_the_requests_own_token_is_hidden_in_its_lines(access: LogLines) -> None:
     Served(request_log.RequestLog(hello), HTTP_X_AUTH_TOKEN="a-token-of-some-sort")
     assert "inside with [hidden]" in access.text
     assert "a-token-of-some-sort" not in access.text
 
 
 @pytest.mark.parametrize("given_id", ["x\ny-z-12345", "é" * 10, "a" * 300])
-def test_a_bad_id_from_outside_is_replaced(access: Lines, given_id: str) -> None:
+def test_a_bad_id_from_outside_is_replaced(access: LogLines, given_id: str) -> None:
     served = Served(request_log.RequestLog(hello, new_id=lambda: "req-made-here"), HTTP_X_REQUEST_ID=given_id)
     assert served.headers["X-Request-Id"] == "req-made-here"
     assert served.environ["HTTP_X_REQUEST_ID"] == "req-made-here"
 
 
-def test_lines_can_be_turned_off(access: Lines) -> None:
+def test_lines_can_be_turned_off(access: LogLines) -> None:
     served = Served(request_log.RequestLog(hello, access_lines=False))
     assert "X-Request-Id" in served.headers
     assert '"message":"request"' not in access.text
 
 
-def test_a_path_cannot_forge_a_line(access: Lines) -> None:
+def test_a_path_cannot_forge_a_line(access: LogLines) -> None:
     Served(request_log.RequestLog(hello), PATH_INFO='/a\n{"level":"FATAL"}\x1b[2J' + "b" * 9000)
     assert len(access.text.splitlines()) == 2
     assert len(access.last["path"]) < 600
 
 
-def test_a_failing_application_leaves_a_line(access: Lines) -> None:
+def test_a_failing_application_leaves_a_line(access: LogLines) -> None:
     def fails(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         raise RuntimeError("no")
 
@@ -358,7 +358,7 @@ def test_a_failing_application_leaves_a_line(access: Lines) -> None:
     assert logs.request_id() == ""
 
 
-def test_a_streamed_body_ends_the_request(access: Lines) -> None:
+def test_a_streamed_body_ends_the_request(access: LogLines) -> None:
     def streams(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [])
         for part in (b"a", b"b"):

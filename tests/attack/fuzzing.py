@@ -38,7 +38,7 @@ from occi_service.renderings.json import Json
 from tests.occi_service.server.calls import Answer, environ_of, serve
 from tests.postgres import PostgresServer
 
-from .fuzz_worlds import MARKER, Request, Target, Worlds
+from .fuzz_installations import MARKER, Installations, Request, Target
 
 #: Requests over one pair of databases.
 ROUND: Final = 2500
@@ -127,11 +127,11 @@ class Fuzzer:
         worlds: what is sent to.
     """
 
-    def __init__(self, seed: int, worlds: Worlds) -> None:
+    def __init__(self, seed: int, installations: Installations) -> None:
         self.seed = seed
         self.statuses: collections.Counter[int] = collections.Counter()
         self.failures: list[str] = []
-        self._worlds = worlds
+        self._installations = installations
         self._log = _Log()
 
     def run(self, start: int, requests: int, progress: Callable[[int], None] = lambda _number: None) -> None:
@@ -140,7 +140,7 @@ class Fuzzer:
         root.addHandler(self._log)
         try:
             for first in range(start - start % ROUND, start + requests, ROUND):
-                with self._worlds.targets() as targets:
+                with self._installations.targets() as targets:
                     for number in range(first, min(first + ROUND, start + requests)):
                         self._one(number, targets)
                         progress(number)
@@ -474,8 +474,8 @@ def _run(kind: str, seed: int, start: int, requests: int) -> int:
 
 
 def _run_in(directory: Path, url: str | None, seed: int, start: int, requests: int) -> int:
-    worlds = Worlds(directory, url)
-    fuzzer = Fuzzer(seed, worlds)
+    installations = Installations(directory, url)
+    fuzzer = Fuzzer(seed, installations)
     begun = time.monotonic()
     shown = 0
 
@@ -494,7 +494,7 @@ def _run_in(directory: Path, url: str | None, seed: int, start: int, requests: i
     except KeyboardInterrupt:
         print(f"interrupted; go on with --seed {seed} --start {start + sum(fuzzer.statuses.values())}")
     finally:
-        worlds.close()
+        installations.close()
     print(f"statuses: {dict(sorted(fuzzer.statuses.items()))}; {len(fuzzer.failures)} failures", flush=True)
     return len(fuzzer.failures)
 

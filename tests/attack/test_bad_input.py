@@ -18,7 +18,7 @@ from archelon_api import service_manager as wire
 from occi_service.attributes import as_attribute
 from tests.occi_service.server.calls import Answer, call, environ_of, serve
 
-from .fuzz_worlds import Request, Target, Worlds
+from .fuzz_installations import Installations, Request, Target
 
 _WIRES = (deploy, design, disposal, dns, provision, runtime, orchestrator_wire, wire)
 #: Not a number, and none beyond 64 bits.
@@ -30,7 +30,7 @@ def targets(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Every service, over each database."""
     directory: Path = tmp_path_factory.mktemp("bad-input")
     url = None if request.param == "sqlite" else request.getfixturevalue("postgres_server")
-    with contextlib.closing(Worlds(directory, url)) as worlds, worlds.targets() as made:
+    with contextlib.closing(Installations(directory, url)) as installations, installations.targets() as made:
         yield made
 
 

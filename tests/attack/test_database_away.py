@@ -27,7 +27,7 @@ from tests.occi_service.server.calls import Answer, call
 from tests.postgres import PostgresServer
 from tests.service_manager.harness import Keys, ServiceManager, running
 
-from .fuzz_worlds import Request, Target, Worlds
+from .fuzz_installations import Installations, Request, Target
 
 #: Answered without the database: probes say by themselves what is away, and an orchestrator has none.
 _PROBES = ("/healthz", "/readyz")
@@ -49,12 +49,12 @@ def server() -> Iterator[tuple[PostgresServer, str]]:
 @contextlib.contextmanager
 def targets(directory: Path, url: str | None) -> Iterator[list[Target]]:
     """Every service that stands on a database."""
-    worlds = Worlds(directory, url)
+    installations = Installations(directory, url)
     try:
-        with worlds.targets() as found:
+        with installations.targets() as found:
             yield [each for each in found if each.name != "orchestrator"]
     finally:
-        worlds.close()
+        installations.close()
 
 
 def send(target: Target, request: Request, accept: str) -> Answer:

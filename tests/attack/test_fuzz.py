@@ -10,7 +10,7 @@ import pytest
 
 from tests.tables import Tables
 
-from .fuzz_worlds import Worlds
+from .fuzz_installations import Installations
 from .fuzzing import Fuzzer
 
 _REQUESTS = int(os.environ.get("ARCHELON_TEST_FUZZ", "10000"))
@@ -23,12 +23,12 @@ def test_no_request_is_answered_with_an_error_of_ours(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, tables: Tables
 ) -> None:
     url = None if kind == "sqlite" else request.getfixturevalue("postgres_server")
-    worlds = Worlds(tmp_path, url)
-    fuzzer = Fuzzer(_SEED, worlds)
+    installations = Installations(tmp_path, url)
+    fuzzer = Fuzzer(_SEED, installations)
     try:
         fuzzer.run(0, _REQUESTS // 2)
     finally:
-        worlds.close()
+        installations.close()
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(fuzzer.statuses.items()))
     tables.add(f"Fuzzed over {kind}, seed {_SEED}: {statuses}")
     assert not fuzzer.failures, "\n".join([f"{len(fuzzer.failures)} failures", *fuzzer.failures[:20]])

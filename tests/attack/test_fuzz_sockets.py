@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.service_manager.harness import Keys, ServiceManager, make_bundle, running
 
-from .fuzz_worlds import Target, Worlds
+from .fuzz_installations import Installations, Target
 from .fuzzing import Mutation
 
 _REQUESTS = 400
@@ -21,13 +21,13 @@ _SEED = int(os.environ.get("FUZZ_SEED", secrets.randbelow(2**32)))
 
 
 def test_over_a_socket(tmp_path: Path) -> None:
-    worlds = Worlds(tmp_path, None)
+    installations = Installations(tmp_path, None)
     manager = ServiceManager(
         tmp_path, design_url="http://127.0.0.1:1/design", database_url=f"sqlite:///{tmp_path}/served.db", keys=Keys()
     )
     failures = []
     try:
-        with worlds.targets() as targets, running(manager):
+        with installations.targets() as targets, running(manager):
             manager.publish(make_bundle(tmp_path / "bundle"))
             target = targets[0]
             for number in range(_REQUESTS):
@@ -39,7 +39,7 @@ def test_over_a_socket(tmp_path: Path) -> None:
             assert manager.http("alice", "GET", "/-/").status == 200
             assert '"unforeseen' not in manager.log.read_text()
     finally:
-        worlds.close()
+        installations.close()
     assert not failures, "\n".join(failures)
 
 

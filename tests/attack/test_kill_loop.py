@@ -303,11 +303,11 @@ class Tenant:
     def _says(self, title: str) -> None:
         """Its page is what was asked for last."""
 
-        def said() -> bool:
+        def shown() -> bool:
             status, text = self._stage.web("GET", str(self._shown()["guestbook.url"]), quiet=True)
             return status == 200 and title in text
 
-        until(said, self._of(f"a page that says {title}"), seconds=PATIENCE, pause=0.1)
+        until(shown, self._of(f"a page that says {title}"), seconds=PATIENCE, pause=0.1)
 
     def _of(self, wanted: str) -> str:
         return f"{self.path} is {wanted}; seed {SEED}"

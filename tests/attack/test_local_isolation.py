@@ -22,7 +22,7 @@ from archelon.all_in_one import AllInOne
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
 from cloud_controller.platforms.local.sandbox import found_sandbox
-from tests.archelon.harness import ROOT, Dev, Said, archelon, dev
+from tests.archelon.harness import ROOT, CliResult, Dev, archelon, dev
 from tests.conftest import missing
 from tests.waiting import until
 
@@ -55,10 +55,10 @@ class Installation:
         assert archelon("realm", "user", "add", "mallory", "--tenant", "mallory", *realm).status == Status.DONE
         issued = archelon("realm", "token", "issue", "mallory", "--tenant", "mallory", *realm, "-o", "json")
         self._mallory.write_text(issued.json["token"])
-        said = self.dev("publish", BUNDLE)
-        assert said.status == Status.DONE, said.err
+        result = self.dev("publish", BUNDLE)
+        assert result.status == Status.DONE, result.err
 
-    def mallory(self, *arguments: object) -> Said:
+    def mallory(self, *arguments: object) -> CliResult:
         return self.dev(*arguments, "--token-file", self._mallory)
 
     def targets(self, instance: str) -> dict[str, list[str]]:
@@ -101,9 +101,9 @@ def reports(instance: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
     return {**told, **found}
 
 
-def created(said: Said) -> dict[str, Any]:
-    assert said.status == Status.DONE, said.err
-    instance: dict[str, Any] = said.json
+def created(result: CliResult) -> dict[str, Any]:
+    assert result.status == Status.DONE, result.err
+    instance: dict[str, Any] = result.json
     assert instance["state"] == "active"
     return instance
 

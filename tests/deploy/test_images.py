@@ -60,11 +60,11 @@ print("locked")
 def test_the_base_image_runs_locked(orchestrator_image: str, kubectl: Kubectl) -> None:
     kubectl.apply(pod("locked", orchestrator_image, command=["python3", "-c", _LOCKED]))
     kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/locked", "--timeout=120s")
-    said = kubectl("logs", "locked").splitlines()
-    assert said[-1] == "locked"
-    assert len(said) == 2, said
-    assert "python3" in said[0]
-    assert "sh" not in said[0].replace("'", " ").split()
+    result = kubectl("logs", "locked").splitlines()
+    assert result[-1] == "locked"
+    assert len(result) == 2, result
+    assert "python3" in result[0]
+    assert "sh" not in result[0].replace("'", " ").split()
 
 
 def test_a_mounted_bundle_is_served_and_the_pod_ends_when_it_is_told_to(
@@ -95,9 +95,11 @@ def test_an_image_of_a_bundle_is_served(
     kubernetes_cluster: KubernetesCluster, orchestrator_image: str, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     image, archive = "localhost/hello:test", tmp_path / "hello.tar"
-    said = archelon("build", HELLO, "--image", image, "--base", orchestrator_image, "--archive", archive, "-o", "json")
-    assert said.status == 0, said.err
-    assert said.json["image"] == image
+    result = archelon(
+        "build", HELLO, "--image", image, "--base", orchestrator_image, "--archive", archive, "-o", "json"
+    )
+    assert result.status == 0, result.err
+    assert result.json["image"] == image
     kubernetes_cluster.load(archive)
     kubectl.apply(pod("hello", image, environment=_ORDER, volumes=_WRITABLE, ready=_READY))
     kubectl("wait", "--for=condition=Ready", "pod/hello", "--timeout=120s")
@@ -113,10 +115,10 @@ def test_an_orchestrator_in_another_language_is_an_image(
     assert node is not None
     base = _image_of_program(Path(node), tmp_path)
     image, archive = "localhost/plain-node:test", tmp_path / "plain-node.tar"
-    said = archelon(
+    result = archelon(
         "build", ROOT / "orchestrators" / "plain-node", "--image", image, "--base", base, "--archive", archive
     )
-    assert said.status == 0, said.err
+    assert result.status == 0, result.err
     kubernetes_cluster.load(archive)
     environment = {**_ORDER, "HOST": "0.0.0.0", "PORT": "8080"}
     kubectl.apply(pod("plain", image, environment=environment, ready=_READY))
@@ -147,9 +149,9 @@ def _image_of_program(program: Path, directory: Path) -> str:
 
 def test_a_builder_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = archelon("build", HELLO, "--image", "localhost/hello:test")
-    assert said.status == 1
-    assert "there is no builder here (buildah, podman, docker)" in said.err
+    result = archelon("build", HELLO, "--image", "localhost/hello:test")
+    assert result.status == 1
+    assert "there is no builder here (buildah, podman, docker)" in result.err
 
 
 def test_what_a_builder_says_is_shown(tmp_path: Path) -> None:
@@ -175,6 +177,6 @@ def test_arguments_that_say_too_little_or_too_much(
     (tmp_path / "buildah").write_text("#!/bin/sh\n")
     (tmp_path / "buildah").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = archelon("build", "--image", "localhost/x:1", *arguments)
-    assert said.status == 2
-    assert words in said.err
+    result = archelon("build", "--image", "localhost/x:1", *arguments)
+    assert result.status == 2
+    assert words in result.err

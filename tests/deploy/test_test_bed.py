@@ -51,10 +51,10 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
     kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=120s")
     address = kubectl.get("service", "web")["spec"]["clusterIP"]
     until(lambda: _status(f"http://{address}/") == 200, "the Service answers here")
-    heard: list[bytes] = []
+    acknowledged: list[bytes] = []
     with closing(socket.create_server((kubernetes_cluster.host, 0))) as here:
         here.settimeout(120)
-        waits = threading.Thread(target=lambda: heard.append(_said_to(here)), daemon=True)
+        waits = threading.Thread(target=lambda: acknowledged.append(_said_to(here)), daemon=True)
         waits.start()
         told = f"{kubernetes_cluster.host}:{here.getsockname()[1]}"
         urls = ["http://web/", f"http://web.{kubectl.namespace}.svc/", f"http://{address}/"]
@@ -62,7 +62,7 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
         ended = until(lambda: kubectl.ended("asks"), "the pod has asked")
         waits.join(timeout=60)
     assert (ended, kubectl("logs", "asks").split()) == ("Succeeded", ["200", "200", "200", "unknown"])
-    assert heard == [b"from a pod"]
+    assert acknowledged == [b"from a pod"]
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ Entry = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Books:
+class JournalEntries:
     """What was asked and what came of it, in order. See `journal` for what an entry is."""
 
     entries: list[Entry]
@@ -139,10 +139,10 @@ class FakeCloudProcess:
 
     # what a test asks -------------------------------------------------------------------------------------------------
 
-    def books(self) -> Books:
+    def entries(self) -> JournalEntries:
         """The books since the start, or since `forget`."""
         self._news(0.0)
-        return Books(list(self._read))
+        return JournalEntries(list(self._read))
 
     def _news(self, wait: float) -> None:
         """Read what has come since the last look, or comes within so many seconds."""
@@ -194,22 +194,22 @@ class FakeCloudProcess:
             TimeoutError: it is not, after `timeout` seconds; the text says what the last entries are.
         """
 
-        def fits(entries: Books) -> Entry | None:
+        def fits(entries: JournalEntries) -> Entry | None:
             return next(iter(entries.effects(effect, instance, **fields)), None)
 
         return self._wait(fits, f"{effect} {instance or ''} {fields or ''}", timeout)
 
     def wait_for_request(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
         """Wait until a request is in the books, and give it. Raises TimeoutError."""
-        return self._wait(lambda books: next(iter(books.requests(**fields)), None), f"request {fields}", timeout)
+        return self._wait(lambda entries: next(iter(entries.requests(**fields)), None), f"request {fields}", timeout)
 
     def wait_for_call(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
         """Wait until an attempt to call the service manager is in the books, and give it. Raises TimeoutError."""
-        return self._wait(lambda books: next(iter(books.calls(**fields)), None), f"call {fields}", timeout)
+        return self._wait(lambda entries: next(iter(entries.calls(**fields)), None), f"call {fields}", timeout)
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _wait(self, fits: Callable[[Books], Entry | None], what: str, timeout: float) -> Entry:
+    def _wait(self, fits: Callable[[JournalEntries], Entry | None], what: str, timeout: float) -> Entry:
         end = time.monotonic() + timeout
         read, position = self._read, 0
         while True:
@@ -218,7 +218,7 @@ class FakeCloudProcess:
                 read, position = self._read, 0
             seen = read[position:]
             position += len(seen)
-            found = fits(Books(seen))
+            found = fits(JournalEntries(seen))
             if found is not None:
                 return found
             left = end - time.monotonic()

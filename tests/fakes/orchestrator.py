@@ -27,7 +27,7 @@ from sdk.runtime.http import OrchestratorApplication
 from sdk.settings import Settings
 
 from .faults import Fault
-from .line import JournaledLine
+from .report_queue import JournaledReportQueue
 
 if TYPE_CHECKING:
     from .state import FakeState
@@ -77,14 +77,14 @@ class OrchestratorProcess:
         self._id = settings.instance
         self.number = number
         self.instance: Instance | None = None
-        self._line = JournaledLine(
+        self._line = JournaledReportQueue(
             settings.url,
             settings.start_token,
             instance=self._id,
             process=number,
             journal=state.journal,
             clients=state.clients,
-            on_heard=self._heard,
+            on_acknowledged=self._acknowledged,
         )
         verifier = SignedTokens(
             read_jwk_set(settings.keys),
@@ -149,9 +149,9 @@ class OrchestratorProcess:
         self._given("activate", instance.parameters, instance.internal)
         known = self.instance
         if known is None:
-            self._counter, heard = int(private.get(_COUNTER, 0)), self._state.heard.get(self._id, 0)
-            if self._counter < heard:
-                text = f"private state was lost: {self._counter} came back, {heard} had been taken"
+            self._counter, acknowledged = int(private.get(_COUNTER, 0)), self._state.acknowledged.get(self._id, 0)
+            if self._counter < acknowledged:
+                text = f"private state was lost: {self._counter} came back, {acknowledged} had been taken"
                 self._state.journal.violation(text, self._id, process=self.number)
         else:
             self._known(instance.generation)
@@ -311,10 +311,10 @@ class OrchestratorProcess:
     def _report(self, key: str, attributes: dict[str, Any]) -> None:
         self._line.report(key, attributes, lambda: None)
 
-    def _heard(self, attributes: Mapping[str, Any]) -> None:
+    def _acknowledged(self, attributes: Mapping[str, Any]) -> None:
         counter = attributes.get(manager.PRIVATE, {}).get(_COUNTER, 0)
         with self._state.lock:
-            self._state.heard[self._id] = max(counter, self._state.heard.get(self._id, 0))
+            self._state.acknowledged[self._id] = max(counter, self._state.acknowledged.get(self._id, 0))
 
     def _effect(self, name: str, **fields: object) -> None:
         self._state.journal.effect(name, self._id, process=self.number, **fields)

@@ -50,7 +50,7 @@ class FakeState(FakeCloud):
         self.clients: dict[str, client.Client] = {}
         self.struck: tuple[Fault, ...] = ()
         self.containers: dict[str, Container] = {}
-        self.heard: dict[str, int] = {}
+        self.acknowledged: dict[str, int] = {}
         module = self.module("deploy")
         module.register_backend(deploy.ORCHESTRATOR, MixinBackend())
         module.falcon.router_options.converters["digest"] = Digest

@@ -196,17 +196,17 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
     assert cloud.left_over() == []
     assert caller.put_application()[0] == 409
 
-    books = cloud.books()
-    assert books.starts(instance) == 1
-    assert books.phases(instance) == {(1, "deploy"): 1, (1, "provision"): 1, (1, "destroy"): 1}
-    assert books.violations == []
+    entries = cloud.entries()
+    assert entries.starts(instance) == 1
+    assert entries.phases(instance) == {(1, "deploy"): 1, (1, "provision"): 1, (1, "destroy"): 1}
+    assert entries.violations == []
     # What was waited for, at least; on a machine that does other things it may be any more.
-    assert 0.04 <= books.seconds(instance) < 60
-    assert {each["token"]["audience"] for each in books.requests(instance=instance) if each["token"]} == {
+    assert 0.04 <= entries.seconds(instance) < 60
+    assert {each["token"]["audience"] for each in entries.requests(instance=instance) if each["token"]} == {
         tokens.AUDIENCE_CLOUD_CONTROLLER,
         tokens.audience_of_orchestrator(instance),
     }
-    text = json.dumps(books.entries)
+    text = json.dumps(entries.entries)
     assert "the tenant's" not in text
     assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the books"
     assert not [each for each in (caller.bench.start_token, *caller.bench.known_tokens) if each in text]
@@ -236,7 +236,7 @@ def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
     assert caller.activate(1) == 409
     assert caller.phase("deploy", 1) == 409
     assert caller.put_application(3, tenant="tenant-b")[0] == 409
-    assert caller.cloud.books().starts(caller.instance) == 2
+    assert caller.cloud.entries().starts(caller.instance) == 2
 
 
 def test_a_phase_that_is_under_way_is_not_begun_again_and_no_other_beside_it(caller: Caller) -> None:
@@ -245,10 +245,10 @@ def test_a_phase_that_is_under_way_is_not_begun_again_and_no_other_beside_it(cal
     assert caller.phase("deploy") == 200
     assert caller.phase("provision") == 409
     assert caller.phase("deploy") == 200
-    books = caller.cloud.books()
-    assert books.times("phase begun", caller.instance) == 1
-    assert books.times("phase repeated", caller.instance, state="running") == 1
-    assert books.times("stack made", caller.instance) == 1
+    entries = caller.cloud.entries()
+    assert entries.times("phase begun", caller.instance) == 1
+    assert entries.times("phase repeated", caller.instance, state="running") == 1
+    assert entries.times("stack made", caller.instance) == 1
 
 
 def test_a_repeated_phase_is_done_once_and_reported_again(caller: Caller) -> None:
@@ -260,10 +260,10 @@ def test_a_repeated_phase_is_done_once_and_reported_again(caller: Caller) -> Non
     caller.reported("deploy")
     assert caller.phase("deploy") == 200
     caller.reported("deploy", times=2)
-    books = caller.cloud.books()
-    assert books.phases(caller.instance) == {(1, "deploy"): 1}
-    assert books.times("phase repeated", caller.instance) == 2
-    assert books.times("stack made", caller.instance) == 1
+    entries = caller.cloud.entries()
+    assert entries.phases(caller.instance) == {(1, "deploy"): 1}
+    assert entries.times("phase repeated", caller.instance) == 2
+    assert entries.times("stack made", caller.instance) == 1
 
 
 def test_tokens_for_others_are_refused(caller: Caller) -> None:
@@ -282,7 +282,7 @@ def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
     caller.bench.refusals = [503, 401, 500]
     caller.phase("deploy")
     caller.reported("deploy")
-    attempts = [each["status"] for each in caller.cloud.books().calls("report", caller.instance)]
+    attempts = [each["status"] for each in caller.cloud.entries().calls("report", caller.instance)]
     assert attempts[:3] == [503, 401, 500]
     caller.bench.refusals = [409]
     caller.phase("provision")
@@ -291,9 +291,9 @@ def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
     caller.phase("update", 2)
     caller.reported("update")
     assert caller.reports("provision") == []
-    renewals = [each["status"] for each in caller.cloud.books().calls("renew", caller.instance)]
+    renewals = [each["status"] for each in caller.cloud.entries().calls("renew", caller.instance)]
     assert renewals == [500, 200, 200]
-    assert caller.cloud.books().violations == []
+    assert caller.cloud.entries().violations == []
 
 
 def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller, sm: ServiceManagers) -> None:
@@ -317,11 +317,11 @@ def test_a_crashed_orchestrator_knows_its_environment_alone(caller: Caller) -> N
     assert caller.activate(counter=1) == 201
     assert caller.phase("provision") == 200
     assert caller.reported("provision")[manager.PRIVATE] == {"counter": 2}
-    assert caller.cloud.books().violations == []
+    assert caller.cloud.entries().violations == []
     caller.cloud.crash(caller.instance)
     caller.cloud.wait_for("tokens taken", caller.instance, process=3)
     assert caller.activate(counter=1) == 201
-    assert ["private state was lost" in each for each in caller.cloud.books().violations] == [True]
+    assert ["private state was lost" in each for each in caller.cloud.entries().violations] == [True]
 
 
 def test_faults_around_requests(caller: Caller) -> None:
@@ -337,9 +337,9 @@ def test_faults_around_requests(caller: Caller) -> None:
     with pytest.raises(urllib3.exceptions.ProtocolError):
         caller.put_application()
     assert caller.put_application()[0] == 200
-    assert cloud.books().times("application created", caller.instance) == 1
+    assert cloud.entries().times("application created", caller.instance) == 1
     assert [
-        (each["status"], each["answered"]) for each in cloud.books().requests(method="PUT", instance=caller.instance)
+        (each["status"], each["answered"]) for each in cloud.entries().requests(method="PUT", instance=caller.instance)
     ] == [
         (503, True),
         (503, True),
@@ -389,7 +389,7 @@ def test_faults_of_what_is_set_off(caller: Caller, sm: ServiceManagers) -> None:
     cloud.fault("never_start", module="deploy", method="PUT")
     third.put_application()
     assert cloud.state()["applications"][third.instance]["orchestrator"] is None
-    assert cloud.books().starts(third.instance) == 0
+    assert cloud.entries().starts(third.instance) == 0
 
 
 def test_an_event_is_taken_once(caller: Caller) -> None:
@@ -397,8 +397,8 @@ def test_an_event_is_taken_once(caller: Caller) -> None:
     attributes = {wire.EVENT_ID: "e1", wire.EVENT_TYPE: "alarm"}
     document = {"action": type_id(wire.NOTIFY), "attributes": attributes}
     assert [caller.orchestrator("POST", document, action="notify")[0] for _ in range(2)] == [200, 200]
-    books = caller.cloud.books()
-    assert (books.times("event taken"), books.times("event repeated")) == (1, 1)
+    entries = caller.cloud.entries()
+    assert (entries.times("event taken"), entries.times("event repeated")) == (1, 1)
 
 
 def test_a_fault_that_is_not_well_formed_is_refused() -> None:
@@ -429,7 +429,7 @@ def test_it_keeps_up_with_many_orders(cloud: FakeCloudProcess, sm: ServiceManage
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(order, callers))
-    books = cloud.books()
-    assert books.violations == []
-    assert {books.starts(each.instance) for each in callers} == {1}
+    entries = cloud.entries()
+    assert entries.violations == []
+    assert {entries.starts(each.instance) for each in callers} == {1}
     assert len(cloud.state()["stacks"]) == 100

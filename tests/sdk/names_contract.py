@@ -89,7 +89,7 @@ class NamesContract:
         one.dispose()
 
     @pytest.mark.parametrize(
-        ("name", "kind", "value", "ttl", "said"),
+        ("name", "kind", "value", "ttl", "result"),
         [
             ("a b", "A", "192.0.2.1", 300, "no name below a zone"),
             ("a" * 64, "A", "192.0.2.1", 300, "no name below a zone"),
@@ -108,10 +108,10 @@ class NamesContract:
         ],
     )
     def test_what_is_no_record_is_refused_in_words(
-        self, naming: Naming, name: str, kind: str, value: str, ttl: int, said: str
+        self, naming: Naming, name: str, kind: str, value: str, ttl: int, result: str
     ) -> None:
         instance = naming.of(str(uuid.uuid4()))
         with pytest.raises(sdk.Failure) as refused:
             instance.put(naming.zone, name, kind, value, ttl=ttl)
-        assert said in str(refused.value)
+        assert result in str(refused.value)
         assert instance.records(naming.zone) == []

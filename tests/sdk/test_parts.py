@@ -388,7 +388,7 @@ class Counting(sdk.Orchestrator):
         self.state["ticks"] = self.state.get("ticks", 0) + 1
 
     def on_action(self, action: sdk.Action) -> None:
-        self.outputs["said"] = action.attributes["what"]
+        self.outputs["result"] = action.attributes["what"]
         if action.name == "break":
             raise ZeroDivisionError
 
@@ -403,9 +403,9 @@ def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
     for _ in range(3):
         state = context.run(sdk.Tick(), state)
     assert state.state == {"ticks": 3}
-    assert context.run(sdk.Action("say", {"what": "x"}), state).attributes == {"said": "x"}
+    assert context.run(sdk.Action("say", {"what": "x"}), state).attributes == {"result": "x"}
     # An event that fails leaves the instance as it is, with what was kept.
-    assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"said": "y"}
+    assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"result": "y"}
     assert context.run("destroy", state).names == {}
 
 
@@ -413,7 +413,7 @@ def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None
     class Greeting(sdk.Orchestrator):
         def provision(self) -> None:
             content = {"config": self.provisioning.file("greet.sh")}
-            self.outputs["said"] = self.provisioning.configure(
+            self.outputs["result"] = self.provisioning.configure(
                 self.deployment.stack(), "web", "software-config", content
             )
 
@@ -421,15 +421,15 @@ def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None
     (place / "picture").write_bytes(b"\xff\xfe")
     context = testing.Context(place, Greeting)
     before = testing.State(stacks=[testing.Stack("main")], says={"web": "hello"}, phase="deploy")
-    assert context.run("provision", before).outputs == {"said": "hello"}
+    assert context.run("provision", before).outputs == {"result": "hello"}
 
     class Reading(sdk.Orchestrator):
         def provision(self) -> None:
             self.provisioning.file(self.internal["file"])
 
-    for name, said in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is no text in UTF-8")):
+    for name, result in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is no text in UTF-8")):
         after = testing.Context(place, Reading).run("provision", testing.State(internal={"file": name}))
-        assert said in after.message
+        assert result in after.message
 
 
 def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_path: Path) -> None:

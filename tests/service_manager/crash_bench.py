@@ -26,7 +26,7 @@ from service_manager.lifecycle.history import EXPIRY_TOPIC
 from service_manager.remote import discovery
 from service_manager.store import tables
 from service_manager.store.services import ENTRY_TOPIC
-from tests.fakes.cloud import Books, FakeCloudProcess
+from tests.fakes.cloud import FakeCloudProcess, JournalEntries
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 
@@ -232,7 +232,7 @@ class Bench:
         try:
             self.until(reached, f"{round_.path} is {state}", round_, seconds=seconds)
         except AssertionError as error:
-            entries = [each for each in self.cloud.books().entries if each.get("instance") == round_.instance]
+            entries = [each for each in self.cloud.entries().entries if each.get("instance") == round_.instance]
             told = "\n".join([str(each) for each in entries[-30:]])
             raise AssertionError(f"{error}\nit is {seen[-1:]}; the fake cloud's books:\n{told}") from None
 
@@ -260,7 +260,7 @@ class Bench:
         *,
         starts: int = 1,
         begun: bool = True,
-        earlier: Books | None = None,
+        earlier: JournalEntries | None = None,
     ) -> None:
         """One application, so many starts of it, and each phase of each generation done as often as it should.
 
@@ -268,12 +268,12 @@ class Bench:
             begun: whether each was begun that often, too.
             earlier: books that were closed since the order.
         """
-        books = Books([*(earlier.entries if earlier else []), *self.cloud.books().entries])
-        assert books.phases(round_.instance) == Counter(phases), round_
-        assert books.starts(round_.instance) == starts, round_
-        assert books.times("application created", round_.instance) == 1, round_
+        entries = JournalEntries([*(earlier.entries if earlier else []), *self.cloud.entries().entries])
+        assert entries.phases(round_.instance) == Counter(phases), round_
+        assert entries.starts(round_.instance) == starts, round_
+        assert entries.times("application created", round_.instance) == 1, round_
         if begun:
-            effects = books.effects("phase begun", round_.instance)
+            effects = entries.effects("phase begun", round_.instance)
             assert Counter([(each["generation"], each["phase"]) for each in effects]) == Counter(phases), round_
         # Web may have died right after it showed the end: a fuse goes after what shows it is written.
         record = self.until(lambda: self._tenant.get(f"/record/{round_.instance}"), "the record is shown", round_)
@@ -295,7 +295,7 @@ class Bench:
         self.until(lambda: listed() and not paths, "all are gone")
         left = [*self.cloud.left_over(), *self._left_in_database()]
         assert left == []
-        assert self.cloud.books().violations == []
+        assert self.cloud.entries().violations == []
         return len(left)
 
     def _left_in_database(self) -> Sequence[str]:

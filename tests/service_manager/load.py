@@ -100,10 +100,10 @@ def order_at_once(
             for each in sent:
                 each.result()
         ended = {instance: _ended(tenant, instance) for instance in begun}
-    books = cloud.books()
+    entries = cloud.entries()
     own = dict.fromkeys(begun, 0.0)
     for name in ("application started", "phase done"):
-        for entry in books.effects(name):
+        for entry in entries.effects(name):
             if entry["instance"] in own:
                 own[entry["instance"]] += float(entry["seconds"])
     overheads = [ended[each] - begun[each] - own[each] for each in begun]

@@ -133,7 +133,7 @@ def delete_during_create(lab: Bench, touch: int) -> Round:
     lab.manager.kill("worker")
     lab.manager.start("worker", die_at=touch)
     lab.order(round_)
-    begun = lambda: lab.cloud.books().times("phase begun", round_.instance, phase="deploy") > 0  # noqa: E731
+    begun = lambda: lab.cloud.entries().times("phase begun", round_.instance, phase="deploy") > 0  # noqa: E731
     lab.until(begun, "deploy is under way", round_)
     delete(lab, round_)
     lab.revive(round_)
@@ -145,12 +145,12 @@ def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: 
     kills = 0
     for touch in range(1, _MOST, STRIDE):
         round_ = delete_during_create(lab, touch)
-        books = lab.cloud.books()
-        phases = books.phases(round_.instance)
+        entries = lab.cloud.entries()
+        phases = entries.phases(round_.instance)
         assert phases[(1, "destroy")] == 1
-        assert books.starts(round_.instance) == 1
-        assert books.times("phase begun", round_.instance, phase="deploy") == 1
-        assert books.times("phase abandoned", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
+        assert entries.starts(round_.instance) == 1
+        assert entries.times("phase begun", round_.instance, phase="deploy") == 1
+        assert entries.times("phase abandoned", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
         kills += len(round_.died)
         if not round_.died:
             break
@@ -184,7 +184,7 @@ def test_worker_killed_in_every_request(lab: Bench, table: Table, kind: str) -> 
     for _, scenario, request in REQUESTS[::STRIDE]:
         before, _, phases = SCENARIOS[scenario]
         round_ = new(lab, before)
-        earlier = lab.cloud.books()
+        earlier = lab.cloud.entries()
         lab.cloud.forget()
         lab.cloud.fault(kind, seconds=20, **request)  # type: ignore[arg-type]
         if scenario == "create":
@@ -217,7 +217,7 @@ def test_every_answer_is_lost_once(lab: Bench, table: Table, kind: str) -> None:
         lab.cloud.fault(kind, **request)  # type: ignore[arg-type]
         act(lab, round_)
         lab.check(round_, phases)
-        assert lab.cloud.books().requests(**_asked(request), faults=[kind])
+        assert lab.cloud.entries().requests(**_asked(request), faults=[kind])
         blows += 1
     table.rows.append(Row(f"every request fails once ({kind})", blows, blows, lab.clean()))
 
@@ -243,9 +243,9 @@ def test_the_orchestrator_crashes_in_every_phase(lab: Bench, table: Table) -> No
         lab.cloud.fault("crash", module="orchestrator", **where)  # type: ignore[arg-type]
         act(lab, round_)
         lab.check(round_, phases, starts=2, begun=False)
-        books = lab.cloud.books()
-        assert books.times("orchestrator crashed", round_.instance) == 1
-        assert books.times("phase begun", round_.instance, phase=phase) == 2
+        entries = lab.cloud.entries()
+        assert entries.times("orchestrator crashed", round_.instance) == 1
+        assert entries.times("phase begun", round_.instance, phase=phase) == 2
         blows += 1
     table.rows.append(Row("orchestrator crashes in every phase", blows, blows, lab.clean()))
 
@@ -261,7 +261,7 @@ def test_the_orchestrator_crashes_at_rest(lab: Bench, table: Table, state: str) 
     else:
         start(lab, round_)
     update(lab, round_)
-    assert lab.cloud.books().starts(round_.instance) == 2
+    assert lab.cloud.entries().starts(round_.instance) == 2
     table.rows.append(Row(f"orchestrator crashes while {state}", 1, 1, lab.clean()))
 
 
@@ -276,7 +276,7 @@ def test_an_update_that_was_never_told_does_not_hold_up_a_delete(lab: Bench, tab
     lab.update(round_)
     lab.delete(round_)
     lab.ends(round_, None)
-    assert lab.cloud.books().phases(round_.instance) == {(1, "destroy"): 1}
+    assert lab.cloud.entries().phases(round_.instance) == {(1, "destroy"): 1}
     table.rows.append(Row("update, then delete, during deploy", 1, 1, lab.clean()))
 
 

@@ -30,12 +30,12 @@ def test_all_orders_become_active(tmp_path: Path, database_url: str, tables: Tab
         with running(manager):
             manager.publish(make_bundle(tmp_path / "bundle"))
             load = order_at_once(manager, cloud, ORDERS)
-        books = cloud.books()
+        entries = cloud.entries()
     tables.add(f"{database_url.partition(':')[0]}: {load.text()}")
     assert load.orders == ORDERS
-    assert books.violations == []
-    assert books.times("application started") == ORDERS
-    assert books.times("phase begun", phase="deploy") == ORDERS
-    assert books.times("phase begun", phase="provision") == ORDERS
+    assert entries.violations == []
+    assert entries.times("application started") == ORDERS
+    assert entries.times("phase begun", phase="deploy") == ORDERS
+    assert entries.times("phase begun", phase="provision") == ORDERS
     # Far from what is usual: a writer that waits for another's turn again and again is seen here.
     assert max(load.answers) < 10

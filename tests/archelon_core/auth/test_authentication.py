@@ -61,7 +61,7 @@ def show_caller(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [json.dumps(seen).encode()]
 
 
-class Door:
+class Guarded:
     def __init__(self, **options: Any) -> None:
         self.clock = FakeClock()
         self.verifier = TableVerifier()
@@ -79,21 +79,21 @@ def tenant_of(answer: Answer) -> str | None:
 
 
 def test_either_header_will_do() -> None:
-    door = Door()
-    assert tenant_of(door({"X-Auth-Token": "token-a"})) == "id-a"
-    assert tenant_of(door({"Authorization": "Bearer token-b"})) == "id-b"
-    assert tenant_of(door({"Authorization": "bEaReR  token-b"})) == "id-b"
-    assert tenant_of(door({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})) == "id-a"
+    middleware = Guarded()
+    assert tenant_of(middleware({"X-Auth-Token": "token-a"})) == "id-a"
+    assert tenant_of(middleware({"Authorization": "Bearer token-b"})) == "id-b"
+    assert tenant_of(middleware({"Authorization": "bEaReR  token-b"})) == "id-b"
+    assert tenant_of(middleware({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})) == "id-a"
     # A proxy's own scheme is not ours to judge.
-    assert tenant_of(door({"X-Auth-Token": "token-a", "Authorization": "Basic YWxpY2U6c2VjcmV0"})) == "id-a"
+    assert tenant_of(middleware({"X-Auth-Token": "token-a", "Authorization": "Basic YWxpY2U6c2VjcmV0"})) == "id-a"
 
 
 def test_two_different_tokens_are_a_bad_request() -> None:
-    door = Door()
-    answer = door({"X-Auth-Token": "token-a", "Authorization": "Bearer token-b"})
+    middleware = Guarded()
+    answer = middleware({"X-Auth-Token": "token-a", "Authorization": "Bearer token-b"})
     assert answer.status == 400
     assert b"token-" not in answer.body
-    assert door.verifier.asked == []
+    assert middleware.verifier.asked == []
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_two_different_tokens_are_a_bad_request() -> None:
     [{}, {"X-Auth-Token": ""}, {"Authorization": "Bearer"}, {"Authorization": "Bearer "}, {"Authorization": "Basic x"}],
 )
 def test_no_token_is_a_401_that_says_how(headers: dict[str, str]) -> None:
-    answer = Door()(headers)
+    answer = Guarded()(headers)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon"'
     assert b"X-Auth-Token" in answer.body
@@ -113,20 +113,20 @@ def test_no_token_is_a_401_that_says_how(headers: dict[str, str]) -> None:
     ids=lambda token: repr(token[:12]),
 )
 def test_a_bad_token_is_a_401_that_does_not_say_why(token: str) -> None:
-    door = Door()
-    answer = call(door.app, HTTP_X_AUTH_TOKEN=token)
-    expected = door({"X-Auth-Token": "unknown"})
+    middleware = Guarded()
+    answer = call(middleware.app, HTTP_X_AUTH_TOKEN=token)
+    expected = middleware({"X-Auth-Token": "unknown"})
     assert answer == expected
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="archelon", error="invalid_token"'
 
 
 def test_the_tenants_name_is_compared_and_selects_nothing() -> None:
-    door = Door()
+    middleware = Guarded()
     for name in ("id-a", "näme-a", "näme-a".encode().decode("latin-1")):
-        assert tenant_of(door({"X-Auth-Token": "token-a", "X-Tenant-Name": name})) == "id-a"
+        assert tenant_of(middleware({"X-Auth-Token": "token-a", "X-Tenant-Name": name})) == "id-a"
     for name in ("id-b", "näme-b", "", "NÄME-A", "id-a,id-b", " id-a", "\xff"):
-        answer = door({"X-Auth-Token": "token-a", "X-Tenant-Name": name})
+        answer = middleware({"X-Auth-Token": "token-a", "X-Tenant-Name": name})
         assert answer.status == 403, name
         assert b"X-Tenant-Name" in answer.body
 
@@ -167,7 +167,7 @@ def test_whoever_gets_through_had_one_good_token_and_named_its_tenant(
         headers["X-Tenant-Name"] = name
     ran = bearer if bearer is not None and scheme.lower().startswith("bearer ") else None
     given_tokens = {token for token in (x_token, ran) if token}
-    answer = Door()(headers)
+    answer = Guarded()(headers)
     if len(given_tokens) == 2:
         assert answer.status == 400
     elif not given_tokens or not given_tokens <= set(GOOD):
@@ -185,7 +185,7 @@ def test_whoever_gets_through_had_one_good_token_and_named_its_tenant(
 
 
 def test_the_token_leaves_the_environ_and_is_kept_where_it_cannot_show() -> None:
-    answer = Door()({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})
+    answer = Guarded()({"X-Auth-Token": "token-a", "Authorization": "Bearer token-a"})
     seen = json.loads(answer.body)
     assert seen["token"] == "token-a"
     assert "token-a" not in seen["environ"]
@@ -196,48 +196,48 @@ def test_the_token_leaves_the_environ_and_is_kept_where_it_cannot_show() -> None
 
 
 def test_probes_are_open_and_ask_nobody() -> None:
-    door = Door()
-    door.verifier.fault = auth.ProviderDownError("down")
+    middleware = Guarded()
+    middleware.verifier.fault = auth.ProviderDownError("down")
     for path in ("/healthz", "/readyz"):
-        assert tenant_of(door({"X-Auth-Token": "token-a"}, path=path)) is None
-    assert door.verifier.asked == []
+        assert tenant_of(middleware({"X-Auth-Token": "token-a"}, path=path)) is None
+    assert middleware.verifier.asked == []
     for path in ("/healthz/", "//healthz", "/healthz/../demo/", "/demo/healthz", "/-/"):
-        assert door({}, path=path).status == 401
+        assert middleware({}, path=path).status == 401
 
 
 def test_a_provider_that_is_down_is_a_503_with_retry_after() -> None:
-    door = Door()
-    door.verifier.fault = auth.ProviderDownError("connection refused by 10.0.0.1", retry_after=7)
-    answer = door({"X-Auth-Token": "token-a"})
+    middleware = Guarded()
+    middleware.verifier.fault = auth.ProviderDownError("connection refused by 10.0.0.1", retry_after=7)
+    answer = middleware({"X-Auth-Token": "token-a"})
     assert answer.status == 503
     assert answer.headers["Retry-After"] == "7"
     assert b"10.0.0.1" not in answer.body
 
 
 def test_not_allowed_is_a_403() -> None:
-    door = Door()
-    door.verifier.fault = auth.NotAllowedError("The project is disabled.", where="token")
-    answer = door({"X-Auth-Token": "token-a"})
+    middleware = Guarded()
+    middleware.verifier.fault = auth.NotAllowedError("The project is disabled.", where="token")
+    answer = middleware({"X-Auth-Token": "token-a"})
     assert answer.status == 403
     assert b"disabled" in answer.body
     assert "WWW-Authenticate" not in answer.headers
 
 
 def test_errors_are_text_or_the_json_that_was_asked_for() -> None:
-    door = Door()
-    assert door({}).headers["Content-Type"] == "text/plain; charset=utf-8"
+    middleware = Guarded()
+    assert middleware({}).headers["Content-Type"] == "text/plain; charset=utf-8"
     for accept in (
         "application/json",
         "application/occi+json, text/plain;q=0.5",
         "text/plain;q=0.1, */json, application/*",
     ):
-        answer = door({"Accept": accept})
+        answer = middleware({"Accept": accept})
         if answer.headers["Content-Type"] == "application/json":
             assert json.loads(answer.body)["error"]["status"] == 401
-    assert door({"Accept": "application/json"}).headers["Content-Type"] == "application/json"
-    assert door({"Accept": "text/plain, application/json;q=0.5"}).headers["Content-Type"].startswith("text/plain")
-    assert door({"Accept": "json/;;q=x"}).headers["Content-Type"].startswith("text/plain")
-    assert door({}, method="HEAD").body == b""
+    assert middleware({"Accept": "application/json"}).headers["Content-Type"] == "application/json"
+    assert middleware({"Accept": "text/plain, application/json;q=0.5"}).headers["Content-Type"].startswith("text/plain")
+    assert middleware({"Accept": "json/;;q=x"}).headers["Content-Type"].startswith("text/plain")
+    assert middleware({}, method="HEAD").body == b""
 
 
 def test_the_renderer_given_answers() -> None:
@@ -245,71 +245,71 @@ def test_the_renderer_given_answers() -> None:
         start_response(f"{error.status} {error.title}", [("Content-Type", "text/occi"), *error.headers.items()])
         return [error.where.encode()]
 
-    answer = Door(render_error=render)({})
+    answer = Guarded(render_error=render)({})
     assert (answer.status, answer.headers["Content-Type"], answer.body) == (401, "text/occi", b"X-Auth-Token")
     assert "WWW-Authenticate" in answer.headers
 
 
 def test_the_log_has_the_reason_and_not_the_token(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        Door()({"X-Auth-Token": "secret-bad-token"})
+        Guarded()({"X-Auth-Token": "secret-bad-token"})
     assert "refused with 401: unknown" in caplog.text
     assert "secret-bad-token" not in caplog.text
 
 
 class TestCache:
     def test_a_token_is_verified_once_in_ten_seconds(self) -> None:
-        door = Door()
+        middleware = Guarded()
         for _ in range(5):
-            door({"X-Auth-Token": "token-a"})
-            door.clock.advance(1.9)
-        assert len(door.verifier.asked) == 1
-        door.clock.advance(0.5)
-        door({"X-Auth-Token": "token-a"})
-        assert len(door.verifier.asked) == 2
+            middleware({"X-Auth-Token": "token-a"})
+            middleware.clock.advance(1.9)
+        assert len(middleware.verifier.asked) == 1
+        middleware.clock.advance(0.5)
+        middleware({"X-Auth-Token": "token-a"})
+        assert len(middleware.verifier.asked) == 2
 
     def test_a_revoked_token_is_refused_after_ten_seconds_at_the_latest(self) -> None:
-        door = Door()
-        assert door({"X-Auth-Token": "token-a"}).status == 200
-        del door.verifier.good["token-a"]
-        door.clock.advance(9.99)
-        assert door({"X-Auth-Token": "token-a"}).status == 200
-        door.clock.advance(0.01)
-        assert door({"X-Auth-Token": "token-a"}).status == 401
+        middleware = Guarded()
+        assert middleware({"X-Auth-Token": "token-a"}).status == 200
+        del middleware.verifier.good["token-a"]
+        middleware.clock.advance(9.99)
+        assert middleware({"X-Auth-Token": "token-a"}).status == 200
+        middleware.clock.advance(0.01)
+        assert middleware({"X-Auth-Token": "token-a"}).status == 401
 
     def test_an_entry_ends_with_its_token(self) -> None:
-        door = Door()
-        door.verifier.expires = door.clock() + 3
-        door({"X-Auth-Token": "token-a"})
-        door.clock.advance(3)
-        door({"X-Auth-Token": "token-a"})
-        assert len(door.verifier.asked) == 2
+        middleware = Guarded()
+        middleware.verifier.expires = middleware.clock() + 3
+        middleware({"X-Auth-Token": "token-a"})
+        middleware.clock.advance(3)
+        middleware({"X-Auth-Token": "token-a"})
+        assert len(middleware.verifier.asked) == 2
 
     def test_a_new_token_works_at_once_though_it_was_tried_before(self) -> None:
-        door = Door()
-        assert door({"X-Auth-Token": "token-c"}).status == 401
-        door.verifier.good["token-c"] = "c"
-        assert door({"X-Auth-Token": "token-c"}).status == 200
+        middleware = Guarded()
+        assert middleware({"X-Auth-Token": "token-c"}).status == 401
+        middleware.verifier.good["token-c"] = "c"
+        assert middleware({"X-Auth-Token": "token-c"}).status == 200
 
     def test_the_cache_is_bounded_and_the_oldest_goes_first(self) -> None:
-        door = Door()
+        middleware = Guarded()
         for number in range(10):
-            door.verifier.good[f"t{number}"] = "a"
-            door({"X-Auth-Token": f"t{number}"})
-            door.clock.advance(0.1)
-        assert len(door.cache) == 3
-        asked = len(door.verifier.asked)
-        door({"X-Auth-Token": "t9"})
-        assert len(door.verifier.asked) == asked
-        door({"X-Auth-Token": "t0"})
-        assert len(door.verifier.asked) == asked + 1
+            middleware.verifier.good[f"t{number}"] = "a"
+            middleware({"X-Auth-Token": f"t{number}"})
+            middleware.clock.advance(0.1)
+        assert len(middleware.cache) == 3
+        asked = len(middleware.verifier.asked)
+        middleware({"X-Auth-Token": "t9"})
+        assert len(middleware.verifier.asked) == asked
+        middleware({"X-Auth-Token": "t0"})
+        assert len(middleware.verifier.asked) == asked + 1
 
     def test_a_clock_set_back_keeps_nothing_alive(self) -> None:
-        door = Door()
-        door({"X-Auth-Token": "token-a"})
-        door.clock.advance(-3600)
-        door({"X-Auth-Token": "token-a"})
-        assert len(door.verifier.asked) == 2
+        middleware = Guarded()
+        middleware({"X-Auth-Token": "token-a"})
+        middleware.clock.advance(-3600)
+        middleware({"X-Auth-Token": "token-a"})
+        assert len(middleware.verifier.asked) == 2
 
     def test_forget_drops_one(self) -> None:
         clock = FakeClock()
@@ -322,7 +322,7 @@ class TestCache:
 
 
 def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
-    door = Door()
+    middleware = Guarded()
     environ = {"PATH_INFO": "/demo/", "HTTP_X_AUTH_TOKEN": "token-a", "HTTP_X_TENANT_NAME": "id-a"}
     seen: list[Any] = []
 
@@ -330,7 +330,7 @@ def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
         seen.append(environ[IDENTITY])
         return []
 
-    authentication = auth.Authentication(app, door.verifier, cache=door.cache)
+    authentication = auth.Authentication(app, middleware.verifier, cache=middleware.cache)
     best = float("inf")
     # The least of several rounds: what else the machine does can only add.
     for _ in range(10):
@@ -339,7 +339,7 @@ def test_a_cached_token_costs_less_than_twenty_microseconds() -> None:
             authentication(dict(environ), lambda *_: lambda _chunk: None)
         best = min(best, (time.thread_time() - begin) / 500)
     assert len(seen) == 5000
-    assert door.verifier.asked == ["token-a"]
+    assert middleware.verifier.asked == ["token-a"]
     assert best < 20e-6
 
 

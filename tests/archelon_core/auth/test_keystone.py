@@ -181,11 +181,11 @@ def test_a_token_that_has_really_ended_is_refused_but_not_where_a_service_passes
     with pytest.raises(auth.InvalidTokenError, match="not valid"):
         tokens.verify_with_service(brief, member.token())
     # And so at the door, whatever other verifiers stand there.
-    door = auth.Authentication(_greet, auth.AnyOf([tokens]), cache=auth.TokenCache(time.time, seconds=10))
-    assert call(door, {"X-Auth-Token": brief}).status == 401
-    assert call(door, {"X-Auth-Token": brief, "X-Service-Token": service}).status == 200
-    assert call(door, {"X-Auth-Token": brief, "X-Service-Token": member.token()}).status == 401
-    assert call(door, {"X-Auth-Token": brief}).status == 401
+    middleware = auth.Authentication(_greet, auth.AnyOf([tokens]), cache=auth.TokenCache(time.time, seconds=10))
+    assert call(middleware, {"X-Auth-Token": brief}).status == 401
+    assert call(middleware, {"X-Auth-Token": brief, "X-Service-Token": service}).status == 200
+    assert call(middleware, {"X-Auth-Token": brief, "X-Service-Token": member.token()}).status == 401
+    assert call(middleware, {"X-Auth-Token": brief}).status == 401
 
 
 def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(provider: KeystoneProvider) -> None:
@@ -196,22 +196,22 @@ def test_while_keystone_is_away_cached_tokens_go_on_and_it_recovers_by_itself(pr
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [b"ok"]
 
-    door = auth.Authentication(application, provider.verifier, cache=auth.TokenCache(provider.clock, seconds=10))
+    middleware = auth.Authentication(application, provider.verifier, cache=auth.TokenCache(provider.clock, seconds=10))
     known, unknown = provider.issue(), provider.issue()
     for name in (provider.person.project_name, provider.person.project_id):
-        assert call(door, {"X-Auth-Token": known, "X-Tenant-Name": name}).status == 200
-    assert call(door, {"X-Auth-Token": known, "X-Tenant-Name": "admin"}).status == 403
+        assert call(middleware, {"X-Auth-Token": known, "X-Tenant-Name": name}).status == 200
+    assert call(middleware, {"X-Auth-Token": known, "X-Tenant-Name": "admin"}).status == 403
     provider.break_down()
-    assert call(door, {"X-Auth-Token": known}).status == 200
-    away = call(door, {"X-Auth-Token": unknown})
+    assert call(middleware, {"X-Auth-Token": known}).status == 200
+    away = call(middleware, {"X-Auth-Token": unknown})
     assert (away.status, int(away.headers["Retry-After"]) > 0) == (503, True)
     provider.ahead += 10
-    assert call(door, {"X-Auth-Token": known}).status == 503
+    assert call(middleware, {"X-Auth-Token": known}).status == 503
     provider.relay.unblock()
-    assert call(door, {"X-Auth-Token": unknown}).status == 200
+    assert call(middleware, {"X-Auth-Token": unknown}).status == 200
     # Revoked, it works on for as long as the cache keeps it, and not longer.
     provider.revoke(unknown)
-    assert call(door, {"X-Auth-Token": unknown}).status == 200
+    assert call(middleware, {"X-Auth-Token": unknown}).status == 200
     provider.ahead += 10
-    assert call(door, {"X-Auth-Token": unknown}).status == 401
+    assert call(middleware, {"X-Auth-Token": unknown}).status == 401
     assert set(served) == {provider.tenant_id}

@@ -478,8 +478,8 @@ def test_at_the_end_requests_finish_and_slow_heads_do_not_count(tmp_path: Path) 
         body.sendall(b"o")
         assert b"Connection: close" in body.recv(65536)
         (tmp_path / "go").touch()
-        [(status, said)] = answers(b"".join(iter(lambda: runs.recv(65536), b"")))
-        assert (status, said) == (200, b"done")
+        [(status, result)] = answers(b"".join(iter(lambda: runs.recv(65536), b"")))
+        assert (status, result) == (200, b"done")
         # Far sooner than the 300 s that running requests may take.
         assert running.process.wait(60) == 0
 

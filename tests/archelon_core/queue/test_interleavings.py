@@ -29,7 +29,7 @@ LEASE = 10.0
 
 
 @dataclasses.dataclass
-class Turn:
+class Claimed:
     """A claim in a worker's hands, and what it loaded before it was, perhaps, paused."""
 
     claim: Claim
@@ -73,7 +73,7 @@ class Interleavings(RuleBasedStateMachine):
         self.clock = ManualClock(self.time)
         self.queue = queue.WorkQueue(self.database, clock=self.clock)
         self.leases = [Leases(self.queue, ["kettle"], owner=f"worker-{number}", lease=LEASE) for number in range(3)]
-        self.turns: list[list[Turn]] = [[], [], []]
+        self.held_claims: list[list[Claimed]] = [[], [], []]
         self.rows: dict[str, Row] = {}
         self.handler = Kettles()
 
@@ -123,21 +123,21 @@ class Interleavings(RuleBasedStateMachine):
         with self.leases[worker].reading() as connection:
             loaded = self.handler.load(connection, claim.item)
         assert loaded == (row.wanted, row.observed)
-        self.turns[worker].append(Turn(claim, row.claims, loaded))
+        self.held_claims[worker].append(Claimed(claim, row.claims, loaded))
 
-    def _turn(self, worker: int, which: int) -> tuple[Turn, Row, bool]:
-        turn = self.turns[worker][which % len(self.turns[worker])]
-        row = self.rows[turn.claim.item.key]
-        return turn, row, row.holder == turn.number
+    def _claimed(self, worker: int, which: int) -> tuple[Claimed, Row, bool]:
+        claimed = self.held_claims[worker][which % len(self.held_claims[worker])]
+        row = self.rows[claimed.claim.item.key]
+        return claimed, row, row.holder == claimed.number
 
-    @precondition(lambda self: any(self.turns))
+    @precondition(lambda self: any(self.held_claims))
     @rule(worker=WORKERS, which=st.integers(0, 3), how=st.sampled_from(["keep", "wait", "done", "dead"]))
     def finishes_a_step(self, worker: int, which: int, how: str) -> None:
-        if not self.turns[worker]:
+        if not self.held_claims[worker]:
             return
-        turn, row, holds = self._turn(worker, which)
-        item = turn.claim.item
-        wanted, seen = turn.loaded
+        claimed, row, holds = self._claimed(worker, which)
+        item = claimed.claim.item
+        wanted, seen = claimed.loaded
         now = self._as(worker)
         value = seen + (wanted > seen) - (wanted < seen)
 
@@ -155,7 +155,7 @@ class Interleavings(RuleBasedStateMachine):
                 self.leases[worker].rearm(item, now, write=write)
         except LeaseLostError:
             assert not holds, "the newest token was refused"
-            self.turns[worker].remove(turn)
+            self.held_claims[worker].remove(claimed)
             return
         assert holds, "an old token wrote"
         row.observed = value
@@ -165,9 +165,9 @@ class Interleavings(RuleBasedStateMachine):
             if row.due is not None and row.due <= now:
                 row.due = None
             # What was ordered for a later time is loaded too; the model keeps its due.
-            turn.loaded = (row.wanted, row.observed)
+            claimed.loaded = (row.wanted, row.observed)
             return
-        self.turns[worker].remove(turn)
+        self.held_claims[worker].remove(claimed)
         row.holder = None
         if how == "wait":
             row.due = min(now + 15.0, math.inf if row.due is None else row.due)
@@ -179,15 +179,15 @@ class Interleavings(RuleBasedStateMachine):
             with self.database.write() as connection:
                 connection.execute(sa.update(kettles).where(kettles.c.key == item.key).values(wanted=value))
 
-    @precondition(lambda self: any(self.turns))
+    @precondition(lambda self: any(self.held_claims))
     @rule(worker=WORKERS, which=st.integers(0, 3))
     def renews(self, worker: int, which: int) -> None:
-        if not self.turns[worker]:
+        if not self.held_claims[worker]:
             return
-        turn, row, holds = self._turn(worker, which)
+        claimed, row, holds = self._claimed(worker, which)
         now = self._as(worker)
         try:
-            end = self.leases[worker].renew(turn.claim.item)
+            end = self.leases[worker].renew(claimed.claim.item)
         except LeaseLostError:
             assert not holds
             return
@@ -197,7 +197,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def crashes(self, worker: int) -> None:
-        self.turns[worker].clear()
+        self.held_claims[worker].clear()
 
     # --- what always holds
 

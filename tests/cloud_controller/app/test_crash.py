@@ -102,7 +102,7 @@ class Life:
 
     def phase(self, name: str, state: str, expected: set[str], *, untouched: Collection[str] = ()) -> None:
         """Let workers bring it to a state, the first one killed, and compare processes with the books."""
-        before = self.books()
+        before = self.entries()
         goal: list[list[str | None]] = [
             [stack_at(self.instance), deploy.STACK_STATE, state],
             ["/deploy" + deploy.application_path(self.instance), deploy.APP_STATE, "active"],
@@ -115,15 +115,15 @@ class Life:
             assert self.program.run(self.root, self.url, goal, running=len(expected)) == (0, False)
         else:
             assert status == 0
-        books = self.books()
-        assert set(books) == expected
-        assert self.on_the_machine(processes.VARIABLE) == {key: [pid] for key, pid in books.items()}
+        entries = self.entries()
+        assert set(entries) == expected
+        assert self.on_the_machine(processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
         supervisors = self.on_the_machine(processes.SUPERVISOR_VARIABLE)
-        assert {key: len(pids) for key, pids in supervisors.items()} == dict.fromkeys(books, 1)
-        assert {key: books[key] for key in untouched} == {key: before[key] for key in untouched}
-        self.rows.append((name, died, len(books)))
+        assert {key: len(pids) for key, pids in supervisors.items()} == dict.fromkeys(entries, 1)
+        assert {key: entries[key] for key in untouched} == {key: before[key] for key in untouched}
+        self.rows.append((name, died, len(entries)))
 
-    def books(self) -> dict[str, int | None]:
+    def entries(self) -> dict[str, int | None]:
         return {self.short(each.name.process): each.pid for each in self.launcher.find()}
 
     def on_the_machine(self, variable: str) -> dict[str, list[int]]:
@@ -144,7 +144,7 @@ class Life:
 
     def kill(self, key: str) -> None:
         [name] = [each.name for each in self.launcher.find() if self.short(each.name.process) == key]
-        pid = self.books()[key]
+        pid = self.entries()[key]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         until(

@@ -198,7 +198,7 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(sys
     entity = Resource(orchestrator.PATH, orchestrator.ORCHESTRATOR, [])
     entity.actions = [orchestrator.NOTIFY]
     face.registry.add_resource(orchestrator.PATH, entity, {"identity": Tenant("t-1")})
-    door = auth.Authentication(
+    middleware = auth.Authentication(
         face,
         auth.SignedTokens(
             system.keys,
@@ -208,7 +208,7 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(sys
         ),
         cache=auth.TokenCache(system.parts.clock),
     )
-    with wsgiref.simple_server.make_server("127.0.0.1", 0, door, handler_class=Quiet) as server:
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, middleware, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

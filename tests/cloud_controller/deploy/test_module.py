@@ -319,7 +319,7 @@ def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encryp
 
 def test_a_stack_that_cannot_be_is_refused_with_the_place(system: System) -> None:
     instance = new_instance()
-    for changes, said in (
+    for changes, result in (
         ({deploy.STACK_TEMPLATE: "infra_name: x\nnodes: 3\n"}, "template:2"),
         ({names.REGION: "moon"}, "there are local"),
         ({deploy.STACK_FORMAT: "hot"}, "infrastructure"),
@@ -327,7 +327,7 @@ def test_a_stack_that_cannot_be_is_refused_with_the_place(system: System) -> Non
     ):
         answer = put_stack(system, instance, **changes)
         assert answer.status_code == 400
-        assert said in answer.text
+        assert result in answer.text
 
 
 def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_too(system: System) -> None:

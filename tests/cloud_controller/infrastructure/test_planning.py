@@ -41,7 +41,7 @@ def described(
         }
         chosen = Implementation("fake", item(resource), None, None, Health(timeout=10, interval=1), None, HERE)
         nodes[name] = Node(name, "fake", chosen, HERE, low, high, {}, frozenset(needs))
-    return Description("world", nodes, {}, {})
+    return Description("platform", nodes, {}, {})
 
 
 def wanted(description: Description, **changes: object) -> WantedNodes:
@@ -49,7 +49,7 @@ def wanted(description: Description, **changes: object) -> WantedNodes:
 
 
 @dataclass
-class World:
+class FakePlatform:
     """Nodes that need a look to start and another to become healthy; some are told to fail."""
 
     now: float = 1000.0
@@ -112,131 +112,131 @@ DIAMOND: dict[str, set[str]] = {"top": {"left", "right"}, "left": {"base"}, "rig
 
 
 def test_a_diamond_starts_from_its_base_and_goes_in_reverse() -> None:
-    world = World()
+    platform = FakePlatform()
     target = wanted(described(DIAMOND))
-    assert world.settle(target).state == "CREATE_COMPLETE"
-    assert world.starts == ["base.0", "left.0", "right.0", "top.0"]
-    assert world.settle(replace(target, presence="absent")).state == "DELETE_COMPLETE"
-    assert world.removed == ["top.0", "left.0", "right.0", "base.0"]
+    assert platform.settle(target).state == "CREATE_COMPLETE"
+    assert platform.starts == ["base.0", "left.0", "right.0", "top.0"]
+    assert platform.settle(replace(target, presence="absent")).state == "DELETE_COMPLETE"
+    assert platform.removed == ["top.0", "left.0", "right.0", "base.0"]
 
 
 def test_independent_ones_start_at_once_and_dependents_when_those_before_are_healthy() -> None:
-    world = World(sick={"base.0"})
+    platform = FakePlatform(sick={"base.0"})
     target = wanted(described({**DIAMOND, "other": set()}))
-    first = world.step(target)
+    first = platform.step(target)
     assert sorted(step.key for step in first.steps) == ["base.0", "other.0"]
     for _ in range(5):
-        assert world.step(target).steps == ()
-    world.sick.clear()
-    assert sorted(step.key for step in world.step(target).steps) == ["left.0", "right.0"]
+        assert platform.step(target).steps == ()
+    platform.sick.clear()
+    assert sorted(step.key for step in platform.step(target).steps) == ["left.0", "right.0"]
 
 
 def test_an_unchanged_stack_at_rest_has_no_steps() -> None:
-    world = World()
+    platform = FakePlatform()
     target = wanted(described(DIAMOND))
-    world.settle(target)
-    plan = world.step(target)
+    platform.settle(target)
+    plan = platform.step(target)
     assert (plan.steps, plan.record.state, plan.again) == ((), "CREATE_COMPLETE", 1)
 
 
 def test_update_changes_what_changed_one_instance_at_a_time() -> None:
-    world = World()
+    platform = FakePlatform()
     scaling = {"left": (2, 4)}
-    world.settle(wanted(described(DIAMOND, scaling=scaling)))
-    world.starts.clear()
+    platform.settle(wanted(described(DIAMOND, scaling=scaling)))
+    platform.starts.clear()
     target = wanted(described(DIAMOND, scaling=scaling, left="2"))
-    assert [step.key for step in world.step(target).steps] == ["left.0"]
-    assert [step.key for step in world.step(target).steps] == ["left.1"]
-    assert world.settle(target).state == "UPDATE_COMPLETE"
-    assert world.starts == ["left.0", "left.1"]
-    assert world.removed == []
+    assert [step.key for step in platform.step(target).steps] == ["left.0"]
+    assert [step.key for step in platform.step(target).steps] == ["left.1"]
+    assert platform.settle(target).state == "UPDATE_COMPLETE"
+    assert platform.starts == ["left.0", "left.1"]
+    assert platform.removed == []
 
 
 def test_update_adds_first_and_removes_last() -> None:
-    world = World()
-    world.settle(wanted(described({"a": set(), "old": {"a"}, "older": {"old"}})))
+    platform = FakePlatform()
+    platform.settle(wanted(described({"a": set(), "old": {"a"}, "older": {"old"}})))
     target = wanted(described({"a": set(), "new": {"a"}}))
-    world.settle(target)
-    assert world.starts[-1] == "new.0"
-    assert world.removed == ["older.0", "old.0"]
+    platform.settle(target)
+    assert platform.starts[-1] == "new.0"
+    assert platform.removed == ["older.0", "old.0"]
 
 
 def test_scaling_both_ways() -> None:
-    world = World()
+    platform = FakePlatform()
     description = described(DIAMOND, scaling={"left": (1, 3)})
     target = wanted(description)
-    world.settle(target)
+    platform.settle(target)
     up = replace(target, counts=scaled(target, "left", by=2))
-    assert world.settle(up).state == "UPDATE_COMPLETE"
-    assert world.starts[-2:] == ["left.1", "left.2"]
+    assert platform.settle(up).state == "UPDATE_COMPLETE"
+    assert platform.starts[-2:] == ["left.1", "left.2"]
     down = replace(up, counts=scaled(up, "left", count=1))
-    world.settle(down)
-    assert world.removed == ["left.1", "left.2"]
+    platform.settle(down)
+    assert platform.removed == ["left.1", "left.2"]
     for bad in (0, 4):
         with pytest.raises(ValueError, match="has 1 to 3 instances"):
             scaled(target, "left", count=bad)
 
 
 def test_scaling_down_does_not_wait_for_the_sick() -> None:
-    world = World()
+    platform = FakePlatform()
     target = wanted(described(DIAMOND, scaling={"left": (1, 3)}), counts={"left": 3})
-    world.settle(target)
-    world.sick.add("base.0")
-    world.step(replace(target, counts={}))
-    assert world.removed == ["left.1", "left.2"]
+    platform.settle(target)
+    platform.sick.add("base.0")
+    platform.step(replace(target, counts={}))
+    assert platform.removed == ["left.1", "left.2"]
 
 
 def test_a_failing_node_is_made_again_with_growing_pauses_then_given_up() -> None:
-    world = World(dying={"left.0"})
-    begun = world.now
-    record = world.settle(wanted(described(DIAMOND), attempts=3, backoff=1.0, rollback=False))
+    platform = FakePlatform(dying={"left.0"})
+    begun = platform.now
+    record = platform.settle(wanted(described(DIAMOND), attempts=3, backoff=1.0, rollback=False))
     assert record.state == "CREATE_FAILED"
     assert record.reason == "left.0: died (given up after 3 further attempts)"
-    assert world.starts.count("left.0") == 4
-    assert world.now - begun >= 1 + 2 + 4
-    assert "top.0" not in world.starts
+    assert platform.starts.count("left.0") == 4
+    assert platform.now - begun >= 1 + 2 + 4
+    assert "top.0" not in platform.starts
 
 
 def test_a_failed_create_rolls_back_in_reverse_and_says_why() -> None:
-    world = World(dying={"top.0"})
-    record = world.settle(wanted(described(DIAMOND)))
+    platform = FakePlatform(dying={"top.0"})
+    record = platform.settle(wanted(described(DIAMOND)))
     assert record.state == "ROLLBACK_COMPLETE"
     assert record.reason == "create failed: top.0: died (given up after 3 further attempts)"
-    assert world.removed == ["top.0", "left.0", "right.0", "base.0"]
-    assert world.nodes == {}
+    assert platform.removed == ["top.0", "left.0", "right.0", "base.0"]
+    assert platform.nodes == {}
     # The same order again changes nothing; another is a new create.
-    assert world.step(wanted(described(DIAMOND))).steps == ()
-    world.dying.clear()
-    assert world.settle(wanted(described(DIAMOND, image="2"))).state == "CREATE_COMPLETE"
+    assert platform.step(wanted(described(DIAMOND))).steps == ()
+    platform.dying.clear()
+    assert platform.settle(wanted(described(DIAMOND, image="2"))).state == "CREATE_COMPLETE"
 
 
 def test_a_node_without_health_is_halted_and_made_again() -> None:
-    world = World()
+    platform = FakePlatform()
     target = wanted(described(DIAMOND))
-    world.settle(target)
-    world.sick.add("left.0")
-    world.step(target)
-    assert world.record is not None
-    assert world.record.state == "CREATE_COMPLETE"  # one bad look is no failure
-    until = world.now + 10.0
-    while world.starts.count("left.0") == 1:
-        world.step(target)
-        assert world.now < until + 5
-    assert world.now >= until - 1
-    assert world.states[-1] == "UPDATE_IN_PROGRESS"
-    assert "left.0: " in world.record.reason
-    world.sick.clear()
-    assert world.settle(target).state == "UPDATE_COMPLETE"
-    assert world.starts.count("left.0") == 2
+    platform.settle(target)
+    platform.sick.add("left.0")
+    platform.step(target)
+    assert platform.record is not None
+    assert platform.record.state == "CREATE_COMPLETE"  # one bad look is no failure
+    until = platform.now + 10.0
+    while platform.starts.count("left.0") == 1:
+        platform.step(target)
+        assert platform.now < until + 5
+    assert platform.now >= until - 1
+    assert platform.states[-1] == "UPDATE_IN_PROGRESS"
+    assert "left.0: " in platform.record.reason
+    platform.sick.clear()
+    assert platform.settle(target).state == "UPDATE_COMPLETE"
+    assert platform.starts.count("left.0") == 2
 
 
 def test_a_new_order_is_a_new_chance() -> None:
-    world = World()
-    world.settle(wanted(described(DIAMOND)))
-    world.dying.add("left.0")
-    assert world.settle(wanted(described(DIAMOND, left="2"))).state == "UPDATE_FAILED"
-    world.dying.clear()
-    assert world.settle(wanted(described(DIAMOND, left="3"))).state == "UPDATE_COMPLETE"
+    platform = FakePlatform()
+    platform.settle(wanted(described(DIAMOND)))
+    platform.dying.add("left.0")
+    assert platform.settle(wanted(described(DIAMOND, left="2"))).state == "UPDATE_FAILED"
+    platform.dying.clear()
+    assert platform.settle(wanted(described(DIAMOND, left="3"))).state == "UPDATE_COMPLETE"
 
 
 def test_a_step_that_cannot_be_taken_counts_as_a_failure() -> None:
@@ -264,30 +264,30 @@ def acyclic(draw: st.DrawFn) -> dict[str, set[str]]:
 def test_any_graph_to_any_other_though_steps_and_records_are_lost(
     before: dict[str, set[str]], after: dict[str, set[str]], random: object
 ) -> None:
-    world = World()
+    platform = FakePlatform()
     chance = random.random  # type: ignore[attr-defined]
     for graph, image in ((before, "1"), (after, "2")):
         target = wanted(described(graph, image=image))
         for _ in range(20):
-            plan = world.step(target, lose=lambda: chance() < 0.4)
+            plan = platform.step(target, lose=lambda: chance() < 0.4)
             for step in plan.steps:
                 if isinstance(step, Ensure):
-                    assert all(f"{needed}.0" in world.nodes for needed in step.node.needs)
-        assert world.settle(target).status is Status.COMPLETE
-        assert set(world.nodes) == {f"{name}.0" for name in graph}
-        assert world.step(target).steps == ()
-    world.settle(wanted(described(after), presence="absent"))
-    assert world.nodes == {}
+                    assert all(f"{needed}.0" in platform.nodes for needed in step.node.needs)
+        assert platform.settle(target).status is Status.COMPLETE
+        assert set(platform.nodes) == {f"{name}.0" for name in graph}
+        assert platform.step(target).steps == ()
+    platform.settle(wanted(described(after), presence="absent"))
+    assert platform.nodes == {}
 
 
 def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
-    world = World()
+    platform = FakePlatform()
     target = wanted(described({"a": set()}))
-    world.settle(target)
+    platform.settle(target)
     gone = replace(target, presence="absent")
-    plan = planning.plan(gone, world.record, world.nodes, world.now)
-    kept = noted(plan.record, {"a.0": "port 1 is still listened on"}, world.now)
-    plan = planning.plan(gone, kept, world.nodes, world.now)
+    plan = planning.plan(gone, platform.record, platform.nodes, platform.now)
+    kept = noted(plan.record, {"a.0": "port 1 is still listened on"}, platform.now)
+    plan = planning.plan(gone, kept, platform.nodes, platform.now)
     assert (plan.record.state, plan.record.reason) == ("DELETE_IN_PROGRESS", "a.0: port 1 is still listened on")
     assert [step.key for step in plan.steps] == ["a.0"]
-    assert world.settle(gone).reason == ""
+    assert platform.settle(gone).reason == ""

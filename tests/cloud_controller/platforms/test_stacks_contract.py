@@ -18,7 +18,7 @@ from cloud_controller.platforms.interface import DeployError, Inventory, Platfor
 from cloud_controller.platforms.local.factory import open_local
 
 from ..infrastructure.descriptions import sleepers
-from .heat.heat_region import Book, open_region, template_of
+from .heat.heat_region import FakeStackIndex, open_region, template_of
 from .kubernetes.bed import Bed
 
 #: Fails at its first attempt.
@@ -53,7 +53,7 @@ class Here:
     nodes: Callable[[Mapping[str, str]], str]
     failing: str
     place: Callable[[str], str]
-    index: Book
+    index: FakeStackIndex
     orders: list[StackOrder] = dataclasses.field(default_factory=list)
 
     def order(self, template: str, **changes: Any) -> StackOrder:
@@ -99,11 +99,11 @@ def local(tmp_path: Path) -> Here:
     failing = failing.replace("{name: bad, type: sleeper", "{name: bad, type: dying")
     # Never seen running, however seldom somebody looks.
     failing += "'node_def:dying':\n  - resource: {type: process, command: [no-such-program]}\n"
-    return Here(platform.stacks, platform.inventory, nodes, failing, "{}.0".format, Book())
+    return Here(platform.stacks, platform.inventory, nodes, failing, "{}.0".format, FakeStackIndex())
 
 
 def heat(request: pytest.FixtureRequest, tmp_path: Path) -> Here:
-    index = Book()
+    index = FakeStackIndex()
     platform = open_region(request.getfixturevalue("openstack"), tmp_path, index)
 
     def nodes(values: Mapping[str, str]) -> str:
@@ -132,7 +132,7 @@ def kubernetes(request: pytest.FixtureRequest) -> Here:
         return bundles.to_text([*maps, {"apiVersion": "archelon.org/v1", "kind": "Stack", "outputs": ours}])
 
     failing = nodes({"good": "1"}).replace("${word}", "x") + FAILING_JOB.replace("IMAGE", bed.image)
-    return Here(bed.platform.stacks, bed.platform.inventory, nodes, failing, "ConfigMap/{}".format, Book())
+    return Here(bed.platform.stacks, bed.platform.inventory, nodes, failing, "ConfigMap/{}".format, FakeStackIndex())
 
 
 @pytest.fixture(
@@ -224,7 +224,7 @@ def test_a_failed_create_is_rolled_back_or_kept_as_ordered(here: Here) -> None:
 def test_parameters_are_checked_before_anything_is_made_and_told_without_their_values(here: Here) -> None:
     template = here.nodes({"a": "1"})
     secret = "correct horse battery staple, and much more of it"
-    for parameters, said in (
+    for parameters, result in (
         ({}, "word"),
         ({"word": secret}, "word"),
         ({"word": "x", "other": secret}, "other"),
@@ -232,7 +232,7 @@ def test_parameters_are_checked_before_anything_is_made_and_told_without_their_v
         order = here.order(template, parameters=parameters, secrets=frozenset(parameters))
         with pytest.raises(DeployError) as refused:
             here.stacks.validate(order)
-        assert said in str(refused.value)
+        assert result in str(refused.value)
         assert secret not in str(refused.value)
         with pytest.raises(DeployError):
             here.stacks.advance(order, None)

@@ -136,7 +136,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: Syst
 def test_what_this_platform_has_not_is_said_clearly(system: System) -> None:
     instance = new_instance()
     assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
-    for changes, content, said in (
+    for changes, content, result in (
         ({provision.CONFIGURATION_KIND: "ssh"}, {}, "not on this platform"),
         ({}, {"command": "rm -rf /"}, "list"),
         ({}, {"files": {"../x": "y"}}, "leaves"),
@@ -146,7 +146,7 @@ def test_what_this_platform_has_not_is_said_clearly(system: System) -> None:
     ):
         _, answer = put_configuration(system, instance, content, **changes)
         assert answer.status_code == 400
-        assert said in answer.text
+        assert result in answer.text
 
 
 def test_paths_that_derive_from_another_instances_are_left_to_it(system: System) -> None:

@@ -15,7 +15,7 @@ from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import entities, facts, facts_of, record_of
 
-from .world import engine, extras_of, sql_registry
+from .registries import engine, extras_of, sql_registry
 
 A = extras_of("a")
 KEY = "/engine/1"

@@ -23,7 +23,7 @@ from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import Registry, Selection
 from occi_service.server.app import Application
 
-from .world import ENGINE, SCHEME, Tenant, extras_of, sql_registry, with_categories
+from .registries import ENGINE, SCHEME, Tenant, extras_of, sql_registry, with_categories
 
 Answer = tuple[str, list[tuple[str, str]], bytes]
 
@@ -35,7 +35,7 @@ class TenantApplication(Application):
         return self._call_occi(environ, response, identity=environ["test.identity"])
 
 
-class World:
+class TenantCounters:
     """One application. Each tenant has a counter of its own for ids, so that B's do not shift A's."""
 
     def __init__(self, registry: Registry) -> None:
@@ -133,13 +133,13 @@ USUAL = st.sampled_from(
 ANY = st.one_of(_requests(), USUAL)
 
 
-class TwoWorlds(RuleBasedStateMachine):
+class TwoRegistries(RuleBasedStateMachine):
     def make(self) -> tuple[Registry, Registry]:
         raise NotImplementedError
 
     @initialize()
     def start(self) -> None:
-        self.shared, self.alone = [World(each) for each in self.make()]
+        self.shared, self.alone = [TenantCounters(each) for each in self.make()]
 
     @rule(request=ANY)
     def by_a(self, request: tuple[str, str, dict[str, str]]) -> None:
@@ -153,8 +153,8 @@ class TwoWorlds(RuleBasedStateMachine):
         assert not status.startswith("500"), status
 
 
-def _machine(registries: Callable[[], tuple[Registry, Registry]], databases: list[Database]) -> type[TwoWorlds]:
-    class Machine(TwoWorlds):
+def _machine(registries: Callable[[], tuple[Registry, Registry]], databases: list[Database]) -> type[TwoRegistries]:
+    class Machine(TwoRegistries):
         def make(self) -> tuple[Registry, Registry]:
             for database in databases:
                 with database.write() as connection:
@@ -193,9 +193,9 @@ def test_in_a_database(database_url: str, tmp_path: Any) -> None:
 
 def test_an_operator_sees_all_tenants_and_only_by_asking(database_url: str) -> None:
     registry, database = sql_registry(database_url)
-    world = World(registry)
+    target = TenantCounters(registry)
     for tenant in ("a", "b"):
-        assert world.request(tenant, "PUT", ENGINES[0], _ENGINE)[0].startswith("201")
+        assert target.request(tenant, "PUT", ENGINES[0], _ENGINE)[0].startswith("201")
     red = Selection(category=ENGINE, attributes=(("colour", "red"),))
     assert [each.extras for each in registry.select(red, extras_of("a")).entities] == ["a"]
     assert registry.select(red, {}).entities == []

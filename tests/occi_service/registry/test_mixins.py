@@ -13,7 +13,7 @@ from occi.core_model import Mixin
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import PyssfRegistry, Registry
 
-from .world import extras_of, sql_registry, with_categories
+from .registries import extras_of, sql_registry, with_categories
 
 NAME = "http://example.org/mine#blue"
 

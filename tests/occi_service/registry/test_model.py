@@ -19,7 +19,7 @@ from occi_service.model import type_id
 from occi_service.registry import InMemoryRegistry
 from occi_service.registry.base import Registry, Selection, filter_text
 
-from .world import BELT, ENGINE, TURBO, extras_of, sql_registry, with_categories
+from .registries import BELT, ENGINE, TURBO, extras_of, sql_registry, with_categories
 
 TENANTS = st.sampled_from([None, "a", "b"])
 KEYS = st.sampled_from([f"/{place}/{number}" for place in ("engine", "engine/deep", "x") for number in range(3)])

@@ -24,7 +24,7 @@ from occi_service.registry.base import Selection
 from occi_service.registry.sql import SqlRegistry
 from occi_service.registry.tables import entities, fact, facts
 
-from .world import ENGINE, SCHEME, TURBO, TestCipher, engine, extras_of, sql_registry
+from .registries import ENGINE, SCHEME, TURBO, TestCipher, engine, extras_of, sql_registry
 
 A = extras_of("a")
 KEY = "/engine/1"

@@ -11,7 +11,7 @@ import pytest
 
 from occi_service.registry import InMemoryRegistry
 from occi_service.server.request import RequestLimits
-from tests.occi_service.registry.world import sql_registry
+from tests.occi_service.registry.registries import sql_registry
 from tests.occi_service.server.calls import JSON, Answer, call, environ_of, path_of, serve
 from tests.occi_service.server.shop import BOX_TEXT, BOX_TYPE, ROPE_TYPE, SCHEME, Shop
 

@@ -14,7 +14,7 @@ from occi.core_model import Action, Entity
 from archelon_core.transactions import forbid_in_transaction, in_transaction
 from occi_service import attributes
 from occi_service.server.backends import ReadOnlyActions, call_first
-from tests.occi_service.registry.world import sql_registry
+from tests.occi_service.registry.registries import sql_registry
 from tests.occi_service.server.calls import JSON, Answer, call, path_of
 from tests.occi_service.server.shop import BOX_TYPE, LABEL_TYPE, OPEN, OPEN_TYPE, SCHEME, Shop
 

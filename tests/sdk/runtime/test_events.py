@@ -56,7 +56,7 @@ class System:
             deploy.STACK_STATE: "CREATE_COMPLETE",
         }
         self.cloud.keep("deploy", STACK, attributes)
-        self.heard: dict[str, Any] = {}
+        self.acknowledged: dict[str, Any] = {}
         self.unheard: list[tuple[dict[str, Any], Callable[[], None]]] = []
         self.kinds: type[Growing] = type("Grown", (Growing,), {})
         self.engine = self.start()
@@ -82,7 +82,7 @@ class System:
         self.engine = Engine(
             make, private=private, reports=self, waiter=waiter, scope=scope, accept=lambda _: None, clock=waiter.now
         )
-        self.engine.activate(sdk.Instance(INSTANCE, "t", SERVICE), self.heard)
+        self.engine.activate(sdk.Instance(INSTANCE, "t", SERVICE), self.acknowledged)
         self.engine.step()
         return self.engine
 
@@ -92,7 +92,7 @@ class System:
     def hear(self) -> None:
         """The service manager hears everything that was told."""
         for attributes, settled in self.unheard:
-            self.heard = attributes.get(manager.PRIVATE, self.heard)
+            self.acknowledged = attributes.get(manager.PRIVATE, self.acknowledged)
             settled()
         self.unheard = []
 
@@ -126,7 +126,7 @@ def test_an_event_may_be_forgotten_once_it_was_worked_off_and_that_was_heard(sys
     assert system.settled()
     assert system.tell()
     system.work()
-    assert (system.grown, system.heard["state"], system.heard["events"]) == (2, {"alarms": 1}, ["e-1"])
+    assert (system.grown, system.acknowledged["state"], system.acknowledged["events"]) == (2, {"alarms": 1}, ["e-1"])
 
 
 def test_told_again_while_it_waits_it_is_worked_off_once(system: System) -> None:
@@ -143,7 +143,7 @@ def test_killed_before_it_is_worked_off_the_next_process_gets_it(system: System)
     # The phase ends and is heard of, and the event still waits: what is remembered does not say that it was taken.
     system.engine.step()
     system.hear()
-    assert system.heard["events"] == []
+    assert system.acknowledged["events"] == []
     system.start()
     assert not system.tell()
     system.work()
@@ -161,7 +161,7 @@ def test_killed_after_it_has_scaled_and_before_that_was_heard_it_scales_no_more(
     assert not system.tell()
     system.work()
     system.hear()
-    assert (system.settled(), system.grown, system.heard["state"]) == (True, 2, {"alarms": 1})
+    assert (system.settled(), system.grown, system.acknowledged["state"]) == (True, 2, {"alarms": 1})
     # Another event is another matter.
     system.tell("e-2")
     system.work()
@@ -177,7 +177,7 @@ def test_what_comes_of_an_event_is_told_by_the_newer_order_that_refused_its_own_
     system.engine.phase("update", 2)
     system.work()
     system.hear()
-    assert (system.settled(), system.heard["state"]) == (True, {"alarms": 1})
+    assert (system.settled(), system.acknowledged["state"]) == (True, {"alarms": 1})
 
 
 def test_an_event_that_a_newer_order_breaks_off_comes_again(system: System) -> None:
@@ -205,7 +205,7 @@ def test_a_phase_that_is_told_again_forgets_nothing_that_came_since(system: Syst
     system.work()
     system.engine.phase("deploy", 1)
     system.hear()
-    assert (system.heard["events"], system.heard["state"]) == (["e-1"], {"alarms": 1})
+    assert (system.acknowledged["events"], system.acknowledged["state"]) == (["e-1"], {"alarms": 1})
 
 
 def test_a_phase_that_waits_is_woken_and_nothing_more(system: System) -> None:

@@ -43,8 +43,8 @@ def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
-    said = done.stdout
-    assert "hello.visitors=20" in said
-    assert "greet" in said
-    assert '"draining": true' in said
-    assert tokens["alice"] not in said
+    result = done.stdout
+    assert "hello.visitors=20" in result
+    assert "greet" in result
+    assert '"draining": true' in result
+    assert tokens["alice"] not in result

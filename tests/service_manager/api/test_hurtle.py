@@ -98,7 +98,7 @@ def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud
     assert hurtle.await_stack(location)["occi.mcn.stack.state"] == "UPDATE_COMPLETE"
     until(lambda: hurtle.attributes(location)["mcn.service.state"] == "provision", "it rests again")
     instance = location.rpartition("/")[2]
-    assert cloud.books().times("phase done", instance, phase="update") == 1
+    assert cloud.entries().times("phase done", instance, phase="update") == 1
     hurtle.dispose(location)
     assert not [each for each in cloud.left_over() if instance in each]
 

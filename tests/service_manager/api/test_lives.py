@@ -46,7 +46,7 @@ def generation(tenant: client.Client, path: str) -> int:
 
 def told(cloud: FakeCloudProcess, path: str, phase: str) -> list[Any]:
     """Generations for which an orchestrator carried out a phase."""
-    return [each["generation"] for each in cloud.books().effects("phase done", id_of(path), phase=phase)]
+    return [each["generation"] for each in cloud.entries().effects("phase done", id_of(path), phase=phase)]
 
 
 def phases(tenant: client.Client, path: str) -> list[tuple[str, str]]:
@@ -72,7 +72,7 @@ def test_from_order_to_record(manager: ServiceManager, cloud: FakeCloudProcess, 
     assert record["org.archelon.record.audit"]
     assert record["org.archelon.record.ended"]
     assert not [each for each in cloud.left_over() if id_of(path) in each]
-    assert cloud.books().violations == []
+    assert cloud.entries().violations == []
 
 
 def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
@@ -100,14 +100,14 @@ def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
 
 def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     path = order(manager, tenant)
-    asked = cloud.books().requests(module="orchestrator", method="GET", instance=id_of(path))
+    asked = cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path))
     cloud.fault("status", count=None)
     for where in (path, f"/record/{id_of(path)}"):
         assert tenant.get(where)
     assert [each.location for each in tenant.list("/demo/") if each.location == path]
     other = tenant.create(TYPE)
     assert path in {each.location for each in tenant.list("/demo/")}
-    assert cloud.books().requests(module="orchestrator", method="GET", instance=id_of(path)) == asked
+    assert cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path)) == asked
     cloud.clear()
     # It would meet the faults of the next tests, which are for instances of their own.
     manager.await_state(other, "active")
@@ -175,24 +175,24 @@ def test_a_declared_action_reaches_the_orchestrator_once(
     until(lambda: len(acts(cloud, path)) == 2, "the invocation is repeated")
     tenant.act(path, POKE, {"force": 4})
     until(lambda: len(acts(cloud, path)) == 3, "the second invocation")
-    taken = until(lambda: cloud.books().effects("acted", id_of(path))[1:], "the second is taken")
+    taken = until(lambda: cloud.entries().effects("acted", id_of(path))[1:], "the second is taken")
     assert [each["action"] for each in taken] == ["poke"]
-    assert cloud.books().times("acted", id_of(path)) == 2
-    assert cloud.books().times("act repeated", id_of(path)) == 1
+    assert cloud.entries().times("acted", id_of(path)) == 2
+    assert cloud.entries().times("act repeated", id_of(path)) == 1
     with pytest.raises(client.BadRequestError):
         tenant.act(path, POKE, {"force": "hard"})
 
 
 def acts(cloud: FakeCloudProcess, path: str) -> list[Any]:
-    return list(cloud.books().requests(module="orchestrator", action="act", instance=id_of(path)))
+    return list(cloud.entries().requests(module="orchestrator", action="act", instance=id_of(path)))
 
 
 def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", message="no capacity", count=1)
     path = order(manager, tenant)
-    books = cloud.books()
-    assert books.times("phase failed", id_of(path), phase="deploy") == 1
-    assert books.times("phase done", id_of(path), phase="deploy") == 1
+    entries = cloud.entries()
+    assert entries.times("phase failed", id_of(path), phase="deploy") == 1
+    assert entries.times("phase done", id_of(path), phase="deploy") == 1
     assert wire.STATE_MESSAGE not in tenant.get(path).attributes
 
 
@@ -205,7 +205,7 @@ def test_a_phase_that_fails_for_good_says_why_and_can_be_retried(
     assert shown.attributes[wire.STATE_MESSAGE] == "deploy failed: no capacity in this region"
     assert type_id(wire.RETRY) in shown.actions
     # One attempt and two more.
-    begun = cloud.books().requests(module="orchestrator", action="deploy", instance=id_of(path))
+    begun = cloud.entries().requests(module="orchestrator", action="deploy", instance=id_of(path))
     assert len(begun) == 3
     tenant.act(path, type_id(wire.RETRY))
     manager.await_state(path, "active")
@@ -280,7 +280,7 @@ def test_a_restarted_orchestrator_is_given_what_it_reported(
     tenant.update(path, {"demo.size": 2})
     until(lambda: told(cloud, path, "update") == [2], "the update is carried out by the second process")
     manager.await_state(path, "active")
-    assert cloud.books().violations == []
+    assert cloud.entries().violations == []
 
 
 def test_the_manifest_says_how_patient_a_phase_is(
@@ -313,7 +313,7 @@ def test_internal_parameters_reach_the_orchestrator_and_never_the_tenant(
     with manager.as_("alice") as tenant:
         path = tenant.create(kind, {"demo.size": 8, "org.archelon.region": "north", "demo.password": "mine"})
         manager.await_state(path, "active")
-        given = {each["phase"]: each for each in cloud.books().effects("order given", id_of(path))}
+        given = {each["phase"]: each for each in cloud.entries().effects("order given", id_of(path))}
         assert given["activate"][orchestrator.INTERNAL_PARAMETERS] == {"zone": "inner zone"}
         assert given["deploy"][orchestrator.INTERNAL_PARAMETERS] == {"licence": "licence key"}
         assert given["provision"][orchestrator.INTERNAL_PARAMETERS] == {}
@@ -336,5 +336,5 @@ def test_a_path_may_be_ordered_again_and_everything_is_made_and_removed_again(
         tenant.delete(path)
         manager.await_state(path, None)
         instance = str(made.attributes["org.archelon.instance"])
-        assert cloud.books().times("disposal done", instance) == 1
+        assert cloud.entries().times("disposal done", instance) == 1
         assert not [each for each in cloud.left_over() if instance in each]

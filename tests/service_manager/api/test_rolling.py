@@ -46,8 +46,8 @@ class Service:
         self.provider.act(entry, type_id(wire.ROLL))
 
         def ended() -> str:
-            said = str(self.provider.get(entry).attributes[STATE])
-            return "" if said.startswith("running") else said
+            result = str(self.provider.get(entry).attributes[STATE])
+            return "" if result.startswith("running") else result
 
         return str(until(ended, "the roll ends"))
 
@@ -74,7 +74,7 @@ def service(manager: ServiceManager, tmp_path: Path, request: pytest.FixtureRequ
 def updates(cloud: FakeCloudProcess, service: Service) -> list[tuple[str, str]]:
     """Begins and ends of updates in their order, by instance."""
     ids = {path.rpartition("/")[2] for path in service.paths}
-    effects = [each for each in cloud.books().effects(phase="update") if each["instance"] in ids]
+    effects = [each for each in cloud.entries().effects(phase="update") if each["instance"] in ids]
     return [(each["instance"], each["name"]) for each in effects]
 
 
@@ -120,9 +120,9 @@ def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Servic
     service.order(2)
     entry = service.publish("2")
     cloud.fault("fail", module="orchestrator", action="update", message="broken", count=3)
-    said = service.roll(entry)
-    assert said.startswith("failed: instance ")
-    assert "goes back" in said
+    result = service.roll(entry)
+    assert result.startswith("failed: instance ")
+    assert "goes back" in result
     for path in service.paths:
         service.manager.await_state(path, "active")
     until(lambda: service.versions() == ["1", "1"], "both run what they ran before")

@@ -61,7 +61,7 @@ def test_actions_for_a_silent_orchestrator_hold_nobody_up(small: ServiceManager,
             small.await_state(path, "active")
         assert silences(cloud) < 8
         cloud.clear()
-        until(lambda: cloud.books().times("acted", id_of(silent)) == 40, "every action is taken", seconds=60)
+        until(lambda: cloud.entries().times("acted", id_of(silent)) == 40, "every action is taken", seconds=60)
 
 
 def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManager, cloud: FakeCloudProcess) -> None:

@@ -64,7 +64,7 @@ def test_a_report_that_is_lost_is_found_by_a_look(patient: Bench, way: LossyWay,
         phases = dict(CREATED)
     assert len(way.lost) == lost + 1
     patient.check(round_, phases)
-    assert patient.cloud.books().times("phase repeated", round_.instance, phase=phase) >= 1
+    assert patient.cloud.entries().times("phase repeated", round_.instance, phase=phase) >= 1
     assert patient.clean() == 0
 
 
@@ -81,7 +81,7 @@ def test_an_orchestrator_that_started_anew_unheard_is_found_by_a_look(patient: B
     patient.cloud.wait_for("activated", round_.instance, process=2)
     way.target = target
     patient.ends(round_, "active")
-    assert patient.cloud.books().phases(round_.instance) == CREATED
+    assert patient.cloud.entries().phases(round_.instance) == CREATED
     assert patient.clean() == 0
 
 
@@ -155,10 +155,10 @@ def test_a_failure_that_is_reported_is_tried_again_and_then_shown(hasty: Bench) 
     hasty.order(round_)
     hasty.ends(round_, "fail")
     assert reason(hasty, round_) == "deploy failed: no quota"
-    assert hasty.cloud.books().times("phase failed", round_.instance, phase="deploy") == 2
+    assert hasty.cloud.entries().times("phase failed", round_.instance, phase="deploy") == 2
     hasty.act(round_, "retry")
     hasty.ends(round_, "active")
-    assert hasty.cloud.books().phases(round_.instance) == CREATED
+    assert hasty.cloud.entries().phases(round_.instance) == CREATED
     assert hasty.clean() == 0
 
 
@@ -176,7 +176,7 @@ def test_a_disposal_that_fails_once_is_asked_for_again(hasty: Bench) -> None:
     hasty.cloud.fault("fail", module="disposal", method="PUT", message="a volume is in use")
     hasty.delete(round_)
     hasty.ends(round_, None)
-    assert hasty.cloud.books().times("disposal begun", round_.instance) == 2
+    assert hasty.cloud.entries().times("disposal begun", round_.instance) == 2
     assert hasty.clean() == 0
 
 
@@ -187,8 +187,8 @@ def test_a_disposal_that_does_not_end_is_a_failed_destroy_which_another_delete_r
     hasty.cloud.fault(kind, module="disposal", method="PUT", message=message, count=2)  # type: ignore[arg-type]
     hasty.delete(round_)
     hasty.ends(round_, "fail")
-    said = "a volume is in use" if kind == "fail" else "disposal took longer than 1 s"
-    assert re.fullmatch(f"destroy failed: {said}", reason(hasty, round_))
+    result = "a volume is in use" if kind == "fail" else "disposal took longer than 1 s"
+    assert re.fullmatch(f"destroy failed: {result}", reason(hasty, round_))
     if kind == "hang":
         return
     hasty.delete(round_)

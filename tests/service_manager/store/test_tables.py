@@ -24,11 +24,11 @@ def test_bundles_from_before_belong_to_who_has_published_them(database_url: str)
     upgrade(database, MIGRATIONS)
     known, unpublished = "a" * 64, "b" * 64
     bundle = {"archive": b"", "type": "t", "version": "1"}
-    said = {"type": "t", "what": "published", "subject": "s", "at": 0.0}
+    result = {"type": "t", "what": "published", "subject": "s", "at": 0.0}
     with database.write() as connection:
         connection.execute(tables.bundles.insert(), [{"digest": each, **bundle} for each in (known, unpublished)])
         publications = [("acme", known), ("acme", known), ("umbrella", known), ("acme", "c" * 64)]
-        rows = [{"tenant": tenant, "digest": digest, **said} for tenant, digest in publications]
+        rows = [{"tenant": tenant, "digest": digest, **result} for tenant, digest in publications]
         connection.execute(tables.publications.insert(), rows)
         connection.exec_driver_sql("DROP TABLE sm_bundle_owners")
         version = sa.table("alembic_version", sa.column("version_num", sa.String))

@@ -33,7 +33,7 @@ class Tokens:
 
 
 @dataclasses.dataclass
-class Book:
+class FakeStackIndex:
     """What was ordered, as a test says."""
 
     stacks: list[KnownStack] = dataclasses.field(default_factory=list)

@@ -28,7 +28,7 @@ from tests.waiting import until
 
 from ...design.delegation_contract import AUDIENCE
 from ..keystone.keystone_provider import KeystoneProvider
-from .heat_region import Book, template_of
+from .heat_region import FakeStackIndex, template_of
 
 
 class Trusted:
@@ -98,7 +98,7 @@ def test_a_trust_is_all_that_a_name_needs(
     tokens = Trusted(keystone_provider, tenant, presented)
     keystone_provider.revoke(presented)
     labels = Labels(str(uuid.uuid4()), tenant, "http://schemas.example.org/occi/sm#thing", 1)
-    context = PlatformContext("heat", tmp_path, tokens, Book(instances={labels.instance: labels}))
+    context = PlatformContext("heat", tmp_path, tokens, FakeStackIndex(instances={labels.instance: labels}))
     platform = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     assert platform.names is not None
     with designate_zone(openstack_dns, keystone_provider.person.cloud) as zone:

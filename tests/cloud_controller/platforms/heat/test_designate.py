@@ -27,9 +27,9 @@ from tests.openstack import OpenStack
 from tests.relay import Relay
 from tests.sdk.names_contract import NamesContract
 
-from ...served import Pace, served
+from ...served import Waiter, served
 from ...system import INSTALLATION, SERVICE, TENANT, System, labels, new_instance
-from .heat_region import Book, Rerouted, Tokens, relay_before
+from .heat_region import FakeStackIndex, Rerouted, Tokens, relay_before
 
 
 @dataclasses.dataclass
@@ -47,8 +47,8 @@ class AtDesignate:
         return self.served.name
 
     def of(self, instance: str) -> Dns:
-        said = sdk.Instance(instance, TENANT, SERVICE)
-        return Dns(CloudNames(self.design_of(said), lambda: said, pace=Pace()), instance)
+        result = sdk.Instance(instance, TENANT, SERVICE)
+        return Dns(CloudNames(self.design_of(result), lambda: result, waiter=Waiter()), instance)
 
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
         self.served.serves(name, kind, *expected)
@@ -113,7 +113,7 @@ def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dn
         naming.served.call("POST", f"/zones/{naming.served.id}/recordsets", document)
     naming.serves("lost", "A", ("192.0.2.8", 3600))
     # A sweep sees both, and nothing of what another installation has made.
-    index = Book(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
+    index = FakeStackIndex(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
     context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), index)
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     assert instance in heat.inventory.instances(INSTALLATION)
@@ -145,7 +145,7 @@ def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) ->
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "where"),
+    ("changed", "result", "where"),
     [
         ({names.REGION: "local"}, "has no name server; there are heat", names.REGION),
         ({dns.VALUE: "web"}, "no such address", dns.VALUE),
@@ -154,7 +154,7 @@ def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) ->
     ],
 )
 def test_what_is_wrong_is_said_with_the_attribute(
-    naming: AtDesignate, changed: dict[str, Any], said: str, where: str
+    naming: AtDesignate, changed: dict[str, Any], result: str, where: str
 ) -> None:
     instance = new_instance()
     attributes = {names.REGION: naming.region, dns.NAME: "web", **changed}
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_said_with_the_attribute(
     given = {dns.ZONE: naming.zone, dns.TYPE: "A", dns.VALUE: "192.0.2.1", **labels(instance), **attributes}
     answer = naming.system.call("PUT", f"/provision{path}", kind=dns.RECORD, attributes=given)
     assert answer.status_code == 400, answer.text
-    assert said in answer.json["error"]["message"]
+    assert result in answer.json["error"]["message"]
     assert answer.json["error"]["where"].endswith(where)
 
 
@@ -227,12 +227,12 @@ def test_zones_may_be_limited_and_must_be_where_tenants_share_a_project(
         limited.names.put(order("example.net"))
     assert limited.names.remove(order("example.net"))
     account = {"username": "u", "project_name": "p", "password_file": "f"}
-    for wrong, said in (
+    for wrong, result in (
         ({"zones": "example.net"}, "a list of domains"),
         ({"zones": ["-"]}, "no zone"),
         ({"zone": []}, "takes zones and service"),
     ):
-        with pytest.raises(DeployError, match=said):
+        with pytest.raises(DeployError, match=result):
             open_heat(context, auth_url=auth, dns=wrong)
     with pytest.raises(DeployError, match="needs zones: with an account all tenants"):
         open_heat(context, auth_url=auth, account=account, dns={})

@@ -37,7 +37,7 @@ from cloud_controller.platforms.interface import (
 from tests.openstack import OpenStack
 from tests.waiting import until
 
-from .heat_region import Book, Tokens, template_of
+from .heat_region import FakeStackIndex, Tokens, template_of
 
 SERVICE = "http://schemas.example.org/occi/sm#thing"
 
@@ -60,7 +60,7 @@ class Region:
 
     def __init__(self, openstack: OpenStack) -> None:
         self.http = Counting()
-        self.index = Book()
+        self.index = FakeStackIndex()
         self.connections = HeatConnections(
             Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=self.http
         )
@@ -437,7 +437,7 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
             raise self._problem
 
     here = Labels(str(uuid.uuid4()), "tenant", SERVICE, 1)
-    index = Book(instances={here.instance: here})
+    index = FakeStackIndex(instances={here.instance: here})
 
     def inventory(problem: DeployError) -> HeatInventory:
         return HeatInventory(HeatConnections(Ended(problem), auth_url="http://nobody.example", region="any"), index)

@@ -32,7 +32,7 @@ from cloud_controller.platforms.interface import PlatformContext, ProvisionError
 from sdk.provisioning import Provisioning
 from tests.openstack import OpenStack
 
-from ...served import Pace, served
+from ...served import Waiter, served
 from ...system import SERVICE, TENANT, System, labels, new_instance
 from .heat_region import Tokens
 
@@ -167,7 +167,7 @@ def test_servers_are_configured_by_their_agents(
         return {"deploy_status_code": 0, "deploy_stdout": "done", "deploy_stderr": "", **outputs}
 
     with served(system) as design_of, system.worker(), ThreadPoolExecutor(1) as pool:
-        provisioning = Provisioning(design_of(said), lambda: said, bundle=bundle(tmp_path / "bundle"), pace=Pace())
+        provisioning = Provisioning(design_of(said), lambda: said, bundle=bundle(tmp_path / "bundle"), waiter=Waiter())
 
         def configure(content: Mapping[str, Any]) -> Any:
             stack = sdk.Stack(path, "main", "heat")

@@ -21,7 +21,7 @@ import pytest
 
 from archelon_api import deploy, names
 from cloud_controller.platforms.kubernetes import diagnostics
-from tests.cloud_controller.house import House, labels, new_instance
+from tests.cloud_controller.system import System, labels, new_instance
 from tests.kubernetes_cluster import KubernetesCluster
 from tests.tables import Tables
 from tests.waiting import until
@@ -93,11 +93,11 @@ def reached(url: str) -> bool:
 
 
 @contextmanager
-def house(bed: Bed, directory: Path) -> Iterator[tuple[House, Bed, Faults]]:
+def system(bed: Bed, directory: Path) -> Iterator[tuple[System, Bed, Faults]]:
     """A whole cloud controller whose only region is reached through a proxy."""
     directory.mkdir()
     with proxied(bed.kubeconfig, directory) as (faults, through), region(through, bed.image) as inside:
-        made = House(directory / "house", f"sqlite:///{directory}/state.db", platforms={"kube": inside.platform})
+        made = System(directory / "system", f"sqlite:///{directory}/state.db", platforms={"kube": inside.platform})
         try:
             # Looked at behind the proxy's back.
             yield made, replace(inside, api=bed.api), faults
@@ -114,7 +114,7 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         until(reach, seconds=240, pause=0.05)
         return time.monotonic() - begun
 
-    with house(bed, directory) as (made, inside, faults):
+    with system(bed, directory) as (made, inside, faults):
         instance = new_instance()
         stack = "/deploy" + deploy.stack_path(instance, "main", "kube")
         attributes = {

@@ -101,14 +101,14 @@ def make_ready(worker: Worker, root: Path, before: Mapping[str, Any] | None, vic
         return {}
     assert worker.run(root, before) == (0, "")
     launcher = Launcher(root)
-    books = in_the_books(launcher)
+    entries = in_the_books(launcher)
     if victim:
-        pid = books[victim]
+        pid = entries[victim]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         name = Name("i-1", f"s1.{victim}")
         until(lambda: (found := launcher.observe(name)) and found.state is State.FAILED, f"{victim} is seen to be dead")
-    return books
+    return entries
 
 
 @pytest.mark.crash
@@ -127,20 +127,20 @@ def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tab
                 assert worker.run(root, wanted) == (0, "")
             else:
                 assert (status, died) == (0, "")
-            books = in_the_books(launcher)
+            entries = in_the_books(launcher)
             try:
-                assert set(books) == expected
-                assert on_the_machine(launcher, processes.VARIABLE) == {key: [pid] for key, pid in books.items()}
+                assert set(entries) == expected
+                assert on_the_machine(launcher, processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
                 assert {
                     key: len(pids) for key, pids in on_the_machine(launcher, processes.SUPERVISOR_VARIABLE).items()
-                } == dict.fromkeys(books, 1)
-                assert {key: books[key] for key in untouched} == {key: ready[key] for key in untouched}
+                } == dict.fromkeys(entries, 1)
+                assert {key: entries[key] for key in untouched} == {key: ready[key] for key in untouched}
                 assert (root / "state").read_text() == (
                     "DELETE_COMPLETE" if not expected else f"{'CREATE' if before is None else 'UPDATE'}_COMPLETE"
                 )
                 if not expected:
                     assert launcher.remains("i-1") == ()
-                rows.append((step, died, left, len(books)))
+                rows.append((step, died, left, len(entries)))
             finally:
                 for process in launcher.find():
                     assert launcher.remove(process.name, wait=90)

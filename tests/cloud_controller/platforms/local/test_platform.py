@@ -63,10 +63,10 @@ time.sleep(1000)
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "result"),
     [({}, b"2147483648 1024 0\n"), ({"limits": {"memory": 1 << 30, "files": 100}}, b"1073741824 100 0\n")],
 )
-def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits: Any, said: bytes) -> None:
+def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits: Any, result: bytes) -> None:
     runner = [sys.executable, "-I", "-S", "-c", BOUNDS]
     (bundle := tmp_path / "bundle").mkdir()
     platform = open_local(PlatformContext("here", tmp_path / "region"), runner=runner, **limits)
@@ -76,7 +76,7 @@ def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits:
         while not (data := platform.applications.read_log("i-1").data):
             assert time.monotonic() < end
             time.sleep(0.02)
-        assert data == said
+        assert data == result
     finally:
         assert platform.launcher.remove(Name("i-1", "orchestrator"), wait=60)
 

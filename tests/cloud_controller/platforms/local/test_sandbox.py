@@ -93,6 +93,6 @@ def test_one_who_is_not_root_keeps_tenants_apart_too(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {**kept, "ARCHELON_REQUIRE_ALL": "1"}
     done = subprocess.run([*as_user, *pytest_, *selected], cwd=ROOT, env=environment, capture_output=True, check=False)
-    said = done.stdout.decode()
-    assert done.returncode == 0, said
-    assert " passed" in said.splitlines()[-1]
+    result = done.stdout.decode()
+    assert done.returncode == 0, result
+    assert " passed" in result.splitlines()[-1]

@@ -85,7 +85,7 @@ class Target:
     reset: Callable[[Request], None] = lambda _request: None
 
 
-class Worlds:
+class Installations:
     """Makes all targets anew over fresh databases; what takes long to make is made once."""
 
     def __init__(self, directory: Path, postgres: str | None) -> None:

@@ -14,7 +14,7 @@ from archelon_api import service_manager
 from archelon_api.names import GENERATION
 from archelon_core.backoff import Backoff
 from occi_service import client
-from sdk.runtime.reporting import Line
+from sdk.runtime.reporting import ReportQueue
 
 from .journal import Journal
 
@@ -22,7 +22,7 @@ from .journal import Journal
 _EXPECTED = {"renew": (403, 404), "report": (401, 404, 409)}
 
 
-class JournaledLine(Line):
+class JournaledReportQueue(ReportQueue):
     """From one process of an orchestrator to its service manager. It holds that process's tokens, and dies with it.
 
     Args:
@@ -40,14 +40,14 @@ class JournaledLine(Line):
         process: int,
         journal: Journal,
         clients: dict[str, client.Client],
-        on_heard: Callable[[Mapping[str, Any]], None],
+        on_acknowledged: Callable[[Mapping[str, Any]], None],
     ) -> None:
         super().__init__(url, start_token, pauses=Backoff(0.05, longest=1.0))
         self._client = clients.setdefault(url.removesuffix(self._path), self._client)
         self._instance = instance
         self._process = process
         self._journal = journal
-        self._on_heard = on_heard
+        self._on_acknowledged = on_acknowledged
         self._said: tuple[str, Mapping[str, Any]] | None = None
         self._attempt = 0
 
@@ -70,13 +70,13 @@ class JournaledLine(Line):
     def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
         with self._journaled("report", attributes):
             super()._say(attributes, request_id)
-        self._on_heard(attributes)
+        self._on_acknowledged(attributes)
 
     @contextlib.contextmanager
     def _journaled(self, name: str, attributes: Mapping[str, Any], expected: tuple[int, ...] = ()) -> Iterator[None]:
-        said = (name, attributes)
-        attempt = self._attempt = self._attempt + 1 if said == self._said else 1
-        self._said = said
+        result = (name, attributes)
+        attempt = self._attempt = self._attempt + 1 if result == self._said else 1
+        self._said = result
         begun, status, error = time.monotonic(), 200, ""
         try:
             yield
