@@ -14,7 +14,7 @@ from service_manager.remote import cloud_controller as calls
 from tests.attack.listener import listener
 from tests.fakes.cloud import FakeCloudProcess
 
-from ..api.api import Clock
+from ..api.in_process_api import Clock
 from ..harness import Keys, make_bundle
 
 
