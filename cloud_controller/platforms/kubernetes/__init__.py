@@ -1,5 +1,5 @@
-"""The Kubernetes platform: orchestrators as Deployments, stacks from manifests, nodes of descriptions as pods.
+"""The Kubernetes platform: orchestrators as Deployments, stacks from manifests, nodes of infrastructure descriptions as pods.
 
-`api` speaks to the cluster, in plain JSON over the official client's connection and credentials; `discovery` knows what it
-serves; everything above is a comparison of what is wanted with what the cluster shows, applied server-side.
+`api` sends plain JSON over the official client's connections and credentials; `discovery` caches the served kinds. All other
+modules compare the desired objects with those in the cluster, and apply the difference server-side.
 """

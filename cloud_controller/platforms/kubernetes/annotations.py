@@ -1,7 +1,7 @@
-"""Names and labels of what is made on a cluster.
+"""Names, labels and annotations of the objects that Archelon creates in a cluster.
 
-Kubernetes' labels hold 63 characters of a small alphabet; ids of instances, tenants and service types may hold others. A value
-that does not fit stands as a digest in the label, which is what is selected by, and as itself in an annotation of the same name.
+Label values hold 63 characters of a small alphabet; ids of instances, tenants and service types may be longer. A value that does
+not fit is stored as a digest in the label, which selectors use, and in full in an annotation of the same name.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ GENERATION: Final = _OURS + "generation"
 REGION: Final = _OURS + "region"
 INSTALLATION: Final = _OURS + "installation"
 STACK: Final = _OURS + "stack"
-#: Of a description's node: its name, and the instance of it.
+#: The node of an infrastructure description, and one instance of it.
 NODE: Final = _OURS + "node"
 NODE_KEY: Final = _OURS + "node-key"
-#: Digest of what a change of makes an object anew; an annotation.
+#: Annotation: digest of the fields whose change recreates an object.
 REVISION: Final = _OURS + "revision"
 COMPONENT: Final = "app.kubernetes.io/component"
 MANAGED: Final = "app.kubernetes.io/managed-by"
 _WE: Final = "archelon"
-#: Components: an instance's orchestrator; what a stack's template has; what the cluster makes of that.
+#: Components: an instance's orchestrator; an object of a stack's template; the pods and claims that the cluster creates from it.
 ORCHESTRATOR: Final = "orchestrator"
 OBJECT: Final = "stack"
 POD: Final = "pod"
@@ -40,21 +40,21 @@ _DNS: Final = re.compile(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?")
 
 
 def label(value: str) -> str:
-    """The value, or where it cannot be a label's, a digest of it."""
+    """Return the value, or a digest of it if it is not a valid label value."""
     return value if _LABEL.fullmatch(value) else "sha-" + hashlib.sha256(value.encode()).hexdigest()[:40]
 
 
 def dns_name(prefix: str, value: str) -> str:
-    """A name for an object: the value behind the prefix, or where that cannot be a name, a digest of it."""
+    """Return an object name: prefix and value, or prefix and digest if that is not a valid name."""
     name = f"{prefix}-{value}"
     return name if _DNS.fullmatch(name) else f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:32]}"
 
 
-def marks(labels: Labels, *, region: str, component: str, **more: str) -> dict[str, str]:
-    """The labels of an object.
+def labels_of(labels: Labels, *, region: str, component: str, **more: str) -> dict[str, str]:
+    """Return the labels of an object.
 
     Args:
-        more: further ones, by the constants' names in small letters, such as `stack`.
+        more: further labels, by the lower-case names of the constants, such as `stack`.
     """
     term = labels.service.rpartition("#")[2] or labels.service.rpartition("/")[2]
     return {
@@ -74,21 +74,21 @@ def marks(labels: Labels, *, region: str, component: str, **more: str) -> dict[s
 
 
 def annotations_of(labels: Labels) -> dict[str, str]:
-    """What does not fit into a label, as itself."""
+    """Return the values that do not fit into a label, for annotations of the same names."""
     values = {INSTANCE: labels.instance, TENANT: labels.tenant, SERVICE: labels.service}
     return {name: value for name, value in values.items() if label(value) != value}
 
 
 def instance_of(metadata: Mapping[str, Any]) -> str:
-    """The instance that an object belongs to; empty where none."""
-    marked = str((metadata.get("labels") or {}).get(INSTANCE) or "")
-    told = str((metadata.get("annotations") or {}).get(INSTANCE) or "")
-    # The annotation says what the label is a digest of, and nothing else.
-    return told if told and label(told) == marked else marked
+    """Return the instance that an object belongs to, or an empty string."""
+    labelled = str((metadata.get("labels") or {}).get(INSTANCE) or "")
+    annotated = str((metadata.get("annotations") or {}).get(INSTANCE) or "")
+    # Only an annotation that matches the label counts.
+    return annotated if annotated and label(annotated) == labelled else labelled
 
 
 def selector(region: str, **wanted: str) -> str:
-    """Selects objects of ours in a region, by the constants' names in small letters, such as `instance`."""
+    """Return a label selector for Archelon's objects in a region, by the lower-case names of the constants (`instance`)."""
     parts = [f"{MANAGED}={_WE}", f"{REGION}={label(region)}"]
     for name, value in wanted.items():
         key = COMPONENT if name == "component" else _OURS + name.replace("_", "-")

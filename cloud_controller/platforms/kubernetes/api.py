@@ -1,11 +1,10 @@
-"""One cluster's API: requests and watches in plain JSON, over the official client's configuration, credentials and connections.
+"""Client of one cluster's API: requests and watches in plain JSON, over the official client's connections and credentials.
 
-In: a method and a path. Out: what the server answered, or an error that says whether asking again can help. Objects stay plain
-values from the template to the wire: an apply must send exactly the fields that somebody wrote, and the typed models would add
-their own and refuse those that they do not know (docs/adr/016-kubernetes-in-plain-json.md).
+Objects stay plain values from the template to the wire: an apply must send exactly the fields that the template sets, and the
+typed models would add fields of their own and reject unknown ones (docs/adr/016-kubernetes-in-plain-json.md).
 
-Every request here can be repeated: it reads, applies, or deletes by name. So what a busy or restarting server refuses is asked
-again here, a few times within a step's lease; what goes beyond that is the work queue's to repeat.
+Every request is repeatable: it reads, applies, or deletes by name. Requests that a busy or restarting server rejects are retried
+here a few times within a step's lease; the work queue retries the rest.
 """
 
 from __future__ import annotations
@@ -28,28 +27,28 @@ from archelon_core.transactions import forbid_in_transaction
 Json = dict[str, Any]
 
 APPLY: Final = "application/apply-patch+yaml"
-#: The field manager that everything is applied as.
+#: The field manager of every apply.
 _MANAGER: Final = "archelon"
 MERGE: Final = "application/merge-patch+json"
 
-#: Seconds that connecting, and waiting for an answer, may take: a step has a lease of ten.
+#: Connect and read timeouts in seconds: a step has a lease of ten.
 _CONNECT: Final = 2.0
 _READ: Final = 5.0
-#: How often a request is made at most, and the seconds in between.
+#: Attempts for one request, and the seconds between them.
 _ATTEMPTS: Final = 4
 _PAUSES: Final = Backoff(0.1, longest=1.0)
-#: Answers that are worth asking again: conflict of two writers, too many requests, trouble of the server.
-_AGAIN: Final = frozenset((409, 429, 500, 502, 503, 504))
-#: An answer larger than this is none that we asked for.
+#: Statuses worth a retry: conflicting writers, too many requests, server errors.
+_RETRYABLE: Final = frozenset((409, 429, 500, 502, 503, 504))
+#: Largest accepted response, and largest event of a watch, in bytes.
 _SIZE: Final = 64 << 20
 _LINE: Final = 16 << 20
 
 
 class ApiError(Exception):
-    """The API server refuses. The text is its own, which names objects and fields and holds no secret's value.
+    """The API server rejected the request. The text is the server's: it names objects and fields, never a secret's value.
 
     Args:
-        status: HTTP's. reason: a word, such as `Forbidden`.
+        status: HTTP status. reason: Kubernetes' reason, such as `Forbidden`.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -59,27 +58,27 @@ class ApiError(Exception):
 
     @property
     def final(self) -> bool:
-        """Whether asking the same again gives the same answer."""
+        """Whether a retry of the same request would fail as well."""
         return 400 <= self.status < 500 and self.status not in (401, 408, 409, 410, 429)
 
 
 class NotFoundError(ApiError):
-    """There is no such object, or no such kind."""
+    """The object, or its kind, does not exist."""
 
 
 class GoneError(ApiError):
-    """A watch cannot go on from there: everything is to be listed again."""
+    """The version of a watch has expired; list again."""
 
 
 class UnreachableError(ApiError):
-    """Nobody answers, or not in time."""
+    """The server does not respond, or not in time."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "Unreachable", message)
 
 
 class Connection(Protocol):
-    """Makes one HTTP request; the answer's body is not read yet. Raises urllib3's errors."""
+    """Makes one HTTP request and returns the response with its body unread. Raises urllib3's errors."""
 
     def __call__(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout: urllib3.Timeout
@@ -88,7 +87,7 @@ class Connection(Protocol):
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of the server, and can be asked again."""
+    """A repeatable request."""
 
     method: str
     path: str
@@ -112,34 +111,30 @@ class Api:
     # objects ----------------------------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: str | int) -> Json:
-        """An object or a list. Raises ApiError."""
+        """Return an object or a list. Raises ApiError."""
         return self._json(_Request("GET", path, query))
 
     def find(self, path: str) -> Json | None:
-        """An object, or None where there is none. Raises ApiError."""
+        """Return an object, or None if it does not exist. Raises ApiError."""
         try:
             return self.get(path)
         except NotFoundError:
             return None
 
     def apply(self, path: str, wanted: Json, *, dry_run: bool = False) -> Json:
-        """Server-side apply: the object has the fields of `wanted`, and loses those that an earlier apply of ours had set.
-
-        Raises:
-            ApiError: it is refused.
-        """
-        # Forced: what a template says holds, also where somebody has changed it by hand since.
+        """Apply an object server-side: set the fields of `wanted`, remove other fields of earlier applies. Raises ApiError."""
+        # Forced: the template takes precedence over manual changes.
         query: dict[str, str | int] = {"fieldManager": _MANAGER, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"
         return self._json(_Request("PATCH", path, query, wanted, APPLY))
 
     def merge(self, path: str, change: Json) -> Json:
-        """Change some fields of an object that is there. Raises ApiError."""
+        """Change some fields of an existing object. Raises ApiError."""
         return self._json(_Request("PATCH", path, {"fieldManager": _MANAGER}, change, MERGE))
 
     def delete(self, path: str, *, uid: str = "") -> None:
-        """Delete an object, if it is there (and, with `uid`, if it is still that one); what it owns follows. Raises ApiError."""
+        """Delete an object if it exists (with `uid`: if it is still that one), and what it owns. Raises ApiError."""
         options: Json = {"propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
@@ -147,28 +142,28 @@ class Api:
             self._json(_Request("DELETE", path, {}, options, "application/json"))
 
     def text(self, path: str, **query: str | int) -> bytes:
-        """An answer that is no JSON, such as a log. Raises ApiError."""
-        return self._answer(_Request("GET", path, query))
+        """Return a response that is not JSON, such as a log. Raises ApiError."""
+        return self._send(_Request("GET", path, query))
 
     # watches ----------------------------------------------------------------------------------------------------------
 
     def watch(self, path: str, *, version: str, seconds: int, **query: str) -> Iterator[Json]:
-        """Events (`type`, `object`) from a version on, until the server ends the watch, which it does after `seconds`.
+        """Yield events (`type`, `object`) from a version on, until the server ends the watch after `seconds`.
 
         Raises:
-            GoneError: the version is too old. ApiError: it is refused, or the connection is cut.
+            GoneError: the version has expired. ApiError: the request is rejected, or the connection is lost.
         """
-        asked: dict[str, str | int] = {
+        parameters: dict[str, str | int] = {
             **query,
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": seconds,
         }
-        # A silent connection may be a dead one; the server itself ends the watch before.
+        # The server ends the watch first, so a connection silent for longer is dead.
         timeout = urllib3.Timeout(connect=_CONNECT, read=seconds + _READ)
         try:
-            answer = self._connection("GET", _url(path, asked), _headers(), None, timeout)
+            answer = self._connection("GET", _url(path, parameters), _headers(), None, timeout)
             try:
                 if answer.status != 200:
                     raise _refusal(answer.status, answer.read(_LINE))
@@ -179,38 +174,38 @@ class Api:
                         raise _error(int(status.get("code") or 500), status)
                     yield event
             finally:
-                # Not `release_conn`: what the server still sends on it would be taken for the next answer.
+                # Not `release_conn`: unread events would be taken for the next response.
                 answer.close()
         except (urllib3.exceptions.HTTPError, OSError) as problem:
-            raise UnreachableError(f"the watch of {path} was cut: {type(problem).__name__}") from problem
+            raise UnreachableError(f"watch of {path} lost: {type(problem).__name__}") from problem
         except ValueError as problem:
-            raise UnreachableError(f"the watch of {path} sent no JSON") from problem
+            raise UnreachableError(f"watch of {path} did not return JSON") from problem
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _json(self, request: _Request) -> Json:
-        answer = self._answer(request)
+        answer = self._send(request)
         try:
             found: Json = json.loads(answer)
         except ValueError as problem:
             what = f"{request.method} {request.path}"
-            raise UnreachableError(f"the answer to {what} is no JSON; is it a Kubernetes API?") from problem
+            raise UnreachableError(f"the response to {what} is not JSON; is it a Kubernetes API?") from problem
         return found
 
-    def _answer(self, request: _Request) -> bytes:
-        """What the server says in the end: asked again, a few times, where it may say something else."""
-        sent = None if request.body is None else json.dumps(request.body).encode()
+    def _send(self, request: _Request) -> bytes:
+        """Return the response body; retry errors that may pass."""
+        body = None if request.body is None else json.dumps(request.body).encode()
         url, headers = _url(request.path, request.query), _headers(request.content_type)
         for attempt in range(1, _ATTEMPTS + 1):
             wait = _PAUSES.delay(attempt)
             try:
-                status, answer, asked = self._once(request.method, url, headers, sent)
+                status, answer, retry_after = self._once(request.method, url, headers, body)
                 if status < 300:
                     return answer
                 problem = _refusal(status, answer)
-                if status not in _AGAIN:
+                if status not in _RETRYABLE:
                     raise problem
-                wait = max(wait, min(asked, _PAUSES.longest))
+                wait = max(wait, min(retry_after, _PAUSES.longest))
             except UnreachableError as error:
                 problem = error
             if attempt < _ATTEMPTS:
@@ -218,7 +213,7 @@ class Api:
         raise problem
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes, float]:
-        """Status, body, and the seconds that the server asks to wait."""
+        """Send once; return status, body, and the seconds of `Retry-After`."""
         forbid_in_transaction("a call to Kubernetes")
         try:
             answer = self._connection(method, url, headers, body, urllib3.Timeout(connect=_CONNECT, read=_READ))
@@ -227,33 +222,30 @@ class Api:
             finally:
                 answer.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as problem:
-            raise UnreachableError(f"the Kubernetes API does not answer: {type(problem).__name__}") from problem
-        asked = answer.headers.get("Retry-After", "")
-        return answer.status, content, float(asked) if asked.isdigit() else 0.0
+            raise UnreachableError(f"the Kubernetes API does not respond: {type(problem).__name__}") from problem
+        after = answer.headers.get("Retry-After", "")
+        return answer.status, content, float(after) if after.isdigit() else 0.0
 
 
 def connect(kubeconfig: str = "", context: str = "") -> OfficialConnection:
-    """The connection that a kubeconfig describes, or without one that of the pod that this runs in.
+    """Connect with a kubeconfig, or without one with the service account of the pod that this process runs in.
 
     Raises:
-        ValueError: there is neither, or the file cannot be read.
+        ValueError: neither is present, or the file cannot be read.
     """
     configuration = client.Configuration()
     try:
         if kubeconfig:
             load: Any = config.load_kube_config
-            load(
-                config_file=kubeconfig,
-                context=context or None,
-                client_configuration=configuration,
-                persist_config=False,
-            )
+            selected = context or None
+            load(config_file=kubeconfig, context=selected, client_configuration=configuration, persist_config=False)
         else:
             load = config.load_incluster_config
             load(client_configuration=configuration)
     except (ConfigException, OSError) as problem:
         where = f"the kubeconfig {kubeconfig}" if kubeconfig else "the pod's own service account"
-        raise ValueError(f"{where} gives no way to a cluster: {problem}; set `kubeconfig` for the region") from problem
+        raise ValueError(f"cannot connect with {where}: {problem}; set `kubeconfig` for the region") from problem
+    # `Api` retries: it knows which requests are repeatable and for how long.
     # Repeating is this module's, which knows what can be repeated and for how long.
     configuration.retries = False
     configuration.connection_pool_maxsize = 64
@@ -261,7 +253,7 @@ def connect(kubeconfig: str = "", context: str = "") -> OfficialConnection:
 
 
 class OfficialConnection:
-    """The official client's pools, TLS and credentials; tokens that end are renewed by it."""
+    """The official client's connection pools, TLS and credentials; it renews expiring tokens."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -278,7 +270,7 @@ class OfficialConnection:
         return answer
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the connections."""
         self._client.close()
 
 
@@ -305,12 +297,13 @@ def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 def _refusal(status: int, body: bytes) -> ApiError:
     try:
-        told = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        told = None
-    return _error(status, told if isinstance(told, dict) else {})
+        document = None
+    return _error(status, document if isinstance(document, dict) else {})
 
 
-def _error(status: int, told: Json) -> ApiError:
+def _error(status: int, document: Json) -> ApiError:
     kind = NotFoundError if status == 404 else GoneError if status == 410 else ApiError
-    return kind(status, str(told.get("reason") or ""), str(told.get("message") or f"the API server answers {status}"))
+    message = str(document.get("message") or f"the API server returned status {status}")
+    return kind(status, str(document.get("reason") or ""), message)

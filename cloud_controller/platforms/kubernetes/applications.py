@@ -1,7 +1,7 @@
-"""Orchestrators as Deployments of one replica, one an instance, adopted by whichever worker asks next.
+"""Orchestrators as Deployments of one replica, one per instance.
 
-Every call compares and applies; nothing is remembered here. The cluster keeps a wanted orchestrator running by itself, on
-whatever node; what is told here is how it is, and why it is not as it should be.
+Every call compares and applies and keeps no state, so any worker can take over. The cluster keeps a wanted orchestrator running;
+this module reports its state, and the cause if it is not up.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..interface import ApplicationOrder, ApplicationState, DeployError, Log, Po
 from . import diagnostics
 from .annotations import ORCHESTRATOR, REVISION, dns_name, instance_of
 from .api import ApiError, Json, NotFoundError
-from .cluster import Cluster
+from .cluster import Cluster, describe
 from .discovery import UnknownKindError
 from .logs import read_log
 from .orchestrators import CONTAINER, URL, Orchestrator, Runs
 
-#: Everything that an application is made of, by the cluster's hand too.
+#: Every kind that an application consists of, including those that the cluster creates.
 _KINDS: Final = (
     ("apps/v1", "Deployment"),
     ("apps/v1", "ReplicaSet"),
@@ -34,13 +34,9 @@ _VERSIONED: Final = (("v1", "Secret"), ("v1", "ConfigMap"))
 
 
 class KubernetesApplications:
-    """Applications on a cluster.
+    """Applications on a cluster."""
 
-    Args:
-        runs: how.
-    """
-
-    #: Changes are told by the watcher; looks in between are for what it may have missed.
+    #: The watcher reports changes; polls catch those that it missed.
     pace = PollIntervals(under_way=5.0, standing=60.0)
 
     def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
@@ -50,7 +46,7 @@ class KubernetesApplications:
         self._namespaces: dict[str, str] = {}
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
-        """Apply everything. Raises DeployError where the cluster will never take it, ApiError where it does not now."""
+        """Apply all objects. Raises DeployError if the cluster rejects them for good, ApiError if it may accept them later."""
         cluster = self._cluster
         namespace = cluster.namespaces.of(order.labels.tenant)
         wanted = Orchestrator(order, region=cluster.region, namespace=namespace, runs=self._runs)
@@ -58,11 +54,11 @@ class KubernetesApplications:
             cluster.namespace(order.labels)
             present = cluster.api.find(cluster.path(wanted.deployment(replicas=0)))
             if present is not None and present["metadata"].get("deletionTimestamp"):
-                return ApplicationState("inactive", "an earlier one is still being removed")
+                return ApplicationState("inactive", "an earlier orchestrator is still being removed")
             if present is not None:
                 wanted.owned_by(present)
-            # What the pod needs, before it; whose it is, once there is a Deployment and while the pod starts. Where that is
-            # not come to, the next call says it; until then they are found by their labels.
+            # The pod's dependents come first; their owner references follow once the Deployment exists, while the pod starts.
+            # If this call is killed before, the next one sets them; until then labels find the dependents.
             dependents = wanted.dependents()
             with ThreadPoolExecutor(len(dependents)) as pool:
                 made = list(pool.map(cluster.apply, dependents))
@@ -75,17 +71,17 @@ class KubernetesApplications:
         except UnknownKindError as problem:
             raise DeployError(str(problem)) from problem
         except NotFoundError:
-            # The namespace was removed behind our back.
+            # The namespace was removed concurrently.
             cluster.forget_namespaces()
             raise
         except ApiError as problem:
             if problem.final:
                 raise DeployError(f"the cluster refuses the orchestrator: {problem}") from problem
             raise
-        return self._told(deployment)
+        return self._state(deployment)
 
     def stop(self, instance: str) -> bool:
-        """Scale it to nothing; True when nothing of it runs any more."""
+        """Scale it to zero; return True when nothing of it runs any more."""
         found = self._find(instance)
         if found is None:
             return True
@@ -97,20 +93,20 @@ class KubernetesApplications:
         return not any(diagnostics.runs(each) for each in self._pods(instance, found["metadata"]["namespace"]))
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
-        """End it and start it. Raises DeployError."""
+        """Stop it, then start it. Raises DeployError."""
         if not self.stop(order.labels.instance):
             return ApplicationState("inactive", "is stopping, to be started again")
         return self.start(order)
 
     def state(self, instance: str) -> ApplicationState | None:
-        """As it is now."""
+        """Return the present state, or None if there is none."""
         found = self._find(instance)
-        return None if found is None else self._told(found)
+        return None if found is None else self._state(found)
 
     def remove(self, instance: str) -> bool:
-        """Delete all of it; True when nothing is left."""
+        """Delete all its objects; return True when none is left."""
         for found in self._objects(instance):
-            # What the cluster made goes with what it was made for.
+            # The garbage collector removes owned objects.
             if found["kind"] not in ("ReplicaSet", "Pod") and not found["metadata"].get("deletionTimestamp"):
                 self._cluster.delete(found)
         if self._objects(instance):
@@ -120,7 +116,7 @@ class KubernetesApplications:
         return True
 
     def read_log(self, instance: str, since: int = 0) -> Log:
-        """Lines later than the moment `since`; see `logs`."""
+        """Return the lines after the moment `since`; see `logs`."""
         found = self._find(instance)
         if found is None:
             return Log(b"", since, since)
@@ -128,8 +124,8 @@ class KubernetesApplications:
         return read_log(self._cluster.api, pods, CONTAINER, since)
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What the cluster still has of it, in words."""
-        return self._cluster.described(self._objects(instance))
+        """Describe the objects that are left."""
+        return [describe(each) for each in self._objects(instance)]
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -142,7 +138,7 @@ class KubernetesApplications:
         if namespace:
             found = cluster.api.find(resource.path(namespace, name))
             return None if found is None else {**found, "apiVersion": resource.version, "kind": resource.kind}
-        # Of an instance alone its tenant's namespace is not known; it is looked for once.
+        # The instance alone does not determine the namespace: search once, then remember.
         listed = cluster.items(resource, instance=instance, component=ORCHESTRATOR)
         if not listed:
             return None
@@ -167,7 +163,7 @@ class KubernetesApplications:
                 if not wanted.keeps(found):
                     self._cluster.delete(found)
 
-    def _told(self, deployment: Json) -> ApplicationState:
+    def _state(self, deployment: Json) -> ApplicationState:
         metadata = deployment["metadata"]
         url = str((metadata.get("annotations") or {}).get(URL, ""))
         if metadata.get("deletionTimestamp"):
@@ -181,7 +177,7 @@ class KubernetesApplications:
         return ApplicationState("error" if trouble.lasting else "inactive", trouble.text, url)
 
     def _trouble(self, deployment: Json, pod: Mapping[str, Any] | None) -> diagnostics.Trouble | None:
-        """What keeps it from answering; the pod says it sooner than the Deployment."""
+        """What keeps it from running; a pod reports it sooner than its Deployment."""
         if pod is None:
             return diagnostics.of_deployment(deployment) or diagnostics.Trouble("is starting", lasting=False)
         wanted = deployment["spec"]["template"]["metadata"]["annotations"].get(REVISION)

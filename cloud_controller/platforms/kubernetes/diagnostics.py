@@ -1,7 +1,6 @@
-"""Why a pod does not come up, in plain words: from the pod, from what should have made it, and from what the kubelet told.
+"""Why a pod does not come up, in one sentence: from the pod, its owner, and the kubelet's events.
 
-Kubernetes says it in many places (conditions, waiting reasons, last states, events); a tenant reads one sentence.
-`Trouble.lasting` tells what will not pass by itself from what is on its way.
+`Trouble.lasting` separates what does not pass by itself from what is in progress.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong or still awaited, in words.
+    """A fault, or something still in progress, as text.
 
     Args:
-        lasting: it will not come right by itself, as far as can be seen.
+        lasting: it is unlikely to resolve by itself.
     """
 
     text: str
@@ -34,27 +33,27 @@ class Trouble:
 
 
 def newest(pods: Sequence[Json]) -> Json | None:
-    """The pod that counts: the newest that is not on its way out, else the newest."""
+    """Return the newest pod that is not being deleted, else the newest."""
     ordered = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     staying = [pod for pod in ordered if not pod["metadata"].get("deletionTimestamp")]
     return staying[-1] if staying else ordered[-1] if ordered else None
 
 
 def of_deployment(deployment: Json) -> Trouble | None:
-    """Why it has no pod: the cluster refuses to make one (a quota, an admission rule)."""
+    """Why a Deployment has no pod: the cluster rejects it (a quota, an admission rule)."""
     for condition in deployment.get("status", {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return refused(str(condition.get("message")))
     return None
 
 
-def refused(told: str) -> Trouble:
-    """A pod that cannot be made."""
-    return Trouble(f"the cluster refuses its pod: {_short(told)}", lasting=True)
+def refused(message: str) -> Trouble:
+    """The cluster rejects a pod."""
+    return Trouble(f"the cluster refuses its pod: {_short(message)}", lasting=True)
 
 
 def warning(events: Sequence[Json]) -> str:
-    """The newest warning among an object's events; empty where there is none."""
+    """Return the newest warning among an object's events, or an empty string."""
     warnings = [each for each in events if each.get("type") == "Warning"]
     if not warnings:
         return ""
@@ -63,34 +62,32 @@ def warning(events: Sequence[Json]) -> str:
 
 
 def of_pod(pod: Json, events: Sequence[Json] = ()) -> Trouble | None:
-    """What keeps a pod from being ready; None where nothing does."""
+    """Return what keeps a pod from being ready, or None."""
     status = pod.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled")
     if scheduled is not None and scheduled["status"] != "True":
         return Trouble(f"no node can take it: {_short(scheduled.get('message'))}", lasting=True)
     if status.get("phase") == "Failed" and not status.get("containerStatuses"):
-        return Trouble(
-            f"its pod has failed: {status.get('reason') or ''} {_short(status.get('message'))}", lasting=True
-        )
+        text = f"its pod has failed: {status.get('reason') or ''} {_short(status.get('message'))}"
+        return Trouble(text, lasting=True)
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         trouble = _of_container(container)
         if trouble is not None:
             return trouble
     if status.get("phase") == "Pending":
-        told = warning(events)
-        if told:
-            return Trouble(f"its container is not made: {told}", lasting=True)
-        return Trouble("its container is being made", lasting=False)
+        if message := warning(events):
+            return Trouble(f"its container cannot be created: {message}", lasting=True)
+        return Trouble("its container is being created", lasting=False)
     ready = conditions.get("Ready")
     if ready is None or ready["status"] != "True":
-        return Trouble("does not answer that it is ready yet", lasting=False)
+        return Trouble("is not ready yet", lasting=False)
     return None
 
 
 def runs(pod: Json) -> bool:
-    """Whether anything of it runs, or may yet; the object itself stays until the kubelet has cleaned up behind it."""
+    """Whether its containers run or may run; the object itself stays until the kubelet has cleaned up."""
     if not pod["metadata"].get("deletionTimestamp"):
         return pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
     containers = pod.get("status", {}).get("containerStatuses") or ()
@@ -98,7 +95,7 @@ def runs(pod: Json) -> bool:
 
 
 def waits_silently(pod: Json) -> bool:
-    """Whether only events can tell what it waits for: it is on a node, and its containers say no more than that they are made."""
+    """Whether only events show what it waits for: it is scheduled, and its containers report no more than their creation."""
     status = pod.get("status", {})
     if status.get("phase") != "Pending":
         return False
@@ -110,8 +107,8 @@ def _of_container(container: Json) -> Trouble | None:
     waiting = container.get("state", {}).get("waiting") or {}
     reason = waiting.get("reason", "")
     if reason in _IMAGE:
-        told = _short(waiting.get("message"))
-        return Trouble(f"the image {container.get('image')} cannot be had: {reason} {told}".rstrip(), lasting=True)
+        text = f"cannot pull the image {container.get('image')}: {reason} {_short(waiting.get('message'))}"
+        return Trouble(text.rstrip(), lasting=True)
     if reason in _CANNOT_START:
         return Trouble(f"its container cannot start: {_short(waiting.get('message')) or reason}", lasting=True)
     ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
@@ -128,8 +125,8 @@ def _ended(ended: Json) -> str:
         return "was killed for using more memory than its limit"
     if ended.get("signal"):
         return f"killed by signal {ended['signal']}"
-    told = _short(ended.get("message"))
-    return f"exited with status {ended.get('exitCode', '?')}" + (f": {told}" if told else "")
+    message = _short(ended.get("message"))
+    return f"exited with status {ended.get('exitCode', '?')}" + (f": {message}" if message else "")
 
 
 def _short(text: object) -> str:

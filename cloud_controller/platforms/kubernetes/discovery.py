@@ -1,9 +1,8 @@
-"""What a cluster serves: the path of every kind, today's API versions first, an older one where the server has no newer.
+"""Cache of the kinds that a cluster serves, with their paths.
 
-The code here speaks the API versions of today. Where a server is older, the same kind is taken from an earlier version of its
-group, but only from those that are known to mean the same by the fields that are used (`_SAME`); any other kind that is not
-served is refused with what is. The answer is kept, and asked for again when something is looked for that is not in it: a
-custom resource may have been defined since.
+The code uses current API versions. On an older server, a kind comes from an earlier version of its group, but only from one whose
+fields are known to be equivalent (`_SAME`); any other kind that is not served is an error that names the served versions. A
+lookup that misses refreshes the cache, since a custom resource may have been defined in the meantime.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Final
 
 from .api import Api, Json, NotFoundError
 
-#: Earlier versions by group, version and kind, the best first, that take and show the same fields.
+#: Earlier versions with the same fields, by version and kind, best first.
 _SAME: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("policy/v1", "PodDisruptionBudget"): ("policy/v1beta1",),
     ("autoscaling/v2", "HorizontalPodAutoscaler"): ("autoscaling/v2beta2",),
@@ -25,12 +24,12 @@ _SAME: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("discovery.k8s.io/v1", "EndpointSlice"): ("discovery.k8s.io/v1beta1",),
     ("networking.k8s.io/v1", "Ingress"): (),
 }
-#: Seconds before a kind that was not found is asked for again.
-_PATIENCE: Final = 5.0
+#: Seconds before a missing kind is looked up again.
+_MISSED_SECONDS: Final = 5.0
 
 
 class UnknownKindError(Exception):
-    """The cluster has no such kind; the text says which versions of it there are."""
+    """The cluster does not serve the kind; the text names the versions that it serves."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Resource:
     """A kind as the cluster serves it.
 
     Args:
-        version: as `apiVersion` has it, such as `apps/v1`.
-        plural: as paths have it. verbs: what can be done.
+        version: the `apiVersion`, such as `apps/v1`.
+        plural: the name in paths. verbs: the permitted operations.
     """
 
     version: str
@@ -49,8 +48,8 @@ class Resource:
     verbs: frozenset[str]
 
     def path(self, namespace: str, name: str = "") -> str:
-        """Of an object, or without a name of the list of them; without a namespace of those in all."""
-        # Whatever a name holds, it stays one step of the path.
+        """Return the path of an object; without a name, of the list; without a namespace, across all namespaces."""
+        # Quoted: a name is always one segment of the path.
         name = urllib.parse.quote(name, safe="")
         root = f"/apis/{self.version}" if "/" in self.version else f"/api/{self.version}"
         inside = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
@@ -58,10 +57,10 @@ class Resource:
 
 
 class Discovery:
-    """What the cluster serves; kept, and thread-safe.
+    """Cached discovery. Thread-safe.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic seconds.
     """
 
     def __init__(self, api: Api, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,10 +71,10 @@ class Discovery:
         self._missed: dict[tuple[str, str], float] = {}
 
     def find(self, version: str, kind: str) -> Resource:
-        """The kind in this version, or in an earlier one that means the same.
+        """Return the kind in this version, or in an equivalent earlier one.
 
         Raises:
-            UnknownKindError: it is not served. ApiError: the server cannot be asked.
+            UnknownKindError: it is not served. ApiError: the server does not respond.
         """
         for candidate in (version, *_SAME.get((version, kind), ())):
             found = self._version(candidate, (candidate, kind)).get(kind)
@@ -84,12 +83,12 @@ class Discovery:
         raise UnknownKindError(f"this cluster has no {kind} in {version}; {self._elsewhere(version, kind)}")
 
     def forget(self, version: str) -> None:
-        """Ask anew what there is of a group's version."""
+        """Drop a group's version from the cache."""
         with self._lock:
             self._versions.pop(version, None)
 
     def deletable(self) -> Sequence[Resource]:
-        """Every namespaced kind that can be listed and deleted, each in one version. Raises ApiError."""
+        """Return every namespaced kind that can be listed and deleted, each in one version. Raises ApiError."""
         found: dict[tuple[str, str], Resource] = {}
         for version in self._preferred():
             for kind, resource in self._version(version).items():
@@ -98,12 +97,12 @@ class Discovery:
         return list(found.values())
 
     def _version(self, version: str, looked_for: tuple[str, str] | None = None) -> dict[str, Resource]:
-        """The kinds of a group's version, by name; none where it is not served."""
+        """Return the kinds of a group's version, by name; empty if it is not served."""
         with self._lock:
             known = self._versions.get(version)
-            missed = self._missed.get(looked_for, -_PATIENCE) if looked_for is not None else 0.0
+            missed = self._missed.get(looked_for, -_MISSED_SECONDS) if looked_for is not None else 0.0
         complete = known is not None and (looked_for is None or looked_for[1] in known)
-        if complete or (known is not None and self._clock() < missed + _PATIENCE):
+        if complete or (known is not None and self._clock() < missed + _MISSED_SECONDS):
             return known or {}
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         try:
@@ -118,7 +117,7 @@ class Discovery:
 
     def _preferred(self) -> list[str]:
         groups = self._api.get("/apis").get("groups") or ()
-        # All versions of a group, the preferred first: a kind may be in an older one only.
+        # All versions of a group, the preferred one first: a kind may exist only in an older one.
         found = ["v1"]
         for group in groups:
             first = group["preferredVersion"]["groupVersion"]
@@ -126,8 +125,8 @@ class Discovery:
         return found
 
     def _elsewhere(self, version: str, kind: str) -> str:
-        there = [each for each in self._preferred() if kind in self._version(each)]
-        return f"it has it in {', '.join(there)}" if there else "install what defines it, or leave it out"
+        served = [each for each in self._preferred() if kind in self._version(each)]
+        return f"it has it in {', '.join(served)}" if served else "install its definition, or leave it out"
 
 
 def _kinds(version: str, listed: Sequence[Json]) -> dict[str, Resource]:

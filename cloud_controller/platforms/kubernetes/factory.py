@@ -1,4 +1,4 @@
-"""The Kubernetes platform with everything that the modules need of it, made of a region's settings."""
+"""Builds the Kubernetes platform from a region's settings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .policy import TemplatePolicy
 from .stacks import KubernetesStacks
 from .watcher import KubernetesWatcher
 
-#: Seconds between two turns of a description at least: each asks the cluster what it has.
-_TURN: Final = 0.5
+#: Minimum seconds between two reconcile iterations of a description: each lists objects in the cluster.
+_RECONCILE_SECONDS: Final = 0.5
 
 
 class KubernetesPlatform(Platform):
     """The platform, for one region.
 
-    Args:
-        policy: what stacks may create.
-        runs: how orchestrators run.
+    policy: what templates may contain.
+    policy: what stacks may create.
+    runs: how orchestrators run.
     """
 
     applications: KubernetesApplications
@@ -39,8 +39,8 @@ class KubernetesPlatform(Platform):
         self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
         factories = node_resources("kubernetes", {"pod": PodNodes})
         types = {name: factory(cluster, runs) for name, factory in factories.items()}
-        self.described = DescribedStacks(types, soonest=_TURN)
-        self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.described}
+        self.declarative = DescribedStacks(types, soonest=_RECONCILE_SECONDS)
+        self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.declarative}
         self.inventory = KubernetesInventory(cluster)
         self.targets = KubernetesTargets(cluster)
         self.watcher = KubernetesWatcher(cluster, policy.custom)
@@ -71,18 +71,18 @@ def open_kubernetes(
     patience: float = 600.0,
     connection: Callable[[], Connection] | None = None,
 ) -> KubernetesPlatform:
-    """Open the platform. The cluster is not asked anything yet: a region whose cluster is away for now still opens.
+    """Open the platform without a request to the cluster, so that a region opens while its cluster is down.
 
     Args:
-        kubeconfig: file; without one, the service account of the pod that this runs in. cluster_context: one in the file.
-        namespace, namespaces: `one` namespace of this name for all, or one for each `tenant`, whose name begins with it.
+        kubeconfig: a file; without it, the service account of this pod. cluster_context: a context of the file.
+        namespace, namespaces: `one` namespace of this name for all, or one per `tenant` with this name as the prefix.
         image: runs bundles. pull_secrets, pull_policy, requests, limits, user, callers, egress, address, domain: see `Runs`.
-        kinds: `<version>/<kind>` that stacks may create, such as `apps/v1/Deployment`; without it, those of `policy.KINDS`.
+        kinds: `<version>/<kind>` that stacks may create, such as `apps/v1/Deployment`; default: `policy.KINDS`.
         service_types, allow_root, ingress_hosts, ingress_annotations: see `TemplatePolicy`.
-        patience: seconds after which a stack that does not come up has failed.
+        patience: seconds after which a stack that is not up has failed.
 
     Raises:
-        DeployError: a setting cannot be used; the text names it.
+        DeployError: a setting is invalid; the text names it.
     """
     if namespaces not in ("one", "tenant"):
         raise DeployError(f"region {context.region}: `namespaces` is {namespaces!r}; choose one or tenant")
@@ -100,11 +100,7 @@ def open_kubernetes(
         )
     except ValueError as problem:
         raise DeployError(f"region {context.region}: {problem}") from problem
-    given: dict[str, Any] = {
-        "requests": requests,
-        "limits": limits,
-        "egress": egress,
-    }
+    given: dict[str, Any] = {"requests": requests, "limits": limits, "egress": egress}
     runs = Runs(
         image=image,
         pull_secrets=tuple(pull_secrets),

@@ -1,6 +1,4 @@
-"""What a cluster has of an instance: for disposal, every object of every kind that carries the instance's label; for monitors,
-its nodes' pods, each at its own address.
-"""
+"""The objects of an instance: for disposal, all that carry its label; for monitors, the pods of its nodes."""
 
 from __future__ import annotations
 
@@ -12,13 +10,13 @@ from typing import Final
 from ..interface import InventoryError, Target
 from .annotations import COMPONENT, INSTALLATION, ORCHESTRATOR, instance_of, label
 from .api import ApiError, Json
-from .cluster import Cluster, describe
+from .cluster import Cluster, describe, describe_held
 
 _OFFSPRING: Final = frozenset(("Pod", "ReplicaSet", "Job", "ControllerRevision", "EndpointSlice"))
 
 
 class KubernetesInventory:
-    """Objects of ours on a cluster.
+    """Archelon's objects in a cluster.
 
     Args:
         clock: seconds since the epoch.
@@ -29,7 +27,7 @@ class KubernetesInventory:
         self._clock = clock
 
     def instances(self, installation: str) -> Mapping[str, float]:
-        """Every instance of an installation with its youngest object's age in seconds."""
+        """Return every instance of an installation with the age of its youngest object in seconds."""
         found: dict[str, float] = {}
         for each in self._cluster.everything():
             instance = instance_of(each["metadata"])
@@ -40,14 +38,14 @@ class KubernetesInventory:
         return found
 
     def objects(self, instance: str) -> Sequence[str]:
-        """The instance's objects that somebody ordered; what the cluster made of them goes with them."""
+        """Describe the instance's objects that were ordered; what the cluster derives from them is removed with them."""
         return sorted(describe(each) for each in self._of(instance) if not _owned(each))
 
     def remove(self, instance: str) -> bool:
-        """Delete them, the orchestrator's last. Raises InventoryError where the cluster refuses for good."""
+        """Delete them, the orchestrator's last. Raises InventoryError if the cluster rejects it for good."""
         found = self._of(instance)
         ours = [each for each in found if not _owned(each)]
-        # The orchestrator stands by until its stacks are gone.
+        # The orchestrator stays until its stacks are gone.
         stacks = [each for each in ours if (each["metadata"].get("labels") or {}).get(COMPONENT) != ORCHESTRATOR]
         for each in stacks or ours or found:
             if each["metadata"].get("deletionTimestamp"):
@@ -61,13 +59,8 @@ class KubernetesInventory:
         return not self._of(instance)
 
     def remains(self, instance: str) -> Sequence[str]:
-        """Everything that is left, the cluster's own offspring too."""
-        found = self._of(instance)
-        return [
-            describe(each)
-            + (f", held by {', '.join(held)}" if (held := each["metadata"].get("finalizers") or ()) else "")
-            for each in found
-        ]
+        """Describe everything that is left, including derived objects."""
+        return [describe_held(each) for each in self._of(instance)]
 
     def _of(self, instance: str) -> list[Json]:
         return list(self._cluster.everything(instance=instance))
@@ -80,7 +73,7 @@ class KubernetesTargets:
         self._cluster = cluster
 
     def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
-        """The running pods of a node; `port` names a container's port, or is its number; without it, the first that there is."""
+        """Return a node's running pods; `port` is the name or number of a container's port, default the first."""
         found = []
         for pod in self._cluster.of_kind("v1", "Pod", instance=instance, stack=stack, node=node):
             metadata, status = pod["metadata"], pod.get("status", {})
@@ -92,7 +85,7 @@ class KubernetesTargets:
 
 
 def _owned(found: Json) -> bool:
-    """Whether the cluster made it of something else of ours."""
+    """Whether the cluster derived it from another object of Archelon's."""
     if found["kind"] == "Endpoints":
         return True
     owners = found["metadata"].get("ownerReferences") or ()

@@ -1,8 +1,8 @@
 """Output of pods by position.
 
-A position here is a moment: nanoseconds since the epoch, of a line's own stamp, which containerd and CRI-O give every line. Bytes
-would not do: the cluster gives no offset, and a pod that replaces another begins a log of its own. So `since` goes on after the
-last line that was read, in whatever pod or restart the next one stands; lines of a pod that is gone are gone with it.
+A position is a moment in nanoseconds since the epoch, from the timestamp that containerd and CRI-O give every line. Byte offsets
+would not do: the cluster provides none, and a replacement pod begins a new log. `since` continues after the last line read, in
+whichever pod or restart the next one is; the lines of a deleted pod are lost.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from .api import Api, ApiError, Json, NotFoundError
 
 _STAMP: Final = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
 _NANO: Final = 1_000_000_000
-#: Bytes that one answer gives at most, and that one look fetches of a container, the first time and at most.
+#: Bytes: of one answer at most, of the first fetch from a container, and of the largest fetch.
 _PIECE: Final = 64 << 10
 _FETCH: Final = 1 << 20
 _MOST: Final = 16 << 20
 
 
 def read_log(api: Api, pods: Sequence[Json], container: str, since: int) -> Log:
-    """Lines later than `since`, of all pods together in the order of their stamps; whole lines, up to 64 KiB.
-
-    Raises:
-        ApiError: the cluster does not answer.
-    """
+    """Return whole lines later than `since`, of all pods in the order of their timestamps, up to 64 KiB. Raises ApiError."""
     fetch = _FETCH
     while True:
         lines: list[tuple[int, bytes]] = []
@@ -40,7 +36,7 @@ def read_log(api: Api, pods: Sequence[Json], container: str, since: int) -> Log:
                 lines += [each for each in _stamped(text) if each[0] > since]
         if lines or not full or fetch >= _MOST:
             break
-        # A second with more than that in it: the cluster begins at whole seconds, and all of it was before `since`.
+        # `sinceTime` has whole seconds: all that was fetched of this second was before `since`.
         fetch *= 4
     return _piece(sorted(lines, key=lambda each: each[0]), since)
 
@@ -84,8 +80,8 @@ def _text(api: Api, pod: Json, container: str, *, since: int, previous: bool, li
 
 
 def _stamped(text: bytes) -> Iterator[tuple[int, bytes]]:
-    # At line feeds alone, as the runtime stamps them: a carriage return is a part of the line, whatever stands behind it.
-    # A line that was cut off at the limit comes whole the next time; one without a stamp is the kubelet's word.
+    # Lines end with line feeds alone; a carriage return is part of the line. A line cut off at the limit comes whole the next
+    # time; one without a timestamp is the kubelet's.
     for line in re.findall(rb"[^\n]*\n", text):
         found = _STAMP.match(line)
         if found is None:

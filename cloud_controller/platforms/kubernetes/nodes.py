@@ -1,24 +1,24 @@
-"""The resource type `pod`: a node of a description as a pod, with a Service of its own that keeps its address.
+"""The resource type `pod`: a node of an infrastructure description as a pod, with a Service that keeps its address.
 
     resource:
       type: pod
-      image: "registry.example.org/web:1"     # without it, the region's image
-      command: [python3, -u, server.py]       # without it, the image's own
+      image: "registry.example.org/web:1"     # default: the region's image
+      command: [python3, -u, server.py]       # default: the image's own
       environment: {GREETING: "${parameters.greeting}"}
       files: {server.py: !text_import {url: "file://server.py"}}
-      ports: [http]                           # numbers from 8080 on, or {http: 8000}; `port` is the first
+      ports: [http]                           # numbered from 8080, or {http: 8000}; `port` is the first
       requests: {cpu: 25m, memory: 64Mi}
       limits: {memory: 256Mi}
       user: 65532
       restart: {policy: on-failure}           # always, on-failure, never
       grace: 10
 
-`contextualisation: {type: pod, …}` may hold `command`, `environment` (or Occopus' `env`) and `files` in their stead. Files lie in
-the working directory, read-only; `/tmp` can be written. `${self.address}` is the Service's address, which is known before the pod
-starts and stays when it is made anew; the program itself listens on every address of its pod. Environment and files are Secrets.
+`contextualisation: {type: pod, …}` may contain `command`, `environment` (or Occopus' `env`) and `files` instead. Files are in the
+working directory, read-only; `/tmp` is writable. `${self.address}` is the Service's address, known before the pod starts and kept
+when the pod is recreated; the program itself listens on every address of its pod. Environment and files are Secrets.
 
-A pod that ends, or that somebody takes away, is not restarted by the cluster unless `restart` says so: the stack notices, says
-so, and makes the node again.
+The cluster restarts a pod that ended or was deleted only if `restart` says so: otherwise the stack reports it and recreates the
+node.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ...infrastructure.sections import Section, word
 from ..contents import check_texts, filled, pairs_of, text_of
 from ..health import Check, check_all
 from . import diagnostics
-from .annotations import NODE_KEY, POD, REVISION, STACK, annotations_of, dns_name, label, marks
+from .annotations import NODE_KEY, POD, REVISION, STACK, annotations_of, dns_name, label, labels_of
 from .api import ApiError, Json
 from .cluster import Cluster
 from .orchestrators import Runs
@@ -57,10 +57,10 @@ class PodNodes:
     """Nodes as pods of a cluster.
 
     Args:
-        runs: image and user of nodes that name none.
+        runs: default image and user of nodes.
     """
 
-    #: The platform that makes them.
+    #: The platform of these nodes.
     platform = "kubernetes"
 
     def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
@@ -68,7 +68,7 @@ class PodNodes:
         self._runs = runs or Runs()
 
     def check(self, implementation: Implementation) -> None:
-        """Refuse a resource that is no pod. Raises DescriptionError with the place."""
+        """Check that a resource is a valid pod. Raises DescriptionError with the place."""
         resource = Section(implementation.resource, "the resource 'pod'", _RESOURCE)
         sections = [resource]
         if implementation.contextualisation is not None:
@@ -80,7 +80,7 @@ class PodNodes:
             sections.append(Section(implementation.contextualisation, "the contextualisation 'pod'", known))
         if implementation.config_management is not None:
             place = implementation.config_management.place
-            raise DescriptionError(place, "a pod has no config_management", "take it out, or filter for another type")
+            raise DescriptionError(place, "a pod has no config_management", "remove it, or filter for another type")
         for section in sections:
             command = section.item("command")
             if command is not None:
@@ -88,15 +88,15 @@ class PodNodes:
             for key in ("environment", "env", "files"):
                 check_texts(section.item(key), key)
         if resource.item("image") is None and not self._runs.image:
-            raise DescriptionError(resource.place, "the pod has no image, and the region none either", "name one")
+            raise DescriptionError(resource.place, "neither the pod nor the region has an image", "name one")
         health = implementation.health
         if health.commands:
             place = (implementation.health_check or implementation.resource).place
-            raise DescriptionError(place, "nothing is run inside pods to check them", "check a port or a URL")
+            raise DescriptionError(place, "health checks do not run commands inside pods", "check a port or a URL")
         _check_rest(resource)
 
     def ensure(self, wanted: WantedNode) -> None:
-        """Apply its objects; a pod of another revision, or one that has ended, is taken away first. Raises NodeError."""
+        """Apply its objects; first delete a pod that has ended or is of another revision. Raises NodeError."""
         cluster = self._cluster
         try:
             namespace = cluster.namespace(wanted.labels)
@@ -122,23 +122,21 @@ class PodNodes:
             raise
 
     def halt(self, stack: str, key: str) -> bool:
-        """Delete the pod; its address stays."""
+        """Delete the pod; keep its address."""
         return self._gone(stack, key, ("Pod",))
 
     def remove(self, stack: str, key: str) -> bool:
-        """Delete all of it. Raises NodeError."""
+        """Delete all its objects. Raises NodeError."""
         return self._gone(stack, key, _KINDS)
 
     def observe(self, stack: str) -> Sequence[ObservedNode]:
-        """The stack's nodes as the cluster shows them."""
+        """Return the stack's nodes as the cluster shows them."""
         pods = {each["metadata"]["name"]: each for each in self._of("Pod", stack)}
-        found = [
-            _observed(service, pods.pop(service["metadata"]["name"], None)) for service in self._of("Service", stack)
-        ]
-        # A removal that was cut short may have left the others without their Service.
+        services = self._of("Service", stack)
+        found = [_observed(service, pods.pop(service["metadata"]["name"], None)) for service in services]
+        # An interrupted removal may leave the others without their Service.
         known = {each.key for each in found}
-        rest = [*pods.values(), *self._of("Secret", stack)]
-        for each in rest:
+        for each in (*pods.values(), *self._of("Secret", stack)):
             key = _key_of(each)
             if key not in known:
                 known.add(key)
@@ -146,7 +144,7 @@ class PodNodes:
         return found
 
     def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
-        """Ask all at once, at their Services' addresses; what is wrong by key."""
+        """Check all at once, at their Services' addresses; return the faults by key."""
         answers = check_all([_check_of(wanted, seen) for wanted, seen in asked])
         return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
 
@@ -165,9 +163,9 @@ class PodNodes:
 
 
 def object_name(stack: str, key: str) -> str:
-    """What a node's Service and pod are called, and what its Secrets begin with."""
+    """Return the name of a node's Service and pod, and the prefix of its Secrets."""
     value = f"{stack}-{key}"
-    # Two nodes may differ in what names of objects cannot hold: then only the digest of the key itself tells them apart.
+    # Keys may differ in characters that object names cannot hold; then a digest of the key itself distinguishes them.
     fits = value == value.lower() and "_" not in value
     return dns_name("node", value.replace(".", "-") if fits else value)
 
@@ -186,7 +184,7 @@ class _PodObjects:
         self._ports = _ports(resource.get("ports"))
 
     def service(self) -> Json:
-        """Its address; without ports, one that leads nowhere."""
+        """The Service; without ports it leads nowhere."""
         ports: list[Json] = [
             {"name": f"p{number}", "port": number, "targetPort": number, "protocol": "TCP"}
             for number in dict.fromkeys(self._ports.values())
@@ -200,13 +198,13 @@ class _PodObjects:
             "spec": {
                 "type": "ClusterIP",
                 "selector": {STACK: label(self._wanted.stack), NODE_KEY: label(self._wanted.key)},
-                # A Service has a port; of a node without one nobody asks it.
+                # A Service must have a port; nothing calls a node without one.
                 "ports": ports or [{"name": "none", "port": _FIRST_PORT, "protocol": "TCP"}],
             },
         }
 
     def secrets(self, attributes: Mapping[str, Scalar]) -> list[Json]:
-        """Environment and files."""
+        """The Secrets of environment and files."""
         environment, files = self._contents(attributes)
         size = sum(len(text.encode()) for text in files.values())
         if size > _FILES_LIMIT:
@@ -217,7 +215,7 @@ class _PodObjects:
         return [self._secret("env", environment), self._secret("files", by_key)]
 
     def pod(self, attributes: Mapping[str, Scalar]) -> Json:
-        """The pod itself; without attributes, its name alone counts."""
+        """The pod; without attributes, its metadata alone."""
         metadata = self._metadata(self._name)
         metadata["annotations"][REVISION] = self._wanted.revision
         shell: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
@@ -289,9 +287,7 @@ class _PodObjects:
             files.update(pairs_of(part.get("files")))
         for path in files:
             if path.startswith("/") or ".." in path.split("/") or not path:
-                raise NodeError(
-                    f"the file {path[:60]!r} of {self._wanted.key} leaves its directory; give a path inside"
-                )
+                raise NodeError(f"the file {path[:60]!r} of {self._wanted.key} leaves its directory; use a path inside")
         return environment, files
 
     def _secret(self, what: str, texts: Mapping[str, str]) -> Json:
@@ -304,23 +300,18 @@ class _PodObjects:
 
     def _metadata(self, name: str) -> Json:
         wanted = self._wanted
-        own = marks(
-            wanted.labels,
-            region=self._region,
-            component=POD,
-            stack=wanted.stack,
-            node=wanted.node,
-            node_key=wanted.key,
+        own = labels_of(
+            wanted.labels, region=self._region, component=POD, stack=wanted.stack, node=wanted.node, node_key=wanted.key
         )
-        told = {
+        annotations = {
             **annotations_of(wanted.labels),
             _NEEDS: " ".join(wanted.needs),
             _NODE: wanted.node,
             NODE_KEY: wanted.key,
         }
         if label(wanted.stack) != wanted.stack:
-            told[STACK] = wanted.stack
-        return {"name": name, "namespace": self._namespace, "labels": own, "annotations": told}
+            annotations[STACK] = wanted.stack
+        return {"name": name, "namespace": self._namespace, "labels": own, "annotations": annotations}
 
 
 def _check_rest(resource: Section) -> None:
@@ -342,14 +333,14 @@ def _check_rest(resource: Section) -> None:
         Section(restart, "'restart'", ("policy", "limit", "backoff", "backoff_limit")).choice(
             "policy", "never", _RESTARTS
         )
-    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    # The node cannot be removed during its grace period, so a tenant may choose it only within bounds.
     resource.seconds("grace", 10.0, least=1.0, most=120.0)
 
 
 def _check_quantities(section: Section) -> None:
     for entry in section.items.values():
         if isinstance(entry.value, tuple | Mapping) or entry.value is None:
-            raise DescriptionError(entry.place, "this is no amount", "write for example 250m or 64Mi")
+            raise DescriptionError(entry.place, "this is not an amount", "write for example 250m or 64Mi")
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -364,8 +355,8 @@ def _ports(value: Value) -> dict[str, int]:
 
 
 def _key_of(found: Json) -> str:
-    told = (found["metadata"].get("annotations") or {}).get(NODE_KEY)
-    return str(told or found["metadata"]["labels"][NODE_KEY])
+    annotated = (found["metadata"].get("annotations") or {}).get(NODE_KEY)
+    return str(annotated or found["metadata"]["labels"][NODE_KEY])
 
 
 def _attributes(service: Json) -> dict[str, Scalar]:
@@ -386,17 +377,17 @@ def _attributes(service: Json) -> dict[str, Scalar]:
 
 
 def _observed(service: Json, pod: Json | None) -> ObservedNode:
-    told = service["metadata"]["annotations"]
+    annotations = service["metadata"]["annotations"]
     trouble = None if pod is None else diagnostics.of_pod(pod)
     return ObservedNode(
         key=_key_of(service),
-        node=str(told.get(_NODE, "")),
+        node=str(annotations.get(_NODE, "")),
         type="pod",
         condition=_condition(service, pod, trouble),
         revision=str((pod["metadata"].get("annotations") or {}).get(REVISION, "")) if pod is not None else "",
-        needs=tuple(str(told.get(_NEEDS, "")).split()),
+        needs=tuple(str(annotations.get(_NEEDS, "")).split()),
         attributes=_attributes(service),
-        # Of one that is on its way up nobody needs to ask.
+        # A pod that is coming up needs no health check.
         healthy=False if pod is not None and pod.get("status", {}).get("phase") == "Pending" else None,
         since=_since(pod),
         message=trouble.text if trouble is not None else "its pod is gone" if pod is None else "",
@@ -407,12 +398,12 @@ def _condition(service: Json, pod: Json | None, trouble: diagnostics.Trouble | N
     if service["metadata"].get("deletionTimestamp"):
         return Condition.STOPPING
     if pod is None:
-        # Never made, or taken away by somebody: either way it is to be made.
+        # Never created, or deleted by someone: recreate it.
         return Condition.STOPPED
     if pod["metadata"].get("deletionTimestamp"):
         return Condition.STOPPING
     ended = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
-    # On its way up it counts as running and not healthy: it is left to the cluster, and halted like one that runs.
+    # A pod that is coming up counts as running and not healthy: the cluster handles it, and a halt deletes it.
     return Condition.FAILED if ended or (trouble is not None and trouble.lasting) else Condition.RUNNING
 
 
@@ -430,7 +421,7 @@ def _check_of(wanted: WantedNode, seen: ObservedNode) -> Check:
     content = filled(wanted, seen.attributes)["health_check"]
     asked = wanted.properties["health_check"]
     described = asked.get("urls") if isinstance(asked, dict) else None
-    as_they_are = described if isinstance(described, list) else []
+    plain_urls = described if isinstance(described, list) else []
     ports = {
         key.removeprefix("ports."): int(str(value))
         for key, value in seen.attributes.items()
@@ -441,7 +432,7 @@ def _check_of(wanted: WantedNode, seen: ObservedNode) -> Check:
         address=str(seen.attributes["address"]),
         asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
         urls=tuple(text_of(url) for url in content.get("urls") or ()),
-        shown={text_of(url): text_of(plain) for url, plain in zip(content.get("urls") or (), as_they_are, strict=True)},
+        shown={text_of(url): text_of(plain) for url, plain in zip(content.get("urls") or (), plain_urls, strict=True)},
         mysql=bool(content.get("mysqldbs")),
         timeout=min(5.0, wanted.health.timeout),
     )

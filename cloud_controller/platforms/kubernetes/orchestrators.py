@@ -1,10 +1,10 @@
-"""What an orchestrator is made of on a cluster, as plain objects: Deployment, Service, Secret, ConfigMap, NetworkPolicy.
+"""The objects of an orchestrator in a cluster: Deployment, Service, Secret, ConfigMap, NetworkPolicy.
 
-The Deployment owns the rest, so that none of it outlives it. Secret and ConfigMap never change: another environment or bundle is
-another revision, with objects of its own, and a pod of the old one never sees half of the new.
+The Deployment owns the rest, so none of it outlives the Deployment. Secret and ConfigMap are immutable: another environment or
+bundle is another revision with objects of its own, and a pod of the old revision never sees half of the new one.
 
-The image's side of the contract is in docs/kubernetes.md: it listens on `HOST` and `PORT`, writes below `/tmp` and
-`/var/lib/archelon` alone, and, where `ARCHELON_BUNDLE_ARCHIVE` names a file, unpacks that bundle and runs it.
+docs/kubernetes.md has the image's side of the contract: it listens on `HOST` and `PORT`, writes only below `/tmp` and
+`/var/lib/archelon`, and unpacks and runs the bundle in the file `ARCHELON_BUNDLE_ARCHIVE`, if that is set.
 """
 
 from __future__ import annotations
@@ -17,21 +17,31 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..interface import ApplicationOrder, DeployError
-from .annotations import COMPONENT, GENERATION, INSTANCE, ORCHESTRATOR, REVISION, annotations_of, dns_name, label, marks
+from .annotations import (
+    COMPONENT,
+    GENERATION,
+    INSTANCE,
+    ORCHESTRATOR,
+    REVISION,
+    annotations_of,
+    dns_name,
+    label,
+    labels_of,
+)
 from .api import Json
 
-#: Bytes of a bundle's archive in a ConfigMap: etcd takes 1.5 MiB a request, and base64 makes four thirds of it.
+#: Bytes of a bundle's archive in a ConfigMap: etcd accepts requests of 1.5 MiB, and base64 adds a third.
 ARCHIVE_LIMIT: Final = 700 << 10
 PORT: Final = 8080
 CONTAINER: Final = "orchestrator"
-#: Annotation of the Deployment: where its Service listens.
+#: Annotation of the Deployment: the address of its Service.
 URL: Final = "archelon.org/url"
 _ARCHIVE: Final = "bundle.tar.gz"
 _MOUNT: Final = "/etc/archelon/bundle"
-#: What a container may write, by volume: where, and how much. The bundle is unpacked in the second.
+#: Writable directories of the container by volume: path and size. The bundle is unpacked in the second.
 _WRITABLE: Final[Mapping[str, tuple[str, str]]] = {"tmp": ("/tmp", "64Mi"), "state": ("/var/lib/archelon", "128Mi")}  # nosec  # noqa: S108
 _PROBE_SECONDS: Final = 3
-#: Everything but the link-local network, where clouds keep their metadata services.
+#: Everywhere but the link-local network, where clouds have their metadata services.
 _EGRESS: Final[Sequence[Json]] = (
     {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]},
     {"to": [{"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}}]},
@@ -43,14 +53,14 @@ class Runs:
     """How orchestrators run in a region.
 
     Args:
-        image: of those that are bundles; empty: only those that name an image can run.
-        pull_secrets: names of Secrets in the namespace. pull_policy: Kubernetes' word.
+        image: runs bundles; empty: only orchestrators that name an image can run.
+        pull_secrets: names of Secrets in the namespace. pull_policy: Kubernetes' `imagePullPolicy`.
         requests, limits: of the container.
-        user: number of the user and the group that it runs as.
+        user: number of its user and group.
         callers: NetworkPolicy peers that may call it; empty: any, at its one port.
-        egress: NetworkPolicy rules of what it may call.
-        address: `ip` takes the Service's address, `dns` its name.
-        domain: the cluster's.
+        egress: NetworkPolicy rules for its own calls.
+        address: `ip` uses the Service's address, `dns` its name.
+        domain: the cluster's DNS domain.
     """
 
     image: str = ""
@@ -69,11 +79,11 @@ class Orchestrator:
     """One order's objects.
 
     Args:
-        order: what should run.
-        namespace: where.
+        order: what to run.
+        namespace: of the objects.
 
     Raises:
-        DeployError: it cannot run on Kubernetes; the text says what can be done.
+        DeployError: it cannot run on Kubernetes; the text has a remedy.
     """
 
     def __init__(self, order: ApplicationOrder, *, region: str, namespace: str, runs: Runs) -> None:
@@ -88,7 +98,7 @@ class Orchestrator:
         self._owners: list[Json] = []
 
     def owned_by(self, deployment: Json) -> list[Json]:
-        """Take the Deployment that the other objects belong to; their owner references."""
+        """Set the Deployment that owns the other objects; return their owner references."""
         owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": self.name, "uid": deployment["metadata"]["uid"]}
         self._owners = [{**owner, "controller": True, "blockOwnerDeletion": False}]
         return self._owners
@@ -99,7 +109,7 @@ class Orchestrator:
         metadata = self._metadata(self.name, owned=False)
         if url:
             metadata.setdefault("annotations", {})[URL] = url
-        # Not the generation: a newer one reaches a running orchestrator as an event and restarts nothing.
+        # Without the generation: a newer one reaches a running orchestrator as an event and restarts nothing.
         labels = {key: value for key, value in metadata["labels"].items() if key != GENERATION}
         pod: Json = {
             "metadata": {"labels": labels, "annotations": {**annotations_of(order.labels), REVISION: self.revision}},
@@ -111,7 +121,7 @@ class Orchestrator:
             "metadata": metadata,
             "spec": {
                 "replicas": replicas,
-                # Two of one instance would both act for it.
+                # Two orchestrators of one instance would both act for it.
                 "strategy": {"type": "Recreate"},
                 "revisionHistoryLimit": 1,
                 "progressDeadlineSeconds": 120,
@@ -121,21 +131,21 @@ class Orchestrator:
         }
 
     def dependents(self) -> list[Json]:
-        """What the Deployment owns, once it is known."""
+        """The objects that the Deployment owns."""
         found = [self._service(), self._secret(), self._network_policy()]
         if self._archive is not None:
             found.append(self._config_map(self._archive))
         return found
 
     def url(self, service: Json) -> str:
-        """Where a Service of this name listens."""
+        """The address of its Service."""
         if self._runs.address == "dns":
             return f"http://{self.name}.{self._namespace}.svc.{self._runs.domain}:{PORT}/"
         address = str(service["spec"].get("clusterIP") or "")
         return f"http://{f'[{address}]' if ':' in address else address}:{PORT}/" if address else ""
 
     def keeps(self, found: Json) -> bool:
-        """Whether a Secret or ConfigMap of the instance is this revision's."""
+        """Whether a Secret or ConfigMap of the instance belongs to this revision."""
         return str(found["metadata"]["name"]) == self._versioned()
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -178,10 +188,10 @@ class Orchestrator:
         metadata: Json = {
             "name": name,
             "namespace": self._namespace,
-            "labels": marks(labels, region=self._region, component=ORCHESTRATOR),
+            "labels": labels_of(labels, region=self._region, component=ORCHESTRATOR),
         }
-        if told := annotations_of(labels):
-            metadata["annotations"] = told
+        if annotations := annotations_of(labels):
+            metadata["annotations"] = annotations
         if owned and self._owners:
             metadata["ownerReferences"] = self._owners
         return metadata
@@ -193,7 +203,7 @@ class Orchestrator:
             volumes.append({"name": "bundle", "configMap": {"name": self._versioned()}})
         spec: Json = {
             "automountServiceAccountToken": False,
-            # Other services of the namespace are no business of its environment.
+            # Addresses of the namespace's other services do not belong in its environment.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 10,
             "securityContext": {
@@ -251,7 +261,7 @@ class Orchestrator:
                 "type": "ClusterIP",
                 "selector": self._selects(),
                 "ports": [port],
-                # There is one pod, and who calls asks again: the way to it is laid while it starts, not after.
+                # There is one pod, and callers retry: the route is set up while it starts, not after.
                 "publishNotReadyAddresses": True,
             },
         }

@@ -1,12 +1,12 @@
 """Outputs: fields of objects by JSONPath, with text around them.
 
-`{.spec.clusterIP}` is written as kubectl takes it; inside the braces stands JSONPath as RFC 9535 has it, filters and all
-(`{.status.conditions[?@.type=='Ready'].status}`), less its leading `$`. A value that is one path and nothing else has the field's
-own type, and where the path finds several, the list of them; within text each becomes text, several joined by a space.
+`{.spec.clusterIP}` is kubectl's syntax; inside the braces is JSONPath as in RFC 9535, including filters
+(`{.status.conditions[?@.type=='Ready'].status}`), without its leading `$`. A value that is a single path has the field's type, or
+is a list if the path finds several fields; within text, each field becomes text, several joined by a space.
 
-A path is a provider's and runs in workers that everybody shares, so what can take for ever on a small object is refused: regular
-expressions and other functions, several `..`, unions, and looks from the root within a filter. What is left takes as long as the
-object is large.
+Paths come from providers and run in shared workers, so those that can take very long on a small object are rejected: regular
+expressions and other functions, several `..`, unions, and references to the root within a filter. The remaining ones take time in
+proportion to the object's size.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import jsonpath
 from .api import Json
 
 _LONGEST: Final = 1000
-#: Characters of all outputs together: they are kept, and told, with every change.
+#: Characters of all outputs together: every change stores and sends them.
 _MOST: Final = 256 << 10
-#: What stands in quotes, and what is refused besides.
+#: Quoted text, and what is rejected outside of it.
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _REFUSED: Final = (
-    (re.compile(r"\.\..*\.\.", re.DOTALL), "goes down with `..` once at most"),
+    (re.compile(r"\.\..*\.\.", re.DOTALL), "has at most one `..`"),
     (re.compile(r"\w\s*\(|=~"), "calls no functions and matches no expressions"),
-    (re.compile(r".\$", re.DOTALL), "looks from the root once, at its beginning"),
+    (re.compile(r".\$", re.DOTALL), "refers to the root only at its beginning"),
     (re.compile(r","), "chooses one thing in a bracket"),
 )
 _BRACES: Final = re.compile(r"\{([^{}]*)\}|([{}])")
 
 
 class PathError(ValueError):
-    """What stands there is no path; the text says what is wrong with it."""
+    """The text is not a valid path; the message explains why."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class OutputValue:
 
     Args:
         source: kind and name of the object.
-        parts: text, and compiled paths.
+        parts: literal text and compiled paths.
     """
 
     source: tuple[str, str]
@@ -53,14 +53,14 @@ class OutputValue:
 
     @classmethod
     def of(cls, found: tuple[str, str], value: object) -> OutputValue:
-        """Out of what a template says. Raises PathError."""
+        """Parse a template's value. Raises PathError."""
         if not isinstance(value, str) or not 0 < len(value) <= _LONGEST:
             raise PathError(f"an output has a `value`, a text of at most {_LONGEST} characters")
         parts: list[Any] = []
         end = 0
         for match in _BRACES.finditer(value):
             if match[2]:
-                raise PathError("a brace has no partner")
+                raise PathError("unmatched brace")
             if text := value[end : match.start()]:
                 parts.append(text)
             parts.append(_path(match[1].strip()))
@@ -70,7 +70,7 @@ class OutputValue:
         return cls(found, tuple(parts))
 
     def value(self, found: Json) -> Any:
-        """The value in an object; None where a field is not there (yet)."""
+        """Return the value in an object, or None if a field is missing (so far)."""
         values = [part if isinstance(part, str) else _found(part, found) for part in self.parts]
         if any(value is None for value in values):
             return None
@@ -85,25 +85,23 @@ class OutputValue:
 
 
 def outputs(wanted: Mapping[str, OutputValue], objects: Mapping[tuple[str, str], Json]) -> dict[str, Any]:
-    """What every output comes to; those whose field is not there are left out. Raises PathError where it is too much."""
+    """Return the value of every output, without those whose field is missing. Raises PathError if they are too large."""
     found = {}
     size = 0
     for name, output in wanted.items():
-        there = objects.get(output.source)
-        value = None if there is None else output.value(there)
+        source = objects.get(output.source)
+        value = None if source is None else output.value(source)
         if value is not None:
             size += len(_text(value))
             if size > _MOST:
-                raise PathError(
-                    f"the outputs up to {name[:60]!r} have more than {_MOST} characters; name smaller fields"
-                )
+                raise PathError(f"the outputs up to {name[:60]!r} exceed {_MOST} characters; use smaller fields")
             found[name] = value
     return found
 
 
 def _path(text: str) -> Any:
     if not text.startswith((".", "[", "$")):
-        raise PathError(f"{text[:60]!r} is no path")
+        raise PathError(f"{text[:60]!r} is not a path")
     bare = _QUOTED.sub("''", text)
     for refused, rule in _REFUSED:
         if refused.search(bare):
@@ -111,7 +109,7 @@ def _path(text: str) -> Any:
     try:
         return jsonpath.compile(text if text.startswith("$") else f"${text}")
     except jsonpath.JSONPathError as problem:
-        raise PathError(f"{text[:60]!r} is no JSONPath: {' '.join(str(problem).split())[:200]}") from None
+        raise PathError(f"{text[:60]!r} is not a valid JSONPath: {' '.join(str(problem).split())[:200]}") from None
 
 
 def _found(path: Any, document: Json) -> Any:

@@ -1,11 +1,11 @@
-"""What a template may create: kinds, fields of pods, and names, each refused with its place and a remedy.
+"""The policy for templates: permitted kinds, fields of pods, and names; each fault has its place and a remedy.
 
-A template is a provider's, its values are a tenant's, and the namespace may hold other tenants' objects. So nothing in it may
-leave the namespace, gain a privilege of the node, act as another service account, read what is not its own, or catch others'
-traffic. It is checked on the finished values, after every parameter is in its place, and without asking the cluster; a cluster's
-own admission rules come on top.
+Templates come from providers, their values from tenants, and the namespace may contain other tenants' objects. So a template must
+not leave the namespace, gain a privilege on the node, act as another service account, read foreign data, or intercept traffic.
+The check runs on the final values, with every parameter substituted, and without the cluster, whose own admission rules are
+additional.
 
-What is not known here is refused, not passed on: volumes by a list of those allowed, pods found wherever a kind has them.
+Unknown fields of this sort are rejected: volumes are checked against a list, and pods are found in every kind that has them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .api import Json
 
 Path = tuple[str | int, ...]
 
-#: Kinds that a stack may have where a region does not say otherwise.
+#: Default kinds of a region's stacks.
 KINDS: Final = (
     "v1/ConfigMap",
     "v1/Secret",
@@ -36,7 +36,7 @@ KINDS: Final = (
     "policy/v1/PodDisruptionBudget",
     "autoscaling/v2/HorizontalPodAutoscaler",
 )
-#: Where a kind has its pods' spec.
+#: Path of the pod spec, by kind.
 POD_PATHS: Final[Mapping[str, Path]] = {
     "Pod": ("spec",),
     "Deployment": ("spec", "template", "spec"),
@@ -49,22 +49,22 @@ _VOLUMES: Final = ("configMap", "secret", "emptyDir", "persistentVolumeClaim", "
 _CONTAINERS: Final = ("initContainers", "containers")
 _HOST: Final = ("hostNetwork", "hostPID", "hostIPC")
 _OWN: Final = "archelon.org/"
-#: Fields of a pod's spec that are no stack's to choose: by them it could drive others' pods out, or leave what keeps it in.
+#: Fields of a pod spec that are reserved to the operator: they could evict others' pods, or weaken the isolation.
 _OPERATORS: Final = ("priorityClassName", "priority", "runtimeClassName", "schedulerName")
 _PROBES: Final = ("readinessProbe", "livenessProbe", "startupProbe")
 _HOOKS: Final = ("postStart", "preStop")
-#: Seconds that a pod may take to end; until then nothing of the stack can be removed.
+#: Seconds that a pod may take to terminate; until then the stack cannot be removed.
 _GRACE: Final = 600
-#: A name as the API server takes it, which becomes a part of paths.
+#: A valid object name, as a segment of a path.
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LONGEST_NAME: Final = 253
-#: Fields of metadata by which an object could outlive its stack, or be taken for another's.
+#: Metadata by which an object could outlive its stack, or pass as another's.
 _METADATA: Final = ("ownerReferences", "finalizers", "generateName", "uid", "resourceVersion", "managedFields")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that a template may not have: where, what, and what to do."""
+    """Something that a template must not contain: place, message and remedy."""
 
     path: Path
     message: str
@@ -73,15 +73,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class TemplatePolicy:
-    """A region's.
+    """A region's policy.
 
     Args:
         kinds: `(version, kind)` that may be created.
-        custom: those of them that are none of Kubernetes' own.
+        custom: those that are not built into Kubernetes.
         service_types: of Services. allow_root: whether containers may run as root.
-        pull_secrets: names of Secrets that any pod may pull images with.
-        ingress_hosts: domains, each with its leading dot, below which an Ingress may have names; none: there are no Ingresses.
-        ingress_annotations: keys that an Ingress may have; what they mean is the Ingress controller's to say.
+        pull_secrets: names of Secrets that any pod may use to pull images.
+        ingress_hosts: domains with a leading dot, below which an Ingress may have names; empty: no Ingresses.
+        ingress_annotations: keys that an Ingress may have; the Ingress controller defines their meaning.
     """
 
     kinds: frozenset[tuple[str, str]]
@@ -103,7 +103,7 @@ class TemplatePolicy:
         ingress_hosts: Sequence[str] = (),
         ingress_annotations: Sequence[str] = (),
     ) -> TemplatePolicy:
-        """Out of a region's settings. Raises ValueError for a kind without its version, or a domain that is none."""
+        """Build it from a region's settings. Raises ValueError for a kind without a version, or an invalid domain."""
         found = []
         for each in KINDS if kinds is None else kinds:
             version, _, kind = each.rpartition("/")
@@ -126,17 +126,18 @@ class TemplatePolicy:
         )
 
     def faults(self, wanted: Json, *, namespace: str, own: str, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
-        """What is wrong with one object.
+        """Yield the faults of one object.
 
         Args:
-            namespace: the one that it goes to.
-            own: text that its name has to contain, so that no two stacks' objects have one name.
+            namespace: of the stack.
+            own: text that its name must contain, so that names of different stacks never collide.
             named: `(kind, name)` of every object of the template.
         """
         version, kind = str(wanted.get("apiVersion")), str(wanted.get("kind"))
         if (version, kind) not in self.kinds:
-            there = ", ".join(sorted(f"{each[0]}/{each[1]}" for each in self.kinds))
-            yield Fault(("kind",), f"this region's stacks may not have {kind} in {version}", f"they may have {there}")
+            permitted = ", ".join(sorted(f"{each[0]}/{each[1]}" for each in self.kinds))
+            message = f"this region's stacks may not have {kind} in {version}"
+            yield Fault(("kind",), message, f"expected one of {permitted}")
             return
         metadata = wanted.get("metadata")
         if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
@@ -144,12 +145,12 @@ class TemplatePolicy:
             return
         yield from _name_faults(metadata["name"], own=own)
         if metadata.get("namespace") not in (None, namespace):
-            yield Fault(("metadata", "namespace"), "the namespace is the region's to choose", "leave it out")
+            yield Fault(("metadata", "namespace"), "the region determines the namespace", "leave it out")
         yield from _metadata_faults(metadata, ("metadata",))
         yield from _template_faults(wanted)
         spec = wanted.get("spec")
         if kind == "Secret" and str(wanted.get("type", "")).startswith("kubernetes.io/service-account"):
-            yield Fault(("type",), "a service account's token is nothing that a stack may have", "leave it out")
+            yield Fault(("type",), "a stack may not have a service account's token", "leave it out")
         if kind == "Secret":
             yield from _secret_faults(wanted)
         elif kind == "Service":
@@ -157,9 +158,7 @@ class TemplatePolicy:
         elif kind == "HorizontalPodAutoscaler":
             of = _map(_map(spec).get("scaleTargetRef"))
             if (of.get("kind"), of.get("name")) not in named:
-                yield Fault(
-                    ("spec", "scaleTargetRef"), "it scales what is not in this template", "name an object of it"
-                )
+                yield Fault(("spec", "scaleTargetRef"), "its target is not in this template", "name an object of it")
         elif kind == "PersistentVolumeClaim":
             yield from _claim_faults(_map(spec), ("spec",))
         elif kind == "StatefulSet":
@@ -176,41 +175,41 @@ class TemplatePolicy:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _service_faults(self, spec: Json) -> Iterator[Fault]:
-        asked = spec.get("type", "ClusterIP")
-        if asked not in self.service_types:
+        requested = spec.get("type", "ClusterIP")
+        if requested not in self.service_types:
             remedy = (
-                f"choose {' or '.join(sorted(self.service_types))}, or have the operator allow it in `service_types`"
+                f"choose {' or '.join(sorted(self.service_types))}, or ask the operator to allow it in `service_types`"
             )
-            yield Fault(("spec", "type"), f"Services of the type {asked} are not allowed here", remedy)
-        # An address of one's choice may be one that another's Service had a moment ago.
+            yield Fault(("spec", "type"), f"Services of the type {requested} are not allowed here", remedy)
+        # A chosen address may have been another tenant's Service's a moment ago.
         address = spec.get("clusterIP")
         fixed = {"clusterIP": address if address != "None" else None, "clusterIPs": spec.get("clusterIPs")}
         for field, value in {**fixed, **{each: spec.get(each) for each in ("externalIPs", "externalName")}}.items():
             if value:
-                yield Fault(("spec", field), f"{field} would catch or lead away others' traffic", "leave it out")
+                yield Fault(("spec", field), f"{field} could intercept others' traffic", "leave it out")
 
     def _ingress_faults(
         self, metadata: Json, spec: Json, own: str, named: frozenset[tuple[str, str]]
     ) -> Iterator[Fault]:
         if not self.ingress_hosts:
-            remedy = "leave it out, or have the operator set `ingress_hosts`"
-            yield Fault(("kind",), "this region gives no names to the way in from outside", remedy)
+            remedy = "leave it out, or ask the operator to set `ingress_hosts`"
+            yield Fault(("kind",), "this region has no host names for an Ingress", remedy)
             return
         for key in _map(metadata.get("annotations")):
             if key not in self.ingress_annotations:
-                remedy = "leave it out, or have the operator allow it in `ingress_annotations`"
-                told = f"{key[:80]} tells the Ingress controller, which serves everybody, what to do"
-                yield Fault(("metadata", "annotations", key), told, remedy)
+                remedy = "leave it out, or ask the operator to allow it in `ingress_annotations`"
+                message = f"{key[:80]} configures the Ingress controller, which all tenants share"
+                yield Fault(("metadata", "annotations", key), message, remedy)
         if spec.get("defaultBackend"):
             remedy = "write rules with a `host`"
-            yield Fault(("spec", "defaultBackend"), "it would answer for every name", remedy)
+            yield Fault(("spec", "defaultBackend"), "it would match every host name", remedy)
         for index, rule in enumerate(_entries(spec.get("rules"))):
             place: Path = ("spec", "rules", index)
             yield from self._host_faults(rule.get("host"), (*place, "host"), own)
             for number, each in enumerate(_entries(_map(rule.get("http")).get("paths"))):
                 backend, below = _map(each.get("backend")), (*place, "http", "paths", number, "backend")
                 if backend.get("resource"):
-                    yield Fault((*below, "resource"), "a way in leads to a Service alone", "name a `service`")
+                    yield Fault((*below, "resource"), "an Ingress may only lead to a Service", "name a `service`")
                 yield from _foreign(backend.get("service"), "name", "Service", (*below, "service"), named)
         for index, each in enumerate(_entries(spec.get("tls"))):
             if each.get("secretName"):
@@ -221,46 +220,44 @@ class TemplatePolicy:
     def _host_faults(self, host: object, path: Path, own: str) -> Iterator[Fault]:
         write = f"write for example `web-${{org.archelon.instance}}{self.ingress_hosts[0]}`"
         if not isinstance(host, str) or not host:
-            yield Fault(path, "it would answer for every name", write)
+            yield Fault(path, "it would match every host name", write)
             return
         domain = next((each for each in self.ingress_hosts if host.endswith(each)), None)
         if domain is None:
-            yield Fault(path, f"{host[:80]} is none of this region's names", write)
+            yield Fault(path, f"{host[:80]} is not below this region's domains", write)
         elif own not in host.removesuffix(domain):
-            yield Fault(path, f"{host[:80]} could be the name of another instance", write)
+            yield Fault(path, f"{host[:80]} could be another instance's name", write)
 
     def _pod_faults(self, pod: Json, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
         for field in _HOST:
             if pod.get(field):
                 yield Fault((field,), f"{field} is a privilege of the node", "leave it out")
         if pod.get("nodeName"):
-            yield Fault(("nodeName",), "nodeName goes past the scheduler", "use nodeSelector or affinity")
+            yield Fault(("nodeName",), "nodeName bypasses the scheduler", "use nodeSelector or affinity")
         for field in ("serviceAccountName", "serviceAccount"):
             if pod.get(field, "default") != "default":
-                yield Fault((field,), "pods of a stack act as no service account", "leave it out")
+                yield Fault((field,), "a stack's pods may not use a service account", "leave it out")
         if pod.get("automountServiceAccountToken"):
-            yield Fault(
-                ("automountServiceAccountToken",), "pods of a stack have no token of the cluster", "leave it out"
-            )
+            message = "a stack's pods may not have a token for the cluster"
+            yield Fault(("automountServiceAccountToken",), message, "leave it out")
         for field in _OPERATORS:
             if pod.get(field):
-                yield Fault((field,), f"{field} is the operator's to choose", "leave it out")
+                yield Fault((field,), f"{field} is reserved to the operator", "leave it out")
         for index, each in enumerate(_entries(pod.get("tolerations"))):
             if not each.get("key") or str(each["key"]).startswith("node-role.kubernetes.io/"):
-                remedy = "name the taint that is meant"
-                yield Fault(("tolerations", index), "it would run on nodes that are set apart", remedy)
+                remedy = "name the tolerated taint"
+                yield Fault(("tolerations", index), "it would run on reserved nodes", remedy)
         grace = pod.get("terminationGracePeriodSeconds")
         if isinstance(grace, int | float) and grace > _GRACE:
-            told = "as long as its pods take to end, a stack cannot be removed"
-            yield Fault(("terminationGracePeriodSeconds",), told, f"write at most {_GRACE}")
+            message = "a stack cannot be removed while its pods terminate"
+            yield Fault(("terminationGracePeriodSeconds",), message, f"write at most {_GRACE}")
         if pod.get("ephemeralContainers"):
-            yield Fault(("ephemeralContainers",), "ephemeral containers are for debugging by hand", "leave them out")
+            yield Fault(("ephemeralContainers",), "ephemeral containers are for manual debugging", "leave them out")
         for index, each in enumerate(_entries(pod.get("imagePullSecrets"))):
             name = str(each.get("name"))
             if name not in self.pull_secrets and ("Secret", name) not in named:
-                yield Fault(
-                    ("imagePullSecrets", index), f"the Secret {name} is not this stack's", "add it to the template"
-                )
+                message = f"the Secret {name} is not this stack's"
+                yield Fault(("imagePullSecrets", index), message, "add it to the template")
         yield from self._security_faults(pod.get("securityContext"), ("securityContext",), of_pod=True)
         for index, volume in enumerate(_entries(pod.get("volumes"))):
             yield from _volume_faults(volume, ("volumes", index), named)
@@ -274,13 +271,15 @@ class TemplatePolicy:
             if port.get("hostPort") or port.get("hostIP"):
                 yield Fault((*path, "ports", index), "a port of the node is a privilege", "use a Service")
         hooks = _map(container.get("lifecycle"))
-        asked: list[tuple[Path, object]] = [((each,), container.get(each)) for each in _PROBES]
-        asked += [(("lifecycle", each), hooks.get(each)) for each in _HOOKS]
-        for where, asks in asked:
-            for way in ("httpGet", "tcpSocket"):
-                if _map(_map(asks).get(way)).get("host"):
-                    told = "the node itself would ask another machine, or itself, in the pod's name"
-                    yield Fault((*path, *where, way, "host"), told, "leave it out: the pod's own address is asked")
+        handlers: list[tuple[Path, object]] = [((each,), container.get(each)) for each in _PROBES]
+        handlers += [(("lifecycle", each), hooks.get(each)) for each in _HOOKS]
+        for where, handler in handlers:
+            for action in ("httpGet", "tcpSocket"):
+                if _map(_map(handler).get(action)).get("host"):
+                    message = "the node would call this host in the pod's name"
+                    yield Fault(
+                        (*path, *where, action, "host"), message, "leave it out: the default is the pod's own address"
+                    )
         for index, each in enumerate(_entries(container.get("envFrom"))):
             for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
                 yield from _foreign(each.get(key), "name", kind, (*path, "envFrom", index, key), named)
@@ -293,34 +292,29 @@ class TemplatePolicy:
         if given is None:
             return
         if not isinstance(given, dict):
-            yield Fault(path, "securityContext is no mapping", "write it as one, or leave it out")
+            yield Fault(path, "securityContext is not a mapping", "write it as one, or leave it out")
             return
         for field in ("privileged", "allowPrivilegeEscalation"):
             if given.get(field):
                 yield Fault((*path, field), f"{field} is a privilege", "leave it out")
         added = [each for each in _listed(_map(given.get("capabilities")).get("add")) if each != "NET_BIND_SERVICE"]
         if added:
-            remedy = "leave it out; NET_BIND_SERVICE alone may be added"
+            remedy = "leave it out; only NET_BIND_SERVICE may be added"
             yield Fault((*path, "capabilities", "add"), f"the capability {added[0]} is a privilege", remedy)
         if not self.allow_root and (given.get("runAsUser") == 0 or given.get("runAsNonRoot") is False):
-            remedy = "use another number, or have the operator set `allow_root`"
-            yield Fault((*path, "runAsUser"), "containers do not run as root here", remedy)
+            remedy = "use another number, or ask the operator to set `allow_root`"
+            yield Fault((*path, "runAsUser"), "containers may not run as root here", remedy)
         profile = given.get("seccompProfile")
         if profile is not None and _map(profile).get("type") != "RuntimeDefault":
-            yield Fault((*path, "seccompProfile"), "the profile of system calls is the runtime's", "leave it out")
-        for field in (
-            "procMount",
-            "seLinuxOptions",
-            "windowsOptions",
-            "appArmorProfile",
-            *(("sysctls",) if of_pod else ()),
-        ):
+            yield Fault((*path, "seccompProfile"), "the seccomp profile must be the runtime's", "leave it out")
+        fields = ("procMount", "seLinuxOptions", "windowsOptions", "appArmorProfile", *(("sysctls",) if of_pod else ()))
+        for field in fields:
             if given.get(field):
-                yield Fault((*path, field), f"{field} loosens what keeps containers apart", "leave it out")
+                yield Fault((*path, field), f"{field} weakens the isolation of containers", "leave it out")
 
 
 def pods_of(wanted: Json) -> Iterator[tuple[Path, Json]]:
-    """The specs of an object's pods, with the way to each."""
+    """Yield the pod specs of an object, each with its path."""
     path = POD_PATHS.get(str(wanted.get("kind")))
     found = None if path is None else _at(wanted, path)
     if path is not None and isinstance(found, dict):
@@ -335,15 +329,15 @@ def _at(value: Any, path: Path) -> Any:
 
 def _name_faults(name: str, *, own: str) -> Iterator[Fault]:
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        remedy = "use small letters, digits, `-` and `.`"
-        yield Fault(("metadata", "name"), f"{name[:80]!r} is no name of an object", remedy)
+        remedy = "use lower-case letters, digits, `-` and `.`"
+        yield Fault(("metadata", "name"), f"{name[:80]!r} is not a valid object name", remedy)
     elif own not in name:
         remedy = "write for example `name: web-${org.archelon.instance}`"
         yield Fault(("metadata", "name"), "another instance's object could have the same name", remedy)
 
 
 def _template_faults(wanted: Json) -> Iterator[Fault]:
-    """Of what the cluster makes pods and jobs of."""
+    """Faults of pod and job templates."""
     path = POD_PATHS.get(str(wanted.get("kind")), ())
     for end, step in enumerate(path, start=1):
         if step in ("jobTemplate", "template"):
@@ -353,40 +347,40 @@ def _template_faults(wanted: Json) -> Iterator[Fault]:
         below = path[: path.index("template")]
         for field in ("selector", "manualSelector"):
             if _map(_at(wanted, below)).get(field):
-                yield Fault((*below, field), "a Job that chooses its pods could take others' pods", "leave it out")
+                yield Fault((*below, field), "a Job with a selector could match others' pods", "leave it out")
 
 
 def _metadata_faults(metadata: Json, path: Path) -> Iterator[Fault]:
     for field in _METADATA:
         if metadata.get(field):
-            yield Fault((*path, field), f"{field} is not a template's to set", "leave it out")
+            yield Fault((*path, field), f"{field} may not be set by a template", "leave it out")
     yield from (Fault((*path, *fault.path), fault.message, fault.remedy) for fault in _key_faults(metadata))
 
 
 def _claim_faults(spec: Json, path: Path) -> Iterator[Fault]:
     for field in ("volumeName", "dataSource", "dataSourceRef"):
         if spec.get(field):
-            yield Fault((*path, field), f"{field} could take what is another's", "leave it out")
+            yield Fault((*path, field), f"{field} could use another's volume", "leave it out")
 
 
 def _secret_faults(wanted: Json) -> Iterator[Fault]:
-    """What the API server would refuse with the value in its words."""
+    """Faults that the API server would reject with the secret value in its message."""
     for field in ("data", "stringData"):
         given = wanted.get(field)
         if given is not None and not isinstance(given, dict):
-            yield Fault((field,), "this is no mapping", "write keys with texts")
+            yield Fault((field,), "this is not a mapping", "write keys with texts")
         for key, value in _map(given).items():
             if not isinstance(value, str):
-                yield Fault((field, key), "this is no text", "write it as text, within quotes")
+                yield Fault((field, key), "this is not a text", "quote it")
 
 
 def _key_faults(metadata: Json) -> Iterator[Fault]:
     for field in ("labels", "annotations"):
         for key in _map(metadata.get(field)):
             if key.startswith(_OWN):
-                yield Fault((field, key), f"{_OWN}… is how the platform knows its objects", "leave it out")
+                yield Fault((field, key), f"{_OWN}… is reserved to the platform", "leave it out")
             if key.startswith(("container.apparmor.security.", "seccomp.security.", "container.seccomp.security.")):
-                yield Fault((field, key), "the profiles are the runtime's", "leave it out")
+                yield Fault((field, key), "security profiles must be the runtime's", "leave it out")
 
 
 def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) -> Iterator[Fault]:
@@ -394,7 +388,7 @@ def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) 
     for kind in kinds:
         if kind not in _VOLUMES:
             remedy = f"use one of {', '.join(_VOLUMES)}"
-            yield Fault((*path, kind), f"a volume of the kind {kind} reaches out of the pod", remedy)
+            yield Fault((*path, kind), f"volumes of the kind {kind} give access to what is outside of the pod", remedy)
     yield from _foreign(volume.get("secret"), "secretName", "Secret", (*path, "secret"), named)
     yield from _foreign(volume.get("configMap"), "name", "ConfigMap", (*path, "configMap"), named)
     claim = volume.get("persistentVolumeClaim")
@@ -403,7 +397,7 @@ def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) 
         below = (*path, "projected", "sources", index)
         for kind in source:
             if kind not in ("secret", "configMap", "downwardAPI"):
-                yield Fault((*below, kind), f"{kind} is nothing that a stack's pod may have", "leave it out")
+                yield Fault((*below, kind), f"{kind} is not permitted in a stack's pod", "leave it out")
         yield from _foreign(source.get("secret"), "name", "Secret", (*below, "secret"), named)
         yield from _foreign(source.get("configMap"), "name", "ConfigMap", (*below, "configMap"), named)
 
@@ -411,13 +405,13 @@ def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) 
 def _foreign(
     reference: object, field: str, kind: str, path: Path, named: frozenset[tuple[str, str]]
 ) -> Iterator[Fault]:
-    """A reference to what is not of this template: another tenant's, perhaps."""
+    """Fault of a reference to an object outside of the template, perhaps another tenant's."""
     if isinstance(reference, dict) and (kind, reference.get(field)) not in named:
         yield Fault((*path, field), f"the {kind} is not this template's", f"add the {kind} to the template")
 
 
 def _map(value: object) -> Json:
-    """The value, where it is a mapping; what has another type than it should, the API server refuses by its schema."""
+    """The value if it is a mapping, else an empty one; the API server's schema rejects values of a wrong type."""
     return value if isinstance(value, dict) else {}
 
 

@@ -1,7 +1,7 @@
-"""Whether an object is as it should be: by kind for Kubernetes' own, by conditions for custom resources.
+"""Readiness of objects: by kind for Kubernetes' own, by conditions for custom resources.
 
-The rules are those of `kubectl rollout status` and of kstatus (sigs.k8s.io/cli-utils/pkg/kstatus), on the object alone; why a
-workload is not ready is its pods' to tell (`words`).
+The rules are those of `kubectl rollout status` and of kstatus (sigs.k8s.io/cli-utils/pkg/kstatus), on the object alone;
+`diagnostics` finds the cause in a workload's pods.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, Final
 from .api import Json
 
 WORKLOADS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "Pod")
-#: Conditions of custom resources that say so when they are true, the first that is there; and those that mean failure.
+#: Conditions of custom resources that mean readiness, the first present one counts; and those that mean failure.
 _GOOD: Final = ("Ready", "Available", "Established", "Succeeded", "Complete")
 _BAD: Final = ("Failed", "Stalled")
 
 
 @dataclass(frozen=True)
 class Health:
-    """Of one object.
+    """Readiness of one object.
 
     Args:
-        ready: it is as it should be. failed: it will not become so by itself.
-        text: what is missing, for people.
+        ready: it is in its desired state. failed: it will not get there by itself.
+        text: what is missing.
     """
 
     ready: bool
@@ -36,25 +36,25 @@ _READY: Final = Health(ready=True)
 
 
 def health(found: Json, conditions: Sequence[str] = ()) -> Health:
-    """An object's, as it was read from the cluster.
+    """Return the readiness of an object as read from the cluster.
 
     Args:
-        conditions: that the template asks for beside the usual.
+        conditions: further conditions that must be true.
     """
     if found["metadata"].get("deletionTimestamp"):
         return Health(ready=False, text="is being deleted")
     check = _KINDS.get(found["kind"])
-    told = _READY
+    result = _READY
     if check is not None:
-        told = check(found.get("spec", {}), found.get("status", {}), found["metadata"])
+        result = check(found.get("spec", {}), found.get("status", {}), found["metadata"])
     elif "." in found["apiVersion"] and not found["apiVersion"].partition("/")[0].endswith("k8s.io"):
-        told = _custom(found)
-    if not told.ready:
-        return told
+        result = _custom(found)
+    if not result.ready:
+        return result
     known = _conditions(found)
     for wanted in conditions:
         if known.get(wanted, {}).get("status") != "True":
-            why = known.get(wanted, {}).get("message") or "not told yet"
+            why = known.get(wanted, {}).get("message") or "not reported yet"
             return Health(ready=False, text=f"{wanted} is not true: {why}")
     return _READY
 
@@ -68,7 +68,7 @@ def _is_old(status: Json, metadata: Json) -> bool:
 
 
 def _rolls(spec: Json) -> bool:
-    """Whether the cluster replaces pods of an earlier template by itself."""
+    """Whether the cluster replaces pods of an earlier template."""
     return bool(spec.get("updateStrategy", {}).get("type", "RollingUpdate") == "RollingUpdate")
 
 
@@ -79,9 +79,9 @@ def _deployment(spec: Json, status: Json, metadata: Json) -> Health:
     wanted = int(spec.get("replicas", 1))
     updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
     if _is_old(status, metadata) or updated < wanted:
-        return _waits(f"{updated} of {wanted} made")
+        return _waits(f"{updated} of {wanted} created")
     if int(status.get("replicas") or 0) > updated:
-        return _waits("earlier ones are still there")
+        return _waits("earlier ones still exist")
     return _READY if available >= updated else _waits(f"{available} of {wanted} ready")
 
 
@@ -92,7 +92,7 @@ def _stateful_set(spec: Json, status: Json, metadata: Json) -> Health:
         return _waits(f"{ready} of {wanted} ready")
     if not wanted or not _rolls(spec) or status.get("updateRevision") == status.get("currentRevision"):
         return _READY
-    # Those below the partition keep what they have, and both revisions stay.
+    # Those below the partition keep their revision, so both revisions stay.
     rest = int((spec.get("updateStrategy", {}).get("rollingUpdate") or {}).get("partition") or 0)
     updated = int(status.get("updatedReplicas") or 0)
     return _READY if rest and updated >= wanted - rest else _waits("not all are updated")
@@ -113,7 +113,7 @@ def _job(spec: Json, status: Json, metadata: Json) -> Health:
             return _READY
         if condition["status"] == "True" and condition["type"] == "Failed":
             return Health(ready=False, text=str(condition.get("message") or "has failed"), failed=True)
-    return _waits("has not ended yet")
+    return _waits("has not finished yet")
 
 
 def _pod(spec: Json, status: Json, metadata: Json) -> Health:
@@ -127,7 +127,7 @@ def _pod(spec: Json, status: Json, metadata: Json) -> Health:
 
 def _service(spec: Json, status: Json, metadata: Json) -> Health:
     if spec.get("type") == "LoadBalancer" and not (status.get("loadBalancer") or {}).get("ingress"):
-        return _waits("has no address of a load balancer yet")
+        return _waits("has no load balancer address yet")
     return _READY if spec.get("clusterIP") else _waits("has no address yet")
 
 
@@ -140,7 +140,7 @@ def _claim(spec: Json, status: Json, metadata: Json) -> Health:
 def _custom(found: Json) -> Health:
     status = found.get("status", {})
     if status.get("observedGeneration") is not None and _is_old(status, found["metadata"]):
-        return _waits("its change has not been looked at yet")
+        return _waits("its change has not been observed yet")
     known = _conditions(found)
     for name in _BAD:
         if known.get(name, {}).get("status") == "True":
@@ -149,9 +149,8 @@ def _custom(found: Json) -> Health:
         if name in known:
             if known[name].get("status") == "True":
                 return _READY
-            return _waits(
-                f"{name} is not true: {known[name].get('message') or known[name].get('reason') or 'no reason'}"
-            )
+            why = known[name].get("message") or known[name].get("reason") or "no reason"
+            return _waits(f"{name} is not true: {why}")
     return _READY
 
 

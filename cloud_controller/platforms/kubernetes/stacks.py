@@ -1,10 +1,10 @@
-"""Stacks of manifests: applied server-side, pruned by label, looked at until every object is as it should be.
+"""Stacks of manifests: applied server-side, pruned by label, polled until every object is ready.
 
-One call of `advance` compares what the template says with what the cluster has. An order that has not been applied yet is applied
-whole, and what earlier ones left is removed; after that the objects are only read, and one that has gone is applied again. What
-is remembered between calls is which order was applied, what is being done and since when, and the kinds that were made.
+One call of `advance` compares the template with the cluster. A new order is applied as a whole, and the objects of earlier orders
+that it lacks are removed; afterwards objects are only read, and a missing one is applied again. The record between calls contains
+the order last applied, and the current action with its start time.
 
-Whether an object is ours is decided by its label, never by its name: one of that name which is another's is not touched.
+An object's label decides whether it belongs to the stack, never its name: a foreign object of the same name is not touched.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ..interface import DeployError, Progress, StackOrder, StackResource
 from . import diagnostics
 from .annotations import COMPONENT, GENERATION, NODE, OBJECT, POD, STACK, instance_of, label
 from .api import ApiError, Json, NotFoundError
-from .cluster import Cluster, describe
+from .cluster import Cluster, describe, describe_held
 from .discovery import UnknownKindError
 from .outputs import PathError, outputs
 from .policy import TemplatePolicy
 from .readiness import WORKLOADS, Health, health
 from .template import Rendered, render
 
-#: In this order: what others read comes before those.
+#: Order of creation: objects come before those that read them.
 _ORDER: Final = (
     "Secret",
     "ConfigMap",
@@ -45,7 +45,7 @@ _ORDER: Final = (
     "CronJob",
 )
 _AT_ONCE: Final = 6
-#: Seconds between looks: the watcher tells of changes, except of what only events or conditions of odd kinds would say.
+#: Seconds between polls: the watcher reports changes, except those that only events or conditions of custom resources show.
 _UNDER_WAY: Final = 5.0
 _STANDING: Final = 60.0
 _SHORTLY: Final = 0.5
@@ -54,12 +54,12 @@ _REASON: Final = 1000
 
 @dataclass(frozen=True)
 class _Record:
-    """What is kept between calls.
+    """The record between calls.
 
     Args:
-        order: digest of what was applied last. asked: digest of what is being done now.
-        since: seconds since the epoch at which that began. made: it has stood once.
-        dismissed: everything was told to go.
+        order: digest of what was applied last. asked: digest of what is in progress.
+        since: seconds since the epoch at which that began. made: the stack has been complete once.
+        dismissed: the deletion of all objects was requested.
     """
 
     order: str = ""
@@ -80,8 +80,8 @@ class KubernetesStacks:
     """The format `kubernetes`.
 
     Args:
-        policy: what templates may have. image: the region's own, for templates that want it.
-        patience: seconds after which what does not come up has failed.
+        policy: what templates may contain. image: the region's, for templates that use it.
+        patience: seconds after which a stack that is not ready has failed.
         clock: seconds since the epoch.
     """
 
@@ -100,14 +100,14 @@ class KubernetesStacks:
         self._patience = patience
         self._clock = clock
 
-    # the port ---------------------------------------------------------------------------------------------------------
+    # interface --------------------------------------------------------------------------------------------------------
 
     def validate(self, order: StackOrder) -> None:
-        """Read and check template and parameters; the cluster is not asked. Raises DeployError."""
+        """Parse and check template and parameters, without the cluster. Raises DeployError."""
         self._rendered(order)
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
-        """What the order would change, as the cluster itself says it: applied as a rehearsal. Raises DeployError."""
+        """Return what the order would change, by a dry run in the cluster. Raises DeployError."""
         wanted = self._rendered(order)
         found = []
         kept = set()
@@ -116,8 +116,8 @@ class KubernetesStacks:
             kept.add(_key(each))
             change = "CREATE"
             if present is not None:
-                rehearsed = self._apply(each, dry_run=True)
-                change = "KEEP" if _plain(rehearsed) == _plain(present) else "UPDATE"
+                applied = self._apply(each, dry_run=True)
+                change = "KEEP" if _plain(applied) == _plain(present) else "UPDATE"
             found.append(StackResource(_name(each), each["kind"], _uid(present), change))
         gone = [each for each in self._ours(order.id) if _key(each) not in kept]
         return found + [StackResource(_name(each), each["kind"], _uid(each), "DELETE") for each in gone]
@@ -125,11 +125,11 @@ class KubernetesStacks:
     def scale(
         self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
     ) -> Mapping[str, int]:
-        """The order's counts after scaling. Raises DeployError."""
+        """Return the order's counts after scaling. Raises DeployError."""
         wanted = self._rendered(order)
         found = wanted.nodes.get(node)
         if found is None:
-            raise DeployError(f"there is no node {node[:60]!r} to scale; there are {', '.join(wanted.nodes) or 'none'}")
+            raise DeployError(f"no node {node[:60]!r} to scale; expected one of {', '.join(wanted.nodes) or 'none'}")
         given = next(
             each["spec"].get("replicas")
             for each in self._rendered(replace(order, presence="present")).objects
@@ -142,11 +142,11 @@ class KubernetesStacks:
         return {**order.counts, node: then}
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
-        """Refused: objects tell by their probes that they are ready. Raises DeployError."""
-        raise DeployError("nothing in Kubernetes waits for a signal; an object's probes say when it is ready")
+        """Refused: probes report that objects are ready. Raises DeployError."""
+        raise DeployError("Kubernetes has no signals; an object's probes report when it is ready")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
-        """Look, apply what is not applied yet, and tell. Raises DeployError."""
+        """Apply what is not applied yet, and return the progress. Raises DeployError."""
         kept = _Record(**record) if record else None
         if order.presence == "absent":
             return self._take_down(order, self._begun(kept, "absent", "DELETE"))
@@ -158,13 +158,13 @@ class KubernetesStacks:
         if now.order != asked:
             self._carry_out(wanted, order)
             now = replace(now, order=asked)
-        return self._told(wanted, order, now)
+        return self._observe(wanted, order, now)
 
     def remains(self, order: StackOrder) -> Sequence[str]:
-        """What the cluster still has of the stack, of every kind."""
+        """Describe every object of the stack that is left, of any kind."""
         return [describe(each) for each in self._cluster.everything(stack=order.id)]
 
-    # carrying out -----------------------------------------------------------------------------------------------------
+    # changes ----------------------------------------------------------------------------------------------------------
 
     def _rendered(self, order: StackOrder) -> Rendered:
         forbid_in_transaction("rendering of a template")
@@ -179,11 +179,11 @@ class KubernetesStacks:
         return _Record(order=before.order, asked=asked, action=action, since=self._clock(), made=before.made)
 
     def _carry_out(self, wanted: Rendered, order: StackOrder) -> None:
-        """Apply everything, and remove what an earlier order made and this one does not."""
+        """Apply everything, and remove objects of earlier orders that are not in this one."""
         try:
             self._cluster.namespace(order.labels)
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                # Before anything is applied: none of the names is another's.
+                # First check every name, so that nothing is applied if one belongs to a foreign object.
                 list(pool.map(lambda each: self._present(each, order.id), wanted.objects))
             for each in sorted(wanted.objects, key=_rank):
                 self._apply(each)
@@ -203,17 +203,17 @@ class KubernetesStacks:
             raise DeployError(f"{what}: {problem}") from problem
         except ApiError as problem:
             if problem.status == 422 and wanted["kind"] == "Job" and not dry_run and "immutable" in str(problem):
-                # A Job's template never changes: another is another Job.
+                # A Job's template is immutable: delete the Job, the next attempt creates it.
                 present = self._cluster.api.find(self._cluster.path(wanted))
                 if present is not None:
                     self._cluster.delete({**present, "apiVersion": wanted["apiVersion"], "kind": "Job"})
-                raise ApiError(409, "Replaced", f"{what} is made anew") from problem
+                raise ApiError(409, "Replaced", f"{what} is recreated") from problem
             if problem.final and not isinstance(problem, NotFoundError):
                 raise DeployError(f"the cluster refuses {what}: {problem}") from problem
             raise
 
     def _present(self, wanted: Json, stack: str) -> Json | None:
-        """The object that is there under this name. Raises DeployError where it is not this stack's."""
+        """Return the object of this name, if there is one. Raises DeployError if it is not this stack's."""
         try:
             path = self._cluster.path(wanted)
         except UnknownKindError as problem:
@@ -222,28 +222,25 @@ class KubernetesStacks:
         if found is None:
             return None
         if (found["metadata"].get("labels") or {}).get(STACK) != label(stack):
-            raise DeployError(
-                f"{wanted['kind']} {wanted['metadata']['name']} is there already and not of this stack; choose another name"
-            )
+            what = f"{wanted['kind']} {wanted['metadata']['name']}"
+            raise DeployError(f"{what} exists already and is not of this stack; choose another name")
         return {**found, "apiVersion": wanted["apiVersion"], "kind": wanted["kind"]}
 
     def _ours(self, stack: str) -> list[Json]:
-        """What orders for the stack have applied, of every kind that a stack may have."""
+        """List the objects applied for the stack, of every permitted kind."""
         found: list[Json] = []
         for version, kind in sorted(self._policy.kinds):
             try:
                 found += self._cluster.of_kind(version, kind, stack=stack, component=OBJECT)
             except UnknownKindError:
                 continue
-        # What the cluster makes of a Service or a CronJob carries its labels too.
+        # Objects that the cluster derives from a Service or a CronJob carry its labels too.
         return [each for each in found if not each["metadata"].get("ownerReferences")]
 
     def _take_down(self, order: StackOrder, now: _Record) -> Progress:
-        if now.dismissed:
-            # Pods take longest; while there are some, nothing else needs to be asked.
-            pods = self._cluster.of_kind("v1", "Pod", stack=order.id)
-            if pods:
-                return self._leaving(now, pods)
+        # Pods take longest; while any are left, nothing else is listed.
+        if now.dismissed and (pods := self._cluster.of_kind("v1", "Pod", stack=order.id)):
+            return self._leaving(now, pods)
         left = list(self._cluster.everything(stack=order.id))
         for each in left:
             metadata = each["metadata"]
@@ -259,15 +256,15 @@ class KubernetesStacks:
         return self._progress(done, now.reason if now.action == "ROLLBACK" else "", [], again=None, outputs={})
 
     def _leaving(self, now: _Record, left: Sequence[Json]) -> Progress:
-        waits = f"still there: {', '.join(_held(each) for each in left)}"
-        told = f"{now.reason} ({waits})" if now.action == "ROLLBACK" and now.reason else waits
-        # Of pods the watcher tells. What is left besides goes at once, or is held by somebody.
+        waits = f"still there: {', '.join(describe_held(each) for each in left)}"
+        reason = f"{now.reason} ({waits})" if now.action == "ROLLBACK" and now.reason else waits
+        # The watcher reports pods. Other objects go at once, or a finalizer holds them.
         again = _UNDER_WAY if any(each["kind"] == "Pod" for each in left) else _SHORTLY
-        return self._progress(replace(now, status="IN_PROGRESS"), told[:_REASON], left, again=again, outputs={})
+        return self._progress(replace(now, status="IN_PROGRESS"), reason[:_REASON], left, again=again, outputs={})
 
-    # telling ----------------------------------------------------------------------------------------------------------
+    # observation ------------------------------------------------------------------------------------------------------
 
-    def _told(self, wanted: Rendered, order: StackOrder, now: _Record) -> Progress:
+    def _observe(self, wanted: Rendered, order: StackOrder, now: _Record) -> Progress:
         try:
             objects = self._read(wanted, order)
         except NotFoundError:
@@ -277,16 +274,16 @@ class KubernetesStacks:
         troubles: list[str] = []
         failed = False
         for each in wanted.objects:
-            told = self._health(objects[_key(each)], wanted, order)
-            if told.ready:
+            result = self._health(objects[_key(each)], wanted, order)
+            if result.ready:
                 continue
-            failed |= told.failed
-            troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods) or told.text}")
+            failed |= result.failed
+            troubles.append(f"{_name(each)}: {self._why(objects[_key(each)], pods) or result.text}")
         reason = "; ".join(troubles)[:_REASON]
         if not troubles:
             now = replace(now, status="COMPLETE", reason="", made=True)
         elif now.status == "COMPLETE":
-            # It stood and something of it is away for a while, which the cluster makes anew; the state is of the order.
+            # An object is missing for a while and the cluster recreates it; the state is the order's, so it stays.
             now = replace(now, reason=reason)
         elif failed or self._clock() - now.since > self._patience:
             now = self._failed(now, order, reason if failed else f"not ready within {self._patience:g} s: {reason}")
@@ -295,14 +292,14 @@ class KubernetesStacks:
         again = _UNDER_WAY if now.status == "IN_PROGRESS" else _STANDING
         if now.action == "ROLLBACK":
             again = 0.0
-        # As long as something is missing, nothing is said of them, and those of before stay.
-        told_outputs: Mapping[str, Any] | None = None
+        # While something is missing, the earlier outputs stay.
+        values: Mapping[str, Any] | None = None
         if now.status == "COMPLETE":
             try:
-                told_outputs = outputs(wanted.outputs, objects) if order.presence == "present" else {}
+                values = outputs(wanted.outputs, objects) if order.presence == "present" else {}
             except PathError as problem:
                 raise DeployError(str(problem)) from problem
-        return self._progress(now, now.reason, list(objects.values()), again=again, outputs=told_outputs, pods=pods)
+        return self._progress(now, now.reason, list(objects.values()), again=again, outputs=values, pods=pods)
 
     def _failed(self, now: _Record, order: StackOrder, reason: str) -> _Record:
         if now.action == "CREATE" and order.rollback and not now.made:
@@ -310,16 +307,14 @@ class KubernetesStacks:
         return replace(now, status="FAILED", reason=reason)
 
     def _read(self, wanted: Rendered, order: StackOrder) -> dict[tuple[str, str], Json]:
-        """Every object as it is; one that has gone is applied again."""
+        """Read every object; apply a missing one again."""
 
-        def look(each: Json) -> Json:
-            found = self._present(each, order.id)
-            if found is None:
-                found = self._apply(each)
+        def read(each: Json) -> Json:
+            found = self._present(each, order.id) or self._apply(each)
             return {**found, "apiVersion": each["apiVersion"], "kind": each["kind"]}
 
         with ThreadPoolExecutor(min(_AT_ONCE, len(wanted.objects))) as pool:
-            return {_key(each): each for each in pool.map(look, wanted.objects)}
+            return {_key(each): each for each in pool.map(read, wanted.objects)}
 
     def _health(self, found: Json, wanted: Rendered, order: StackOrder) -> Health:
         kind = found["kind"]
@@ -329,15 +324,15 @@ class KubernetesStacks:
         if kind == "PersistentVolumeClaim" and f'"claimName": "{found["metadata"]["name"]}"' not in json.dumps(
             list(wanted.objects)
         ):
-            # Many classes bind a claim when the first pod comes that wants it.
+            # Many storage classes bind a claim when its first pod appears.
             return Health(ready=True)
-        told = health(found, wanted.conditions.get(_key(found), ()))
-        if told.ready and kind == "Service" and not suspended:
+        result = health(found, wanted.conditions.get(_key(found), ()))
+        if result.ready and kind == "Service" and not suspended:
             return self._endpoints(found, wanted)
-        return told
+        return result
 
     def _endpoints(self, service: Json, wanted: Rendered) -> Health:
-        """A Service in front of this stack's pods is ready when one of them can be reached through it."""
+        """A Service of this stack's pods is ready when one of them is reachable through it."""
         selector = service["spec"].get("selector") or {}
         if (
             not selector
@@ -356,10 +351,10 @@ class KubernetesStacks:
         return Health(ready=False, text="no pod behind it is ready yet")
 
     def _why(self, found: Json, pods: Sequence[Json]) -> str:
-        """What keeps a workload's pods from being ready, or a claim from having a volume, in words."""
+        """Describe what keeps a workload's pods from being ready, or a claim from having a volume."""
         if found["kind"] == "PersistentVolumeClaim":
-            told = diagnostics.warning(self._events(found))
-            return f"has no volume yet: {told}" if told and not found["metadata"].get("deletionTimestamp") else ""
+            warning = diagnostics.warning(self._events(found))
+            return f"has no volume yet: {warning}" if warning and not found["metadata"].get("deletionTimestamp") else ""
         if found["kind"] not in WORKLOADS:
             return ""
         refused = diagnostics.of_deployment(found)
@@ -378,9 +373,9 @@ class KubernetesStacks:
             trouble = diagnostics.of_pod(pod, self._events(pod) if diagnostics.waits_silently(pod) else ())
             if trouble is not None:
                 return trouble.text
-        # Of what makes pods, Deployments alone say in their status that they may not.
-        told = "" if has_pods else diagnostics.warning(self._events(found))
-        return diagnostics.refused(told).text if told else ""
+        # Of the workloads, only Deployments report in their status that pods are rejected.
+        warning = "" if has_pods else diagnostics.warning(self._events(found))
+        return diagnostics.refused(warning).text if warning else ""
 
     def _events(self, found: Json) -> Sequence[Json]:
         metadata = found["metadata"]
@@ -399,15 +394,15 @@ class KubernetesStacks:
         outputs: Mapping[str, Any] | None,
         pods: Sequence[Json] = (),
     ) -> Progress:
-        shown = [StackResource(_name(each), each["kind"], _uid(each), _word(each)) for each in objects]
-        # Pods are numbered, not named: how many there are of a node is what scaling changes.
+        shown = [StackResource(_name(each), each["kind"], _uid(each), _state(each)) for each in objects]
+        # Pods are numbered, not named: scaling changes the number of a node's pods.
         counted: dict[str, int] = {}
         for pod in sorted(pods, key=lambda each: (each["metadata"].get("creationTimestamp"), each["metadata"]["name"])):
             labels = pod["metadata"].get("labels") or {}
             node = labels.get(NODE)
             if node and labels.get(COMPONENT) == POD and not pod["metadata"].get("deletionTimestamp"):
                 counted[node] = counted.get(node, -1) + 1
-                shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _word(pod)))
+                shown.append(StackResource(f"{node}.{counted[node]}", "Pod", _uid(pod), _state(pod)))
         return Progress(record=vars(now), state=now.state, reason=reason, outputs=outputs, resources=shown, again=again)
 
 
@@ -424,7 +419,7 @@ def _action(kept: _Record | None, order: StackOrder) -> str:
 
 
 def _digest(wanted: Rendered, presence: str) -> str:
-    """Of what is asked for, less the generation, which alone changes nothing."""
+    """Digest of the desired state, without the generation, which alone changes nothing."""
     objects = [
         {**each, "metadata": {**each["metadata"], "labels": {**each["metadata"]["labels"], GENERATION: ""}}}
         for each in wanted.objects
@@ -438,7 +433,7 @@ def _key(found: Json) -> tuple[str, str]:
 
 
 def _name(found: Json) -> str:
-    """Kind and name, less the instance's id, which every name has."""
+    """Kind and name, without the instance's id, which every name contains."""
     metadata = found["metadata"]
     name = str(metadata["name"])
     return f"{found['kind']}/{name.replace(instance_of(metadata) or name, '').strip('-') or name}"
@@ -452,18 +447,13 @@ def _rank(wanted: Json) -> int:
     return _ORDER.index(wanted["kind"]) if wanted["kind"] in _ORDER else len(_ORDER)
 
 
-def _word(found: Json) -> str:
-    told = health(found)
-    return "READY" if told.ready else "FAILED" if told.failed else "IN_PROGRESS"
-
-
-def _held(found: Json) -> str:
-    held = found["metadata"].get("finalizers") or ()
-    return describe(found) + (f", held by {', '.join(held)}" if held else "")
+def _state(found: Json) -> str:
+    result = health(found)
+    return "READY" if result.ready else "FAILED" if result.failed else "IN_PROGRESS"
 
 
 def _plain(found: Json) -> Json:
-    """An object without what changes by itself, or with every order."""
+    """The object without fields that change by themselves or with every order."""
     metadata = {
         key: value
         for key, value in found["metadata"].items()
@@ -474,7 +464,7 @@ def _plain(found: Json) -> Json:
 
 
 def _serves(wanted: Json, selector: Mapping[str, str]) -> bool:
-    """Whether a workload of the template, with at least one pod, is behind a Service."""
+    """Whether a Service selects pods of a workload of the template that has at least one."""
     spec = wanted.get("spec", {})
     if wanted["kind"] == "Pod":
         labels = wanted["metadata"].get("labels") or {}

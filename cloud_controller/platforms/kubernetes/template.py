@@ -1,17 +1,17 @@
-"""A stack's template: several documents of YAML, parsed first, filled in their leaves, checked, and marked as the stack's own.
+"""A stack's template: YAML documents, parsed first, then filled at their leaves, checked, and labelled as the stack's own.
 
-`${name}` is a parameter; `${files:server.py}` is the text of a file that came along; `${org.archelon.…}` are the platform's:
-`instance` (which every name has to contain), `tenant`, `region`, `namespace`, `stack`, `stack.name`, `image`.
+`${name}` is a parameter; `${files:server.py}` is the text of an uploaded file; the platform's are `${org.archelon.…}`:
+`instance` (which every name must contain), `tenant`, `region`, `namespace`, `stack`, `stack.name`, `image`.
 
-One document may be ours, and never reaches the cluster:
+One document may be Archelon's own, and is not sent to the cluster:
 
     apiVersion: archelon.org/v1
     kind: Stack
-    nodes:                                   # what can be scaled and measured, by the names that the orchestrator uses
+    nodes:                                   # scalable and measurable workloads, by the names that the orchestrator uses
       web: {of: "Deployment/web-${org.archelon.instance}", min: 1, max: 4}
-    outputs:                                 # fields of objects, as kubectl writes them, and text around
+    outputs:                                 # fields of objects in kubectl's syntax, with text around them
       url: {of: "Service/web-${org.archelon.instance}", value: "http://{.spec.clusterIP}:{.spec.ports[0].port}/"}
-    conditions:                              # of custom resources, beside the usual ones
+    conditions:                              # of custom resources, besides the usual ones
       - {of: "Widget/w-${org.archelon.instance}", type: Polished}
 
 Without `nodes`, each Deployment and StatefulSet is a node of its own name, less the instance's id.
@@ -31,7 +31,7 @@ from archelon_core.documents.tree import Node as Parsed
 from archelon_core.documents.tree import locate
 
 from ..interface import DeployError, StackOrder
-from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, annotations_of, label, marks
+from .annotations import CLAIM, GENERATION, OBJECT, POD, STACK, annotations_of, label, labels_of
 from .api import Json
 from .outputs import OutputValue, PathError
 from .policy import POD_PATHS, Path, TemplatePolicy, pods_of
@@ -43,7 +43,7 @@ _SCALED: Final = ("Deployment", "StatefulSet")
 _MOST: Final = 1000
 #: Objects of one template; each is a request, and a row of the stack.
 _OBJECTS: Final = 100
-#: Where a kind selects pods by labels, so that it selects this stack's alone.
+#: Where a kind selects pods by labels; the stack's label is added there.
 _SELECTORS: Final[Mapping[str, Sequence[Path]]] = {
     "Service": [("spec", "selector")],
     "Deployment": [("spec", "selector", "matchLabels")],
@@ -56,7 +56,7 @@ _SELECTORS: Final[Mapping[str, Sequence[Path]]] = {
 
 @dataclass(frozen=True)
 class ScaledNode:
-    """A workload that can be scaled."""
+    """A scalable workload."""
 
     name: str
     kind: str
@@ -67,11 +67,11 @@ class ScaledNode:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A template with its values: what should be there.
+    """A template with its values: the desired state.
 
     Args:
-        objects: as they are applied. nodes: by name.
-        outputs: by name. conditions: `(kind, name)` to the conditions that have to be true.
+        objects: ready to apply. nodes: by name.
+        outputs: by name. conditions: the conditions that must be true, by `(kind, name)`.
     """
 
     objects: Sequence[Json] = field(default=(), repr=False)
@@ -81,13 +81,13 @@ class Rendered:
 
 
 def render(order: StackOrder, policy: TemplatePolicy, *, region: str, namespace: str, image: str = "") -> Rendered:
-    """What an order's template says. Asks nobody.
+    """Render an order's template, without any request.
 
     Args:
-        image: the region's own, which templates may use as `${org.archelon.image}`.
+        image: the region's image, for templates that use `${org.archelon.image}`.
 
     Raises:
-        DeployError: it cannot be read, a value is missing, or it has what it may not; each with its place and a remedy.
+        DeployError: a syntax error, a missing value, or a violation of the policy; each with its place and a remedy.
     """
     try:
         template = bundles.Template.parse(order.template, file=_FILE)
@@ -128,19 +128,19 @@ class _Rendering:
             if document is None:
                 continue
             if not isinstance(document, dict):
-                self._wrong(parsed, (), "a document is an object of Kubernetes", "write `apiVersion:` and `kind:`")
+                self._wrong(parsed, (), "a document must be a Kubernetes object", "write `apiVersion:` and `kind:`")
             elif (document.get("apiVersion"), document.get("kind")) != _OURS:
                 objects.append((parsed, dict(document)))
             elif ours is None:
                 ours = parsed, dict(document)
             else:
-                self._wrong(parsed, (), "there is a second document of the kind Stack", "put the two together")
+                self._wrong(parsed, (), "the template has a second document of the kind Stack", "merge the two")
         self._stop()
         if not objects:
-            raise DeployError(f"{_FILE}: there is nothing to make in it; write at least one object")
+            raise DeployError(f"{_FILE}: it has no objects; write at least one")
         if len(objects) > _OBJECTS:
             raise DeployError(
-                f"{_FILE}: {len(objects)} objects, and a stack has at most {_OBJECTS}; make several stacks"
+                f"{_FILE}: {len(objects)} objects, and a stack has at most {_OBJECTS}; use several stacks"
             )
         self._check(objects)
         self._stop()
@@ -149,10 +149,10 @@ class _Rendering:
         self._stop()
         self._scale(found, rendered.nodes)
         by_object = {(node.kind, node.object): node.name for node in rendered.nodes.values()}
-        made = [self._marked(each, by_object) for _, each in objects]
+        made = [self._labelled(each, by_object) for _, each in objects]
         return Rendered(made, rendered.nodes, rendered.outputs, rendered.conditions)
 
-    # what it may have -------------------------------------------------------------------------------------------------
+    # checks -----------------------------------------------------------------------------------------------------------
 
     def _check(self, objects: Sequence[tuple[Parsed, Json]]) -> None:
         named = []
@@ -161,7 +161,7 @@ class _Rendering:
             name = metadata.get("name") if isinstance(metadata, dict) else None
             key = (str(each.get("kind")), str(name))
             if key in named:
-                self._wrong(parsed, ("metadata", "name"), f"there are two of {key[0]} {key[1]}", "rename one")
+                self._wrong(parsed, ("metadata", "name"), f"{key[0]} {key[1]} appears twice", "rename one")
             named.append(key)
         own = self._order.labels.instance
         for parsed, each in objects:
@@ -169,7 +169,7 @@ class _Rendering:
                 self._wrong(parsed, fault.path, fault.message, fault.remedy)
             replicas = _mapped(each.get("spec")).get("replicas")
             if str(each.get("kind")) in _SCALED and not (replicas is None or type(replicas) is int):
-                self._wrong(parsed, ("spec", "replicas"), "this is no number of replicas", "write a whole number")
+                self._wrong(parsed, ("spec", "replicas"), "this is not a number of replicas", "write a whole number")
 
     def _wrong(self, parsed: Parsed, path: Path, message: str, remedy: str) -> None:
         mark = locate(parsed, path)
@@ -179,7 +179,7 @@ class _Rendering:
         if self._problems:
             raise DeployError(str(bundles.BundleError(self._problems)))
 
-    # our own document -------------------------------------------------------------------------------------------------
+    # the document of kind Stack ---------------------------------------------------------------------------------------
 
     def _ours(self, given: tuple[Parsed, Json] | None, found: Mapping[tuple[str, str], Json]) -> Rendered:
         if given is None:
@@ -217,7 +217,7 @@ class _Rendering:
             if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in (low, high)) or not (
                 0 <= low <= high <= _MOST
             ):
-                self._wrong(parsed, ("nodes", name), "its bounds are none", f"write 0 ≤ min ≤ max ≤ {_MOST}")
+                self._wrong(parsed, ("nodes", name), "its bounds are invalid", f"write 0 ≤ min ≤ max ≤ {_MOST}")
                 continue
             yield name, ScaledNode(name, key[0], key[1], low, high)
 
@@ -240,21 +240,19 @@ class _Rendering:
         kind, _, name = str(of).partition("/")
         if (kind, name) in found:
             return kind, name
-        there = ", ".join(f"{each[0]}/{each[1]}" for each in found)
-        self._wrong(
-            parsed, path, "`of` names no object of this template", f"write `of: <kind>/<name>`; there are {there}"
-        )
+        names = ", ".join(f"{each[0]}/{each[1]}" for each in found)
+        remedy = f"write `of: <kind>/<name>`, expected one of {names}"
+        self._wrong(parsed, path, "`of` names no object of this template", remedy)
         return None
 
-    # what is added ----------------------------------------------------------------------------------------------------
+    # additions --------------------------------------------------------------------------------------------------------
 
     def _scale(self, found: Mapping[tuple[str, str], Json], nodes: Mapping[str, ScaledNode]) -> None:
-        suspended = self._order.presence == "suspended"
         for node in nodes.values():
             spec = _descend(found[node.kind, node.object], ("spec",))
             if node.name in self._order.counts:
                 spec["replicas"] = min(max(self._order.counts[node.name], node.minimum), node.maximum)
-        if not suspended:
+        if self._order.presence != "suspended":
             return
         for (kind, _), each in found.items():
             spec = _descend(each, ("spec",)) if kind in (*_SCALED, "DaemonSet", "CronJob") else {}
@@ -263,52 +261,48 @@ class _Rendering:
             elif kind == "CronJob":
                 spec["suspend"] = True
             elif kind == "DaemonSet":
-                # Nothing scales it; a node with this label is nowhere.
+                # A DaemonSet cannot be scaled; no node has this label.
                 pod = _descend(spec, ("template", "spec"))
                 pod["nodeSelector"] = {**_mapped(pod.get("nodeSelector")), "archelon.org/suspended": "true"}
 
-    def _marked(self, wanted: Json, nodes: Mapping[tuple[str, str], str]) -> Json:
-        """The object with the stack's labels, in every place where something is made of it, and hardened."""
+    def _labelled(self, wanted: Json, nodes: Mapping[tuple[str, str], str]) -> Json:
+        """The hardened object, with the stack's labels on it and on everything that is derived from it."""
         made = copy.deepcopy(wanted)
         kind, metadata = made["kind"], made["metadata"]
         metadata["namespace"] = self._namespace
-        own = self._marks(OBJECT)
+        own = self._labels(OBJECT)
+        added = annotations_of(self._order.labels)
         metadata["labels"] = {**_mapped(metadata.get("labels")), **own}
-        told = {**_mapped(metadata.get("annotations")), **annotations_of(self._order.labels)}
+        annotations = {**_mapped(metadata.get("annotations")), **added}
         if label(self._order.id) != self._order.id:
-            told[STACK] = self._order.id
-        if told:
-            metadata["annotations"] = told
+            annotations[STACK] = self._order.id
+        if annotations:
+            metadata["annotations"] = annotations
         node = nodes.get((kind, metadata["name"]))
         more = {"node": node} if node is not None else {}
-        # Not the generation: a newer one must not roll every pod.
-        pods = {key: value for key, value in self._marks(POD, **more).items() if key != GENERATION}
+        # Without the generation: a newer one must not restart every pod.
+        pods = {key: value for key, value in self._labels(POD, **more).items() if key != GENERATION}
         if kind == "Pod":
-            metadata["labels"] |= {**self._marks(OBJECT), **{key: pods[key] for key in pods if key not in own}}
+            metadata["labels"] |= {key: pods[key] for key in pods if key not in own}
         for path in _SELECTORS.get(kind, ()):
             self._select(made, path, kind)
-        pod_path = POD_PATHS.get(kind)
-        if pod_path is not None and len(pod_path) > 1:
-            for end in range(len(pod_path)):
-                # `jobTemplate` and `template` each have metadata of their own.
-                if pod_path[end] in ("jobTemplate", "template"):
-                    below = _descend(made, (*pod_path[: end + 1], "metadata"))
-                    below["labels"] = {**_mapped(below.get("labels")), **pods}
-                    if annotations_of(self._order.labels):
-                        below["annotations"] = {
-                            **_mapped(below.get("annotations")),
-                            **annotations_of(self._order.labels),
-                        }
+        pod_path = POD_PATHS.get(kind, ())
+        for end, step in enumerate(pod_path, start=1):
+            # `jobTemplate` and `template` each have metadata of their own.
+            if step in ("jobTemplate", "template"):
+                below = _descend(made, (*pod_path[:end], "metadata"))
+                below["labels"] = {**_mapped(below.get("labels")), **pods}
+                if added:
+                    below["annotations"] = {**_mapped(below.get("annotations")), **added}
         if kind == "StatefulSet":
-            claims = {key: value for key, value in self._marks(CLAIM).items() if key != GENERATION}
+            claims = {key: value for key, value in self._labels(CLAIM).items() if key != GENERATION}
             for each in _listed(_mapped(made.get("spec")).get("volumeClaimTemplates")):
-                if not isinstance(each, dict):
-                    continue
-                below = _descend(each, ("metadata",))
-                below["labels"] = {**_mapped(below.get("labels")), **claims}
+                if isinstance(each, dict):
+                    below = _descend(each, ("metadata",))
+                    below["labels"] = {**_mapped(below.get("labels")), **claims}
         for ports in [_mapped(made.get("spec")).get("ports") if kind == "Service" else None, *_ports_of(made)]:
             for port in _listed(ports):
-                # An apply knows a port by number and protocol, and some servers do not know the default for the second.
+                # Server-side apply identifies a port by number and protocol; some servers lack the default protocol.
                 if isinstance(port, dict):
                     port.setdefault("protocol", "TCP")
         for _, pod in pods_of(made):
@@ -317,19 +311,18 @@ class _Rendering:
                 _descend(term, ("labelSelector", "matchLabels"))[STACK] = label(self._order.id)
         return made
 
-    def _marks(self, component: str, **more: str) -> dict[str, str]:
-        return marks(self._order.labels, region=self._region, component=component, stack=self._order.id, **more)
+    def _labels(self, component: str, **more: str) -> dict[str, str]:
+        return labels_of(self._order.labels, region=self._region, component=component, stack=self._order.id, **more)
 
     def _select(self, made: Json, path: Path, kind: str) -> None:
-        # A Service without a selector has none on purpose, and catches nothing.
+        # A Service without a selector selects nothing, on purpose.
         if kind == "Service" and not _mapped(made.get("spec")).get("selector"):
             return
-        chosen = _descend(made, path)
-        chosen[STACK] = label(self._order.id)
+        _descend(made, path)[STACK] = label(self._order.id)
 
 
 def _harden(pod: Json, *, allow_root: bool) -> None:
-    """What a template left open, as tight as it can be; what it says itself was checked."""
+    """Set the strictest value for each security setting that the template leaves open; the policy checked the others."""
     pod["automountServiceAccountToken"] = False
     security = pod["securityContext"] = _mapped(pod.get("securityContext"))
     security.setdefault("seccompProfile", {"type": "RuntimeDefault"})
@@ -346,7 +339,7 @@ def _harden(pod: Json, *, allow_root: bool) -> None:
 
 
 def _anti_affinity(pod: Json) -> Iterator[Json]:
-    """What pods a pod keeps away from. It works both ways: one that means every pod keeps other tenants' off the nodes."""
+    """The pods that a pod keeps away from. It works in both directions: a term for every pod would repel other tenants' pods."""
     rules = _mapped(_mapped(pod.get("affinity")).get("podAntiAffinity"))
     for term in _listed(rules.get("requiredDuringSchedulingIgnoredDuringExecution")):
         if isinstance(term, dict):
@@ -364,7 +357,7 @@ def _ports_of(made: Json) -> Iterator[object]:
 
 
 def _descend(value: Json, path: Path) -> Json:
-    """The mapping at the end of a path, made where it is missing."""
+    """Return the mapping at the end of a path, and create missing ones."""
     for step in path:
         below = value.get(str(step))
         if not isinstance(below, dict):

@@ -1,10 +1,10 @@
-"""Follows a cluster: one watch a kind, by which whoever waits for one of our objects is told of it at once.
+"""Watches a cluster, one watch per kind, to notify waiting callers of changes at once.
 
-Each watch begins with a list, of which everything is told, and goes on from the list's version. Where a watch ends, or its
-connection is cut, it is resumed at the version of the last event, so that nothing in between is missed; where the server has
-forgotten that version (410), everything is listed and told again. Nothing is kept of the objects: who is told looks.
+Each watch begins with a list, reports every listed object, and continues from the list's version. A watch that ended or was
+disconnected resumes at the version of the last event, so no event is missed; if the server has dropped that version (410), the
+list is repeated. The watcher stores no objects: the receiver of a notification reads them.
 
-The threads go on as long as `follow` is called; a worker that loses the region's lease stops calling, and they end by themselves.
+The threads run while `follow` is called; a worker that loses the region's lease stops calling, and they end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .api import ApiError, GoneError, Json
 from .cluster import Cluster
 from .discovery import Resource, UnknownKindError
 
-#: Kinds whose objects change by the cluster's hand.
+#: Kinds whose objects the cluster changes by itself.
 FOLLOWED: Final = (
     ("v1", "Pod"),
     ("v1", "Service"),
@@ -32,26 +32,26 @@ FOLLOWED: Final = (
     ("apps/v1", "StatefulSet"),
     ("apps/v1", "DaemonSet"),
     ("batch/v1", "Job"),
-    # With the labels of its Service: whether a pod can be reached through it comes a moment after the pod says that it is ready.
+    # It carries its Service's labels. A ready pod is reachable through the Service only a moment later.
     ("discovery.k8s.io/v1", "EndpointSlice"),
 )
-#: Seconds between two calls of `follow`, and after how many without one the threads end.
+#: Seconds between two calls of `follow`, and after the last call until the threads end.
 _EVERY: Final = 5.0
-_FORSAKEN: Final = 20.0
-#: Seconds after which the server ends a watch, to be resumed.
+_EXPIRY: Final = 20.0
+#: Seconds after which the server ends a watch; it is then resumed.
 _WATCH: Final = 60
-#: Seconds before a watch that the server refuses is tried again.
+#: Seconds before a rejected watch is retried.
 _PAUSES: Final = Backoff(0.2, longest=5.0)
 
 _logger = logging.getLogger(__name__)
 
 
 class KubernetesWatcher:
-    """Tells changes of a region's applications and stacks.
+    """Reports changes of a region's applications and stacks.
 
     Args:
-        kinds: further ones to follow, by version and kind.
-        clock: seconds that only grow.
+        kinds: further kinds to watch, by version and kind.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class KubernetesWatcher:
         self._changed: Changed = lambda _: None
 
     def follow(self, changed: Changed) -> float:
-        """Keep a watch on every kind. Raises ApiError where the cluster cannot be asked what it has."""
+        """Watch every kind. Raises ApiError if the cluster does not list its kinds."""
         with self._lock:
             self._changed = changed
-            self._until = self._clock() + _FORSAKEN
+            self._until = self._clock() + _EXPIRY
             for wanted in self._kinds:
                 running = self._threads.get(wanted)
                 if running is not None and running.is_alive():
@@ -84,15 +84,15 @@ class KubernetesWatcher:
                 try:
                     resource = self._cluster.resource(*wanted)
                 except UnknownKindError:
-                    # Perhaps it is defined later; until then nothing of it can change.
+                    # It may be defined later; until then it has no objects.
                     continue
-                thread = threading.Thread(target=self._attend, args=(resource,), name=f"watch-{wanted[1]}", daemon=True)
+                thread = threading.Thread(target=self._watch, args=(resource,), name=f"watch-{wanted[1]}", daemon=True)
                 self._threads[wanted] = thread
                 thread.start()
         return _EVERY
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Stop reporting."""
         self._ended.set()
 
     # one kind ---------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class KubernetesWatcher:
     def _is_wanted(self) -> bool:
         return not self._ended.is_set() and self._clock() < self._until
 
-    def _attend(self, resource: Resource) -> None:
+    def _watch(self, resource: Resource) -> None:
         path = resource.path(self._cluster.namespaces.scope)
         chosen = selector(self._cluster.region)
         version = ""
@@ -111,31 +111,31 @@ class KubernetesWatcher:
                     listed = self._cluster.api.get(path, labelSelector=chosen)
                     version = str(listed["metadata"]["resourceVersion"])
                     for each in listed.get("items") or ():
-                        self._tell(each)
+                        self._report(each)
                 for event in self._cluster.api.watch(
                     path, version=version, seconds=self._watch_seconds, labelSelector=chosen
                 ):
                     pauses = iter(_PAUSES)
                     version = str(event["object"]["metadata"]["resourceVersion"])
                     if event["type"] != "BOOKMARK":
-                        self._tell(event["object"])
+                        self._report(event["object"])
                     if not self._is_wanted():
                         return
             except GoneError:
                 version = ""
             except ApiError as problem:
-                _logger.info("a watch is resumed", extra={"kind": resource.kind, "reason": str(problem)})
+                _logger.info("watch interrupted; resuming", extra={"kind": resource.kind, "reason": str(problem)})
                 self._ended.wait(next(pauses))
 
-    def _tell(self, found: Json) -> None:
+    def _report(self, found: Json) -> None:
         change = _change(found)
         if change is None:
             return
         try:
             self._changed(change)
         except Exception:
-            # The books cannot be written now. Who waits looks for itself too, only later.
-            _logger.warning("a change could not be told", exc_info=True, extra={"subject": change.id})
+            # The database is unavailable. Waiting callers also poll, only later.
+            _logger.warning("change notification failed", exc_info=True, extra={"subject": change.id})
 
 
 def _change(found: Json) -> Change | None:
