@@ -1,1 +1,1 @@
-"""Heat as a platform: stacks of HOT templates in tenants' own projects. `opening.open_heat` is its entry point."""
+"""Heat as a platform: stacks of HOT templates in tenants' own projects. `factory.open_heat` is its entry point."""

@@ -1,7 +1,7 @@
-"""A region in a project of the provider's own: every stack is made there by one user, and tenants need no Keystone.
+"""Tokens for a region in the provider's own project: one user creates all stacks there, and tenants need no Keystone.
 
-It suits a provider who pays for what its services run on, and a region beside a local realm. Heat shows whoever may look into
-that project the stacks of all tenants, which their tags tell apart.
+This suits a provider that pays for the resources of its services, and a region next to a local realm. Everyone with access to
+the project sees the stacks of all tenants; their tags tell them apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...core.labels import Labels
 
 
 class _PasswordFile(v3.Password):
-    """Reads the password whenever it authenticates, so that the file may change."""
+    """Password authentication that reads the file each time, so that the password may change."""
 
     def __init__(self, path: Path, **names: Any) -> None:
         super().__init__(password="", **names)  # nosec
@@ -30,11 +30,11 @@ class _PasswordFile(v3.Password):
 
 
 class AccountTokens:
-    """Tokens of one user, whatever instance they are for; keystoneauth keeps one until shortly before its end.
+    """Tokens of one user, shared by all instances; keystoneauth caches one until shortly before it expires.
 
     Args:
-        auth_url: of Keystone. username, project_name: whose tokens; user_domain_name, project_domain_name: their domains.
-        password_file: file that holds the user's password.
+        auth_url: of Keystone. username, project_name: the account; user_domain_name, project_domain_name: their domains.
+        password_file: file that contains the user's password.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class AccountTokens:
             user_domain_name=user_domain_name,
             project_domain_name=project_domain_name,
         )
-        # A redirect would take the password wherever it points.
+        # A redirect could send the password to another host.
         self._session = session.Session(verify=cacert or True, timeout=12.0, redirect=False)
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:
-        """The user's token."""
+        """Return the user's token."""
         if fresh:
             self._plugin.invalidate()
         return str(self._plugin.get_token(self._session))

@@ -1,8 +1,7 @@
-"""Calls to Heat, and to other services of its cloud, in a tenant's name: with a token of the instance's delegation, at the
-endpoint that this token's catalogue names.
+"""Calls to Heat and other OpenStack services on behalf of a tenant, with a token of the instance's delegation.
 
-A token that is refused is replaced once. Every call has a time limit; what cannot be reached is the caller's to try again,
-and what Heat refuses for good is said in its own words.
+The endpoint comes from the token's catalogue. A rejected token is replaced once. Every call has a timeout. The caller retries
+connection failures; a permanent refusal is raised with Heat's own message.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from ..interface import DeployError, PlatformTokens
 
 #: Seconds for one request.
 CALL_TIMEOUT: Final = 12.0
-#: Clients that are kept, one a token, and endpoints.
-_KEPT: Final = 256
-#: What Heat refuses whoever repeats it: a bad template, a missing right, a quota.
+#: Entries in each of the two caches: clients by token, and endpoints.
+_CACHE_SIZE: Final = 256
+#: Permanent refusals: an invalid template, a missing permission, a quota.
 _REFUSALS: Final = frozenset({400, 403, 405, 409, 413, 422})
 
 Result = TypeVar("Result")
@@ -40,13 +39,13 @@ ConflictError = heatclient.exc.HTTPConflict
 
 
 class HeatConnections:
-    """Ways to one region's services.
+    """Connections to one region's services.
 
     Args:
-        tokens: in a tenant's name.
-        auth_url: of Keystone, version 3. region: its name there; empty where the catalogue has one alone.
-        interface: of their endpoints. cacert: file of the authorities to believe, or None for the system's.
-        http: what carries the requests.
+        tokens: yields tokens of tenants.
+        auth_url: of Keystone, version 3. region: its name there; empty if the catalogue has only one.
+        interface: of the endpoints. cacert: CA bundle, or None for the system's.
+        timeout: seconds for one request. http: sends the requests.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class HeatConnections:
         self._region = region
         self._interface = interface
         self._session = session.Session(verify=cacert or True, timeout=timeout, session=http)
-        self._session.session.hooks["response"].append(_stays)
+        self._session.session.hooks["response"].append(_reject_foreign_redirect)
         self._lock = threading.Lock()
         self._clients: collections.OrderedDict[str, Client] = collections.OrderedDict()
         self._endpoints: collections.OrderedDict[tuple[str, str], str] = collections.OrderedDict()
@@ -74,9 +73,9 @@ class HeatConnections:
         """Call Heat for an instance.
 
         Raises:
-            NotFoundError: there is nothing of the name.
-            DeployError: Heat refuses it, or (`DelegationEndedError`) nobody acts for the tenant.
-            Exception: it cannot be reached, or is not well; try again.
+            NotFoundError: no such object.
+            DeployError: Heat refuses the request, or (`DelegationEndedError`) the delegation has ended.
+            Exception: Heat is unreachable or failing; retry.
         """
         forbid_in_transaction("a call to Heat")
         try:
@@ -88,7 +87,7 @@ class HeatConnections:
             raise
         except heatclient.exc.HTTPException as refused:
             if refused.code in _REFUSALS:
-                raise DeployError(said(refused)) from refused
+                raise DeployError(refusal_message(refused)) from refused
             raise
 
     def send(
@@ -101,21 +100,21 @@ class HeatConnections:
         query: Mapping[str, str] | None = None,
         document: Any = None,
     ) -> requests.Response:
-        """Send a request to a service of the cloud for an instance; any answer is given back, but for a token that it refuses.
+        """Send a request to a service of the cloud for an instance and return its response, whatever the status.
 
         Args:
             service: its type in the catalogue, such as `dns`.
             path: below its endpoint.
 
         Raises:
-            DeployError: the cloud has no such service, or nobody acts for the tenant.
-            Exception: it cannot be reached; try again.
+            DeployError: the cloud has no such service, or the delegation has ended.
+            Exception: the service is unreachable; retry.
         """
-        answer: requests.Response
+        response: requests.Response
         try:
             for fresh in (False, True):
                 token = self._tokens.token(labels, fresh=fresh)
-                answer = self._session.request(
+                response = self._session.request(
                     self._endpoint(token, service) + path,
                     method,
                     params=dict(query or {}),
@@ -124,50 +123,53 @@ class HeatConnections:
                     authenticated=False,
                     raise_exc=False,
                 )
-                if answer.status_code != requests.codes.unauthorized:
+                if response.status_code != requests.codes.unauthorized:
                     break
         except keystoneauth1.exceptions.CatalogException as problem:
-            raise DeployError(f"the cloud's catalogue names no service {service} in this region") from problem
-        return answer
+            raise DeployError(f"the cloud's catalogue has no service {service} in this region") from problem
+        return response
 
     def _client(self, token: str) -> Client:
-        # Not the token itself: what is kept here may be looked at.
-        return _kept(self._clients, _digest(token), self._lock, lambda: self._made(token))
+        # By digest: caches may end up in dumps and tracebacks, tokens must not.
+        return _cached(self._clients, _digest(token), self._lock, lambda: self._new_client(token))
 
-    def _made(self, token: str) -> Client:
+    def _new_client(self, token: str) -> Client:
         endpoint = self._endpoint(token, "orchestration")
         plugin = token_endpoint.Token(endpoint, token)
         arguments: dict[str, Any] = {"session": self._session, "auth": plugin, "endpoint_override": endpoint}
         return Client(**arguments)
 
     def _endpoint(self, token: str, service: str) -> str:
-        return _kept(self._endpoints, (_digest(token), service), self._lock, lambda: self._found(token, service))
+        return _cached(self._endpoints, (_digest(token), service), self._lock, lambda: self._discover(token, service))
 
-    def _found(self, token: str, service: str) -> str:
-        """The endpoint that a token's catalogue names."""
-        # Not out of the token itself: Keystone does not let one of a trust look at itself.
-        answer: requests.Response = self._session.get(
+    def _discover(self, token: str, service: str) -> str:
+        """Return the endpoint from a token's catalogue."""
+        # Not by validating the token: Keystone does not let a trust-scoped token validate itself.
+        response: requests.Response = self._session.get(
             f"{self._auth_url}/auth/catalog", headers={"X-Auth-Token": token}, authenticated=False
         )
-        endpoint = ServiceCatalogV3(answer.json()["catalog"]).url_for(
+        endpoint = ServiceCatalogV3(response.json()["catalog"]).url_for(
             service_type=service, interface=self._interface, region_name=self._region or None
         )
         return str(endpoint)
 
 
-def _stays(answer: requests.Response, **_named: Any) -> None:
-    """Refuse a redirect to elsewhere, whither keystoneauth would take the token; Heat's own lead from a stack's name to its id.
+def _reject_foreign_redirect(response: requests.Response, **_options: Any) -> None:
+    """Reject a redirect to another origin, to which keystoneauth would send the token.
+
+    Heat's own redirects, from a stack's name to its id, stay on the same origin.
 
     Raises:
-        requests.RequestException: it leads to another scheme, host or port.
+        requests.RequestException: another scheme, host or port.
     """
-    location = answer.headers.get("Location")
-    if not 300 <= answer.status_code < 400 or location is None:
+    location = response.headers.get("Location")
+    if not 300 <= response.status_code < 400 or location is None:
         return
-    here, there = urllib.parse.urlsplit(answer.url), urllib.parse.urlsplit(urllib.parse.urljoin(answer.url, location))
-    if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+    source = urllib.parse.urlsplit(response.url)
+    target = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, location))
+    if (source.scheme, source.netloc) != (target.scheme, target.netloc):
         raise requests.RequestException(
-            f"{here.scheme}://{here.netloc} redirects to {there.scheme}://{there.hostname}, which gets no token; correct "
+            f"{source.scheme}://{source.netloc} redirects to {target.scheme}://{target.hostname}, which gets no token; correct "
             "the endpoint in Keystone's catalogue"
         )
 
@@ -176,24 +178,24 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _kept(
-    kept: collections.OrderedDict[Key, Result], key: Key, lock: threading.Lock, make: Callable[[], Result]
+def _cached(
+    cache: collections.OrderedDict[Key, Result], key: Key, lock: threading.Lock, make: Callable[[], Result]
 ) -> Result:
-    """What is kept under a key, made where it is not; what was used longest ago goes."""
+    """Return the cached value of a key, or make it; the least recently used entry is evicted."""
     with lock:
-        if key in kept:
-            kept.move_to_end(key)
-            return kept[key]
+        if key in cache:
+            cache.move_to_end(key)
+            return cache[key]
     made = make()
     with lock:
-        kept[key] = made
-        while len(kept) > _KEPT:
-            kept.popitem(last=False)
+        cache[key] = made
+        while len(cache) > _CACHE_SIZE:
+            cache.popitem(last=False)
     return made
 
 
-def said(refused: heatclient.exc.HTTPException) -> str:
-    """What Heat says of a refusal, without its own decoration."""
+def refusal_message(refused: heatclient.exc.HTTPException) -> str:
+    """Return Heat's message of a refusal, on one line."""
     error = getattr(refused, "error", None)
     message = error.get("error", {}).get("message") if isinstance(error, dict) else None
     return " ".join(str(message or refused.message or refused).split())

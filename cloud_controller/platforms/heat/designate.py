@@ -1,8 +1,8 @@
-"""Names in a region of Heat: records of Designate, through its API (v2), in the project that the region's stacks are in.
+"""DNS names in a Heat region: Designate records (API v2) in the project of the region's stacks.
 
-A zone is its owner's: the tenant, or the provider, makes it once and delegates the domain to it. Records are made in it, each
-with its instance's mark as its description, and nothing that carries another mark, or none, is ever touched. Designate itself
-says how far it is: a record is active once its name servers have it.
+The tenant or the provider creates a zone once and delegates the domain to it. Each record's description names its instance;
+records with another description are never changed. Designate reports progress: a record is active once the name servers have
+it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ..interface import DeployError, InventoryError, Named, NameOrder, NeverDele
 from .connection import HeatConnections
 from .inventory import Held, TenantInventory
 
-_MARK: Final = "archelon-instance="
+_INSTANCE: Final = "archelon-instance="
 _INSTALLATION: Final = "archelon-installation="
-#: What Designate refuses whoever repeats it: bad data, a missing right, a conflict, a quota.
+#: Permanent refusals: invalid data, a missing permission, a conflict, a quota.
 _REFUSALS: Final = frozenset({400, 403, 409, 413, 422})
 _PAGE: Final = 500
-#: Seconds in which name servers have a record that Designate calls active.
+#: Seconds within which name servers have a record that Designate reports as active.
 _UNTIL_SERVED: Final = 30.0
 _Document = Mapping[str, Any]
 
 
 class DesignateError(Exception):
-    """Designate is not well, or says what was not expected; try again."""
+    """Designate is failing or sent an unexpected response; retry."""
 
 
 class Designate:
-    """The calls.
+    """Client of the Designate API.
 
     Args:
         service: its type in the catalogue.
@@ -47,41 +47,41 @@ class Designate:
         self._service = service
 
     def zone(self, labels: Labels, name: str) -> _Document | None:
-        """The zone of a name, among those that the project may use."""
-        found = self._found(labels, "GET", "/zones", query={"name": f"{name}."})
+        """Return the zone of this name, if the project may use one."""
+        found = self._query(labels, "/zones", name=f"{name}.")
         return next(iter(found["zones"]), None)
 
     def records(self, labels: Labels, zone: str, name: str, kind: str) -> list[_Document]:
-        """The record sets of a name and type; there is one at most."""
-        found = self._found(labels, "GET", f"/zones/{zone}/recordsets", query={"name": name, "type": kind})
+        """Return the record sets of a name and type, at most one."""
+        found = self._query(labels, f"/zones/{zone}/recordsets", name=name, type=kind)
         return [each for each in found["recordsets"] if (each["name"], each["type"]) == (name, kind)]
 
-    def marked(self, labels: Labels, mark: str) -> Iterator[_Document]:
-        """Every record set of the project whose description is a mark; `*` in it stands for anything."""
-        query = {"description": mark, "limit": str(_PAGE)}
+    def described(self, labels: Labels, description: str) -> Iterator[_Document]:
+        """Yield the project's record sets with this description; `*` is a wildcard."""
+        query = {"description": description, "limit": str(_PAGE)}
         while True:
-            page = self._found(labels, "GET", "/recordsets", query=query)["recordsets"]
+            page = self._query(labels, "/recordsets", **query)["recordsets"]
             yield from page
             if len(page) < _PAGE:
                 return
             query["marker"] = page[-1]["id"]
 
     def write(self, labels: Labels, method: str, path: str, document: _Document | None = None) -> requests.Response:
-        """A change; 404 and 409 are the caller's to understand. Raises ProvisionError where it is refused otherwise."""
-        answer = self._send(labels, method, path, document=document)
-        if answer.status_code in _REFUSALS - {409}:
-            raise ProvisionError(f"the name server refuses it: {_said(answer)}")
-        if answer.status_code >= 400 and answer.status_code not in (404, 409):
-            raise DesignateError(f"{method} {path}: {answer.status_code}")
-        return answer
+        """Send a change and return the response, also for 404 and 409. Raises ProvisionError for other refusals."""
+        response = self._send(labels, method, path, document=document)
+        if response.status_code in _REFUSALS - {409}:
+            raise _refused(response)
+        if response.status_code >= 400 and response.status_code not in (404, 409):
+            raise DesignateError(f"{method} {path}: {response.status_code}")
+        return response
 
-    def _found(self, labels: Labels, method: str, path: str, *, query: Mapping[str, str]) -> dict[str, Any]:
-        answer = self._send(labels, method, path, query=query)
-        if answer.status_code in _REFUSALS:
-            raise ProvisionError(f"the name server refuses it: {_said(answer)}")
-        if answer.status_code != requests.codes.ok:
-            raise DesignateError(f"{method} {path}: {answer.status_code}")
-        found: dict[str, Any] = answer.json()
+    def _query(self, labels: Labels, path: str, **query: str) -> dict[str, Any]:
+        response = self._send(labels, "GET", path, query=query)
+        if response.status_code in _REFUSALS:
+            raise _refused(response)
+        if response.status_code != requests.codes.ok:
+            raise DesignateError(f"GET {path}: {response.status_code}")
+        found: dict[str, Any] = response.json()
         return found
 
     def _send(self, labels: Labels, method: str, path: str, **more: Any) -> requests.Response:
@@ -95,11 +95,11 @@ class DesignateNames:
     """Names of one region.
 
     Args:
-        zones: in which names may be set; without them in any that the project has.
+        zones: the permitted zones; None permits every zone of the project.
         clock: seconds since the epoch.
 
     Raises:
-        DeployError: one is no zone.
+        DeployError: a zone is not a domain name.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class DesignateNames:
             raise DeployError(str(error)) from error
 
     def validate(self, order: NameOrder) -> None:
-        """Whether names may be set in the zone. Raises ProvisionError."""
+        """Check that names may be set in the zone. Raises ProvisionError."""
         if self._zones is not None and order.record.zone not in self._zones:
-            there = ", ".join(sorted(self._zones)) or "none"
-            raise ProvisionError(f"no names are set in the zone {order.record.zone} here; there are {there}")
+            zones = ", ".join(sorted(self._zones)) or "none"
+            raise ProvisionError(f"names cannot be set in the zone {order.record.zone}; expected one of {zones}")
 
     def put(self, order: NameOrder) -> Named:
         """Set the record."""
@@ -128,55 +128,53 @@ class DesignateNames:
         labels, record = order.labels, order.record
         zone = self._designate.zone(labels, record.zone)
         if zone is None:
-            raise ProvisionError(
-                f"there is no zone {record.zone} that this project may use; create it at the cloud's DNS service"
-            )
+            raise ProvisionError(f"this project has no zone {record.zone}; create it in the cloud's DNS service")
         wanted = {"ttl": record.ttl, "records": [record.value]}
         found = self._designate.records(labels, zone["id"], record.full_name, record.type)
         if not found:
-            made = {"name": record.full_name, "type": record.type, "description": _mark(labels), **wanted}
-            answer = self._designate.write(labels, "POST", f"/zones/{zone['id']}/recordsets", made)
-            if answer.status_code == requests.codes.conflict and not self._designate.records(
+            made = {"name": record.full_name, "type": record.type, "description": _description(labels), **wanted}
+            response = self._designate.write(labels, "POST", f"/zones/{zone['id']}/recordsets", made)
+            if response.status_code == requests.codes.conflict and not self._designate.records(
                 labels, zone["id"], record.full_name, record.type
             ):
-                # Not one of the same name and type: somebody quicker, which the next look sees.
-                raise ProvisionError(f"the name server refuses it: {_said(answer)}")
-            return Named("waiting", "the name server is told")
+                # Without such a record it is a real conflict; a record of a concurrent call is handled by the next call.
+                raise _refused(response)
+            return Named("waiting", "sent to the name server")
         [present] = found
-        if _marked(present)[0] != labels.instance:
+        if _owner_of(present)[0] != labels.instance:
             raise ProvisionError(
-                f"the name {record.full_name} ({record.type}) belongs to another instance, or to somebody else; choose another"
+                f"the name {record.full_name} ({record.type}) belongs to another instance or owner; choose another"
             )
         if _is_leaving(present):
-            return Named("waiting", "a former record of the name is being removed")
+            return Named("waiting", "the previous record of the name is being removed")
         if (present["ttl"], list(present["records"])) != (record.ttl, [record.value]):
             self._designate.write(labels, "PUT", f"/zones/{zone['id']}/recordsets/{present['id']}", wanted)
-            return Named("waiting", "the name server is told")
+            return Named("waiting", "sent to the name server")
         if present["status"] == "ACTIVE" and (zone["status"] != "PENDING" or self._is_old(present)):
             return Named("active")
         if present["status"] == "ERROR":
-            # Designate goes on trying by itself.
-            return Named("waiting", "the name servers do not take it; the cloud's DNS service tries again")
-        return Named("waiting", "the name servers are told")
+            # Designate retries by itself.
+            return Named("waiting", "the name servers did not accept the record; the cloud's DNS service retries")
+        return Named("waiting", "the name servers are being updated")
 
     def _is_old(self, record: _Document) -> bool:
-        # Designate calls a record active as soon as its name servers have the zone, which may be the one before the record; the
-        # zone is pending then. Where others write into the zone all the time it always is.
+        # Designate reports a record as active once the name servers have the zone, possibly a version without the record; the
+        # zone is then pending. A zone with constant writes is always pending, so an age limit applies.
         return self._clock() - _changed(record) > _UNTIL_SERVED
 
     def remove(self, order: NameOrder) -> bool:
-        """Take it away. Name servers may serve it some seconds more, and whoever has asked them remembers it for its ttl."""
+        """Delete the record. Name servers may serve it for a few seconds, and resolvers cache it for its TTL."""
         labels, record = order.labels, order.record
         zone = self._designate.zone(labels, record.zone)
         if zone is None:
             return True
         found = self._designate.records(labels, zone["id"], record.full_name, record.type)
-        mine = [each for each in found if _marked(each)[0] == labels.instance]
-        return _removed(self._designate, labels, mine)
+        mine = [each for each in found if _owner_of(each)[0] == labels.instance]
+        return _remove(self._designate, labels, mine)
 
 
 class DesignateInventory(TenantInventory):
-    """Records of one region, by the instances whose mark they carry, whether or not a row tells of them."""
+    """Records of one region, by the instance in their description, with or without a database row."""
 
     def __init__(self, designate: Designate, index: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(index, clock=clock)
@@ -184,28 +182,28 @@ class DesignateInventory(TenantInventory):
 
     def _held(self, labels: Labels) -> Iterable[Held]:
         try:
-            found = list(self._designate.marked(labels, f"{_MARK}*"))
+            found = list(self._designate.described(labels, f"{_INSTANCE}*"))
         except ProvisionError:
             return
         for each in found:
-            yield Held(*_marked(each), _changed(each))
+            yield Held(*_owner_of(each), _changed(each))
 
     def objects(self, instance: str) -> Sequence[str]:
-        """The instance's records."""
+        """List the instance's records."""
         return [f"record {each['name']} {each['type']}" for each in self._records(instance)]
 
     def remove(self, instance: str) -> bool:
-        """Remove them; True when they are gone."""
+        """Delete the records; True once they are gone."""
         labels = self._labels(instance)
         if labels is None:
             return True
         try:
-            return _removed(self._designate, labels, self._records(instance))
+            return _remove(self._designate, labels, self._records(instance))
         except ProvisionError as problem:
             raise InventoryError(f"a record cannot be removed: {problem}") from problem
 
     def remains(self, instance: str) -> Sequence[str]:
-        """The records that there still are."""
+        """List the remaining records."""
         return self.objects(instance)
 
     def _records(self, instance: str) -> list[_Document]:
@@ -213,32 +211,31 @@ class DesignateInventory(TenantInventory):
         if labels is None:
             return []
         try:
-            found = self._designate.marked(labels, f"{_MARK}{instance}*")
-            return [each for each in found if _marked(each)[0] == instance]
+            found = self._designate.described(labels, f"{_INSTANCE}{instance}*")
+            return [each for each in found if _owner_of(each)[0] == instance]
         except ProvisionError as problem:
             if isinstance(problem.__cause__, NeverDelegatedError):
-                # Nobody ever could set a name here in its tenant's name.
+                # Without a delegation no name can have been set for its tenant.
                 return []
-            # Whatever the rows say: who cannot be asked has not said that there is nothing.
-            raise InventoryError(f"the name server cannot be asked for it: {problem}") from problem
+            # A failed query does not prove absence, whatever the database rows are.
+            raise InventoryError(f"the name server cannot be queried: {problem}") from problem
 
 
-def _mark(labels: Labels) -> str:
-    """The description of a record."""
-    return f"{_MARK}{labels.instance}" + (f" {_INSTALLATION}{labels.installation}" if labels.installation else "")
+def _description(labels: Labels) -> str:
+    return f"{_INSTANCE}{labels.instance}" + (f" {_INSTALLATION}{labels.installation}" if labels.installation else "")
 
 
-def _marked(record: _Document) -> tuple[str, str]:
-    """Instance and installation that a record says it is of; empty where it says none."""
+def _owner_of(record: _Document) -> tuple[str, str]:
+    """Return instance and installation from a record's description, or empty strings."""
     description = str(record.get("description") or "")
-    if not description.startswith(_MARK):
+    if not description.startswith(_INSTANCE):
         return "", ""
-    instance, _, installation = description.removeprefix(_MARK).partition(f" {_INSTALLATION}")
+    instance, _, installation = description.removeprefix(_INSTANCE).partition(f" {_INSTALLATION}")
     return instance, installation
 
 
-def _removed(designate: Designate, labels: Labels, records: Sequence[_Document]) -> bool:
-    """Remove records; True when there were none."""
+def _remove(designate: Designate, labels: Labels, records: Sequence[_Document]) -> bool:
+    """Delete records; True if there were none."""
     for each in records:
         if not _is_leaving(each):
             designate.write(labels, "DELETE", f"/zones/{each['zone_id']}/recordsets/{each['id']}")
@@ -250,17 +247,21 @@ def _is_leaving(record: _Document) -> bool:
 
 
 def _changed(record: _Document) -> float:
-    """When it was, in seconds since the epoch."""
-    told = datetime.datetime.fromisoformat(str(record["updated_at"] or record["created_at"]))
-    return told.replace(tzinfo=datetime.UTC).timestamp()
+    """Return the time of the last change, in seconds since the epoch."""
+    changed = datetime.datetime.fromisoformat(str(record["updated_at"] or record["created_at"]))
+    return changed.replace(tzinfo=datetime.UTC).timestamp()
 
 
-def _said(answer: requests.Response) -> str:
-    """What Designate says of a refusal, in one line."""
+def _refused(response: requests.Response) -> ProvisionError:
+    return ProvisionError(f"the name server refused the request: {_reason(response)}")
+
+
+def _reason(response: requests.Response) -> str:
+    """Return Designate's message on one line."""
     try:
-        document = answer.json()
+        document = response.json()
     except ValueError:
-        return f"status {answer.status_code}"
+        return f"status {response.status_code}"
     details = document.get("errors", {}).get("errors") if isinstance(document.get("errors"), dict) else None
-    told = [str(each.get("message", "")) for each in details or () if isinstance(each, dict)]
-    return " ".join("; ".join(told or [str(document.get("message") or document.get("type") or "")]).split())[:300]
+    messages = [str(each.get("message", "")) for each in details or () if isinstance(each, dict)]
+    return " ".join("; ".join(messages or [str(document.get("message") or document.get("type") or "")]).split())[:300]

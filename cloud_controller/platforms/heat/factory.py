@@ -1,4 +1,4 @@
-"""Opens a region of Heat, made of the region's settings."""
+"""Opens a Heat region from its settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HeatPlatform(Platform):
     """One region of Heat.
 
     Args:
-        delegates: whether every call is made with a token of the instance's delegation.
+        delegates: whether calls use tokens of the instance's delegation.
     """
 
     def __init__(
@@ -61,26 +61,26 @@ def open_heat(
         auth_url: of Keystone, such as `https://keystone.example.org/v3`.
         region_name: the region's name in Keystone's catalogue; without it, the region's own.
         interface: of the endpoints: public, internal or admin.
-        cacert: file of the authorities whose certificates are believed; the system's without it.
-        account: a user of the provider's own, in whose project everything is made, as `account.AccountTokens` takes it; without
-            it, each order is carried out in its tenant's project and needs a delegation.
-        stalled: seconds after which Heat is told again what to do with a stack in which nothing moves.
+        cacert: CA bundle; by default the system's.
+        account: the provider's own user, whose project holds all stacks, as arguments of `account.AccountTokens`; without it,
+            each order runs in its tenant's project and needs a delegation.
+        stalled: seconds without progress in a stack after which the request to Heat is repeated.
         dns: `zones`, in which names may be set, and `service`, Designate's type in the catalogue; without it no names are set.
-            Zones may be left out where every order is carried out in its tenant's own project, and are then all that this has.
+            Without an account, zones is optional and defaults to all zones of the project.
 
     Raises:
-        DeployError: a setting is no such thing.
+        DeployError: a setting is invalid.
     """
     if not auth_url.startswith(("http://", "https://")):
-        raise DeployError(f"auth_url of the region {context.region} is no URL; write https://host/v3")
+        raise DeployError(f"auth_url of the region {context.region} is not a URL; write https://host/v3")
     if isinstance(stalled, bool) or not isinstance(stalled, int | float) or not stalled > 0:
-        raise DeployError(f"stalled of the region {context.region} is no number of seconds")
+        raise DeployError(f"stalled of the region {context.region} is not a positive number of seconds")
     tokens = context.tokens
     if account is not None:
         try:
             tokens = AccountTokens(auth_url, cacert=cacert, **account)
         except TypeError as problem:
-            raise DeployError(f"the account of the region {context.region} is not right: {problem}") from problem
+            raise DeployError(f"the account of the region {context.region} is invalid: {problem}") from problem
     connections = HeatConnections(
         tokens,
         auth_url=auth_url,
@@ -94,7 +94,7 @@ def open_heat(
         zones, service = _dns_of(dns, context.region, shared=account is not None)
         designate = Designate(connections, service=service)
         names = DesignateNames(designate, zones=zones)
-        # Names go before what they lead to.
+        # Delete names before the servers that they refer to.
         inventory = AllInventory(DesignateInventory(designate, context.stacks), inventory)
     return HeatPlatform(
         HeatStacks(connections, stalled=float(stalled)),
@@ -108,15 +108,15 @@ def open_heat(
 
 
 def _dns_of(dns: Mapping[str, Any], region: str, *, shared: bool) -> tuple[Sequence[str] | None, str]:
-    """Zones and type of service out of the setting. Raises DeployError."""
+    """Return zones and service type of the setting. Raises DeployError."""
     where = f"dns of the region {region}"
     if not isinstance(dns, Mapping) or dns.keys() - {"zones", "service"}:
-        raise DeployError(f"{where} takes zones and service, and nothing else")
+        raise DeployError(f"{where} takes only zones and service")
     zones, service = dns.get("zones"), dns.get("service", "dns")
     if zones is not None and not (isinstance(zones, list) and all(isinstance(each, str) for each in zones)):
-        raise DeployError(f"zones in {where} is a list of domains")
+        raise DeployError(f"zones in {where} must be a list of domains")
     if not isinstance(service, str) or not service:
-        raise DeployError(f"service in {where} is a type of the cloud's catalogue, such as dns")
+        raise DeployError(f"service in {where} must be a type of the cloud's catalogue, such as dns")
     if zones is None and shared:
         raise DeployError(f"{where} needs zones: with an account all tenants set names in the provider's own project")
     return zones, service

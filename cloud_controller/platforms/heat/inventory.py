@@ -1,9 +1,8 @@
-"""What Heat has of an instance, found by the tags that every stack carries, whoever made it and whether or not a row tells of
-it.
+"""Inventory of a Heat region: finds an instance's stacks by their tags, with or without a database row.
 
-Heat shows a project's stacks to those who act in it, and nobody here may look into all of them. So what belongs to instances
-that nobody knows is found in the projects of tenants that have instances; a tenant without any has no delegation left to look
-with, and its last instance's disposal has verified that nothing was left.
+Heat lists stacks per project, and the cloud controller cannot list all projects. Stacks of unknown instances are therefore
+found in the projects of tenants that have known instances. A tenant without instances has no delegation left to list with; the
+disposal of its last instance verified that nothing remained.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ _GONE: Final = "DELETE_COMPLETE"
 
 @dataclass(frozen=True)
 class Held:
-    """Something that was found: of which instance and installation its mark says it is, and when it last changed, in seconds
-    since the epoch."""
+    """An object's instance and installation, from its labels, and its last change in seconds since the epoch."""
 
     instance: str
     installation: str
@@ -37,25 +35,25 @@ class Held:
 
 
 class TenantInventory(abc.ABC):
-    """Inventory of a service that shows a project's objects to those who act in it.
+    """Inventory of a service that lists objects per project.
 
     Args:
-        book: whose an instance is, and which tenants can be asked for.
+        index: labels of known instances, and with them the tenants' projects.
         clock: seconds since the epoch.
     """
 
     def __init__(self, index: StackIndex, *, clock: Callable[[], float] = time.time) -> None:
         self._index = index
         self._clock = clock
-        #: Who can be asked for an instance that no row tells of.
+        #: Labels, by unknown instance, whose delegation reaches its project.
         self._found: dict[str, Labels] = {}
 
     @abc.abstractmethod
     def _held(self, labels: Labels) -> Iterable[Held]:
-        """Everything with a mark of ours in a tenant's project; nothing where nobody can ask."""
+        """Yield our labelled objects in a tenant's project; none without a delegation."""
 
     def instances(self, installation: str) -> Mapping[str, float]:
-        """An installation's instances in the projects of known tenants, with their youngest objects' ages in seconds."""
+        """Return an installation's instances in the projects of known tenants, with their youngest object's age in seconds."""
         ages: dict[str, float] = {}
         now = self._clock()
         for labels in {each.labels.tenant: each.labels for each in self._index.all()}.values():
@@ -68,7 +66,7 @@ class TenantInventory(abc.ABC):
         return ages
 
     def _labels(self, instance: str) -> Labels | None:
-        """With whose rights an instance's objects can be looked at; None where neither a row tells nor anything was seen."""
+        """Return the labels with whose rights an instance's objects are listed; None for an unknown instance without objects."""
         return self._index.labels(instance) or self._found.get(instance)
 
 
@@ -87,15 +85,15 @@ class HeatInventory(TenantInventory):
         except DeployError:
             return
         for each in listed:
-            told, _ = labels_of(each.tags)
-            yield Held(told.instance, told.installation, seconds(each.updated_time or each.creation_time))
+            tagged, _ = labels_of(each.tags)
+            yield Held(tagged.instance, tagged.installation, seconds(each.updated_time or each.creation_time))
 
     def objects(self, instance: str) -> Sequence[str]:
-        """The instance's stacks."""
+        """List the instance's stacks."""
         return [f"stack {each.stack_name}" for each in self._stacks(instance)]
 
     def remove(self, instance: str) -> bool:
-        """Delete them; True when they are gone."""
+        """Delete the stacks; True once they are gone."""
         left = self._stacks(instance)
         for each in left:
             if each.stack_status == "DELETE_IN_PROGRESS" and not is_deletion_stalled(each, self._clock()):
@@ -105,63 +103,63 @@ class HeatInventory(TenantInventory):
             except DeployError as problem:
                 raise InventoryError(f"the stack {each.stack_name} cannot be deleted: {problem}") from problem
             if each.stack_status == "DELETE_FAILED":
-                # It is being deleted anew; that it failed before is what people need to know meanwhile.
+                # The deletion has been retried; report the earlier failure meanwhile.
                 raise InventoryError(f"the stack {each.stack_name}: {each.stack_status_reason}")
         return not left
 
     def remains(self, instance: str) -> Sequence[str]:
-        """The stacks that there still are, with their state."""
+        """List the remaining stacks with their state."""
         return [f"stack {each.stack_name} {each.stack_status}" for each in self._stacks(instance)]
 
     def _stacks(self, instance: str) -> list[Any]:
         tag = instance_tag(instance)
         if self._labels(instance) is None:
-            # Neither a row nor a stack that was seen here is of it; a disposal has a row of its own.
+            # No row and no stack was found for it; a disposal has a row of its own.
             return []
         try:
             found = self._call(instance, lambda client: list(client.stacks.list(tags=tag)))
         except NeverDelegatedError as problem:
             if any(each.labels.instance == instance for each in self._index.all()):
-                raise InventoryError(f"Heat cannot be asked for it: {problem}") from problem
-            # Nobody ever could make something here in its tenant's name.
+                raise InventoryError(f"Heat cannot be queried: {problem}") from problem
+            # Without a delegation no stack can have been created for its tenant.
             return []
         except DeployError as problem:
-            # Whatever the rows say: who cannot be asked has not said that there is nothing.
-            raise InventoryError(f"Heat cannot be asked for it: {problem}") from problem
+            # A failed query does not prove absence, whatever the database rows are.
+            raise InventoryError(f"Heat cannot be queried: {problem}") from problem
         return [each for each in found if each.stack_status != _GONE]
 
     def _call(self, instance: str, do: Callable[[Client], Any]) -> Any:
         labels = self._labels(instance)
         if labels is None:
-            raise DeployError(f"nothing tells whose the instance {instance[:64]} is")
+            raise DeployError(f"the owner of the instance {instance[:64]} is unknown")
         return self._connections.call(labels, do)
 
 
 class AllInventory:
-    """What several have of an instance, as one."""
+    """Combines several inventories into one."""
 
-    def __init__(self, *each: Inventory) -> None:
-        self._each = each
+    def __init__(self, *inventories: Inventory) -> None:
+        self._inventories = inventories
 
     def instances(self, installation: str) -> Mapping[str, float]:
-        """Every instance of an installation, with its youngest object's age in seconds."""
+        """Return every instance of an installation, with its youngest object's age in seconds."""
         ages: dict[str, float] = {}
-        for inventory in self._each:
+        for inventory in self._inventories:
             for instance, age in inventory.instances(installation).items():
                 ages[instance] = min(ages.get(instance, age), age)
         return ages
 
     def objects(self, instance: str) -> Sequence[str]:
-        """What they have."""
-        return [name for inventory in self._each for name in inventory.objects(instance)]
+        """List the instance's objects."""
+        return [name for inventory in self._inventories for name in inventory.objects(instance)]
 
     def remove(self, instance: str) -> bool:
-        """Take all of it away, what the first has first; True when it is gone."""
-        return all(inventory.remove(instance) for inventory in self._each)
+        """Remove everything, in the order of the inventories; True once all is gone."""
+        return all(inventory.remove(instance) for inventory in self._inventories)
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What is left."""
-        return [name for inventory in self._each for name in inventory.remains(instance)]
+        """List the remaining objects."""
+        return [name for inventory in self._inventories for name in inventory.remains(instance)]
 
 
 def _deletion(stack: Any) -> Callable[[Client], None]:

@@ -1,8 +1,7 @@
-"""What Heat is told of an order: the request's body, and by which name and tags the stack is known ever after.
+"""Translates an order to a request to Heat, and to the stack's name and tags.
 
-A stack's name is derived from its order and its tags carry the labels, so that whoever comes later, after whatever crash,
-finds what was made and makes nothing twice. One tag is a digest of all that Heat was told: where it is the wanted one, the
-order has arrived.
+A stack's name is derived from its order and its tags carry the labels, so that a worker that continues after a crash finds the
+stack and creates no second one. The revision tag is a digest of the request: if it matches, Heat has received the order.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ..interface import DeployError, StackOrder
 from .parameters import check_parameters, declared
 from .scaling import with_counts
 
-#: The tag of everything that this cloud controller makes; those that follow carry the labels.
+#: Tags everything that this cloud controller creates; the tags below carry the labels.
 OURS: Final = "archelon"
 _INSTANCE: Final = "archelon-instance="
 _TENANT: Final = "archelon-tenant="
@@ -30,18 +29,18 @@ _SERVICE: Final = "archelon-service="
 _GENERATION: Final = "archelon-generation="
 _INSTALLATION: Final = "archelon-installation="
 _REVISION: Final = "archelon-revision="
-#: Characters of a tag, as Heat has it.
+#: Heat's maximum length of a tag.
 _LONGEST_TAG: Final = 80
 _SHOWN_PROBLEMS: Final = 10
 
 
 @dataclass(frozen=True)
 class Request:
-    """What goes to Heat.
+    """A request to Heat.
 
     Args:
         body: template, files, environment, parameters and tags. revision: a digest of it.
-        secrets: values that must stand in no text. template: the document, before counts are put into it.
+        secrets: values that must not appear in texts. template: the document, before counts are inserted.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -51,35 +50,35 @@ class Request:
 
 
 def stack_name(order: StackOrder) -> str:
-    """The name of an order's stack in its project."""
+    """Return the name of an order's stack in its project."""
     return f"{order.name}-{order.id}"
 
 
 def order_id(name: str) -> str:
-    """The id of the order that a stack of this name is of."""
+    """Return the order's id from a stack's name."""
     return name[-36:]
 
 
 def request_of(order: StackOrder) -> Request:
-    """Read, resolve and check an order. Raises DeployError with all that is wrong."""
-    forbid_in_transaction("reading of a template")
+    """Read, resolve and check an order. Raises DeployError with all problems."""
+    forbid_in_transaction("reading a template")
     gathered = _gathered(order)
     problems = check_parameters(gathered.template, order.parameters, gathered.environment)
     if problems:
         raise DeployError("; ".join(problems[:_SHOWN_PROBLEMS]))
     template = with_counts(gathered.template, order.counts, {**order.parameters})
     environment = {key: value for key, value in gathered.environment.items() if value}
-    told = {
+    content = {
         "template": template,
         "files": dict(gathered.files),
         "environment": environment,
         "parameters": dict(order.parameters),
     }
-    revision = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+    revision = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     hidden = {name for name, schema in declared(template).items() if str(schema.get("hidden", "")).lower() == "true"}
     secrets = {str(order.parameters[name]) for name in hidden | order.secrets if name in order.parameters}
     return Request(
-        {**told, "tags": ",".join(tags_of(order.labels, revision))},
+        {**content, "tags": ",".join(tags_of(order.labels, revision))},
         revision,
         tuple(sorted(secrets, key=len, reverse=True)),
         gathered.template,
@@ -95,17 +94,17 @@ def _gathered(order: StackOrder) -> hot.Gathered:
 
 
 def instance_tag(instance: str) -> str:
-    """By which all stacks of an instance are listed."""
+    """Return the tag that lists all stacks of an instance."""
     return _tag(_INSTANCE, instance)
 
 
 def tag_value(tags: Iterable[str] | None, prefix: str) -> str:
-    """What a tag says; empty where there is none."""
+    """Return the value of the tag with a prefix, or an empty string."""
     return next((each.removeprefix(prefix) for each in tags or () if each.startswith(prefix)), "")
 
 
 def labels_of(tags: Iterable[str] | None) -> tuple[Labels, str]:
-    """The labels that a stack's tags carry, and its revision."""
+    """Return labels and revision from a stack's tags."""
     known = list(tags or ())
     generation = tag_value(known, _GENERATION)
     labels = Labels(
@@ -119,7 +118,7 @@ def labels_of(tags: Iterable[str] | None) -> tuple[Labels, str]:
 
 
 def tags_of(labels: Labels, revision: str) -> list[str]:
-    """The tags of what is made for an instance; revision: a digest of what was ordered."""
+    """Return the tags of an instance's object; revision: a digest of its order."""
     return [
         OURS,
         _tag(_INSTANCE, labels.instance),
@@ -132,7 +131,7 @@ def tags_of(labels: Labels, revision: str) -> list[str]:
 
 
 def _tag(prefix: str, value: str) -> str:
-    """A tag; a value that does not fit into one is represented by its digest."""
+    """Return a tag; a value that does not fit is replaced by its digest."""
     tag = prefix + value
     if len(tag) <= _LONGEST_TAG and "," not in tag:
         return tag

@@ -1,7 +1,7 @@
-"""Whether an order's parameters fit its template, before anything is made: names, types, constraints, and that none is missing.
+"""Checks an order's parameters against its template before anything is created: names, types, constraints, completeness.
 
-What only Heat can know (whether there is such an image, a custom constraint) Heat checks when it is asked to create. No value
-stands in a text from here: any may be a secret.
+Heat itself checks what depends on the cloud, such as images and custom constraints, on creation. No error text contains a
+value, since any may be a secret.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import re2
 
-#: Words of the CloudFormation form, by those of HOT.
-_WORDS: Final = {
+#: CloudFormation's keys, by HOT's.
+_CFN_KEYS: Final = {
     "type": "Type",
     "default": "Default",
     "hidden": "NoEcho",
@@ -21,28 +21,28 @@ _WORDS: Final = {
 _TYPES: Final = frozenset({"string", "number", "comma_delimited_list", "json", "boolean"})
 _TRUE: Final = frozenset({"t", "true", "on", "y", "yes", "1"})
 _FALSE: Final = frozenset({"f", "false", "off", "n", "no", "0"})
-#: Characters of a pattern; RE2 matches any in linear time, and compiles a long one slowly.
+#: Maximum length of a pattern; RE2 matches in linear time, but compiles long patterns slowly.
 _LONGEST_PATTERN: Final = 2000
 
 
 def declared(template: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The parameters that a template declares, each in the words of HOT."""
+    """Return the parameters that a template declares, each as a HOT schema."""
     sections = template.get("parameters"), template.get("Parameters")
     found: dict[str, Mapping[str, Any]] = {}
     for section in sections:
         for name, schema in section.items() if isinstance(section, dict) else ():
             if isinstance(schema, dict):
-                found[str(name)] = _in_words_of_hot(schema)
+                found[str(name)] = _as_hot(schema)
     return found
 
 
 def check_parameters(
     template: Mapping[str, Any], given: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> list[str]:
-    """What is wrong, in words, each naming its parameter.
+    """Return a message for each problem; each names its parameter.
 
     Args:
-        given: by the order. environment: as it goes to Heat; its `parameters` count where the order gives none.
+        given: by the order. environment: as sent to Heat; its `parameters` apply where the order gives none.
     """
     known = declared(template)
     presets = _section(environment, "parameters")
@@ -50,8 +50,8 @@ def check_parameters(
     values = {**presets, **given}
     problems = []
     for name in sorted(values.keys() - known.keys()):
-        there = ", ".join(sorted(known)) or "none"
-        problems.append(f"the template has no parameter {name[:80]!r}; it has {there}")
+        expected = ", ".join(sorted(known)) or "none"
+        problems.append(f"the template has no parameter {name[:80]!r}; expected one of {expected}")
     for name, schema in known.items():
         if name in values:
             problems.extend(f"the parameter {name!r} {fault}" for fault in _faults(schema, values[name]))
@@ -65,10 +65,10 @@ def _section(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _in_words_of_hot(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _as_hot(schema: Mapping[str, Any]) -> dict[str, Any]:
     if "Type" not in schema:
         return dict(schema)
-    found: dict[str, Any] = {hot: schema[word] for hot, word in _WORDS.items() if word in schema}
+    found: dict[str, Any] = {hot: schema[word] for hot, word in _CFN_KEYS.items() if word in schema}
     kind = str(found["type"]).lower()
     found["type"] = {"commadelimitedlist": "comma_delimited_list"}.get(kind, kind)
     constraints: list[dict[str, Any]] = []
@@ -87,48 +87,48 @@ def _in_words_of_hot(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _faults(schema: Mapping[str, Any], value: Any) -> Iterator[str]:
     kind = str(schema.get("type", "string")).lower()
     if kind not in _TYPES:
-        yield f"has the type {kind[:40]!r}, which Heat does not know; there are {', '.join(sorted(_TYPES))}"
+        yield f"has the type {kind[:40]!r}, which Heat does not know; expected one of {', '.join(sorted(_TYPES))}"
         return
     read = _read(kind, value)
-    if isinstance(read, _Unfit):
-        yield f"is no {read.wanted}"
+    if isinstance(read, _Invalid):
+        yield f"is not {read.wanted}"
         return
     for constraint in schema.get("constraints") or ():
         if isinstance(constraint, dict):
             for key, check in _CHECKS.items():
                 fault = check(constraint[key], read) if key in constraint else ""
                 if fault:
-                    said = constraint.get("description")
-                    yield f"{fault} ({said})" if said else fault
+                    description = constraint.get("description")
+                    yield f"{fault} ({description})" if description else fault
 
 
-class _Unfit:
+class _Invalid:
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
 
 
 def _read(kind: str, value: Any) -> Any:
-    """The value as Heat would take it."""
+    """Return the value as Heat reads it."""
     if kind == "number":
         return _number(value)
     if kind == "boolean":
         if isinstance(value, bool):
             return value
         word = str(value).strip().lower()
-        return word in _TRUE if word in _TRUE | _FALSE else _Unfit("boolean; write true or false")
+        return word in _TRUE if word in _TRUE | _FALSE else _Invalid("a boolean; write true or false")
     if kind == "json":
         if isinstance(value, str):
             try:
                 value = json.loads(value)
             except ValueError:
-                return _Unfit("JSON")
-        return value if isinstance(value, dict | list) else _Unfit("JSON object or array")
+                return _Invalid("JSON")
+        return value if isinstance(value, dict | list) else _Invalid("a JSON object or array")
     if kind == "comma_delimited_list":
         if isinstance(value, list):
             return [str(each) for each in value]
         return [each.strip() for each in str(value).split(",")] if str(value) else []
     if isinstance(value, dict | list):
-        return _Unfit("text")
+        return _Invalid("text")
     return _text(value)
 
 
@@ -143,7 +143,7 @@ def _number(value: Any) -> Any:
     try:
         return float(text)
     except ValueError:
-        return _Unfit("number")
+        return _Invalid("a number")
 
 
 def _text(value: Any) -> str:
@@ -157,9 +157,9 @@ def _length(bounds: Any, value: Any) -> str:
 
 def _range(bounds: Any, value: Any) -> str:
     number = _number(value)
-    if isinstance(number, _Unfit):
-        return "is no number"
-    # The value itself is not told.
+    if isinstance(number, _Invalid):
+        return "is not a number"
+    # Without the value, which may be a secret.
     return _between(bounds, number, "is {1}")
 
 
@@ -183,7 +183,7 @@ def _allowed_values(allowed: Any, value: Any) -> str:
         texts = {str(_text(each) in _TRUE).lower() for each in allowed}
     if all(each in texts for each in given):
         return ""
-    return f"is none of {', '.join(str(each)[:60] for each in allowed[:20])}"
+    return f"is not one of {', '.join(str(each)[:60] for each in allowed[:20])}"
 
 
 def _allowed_pattern(pattern: Any, value: Any) -> str:
@@ -192,7 +192,7 @@ def _allowed_pattern(pattern: Any, value: Any) -> str:
     try:
         compiled = re2.compile(pattern)
     except re2.error:
-        # Python's own patterns can say more than RE2's; Heat, which has those, checks it.
+        # Python's patterns are richer than RE2's; Heat uses Python's and checks it.
         return ""
     return "" if compiled.fullmatch(value) else f"does not match {pattern[:120]}"
 

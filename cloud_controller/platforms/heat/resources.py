@@ -1,4 +1,4 @@
-"""The resources of a stack as Heat tells them, nested ones too, each by its way down: `web.0.server`."""
+"""The resources of a stack, including nested ones, each by its path: `web.0.server`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from heatclient.v1.client import Client
 
 from ..interface import StackResource
 
-#: Stacks inside one another that are looked into; Heat allows five.
+#: Depth of nested stacks to list; Heat allows five.
 DEPTH: Final = 5
 _SHOWN_FAILURES: Final = 3
-#: Seconds after which a deletion that Heat shows as in progress is told again.
+#: Seconds after which a deletion in progress is requested again.
 _STALLED: Final = 300.0
-#: What OCCI has a word for, by type without its first part (`OS`, `AWS`).
+#: OCCI's kinds, by Heat's type without its first part (`OS`, `AWS`).
 _KINDS: Final = {
     "Nova::Server": "compute",
     "EC2::Instance": "compute",
@@ -33,7 +33,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True)
 class Found:
-    """A resource: by its way down, and by its own name in the stack (`name/id`) that it is in."""
+    """A resource, by its path and by its own name in its stack (`name/id`)."""
 
     path: str
     name: str
@@ -45,17 +45,17 @@ class Found:
 
 
 def resources_of(client: Client, stack: str) -> list[Found]:
-    """All resources of a stack (`name/id`), those that hold others before what they hold."""
+    """Return all resources of a stack (`name/id`), parents before children."""
     listed: list[Any] = client.resources.list(stack, nested_depth=DEPTH)
-    places = {_link(each, "nested"): each for each in listed if _link(each, "nested")}
+    parents = {_link(each, "nested"): each for each in listed if _link(each, "nested")}
 
-    def way(each: Any) -> str:
-        holder = places.get(_link(each, "stack"))
-        return each.resource_name if holder is None else f"{way(holder)}.{each.resource_name}"
+    def path_of(each: Any) -> str:
+        parent = parents.get(_link(each, "stack"))
+        return each.resource_name if parent is None else f"{path_of(parent)}.{each.resource_name}"
 
     found = [
         Found(
-            way(each),
+            path_of(each),
             each.resource_name,
             _link(each, "stack"),
             each.resource_type,
@@ -68,8 +68,8 @@ def resources_of(client: Client, stack: str) -> list[Found]:
     return sorted(found, key=lambda each: each.path)
 
 
-def moment(client: Client, stack: str) -> str:
-    """A digest of how far all resources of a stack (`name/id`) are: as long as it stays, nothing has moved in it."""
+def progress_digest(client: Client, stack: str) -> str:
+    """Return a digest of the state of all resources of a stack (`name/id`); it changes with any progress."""
     listed: list[Any] = client.resources.list(stack, nested_depth=DEPTH)
     seen = [
         (_link(each, "stack"), each.resource_name, each.resource_status, each.physical_resource_id, each.updated_time)
@@ -79,29 +79,26 @@ def moment(client: Client, stack: str) -> str:
 
 
 def is_deletion_stalled(stack: Any, now: float) -> bool:
-    """Whether a deletion that is in progress is to be told again: its engine may have died, and Heat does not say so.
-
-    Heat writes down when it was told, so that nothing has to be remembered here.
+    """Whether to repeat a deletion in progress, whose engine may have died unnoticed by Heat.
 
     Args:
         now: seconds since the epoch.
     """
-    told = str(stack.updated_time or stack.creation_time)
-    return now - seconds(told) >= _STALLED
+    return now - seconds(str(stack.updated_time or stack.creation_time)) >= _STALLED
 
 
-def seconds(time_of_heat: str) -> float:
-    """A time as Heat writes it, in seconds since the epoch."""
-    return datetime.datetime.fromisoformat(time_of_heat.replace("Z", "+00:00")).timestamp()
+def seconds(timestamp: str) -> float:
+    """Convert a timestamp of Heat to seconds since the epoch."""
+    return datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def locate(client: Client, stack: str, path: str) -> Found | None:
-    """The resource at a way down."""
+    """Return the resource at a path."""
     return next((each for each in resources_of(client, stack) if each.path == path), None)
 
 
 def shown(found: Sequence[Found]) -> list[StackResource]:
-    """As the port tells them."""
+    """Convert resources to the platform interface's."""
     return [
         StackResource(each.path, each.type, each.id, each.state, _KINDS.get(each.type.partition("::")[2], ""))
         for each in found
@@ -109,16 +106,16 @@ def shown(found: Sequence[Found]) -> list[StackResource]:
 
 
 def failures(found: Sequence[Found]) -> str:
-    """Why resources failed, each with its name; of those that hold a failed one, that one alone."""
+    """Return the reasons of failed resources, each with its path, without parents of failed resources."""
     failed = [each for each in found if each.state.endswith("_FAILED") and each.reason]
     deepest = [each for each in failed if not any(other.path.startswith(f"{each.path}.") for other in failed)]
-    # What was stopped because another failed tells nothing.
+    # Resources aborted because of another failure are not informative.
     own = [each for each in deepest if "aborted" not in each.reason] or deepest
     return "; ".join(f"{each.path}: {each.reason}" for each in own[:_SHOWN_FAILURES])
 
 
 def _link(each: Any, rel: str) -> str:
-    """`name/id` of a linked stack."""
+    """Return `name/id` of a linked stack."""
     for link in each.links or ():
         if link.get("rel") == rel:
             return str(link["href"].partition("/stacks/")[2])

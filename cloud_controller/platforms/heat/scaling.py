@@ -1,7 +1,6 @@
-"""How many there are of a node: `count` of an `OS::Heat::ResourceGroup`, `desired_capacity` of an `OS::Heat::AutoScalingGroup`.
+"""Instance counts of nodes: `count` of an `OS::Heat::ResourceGroup`, `desired_capacity` of an `OS::Heat::AutoScalingGroup`.
 
-A group that scales says its bounds itself (`min_size`, `max_size`), or by the `range` constraint of the parameter that its
-count is taken from.
+A group's bounds are its own (`min_size`, `max_size`), or the `range` constraint of the parameter that sets its count.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from .parameters import declared
 
 _COUNTS: Final = {"OS::Heat::ResourceGroup": "count", "OS::Heat::AutoScalingGroup": "desired_capacity"}
 _GROUPS: Final = " or ".join(_COUNTS)
-#: Of a group without bounds of its own.
+#: Upper bound of a group without one.
 _MOST: Final = 1000
 
 
 def with_counts(
     template: Mapping[str, Any], counts: Mapping[str, int], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The template with these counts in its groups; those that the template has no longer do not matter."""
+    """Return the template with these counts in its groups; counts of removed groups are ignored."""
     changed = copy.deepcopy(dict(template))
     for node, count in counts.items():
         group = _group(changed, node)
@@ -41,10 +40,10 @@ def scaled(
     count: int | None,
     by: int | None,
 ) -> Mapping[str, int]:
-    """The counts after scaling a node. Raises DeployError where it does not scale, or not so far."""
+    """Return the counts after scaling a node. Raises DeployError if it does not scale, or not to this count."""
     group = _group(template, node)
     if group is None:
-        raise DeployError(f"{node[:60]!r} is no resource of the template that scales; make it an {_GROUPS}")
+        raise DeployError(f"{node[:60]!r} is not a scalable resource of the template; make it an {_GROUPS}")
     low, high = _bounds(template, group, parameters)
     if count is None:
         present = counts.get(node)
@@ -52,7 +51,7 @@ def scaled(
             present = _whole(template, _properties(group).get(_COUNTS[group["type"]]), parameters, default=max(low, 1))
         count = present + (by or 0)
     if not low <= count <= high:
-        raise DeployError(f"{node} has {low} to {high} instances; {count} is not among them")
+        raise DeployError(f"{node} has {low} to {high} instances; {count} is out of range")
     return {**counts, node: count}
 
 
@@ -83,7 +82,7 @@ def _bounds(template: Mapping[str, Any], group: Mapping[str, Any], parameters: M
 
 
 def _whole(template: Mapping[str, Any], value: Any, parameters: Mapping[str, Any], *, default: int) -> int:
-    """A number that stands in the template, or in a parameter that it names."""
+    """Return a number from the template, or from the parameter that it references."""
     if isinstance(value, dict) and isinstance(value.get("get_param"), str):
         name = value["get_param"]
         value = parameters.get(name, declared(template).get(name, {}).get("default"))

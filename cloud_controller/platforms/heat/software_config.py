@@ -1,13 +1,12 @@
-"""Configures the servers of a stack by Heat's software deployments, which agents in the servers carry out (os-collect-config).
+"""Configures the servers of a stack by Heat's software deployments, carried out by agents in the servers (os-collect-config).
 
-One configuration is a stack of its own in Heat: an `OS::Heat::SoftwareConfig` and one `OS::Heat::SoftwareDeployment` a server of
-the node. The bare API for deployments was decided against: a deployment that no resource stands behind gives the agent nothing
-to signal with, unless the cloud has Swift or Zaqar. As a stack it carries our tags, so a crash leaves nothing behind, and
-disposal finds it; and what a change replaces Heat itself removes.
+Each configuration is a separate stack in Heat: an `OS::Heat::SoftwareConfig` and one `OS::Heat::SoftwareDeployment` per server
+of the node. The plain deployments API is not used: without a resource, the agent has nothing to signal with unless the cloud has
+Swift or Zaqar. A stack carries our tags, so disposal finds it after a crash, and Heat itself removes replaced deployments.
 
 Content: `{"config": text, "values": {name: value}, "group": "script", "inputs": {name: value}, "outputs": [name, …],
-"options": {name: value}, "signal": transport, "timeout": seconds}`; all but config may be left out. Tenants' values belong into
-inputs, which agents hand over as values. With `values` the config is a text template: each value passes a quoting filter, and it
+"options": {name: value}, "signal": transport, "timeout": seconds}`; all but config are optional. Tenants' values belong in
+inputs, which agents pass on as values. With `values` the config is a text template: each value passes a quoting filter, and it
 is rendered in a child process (`archelon_core.templates.text`).
 """
 
@@ -37,14 +36,14 @@ _PARTS: Final = ("config", "values", "group", "inputs", "outputs", "options", "s
 _SIGNALS: Final = ("CFN_SIGNAL", "HEAT_SIGNAL", "TEMP_URL_SIGNAL", "ZAQAR_SIGNAL")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 _LONGEST_CONFIG: Final = 256 * 1024
-#: Seconds that a configuration may take.
+#: Timeout of a configuration in seconds: minimum, default, maximum.
 _TIMEOUT: Final = (60, 3600, 86400)
-#: Characters that are shown of one output, and of all of them.
+#: Maximum characters shown of one output, and of all.
 _SHOWN: Final = 4096
 _SHOWN_ALL: Final = 64 * 1024
-#: The attempt at a configuration that a stack was made, or last changed, for.
+#: Tag with the attempt for which the stack was created or last updated.
 _TRIED: Final = "archelon-tried="
-#: Begins the name of the deployment on a server.
+#: Prefix of the name of a server's deployment.
 _ON: Final = "on."
 _DEPLOYMENT: Final = "OS::Heat::SoftwareDeployment"
 _OWN_OUTPUTS: Final = frozenset({"deploy_stdout", "deploy_stderr", "deploy_status_code"})
@@ -54,11 +53,11 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True)
 class Software:
-    """What is to be done on a server.
+    """A software configuration for a server.
 
     Args:
-        config: text; with values, a template. group: which of the agent's hooks does it, such as `script`.
-        signal: how the server tells; Heat's own choice where it is empty. timeout: seconds for all servers.
+        config: text; with values, a template. group: the agent's hook that runs it, such as `script`.
+        signal: the signal transport; empty for Heat's default. timeout: seconds for all servers.
     """
 
     config: str = field(repr=False)
@@ -71,37 +70,39 @@ class Software:
     timeout: float
 
     def revision(self, servers: Mapping[str, str]) -> str:
-        """A digest of all of it, and of where it is done: ids of servers by their way down in the stack."""
-        told = json.dumps([vars(self), dict(servers)], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+        """Return a digest of the configuration and of its servers (ids by path in the stack)."""
+        content = json.dumps([vars(self), dict(servers)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def software_of(content: Mapping[str, Any]) -> Software:
-    """Read a configuration's content. Raises ProvisionError, whose text holds none of its values."""
+    """Parse a configuration's content. Raises ProvisionError, without values in its text."""
     unknown = sorted(str(each)[:40] for each in content.keys() - set(_PARTS))
     if unknown:
-        raise ProvisionError(f"software-config knows no {', '.join(unknown)}; it takes {', '.join(_PARTS)}")
+        raise ProvisionError(
+            f"unknown parameter of software-config: {', '.join(unknown)}; expected one of {', '.join(_PARTS)}"
+        )
     get = content.get
     config, values, group, signal = get("config"), get("values"), get("group", "script"), get("signal", "")
     if not isinstance(config, str) or not config:
-        raise ProvisionError("software-config needs a config: the text that the agent in the server carries out")
+        raise ProvisionError("software-config needs a config, the text that the agent in the server runs")
     if len(config) > _LONGEST_CONFIG:
-        raise ProvisionError(f"the config is longer than {_LONGEST_CONFIG} characters; have it fetch what is big")
+        raise ProvisionError(f"the config is longer than {_LONGEST_CONFIG} characters; have it download large files")
     if values is not None and not isinstance(values, dict):
-        raise ProvisionError("values is an object: names that the config refers to, and what they stand for")
+        raise ProvisionError("values must be an object of names that the config refers to, and their values")
     if not isinstance(group, str) or _NAME.fullmatch(group) is None:
-        raise ProvisionError("the group is the name of a hook of the agent, such as script or ansible")
+        raise ProvisionError("the group must be the name of a hook of the agent, such as script or ansible")
     if signal and signal not in _SIGNALS:
-        raise ProvisionError(f"a signal is one of {', '.join(_SIGNALS)}; leave it away for the cloud's own choice")
+        raise ProvisionError(f"expected one of {', '.join(_SIGNALS)} as signal; omit it for the cloud's default")
     outputs = get("outputs", [])
     if not isinstance(outputs, list) or not all(isinstance(each, str) and _NAME.fullmatch(each) for each in outputs):
-        raise ProvisionError("outputs is a list of names")
+        raise ProvisionError("outputs must be a list of names")
     if taken := _OWN_OUTPUTS.intersection(outputs):
-        raise ProvisionError(f"the output {min(taken)} is given back without being asked for")
+        raise ProvisionError(f"the output {min(taken)} is always returned; remove it from outputs")
     timeout = get("timeout", _TIMEOUT[1])
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not _TIMEOUT[0] <= timeout <= _TIMEOUT[2]:
-        raise ProvisionError(f"the timeout is a number of seconds from {_TIMEOUT[0]} to {_TIMEOUT[2]}")
+        raise ProvisionError(f"the timeout must be a number of seconds from {_TIMEOUT[0]} to {_TIMEOUT[2]}")
     return Software(
         config,
         values,
@@ -115,20 +116,20 @@ def software_of(content: Mapping[str, Any]) -> Software:
 
 
 def _scalars(given: Any, part: str) -> Mapping[str, Scalar]:
-    # Nothing with a structure: it could be taken as one of Heat's functions.
+    # No structured values: Heat could evaluate them as functions.
     if not isinstance(given, dict) or not all(isinstance(each, str | int | float) for each in given.values()):
-        raise ProvisionError(f"{part} is an object of names, and texts, numbers or booleans")
+        raise ProvisionError(f"{part} must be an object of names and texts, numbers or booleans")
     if wrong := [str(name)[:40] for name in given if not isinstance(name, str) or _NAME.fullmatch(name) is None]:
-        raise ProvisionError(f"{part} has {wrong[0]!r}, which is no name")
+        raise ProvisionError(f"{part} has {wrong[0]!r}, which is not a valid name")
     return dict(given)
 
 
 class SoftwareDeployments:
-    """Carries out one look at a configuration.
+    """Carries out one reconcile step of a configuration.
 
     Args:
-        client: Heat, in the tenant's name. labels: of the instance.
-        stack: path of the stack whose servers are meant.
+        client: of Heat, in the tenant's project. labels: of the instance.
+        stack: path of the stack with the servers.
         clock: seconds since the epoch.
     """
 
@@ -141,7 +142,7 @@ class SoftwareDeployments:
         self._stack = stack
 
     def configure(self, order: ConfigurationOrder) -> Configured:
-        """Make what is not there yet, and tell what came of it. Raises ProvisionError, DeployError."""
+        """Create or update the deployments and return their state. Raises ProvisionError, DeployError."""
         software = software_of(order.content)
         servers = {each.path: each.id for each in found_servers(self._client, self._stack, order.node)}
         if not servers:
@@ -149,28 +150,28 @@ class SoftwareDeployments:
         present = self._present(order)
         if present is None:
             with contextlib.suppress(ConflictError):
-                # Somebody may have been quicker, such as the call that this one repeats.
+                # A conflict: a concurrent or repeated call has created it.
                 body = self._body(order, software, servers)
                 self._client.stacks.create(stack_name=_name(order), disable_rollback=True, **body)
-            return Configured("waiting", "Heat is told")
+            return Configured("waiting", "sent to Heat")
         path = f"{present.stack_name}/{present.id}"
         status = present.stack_status.rpartition("_")[2]
         is_ordered = labels_of(present.tags)[1] == software.revision(servers)
         is_tried = tag_value(present.tags, _TRIED) == str(order.attempt)
         if present.stack_status.startswith("DELETE"):
-            return Configured("waiting", "Heat is removing a former one")
+            return Configured("waiting", "Heat is removing a previous configuration")
         if not is_ordered or (status == "FAILED" and not is_tried):
             try:
                 self._client.stacks.update(path, disable_rollback=True, **self._body(order, software, servers))
             except ConflictError:
-                return Configured("waiting", "Heat is still at a former one")
-            return Configured("waiting", "Heat is told")
+                return Configured("waiting", "Heat is still applying a previous configuration")
+            return Configured("waiting", "sent to Heat")
         if status == "PROGRESS":
-            return Configured("waiting", f"waits for the servers of {order.node}")
-        return self._told(path, present, failed=status == "FAILED")
+            return Configured("waiting", f"waiting for the servers of {order.node}")
+        return self._result(path, present, failed=status == "FAILED")
 
     def remove(self, order: ConfigurationOrder) -> bool:
-        """Remove config and deployments; the servers stay as they are. True when nothing is left."""
+        """Delete config and deployments, without changes to the servers. True once nothing is left."""
         present = self._present(order)
         if present is None:
             return True
@@ -187,7 +188,7 @@ class SoftwareDeployments:
         return None if found.stack_status == "DELETE_COMPLETE" else found
 
     def _body(self, order: ConfigurationOrder, software: Software, servers: Mapping[str, str]) -> dict[str, Any]:
-        """What Heat is told. Raises ProvisionError."""
+        """Return the request's body. Raises ProvisionError."""
         config = software.config
         if software.values is not None:
             try:
@@ -202,10 +203,10 @@ class SoftwareDeployments:
             "tags": ",".join(tags),
         }
 
-    def _told(self, path: str, present: Any, *, failed: bool) -> Configured:
-        """What the servers have told, by their way down in the stack."""
+    def _result(self, path: str, present: Any, *, failed: bool) -> Configured:
+        """Return the servers' outputs, by their path in the stack."""
         found = resources_of(self._client, path)
-        told: dict[str, dict[str, Any]] = {}
+        results: dict[str, dict[str, Any]] = {}
         problems = []
         for each in found:
             if each.type != _DEPLOYMENT or not each.id:
@@ -214,18 +215,18 @@ class SoftwareDeployments:
                 deployment = self._client.software_deployments.get(each.id)
             except NotFoundError:
                 continue
-            outputs = {name: _cut(value) for name, value in (deployment.output_values or {}).items()}
+            outputs = {name: _truncated(value) for name, value in (deployment.output_values or {}).items()}
             server = each.path.removeprefix(_ON)
-            told[server] = outputs
+            results[server] = outputs
             if deployment.status == "FAILED":
-                printed = str(outputs.get("deploy_stderr") or outputs.get("deploy_stdout") or "")
-                problems.append(": ".join(part for part in (server, str(deployment.status_reason), printed) if part))
+                output = str(outputs.get("deploy_stderr") or outputs.get("deploy_stdout") or "")
+                problems.append(": ".join(part for part in (server, str(deployment.status_reason), output) if part))
         if failed:
             reason = "; ".join(problems) or failures(found) or str(present.stack_status_reason or "")
             return Configured("failed", " ".join(reason.split())[:_SHOWN])
-        text = json.dumps(told, sort_keys=True)
+        text = json.dumps(results, sort_keys=True)
         if len(text) > _SHOWN_ALL:
-            return Configured("failed", f"the servers gave back more than {_SHOWN_ALL} characters; have them give less")
+            return Configured("failed", f"the servers returned more than {_SHOWN_ALL} characters; reduce their output")
         return Configured("done", text)
 
 
@@ -234,7 +235,7 @@ def _name(order: ConfigurationOrder) -> str:
 
 
 def _template(software: Software, servers: Mapping[str, str]) -> dict[str, Any]:
-    """Texts and values travel as parameters: nothing of them is taken as a function of Heat's."""
+    """Return the template; texts and values are parameters, so that Heat evaluates no functions in them."""
     config = {
         "group": software.group,
         "config": {"get_param": "text"},
@@ -258,5 +259,5 @@ def _template(software: Software, servers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _cut(value: Any) -> Any:
+def _truncated(value: Any) -> Any:
     return value[:_SHOWN] if isinstance(value, str) else value

@@ -1,7 +1,7 @@
-"""Where a stack's servers can be reached: an address that Heat knows of each, and a port.
+"""Finds the address and port of a stack's servers.
 
-A port is a number, or a name that the resource's `metadata` section gives one for, as `metadata: {ports: {http: 8080}}`; without
-one, the first that stands there. Servers come and go slowly beside scrapes, so what was found is good for a while.
+A port is a number, or a name in the resource's `metadata` section, as in `metadata: {ports: {http: 8080}}`; without one, the
+first there applies. Results are cached, since scrapes are far more frequent than changes of servers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .connection import HeatConnections
 from .resources import Found, resources_of
 
 SERVER: Final = "OS::Nova::Server"
-#: Seconds that what was found is good for.
-_GOOD_FOR: Final = 20.0
-_KEPT: Final = 512
+#: Seconds for which results are cached.
+_CACHE_SECONDS: Final = 20.0
+_CACHE_SIZE: Final = 512
 
 
 class HeatTargets:
-    """Servers of one region.
+    """Finds servers of one region.
 
     Args:
-        book: what was ordered there.
-        clock: seconds that only grow.
+        index: the region's orders.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -36,19 +36,19 @@ class HeatTargets:
         self._connections = connections
         self._index = index
         self._clock = clock
-        self._found: dict[tuple[str, str, str, str], tuple[float, Sequence[Target]]] = {}
+        self._cache: dict[tuple[str, str, str, str], tuple[float, Sequence[Target]]] = {}
 
     def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
-        """The servers of a node: the resource of that name, or those in a group of that name."""
+        """Return the servers of a node: the resource of that name, or the members of the group of that name."""
         key = (instance, stack, node, port)
-        found = self._found.get(key)
+        found = self._cache.get(key)
         if found is None or self._clock() >= found[0]:
-            if len(self._found) >= _KEPT:
-                self._found.clear()
-            found = self._found[key] = (self._clock() + _GOOD_FOR, self._look(instance, stack, node, port))
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            found = self._cache[key] = (self._clock() + _CACHE_SECONDS, self._query(instance, stack, node, port))
         return found[1]
 
-    def _look(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
+    def _query(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
         labels = self._index.labels(instance)
         path = next((each.record.get("path") for each in self._index.all() if each.id == stack), None)
         if labels is None or not path:
@@ -56,18 +56,18 @@ class HeatTargets:
         try:
             found: Sequence[Target] = self._connections.call(labels, lambda client: _targets(client, path, node, port))
         except DeployError:
-            # Nobody acts for the tenant: its stack says so.
+            # Without a delegation; the stack's state reports it.
             return ()
         return found
 
 
 def servers_of(client: Client, stack: str, node: str) -> list[tuple[Found, str]]:
-    """A node's servers with an address each; empty where one has none yet."""
+    """Return a node's servers with their addresses; an empty address if there is none yet."""
     return [(each, _address(client, each)) for each in found_servers(client, stack, node)]
 
 
 def found_servers(client: Client, stack: str, node: str) -> list[Found]:
-    """A node's servers."""
+    """Return a node's servers."""
     return [
         each
         for each in resources_of(client, stack)
@@ -76,7 +76,7 @@ def found_servers(client: Client, stack: str, node: str) -> list[Found]:
 
 
 def _address(client: Client, server: Found) -> str:
-    """A floating address where there is one, for it is there to be reached; else the first."""
+    """Return the floating address, which is the reachable one, or else the first."""
     attributes = client.resources.get(server.stack, server.name).attributes
     found = [each for network in (attributes.get("addresses") or {}).values() for each in network]
     floating = [each for each in found if each.get("OS-EXT-IPS:type") == "floating"]

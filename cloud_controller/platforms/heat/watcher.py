@@ -1,9 +1,8 @@
-"""Follows a region of Heat: which of the stacks that something is being done to are done.
+"""Watches a Heat region for stacks that have finished an operation.
 
-One request a tenant lists what Heat works on; what should be among it and is not, has settled. So what it costs grows neither
-with the stacks that stand nor with those that move, and while nothing moves it asks nothing. Seldom, everything of a tenant is
-listed, so that what others did to a stack is seen too. Nothing is remembered here that matters: another worker goes on where
-this one died.
+One request per tenant lists its stacks in progress; a stack that should be listed and is not has settled. The cost depends on
+the number of tenants, not of stacks, and without operations in progress there are no requests. A rarer sweep lists all stacks of
+a tenant, to find changes made by others. No state is needed to resume: another worker can take over at any time.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from ..interface import Change, Changed, DeployError, KnownStack, StackIndex
 from .connection import HeatConnections
 from .orders import OURS, order_id
 
-#: Tenants that are asked for in one round; the others come next.
+#: Tenants polled per round; the others follow in the next.
 _TENANTS: Final = 8
-#: Of the time since something settled or came: the pause between two rounds.
+#: Pause between two rounds, as a share of the time since a stack last settled or arrived.
 _SHARE: Final = 0.04
-#: Seconds between calls while nothing moves; an order wakes the watcher.
+#: Seconds between calls without operations in progress; an order wakes the watcher.
 _IDLE: Final = 30.0
 
 
 class HeatWatcher:
-    """Follows one region.
+    """Watches one region.
 
     Args:
-        book: what was ordered there.
-        first, longest: seconds between rounds, at first and when nothing settles for long. In between it is a share of the time
-            since something settled or came, so that what is noticed late is late by this share of what it took.
-        sweep: seconds between looks at everything.
-        clock: seconds that only grow.
+        index: the region's orders.
+        first, longest: minimum and maximum seconds between rounds. In between, the pause is a share of the time since a stack
+            last settled or arrived, so that a notification is late by at most this share of the operation's duration.
+        sweep: seconds between sweeps.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -51,18 +50,18 @@ class HeatWatcher:
         self._index = index
         self._first = first
         self._longest = longest
-        self._every = sweep
+        self._sweep_interval = sweep
         self._clock = clock
         self._since = clock()
         self._not_before = 0.0
         self._swept = clock()
         self._watched: frozenset[str] = frozenset()
-        self._turn = 0
+        self._offset = 0
 
     def follow(self, changed: Changed) -> float:
-        """One round; the seconds until the next."""
+        """Poll once; return the seconds until the next poll."""
         now = self._clock()
-        # Each order wakes the watcher; a thousand of them do not make it ask more often.
+        # Each order wakes the watcher; this keeps many orders from raising the poll rate.
         if now < self._not_before:
             return self._not_before - now
         moving = self._index.moving()
@@ -72,25 +71,25 @@ class HeatWatcher:
             self._since = now
         self._watched = watched
         pause = min(max(self._first, _SHARE * (now - self._since)), self._longest)
-        if now - self._swept >= self._every:
+        if now - self._swept >= self._sweep_interval:
             self._swept = now
             self._sweep(changed)
         self._not_before = self._clock() + pause
-        return pause if moving else min(_IDLE, self._every)
+        return pause if moving else min(_IDLE, self._sweep_interval)
 
     def _round(self, moving: Sequence[KnownStack], changed: Changed) -> bool:
-        """Ask for each tenant, some at a time; whether anything has settled."""
+        """Poll the next tenants; return whether any stack has settled."""
         tenants = _by_tenant(moving)
         names = sorted(tenants)
-        chosen = [names[(self._turn + step) % len(names)] for step in range(min(_TENANTS, len(names)))]
-        self._turn += len(chosen)
+        chosen = [names[(self._offset + step) % len(names)] for step in range(min(_TENANTS, len(names)))]
+        self._offset += len(chosen)
         settled = False
         for tenant in chosen:
             known = tenants[tenant]
             try:
                 working = self._connections.call(known[0].labels, _in_progress)
             except DeployError:
-                # Nobody acts for this tenant: each stack's own look says so.
+                # Without a delegation; each stack's next step reports it.
                 working = frozenset()
             for each in known:
                 if each.id not in working:
@@ -99,7 +98,7 @@ class HeatWatcher:
         return settled
 
     def _sweep(self, changed: Changed) -> None:
-        """Tell of every stack that is not as it was when it was last looked at."""
+        """Report every stack that has changed since its last step."""
         for known in _by_tenant([each for each in self._index.all() if not each.record.get("moving")]).values():
             try:
                 found = self._connections.call(known[0].labels, _everything)
@@ -119,7 +118,7 @@ def _by_tenant(stacks: Sequence[KnownStack]) -> Mapping[str, list[KnownStack]]:
 
 
 def _in_progress(client: Client) -> frozenset[str]:
-    # Not by tag too: Heat answers 500 to a list that is filtered by both. Other people's stacks have other names.
+    # Without a tag filter: Heat returns 500 for both filters together. Names exclude foreign stacks.
     listed = client.stacks.list(filters={"status": "IN_PROGRESS"})
     return frozenset(order_id(each.stack_name) for each in listed)
 

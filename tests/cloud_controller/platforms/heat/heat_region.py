@@ -1,4 +1,4 @@
-"""A region of a real Heat for tests, with tokens of one user, and templates that are quick there."""
+"""A region of a real Heat for tests, with tokens of one user and fast templates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.relay import Relay, relay_to
 
 
 class Tokens:
-    """Tokens of one user; delegations have tests of their own."""
+    """Tokens of one user; delegations have their own tests."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -34,7 +34,7 @@ class Tokens:
 
 @dataclasses.dataclass
 class FakeStackIndex:
-    """What was ordered, as a test says."""
+    """Orders set by a test."""
 
     stacks: list[KnownStack] = dataclasses.field(default_factory=list)
     instances: dict[str, Labels] = dataclasses.field(default_factory=dict)
@@ -50,7 +50,7 @@ class FakeStackIndex:
 
 
 class Rerouted(requests.Session):
-    """Goes to a relay in the place of what the relay stands before."""
+    """Sends requests for the relay's target to the relay."""
 
     def __init__(self, relay: Relay) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ class Rerouted(requests.Session):
 
 @contextlib.contextmanager
 def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
-    """A relay before a service of the cloud, by its type."""
+    """Run a relay in front of a cloud service, by its type."""
     parts = urllib.parse.urlsplit(str(cloud.session.get_endpoint(service_type=service, region_name=cloud.region)))
     if parts.scheme != "http" or parts.hostname is None or parts.port is None:
         missing(
-            "a cloud that is reached without TLS, so that a relay can stand before it",
+            "a cloud without TLS, as the relay needs",
             command="OS_CLOUD= make test-all",
         )
     with relay_to(parts.hostname or "", parts.port or 0) as made:
@@ -77,13 +77,13 @@ def relay_before(cloud: Cloud, service: str) -> Iterator[Relay]:
 
 
 def open_region(openstack: OpenStack, directory: Path, index: StackIndex | None = None) -> HeatPlatform:
-    """The platform over the tests' cloud."""
+    """Open the platform on the tests' cloud."""
     context = PlatformContext("heat", directory, Tokens(openstack.tenant), index or NoStacks())
     return open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
 
 
 def template_of(resources: dict[str, dict[str, object]], *, outputs: str = "", parameters: str = "") -> str:
-    """A template of `OS::Heat::TestResource`s, by name with their properties; they take no time and can fail."""
+    """Return a template of `OS::Heat::TestResource`s by name; they are instant and can fail."""
     lines = ["heat_template_version: 2018-08-31"]
     if parameters:
         lines.append(f"parameters: {{{parameters}}}")

@@ -1,4 +1,4 @@
-"""Stacks made, changed and deleted with tokens of a tenant's trust alone, long after the tenant's own token is gone."""
+"""Stacks and names with tokens of a tenant's trust only, after the tenant's own token is revoked."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .heat_region import FakeStackIndex, template_of
 
 
 class Trusted:
-    """Tokens of one delegation, as the cloud controller gets them from design."""
+    """Tokens of one delegation, as design issues them."""
 
     def __init__(self, provider: KeystoneProvider, tenant: str, presented: auth.PresentedToken) -> None:
         self._provider = provider
         self._delegation = Delegation("i", tenant, provider.delegations.make(presented, tenant))
-        self.asked = 0
+        self.requests = 0
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:
-        self.asked += 1
+        self.requests += 1
         try:
             return self._provider.delegations.token(self._delegation, AUDIENCE).token
         except DelegationLostError as lost:
@@ -56,18 +56,18 @@ WAITS = """
 """
 
 
-def test_a_trust_is_all_that_a_stack_needs(
+def test_a_trust_suffices_for_a_stack(
     openstack: OpenStack, keystone_provider: KeystoneProvider, tmp_path: Path
 ) -> None:
     tenant, presented = keystone_provider.order()
     tokens = Trusted(keystone_provider, tenant, presented)
-    # The tenant's own token is used once, and may end then.
+    # The tenant's own token is used only once.
     keystone_provider.revoke(presented)
     context = PlatformContext("heat", tmp_path, tokens)
     platform = open_heat(context, auth_url=openstack.auth_url, region_name=openstack.region)
     assert platform.delegates
     labels = Labels(str(uuid.uuid4()), tenant, "http://schemas.example.org/occi/sm#thing", 1)
-    # A wait condition makes a user in Heat's own domain: what a token without a trust of its own could not do.
+    # A wait condition creates a user in Heat's own domain, which a token without a trust cannot do.
     order = StackOrder(str(uuid.uuid4()), "thing", labels, template_of({"a": {}}) + WAITS, version=1)
     record = None
     end = time.monotonic() + 180
@@ -91,7 +91,7 @@ def test_a_trust_is_all_that_a_stack_needs(
         platform.stacks.advance(order, None)
 
 
-def test_a_trust_is_all_that_a_name_needs(
+def test_a_trust_suffices_for_a_name(
     openstack_dns: OpenStack, keystone_provider: KeystoneProvider, tmp_path: Path
 ) -> None:
     tenant, presented = keystone_provider.order()

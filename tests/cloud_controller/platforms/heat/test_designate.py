@@ -1,4 +1,4 @@
-"""Names at a real Designate: asked for by an orchestrator's SDK, set by the cloud controller, served by a real BIND."""
+"""Names in a real Designate: requested through the SDK, set by the cloud controller, served by a real BIND."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .heat_region import FakeStackIndex, Rerouted, Tokens, relay_before
 
 @dataclasses.dataclass
 class AtDesignate:
-    """A cloud controller whose region sets names at Designate, as instances see it; BIND is the world."""
+    """A cloud controller with a Designate region, as instances see it; the test queries BIND."""
 
     system: System
     served: DesignateZone
@@ -54,14 +54,14 @@ class AtDesignate:
         self.served.serves(name, kind, *expected)
 
     def lose(self, name: str, kind: str) -> None:
-        self.served.call("DELETE", f"/zones/{self.served.id}/recordsets/{self._kept(name, kind)['id']}")
+        self.served.call("DELETE", f"/zones/{self.served.id}/recordsets/{self._record(name, kind)['id']}")
         self.served.serves(name, kind)
 
     def revision(self, name: str, kind: str) -> Any:
-        found = self._kept(name, kind)
+        found = self._record(name, kind)
         return found["version"], found["updated_at"]
 
-    def _kept(self, name: str, kind: str) -> dict[str, Any]:
+    def _record(self, name: str, kind: str) -> dict[str, Any]:
         wanted = (self.served.full(name), kind)
         [found] = [each for each in self.served.kept() if (each["name"], each["type"]) == wanted]
         return found
@@ -74,7 +74,7 @@ def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -
     context = PlatformContext("heat", root, Tokens(openstack_dns.tenant), RegionStackIndex(system.database, "heat"))
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     with designate_zone(openstack_dns) as zone, relay_before(openstack_dns.tenant, "dns") as relay:
-        # The same, on a way that a test can block.
+        # The same region, through a relay that a test can block.
         tokens, auth_url = Tokens(openstack_dns.tenant), openstack_dns.auth_url
         http = Rerouted(relay)
         connections = HeatConnections(tokens, auth_url=auth_url, region=openstack_dns.region, http=http)
@@ -88,7 +88,7 @@ def naming(openstack_dns: OpenStack, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class TestDesignate(NamesContract):
-    """The contract; what is served is what BIND says."""
+    """The names contract, checked against BIND's answers."""
 
 
 def path_of(naming: AtDesignate, instance: str, name: str) -> str:
@@ -102,23 +102,23 @@ def put(naming: AtDesignate, instance: str, **changed: Any) -> Any:
     return naming.system.call("PUT", path, kind=dns.RECORD, attributes=attributes)
 
 
-def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dns: OpenStack) -> None:
+def test_disposal_removes_an_instances_records(naming: AtDesignate, openstack_dns: OpenStack) -> None:
     system, instance = naming.system, new_instance()
     naming.of(instance).put(naming.zone, "gone", "A", "192.0.2.7")
     [made] = naming.served.kept()
     assert made["description"] == f"archelon-instance={instance} archelon-installation={INSTALLATION}"
-    # What no row tells of is found by its mark, and somebody else's is left alone.
-    for name, mark in (("lost", made["description"]), ("theirs", "ours")):
-        document = {"name": naming.served.full(name), "type": "A", "records": ["192.0.2.8"], "description": mark}
+    # A record without a row is found by its description; a foreign one is left alone.
+    for name, description in (("lost", made["description"]), ("theirs", "ours")):
+        document = {"name": naming.served.full(name), "type": "A", "records": ["192.0.2.8"], "description": description}
         naming.served.call("POST", f"/zones/{naming.served.id}/recordsets", document)
     naming.serves("lost", "A", ("192.0.2.8", 3600))
-    # A sweep sees both, and nothing of what another installation has made.
+    # A sweep finds both, and nothing of another installation.
     index = FakeStackIndex(stacks=[KnownStack(str(uuid.uuid4()), Labels(new_instance(), TENANT, SERVICE, 1), {})])
     context = PlatformContext("heat", Path("nowhere"), Tokens(openstack_dns.tenant), index)
     heat = open_heat(context, auth_url=openstack_dns.auth_url, region_name=openstack_dns.region, dns={})
     assert instance in heat.inventory.instances(INSTALLATION)
     assert instance not in heat.inventory.instances("there")
-    with pytest.raises(sdk.Failure, match="belongs to another instance, or to somebody else"):
+    with pytest.raises(sdk.Failure, match="belongs to another instance or owner"):
         naming.of(instance).put(naming.zone, "theirs", "A", "192.0.2.9")
     path = disposal.disposal_path(instance)
     assert (
@@ -133,7 +133,7 @@ def test_what_an_instance_has_set_goes_with_it(naming: AtDesignate, openstack_dn
     naming.serves("theirs", "A", ("192.0.2.8", 3600))
 
 
-def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) -> None:
+def test_an_instances_record_is_private(naming: AtDesignate) -> None:
     system, mine, other = naming.system, new_instance(), new_instance()
     assert put(naming, mine).status_code == 201
     path = path_of(naming, mine, "web")
@@ -153,9 +153,7 @@ def test_nobody_else_sees_or_changes_an_instances_record(naming: AtDesignate) ->
         ({dns.TTL: 1.5}, "whole number of seconds", dns.TTL),
     ],
 )
-def test_what_is_wrong_is_said_with_the_attribute(
-    naming: AtDesignate, changed: dict[str, Any], result: str, where: str
-) -> None:
+def test_errors_name_the_attribute(naming: AtDesignate, changed: dict[str, Any], result: str, where: str) -> None:
     instance = new_instance()
     attributes = {names.REGION: naming.region, dns.NAME: "web", **changed}
     path = dns.record_path(instance, attributes[names.REGION], naming.zone, attributes[dns.NAME], "A")
@@ -166,7 +164,7 @@ def test_what_is_wrong_is_said_with_the_attribute(
     assert answer.json["error"]["where"].endswith(where)
 
 
-def test_the_catalogue_says_where_names_can_be_set(naming: AtDesignate) -> None:
+def test_the_catalogue_lists_regions_with_names(naming: AtDesignate) -> None:
     def regions() -> list[str]:
         found = [each["attributes"] for each in naming.system.call("GET", "/design/service/").json["resources"]]
         return [each[design.SERVICE_REGION] for each in found if each[design.SERVICE_TYPE] == dns.SCHEME]
@@ -180,12 +178,12 @@ def test_the_catalogue_says_where_names_can_be_set(naming: AtDesignate) -> None:
 
 
 def attempts(system: System, path: str) -> int:
-    """How often in vain the work on a record was tried, since it last succeeded."""
+    """Return the failed attempts at a record since the last success."""
     state = system.parts.queue.state(TOPIC, path.removeprefix("/provision"))
     return state.attempt if state is not None else 0
 
 
-def test_a_designate_that_is_away_is_asked_again(naming: AtDesignate) -> None:
+def test_an_unavailable_designate_is_retried(naming: AtDesignate) -> None:
     system, instance = naming.system, new_instance()
     path = path_of(naming, instance, "late")
     naming.relay.block()
@@ -208,9 +206,7 @@ def test_a_designate_that_is_away_is_asked_again(naming: AtDesignate) -> None:
     naming.serves("late", "A")
 
 
-def test_zones_may_be_limited_and_must_be_where_tenants_share_a_project(
-    naming: AtDesignate, openstack_dns: OpenStack
-) -> None:
+def test_zones_are_optional_except_in_a_shared_project(naming: AtDesignate, openstack_dns: OpenStack) -> None:
     connections = Tokens(openstack_dns.tenant)
     context = PlatformContext("heat", Path("nowhere"), connections)
     auth = openstack_dns.auth_url
@@ -221,16 +217,16 @@ def test_zones_may_be_limited_and_must_be_where_tenants_share_a_project(
         return NameOrder(of, dns_records.checked(zone, "a", "A", "192.0.2.1", ttl=60))
 
     assert limited.names is not None
-    with pytest.raises(ProvisionError, match=f"in the zone {naming.zone} here; there are example.net"):
+    with pytest.raises(ProvisionError, match=f"in the zone {naming.zone} ; expected one of example.net"):
         limited.names.put(order(naming.zone))
-    with pytest.raises(ProvisionError, match=r"no zone example\.net that this project may use; create it"):
+    with pytest.raises(ProvisionError, match=r"no zone example\.net; create it"):
         limited.names.put(order("example.net"))
     assert limited.names.remove(order("example.net"))
     account = {"username": "u", "project_name": "p", "password_file": "f"}
     for wrong, result in (
-        ({"zones": "example.net"}, "a list of domains"),
+        ({"zones": "example.net"}, "must be a list of domains"),
         ({"zones": ["-"]}, "no zone"),
-        ({"zone": []}, "takes zones and service"),
+        ({"zone": []}, "takes only zones and service"),
     ):
         with pytest.raises(DeployError, match=result):
             open_heat(context, auth_url=auth, dns=wrong)

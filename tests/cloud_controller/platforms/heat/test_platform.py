@@ -1,4 +1,4 @@
-"""What a region of Heat does beyond the common contract: nested templates, environments, signals, scaling, watching, orphans."""
+"""Heat beyond the common contract: nested templates, environments, signals, scaling, watching, orphans."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Counting(requests.Session):
 
 
 class Region:
-    """Heat with a book, and what was ordered there."""
+    """A Heat region with its stack index and orders."""
 
     def __init__(self, openstack: OpenStack) -> None:
         self.http = Counting()
@@ -121,7 +121,7 @@ outputs: {text: {value: {get_attr: [leaf, output]}}}
 }
 
 
-def test_nested_templates_files_and_environments_come_out_of_the_bundle(region: Region) -> None:
+def test_nested_templates_files_and_environments_are_read_from_the_bundle(region: Region) -> None:
     order = region.order(NESTED, source="templates/main.yaml", files=FILES, environments=("env.yaml",))
     done = region.settle(order)
     assert (done.state, done.reason) == ("CREATE_COMPLETE", "")
@@ -133,7 +133,7 @@ def test_nested_templates_files_and_environments_come_out_of_the_bundle(region: 
         region.stacks.validate(outside)
 
 
-def test_what_would_be_replaced_is_known_before(region: Region) -> None:
+def test_preview_lists_the_changes(region: Region) -> None:
     order = region.order(template_of({"a": {"value": "'1'"}, "b": {"value": "'1'"}}))
     done = region.settle(order)
     changed = replace(
@@ -150,7 +150,7 @@ heat_template_version: 2018-08-31
 resources:
   handle: {type: 'OS::Heat::WaitConditionHandle'}
   condition: {type: 'OS::Heat::WaitCondition', properties: {handle: {get_resource: handle}, timeout: 300}}
-outputs: {said: {value: {get_attr: [condition, data]}}}
+outputs: {data: {value: {get_attr: [condition, data]}}}
 """
 
 
@@ -158,18 +158,18 @@ def test_a_wait_condition_waits_for_its_signal(region: Region) -> None:
     order = region.order(WAITS)
     region.advance(order)
 
-    def told() -> bool:
+    def signalled() -> bool:
         try:
             region.stacks.signal(order, "handle", {"status": "SUCCESS", "data": "ready", "id": "1"})
         except DeployError:
             return False
         return True
 
-    until(told)
+    until(signalled)
     done = region.settle(order)
-    assert (done.state, (done.outputs or {})["said"]) == ("CREATE_COMPLETE", '{"1": "ready"}')
-    with pytest.raises(DeployError, match="no resource 'nobody'"):
-        region.stacks.signal(order, "nobody", {})
+    assert (done.state, (done.outputs or {})["data"]) == ("CREATE_COMPLETE", '{"1": "ready"}')
+    with pytest.raises(DeployError, match="no resource 'missing'"):
+        region.stacks.signal(order, "missing", {})
 
 
 SCALES = """
@@ -189,13 +189,13 @@ def test_a_group_scales_within_its_bounds(region: Region) -> None:
     order = replace(order, counts=counts, version=2)
     assert region.settle(order).state == "UPDATE_COMPLETE"
     assert {each.name for each in region.advance(order).resources or ()} == {"web", "web.0", "web.1"}
-    with pytest.raises(DeployError, match="1 to 3 instances; 4 is not among them"):
+    with pytest.raises(DeployError, match="1 to 3 instances; 4 is out of range"):
         region.stacks.scale(order, "web", count=4)
-    with pytest.raises(DeployError, match="no resource of the template that scales"):
+    with pytest.raises(DeployError, match="not a scalable resource"):
         region.stacks.scale(order, "db", by=1)
 
 
-def test_a_failed_update_stays_and_is_tried_again_when_it_is_ordered_again(region: Region) -> None:
+def test_a_failed_update_is_retried_when_it_is_ordered_again(region: Region) -> None:
     order = region.order(template_of({"a": {"value": "x"}}))
     region.settle(order)
     broken = replace(order, template=template_of({"a": {"value": "x"}, "bad": {"fail": "true"}}), version=2)
@@ -218,8 +218,8 @@ resources:
 """
 
 
-def test_heat_is_told_again_where_nothing_moves_which_disturbs_nothing(region: Region) -> None:
-    """It is how a stack goes on whose engine was killed: Heat shows it as in progress, and never finishes it by itself."""
+def test_a_stalled_request_is_repeated_without_side_effects(region: Region) -> None:
+    """A stack whose engine was killed stays in progress until the request is repeated."""
     now = 0.0
     region.stacks = HeatStacks(region.connections, stalled=100.0, clock=lambda: now)
     order = region.order(STANDING)
@@ -229,7 +229,7 @@ def test_heat_is_told_again_where_nothing_moves_which_disturbs_nothing(region: R
         listed = client.resources.list(path)
         return {each.resource_name: (each.resource_status, each.physical_resource_id) for each in listed}
 
-    def told(order: StackOrder, method: str, *, at: float) -> int:
+    def sent(order: StackOrder, method: str, *, at: float) -> int:
         nonlocal now
         now = at
         before = len(region.http.paths)
@@ -245,19 +245,19 @@ def test_heat_is_told_again_where_nothing_moves_which_disturbs_nothing(region: R
         return found
 
     before = await_states(condition="CREATE_IN_PROGRESS", handle="CREATE_COMPLETE", slow="CREATE_COMPLETE")
-    assert [told(order, "PUT", at=at) for at in (0.0, 99.0, 100.0, 399.0, 400.0)] == [0, 0, 1, 0, 1]
+    assert [sent(order, "PUT", at=at) for at in (0.0, 99.0, 100.0, 399.0, 400.0)] == [0, 0, 1, 0, 1]
     region.stacks.signal(order, "handle", {"status": "SUCCESS", "data": "ready", "id": "1"})
     assert region.settle(order).state == "UPDATE_COMPLETE"
     after = region.connections.call(order.labels, states)
     assert (after["slow"], after["handle"]) == (before["slow"], before["handle"])
     gone = replace(order, presence="absent", version=2)
-    assert told(gone, "DELETE", at=1000.0) == 1
+    assert sent(gone, "DELETE", at=1000.0) == 1
     await_states(slow="DELETE_IN_PROGRESS", condition="DELETE_COMPLETE", handle="DELETE_COMPLETE")
-    assert [told(gone, "DELETE", at=at) for at in (1000.0, 1099.0, 1100.0)] == [0, 0, 1]
+    assert [sent(gone, "DELETE", at=at) for at in (1000.0, 1099.0, 1100.0)] == [0, 0, 1]
 
 
 class Late(Counting):
-    """Gives up waiting for the answer to the first create, which arrives at Heat when the test says."""
+    """Times out the first create; the test sends it to Heat later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,8 +270,8 @@ class Late(Counting):
         return super().request(method, url, *arguments, **options)
 
 
-def test_a_stack_that_heat_makes_late_is_made_once_and_goes(region: Region, openstack: OpenStack) -> None:
-    """The request for it was not answered in time, and arrives when the order is over already."""
+def test_a_stack_created_after_a_timeout_is_deleted(region: Region, openstack: OpenStack) -> None:
+    """The request times out, and reaches Heat after the order is deleted."""
     now = 0.0
     http = Late()
     late = HeatConnections(Tokens(openstack.tenant), auth_url=openstack.auth_url, region=openstack.region, http=http)
@@ -288,14 +288,14 @@ def test_a_stack_that_heat_makes_late_is_made_once_and_goes(region: Region, open
     assert region.stacks.remains(order)
     assert region.settle(gone).state == "DELETE_COMPLETE"
     assert region.stacks.remains(order) == []
-    # One that never came is not waited for without end.
+    # The wait for a request that never arrives is limited.
     never = region.order(template_of({"a": {}}))
     region.records[never.id] = {"sent": now}
     now += 61.0
     assert region.advance(replace(never, presence="absent")).state == "DELETE_COMPLETE"
 
 
-def test_heats_own_refusals_are_told_without_secrets(region: Region) -> None:
+def test_heats_refusals_are_reported_without_secrets(region: Region) -> None:
     template = (
         "heat_template_version: 2018-08-31\nparameters: {k: {type: string}}\n"
         "resources: {a: {type: 'OS::Heat::RandomString', properties: {length: {get_param: k}}}}\n"
@@ -308,7 +308,7 @@ def test_heats_own_refusals_are_told_without_secrets(region: Region) -> None:
     assert region.stacks.remains(order) == []
 
 
-def test_a_thousand_stacks_cost_the_watcher_no_more_requests_than_ten(region: Region) -> None:
+def test_the_watchers_requests_do_not_grow_with_the_stacks(region: Region) -> None:
     labels = [Labels(str(uuid.uuid4()), f"tenant-{number % 2}", SERVICE, 1) for number in range(1000)]
     now = 0.0
     costs = {}
@@ -317,54 +317,54 @@ def test_a_thousand_stacks_cost_the_watcher_no_more_requests_than_ten(region: Re
         return now
 
     for count in (10, 1000):
-        # None of these is in Heat: each has settled, as far as a watcher can see.
+        # None of these is in Heat, so the watcher sees all as settled.
         region.index.stacks = [KnownStack(str(uuid.uuid4()), each, {"moving": True}) for each in labels[:count]]
         watcher = HeatWatcher(region.connections, region.index, sweep=10.0, clock=clock)
-        told: list[Change] = []
+        reported: list[Change] = []
         before = len(region.http.paths)
         for _ in range(20):
-            now += watcher.follow(told.append)
+            now += watcher.follow(reported.append)
         costs[count] = len(region.http.paths) - before
-        assert {each.id for each in told} == {each.id for each in region.index.stacks}
-    # One a tenant a round, and one each where everything is swept.
+        assert {each.id for each in reported} == {each.id for each in region.index.stacks}
+    # One per tenant and round, and one per tenant and sweep.
     assert costs[10] == costs[1000] == 40
 
 
-def test_the_watcher_tells_what_settles_and_asks_nothing_while_nothing_moves(region: Region) -> None:
+def test_the_watcher_reports_settled_stacks_and_is_idle_otherwise(region: Region) -> None:
     now = 0.0
     watcher = HeatWatcher(region.connections, region.index, clock=lambda: now)
-    told: list[Change] = []
+    reported: list[Change] = []
     slow = region.order(template_of({"a": {"wait_secs": "10"}}))
     quick = region.order(template_of({"a": {}}))
     for each in (slow, quick):
         region.advance(each)
     until(lambda: region.stacks.remains(quick)[0].endswith("CREATE_COMPLETE"))
-    watcher.follow(told.append)
-    assert [each.id for each in told] == [quick.id]
+    watcher.follow(reported.append)
+    assert [each.id for each in reported] == [quick.id]
     before = len(region.http.paths)
-    # An order wakes it; it asks again when its time has come, and not before.
-    assert watcher.follow(told.append) > 0
+    # An order wakes it, but it polls no earlier than due.
+    assert watcher.follow(reported.append) > 0
     assert len(region.http.paths) == before
     region.settle(quick)
     pauses = []
-    while slow.id not in {each.id for each in told}:
-        pauses.append(watcher.follow(told.append))
+    while slow.id not in {each.id for each in reported}:
+        pauses.append(watcher.follow(reported.append))
         now += pauses[-1]
         time.sleep(0.3)
-    # What settles begins anew, and that was the last.
+    # The pause grows until a stack settles; the last one did.
     assert pauses[:-1] == sorted(pauses[:-1])
     region.settle(slow)
     before = len(region.http.paths)
     now += 100.0
-    assert watcher.follow(told.append) == 30.0
+    assert watcher.follow(reported.append) == 30.0
     assert len(region.http.paths) == before
-    # What somebody else does to a stack is seen when everything is looked at.
+    # The sweep finds changes made by others.
     region.connections.call(quick.labels, lambda client: client.actions.suspend(region.records[quick.id]["path"]))
     until(lambda: region.stacks.remains(quick)[0].endswith("SUSPEND_COMPLETE"))
-    told.clear()
+    reported.clear()
     now += 100.0
-    watcher.follow(told.append)
-    assert [each.id for each in told] == [quick.id]
+    watcher.follow(reported.append)
+    assert [each.id for each in reported] == [quick.id]
 
 
 def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> None:
@@ -379,7 +379,7 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     region.index.stacks = [each for each in region.index.stacks if each.id == known.id]
     del region.index.instances[orphan.labels.instance], region.index.instances[others.labels.instance]
     inventory = HeatInventory(region.connections, region.index)
-    # What another installation has made in the project is none of ours, and nothing for us to sweep.
+    # Stacks of another installation in the project are not ours to sweep.
     assert set(inventory.instances(here)) == {orphan.labels.instance}
     assert set(inventory.instances(there)) == {others.labels.instance}
     assert inventory.objects(orphan.labels.instance)
@@ -388,14 +388,14 @@ def test_orphans_are_found_in_the_projects_of_known_tenants(region: Region) -> N
     assert inventory.remains(known.labels.instance)
 
 
-def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
-    """Of what no row tells of, and of a configuration: an engine that was killed leaves these too as they are, for ever."""
+def test_a_stalled_deletion_is_repeated(region: Region) -> None:
+    """Of stacks without a row and of configurations, whose engine may also have been killed."""
     later = 0.0
 
     def clock() -> float:
         return time.time() + later
 
-    # Each long enough at its deletion for several looks.
+    # The deletion lasts long enough for several calls.
     slow = template_of({"a": {"action_wait_secs": "{delete: 15}"}})
     order = region.order(slow)
     configuration = ConfigurationOrder(
@@ -409,7 +409,7 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
     def remove_configuration(client: Client) -> bool:
         return SoftwareDeployments(client, order.labels, clock=clock).remove(configuration)
 
-    def told(remove: Callable[[], bool]) -> int:
+    def sent(remove: Callable[[], bool]) -> int:
         before = len(region.http.paths)
         assert not remove()
         return sum(each.startswith("DELETE") for each in region.http.paths[before:])
@@ -420,15 +420,15 @@ def test_a_deletion_that_stands_still_is_told_again(region: Region) -> None:
     ]
     for remove in removals:
         later = 0.0
-        assert [told(remove), told(remove)] == [1, 0]
+        assert [sent(remove), sent(remove)] == [1, 0]
         later = 301.0
-        assert told(remove) == 1
+        assert sent(remove) == 1
     later = 0.0
     for remove in removals:
         until(remove)
 
 
-def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Region) -> None:
+def test_a_failed_query_is_not_reported_as_empty(region: Region) -> None:
     class Ended:
         def __init__(self, problem: DeployError) -> None:
             self._problem = problem
@@ -440,13 +440,13 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
     index = FakeStackIndex(instances={here.instance: here})
 
     def inventory(problem: DeployError) -> HeatInventory:
-        return HeatInventory(HeatConnections(Ended(problem), auth_url="http://nobody.example", region="any"), index)
+        return HeatInventory(HeatConnections(Ended(problem), auth_url="http://keystone.example", region="any"), index)
 
-    lost = inventory(DelegationEndedError("nobody acts for the tenant any more"))
+    lost = inventory(DelegationEndedError("the delegation has ended"))
     for ask in (lost.objects, lost.remains, lost.remove):
-        with pytest.raises(InventoryError, match="nobody acts for the tenant"):
+        with pytest.raises(InventoryError, match="the delegation has ended"):
             ask(here.instance)
-    # Where nobody ever could, nothing was made; unless a row says otherwise.
+    # Without any delegation nothing was created, unless there is a row.
     never = inventory(NeverDelegatedError("there is no delegation for this instance"))
     assert (never.objects(here.instance), never.remains(here.instance)) == ([], [])
     index.stacks = [KnownStack(str(uuid.uuid4()), here, {})]
@@ -454,7 +454,7 @@ def test_a_region_that_cannot_be_asked_has_not_said_that_it_is_empty(region: Reg
         never.remains(here.instance)
 
 
-def test_a_region_in_a_project_of_the_providers_own_needs_no_delegation(openstack: OpenStack, tmp_path: Path) -> None:
+def test_a_region_in_the_providers_own_project_needs_no_delegation(openstack: OpenStack, tmp_path: Path) -> None:
     auth = openstack.tenant.auth
     password = tmp_path / "password"
     password.write_text(auth["password"] + "\n")
@@ -472,7 +472,7 @@ def test_a_region_in_a_project_of_the_providers_own_needs_no_delegation(openstac
     first = tokens.token(labels)
     assert tokens.token(labels) == first
     assert tokens.token(labels, fresh=True) != first
-    with pytest.raises(DeployError, match="account of the region heat is not right"):
+    with pytest.raises(DeployError, match="account of the region heat is invalid"):
         open_heat(context, auth_url=openstack.auth_url, account={"user": "me"})
-    with pytest.raises(DeployError, match="no URL"):
+    with pytest.raises(DeployError, match="not a URL"):
         open_heat(context, auth_url="keystone.example.org")

@@ -1,4 +1,4 @@
-"""While Heat takes its time over a request's call, other requests write: no transaction is open meanwhile."""
+"""No transaction is open during a slow call to Heat, so other requests can write."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def system(openstack: OpenStack, relay: Relay, tmp_path: Path, sqlite_url: str) 
 
 
 def order(system: System) -> str:
-    """Order a stack that no worker makes; its path."""
+    """Order a stack without a worker; return its path."""
     instance = new_instance()
     changes = {names.REGION: "heat", deploy.STACK_FORMAT: "hot", deploy.STACK_TEMPLATE: TEMPLATE}
     assert put_stack(system, instance, **changes).status_code == 201
@@ -64,15 +64,15 @@ def order(system: System) -> str:
 
 
 @pytest.mark.parametrize(
-    ("action", "attributes", "answered"),
+    ("action", "attributes", "status"),
     [
         (deploy.PREVIEW, {deploy.STACK_TEMPLATE: TEMPLATE}, 200),
         (deploy.SIGNAL, {deploy.SIGNAL_RESOURCE: "handle"}, 409),
     ],
     ids=["preview", "signal"],
 )
-def test_others_write_while_heat_is_slow(
-    system: System, relay: Relay, action: Any, attributes: dict[str, Any], answered: int
+def test_other_requests_write_while_heat_is_slow(
+    system: System, relay: Relay, action: Any, attributes: dict[str, Any], status: int
 ) -> None:
     path = order(system)
     with ThreadPoolExecutor(1) as pool:
@@ -82,12 +82,12 @@ def test_others_write_while_heat_is_slow(
             system.wait(lambda: relay.held.is_set() or slow.done())
             assert not slow.done(), slow.result().text
             order(system)
-            # Had the order waited for the other's transaction, Heat's client would have given up first.
+            # If the order had waited for the other transaction, Heat's client would have timed out first.
             assert not slow.done()
         finally:
             relay.release()
         answer = slow.result(60)
-    assert answer.status_code == answered, answer.text
+    assert answer.status_code == status, answer.text
     if action == deploy.PREVIEW:
         [change] = answer.json["attributes"][deploy.STACK_RESOURCES]
         assert (change["name"], change["state"]) == ("a", "CREATE")

@@ -1,7 +1,7 @@
-"""Servers configured by Heat's software deployments, and at their birth by cloud-init, out of files of a bundle.
+"""Servers configured by Heat's software deployments, and by cloud-init at first boot, from files of a bundle.
 
-The hypervisor is Nova's fake one, and no agent runs in its servers: the test plays it. It reads a server's metadata where
-os-collect-config does, and signals where the deployment's inputs say, as heat-config-notify does.
+The hypervisor is Nova's fake driver without agents in its servers, so the test acts as the agent: it reads a server's metadata
+like os-collect-config, and signals as the deployment's inputs specify, like heat-config-notify.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ resources:
           user_data_format: SOFTWARE_CONFIG
           user_data: {get_resource: boot}
 """
-#: A tenant's value that would be something else wherever it is not taken as text.
+#: A tenant's value that changes its meaning wherever it is not treated as text.
 MOTTO = "a: [b\n'c' \"$(id)\" {get_file: /etc/passwd}"
-SCRIPT = "#!/bin/sh\necho hello {{ name | shell }} > $heat_outputs_path.said\n"
+SCRIPT = "#!/bin/sh\necho hello {{ name | shell }} > $heat_outputs_path.greeting\n"
 
 
 class Agents:
-    """What runs in servers: carries out each configuration that it has not seen before.
+    """The agents of the servers: carry out each configuration once.
 
     Attributes:
-        seen: what was carried out: server, the configuration's text, its inputs.
+        seen: server, text and inputs of each configuration that was carried out.
     """
 
     def __init__(self, client: Client, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
@@ -81,15 +81,15 @@ class Agents:
         self.seen: list[tuple[str, str, Mapping[str, Any]]] = []
 
     def run(self, stack: str) -> None:
-        """Look after a stack's servers until `end`."""
+        """Serve a stack's servers until `end`."""
         while not self._end.wait(0.2):
             for each in self._client.resources.list(stack, nested_depth=2):
                 if each.resource_type == "OS::Nova::Server":
-                    # A server that goes takes its agent along.
+                    # A deleted server has no agent.
                     with contextlib.suppress(NotFoundError):
-                        self._look(each)
+                        self._poll(each)
 
-    def _look(self, server: Any) -> None:
+    def _poll(self, server: Any) -> None:
         stack = next(link["href"].partition("/stacks/")[2] for link in server.links if link["rel"] == "stack")
         metadata = self._client.resources.metadata(stack, server.resource_name)
         for config in metadata.get("deployments", ()):
@@ -103,7 +103,7 @@ class Agents:
             self._client.resources.signal(inputs["deploy_stack_id"], inputs["deploy_resource_name"], data=dict(data))
 
     def end(self) -> None:
-        """No more."""
+        """Stop the agents."""
         self._end.set()
 
 
@@ -147,7 +147,7 @@ def put_stack(system: System, instance: str) -> str:
 
 
 def deployments_of(client: Client, servers: Mapping[str, str]) -> set[str]:
-    """Ids of the deployments that there are for servers."""
+    """Return the ids of the servers' deployments."""
     return {each.id for each in client.software_deployments.list() if each.server_id in servers.values()}
 
 
@@ -155,7 +155,7 @@ def test_servers_are_configured_by_their_agents(
     system: System, openstack_cloud: OpenStack, client: Client, tmp_path: Path
 ) -> None:
     instance = new_instance()
-    said = sdk.Instance(instance, TENANT, SERVICE)
+    current = sdk.Instance(instance, TENANT, SERVICE)
     path = put_stack(system, instance)
     before = {each.id for each in client.software_configs.list()}
     disk = {"left": True}
@@ -167,7 +167,9 @@ def test_servers_are_configured_by_their_agents(
         return {"deploy_status_code": 0, "deploy_stdout": "done", "deploy_stderr": "", **outputs}
 
     with served(system) as design_of, system.worker(), ThreadPoolExecutor(1) as pool:
-        provisioning = Provisioning(design_of(said), lambda: said, bundle=bundle(tmp_path / "bundle"), waiter=Waiter())
+        provisioning = Provisioning(
+            design_of(current), lambda: current, bundle=bundle(tmp_path / "bundle"), waiter=Waiter()
+        )
 
         def configure(content: Mapping[str, Any]) -> Any:
             stack = sdk.Stack(path, "main", "heat")
@@ -179,7 +181,7 @@ def test_servers_are_configured_by_their_agents(
         found = [each for each in shown[deploy.STACK_RESOURCES] if each["type"] == "OS::Nova::Server"]
         servers = {each["name"]: each["id"] for each in found}
         assert servers.keys() == {"web.0", "web.1"}
-        assert born_with(openstack_cloud, servers["web.0"]) == f"our motto: {MOTTO}\n"
+        assert boot_file(openstack_cloud, servers["web.0"]) == f"our motto: {MOTTO}\n"
         agents = Agents(client, answer)
         running = pool.submit(agents.run, stack)
         try:
@@ -187,22 +189,22 @@ def test_servers_are_configured_by_their_agents(
                 "config": provisioning.file("scripts/greet.sh"),
                 "values": {"name": MOTTO.replace("\n", " ")},
                 "inputs": {"motto": MOTTO},
-                "outputs": ["said"],
+                "outputs": ["greeting"],
             }
-            told = configure(content)
+            result = configure(content)
             printed = {"deploy_status_code": 0, "deploy_stdout": "done", "deploy_stderr": ""}
-            outputs = {**printed, "said": "out of script"}
-            assert told == dict.fromkeys(servers, outputs)
+            outputs = {**printed, "greeting": "out of script"}
+            assert result == dict.fromkeys(servers, outputs)
             text = SCRIPT.replace("{{ name | shell }}", shlex.quote(MOTTO.replace("\n", " ")))
             assert sorted(agents.seen) == sorted((each, text, {"motto": MOTTO}) for each in servers.values())
 
-            # The same again, of a later order: nothing new for Heat.
-            said = sdk.Instance(instance, TENANT, SERVICE, generation=2)
+            # The same content in a later order changes nothing in Heat.
+            current = sdk.Instance(instance, TENANT, SERVICE, generation=2)
             made = deployments_of(client, servers)
-            assert configure(content) == told
+            assert configure(content) == result
             assert (deployments_of(client, servers), len(agents.seen)) == (made, 2)
 
-            # A changed one that fails.
+            # A changed configuration that fails.
             disk["left"] = False
             changed = {"config": "exit", "group": "other"}
             with pytest.raises(sdk.Failure) as failed:
@@ -211,7 +213,7 @@ def test_servers_are_configured_by_their_agents(
             assert "non-zero status code: 1" in str(failed.value)
             assert "no space left" in str(failed.value)
 
-            # Ordered again it is tried again; what was there before is gone.
+            # A new order retries it; the previous configuration is gone.
             disk["left"] = True
             assert configure(changed) == dict.fromkeys(servers, printed)
             assert len(deployments_of(client, servers)) == 2
@@ -230,8 +232,8 @@ def test_servers_are_configured_by_their_agents(
     assert system.gone("/provision" + provision.configuration_path(path, "web", "default"))
 
 
-def born_with(openstack: OpenStack, server: str) -> str:
-    """The file that cloud-init writes at a server's first start, out of what Nova has for the server."""
+def boot_file(openstack: OpenStack, server: str) -> str:
+    """Return the file that cloud-init writes at first boot, from the server's user data in Nova."""
     session = openstack.admin.session
     url = session.get_endpoint(service_type="compute", region_name=openstack.region)
     headers = {"X-OpenStack-Nova-API-Version": "2.3", "Accept": "application/json"}
@@ -249,28 +251,28 @@ def born_with(openstack: OpenStack, server: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({}, "needs a config"),
         ({"config": "x" * 300_000}, "longer than 262144"),
-        ({"config": "x", "script": "y"}, "knows no script"),
+        ({"config": "x", "script": "y"}, "unknown parameter of software-config: script"),
         ({"config": "x", "group": "../x"}, "name of a hook"),
         ({"config": "x", "inputs": {"a": {"get_file": "/etc/passwd"}}}, "texts, numbers or booleans"),
-        ({"config": "x", "inputs": {"a b": "secret nonsense"}}, "'a b', which is no name"),
+        ({"config": "x", "inputs": {"a b": "secret nonsense"}}, "'a b', which is not a valid name"),
         ({"config": "x", "outputs": "a"}, "list of names"),
-        ({"config": "x", "outputs": ["deploy_stdout"]}, "without being asked for"),
+        ({"config": "x", "outputs": ["deploy_stdout"]}, "always returned"),
         ({"config": "x", "signal": "NO_SIGNAL"}, "one of CFN_SIGNAL"),
         ({"config": "x", "timeout": 5}, "from 60 to 86400"),
-        ({"config": "x", "values": "secret nonsense"}, "values is an object"),
+        ({"config": "x", "values": "secret nonsense"}, "values must be an object"),
     ],
 )
-def test_what_can_never_be_is_refused_without_its_values(content: dict[str, Any], said: str) -> None:
-    with pytest.raises(ProvisionError, match=said) as refused:
+def test_invalid_content_is_refused_without_its_values(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProvisionError, match=message) as refused:
         software_of(content)
     assert "secret nonsense" not in str(refused.value)
 
 
-def test_other_servers_are_another_order() -> None:
+def test_the_revision_covers_the_servers() -> None:
     software = software_of({"config": "x", "inputs": {"a": 1}})
     one = software.revision({"web.0": "id-0"})
     assert one == software_of({"inputs": {"a": 1}, "config": "x"}).revision({"web.0": "id-0"})

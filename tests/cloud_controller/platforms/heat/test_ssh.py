@@ -1,4 +1,4 @@
-"""Configurations over SSH, against a real sshd of this machine."""
+"""Configurations over SSH, with a real local sshd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cloud_controller.platforms.heat.configures import HeatConfigures
-from cloud_controller.platforms.heat.ssh import errand_of, run
+from cloud_controller.platforms.heat.ssh import parse_task, run
 from cloud_controller.platforms.heat.targets import HeatTargets
 from cloud_controller.platforms.interface import ConfigurationOrder, Configured, ProvisionError
 from tests.conftest import missing
@@ -26,7 +26,7 @@ from .test_platform import Region
 
 
 class Sshd:
-    """A server that lets in one key."""
+    """An sshd that accepts one key."""
 
     def __init__(self, directory: Path, program: str) -> None:
         self.directory = directory
@@ -41,14 +41,14 @@ class Sshd:
             "HostKey": directory / "host",
             "PidFile": "none",
             "AuthorizedKeysFile": directory / "authorized",
-            # The directories of tests are others' too.
+            # The tests' directories may be writable by others.
             "StrictModes": "no",
             "UsePAM": "no",
             "PasswordAuthentication": "no",
             "PermitRootLogin": "prohibit-password",
         }
         (directory / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-        # It wants a directory for those that it has not let in yet, which Debian's service would make.
+        # Its privilege separation directory, which Debian's service would create.
         if Path("/run").is_dir() and not Path("/run/sshd").exists():
             Path("/run/sshd").mkdir(mode=0o755)
         self.process = subprocess.Popen([program, "-D", "-e", "-f", str(directory / "config")])
@@ -87,57 +87,57 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     server.close()
 
 
-def test_files_and_a_command_whose_words_stay_words(sshd: Sshd, tmp_path: Path) -> None:
+def test_files_and_arguments_are_quoted(sshd: Sshd, tmp_path: Path) -> None:
     evil = "'; touch /tmp/never; $(id) `id` \n\"x"
     place = tmp_path / "a b" / "it's.txt"
     content = sshd.content(files={str(place): evil}, command=["printf", "%s|%s", evil, "two words"])
-    done = run(errand_of(content), "127.0.0.1")
+    done = run(parse_task(content), "127.0.0.1")
     assert (done.state, done.result) == ("done", f"{evil}|two words")
     assert place.read_text() == evil
     assert place.stat().st_mode & 0o777 == 0o600
-    assert sshd.content()["key"][30:60] not in repr(errand_of(content))
+    assert sshd.content()["key"][30:60] not in repr(parse_task(content))
 
 
-def test_a_server_with_another_host_key_is_told_nothing(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_server_with_a_different_host_key_receives_nothing(sshd: Sshd, tmp_path: Path) -> None:
     other = (sshd.directory / "other.pub").read_text()
     content = sshd.content(host_keys=[other], files={str(tmp_path / "x"): "x"})
-    with pytest.raises(ProvisionError, match="another host key"):
-        run(errand_of(content), "127.0.0.1")
+    with pytest.raises(ProvisionError, match="different host key"):
+        run(parse_task(content), "127.0.0.1")
     assert not (tmp_path / "x").exists()
     both = sshd.content(host_keys=[other, *sshd.content()["host_keys"]], command=["true"])
-    assert run(errand_of(both), "127.0.0.1").state == "done"
+    assert run(parse_task(both), "127.0.0.1").state == "done"
 
 
-def test_what_goes_wrong_is_told(sshd: Sshd) -> None:
-    failed = run(errand_of(sshd.content(command=["sh", "-c", "echo because; exit 3"])), "127.0.0.1")
-    assert (failed.state, failed.result) == ("failed", "the command ended with status 3: because\n")
+def test_failures_are_reported(sshd: Sshd) -> None:
+    failed = run(parse_task(sshd.content(command=["sh", "-c", "echo because; exit 3"])), "127.0.0.1")
+    assert (failed.state, failed.result) == ("failed", "the command failed with status 3: because\n")
     stranger = sshd.content(key=(sshd.directory / "stranger").read_text(), command=["true"])
-    refused = run(errand_of(stranger), "127.0.0.1")
+    refused = run(parse_task(stranger), "127.0.0.1")
     assert (refused.state, "refuses the key" in refused.result) == ("failed", True)
-    slow = run(errand_of(sshd.content(command=["sleep", "30"], timeout=2)), "127.0.0.1")
-    assert (slow.state, "not done within 2 s" in slow.result) == ("failed", True)
-    flood = run(errand_of(sshd.content(command=["sh", "-c", "yes | head -c 3000000"])), "127.0.0.1")
+    slow = run(parse_task(sshd.content(command=["sleep", "30"], timeout=2)), "127.0.0.1")
+    assert (slow.state, "did not finish within 2 s" in slow.result) == ("failed", True)
+    flood = run(parse_task(sshd.content(command=["sh", "-c", "yes | head -c 3000000"])), "127.0.0.1")
     assert (flood.state, "bytes of output" in flood.result) == ("failed", True)
-    assert run(errand_of(sshd.content(port=free_port())), "127.0.0.1").state == "waiting"
+    assert run(parse_task(sshd.content(port=free_port())), "127.0.0.1").state == "waiting"
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
-        ({"host_keys": []}, "host_keys is a list"),
-        ({"host_keys": ["nonsense"]}, "no public key"),
-        ({"key": "secret nonsense"}, "no private key"),
+        ({"host_keys": []}, "host_keys must be a list"),
+        ({"host_keys": ["nonsense"]}, "not a public key"),
+        ({"key": "secret nonsense"}, "not a private key"),
         ({"user": ""}, "needs a user"),
         ({"port": 0}, "1 to 65535"),
         ({"command": "rm -rf /"}, "list of texts"),
-        ({"files": {"relative": "x"}}, "no absolute path"),
+        ({"files": {"relative": "x"}}, "needs an absolute path"),
         ({"timeout": 600}, "at most 60"),
-        ({"password": "x"}, "knows no password"),
+        ({"password": "x"}, "unknown parameter of ssh: password"),
     ],
 )
-def test_what_can_never_be_is_refused_without_its_values(sshd: Sshd, changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ProvisionError, match=said) as refused:
-        errand_of(sshd.content(**changed))
+def test_invalid_content_is_refused_without_its_values(sshd: Sshd, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProvisionError, match=message) as refused:
+        parse_task(sshd.content(**changed))
     assert "secret nonsense" not in str(refused.value)
 
 
@@ -155,7 +155,7 @@ resources:
 """
 
 
-def test_a_stacks_servers_are_found_measured_and_configured(openstack_cloud: OpenStack, sshd: Sshd) -> None:
+def test_a_stacks_servers_are_found_and_configured(openstack_cloud: OpenStack, sshd: Sshd) -> None:
     region = Region(openstack_cloud)
     stack = region.order(SERVER)
     try:
@@ -166,20 +166,20 @@ def test_a_stacks_servers_are_found_measured_and_configured(openstack_cloud: Ope
         assert (first.key, first.port, first.host.startswith("10.20.")) == ("web.0", 8080, True)
         assert [each.port for each in targets.targets(instance, stack.id, "web", "metrics")] == [9100]
         assert list(targets.targets(instance, stack.id, "db", "")) == []
-        asked: list[str] = []
+        routed: list[str] = []
 
-        def way(address: str) -> str:
-            # The hypervisor is a fake: in the server's place stands this machine's sshd.
-            asked.append(address)
+        def route(address: str) -> str:
+            # The hypervisor is a fake, so the local sshd replaces the server.
+            routed.append(address)
             return "127.0.0.1"
 
-        configures = HeatConfigures(region.connections, region.index, way=way)
+        configures = HeatConfigures(region.connections, region.index, route=route)
 
         def order(node: str, kind: str = "ssh") -> ConfigurationOrder:
             return ConfigurationOrder("c", instance, stack.id, node, kind, sshd.content(command=["echo", "hello"]))
 
         assert configures.configure(order("web")) == Configured("done", "hello\n")
-        assert asked == [first.host]
+        assert routed == [first.host]
         assert configures.configure(order("db")) == Configured("failed", "the stack has no server 'db'")
         with pytest.raises(ProvisionError, match="user_data in the template"):
             configures.validate(order("web", "cloud-init"))
