@@ -388,7 +388,7 @@ def _volume_faults(volume: Json, path: Path, named: frozenset[tuple[str, str]]) 
     for kind in kinds:
         if kind not in _VOLUMES:
             remedy = f"use one of {', '.join(_VOLUMES)}"
-            yield Fault((*path, kind), f"volumes of the kind {kind} give access to what is outside of the pod", remedy)
+            yield Fault((*path, kind), f"a {kind} volume reaches outside of the pod", remedy)
     yield from _foreign(volume.get("secret"), "secretName", "Secret", (*path, "secret"), named)
     yield from _foreign(volume.get("configMap"), "name", "ConfigMap", (*path, "configMap"), named)
     claim = volume.get("persistentVolumeClaim")

@@ -1,1 +1,1 @@
-"""Tests of the Kubernetes platform: rules without a cluster, and what it does on a real one."""
+"""Tests of the Kubernetes platform: its rules without a cluster, its behaviour on a real one."""

@@ -1,4 +1,4 @@
-"""The cluster that tests use: a region in a namespace of its own, looked at with the platform's own client."""
+"""The cluster that tests use: a region in a namespace of its own, read with the platform's own client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cloud_controller.platforms.kubernetes.api import Api, Json, OfficialConnect
 from cloud_controller.platforms.kubernetes.factory import KubernetesPlatform, open_kubernetes
 from tests.waiting import until
 
-#: Nothing is kept in the directory.
+#: The directory is not used.
 _CONTEXT = PlatformContext("kube", Path("/nonexistent"))
 
 
@@ -23,7 +23,7 @@ class Bed:
     """A region of the platform on a cluster.
 
     Args:
-        image: one with python3 that the cluster has.
+        image: a python3 image that the cluster has.
     """
 
     platform: KubernetesPlatform
@@ -35,23 +35,23 @@ class Bed:
     connections: list[OfficialConnection] = field(default_factory=list)
 
     def leave(self, gone: Callable[[], bool]) -> None:
-        """Take something away, and see to it at the end of the session that it is gone: kubelets take their time."""
+        """Remove something, and check at the end of the session that it is gone: kubelets take their time."""
         if not gone():
             self.leaving.append(gone)
 
     def pods(self, **labels: str) -> list[Json]:
-        """Pods that are not on their way out."""
+        """Pods that are not being deleted."""
         chosen = ",".join(f"archelon.org/{name}={value}" for name, value in labels.items())
         listed = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=chosen)["items"]
         return [each for each in listed if not each["metadata"].get("deletionTimestamp")]
 
     def kill(self, pod: Json) -> None:
-        """Delete a pod without a farewell."""
+        """Delete a pod without a grace period."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
         self.api.delete(path)
 
     def open(self, **settings: Any) -> KubernetesPlatform:
-        """The same region, as another process opens it."""
+        """The same region, opened as by another process."""
         connection = connect(self.kubeconfig)
         self.connections.append(connection)
         given = {"connection": lambda: connection, "namespace": self.namespace, "image": self.image, **settings}
@@ -60,7 +60,7 @@ class Bed:
 
 @contextmanager
 def region(kubeconfig: str, image: str, **settings: Any) -> Iterator[Bed]:
-    """A region in a fresh namespace, which goes with all that is in it."""
+    """A region in a fresh namespace, which is deleted with its contents at the end."""
     namespace = f"test-{uuid.uuid4().hex[:12]}"
     connection = connect(kubeconfig)
     api = Api(connection)

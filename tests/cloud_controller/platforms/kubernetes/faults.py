@@ -1,6 +1,6 @@
-"""A proxy in front of an API server that gets in the way: refuses, cuts watches, forgets versions, goes away.
+"""A proxy in front of an API server that injects faults: error responses, lost watches, expired versions, outages.
 
-It speaks plain HTTP on loopback and the cluster's TLS behind. What passes is counted, so that a test can say what was asked.
+It serves plain HTTP on loopback and uses the cluster's TLS upstream. It records every request for the tests' assertions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import yaml
 
 from cloud_controller.platforms.kubernetes.api import connect
 
-#: Given method, path with query, and a running number; a status to answer instead, or None to pass it on.
+#: Maps method, path with query, and a running number to an injected status, or to None to forward the request.
 Fault = Callable[[str, str, int], int | None]
 
 
 class Faults:
-    """The proxy's rules and books; a test changes the rules while it runs."""
+    """The proxy's rules and recorded requests; a test may change the rules at any time."""
 
     def __init__(self, kubeconfig: str) -> None:
         self.fault: Fault = lambda _method, _path, _number: None
@@ -36,29 +36,29 @@ class Faults:
         self._watches: dict[socket.socket, tuple[str, Any]] = {}
 
     def cut(self) -> int:
-        """Cut every open watch in the middle; how many there were."""
+        """Disconnect every open watch; return their number."""
         with self._lock:
             open_ones = dict(self._watches)
             self._watches.clear()
-        for each, (_, behind) in open_ones.items():
+        for each, (_, upstream) in open_ones.items():
             with contextlib.suppress(OSError, ValueError):
                 each.shutdown(socket.SHUT_RDWR)
-            # Behind the proxy too: it would go on for its whole minute.
+            # Upstream too: otherwise it stays open for its whole minute.
             with contextlib.suppress(OSError, ValueError):
-                behind.shutdown()
+                upstream.shutdown()
         return len(open_ones)
 
     def watching(self, containing: str) -> int:
-        """How many watches of a kind are open now."""
+        """Return the number of open watches of a kind."""
         with self._lock:
             return sum(1 for path, _ in self._watches.values() if containing in path)
 
     def close(self) -> None:
-        """Close what leads to the cluster."""
+        """Close the connection to the cluster."""
         self._connection.close()
 
     def count(self, method: str, *, watch: bool, containing: str = "") -> int:
-        """How many requests of a kind were passed on or refused."""
+        """Return the number of requests of a kind, forwarded or not."""
         return sum(
             1
             for each in list(self.asked)
@@ -66,7 +66,7 @@ class Faults:
         )
 
     def handle(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        """One request."""
+        """Handle one request."""
         length = int(handler.headers.get("Content-Length") or 0)
         body = handler.rfile.read(length) if length else None
         if self.away:
@@ -78,8 +78,10 @@ class Faults:
             status = self.fault(handler.command, handler.path, number)
             self.asked.append((handler.command, handler.path, status or 0))
         if status is not None:
-            told = json.dumps({"kind": "Status", "code": status, "reason": "Injected", "message": f"injected {status}"})
-            self._answer(handler, status, told.encode(), {"Retry-After": "1"} if status == 429 else {})
+            document = json.dumps(
+                {"kind": "Status", "code": status, "reason": "Injected", "message": f"injected {status}"}
+            )
+            self._answer(handler, status, document.encode(), {"Retry-After": "1"} if status == 429 else {})
             return
         sent = {name: value for name, value in handler.headers.items() if name.lower() in ("accept", "content-type")}
         timeout = urllib3.Timeout(connect=5, read=120)
@@ -96,7 +98,7 @@ class Faults:
             body = answer.read()
             is_whole = True
         except urllib3.exceptions.HTTPError:
-            # The server has gone in the middle of it: so does its answer.
+            # The server went down in the middle of its response: drop the client's connection too.
             handler.close_connection = True
             return
         finally:
@@ -126,7 +128,7 @@ class Faults:
                 handler.wfile.write(chunk)
                 handler.wfile.flush()
         except (OSError, urllib3.exceptions.HTTPError):
-            # Whoever watched is gone, or the server is: for the watch it is the same.
+            # The client or the server is gone: the watch ends either way.
             pass
         finally:
             with self._lock:
@@ -139,7 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     faults: Faults
 
     def do_GET(self) -> None:
-        # Whoever asked may have gone, or have been cut off.
+        # The client may be gone, or disconnected by a test.
         with contextlib.suppress(ConnectionError):
             self.faults.handle(self)
 
@@ -155,7 +157,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def proxied(kubeconfig: str, directory: Path) -> Iterator[tuple[Faults, str]]:
-    """A proxy in front of a cluster, and a kubeconfig that leads through it."""
+    """A proxy in front of a cluster, and a kubeconfig that uses it."""
     faults = Faults(kubeconfig)
 
     class Handler(_Handler):

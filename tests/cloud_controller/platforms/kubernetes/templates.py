@@ -10,7 +10,7 @@ from cloud_controller.platforms.interface import StackOrder
 INSTANCE = "i-1"
 LABELS = Labels(INSTANCE, "t-1", "http://schemas.example.org/occi/sm#web", 1)
 
-#: A web tier: configuration, workload, service, and what is told of it.
+#: A web tier: configuration, workload, service, and a document of kind Stack.
 WEB = """
 apiVersion: v1
 kind: ConfigMap
@@ -70,7 +70,7 @@ outputs:
   port: {of: "Service/web-${org.archelon.instance}", value: "{.spec.ports[0].port}"}
 """
 
-#: One pod; tests put things into its spec.
+#: One pod, whose spec the tests extend.
 POD = """
 apiVersion: v1
 kind: Pod

@@ -1,4 +1,4 @@
-"""Speaking to an API server: what is asked again, what is not, and watches. A server of this test stands for it."""
+"""The API client: what it retries and what not, watches, and discovery, against a server of this test."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Answer = tuple[int, Any, dict[str, str]]
 
 
 class Server:
-    """Answers in turn, and keeps what it was asked."""
+    """Returns the given responses in order, and records the requests."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
-        self.asked: list[tuple[str, str, Any]] = []
+        self.requests: list[tuple[str, str, Any]] = []
         self.slept: list[float] = []
         outer = self
 
@@ -37,7 +37,7 @@ class Server:
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
-                outer.asked.append((self.command, self.path, body))
+                outer.requests.append((self.command, self.path, body))
                 status, content, headers = outer.answers.pop(0)
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
@@ -87,11 +87,11 @@ def server() -> Iterator[Server]:
     thread.join()
 
 
-def test_what_a_busy_server_refuses_is_asked_again_a_few_times(server: Server) -> None:
+def test_a_request_to_a_busy_server_is_retried_a_few_times(server: Server) -> None:
     server.answer(500, (429, {}, {"Retry-After": "1"}), 409, (200, {"kind": "Thing"}, {}))
     assert server.api.apply("/x", {"a": 1}) == {"kind": "Thing"}
-    assert [each[0] for each in server.asked] == ["PATCH"] * 4
-    assert server.asked[0][1] == "/x?fieldManager=archelon&force=true"
+    assert [each[0] for each in server.requests] == ["PATCH"] * 4
+    assert server.requests[0][1] == "/x?fieldManager=archelon&force=true"
     assert server.slept == [0.1, 1.0, 0.4]
     server.answer(503, 503, 503, 503)
     with pytest.raises(ApiError, match="says 503") as refused:
@@ -102,47 +102,45 @@ def test_what_a_busy_server_refuses_is_asked_again_a_few_times(server: Server) -
 @pytest.mark.parametrize(
     ("status", "kind", "final"), [(403, ApiError, True), (404, NotFoundError, True), (422, ApiError, True)]
 )
-def test_what_will_be_refused_again_is_asked_once(
-    server: Server, status: int, kind: type[ApiError], final: bool
-) -> None:
+def test_a_final_error_is_not_retried(server: Server, status: int, kind: type[ApiError], final: bool) -> None:
     server.answer(status)
     with pytest.raises(kind, match=f"says {status}") as refused:
         server.api.get("/x")
     assert refused.value.final is final
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_deleting_what_is_gone_is_no_error_and_names_the_very_object(server: Server) -> None:
+def test_deleting_a_missing_object_succeeds_and_the_uid_is_a_precondition(server: Server) -> None:
     server.answer(404)
     server.api.delete("/x", uid="u1")
-    assert server.asked[0][2]["preconditions"] == {"uid": "u1"}
+    assert server.requests[0][2]["preconditions"] == {"uid": "u1"}
 
 
-def test_nobody_there_is_said_so(server: Server) -> None:
+def test_an_unreachable_server_and_a_wrong_one_are_reported(server: Server) -> None:
     def refuse(*_arguments: Any) -> Any:
         raise urllib3.exceptions.NewConnectionError(None, "refused")  # type: ignore[arg-type]
 
-    with pytest.raises(UnreachableError, match="does not answer: NewConnectionError"):
+    with pytest.raises(UnreachableError, match="does not respond: NewConnectionError"):
         Api(refuse, sleep=server.slept.append).get("/x")
     server.answer((200, b"<html>", {}))
     with pytest.raises(UnreachableError, match="is it a Kubernetes API"):
         server.api.get("/x")
 
 
-def test_a_watch_gives_events_and_says_when_it_cannot_go_on(server: Server) -> None:
+def test_a_watch_yields_events_and_reports_an_expired_version(server: Server) -> None:
     events = [{"type": "ADDED", "object": {"n": 1}}, {"type": "MODIFIED", "object": {"n": 2}}]
     body = b"".join(json.dumps(each).encode() + b"\n" for each in events)
     server.answer((200, body, {}))
     assert list(server.api.watch("/x", version="7", seconds=5, labelSelector="a=b")) == events
-    assert "resourceVersion=7" in server.asked[0][1]
-    assert "allowWatchBookmarks=true" in server.asked[0][1]
+    assert "resourceVersion=7" in server.requests[0][1]
+    assert "allowWatchBookmarks=true" in server.requests[0][1]
     gone = {"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}}
     server.answer((200, json.dumps(gone).encode() + b"\n", {}), (410, {"message": "too old"}, {}))
     for _ in range(2):
         with pytest.raises(GoneError, match="too old"):
             list(server.api.watch("/x", version="7", seconds=5))
     server.answer((200, b"nonsense\n", {}))
-    with pytest.raises(UnreachableError, match="sent no JSON"):
+    with pytest.raises(UnreachableError, match="did not return JSON"):
         list(server.api.watch("/x", version="7", seconds=5))
 
 
@@ -153,23 +151,23 @@ def kinds(*names: str) -> Answer:
     return 200, {"resources": listed}, {}
 
 
-def test_a_name_is_one_step_of_a_path_whatever_it_holds() -> None:
+def test_a_name_is_one_segment_of_a_path() -> None:
     pods = Resource("v1", "Pod", "pods", True, frozenset())
     assert pods.path("ns", "a/../../secrets/b") == "/api/v1/namespaces/ns/pods/a%2F..%2F..%2Fsecrets%2Fb"
     assert pods.path("ns", "a/log?container=c") == "/api/v1/namespaces/ns/pods/a%2Flog%3Fcontainer%3Dc"
 
 
-def test_an_older_server_gives_the_same_kind_in_its_own_version(server: Server) -> None:
+def test_an_older_server_serves_the_kind_in_an_earlier_version(server: Server) -> None:
     discovery = Discovery(server.api)
     server.answer(404, kinds("PodDisruptionBudget"))
     found = discovery.find("policy/v1", "PodDisruptionBudget")
     assert found.path("ns", "a") == "/apis/policy/v1beta1/namespaces/ns/poddisruptionbudgets/a"
-    # It is known now, both ways.
+    # Both versions are cached now.
     assert discovery.find("policy/v1", "PodDisruptionBudget") == found
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
-def test_a_kind_that_is_taken_away_is_unknown_at_the_next_look(server: Server) -> None:
+def test_a_removed_kind_is_unknown_at_the_next_lookup(server: Server) -> None:
     cluster = Cluster(server.api, "k", Namespaces("ns"))
     server.answer(kinds("Widget"), 404)
     with pytest.raises(NotFoundError):
@@ -179,7 +177,7 @@ def test_a_kind_that_is_taken_away_is_unknown_at_the_next_look(server: Server) -
         cluster.of_kind("e.org/v1", "Widget")
 
 
-def test_a_kind_that_is_not_served_is_named_with_where_it_is_and_found_once_it_is_defined(server: Server) -> None:
+def test_a_kind_that_is_not_served_is_reported_with_its_versions_and_found_once_defined(server: Server) -> None:
     now = [0.0]
     discovery = Discovery(server.api, clock=lambda: now[0])
     group = {"preferredVersion": {"groupVersion": "e.org/v2"}, "versions": [{"groupVersion": "e.org/v2"}]}

@@ -1,4 +1,4 @@
-"""Orchestrators on a real cluster: how their pods are kept, why one does not come up, rolling, and that nothing is left."""
+"""Orchestrators on a real cluster: security of their pods, causes of failures, rollouts, and complete removal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMAND = ("python3", "-I", "-u", "-c", UNPACK)
 
 
 def workload(version: str, kind: str, **spec: Any) -> str:
-    """A document of a template: something that makes a pod."""
+    """A document of a template: a workload that creates pods."""
     containers = [{"name": "c", "image": "localhost/none:such"}]
     pod = {"containers": containers, **({"restartPolicy": "Never"} if kind == "Job" else {})}
     template = {"metadata": {"labels": {"a": "b"}}, "spec": pod}
@@ -85,7 +85,7 @@ def test_its_pod_has_no_privilege_and_everything_belongs_to_the_deployment(bed: 
     for each in objects:
         assert each["metadata"]["labels"]["archelon.org/instance"] == order.labels.instance
     assert bed.platform.inventory.instances("here")[order.labels.instance] < 300
-    # What another installation has made in the namespace is nothing for this one to sweep, and the other way round.
+    # Objects of another installation in the namespace are not this one's to remove, and vice versa.
     assert order.labels.instance not in bed.platform.inventory.instances("there")
 
 
@@ -99,45 +99,45 @@ def test_rolled_to_another_bundle_and_back(bed: Bed, order: ApplicationOrder, tm
     until(lambda: "exited with status 4" in state(bed, order).message)
     applications.start(order)
     until(lambda: state(bed, order).state == "active")
-    # Of what is not used any more nothing stays.
+    # Unused revisions are removed.
     kept = [
         each for each in bed.platform.cluster.everything(instance=instance) if each["kind"] in ("Secret", "ConfigMap")
     ]
     assert len(kept) == 2
 
 
-def test_a_bundle_that_is_too_large_names_the_way_out(bed: Bed, order: ApplicationOrder) -> None:
+def test_a_bundle_that_is_too_large_is_refused_with_a_remedy(bed: Bed, order: ApplicationOrder) -> None:
     with pytest.raises(DeployError, match=r"at most 716800 fit into a ConfigMap; .*archelon build"):
         bed.platform.applications.start(replace(order, archive=lambda: b"x" * (ARCHIVE_LIMIT + 1)))
     assert bed.platform.applications.state(order.labels.instance) is None
-    # One byte less, and of a kind that nothing makes smaller: the cluster takes it.
+    # The largest permitted size, incompressible: the cluster accepts it.
     bed.platform.applications.start(replace(order, archive=lambda: os.urandom(ARCHIVE_LIMIT)))
 
 
 @pytest.mark.parametrize(
-    ("runs", "words"),
+    ("runs", "text"),
     [
-        ({"image": "localhost/none:such"}, "the image localhost/none:such cannot be had"),
+        ({"image": "localhost/none:such"}, "cannot pull the image localhost/none:such"),
         ({"requests": {"cpu": "999"}, "limits": {"cpu": "999"}}, "no node can take it: 0/"),
     ],
 )
-def test_why_it_does_not_come_up_is_said_within_seconds(
-    bed: Bed, order: ApplicationOrder, runs: dict[str, Any], words: str
+def test_the_cause_of_a_failed_start_is_reported_within_seconds(
+    bed: Bed, order: ApplicationOrder, runs: dict[str, Any], text: str
 ) -> None:
     applications = KubernetesApplications(bed.platform.cluster, Runs(**{"image": bed.image, **runs}))
     begun = time.monotonic()
     applications.start(order)
-    until(lambda: words in state(bed, order).message and state(bed, order).state == "error", seconds=60)
-    print(f"{words!r} after {time.monotonic() - begun:.1f} s")
+    until(lambda: text in state(bed, order).message and state(bed, order).state == "error", seconds=60)
+    print(f"{text!r} after {time.monotonic() - begun:.1f} s")
 
 
-def test_what_the_cluster_refuses_at_once_is_refused_for_good(bed: Bed, order: ApplicationOrder) -> None:
+def test_an_order_that_the_cluster_rejects_fails_for_good(bed: Bed, order: ApplicationOrder) -> None:
     runs = Runs(image=bed.image, requests={"cpu": "3"}, limits={"cpu": "1"})
     with pytest.raises(DeployError, match=r"the cluster refuses the orchestrator: .*must be less than or equal to cpu"):
         KubernetesApplications(bed.platform.cluster, runs).start(order)
 
 
-def test_a_quota_is_named_and_told_by_the_watcher(bed: Bed, tmp_path: Path) -> None:
+def test_an_exceeded_quota_is_reported_by_the_watcher(bed: Bed, tmp_path: Path) -> None:
     with region(bed.kubeconfig, bed.image) as small:
         given = replace(ordered(tmp_path / "bundle", instance=str(uuid.uuid4())), command=COMMAND)
         namespace = small.platform.cluster.namespace(given.labels)
@@ -148,27 +148,27 @@ def test_a_quota_is_named_and_told_by_the_watcher(bed: Bed, tmp_path: Path) -> N
         until(
             lambda: small.api.get(f"/api/v1/namespaces/{namespace}/resourcequotas/none").get("status", {}).get("hard")
         )
-        told: list[str] = []
+        messages: list[str] = []
 
         def changed(change: Any) -> None:
             found = small.platform.applications.state(change.id)
-            told.append(found.message if found is not None else "")
+            messages.append(found.message if found is not None else "")
 
         watcher = KubernetesWatcher(small.platform.cluster)
         watcher.follow(changed)
         small.platform.applications.start(given)
-        until(lambda: any("exceeded quota: none" in each for each in told), seconds=60)
+        until(lambda: any("exceeded quota: none" in each for each in messages), seconds=60)
         watcher.close()
-        # What makes pods in a stack says so too, each kind in its own way.
+        # A stack's workloads report it too, each kind in its own way.
         labels = Labels(str(uuid.uuid4()), "t-1", "svc", 1)
         template = "\n---\n".join(MAKERS)
         order = StackOrder(id=str(uuid.uuid4()), name="main", labels=labels, template=template, parameters={})
 
-        def turn(**changes: Any) -> Progress:
+        def advance(**changes: Any) -> Progress:
             return small.platform.stacks.advance(replace(order, **changes), None)
 
-        until(lambda: turn().reason.count("exceeded quota: none") == len(MAKERS), seconds=60)
-        until(lambda: turn(presence="absent").state == "DELETE_COMPLETE")
+        until(lambda: advance().reason.count("exceeded quota: none") == len(MAKERS), seconds=60)
+        until(lambda: advance(presence="absent").state == "DELETE_COMPLETE")
 
 
 def test_each_tenant_in_a_namespace_of_its_own(bed: Bed, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Why pods do not come up, whether objects are ready, and names and labels: on objects as clusters show them."""
+"""Pod diagnostics, readiness of objects, names and labels, on objects as a cluster returns them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.platforms.kubernetes import annotations as marks
+from cloud_controller.platforms.kubernetes import annotations as names
 from cloud_controller.platforms.kubernetes import diagnostics
 from cloud_controller.platforms.kubernetes.nodes import object_name
 from cloud_controller.platforms.kubernetes.readiness import health
 
 
 def pod(phase: str = "Running", container: dict[str, Any] | None = None, **conditions: str) -> dict[str, Any]:
-    told = [{"type": name, "status": status, "message": "m"} for name, status in conditions.items()]
+    listed = [{"type": name, "status": status, "message": "m"} for name, status in conditions.items()]
     statuses = [{"name": "c", "image": "web:1", "ready": False, "restartCount": 0, **container}] if container else []
-    return {"metadata": {"name": "p"}, "status": {"phase": phase, "conditions": told, "containerStatuses": statuses}}
+    return {"metadata": {"name": "p"}, "status": {"phase": phase, "conditions": listed, "containerStatuses": statuses}}
 
 
 def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such 
     [
         (
             pod("Pending", waiting("ImagePullBackOff", "Back-off pulling")),
-            "the image web:1 cannot be had: ImagePullBackOff Back-off pulling",
+            "cannot pull the image web:1: ImagePullBackOff Back-off pulling",
             True,
         ),
         (pod("Pending", PodScheduled="False"), "no node can take it: m", True),
@@ -49,8 +49,8 @@ ENDED = {"terminated": {"exitCode": 4, "reason": "Error", "message": "no\n such 
             'its container cannot start: secret "x" not found',
             True,
         ),
-        (pod("Pending", waiting("ContainerCreating")), "its container is being made", False),
-        (pod(Ready="False"), "does not answer that it is ready yet", False),
+        (pod("Pending", waiting("ContainerCreating")), "its container is being created", False),
+        (pod(Ready="False"), "is not ready yet", False),
     ],
 )
 def test_a_reason_is_one_sentence(found: dict[str, Any], text: str, lasting: bool) -> None:
@@ -62,22 +62,22 @@ def test_a_ready_pod_has_no_trouble() -> None:
 
 
 def test_events_tell_what_a_silent_container_waits_for() -> None:
-    silent = pod("Pending", waiting("ContainerCreating"))
-    assert diagnostics.waits_silently(silent)
+    waiting_pod = pod("Pending", waiting("ContainerCreating"))
+    assert diagnostics.waits_silently(waiting_pod)
     stamped = [{"type": "Warning", "message": each, "lastTimestamp": each} for each in ("2", "3", "1")]
     assert diagnostics.warning(stamped) == "3"
     assert diagnostics.warning([]) == ""
     events = [{"type": "Normal", "message": "scheduled"}, {"type": "Warning", "message": "MountVolume failed"}]
-    assert diagnostics.of_pod(silent, events) == diagnostics.Trouble(
-        "its container is not made: MountVolume failed", lasting=True
+    assert diagnostics.of_pod(waiting_pod, events) == diagnostics.Trouble(
+        "its container cannot be created: MountVolume failed", lasting=True
     )
 
 
-def test_a_quota_is_told_by_what_should_have_made_the_pod() -> None:
+def test_a_quota_is_reported_by_the_deployment() -> None:
     condition = {"type": "ReplicaFailure", "status": "True", "message": "pods x is forbidden: exceeded quota: q"}
-    told = diagnostics.of_deployment({"status": {"conditions": [condition]}})
-    assert told is not None
-    assert told.text == "the cluster refuses its pod: pods x is forbidden: exceeded quota: q"
+    trouble = diagnostics.of_deployment({"status": {"conditions": [condition]}})
+    assert trouble is not None
+    assert trouble.text == "the cluster refuses its pod: pods x is forbidden: exceeded quota: q"
 
 
 def seen(kind: str, status: dict[str, Any], spec: dict[str, Any] | None = None, version: str = "apps/v1") -> Any:
@@ -117,7 +117,7 @@ ONE_OLD = {"desiredNumberScheduled": 2, "numberReady": 2, "updatedNumberSchedule
             True,
             False,
         ),
-        # A partition: what is below it stays as it is, for as long as the template says so.
+        # A partition: replicas below it keep their revision.
         (seen("StatefulSet", {**PARTS, "updatedReplicas": 1}, PARTED), True, False),
         (seen("StatefulSet", {**PARTS, "updatedReplicas": 0}, PARTED), False, False),
         (seen("DaemonSet", {**ONE_OLD}, {"updateStrategy": {"type": "OnDelete"}}), True, False),
@@ -148,11 +148,11 @@ ONE_OLD = {"desiredNumberScheduled": 2, "numberReady": 2, "updatedNumberSchedule
     ],
 )
 def test_readiness_by_kind(found: Any, ready: bool, failed: bool) -> None:
-    told = health(found)
-    assert (told.ready, told.failed) == (ready, failed)
+    result = health(found)
+    assert (result.ready, result.failed) == (ready, failed)
 
 
-def test_a_condition_that_the_template_asks_for() -> None:
+def test_a_condition_that_the_template_requires() -> None:
     widget = seen(
         "Widget", {"conditions": [{"type": "Polished", "status": "False", "message": "dull"}]}, version="e.org/v1"
     )
@@ -160,25 +160,25 @@ def test_a_condition_that_the_template_asks_for() -> None:
 
 
 @pytest.mark.parametrize("value", ["http://a/b#c", "x" * 64, "-a", "ü"])
-def test_what_no_label_holds_stands_as_a_digest(value: str) -> None:
-    assert marks.label(value).startswith("sha-")
-    assert marks.label(marks.label(value)) == marks.label(value)
-    assert marks.dns_name("app", value).startswith("app-")
-    assert len(marks.dns_name("app", value)) < 50
+def test_an_invalid_label_value_becomes_a_digest(value: str) -> None:
+    assert names.label(value).startswith("sha-")
+    assert names.label(names.label(value)) == names.label(value)
+    assert names.dns_name("app", value).startswith("app-")
+    assert len(names.dns_name("app", value)) < 50
 
 
-def test_nodes_of_one_stack_have_objects_of_their_own() -> None:
+def test_nodes_of_one_stack_have_distinct_object_names() -> None:
     keys = ["web.0", "Web.0", "web_1.0", "web-1.0", "web.1"]
     assert len({object_name("0b2b1c6e-1d0c-4a55-9f3e-2f6d1f0f7d11", key) for key in keys}) == len(keys)
 
 
-def test_an_instance_is_found_again_behind_its_label() -> None:
-    digest = marks.label("http://a")
+def test_the_annotation_yields_the_instance_of_a_digest() -> None:
+    digest = names.label("http://a")
     assert (
-        marks.instance_of({"labels": {marks.INSTANCE: digest}, "annotations": {marks.INSTANCE: "http://a"}})
+        names.instance_of({"labels": {names.INSTANCE: digest}, "annotations": {names.INSTANCE: "http://a"}})
         == "http://a"
     )
-    # Nobody is taken for another by an annotation.
-    assert marks.instance_of({"labels": {marks.INSTANCE: "a"}, "annotations": {marks.INSTANCE: "theirs"}}) == "a"
-    assert marks.instance_of({"labels": {marks.INSTANCE: "a"}}) == "a"
-    assert marks.instance_of({}) == ""
+    # An annotation that does not match the label is ignored.
+    assert names.instance_of({"labels": {names.INSTANCE: "a"}, "annotations": {names.INSTANCE: "theirs"}}) == "a"
+    assert names.instance_of({"labels": {names.INSTANCE: "a"}}) == "a"
+    assert names.instance_of({}) == ""

@@ -1,4 +1,4 @@
-"""The guestbook's own templates on a cluster: web tier from manifests, store from its description, entries written and read."""
+"""The guestbook on a cluster: its web tier from manifests, its store from an infrastructure description."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .bed import Bed
 from .test_stacks_on_a_cluster import Driver, answer, answers
 
 
-def test_entries_outlive_the_pods_that_took_them(bed: Bed) -> None:
+def test_entries_outlive_the_pods_that_stored_them(bed: Bed) -> None:
     document = Document.read(bundles.Bundle.load(STORE), "templates/local.yaml", "infrastructure")
-    store = Driver(bed, document.text, bed.platform.described)
+    store = Driver(bed, document.text, bed.platform.declarative)
     values = {"store.password": "s3cret", "store.limit": 10}
     store.order = replace(store.order, parameters=values, files=document.files)
     endpoint = store.settle().outputs["store.endpoint"]

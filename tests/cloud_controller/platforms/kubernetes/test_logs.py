@@ -1,4 +1,4 @@
-"""Lines of pods' logs: what a container writes does not move the position, and is not lost."""
+"""Logs of pods: the output of a container cannot move the position, and no line is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POD = {"metadata": {"name": "p", "namespace": "ns"}, "status": {}}
 
 
 def api(text: bytes) -> Api:
-    """A server that gives every container this log."""
+    """A server that returns this log for every container."""
 
     def answer(
         _method: str, path: str, _headers: Mapping[str, str], _body: bytes | None, _timeout: urllib3.Timeout
@@ -26,8 +26,8 @@ def api(text: bytes) -> Api:
     return Api(answer)
 
 
-def test_a_carriage_return_begins_no_line() -> None:
-    """A container that draws a bar of progress, and one that writes a stamp of its own far ahead."""
+def test_a_carriage_return_does_not_begin_a_line() -> None:
+    """One container draws a progress bar, another writes a forged timestamp in the future."""
     log = (
         b"2026-01-01T00:00:01.000000001Z 10 %\r20 %\n"
         b"2026-01-01T00:00:02.000000002Z x\r2999-01-01T00:00:00Z forged\n"

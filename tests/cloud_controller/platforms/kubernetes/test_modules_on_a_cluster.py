@@ -1,4 +1,4 @@
-"""Deploy and disposal over HTTP, with a worker and a real cluster: an orchestrator's life, learnt from the watch."""
+"""Deploy and disposal over HTTP, with a worker and a real cluster: an orchestrator's lifecycle, reported by the watch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import until
 
 from .bed import Bed, region
 
-#: Nobody's service manager: the orchestrator comes up, and finds nobody to ask.
+#: No service manager listens there: the orchestrator starts, and cannot renew its token.
 ENVIRONMENT = {
     "ARCHELON_SERVICE_MANAGER": "http://127.0.0.1:9/hello/x",
     "ARCHELON_DESIGN": "http://127.0.0.1:9/design",
@@ -56,7 +56,7 @@ def test_an_orchestrator_from_its_bundle_to_its_audit(system: tuple[System, Bed]
         until(active)
         print(f"active after {time.monotonic() - begun:.1f} s")
         url = made.attributes(path)[deploy.APP_URL]
-        # What routes to it on a node learns of it a moment later than the cluster.
+        # The node's routing is updated a moment after the cluster's state.
         until(lambda: reached(url + "readyz"))
         log = until(lambda: made.call("GET", path + "/logs", query="since=0").content)
         assert b"s3cret" not in log

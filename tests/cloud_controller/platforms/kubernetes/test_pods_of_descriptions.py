@@ -1,4 +1,4 @@
-"""An Occopus description runs as pods: the store's own, the same that runs as processes."""
+"""Infrastructure descriptions as pods; the store's also runs as processes elsewhere."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ outputs:
 
 @pytest.fixture
 def driver(bed: Bed) -> Iterator[Driver]:
-    made = Driver(bed, CHAIN, bed.platform.described)
+    made = Driver(bed, CHAIN, bed.platform.declarative)
     made.order = replace(made.order, parameters={})
     yield made
     bed.leave(made.gone)
 
 
-def test_a_chain_is_made_healed_scaled_suspended_and_gone(bed: Bed, driver: Driver) -> None:
+def test_a_chain_is_created_healed_scaled_suspended_and_removed(bed: Bed, driver: Driver) -> None:
     done = driver.settle()
     assert driver.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
 
@@ -77,9 +77,9 @@ def test_a_chain_is_made_healed_scaled_suspended_and_gone(bed: Bed, driver: Driv
     assert f"http://{addresses[1]}:8080/" == done.outputs["url"]
     [web] = bed.pods(stack=driver.order.id, node="web")
     bed.kill(web)
-    until(lambda: driver.turn().state != "CREATE_COMPLETE")
+    until(lambda: driver.advance().state != "CREATE_COMPLETE")
     assert driver.settle().state == "UPDATE_COMPLETE"
-    # It kept its address, so who knows it need not be told.
+    # It keeps its address, so its dependents need no update.
     assert shown().split() == addresses
     driver.settle(counts=driver.stacks.scale(driver.order, "web", by=1))
     assert len(bed.pods(stack=driver.order.id, node="web")) == 2
@@ -92,7 +92,7 @@ def test_a_chain_is_made_healed_scaled_suspended_and_gone(bed: Bed, driver: Driv
 
 def test_the_stores_description_runs_as_a_pod(bed: Bed) -> None:
     document = Document.read(bundles.Bundle.load(STORE), "templates/local.yaml", "infrastructure")
-    store = Driver(bed, document.text, bed.platform.described)
+    store = Driver(bed, document.text, bed.platform.declarative)
     values = {"store.password": "s3cret", "store.limit": 10}
     store.order = replace(store.order, parameters=values, files=document.files)
     done = store.settle()
@@ -112,8 +112,8 @@ def test_the_stores_description_runs_as_a_pod(bed: Bed) -> None:
         ("{type: pod, limits: {gpu: 1}}", "has no 'gpu'"),
     ],
 )
-def test_a_resource_that_is_no_pod_is_refused(bed: Bed, resource: str, problem: str) -> None:
+def test_an_invalid_pod_resource_is_refused(bed: Bed, resource: str, problem: str) -> None:
     text = f"infra_name: a\nnodes: [{{name: a, type: a}}]\n'node_def:a': [{{resource: {resource}}}]\n"
     order = StackOrder(str(uuid.uuid4()), "a", Labels("i", "t", "s", 1), text)
     with pytest.raises(DeployError, match=problem):
-        bed.platform.described.validate(order)
+        bed.platform.declarative.validate(order)

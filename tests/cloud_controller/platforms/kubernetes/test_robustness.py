@@ -1,7 +1,7 @@
-"""A cloud controller whose cluster gets in the way: it goes on, and nothing is left or doubled.
+"""The cloud controller recovers from faults of its cluster's API, and nothing is left over or duplicated.
 
-Each trouble lasts while a stack is ordered, becomes complete, loses its pod, gets it back, and goes, by the hand of a real worker
-that reaches a real cluster through a proxy. Looks without news are so far apart that what goes on was told, or was tried again.
+Each fault lasts while a stack is ordered, completes, loses its pod, gets a new one, and is removed, by a real worker that uses a real
+cluster through a proxy. Polls are so far apart that progress comes from notifications or retries.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .templates import WEB
 
 @dataclass(frozen=True)
 class Trouble:
-    """What the proxy does; after how many seconds it cuts watches, or goes away for as long; what is done to the API server."""
+    """Faults of the proxy: injected statuses, seconds between disconnects, seconds of outages; harm to the API server."""
 
     name: str
     fault: Fault = lambda _method, _path, _number: None
@@ -43,7 +43,7 @@ class Trouble:
 
 
 def one_in(number: int, status: int, *, methods: str = "GET PATCH DELETE") -> Fault:
-    """A fault of one request in so many, drawn from a seed: the same one of each turn would meet the same retry each time."""
+    """A random fault of one request in `number`, from a seed: a periodic one could always meet the same retry."""
     drawn = random.Random(f"{number} {status}")
     return lambda method, _path, _number: status if method in methods and drawn.randrange(number) == 0 else None
 
@@ -61,7 +61,7 @@ TROUBLES = [
 
 @contextmanager
 def troubled(faults: Faults, trouble: Trouble) -> Iterator[None]:
-    """Make the trouble until the end."""
+    """Inject the fault until the end."""
     over = threading.Event()
 
     def make() -> None:
@@ -94,20 +94,20 @@ def reached(url: str) -> bool:
 
 @contextmanager
 def system(bed: Bed, directory: Path) -> Iterator[tuple[System, Bed, Faults]]:
-    """A whole cloud controller whose only region is reached through a proxy."""
+    """A complete cloud controller whose only region is reached through a proxy."""
     directory.mkdir()
     with proxied(bed.kubeconfig, directory) as (faults, through), region(through, bed.image) as inside:
         made = System(directory / "system", f"sqlite:///{directory}/state.db", platforms={"kube": inside.platform})
         try:
-            # Looked at behind the proxy's back.
+            # Tests read the cluster directly, not through the proxy.
             yield made, replace(inside, api=bed.api), faults
         finally:
             inside.platform.watcher.close()
             made.clear()
 
 
-def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
-    """A stack's whole life in a trouble; a row of the table."""
+def lifecycle_during(bed: Bed, directory: Path, trouble: Trouble) -> str:
+    """Run a stack's lifecycle during a fault; return a row of the table."""
 
     def timed(reach: Callable[[], object]) -> float:
         begun = time.monotonic()
@@ -128,7 +128,7 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         }
 
         def is_back(before: str) -> bool:
-            # The killed one answers a little longer: the new one has to say that it is ready.
+            # The killed pod responds a little longer: the new one must be ready.
             pods = {each["metadata"]["uid"]: diagnostics.of_pod(each) for each in inside.pods(instance=instance)}
             return len(pods) == 1 and before not in pods and None in pods.values() and reached(url)
 
@@ -151,20 +151,20 @@ def lived_through(bed: Bed, directory: Path, trouble: Trouble) -> str:
         return f"| {trouble.name} | {up:.1f} s | {back:.1f} s | {gone:.1f} s | {len(faults.asked)} | {refused} |"
 
 
-# Of the connections that are cut here by the hundred, one is now and then left to the garbage collector, on a busy machine; who
-# had opened it is not known. So the collector runs before another test could be blamed.
+# Hundreds of connections are cut here, and on a busy machine one may be left to the garbage collector. It runs at the end of this
+# test, so that no other test is blamed.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-def test_the_platform_goes_on(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path, tables: Tables) -> None:
+def test_the_platform_recovers(bed: Bed, kubernetes_cluster: KubernetesCluster, tmp_path: Path, tables: Tables) -> None:
     with ThreadPoolExecutor(4) as pool:
-        lived = [
-            pool.submit(lived_through, bed, tmp_path / f"trouble-{number}", each)
+        runs = [
+            pool.submit(lifecycle_during, bed, tmp_path / f"trouble-{number}", each)
             for number, each in enumerate(TROUBLES)
         ]
-        rows = [each.result() for each in lived]
+        rows = [each.result() for each in runs]
     if kubernetes_cluster.restart_api is not None:
-        # Alone: it is everybody's API server.
+        # Run alone: all tests share the API server.
         killed = Trouble("API server killed and started again, twice", harm=kubernetes_cluster.restart_api)
-        rows.append(lived_through(bed, tmp_path / "killed", killed))
+        rows.append(lifecycle_during(bed, tmp_path / "killed", killed))
     head = "| trouble | complete after | back after a kill | gone after | requests | refused |"
     tables.add("\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows]))
     gc.collect()

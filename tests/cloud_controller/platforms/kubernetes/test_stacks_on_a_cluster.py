@@ -1,4 +1,4 @@
-"""Stacks from manifests on a real cluster: made, changed, pruned, scaled, suspended, healed, refused, and gone."""
+"""Stacks from manifests on a real cluster: created, changed, pruned, scaled, suspended, healed, refused, and removed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ OUTSIDE = """
 
 
 class Driver:
-    """One stack, called as a worker would."""
+    """Advances one stack as a worker does."""
 
     def __init__(self, bed: Bed, template: str, stacks: Stacks | None = None, **values: Any) -> None:
         self.bed = bed
@@ -114,7 +114,7 @@ class Driver:
         self.states: list[str] = []
         self.reasons: list[str] = []
 
-    def turn(self, **changes: Any) -> Progress:
+    def advance(self, **changes: Any) -> Progress:
         self.order = replace(self.order, **changes)
         progress = self.stacks.advance(self.order, self.record)
         self.record = progress.record
@@ -127,7 +127,7 @@ class Driver:
     def settle(self, *, seconds: float = 120.0, **changes: Any) -> Progress:
         self.order = replace(self.order, **changes)
         end = time.monotonic() + seconds
-        while (progress := self.turn()).state.endswith("IN_PROGRESS"):
+        while (progress := self.advance()).state.endswith("IN_PROGRESS"):
             assert time.monotonic() < end, f"{progress.state}: {progress.reason}"
             time.sleep(0.1)
         return progress
@@ -137,13 +137,13 @@ class Driver:
         self.order = replace(self.order, template=self.order.template.replace(old, new))
 
     def gone(self) -> bool:
-        """Take it away; whether everything is gone."""
-        if self.turn(presence="absent").state != "DELETE_COMPLETE":
+        """Remove it; return whether everything is gone."""
+        if self.advance(presence="absent").state != "DELETE_COMPLETE":
             return False
         assert self.stacks.remains(self.order) == []
         return not self.bed.platform.inventory.remains(self.order.labels.instance)
 
-    def there(self) -> dict[tuple[str, str], Json]:
+    def objects(self) -> dict[tuple[str, str], Json]:
         found = self.bed.platform.cluster.everything(stack=self.order.id, component="stack")
         short = {(each["kind"], each["metadata"]["name"].partition("-")[0]): each for each in found}
         return {key: each for key, each in short.items() if key[0] not in ("Endpoints", "EndpointSlice")}
@@ -171,7 +171,7 @@ def answers(url: str, word: str) -> bool:
 
 @pytest.fixture
 def volume(bed: Bed, tmp_path: Path) -> Iterator[Callable[[Json], None]]:
-    """Gives a claim a volume, as a provisioner or an administrator would."""
+    """A function that gives a claim a volume, like a provisioner or an administrator."""
     paths = []
 
     def give(claim: Json) -> None:
@@ -194,26 +194,26 @@ def volume(bed: Bed, tmp_path: Path) -> Iterator[Callable[[Json], None]]:
 
 
 def complete_bit_by_bit(web: Driver, volume: Callable[[Json], None]) -> Progress:
-    """What others give it comes one after the other; outputs come when all of it is there."""
-    reasons = ("has no volume yet", "no node can take it: ", "has no address of a load balancer yet")
-    until(lambda: web.turn().outputs is None and all(each in web.turn().reason for each in reasons))
-    volume(web.there()[("PersistentVolumeClaim", "data")])
-    until(lambda: web.turn().reason == "Service/outside: has no address of a load balancer yet")
-    there = web.there()
-    assert there[("StatefulSet", "set")]["status"]["readyReplicas"] == 1
-    daemons = there[("DaemonSet", "each")]["status"]
+    """Its resources appear one after the other; outputs appear when all are present."""
+    reasons = ("has no volume yet", "no node can take it: ", "has no load balancer address yet")
+    until(lambda: web.advance().outputs is None and all(each in web.advance().reason for each in reasons))
+    volume(web.objects()[("PersistentVolumeClaim", "data")])
+    until(lambda: web.advance().reason == "Service/outside: has no load balancer address yet")
+    objects = web.objects()
+    assert objects[("StatefulSet", "set")]["status"]["readyReplicas"] == 1
+    daemons = objects[("DaemonSet", "each")]["status"]
     assert daemons["numberReady"] == daemons["desiredNumberScheduled"] > 0
-    waits = web.turn()
+    waits = web.advance()
     assert (waits.state, waits.outputs) == ("CREATE_IN_PROGRESS", None)
     status = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}}
-    web.bed.api.merge(web.bed.platform.cluster.path(there[("Service", "outside")]) + "/status", status)
+    web.bed.api.merge(web.bed.platform.cluster.path(objects[("Service", "outside")]) + "/status", status)
     done = web.settle()
     assert done.outputs is not None
     assert done.outputs["outside"] == "192.0.2.7"
     return done
 
 
-def test_made_read_changed_pruned_scaled_suspended_and_healed(
+def test_created_changed_pruned_scaled_suspended_and_healed(
     bed: Bed, made: list[Driver], volume: Callable[[Json], None]
 ) -> None:
     body, ours = WEB.rsplit("---\n", 1)
@@ -225,31 +225,31 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(
     assert {each.state for each in preview} == {"CREATE"}
     done = complete_bit_by_bit(web, volume)
     assert web.states == ["CREATE_IN_PROGRESS", "CREATE_COMPLETE"]
-    # Outputs come of what the cluster made: they answer as soon as they are told.
+    # Outputs come from the cluster's objects: their addresses respond as soon as they are reported.
     assert re.fullmatch(r"http://[\d.]+:80/", done.outputs["url"])
     assert done.outputs["port"] == 80
     until(lambda: answers(done.outputs["url"], "hello"))
     assert {each.name for each in done.resources if each.type == "Pod"} == {"web.0"}
-    assert ("PodDisruptionBudget", "web") in web.there()
+    assert ("PodDisruptionBudget", "web") in web.objects()
 
-    # Another generation changes nothing; a changed value rolls what reads it; what the template has no more is pruned.
-    before = web.there()[("Deployment", "web")]["metadata"]["generation"]
+    # A new generation changes nothing; a changed value restarts its readers; objects removed from the template are pruned.
+    before = web.objects()[("Deployment", "web")]["metadata"]["generation"]
     web.settle(labels=replace(web.order.labels, generation=2))
     assert web.states[-1] == "CREATE_COMPLETE"
     web.change(EXTRAS, "\n")
     web.change(OUTSIDE, "\n")
     web.change("tier: web}}\n    spec:", "tier: web}, annotations: {word: '${word}'}}\n    spec:")
-    rehearsed = {(each.type, each.state) for each in web.stacks.preview(web.order, web.record)}
-    assert {("Deployment", "UPDATE"), ("ConfigMap", "KEEP"), ("ConfigMap", "DELETE")} <= rehearsed
-    assert ("PodDisruptionBudget", "DELETE") in rehearsed
+    preview_states = {(each.type, each.state) for each in web.stacks.preview(web.order, web.record)}
+    assert {("Deployment", "UPDATE"), ("ConfigMap", "KEEP"), ("ConfigMap", "DELETE")} <= preview_states
+    assert ("PodDisruptionBudget", "DELETE") in preview_states
     done = web.settle(parameters={**web.order.parameters, "word": "changed"})
     assert web.states[-1] == "UPDATE_COMPLETE"
-    assert web.there()[("Deployment", "web")]["metadata"]["generation"] > before
+    assert web.objects()[("Deployment", "web")]["metadata"]["generation"] > before
     until(lambda: answers(done.outputs["url"], "changed"))
-    # A claim stays as long as a pod that has it is on its way out.
-    until(lambda: set(web.there()) == {(each, "web") for each in ("ConfigMap", "Secret", "Deployment", "Service")})
+    # A claim stays until the pod that uses it is gone.
+    until(lambda: set(web.objects()) == {(each, "web") for each in ("ConfigMap", "Secret", "Deployment", "Service")})
 
-    # Scaled within its bounds; measured at its pods.
+    # Scaled within its bounds; monitored at its pods.
     done = web.settle(counts=web.stacks.scale(web.order, "web", by=1))
     assert {each.name for each in done.resources if each.type == "Pod"} == {"web.0", "web.1"}
     targets = bed.platform.targets.targets(web.order.labels.instance, web.order.id, "web", "http")
@@ -258,13 +258,13 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(
     with pytest.raises(DeployError, match="1 to 3 instances; 5 is not among them"):
         web.stacks.scale(web.order, "web", count=5)
 
-    # Pods that are taken away come back by themselves; an object that is, is applied again.
+    # The cluster recreates deleted pods; the stack applies a deleted object again.
     for pod in bed.pods(stack=web.order.id):
         bed.kill(pod)
-    bed.api.delete(bed.platform.cluster.path(web.there()[("Service", "web")]))
-    until(lambda: ("Service", "web") in web.there() or web.turn() is None)
+    bed.api.delete(bed.platform.cluster.path(web.objects()[("Service", "web")]))
+    until(lambda: ("Service", "web") in web.objects() or web.advance() is None)
     done = web.settle()
-    until(lambda: answers(web.turn().outputs["url"], "changed"))
+    until(lambda: answers(web.advance().outputs["url"], "changed"))
 
     assert web.settle(presence="suspended").state == "SUSPEND_COMPLETE"
     until(lambda: bed.pods(stack=web.order.id) == [])
@@ -272,7 +272,7 @@ def test_made_read_changed_pruned_scaled_suspended_and_healed(
     assert len(bed.pods(stack=web.order.id)) == 2
 
 
-def test_a_create_that_fails_says_why_and_is_undone(bed: Bed, made: list[Driver]) -> None:
+def test_a_failed_create_reports_its_cause_and_is_rolled_back(bed: Bed, made: list[Driver]) -> None:
     job = Driver(bed, WEB.rpartition("---")[0] + JOB.lstrip(), code="import sys; sys.exit(3)")
     made.append(job)
     assert job.settle().state == "ROLLBACK_COMPLETE"
@@ -280,34 +280,36 @@ def test_a_create_that_fails_says_why_and_is_undone(bed: Bed, made: list[Driver]
     assert job.stacks.remains(job.order) == []
 
 
-def test_a_job_is_waited_for_and_another_one_takes_its_place(bed: Bed, made: list[Driver]) -> None:
+def test_a_stack_waits_for_its_job_and_replaces_it(bed: Bed, made: list[Driver]) -> None:
     job = Driver(bed, JOB, code="print(1)")
     made.append(job)
     assert job.settle().state == "CREATE_COMPLETE"
-    first = job.there()[("Job", "job")]["metadata"]["uid"]
+    first = job.objects()[("Job", "job")]["metadata"]["uid"]
 
-    with pytest.raises(ApiError, match="is made anew"):
-        job.turn(parameters={**job.order.parameters, "code": "print(2)"})
-    # As the work queue would: what cannot be now is asked for again.
+    with pytest.raises(ApiError, match="is recreated"):
+        job.advance(parameters={**job.order.parameters, "code": "print(2)"})
+    # The work queue retries it.
     assert job.settle().state == "UPDATE_COMPLETE"
-    assert job.there()[("Job", "job")]["metadata"]["uid"] != first
+    assert job.objects()[("Job", "job")]["metadata"]["uid"] != first
 
 
-def test_a_workload_says_why_it_does_not_come_up_while_it_is_waited_for(bed: Bed, made: list[Driver]) -> None:
+def test_a_workload_in_progress_reports_why_it_is_not_up(bed: Bed, made: list[Driver]) -> None:
     web = Driver(bed, WEB, image="localhost/none:such")
     made.append(web)
-    until(lambda: web.turn().state and any("localhost/none:such cannot be had" in each for each in web.reasons))
+    until(
+        lambda: web.advance().state and any("cannot pull the image localhost/none:such" in each for each in web.reasons)
+    )
     assert web.states == ["CREATE_IN_PROGRESS"]
 
 
-def test_what_is_anothers_is_not_touched(bed: Bed, made: list[Driver]) -> None:
+def test_a_foreign_object_is_not_touched(bed: Bed, made: list[Driver]) -> None:
     web = Driver(bed, WEB)
     made.append(web)
-    web.turn()
+    web.advance()
     other = Driver(bed, WEB)
     other.order = replace(other.order, labels=web.order.labels)
-    with pytest.raises(DeployError, match="is there already and not of this stack"):
-        other.turn()
+    with pytest.raises(DeployError, match="exists already and is not of this stack"):
+        other.advance()
 
 
 WIDGETS: Json = {
@@ -348,7 +350,7 @@ def group(bed: Bed) -> Iterator[str]:
     bed.api.delete(path)
 
 
-def test_a_custom_resource_is_ready_when_its_conditions_say_so(bed: Bed, made: list[Driver], group: str) -> None:
+def test_a_custom_resource_is_ready_when_its_conditions_are_true(bed: Bed, made: list[Driver], group: str) -> None:
     policy = TemplatePolicy.of([*KINDS, f"{group}/v1/Widget"])
     template = f"""
 apiVersion: {group}/v1
@@ -363,20 +365,20 @@ outputs: {{shine: {{of: "Widget/w-${{org.archelon.instance}}", value: "{{.status
 """
     widget = Driver(bed, template, KubernetesStacks(bed.platform.cluster, policy))
     made.append(widget)
-    assert widget.turn().state == "CREATE_IN_PROGRESS"
-    assert widget.reasons[-1].endswith("Polished is not true: not told yet")
+    assert widget.advance().state == "CREATE_IN_PROGRESS"
+    assert widget.reasons[-1].endswith("Polished is not true: not reported yet")
     [found] = bed.platform.cluster.of_kind(f"{group}/v1", "Widget", stack=widget.order.id)
     path = bed.platform.cluster.path(found) + "/status"
     for status, state in (("False", "CREATE_IN_PROGRESS"), ("True", "CREATE_COMPLETE")):
-        told = {"conditions": [{"type": "Polished", "status": status}], "shine": 7}
-        bed.api.merge(path, {"status": told})
-        assert widget.turn().state == state
-    assert widget.turn().outputs == {"shine": 7}
+        reported = {"conditions": [{"type": "Polished", "status": status}], "shine": 7}
+        bed.api.merge(path, {"status": reported})
+        assert widget.advance().state == state
+    assert widget.advance().outputs == {"shine": 7}
 
 
-def test_a_kind_that_the_cluster_has_not_is_named(bed: Bed, made: list[Driver]) -> None:
+def test_a_kind_that_the_cluster_does_not_serve_is_named(bed: Bed, made: list[Driver]) -> None:
     policy = TemplatePolicy.of(["none.example.org/v1/Gadget"])
     gadget = Driver(bed, "apiVersion: none.example.org/v1\nkind: Gadget\nmetadata: {name: '${org.archelon.instance}'}")
     gadget.stacks = KubernetesStacks(bed.platform.cluster, policy)
     with pytest.raises(DeployError, match=r"this cluster has no Gadget in none\.example\.org/v1"):
-        gadget.turn()
+        gadget.advance()

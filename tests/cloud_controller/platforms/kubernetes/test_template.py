@@ -1,4 +1,4 @@
-"""Templates: values stay values, what a stack may not have is refused with its place, the rest is marked and hardened."""
+"""Templates: values never become structure, violations are refused with their place, the rest is labelled and hardened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def object_of(found: Rendered, kind: str) -> dict[str, Any]:
     return one
 
 
-def test_objects_carry_whose_they_are_and_select_their_own_alone() -> None:
+def test_objects_carry_their_owner_and_select_only_their_own() -> None:
     found = rendered(WEB, WEB_VALUES)
     assert [each["kind"] for each in found.objects] == ["ConfigMap", "Secret", "Deployment", "Service"]
     for each in found.objects:
@@ -41,7 +41,7 @@ def test_objects_carry_whose_they_are_and_select_their_own_alone() -> None:
         assert (labels["archelon.org/instance"], labels["archelon.org/stack"]) == ("i-1", "s1")
         assert (labels["archelon.org/tenant"], labels["archelon.org/generation"]) == ("t-1", "1")
         assert labels["app.kubernetes.io/managed-by"] == "archelon"
-        # A type is a URL, which no label holds: it stands beside.
+        # A service type is a URL, not a valid label value: the annotation has it.
         assert each["metadata"]["annotations"]["archelon.org/service"] == "http://schemas.example.org/occi/sm#web"
     deployment = object_of(found, "Deployment")
     pod = deployment["spec"]["template"]["metadata"]["labels"]
@@ -49,11 +49,11 @@ def test_objects_carry_whose_they_are_and_select_their_own_alone() -> None:
     assert object_of(found, "Service")["spec"]["selector"] == {"tier": "web", "archelon.org/stack": "s1"}
     assert pod["archelon.org/node"] == "web"
     assert pod["app.kubernetes.io/component"] == "pod"
-    # Another generation alone must not roll the pods.
+    # A newer generation alone must not restart the pods.
     assert "archelon.org/generation" not in pod
 
 
-def test_what_a_template_leaves_open_is_closed() -> None:
+def test_security_settings_that_a_template_leaves_open_are_strict() -> None:
     spec = object_of(rendered(WEB, WEB_VALUES), "Deployment")["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, "runAsNonRoot": True}
@@ -71,7 +71,7 @@ def test_a_value_never_becomes_structure(evil: str) -> None:
     assert len(found.objects) == 4
 
 
-def test_values_that_are_no_scalars_and_unknown_ones_are_refused_without_being_shown() -> None:
+def test_unknown_values_are_refused_without_showing_others() -> None:
     with pytest.raises(DeployError, match=r"template:\d+:\d+: \$\.stringData\.WORD: \$\{word\} is unknown"):
         rendered(WEB, {"image": "s3cret"})
     with pytest.raises(DeployError) as refused:
@@ -96,40 +96,40 @@ REFUSED_PODS = [
     ({"pod": ", hostNetwork: true"}, "hostNetwork is a privilege of the node"),
     ({"pod": ", hostPID: true"}, "hostPID is a privilege"),
     ({"pod": ", hostIPC: true"}, "hostIPC is a privilege"),
-    ({"pod": ", nodeName: n1"}, "nodeName goes past the scheduler"),
-    ({"pod": ", serviceAccountName: admin"}, "act as no service account"),
-    ({"pod": ", automountServiceAccountToken: true"}, "have no token"),
-    ({"pod": ", priorityClassName: system-node-critical"}, "priorityClassName is the operator's to choose"),
-    ({"pod": ", volumes: [{name: v, hostPath: {path: /}}]"}, "hostPath reaches out of the pod"),
-    ({"pod": ", volumes: [{name: v, csi: {driver: x}}]"}, "csi reaches out"),
+    ({"pod": ", nodeName: n1"}, "nodeName bypasses the scheduler"),
+    ({"pod": ", serviceAccountName: admin"}, "may not use a service account"),
+    ({"pod": ", automountServiceAccountToken: true"}, "may not have a token"),
+    ({"pod": ", priorityClassName: system-node-critical"}, "priorityClassName is reserved to the operator"),
+    ({"pod": ", volumes: [{name: v, hostPath: {path: /}}]"}, "a hostPath volume reaches outside of the pod"),
+    ({"pod": ", volumes: [{name: v, csi: {driver: x}}]"}, "a csi volume reaches outside"),
     ({"pod": ", volumes: [{name: v, secret: {secretName: app-other}}]"}, "the Secret is not this template's"),
     ({"pod": ", volumes: [{name: v, persistentVolumeClaim: {claimName: x}}]"}, "PersistentVolumeClaim is not this"),
     (
         {"pod": ", volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]"},
-        "serviceAccountToken is nothing that a stack's pod may have",
+        "serviceAccountToken is not permitted in a stack's pod",
     ),
     ({"pod": ", imagePullSecrets: [{name: theirs}]"}, "the Secret theirs is not this stack's"),
-    ({"pod": ", securityContext: {sysctls: [{name: a, value: b}]}"}, "sysctls loosens"),
-    ({"pod": ", securityContext: {runAsUser: 0}"}, "do not run as root"),
+    ({"pod": ", securityContext: {sysctls: [{name: a, value: b}]}"}, "sysctls weakens"),
+    ({"pod": ", securityContext: {runAsUser: 0}"}, "may not run as root"),
     ({"container": ", securityContext: {privileged: true}"}, "privileged is a privilege"),
     ({"container": ", securityContext: {allowPrivilegeEscalation: true}"}, "allowPrivilegeEscalation is a privilege"),
     ({"container": ", securityContext: {capabilities: {add: [SYS_ADMIN]}}"}, "SYS_ADMIN is a privilege"),
-    ({"container": ", securityContext: {seccompProfile: {type: Unconfined}}"}, "is the runtime's"),
-    ({"container": ", securityContext: {procMount: Unmasked}"}, "procMount loosens"),
+    ({"container": ", securityContext: {seccompProfile: {type: Unconfined}}"}, "must be the runtime's"),
+    ({"container": ", securityContext: {procMount: Unmasked}"}, "procMount weakens"),
     ({"container": ", ports: [{containerPort: 1, hostPort: 1}]"}, "port of the node is a privilege"),
     ({"container": ", envFrom: [{secretRef: {name: other}}]"}, "the Secret is not this template's"),
-    ({"pod": ", priorityClassName: high"}, "priorityClassName is the operator's to choose"),
-    ({"pod": ", runtimeClassName: weak"}, "runtimeClassName is the operator's to choose"),
-    ({"pod": ", tolerations: [{operator: Exists}]"}, "nodes that are set apart"),
-    ({"pod": ", tolerations: [{key: node-role.kubernetes.io/control-plane}]"}, "nodes that are set apart"),
+    ({"pod": ", priorityClassName: high"}, "priorityClassName is reserved to the operator"),
+    ({"pod": ", runtimeClassName: weak"}, "runtimeClassName is reserved to the operator"),
+    ({"pod": ", tolerations: [{operator: Exists}]"}, "reserved nodes"),
+    ({"pod": ", tolerations: [{key: node-role.kubernetes.io/control-plane}]"}, "reserved nodes"),
     ({"pod": ", terminationGracePeriodSeconds: 86400"}, "cannot be removed"),
     (
         {"container": ", livenessProbe: {httpGet: {host: 169.254.169.254, port: 80}}"},
-        "the node itself would ask another machine",
+        "the node would call this host",
     ),
     (
         {"container": ", lifecycle: {postStart: {tcpSocket: {host: 127.0.0.1, port: 10250}}}"},
-        "the node itself would ask another machine",
+        "the node would call this host",
     ),
     (
         {"container": ", env: [{name: A, valueFrom: {secretKeyRef: {name: other, key: k}}}]"},
@@ -167,13 +167,19 @@ def test_a_privilege_is_refused_with_its_place_wherever_pods_are_described(parts
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}",
             "another instance's object could have the same name",
         ),
-        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, namespace: kube-system}", "namespace is the region's"),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, namespace: kube-system}",
+            "region determines the namespace",
+        ),
         ("apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: i-1}", "an object has no name"),
-        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, finalizers: [x/y]}", "finalizers is not a template's"),
-        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, ownerReferences: [{}]}", "ownerReferences is not"),
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, finalizers: [x/y]}", "finalizers may not be set"),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, ownerReferences: [{}]}",
+            "ownerReferences may not be set",
+        ),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: i-1, labels: {archelon.org/tenant: t}}",
-            "knows its objects",
+            "is reserved to the platform",
         ),
         (
             "apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\ntype: kubernetes.io/service-account-token",
@@ -186,61 +192,61 @@ def test_a_privilege_is_refused_with_its_place_wherever_pods_are_described(parts
         ("apiVersion: v1\nkind: Service\nmetadata: {name: i-1}\nspec: {externalIPs: [1.2.3.4]}", "others' traffic"),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: i-1}\nspec: {clusterIP: 10.0.0.9}",
-            "clusterIP would catch or lead away others' traffic",
+            "clusterIP could intercept others' traffic",
         ),
-        # Names become paths of requests.
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x-i-1/../../secrets/app-theirs}", "is no name of an object"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: 'theirs/log?container=x&i-1'}", "is no name of an object"),
-        # An empty selector of a Job's own would take over every pod that nobody owns.
+        # Names become segments of request paths.
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x-i-1/../../secrets/app-theirs}", "is not a valid object name"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: 'theirs/log?container=x&i-1'}", "is not a valid object name"),
+        # A Job with an empty selector would match every pod without an owner.
         ("apiVersion: batch/v1\nkind: Job\nmetadata: {name: i-1}\nspec: {manualSelector: true}", "others' pods"),
         (
             "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: i-1}\n"
             "spec: {jobTemplate: {spec: {selector: {matchLabels: {app.kubernetes.io/managed-by: archelon}}}}}",
             "others' pods",
         ),
-        # What is made of a template has its metadata.
+        # Derived objects inherit the template's metadata.
         (
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: i-1}\n"
             "spec: {template: {metadata: {finalizers: [x/y]}, spec: {}}}",
-            "finalizers is not a template's",
+            "finalizers may not be set",
         ),
         (
             "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: i-1}\n"
             "spec: {jobTemplate: {metadata: {annotations: {archelon.org/instance: theirs}}}}",
-            "knows its objects",
+            "is reserved to the platform",
         ),
         (
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: i-1}\n"
             "spec: {volumeClaimTemplates: [{metadata: {name: d, finalizers: [x/y]}}]}",
-            "finalizers is not a template's",
+            "finalizers may not be set",
         ),
         (
             "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: i-1}\n"
             "spec: {volumeClaimTemplates: [{metadata: {name: d}, spec: {volumeName: theirs}}]}",
-            "volumeName could take",
+            "volumeName could use",
         ),
-        # The server's refusal would show the value.
-        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\nstringData: {pin: 4711}", r"pin: .*is no text"),
-        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\ndata: 4711", r"data: .*is no mapping"),
+        # The server's error would show the value.
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\nstringData: {pin: 4711}", r"pin: .*is not a text"),
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: i-1}\ndata: 4711", r"data: .*is not a mapping"),
         (
             "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: i-1}\n"
             "spec: {scaleTargetRef: {kind: Deployment, name: theirs}}",
-            "it scales what is not in this template",
+            "its target is not in this template",
         ),
         (
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: i-1}\nspec: {volumeName: theirs}",
-            "volumeName could take",
+            "volumeName could use",
         ),
         (
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: i-1}\nspec: {replicas: many}",
-            "no number of replicas",
+            "not a number of replicas",
         ),
-        ("- a list", "a document is an object"),
-        ("# nothing", "nothing to make"),
+        ("- a list", "a document must be a Kubernetes object"),
+        ("# nothing", "it has no objects"),
         ("a: [", "template:"),
     ],
 )
-def test_what_a_stack_may_not_have_is_refused(text: str, problem: str) -> None:
+def test_a_violation_of_the_policy_is_refused(text: str, problem: str) -> None:
     with pytest.raises(DeployError, match=problem):
         rendered(text)
 
@@ -252,7 +258,7 @@ def test_a_refused_secret_is_not_shown() -> None:
     assert "4711" not in str(refused.value)
 
 
-WAY_IN = """
+INGRESS = """
 apiVersion: v1
 kind: Service
 metadata: {{name: web-i-1}}
@@ -270,13 +276,13 @@ PATHS = "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: we
     [
         (f"rules: [{{host: web-i-1.apps.example.org, {PATHS}}}]", "", ""),
         (f"rules: [{{host: i-1.example.net, {PATHS}}}], tls: [{{hosts: [i-1.example.net]}}]", "", ""),
-        # Another instance's name, one that is nobody's, every name.
+        # Another instance's name, a name outside of the domains, every name.
         (f"rules: [{{host: shop.apps.example.org, {PATHS}}}]", "", r"\$\.spec\.rules\[0\]\.host: .*another instance"),
         (f"rules: [{{host: '*.apps.example.org', {PATHS}}}]", "", "another instance"),
-        (f"rules: [{{host: i-1.bank.example.com, {PATHS}}}]", "", "is none of this region's"),
-        (f"rules: [{{host: i-1.apps.example.org.example.com, {PATHS}}}]", "", "is none of this region's"),
-        (f"rules: [{{{PATHS}}}]", "", "would answer for every name"),
-        ("defaultBackend: {service: {name: web-i-1}}", "", "would answer for every name"),
+        (f"rules: [{{host: i-1.bank.example.com, {PATHS}}}]", "", "is not below this region's domains"),
+        (f"rules: [{{host: i-1.apps.example.org.example.com, {PATHS}}}]", "", "is not below this region's domains"),
+        (f"rules: [{{{PATHS}}}]", "", "would match every host name"),
+        ("defaultBackend: {service: {name: web-i-1}}", "", "would match every host name"),
         ("tls: [{hosts: [shop.apps.example.org]}]", "", "another instance"),
         (
             f"rules: [{{host: i-1.example.net, {PATHS.replace('name: web-i-1', 'name: theirs')}}}]",
@@ -286,20 +292,20 @@ PATHS = "http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: we
         (
             "rules: [{host: i-1.example.net, http: {paths: [{backend: {resource: {kind: Secret, name: x}}}]}}]",
             "",
-            "leads to a Service alone",
+            "may only lead to a Service",
         ),
         (
             f"rules: [{{host: i-1.example.net, {PATHS}}}]",
             ", annotations: {nginx.ingress.kubernetes.io/server-snippet: x}",
-            "tells the Ingress controller",
+            "configures the Ingress controller",
         ),
         (f"rules: [{{host: i-1.example.net, {PATHS}}}]", ", annotations: {example.org/rewrite: x}", ""),
     ],
 )
-def test_the_way_in_is_for_names_of_ones_own(spec: str, metadata: str, problem: str) -> None:
+def test_an_ingress_has_only_names_of_its_own_instance(spec: str, metadata: str, problem: str) -> None:
     hosts, annotations = [".apps.example.org", "*.example.net"], ["example.org/rewrite"]
     policy = TemplatePolicy.of(ingress_hosts=hosts, ingress_annotations=annotations)
-    text = order(WAY_IN.format(spec=spec, metadata=metadata))
+    text = order(INGRESS.format(spec=spec, metadata=metadata))
     if not problem:
         assert object_of(render(text, policy, region="k", namespace="ns"), "Ingress")["spec"]["rules"]
         return
@@ -307,15 +313,15 @@ def test_the_way_in_is_for_names_of_ones_own(spec: str, metadata: str, problem: 
         render(text, policy, region="k", namespace="ns")
 
 
-def test_without_names_to_give_a_region_has_no_way_in() -> None:
-    with pytest.raises(DeployError, match=r"this region gives no names .*`ingress_hosts`"):
-        rendered(WAY_IN.format(spec=f"rules: [{{host: i-1.example.net, {PATHS}}}]", metadata=""))
+def test_a_region_without_domains_has_no_ingress() -> None:
+    with pytest.raises(DeployError, match=r"this region has no host names .*`ingress_hosts`"):
+        rendered(INGRESS.format(spec=f"rules: [{{host: i-1.example.net, {PATHS}}}]", metadata=""))
     with pytest.raises(ValueError, match=r"`ingress_hosts` has 'apps\.example\.org'; write \*\.apps\.example\.org"):
         TemplatePolicy.of(ingress_hosts=["apps.example.org"])
 
 
-def test_pods_keep_away_from_their_own_stack_alone() -> None:
-    """An anti-affinity works both ways: one that means every pod would keep other tenants' off the nodes."""
+def test_pods_repel_only_pods_of_their_own_stack() -> None:
+    """Anti-affinity works in both directions: a term for every pod would repel other tenants' pods."""
     term = (
         "{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app.kubernetes.io/managed-by: archelon}}}"
     )
@@ -335,27 +341,27 @@ def test_pods_keep_away_from_their_own_stack_alone() -> None:
     ("ours", "problem"),
     [
         ("outputs: {a: {of: Service/none, value: x}}", "`of` names no object of this template"),
-        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data'}}", "a brace has no partner"),
-        ("outputs: {a: {of: ConfigMap/i-1, value: '{data}'}}", "is no path"),
-        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?}'}}", "is no JSONPath"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data'}}", "unmatched brace"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{data}'}}", "is not a path"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?}'}}", "is not a valid JSONPath"),
         ("outputs: {a: {of: ConfigMap/i-1}}", "an output has a `value`"),
-        # Paths run in workers that all tenants share: each of these can take for ever.
-        ("outputs: {a: {of: ConfigMap/i-1, value: '{..*..*..*}'}}", "goes down with `..` once at most"),
+        # Paths run in workers that all tenants share: each of these can take very long.
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{..*..*..*}'}}", "has at most one `..`"),
         ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?search(@, \"(a+)+$\")]}'}}", "calls no functions"),
         ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?@ =~ /(a+)+$/]}'}}", "calls no functions"),
-        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?$.data.*]}'}}", "looks from the root once"),
+        ("outputs: {a: {of: ConfigMap/i-1, value: '{.data[?$.data.*]}'}}", "refers to the root only"),
         ("outputs: {a: {of: ConfigMap/i-1, value: '{[*,*][*,*][*,*]}'}}", "chooses one thing in a bracket"),
         ("nodes: {a: {of: ConfigMap/i-1}}", "ConfigMap has no replicas"),
         ("output: {}", "a Stack has no 'output'"),
     ],
 )
-def test_our_own_document_is_checked(ours: str, problem: str) -> None:
+def test_the_document_of_kind_stack_is_checked(ours: str, problem: str) -> None:
     text = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: i-1}}\n---\napiVersion: archelon.org/v1\nkind: Stack\n{ours}"
     with pytest.raises(DeployError, match=problem):
         rendered(text)
 
 
-def test_outputs_are_any_field() -> None:
+def test_outputs_may_be_any_field() -> None:
     found = rendered(WEB, WEB_VALUES)
     service = {"spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "other", "port": 1}, {"name": "http", "port": 80}]}}
     assert found.outputs["url"].value(service) == "http://10.0.0.1:80/"
@@ -366,16 +372,16 @@ def test_outputs_are_any_field() -> None:
     assert OutputValue.of(("Service", "x"), "{..port}").value(service) == [1, 80]
 
 
-def test_outputs_are_small() -> None:
+def test_outputs_are_limited_in_size() -> None:
     large = {("ConfigMap", "x"): {"data": {"a": "y" * (200 << 10)}}}
     one = OutputValue.of(("ConfigMap", "x"), "{.data.a}")
     assert outputs({"a": one}, large)["a"] == large[("ConfigMap", "x")]["data"]["a"]
     for wanted in ({"a": one, "b": one}, {"a": OutputValue.of(("ConfigMap", "x"), "{.data.a}" * 100)}):
-        with pytest.raises(PathError, match="more than 262144 characters"):
+        with pytest.raises(PathError, match="exceed 262144 characters"):
             outputs(wanted, large)
 
 
-def test_kinds_are_a_regions_to_choose() -> None:
+def test_a_region_chooses_its_kinds() -> None:
     policy = TemplatePolicy.of(["v1/ConfigMap", "example.org/v1/Widget"])
     assert policy.custom == (("example.org/v1", "Widget"),)
     widget = "apiVersion: example.org/v1\nkind: Widget\nmetadata: {name: w-i-1}"
@@ -422,7 +428,7 @@ JSON_VALUES = st.recursive(
     presence=st.sampled_from(["present", "suspended"]),
     counts=st.sampled_from([{}, {"x": 2}]),
 )
-def test_whatever_stands_there_is_rendered_or_refused(
+def test_any_template_is_rendered_or_refused(
     kind: str, spec: Any, ours: Any, presence: str, counts: dict[str, int]
 ) -> None:
     version, _, name = kind.rpartition("/")

@@ -1,4 +1,4 @@
-"""The watcher: told of every change by one watch a kind, resumed where it was cut, listed again where the server forgot."""
+"""The watcher reports every change, resumes a lost watch at its version, and lists again when the version has expired."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def watched(bed: Bed, tmp_path: Path) -> Iterator[tuple[Bed, Faults]]:
 
 
 def touch(bed: Bed) -> None:
-    """Change a Service of a stack, behind the proxy."""
+    """Change a Service of a stack through the API."""
     labels = {
         "app.kubernetes.io/managed-by": "archelon",
         "archelon.org/region": "kube",
@@ -48,17 +48,17 @@ def touch(bed: Bed) -> None:
     )
 
 
-def test_what_changes_is_told_and_a_cut_watch_is_resumed_at_its_version(watched: Any) -> None:
+def test_changes_are_reported_and_a_lost_watch_resumes_at_its_version(watched: Any) -> None:
     bed, faults = watched
-    told: list[Change] = []
-    assert bed.platform.watcher.follow(told.append) > 0
+    reported: list[Change] = []
+    assert bed.platform.watcher.follow(reported.append) > 0
     until(lambda: faults.watching("/services"))
     touch(bed)
-    until(lambda: told == [Change("stack", STACK)])
+    until(lambda: reported == [Change("stack", STACK)])
     assert faults.cut() >= 1
     touch(bed)
-    until(lambda: len(told) == 2)
-    # Resumed: nothing was listed again, and the version asked for was the last event's.
+    until(lambda: len(reported) == 2)
+    # Nothing was listed again, and the watch resumed at the last event's version.
     assert faults.count("GET", watch=False, containing="/services?") == 1
     versions = [
         path.partition("resourceVersion=")[2].partition("&")[0]
@@ -69,12 +69,12 @@ def test_what_changes_is_told_and_a_cut_watch_is_resumed_at_its_version(watched:
     assert int(versions[1]) > int(versions[0])
 
 
-def test_where_the_server_forgot_everything_is_listed_and_told_again(watched: Any) -> None:
+def test_after_an_expired_version_everything_is_listed_and_reported_again(watched: Any) -> None:
     bed, faults = watched
-    told: list[Change] = []
+    reported: list[Change] = []
     touch(bed)
-    bed.platform.watcher.follow(told.append)
-    until(lambda: told == [Change("stack", STACK)])
+    bed.platform.watcher.follow(reported.append)
+    until(lambda: reported == [Change("stack", STACK)])
     until(lambda: faults.watching("/services"))
     refused: list[str] = []
 
@@ -87,21 +87,21 @@ def test_where_the_server_forgot_everything_is_listed_and_told_again(watched: An
     faults.fault = forget_once
     faults.cut()
     until(lambda: faults.count("GET", watch=False, containing="/services?") == 2)
-    until(lambda: told == [Change("stack", STACK)] * 2)
+    until(lambda: reported == [Change("stack", STACK)] * 2)
     assert refused
 
 
-def test_nobody_follows_on_when_the_lease_is_lost(watched: Any) -> None:
+def test_watches_end_when_the_lease_is_lost(watched: Any) -> None:
     bed, faults = watched
     now = [1000.0]
     watcher = KubernetesWatcher(bed.platform.cluster, clock=lambda: now[0], watch_seconds=1)
-    told: list[Change] = []
-    watcher.follow(told.append)
+    reported: list[Change] = []
+    watcher.follow(reported.append)
     until(lambda: faults.count("GET", watch=True, containing="/services") >= 1)
     now[0] += 60
     until(lambda: not any(thread.is_alive() for thread in watcher._threads.values()))
     touch(bed)
-    assert told == []
-    watcher.follow(told.append)
-    until(lambda: told == [Change("stack", STACK)])
+    assert reported == []
+    watcher.follow(reported.append)
+    until(lambda: reported == [Change("stack", STACK)])
     watcher.close()
