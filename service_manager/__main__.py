@@ -1,13 +1,11 @@
-"""`python -m service_manager web` or `worker`: one process of the service manager, told by its environment what to be."""
+"""Run one process of the service manager: `python -m service_manager web` or `worker`, configured by the environment."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-import sqlalchemy as sa
-
-from archelon_core import health, logs
+from archelon_core import logs
 from archelon_core.http import server
 from archelon_core.http.connection import ConnectionLimits
 from archelon_core.http.gunicorn_worker import server_field
@@ -23,7 +21,7 @@ _USAGE = "usage: python -m service_manager web|worker"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run until told to stop. Returns the exit status: 2 for wrong settings or arguments."""
+    """Run until terminated. Returns the exit status: 2 for invalid settings or arguments."""
     if len(arguments) != 1 or arguments[0] not in ("web", "worker"):
         print(_USAGE, file=sys.stderr)
         return 2
@@ -46,18 +44,13 @@ def main(arguments: Sequence[str]) -> int:
             trusted_proxies=[str(network) for network in settings.trusted_proxies],
         )
         return 0
-    parts = app.Dependencies.of(settings)
-
-    def reachable() -> None:
-        with parts.database.read() as connection:
-            connection.execute(sa.select(1))
-
+    dependencies = app.Dependencies.of(settings)
     return server.run_worker(
-        app.worker(parts),
+        app.worker(dependencies),
         port=settings.worker_port,
         host=settings.worker_host,
-        checks=[health.Check("database", reachable)],
-        registry=parts.metrics,
+        checks=[dependencies.database_check()],
+        registry=dependencies.metrics,
     )
 
 

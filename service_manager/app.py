@@ -1,4 +1,4 @@
-"""The service manager's parts, put together: once for a web process, once for a worker."""
+"""Assembles the service manager's components for a web process or a worker."""
 
 from __future__ import annotations
 
@@ -64,29 +64,29 @@ from .store.instances import TOPIC, Instances
 from .store.services import ENTRY_TOPIC, Catalogue
 from .store.start_tokens import START_ISSUER, StartTokens
 
-#: Alembic's revisions of this room.
+#: Alembic's revisions of this package.
 MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 _COUNTS = "instance.counts"
 
 
-class _InstancesThatExist:
-    """`archelon_core.auth.Instances`, answered from the table."""
+class _ExistingInstances:
+    """`archelon_core.auth.Instances` over the instances table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def exists(self, instance_id: str, tenant_id: str) -> bool:
-        """Whether the instance is there."""
+        """Return whether the tenant has the instance."""
         table = tables.instances
-        wanted = sa.select(table.c.id).where(table.c.id == instance_id, table.c.tenant == tenant_id)
+        found = sa.select(table.c.id).where(table.c.id == instance_id, table.c.tenant == tenant_id)
         with self._database.read() as connection:
-            return connection.execute(wanted).one_or_none() is not None
+            return connection.execute(found).one_or_none() is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What web and worker share."""
+    """The components that web and worker processes share."""
 
     settings: ServiceManagerSettings
     database: Database
@@ -107,10 +107,10 @@ class Dependencies:
 
     @classmethod
     def of(cls, settings: ServiceManagerSettings, *, clock: Callable[[], float] = time.time) -> Dependencies:
-        """The parts for these settings; the database's schema is brought up to date.
+        """Create the components for these settings, and upgrade the database's schema.
 
         Raises:
-            ValueError: a key, a policy file or the database's URL is not what it should be.
+            ValueError: a key, the policy file or the database URL is invalid.
         """
         pool = max(settings.web_threads, settings.worker_threads) + 4
         database = Database(settings.database_url.get_secret_value(), pool_size=pool)
@@ -120,7 +120,7 @@ class Dependencies:
         signing = SigningKey.from_pem(settings.signing_key.get_secret_value().encode(), issuer=settings.issuer)
         revocations = SqlRevocations(database, clock)
         issuer = TokenIssuer(
-            signing, keys=keys, instances=_InstancesThatExist(database), revocations=revocations, clock=clock
+            signing, keys=keys, instances=_ExistingInstances(database), revocations=revocations, clock=clock
         )
         queue = work.WorkQueue(database, clock=clock)
         policy = Policy(Path(settings.policy_file) if settings.policy_file else None)
@@ -139,18 +139,7 @@ class Dependencies:
         )
         catalogue = Catalogue(database, registry, backend, queue=queue, monotonic=time.monotonic)
         backend.catalogue = catalogue
-        _register(
-            registry,
-            backend,
-            instances,
-            catalogue,
-            policy=policy,
-            reports=ReportBackend(
-                instances, cipher=cipher, issuer=issuer, issuers=_own_issuers(settings), policy=policy, clock=clock
-            ),
-            clock=clock,
-        )
-        return cls(
+        dependencies = cls(
             settings=settings,
             database=database,
             queue=queue,
@@ -168,50 +157,62 @@ class Dependencies:
             metrics=prometheus_client.CollectorRegistry(),
             clock=clock,
         )
+        dependencies._register()
+        return dependencies
 
+    @property
+    def own_issuers(self) -> frozenset[str]:
+        """The issuers of this service manager's own instance tokens."""
+        return frozenset((self.settings.issuer, START_ISSUER))
 
-def _register(
-    registry: SqlRegistry,
-    backend: InstanceBackend,
-    instances: Instances,
-    catalogue: Catalogue,
-    *,
-    policy: Policy,
-    reports: ReportBackend,
-    clock: Callable[[], float],
-) -> None:
-    """The categories that every service manager has; those of services come from the catalogue."""
-    for action in (wire.REPORT, wire.RENEW):
-        registry.set_backend(action, reports, None)
-    for action in wire.LIFECYCLE_ACTIONS:
-        registry.set_backend(action, backend, None)
-    published = PublishedBackend(catalogue, instances, policy=policy, clock=clock)
-    registry.set_backend(wire.PUBLISHED, published, None)
-    registry.set_backend(wire.ROLL, published, None)
-    read_only = RecordBackend(policy)
-    for kind in (wire.RECORD, wire.DEPENDENCY, wire.RESOURCE_LINK):
-        registry.set_backend(kind, read_only, None)
+    def database_check(self) -> health.Check:
+        """The readiness check of the database."""
+
+        def probe() -> None:
+            with self.database.read() as connection:
+                connection.execute(sa.select(1))
+
+        return health.Check("database", probe)
+
+    def _register(self) -> None:
+        """Register the built-in categories; the catalogue registers those of services."""
+        reports = ReportBackend(
+            self.instances,
+            cipher=self.cipher,
+            issuer=self.issuer,
+            issuers=self.own_issuers,
+            policy=self.policy,
+            clock=self.clock,
+        )
+        published = PublishedBackend(self.catalogue, self.instances, policy=self.policy, clock=self.clock)
+        for backend, categories in (
+            (reports, (wire.REPORT, wire.RENEW)),
+            (self.backend, wire.LIFECYCLE_ACTIONS),
+            (published, (wire.PUBLISHED, wire.ROLL)),
+            (RecordBackend(self.policy), (wire.RECORD, wire.DEPENDENCY, wire.RESOURCE_LINK)),
+        ):
+            for category in categories:
+                self.registry.set_backend(category, backend, None)
 
 
 def body_limit(settings: ServiceManagerSettings) -> Callable[[str], int]:
-    """How many bytes a body may have at a path."""
+    """Return the limit of a request body in bytes, by path."""
     return lambda path: settings.bundle_limit if path.startswith("/bundle/") else MAX_BODY
 
 
-def web(parts: Dependencies) -> Any:
-    """The WSGI callable: OCCI 1.2 at `/`, the same instances in Hurtle's dialect at `/hurtle`."""
-    settings = parts.settings
-    trusted_proxies = [str(network) for network in settings.trusted_proxies]
-    application = _application(parts, "1.2")
-    bundle = BundleResource(parts.catalogue, parts.policy, limit=settings.bundle_limit)
+def web(dependencies: Dependencies) -> Any:
+    """Create the WSGI application: OCCI 1.2 at `/`, and the same instances in Hurtle's dialect at `/hurtle`."""
+    settings = dependencies.settings
+    application = _application(dependencies, "1.2")
+    bundle = BundleResource(dependencies.catalogue, dependencies.policy, limit=settings.bundle_limit)
     application.falcon.add_route("/bundle/{digest}", bundle)
     operator = OperatorResource(
-        parts.database,
-        parts.instances,
-        parts.catalogue,
-        history=parts.history,
-        policy=parts.policy,
-        clock=parts.clock,
+        dependencies.database,
+        dependencies.instances,
+        dependencies.catalogue,
+        history=dependencies.history,
+        policy=dependencies.policy,
+        clock=dependencies.clock,
     )
     application.falcon.add_route("/operator/instances", operator, suffix="instances")
     application.falcon.add_route("/operator/instances/{instance}", operator, suffix="instance")
@@ -219,160 +220,145 @@ def web(parts: Dependencies) -> Any:
     application.falcon.add_route("/operator/rolls", operator, suffix="rolls")
     application.falcon.add_route("/update/children", operator, suffix="children")
     application.falcon.add_route("/operator/draining", operator, suffix="draining")
-    rates = Rates.of(settings)
-    heavy = HeavyRequests(total=max(1, settings.web_threads // 2))
-    assembled = assemble(
-        application,
-        verifier(parts),
-        checks=[health.Check("database", _database_probe(parts.database))],
-        registry=parts.metrics,
-        rates=rates,
-        heavy=heavy,
-        body_limit=body_limit(settings),
+    wrap = functools.partial(
+        assemble,
+        rates=Rates.of(settings),
+        heavy=HeavyRequests(total=max(1, settings.web_threads // 2)),
         access_lines=settings.access_log,
-        trusted_proxies=trusted_proxies,
+        trusted_proxies=[str(network) for network in settings.trusted_proxies],
         realm_name=settings.name,
+    )
+    occi = wrap(
+        application,
+        verifier(dependencies),
+        checks=[dependencies.database_check()],
+        registry=dependencies.metrics,
+        body_limit=body_limit(settings),
         metrics_token=settings.metrics_token.get_secret_value(),
     )
-    hurtle = _application(parts, "pyssf")
-    hurtle.falcon.add_route("/update/children", operator, suffix="children")
-    hurtle_doors = assemble(
-        hurtle,
-        verifier(parts),
-        registry=prometheus_client.CollectorRegistry(),
-        rates=rates,
-        heavy=heavy,
-        access_lines=settings.access_log,
-        trusted_proxies=trusted_proxies,
-        realm_name=settings.name,
-    )
+    hurtle_application = _application(dependencies, "pyssf")
+    hurtle_application.falcon.add_route("/update/children", operator, suffix="children")
+    hurtle = wrap(hurtle_application, verifier(dependencies), registry=prometheus_client.CollectorRegistry())
 
-    def mounted(environ: dict[str, Any], start_response: Any) -> Any:
+    def dispatch(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "")
         if path == "/hurtle" or path.startswith("/hurtle/"):
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + "/hurtle"
             environ["PATH_INFO"] = path.removeprefix("/hurtle") or "/"
-            return hurtle_doors(environ, start_response)
-        return assembled(environ, start_response)
+            return hurtle(environ, start_response)
+        return occi(environ, start_response)
 
-    return mounted
-
-
-def _own_issuers(settings: ServiceManagerSettings) -> frozenset[str]:
-    return frozenset((settings.issuer, START_ISSUER))
+    return dispatch
 
 
-def _application(parts: Dependencies, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
+def _application(dependencies: Dependencies, dialect: Literal["1.2", "pyssf"]) -> ServiceManager:
     return ServiceManager(
-        parts.registry,
-        catalogue=parts.catalogue,
-        exists=_InstancesThatExist(parts.database).exists,
-        issuers=_own_issuers(parts.settings),
+        dependencies.registry,
+        catalogue=dependencies.catalogue,
+        exists=_ExistingInstances(dependencies.database).exists,
+        issuers=dependencies.own_issuers,
         reach=functools.partial(
-            ComposedServices, database=parts.database, instances=parts.instances, catalogue=parts.catalogue
+            ComposedServices,
+            database=dependencies.database,
+            instances=dependencies.instances,
+            catalogue=dependencies.catalogue,
         ),
-        policy=parts.policy,
-        realm_name=parts.settings.name,
+        policy=dependencies.policy,
+        realm_name=dependencies.settings.name,
         dialect=dialect,
     )
 
 
-def verifier(parts: Dependencies) -> AnyOf:
-    """Who may call: people of the local realm or Keystone, orchestrators and services, orchestrators that start.
+def verifier(dependencies: Dependencies) -> AnyOf:
+    """Create the verifier of callers: users of the local realm or Keystone, orchestrators (also at their start), services.
 
-    Whom of them to believe is in the settings alone.
+    The settings alone determine which issuers are trusted.
     """
-    settings = parts.settings
+    settings = dependencies.settings
     sources: list[Any] = [
-        StartTokens(parts.database, parts.cipher),
+        StartTokens(dependencies.database, dependencies.cipher),
         SignedTokens(
-            parts.keys,
-            audiences=Audiences(parts.catalogue),
-            revocations=parts.revocations,
-            clock=parts.clock,
+            dependencies.keys,
+            audiences=Audiences(dependencies.catalogue),
+            revocations=dependencies.revocations,
+            clock=dependencies.clock,
         ),
     ]
     if settings.realm_file:
-        sources.insert(0, Realm(RealmFile(Path(settings.realm_file), parts.clock), parts.clock))
+        sources.insert(0, Realm(RealmFile(Path(settings.realm_file), dependencies.clock), dependencies.clock))
     if settings.keystone_url:
         keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
         roles = RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
-        # The last, since it is the only one that is far away.
-        sources.append(KeystoneTokens(keystone, roles=roles, clock=parts.clock))
+        # Last, since it is the only remote one.
+        sources.append(KeystoneTokens(keystone, roles=roles, clock=dependencies.clock))
     return AnyOf(sources)
 
 
-def _database_probe(database: Database) -> Callable[[], None]:
-    def probe() -> None:
-        with database.read() as connection:
-            connection.execute(sa.select(1))
-
-    return probe
-
-
-def topics(parts: Dependencies) -> list[work.Topic[Any, Any]]:
-    """What a worker of the service manager does."""
-    settings = parts.settings
-    cloud = parts.cloud
+def topics(dependencies: Dependencies) -> list[work.Topic[Any, Any]]:
+    """Return the topics that a worker handles."""
+    settings = dependencies.settings
+    cloud = dependencies.cloud
     reconciler = Reconciler(
-        parts.instances,
-        parts.catalogue,
+        dependencies.instances,
+        dependencies.catalogue,
         cloud,
-        history=parts.history,
-        cipher=parts.cipher,
-        issuer=parts.issuer,
-        metrics=PhaseMetrics(parts.metrics),
+        history=dependencies.history,
+        cipher=dependencies.cipher,
+        issuer=dependencies.issuer,
+        metrics=PhaseMetrics(dependencies.metrics),
         url=settings.url,
         design_url=settings.design_url,
         keys=json.dumps(json.loads(settings.verification_keys), separators=(",", ":")),
-        patience=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
-        clock=parts.clock,
+        retry_policy=RetryPolicy(settings.phase_timeout, settings.phase_retries, settings.phase_pause),
+        clock=dependencies.clock,
     )
-    exporter = Exporter(parts.database, parts.queue, parts.metrics, owner=secrets.token_hex(8))
+    exporter = Exporter(dependencies.database, dependencies.queue, dependencies.metrics, owner=secrets.token_hex(8))
 
     def count() -> float:
         exporter.read()
         return settings.metrics_interval
 
-    # For what nobody waits for, and nobody could be told that it was given up.
-    for_ever = work.Retry.for_ever()
+    # Retried forever: no caller waits for the result, so a final failure could not be reported to anyone.
+    forever = work.Retry.for_ever()
     return [
         work.Topic(TOPIC, reconciler, timeout=STEP_TIMEOUT, retry=work.Retry(attempts=20)),
         work.Topic(
             INVOCATION_TOPIC,
-            Invocations(parts.instances, cloud, parts.cipher, clock=parts.clock),
+            Invocations(dependencies.instances, cloud, dependencies.cipher, clock=dependencies.clock),
             timeout=STEP_TIMEOUT,
         ),
-        work.Topic(ROLL_TOPIC, Roll(parts.instances, parts.history, clock=parts.clock)),
-        work.Topic(EXPIRY_TOPIC, RecordExpiry(parts.history)),
-        work.Topic(ENTRY_TOPIC, _registration(parts), timeout=STEP_TIMEOUT, retry=for_ever),
-        work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=for_ever),
+        work.Topic(ROLL_TOPIC, Roll(dependencies.instances, dependencies.history, clock=dependencies.clock)),
+        work.Topic(EXPIRY_TOPIC, RecordExpiry(dependencies.history)),
+        work.Topic(ENTRY_TOPIC, _registration(dependencies), timeout=STEP_TIMEOUT, retry=forever),
+        work.Topic(ORPHANS, OrphanedDelegations(cloud), timeout=STEP_TIMEOUT, retry=forever),
         work.recurring(
             discovery.TOPIC,
-            discovery.look(parts.database, cloud, every=settings.catalogue_interval),
+            discovery.poll(dependencies.database, cloud, every=settings.catalogue_interval),
             timeout=STEP_TIMEOUT,
         ),
         work.recurring(_COUNTS, count),
-        work.retention(parts.queue),
+        work.retention(dependencies.queue),
     ]
 
 
-def _registration(parts: Dependencies) -> Registration:
-    settings = parts.settings
+def _registration(dependencies: Dependencies) -> Registration:
+    settings = dependencies.settings
     urls = {"public": settings.url}
     if settings.internal_url:
         urls["internal"] = settings.internal_url
     return Registration(
-        parts.catalogue, parts.cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
+        dependencies.catalogue, dependencies.cloud, issuer=settings.issuer, urls=urls, every=settings.catalogue_interval
     )
 
 
-def worker(parts: Dependencies) -> work.Worker:
-    """A worker over all topics."""
-    made = topics(parts)
-    with parts.database.write() as connection:
+def worker(dependencies: Dependencies) -> work.Worker:
+    """Create a worker for all topics, and seed the recurring ones."""
+    handled = topics(dependencies)
+    with dependencies.database.write() as connection:
         for topic in (_COUNTS, work.RETENTION, discovery.TOPIC):
-            parts.queue.seed(connection, topic, topic)
-        for service in parts.catalogue.types(connection):
-            parts.queue.seed(connection, ENTRY_TOPIC, service)
-    return work.Worker(parts.queue, made, threads=parts.settings.worker_threads, lease=parts.settings.lease)
+            dependencies.queue.seed(connection, topic, topic)
+        for service in dependencies.catalogue.types(connection):
+            dependencies.queue.seed(connection, ENTRY_TOPIC, service)
+    return work.Worker(
+        dependencies.queue, handled, threads=dependencies.settings.worker_threads, lease=dependencies.settings.lease
+    )

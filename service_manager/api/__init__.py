@@ -1,1 +1,1 @@
-"""What tenants, providers, orchestrators and operators ask of the service manager, over OCCI."""
+"""The OCCI interface of the service manager for tenants, providers, orchestrators and operators."""

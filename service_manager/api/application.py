@@ -1,8 +1,8 @@
-"""The OCCI application of a service manager: it knows newly published services, and whom an instance's token lets in.
+"""The OCCI application of a service manager: it refreshes the catalogue and checks the tokens of instances.
 
-An orchestrator's tokens end with its instance. Tokens are verified without the database and remembered for seconds, so
-whether the instance is still there is asked here, for these callers alone; people's requests pay nothing for it. Orchestrators of
-other service managers come with tokens for one service (see `composing`).
+An orchestrator's tokens end with its instance. Verified tokens are cached for some seconds without a read of the database, so
+this application checks, for instance tokens alone, that the instance still exists. Orchestrators of other service managers
+present tokens for one service (see `exchanged_tokens`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..store.start_tokens import START_AUDIENCE
 from . import exchanged_tokens, hurtle
 
 _READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-_TOLD: Final = frozenset(("action=report", "action=renew"))
+_FROM_ORCHESTRATOR: Final = frozenset(("action=report", "action=renew"))
 
 
 class ServiceManager(KnownCaller):
-    """See the module.
+    """The OCCI application of a service manager.
 
     Args:
-        catalogue: asked for newer services before a request is served.
+        catalogue: refreshed before a request is served.
         exists: whether a tenant has an instance.
-        issuers: of tokens that this service manager gives its instances.
-        reach: what an instance's token reaches. policy: what else a caller may see.
-        realm_name: shown in `WWW-Authenticate`.
+        issuers: the issuers of this service manager's own instance tokens.
+        reach: returns what an instance's token may access. policy: restricts what a caller sees.
+        realm_name: for `WWW-Authenticate`.
     """
 
     def __init__(
@@ -58,14 +58,15 @@ class ServiceManager(KnownCaller):
         self._challenge = f'Bearer realm="{realm_name}", error="invalid_token"'
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
-        """WSGI."""
+        """Serve a WSGI request."""
         identity: Identity | None = environ.get(IDENTITY)
         if identity is not None and identity.audience is not None:
-            refusal = self._refusal_of_signed(environ, identity)
+            refusal = self._refusal(environ, identity)
             if refusal is not None:
                 return self.render_error(environ, response, refusal)
-        # What an orchestrator tells of an instance has nothing to do with what is published now.
-        writing = environ.get("REQUEST_METHOD", "GET") not in _READING and environ.get("QUERY_STRING") not in _TOLD
+        # Reports and renewals do not depend on the services that are published now.
+        from_orchestrator = environ.get("QUERY_STRING") in _FROM_ORCHESTRATOR
+        writing = environ.get("REQUEST_METHOD", "GET") not in _READING and not from_orchestrator
         self._catalogue.refresh(environ.get("PATH_INFO", ""), writing=writing)
         return super().__call__(environ, response)
 
@@ -75,36 +76,29 @@ class ServiceManager(KnownCaller):
             reach = self._reach(identity) if identity.kind is TokenKind.INSTANCE else None
             extras["reach"] = reach
             extras["withheld"] = functools.partial(exchanged_tokens.withheld, self._policy, identity, reach=reach)
-        # A path that a client chose is its tenant's own and says nothing about the instance; see `backend`.
+        # A path that the client chose does not contain the instance's id; see `orders`.
         return super()._call_occi(environ, response, **extras, chosen_path=environ.get("REQUEST_METHOD") == "PUT")
 
-    def _refusal_of_signed(self, environ: dict[str, Any], identity: Identity) -> HttpError | None:
+    def _refusal(self, environ: dict[str, Any], identity: Identity) -> HttpError | None:
+        method, instance = environ.get("REQUEST_METHOD", "GET"), identity.instance_id
         if exchanged_tokens.is_exchanged(identity):
-            if identity.instance_id and self._exists(identity.instance_id, identity.tenant_id):
-                text = "the token's instance is this service manager's own; use the token that renew gives"
-                return ForbiddenError(text, "token")
-            reading = environ.get("REQUEST_METHOD", "GET") in _READING
-            if exchanged_tokens.opens(identity, environ.get("PATH_INFO", ""), reading=reading):
+            if instance and self._exists(instance, identity.tenant_id):
+                text = "the token's instance belongs to this service manager; use the token that renew returns"
+            elif exchanged_tokens.permits(identity, environ.get("PATH_INFO", ""), reading=method in _READING):
                 return None
-            text = f"the token is for orders of {identity.audience} alone"
+            else:
+                text = f"the token is valid only for orders of {identity.audience}"
             return ForbiddenError(text, "token")
         if identity.kind is not TokenKind.INSTANCE:
             return None
-        if identity.audience == START_AUDIENCE and not _is_renew(environ):
-            text = "a start token is for the action renew alone; use a token that renew gives"
+        renewing = method == "POST" and environ.get("QUERY_STRING") == "action=renew"
+        if identity.audience == START_AUDIENCE and not renewing:
+            text = "a start token is valid only for the action renew; use a token that renew returns"
             return ForbiddenError(text, "token")
-        instance = identity.instance_id
         if identity.issuer not in self._issuers:
-            text = (
-                "the token is for another service manager; have design exchange it for one that is for the service here"
-            )
+            text = "the token is for another service manager; have design exchange it for a token for this service"
         elif instance is None or self._exists(instance, identity.tenant_id):
             return None
         else:
-            text = "the instance of this token is gone, and the token with it"
-        fields = {"WWW-Authenticate": self._challenge}
-        return of_status(401, text, "token", headers=fields)
-
-
-def _is_renew(environ: dict[str, Any]) -> bool:
-    return environ.get("REQUEST_METHOD") == "POST" and environ.get("QUERY_STRING") == "action=renew"
+            text = "the instance of this token is gone, so the token is no longer valid"
+        return of_status(401, text, "token", headers={"WWW-Authenticate": self._challenge})

@@ -1,8 +1,8 @@
-"""Publishing services while the service manager runs: upload a bundle, publish it, replace it, withdraw it.
+"""Publishing services at run time: upload a bundle, publish it, replace it, withdraw it.
 
-A bundle is PUT at `/bundle/<sha256>` as the archive itself; `POST /published/` with its digest publishes it; DELETE
-of that entry withdraws the service: no new orders, instances live on. `roll` brings a service's instances to its
-present bundle one after another.
+`PUT /bundle/<sha256>` uploads the archive, `POST /published/` with its digest publishes it, and DELETE of that entry withdraws
+the service: it takes no new orders, and its instances continue. `roll` updates a service's instances to its present bundle one
+after another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATE: Final = names.attribute("published.state")
 
 
 class BundleResource:
-    """`/bundle/<sha256>`: the archive, by its digest."""
+    """The resource `/bundle/<sha256>`: the archive of a bundle."""
 
     def __init__(self, catalogue: Catalogue, policy: Policy, *, limit: int) -> None:
         self._catalogue = catalogue
@@ -42,10 +42,10 @@ class BundleResource:
         self._limit = limit
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Keep a bundle for the caller's tenant. Repeating it is harmless."""
-        identity = self._checked(req, rules.PUBLISH)
+        """Store a bundle for the caller's tenant; idempotent."""
+        identity = self._authorized(req, rules.PUBLISH)
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
-            raise BadRequestError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
+            raise BadRequestError(f"expected a bundle of media type {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         archive = read_body(req, self._limit)
         if bundles.digest_of(archive) != digest:
             raise BadRequestError(f"the archive's SHA-256 is {bundles.digest_of(archive)}", "path")
@@ -54,13 +54,12 @@ class BundleResource:
         resp.text = "OK"
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """The archive, for a tenant that has uploaded it; to others it is not there."""
-        identity = self._checked(req, rules.READ_BUNDLE)
-        archive = self._catalogue.archive_of(
-            identity, digest, any_owner=self._policy.allows(rules.READ_BUNDLE, identity)
-        )
+        """Return the archive to a tenant that has uploaded it; to other tenants it does not exist."""
+        identity = self._authorized(req, rules.READ_BUNDLE)
+        any_owner = self._policy.allows(rules.READ_BUNDLE, identity)
+        archive = self._catalogue.archive_of(identity, digest, any_owner=any_owner)
         if archive is None:
-            raise NotFoundError(f"there is no bundle {digest}", "path")
+            raise NotFoundError(f"bundle {digest} not found", "path")
         resp.data = archive
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
 
@@ -69,14 +68,14 @@ class BundleResource:
     def _checked(self, req: falcon.Request, rule: rules.Rule) -> Identity:
         identity: Identity | None = req.env.get(IDENTITY)
         if identity is None:
-            raise ForbiddenError("this needs an identity")
+            raise ForbiddenError("authentication required")
         with refusals():
             self._policy.check(rule, identity, Target(identity.tenant_id))
         return identity
 
 
 class PublishedBackend(DeferredDeletion, ActionBackend):
-    """Serves the kind `published`: an entry for every publication, the present one of a type being its head."""
+    """Serves the kind `published`: one entry per publication; the present one of a service is its head."""
 
     def __init__(
         self, catalogue: Catalogue, instances: Instances, *, policy: Policy, clock: Callable[[], float]
@@ -96,7 +95,7 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
             connection, digest, entry=entity.identifier, identity=identity, now=now
         )
         if before is not None:
-            self._mark(before.id, "replaced", extras)
+            self._set_state(before.id, "replaced", extras)
         entity.attributes |= {
             names.SERVICE: manifest.type,
             wire.BUNDLE_VERSION: manifest.version or digest[:12],
@@ -108,23 +107,23 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         entity.actions = [wire.ROLL]
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        """A look at what the tenant has published."""
+        """Authorize reading."""
         identity = caller_of(extras)
         self._policy.check(rules.READ_PUBLISHED, identity, Target(identity.tenant_id))
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Refused: an entry says what was published when."""
-        raise ConflictError("an entry of the catalogue stays as it is; to replace the service, POST another", "path")
+        """Refuse: an entry documents a publication."""
+        raise ConflictError("an entry of the catalogue cannot be changed; to replace the service, POST another", "path")
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """A PUT that was repeated is welcome; any other is refused."""
+        """Accept a repeated PUT; refuse any other."""
         identity = caller_of(extras)
         self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         digest = names.attribute("bundle.digest")
         if old.attributes.get(digest) != new.attributes.get(digest):
             self.update(old, new, extras)
 
-    def _mark(self, entry: str, state: str, extras: Any) -> None:
+    def _set_state(self, entry: str, state: str, extras: Any) -> None:
         registry: Registry = self._instances.registry
         try:
             earlier = registry.get_resource(entry, extras)
@@ -149,13 +148,13 @@ class PublishedBackend(DeferredDeletion, ActionBackend):
         entity.actions = []
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
-        """Roll the instances of the service to its present bundle."""
+        """Roll the service's instances to its present bundle."""
         identity, connection = caller_of(extras), connection_of(extras)
         self._policy.check(rules.PUBLISH, identity, Target(identity.tenant_id))
         head = self._catalogue.service(connection, str(entity.attributes[names.SERVICE]))
         if head is None or head.id != entity.identifier or head.withdrawn:
-            raise ConflictError("only what is published now can be rolled out; publish this bundle again", _STATE)
+            raise ConflictError("only the published bundle can be rolled out; publish this bundle again", _STATE)
         begin_roll(self._instances, connection, identity.tenant_id, entity.identifier)
-        # The entity here is saved after this; what a roll that is under way has written stays.
+        # The entity is saved after this: keep the progress that a running roll has written.
         if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
             entity.attributes[ROLL_STATE] = "running"

@@ -1,12 +1,12 @@
-"""What the token of an instance reaches here: its own instance, what that ordered, and what it is bound to.
+"""What an instance's token may access: its own instance, the instances that it ordered, and those that it is bound to.
 
-Code of any provider holds such a token, so it opens nothing else of its tenant's. It is one of two. The service manager's
-own, which `renew` gave to an orchestrator: it speaks for its instance, orders what the manifest of its instance's service
-declares, and reads the instances that the manifest or the tenant has bound it to. Or one that design gave to an orchestrator of
-another service manager in exchange for its own: for minutes, in the name of that instance, its audience the type of one service.
-What its instance is bound to is not known here; its tenant named a path with a UUID to it, and by that path alone it can be read.
+Any provider's code holds such a token, so it permits nothing else of its tenant. There are two kinds. The service manager's own,
+which `renew` returned to an orchestrator, acts for its instance, orders what the manifest of the instance's service declares,
+and reads the instances that the manifest or the tenant has bound it to. The other is one that design gave to an orchestrator of
+another service manager in exchange for its own token: valid for minutes, for that instance, with one service's type as audience.
+The bindings of its instance are not known here, so it may read any instance of that service by its path, which contains a UUID.
 
-What an instance ordered lies at a path that derives from it, so nothing has to be kept to know it.
+The path of an ordered instance derives from the instance that ordered it, so nothing is stored about it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OWN: Final = frozenset((tokens.AUDIENCE_SERVICE_MANAGER, START_AUDIENCE))
 
 
 class Audiences:
-    """Whom signed tokens that are good here may be meant for: the service manager, and each service that it serves."""
+    """The audiences of tokens that are accepted here: the service manager, and each service that it serves."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -48,22 +48,22 @@ class Audiences:
 
 
 def is_exchanged(identity: Identity) -> bool:
-    """Whether the token is for one service, and not for the service manager."""
+    """Return whether the token is for one service rather than for the service manager."""
     return identity.audience is not None and identity.audience not in _OWN
 
 
-def opens(identity: Identity, path: str, *, reading: bool) -> bool:
-    """Whether a token for one service is for what lies at a path; the query interface shows what services there are."""
+def permits(identity: Identity, path: str, *, reading: bool) -> bool:
+    """Return whether a token for one service permits a path; the query interface may always be read."""
     location = f"/{str(identity.audience).rpartition('#')[2]}/"
     return identity.kind is TokenKind.INSTANCE and (path.startswith(location) or (reading and path == "/-/"))
 
 
 class ComposedServices:
-    """What one instance's token reaches, found out when it is asked for.
+    """What one instance's token may access, determined on demand.
 
     Args:
-        identity: of the token.
-        database: read, outside of the request's transaction.
+        identity: the token's.
+        database: read outside of the request's transaction.
     """
 
     def __init__(self, identity: Identity, *, database: Database, instances: Instances, catalogue: Catalogue) -> None:
@@ -76,7 +76,7 @@ class ComposedServices:
         self._known: tuple[frozenset[str], frozenset[str]] | None = None
 
     def scope_of(self, entity: Entity) -> Scope | None:
-        """How the token's instance is related to an entity of its tenant's; None where it is not."""
+        """Return how the token's instance relates to an entity of its tenant; None if it does not."""
         if isinstance(entity, Link):
             return self.scope_of(entity.source)
         path = entity.identifier
@@ -90,32 +90,32 @@ class ComposedServices:
             return Scope.COMPOSED
         if is_exchanged(self._identity):
             return Scope.BOUND if service == self._identity.audience else None
-        return Scope.BOUND if path in self._others()[1] else None
+        return Scope.BOUND if path in self._related()[1] else None
 
     def check_orders(self, entity: Entity) -> None:
-        """Refuse an order of what the token's instance is not composed of. Raises ForbiddenError."""
+        """Raise ForbiddenError for an order of something that the token's instance is not composed of."""
         allowed = self.scope_of(entity) is Scope.COMPOSED
         if is_exchanged(self._identity):
             allowed = allowed and type_id(entity.kind) == self._identity.audience
         elif allowed:
-            allowed = entity.identifier in self._others()[0]
+            allowed = entity.identifier in self._related()[0]
         if not allowed:
             raise ForbiddenError(
-                f"the token is for what the instance {self._instance} is composed of, as the manifest of its service says, "
-                "at the path that derives from it",
+                f"the token permits only orders of what the instance {self._instance} is composed of, as declared by the "
+                "manifest of its service, at the path that derives from it",
                 "path",
             )
 
     def paths(self, kind: Category | None) -> frozenset[str]:
-        """Where what it reaches may lie, as far as that can be listed."""
+        """Return the paths that the token may access, as far as they can be listed."""
         if is_exchanged(self._identity):
-            return self._elsewheres(kind)
-        composed, bound = self._others()
+            return self._ordered_paths(kind)
+        composed, bound = self._related()
         return frozenset((self.own, self._record)) | composed | bound
 
     @property
     def own(self) -> str:
-        """Where the token's instance lies; empty where that is not here."""
+        """The path of the token's instance; empty if the instance is not one of this service manager."""
         if self._own is None:
             place = self._instances.remembered(self._instance)
             if place is None and not is_exchanged(self._identity):
@@ -128,8 +128,8 @@ class ComposedServices:
     def _record(self) -> str:
         return "" if is_exchanged(self._identity) else f"{wire.RECORD.location}{self._instance}"
 
-    def _elsewheres(self, kind: Category | None) -> frozenset[str]:
-        """Where an orchestrator of elsewhere may have ordered."""
+    def _ordered_paths(self, kind: Category | None) -> frozenset[str]:
+        """Return the paths at which an orchestrator of another service manager may have ordered."""
         service = str(self._identity.audience)
         with self._database.read() as connection:
             published = self._catalogue.service(connection, service)
@@ -138,8 +138,8 @@ class ComposedServices:
             regions = self._catalogue.manifest(published.digest, connection).resources
         return frozenset([wire.supplier_path(self._instance, service, region) for region in ("", *regions)])
 
-    def _others(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Where it may order, and what it is bound to."""
+    def _related(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the paths that the instance may order, and those that it is bound to."""
         if self._known is None:
             with self._database.read() as connection:
                 instance = self._instances.find(connection, self._instance)
@@ -151,12 +151,12 @@ class ComposedServices:
         return self._known
 
     def _manifests(self, connection: sa.Connection, instance: Instance) -> list[bundles.Manifest]:
-        # While it is brought to another bundle, the orchestrator of the former may still be at work.
+        # During an update to another bundle, the orchestrator of the previous one may still be working.
         digests = {instance.snapshot.digest, instance.snapshot.made or instance.snapshot.digest}
         return [self._catalogue.manifest(digest, connection) for digest in sorted(digests)]
 
     def _given(self, instance: Instance) -> Mapping[str, Any]:
-        """What the tenant gave: what the orchestrator itself puts out binds it to nothing."""
+        """Return the tenant's parameters; the orchestrator's own outputs do not bind it."""
         entity = self._instances.entity_as_seen(instance)
         return {} if entity is None else parameters_of(entity, instance.outputs)
 
@@ -171,11 +171,11 @@ def _bound_path(needed: bundles.Dependency, given: Mapping[str, Any]) -> str | N
 def target_of(
     identity: Identity, entity: Entity, reach: ComposedServices | None, instance: str | None = None
 ) -> Target:
-    """An entity of the caller's tenant as the policy asks about it. `instance`: its id, where that is known."""
+    """Return the policy's target for an entity of the caller's tenant. `instance`: its id, if known."""
     if reach is None:
         return Target(identity.tenant_id, instance)
     scope = reach.scope_of(entity)
-    # All three ask for the same: whether the token is that of this instance.
+    # The policy compares each of the three with the instance of the token.
     own, composed, bound = [identity.instance_id if scope is each else None for each in _RELATED]
     return Target(identity.tenant_id, own, composed_by=composed, bound_to=bound)
 
@@ -184,7 +184,7 @@ _RELATED: Final = (Scope.OWN_INSTANCE, Scope.COMPOSED, Scope.BOUND)
 
 
 def withheld(policy: Policy, identity: Identity, entity: Entity, reach: ComposedServices | None) -> frozenset[str]:
-    """The secret attributes of an entity that the caller may not see."""
+    """Return the secret attributes of an entity that the caller may not see."""
     target = target_of(identity, entity, reach)
     if policy.allows(rules.SECRETS, identity, target):
         return frozenset()
@@ -196,7 +196,7 @@ def withheld(policy: Policy, identity: Identity, entity: Entity, reach: Composed
 
 
 def reading_rule(kind: Kind) -> rules.Rule:
-    """The rule by which entities of a kind are read."""
+    """Return the rule for reading entities of a kind."""
     return _READING.get(type_id(kind), rules.READ)
 
 
@@ -204,30 +204,28 @@ _READING: Final = {type_id(wire.RECORD): rules.HISTORY, type_id(wire.PUBLISHED):
 
 
 class OwnMixins(UserDefinedMixinBackend):
-    """Serves the mixins that tenants define: who may attach them, and take them off."""
+    """Serves the mixins that tenants define: checks who may attach and detach them."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """Attach it."""
+        """Check that the caller may attach or detach it."""
         check_tags(self._policy, extras)
 
-    def delete(self, entity: Entity, extras: Any) -> None:
-        """Take it off."""
-        check_tags(self._policy, extras)
+    delete = create
 
 
 def check_tags(policy: Policy, extras: Any) -> None:
-    """Refuse whoever may not define or attach mixins. Raises ForbiddenError."""
+    """Raise ForbiddenError unless the caller may define and attach mixins."""
     identity = extras.get("identity")
     if identity is None:
-        raise ForbiddenError("this needs an identity")
+        raise ForbiddenError("authentication required")
     policy.check(rules.TAG, identity, Target(identity.tenant_id))
 
 
 class CallersView(RegistryView):
-    """The registry as the caller sees it: of its tenant's entities, an instance's token sees what it reaches."""
+    """The registry as the caller sees it: an instance's token sees only what it may access."""
 
     def __init__(self, wrapped: Registry, policy: Policy) -> None:
         super().__init__(wrapped)
@@ -243,12 +241,13 @@ class CallersView(RegistryView):
             return selection
         category = selection.category
         if category in (wire.DEPENDENCY, wire.RESOURCE_LINK):
-            return _of_own(selection, reach)
-        kind = category if isinstance(category, Kind) else None
-        return _only(selection, reach.paths(kind))
+            own = ("occi.core.source", reach.own)
+            return dataclasses.replace(selection, attributes=(*selection.attributes, own))
+        paths, given = reach.paths(category if isinstance(category, Kind) else None), selection.identifiers
+        return dataclasses.replace(selection, identifiers=paths if given is None else paths & given)
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        """A page of what the caller may read. Not every rendering has each entity looked at before it is listed."""
+        """Return a page of the entities that the caller may read, since not every rendering authorizes each of them."""
         page = super().select(selection, extras)
         identity = extras.get("identity") if isinstance(extras, dict) else None
         if identity is None:
@@ -274,12 +273,3 @@ class CallersView(RegistryView):
 def _reach_of(extras: Any) -> ComposedServices | None:
     found: ComposedServices | None = extras.get("reach") if isinstance(extras, dict) else None
     return found
-
-
-def _only(selection: Selection, paths: frozenset[str]) -> Selection:
-    given = selection.identifiers
-    return dataclasses.replace(selection, identifiers=paths if given is None else paths & given)
-
-
-def _of_own(selection: Selection, reach: ComposedServices) -> Selection:
-    return dataclasses.replace(selection, attributes=(*selection.attributes, ("occi.core.source", reach.own)))

@@ -1,9 +1,9 @@
-"""What clients of Hurtle's time are shown on their mount: its words for states, on answers only.
+"""Renderings for Hurtle's clients: they translate an instance's states in responses.
 
-Hurtle's instances came to rest in `provision`, and its clients take an instance for ready by Heat's word in
-`occi.mcn.stack.state`. A service without stacks has none, and here it is told at the end of a phase, not while Heat works:
-a client that has just asked for an update would take the word of the phase before for its end. So both are said in Hurtle's
-way where an answer is written; nothing that is kept differs.
+Hurtle's instances come to rest in `provision`, and its clients consider an instance ready by the Heat state in
+`occi.mcn.stack.state`. A service without stacks has none, and Archelon's orchestrators report it at the end of a phase: a client
+that has just requested an update would take the state of the previous phase for the result. Both are therefore translated when
+a response is written; nothing that is stored differs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from occi_service.renderings import (
 )
 from occi_service.renderings.html import Html
 
-#: `provision` is where Hurtle's instances rest. Who waits for it is not to take the phase of that name for its end.
+#: Hurtle's instances rest in `provision`, so clients that wait for it must not see the phase of that name.
 _STATES: Final = {"active": "provision", "provision": "deploy"}
-#: Heat's word while the instance is in this state, whatever was told of the last phase.
+#: The stack state while the instance is in this state, whatever the previous phase reported.
 _UNDER_WAY: Final = {
     "initialise": "CREATE_IN_PROGRESS",
     "activate": "CREATE_IN_PROGRESS",
@@ -40,23 +40,23 @@ _UNDER_WAY: Final = {
     "start": "RESUME_IN_PROGRESS",
     "destroy": "DELETE_IN_PROGRESS",
 }
-#: The same where nobody has told one: a service without stacks.
+#: The stack state if none was reported, as by a service without stacks.
 _AT_REST: Final = {"active": "CREATE_COMPLETE", "inactive": "SUSPEND_COMPLETE"}
 
 
 def as_hurtle(entity: EntityDocument) -> EntityDocument:
-    """An instance in Hurtle's words; anything else as it is."""
+    """Translate an instance to Hurtle's states; return any other entity unchanged."""
     state = entity.attributes.get(wire.STATE)
     if not isinstance(state, str):
         return entity
-    told = str(entity.attributes.get(orchestrator.STACK_STATE) or _AT_REST.get(state, ""))
-    if state == "fail" and not told.endswith("_FAILED"):
-        told = "CREATE_FAILED"
-    shown = {wire.STATE: _STATES.get(state, state), orchestrator.STACK_STATE: _UNDER_WAY.get(state, told)}
+    stack_state = str(entity.attributes.get(orchestrator.STACK_STATE) or _AT_REST.get(state, ""))
+    if state == "fail" and not stack_state.endswith("_FAILED"):
+        stack_state = "CREATE_FAILED"
+    shown = {wire.STATE: _STATES.get(state, state), orchestrator.STACK_STATE: _UNDER_WAY.get(state, stack_state)}
     return dataclasses.replace(entity, attributes=entity.attributes | shown)
 
 
-class _InHurtlesWords(Rendering):
+class _HurtleStates(Rendering):
     def write_entity(self, entity: EntityDocument) -> Payload:
         return super().write_entity(as_hurtle(entity))
 
@@ -65,27 +65,27 @@ class _InHurtlesWords(Rendering):
         return super().write_collection(dataclasses.replace(collection, entities=shown))
 
 
-class _Json(_InHurtlesWords, JsonPyssf):
+class _Json(_HurtleStates, JsonPyssf):
     pass
 
 
-class _PlainJson(_InHurtlesWords, PlainJson):
+class _PlainJson(_HurtleStates, PlainJson):
     pass
 
 
-class _TextPlain(_InHurtlesWords, TextPlain):
+class _TextPlain(_HurtleStates, TextPlain):
     pass
 
 
-class _TextOcciPlain(_InHurtlesWords, TextOcciPlain):
+class _TextOcciPlain(_HurtleStates, TextOcciPlain):
     pass
 
 
-class _TextOcci(_InHurtlesWords, TextOcciHurtle):
+class _TextOcci(_HurtleStates, TextOcciHurtle):
     pass
 
 
 def renderings() -> dict[str, Rendering]:
-    """The renderings of a mount for Hurtle's clients, by media type. Pages for people are as elsewhere."""
+    """Return the renderings of a mount for Hurtle's clients, by media type; HTML is not translated."""
     made: list[Rendering] = [_TextPlain(), _TextOcci(), _Json(), Html(), UriList(), _TextOcciPlain(), _PlainJson()]
     return {each.mime_type: each for each in made}

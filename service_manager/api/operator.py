@@ -1,4 +1,4 @@
-"""What operators do that tenants do not: see every tenant's instances, dispose of one, stop taking orders."""
+"""The operators' interface: list every tenant's instances, dispose of one, roll services, stop taking orders."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from ..store.services import Catalogue
 from ..store.snapshot import WantedState
 
 _PAGE: Final = 1000
-#: A text that columns hold: no control characters, and as long as the longest of them.
+#: Text for a database column: no control characters, and no longer than the longest column.
 _Text = Annotated[str, pydantic.StringConstraints(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class _Nothing(pydantic.BaseModel, extra="forbid"):
-    """The query of what takes none."""
+class _NoQuery(pydantic.BaseModel, extra="forbid"):
+    """The query of a request that takes none."""
 
 
-class _Listing(_Nothing):
+class _Listing(_NoQuery):
     state: _Text | None = None
     service: _Text | None = None
     tenant: _Text | None = None
     after: _Text = ""
 
 
-class _Roll(_Nothing):
+class _Roll(_NoQuery):
     service: _Text
 
 
-class _Draining(_Nothing):
+class _Draining(_NoQuery):
     draining: bool
 
 
 class OperatorResource:
-    """`/operator/…`, in JSON."""
+    """The resources at `/operator/…`, in JSON."""
 
     def __init__(
         self,
@@ -69,31 +69,29 @@ class OperatorResource:
         self._clock = clock
 
     def on_get_instances(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Every tenant's instances in the order of their ids: `?after=<id>` goes on, `?state=` and `?service=` narrow."""
-        self._check(req, rules.LIST_ALL)
-        asked = read_query(req, _Listing)
+        """List all instances by id: `?after=<id>` continues, `?state=`, `?service=` and `?tenant=` filter."""
+        query: _Listing = self._check(req, rules.LIST_ALL, _Listing)
         table = tables.instances
         wanted = sa.select(
             table.c.id, table.c.tenant, table.c.service, table.c.path, table.c.state, table.c.failed, table.c.generation
         )
-        for name, given in asked.model_dump(exclude={"after"}, exclude_none=True).items():
+        for name, given in query.model_dump(exclude={"after"}, exclude_none=True).items():
             wanted = wanted.where(table.c[name] == given)
-        wanted = wanted.where(table.c.id > asked.after).order_by(table.c.id).limit(_PAGE)
+        wanted = wanted.where(table.c.id > query.after).order_by(table.c.id).limit(_PAGE)
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
         _answer(resp, {"instances": [dict(row._mapping) for row in rows]})
 
     def on_delete_instance(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
-        """Dispose of an instance of any tenant, locks notwithstanding."""
+        """Dispose of an instance of any tenant, even if it is locked."""
         self._check(req, rules.OPERATE)
-        read_query(req, _Nothing)
         with self._database.write() as connection:
             found = self._instances.find(connection, instance)
             entity = self._instances.entity(connection, found) if found is not None else None
-            # Locked after the entity, in the order of everybody who writes both.
+            # Locked after the entity, as by every writer of both.
             found = self._instances.find(connection, instance, lock=True)
             if found is None or entity is None:
-                raise NotFoundError(f"there is no instance {instance}", "path")
+                raise NotFoundError(f"instance {instance} not found", "path")
             columns: dict[str, Any] = {"wanted": WantedState.GONE.value}
             if found.snapshot.state == "fail" and found.snapshot.failed == "destroy":
                 columns |= self._history.resume(connection, found, found.snapshot.generation, self._clock())
@@ -104,9 +102,8 @@ class OperatorResource:
         _answer(resp, {"instance": instance, "state": "destroy"})
 
     def on_get_services(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Every tenant's services: the bundle that is published, by whom, and how its roll stands."""
+        """List all services: the published bundle, its tenant, and the state of its roll."""
         self._check(req, rules.OPERATE)
-        read_query(req, _Nothing)
         table = tables.services
         with self._database.read() as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.type)).all()
@@ -122,22 +119,20 @@ class OperatorResource:
         return {"service": row.type, "digest": row.digest, "withdrawn": row.withdrawn, "tenant": tenant, "roll": state}
 
     def on_post_rolls(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Bring a service's instances to the bundle that is published: `{"service": "<type identifier>"}`."""
+        """Update a service's instances to the published bundle: `{"service": "<type identifier>"}`."""
         self._check(req, rules.OPERATE)
-        read_query(req, _Nothing)
         service = read_json(req, _Roll).service
         with self._database.write() as connection:
             head = self._catalogue.service(connection, service)
             if head is None or head.withdrawn:
-                raise BadRequestError("it is not the type identifier of a published service", "body service")
+                raise BadRequestError("expected the type identifier of a published service", "body service")
             tenant = self._catalogue.publisher(connection, head.type)
             begin_roll(self._instances, connection, tenant, head.id)
         _answer(resp, {"service": head.type, "digest": head.digest, "roll": "running"})
 
     def on_post_children(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Hurtle's `/update/children`: bring the instances of every published service to its bundle."""
+        """Hurtle's `/update/children`: update the instances of every published service to its bundle."""
         self._check(req, rules.OPERATE)
-        read_query(req, _Nothing)
         with self._database.write() as connection:
             published = sa.select(tables.services).where(sa.not_(tables.services.c.withdrawn))
             rows = connection.execute(published.order_by(tables.services.c.type)).all()
@@ -146,17 +141,15 @@ class OperatorResource:
         _answer(resp, {"services": [row.type for row in rows]})
 
     def on_get_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Whether orders are taken."""
+        """Return whether the service manager refuses new orders."""
         self._check(req, rules.DRAIN)
-        read_query(req, _Nothing)
         with self._database.read() as connection:
             value = connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == "draining"))
         _answer(resp, {"draining": value == "yes"})
 
     def on_put_draining(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Take no more orders, or take them again: `{"draining": true}`. What runs goes on."""
+        """Stop or resume taking orders: `{"draining": true}`. Existing instances continue."""
         self._check(req, rules.DRAIN)
-        read_query(req, _Nothing)
         draining = read_json(req, _Draining).draining
         flags = tables.flags
         with self._database.write() as connection:
@@ -164,12 +157,13 @@ class OperatorResource:
             connection.execute(flags.insert().values(name="draining", value="yes" if draining else "no"))
         _answer(resp, {"draining": draining})
 
-    def _check(self, req: falcon.Request, rule: rules.Rule) -> None:
+    def _check(self, req: falcon.Request, rule: rules.Rule, query: type[_NoQuery] = _NoQuery) -> Any:
         identity: Identity | None = req.env.get(IDENTITY)
         if identity is None:
-            raise ForbiddenError("this needs an identity")
+            raise ForbiddenError("authentication required")
         with refusals():
             self._policy.check(rule, identity, Target(identity.tenant_id))
+        return read_query(req, query)
 
 
 def _answer(resp: falcon.Response, value: Any) -> None:

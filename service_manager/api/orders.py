@@ -1,8 +1,8 @@
-"""Orders: what a tenant asks of an instance, written down and answered at once.
+"""Orders: tenants' requests about instances, recorded and answered at once.
 
-Every method runs in the request's own transaction (the registry's unit of work) and calls nothing outside: it checks,
-changes the entity and the row, and enqueues work. What happens then is the reconciler's. The one call that an order may need,
-for a delegation, is made before its transaction.
+Every method runs in the request's transaction (the registry's unit of work) and calls no other service: it checks the request,
+changes the entity and the row, and enqueues work for the reconciler. The one call that an order may need, for a delegation, is
+made before its transaction.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from ..store.start_tokens import new_start_token
 from .exchanged_tokens import ComposedServices, target_of
 
 INVOCATION_TOPIC: Final = "invocation"
-#: Declared actions of one instance that may be on their way at once.
+#: Limit of pending invocations of declared actions per instance.
 _MOST_INVOCATIONS: Final = 100
 
 
 class InstanceBackend(ServiceBackend, DeferredDeletion):
-    """Serves the kind of every service. `catalogue` is set once both are made."""
+    """Serves the kind of every service. `catalogue` is set after both are created."""
 
     catalogue: Catalogue
 
@@ -71,7 +71,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     # orders -----------------------------------------------------------------------------------------------------------
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """An order."""
+        """Order an instance."""
         identity, connection = caller_of(extras), connection_of(extras)
         reach: ComposedServices | None = extras.get("reach")
         if reach is not None:
@@ -123,7 +123,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         connection: sa.Connection,
         extras: Any,
     ) -> InstanceId:
-        """The id of a new instance, for which design acts from now on where its regions need that."""
+        """Return the id of a new instance, with a delegation created at design if its regions need one."""
         instance_id = _new_id(entity, extras)
         region = entity.attributes.get(names.REGION)
         needs_others = self.catalogue.needs_others(connection, manifest, region)
@@ -131,13 +131,9 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             return instance_id
         identity = caller_of(extras)
         make = functools.partial(
-            self._delegating.make,
-            instance_id,
-            identity,
-            extras.get("token"),
-            request_id=extras.get("request_id"),
+            self._delegating.make, instance_id, identity, extras.get("token"), request_id=extras.get("request_id")
         )
-        # Everything else was checked before; what is delegated in vain is taken back later.
+        # Everything else was checked before; a delegation of a failed order is revoked later.
         return InstanceId(call_first(extras, f"delegate {entity.identifier}", make))
 
     def _check_quota(self, connection: sa.Connection, identity: Identity, service: str, digest: str) -> None:
@@ -148,7 +144,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         if quotas.default is None and not quotas.per_service:
             return
         if connection.dialect.name == "postgresql":
-            # Two orders at once are counted one after the other. SQLite's write lock does the same.
+            # Serialize the tenant's concurrent orders. SQLite's write lock does the same.
             key = int.from_bytes(uuid.uuid5(uuid.NAMESPACE_OID, identity.tenant_id).bytes[:8], signed=True)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
         instances, of_service = self._instances.count(connection, identity.tenant_id, service)
@@ -161,15 +157,15 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
             raise BadRequestError(f"the service is not deployed to {region!r}; its regions are {known}", names.REGION)
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        """A look: everything is in the entity."""
+        """Authorize reading."""
         self._check(rules.READ, entity, extras)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        """A partial update: the attributes that are given replace those that are there."""
+        """Set the given attributes."""
         self._change(old, dict(new.attributes), extras)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """A whole update: attributes that are not given go back to their defaults, or away."""
+        """Set all attributes: those that are not given are reset to their defaults, or removed."""
         definitions = attributes_of(old.kind, old.mixins)
         given = dict(new.attributes)
         for name in list(old.attributes):
@@ -187,7 +183,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         if not changed:
             return
         if names.REGION in changed:
-            raise ConflictError("an instance stays in its region; order another one there", names.REGION)
+            raise ConflictError("an instance cannot change its region; order another one there", names.REGION)
         for name, value in changed.items():
             if value is None:
                 entity.attributes.pop(name, None)
@@ -205,12 +201,12 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         self._write(connection, instance, columns, extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        """A DELETE: overtakes whatever runs. Repeating it is harmless, and starts a failed one again."""
+        """Dispose of the instance, overtaking any phase. Idempotent; repeating it retries a failed disposal."""
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.DELETE, entity, extras, instance)
         _refuse_locked(instance, "delete")
-        # The generation stays: the orchestrator is not told one with its DELETE, and reports under the last it knows.
+        # The generation stays: DELETE carries none to the orchestrator, which reports under the last one that it knows.
         columns: dict[str, Any] = {"wanted": WantedState.GONE.value}
         if instance.snapshot.state == "fail" and instance.snapshot.failed == "destroy":
             columns |= self._resume(connection, instance, instance.snapshot.generation)
@@ -220,7 +216,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     # actions ----------------------------------------------------------------------------------------------------------
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> None:
-        """`stop`, `start`, `retry`, `lock`, `unlock`, or an action that the service declares."""
+        """Carry out `stop`, `start`, `retry`, `lock`, `unlock` or an action that the service declares."""
         identity, connection = caller_of(extras), connection_of(extras)
         instance = self._locked(connection, entity, identity)
         self._check(rules.ACT, entity, extras, instance)
@@ -264,7 +260,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
         waiting = sa.select(sa.func.count()).select_from(table).where(table.c.instance == instance.id)
         if (connection.scalar(waiting) or 0) >= _MOST_INVOCATIONS:
             raise ConflictError(
-                f"{_MOST_INVOCATIONS} actions wait for the instance's orchestrator already; try again when it has taken some",
+                f"{_MOST_INVOCATIONS} actions are already pending for the instance's orchestrator; try again later",
                 "action",
             )
         invocation = str(uuid.uuid4())
@@ -284,7 +280,7 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
     def _resume(self, connection: sa.Connection, instance: Instance, generation: int) -> dict[str, Any]:
         return self._history.resume(connection, instance, generation, self._clock())
 
-    # what all of these do ------------------------------------------------------------------------------------------------
+    # shared -----------------------------------------------------------------------------------------------------------
 
     def _locked(self, connection: sa.Connection, entity: Entity, identity: Identity) -> Instance:
         instance = self._instances.at(connection, identity.tenant_id, entity.identifier)
@@ -306,20 +302,19 @@ class InstanceBackend(ServiceBackend, DeferredDeletion):
 
 
 def _new_id(entity: Entity, extras: Any) -> InstanceId:
-    """The id of a new instance, which is unique over all tenants and all times.
+    """Return the id of a new instance, unique over all tenants and all time.
 
-    Where the service manager chose the path it is the path's own UUID. A path that a client chose may be another
-    tenant's as well, or that of an instance which is gone and whose records, disposal and tokens carry its id; so that
-    instance has an id of its own.
+    If the service manager chose the path, the id is the path's UUID. A path that a client chose may also be another tenant's, or
+    that of a deleted instance whose records, disposal and tokens carry its id, so its instance gets a separate id.
     """
     path = entity.identifier
     last = path.rpartition("/")[2]
     if path != f"{entity.kind.location}{last}":
-        raise BadRequestError(f"an instance of this service lies at {entity.kind.location}<UUID>", "path")
+        raise BadRequestError(f"expected a path {entity.kind.location}<UUID>", "path")
     try:
         given = uuid.UUID(last)
     except ValueError:
-        raise BadRequestError("an instance's path ends in a UUID", "path") from None
+        raise BadRequestError("expected a path that ends in a UUID", "path") from None
     if str(given) != last:
         raise BadRequestError(f"write the UUID as {given}", "path")
     return InstanceId(str(uuid.uuid4()) if extras.get("chosen_path") else last)
@@ -328,7 +323,7 @@ def _new_id(entity: Entity, extras: Any) -> InstanceId:
 def caller_of(extras: Any) -> Identity:
     identity = extras.get("identity") if isinstance(extras, dict) else None
     if identity is None:
-        raise ForbiddenError("this needs an identity")
+        raise ForbiddenError("authentication required")
     assert isinstance(identity, Identity)
     return identity
 
@@ -346,7 +341,7 @@ def _flags(connection: sa.Connection) -> dict[str, str]:
 
 
 def _moves(instance: Instance) -> tuple[str, ...]:
-    """What may be asked for now; after a DELETE, nothing that would undo it."""
+    """Return the permitted requests; after a DELETE, none that would undo it."""
     seen = instance.snapshot
     moves = legal_moves(seen.state)
     if seen.wanted is not WantedState.GONE:

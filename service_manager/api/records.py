@@ -1,4 +1,4 @@
-"""Records, read and expired: tenants look at the history of what they had; nobody writes it but the service manager."""
+"""Records and their expiry: tenants read the history of their instances, and only the service manager writes it."""
 
 from __future__ import annotations
 
@@ -19,45 +19,41 @@ from .orders import caller_of
 
 
 class RecordBackend(KindBackend):
-    """Serves what the service manager alone writes: records, and the links of instances."""
+    """Serves what only the service manager writes: records, and the links of instances."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        """A look at one's own."""
+        """Authorize reading."""
         identity = caller_of(extras)
         self._policy.check(reading_rule(entity.kind), identity, target_of(identity, entity, extras.get("reach")))
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """Refused."""
+        """Refuse: raise ForbiddenError."""
         raise ForbiddenError(f"{entity.kind.term} entities are written by the service manager alone", "kind")
 
+    delete = create
+
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Refused."""
+        """Refuse: raise ForbiddenError."""
         self.create(old, extras)
 
-    def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Refused."""
-        self.create(old, extras)
-
-    def delete(self, entity: Entity, extras: Any) -> None:
-        """Refused."""
-        self.create(entity, extras)
+    replace = update
 
 
 class RecordExpiry(queue.Handler[str, str]):
-    """Deletes a record when its time is over; keys are `tenant instance`."""
+    """Deletes records whose retention is over; keys are `tenant instance`."""
 
     def __init__(self, history: History) -> None:
         self._history = history
 
     def load(self, connection: sa.Connection, item: queue.Item) -> str:
-        """Nothing to look up: the row was due, so it is time."""
+        """Return the key: the work is due only when the retention is over."""
         return item.key
 
     def step(self, wanted: str) -> queue.Progress[str]:
-        """Nothing to do in the world."""
+        """Do nothing: `save` deletes the record."""
         return queue.Done(wanted)
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: str) -> None:
@@ -66,4 +62,4 @@ class RecordExpiry(queue.Handler[str, str]):
         self._history.expire(connection, TenantId(tenant), instance)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
-        """Leave it: the next retention looks again."""
+        """Keep the record; its expiry can be enqueued again."""

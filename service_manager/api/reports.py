@@ -1,7 +1,7 @@
-"""What orchestrators tell the service manager: reports of phases, and that they have started (`renew`).
+"""Reports of orchestrators about phases, and the renewal of their tokens at a start (`renew`).
 
-Both are actions of the instance's own entity, for the instance's own token alone. They write columns that the
-reconciler does not, and wake it.
+Both are actions of the instance's entity and accept only the instance's own token. They write columns that the reconciler does
+not write, and wake it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..store.start_tokens import START_AUDIENCE
 from .orders import caller_of, connection_of
 
 _STACK: Final = ("occi.mcn.stack.state", "occi.mcn.stack.id")
-#: Outputs and links of one instance. A stack has tens.
+#: Limits of outputs and links per instance. A stack has tens.
 _MAX_OUTPUTS: Final = 500
 _MAX_LINKS: Final = 500
 _MAX_TARGET: Final = 2000
@@ -38,7 +38,7 @@ class ReportBackend(ActionBackend):
     """The actions `report` and `renew`.
 
     Args:
-        issuers: of the tokens that this service manager gives its instances.
+        issuers: the issuers of this service manager's own instance tokens.
     """
 
     def __init__(
@@ -59,20 +59,22 @@ class ReportBackend(ActionBackend):
         self._clock = clock
 
     def action(self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any) -> Any:
-        """Take a report, or give fresh tokens."""
+        """Store a report, or return fresh tokens."""
         identity = caller_of(extras)
         instance = self._own(entity, identity, extras)
         if action == wire.RENEW:
             return self._renew(instance, extras)
         if identity.audience == START_AUDIENCE:
-            raise ForbiddenError("a start token is for renew alone; report with the token that it gives", "token")
+            raise ForbiddenError(
+                "a start token is valid only for renew; report with a token that renew returns", "token"
+            )
         self._report(entity, instance, attributes, extras)
         return None
 
     def _own(self, entity: Entity, identity: Identity, extras: Any) -> Instance:
-        """The instance, if the caller is its orchestrator."""
+        """Return the instance if the caller is its orchestrator. Raises ForbiddenError."""
         found = None
-        # Who else signs tokens of instances may let them order here, and not speak for one of ours.
+        # Another issuer of instance tokens may permit orders here, but not act for an instance of this service manager.
         ours = identity.kind is TokenKind.INSTANCE and identity.issuer in self._issuers
         if ours and identity.instance_id is not None:
             found = self._instances.find(connection_of(extras), identity.instance_id, lock=True)
@@ -84,7 +86,7 @@ class ReportBackend(ActionBackend):
     def _renew(self, instance: Instance, extras: Any) -> dict[str, Any]:
         identity = caller_of(extras)
         if identity.audience == START_AUDIENCE:
-            # A start token is used at a start: what was told to an earlier start has to be told again.
+            # A start token is used at a start: the new process has to be sent everything again.
             connection = connection_of(extras)
             self._instances.change(
                 connection, instance.id, {"boots": instance.snapshot.boots + 1, "consecutive_failures": 0}
@@ -96,11 +98,11 @@ class ReportBackend(ActionBackend):
         }
         return {wire.TOKENS: fresh}
 
-    def _report(self, entity: Entity, instance: Instance, told: dict[str, Any], extras: Any) -> None:
+    def _report(self, entity: Entity, instance: Instance, report: dict[str, Any], extras: Any) -> None:
         seen = instance.snapshot
-        generation = told[names.GENERATION]
-        phase, state = told.get(wire.PHASE), told.get(wire.PHASE_STATE)
-        # DELETE tells an orchestrator no generation: it reports `destroy` under the last that it was told.
+        generation = report[names.GENERATION]
+        phase, state = report.get(wire.PHASE), report.get(wire.PHASE_STATE)
+        # DELETE carries no generation: the orchestrator reports `destroy` under the last one that it knows.
         destroying = phase == seen.state == "destroy"
         if generation < seen.phase_generation and not destroying:
             raise ConflictError(
@@ -109,22 +111,22 @@ class ReportBackend(ActionBackend):
             )
         connection = connection_of(extras)
         columns: dict[str, Any] = {}
-        if wire.PRIVATE in told:
-            private = json.dumps(told[wire.PRIVATE], separators=(",", ":"))
+        if wire.PRIVATE in report:
+            private = json.dumps(report[wire.PRIVATE], separators=(",", ":"))
             if len(private.encode()) > wire.PRIVATE_LIMIT:
                 raise TooLargeError(f"private has more than {wire.PRIVATE_LIMIT} bytes", wire.PRIVATE)
             columns["private"] = self._cipher.encrypt(private, context=(instance.id, "private"))
-        if wire.OUTPUTS in told:
-            columns["outputs"] = json.dumps(self._set_outputs(entity, instance, told[wire.OUTPUTS]))
+        if wire.OUTPUTS in report:
+            columns["outputs"] = json.dumps(self._set_outputs(entity, instance, report[wire.OUTPUTS]))
         for name in _STACK:
-            if name in told:
-                entity.attributes[name] = told[name]
-        if wire.REPORTED_LINKS in told:
-            columns["dependencies"] = self._set_links(entity, instance, told[wire.REPORTED_LINKS], extras)
-        message = str(told.get(wire.PHASE_MESSAGE) or "")[:1000]
-        # In the pause before the next attempt, a failure is the one that the pause is for, told twice.
-        told_before = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
-        if phase is not None and phase == seen.state and seen.outcome is None and not told_before:
+            if name in report:
+                entity.attributes[name] = report[name]
+        if wire.REPORTED_LINKS in report:
+            columns["dependencies"] = self._set_links(entity, instance, report[wire.REPORTED_LINKS], extras)
+        message = str(report.get(wire.PHASE_MESSAGE) or "")[:1000]
+        # During the pause before the next attempt, a failure is a repeated report of the one that caused the pause.
+        repeated = state == "failed" and seen.retry_at is not None and self._clock() < seen.retry_at
+        if phase is not None and phase == seen.state and seen.outcome is None and not repeated:
             if state in ("done", "failed"):
                 columns |= {"outcome": state, "outcome_message": message}
             elif message:
@@ -153,19 +155,19 @@ class ReportBackend(ActionBackend):
 
 def _check_link(link: Any, where: str) -> None:
     if not isinstance(link, dict):
-        raise BadRequestError("a link is an object of target, kind and title", where)
+        raise BadRequestError("expected an object with target, kind and title", where)
     target = link.get("target")
     if not isinstance(target, str) or "://" not in target or len(target) > _MAX_TARGET:
-        raise BadRequestError(f"its target is not an absolute URI of at most {_MAX_TARGET} characters", where)
+        raise BadRequestError(f"expected a target that is an absolute URI of at most {_MAX_TARGET} characters", where)
     target_kind = link.get("target_kind")
     if target_kind is not None and (not isinstance(target_kind, str) or _TYPE.fullmatch(target_kind) is None):
-        raise BadRequestError("its target_kind is not a type identifier, scheme and term", where)
+        raise BadRequestError("expected a target_kind that is a type identifier, scheme and term", where)
     if link.get("kind") not in tuple(LINK_KINDS):
-        raise BadRequestError(f"its kind is not one of {', '.join(LINK_KINDS)}", where)
+        raise BadRequestError(f"expected a kind that is one of {', '.join(LINK_KINDS)}", where)
 
 
 def output_name(name: str, entity: Entity) -> str:
-    """The attribute under which an output is shown: its own name, if that is one that an orchestrator may set."""
+    """Return the attribute that shows an output: its own name if an orchestrator may set that, else `output.<name>`."""
     declared = entity.kind.attributes.get(name)
     reserved = name in wire.INSTANCE_ATTRIBUTES or name.startswith(("occi.", names.ATTRIBUTE_PREFIX))
     if ATTRIBUTE_NAME.fullmatch(name) is not None and not reserved and (declared is None or declared == "immutable"):

@@ -105,7 +105,7 @@ def test_a_reported_link_of_no_kind(targets: list[Target], kind: Any) -> None:
                 document["attributes"][wire.REPORTED_LINKS][0]["kind"] = kind
                 answer = send(target, request, document)
                 assert answer.status == 400
-                assert answer.json["error"]["message"].startswith("its kind is not one of ")
+                assert answer.json["error"]["message"].startswith("expected a kind that is one of ")
 
 
 @pytest.mark.parametrize(
