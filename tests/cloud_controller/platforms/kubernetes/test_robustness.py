@@ -1,6 +1,6 @@
 """The cloud controller recovers from faults of its cluster's API, and nothing is left over or duplicated.
 
-Each fault lasts while a stack is ordered, completes, loses its pod, gets a new one, and is removed, by a real worker that uses a real
+Each fault lasts while a stack is ordered, completes, loses its pod, gets a new one, and is removed, by a real worker on a real
 cluster through a proxy. Polls are so far apart that progress comes from notifications or retries.
 """
 
