@@ -1,1 +1,1 @@
-"""Keystone as design's identity service: delegations are trusts, the catalogue is Keystone's own."""
+"""Keystone as design's identity service: delegations are trusts, and the catalogue is synchronized."""

@@ -1,4 +1,4 @@
-"""Design's own user at Keystone, and the token that it calls with."""
+"""Design's own user in Keystone, and its token."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Account:
         self._plugin = keystone.plugin(user)
 
     def access(self, *, fresh: bool = False) -> Access:
-        """Its token.
+        """Return the user's token.
 
         Raises:
-            IdentityDownError: Keystone does not answer, or does not let the user in, which is the operator's to mend.
+            IdentityDownError: Keystone is unreachable, or rejects the user, which the operator must correct.
         """
         if fresh:
             self._plugin.invalidate()
@@ -32,14 +32,14 @@ class Account:
             raise IdentityDownError(str(error)) from None
         except KeystoneRefusedError as error:
             raise IdentityDownError(
-                f"Keystone does not let {self.user.name} in ({error.status}); look at keystone_user"
+                f"Keystone rejects {self.user.name} ({error.status}); check keystone_user"
             ) from None
 
     def call(self, method: str, path: str, *, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
-        """Call Keystone as this user; with a fresh token where the present one is refused.
+        """Call Keystone as this user, with a fresh token if the cached one is rejected.
 
         Raises:
-            KeystoneRefusedError: it answers 4xx. IdentityDownError: it does not answer.
+            KeystoneRefusedError: a 4xx response. IdentityDownError: Keystone is unreachable.
         """
         for fresh in (False, True):
             token = self.access(fresh=fresh).token
@@ -50,4 +50,4 @@ class Account:
             except KeystoneRefusedError as error:
                 if error.status != 401 or fresh:
                     raise
-        raise AssertionError("either of the two has returned or raised")
+        raise AssertionError("unreachable")

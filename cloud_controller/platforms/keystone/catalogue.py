@@ -1,7 +1,7 @@
-"""Keystone's catalogue, kept the same as design's: a service for each type, an endpoint for each region and interface.
+"""Synchronizes Keystone's catalogue with design's: a service for each type, an endpoint for each region and interface.
 
-What is ours carries our name in its description; everything else there is other people's, and only read. So what somebody
-removes is made again, what somebody changes is set right, and what was withdrawn goes, however often the process is killed.
+Our entries carry our name in their description; all others are only read. Each run recreates removed entries, corrects changed
+ones and deletes withdrawn ones, so it may be interrupted at any point.
 """
 
 from __future__ import annotations
@@ -22,50 +22,52 @@ class KeystoneCatalogue:
 
     Args:
         account: a user with the role admin.
-        owner: marks what is ours, where several cloud controllers share a Keystone.
+        owner: identifies our entries if several cloud controllers share a Keystone.
     """
 
     def __init__(self, account: Account, *, owner: str) -> None:
         self._account = account
-        self._mark = f"Entered by Archelon ({owner})"
+        self._description = f"Entered by Archelon ({owner})"
 
     def publish(self, entries: Sequence[CatalogueEntry]) -> int:
         """See `ServiceCatalogue.publish`."""
         services, endpoints = self._list("services"), self._list("endpoints")
-        ours = {each["type"]: each for each in services if each.get("description") == self._mark}
+        ours = {each["type"]: each for each in services if each.get("description") == self._description}
         wanted: dict[str, dict[tuple[str, str], str]] = {}
         for each in entries:
             wanted.setdefault(each.type, {})[each.region, each.interface] = each.endpoint
         changes = 0
-        for service_type, places in sorted(wanted.items()):
+        for service_type, urls in sorted(wanted.items()):
             service = ours.get(service_type)
             if service is None:
-                document = {"type": service_type, "name": _NAME, "description": self._mark, "enabled": True}
+                document = {"type": service_type, "name": _NAME, "description": self._description, "enabled": True}
                 service = self._call("POST", "/services", {"service": document})["service"]
                 changes += 1
-            there = [each for each in endpoints if each["service_id"] == service["id"]]
-            changes += self._place(str(service["id"]), places, there)
+            present = [each for each in endpoints if each["service_id"] == service["id"]]
+            changes += self._sync_endpoints(str(service["id"]), urls, present)
         for service_type, service in ours.items():
             if service_type not in wanted:
-                # Its endpoints go with it.
+                # Keystone deletes its endpoints with it.
                 self._call("DELETE", f"/services/{service['id']}")
                 changes += 1
         return changes
 
-    def _place(self, service: str, wanted: Mapping[tuple[str, str], str], there: Sequence[Mapping[str, Any]]) -> int:
+    def _sync_endpoints(
+        self, service: str, wanted: Mapping[tuple[str, str], str], present: Sequence[Mapping[str, Any]]
+    ) -> int:
         changes = 0
-        present: dict[tuple[str, str], Mapping[str, Any]] = {}
-        for each in there:
-            place = (str(each.get("region_id") or ""), str(each["interface"]))
-            if place not in wanted or place in present:
+        kept: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for each in present:
+            key = (str(each.get("region_id") or ""), str(each["interface"]))
+            if key not in wanted or key in kept:
                 self._call("DELETE", f"/endpoints/{each['id']}")
                 changes += 1
             else:
-                present[place] = each
+                kept[key] = each
         for (region, interface), url in sorted(wanted.items()):
-            found = present.get((region, interface))
+            found = kept.get((region, interface))
             if found is None:
-                # `region`, not `region_id`: Keystone makes the region where it knows none of that name.
+                # `region`, not `region_id`: Keystone creates a missing region.
                 endpoint = {"service_id": service, "interface": interface, "url": url, "region": region}
                 self._call("POST", "/endpoints", {"endpoint": endpoint})
                 changes += 1
@@ -79,20 +81,20 @@ class KeystoneCatalogue:
         services = {
             each["id"]: each
             for each in self._list("services")
-            if each.get("description") != self._mark and each.get("enabled", True)
+            if each.get("description") != self._description and each.get("enabled", True)
         }
         found = []
         for each in self._list("endpoints"):
             service = services.get(each["service_id"])
-            # A URL with %(tenant_id)s in it is no endpoint before a token has filled it in.
+            # Skip URL templates such as %(tenant_id)s, which Keystone expands per token.
             if service is not None and each.get("enabled", True) and "(" not in each["url"]:
                 region = str(each.get("region_id") or "")
                 title = str(service.get("name") or "")
                 found.append(CatalogueEntry(str(service["type"]), region, str(each["interface"]), each["url"], title))
         return sorted(found)
 
-    def _list(self, what: str) -> list[Any]:
-        return list(self._call("GET", f"/{what}")[what])
+    def _list(self, collection: str) -> list[Any]:
+        return list(self._call("GET", f"/{collection}")[collection])
 
     def _call(self, method: str, path: str, document: Any = None) -> Any:
         try:
@@ -101,5 +103,5 @@ class KeystoneCatalogue:
             if method == "DELETE" and error.status == 404:
                 return None
             raise IdentityDownError(
-                f"{method} {path}: {error}; {self._account.user.name} needs the role admin to keep the catalogue"
+                f"{method} {path}: {error}; {self._account.user.name} needs the role admin to maintain the catalogue"
             ) from None

@@ -1,11 +1,11 @@
-"""Delegations as Keystone's trusts.
+"""Delegations as Keystone trusts.
 
-The trustor is the tenant's user who ordered, the trustee design's own. A trust is made with the tenant's token, which is used for
-that once and not kept; from then on a token of the trust's scope, with the tenant's project and the roles of that token, is a
-password request of our own. The trust is redelegable, because Heat makes a trust of its own from it; it has no end and no count
-of uses, because an instance has none. Of a trust nothing but its id is kept.
+The trustor is the tenant's user that ordered, the trustee is design's own user. The tenant's token creates the trust and is not
+stored; afterwards design gets trust-scoped tokens, with the tenant's project and roles, by its own password. The trust is
+redelegable, because Heat derives its own trust from it; it neither expires nor limits its uses, because an instance does not
+expire. Only the trust's id is stored.
 
-One user serves one cloud controller: what no row tells of, `held` gives to the sweep.
+One user serves one cloud controller: the sweep of orphaned delegations ends every trust of `held` that has no row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class KeystoneDelegations:
 
     Args:
         account: the trustee.
-        roles: names of the roles to delegate; all of the token's where empty.
+        roles: names of the roles to delegate; empty for all of the token's.
     """
 
     def __init__(self, account: Account, *, roles: Collection[str] = ()) -> None:
@@ -51,36 +51,36 @@ class KeystoneDelegations:
         secret = token.reveal()
         trustee = self._account.access().user
         try:
-            about = self._request("GET", "/auth/tokens", secret, headers={"X-Subject-Token": secret})["token"]
+            claims = self._request("GET", "/auth/tokens", secret, headers={"X-Subject-Token": secret})["token"]
         except KeystoneRefusedError:
-            raise DelegationRefusedError("the tenant's token is not valid at Keystone; ask for a new one") from None
+            raise DelegationRefusedError("the tenant's token is not valid in Keystone; request a new one") from None
         trust = {
-            "trustor_user_id": about["user"]["id"],
+            "trustor_user_id": claims["user"]["id"],
             "trustee_user_id": trustee,
-            "project_id": self._project(about, tenant),
+            "project_id": self._project(claims, tenant),
             "impersonation": True,
             "allow_redelegation": True,
-            "roles": self._delegated(about),
+            "roles": self._delegated_roles(claims),
         }
         try:
             made = self._request("POST", _TRUSTS, secret, document={"trust": trust})
         except KeystoneRefusedError as error:
-            raise DelegationRefusedError(f"Keystone makes no trust of this token: {error.message}") from None
+            raise DelegationRefusedError(f"Keystone creates no trust for this token: {error.message}") from None
         return str(made["trust"]["id"])
 
     def token(self, delegation: Delegation, audience: str) -> PlatformToken:
         """See `Delegations.token`."""
         if not delegation.record:
-            raise DelegationLostError(f"it was ordered without a token that Keystone makes trusts of; {_REMEDY}")
+            raise DelegationLostError(f"it was ordered without a token for a trust; {_REMEDY}")
         keystone = self._account.keystone
         try:
             access = keystone.authenticate(self._account.user, trust=delegation.record)
         except KeystoneDownError as error:
             raise IdentityDownError(str(error)) from None
         except KeystoneRefusedError as refusal:
-            # A trust that is no good and a password of ours that is no good are both a 401: first the latter.
+            # An invalid trust and a wrong password of ours are both a 401; check the password first.
             self._account.access(fresh=True)
-            raise DelegationLostError(f"{self._what_happened(delegation, refusal)}; {_REMEDY}") from None
+            raise DelegationLostError(f"{self._reason(delegation, refusal)}; {_REMEDY}") from None
         return PlatformToken(access.token, access.expires)
 
     def end(self, record: str) -> None:
@@ -89,7 +89,7 @@ class KeystoneDelegations:
             return
         path = f"{_TRUSTS}/{record}"
         try:
-            # In the trustor's name, as everything that a trust is for: so our own user needs no right to end trusts.
+            # Delete it as the trustor, so that our own user needs no permission to delete trusts.
             token = self._account.keystone.authenticate(self._account.user, trust=record).token
             self._request("DELETE", path, token)
             return
@@ -102,8 +102,7 @@ class KeystoneDelegations:
         except KeystoneRefusedError as error:
             if error.status != 404:
                 _logger.warning(
-                    "the trust %s is of no use any more, and Keystone does not let %s delete it (%d): delete it, or give the "
-                    "user the role admin",
+                    "the trust %s is obsolete, but %s may not delete it (%d); delete it, or grant the user the role admin",
                     record,
                     self._account.user.name,
                     error.status,
@@ -118,34 +117,32 @@ class KeystoneDelegations:
             raise IdentityDownError(str(error)) from None
         return frozenset(str(each["id"]) for each in found["trusts"])
 
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _project(self, about: Mapping[str, Any], tenant: str) -> str:
-        project = str(about.get("project", {}).get("id", ""))
+    def _project(self, claims: Mapping[str, Any], tenant: str) -> str:
+        project = str(claims.get("project", {}).get("id", ""))
         if project != tenant:
             raise DelegationRefusedError("the tenant's token is for another project than the order")
-        if about.get("application_credential", {}).get("restricted"):
+        if claims.get("application_credential", {}).get("restricted"):
             raise DelegationRefusedError(
-                "Keystone makes no trust for an application credential, and this order needs one, since its region is called "
-                "in your name long after your token has ended; order with a token of a user with a password"
+                "Keystone creates no trust for an application credential, and this order needs one, since its region is called "
+                "on your behalf after your token has expired; order with a token of a user with a password"
             )
-        if "OS-TRUST:trust" in about and not int(about["OS-TRUST:trust"].get("redelegation_count") or 0):
-            raise DelegationRefusedError("the tenant's token comes of a trust that may not be passed on")
+        if "OS-TRUST:trust" in claims and not int(claims["OS-TRUST:trust"].get("redelegation_count") or 0):
+            raise DelegationRefusedError("the tenant's token is from a trust that cannot be redelegated")
         return project
 
-    def _delegated(self, about: Mapping[str, Any]) -> list[dict[str, str]]:
-        roles = [each for each in about.get("roles", ()) if not self._roles or each["name"] in self._roles]
+    def _delegated_roles(self, claims: Mapping[str, Any]) -> list[dict[str, str]]:
+        roles = [each for each in claims.get("roles", ()) if not self._roles or each["name"] in self._roles]
         if not roles:
             raise DelegationRefusedError(f"the tenant's token has none of the roles {', '.join(sorted(self._roles))}")
         return [{"id": str(each["id"])} for each in roles]
 
-    def _what_happened(self, delegation: Delegation, refusal: KeystoneRefusedError) -> str:
+    def _reason(self, delegation: Delegation, refusal: KeystoneRefusedError) -> str:
         try:
             trust = self._account.call("GET", f"{_TRUSTS}/{delegation.record}")["trust"]
         except KeystoneRefusedError as error:
             if error.status != 404:
-                return f"Keystone gives no token for its trust ({refusal.status})"
-            return "the user who ordered it was deleted, or took the trust back"
+                return f"Keystone issues no token for its trust ({refusal.status})"
+            return "the user who ordered it was deleted, or revoked the trust"
         project = self._is_missing(f"/projects/{trust['project_id']}")
         user = self._is_missing(f"/users/{trust['trustor_user_id']}")
         if project:
@@ -153,11 +150,11 @@ class KeystoneDelegations:
         if user:
             return "the user who ordered it was disabled or deleted"
         if project is None or user is None:
-            return "the user who ordered it has lost a role in the project, or one of the two was disabled"
+            return "the user who ordered it has lost a role in the project, or the user or project was disabled"
         return "the user who ordered it has lost a role in the project"
 
     def _is_missing(self, path: str) -> bool | None:
-        """Whether it is disabled or gone; None where we may not know."""
+        """Whether a project or user is disabled or deleted; None without permission to read it."""
         try:
             [found] = self._account.call("GET", path).values()
         except KeystoneRefusedError as error:

@@ -1,4 +1,4 @@
-"""Delegations at a real Keystone, and people there who order."""
+"""Delegations in a real Keystone, and users who order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KeystoneProvider:
         self._openstack = openstack
         self.people = people
         self.keystone = Keystone(openstack.keystone_url)
-        # Nothing but the role service: delegations need no rights beyond what tenants delegate.
+        # Only the role service: delegations need no permissions beyond those that tenants delegate.
         user = ServiceUser(service.name, "secret", project=service.project_name)
         account = Account(self.keystone, user)
         self.delegations = KeystoneDelegations(account)

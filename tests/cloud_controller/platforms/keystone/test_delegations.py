@@ -1,4 +1,4 @@
-"""Delegations at a real Keystone keep the contract; what is Keystone's own beside it."""
+"""The delegation contract with a real Keystone, and behaviour specific to Keystone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TestKeystoneDelegationsKeepTheContract(DelegationContract):
     pass
 
 
-def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(provider: KeystoneProvider) -> None:
+def test_a_trust_is_redelegable_never_expires_and_ends_with_its_descendants(provider: KeystoneProvider) -> None:
     tenant, presented = provider.order()
     record = provider.delegations.make(presented, tenant)
     token = provider.delegations.token(Delegation(str(uuid.uuid4()), tenant, record), AUDIENCE).token
@@ -40,9 +40,9 @@ def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(pro
     assert trust["expires_at"] is None
     assert trust["remaining_uses"] is None
     assert trust["impersonation"]
-    # As Heat does it.
+    # Like Heat.
     other = provider.people.person("service")
-    again = {
+    redelegated = {
         "trustor_user_id": provider.person.id,
         "trustee_user_id": other.id,
         "project_id": tenant,
@@ -50,7 +50,7 @@ def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(pro
         "allow_redelegation": True,
         "roles": [{"name": "member"}],
     }
-    derived = keystone.request("POST", "/OS-TRUST/trusts", token=token, document={"trust": again})["trust"]["id"]
+    derived = keystone.request("POST", "/OS-TRUST/trusts", token=token, document={"trust": redelegated})["trust"]["id"]
     provider.delegations.end(record)
     user = {"trustor_user_id": provider.person.id}
     left = keystone.request("GET", "/OS-TRUST/trusts", token=provider.person.token(), query=user)["trusts"]
@@ -58,11 +58,11 @@ def test_the_trust_can_be_passed_on_has_no_end_and_goes_with_its_descendants(pro
     assert derived
 
 
-def test_trusts_passed_on_at_once_are_each_from_their_own_tenants(provider: KeystoneProvider) -> None:
-    # A Keystone with several threads a process takes one request's token for another's: see docs/keystone.md.
+def test_concurrent_redelegations_use_their_own_tenants_trusts(provider: KeystoneProvider) -> None:
+    # A Keystone with several threads per process confuses the tokens of concurrent requests: see docs/keystone.md.
     other, keystone = provider.people.person("service"), provider.keystone
 
-    def pass_on(person: Person) -> set[str]:
+    def redelegate(person: Person) -> set[str]:
         record = provider.delegations.make(auth.PresentedToken(person.token()), person.project_id)
         delegation = Delegation(str(uuid.uuid4()), person.project_id, record)
         token = provider.delegations.token(delegation, AUDIENCE).token
@@ -82,7 +82,7 @@ def test_trusts_passed_on_at_once_are_each_from_their_own_tenants(provider: Keys
 
     people = [provider.people.person("member") for _ in range(4)]
     with concurrent.futures.ThreadPoolExecutor(len(people)) as pool:
-        assert list(pool.map(pass_on, people)) == [set()] * len(people)
+        assert list(pool.map(redelegate, people)) == [set()] * len(people)
 
 
 def test_only_the_configured_roles_are_delegated(
@@ -123,7 +123,7 @@ def test_an_application_credential_is_refused_with_the_reason(provider: Keystone
         provider.delegations.make(auth.PresentedToken(issued), person.project_id)
 
 
-def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: Person) -> None:
+def test_an_unreachable_keystone_is_reported_as_down(keystone_service: Person) -> None:
     nowhere = Keystone("http://127.0.0.1:9", timeout=1)
     delegations = KeystoneDelegations(
         Account(
@@ -131,18 +131,18 @@ def test_a_keystone_that_is_away_is_down_and_nothing_is_lost(keystone_service: P
             ServiceUser(keystone_service.name, "secret", project=keystone_service.project_name),
         )
     )
-    for ask in (
+    for call in (
         lambda: delegations.make(auth.PresentedToken("gAAAA"), "t"),
         lambda: delegations.token(Delegation("i", "t", "trust"), AUDIENCE),
         lambda: delegations.end("trust"),
         delegations.held,
     ):
         with pytest.raises(IdentityDownError):
-            ask()
+            call()
 
 
-def test_what_no_row_tells_of_is_ended_after_a_while(provider: KeystoneProvider, sqlite_url: str) -> None:
-    """A process was killed between making a trust and writing it down."""
+def test_a_trust_without_a_row_is_ended_after_the_grace_period(provider: KeystoneProvider, sqlite_url: str) -> None:
+    """As after a kill between creating a trust and storing it."""
     tenant, presented = provider.order()
     known, unknown = (provider.delegations.make(presented, tenant) for _ in range(2))
     database = Database(sqlite_url)
@@ -151,21 +151,19 @@ def test_what_no_row_tells_of_is_ended_after_a_while(provider: KeystoneProvider,
     with database.write() as connection:
         DelegationRows().add(connection, DelegationRow(instance, tenant, instance, known))
     now = [1000.0]
-    look = orphans_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
-    look()
+    sweep = orphans_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
+    sweep()
     now[0] += 119
-    assert look() == 60
+    assert sweep() == 60
     assert provider.delegations.held() == {known, unknown}
     now[0] += 1
-    look()
+    sweep()
     assert provider.delegations.held() == {known}
     provider.delegations.end(known)
     database.close()
 
 
-def test_a_wrong_password_of_ours_loses_nobodys_delegation(
-    provider: KeystoneProvider, keystone_service: Person
-) -> None:
+def test_a_wrong_service_password_loses_no_delegation(provider: KeystoneProvider, keystone_service: Person) -> None:
     tenant, presented = provider.order()
     record = provider.delegations.make(presented, tenant)
     wrong = KeystoneDelegations(
@@ -174,6 +172,6 @@ def test_a_wrong_password_of_ours_loses_nobodys_delegation(
             ServiceUser(keystone_service.name, "wrong", project=keystone_service.project_name),
         )
     )
-    with pytest.raises(IdentityDownError, match="does not let"):
+    with pytest.raises(IdentityDownError, match="Keystone rejects"):
         wrong.token(Delegation("i", tenant, record), AUDIENCE)
     provider.delegations.end(record)
