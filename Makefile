@@ -1,5 +1,5 @@
-# Everything here starts from Python 3.11+ with venv and the package index, nothing else.
-# PYTHON=python3.12 takes that one, with an environment of its own beside .venv: .venv-3.12.
+# Every target needs only Python 3.11+ with venv and a package index.
+# PYTHON=python3.12 uses that interpreter, with its own environment beside .venv: .venv-3.12.
 ifdef PYTHON
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 $(if $(VERSION),,$(error PYTHON=$(PYTHON) does not run; name another Python))
@@ -10,11 +10,11 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 
-# How many processes run the tests. Most of a test's time is waiting for other processes, but these need processors, too.
+# Processes that run the tests. Tests mostly wait for other processes, which need processors too.
 PYTEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-# What is installed, and so what an attacker would find; tests and test beds stay with the developer.
+# The installed packages, which bandit checks; tests and test beds are not installed.
 PRODUCT := archelon_core bundles occi_service archelon_api service_manager cloud_controller sdk orchestrators portal archelon
 
 .PHONY: demo test test-all lint audit bench crash fuzz fresh clean
@@ -22,15 +22,15 @@ PRODUCT := archelon_core bundles occi_service archelon_api service_manager cloud
 demo: $(VENV)/installed
 	$(BIN)/python -m archelon demo $(DEMO_ARGS)
 
-# What shows within minutes, on any machine, whether something is broken. It leaves out test beds and what is marked slow; what tests
-# do many times, it does fewer times: of the moments at which processes are killed it takes every fourth, and so on.
+# Detects breakage within minutes, on any machine. Skips test beds and slow tests, and repeats less: it kills processes at every
+# fourth moment only, and so on.
 test: export ARCHELON_TEST_CRASH_STRIDE ?= 4
 test: export ARCHELON_TEST_KILLS ?= 20
 test: export ARCHELON_TEST_FUZZ ?= 2000
 test: $(VENV)/installed
 	$(PYTEST) --quick $(PYTEST_ARGS)
 
-# Everything, with the test beds. A test that fails runs once more at the end, alone.
+# All tests, with the test beds. Failed tests are rerun at the end, alone.
 test-all: $(VENV)/installed
 	$(PYTEST) --rerun-failed $(PYTEST_ARGS)
 
@@ -41,8 +41,8 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PRODUCT)
 
-# Asks PyPI (PIP_AUDIT_ARGS="--vulnerability-service osv": OSV) for known vulnerabilities of every version that is pinned. Strict:
-# where the service is away, or does not know a package, it fails and says so.
+# Queries PyPI (PIP_AUDIT_ARGS="--vulnerability-service osv": OSV) for known vulnerabilities of every pinned version. Fails if the
+# service is unavailable or does not know a package.
 audit: $(VENV)/installed
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(PRODUCT)
 	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip $(PIP_AUDIT_ARGS)
@@ -53,7 +53,7 @@ bench: $(VENV)/installed
 crash: $(VENV)/installed
 	ARCHELON_CRASH_ROUNDS=5 $(BIN)/python -m pytest -m crash -s $(PYTEST_ARGS)
 
-# Requests that are nearly right, to every service: FUZZ_ARGS="--requests 10000 --seed 7 --start 2500 --database sqlite".
+# Sends nearly correct requests to every service: FUZZ_ARGS="--requests 10000 --seed 7 --start 2500 --database sqlite".
 fuzz: $(VENV)/installed
 	$(BIN)/python -m tests.attack.fuzzing $(FUZZ_ARGS)
 
@@ -62,7 +62,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# The README's commands in a new Debian root, where nothing of this machine helps.
+# Runs the README's commands in a new Debian root, isolated from this machine's files.
 fresh:
 	.ci/fresh $(FRESH_ARGS)
 
