@@ -74,7 +74,7 @@ class Bench:
         state = applications.start(order)
         while state.state != "active":
             # What is told while one looks counts for the next look, as in the work queue.
-            self._news.wait(applications.pace.under_way)
+            self._news.wait(applications.poll_intervals.in_progress)
             self._news.clear()
             state = applications.state(instance) or state
             if time.perf_counter() - begun > _PATIENCE:

@@ -1,4 +1,4 @@
-"""What the cloud controller can be told."""
+"""Settings of the cloud controller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archelon_core.settings import WebSettings
 
 
 class RegionSettings(pydantic.BaseModel):
-    """One region: a platform's name, by which it is found as a package's entry point, and what that platform takes."""
+    """One region: the name of its platform, which is found by entry point, and the platform's settings."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -27,15 +27,15 @@ class CloudControllerSettings(WebSettings):
         examples=["sqlite:////var/lib/archelon/state.db"],
     )
     state_directory: Path = pydantic.Field(
-        description="directory for what runs on this machine, unpacked bundles and keys", examples=["/var/lib/archelon"]
+        description="directory for local processes' data, unpacked bundles and keys", examples=["/var/lib/archelon"]
     )
     cloud_controller_bind: str = pydantic.Field("127.0.0.1:8090", description="address and port to listen on")
     force_embedded: bool = pydantic.Field(
         False,
-        description="listen where other machines reach it although a region's platform is local, which runs bundles as you",
+        description="allow an address that other machines reach although a region is local, which runs bundles as this user",
     )
     cloud_controller_url: str = pydantic.Field(
-        "http://127.0.0.1:8090", description="scheme and host under which others reach the modules, for the catalogue"
+        "http://127.0.0.1:8090", description="public scheme and host of the modules, for the catalogue"
     )
     regions: dict[str, RegionSettings] = pydantic.Field(
         {"local": RegionSettings()},
@@ -43,7 +43,7 @@ class CloudControllerSettings(WebSettings):
         examples=[{"local": {"platform": "local", "settings": {}}}],
     )
     encryption_keys: Path | None = pydantic.Field(
-        None, description="file of the keys that secrets are encrypted with; in state_directory without one"
+        None, description="file of the keys that encrypt secrets; in state_directory by default"
     )
     realm: Path | None = pydantic.Field(None, description="file of the local realm's tenants, users and tokens")
     issuer: str = pydantic.Field(
@@ -51,30 +51,29 @@ class CloudControllerSettings(WebSettings):
     )
     signing_key: Path = pydantic.Field(description="PEM file of the private key (Ed25519 or P-256) that it signs with")
     trusted_keys: dict[str, Path] = pydantic.Field(
-        {}, description="PEM file of the public key of each issuer whose tokens are believed"
+        {}, description="PEM file of the public key of each trusted issuer of tokens"
     )
     design_url: str = pydantic.Field(
-        "", description="URL of the design module, where it runs apart; below cloud_controller_url without it"
+        "", description="URL of the design module, if it runs separately; below cloud_controller_url by default"
     )
-    keystone_url: str = pydantic.Field("", description="Keystone; empty where the local realm is all there is")
+    keystone_url: str = pydantic.Field("", description="Keystone; empty with the local realm only")
     keystone_user: str = pydantic.Field(
-        "", description="design's own user, who is delegated to; of one cloud controller alone. Only design is told"
+        "",
+        description="design's own user, to whom trusts delegate; for one cloud controller only. Set it for design only",
     )
     keystone_password: pydantic.SecretStr = pydantic.Field(pydantic.SecretStr(""), description="that user's password")
     keystone_user_domain: str = pydantic.Field("Default", description="that user's domain, by name")
     keystone_project: str = pydantic.Field(
-        "", description="project, by name, in which that user may change the catalogue; the whole system without one"
+        "", description="project, by name, in which that user may change the catalogue; the whole system by default"
     )
     keystone_project_domain: str = pydantic.Field("Default", description="domain of that project, by name")
     keystone_delegated_roles: list[str] = pydantic.Field(
-        [], description="roles of tenants to delegate; all that the tenant's token has without any"
+        [], description="roles of tenants to delegate; all roles of the tenant's token by default"
     )
     catalogue_interval: float = pydantic.Field(
-        60.0, gt=0, description="seconds between two comparisons of the catalogue with Keystone's"
+        60.0, gt=0, description="seconds between two synchronizations of the catalogue with Keystone's"
     )
-    bundle_grace: float = pydantic.Field(
-        7 * 86400.0, ge=60, description="seconds that a bundle is kept which no application runs"
-    )
+    bundle_grace: float = pydantic.Field(7 * 86400.0, ge=60, description="seconds that an unused bundle is kept")
     orphan_grace: float = pydantic.Field(
-        900.0, ge=0, description="seconds that something of an instance nobody knows is left alone"
+        900.0, ge=0, description="seconds before objects of an unknown instance are removed"
     )

@@ -1,4 +1,4 @@
-"""What web and worker processes of one cloud controller are put together from."""
+"""Dependencies of the web and worker processes of one cloud controller."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ MIGRATIONS: Final = Path(__file__).parents[1] / "migrations" / "versions"
 
 @dataclasses.dataclass(frozen=True)
 class Dependencies:
-    """One cloud controller's parts.
+    """Everything that the processes of one cloud controller share.
 
     Args:
         platforms: by region; the first runs the orchestrators.
-        keys: whose signatures are believed. signing_key: what it signs with.
-        realm: verifies people's tokens, of the local realm or Keystone; or None.
+        keys: verify the tokens of other issuers. signing_key: signs this cloud controller's own tokens.
+        realm: verifies users' tokens, from the local realm or Keystone; or None.
         url: scheme and host of the modules.
-        identity_service: what design makes delegations with; the local realm without a file where there is none.
-        catalogue: the identity service's own, or None. catalogue_interval: seconds between two comparisons with it.
-        delegation_grace: seconds for which a delegation at the identity service that no row tells of is left alone.
-        metrics_token: lets Prometheus see `/metrics`.
-        trusted_proxies: networks whose X-Forwarded-For is believed. rates: what clients may ask.
+        identity_service: stores design's delegations; None selects a local realm without a file.
+        catalogue: of the identity service, or None. catalogue_interval: seconds between two synchronizations with it.
+        delegation_grace: seconds before a delegation of the identity service that no row records is ended.
+        metrics_token: gives Prometheus access to `/metrics`.
+        trusted_proxies: networks whose X-Forwarded-For is trusted. rates: limits on clients' requests.
     """
 
     database: Database
@@ -68,7 +68,7 @@ class Dependencies:
 
     @classmethod
     def of(cls, settings: CloudControllerSettings) -> Dependencies:
-        """Open everything that the settings name.
+        """Open everything that the settings configure.
 
         Raises:
             OSError, ValueError: a key cannot be read. DeployError: a platform cannot be opened.
@@ -82,7 +82,7 @@ class Dependencies:
         ]
         platforms = {name: (region.platform, region.settings) for name, region in settings.regions.items()}
         own = cls.issuer_of(signing, auth.VerificationKeys([signing.public]), time.time)
-        people, delegations, catalogue = identity_of(settings, own)
+        realm, delegations, catalogue = identity_of(settings, own)
         design_url = settings.design_url or f"{settings.cloud_controller_url.rstrip('/')}/design/"
         delegated = DelegatedTokens(design_url, own, clock=time.time)
         database = Database(settings.database_url.get_secret_value(), pool_size=10)
@@ -96,7 +96,7 @@ class Dependencies:
             signing_key=signing,
             directory=directory,
             url=settings.cloud_controller_url.rstrip("/"),
-            realm=people,
+            realm=realm,
             orphan_grace=settings.orphan_grace,
             bundle_grace=settings.bundle_grace,
             identity_service=delegations,
@@ -119,37 +119,37 @@ class Dependencies:
 
     @property
     def regions(self) -> Regions:
-        """The regions."""
+        """The platforms by region."""
         return Regions(self.platforms)
 
     @property
     def name_servers(self) -> dict[str, Names]:
-        """What keeps names, by the regions that have it."""
+        """Name servers, by region, where the platform has one."""
         found = {region: platform.names for region, platform in self.platforms.items()}
         return {region: each for region, each in found.items() if each is not None}
 
     @property
     def unpacked(self) -> Unpacked:
-        """Bundles as directories of this machine."""
+        """Bundles unpacked into directories of this machine."""
         return Unpacked(self.directory / "bundles", self.database)
 
     def registry(self) -> SqlRegistry:
-        """A registry over the database, without categories yet."""
+        """Return a registry over the database, without categories."""
         return SqlRegistry(self.database, self.cipher, mixin_backend=OwnMixins())
 
     def issuer(self) -> auth.TokenIssuer:
-        """Signs tokens for calls to orchestrators and for exchanges; renews none."""
+        """Return an issuer of tokens for orchestrators and exchanges; it renews none."""
         return self.issuer_of(self.signing_key, self.keys, self.clock)
 
     @staticmethod
     def issuer_of(key: auth.SigningKey, keys: auth.VerificationKeys, clock: Callable[[], float]) -> auth.TokenIssuer:
-        """One that signs with a key and renews nothing."""
+        """Return an issuer that signs with a key and renews nothing."""
         revocations = auth.MemoryRevocations(clock)
         return auth.TokenIssuer(key, keys=keys, instances=_NoInstances(), revocations=revocations, clock=clock)
 
     @property
     def delegations(self) -> Delegations:
-        """What design makes delegations with."""
+        """The identity service, as design uses it."""
         return self.identity_service or LocalDelegations(None, self.issuer(), clock=self.clock)
 
 
@@ -170,11 +170,11 @@ def open_platforms(
     """Open each region's platform, with a directory of its own.
 
     Args:
-        tokens: of a region, for platforms that are called in a tenant's name.
-        stacks: what was ordered for a region.
+        tokens: returns a region's tokens, for platforms that are called on behalf of a tenant.
+        stacks: returns a region's stack index.
 
     Raises:
-        DeployError: there is no such platform, it lacks a library, or it refuses its settings.
+        DeployError: the platform is unknown, lacks a library, or rejects its settings.
     """
     known = entry_points.offered(entry_points.PLATFORMS)
     opened: dict[str, Platform] = {}
@@ -182,13 +182,13 @@ def open_platforms(
         entry = known.get(platform)
         if entry is None:
             raise interface.DeployError(
-                f"region {name!r} names the platform {platform!r}; there are {', '.join(sorted(known))}"
+                f"region {name!r} names the platform {platform!r}; expected one of {', '.join(sorted(known))}"
             )
         factory = entry_points.loaded(entry)
         try:
-            given = tokens(name) if tokens is not None else NoTokens()
-            context = PlatformContext(name, directory / "regions" / name, given, stacks(name))
+            region_tokens = tokens(name) if tokens is not None else NoTokens()
+            context = PlatformContext(name, directory / "regions" / name, region_tokens, stacks(name))
             opened[name] = factory(context, **settings)
         except TypeError as problem:
-            raise interface.DeployError(f"the platform of region {name!r} refuses its settings: {problem}") from problem
+            raise interface.DeployError(f"the platform of region {name!r} rejects its settings: {problem}") from problem
     return opened

@@ -1,4 +1,4 @@
-"""Who people are, who is acted for, and where else services are entered: the local realm's answers, or Keystone's."""
+"""Selects the identity provider from the settings: the local realm, Keystone, or both."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Identities = tuple[auth.TokenVerifier | None, Delegations | None, ServiceCatalog
 
 
 def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> Identities:
-    """Who verifies people, makes delegations, and has a catalogue of its own; None for what there is not.
+    """Return the token verifier, the delegations and the external catalogue; None for each that is not configured.
 
     Args:
         issuer: signs the local realm's tokens for platforms.
 
     Raises:
-        ValueError: Keystone's URL is none.
+        ValueError: Keystone's URL is invalid.
     """
     realm = auth.RealmFile(settings.realm, time.time) if settings.realm else None
-    people: list[auth.TokenVerifier] = [auth.Realm(realm, time.time)] if realm is not None else []
+    verifiers: list[auth.TokenVerifier] = [auth.Realm(realm, time.time)] if realm is not None else []
     if not settings.keystone_url:
-        return people[0] if people else None, LocalDelegations(realm, issuer, clock=time.time), None
+        return verifiers[0] if verifiers else None, LocalDelegations(realm, issuer, clock=time.time), None
     keystone = Keystone(settings.keystone_url, ca_file=settings.keystone_ca_file)
     roles = keystone_tokens.RoleMap(settings.keystone_roles, operator_project=settings.keystone_operator_project)
     if not settings.keystone_user:
-        people.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time))
-        return auth.AnyOf(people), None, None
+        verifiers.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time))
+        return auth.AnyOf(verifiers), None, None
     user = ServiceUser(
         settings.keystone_user,
         settings.keystone_password.get_secret_value(),
@@ -46,9 +46,9 @@ def identity_of(settings: CloudControllerSettings, issuer: auth.TokenIssuer) -> 
     )
     account = Account(keystone, user)
     own = functools.partial(_own_token, account)
-    people.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time, own=own))
+    verifiers.append(keystone_tokens.KeystoneTokens(keystone, roles=roles, clock=time.time, own=own))
     delegations = KeystoneDelegations(account, roles=settings.keystone_delegated_roles)
-    return auth.AnyOf(people), delegations, KeystoneCatalogue(account, owner=settings.issuer)
+    return auth.AnyOf(verifiers), delegations, KeystoneCatalogue(account, owner=settings.issuer)
 
 
 def _own_token(account: Account) -> str:

@@ -1,7 +1,7 @@
-"""The modules as WSGI: all under one callable, each at its own mount (`/design`, `/deploy`, …), or one alone at the same place.
+"""WSGI applications of the modules, each mounted at its own path (`/design`, `/deploy`, …).
 
-In front of each stands the middleware of `occi_service.server.service`: sizes, rates, tokens; probes pass it. Nothing here
-calls a platform that would have to be waited for.
+The middleware of `occi_service.server.service` (sizes, rates, tokens) wraps each; probes bypass it. No request handler makes a
+blocking call to a platform.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from occi_service.server.app import Application
 
 from ..core.module import Module, ModuleApplication
 from ..deploy.backend import DeployModule
-from ..design.backend import DesignModule, register_modules, register_names, remove_disbelieved
+from ..design.backend import DesignModule, register_modules, register_names, remove_untrusted
 from ..design.delegation_rows import DelegationRows
 from ..disposal.backend import DisposalModule
 from ..provision.backend import ProvisionModule
@@ -39,27 +39,30 @@ from .dependencies import Dependencies
 MODULES: Final = ("design", "deploy", "provision", "runtime", "disposal")
 
 
-def modules_of(parts: Dependencies, names: Sequence[str] = MODULES) -> list[Module]:
-    """The modules of these names. Raises ValueError where there is none of a name."""
-    objects = parts.objects
-    configures = {region: platform.configures for region, platform in parts.platforms.items()}
+def modules_of(dependencies: Dependencies, names: Sequence[str] = MODULES) -> list[Module]:
+    """Return the modules with these names. Raises ValueError for an unknown name."""
+    objects = dependencies.objects
+    configures = {region: platform.configures for region, platform in dependencies.platforms.items()}
     factories: Mapping[str, Callable[[], Module]] = {
         "design": lambda: DesignModule(
-            parts.issuer(), platforms=parts.platforms, delegations=parts.delegations, database=parts.database
+            dependencies.issuer(),
+            platforms=dependencies.platforms,
+            delegations=dependencies.delegations,
+            database=dependencies.database,
         ),
-        "deploy": lambda: DeployModule(objects, parts.regions, database=parts.database),
-        "provision": lambda: ProvisionModule(objects, configures, parts.name_servers),
-        "runtime": lambda: RuntimeModule(objects, clock=parts.clock),
+        "deploy": lambda: DeployModule(objects, dependencies.regions, database=dependencies.database),
+        "provision": lambda: ProvisionModule(objects, configures, dependencies.name_servers),
+        "runtime": lambda: RuntimeModule(objects, clock=dependencies.clock),
         "disposal": lambda: DisposalModule(objects),
     }
     unknown = [name for name in names if name not in factories]
     if unknown:
-        raise ValueError(f"there is no module {', '.join(unknown)}; there are {', '.join(MODULES)}")
+        raise ValueError(f"unknown module {', '.join(unknown)}; expected one of {', '.join(MODULES)}")
     return [factories[name]() for name in names]
 
 
 class Mounts:
-    """Hands a request to the application that is mounted at the first part of its path."""
+    """Dispatches a request to the application mounted at the first segment of its path."""
 
     def __init__(self, applications: Mapping[str, WSGIApplication]) -> None:
         self._applications = dict(applications)
@@ -69,36 +72,36 @@ class Mounts:
         path: str = environ.get("PATH_INFO", "")
         _, name, rest = [*path.split("/", 2), "", ""][:3]
         if path in auth.PROBES:
-            # Of all that is mounted here any one can tell: they share process and database.
+            # Any mounted application can answer: they share process and database.
             return next(iter(self._applications.values()))(environ, start_response)
         application = self._applications.get(name)
         if application is None or path == f"/{name}":
-            there = ", ".join(f"/{each}/" for each in self._applications)
-            return _plain(
-                environ, start_response, "404 Not Found", {"error": f"there is nothing here; there are {there}"}
-            )
+            mounts = ", ".join(f"/{each}/" for each in self._applications)
+            return _plain(environ, start_response, "404 Not Found", {"error": f"not found; expected one of {mounts}"})
         environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{name}"
         environ["PATH_INFO"] = f"/{rest}"
         return application(environ, start_response)
 
 
-def application(parts: Dependencies, names: Sequence[str] = MODULES, *, base_url: str | None = None) -> WSGIApplication:
-    """The WSGI callable of some modules. Call it in the process that serves."""
-    objects = parts.objects
+def application(
+    dependencies: Dependencies, names: Sequence[str] = MODULES, *, base_url: str | None = None
+) -> WSGIApplication:
+    """Return the WSGI callable of some modules. Call it in the process that serves."""
+    objects = dependencies.objects
 
     def owner(path: str) -> str | None:
-        with parts.database.read() as connection:
+        with dependencies.database.read() as connection:
             instance = path.rpartition("/")[2]
             found = objects.owner(connection, path) or objects.tenant_of(connection, instance)
             delegated = None if found is not None else DelegationRows().find(connection, instance)
             return found if delegated is None else delegated.tenant
 
-    verifier = auth.AnyOf(_verifiers(parts))
-    checks = [health.Check("database", lambda: _probe(parts)), *isolation_checks(parts)]
+    verifier = auth.AnyOf(_verifiers(dependencies))
+    checks = [health.Check("database", lambda: _probe(dependencies)), *isolation_checks(dependencies)]
     heavy = auth.HeavyRequests()
 
     def mounted(module: Module) -> WSGIApplication:
-        application = ModuleApplication(parts.registry(), module, owner=owner, base_url=base_url)
+        application = ModuleApplication(dependencies.registry(), module, owner=owner, base_url=base_url)
         served: WSGIApplication = service.assemble(
             application,
             verifier,
@@ -106,45 +109,45 @@ def application(parts: Dependencies, names: Sequence[str] = MODULES, *, base_url
             registry=prometheus_client.CollectorRegistry(),
             heavy=heavy,
             body_limit=_body_limit,
-            metrics_token=parts.metrics_token,
-            trusted_proxies=parts.trusted_proxies,
-            rates=parts.rates,
+            metrics_token=dependencies.metrics_token,
+            trusted_proxies=dependencies.trusted_proxies,
+            rates=dependencies.rates,
         )
         return served
 
-    modules = modules_of(parts, names)
-    registry = parts.registry()
-    modules_of(parts, ["design"])[0].register(Application(registry))
-    for region, platform in parts.platforms.items():
-        url = base_url or parts.url
+    modules = modules_of(dependencies, names)
+    registry = dependencies.registry()
+    modules_of(dependencies, ["design"])[0].register(Application(registry))
+    for region, platform in dependencies.platforms.items():
+        url = base_url or dependencies.url
         register_modules(registry, names, url=url, region=region, delegates=platform.delegates)
         if "provision" in names:
             register_names(registry, url=url, region=region, kept=platform.names is not None)
-    remove_disbelieved(registry)
+    remove_untrusted(registry)
     return Mounts({module.name: mounted(module) for module in modules})
 
 
-def isolation_checks(parts: Dependencies) -> list[health.Check]:
-    """What `/readyz` says of tenants' code on this machine; it makes no process unready."""
+def isolation_checks(dependencies: Dependencies) -> list[health.Check]:
+    """Return informational checks for `/readyz`: how tenants' code is isolated on this machine. They never fail."""
     return [
         health.Check(f"isolation in {region}", functools.partial(str, platform.isolation))
-        for region, platform in parts.platforms.items()
+        for region, platform in dependencies.platforms.items()
         if platform.isolation is not None
     ]
 
 
-def _verifiers(parts: Dependencies) -> list[auth.TokenVerifier]:
+def _verifiers(dependencies: Dependencies) -> list[auth.TokenVerifier]:
     signed = auth.SignedTokens(
-        parts.keys,
+        dependencies.keys,
         audiences=[tokens.AUDIENCE_CLOUD_CONTROLLER],
-        revocations=auth.MemoryRevocations(parts.clock),
-        clock=parts.clock,
+        revocations=auth.MemoryRevocations(dependencies.clock),
+        clock=dependencies.clock,
     )
-    return [signed] if parts.realm is None else [signed, parts.realm]
+    return [signed] if dependencies.realm is None else [signed, dependencies.realm]
 
 
-def _probe(parts: Dependencies) -> None:
-    with parts.database.read() as connection:
+def _probe(dependencies: Dependencies) -> None:
+    with dependencies.database.read() as connection:
         connection.execute(sa.select(1))
 
 
@@ -164,7 +167,7 @@ def serve(settings: CloudControllerSettings, names: Sequence[str] = MODULES) -> 
     """Serve until SIGTERM; raises SystemExit at the end.
 
     Raises:
-        ValueError: others could reach a platform that runs what they send as this process' own user.
+        ValueError: a platform that runs bundles as this process's user would be reachable from other machines.
     """
     _check_embedded(settings)
     server.serve(
@@ -184,5 +187,5 @@ def _check_embedded(settings: CloudControllerSettings) -> None:
     if not is_loopback(bind.rpartition(":")[0].strip("[]")):
         raise ValueError(
             f"{bind} can be reached from other machines, and region {embedded[0]} is local: it runs bundles as this "
-            "user; listen on 127.0.0.1, choose another platform, or set ARCHELON_FORCE_EMBEDDED if that is what you want"
+            "user; listen on 127.0.0.1, choose another platform, or set ARCHELON_FORCE_EMBEDDED to allow it"
         )

@@ -1,7 +1,7 @@
-"""The worker of the modules: the handlers of their topics over the one queue.
+"""The worker of the modules: runs the handlers of their topics over the shared queue.
 
-Any number may run, of all modules or of some. A worker that runs applications or stacks on the local platform belongs on the
-machine where their processes are; which regions it serves is what its settings open.
+Any number of workers may run, each for all modules or for some. A worker for the local platform must run on the machine of its
+processes. The settings determine which regions a worker serves.
 """
 
 from __future__ import annotations
@@ -30,101 +30,117 @@ from ..settings import CloudControllerSettings
 from .dependencies import Dependencies
 from .web import MODULES, isolation_checks, modules_of
 
-#: Seconds for one look at the identity service, which takes several calls, and for one sweep of all there is.
+#: Timeouts in seconds: of one poll of the identity service, which takes several calls, and of one sweep of everything.
 _IDENTITY: Final = 60.0
 _SWEEP: Final = 120.0
 
 
 def topics_of(
-    parts: Dependencies, names: Sequence[str] = MODULES, *, send: Send | None = None
+    dependencies: Dependencies, names: Sequence[str] = MODULES, *, send: Send | None = None
 ) -> list[queue.Topic[Any, Any]]:
-    """The topics of some modules.
+    """Return the topics of some modules.
 
     Args:
-        send: delivers notices; over OCCI without one.
+        send: delivers notifications; None sends them over OCCI.
     """
-    registry = parts.registry()
-    # What is read and written here may be of any module: a registry knows an entity by its kind's registration.
-    for module in modules_of(parts):
+    registry = dependencies.registry()
+    # Handlers read and write entities of any module, and the registry knows only registered kinds.
+    for module in modules_of(dependencies):
         module.register(Application(registry))
-    objects, entities, told = parts.objects, Entities(registry), Notifications(parts.queue)
-    inventory = {region: platform.inventory for region, platform in parts.platforms.items()}
-    configures = {region: platform.configures for region, platform in parts.platforms.items()}
-    regions, unpacked = parts.regions, parts.unpacked
+    objects, entities, notifier = dependencies.objects, Entities(registry), Notifications(dependencies.queue)
+    inventory = {region: platform.inventory for region, platform in dependencies.platforms.items()}
+    configures = {region: platform.configures for region, platform in dependencies.platforms.items()}
+    regions, unpacked = dependencies.regions, dependencies.unpacked
     handlers: list[ResourceHandler[Any, Any]] = []
     topics: list[queue.Topic[Any, Any]] = []
     if "deploy" in names:
         handlers += [
             ApplicationWork(
-                objects, entities, told, applications=regions.applications, unpacked=unpacked, clock=parts.clock
+                objects,
+                entities,
+                notifier,
+                applications=regions.applications,
+                unpacked=unpacked,
+                clock=dependencies.clock,
             ),
-            StackWork(objects, entities, told, regions=regions),
+            StackWork(objects, entities, notifier, regions=regions),
         ]
         unused = retention.BundleRetention(
-            parts.database, registry, unpacked, grace=parts.bundle_grace, clock=parts.clock
+            dependencies.database, registry, unpacked, grace=dependencies.bundle_grace, clock=dependencies.clock
         )
         topics += [
-            watching.topic(watching.Watching(parts.database, objects, _watchers(parts))),
+            watching.topic(watching.Watching(dependencies.database, objects, _watchers(dependencies))),
             queue.recurring(retention.TOPIC, unused, timeout=_SWEEP),
         ]
     if "provision" in names:
-        handlers += [ConfigurationWork(objects, entities, configures), DnsWork(objects, entities, parts.name_servers)]
-    if "runtime" in names:
-        targets = {region: platform.targets for region, platform in parts.platforms.items()}
         handlers += [
-            MonitorWork(objects, entities, targets=targets, clock=parts.clock),
-            AlarmWork(objects, entities, told),
+            ConfigurationWork(objects, entities, configures),
+            DnsWork(objects, entities, dependencies.name_servers),
+        ]
+    if "runtime" in names:
+        targets = {region: platform.targets for region, platform in dependencies.platforms.items()}
+        handlers += [
+            MonitorWork(objects, entities, targets=targets, clock=dependencies.clock),
+            AlarmWork(objects, entities, notifier),
         ]
     if "disposal" in names:
-        sweep = disposal_work.Sweep(parts.database, objects, inventory=inventory, grace=parts.orphan_grace)
-        handlers.append(disposal_work.DisposalWork(objects, entities, told, inventory=inventory, clock=parts.clock))
+        sweep = disposal_work.Sweep(
+            dependencies.database, objects, inventory=inventory, grace=dependencies.orphan_grace
+        )
+        handlers.append(
+            disposal_work.DisposalWork(objects, entities, notifier, inventory=inventory, clock=dependencies.clock)
+        )
         topics.append(queue.recurring(disposal_work.SWEEP, sweep, timeout=_SWEEP))
-    if "design" in names and parts.catalogue is not None:
-        compare = mirror.mirrored(parts.database, registry, parts.catalogue, every=parts.catalogue_interval)
-        ended = orphans.orphans_ended(
-            parts.database,
-            parts.delegations,
-            grace=parts.delegation_grace,
-            every=parts.catalogue_interval,
-            clock=parts.clock,
+    if "design" in names and dependencies.catalogue is not None:
+        synchronize = mirror.synchronization(
+            dependencies.database, registry, dependencies.catalogue, every=dependencies.catalogue_interval
+        )
+        end_orphans = orphans.orphan_removal(
+            dependencies.database,
+            dependencies.delegations,
+            grace=dependencies.delegation_grace,
+            every=dependencies.catalogue_interval,
+            clock=dependencies.clock,
         )
         topics += [
-            queue.recurring(mirror.TOPIC, compare, timeout=_IDENTITY),
-            queue.recurring(orphans.TOPIC, ended, timeout=_IDENTITY),
+            queue.recurring(mirror.TOPIC, synchronize, timeout=_IDENTITY),
+            queue.recurring(orphans.TOPIC, end_orphans, timeout=_IDENTITY),
         ]
     topics += [each.as_topic() for each in handlers]
     topics.append(
-        notifications.topic(notifications.Delivery(objects, send or Sender(parts.issuer()), clock=parts.clock))
+        notifications.topic(
+            notifications.Delivery(objects, send or Sender(dependencies.issuer()), clock=dependencies.clock)
+        )
     )
-    topics.append(queue.retention(parts.queue))
+    topics.append(queue.retention(dependencies.queue))
     return topics
 
 
 def worker_of(
-    parts: Dependencies,
+    dependencies: Dependencies,
     names: Sequence[str] = MODULES,
     *,
     send: Send | None = None,
     threads: int = 4,
     lease: float = 10.0,
 ) -> queue.Worker:
-    """A worker, not started; what recurs is seeded."""
-    with parts.database.write() as connection:
-        parts.queue.seed(connection, queue.RETENTION, "all", priority=queue.Priority.BACKGROUND)
+    """Return a worker that is not started; seeds the recurring topics."""
+    with dependencies.database.write() as connection:
+        dependencies.queue.seed(connection, queue.RETENTION, "all", priority=queue.Priority.BACKGROUND)
         if "disposal" in names:
-            parts.queue.seed(connection, disposal_work.SWEEP, "all", priority=queue.Priority.BACKGROUND)
-        if "design" in names and parts.catalogue is not None:
+            dependencies.queue.seed(connection, disposal_work.SWEEP, "all", priority=queue.Priority.BACKGROUND)
+        if "design" in names and dependencies.catalogue is not None:
             for topic in (mirror.TOPIC, orphans.TOPIC):
-                parts.queue.seed(connection, topic, topic, priority=queue.Priority.BACKGROUND)
+                dependencies.queue.seed(connection, topic, topic, priority=queue.Priority.BACKGROUND)
         if "deploy" in names:
-            parts.queue.seed(connection, retention.TOPIC, "all", priority=queue.Priority.BACKGROUND)
-            for region in _watchers(parts):
-                parts.queue.seed(connection, watching.TOPIC, region)
-    return queue.Worker(parts.queue, topics_of(parts, names, send=send), threads=threads, lease=lease)
+            dependencies.queue.seed(connection, retention.TOPIC, "all", priority=queue.Priority.BACKGROUND)
+            for region in _watchers(dependencies):
+                dependencies.queue.seed(connection, watching.TOPIC, region)
+    return queue.Worker(dependencies.queue, topics_of(dependencies, names, send=send), threads=threads, lease=lease)
 
 
-def _watchers(parts: Dependencies) -> dict[str, Watcher]:
-    found = {region: platform.watcher for region, platform in parts.platforms.items()}
+def _watchers(dependencies: Dependencies) -> dict[str, Watcher]:
+    found = {region: platform.watcher for region, platform in dependencies.platforms.items()}
     return {region: watcher for region, watcher in found.items() if watcher is not None}
 
 
@@ -135,6 +151,8 @@ def run(
     port: int | None = None,
     host: str = "127.0.0.1",
 ) -> int:
-    """Work until SIGTERM; the exit status for the process. `port` serves probes and metrics, on the address `host`."""
-    parts = Dependencies.of(settings)
-    return server.run_worker(worker_of(parts, names), port=port, host=host, checks=isolation_checks(parts))
+    """Work until SIGTERM and return the exit status of the process. `port` serves probes and metrics, on `host`."""
+    dependencies = Dependencies.of(settings)
+    return server.run_worker(
+        worker_of(dependencies, names), port=port, host=host, checks=isolation_checks(dependencies)
+    )

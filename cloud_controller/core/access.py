@@ -1,8 +1,7 @@
-"""Who may do what in the cloud controller, as the table of grants (`archelon_core.auth.rules`) says.
+"""Access rules of the cloud controller, from the table of grants (`archelon_core.auth.rules`).
 
-Tenants order from service managers; the modules serve those who carry the orders out. An orchestrator acts for its own
-instance and no other of its tenant, a service manager for the tenant (and, where its token names one, the instance) that its
-token says, an operator for everybody.
+Tenants order from service managers; the modules serve those who carry out the orders. An orchestrator acts for its own instance
+only. A service manager acts for the tenant in its token, and for the instance if the token names one. An operator acts for all.
 """
 
 from __future__ import annotations
@@ -13,66 +12,66 @@ from archelon_core.errors import ForbiddenError
 
 
 def is_operator(caller: Identity) -> bool:
-    """Whether the caller keeps the cloud controller going."""
+    """Return whether the caller operates the cloud controller."""
     return Role.OPERATOR in caller.roles or ("admin" in caller.roles and caller.system_scope)
 
 
 def is_service(caller: Identity) -> bool:
-    """Whether the caller is a service manager."""
+    """Return whether the caller is a service manager."""
     return caller.kind is TokenKind.SERVICE
 
 
 def scopes_of(caller: Identity, rule: Rule) -> frozenset[Scope]:
-    """Within which scopes the caller may do what a rule stands for; none where it may not."""
+    """Return the scopes that a rule grants to the caller; empty if none."""
     return rules.scopes(rule, [*caller.roles, Role.OPERATOR] if is_operator(caller) else caller.roles)
 
 
 def bundle_owner(caller: Identity) -> str:
-    """Whose a bundle is that the caller uploads."""
+    """Return the owner of a bundle that the caller uploads."""
     if is_service(caller):
-        # It uploads for all of its tenants, and none of them has the archive by that.
+        # A service manager uploads for all its tenants; uploading gives none of them the archive.
         return f"issuer:{caller.issuer}"
     return caller.tenant_id if caller.kind is TokenKind.USER else f"instance:{caller.instance_id}"
 
 
 def check_may(caller: Identity, rule: Rule, what: str) -> None:
-    """Refuse whoever may not do what a rule stands for within any scope. Raises ForbiddenError."""
+    """Raise ForbiddenError if the rule grants the caller no scope."""
     if not scopes_of(caller, rule):
-        raise ForbiddenError(f"{what} is for the roles that {rule} is granted to: {_granted(rule)}", "token")
+        raise ForbiddenError(f"{what} requires one of the roles that {rule} is granted to: {_granted(rule)}", "token")
 
 
 def check_served(caller: Identity) -> None:
-    """Refuse tenants' own tokens: what they ordered, they see at the service manager. Raises ForbiddenError."""
+    """Raise ForbiddenError for tenants' own tokens: tenants see their orders at the service manager."""
     if not scopes_of(caller, rules.READ_OBJECTS):
         raise ForbiddenError(
             "this module serves service managers, orchestrators, providers and operators; "
-            "look at your instance at its service manager",
+            "see your instance at its service manager",
             "token",
         )
 
 
 def check_publishes(caller: Identity, what: str) -> None:
-    """Refuse whoever may not publish. Raises ForbiddenError."""
+    """Raise ForbiddenError if the caller may not publish."""
     if not scopes_of(caller, rules.OFFER):
-        raise ForbiddenError(f"{what} is for service managers and the role provider", "token")
+        raise ForbiddenError(f"{what} requires a service manager or the role provider", "token")
 
 
 def check_serves(caller: Identity, what: str) -> None:
-    """Refuse whoever is no service manager. Raises ForbiddenError."""
+    """Raise ForbiddenError if the caller is not a service manager."""
     if not is_service(caller):
-        raise ForbiddenError(f"{what} is for the instance's service manager", "token")
+        raise ForbiddenError(f"{what} requires the instance's service manager", "token")
 
 
 def check_acts_for(caller: Identity, instance: str) -> None:
-    """Refuse whoever does not act for an instance. Raises ForbiddenError."""
+    """Raise ForbiddenError if the caller does not act for the instance."""
     granted = scopes_of(caller, rules.ACT_FOR)
     if Scope.ANY in granted:
         return
     if not granted:
-        raise ForbiddenError("this is for the instance's own token, its service manager and operators", "token")
+        raise ForbiddenError("this requires the instance's own token, its service manager or an operator", "token")
     of_tenant = Scope.OWN_TENANT in granted and caller.instance_id is None
     if caller.instance_id != instance and not of_tenant:
-        raise ForbiddenError(f"the token acts for another instance than {instance[:64]}", "org.archelon.instance")
+        raise ForbiddenError(f"the token acts for an instance other than {instance[:64]}", "org.archelon.instance")
 
 
 def _granted(rule: Rule) -> str:

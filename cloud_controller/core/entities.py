@@ -1,6 +1,6 @@
-"""The entities of the modules as a worker reads and writes them, inside the transaction of its step.
+"""Access of a worker to the modules' entities, inside the transaction of its step.
 
-A request sees the registry through its caller's eyes; a worker acts for the tenant whose object it works on.
+A request accesses the registry as its caller; a worker acts for the tenant that owns the object.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from .resources import Object
 
 @dataclass(frozen=True)
 class Owner:
-    """What the registry asks of an identity."""
+    """The part of an identity that the registry uses."""
 
     tenant_id: str
 
 
 class Entities:
-    """Entities of objects, read and written with a connection that is at hand."""
+    """Reads and writes the entities of objects over an open connection."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def read(self, connection: sa.Connection, of: Object) -> Entity | None:
-        """The entity, or None where it is gone."""
+        """Return the entity, or None if it is gone."""
         try:
             return self._registry.get_resource(of.path, _extras(connection, of))
         except KeyError:
             return None
 
     def attributes(self, connection: sa.Connection, of: Object) -> dict[str, Any]:
-        """The entity's attributes; none where it is gone."""
+        """Return the entity's attributes; empty if it is gone."""
         entity = self.read(connection, of)
         return {} if entity is None else entity.attributes
 
     def write(self, connection: sa.Connection, of: Object, attributes: Mapping[str, Any]) -> None:
-        """Set attributes, if they differ; None takes one away. An entity that is gone stays so."""
+        """Set the attributes that differ; None deletes one. Does nothing if the entity is gone."""
         extras = _extras(connection, of)
         with self._registry.unit_of_work(extras):
             entity = self.read(connection, of)
@@ -57,7 +57,7 @@ class Entities:
                 self._registry.save(of.path, entity, extras)
 
     def remove(self, connection: sa.Connection, of: Object) -> None:
-        """Delete the entity, if it is there."""
+        """Delete the entity, if it exists."""
         extras = _extras(connection, of)
         with self._registry.unit_of_work(extras):
             if self.read(connection, of) is not None:

@@ -1,4 +1,4 @@
-"""The labels that every object made on any platform carries, so that it can be found and its absence verified."""
+"""The labels of every object on a platform, by which it is found and its absence verified."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Labels:
-    """Whose an object is.
+    """The owner of an object.
 
     Args:
-        instance: id of the service instance. tenant: who ordered it. service: type of the service.
-        generation: of the order that made it.
-        installation: of the cloud controller that made it; empty where nobody asks.
+        instance: id of the service instance. tenant: owns the instance. service: type of the service.
+        generation: of the order that created the object.
+        installation: of the cloud controller that created it; empty if unused.
     """
 
     instance: str

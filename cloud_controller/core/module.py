@@ -1,8 +1,8 @@
-"""A module as a WSGI application, and the view that a caller has of its entities.
+"""A module as a WSGI application, and the entities that a caller can see.
 
-The door in front has verified the token. Here the caller is handed to the backends, and the registry is told whose entities to
-show: the caller's tenant's; of these, to a token that names an instance, that instance's; to an operator, those of whoever owns
-the path; where a path is everybody's (the catalogue), all; and of bundles those that the caller has uploaded.
+The middleware has verified the token. This application passes the caller to the backends and selects the entities to show: those
+of the caller's tenant; with a token of an instance, only that instance's; to an operator, those of the path's owner; at a shared
+path (the catalogue), all; and of bundles, those that the caller uploaded.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _SUBJECT_TOKEN: Final = "HTTP_" + design.SUBJECT_TOKEN_HEADER.upper().replace("-
 
 
 class Module(Protocol):
-    """One of the five: publishes its kinds and routes on an application."""
+    """One of the five modules: publishes its kinds and routes on an application."""
 
-    #: `design`, `deploy`, …: also where it is mounted.
+    #: `design`, `deploy`, …; also its mount point.
     name: str
-    #: Locations whose entities are everybody's.
+    #: Locations whose entities all tenants share.
     shared: tuple[str, ...]
-    #: Whether tenants' own tokens are let in.
+    #: Whether it accepts tenants' own tokens.
     open_to_tenants: bool
 
     def register(self, application: Application) -> None:
@@ -46,12 +46,12 @@ class Module(Protocol):
 
 
 class ModuleApplication(KnownCaller):
-    """A module's application.
+    """The WSGI application of a module.
 
     Args:
-        registry: where the entities are; shared by all modules of one cloud controller.
-        module: what it publishes.
-        owner: gives the tenant that a path belongs to, for operators.
+        registry: holds the entities; shared by all modules of one cloud controller.
+        module: provides kinds and routes.
+        owner: returns the tenant that owns a path, for operators.
         base_url: scheme and host that clients use, or None.
     """
 
@@ -69,13 +69,13 @@ class ModuleApplication(KnownCaller):
         module.register(self)
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
-        """WSGI. The token that a delegation is made of is taken out, so that nothing behind can log it by accident."""
+        """Serve a WSGI request. Removes the subject token from the environment, so that later code cannot log it."""
         subject = environ.pop(_SUBJECT_TOKEN, None)
         path: str = environ.get("PATH_INFO", "")
         environ[ROUTE] = "query" if path.endswith("/-/") else "collection" if path.endswith("/") else "entity"
         caller: Identity | None = environ.get(IDENTITY)
         if caller is None:
-            # A probe, which is a route beside OCCI's.
+            # A probe, which is not an OCCI route.
             return self._call_occi(environ, response)
         environ[TENANT] = caller.tenant_id
         if not self._module.open_to_tenants:
@@ -91,11 +91,11 @@ class ModuleApplication(KnownCaller):
             "withheld": functools.partial(_withheld, caller),
         }
         if not path.startswith(self._module.shared):
-            extras["identity"] = self._eyes(caller, path)
+            extras["identity"] = self._effective_identity(caller, path)
         return self._call_occi(environ, response, **extras)
 
-    def _eyes(self, caller: Identity, path: str) -> Identity:
-        """Through whose eyes the registry is looked at."""
+    def _effective_identity(self, caller: Identity, path: str) -> Identity:
+        """Return the identity with which to access the registry."""
         if path.startswith(deploy.BUNDLE.location):
             return dataclasses.replace(caller, tenant_id=TenantId(access.bundle_owner(caller)))
         if not access.is_operator(caller):
@@ -104,9 +104,9 @@ class ModuleApplication(KnownCaller):
         return caller if owner is None else dataclasses.replace(caller, tenant_id=TenantId(owner))
 
 
-#: Kinds whose entities bear no label of their instance: their paths end in its id.
+#: Kinds without an instance label: their paths end in the instance's id.
 _UNLABELLED: Final = (design.DELEGATION, design.VALIDATION, deploy.APP)
-#: Kinds that are read by another rule than an instance's objects.
+#: Kinds with a read rule other than that of an instance's objects.
 _READING: Final = {
     type_id(design.SERVICE): rules.READ_CATALOGUE,
     type_id(design.VALIDATION): rules.VALIDATE,
@@ -115,7 +115,7 @@ _READING: Final = {
 
 
 class CallersView(RegistryView):
-    """A registry of ours as one caller sees it: whose token names an instance, what belongs to that; others, their tenant's."""
+    """A registry as one caller sees it: a token of an instance sees that instance, others see their tenant."""
 
     def sees(self, entity: Entity, extras: Any) -> bool:
         instance = _own_instance(extras)
@@ -135,7 +135,7 @@ class CallersView(RegistryView):
         if selection.category is None:
             return self._below(selection, extras)
         caller, rule = extras.get("caller"), _READING.get(type_id(selection.category), rules.READ_OBJECTS)
-        # Not every rendering has each entity looked at before it is listed.
+        # Some renderings list entities without checking each.
         if caller is not None and not access.scopes_of(caller, rule):
             return Page([])
         return super().select(selection, extras)
@@ -150,7 +150,7 @@ class CallersView(RegistryView):
         self.wrapped.delete_mixin(mixin, extras)
 
     def _below(self, selection: Selection, extras: Any) -> Page:
-        """What lies below a path, of this module's kinds: others' entities stand in the same database."""
+        """Select the entities below a path, of this module's kinds only: the database holds other modules' as well."""
         end = None if selection.limit is None else selection.offset + selection.limit
         found: list[Entity] = []
         for kind in self.get_categories(extras):
@@ -166,24 +166,24 @@ class CallersView(RegistryView):
         return Page(found[selection.offset : end], more=end is not None and len(found) > end)
 
 
-#: Secrets that an instance and its service manager are answered with; others are taken and never shown.
+#: Secrets that are returned to an instance and its service manager; all others are write-only.
 _ANSWERED: Final = frozenset((deploy.STACK_OUTPUTS, design.DELEGATION_TOKEN))
 
 
 def _withheld(caller: Identity, entity: Entity) -> frozenset[str]:
-    """The secret attributes of an entity that the caller may not see, in the answer to a write either."""
+    """Return the secret attributes that the caller may not see, in the response to a write either."""
     secret = secrets_of(entity)
     return secret if caller.kind is TokenKind.USER else secret - _ANSWERED
 
 
 def extras_of(environ: WSGIEnvironment) -> dict[str, Any]:
-    """What the application hands to its backends, for routes beside OCCI's."""
+    """Return the extras that the application passes to its backends, for routes outside OCCI."""
     extras: dict[str, Any] = environ["archelon.extras"]
     return extras
 
 
 def _own_instance(extras: Any) -> str | None:
-    """The one instance that may be seen; None where more may, or the path is everybody's."""
+    """Return the only instance that the caller may see; None if it may see more, or the path is shared."""
     caller = extras.get("caller")
     if caller is None or "identity" not in extras or caller.kind is TokenKind.USER:
         return None
@@ -191,28 +191,28 @@ def _own_instance(extras: Any) -> str | None:
 
 
 def _owns_as_seen(extras: Any) -> bool:
-    """Whether bundles of the caller's are kept under the name by which the registry is looked at."""
+    """Return whether the identity that accesses the registry owns the caller's bundles."""
     caller = extras.get("caller")
     return caller is None or access.bundle_owner(caller) == caller.tenant_id
 
 
 def _check_tags(extras: Any) -> None:
-    """Refuse whoever may not define or attach mixins of a tenant's own. Raises ForbiddenError."""
-    access.check_may(extras["caller"], rules.TAG, "a mixin of one's own")
+    """Raise ForbiddenError if the caller may not define or attach mixins of a tenant."""
+    access.check_may(extras["caller"], rules.TAG, "a tenant's own mixin")
 
 
 class OwnMixins(UserDefinedMixinBackend):
-    """Serves the mixins that tenants define: who may attach them, and take them off."""
+    """Backend of the mixins that tenants define: checks who may attach and detach them."""
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """Attach it."""
+        """Check that the caller may attach the mixin."""
         _check_tags(extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        """Take it off."""
+        """Check that the caller may detach the mixin."""
         _check_tags(extras)
 
 
 def _instance_of(entity: Entity) -> str:
-    # Where an entity has no label, its path ends in the instance's id.
+    # The path of an entity without a label ends in the instance's id.
     return str(entity.attributes.get(names.INSTANCE) or entity.identifier.rpartition("/")[2])

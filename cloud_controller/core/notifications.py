@@ -1,12 +1,11 @@
-"""Telling an orchestrator that something it waits for has changed.
+"""Notifications to orchestrators that something they wait for has changed.
 
-A change and the notice of it are written in one transaction; a piece of work of its own carries the notice out, as often as it
-takes. There is one notice for an instance and a subject: a later one takes the place of an earlier one that has not arrived,
-since who is told "the stack is complete" has no use for "the stack is in progress". A notice whose
-application is gone is dropped.
+A change and its notification are written in one transaction; a work item retries the notification until it is acknowledged. Each
+instance and subject has at most one: a later notification replaces an undelivered one, since "complete" makes "in progress"
+obsolete. A notification whose application is gone is dropped.
 
-A notice has arrived when the orchestrator has worked it off, and somebody else than its process knows; until then it answers that
-it is to be told again. So a process that is killed over a notice is followed by one that gets it too.
+The orchestrator acknowledges a notification once it has processed it and reported the result; until then it responds that it is
+to be redelivered. So if the process is killed meanwhile, its successor gets the notification too.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from .resources import ABSENT, Objects
 from .tables import notices
 
 TOPIC: Final = "cloud.notify"
-#: Seconds until a notice that is being worked off is told again: the least, the most, and as a part of its age.
+#: Seconds until a notification in progress is redelivered: minimum, maximum, and fraction of its age.
 _SOON: Final = 0.5
 _LATE: Final = 30.0
 _PART: Final = 0.125
@@ -40,10 +39,10 @@ _PART: Final = 0.125
 
 @dataclass(frozen=True)
 class Notification:
-    """One notice on its way.
+    """One notification to deliver.
 
     Attributes:
-        url: the application's: empty while it has none, None where the application is gone.
+        url: of the application: empty while it has none, None if the application is gone.
         time: when it was posted, in seconds since the epoch.
     """
 
@@ -56,20 +55,20 @@ class Notification:
 
 
 class Send(Protocol):
-    """Delivers a notice: an action of the orchestrator at `url`.
+    """Delivers a notification, as an action of the orchestrator at its `url`.
 
-    Raises client.UnavailableError where it is to be told again, and any other exception where it was not taken.
+    Raises client.UnavailableError if it is to be redelivered, and any other exception if it was not accepted.
     """
 
     def __call__(self, notice: Notification) -> None: ...
 
 
 class Sender:
-    """A `Send` over OCCI: each call with a token for that one orchestrator.
+    """A `Send` over OCCI; each call carries a token for that one orchestrator.
 
     Args:
         issuer: signs the tokens.
-        seconds: that one call may take.
+        seconds: timeout of one call.
     """
 
     def __init__(self, issuer: auth.TokenIssuer, *, seconds: float = 5.0) -> None:
@@ -77,26 +76,26 @@ class Sender:
         self._timeout = client.Timeout(total=seconds)
 
     def __call__(self, notice: Notification) -> None:
-        """Deliver it. Raises ClientError; UnavailableError where the orchestrator has it, and it is to be told again."""
-        assert notice.url, "a notice leaves when its application has an address"
+        """Deliver it. Raises ClientError; UnavailableError if it arrived and is to be redelivered."""
+        assert notice.url, "a notification is sent only once its application has an address"
         token = self._issuer.for_service(
             tokens.CLOUD_CONTROLLER,
             tenant_id=auth.TenantId(notice.tenant),
             audience=tokens.audience_of_orchestrator(notice.instance),
             instance_id=notice.instance,
         )
-        # One attempt: the queue repeats, with the newest notice.
+        # One attempt: the queue retries, with the newest notification.
         once = client.Retry(attempts=1)
         with client.Client(notice.url, token=token, timeout=self._timeout, retry=once) as occi:
             occi.act(orchestrator.PATH, orchestrator.NOTIFY.scheme + orchestrator.NOTIFY.term, notice.attributes)
 
 
 class Notifications:
-    """Where changes are written down.
+    """Records changes for delivery.
 
     Args:
-        queue: where the work goes; its clock dates events.
-        new_id: makes an event's id; an orchestrator takes each once.
+        queue: gets the work items; its clock dates the events.
+        new_id: returns an event's id; an orchestrator processes each once.
     """
 
     def __init__(self, queue: WorkQueue, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
@@ -106,7 +105,7 @@ class Notifications:
     def post(
         self, connection: sa.Connection, labels: Labels, *, kind: str, subject: str, data: Mapping[str, Any]
     ) -> None:
-        """Tell an instance's orchestrator; `kind` is one of `orchestrator.EVENT_TYPES`, `subject` a path."""
+        """Notify an instance's orchestrator; `kind` is one of `orchestrator.EVENT_TYPES`, `subject` a path."""
         key = hashlib.sha256(f"{labels.instance}\0{subject}".encode()).hexdigest()
         connection.execute(sa.delete(notices).where(notices.c.key == key))
         connection.execute(
@@ -131,7 +130,7 @@ class Notifications:
         )
 
     def drop(self, connection: sa.Connection, instance: str) -> None:
-        """Forget what was still to be told to an instance."""
+        """Delete the undelivered notifications of an instance."""
         connection.execute(sa.delete(notices).where(notices.c.instance == instance))
 
 
@@ -139,22 +138,22 @@ class Delivery(Handler[Notification, str]):
     """The handler of `TOPIC`.
 
     Args:
-        objects: where the applications' addresses are.
+        objects: hold the applications' addresses.
         send: delivers.
         clock: seconds since the epoch.
-        patience: seconds between looks while the application has no address.
+        poll_interval: seconds between two checks while the application has no address.
     """
 
     def __init__(
-        self, objects: Objects, send: Send, *, clock: Callable[[], float] = time.time, patience: float = 1.0
+        self, objects: Objects, send: Send, *, clock: Callable[[], float] = time.time, poll_interval: float = 1.0
     ) -> None:
         self._objects = objects
         self._send = send
         self._clock = clock
-        self._patience = patience
+        self._poll_interval = poll_interval
 
     def load(self, connection: sa.Connection, item: Item) -> Notification | None:
-        """The notice, or None where it has been delivered."""
+        """Return the notification, or None if it has been delivered."""
         row = connection.execute(sa.select(notices).where(notices.c.key == item.key)).one_or_none()
         if row is None:
             return None
@@ -167,33 +166,33 @@ class Delivery(Handler[Notification, str]):
             orchestrator.EVENT_TIME: posted,
         }
         application = self._objects.find(connection, deploy.application_path(row.instance))
-        there = application is not None and application.wanted != ABSENT
-        url = str(application.kept.get("url", "")) if application is not None and there else None
+        exists = application is not None and application.wanted != ABSENT
+        url = str(application.kept.get("url", "")) if application is not None and exists else None
         return Notification(row.event, row.instance, row.tenant, url, attributes, row.time)
 
     def step(self, wanted: Notification) -> Progress[str]:
-        """Deliver it, or drop it where nobody is there any more."""
+        """Deliver it, or drop it if its application is gone."""
         if wanted.url is None:
             return Done(wanted.event)
         if not wanted.url:
-            return Wait(self._patience)
+            return Wait(self._poll_interval)
         try:
             self._send(wanted)
         except client.UnavailableError:
-            # No failure: it has it, and is busy. A phase may take minutes; so the older the notice, the longer the pause.
+            # Not a failure: the orchestrator is busy, and a phase may take minutes. The pause grows with the notification's age.
             age = self._clock() - wanted.time
             return Wait(min(max(_SOON, age * _PART), _LATE))
         return Done(wanted.event)
 
     def save(self, connection: sa.Connection, item: Item, observed: str) -> None:
-        """Forget what was delivered or dropped, and not what came since."""
+        """Delete what was delivered or dropped, but not a later notification."""
         connection.execute(sa.delete(notices).where(notices.c.key == item.key, notices.c.event == observed))
 
     def gave_up(self, connection: sa.Connection, item: Item, reason: str) -> None:
-        """Nothing to note: an orchestrator looks for itself too, at growing intervals."""
+        """Delete it: an orchestrator also polls, at growing intervals."""
         connection.execute(sa.delete(notices).where(notices.c.key == item.key))
 
 
 def topic(delivery: Delivery) -> Topic[Any, Any]:
-    """Notifications' topic: about a day of trying."""
+    """Return the topic of notifications, with about a day of retries."""
     return Topic(TOPIC, delivery, retry=Retry(attempts=3000, first=0.2, ceiling=30.0))

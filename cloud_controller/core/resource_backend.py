@@ -1,8 +1,8 @@
-"""The backend that all kinds of an instance's objects have in common: applications, stacks, monitors, alarms, configurations.
+"""Base backend of all kinds of an instance's objects: applications, stacks, monitors, alarms, configurations.
 
-A request comes in, is checked, and leaves two rows and a piece of work behind, all in the registry's transaction; while that is
-open, no platform is called that would have to be waited for. Creating is a PUT at the path that the caller derives, so that
-repeating it is harmless; an older generation than the stored one, or another value where values stay, is a 409.
+A request is checked, then writes two rows and a work item in the registry's transaction; no blocking platform call is made while
+it is open. A create is a PUT at a path that the caller derives, so repeating it is harmless. A generation older than the stored
+one, or a change of an immutable value, is a 409.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .labels import Labels
 from .resources import ABSENT, Object, Objects
 
 Result = TypeVar("Result")
-#: Characters of a path, in the column that it is the key of.
+#: Maximum characters of a path, which is a primary key.
 _LONGEST_PATH: Final = 255
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a request brings for the backends."""
+    """The context of a request, for the backends."""
 
     caller: Identity
     connection: sa.Connection
@@ -39,31 +39,31 @@ class Context:
     extras: dict[str, Any] = dataclasses.field(repr=False)
 
     def call_first(self, key: str, call: Callable[[], Result], *, of: object = None) -> Result:
-        """What a call to a platform returns, or what takes long to compute; see `workflow.call_first`."""
+        """Return the result of a call to a platform, or of a long computation; see `workflow.call_first`."""
         found: Result = call_first(self.extras, key, call, of=of)
         return found
 
 
 def context(extras: Any) -> Context:
-    """Out of what the application hands to the backends."""
-    # Whose eyes the registry is looked at through: an operator's orders are carried out for the instance's own tenant.
+    """Extract the context from the extras that the application passes to the backends."""
+    # An operator's orders are carried out for the tenant that owns the instance.
     owner = extras.get("identity")
     tenant = extras["caller"].tenant_id if owner is None else owner.tenant_id
     return Context(extras["caller"], extras["connection"], tenant, extras)
 
 
 class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
-    """Base of the modules' backends. A subclass says what stays, and what follows from an order.
+    """Base of the modules' backends. A subclass defines immutable attributes and the effects of an order.
 
     Args:
-        objects: rows and work.
+        objects: rows and work items.
     """
 
-    #: The topic that works on these objects.
+    #: The topic of the work on these objects.
     topic: ClassVar[str]
-    #: Attributes that stay as they were created, beside instance and service.
-    stays: ClassVar[frozenset[str]] = frozenset()
-    #: Attributes that are taken and never shown, not even to their owner.
+    #: Immutable attributes, besides instance and service.
+    immutable: ClassVar[frozenset[str]] = frozenset()
+    #: Attributes that are accepted and never shown, not even to their owner.
     hidden: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, objects: Objects) -> None:
@@ -72,87 +72,87 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     # for subclasses ---------------------------------------------------------------------------------------------------
 
     def instance(self, entity: Entity) -> str:
-        """The instance that an entity belongs to."""
+        """Return the instance that an entity belongs to."""
         return str(entity.attributes[names.INSTANCE])
 
     def path(self, entity: Entity) -> str:
-        """The path that the caller has to derive, so that nobody else's order stands in its way."""
+        """Return the path that the caller must derive, so that no other order can occupy it."""
         raise NotImplementedError
 
     def derives_from(self, _entity: Entity) -> str | None:
-        """The path of the object that the path derives from; None where it derives from the instance itself."""
+        """Return the path of the object that the path derives from; None if it derives from the instance itself."""
         return None
 
     def region(self, _entity: Entity) -> str:
-        """The region it lives in."""
+        """Return the region of an entity."""
         return ""
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
-        """Check a new order, and set what the provider sets. Raises HttpError. Called before anything is written."""
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
+        """Check a new order, and set the provider's attributes. Called before anything is written. Raises HttpError."""
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
-        """Check a changed order, and give the attributes to keep. Raises HttpError."""
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+        """Check a changed order, and return the attributes to store. Raises HttpError."""
         return new
 
     def leaving(self, entity: Entity) -> None:
-        """Show that it is on its way out."""
+        """Show in the entity that it is being removed."""
 
     # OCCI -------------------------------------------------------------------------------------------------------------
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """Order a new object."""
-        here = context(extras)
+        """Order a new object. Raises HttpError."""
+        request = context(extras)
         instance = self.instance(entity)
-        access.check_acts_for(here.caller, instance)
-        self.check_takes_more(instance, here)
-        self._check_path(entity, instance, here)
-        if self.objects.tenant_of(here.connection, instance) not in (None, here.tenant):
+        access.check_acts_for(request.caller, instance)
+        self.check_takes_more(instance, request)
+        self._check_path(entity, instance, request)
+        if self.objects.tenant_of(request.connection, instance) not in (None, request.tenant):
             raise ConflictError(f"{instance} is an instance of another tenant", names.INSTANCE)
         new = Object(
             path=entity.identifier,
             topic=self.topic,
             labels=Labels(
                 instance,
-                here.tenant,
+                request.tenant,
                 str(entity.attributes.get(names.SERVICE, "")),
                 _generation(entity.attributes),
             ),
             region=self.region(entity),
         )
-        self.ordered(entity, new, here)
+        self.ordered(entity, new, request)
         entity.actions = list(entity.kind.actions)
-        if not self.objects.add(here.connection, new):
+        if not self.objects.add(request.connection, new):
             raise ConflictError(f"{shown(new.path)} is taken, or still being removed; try again later", "path")
 
     def retrieve(self, entity: Entity, _extras: Any) -> None:
-        """Show it without what nobody is shown."""
+        """Remove the hidden attributes."""
         for name in self.hidden:
             entity.attributes.pop(name, None)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Order a change of some attributes."""
+        """Change some attributes."""
         self._change(old, {**old.attributes, **new.attributes}, extras)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Order it anew, whole."""
+        """Replace all attributes; hidden ones that are not given are kept."""
         kept = {name: value for name, value in old.attributes.items() if name in self.hidden}
         self._change(old, {**kept, **new.attributes}, extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        """Want it gone. The entity stays until that is verified."""
-        here = context(extras)
-        present = self.present(entity, here)
+        """Order the removal. The entity stays until its absence is verified."""
+        request = context(extras)
+        present = self.present(entity, request)
         if present.wanted != ABSENT:
-            self.objects.ask(here.connection, present, wanted=ABSENT)
+            self.objects.update(request.connection, present, wanted=ABSENT)
             self.leaving(entity)
 
     def action(self, entity: Entity, action: Action, attributes: Mapping[str, Any], extras: Any) -> Mapping[str, Any]:
-        """Invoke an action; the answer never shows what is hidden."""
-        here = context(extras)
-        present = self.present(entity, here)
+        """Invoke an action; the response never contains hidden attributes."""
+        request = context(extras)
+        present = self.present(entity, request)
         if present.wanted == ABSENT:
             raise ConflictError(f"{shown(present.path)} is being removed", "path")
-        answer = self.act(entity, present, action, attributes=attributes, here=here)
+        answer = self.act(entity, present, action, attributes=attributes, request=request)
         return {**dict.fromkeys(self.hidden), **answer}
 
     def act(
@@ -162,26 +162,28 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        here: Context,
+        request: Context,
     ) -> Mapping[str, Any]:
         """Carry out an action on a present object. Raises HttpError."""
-        raise ConflictError(f"{action.term} is nothing that this object does", "action")
+        raise ConflictError(f"{action.term} is not an action of this object", "action")
 
-    def check_takes_more(self, instance: str, here: Context) -> None:
-        """Refuse what is no instance's id, and to make more for an instance that is disposed of. Raises HttpError."""
+    def check_takes_more(self, instance: str, request: Context) -> None:
+        """Reject an invalid instance id, and new objects of an instance that is being disposed of. Raises HttpError."""
         try:
             instance_subject(instance)
         except ValueError as error:
             raise BadRequestError(str(error), names.INSTANCE) from None
-        if self._is_disposed_of(here.connection, instance):
-            raise ConflictError(f"the instance {instance[:64]} is being disposed of; make nothing more for it", "path")
+        if self._is_disposed_of(request.connection, instance):
+            raise ConflictError(
+                f"the instance {instance[:64]} is being disposed of; create nothing more for it", "path"
+            )
 
-    def present(self, entity: Entity, here: Context) -> Object:
-        """The object of an entity, after a look at whether the caller acts for it."""
-        found = self.objects.find(here.connection, entity.identifier)
+    def present(self, entity: Entity, request: Context) -> Object:
+        """Return the object of an entity, after checking that the caller acts for its instance."""
+        found = self.objects.find(request.connection, entity.identifier)
         if found is None:
-            raise NotFoundError(f"there is nothing at {shown(entity.identifier)}", "path")
-        access.check_acts_for(here.caller, found.labels.instance)
+            raise NotFoundError(f"{shown(entity.identifier)} does not exist", "path")
+        access.check_acts_for(request.caller, found.labels.instance)
         return found
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -189,40 +191,42 @@ class OwnedBackend(DeferredDeletion, MixinBackend, ActionBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return self.objects.owner(connection, disposal.disposal_path(instance)) is not None
 
-    def _check_path(self, entity: Entity, instance: str, here: Context) -> None:
-        """Refuse a path that is not this instance's: paths are the same for all, and another's order would be a 409."""
+    def _check_path(self, entity: Entity, instance: str, request: Context) -> None:
+        """Reject a path of another instance: paths are global, so an order there would conflict with the other's."""
         wanted = self.path(entity)
         if len(entity.identifier) > _LONGEST_PATH:
             raise BadRequestError(f"an object's path has at most {_LONGEST_PATH} characters", "path")
         if entity.identifier != wanted:
             raise BadRequestError(
-                f"{shown(entity.identifier)} is not the path of what is described; PUT it at {wanted}", "path"
+                f"{shown(entity.identifier)} is not the path of this object; PUT it at {wanted}", "path"
             )
         base = self.derives_from(entity)
-        if base is not None and self.objects.find(here.connection, base, instance=instance) is None:
-            # Another's is not told from none.
+        if base is not None and self.objects.find(request.connection, base, instance=instance) is None:
+            # Another instance's object is reported like a missing one.
             raise ForbiddenError(f"the instance {instance[:64]} has nothing at {shown(base)}; PUT that first", "path")
 
     def _change(self, old: Entity, attributes: dict[str, Any], extras: Any) -> None:
-        here = context(extras)
-        present = self.present(old, here)
+        request = context(extras)
+        present = self.present(old, request)
         if present.wanted == ABSENT:
             raise ConflictError(f"{shown(present.path)} is being removed; PUT it again when it is gone", "path")
         generation = _generation(attributes)
         if generation < present.labels.generation:
             raise ConflictError(
-                f"generation {generation} is older than {present.labels.generation}, which was ordered since",
+                f"generation {generation} is older than {present.labels.generation}, which was ordered later",
                 names.GENERATION,
             )
-        for name in sorted({names.INSTANCE, names.SERVICE} | self.stays):
+        for name in sorted({names.INSTANCE, names.SERVICE} | self.immutable):
             if attributes.get(name) != old.attributes.get(name):
-                raise ConflictError(f"{name} stays as it was created; delete the object and make another", name)
+                raise ConflictError(f"{name} is immutable; delete the object and create another", name)
         labels = dataclasses.replace(present.labels, generation=generation)
-        attributes = self.reordered(old, attributes, present=dataclasses.replace(present, labels=labels), here=here)
+        attributes = self.reordered(
+            old, attributes, present=dataclasses.replace(present, labels=labels), request=request
+        )
         old.attributes = attributes
-        self.objects.ask(here.connection, present, generation=generation)
+        self.objects.update(request.connection, present, generation=generation)
 
 
 def _generation(attributes: Mapping[str, Any]) -> int:
-    # 1.0 is a whole number in JSON, too.
+    # In JSON, 1.0 is an integer as well.
     return int(attributes.get(names.GENERATION, 0))

@@ -1,7 +1,7 @@
-"""The base of the handlers of all kinds of an instance's objects, as `resource_backend` is of their backends.
+"""Base handler of all kinds of an instance's objects, the counterpart of `resource_backend`.
 
-A work item's key is the path of an object: its row and entity flow in, and what a step observed flows out into both. The work is
-never given up: what is wanted stays wanted, and what a platform holds of an instance has to go with it.
+The key of a work item is the path of an object. A step reads the object's row and entity, and its observation is written to both.
+The work is retried for ever: the wanted state stays wanted, and a platform must not keep anything of an instance.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .resources import Object, Objects
 __all__ = ["ResourceHandler"]
 
 W = TypeVar("W")
-O = TypeVar("O")  # noqa: E741 - what a step observed, as in archelon_core.queue
+O = TypeVar("O")  # noqa: E741 - a step's observation, as in archelon_core.queue
 
 
 class ResourceHandler(Handler[W, O]):
     """Base of the modules' handlers. A subclass defines `read`, `step` and `save`.
 
     Args:
-        objects: rows and work.
+        objects: rows and work items.
         entities: of these objects.
     """
 
-    #: The topic that works on these objects.
+    #: The topic of the work on these objects.
     topic: ClassVar[str]
-    #: Seconds after which a step is overdue, and between two attempts at most.
+    #: Seconds: timeout of a step, and longest pause between two attempts.
     timeout: ClassVar[float] = 60.0
     longest_pause: ClassVar[float] = 30.0
 
@@ -40,19 +40,19 @@ class ResourceHandler(Handler[W, O]):
         self.entities = entities
 
     def as_topic(self) -> Topic[W, O]:
-        """The topic with this handler, for a worker."""
+        """Return the topic with this handler, for a worker."""
         return Topic(self.topic, self, timeout=self.timeout, retry=Retry.for_ever(0.5, self.longest_pause))
 
     def load(self, connection: sa.Connection, item: Item) -> W | None:
-        """What a step has to know of the row's object; None where that is gone."""
+        """Return the input of a step; None if the row's object is gone."""
         present = self.objects.find(connection, item.key)
         return None if present is None else self.read(connection, present)
 
     def read(self, connection: sa.Connection, present: Object) -> W:
-        """What a step has to know of an object, beside its row."""
+        """Return the input of a step for an object."""
         raise NotImplementedError
 
     def remove(self, connection: sa.Connection, present: Object) -> None:
-        """Forget an object of which nothing is left: entity and row."""
+        """Delete the entity and the row of an object that is gone."""
         self.entities.remove(connection, present)
         self.objects.remove(connection, present.path)

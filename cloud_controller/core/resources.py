@@ -1,8 +1,8 @@
-"""What the modules keep of every object that belongs to an instance, beside its OCCI entity.
+"""The modules' row of every object of an instance, besides its OCCI entity.
 
-A row is made with the entity and goes when the platform has verified that nothing is left. It carries the topic that works on
-the object, so that whoever wants it gone (its own module on DELETE, disposal for a whole instance) says so here and enqueues:
-one handler alone ever touches the platform, and no two of them can fight.
+A row is created with the entity and deleted when the platform has verified that nothing is left. It names the topic that works on
+the object. To remove it, its module (on DELETE) or disposal (for a whole instance) updates the row and enqueues the work, so only
+one handler ever touches the platform.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Object:
     """One row.
 
     Args:
-        path: of the entity. topic: of the work that carries it out.
-        wanted: `present`, `stopped`, `suspended` or `absent`; kinds use what they need of these.
-        version: counts what was asked for.
-        asked: what requests want beside the entity's attributes, such as counts.
-        kept: what the worker remembers, such as the platform's record.
+        path: of the entity. topic: of the work on it.
+        wanted: `present`, `stopped`, `suspended` or `absent`; each kind uses some of these.
+        version: incremented by each request that changes what is wanted.
+        asked: requests' input besides the entity's attributes, such as counts.
+        kept: the worker's state, such as the platform's record.
     """
 
     path: str
@@ -50,17 +50,17 @@ class Object:
 
 
 class Objects:
-    """Rows, and the work that follows from changing them. Every method is called inside the caller's transaction.
+    """Rows, and the work that their changes require. Call every method inside a transaction.
 
     Args:
-        queue: where the work goes.
+        queue: gets the work items.
     """
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
 
     def find(self, connection: sa.Connection, path: str, *, instance: str | None = None) -> Object | None:
-        """The object of a path; where an instance is given, only if it is that instance's."""
+        """Return the object at a path; with an instance, only if it belongs to it."""
         found = sa.select(objects, INSTALLATION).where(objects.c.path == path)
         if instance is not None:
             found = found.where(objects.c.instance == instance)
@@ -68,28 +68,28 @@ class Objects:
         return None if row is None else _object(row)
 
     def of_instance(self, connection: sa.Connection, instance: str) -> Sequence[Object]:
-        """Every object of an instance, in order of their paths."""
+        """Return every object of an instance, ordered by path."""
         found = sa.select(objects, INSTALLATION).where(objects.c.instance == instance).order_by(objects.c.path)
         return [_object(row) for row in connection.execute(found)]
 
     def installation(self, connection: sa.Connection) -> str:
-        """The name that everything made for these rows carries on its platform."""
+        """Return the installation label of everything created for these rows."""
         return str(connection.execute(sa.select(INSTALLATION)).scalar_one())
 
     def instances(self, connection: sa.Connection, *, besides: str) -> frozenset[str]:
-        """Every instance that has an object of another topic than `besides`."""
+        """Return every instance with an object of a topic other than `besides`."""
         return frozenset(connection.scalars(sa.select(objects.c.instance).where(objects.c.topic != besides).distinct()))
 
     def owner(self, connection: sa.Connection, path: str) -> str | None:
-        """The tenant whose object it is."""
+        """Return the tenant that owns the object."""
         return connection.scalar(sa.select(objects.c.tenant).where(objects.c.path == path))
 
     def tenant_of(self, connection: sa.Connection, instance: str) -> str | None:
-        """The tenant whose instance it is, where something of it is here."""
+        """Return the tenant that owns the instance, if it has any object here."""
         return connection.scalar(sa.select(objects.c.tenant).where(objects.c.instance == instance).limit(1))
 
     def add(self, connection: sa.Connection, new: Object) -> bool:
-        """Write a new row and enqueue its work. False where the path is taken, perhaps by one on its way out."""
+        """Write a new row and enqueue its work. Returns False if the path is taken, perhaps by an object being removed."""
         if self.owner(connection, new.path) is not None:
             return False
         labels = new.labels
@@ -106,13 +106,13 @@ class Objects:
             asked=json.dumps(new.asked),
             kept=json.dumps(new.kept),
         )
-        # Another tenant's request may be taking the path in this moment: entities do not meet across tenants, paths here do.
+        # Another tenant's request may be taking the path concurrently: entities are separate by tenant, paths here are not.
         if connection.scalar(row.on_conflict_do_nothing().returning(objects.c.path)) is None:
             return False
-        self.look(connection, new)
+        self.enqueue(connection, new)
         return True
 
-    def ask(
+    def update(
         self,
         connection: sa.Connection,
         present: Object,
@@ -121,7 +121,7 @@ class Objects:
         generation: int | None = None,
         asked: Mapping[str, Any] | None = None,
     ) -> None:
-        """Want something else of an object, and enqueue its work."""
+        """Change what is wanted of an object, and enqueue its work."""
         values: dict[str, Any] = {"version": objects.c.version + 1}
         if wanted is not None:
             values["wanted"] = wanted
@@ -130,10 +130,10 @@ class Objects:
         if asked is not None:
             values["asked"] = json.dumps(asked)
         connection.execute(sa.update(objects).where(objects.c.path == present.path).values(values))
-        self.look(connection, present)
+        self.enqueue(connection, present)
 
     def keep(self, connection: sa.Connection, present: Object, kept: Mapping[str, Any]) -> bool:
-        """Write what the worker remembers. False where requests have asked for something else since `present` was read."""
+        """Write the worker's state. Returns False if a request has changed what is wanted since `present` was read."""
         version = connection.scalar(
             sa.update(objects)
             .where(objects.c.path == present.path)
@@ -143,20 +143,20 @@ class Objects:
         return bool(version == present.version)
 
     def is_current(self, connection: sa.Connection, present: Object) -> bool:
-        """Whether requests have asked for nothing else since `present` was read."""
+        """Return whether no request has changed what is wanted since `present` was read."""
         version = connection.scalar(sa.select(objects.c.version).where(objects.c.path == present.path))
         return bool(version == present.version)
 
     def remove(self, connection: sa.Connection, path: str) -> None:
-        """Forget an object that is gone."""
+        """Delete the row of an object that is gone."""
         connection.execute(sa.delete(objects).where(objects.c.path == path))
 
     def wake(self, connection: sa.Connection, topic: str, key: str) -> None:
-        """Have recurring work look now, and not when it would have."""
+        """Run recurring work now, before it is due."""
         self._queue.enqueue(connection, topic, key)
 
-    def look(self, connection: sa.Connection, present: Object) -> None:
-        """Enqueue an object's work; somebody waits for it."""
+    def enqueue(self, connection: sa.Connection, present: Object) -> None:
+        """Enqueue an object's work, at urgent priority."""
         self._queue.enqueue(
             connection,
             present.topic,
@@ -168,7 +168,7 @@ class Objects:
 
 
 def labels_of(row: Any) -> Labels:
-    """The labels of what a row of `objects` is about, read together with `INSTALLATION`."""
+    """Return the labels of a row of `objects`, read together with `INSTALLATION`."""
     return Labels(row.instance, row.tenant, row.service, row.generation, row.installation)
 
 

@@ -1,7 +1,7 @@
 """The tables of the cloud controller.
 
-What a client sees of an object is its OCCI entity, in the registry. What the modules have to know beside it, and look up by
-other things than its path, is one row here: whose it is, what is wanted of it now, and what the platform asked to be remembered.
+A client sees an object as its OCCI entity, in the registry. One row here holds what the modules need besides, and query by other
+columns than the path: the owner, the wanted state, and the platform's record.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ objects = sa.Table(
     sa.Column("region", sa.String(64), nullable=False),
     sa.Column("generation", sa.BigInteger, nullable=False),
     sa.Column("wanted", sa.String(16), nullable=False),
-    # Rises with every request that changes what is wanted, so that a step that began before it tells no old state.
+    # Incremented by each request that changes what is wanted, so that an earlier step reports no outdated state.
     sa.Column("version", sa.BigInteger, nullable=False),
-    # Requests write `asked`, the worker writes `kept`: neither can undo the other.
+    # Requests write `asked`, the worker writes `kept`, so neither overwrites the other.
     sa.Column("asked", sa.Text, nullable=False),
     sa.Column("kept", sa.Text, nullable=False),
     sa.Index("ix_cloud_objects_instance", "instance"),
@@ -32,7 +32,7 @@ objects = sa.Table(
 notices = sa.Table(
     "cloud_notices",
     metadata,
-    # A digest of instance and subject: what happened later to the same subject takes the place of what happened before.
+    # A digest of instance and subject: a later change of a subject replaces an earlier one.
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("event", sa.String(64), nullable=False),
     sa.Column("instance", sa.String(64), nullable=False),
@@ -64,9 +64,9 @@ delegations = sa.Table(
     metadata,
     sa.Column("instance", sa.String(64), primary_key=True),
     sa.Column("tenant", sa.String(255), nullable=False),
-    # The instance whose delegation this one hangs on; its own id where it hangs on none.
+    # The instance whose delegation this one uses; its own id if it has its own.
     sa.Column("root", sa.String(64), nullable=False),
-    # What the identity service gave, such as a trust's id: never a token or a password.
+    # The identity service's record, such as a trust's id: never a token or a password.
     sa.Column("record", sa.String(255), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -76,10 +76,10 @@ delegations = sa.Table(
 installation = sa.Table(
     "cloud_installation",
     metadata,
-    # One row, of one random name, from the first migration on: which of several cloud controllers that share a cluster or a
-    # project has made an object there.
+    # One row with a random name, from the first migration on: distinguishes the objects of several cloud controllers that share
+    # a cluster or a project.
     sa.Column("name", sa.String(36), primary_key=True),
 )
 
-#: The name, for a SELECT that needs it beside something else.
+#: The name, as a column of another SELECT.
 INSTALLATION = sa.select(installation.c.name).scalar_subquery().label("installation")

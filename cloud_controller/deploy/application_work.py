@@ -1,7 +1,6 @@
-"""The work on applications: start or adopt through the platform, mirror what is seen into the entity, take away and verify.
+"""The work on applications: start or adopt through the platform, mirror the state into the entity, remove and verify.
 
-One look after another, each short. What runs is adopted by whoever looks next; that restarts back off is the platform's business
-while its supervisor lives, and this handler's where even that has ended.
+Each step is one short poll. The platform backs off restarts while its supervisor lives; this handler does once that has ended.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from ..platforms.interface import ApplicationOrder, Applications, ApplicationSta
 from .applications import RUN, TOPIC, environment_of
 from .bundles import Unpacked
 
-#: Seconds between looks at a failed one, at most: it may have come back by itself.
+#: Longest pause in seconds between polls of a failed application: it may recover by itself.
 _FAILED: Final = 1.0
 _SOONEST: Final = 0.1
-#: Seconds before one that failed is started again.
+#: Backoff before a failed application is restarted.
 _PAUSES: Final = Backoff(1.0, longest=60.0)
 
 
 @dataclass(frozen=True)
 class WantedApplication:
-    """An application as it should be; the digest's bundle is unpacked by the step."""
+    """An application as it should be; the step unpacks the bundle of the digest."""
 
     present: Object
     digest: str
@@ -47,7 +46,7 @@ class WantedApplication:
 
 @dataclass(frozen=True)
 class ObservedApplication:
-    """What a step saw; `state` None: verified absent."""
+    """The state that a step observed; `state` None: verified absent."""
 
     present: Object
     state: ApplicationState | None
@@ -55,7 +54,7 @@ class ObservedApplication:
 
 
 class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
-    """The handler.
+    """The handler of applications.
 
     Args:
         clock: seconds since the epoch.
@@ -80,7 +79,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
         self._clock = clock
 
     def read(self, connection: sa.Connection, present: Object) -> WantedApplication:
-        """The application's row and entity."""
+        """Return the application's row and entity."""
         attributes = self.entities.attributes(connection, present)
         image = str(attributes.get(deploy.BUNDLE_IMAGE) or attributes.get(deploy.APP_IMAGE) or "")
         digest = str(attributes.get(deploy.BUNDLE_DIGEST) or "")
@@ -92,7 +91,7 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             return WantedApplication(present, digest, image, {}, problem=error.message)
 
     def step(self, wanted: WantedApplication) -> Progress[ObservedApplication]:
-        """One look, and what follows from it."""
+        """Poll the application once, and act on its state."""
         present = wanted.present
         instance = present.labels.instance
         if present.wanted == ABSENT:
@@ -100,11 +99,11 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
                 gone = self._applications.remove(instance)
             except DeployError as problem:
                 return Wait(
-                    self._applications.pace.standing,
+                    self._applications.poll_intervals.steady,
                     ObservedApplication(present, ApplicationState("error", str(problem)), present.kept),
                 )
             if not gone or self._applications.state(instance) is not None:
-                return Wait(self._applications.pace.under_way)
+                return Wait(self._applications.poll_intervals.in_progress)
             return Done(ObservedApplication(present, None, {}))
         kept = dict(present.kept)
         if present.wanted == STOPPED:
@@ -112,16 +111,16 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             state = ApplicationState("inactive", "" if ended else "is stopping")
             kept.update(going=not ended, url="")
             seen = ObservedApplication(present, state, kept)
-            return Done(seen) if ended else Wait(self._applications.pace.under_way, seen)
+            return Done(seen) if ended else Wait(self._applications.poll_intervals.in_progress, seen)
         try:
-            state = self._going(wanted, kept)
+            state = self._ensure_running(wanted, kept)
         except DeployError as problem:
             state = ApplicationState("error", str(problem))
-            self._failed(kept)
+            self._count_failure(kept)
         kept["url"] = state.url
         return Wait(self._pause(state, kept), ObservedApplication(present, state, kept))
 
-    def _going(self, wanted: WantedApplication, kept: dict[str, Any]) -> ApplicationState:
+    def _ensure_running(self, wanted: WantedApplication, kept: dict[str, Any]) -> ApplicationState:
         present = wanted.present
         instance = present.labels.instance
         run = present.asked.get(RUN, 0)
@@ -131,21 +130,21 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             kept["going"] = False
         state = self._applications.state(instance) if kept.get("going") else None
         if state is not None and state.state == "inactive" and not state.message:
-            # On no way to anything, and wanted: it ended in good order with its machine, which has come up again.
+            # It is wanted and will not start by itself: it stopped regularly with its machine, which has restarted.
             state = None
         if state is not None and state.state == "error":
             if self._clock() < float(kept.get("next", 0.0)):
                 return state
-            self._failed(kept)
-            return self._started(wanted)
+            self._count_failure(kept)
+            return self._start(wanted)
         if state is None:
-            state = self._started(wanted)
+            state = self._start(wanted)
             kept.update(going=True, run=run)
         if state.state == "active":
             kept.update(failures=0, next=0.0)
         return state
 
-    def _started(self, wanted: WantedApplication) -> ApplicationState:
+    def _start(self, wanted: WantedApplication) -> ApplicationState:
         if wanted.problem:
             raise DeployError(wanted.problem)
         try:
@@ -162,27 +161,27 @@ class ApplicationWork(ResourceHandler[WantedApplication, ObservedApplication]):
             )
         )
 
-    def _failed(self, kept: dict[str, Any]) -> None:
+    def _count_failure(self, kept: dict[str, Any]) -> None:
         failures = int(kept.get("failures", 0)) + 1
         kept.update(failures=failures, next=self._clock() + _PAUSES.delay(failures))
 
     def _pause(self, state: ApplicationState, kept: Mapping[str, Any]) -> float:
-        pace = self._applications.pace
+        intervals = self._applications.poll_intervals
         if state.state == "active":
-            return pace.standing
+            return intervals.steady
         if state.state == "error":
             left = float(kept.get("next", 0.0)) - self._clock()
-            return max(_SOONEST, min(left, max(_FAILED, pace.under_way)))
-        return pace.under_way
+            return max(_SOONEST, min(left, max(_FAILED, intervals.in_progress)))
+        return intervals.in_progress
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedApplication) -> None:
-        """Mirror it into the entity, or forget what is gone."""
+        """Mirror the observation into the entity, or delete both if the application is gone."""
         present = observed.present
         if observed.state is None:
             self.remove(connection, present)
             self._notices.drop(connection, present.labels.instance)
             return
-        # A state that was seen before a newer order is not shown as that order's.
+        # A state observed before a newer order is not that order's.
         shown = {deploy.APP_URL: observed.state.url or None}
         if self.objects.is_current(connection, present):
             shown[deploy.APP_STATE] = observed.state.state

@@ -1,8 +1,8 @@
 """Applications: orchestrators in containers or processes, as OCCI's `application` and as Hurtle's `app`.
 
-A service manager repeats its PUT whenever it is not sure, each time perhaps with a fresher start token in the environment. So the
-environment is taken when the application is made, and again with another bundle or image under a newer generation, which is
-what restarts it. Everything else of a newer order reaches a running orchestrator from its service manager, and restarts nothing.
+A service manager repeats its PUT when in doubt, perhaps with a fresher start token in the environment. So the environment is
+taken when the application is created, and again with another bundle or image under a newer generation, which restarts it. All
+else of a newer order reaches a running orchestrator from its service manager, without a restart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..core.resources import PRESENT, STOPPED, Object, Objects
 from .bundles import Bundles
 
 TOPIC: Final = "deploy.application"
-#: What is asked for beside the attributes: how often it was told to begin anew.
+#: Key of `asked`: the number of restarts requested.
 RUN: Final = "run"
 
 _SOURCE: Final = (deploy.BUNDLE_DIGEST, deploy.BUNDLE_IMAGE)
@@ -33,8 +33,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _LIMIT: Final = 64 << 10
 
 
-class _Runs(OwnedBackend):
-    """What both faces have in common."""
+class _RunnableBackend(OwnedBackend):
+    """Base of both kinds."""
 
     topic = TOPIC
 
@@ -45,14 +45,14 @@ class _Runs(OwnedBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        here: Context,
+        request: Context,
     ) -> Mapping[str, Any]:
         if action == deploy.STOP:
-            self.objects.ask(here.connection, present, wanted=STOPPED)
+            self.objects.update(request.connection, present, wanted=STOPPED)
         elif action == deploy.START:
-            self.objects.ask(here.connection, present, wanted=PRESENT)
+            self.objects.update(request.connection, present, wanted=PRESENT)
         else:
-            self._rerun(here.connection, present, wanted=PRESENT)
+            self._rerun(request.connection, present, wanted=PRESENT)
         return {}
 
     def leaving(self, entity: Entity) -> None:
@@ -60,7 +60,7 @@ class _Runs(OwnedBackend):
 
     def _rerun(self, connection: sa.Connection, present: Object, *, wanted: str | None = None) -> None:
         asked = {**present.asked, RUN: int(present.asked.get(RUN, 0)) + 1}
-        self.objects.ask(connection, present, wanted=wanted, asked=asked)
+        self.objects.update(connection, present, wanted=wanted, asked=asked)
 
     @staticmethod
     def _starting(entity: Entity) -> None:
@@ -68,7 +68,7 @@ class _Runs(OwnedBackend):
         entity.attributes[deploy.APP_STATE_MESSAGE] = "is starting"
 
 
-class ApplicationBackend(_Runs):
+class ApplicationBackend(_RunnableBackend):
     """The kind `application` with the mixin `orchestrator`.
 
     Args:
@@ -87,73 +87,71 @@ class ApplicationBackend(_Runs):
     def create(self, entity: Entity, extras: Any) -> None:
         if deploy.ORCHESTRATOR not in entity.mixins:
             raise BadRequestError(
-                "an application here is the orchestrator of an instance: add the mixin "
+                "an application must be the orchestrator of an instance: add the mixin "
                 f"{deploy.ORCHESTRATOR.scheme}{deploy.ORCHESTRATOR.term}",
                 "mixins",
             )
-        here = context(extras)
-        access.check_acts_for(here.caller, self.instance(entity))
-        self._check_source(entity.attributes, here, new=True)
+        request = context(extras)
+        access.check_acts_for(request.caller, self.instance(entity))
+        self._check_source(entity.attributes, request, new=True)
         environment_of(entity.attributes)
-        if self.objects.owner(here.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
-            raise ConflictError("an app has the id of this instance, and would be the same to the platform", "path")
+        if self.objects.owner(request.connection, f"{deploy.APP.location}{self.instance(entity)}") is not None:
+            raise ConflictError("an app has the id of this instance; the platform cannot distinguish them", "path")
         super().create(entity, extras)
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         self._starting(entity)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
         if deploy.ORCHESTRATOR not in new.mixins:
-            raise BadRequestError("the mixin orchestrator stays; name it", "mixins")
-        here = context(extras)
+            raise BadRequestError("the mixin orchestrator cannot be removed; name it", "mixins")
+        request = context(extras)
         before = _source(old.attributes)
-        self._check_source(new.attributes, here, new=_source(new.attributes) != before)
+        self._check_source(new.attributes, request, new=_source(new.attributes) != before)
         super().replace(old, new, extras)
         if _source(old.attributes) != before:
-            self._rerun(here.connection, self.present(old, here))
+            self._rerun(request.connection, self.present(old, request))
             self._starting(old)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
         self.present(old, context(extras))
-        raise ConflictError("an application is ordered whole: PUT it", "method")
+        raise ConflictError("an application cannot be changed in part; PUT it whole", "method")
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
         before, after = _source(old.attributes), _source(new)
         if before == after:
             new[deploy.APPLICATION_ENV] = old.attributes.get(deploy.APPLICATION_ENV, {})
             return new
         if present.labels.generation <= int(old.attributes.get(names.GENERATION, 0)):
             raise ConflictError(
-                "another bundle or image is for a newer generation; raise the generation with it",
+                "another bundle or image requires a newer generation",
                 deploy.BUNDLE_DIGEST,
             )
         environment_of(new)
         return new
 
-    def _check_source(self, attributes: Mapping[str, Any], here: Context, *, new: bool) -> None:
+    def _check_source(self, attributes: Mapping[str, Any], request: Context, *, new: bool) -> None:
         if new:
-            # It gets the instance's tokens and secrets, and may read its bundle: so neither an orchestrator chooses it, nor an
-            # operator.
-            access.check_serves(here.caller, "choosing what an application runs")
+            # It gets the instance's tokens and secrets, and may read its bundle: neither an orchestrator nor an operator may
+            # choose it.
+            access.check_serves(request.caller, "choosing what an application runs")
         given = [name for name in _SOURCE if attributes.get(name)]
         if len(given) != 1:
-            raise BadRequestError(
-                f"give {deploy.BUNDLE_DIGEST} or {deploy.BUNDLE_IMAGE}, and one of the two", deploy.BUNDLE_DIGEST
-            )
+            raise BadRequestError(f"give either {deploy.BUNDLE_DIGEST} or {deploy.BUNDLE_IMAGE}", deploy.BUNDLE_DIGEST)
         digest = attributes.get(deploy.BUNDLE_DIGEST)
         if digest and not self._bundles.hold(
-            here.connection, digest, owner=access.bundle_owner(here.caller) if new else None
+            request.connection, digest, owner=access.bundle_owner(request.caller) if new else None
         ):
             raise ConflictError(
-                f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
+                f"unknown bundle {digest}; PUT it at {deploy.bundle_path(digest)} first", deploy.BUNDLE_DIGEST
             )
 
 
-class AppBackend(_Runs):
-    """Hurtle's kind `app`: the same thing under another name; the service chooses its id, which is its instance too."""
+class AppBackend(_RunnableBackend):
+    """Hurtle's kind `app`: an application under another name. The service chooses its id, which is its instance as well."""
 
     hidden = frozenset((deploy.APP_ENV,))
-    stays = frozenset((deploy.APP_IMAGE,))
+    immutable = frozenset((deploy.APP_IMAGE,))
 
     def __init__(self, objects: Objects, bundles: Bundles) -> None:
         super().__init__(objects)
@@ -166,50 +164,52 @@ class AppBackend(_Runs):
         return f"{deploy.APP.location}{self.instance(entity)}"
 
     def create(self, entity: Entity, extras: Any) -> None:
-        here = context(extras)
-        access.check_publishes(here.caller, "running an application of one's own")
-        if extras.get("chosen_path") and not (access.is_service(here.caller) or access.is_operator(here.caller)):
-            # It may be that of an instance whose own application is still to come.
-            raise BadRequestError(f"POST it at {deploy.APP.location}; the id of an app is chosen here", "path")
-        self.check_takes_more(self.instance(entity), here)
-        # To the platform its id is an instance's: of one that is known, the orchestrator would be taken over.
-        if self.objects.tenant_of(here.connection, self.instance(entity)) is not None:
+        request = context(extras)
+        access.check_publishes(request.caller, "running an application of your own")
+        if extras.get("chosen_path") and not (access.is_service(request.caller) or access.is_operator(request.caller)):
+            # The id may belong to an instance whose application is not created yet.
+            raise BadRequestError(
+                f"POST it at {deploy.APP.location}; the cloud controller chooses the id of an app", "path"
+            )
+        self.check_takes_more(self.instance(entity), request)
+        # The platform identifies an application by its instance: with a known id, the app would take over the orchestrator.
+        if self.objects.tenant_of(request.connection, self.instance(entity)) is not None:
             raise ConflictError(f"{shown(self.instance(entity))} is an instance already; choose another id", "path")
         image = str(entity.attributes.get(deploy.APP_IMAGE, ""))
         if not image:
             raise BadRequestError(f"give {deploy.APP_IMAGE}: an image, or the digest of a bundle", deploy.APP_IMAGE)
         if _DIGEST.fullmatch(image) and not self._bundles.hold(
-            here.connection, image, owner=access.bundle_owner(here.caller)
+            request.connection, image, owner=access.bundle_owner(request.caller)
         ):
-            raise ConflictError(f"there is no bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
+            raise ConflictError(f"unknown bundle {image}; PUT it at {deploy.bundle_path(image)} first", "image")
         environment_of(entity.attributes)
-        new = self._new(entity, here)
+        new = self._new(entity, request)
         self._starting(entity)
         entity.actions = list(entity.kind.actions)
-        if not self.objects.add(here.connection, new):
+        if not self.objects.add(request.connection, new):
             raise ConflictError(f"{shown(new.path)} is taken", "path")
 
-    def present(self, entity: Entity, here: Context) -> Object:
-        access.check_publishes(here.caller, "an application of one's own")
-        found = self.objects.find(here.connection, entity.identifier)
-        assert found is not None, "entity and row are made and removed together"
+    def present(self, entity: Entity, request: Context) -> Object:
+        access.check_publishes(request.caller, "an application of your own")
+        found = self.objects.find(request.connection, entity.identifier)
+        assert found is not None, "entity and row are created and removed together"
         return found
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        raise ConflictError("an app stays as it was made; delete it and make another", "method")
+        raise ConflictError("an app is immutable; delete it and create another", "method")
 
     replace = update
 
-    def _new(self, entity: Entity, here: Context) -> Object:
-        labels = Labels(self.instance(entity), here.tenant, "", 0)
+    def _new(self, entity: Entity, request: Context) -> Object:
+        labels = Labels(self.instance(entity), request.tenant, "", 0)
         return Object(entity.identifier, TOPIC, labels)
 
 
 def environment_of(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """The environment of an application.
+    """Return the environment of an application.
 
     Raises:
-        BadRequestError: a name or value cannot be one; no value is shown.
+        BadRequestError: a name or value is invalid; the text contains no value.
     """
     given = attributes.get(deploy.APPLICATION_ENV)
     where = deploy.APPLICATION_ENV
@@ -219,10 +219,10 @@ def environment_of(attributes: Mapping[str, Any]) -> dict[str, str]:
     environment = {}
     for name, value in (given or {}).items():
         if not _NAME.fullmatch(name):
-            # In text that is split, what is taken for a name may be a piece of a value.
-            raise BadRequestError("a variable's name has letters, digits and _ alone", where)
+            # In text that was split, a name may be a fragment of a value, so it is not shown.
+            raise BadRequestError("a variable's name must consist of letters, digits and _", where)
         if not isinstance(value, str) or "\0" in value or len(value) > _LIMIT:
-            raise BadRequestError(f"the value of {shown(name)} is no text of at most {_LIMIT} characters", where)
+            raise BadRequestError(f"the value of {shown(name)} must be a text of at most {_LIMIT} characters", where)
         environment[name] = value
     return environment
 

@@ -1,4 +1,4 @@
-"""The deploy module: what it publishes."""
+"""The deploy module: its kinds, actions and routes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .regions import Regions
 from .stacks import StackBackend
 
 
-class _OfEither(ActionBackend):
-    """The actions that `application` and `app` have in common: each goes to the backend of the entity's kind."""
+class _ApplicationActions(ActionBackend):
+    """The actions common to `application` and `app`, dispatched to the backend of the entity's kind."""
 
     def __init__(self, applications: ApplicationBackend, apps: AppBackend) -> None:
         self._applications = applications
@@ -40,10 +40,10 @@ class DeployModule:
     """Bundles, applications and stacks.
 
     Args:
-        objects: rows and work.
-        regions: where stacks can be, and applications run.
-        database: where bundles' archives are.
-        limits: of them.
+        objects: rows and work items.
+        regions: where stacks and applications run.
+        database: holds the bundles' archives.
+        limits: of the archives.
     """
 
     name = "deploy"
@@ -75,7 +75,7 @@ class DeployModule:
         application.register_backend(deploy.APP, apps)
         application.register_backend(deploy.STACK, stacks)
         for action in deploy.APPLICATION_ACTIONS:
-            application.register_backend(action, _OfEither(orchestrators, apps))
+            application.register_backend(action, _ApplicationActions(orchestrators, apps))
         for action in deploy.STACK_ACTIONS:
             application.register_backend(action, stacks)
         registry = as_registry(application.registry)

@@ -1,10 +1,10 @@
-"""Bundles by digest: kept in the database, where every replica finds them, and unpacked where they run.
+"""Bundles by digest: stored in the database, where every replica finds them, and unpacked where they run.
 
-A bundle travels as the archive itself, so its path is a route beside OCCI's; that it is here is an OCCI entity like any other.
-Its name is the SHA-256 of its bytes, so a PUT can be repeated, and nobody can put another in its place.
+A bundle is transferred as the archive itself, at a route outside OCCI; its existence is an OCCI entity. Its name is the SHA-256
+of its bytes, so a PUT can be repeated, and no one can replace it with another.
 
-It belongs to each who has uploaded it: a tenant, or a service manager, which serves many. Each has an entity of its own at the
-bundle's path, and to others there is none, whether or not the archive is here. An instance has the bundle that it runs.
+It belongs to each tenant or service manager that uploaded it. Each has an entity of its own at the bundle's path; to others the
+bundle does not exist, whether or not the archive is stored. An instance may read the bundle that it runs.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Bundles:
     """The bundles of one cloud controller, in the caller's transaction."""
 
     def has(self, connection: sa.Connection, digest: str) -> bool:
-        """Whether a bundle is here."""
+        """Return whether a bundle is stored."""
         return connection.scalar(sa.select(bundles.c.digest).where(bundles.c.digest == digest)) is not None
 
     def hold(self, connection: sa.Connection, digest: str, *, owner: str | None = None, alone: bool = False) -> bool:
-        """Whether a bundle is here, and stays so until the end of the transaction.
+        """Return whether a bundle is stored, and lock it until the end of the transaction.
 
         Args:
-            owner: whose it has to be; None for anybody's.
-            alone: nobody else holds it either.
+            owner: its required owner; None accepts any.
+            alone: lock it exclusively.
         """
         found = sa.select(bundles.c.digest).where(bundles.c.digest == digest).with_for_update(read=not alone)
         if connection.scalar(found) is None:
@@ -63,9 +63,9 @@ class Bundles:
         )
         return owner is None or connection.scalar(own) is not None
 
-    def is_anybodys(self, connection: sa.Connection, digest: str) -> bool:
-        """Whether a bundle belongs to somebody, perhaps since before there were owners."""
-        # By way of the few entities that are bundles: no index has all owners' entities of one path.
+    def has_owner(self, connection: sa.Connection, digest: str) -> bool:
+        """Return whether a bundle has any owner."""
+        # Join from the few entities that are bundles: no index covers all owners' entities of one path.
         kind = fact("kind", type_id(deploy.BUNDLE))
         there = (
             sa.select(entities.c.sequence)
@@ -76,11 +76,11 @@ class Bundles:
         return connection.scalar(there.limit(1)) is not None
 
     def remove(self, connection: sa.Connection, digest: str) -> None:
-        """Forget one."""
+        """Delete one."""
         connection.execute(sa.delete(bundles).where(bundles.c.digest == digest))
 
     def add(self, connection: sa.Connection, digest: str, archive: bytes) -> bool:
-        """Keep one; False where it is here already, perhaps since a moment ago."""
+        """Store one. Returns False if it is stored already, perhaps by a concurrent request."""
         new = (
             insert_into(bundles, connection.dialect.name)
             .values(digest=digest, archive=archive)
@@ -89,16 +89,16 @@ class Bundles:
         return connection.scalar(new.returning(bundles.c.digest)) is not None
 
     def archive(self, connection: sa.Connection, digest: str) -> bytes | None:
-        """The bytes of one."""
+        """Return the bytes of one."""
         return connection.scalar(sa.select(bundles.c.archive).where(bundles.c.digest == digest))
 
 
 class Unpacked:
-    """Bundles as directories of this machine, each unpacked when it is first needed.
+    """Bundles unpacked into directories of this machine, each when it is first needed.
 
     Args:
-        directory: made if missing.
-        database: where the archives are.
+        directory: created if missing.
+        database: holds the archives.
     """
 
     def __init__(self, directory: Path, database: Database) -> None:
@@ -107,48 +107,48 @@ class Unpacked:
         private_directory(directory)
 
     def path(self, digest: str) -> Path:
-        """The directory of a bundle. Raises LookupError where there is none of this digest."""
+        """Return the directory of a bundle. Raises LookupError for an unknown digest."""
         target = self._directory / digest
         return target if target.is_dir() else archives.unpack(self.archive(digest), target, digest=digest)
 
     def archive(self, digest: str) -> bytes:
-        """The bundle as it was sent. Raises LookupError where there is none of this digest."""
+        """Return the bundle as it was uploaded. Raises LookupError for an unknown digest."""
         with self._database.read() as connection:
             archive = Bundles().archive(connection, digest)
         if archive is None:
-            raise LookupError(f"the bundle {digest} is not here")
+            raise LookupError(f"the bundle {digest} is not stored here")
         return archive
 
     def remove_unknown(self) -> None:
-        """Remove the directories of bundles that are not in the database any more."""
+        """Remove the directories of bundles that are no longer in the database."""
         there = [each for each in self._directory.iterdir() if _DIGEST.fullmatch(each.name)]
         for directory in there:
             with self._database.read() as connection:
                 known = Bundles().has(connection, directory.name)
             if not known:
-                # Out of the way at once, so that nobody finds half of it, and a bundle that comes back is unpacked anew.
+                # Rename it first, so that no process finds half of it, and a bundle that is uploaded again is unpacked again.
                 leaving = self._directory / f".leaving-{directory.name}"
                 directory.rename(leaving)
         for left in self._directory.glob(".leaving-*"):
             shutil.rmtree(left)
 
     def sweep(self, *, before: float) -> int:
-        """Remove what killed processes left while they unpacked, older than `before` (seconds since the epoch)."""
+        """Remove unfinished unpackings of killed processes, older than `before` (seconds since the epoch)."""
         return archives.sweep_unfinished(self._directory, before=before)
 
 
 class BundleBackend(KindBackend):
-    """The kind: made by the route alone."""
+    """The kind of bundles; only the route creates them."""
 
     def create(self, entity: Entity, extras: Any) -> None:
         raise BadRequestError(f"PUT the archive itself, as {deploy.BUNDLE_MEDIA_TYPE}, at /bundle/<sha256>", "body")
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        raise ForbiddenError("bundles stay: instances may run them", "method")
+        raise ForbiddenError("bundles cannot be deleted: instances may run them", "method")
 
 
 class DigestConverter(falcon.routing.BaseConverter):
-    """Lets a path through to the route only where it ends in a digest; the others are OCCI's."""
+    """Matches only paths that end in a digest; OCCI serves the others."""
 
     def convert(self, value: str) -> str | None:
         return value if _DIGEST.fullmatch(value) else None
@@ -158,7 +158,7 @@ class BundleRoute:
     """`/bundle/<sha256>`.
 
     Args:
-        registry: where the entities are. database: where the archives are.
+        registry: holds the entities. database: holds the archives.
         limits: of archives.
     """
 
@@ -171,7 +171,7 @@ class BundleRoute:
         self._limits = limits
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Keep an archive for the caller: 201 the first time, 200 after."""
+        """Store an archive for the caller: 201 the first time, 200 afterwards."""
         extras = extras_of(req.env)
         access.check_publishes(extras["caller"], "publishing a bundle")
         media_type = (req.content_type or "").partition(";")[0].strip().lower()
@@ -179,7 +179,7 @@ class BundleRoute:
             raise UnsupportedMediaTypeError(f"a bundle is sent as {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         archive = read_body(req, self._limits.packed)
         if not archive:
-            raise BadRequestError("there is no archive in the request", "body")
+            raise BadRequestError("the request has no archive", "body")
         try:
             archives.read_archive(archive, digest=digest, limits=self._limits)
         except archives.BundleError as error:
@@ -199,9 +199,9 @@ class BundleRoute:
         resp.set_header("Location", req.uri)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """The archive, for whose it is, for the instances that run it and for operators."""
+        """Return the archive to its owners, the instances that run it, and operators."""
         self._asked_for(req, digest, self._bundles.hold)
-        # It is large, and read after the transaction. Asked for, it counts as used, and stays.
+        # Read the large archive after the transaction. The request marked the bundle as used, so it stays.
         with self._database.read() as connection:
             archive = self._bundles.archive(connection, digest)
         assert archive is not None
@@ -210,20 +210,20 @@ class BundleRoute:
         resp.data = archive
 
     def on_head(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Whether it is here; the archive itself stays where it is."""
+        """Return whether it is stored, without the archive."""
         self._asked_for(req, digest, self._bundles.hold)
         resp.set_header("ETag", f'"{digest}"')
 
-    def _asked_for(self, req: falcon.Request, digest: str, look: Callable[[sa.Connection, str], Found]) -> Found:
-        """What a look finds, for a caller who may have it; to others it is not there."""
+    def _asked_for(self, req: falcon.Request, digest: str, find: Callable[[sa.Connection, str], Found]) -> Found:
+        """Return what `find` returns, if the caller may read the bundle. Raises NotFoundError otherwise."""
         extras = extras_of(req.env)
         caller = extras["caller"]
         access.check_may(caller, rules.READ_OFFERED_BUNDLE, "fetching a bundle")
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
-            found = look(connection, digest) if self._may_have(caller, digest, extras) else None
+            found = find(connection, digest) if self._may_have(caller, digest, extras) else None
             if not found:
-                raise NotFoundError(f"there is no bundle {digest}", "path")
+                raise NotFoundError(f"unknown bundle {digest}", "path")
         return found
 
     def _may_have(self, caller: Identity, digest: str, extras: dict[str, Any]) -> bool:
@@ -235,9 +235,9 @@ class BundleRoute:
         return Scope.OWN_TENANT in granted and self._wanted(digest, extras)
 
     def _wanted(self, digest: str, extras: dict[str, Any]) -> bool:
-        """Whether it is the caller's. Who asks for it, or sends it again, is about to run it: it counts as unused no more."""
+        """Return whether it is the caller's. A caller that requests or uploads it is about to run it: reset its unused time."""
         path = deploy.bundle_path(digest)
-        # Before its entity, as retention does.
+        # Lock it before its entity, as retention does.
         if not self._bundles.hold(extras["connection"], digest):
             return False
         try:

@@ -1,8 +1,8 @@
-"""The output of an orchestrator, from where the reader has got to: `/application/<id>/logs?since=<position>`, or `/app/…`.
+"""The output of an orchestrator from a position on: `/application/<id>/logs?since=<position>`, or `/app/…`.
 
-The answer's `X-Next` says where to go on. With `follow=1` an answer waits, within bounds, until there is something to tell, so
-that a reader who asks again and again sees every line soon, and no thread is held for ever. More than a few readers at once are
-answered without waiting: threads are there for other requests too.
+The response's `X-Next` is the position to continue from. With `follow=1` a response waits, for a limited time, until there is
+output, so that a polling reader gets every line soon and no thread is held for ever. Only a few readers may wait at once; others
+get an immediate response, which keeps threads free for other requests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..platforms.interface import Applications, Log
 
 
 class _Reading(pydantic.BaseModel, extra="forbid"):
-    #: A position. Some platforms count nanoseconds since the epoch, which take 19 digits.
+    #: A position. Some platforms count nanoseconds since the epoch, which have 19 digits.
     since: Annotated[str, pydantic.StringConstraints(pattern="^[0-9]{1,18}$|^[0-8][0-9]{18}$")] = "0"
     follow: str = ""
 
@@ -34,11 +34,11 @@ class LogRoute:
     """Serves logs.
 
     Args:
-        registry: says whose application it is.
-        applications: reads.
-        location: of the kind that the application is of.
-        patience: seconds that a following reader waits for news.
-        interval: seconds between looks.
+        registry: holds the applications' entities.
+        applications: reads the logs.
+        location: of the application's kind.
+        follow_timeout: seconds that a following reader waits for output.
+        interval: seconds between polls.
         followers: readers of this process that may wait at once.
         clock, sleep: time.
     """
@@ -49,7 +49,7 @@ class LogRoute:
         applications: Applications,
         *,
         location: str = deploy.APPLICATION.location,
-        patience: float = 20.0,
+        follow_timeout: float = 20.0,
         interval: float = 0.25,
         followers: int = 4,
         clock: Callable[[], float] = time.monotonic,
@@ -58,27 +58,27 @@ class LogRoute:
         self._registry = registry
         self._applications = applications
         self._location = location
-        self._patience = patience
+        self._follow_timeout = follow_timeout
         self._interval = interval
-        self._places = threading.BoundedSemaphore(followers)
+        self._followers = threading.BoundedSemaphore(followers)
         self._clock = clock
         self._sleep = sleep
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, instance: str) -> None:
-        """Output from `since` on."""
+        """Return the output from `since` on."""
         extras: dict[str, Any] = extras_of(req.env)
         try:
             self._registry.get_resource(f"{self._location}{instance}", extras)
         except KeyError:
-            raise NotFoundError(f"there is no application {shown(instance)}", "path") from None
+            raise NotFoundError(f"unknown application {shown(instance)}", "path") from None
         asked = read_query(req, _Reading)
         since = int(asked.since)
         found = self._applications.read_log(instance, since)
-        if not found.data and asked.follow == "1" and self._places.acquire(blocking=False):
+        if not found.data and asked.follow == "1" and self._followers.acquire(blocking=False):
             try:
                 found = self._follow(instance, since)
             finally:
-                self._places.release()
+                self._followers.release()
         resp.content_type = "text/plain; charset=utf-8"
         resp.set_header(deploy.LOG_START, str(found.start))
         resp.set_header(deploy.LOG_NEXT, str(found.next))
@@ -86,7 +86,7 @@ class LogRoute:
         resp.data = found.data
 
     def _follow(self, instance: str, since: int) -> Log:
-        end = self._clock() + self._patience
+        end = self._clock() + self._follow_timeout
         while True:
             self._sleep(self._interval)
             found = self._applications.read_log(instance, since)

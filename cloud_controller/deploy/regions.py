@@ -1,6 +1,6 @@
 """Regions: named places to deploy to, each on one platform.
 
-A region is configured, never asked for: an order names it, and what its platform is called or how it is reached stays here.
+Regions are configured, not discovered: an order names its region; the platform's name and settings stay here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Regions:
     """The platforms of the configured regions.
 
     Args:
-        platforms: by region; the first is where applications run.
+        platforms: by region; applications run in the first.
 
     Raises:
-        ValueError: there is no region, or the first cannot run applications.
+        ValueError: no region is configured, or the first cannot run applications.
     """
 
     def __init__(self, platforms: Mapping[str, Platform]) -> None:
@@ -31,35 +31,35 @@ class Regions:
         runs = self._platforms[self.home].applications
         if runs is None:
             raise ValueError(
-                f"the platform of the first region, {self.home}, cannot run orchestrators; name one first that can"
+                f"the platform of the first region, {self.home}, cannot run orchestrators; configure one first that can"
             )
         self.applications: Applications = runs
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all regions, the one where applications run first."""
+        """The names of all regions; applications run in the first."""
         return tuple(self._platforms)
 
     def platform(self, region: str) -> Platform:
-        """The platform of a region. Raises KeyError."""
+        """Return the platform of a region. Raises KeyError."""
         return self._platforms[region]
 
     def stacks(self, region: str, template_format: str) -> Stacks:
-        """What makes stacks of a format in a region.
+        """Return the platform of a region for stacks of a template format.
 
         Raises:
-            BadRequestError: there is no such region, or its platform does not know the format.
+            BadRequestError: the region is unknown, or its platform does not support the format.
         """
         platform = self._platforms.get(region)
         if platform is None:
             raise BadRequestError(
-                f"there is no region {shown(region)}; there are {', '.join(self.names)}", names.REGION
+                f"unknown region {shown(region)}; expected one of {', '.join(self.names)}", names.REGION
             )
         found = platform.formats.get(template_format)
         if found is None:
             raise BadRequestError(
-                f"the region {region} knows no templates of the format {shown(template_format)}; "
-                f"it knows {', '.join(platform.formats)}",
+                f"the region {region} does not support templates of the format {shown(template_format)}; "
+                f"expected one of {', '.join(platform.formats)}",
                 deploy.STACK_FORMAT,
             )
         return found

@@ -1,11 +1,11 @@
-"""Bundles that nothing runs any more go, after a while: from the database, and where they were unpacked.
+"""Retention of bundles: deletes unused ones after a grace period, from the database and where they were unpacked.
 
-A bundle is in use while an application names it, also one that is stopped or fails. When it is first seen unused the time is
-noted at the entities of all whose it is; who asks for it or sends it again takes the note from its own. So what a service manager
-is about to order is there still, and what it has not, it sends again: a bundle is known by its digest. With its last owner the
-archive goes.
+A bundle is in use while an application names it, even one that is stopped or failed. When a bundle is first found unused, the
+time is noted in the entities of all its owners; an owner that requests or uploads it again clears its own. So a bundle that a
+service manager is about to order still exists, and one that is gone is uploaded again by its digest. The archive is deleted with
+its last owner's entity.
 
-Directories are removed on the machine of the worker whose turn it is; with several workers each gets its turn.
+Directories are removed on the machine of the worker that runs this; with several workers, each does in time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .bundles import Bundles, Unpacked
 TOPIC: Final = "deploy.retention"
 
 _PAGE: Final = 100
-#: Seconds after which a workspace of an unpacking that never ended is somebody's no more.
+#: Seconds after which an unfinished unpacking is considered dead.
 _UNFINISHED: Final = 3600.0
 
 
 class BundleRetention:
-    """Does it once.
+    """Runs one retention pass.
 
     Args:
-        registry: knows the kinds of this module.
+        registry: has the kinds of this module.
         unpacked: this machine's directories.
         grace: seconds that an unused bundle is kept.
-        every: seconds between two looks.
+        every: seconds between two passes.
         clock: seconds since the epoch.
     """
 
@@ -59,18 +59,18 @@ class BundleRetention:
         self._clock = clock
 
     def __call__(self) -> float:
-        """Look at every bundle; the seconds until the next look."""
+        """Check every bundle; return the seconds until the next pass."""
         now = self._clock()
         for digest, owner, noted in list(self._bundles()):
-            # Nearly all are used and not noted, and only read.
+            # Nearly all are used and not noted as unused: these are only read.
             if noted or not self._used(digest, {}):
-                self._judge(digest, owner, now)
+                self._update(digest, owner, now)
         self._unpacked.sweep(before=now - _UNFINISHED)
         self._unpacked.remove_unknown()
         return self._every
 
     def _bundles(self) -> Iterator[tuple[str, str, bool]]:
-        """Every digest, each of its owners, and whether the bundle is noted as unused there."""
+        """Yield every digest with each of its owners, and whether it is noted there as unused."""
         offset = 0
         while True:
             selection = Selection(category=deploy.BUNDLE, offset=offset, limit=_PAGE)
@@ -89,12 +89,12 @@ class BundleRetention:
                 return True
         return False
 
-    def _judge(self, digest: str, owner: str, now: float) -> None:
-        """Note that it is unused, or that it is used again, or let it go."""
+    def _update(self, digest: str, owner: str, now: float) -> None:
+        """Note that a bundle is unused, or used again, or delete it."""
         extras: dict[str, Any] = {"identity": Owner(owner) if owner else None}
         with self._registry.unit_of_work(extras):
             connection = extras["connection"]
-            # Whoever orders an application of it holds the row until the order stands, so this look sees every order.
+            # An order of an application locks the row until it commits, so this check sees every order.
             if not Bundles().hold(connection, digest, alone=True):
                 return
             path = deploy.bundle_path(digest)
@@ -106,7 +106,7 @@ class BundleRetention:
                 entity.attributes.pop(deploy.BUNDLE_UNUSED_SINCE, None)
             elif now - entity.attributes.setdefault(deploy.BUNDLE_UNUSED_SINCE, now) >= self._grace:
                 self._registry.delete_resource(path, extras)
-                if not Bundles().is_anybodys(connection, digest):
+                if not Bundles().has_owner(connection, digest):
                     Bundles().remove(connection, digest)
                 return
             self._registry.save(path, entity, extras)

@@ -1,4 +1,4 @@
-"""What was ordered for a region, as its platform may ask: read from the rows, whoever wrote them."""
+"""The stack index of a region, for its platform: read from the rows of all workers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class RegionStackIndex:
         self._region = region
 
     def moving(self) -> Sequence[KnownStack]:
-        """Those whose platform said so in their record."""
-        # The text is looked at first, so that rows at rest, nearly all, are not even read.
+        """Return the stacks whose platform set `moving` in their record."""
+        # Filter by text first, so that the many rows at rest are not even read.
         return [each for each in self._read(objects.c.kept.contains('"moving": true')) if each.record.get("moving")]
 
     def all(self) -> Sequence[KnownStack]:
-        """Every stack."""
+        """Return every stack."""
         return self._read(sa.true())
 
     def labels(self, instance: str) -> Labels | None:
-        """Of whatever there is of an instance, in any region."""
+        """Return the labels of any object of an instance, in any region."""
         wanted = (objects.c.instance, objects.c.tenant, objects.c.service, objects.c.generation, INSTALLATION)
         with self._database.read() as connection:
             row = connection.execute(sa.select(*wanted).where(objects.c.instance == instance).limit(1)).one_or_none()

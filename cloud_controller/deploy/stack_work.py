@@ -1,6 +1,6 @@
-"""The work on stacks: one turn of the platform's wheel a step, its outcome into the entity, and a notice to who waits.
+"""The work on stacks: one reconcile iteration per step, its result in the entity, and a notification to the orchestrator.
 
-A stack that stands is looked at for life, at the pace that its platform asks for: that is what heals it.
+A complete stack is polled for life, at the interval that its platform requests, which heals it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SOON: Final = 0.1
 
 @dataclass(frozen=True)
 class WantedStack:
-    """A stack as it should be, and what its entity shows."""
+    """A stack as it should be, and its entity's attributes."""
 
     present: Object
     attributes: Mapping[str, Any]
@@ -39,14 +39,14 @@ class WantedStack:
 
 @dataclass(frozen=True)
 class ObservedStack:
-    """What a step saw; `progress` None: verified absent."""
+    """The state that a step observed; `progress` None: verified absent."""
 
     present: Object
     progress: interface.Progress | None
 
 
 class StackWork(ResourceHandler[WantedStack, ObservedStack]):
-    """The handler."""
+    """The handler of stacks."""
 
     topic = TOPIC
 
@@ -56,11 +56,11 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
         self._regions = regions
 
     def read(self, connection: sa.Connection, present: Object) -> WantedStack:
-        """The stack's row and entity."""
+        """Return the stack's row and entity."""
         return WantedStack(present, self.entities.attributes(connection, present))
 
     def step(self, wanted: WantedStack) -> Progress[ObservedStack]:
-        """One turn of the wheel."""
+        """Run one reconcile iteration."""
         present = wanted.present
         record = present.kept.get("record")
         try:
@@ -70,8 +70,8 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
         except (interface.DeployError, HttpError) as problem:
             reason = problem.message if isinstance(problem, HttpError) else str(problem)
             verb = str(wanted.attributes.get(deploy.STACK_STATE, "")).partition("_")[0] or "CREATE"
-            still = {name: value for name, value in (record or {}).items() if name != "moving"}
-            failed = interface.Progress(still, f"{verb}_FAILED", reason, None, None)
+            settled = {name: value for name, value in (record or {}).items() if name != "moving"}
+            failed = interface.Progress(settled, f"{verb}_FAILED", reason, None, None)
             return (
                 Wait(30.0, ObservedStack(present, failed))
                 if present.wanted == ABSENT
@@ -82,18 +82,18 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             if not left:
                 return Done(ObservedStack(present, None))
             progress = interface.Progress(
-                progress.record, "DELETE_IN_PROGRESS", f"still there: {', '.join(left)[:500]}", None, None
+                progress.record, "DELETE_IN_PROGRESS", f"not removed yet: {', '.join(left)[:500]}", None, None
             )
             return Wait(_SOON, ObservedStack(present, progress))
         seen = ObservedStack(present, progress)
         return Done(seen) if progress.again is None else Wait(max(progress.again, 0.02), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedStack) -> None:
-        """Mirror it into the entity and tell the orchestrator, or forget what is gone."""
+        """Mirror the observation into the entity and notify the orchestrator, or delete both if the stack is gone."""
         present, progress = observed.present, observed.progress
         if progress is None:
             self.remove(connection, present)
-            self._tell(connection, present, "DELETE_COMPLETE", "")
+            self._notify(connection, present, "DELETE_COMPLETE", "")
             return
         shown: dict[str, Any] = {
             deploy.STACK_STATE: progress.state,
@@ -104,10 +104,10 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             shown[deploy.STACK_OUTPUTS] = dict(progress.outputs)
         if progress.resources is not None:
             shown[deploy.STACK_RESOURCES] = [vars(each) for each in progress.resources]
-        told = _digest(present.version, progress.state, progress.outputs)
-        kept = {**present.kept, "record": dict(progress.record), "told": told}
+        digest = _digest(present.version, progress.state, progress.outputs)
+        kept = {**present.kept, "record": dict(progress.record), "told": digest}
         if not self.objects.is_current(connection, present):
-            # Another order has come since: what was seen is not its state. The record is true all the same.
+            # Another order has arrived: the observed state is not its state, but the record is still valid.
             self.objects.keep(connection, present, {**kept, "told": present.kept.get("told")})
             return
         self.entities.write(connection, present, shown)
@@ -115,10 +115,10 @@ class StackWork(ResourceHandler[WantedStack, ObservedStack]):
             self.objects.keep(connection, present, kept)
         if progress.record.get("moving") and self._regions.platform(present.region).watcher is not None:
             self.objects.wake(connection, watching.TOPIC, present.region)
-        if told != present.kept.get("told"):
-            self._tell(connection, present, progress.state, progress.reason)
+        if digest != present.kept.get("told"):
+            self._notify(connection, present, progress.state, progress.reason)
 
-    def _tell(self, connection: sa.Connection, present: Object, state: str, reason: str) -> None:
+    def _notify(self, connection: sa.Connection, present: Object, state: str, reason: str) -> None:
         data = {"state": state, "reason": reason, names.GENERATION: present.labels.generation}
         self._notices.post(connection, present.labels, kind="stack", subject=present.path, data=data)
 

@@ -1,7 +1,7 @@
-"""Following the regions whose platforms can be followed: one row of work a region, so that one worker of all does it.
+"""Following the regions whose platforms can be followed: one work item per region, so that one worker does it.
 
-What has changed is enqueued, and is then looked at by its own handler, which would have looked by itself later. So a watcher
-that dies, or a change that nobody tells of, costs time and nothing else.
+Changed objects are enqueued early; their handlers would have polled them later anyway. So a dead watcher or a missed change costs
+only time.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class Watching(Handler[str, None]):
     watchers: Mapping[str, Watcher]
 
     def load(self, connection: sa.Connection, item: Item) -> str | None:
-        """The region; None where it is not configured any more."""
+        """Return the region; None if it is no longer configured."""
         return item.key if item.key in self.watchers else None
 
     def step(self, wanted: str) -> Progress[None]:
-        """Let the watcher tell; what it tells is enqueued at once."""
+        """Run the watcher; each change that it reports is enqueued at once."""
         return Wait(self.watchers[wanted].follow(self.changed))
 
     def changed(self, change: Change) -> None:
-        """Enqueue the work on what has changed, if it is somebody's."""
+        """Enqueue the work on the changed object, if it has a row."""
         path = deploy.STACK.location + change.id if change.kind == "stack" else deploy.application_path(change.id)
         with self.database.write() as connection:
             present = self.objects.find(connection, path)
             if present is not None:
-                self.objects.look(connection, present)
+                self.objects.enqueue(connection, present)
 
 
 def topic(watching: Watching) -> Topic[Any, Any]:
-    """The watchers' topic."""
+    """Return the watchers' topic."""
     return Topic(TOPIC, watching, timeout=30.0, retry=Retry.for_ever(0.5, 10.0))

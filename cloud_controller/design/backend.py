@@ -1,4 +1,4 @@
-"""The design module: which service is where, who acts for whom, and whether a document is right."""
+"""The design module: catalogue, delegations and validation."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .mirror import catalogue_entity
 from .ports import CatalogueEntry, Delegations
 from .validation import validate
 
-#: An entry has one of these since whoever writes it is checked.
-_MARKS: Final = (design.ORIGIN, design.PUBLISHER)
+#: Attributes that show an entry's author. Entries from before authors were checked have none.
+_AUTHORSHIP: Final = (design.ORIGIN, design.PUBLISHER)
 
 
 class ValidationBackend(KindBackend, ReadOnlyActions):
-    """Documents are checked by an action on a tenant's one entity, `/validation/default`; nothing is kept.
+    """Validates documents, by an action on a tenant's only entity, `/validation/default`; stores nothing.
 
-    An orchestrator, which sees its own instance's entities alone, has one at its instance's id.
+    An orchestrator sees its own instance's entities only, so its entity has the instance's id.
 
     Args:
-        platforms: by region; their template formats are those that are known.
+        platforms: by region; they define the known template formats.
     """
 
     def __init__(self, platforms: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class ValidationBackend(KindBackend, ReadOnlyActions):
     def create(self, entity: Entity, extras: Any) -> None:
         caller = self._check(extras)
         own = caller.instance_id if caller.kind is auth.TokenKind.INSTANCE else "default"
-        # One is enough, and a tenant's own token can make no other: they would only add up.
+        # A tenant's own token can create no other, and one per instance suffices: more would only accumulate.
         if entity.identifier != f"{design.VALIDATION.location}{own}":
             raise BadRequestError(f"documents are validated at {design.VALIDATION.location}{own}", "path")
         entity.actions = list(entity.kind.actions)
@@ -87,7 +87,7 @@ class DesignModule:
     Args:
         issuer: signs exchanged tokens.
         platforms: by region.
-        delegations: the identity service. database: where its rows are.
+        delegations: the identity service. database: holds its rows.
     """
 
     name = "design"
@@ -122,12 +122,12 @@ class DesignModule:
 def register_modules(
     registry: Registry, names: Sequence[str], *, url: str, region: str, delegates: bool = False
 ) -> None:
-    """Put this cloud controller's own modules into the catalogue, under the schemes of their kinds.
+    """Enter this cloud controller's own modules in the catalogue, under the schemes of their kinds.
 
     Args:
-        registry: where the kinds of design are registered.
-        names: of the modules. url: scheme and host under which they are mounted. region: that they serve.
-        delegates: whether the region's platform is called in tenants' names.
+        registry: has the kinds of design.
+        names: of the modules. url: scheme and host of their mounts. region: that they serve.
+        delegates: whether the region's platform is called on behalf of tenants.
     """
     for name in names:
         entity = _own(wire_names.scheme(name), region, f"{url}/{name}/", f"Cloud controller: {name}")
@@ -137,7 +137,7 @@ def register_modules(
 
 
 def register_names(registry: Registry, *, url: str, region: str, kept: bool) -> None:
-    """Say that names can be set in a region, or that they cannot any more."""
+    """Enter the name service of a region in the catalogue, or remove it if `kept` is false."""
     entity = _own(dns.SCHEME, region, f"{url}/provision/", "Cloud controller: names")
     if kept:
         _put(registry, entity)
@@ -147,16 +147,16 @@ def register_names(registry: Registry, *, url: str, region: str, kept: bool) -> 
         registry.delete_resource(entity.identifier, extras)
 
 
-def remove_disbelieved(registry: Registry) -> None:
-    """Take out of the catalogue whatever is not known to be of somebody who may write it; called at a start.
+def remove_untrusted(registry: Registry) -> None:
+    """Delete the catalogue entries without a known, authorized author; called at start.
 
-    That is what an earlier version let any provider enter, and what has been reserved since. Published services are entered
-    again by their service managers, modules by the processes that serve them, at their start.
+    An earlier version let any provider enter these, or their types have been reserved since. Service managers enter published
+    services again; processes that serve modules enter these at their start.
     """
     extras: dict[str, Any] = {}
     with registry.unit_of_work(extras):
         for entity in registry.select(Selection(category=design.SERVICE), extras).entities:
-            if entity.attributes.keys().isdisjoint(_MARKS) or not design.is_believed(entity.attributes):
+            if entity.attributes.keys().isdisjoint(_AUTHORSHIP) or not design.is_trusted(entity.attributes):
                 registry.delete_resource(entity.identifier, extras)
 
 

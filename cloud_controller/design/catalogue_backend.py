@@ -1,10 +1,10 @@
-"""The OCCI backend of the catalogue: everybody may read it; who may write which entry is decided here.
+"""The OCCI backend of the catalogue: everyone may read it; this decides who may write which entry.
 
-Tokens are sent to what the catalogue names, so an entry is written only by who answers for its type. Reserved types (those of our
-modules, and what Keystone calls services) are the installation's, whose addresses are in its settings: not even an operator's
-token writes one, since a stolen one would then draw everybody's tokens. Every other type belongs to the tenant that published
-it. Its service manager says who that is, by the tenant of the token that it signs; entries that it made are its own, and the
-tenant's providers may write further ones (docs/adr/026-what-a-credential-is-sent-to.md).
+Tokens are sent to the catalogue's endpoints, so an entry is written only by the party responsible for its type. Reserved types
+(those of our modules, and Keystone's names of services) belong to the installation, which has their addresses in its settings:
+not even an operator's token may write one, since a stolen one would then attract everyone's tokens. Every other type belongs to
+the tenant that published it. The tenant in the token of its service manager identifies that tenant; the service manager owns its
+entries, and the tenant's providers may write further ones (docs/adr/026-what-a-credential-is-sent-to.md).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from occi_service.registry.base import Registry, Selection
 from ..core import access
 from ..core.resource_backend import context
 
-#: Attributes that say who wrote an entry.
-_MARKS: Final = frozenset((design.ORIGIN, design.ISSUER, design.PUBLISHER))
+#: Attributes that show an entry's author.
+_AUTHORSHIP: Final = frozenset((design.ORIGIN, design.ISSUER, design.PUBLISHER))
 
 
 class CatalogueBackend(KindBackend):
     """See the module.
 
     Args:
-        registry: where the entries are.
+        registry: holds the entries.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -49,13 +49,13 @@ class CatalogueBackend(KindBackend):
         old.attributes = self._checked(old.identifier, {**old.attributes, **new.attributes}, old.attributes, extras)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Enter it anew. Raises ForbiddenError, BadRequestError."""
+        """Replace an entry. Raises ForbiddenError, BadRequestError."""
         old.attributes = self._checked(old.identifier, new.attributes, old.attributes, extras)
 
     def delete(self, entity: Entity, extras: Any) -> None:
-        """Take a service out. Raises ForbiddenError."""
+        """Remove a service. Raises ForbiddenError."""
         caller = _publisher(extras)
-        # Also what no process enters any more, such as the modules of a region that there is no longer.
+        # An operator may also remove entries that no process renews, such as the modules of a former region.
         if access.is_operator(caller):
             return
         _check_free(entity.attributes)
@@ -64,7 +64,7 @@ class CatalogueBackend(KindBackend):
     def _checked(
         self, path: str, attributes: Mapping[str, Any], before: Mapping[str, Any], extras: Any
     ) -> dict[str, Any]:
-        """The attributes to keep, with who wrote them."""
+        """Return the attributes to store, with their author."""
         caller = _publisher(extras)
         _check_free(before)
         _check_free(attributes)
@@ -77,19 +77,21 @@ class CatalogueBackend(KindBackend):
         )
         if path != wanted:
             raise BadRequestError(f"{shown(path)} is not this service's path; PUT it at {wanted}", "path")
-        kept = {name: value for name, value in attributes.items() if name not in _MARKS}
-        return kept | self._marks(str(attributes[design.SERVICE_TYPE]), before, caller, extras)
+        kept = {name: value for name, value in attributes.items() if name not in _AUTHORSHIP}
+        return kept | self._authorship(str(attributes[design.SERVICE_TYPE]), before, caller, extras)
 
-    def _marks(self, service_type: str, before: Mapping[str, Any], caller: Identity, extras: Any) -> dict[str, str]:
-        """Who writes it, or goes on being the one who wrote it. Raises ForbiddenError where that is not for the caller."""
-        marks = {name: str(before[name]) for name in (design.ISSUER, design.PUBLISHER) if name in before}
+    def _authorship(
+        self, service_type: str, before: Mapping[str, Any], caller: Identity, extras: Any
+    ) -> dict[str, str]:
+        """Return the author of an entry: the caller, or the previous one. Raises ForbiddenError."""
+        author = {name: str(before[name]) for name in (design.ISSUER, design.PUBLISHER) if name in before}
         if access.is_operator(caller):
-            return marks or {design.ORIGIN: design.OPERATOR}
+            return author or {design.ORIGIN: design.OPERATOR}
         entries = self._entries(service_type, extras)
         if access.is_service(caller):
             if {each.get(design.PUBLISHER, caller.tenant_id) for each in entries} - {caller.tenant_id}:
                 raise ForbiddenError(f"{shown(service_type)} is published by another tenant", design.SERVICE_TYPE)
-            if marks:
+            if author:
                 _check_own(before, caller)
             return {design.ISSUER: caller.issuer, design.PUBLISHER: caller.tenant_id}
         publishers = {each.get(design.PUBLISHER) for each in entries if design.ISSUER in each}
@@ -100,12 +102,12 @@ class CatalogueBackend(KindBackend):
             )
         if before:
             _check_own(before, caller)
-        # What its service manager had entered here it has not any more, and enters again.
+        # This replaces the service manager's own entry, which it then enters again.
         return {design.PUBLISHER: caller.tenant_id}
 
     def _entries(self, service_type: str, extras: Any) -> list[Mapping[str, Any]]:
-        """What the catalogue has of a type, by whom it may be."""
-        # Whose the type is, is decided for one request at a time: reading locks a path where nothing is, too.
+        """Return all the catalogue's entries of a type, by any author."""
+        # Serialize decisions about the owner of a type: a read locks the path even if nothing is stored there.
         with contextlib.suppress(KeyError):
             self._registry.get_resource(f"{design.SERVICE.location}{derived_id(service_type)}", extras)
         selection = Selection(category=design.SERVICE, attributes=((design.SERVICE_TYPE, service_type),))
@@ -116,23 +118,23 @@ def _publisher(extras: Any) -> Identity:
     caller = context(extras).caller
     access.check_publishes(caller, "the catalogue")
     if access.is_service(caller) and caller.instance_id is not None:
-        raise ForbiddenError("this token acts for one instance, and instances publish nothing", "token")
+        raise ForbiddenError("this token acts for one instance, and instances cannot publish", "token")
     return caller
 
 
 def _check_free(attributes: Mapping[str, Any]) -> None:
-    """Refuse what is the installation's alone. Raises ForbiddenError."""
+    """Raise ForbiddenError for types that only the installation may enter."""
     service_type = str(attributes.get(design.SERVICE_TYPE, ""))
     if attributes and design.is_reserved(service_type):
         raise ForbiddenError(
-            f"{shown(service_type)} is reserved: where it is, the cloud controller's settings say and no request; "
+            f"{shown(service_type)} is reserved: the cloud controller's settings define its location; "
             "publish services under a scheme of your own",
             design.SERVICE_TYPE,
         )
 
 
 def _check_own(attributes: Mapping[str, Any], caller: Identity) -> None:
-    """Refuse what another service manager entered, or what is another tenant's. Raises ForbiddenError."""
+    """Raise ForbiddenError for entries of another service manager or tenant."""
     issuer, publisher = attributes.get(design.ISSUER), attributes.get(design.PUBLISHER)
     if access.is_service(caller) and issuer not in (None, caller.issuer):
         raise ForbiddenError("another service manager entered this; an operator can delete it", design.ISSUER)

@@ -1,8 +1,8 @@
-"""Who acts for an instance: the OCCI backend of delegations, which design alone keeps.
+"""The OCCI backend of delegations: who acts for an instance. Only design stores them.
 
-In: the tenant's own token, once, when the instance is ordered. Out: tokens. For another service manager design signs one itself;
-for a platform, and for the cloud controller alone, the identity service issues one in the tenant's name. Whatever the identity
-service has to be asked for is asked before the transaction begins.
+Input is the tenant's own token, once, when the instance is ordered. Output is tokens: design itself signs those for another
+service manager; the identity service issues those for a platform, in the tenant's name, and only for the cloud controller. Calls
+to the identity service are made before the transaction begins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .ports import (
     PlatformToken,
 )
 
-#: Seconds that an exchanged token lives: one order's worth.
+#: Lifetime of an exchanged token in seconds, enough for one order.
 _EXCHANGED: Final = 300
 _PLATFORM: Final = design.platform_audience("")
 _TYPE: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#]+#[a-z][a-z0-9_-]*")
@@ -44,9 +44,9 @@ class DelegationBackend(KindBackend, ActionBackend):
     """See the module.
 
     Args:
-        issuer: signs tokens for other service managers; the tokens that it signs for services are the cloud controller's.
+        issuer: signs tokens for other service managers; its service tokens are the cloud controller's.
         delegations: the identity service.
-        rows: where delegations are kept. database: theirs, for looks outside transactions.
+        rows: the delegations' rows. database: holds them, for reads outside transactions.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DelegationBackend(KindBackend, ActionBackend):
     # OCCI -------------------------------------------------------------------------------------------------------------
 
     def create(self, entity: Entity, extras: Any) -> None:
-        """Make a delegation, or hang one on another's."""
+        """Create a delegation, or attach one to a parent's. Raises HttpError."""
         instance = _instance(entity)
         if entity.identifier != design.delegation_path(instance):
             wanted = design.delegation_path(instance)
@@ -71,98 +71,98 @@ class DelegationBackend(KindBackend, ActionBackend):
             auth.instance_subject(instance)
         except ValueError as error:
             raise BadRequestError(str(error), "path") from None
-        here = context(extras)
-        access.check_acts_for(here.caller, instance)
-        access.check_serves(here.caller, "delegating")
-        if self._rows.find(here.connection, instance) is not None:
-            # Of this tenant's there is none, or it would be replaced.
+        request = context(extras)
+        access.check_acts_for(request.caller, instance)
+        access.check_serves(request.caller, "delegating")
+        if self._rows.find(request.connection, instance) is not None:
+            # The caller's tenant has none, or this would be a replace.
             raise ConflictError(f"{instance} is an instance of another tenant", "path")
         root, record = instance, ""
         parent = entity.attributes.get(design.DELEGATION_PARENT)
         if parent is not None:
-            root = self._root_for(here, str(parent))
+            root = self._root_for(request, str(parent))
         else:
-            make = functools.partial(self._delegations.make, extras["subject_token"], here.tenant)
+            make = functools.partial(self._delegations.make, extras["subject_token"], request.tenant)
             record = _asked(extras, f"make {instance}", make)
-        if not self._rows.add(here.connection, DelegationRow(instance, here.tenant, root, record)):
+        if not self._rows.add(request.connection, DelegationRow(instance, request.tenant, root, record)):
             raise ConflictError(f"{instance} is an instance of another tenant", "path")
         entity.attributes[design.DELEGATION_STATE] = ACTIVE
         entity.actions = list(entity.kind.actions)
 
-    def _root_for(self, here: Context, parent: str) -> str:
-        found = self._rows.root(here.connection, parent)
-        if found is None or found.tenant != here.tenant:
+    def _root_for(self, request: Context, parent: str) -> str:
+        found = self._rows.root(request.connection, parent)
+        if found is None or found.tenant != request.tenant:
             raise ConflictError(
-                f"the instance {parent[:64]} has no delegation to hang this one on; order it with a token of your own",
+                f"the instance {parent[:64]} has no delegation to attach this one to; order it with a token of your own",
                 design.DELEGATION_PARENT,
             )
         return found.instance
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        """Show how it stands with the delegation that counts."""
+        """Show the state of the root delegation."""
         access.check_may(extras["caller"], auth.rules.READ_OBJECTS, "a delegation")
         with self._database.read() as connection:
-            counts = self._rows.root(connection, _instance(entity))
-        if counts is not None:
-            _show(entity, counts)
+            root = self._rows.root(connection, _instance(entity))
+        if root is not None:
+            _show(entity, root)
 
     def replace(self, old: Entity, new: Entity, extras: Any) -> None:
-        """A PUT that was repeated. Had it made a second trust, the sweep finds that nobody has it."""
-        here = context(extras)
+        """Accept a repeated PUT. If it created a second trust, orphan removal ends that."""
+        request = context(extras)
         instance = _instance(old)
-        access.check_acts_for(here.caller, instance)
+        access.check_acts_for(request.caller, instance)
         if new.attributes.get(design.DELEGATION_PARENT) != old.attributes.get(design.DELEGATION_PARENT):
-            raise ConflictError("a delegation's parent stays", design.DELEGATION_PARENT)
+            raise ConflictError("a delegation's parent is immutable", design.DELEGATION_PARENT)
 
     update = replace
 
     def delete(self, entity: Entity, extras: Any) -> None:
         """End it."""
-        here = context(extras)
+        request = context(extras)
         instance = _instance(entity)
-        access.check_acts_for(here.caller, instance)
-        row = self._rows.find(here.connection, instance)
+        access.check_acts_for(request.caller, instance)
+        row = self._rows.find(request.connection, instance)
         if row is None:
             return
-        others = self._rows.hanging_on(here.connection, instance)
+        others = self._rows.count_dependents(request.connection, instance)
         if others:
             raise ConflictError(
-                f"{others} instances that this one is composed of still hang on its delegation; dispose of them first",
+                f"{others} instances that this one is composed of still use its delegation; dispose of them first",
                 design.DELEGATION_STATE,
             )
         if row.record:
             _asked(extras, f"end {instance}", functools.partial(self._delegations.end, row.record))
-        self._rows.remove(here.connection, instance)
+        self._rows.remove(request.connection, instance)
 
     def action(
         self, entity: Entity, action: Action, attributes: dict[str, Any], extras: Any
     ) -> Mapping[str, Any] | None:
-        """`exchange` or `adopt`."""
-        here = context(extras)
-        counts = self._rows.root(here.connection, _instance(entity))
-        if counts is None:
+        """Perform `exchange` or `adopt`."""
+        request = context(extras)
+        root = self._rows.root(request.connection, _instance(entity))
+        if root is None:
             raise ConflictError("the delegation is gone", "path")
         if action == design.ADOPT:
-            return self._adopt(entity, here, counts, extras)
-        access.check_acts_for(here.caller, _instance(entity))
+            return self._adopt(entity, request, root, extras)
+        access.check_acts_for(request.caller, _instance(entity))
         audience = str(attributes[design.EXCHANGE_AUDIENCE])
         if audience.startswith(_PLATFORM):
-            return self._for_platform(entity, here, counts, audience=audience, extras=extras)
-        return self._for_service(entity, here, counts, audience)
+            return self._for_platform(entity, request, root, audience=audience, extras=extras)
+        return self._for_service(entity, request, root, audience)
 
     # tokens -----------------------------------------------------------------------------------------------------------
 
-    def _for_service(self, entity: Entity, here: Context, counts: DelegationRow, audience: str) -> Mapping[str, Any]:
-        if counts.state != ACTIVE:
-            raise ConflictError(f"the delegation is {counts.state}: {counts.reason}", design.DELEGATION_STATE)
-        # Nothing else may come of an exchange: no token that is for the cloud controller, or for every service of a manager.
+    def _for_service(self, entity: Entity, request: Context, root: DelegationRow, audience: str) -> Mapping[str, Any]:
+        if root.state != ACTIVE:
+            raise ConflictError(f"the delegation is {root.state}: {root.reason}", design.DELEGATION_STATE)
+        # An exchange returns no token for the cloud controller, or for all services of a service manager.
         if len(audience) > 512 or _TYPE.fullmatch(audience) is None:
             raise BadRequestError(
-                "the audience is the type identifier of the service to be ordered", design.EXCHANGE_AUDIENCE
+                "the audience must be the type identifier of the service to order", design.EXCHANGE_AUDIENCE
             )
         token = self._issuer.for_instance(
             _instance(entity),
-            tenant_id=auth.TenantId(here.tenant),
+            tenant_id=auth.TenantId(request.tenant),
             audience=audience,
             lifetime=_EXCHANGED,
             renewable=False,
@@ -170,19 +170,19 @@ class DelegationBackend(KindBackend, ActionBackend):
         return {design.DELEGATION_TOKEN: token}
 
     def _for_platform(
-        self, entity: Entity, here: Context, counts: DelegationRow, *, audience: str, extras: Any
+        self, entity: Entity, request: Context, root: DelegationRow, *, audience: str, extras: Any
     ) -> Mapping[str, Any]:
-        if not self._is_ourselves(here.caller):
-            raise ForbiddenError("tokens of a platform are for the cloud controller itself", "token")
-        if counts.state == ACTIVE:
-            ask = functools.partial(_token_or_loss, self._delegations, counts, audience)
-            found: PlatformToken | str = _asked(extras, f"token {counts.record}", ask)
+        if not self._is_ourselves(request.caller):
+            raise ForbiddenError("only the cloud controller itself may get tokens of a platform", "token")
+        if root.state == ACTIVE:
+            ask = functools.partial(_token_or_loss, self._delegations, root, audience)
+            found: PlatformToken | str = _asked(extras, f"token {root.record}", ask)
             if isinstance(found, PlatformToken):
                 return {design.DELEGATION_TOKEN: found.token, design.DELEGATION_EXPIRES: found.expires}
-            counts = dataclasses.replace(counts, state=LOST, reason=found)
-            self._rows.change(here.connection, counts)
-        # Not an error, which would undo that it is known to be lost.
-        _show(entity, counts)
+            root = dataclasses.replace(root, state=LOST, reason=found)
+            self._rows.change(request.connection, root)
+        # Not an error, which would roll back the lost state.
+        _show(entity, root)
         return {}
 
     def _is_ourselves(self, caller: auth.Identity) -> bool:
@@ -192,21 +192,19 @@ class DelegationBackend(KindBackend, ActionBackend):
             and caller.subject == tokens.subject_of_service_manager(tokens.CLOUD_CONTROLLER)
         )
 
-    def _adopt(self, entity: Entity, here: Context, counts: DelegationRow, extras: Any) -> Mapping[str, Any]:
-        if not access.is_operator(here.caller):
-            raise ForbiddenError("adopting a delegation is for the role operator", "token")
+    def _adopt(self, entity: Entity, request: Context, root: DelegationRow, extras: Any) -> Mapping[str, Any]:
+        if not access.is_operator(request.caller):
+            raise ForbiddenError("adopting a delegation requires the role operator", "token")
         token = extras["subject_token"]
         if token is None:
-            raise BadRequestError(
-                "adopting needs a token of your own for the instance's project", f"header {design.SUBJECT_TOKEN_HEADER}"
-            )
-        make = functools.partial(self._delegations.make, token, counts.tenant)
-        record = _asked(extras, f"adopt {counts.instance}", make)
-        if counts.record and counts.record != record:
-            _asked(extras, f"end {counts.record}", functools.partial(self._delegations.end, counts.record))
-        counts = dataclasses.replace(counts, record=record, state=ACTIVE, reason="")
-        self._rows.change(here.connection, counts)
-        _show(entity, counts)
+            raise BadRequestError("adopting requires a token of your own for the instance's project", _SUBJECT_TOKEN)
+        make = functools.partial(self._delegations.make, token, root.tenant)
+        record = _asked(extras, f"adopt {root.instance}", make)
+        if root.record and root.record != record:
+            _asked(extras, f"end {root.record}", functools.partial(self._delegations.end, root.record))
+        root = dataclasses.replace(root, record=record, state=ACTIVE, reason="")
+        self._rows.change(request.connection, root)
+        _show(entity, root)
         return {}
 
 
@@ -214,31 +212,31 @@ def _instance(entity: Entity) -> str:
     return entity.identifier.rpartition("/")[2]
 
 
-def _show(entity: Entity, counts: DelegationRow) -> None:
-    entity.attributes[design.DELEGATION_STATE] = counts.state
-    if counts.reason:
-        entity.attributes[design.DELEGATION_REASON] = counts.reason
+def _show(entity: Entity, root: DelegationRow) -> None:
+    entity.attributes[design.DELEGATION_STATE] = root.state
+    if root.reason:
+        entity.attributes[design.DELEGATION_REASON] = root.reason
     else:
         entity.attributes.pop(design.DELEGATION_REASON, None)
 
 
-def _token_or_loss(delegations: Delegations, counts: DelegationRow, audience: str) -> PlatformToken | str:
-    """A token, or why there is none any more: the answer is to be written down, and an error would undo that."""
+def _token_or_loss(delegations: Delegations, root: DelegationRow, audience: str) -> PlatformToken | str:
+    """Return a token, or why the delegation is lost: an error would roll back storing that."""
     try:
-        return delegations.token(counts.delegation, audience)
+        return delegations.token(root.delegation, audience)
     except DelegationLostError as error:
         return str(error)
 
 
 def _asked(extras: Any, key: str, call: Callable[[], Any]) -> Any:
-    """What the identity service says, asked outside the transaction."""
+    """Return the result of a call to the identity service, made outside the transaction."""
 
-    def made() -> Any:
+    def translated() -> Any:
         try:
             return call()
         except DelegationRefusedError as error:
             raise ForbiddenError(str(error), _SUBJECT_TOKEN) from None
         except IdentityDownError as error:
-            raise UnavailableError(f"the identity service cannot be asked: {error}", retry_after=5) from None
+            raise UnavailableError(f"the identity service is unavailable: {error}", retry_after=5) from None
 
-    return call_first(extras, key, made)
+    return call_first(extras, key, translated)

@@ -1,9 +1,8 @@
-"""Design's catalogue and the identity service's, kept the same: ours is entered there, what others entered there is found here.
+"""Synchronizes design's catalogue with the identity service's: exports our entries, imports entries that others made there.
 
-One worker of all compares the two, again and again. So a service that Archelon publishes is found by programs that know Keystone
-alone, one that somebody registered at Keystone by resolvers and orchestrators, per region; and whatever somebody removes or
-changes on our side of either is set right. Modules of the cloud controller are found in design only: they serve nobody else,
-and where they are is no other catalogue's to say.
+One worker compares the two periodically. So programs that know only Keystone find the services that Archelon publishes;
+resolvers and orchestrators find, by region, those that others registered at Keystone; and manual changes to our entries, on
+either side, are repaired. Modules of the cloud controller are not exported: they serve only Archelon.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from occi_service.registry.base import Registry, Selection
 
 from .ports import CatalogueEntry, ServiceCatalogue
 
-#: The topic of the comparing; seeded with its own name.
+#: The topic of the synchronization; seeded with its own name.
 TOPIC: Final = "design.catalogue"
 
 
 def catalogue_entity(entry: CatalogueEntry, *, origin: str = "") -> Resource:
-    """An entry as an entity."""
+    """Return an entry as an entity."""
     path = design.service_path(entry.type, entry.region, entry.interface)
     entity = Resource(path, design.SERVICE, [], title=entry.title)
     entity.attributes = {
@@ -38,10 +37,10 @@ def catalogue_entity(entry: CatalogueEntry, *, origin: str = "") -> Resource:
     return entity
 
 
-def mirrored(
+def synchronization(
     database: Database, registry: Registry, catalogue: ServiceCatalogue, *, every: float
 ) -> Callable[[], float]:
-    """What a worker does now and then. Raises IdentityDownError, which has it tried again."""
+    """Return the recurring job of the worker. It raises IdentityDownError, which is retried."""
 
     def compare() -> float:
         entities = registry.select(Selection(category=design.SERVICE), {}).entities
@@ -51,7 +50,7 @@ def mirrored(
         wanted: dict[str, Resource] = {}
         for entry in catalogue.others():
             entity = catalogue_entity(entry, origin=design.IDENTITY)
-            # What was entered here goes before what somebody entered there.
+            # Our own entries take precedence over those of others.
             if entity.identifier not in ours and not design.is_ours(entry.type):
                 wanted.setdefault(entity.identifier, entity)
         changed = {
@@ -73,9 +72,9 @@ def mirrored(
 
 
 def _is_for_keystone(attributes: Mapping[str, Any]) -> bool:
-    """Whether a service manager or an operator entered it, and not a provider.
+    """Return whether a service manager or an operator entered it, rather than a provider.
 
-    Programs that know Keystone alone send what they find there a token that is good for everything in its project.
+    Programs that know only Keystone send these endpoints a token that is valid for everything in its project.
     """
     vouched = design.ISSUER in attributes or attributes.get(design.ORIGIN) == design.OPERATOR
     return vouched and not design.is_reserved(str(attributes[design.SERVICE_TYPE]))

@@ -1,7 +1,7 @@
-"""Delegations at the identity service that no row tells of, because a process was killed between the two.
+"""Removal of orphaned delegations: the identity service has them, but no row does, because a process was killed in between.
 
-The identity service has no way to be told first what will be made; so what it has and nobody here knows is ended, once it has
-been seen for long enough to be no order under way.
+The identity service cannot be notified before a delegation is created. So a delegation without a row is ended once it has been
+seen for long enough that no order can be in progress.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from archelon_core.database import Database
 from .delegation_rows import DelegationRows
 from .ports import Delegations
 
-#: The topic of the looking; seeded with its own name.
+#: The topic of the removal; seeded with its own name.
 TOPIC: Final = "design.unclaimed"
 
 
-def orphans_ended(
+def orphan_removal(
     database: Database, delegations: Delegations, *, grace: float, every: float, clock: Callable[[], float]
 ) -> Callable[[], float]:
-    """What a worker does now and then. Raises IdentityDownError, which has it tried again.
+    """Return the recurring job of the worker. It raises IdentityDownError, which is retried.
 
     Args:
-        grace: seconds for which a delegation that no row tells of is left alone.
+        grace: seconds before a delegation without a row is ended.
     """
     seen: dict[str, float] = {}
 
-    def look() -> float:
+    def end_orphans() -> float:
         held = delegations.held()
         with database.read() as connection:
             unknown = set(held) - DelegationRows().records(connection)
@@ -40,4 +40,4 @@ def orphans_ended(
             del seen[record]
         return every
 
-    return look
+    return end_orphans

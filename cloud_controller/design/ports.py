@@ -1,6 +1,6 @@
-"""What design needs of an identity service: that it lets us act for a tenant after its token has ended, and lists services.
+"""What design requires of an identity service: to act for a tenant after its token has expired, and a service catalogue.
 
-Each port has a local implementation and Keystone's; one set of contract tests runs on both.
+Each port has a local implementation and Keystone's; both pass the same contract tests.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from archelon_core.auth import PresentedToken
 
 
 class DelegationRefusedError(Exception):
-    """The tenant's token cannot be used to make a delegation; the text says why, for the tenant."""
+    """The tenant's token cannot be used to create a delegation; the text gives the reason, for the tenant."""
 
 
 class DelegationLostError(Exception):
-    """Nobody acts for the tenant any more; the text says what happened."""
+    """The delegation no longer works; the text gives the reason."""
 
 
 class IdentityDownError(Exception):
-    """The identity service cannot be asked now."""
+    """The identity service is unavailable."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Delegation:
-    """Who may be acted for.
+    """A delegation.
 
     Attributes:
-        instance: whose resources it is about. tenant: who ordered it.
-        record: what the identity service gave, such as the id of a trust; never a secret. Empty: nothing was asked of it.
+        instance: that it is for. tenant: who ordered it.
+        record: of the identity service, such as the id of a trust; never a secret. Empty if the service was not called.
     """
 
     instance: str
@@ -47,38 +47,38 @@ class PlatformToken:
 
 
 class Delegations(Protocol):
-    """Makes, uses and ends delegations. Thread-safe; every method may take as long as a call: call none in a transaction."""
+    """Creates, uses and ends delegations. Thread-safe; every method may block: do not call one in a transaction."""
 
     def make(self, token: PresentedToken | None, tenant: str) -> str:
-        """Let us act for the holder of a tenant's own token from now on; the record to keep.
+        """Delegate from the holder of a tenant's own token to us; return the record to store.
 
         Raises:
-            DelegationRefusedError: the token is no good for this, or another tenant's.
-            IdentityDownError: nobody knows.
+            DelegationRefusedError: the token is not usable for this, or another tenant's.
+            IdentityDownError: the service is unavailable.
         """
 
     def token(self, delegation: Delegation, audience: str) -> PlatformToken:
-        """A fresh token for a platform, in the tenant's name.
+        """Return a new token for a platform, in the tenant's name.
 
         Raises:
-            DelegationLostError: nobody acts for the tenant any more.
-            IdentityDownError: nobody knows.
+            DelegationLostError: the delegation no longer works.
+            IdentityDownError: the service is unavailable.
         """
 
     def end(self, record: str) -> None:
-        """Take back what `make` made, and whatever was derived from it. One that has ended is no error.
+        """Revoke a delegation and everything derived from it. One that has ended is not an error.
 
         Raises:
-            IdentityDownError: nobody knows.
+            IdentityDownError: the service is unavailable.
         """
 
     def held(self) -> Collection[str]:
-        """Every record that there is, so that those of nobody can be ended. Raises IdentityDownError."""
+        """Return every record, so that orphans can be ended. Raises IdentityDownError."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class CatalogueEntry:
-    """Where a service is."""
+    """The location of a service."""
 
     type: str
     region: str
@@ -88,17 +88,17 @@ class CatalogueEntry:
 
 
 class ServiceCatalogue(Protocol):
-    """A catalogue that other people's programs read, kept the same as ours."""
+    """A catalogue that programs other than Archelon read, synchronized with ours."""
 
     def publish(self, entries: Sequence[CatalogueEntry]) -> int:
-        """Have exactly these of ours there: what lacks is made, what differs set right, what is too much taken out.
+        """Make our entries there exactly these: create missing ones, repair differing ones, delete the rest.
 
         Returns:
-            How many changes that took.
+            The number of changes.
 
         Raises:
-            IdentityDownError: it cannot be asked now, or refuses.
+            IdentityDownError: the service is unavailable, or refuses.
         """
 
     def others(self) -> Sequence[CatalogueEntry]:
-        """What others have entered there. Raises IdentityDownError."""
+        """Return the entries that others made there. Raises IdentityDownError."""

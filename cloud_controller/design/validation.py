@@ -1,4 +1,4 @@
-"""Whether a manifest or a template is right: everything that is wrong with it, each with its place and what to do."""
+"""Validation of manifests and templates: every problem, with its place and remedy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _INFRASTRUCTURE: Final = "infrastructure"
 def validate(
     document_format: str, content: str, *, name: str, platforms: Mapping[str, Any]
 ) -> Sequence[bundles.Problem]:
-    """The problems of a document.
+    """Return the problems of a document.
 
     Args:
         document_format: `manifest`, or a template format.
-        name: its file name, for the texts.
-        platforms: by region, whose node types descriptions may use.
+        name: its file name, for messages.
+        platforms: by region; descriptions may use their node types.
     """
     if document_format == MANIFEST:
         return manifest_problems(content, name=name)
@@ -38,7 +38,5 @@ def validate(
             place = error.place
             return (bundles.Problem(name, place.line, place.column, "", error.problem, error.remedy),)
         return ()
-    known = f"{MANIFEST}, {_INFRASTRUCTURE}"
-    return (
-        bundles.Problem(name, 0, 0, "", f"{document_format[:60]!r} is no format that is checked here", f"use {known}"),
-    )
+    formats = f"{MANIFEST}, {_INFRASTRUCTURE}"
+    return (bundles.Problem(name, 0, 0, "", f"unknown format {document_format[:60]!r}", f"use one of {formats}"),)

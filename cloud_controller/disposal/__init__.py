@@ -1,1 +1,1 @@
-"""Takes down everything that carries an instance's label, proves that nothing is left, and sweeps what nobody owns."""
+"""Removes everything with an instance's label, verifies that nothing is left, and sweeps orphans."""

@@ -1,4 +1,4 @@
-"""The disposal module: one entity an instance that is to go, or has gone, with the audit of what was removed."""
+"""The disposal module: one entity per instance to be removed, with the audit of what was removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOPIC: Final = "disposal.instance"
 
 
 class DisposalBackend(OwnedBackend):
-    """Takes the order to dispose of an instance. Repeating it looks again."""
+    """Accepts the order to dispose of an instance. Repeating it checks again."""
 
     topic = TOPIC
 
@@ -27,11 +27,11 @@ class DisposalBackend(OwnedBackend):
     def _is_disposed_of(self, connection: sa.Connection, instance: str) -> bool:
         return False
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         entity.attributes[disposal.DISPOSAL_STATE] = "running"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
-        # What has come to be since a former disposal is found by looking again.
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+        # Checking again finds what was created since a former disposal.
         new[disposal.DISPOSAL_STATE] = "running"
         new.pop(disposal.DISPOSAL_MESSAGE, None)
         return new

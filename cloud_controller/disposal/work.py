@@ -1,8 +1,8 @@
-"""The work of disposal: first what the modules know of an instance, in reverse order; then what any platform has under its label.
+"""The work of disposal: first the modules' objects of an instance, in reverse order; then what any platform has by its label.
 
-Disposal removes nothing that another module looks after: it says in that object's row that it is wanted no more, and that
-object's own work takes it down, so no two workers ever handle the same thing. Only what no row tells of is removed here. The
-audit grows from look to look; it is closed when every platform of every region, asked anew, has nothing.
+Disposal removes nothing that another module manages: it marks that object's row as unwanted, and the object's own handler removes
+it, so that no two handlers touch the same object. It removes only what no row records. The audit grows with each step; it is
+closed when a new poll of every platform of every region finds nothing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SWEEP: Final = "disposal.sweep"
 
 _SOON: Final = 0.1
 _SLOW: Final = 1.0
-#: Seconds after which platforms are asked again while rows still tell of something.
+#: Seconds between polls of the platforms while rows are left.
 _ASKED: Final = 1.0
-#: Seconds that a closed audit is kept; by then no token of the instance's is left that could make something new for it.
+#: Seconds that a closed audit is kept; by then every token of the instance that could create something new has expired.
 _KEPT: Final = 90 * 86400.0
-#: Kinds in the order in which they go. What measures goes before what is measured, a name before what it leads to,
-#: orchestrators after their stacks.
+#: Kinds in the order of removal: monitoring before what it monitors, a name before its target,
+#: and orchestrators after their stacks.
 _ORDER: Final = (
     (runtime.ALARM.location, runtime.MONITOR.location, provision.CONFIGURATION.location, dns.RECORD.location),
     (deploy.STACK.location,),
@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the audit. Times are seconds since the epoch; 0: not yet."""
+    """A line of the audit. Times are in seconds since the epoch; 0: not yet."""
 
     object: str
     platform: str
@@ -58,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class WantedDisposal:
-    """An instance that is to go, and what the modules still know of it, in the order of removal."""
+    """An instance to dispose of, and the modules' objects of it, in the order of removal."""
 
     present: Object
     ranks: Sequence[Sequence[Object]]
@@ -67,13 +67,13 @@ class WantedDisposal:
 
 @dataclass(frozen=True)
 class ObservedDisposal:
-    """What a look came to.
+    """The result of a step.
 
     Args:
-        dismiss: objects that are from now on wanted no more.
-        state: of the disposal; None: the entity itself is to go.
-        since, asked: when it began, and when the platforms were last asked; seconds since the epoch.
-        since, closed: when it was ordered, and when nothing was left; seconds since the epoch, 0: not yet.
+        dismiss: objects to mark as unwanted.
+        state: of the disposal; None: delete the entity itself.
+        since, asked: when it was ordered, and when the platforms were last polled; seconds since the epoch.
+        closed: when nothing was left; seconds since the epoch, 0: not yet.
     """
 
     present: Object
@@ -87,11 +87,11 @@ class ObservedDisposal:
 
 
 class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
-    """The handler.
+    """The handler of disposals.
 
     Args:
         inventory: of every region's platform, by region.
-        patience: seconds after which a disposal that something is in the way of is called failed.
+        fail_after: seconds after which a disposal that is blocked is reported as failed.
         keep: seconds that a disposal is kept after its end.
         clock: seconds since the epoch.
     """
@@ -105,31 +105,31 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         notices: Notifications,
         *,
         inventory: Mapping[str, Inventory],
-        patience: float = 600.0,
+        fail_after: float = 600.0,
         keep: float = _KEPT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(objects, entities)
         self._notices = notices
         self._inventory = inventory
-        self._patience = patience
+        self._fail_after = fail_after
         self._keep = keep
         self._clock = clock
 
     def read(self, connection: sa.Connection, present: Object) -> WantedDisposal:
-        """The disposal, and the instance's objects."""
+        """Return the disposal and the instance's objects."""
         known = self.objects.of_instance(connection, present.labels.instance)
         ranks = [[each for each in known if each.path.startswith(locations)] for locations in _ORDER]
         reasons = {each.path: self._reason(connection, each) for rank in ranks for each in rank}
         return WantedDisposal(present, ranks, reasons)
 
     def step(self, wanted: WantedDisposal) -> Progress[ObservedDisposal]:
-        """One look at everything, and the next removal."""
+        """Check everything once, and start the next removal."""
         present = wanted.present
         if present.wanted == ABSENT:
             return Done(ObservedDisposal(present, None))
         now = self._clock()
-        # Another order is another disposal.
+        # A repeated order starts a new disposal.
         kept = present.kept if present.kept.get("version") == present.version else {}
         since = float(kept.get("since", now))
         end = float(kept.get("closed", 0.0)) + self._keep
@@ -144,14 +144,14 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         }
         unasked = ""
         if rank is None or now - asked >= _ASKED:
-            # While rows tell of what is still to go, a platform far away is not asked at every look.
+            # While rows are left, platforms are polled less often than the rows: they may be slow.
             asked = now
             try:
-                left = self._held(instance)
+                left = self._list_objects(instance)
             except InventoryError as problem:
                 if rank is None:
                     return self._waiting(present, list(audit.values()), since, asked=asked, message=str(problem))
-                # What rows tell of goes all the same, and elsewhere: one region does not keep the others.
+                # Objects with rows are removed all the same, and so are those in other regions.
                 unasked = f"; {problem}"
         left.update((("archelon", each.path), each.path) for rank in wanted.ranks for each in rank)
         for place, name in left.items():
@@ -172,15 +172,15 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         # Its row stays in the queue, so that it goes by itself when its time is over.
         return Wait(self._keep, ObservedDisposal(present, "done", audit=closed, since=since, closed=now))
 
-    def _held(self, instance: str) -> dict[tuple[str, str], str]:
-        """What the platforms have of an instance. Raises InventoryError where one cannot tell."""
+    def _list_objects(self, instance: str) -> dict[tuple[str, str], str]:
+        """Return the platforms' objects of an instance. Raises InventoryError if a platform cannot list them."""
         found: dict[tuple[str, str], str] = {}
         for region, platform in self._inventory.items():
             found.update(((region, name), name) for name in platform.objects(instance))
         return found
 
     def _remove_rest(self, instance: str) -> list[str]:
-        """Take away what no row tells of; what is still there, in words."""
+        """Remove what no row records; return messages about what is left."""
         blocked: list[str] = []
         for region, platform in self._inventory.items():
             try:
@@ -192,7 +192,7 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
                 blocked.append(f"{region}: {problem}")
                 continue
             if remains:
-                blocked.append(f"{region}: still there: {', '.join(remains)[:500]}")
+                blocked.append(f"{region}: not removed yet: {', '.join(remains)[:500]}")
         return blocked
 
     def _waiting(
@@ -206,15 +206,14 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         dismiss: Sequence[Object] = (),
     ) -> Progress[ObservedDisposal]:
         waited = self._clock() - since
-        failed = waited > self._patience
+        failed = waited > self._fail_after
         state = "failed" if failed else "running"
         seen = ObservedDisposal(present, state, message, audit=lines, dismiss=dismiss, since=since, asked=asked)
-        # A failed disposal is looked at further: what was in the way may have gone by itself.
-        # Each look lists everything on every platform: soon at first, then ever more seldom.
+        # Each step lists everything on every platform, so the interval grows. A failed disposal continues: it may get unblocked.
         return Wait(60.0 if failed else min(_SLOW, max(_SOON, waited / 4)), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedDisposal) -> None:
-        """Write the audit, and dismiss what is next."""
+        """Write the audit, and mark the next objects as unwanted."""
         present = observed.present
         if observed.state is None:
             self.remove(connection, present)
@@ -251,23 +250,23 @@ class DisposalWork(ResourceHandler[WantedDisposal, ObservedDisposal]):
         if observed.state == "done":
             self._notices.drop(connection, present.labels.instance)
         for each in observed.dismiss:
-            self.objects.ask(connection, each, wanted=ABSENT)
+            self.objects.update(connection, each, wanted=ABSENT)
 
     def _reason(self, connection: sa.Connection, of: Object) -> str:
         get = self.entities.attributes(connection, of).get
         state = get(deploy.STACK_STATE) or get(deploy.APP_STATE_MESSAGE) or ""
         reason = get(deploy.STACK_REASON) or get(dns.MESSAGE) or ""
-        return " ".join(part for part in (of.path, str(state), str(reason)) if part)
+        return " ".join(text for text in (of.path, str(state), str(reason)) if text)
 
 
 class Sweep:
-    """Finds orphans: what a platform has under the label of an instance that no row knows, and has had for a while.
+    """Finds orphans: objects on a platform, older than a grace period, whose label names an instance without rows.
 
-    A create writes its row before anything is made, so such a thing was left by a failure that nobody foresaw. What another
-    installation has made in the same place is in no row here either, and is not touched.
+    A create writes its row first, so an orphan is the result of an unforeseen failure. Objects of another installation in the
+    same place have no row here either, and are not touched.
 
     Args:
-        grace: seconds that an orphan is left alone.
+        grace: minimum age in seconds of an orphan that is removed.
         every: seconds between sweeps.
     """
 
@@ -287,12 +286,12 @@ class Sweep:
         self._every = every
 
     def __call__(self) -> float:
-        """Sweep once; the seconds until the next."""
+        """Sweep once; return the seconds until the next."""
         pause = self._every
         with self._database.read() as connection:
             installation = self._objects.installation(connection)
         for region, platform in self._inventory.items():
-            # The platform is asked first: an object that is made in between has its row already.
+            # Poll the platform first: an object that is created in between has its row already.
             held = platform.instances(installation)
             with self._database.read() as connection:
                 known = self._objects.instances(connection, besides=TOPIC)
@@ -302,7 +301,7 @@ class Sweep:
         return pause
 
     def _remove(self, region: str, platform: Inventory, instance: str) -> bool:
-        """Take an orphan away; False where that takes another look soon."""
+        """Remove an orphan. Returns False if that needs another sweep soon."""
         what: list[str] = []
         problem = ""
         gone = False
@@ -310,10 +309,10 @@ class Sweep:
             what = list(platform.objects(instance))
             gone = platform.remove(instance) and not platform.remains(instance)
         except InventoryError as error:
-            # It is told every time, and keeps no other from being removed.
+            # Logged every time, and does not block the removal of others.
             problem = str(error)
         _logger.warning(
-            "orphans of an instance that nobody knows",
+            "removing orphans of an unknown instance",
             extra={"instance": instance, "region": region, "objects": what, "removed": gone, "problem": problem},
         )
         return gone or bool(problem)

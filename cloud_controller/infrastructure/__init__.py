@@ -1,6 +1,6 @@
-"""Descriptions of infrastructures in Occopus' words: read, check, plan.
+"""Descriptions of infrastructures in Occopus' language: parse, check, plan.
 
-In: a description's text with the files that came along, parameters, and what is seen on the platform. Out: the steps possible
-now. `parsing` reads, `resolving` puts values in, `planning` compares; none of them calls out. What a node is made of is a
-resource type (`resources`), found by entry point.
+Input: a description's text and files, parameters, and the observed state of the platform. Output: the steps possible now.
+`parsing` reads, `resolving` substitutes values, `planning` compares; none of them performs I/O. A node is made of a resource type
+(`resources`), found by entry point.
 """

@@ -1,4 +1,4 @@
-"""Descriptions and manifests, checked in a child process where they are large: a request's thread would hold up the others'."""
+"""Checks large descriptions and manifests in a child process, so that they do not block other requests' threads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .rendering import DescriptionError, Place, Scalar
 from .resolving import checked_parameters
 from .resources import ResourceType
 
-#: Characters that are read in some milliseconds, for which a child is not worth its while.
+#: Characters that are parsed within milliseconds, which is not worth a child process.
 _SMALL: Final = HEAVY
 _REMEDY: Final = "make it smaller, or split it"
 
-#: Who is at the child, or waits for it, with a description that is here already: a small request may have it checked. With those
-#: whose requests are heavy they are fewer than a process has threads.
-_TURNS: Final = HeavyRequests(per_key=1, total=3)
-#: One of each process, started when it is first needed.
+#: Limits the threads that wait for the child with a stored description, which a small request may have checked. Together with
+#: heavy requests they are fewer than a process has threads.
+_CHECKS: Final = HeavyRequests(per_key=1, total=3)
+#: One per process, started when it is first needed.
 _CHILD: Final = Child()
 
 
@@ -37,48 +37,49 @@ def check_description(
     parameters: Mapping[str, Scalar] | None = None,
     whose: str | None = None,
 ) -> None:
-    """See that a description is right, and that it takes the parameters where there are any.
+    """Check that a description is valid and, if parameters are given, that it accepts them.
 
     Args:
-        types: of the platform. One whose `check` is a static method is checked in the child; with others, all is done here.
-
-        whose: of which tenant's stack; None where its text came with the request.
+        types: of the platform. If each type's `check` is a static method, a large description is checked in the child.
+        whose: tenant of the stack; None if the text came with the request.
 
     Raises:
-        DescriptionError: it is not.
-        TooManyRequestsError: others of this tenant, or enough of all, are being checked.
+        DescriptionError: it is invalid.
+        TooManyRequestsError: too many are being checked, for this tenant or in total.
     """
     small = len(text) + sum(map(len, files.values())) <= _SMALL
-    ways = None if small else _ways(types)
-    if ways is None:
+    import_paths = None if small else _import_paths(types)
+    if import_paths is None:
         description = parse(text, files=files, types=types, name=name)
         if parameters is not None:
             checked_parameters(description, parameters)
         return
-    if whose is not None and not _TURNS.begin(whose):
+    if whose is not None and not _CHECKS.begin(whose):
         raise TooManyRequestsError(
-            "Other large descriptions are being checked. Try again in 1 s.", headers={"Retry-After": "1"}
+            "other large descriptions are being checked; try again in 1 s", headers={"Retry-After": "1"}
         )
     try:
-        wrong = _CHILD.call(f"{__name__}:check_here", text, dict(files), ways, name, parameters and dict(parameters))
-    except ChildError as error:
-        raise DescriptionError(Place(name, 1, 1), f"to check it, {error}", _REMEDY) from None
+        error = _CHILD.call(
+            f"{__name__}:check_here", text, dict(files), import_paths, name, parameters and dict(parameters)
+        )
+    except ChildError as failure:
+        raise DescriptionError(Place(name, 1, 1), f"to check it, {failure}", _REMEDY) from None
     finally:
         if whose is not None:
-            _TURNS.end(whose)
-    if wrong is not None:
-        place, problem, remedy = wrong
+            _CHECKS.end(whose)
+    if error is not None:
+        place, problem, remedy = error
         raise DescriptionError(Place(*place), problem, remedy)
 
 
 def check_here(
-    text: str, files: dict[str, str], ways: dict[str, str], name: str, parameters: dict[str, Scalar] | None
+    text: str, files: dict[str, str], import_paths: dict[str, str], name: str, parameters: dict[str, Scalar] | None
 ) -> list[Any] | None:
-    """In the child: what is wrong, as place, problem and remedy."""
+    """Check a description in the child; return the error as place, problem and remedy."""
     types: dict[str, Any] = {}
-    for word, way in ways.items():
-        module, _, qualified = way.partition(":")
-        types[word] = getattr(importlib.import_module(module), qualified)
+    for type_name, import_path in import_paths.items():
+        module, _, qualified = import_path.partition(":")
+        types[type_name] = getattr(importlib.import_module(module), qualified)
     try:
         description = parse(text, files=files, types=types, name=name)
         if parameters is not None:
@@ -89,19 +90,19 @@ def check_here(
     return None
 
 
-def _ways(types: Mapping[str, ResourceType]) -> dict[str, str] | None:
-    """How a child imports the types; None where it could not, or could not check with them."""
+def _import_paths(types: Mapping[str, ResourceType]) -> dict[str, str] | None:
+    """Return how a child imports the types; None if it cannot import them or check with them."""
     found = {}
-    for word, each in types.items():
+    for name, each in types.items():
         kind = type(each)
         if not isinstance(inspect.getattr_static(kind, "check", None), staticmethod) or "." in kind.__qualname__:
             return None
-        found[word] = f"{kind.__module__}:{kind.__qualname__}"
+        found[name] = f"{kind.__module__}:{kind.__qualname__}"
     return found
 
 
 def manifest_problems(content: str, *, name: str) -> list[bundles.Problem]:
-    """What is wrong with a manifest."""
+    """Return the problems of a manifest."""
     if len(content) <= _SMALL:
         return _problems(manifest_problems_here(content, name))
     try:
@@ -116,7 +117,7 @@ def _problems(found: list[list[Any]]) -> list[bundles.Problem]:
 
 
 def manifest_problems_here(content: str, name: str) -> list[list[Any]]:
-    """In the child: the problems, each as a list of its fields."""
+    """Read a manifest in the child; return its problems, each as a list of its fields."""
     try:
         bundles.read_manifest(content, file=name)
     except bundles.BundleError as error:

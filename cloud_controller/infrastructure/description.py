@@ -1,4 +1,4 @@
-"""An infrastructure as described: nodes, how each can be implemented, who depends on whom. Values only; `parsing` makes them."""
+"""An infrastructure as described: nodes, their implementations and dependencies. Values only; `parsing` creates them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .rendering import Item, Place, Scalar, Value
 
 @dataclass(frozen=True)
 class Parameter:
-    """A value that the orderer gives. `secret` ones are shown nowhere."""
+    """A value that the tenant gives with an order. `secret` ones are never shown."""
 
     name: str
     place: Place
@@ -27,16 +27,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Health:
-    """When a node is healthy: all of these hold. Leaves may have references.
+    """The conditions for a node to be healthy; all must hold. Leaves may contain references.
 
     Args:
-        ping: the node answers at all.
+        ping: the node responds at all.
         ports: names or numbers of ports that accept a connection.
-        urls: answer with a status of 200 to 399.
+        urls: respond with a status of 200 to 399.
         mysqldbs: `{name, user, pass}` of databases.
-        commands: argument lists that end with 0.
+        commands: argument lists that exit with 0.
         timeout: seconds of continuous failure after which the node is failed (Occopus' default).
-        interval: seconds between two looks; a node that is just starting is looked at more often.
+        interval: seconds between two checks; a node that is starting is checked more often.
     """
 
     ping: bool = True
@@ -50,7 +50,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to make a node: resource and contextualisation, for the resource type to read."""
+    """One way to create a node: resource and contextualisation, interpreted by the resource type."""
 
     type: str
     resource: Item
@@ -63,7 +63,7 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Mapped:
-    """An attribute that a dependent gets from what it depends on: `nodes.<source>.<attribute>` becomes `mapped.<name>`."""
+    """An attribute that a dependent gets from its dependency: `nodes.<source>.<attribute>` becomes `mapped.<name>`."""
 
     source: str
     attribute: str
@@ -87,7 +87,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Output:
-    """A value told about the finished stack."""
+    """A value returned from the finished stack."""
 
     name: str
     value: Value
@@ -97,7 +97,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Description:
-    """A whole infrastructure, checked: references reach, dependencies have no cycle, types and filters exist."""
+    """A whole infrastructure, checked: references resolve, dependencies have no cycle, types and filters exist."""
 
     name: str
     nodes: Mapping[str, Node]
@@ -106,13 +106,13 @@ class Description:
 
     @property
     def graph(self) -> Graph:
-        """Who needs whom."""
+        """The nodes' dependencies."""
         return {name: node.needs for name, node in self.nodes.items()}
 
     def order(self) -> list[str]:
-        """Node names, each after those it needs."""
+        """Return the node names in dependency order."""
         return ordered(self.graph)
 
     def before(self, name: str) -> frozenset[str]:
-        """All that a node needs, directly or not."""
+        """Return all dependencies of a node, direct and indirect."""
         return before(self.graph, name)

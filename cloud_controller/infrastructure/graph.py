@@ -1,4 +1,4 @@
-"""Who depends on whom: order, reach and cycles of a small directed graph."""
+"""Dependencies as a small directed graph: order, reach and cycles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Graph = Mapping[str, frozenset[str]]
 
 
 def cycle(graph: Graph) -> tuple[str, ...] | None:
-    """One cycle as the names along it, first and last the same; None where there is none."""
+    """Return one cycle as the names along it, first and last the same; None if there is none."""
     done: set[str] = set()
     for root in graph:
         path: list[str] = []
@@ -31,7 +31,7 @@ def cycle(graph: Graph) -> tuple[str, ...] | None:
 
 
 def ordered(graph: Graph) -> list[str]:
-    """The names so that each comes after what it depends on, otherwise as they stand; the graph has no cycle."""
+    """Return the names in dependency order, otherwise in their given order; the graph has no cycle."""
     order: list[str] = []
     placed: set[str] = set()
     for root in graph:
@@ -50,7 +50,7 @@ def ordered(graph: Graph) -> list[str]:
 
 
 def before(graph: Graph, name: str) -> frozenset[str]:
-    """Everything that `name` depends on, directly or not."""
+    """Return all dependencies of `name`, direct and indirect."""
     found: set[str] = set()
     ahead = [name]
     while ahead:

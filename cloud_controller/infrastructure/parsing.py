@@ -1,14 +1,15 @@
 """From text to a checked `Description`.
 
-The words are Occopus' (`infra_name`, `nodes`, `type`, `filter`, `scaling`, `variables`, `dependencies` with `connection` and
-`mappings`; `'node_def:…'` with `resource`, `contextualisation`, `health_check`), so that its descriptions are read as they are;
-`parameters`, `outputs` and `node_definitions` are ours. A dependency `[a, b]` means that a needs b. Where several
-implementations pass a node's filter the first is taken, where Occopus throws a dice: the same order twice makes the same thing.
+The keys are Occopus' (`infra_name`, `nodes`, `type`, `filter`, `scaling`, `variables`, `dependencies` with `connection` and
+`mappings`; `'node_def:…'` with `resource`, `contextualisation`, `health_check`), so its descriptions are valid here;
+`parameters`, `outputs` and `node_definitions` are ours. A dependency `[a, b]` means that a needs b. If several implementations
+pass a node's filter, the first is used, where Occopus picks one at random: the same order twice creates the same thing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import re2
@@ -42,12 +43,12 @@ _ALIASES = {
     "ip_address": "address",
     "node_id": "id",
 }
-#: What can be referred to of a node; `ports.<name>` and a resource type's own come on top.
+#: The attributes of a node that can be referred to, besides `ports.<name>` and a resource type's own.
 ATTRIBUTES = ("address", "addresses", "endpoints", "id", "name", "port")
 _NODE_NAME = re2.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-#: Instances of all nodes of a stack together.
+#: Total instances of all nodes of a stack.
 _MAXIMUM_INSTANCES = 1000
-#: How many of each a description may have: what is checked of one against all others would take too long for more.
+#: Maximum numbers in a description: cross-checks of more would take too long.
 _MOST = {
     "nodes": _MAXIMUM_INSTANCES,
     "dependencies": 2000,
@@ -59,19 +60,19 @@ _MOST = {
     "mappings": 100,
     "references": 1000,
 }
-#: Characters of a pattern.
+#: Maximum characters of a pattern.
 _PATTERN = 1000
 
 
 def parse(
     text: str, *, files: Mapping[str, str], types: Mapping[str, ResourceType], name: str = "template"
 ) -> Description:
-    """Read and check a description.
+    """Parse and check a description.
 
     Args:
-        text: the YAML of the infrastructure; node definitions may stand in it.
-        files: what came along, by name. Those that `node_definitions` lists are read for definitions; without that list,
-            every `node_definitions.yaml` in any folder is.
+        text: the YAML of the infrastructure; it may contain node definitions.
+        files: files of the bundle, by name. Node definitions are read from those that `node_definitions` lists; without it,
+            from every `node_definitions.yaml` in any folder.
         types: resource types of the platform by name.
         name: of the description, for messages.
 
@@ -87,17 +88,17 @@ def parse(
     variables = _scalars(top.item("variables"), "variables")
     nodes: dict[str, Node] = {}
     checked: set[int] = set()
-    for item in _few(top.need("nodes"), "nodes"):
+    for item in _limited_entries(top.need("nodes"), "nodes"):
         node = _node(item, definitions, variables, types=types, checked=checked)
         if node.name in nodes:
             raise DescriptionError(item.place, f"a second node is named {node.name!r}", "give it another name")
         nodes[node.name] = node
     if not nodes:
-        raise DescriptionError(top.need("nodes").place, "there are no nodes", "describe at least one")
+        raise DescriptionError(top.need("nodes").place, "no nodes are described", "describe at least one")
     if sum(node.maximum for node in nodes.values()) > _MAXIMUM_INSTANCES:
         place = top.need("nodes").place
         raise DescriptionError(
-            place, f"there can be more than {_MAXIMUM_INSTANCES} instances", "lower 'max', or split the stack"
+            place, f"the stack can have more than {_MAXIMUM_INSTANCES} instances", "lower 'max', or split the stack"
         )
     nodes = _with_dependencies(top, nodes)
     outputs = _outputs(top)
@@ -116,8 +117,8 @@ def _definitions(
         for entry in entries(listed, "'node_definitions'"):
             wanted = word(entry, "a file's name")
             if wanted not in files:
-                there = ", ".join(sorted(files)) or "none"
-                raise DescriptionError(entry.place, f"there is no file {wanted!r}", f"add it; there are {there}")
+                known_files = ", ".join(sorted(files)) or "none"
+                raise DescriptionError(entry.place, f"unknown file {wanted!r}", f"add it; known are {known_files}")
             names.append(wanted)
     else:
         names = [
@@ -129,7 +130,7 @@ def _definitions(
         section = Section(read_document(path, files[path], files), "a file of node definitions")
         for key, item in section.items.items():
             if not key.startswith(_PREFIX):
-                raise DescriptionError(item.place, f"{key!r} is no node definition", f"name it '{_PREFIX}…'")
+                raise DescriptionError(item.place, f"{key!r} is not a node definition", f"name it '{_PREFIX}…'")
         sources.append(section.items)
     found: dict[str, list[Implementation]] = {}
     for source in sources:
@@ -143,19 +144,19 @@ def _definitions(
 
 def _check_number(number: int, what: str, place: Place) -> None:
     if number > _MOST[what]:
-        raise DescriptionError(place, f"there are more than {_MOST[what]} {what}", "take some out, or split the stack")
+        raise DescriptionError(place, f"more than {_MOST[what]} {what}", "remove some, or split the stack")
 
 
-def _few(item: Item | None, what: str) -> tuple[Item, ...]:
-    """The entries of a list, as many as there may be."""
+def _limited_entries(item: Item | None, what: str) -> tuple[Item, ...]:
+    """Return the entries of a list, after checking their number."""
     found = entries(item, f"{what!r}")
     if item is not None:
         _check_number(len(found), what, item.place)
     return found
 
 
-def _named(item: Item, what: str) -> Mapping[str, Item]:
-    """What stands in a mapping of names, as many as there may be."""
+def _limited_items(item: Item, what: str) -> Mapping[str, Item]:
+    """Return the items of a mapping, after checking their number."""
     found = Section(item, f"{what!r}").items
     _check_number(len(found), what, item.place)
     return found
@@ -182,7 +183,7 @@ def _health(item: Item | None) -> Health:
     ports = []
     for entry in entries(section.item("ports"), "'ports'"):
         if isinstance(entry.value, bool) or not isinstance(entry.value, int | str):
-            raise DescriptionError(entry.place, "a port is a number or a name", "correct it")
+            raise DescriptionError(entry.place, "a port must be a number or a name", "correct it")
         ports.append(entry.value)
     databases = []
     for entry in entries(section.item("mysqldbs"), "'mysqldbs'"):
@@ -201,10 +202,10 @@ def _health(item: Item | None) -> Health:
 
 
 def command_list(item: Item, what: str) -> tuple[str, ...]:
-    """A command as an argument list; a text is refused, since it would need a shell to take it apart."""
+    """Return a command as an argument list; a string is rejected, since only a shell could split it."""
     if not isinstance(item.value, tuple) or not item.value:
         raise DescriptionError(
-            item.place, f"{what} must be a list of arguments", "write [program, argument, …]; no shell reads it"
+            item.place, f"{what} must be a list of arguments", "write [program, argument, …]; no shell is used"
         )
     arguments = []
     for entry in item.value:
@@ -226,12 +227,12 @@ def _node(
     name, kind = section.text("name"), section.text("type")
     if not _NODE_NAME.fullmatch(name):
         raise DescriptionError(
-            section.need("name").place, f"{name!r} is no node's name", "use up to 63 letters, digits, '_' and '-'"
+            section.need("name").place, f"{name!r} is not a node's name", "use up to 63 letters, digits, '_' and '-'"
         )
     if kind not in definitions:
-        there = ", ".join(sorted(definitions)) or "none"
+        known = ", ".join(sorted(definitions)) or "none"
         raise DescriptionError(
-            section.need("type").place, f"there is no definition 'node_def:{kind}'", f"add it; there are {there}"
+            section.need("type").place, f"unknown definition 'node_def:{kind}'", f"add it; known are {known}"
         )
     chosen = _choose(section, kind, definitions[kind], types=types, checked=checked)
     scaling = section.item("scaling")
@@ -242,7 +243,7 @@ def _node(
         maximum = bounds.whole("max", minimum, least=1)
         if not minimum <= maximum <= _MAXIMUM_INSTANCES:
             raise DescriptionError(
-                scaling.place, f"{minimum} to {maximum} is no range", f"write 1 ≤ min ≤ max ≤ {_MAXIMUM_INSTANCES}"
+                scaling.place, f"{minimum} to {maximum} is not a range", f"write 1 ≤ min ≤ max ≤ {_MAXIMUM_INSTANCES}"
             )
     variables = {**inherited, **_scalars(section.item("variables"), "variables")}
     return Node(name, kind, chosen, item.place, minimum=minimum, maximum=maximum, variables=variables)
@@ -265,9 +266,9 @@ def _choose(
     assert isinstance(wanted, dict)
     passed = [each for each in implementations if _passes(each, wanted)]
     if not passed:
-        there = "; ".join(sorted({implementation.type for implementation in implementations}))
+        known = "; ".join(sorted({implementation.type for implementation in implementations}))
         raise DescriptionError(
-            place, f"no implementation of {kind!r} passes the filter", f"change the filter; there are types {there}"
+            place, f"no implementation of {kind!r} passes the filter", f"change the filter; known types are {known}"
         )
     for implementation in passed:
         if implementation.type in types:
@@ -278,7 +279,7 @@ def _choose(
     offered = ", ".join(sorted({implementation.type for implementation in passed}))
     raise DescriptionError(
         passed[0].place,
-        f"{kind!r} has implementations of type {offered} only, which this platform has not",
+        f"{kind!r} has implementations of type {offered} only, which this platform does not support",
         f"add one of type {' or '.join(sorted(types))}",
     )
 
@@ -293,46 +294,35 @@ def _with_dependencies(top: Section, nodes: dict[str, Node]) -> dict[str, Node]:
     needs: dict[str, set[str]] = {name: set() for name in nodes}
     mappings: dict[str, list[Mapped]] = {name: [] for name in nodes}
     listed = top.item("dependencies")
-    for item in _few(listed, "dependencies"):
+    for item in _limited_entries(listed, "dependencies"):
         pair, mapped = item, None
         if isinstance(item.value, Mapping):
-            # Occopus lets mediating services put their own keys here.
+            # Occopus lets mediating services add their own keys here.
             section = Section(item, "a dependency")
             pair, mapped = section.need("connection"), section.item("mappings")
         ends = entries(pair, "a dependency")
         if len(ends) != 2:
             raise DescriptionError(pair.place, "a dependency joins two nodes", "write [dependent, needed]")
-        dependent, needed = (_end(end, nodes) for end in ends)
+        dependent, needed = (_dependency_end(end, nodes) for end in ends)
         needs[dependent].add(needed)
-        mappings[dependent].extend(_mapped(entry, needed) for entry in _few(mapped, "mappings"))
+        mappings[dependent].extend(_mapped(entry, needed) for entry in _limited_entries(mapped, "mappings"))
         _check_number(len(mappings[dependent]), "mappings", item.place)
-    found = {}
-    for name, node in nodes.items():
-        found[name] = Node(
-            name,
-            node.type,
-            node.implementation,
-            node.place,
-            node.minimum,
-            node.maximum,
-            node.variables,
-            frozenset(needs[name]),
-            tuple(mappings[name]),
-        )
+    found = {
+        name: replace(node, needs=frozenset(needs[name]), mappings=tuple(mappings[name]))
+        for name, node in nodes.items()
+    }
     circle = cycle({name: frozenset(sorted(needed)) for name, needed in needs.items()})
     if circle is not None:
         place = listed.place if listed is not None else top.place
-        raise DescriptionError(
-            place, f"the dependencies go round in a circle: {' → '.join(circle)}", "take one of them out"
-        )
+        raise DescriptionError(place, f"the dependencies form a cycle: {' → '.join(circle)}", "remove one of them")
     return found
 
 
-def _end(item: Item, nodes: Mapping[str, Node]) -> str:
+def _dependency_end(item: Item, nodes: Mapping[str, Node]) -> str:
     named = isinstance(item.value, Mapping)
     name = Section(item, "a node").text("name") if named else word(item, "the end of a dependency")
     if name not in nodes:
-        raise DescriptionError(item.place, f"there is no node {name!r}", f"name one of {', '.join(nodes)}")
+        raise DescriptionError(item.place, f"unknown node {name!r}", f"expected one of {', '.join(nodes)}")
     return name
 
 
@@ -354,7 +344,7 @@ def _parameters(top: Section) -> dict[str, Parameter]:
     if item is None:
         return {}
     found = {}
-    for name, entry in _named(item, "parameters").items():
+    for name, entry in _limited_items(item, "parameters").items():
         known = (
             "type",
             "default",
@@ -372,17 +362,17 @@ def _parameters(top: Section) -> dict[str, Parameter]:
         for scalar in (default, *entries(section.item("allowed_values"), "'allowed_values'")):
             if scalar is not None and isinstance(scalar.value, tuple | Mapping):
                 raise DescriptionError(
-                    scalar.place, "a parameter's value is a text, a number, or true or false", "correct it"
+                    scalar.place, "a parameter's value must be a text, a number, true or false", "correct it"
                 )
         pattern = section.text("pattern", "")
         if len(pattern) > _PATTERN:
-            problem = f"a pattern has at most {_PATTERN} characters"
+            problem = f"a pattern must have at most {_PATTERN} characters"
             raise DescriptionError(section.need("pattern").place, problem, "shorten it")
         try:
             re2.compile(pattern)
         except re2.error:
             raise DescriptionError(
-                section.need("pattern").place, "this is no RE2 pattern", "correct it; RE2 has no look-around"
+                section.need("pattern").place, "this is not an RE2 pattern", "correct it; RE2 has no look-around"
             ) from None
         found[name] = Parameter(
             name,
@@ -403,7 +393,7 @@ def _bound(item: Item | None) -> float | None:
     if item is None:
         return None
     if isinstance(item.value, bool) or not isinstance(item.value, int | float):
-        raise DescriptionError(item.place, "a bound is a number", "correct it")
+        raise DescriptionError(item.place, "a bound must be a number", "correct it")
     return float(item.value)
 
 
@@ -412,7 +402,7 @@ def _outputs(top: Section) -> dict[str, Output]:
     if item is None:
         return {}
     found = {}
-    for name, entry in _named(item, "outputs").items():
+    for name, entry in _limited_items(item, "outputs").items():
         section = Section(entry, f"output {name!r}", ("value", "description", "secret"))
         found[name] = Output(
             name, plain(section.need("value")), section.text("description", ""), section.flag("secret", default=False)
@@ -424,17 +414,17 @@ def _scalars(item: Item | None, what: str) -> dict[str, Scalar]:
     if item is None:
         return {}
     found = {}
-    for key, entry in _named(item, what).items():
+    for key, entry in _limited_items(item, what).items():
         if isinstance(entry.value, tuple | Mapping):
             raise DescriptionError(
-                entry.place, f"the variable {key!r} is no single value", "write a text, a number, or true or false"
+                entry.place, f"the variable {key!r} must be a single value", "write a text, a number, true or false"
             )
         found[key] = entry.value
     return found
 
 
 def _check_references(description: Description, top: Section) -> None:
-    # Of each implementation once: many nodes may have one that is large.
+    # Check each implementation once: many nodes may share a large one.
     referred: dict[int, dict[str, Place]] = {}
     for node in description.nodes.values():
         reach = description.before(node.name)
@@ -450,7 +440,7 @@ def _check_references(description: Description, top: Section) -> None:
 
 
 def _referred(chosen: Implementation) -> dict[str, Place]:
-    """The references in an implementation, each by the first place where it stands."""
+    """Return the references in an implementation, each with the first place where it occurs."""
     found: dict[str, Place] = {}
     for part in (chosen.resource, chosen.contextualisation, chosen.health_check):
         if part is not None:
@@ -464,16 +454,18 @@ def _check_reference(
     description: Description, name: str, at: Item, *, node: Node | None, reach: frozenset[str]
 ) -> None:
     space, _, rest = name.partition(".")
-    there: list[str]
+    known: list[str]
     if space == "nodes":
         source, _, attribute = rest.partition(".")
         if source not in description.nodes:
-            raise DescriptionError(at.place, f"{name!r} names no node", f"there are {', '.join(description.nodes)}")
+            raise DescriptionError(
+                at.place, f"{name!r} names no node", f"expected one of {', '.join(description.nodes)}"
+            )
         if source not in reach:
             dependent = node.name if node else ""
             raise DescriptionError(
                 at.place,
-                f"{dependent!r} refers to {source!r}, which need not be there before it",
+                f"{dependent!r} refers to {source!r}, which it does not depend on",
                 f"add the dependency [{dependent}, {source}]" if source != dependent else "write ${self.…}",
             )
         _check_attribute(at, name, attribute)
@@ -482,24 +474,24 @@ def _check_reference(
         _check_attribute(at, name, rest)
         return
     if space == "parameters":
-        there = list(description.parameters)
+        known = list(description.parameters)
     elif space == "variables" and node is not None:
-        there = list(node.variables)
+        known = list(node.variables)
     elif space == "mapped" and node is not None:
-        there = [mapped.name for mapped in node.mappings]
+        known = [mapped.name for mapped in node.mappings]
     elif space == "stack":
-        there = ["id", "name"]
+        known = ["id", "name"]
     else:
         spaces = "parameters, nodes, stack" if node is None else "parameters, variables, mapped, nodes, self, stack"
-        raise DescriptionError(at.place, f"{name!r} begins with none of {spaces}", "correct the reference")
-    if rest not in there:
+        raise DescriptionError(at.place, f"{name!r} does not begin with one of {spaces}", "correct the reference")
+    if rest not in known:
         raise DescriptionError(
-            at.place, f"{name!r} names nothing", f"there are {', '.join(there) or 'none'} in {space}"
+            at.place, f"{name!r} names nothing", f"known in {space} are {', '.join(known) or 'none'}"
         )
 
 
 def _check_attribute(at: Item, name: str, attribute: str) -> None:
     if attribute not in ATTRIBUTES and not attribute.startswith("ports."):
         raise DescriptionError(
-            at.place, f"{name!r} names no attribute", f"there are {', '.join(ATTRIBUTES)} and ports.<name>"
+            at.place, f"{name!r} names no attribute", f"expected one of {', '.join(ATTRIBUTES)}, ports.<name>"
         )

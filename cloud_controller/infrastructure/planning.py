@@ -1,11 +1,11 @@
-"""What to do next, as a pure function: (wanted, record, observed, time) → (steps, new record).
+"""Plans the next steps as a pure function: (wanted, record, observed, time) → (steps, new record).
 
-Nothing here remembers a position in a procedure. Every call compares what is wanted with what is there and names the steps
-that are possible now; carrying one out twice, or not at all, only changes what the next call sees. So whoever drives this may
-be killed anywhere and another goes on.
+Planning keeps no position in a procedure. Every call compares the wanted with the observed state and returns the steps that are
+possible now; repeating or omitting one only changes what the next call observes. So the caller may be killed at any point, and
+another continues.
 
-The record is the little that cannot be seen on the platform: which order is being carried out, whether it failed and why, how
-often each node was made again, and since when it has been unhealthy. Losing it costs patience counted anew, never a node.
+The record is what cannot be observed on the platform: the order being carried out, whether it failed and why, how often each node
+was recreated, and since when it has been unhealthy. Losing it restarts timeouts, but never loses a node.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .description import Node
 from .resolving import WantedNodes, resolve
 from .resources import Condition, ObservedNode, WantedNode
 
-#: Seconds after which something in progress is looked at again, where nothing says otherwise.
+#: Seconds until something in progress is polled again, unless specified otherwise.
 _SOON = 0.1
-#: Seconds between two looks at a node that is not healthy yet.
+#: Seconds between two checks of a node that is not healthy yet.
 _STARTING = 0.2
 #: Seconds of health after which a node's failures are forgotten.
 _FORGIVE = 300.0
 
 
 class Action(enum.Enum):
-    """Heat's words for what is being done."""
+    """Heat's names of actions."""
 
     CREATE = "CREATE"
     UPDATE = "UPDATE"
@@ -41,7 +41,7 @@ class Action(enum.Enum):
 
 
 class Status(enum.Enum):
-    """Heat's words for how far it is."""
+    """Heat's names of an action's status."""
 
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETE = "COMPLETE"
@@ -50,15 +50,15 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Attempts:
-    """What is remembered of one instance of a node.
+    """The failure history of one instance of a node.
 
     Args:
         failures: since it was last healthy for long.
-        not_before: when it may be made again. unhealthy_since, healthy_since: seconds since the epoch.
-        revision: that the count belongs to; another revision starts anew.
-        failed_at: when a failure was last counted; what is seen from before then has been counted.
-        waiting: whether a failure was counted and the node not yet seen running again.
-        error: why the last step for it could not be taken; counted as a failure at the next look.
+        not_before: when it may be recreated. unhealthy_since, healthy_since: seconds since the epoch.
+        revision: that the count belongs to; another revision resets it.
+        failed_at: when a failure was last counted; states that began before have been counted.
+        waiting: whether a failure was counted and the node has not been seen running since.
+        error: why its last step failed; the next iteration counts it as a failure.
         given_up: why no further attempt is made.
     """
 
@@ -75,7 +75,7 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Record:
-    """What the caller keeps of a stack between two calls."""
+    """The state of a stack that the caller keeps between two calls."""
 
     order: str = ""
     action: Action = Action.CREATE
@@ -85,11 +85,11 @@ class Record:
 
     @property
     def state(self) -> str:
-        """Heat's word, such as `CREATE_COMPLETE`."""
+        """Heat's name of the state, such as `CREATE_COMPLETE`."""
         return f"{self.action.value}_{self.status.value}"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the record as JSON."""
         nodes = {key: vars(attempts) for key, attempts in self.nodes.items()}
         return {
             "order": self.order,
@@ -101,26 +101,26 @@ class Record:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Record:
-        """From what `to_json` gave."""
+        """Return the record from `to_json`'s result."""
         nodes = {key: Attempts(**attempts) for key, attempts in kept["nodes"].items()}
         return cls(kept["order"], Action(kept["action"]), Status(kept["status"]), kept["reason"], nodes)
 
 
 @dataclass(frozen=True)
 class Ensure:
-    """Make one instance of a node be as wanted."""
+    """Bring one instance of a node into the wanted state."""
 
     node: WantedNode
 
     @property
     def key(self) -> str:
-        """Whose step it is."""
+        """The instance's key."""
         return self.node.key
 
 
 @dataclass(frozen=True)
 class Halt:
-    """End one instance and keep what it has."""
+    """Stop one instance and keep its data."""
 
     key: str
     type: str
@@ -128,7 +128,7 @@ class Halt:
 
 @dataclass(frozen=True)
 class Remove:
-    """Take one instance away."""
+    """Remove one instance."""
 
     key: str
     type: str
@@ -139,11 +139,11 @@ Step = Ensure | Halt | Remove
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps possible now, in any order and all at once.
+    """The steps possible now, in any order and concurrently.
 
     Args:
-        record: to keep, once the steps are taken.
-        again: seconds after which to look again; None where only a new order can change something.
+        record: to keep, once the steps have been carried out.
+        again: seconds until the next iteration; None if only a new order can change something.
     """
 
     steps: tuple[Step, ...]
@@ -152,10 +152,10 @@ class Plan:
 
 
 def plan(wanted: WantedNodes, record: Record | None, observed: Mapping[str, ObservedNode], now: float) -> Plan:
-    """Compare and answer what to do next; see the module's text.
+    """Compare and return the next steps; see the module's docstring.
 
     Args:
-        observed: every instance found, by key, with `healthy` filled in for those that run.
+        observed: every instance found, by key, with `healthy` set for those that run.
         now: seconds since the epoch.
     """
     begun = _begin(wanted, record)
@@ -182,7 +182,7 @@ def _begin(wanted: WantedNodes, record: Record | None) -> Record:
         action = Action.CREATE
     else:
         action = Action.UPDATE
-    # A new order is a new chance for every node that was given up.
+    # A new order resets every node that was given up.
     return Record(order=order, action=action)
 
 
@@ -205,7 +205,7 @@ def _suspend(wanted: WantedNodes, record: Record, observed: Mapping[str, Observe
 
 
 def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
-    """Those that no other one needs: what may go first. What is needed is kept with each node, so no description is asked."""
+    """Return the nodes that no other one needs, which go first. Each node stores its needs, so no description is necessary."""
     needed: set[str] = set()
     for node in observed.values():
         needed.update(node.needs)
@@ -213,7 +213,7 @@ def _last(observed: Mapping[str, ObservedNode]) -> list[ObservedNode]:
 
 
 class _Present:
-    """One look at a stack that should be there."""
+    """One iteration for a stack that should be present."""
 
     def __init__(self, wanted: WantedNodes, record: Record, observed: Mapping[str, ObservedNode], now: float) -> None:
         self._wanted = wanted
@@ -222,7 +222,7 @@ class _Present:
         self._now = now
         self._steps: list[Step] = []
         self._nodes = dict(record.nodes)
-        self._troubles: list[str] = []
+        self._problems: list[str] = []
         self._again: list[float] = []
 
     def plan(self) -> Plan:
@@ -251,20 +251,20 @@ class _Present:
             action = Action.UPDATE if record.status is Status.COMPLETE else record.action
             failed = replace(record, action=action, status=Status.FAILED, reason="; ".join(given_up))
             return Plan(tuple(self._steps), failed, again)
-        if record.status is Status.COMPLETE and not self._steps and not self._troubles:
-            return Plan((), record, again)  # one look at which a check failed is not yet a failure
+        if record.status is Status.COMPLETE and not self._steps and not self._problems:
+            return Plan((), record, again)  # a single failed check is not a failure yet
         action = Action.UPDATE if record.status is not Status.IN_PROGRESS else record.action
-        record = replace(record, action=action, status=Status.IN_PROGRESS, reason="; ".join(self._troubles))
+        record = replace(record, action=action, status=Status.IN_PROGRESS, reason="; ".join(self._problems))
         return Plan(tuple(self._steps), record, again)
 
     def _settle(self, node: Node) -> bool:
-        """Name the steps for one node; True when all its instances are as wanted and healthy."""
+        """Plan the steps for one node; return whether all its instances are as wanted and healthy."""
         unsettled = 0
         outdated: list[WantedNode] = []
         for index, key in enumerate(self._wanted.keys(node)):
             target = resolve(self._wanted, node, index, self._observed)
             if isinstance(target, str):
-                self._troubles.append(f"{key}: {target}")
+                self._problems.append(f"{key}: {target}")
                 unsettled += 1
                 continue
             seen = self._observed.get(key)
@@ -275,9 +275,9 @@ class _Present:
                 outdated.append(target)
             elif not self._instance(node, target, seen):
                 unsettled += 1
-        # One after the other, so that the others serve meanwhile.
+        # One at a time, so that the others keep serving.
         if outdated and not unsettled:
-            self._make(outdated[0])
+            self._ensure(outdated[0])
         return not unsettled and not outdated
 
     def _instance(self, node: Node, target: WantedNode, seen: ObservedNode | None) -> bool:
@@ -311,7 +311,7 @@ class _Present:
 
     def _running(self, target: WantedNode, kept: Attempts, seen: ObservedNode) -> bool:
         if kept.waiting and seen.since <= kept.failed_at:
-            # Still the one that was counted as failed, since it had been unhealthy for too long.
+            # Still the instance whose failure was counted, after it was unhealthy for too long.
             self._nodes[target.key] = kept
             self._halt(target)
             return False
@@ -322,11 +322,11 @@ class _Present:
             self._nodes[target.key] = replace(kept, failures=failures, unhealthy_since=None, healthy_since=since)
             self._again.append(target.health.interval)
             return True
-        # Time runs from the later of its start and its last health, so a slow caller does not shorten it.
+        # The timeout runs from the later of its start and its last health, so a slow caller does not shorten it.
         since = max(seen.since, self._now if kept.unhealthy_since is None else kept.unhealthy_since)
         kept = replace(kept, unhealthy_since=since, healthy_since=None)
         if self._now - since >= target.health.timeout:
-            self._fail(target, kept, f"not healthy for {target.health.timeout:g} s: {seen.message or 'no answer'}")
+            self._fail(target, kept, f"not healthy for {target.health.timeout:g} s: {seen.message or 'no response'}")
             if not self._nodes[target.key].given_up:
                 self._halt(target)
             return False
@@ -335,7 +335,7 @@ class _Present:
         return False
 
     def _fail(self, target: WantedNode, kept: Attempts, message: str) -> None:
-        """Count a failure once, and make the node again when its time has come."""
+        """Count a failure once, and recreate the node when its backoff has passed."""
         failures = kept.failures + 1
         if failures > self._wanted.attempts:
             reason = f"{message} (given up after {self._wanted.attempts} further attempts)"
@@ -346,19 +346,19 @@ class _Present:
         kept = replace(kept, failures=failures, not_before=due, failed_at=self._now, waiting=True, healthy_since=None)
         self._when_due(target, kept, f"{message}; attempt {failures} of {self._wanted.attempts} in {wait:g} s")
 
-    def _when_due(self, target: WantedNode, kept: Attempts, trouble: str = "") -> None:
+    def _when_due(self, target: WantedNode, kept: Attempts, problem: str = "") -> None:
         left = kept.not_before - self._now
         if left > 0:
-            self._troubles.append(f"{target.key}: {trouble or 'failed before, to be made again'}")
+            self._problems.append(f"{target.key}: {problem or 'failed before, waiting to be recreated'}")
             self._nodes[target.key] = kept
             self._again.append(left)
             return
         if kept.waiting:
-            self._troubles.append(f"{target.key}: made again, attempt {kept.failures} of {self._wanted.attempts}")
+            self._problems.append(f"{target.key}: recreated, attempt {kept.failures} of {self._wanted.attempts}")
         self._nodes[target.key] = replace(kept, unhealthy_since=None)
-        self._make(target)
+        self._ensure(target)
 
-    def _make(self, target: WantedNode) -> None:
+    def _ensure(self, target: WantedNode) -> None:
         self._steps.append(Ensure(target))
         self._again.append(_SOON)
 
@@ -371,7 +371,7 @@ class _Present:
         surplus: dict[str, ObservedNode] = {}
         for key, seen in self._observed.items():
             node = nodes.get(seen.node)
-            # What the description no longer has stays until all else is well; what is beyond the count goes at once.
+            # Nodes that left the description stay until the rest is complete; surplus instances are removed at once.
             gone = node is None and complete
             if gone or (node is not None and key not in self._wanted.keys(node)):
                 surplus[key] = seen
@@ -384,8 +384,8 @@ class _Present:
                 del self._nodes[key]
 
 
-def noted(record: Record, errors: Mapping[str, str], now: float) -> Record:
-    """The record with steps that could not be taken, by key and why; the next look counts each as a failure of its node."""
+def with_errors(record: Record, errors: Mapping[str, str], now: float) -> Record:
+    """Return the record with failed steps' errors, by key; the next iteration counts each as a failure of its node."""
     nodes = dict(record.nodes)
     for key, error in errors.items():
         nodes[key] = replace(nodes.get(key, Attempts()), error=error, failed_at=now)
@@ -393,18 +393,18 @@ def noted(record: Record, errors: Mapping[str, str], now: float) -> Record:
 
 
 def scaled(wanted: WantedNodes, node: str, *, count: int | None = None, by: int | None = None) -> dict[str, int]:
-    """The counts after scaling one node to `count` or by `by`.
+    """Return the counts after scaling one node to `count` or by `by`.
 
     Raises:
-        ValueError: there is no such node, or the count leaves its bounds.
+        ValueError: the node is unknown, or the count is out of bounds.
     """
     nodes = wanted.description.nodes
     if node not in nodes:
-        raise ValueError(f"there is no node {node!r}; there are {', '.join(nodes)}")
+        raise ValueError(f"unknown node {node!r}; expected one of {', '.join(nodes)}")
     if (count is None) == (by is None):
-        raise ValueError("scaling needs either a count or a difference")
+        raise ValueError("scaling requires either a count or a difference")
     target = nodes[node]
     new = count if count is not None else wanted.count(target) + (by or 0)
     if not target.minimum <= new <= target.maximum:
-        raise ValueError(f"{node!r} has {target.minimum} to {target.maximum} instances; {new} is not among them")
+        raise ValueError(f"{node!r} has {target.minimum} to {target.maximum} instances; {new} is out of bounds")
     return {**wanted.counts, node: new}

@@ -1,13 +1,13 @@
-"""Documents with places, and values put into their leaves.
+"""Documents with source positions, and substitution of values into their leaves.
 
-A document is read as a tree of `Item`s that know their file, line and column, so that whatever is wrong with it later can be
-shown where it stands. Reading takes linear time, by libyaml, and is bounded before anything is built: bytes with all that is
-imported, depth, and the number of items after aliases are followed.
+A document is read as a tree of `Item`s that know their file, line and column, so that later errors can show them. Parsing takes
+linear time, with libyaml, and is limited before anything is built: bytes including imports, depth, and the number of items after
+aliases are expanded.
 
-Substitution works on the finished tree. It fills scalar leaves only, and what it puts in is never looked at again, so a
-tenant's value becomes neither a key nor a list, a document or another reference. Two spellings name the same things:
-`${parameters.size}` is ours; `{{variables.size}}` and `{{getip(db)}}` are the simple half of what Occopus has in Jinja2.
-Anything beyond is refused rather than passed on half understood. `$${` and `\\{{` stand for themselves.
+Substitution operates on the finished tree. It fills scalar leaves only and never parses inserted values again, so a tenant's
+value cannot become a key, a list, a document or another reference. Two syntaxes are equivalent: `${parameters.size}` is ours;
+`{{variables.size}}` and `{{getip(db)}}` are the simple part of Occopus' Jinja2. Anything else is rejected rather than passed on
+partly interpreted. `$${` and `\\{{` are escapes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from archelon_core.documents.tree import DocumentLimits, Node
 Scalar: TypeAlias = "str | int | float | bool | None"
 Value: TypeAlias = "Scalar | list[Value] | dict[str, Value]"
 
-#: Bytes of a document with all that it imports, each time it does.
+#: Bytes of a document, counting each import each time.
 _BYTES = 1 << 20
-#: Of each file; its values count together with those of all that it imports.
+#: Of each file; values are counted together with those of all imports.
 _LIMITS = DocumentLimits(characters=_BYTES, depth=50, nodes=20_000)
-#: Characters of what is said of a problem, and of its remedy.
+#: Maximum characters of a problem, and of its remedy.
 _MESSAGE = 1000
 _IMPORTS = bundles.TEMPLATE_TAGS["infrastructure"]
-# No alternative looks past the next brace: a text of many that are never closed would take quadratic time.
+# No alternative scans past the next brace: a text of many unclosed ones would take quadratic time.
 _TOKEN = re.compile(r"(\$\$\{|\\\{\{)|\$\{([^{}]*)\}|\{\{([^{}]*)\}\}|(\$\{|\{\{)")
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
 _CALL = re.compile(r"(getip|getprivip|getipall)\(\s*(['\"]?)([A-Za-z0-9_.-]+)\2\s*\)")
@@ -48,7 +48,7 @@ _OCCOPUS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands; line and column count from 1."""
+    """A position; line and column count from 1."""
 
     file: str
     line: int
@@ -59,7 +59,7 @@ class Place:
 
 
 class DescriptionError(ValueError):
-    """Something is wrong with a description; the text says where, what, and what to do. It holds no parameter's value."""
+    """A description is invalid; the text gives place, problem and remedy. It contains no parameter's value."""
 
     def __init__(self, place: Place, problem: str, remedy: str) -> None:
         problem, remedy = _shortened(problem), _shortened(remedy)
@@ -70,7 +70,7 @@ class DescriptionError(ValueError):
 
 
 def _shortened(text: str) -> str:
-    """A text of a message: a key of a description, or a list of its names, may be as long as it is."""
+    """Shorten a message: keys of a description, or lists of names, may be of any length."""
     return text if len(text) <= _MESSAGE else f"{text[: _MESSAGE - 1]}…"
 
 
@@ -83,20 +83,20 @@ class Item:
 
 
 def read_document(name: str, text: str, files: Mapping[str, str]) -> Item:
-    """Read one YAML document.
+    """Parse one YAML document.
 
     Args:
         name: the file's name, for messages.
-        files: what `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name.
+        files: that `!text_import` and `!yaml_import` (Occopus' tags: `{url: file://name}`) may name.
 
     Raises:
-        DescriptionError: it is no YAML, too large, too deep, has a key twice, or a tag that is not among ours.
+        DescriptionError: it is not YAML, too large, too deep, or has a duplicate key or an unknown tag.
     """
     return _Reader(files).read(name, text)
 
 
 def plain(item: Item) -> Value:
-    """The item's value without its places."""
+    """Return the item's value without places."""
     if isinstance(item.value, tuple):
         return [plain(entry) for entry in item.value]
     if isinstance(item.value, Mapping):
@@ -105,10 +105,10 @@ def plain(item: Item) -> Value:
 
 
 def references(item: Item) -> Iterator[tuple[str, Place]]:
-    """Every reference in the item's leaves, by its name in our spelling, and the leaf's place.
+    """Yield every reference in the item's leaves, by its name in our syntax, with the leaf's place.
 
     Raises:
-        DescriptionError: a leaf has something in `${…}` or `{{…}}` that is no reference.
+        DescriptionError: a leaf contains something in `${…}` or `{{…}}` that is not a reference.
     """
     if isinstance(item.value, tuple):
         for entry in item.value:
@@ -124,18 +124,18 @@ def references(item: Item) -> Iterator[tuple[str, Place]]:
             if name is None:
                 raise DescriptionError(
                     item.place,
-                    f"{match[0][:60]!r} is no reference",
+                    f"{match[0][:60]!r} is not a reference",
                     "write ${parameters.name}, ${variables.name}, ${nodes.name.port}, ${self.port}, "
-                    "or $${ and \\{{ for the characters themselves",
+                    "or $${ and \\{{ for the literal characters",
                 )
             yield name, item.place
 
 
 def substitute(value: Value, resolve: Callable[[str], Scalar | None]) -> Value:
-    """The value with every reference replaced by what `resolve` answers; where it answers None the reference stays as it is.
+    """Return the value with every reference replaced by `resolve`'s result; None leaves the reference as it is.
 
-    A leaf that is one reference and nothing else takes the answer's type; within text an answer is written as text. Never call
-    it on its own result: a value that was put in would be read as a reference.
+    A leaf that consists of one reference takes the result's type; within text the result is formatted as text. Never call it on
+    its own result: an inserted value would be parsed as a reference.
     """
     if isinstance(value, list):
         return [substitute(entry, resolve) for entry in value]
@@ -150,15 +150,15 @@ def _fill(text: str, resolve: Callable[[str], Scalar | None]) -> Scalar:
     whole = _TOKEN.fullmatch(text)
     if whole is not None and not whole[1]:
         name = _name(whole)
-        answer = resolve(name) if name is not None else None
-        return text if answer is None else answer
+        replacement = resolve(name) if name is not None else None
+        return text if replacement is None else replacement
 
     def one(match: re.Match[str]) -> str:
         if match[1]:
             return match[1][1:]
         name = _name(match)
-        answer = resolve(name) if name is not None else None
-        return match[0] if answer is None else _text(answer)
+        replacement = resolve(name) if name is not None else None
+        return match[0] if replacement is None else _text(replacement)
 
     return _TOKEN.sub(one, text)
 
@@ -205,17 +205,17 @@ class _Reader:
             raise DescriptionError(place, first.fault, first.remedy) from None
         self._items += root.size
         if self._items > _LIMITS.nodes:
-            problem = f"more than {_LIMITS.nodes} values, with all that it imports"
+            problem = f"more than {_LIMITS.nodes} values, including imports"
             raise DescriptionError(here, problem, "split the description")
         if depth + root.height > _LIMITS.depth:
-            problem = f"nested deeper than {_LIMITS.depth} levels, with what imports it"
+            problem = f"nested deeper than {_LIMITS.depth} levels, including imports"
             raise DescriptionError(here, problem, "flatten it")
         return self._item(name, root, depth)
 
     def _take(self, text: str, place: Place) -> None:
         self._bytes += len(text.encode(errors="replace"))
         if self._bytes > _BYTES:
-            problem = f"the file is larger than {_BYTES} bytes, with all that it imports"
+            problem = f"the file is larger than {_BYTES} bytes, including imports"
             raise DescriptionError(place, problem, "split it or shorten it")
 
     def _item(self, name: str, node: Node, depth: int) -> Item:
@@ -233,23 +233,20 @@ class _Reader:
         url = entry.node.value if entry is not None and isinstance(entry.node, tree.Scalar) else None
         if not isinstance(url, str) or not url.startswith("file://"):
             raise DescriptionError(
-                place, f"{node.tag} needs a file", "write {url: file://name}, of a file that comes along"
+                place, f"{node.tag} needs a file", "write {url: file://name}, of a file of the bundle"
             )
         wanted = url.removeprefix("file://")
         found = next((path for path in (wanted, f"nodes/{wanted}") if path in self._files), None)
         if found is None:
-            raise DescriptionError(place, f"there is no file {wanted!r}", f"add it; there are {_listed(self._files)}")
+            known = ", ".join(sorted(self._files)) or "none"
+            raise DescriptionError(place, f"unknown file {wanted!r}", f"add it; known are {known}")
         text = self._files[found]
         if node.tag == "!text_import":
             self._take(text, place)
             return Item(text, place)
         if found in self._open:
-            raise DescriptionError(place, f"the file {found!r} imports itself", "break the circle")
+            raise DescriptionError(place, f"the file {found!r} imports itself", "break the cycle")
         self._open.append(found)
         item = self.read(found, text, depth)
         self._open.pop()
         return item
-
-
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(sorted(names)) or "none"

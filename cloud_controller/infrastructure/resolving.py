@@ -1,4 +1,4 @@
-"""From a description, parameters and what is observed to nodes that can be made."""
+"""Resolves descriptions, parameters and observations to nodes that can be created."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class WantedNodes:
     """A stack as it should be.
 
     Args:
-        stack: its id; names its nodes' processes too.
+        stack: its id; part of the names of its nodes' processes.
         parameters: checked, see `checked_parameters`.
-        counts: instances by node name; a node that is not named has its minimum.
-        presence: `present`, `suspended` (ended, but kept) or `absent`.
-        attempts: how often a failed node is made again before it is given up.
-        backoff: seconds before the first time, doubled for each next up to `backoff_limit`.
-        rollback: whether a failed create takes everything down.
+        counts: instances by node name; other nodes have their minimum.
+        presence: `present`, `suspended` (stopped, but kept) or `absent`.
+        attempts: how often a failed node is recreated before it is given up.
+        backoff: seconds before the first attempt, doubled for each further one up to `backoff_limit`.
+        rollback: whether a failed create removes everything.
     """
 
     stack: str
@@ -41,15 +41,15 @@ class WantedNodes:
     rollback: bool = True
 
     def count(self, node: Node) -> int:
-        """Instances of a node, within its bounds."""
+        """Return the number of a node's instances, within its bounds."""
         return min(max(self.counts.get(node.name, node.minimum), node.minimum), node.maximum)
 
     def keys(self, node: Node) -> list[str]:
-        """Keys of a node's wanted instances."""
+        """Return the keys of a node's wanted instances."""
         return [key_of(node.name, index) for index in range(self.count(node))]
 
     def order(self) -> str:
-        """A digest of what is asked for; another digest is another order."""
+        """Return a digest of the order; another digest is another order."""
         nodes: dict[str, Value] = {}
         for node in self.description.nodes.values():
             chosen = node.implementation
@@ -62,26 +62,26 @@ class WantedNodes:
                 "variables": dict(node.variables),
                 "count": self.count(node),
             }
-        parts = {"nodes": nodes, "parameters": dict(self.parameters), "presence": self.presence}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        order = {"nodes": nodes, "parameters": dict(self.parameters), "presence": self.presence}
+        return hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest()
 
 
 def key_of(node: str, index: int) -> str:
-    """The key of one instance of a node."""
+    """Return the key of one instance of a node."""
     return f"{node}.{index}"
 
 
 def checked_parameters(description: Description, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The value of every parameter, given or by default.
+    """Return the value of every parameter, given or by default.
 
     Raises:
-        DescriptionError: one is missing, unknown or not allowed. Its value is not in the text.
+        DescriptionError: one is missing, unknown or not allowed. The text does not contain its value.
     """
     for name in given:
         if name not in description.parameters:
-            there = ", ".join(description.parameters) or "none"
+            known = ", ".join(description.parameters) or "none"
             place = next(iter(description.nodes.values())).place
-            raise DescriptionError(place, f"there is no parameter {name!r}", f"leave it out; there are {there}")
+            raise DescriptionError(place, f"unknown parameter {name!r}", f"leave it out; known are {known}")
     found: dict[str, Scalar] = {}
     for name, parameter in description.parameters.items():
         value = given.get(name, parameter.default)
@@ -103,29 +103,30 @@ def _checked(parameter: Parameter, value: Scalar) -> Scalar:
                 value if isinstance(value, int | float) else float(str(value)) if "." in str(value) else int(str(value))
             )
         except ValueError:
-            raise refuse("is no number", "give one") from None
+            raise refuse("is not a number", "give one") from None
         low = parameter.minimum is not None and value < parameter.minimum
         high = parameter.maximum is not None and value > parameter.maximum
         if low or high:
             raise refuse("is out of bounds", f"choose from {parameter.minimum} to {parameter.maximum}")
     elif parameter.type == "boolean":
-        words: dict[object, bool] = {"true": True, "false": False, True: True, False: False}
-        if (value.lower() if isinstance(value, str) else value) not in words:
+        booleans: dict[object, bool] = {"true": True, "false": False, True: True, False: False}
+        key = value.lower() if isinstance(value, str) else value
+        if key not in booleans:
             raise refuse("is neither true nor false", "give one of the two")
-        value = words[value.lower() if isinstance(value, str) else value]
+        value = booleans[key]
     else:
         value = str(value)
         if "\0" in value:
-            raise refuse("has a NUL character", "leave it out")
+            raise refuse("contains a NUL character", "leave it out")
     if parameter.allowed and value not in parameter.allowed:
-        raise refuse("is not among those allowed", f"choose from {', '.join(map(str, parameter.allowed))}")
+        raise refuse("is not allowed", f"choose from {', '.join(map(str, parameter.allowed))}")
     if parameter.pattern and not re2.fullmatch(parameter.pattern, str(value)):
         raise refuse("does not match", f"it must match {parameter.pattern}")
     return value
 
 
 def resolve(wanted: WantedNodes, node: Node, index: int, observed: Mapping[str, ObservedNode]) -> WantedNode | str:
-    """One instance of a node with all values it refers to; or, in words, what is not known yet."""
+    """Return one instance of a node with all values it refers to; or a message about an unknown value."""
     chosen = node.implementation
     parts = [part for part in (chosen.resource, chosen.contextualisation, chosen.health_check) if part is not None]
     values: dict[str, Scalar] = {}
@@ -158,18 +159,18 @@ def resolve(wanted: WantedNodes, node: Node, index: int, observed: Mapping[str, 
 
 
 def outputs(wanted: WantedNodes, observed: Mapping[str, ObservedNode]) -> dict[str, Value]:
-    """The outputs whose references are all known."""
+    """Return the outputs whose references are all known."""
     found: dict[str, Value] = {}
     for name, output in wanted.description.outputs.items():
         missing: list[str] = []
 
-        def look(reference: str, missing: list[str] = missing) -> Scalar:
+        def find(reference: str, missing: list[str] = missing) -> Scalar:
             value = _value(wanted, None, reference, observed)
             if value is None:
                 missing.append(reference)
             return value
 
-        value = substitute(output.value, look)
+        value = substitute(output.value, find)
         if not missing:
             found[name] = value
     return found
@@ -196,15 +197,15 @@ def _value(wanted: WantedNodes, node: Node | None, name: str, observed: Mapping[
 
 
 def _attribute(wanted: WantedNodes, source: str, attribute: str, observed: Mapping[str, ObservedNode]) -> Scalar:
-    """An attribute of a node's first instance, or, of `addresses` and `endpoints`, of all its wanted ones."""
+    """Return an attribute of a node's first instance; `addresses` and `endpoints` are of all wanted instances."""
     keys = wanted.keys(wanted.description.nodes[source])
     if attribute not in ("addresses", "endpoints"):
         found = observed.get(keys[0])
         return found.attributes.get(attribute) if found is not None else None
     values = []
     for key in keys:
-        there = observed[key].attributes if key in observed else {}
-        address, port = there.get("address"), there.get("port")
+        attributes = observed[key].attributes if key in observed else {}
+        address, port = attributes.get("address"), attributes.get("port")
         if address is None or (attribute == "endpoints" and port is None):
             return None
         values.append(f"{address}:{port}" if attribute == "endpoints" else str(address))

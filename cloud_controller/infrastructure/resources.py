@@ -1,7 +1,7 @@
-"""What a node can be made of: resource types, a platform's own and those found by entry point.
+"""Resource types that nodes are made of: a platform's own and those found by entry point.
 
-A description names a type (`resource: {type: process}`). A package that knows how to make another offers it under the entry point
-group `archelon.node_resources`. So servers, containers and pods join without a change here.
+A description names a type (`resource: {type: process}`). A package provides another type under the entry point group
+`archelon.node_resources`, so servers, containers and pods are added without a change here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class NodeError(Exception):
-    """A node cannot be made or removed; the text says why, and holds no secret."""
+    """A node cannot be created or removed; the text gives the reason, without secrets."""
 
 
 class Condition(enum.Enum):
-    """How an instance of a node is, as planning sees it."""
+    """The condition of an instance of a node, for planning."""
 
-    PENDING = "pending"  #: there is something of it, but it was never started, or is just starting
+    PENDING = "pending"  #: exists in part, but was never started, or is starting
     RUNNING = "running"
     STOPPING = "stopping"
-    STOPPED = "stopped"  #: ended because it was asked to
+    STOPPED = "stopped"  #: stopped on request
     FAILED = "failed"  #: ended by itself, or is lost
 
 
@@ -37,12 +37,12 @@ class WantedNode:
     """One instance of a node as it should be.
 
     Args:
-        key: names it among all instances of the stack, such as `web.0`.
-        revision: digest of all that a change of should make it anew.
-        properties: resource and contextualisation as described, references and all.
-        values: what the references stand for, except `self.…`, which is known when the resource is made. The type puts both
-            into the properties in one pass, with `rendering.substitute`.
-        needs: names of the nodes before it; kept with it, so that it can be taken down in order without the description.
+        key: unique among all instances of the stack, such as `web.0`.
+        revision: digest of everything whose change requires a replacement.
+        properties: resource and contextualisation as described, including references.
+        values: of the references, except `self.…`, which is known when the resource is created. The type substitutes both in one
+            pass, with `rendering.substitute`.
+        needs: names of the nodes it depends on; stored with it, so that it can be removed in order without the description.
     """
 
     stack: str
@@ -62,10 +62,10 @@ class ObservedNode:
     """One instance of a node as it is.
 
     Args:
-        attributes: `address`, `port`, `ports.<name>`, `id`, `name` and what the type adds.
-        healthy: what the health check says; None where it was not asked.
-        since: seconds since the epoch at which it came into its condition.
-        message: why, for people.
+        attributes: `address`, `port`, `ports.<name>`, `id`, `name` and the type's own.
+        healthy: result of the health check; None if it was not run.
+        since: when it entered its condition, in seconds since the epoch.
+        message: the reason, for users.
     """
 
     key: str
@@ -81,26 +81,26 @@ class ObservedNode:
 
 
 class ResourceType(Protocol):
-    """Makes, finds and removes nodes of one type. Every call is idempotent and short; what takes longer is asked again."""
+    """Creates, finds and removes nodes of one type. Every call is idempotent and short; the caller polls longer operations."""
 
     def check(self, implementation: Implementation) -> None:
-        """Refuse what cannot be made. Raises DescriptionError with the place.
+        """Reject an invalid implementation. Raises DescriptionError with the place.
 
-        A static method where the type needs nothing but the implementation: large descriptions are then checked in a child
-        process (`apart`).
+        Make it a static method if the type needs only the implementation: large descriptions are then checked in a child process
+        (`apart`).
         """
 
     def ensure(self, wanted: WantedNode) -> None:
-        """Make it be as wanted: start it, adopt it, or replace another revision. Raises NodeError."""
+        """Bring it into the wanted state: start it, adopt it, or replace another revision. Raises NodeError."""
 
     def halt(self, stack: str, key: str) -> bool:
-        """End it and keep what it has. True when it has ended."""
+        """Stop it and keep its data. Returns whether it has stopped."""
 
     def remove(self, stack: str, key: str) -> bool:
-        """Take it away. True when nothing of it is left."""
+        """Remove it. Returns whether nothing is left."""
 
     def observe(self, stack: str) -> Sequence[ObservedNode]:
-        """Every instance of this type in the stack, as found on the platform."""
+        """Return every instance of this type in the stack, as found on the platform."""
 
     def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
-        """Carry out the health checks, all at once. Answers what is wrong by key; an empty text means healthy."""
+        """Run the health checks concurrently. Returns what is wrong by key; an empty text means healthy."""

@@ -1,4 +1,4 @@
-"""Reading typed values out of a mapping of a document, with errors that name the place and what could stand there."""
+"""Typed access to a mapping of a document; errors contain the place and the expected values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Section:
     """A mapping whose keys are known.
 
     Args:
-        item: what stands in the document.
+        item: of the document.
         what: its name in messages, such as `the node`.
-        known: the keys it may have; None allows all.
+        known: the allowed keys; None allows all.
 
     Raises:
-        DescriptionError: it is no mapping or has another key.
+        DescriptionError: it is not a mapping or has another key.
     """
 
     def __init__(self, item: Item, what: str, known: Iterable[str] | None = None) -> None:
@@ -30,37 +30,37 @@ class Section:
         for key, entry in self.items.items():
             if names is not None and key not in names:
                 near = difflib.get_close_matches(key, names, 1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names))}"
+                remedy = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(names))}"
                 raise DescriptionError(entry.place, f"{what} has no {key!r}", remedy)
 
     def item(self, key: str) -> Item | None:
-        """What stands under the key; None where nothing or null does."""
+        """Return the item of a key; None if it is missing or null."""
         found = self.items.get(key)
         return None if found is None or found.value is None else found
 
     def need(self, key: str) -> Item:
-        """What stands under a key that must be there."""
+        """Return the item of a required key."""
         found = self.item(key)
         if found is None:
             raise DescriptionError(self.place, f"{self.what} has no {key!r}", f"add `{key}: …`")
         return found
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text; without a default it must be there."""
+        """Return a text; it is required unless there is a default."""
         found = self.need(key) if default is None else self.item(key)
         return default or "" if found is None else word(found, f"{key!r}")
 
     def whole(self, key: str, default: int, *, least: int = 0) -> int:
-        """A whole number of at least `least`."""
+        """Return a whole number of at least `least`."""
         found = self.item(key)
         if found is None:
             return default
         if isinstance(found.value, bool) or not isinstance(found.value, int) or found.value < least:
-            raise DescriptionError(found.place, f"{key!r} must be a whole number from {least} on", "correct it")
+            raise DescriptionError(found.place, f"{key!r} must be a whole number, {least} or more", "correct it")
         return found.value
 
     def seconds(self, key: str, default: float, *, least: float = 0.0, most: float = 86400.0) -> float:
-        """A number of seconds within bounds."""
+        """Return a number of seconds within bounds."""
         found = self.item(key)
         if found is None:
             return default
@@ -74,7 +74,7 @@ class Section:
         return float(found.value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """Return true or false."""
         found = self.item(key)
         if found is None:
             return default
@@ -83,19 +83,19 @@ class Section:
         return found.value
 
     def choice(self, key: str, default: str, among: Iterable[str]) -> str:
-        """One of several words."""
+        """Return one of several words."""
         value = self.text(key, default)
         known = list(among)
         if value not in known:
             found = self.item(key)
             raise DescriptionError(
-                found.place if found else self.place, f"{key!r} cannot be {value!r}", f"choose {' or '.join(known)}"
+                found.place if found else self.place, f"{key!r} cannot be {value!r}", f"expected {' or '.join(known)}"
             )
         return value
 
 
 def entries(item: Item | None, what: str) -> tuple[Item, ...]:
-    """The entries of a list; none where there is no item."""
+    """Return the entries of a list; none if there is no item."""
     if item is None:
         return ()
     if not isinstance(item.value, tuple):
@@ -104,7 +104,9 @@ def entries(item: Item | None, what: str) -> tuple[Item, ...]:
 
 
 def word(item: Item, what: str) -> str:
-    """The item's text."""
+    """Return the item's text."""
     if not isinstance(item.value, str) or not item.value:
-        raise DescriptionError(item.place, f"{what} must be a text", "put it in quotes if it looks like something else")
+        raise DescriptionError(
+            item.place, f"{what} must be a text", "put it in quotes if it is parsed as something else"
+        )
     return item.value

@@ -1,4 +1,4 @@
-"""What nodes of descriptions have in common, whatever they are made of: environment, files, and values put into them."""
+"""Environment, files and substituted values that nodes of all resource types have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..infrastructure.sections import Section, entries, word
 
 
 def check_texts(item: Item | None, key: str) -> None:
-    """Refuse what is no mapping of names and texts. Raises DescriptionError with the place."""
+    """Check that an item maps names to texts. Raises DescriptionError with the place."""
     if item is None:
         return
     if isinstance(item.value, tuple) and key == "env":
@@ -23,37 +23,37 @@ def check_texts(item: Item | None, key: str) -> None:
         if isinstance(entry.value, tuple | Mapping) or entry.value is None:
             raise DescriptionError(entry.place, f"{name!r} must be a text", "write a text, or import one")
         if not name or "\0" in name or (key != "files" and "=" in name):
-            raise DescriptionError(entry.place, f"{name!r} names nothing", "correct the name")
+            raise DescriptionError(entry.place, f"{name!r} is not a valid name", "correct the name")
 
 
 def text_of(value: Value) -> str:
-    """A value as text, as documents write it."""
+    """Return a value as text, in the syntax of documents."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
 def pairs_of(value: Any) -> dict[str, str]:
-    """Names and texts, of a mapping or of Occopus' list of `NAME=value`."""
+    """Return names and texts, from a mapping or from Occopus' list of `NAME=value`."""
     if isinstance(value, list):
         return dict(str(entry).partition("=")[::2] for entry in value)
     return {name: text_of(entry) for name, entry in (value or {}).items()}
 
 
 def filled(wanted: WantedNode, attributes: Mapping[str, Scalar]) -> dict[str, dict[str, Any]]:
-    """A node's parts with every reference replaced; `self.…` from its own attributes. Raises NodeError."""
+    """Return a node's properties with every reference replaced; `self.…` from its own attributes. Raises NodeError."""
     missing: list[str] = []
 
-    def look(reference: str) -> Scalar:
+    def find(reference: str) -> Scalar:
         space, _, rest = reference.partition(".")
         value = attributes.get(rest) if space == "self" else wanted.values.get(reference)
         if value is None:
             missing.append(reference)
         return value
 
-    parts = {part: substitute(value, look) for part, value in wanted.properties.items()}
+    properties = {name: substitute(value, find) for name, value in wanted.properties.items()}
     if missing:
         raise NodeError(
-            f"{wanted.key} refers to {', '.join(sorted(set(missing)))}, which it has not; does it list its ports?"
+            f"{wanted.key} refers to unknown attributes {', '.join(sorted(set(missing)))}; does it list its ports?"
         )
-    return parts  # type: ignore[return-value]
+    return properties  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""Stacks of the format `infrastructure`: descriptions, made of whatever resource types a platform has.
+"""Stacks of the format `infrastructure`: descriptions, made of the resource types of a platform.
 
-One call of `advance` is one turn of the wheel: observe, ask for health, plan, take the steps, tell. Everything in between is in
-the planning's record and on the platform, so it does not matter who makes the next call.
+One call of `advance` is one reconcile iteration: observe, check health, plan, carry out the steps, report. All state is in the
+planning's record and on the platform, so any process may make the next call.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from ..infrastructure.apart import check_description
 from ..infrastructure.description import Description
 from ..infrastructure.parsing import parse
-from ..infrastructure.planning import Ensure, Halt, Record, Step, noted, plan, scaled
+from ..infrastructure.planning import Ensure, Halt, Record, Step, plan, scaled, with_errors
 from ..infrastructure.rendering import DescriptionError
 from ..infrastructure.resolving import WantedNodes, checked_parameters, key_of, outputs, resolve
 from ..infrastructure.resources import Condition, NodeError, ObservedNode, ResourceType, WantedNode
 from .interface import DeployError, Progress, StackOrder, StackResource
 
-#: Steps taken at once: enough that one that takes its time does not hold up the rest, few enough for a small machine.
+#: Concurrent steps: enough that a slow one does not block the rest, few enough for a small machine.
 _AT_ONCE = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -31,11 +31,11 @@ class DescribedStacks:
     """Carries out descriptions with the given resource types.
 
     Args:
-        types: by name, as `resource: {type: …}` has it.
+        types: by name, as in `resource: {type: …}`.
         clock: seconds since the epoch.
-        attempts, backoff: how often, and after how many seconds at first, a failed node is made again.
-        soonest: seconds between two turns at least; looking costs some platforms more than others.
-        checkpoint: called with a name at every point where being killed could matter.
+        attempts, backoff: how often a failed node is recreated, and seconds before the first attempt.
+        soonest: minimum seconds between two iterations; observing is more expensive on some platforms.
+        checkpoint: called with a name wherever a kill could matter.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DescribedStacks:
         self._checkpoint = checkpoint
 
     def validate(self, order: StackOrder) -> None:
-        """Read and check description and parameters. Raises DeployError."""
+        """Parse and check description and parameters. Raises DeployError."""
         _check_id(order)
         try:
             check_description(
@@ -70,7 +70,7 @@ class DescribedStacks:
             raise DeployError(str(problem)) from problem
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
-        """What the order would change, by instance of a node."""
+        """Return what the order would change, by instance of a node."""
         wanted = self._wanted(order)
         observed = self._observe(order.id)
         found = []
@@ -93,7 +93,7 @@ class DescribedStacks:
     def scale(
         self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
     ) -> Mapping[str, int]:
-        """The order's counts after scaling. Raises DeployError."""
+        """Return the order's counts after scaling. Raises DeployError."""
         try:
             return scaled(self._wanted(order), node, count=count, by=by)
         except DescriptionError:
@@ -102,22 +102,20 @@ class DescribedStacks:
             raise DeployError(str(problem)) from problem
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
-        """Refused: nodes tell by their health that they are ready. Raises DeployError."""
-        raise DeployError(
-            "nothing on the local platform waits for a signal; a node's health check says when it is ready"
-        )
+        """Reject any signal: nodes report readiness by their health. Raises DeployError."""
+        raise DeployError("nothing on this platform waits for a signal; a node's health check reports when it is ready")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
-        """One turn of the wheel. Raises DeployError where the order can never be carried out."""
-        # What is to go may go although its description has become unreadable.
+        """Run one reconcile iteration. Raises DeployError if the order can never be carried out."""
+        # A stack can be removed even if its description is no longer valid.
         wanted = self._wanted(order) if order.presence != "absent" else self._absent(order)
         kept = Record.from_json(record) if record else None
         observed = self._observe(order.id)
         if wanted.presence == "present":
             observed = self._with_health(wanted, observed)
         planned = plan(wanted, kept, observed, self._clock())
-        errors = self._take(order.id, planned.steps)
-        kept = noted(planned.record, errors, self._clock()) if errors else planned.record
+        errors = self._carry_out(order.id, planned.steps)
+        kept = with_errors(planned.record, errors, self._clock()) if errors else planned.record
         return Progress(
             record=kept.to_json(),
             state=kept.state,
@@ -131,7 +129,7 @@ class DescribedStacks:
         )
 
     def remains(self, order: StackOrder) -> Sequence[str]:
-        """What there still is of the stack, in words."""
+        """Return what is left of the stack, for messages."""
         return [f"{seen.type} {key}" for key, seen in self._observe(order.id).items()]
 
     def _wanted(self, order: StackOrder) -> WantedNodes:
@@ -179,13 +177,18 @@ class DescribedStacks:
                 found[key] = replace(found[key], healthy=not wrong, message=wrong)
         return found
 
-    def _take(self, stack: str, steps: Sequence[Step]) -> dict[str, str]:
-        """Take the steps, several at once; why one could not be taken, by key."""
+    def _carry_out(self, stack: str, steps: Sequence[Step]) -> dict[str, str]:
+        """Carry out the steps concurrently; return the errors of failed ones, by key."""
         errors: dict[str, str] = {}
 
-        def take(step: Step) -> None:
+        def carry_out(step: Step) -> None:
             try:
-                self._one(stack, step)
+                if isinstance(step, Ensure):
+                    self._types[step.node.type].ensure(step.node)
+                elif isinstance(step, Halt):
+                    self._types[step.type].halt(stack, step.key)
+                else:
+                    self._types[step.type].remove(stack, step.key)
             except NodeError as problem:
                 errors[step.key] = str(problem)
 
@@ -193,17 +196,9 @@ class DescribedStacks:
             return errors
         self._checkpoint("planned")
         with ThreadPoolExecutor(min(_AT_ONCE, len(steps))) as pool:
-            list(pool.map(take, steps))
+            list(pool.map(carry_out, steps))
         self._checkpoint("steps taken")
         return errors
-
-    def _one(self, stack: str, step: Step) -> None:
-        if isinstance(step, Ensure):
-            self._types[step.node.type].ensure(step.node)
-        elif isinstance(step, Halt):
-            self._types[step.type].halt(stack, step.key)
-        else:
-            self._types[step.type].remove(stack, step.key)
 
 
 def _check_id(order: StackOrder) -> None:

@@ -1,7 +1,7 @@
-"""Tokens for platforms, out of delegations: `platform.PlatformTokens` over OCCI.
+"""Tokens for platforms, from delegations: `interface.PlatformTokens` over OCCI.
 
-Design alone can turn a delegation into a token. A worker asks it as the cloud controller itself, keeps what it gets until shortly
-before its end, in memory alone, and asks again where the platform says that it is no good.
+Only design can exchange a delegation for a token. A worker requests one as the cloud controller itself, caches it in memory until
+shortly before its expiry, and requests another when the platform rejects it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from occi_service import client
 from ..core.labels import Labels
 from .interface import DelegationEndedError, NeverDelegatedError, PlatformTokens
 
-#: Seconds before its end from which a token is not given out any more: a call that begins with it has to end with it.
+#: Seconds before expiry from which a token is no longer used: a call must end before its token expires.
 _AHEAD: Final = 60.0
 _ENTRIES: Final = 10_000
 
@@ -30,13 +30,13 @@ class _Kept:
 
 
 class DelegatedTokens:
-    """Gives each region its `PlatformTokens`.
+    """Provides each region's `PlatformTokens`.
 
     Args:
-        design_url: where design is.
-        issuer: signs the tokens that design is called with.
+        design_url: URL of the design module.
+        issuer: signs the tokens of calls to design.
         clock: seconds since the epoch.
-        seconds: for one call.
+        seconds: timeout of one call.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DelegatedTokens:
         self._client: client.Client | None = None
 
     def of(self, region: str) -> PlatformTokens:
-        """Those of a region."""
+        """Return the tokens of a region."""
         return TokensOf(region, self._ask, self._clock)
 
     def _ask(self, labels: Labels, audience: str) -> tuple[str, float]:
@@ -77,12 +77,12 @@ class DelegatedTokens:
             )
         except client.NotFoundError:
             raise NeverDelegatedError(
-                "there is no delegation for this instance: it was ordered before its region needed one, or has been disposed of"
+                "this instance has no delegation: it was ordered before its region required one, or has been disposed of"
             ) from None
         found = answer.attributes.get(design.DELEGATION_TOKEN)
         if not isinstance(found, str):
             reason = answer.attributes.get(design.DELEGATION_REASON) or "design gave no reason"
-            raise DelegationEndedError(f"nobody acts for the tenant any more: {reason}")
+            raise DelegationEndedError(f"the tenant's delegation has ended: {reason}")
         return found, float(answer.attributes[design.DELEGATION_EXPIRES])
 
 
@@ -90,7 +90,7 @@ class TokensOf:
     """`PlatformTokens` of one region. Thread-safe.
 
     Args:
-        ask: gives a token and its end, for an instance and an audience.
+        ask: returns a token and its expiry, for an instance and an audience.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TokensOf:
         if kept is not None and now < kept.until:
             return kept.token
         found, expires = self._ask(labels, self._audience)
-        # Of a token that lives shorter than that, half its life.
+        # Use a short-lived token for half its life.
         until = max(expires - _AHEAD, now + (expires - now) / 2)
         with self._lock:
             self._kept.pop(labels.instance, None)

@@ -1,4 +1,4 @@
-"""Platforms and node resources are found by entry point, so that someone else's is a package, not a patch."""
+"""Platforms and node resources, found by entry point, so that a third party's is a package, not a patch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NODE_RESOURCES = "archelon.node_resources"
 
 
 def node_resources(platform: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes nodes on a platform, by the resource's type: its own, and what other packages offer.
+    """Return the factories of nodes on a platform, by resource type: its own, and those of other packages.
 
-    Each is called with what that platform makes nodes with. An offered one says whose it is by an attribute `platform`; one
-    without it is the local platform's.
+    Each takes the arguments that the platform defines. Another package's factory names its platform in an attribute `platform`;
+    without one it is for the local platform.
 
     Raises:
-        DeployError: a package offers a type under a name of the platform's own; or see `offered` and `loaded`.
+        DeployError: a package provides a type under a name of the platform's own; or see `offered` and `loaded`.
     """
     found = dict(own)
     for name, entry in offered(NODE_RESOURCES).items():
@@ -31,31 +31,31 @@ def node_resources(platform: str, own: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in own:
             raise DeployError(
-                f"the platform {platform} has {name!r} itself; remove the package that offers {entry.value}"
+                f"the platform {platform} has its own {name!r}; remove the package that provides {entry.value}"
             )
         found[name] = factory
     return found
 
 
 def offered(group: str) -> dict[str, importlib.metadata.EntryPoint]:
-    """The entry points of a group, by name; none is imported yet, since what it needs may be an extra that nobody asked for.
+    """Return the entry points of a group, by name, without importing them: their dependencies may not be installed.
 
     Raises:
-        DeployError: two packages offer the same name.
+        DeployError: two packages provide the same name.
     """
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=group):
         if entry.name in found:
-            raise DeployError(f"two packages offer {entry.name!r} in {group}; remove one of them")
+            raise DeployError(f"two packages provide {entry.name!r} in {group}; remove one of them")
         found[entry.name] = entry
     return found
 
 
 def loaded(entry: importlib.metadata.EntryPoint) -> Any:
-    """What an entry point names.
+    """Import the object of an entry point.
 
     Raises:
-        DeployError: it cannot be imported; the text names the extra to install, where its package has one of this name.
+        DeployError: it cannot be imported; the text names the extra to install, if its package has one of this name.
     """
     try:
         return entry.load()

@@ -1,14 +1,13 @@
-"""Health checks of nodes, carried out all at once on one event loop: no thread for each, and never more than so many open.
+"""Health checks of nodes, run concurrently on one event loop: no thread for each, and a limited number at once.
 
-A check asks the node that it belongs to and nothing else: a port must be one of the node's own, a URL must lead to one of them
-and is not followed when it redirects. Otherwise a description could look around on this machine with our eyes.
+A check contacts only its own node: a port must be one of the node's, a URL must lead to one of them, and redirects are not
+followed. Otherwise a description could probe this machine from inside.
 
-`ping`: an ICMP echo needs a privilege and would always be answered here, since every node has this machine's address. A local
-node answers the ping when its process lives, and a pod is judged by its cluster.
+`ping`: an ICMP echo needs a privilege and would always succeed, since every local node has this machine's address. A local node
+passes if its process is alive; the cluster decides for a pod.
 
-`mysqldbs`: no MySQL client is among our dependencies. The check connects to the node's first port (or the one named `mysql`)
-and reads the server's handshake (protocol version 10): the server is up and ready to log someone in. That the database and the
-account exist is not proved by it.
+`mysqldbs`: we have no MySQL client. The check connects to the node's first port (or the one named `mysql`) and reads the server's
+handshake (protocol version 10), so the server accepts logins. It does not verify that the database and the account exist.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-#: Checks under way at once.
+#: Maximum concurrent checks.
 _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Spawn:
-    """How a command is run: argument list, environment, where, and the descriptors that it inherits."""
+    """How to run a command: argument list, environment, directory, and inherited descriptors."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -39,24 +38,24 @@ class Spawn:
 
 
 class CannotSpawnError(Exception):
-    """A command cannot be run now; the text says why, for people."""
+    """A command cannot be run now; the text gives the reason, for users."""
 
 
-def _as_it_is(command: tuple[str, ...]) -> AbstractContextManager[Spawn]:
+def _unchanged(command: tuple[str, ...]) -> AbstractContextManager[Spawn]:
     return contextlib.nullcontext(Spawn(command))
 
 
 @dataclass(frozen=True)
 class Check:
-    """What to ask one node; every reference is filled in.
+    """The checks of one node, without references.
 
     Args:
         ports: the node's own, by name.
-        address: where the node is.
-        asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were named.
-        shown: for messages, what stands in the description for a URL, whose filled in parts may be secret.
-        spawn: says how a command is run with the node's rights and no others; raises CannotSpawnError.
-        timeout: seconds for each single question.
+        address: of the node.
+        asked_ports, urls, commands: as described. mysql: whether `mysqldbs` were given.
+        shown: a URL's text in the description, for messages: substituted values may be secret.
+        spawn: returns how to run a command with only the node's rights; raises CannotSpawnError.
+        timeout: seconds for each single check.
     """
 
     ports: Mapping[str, int]
@@ -66,35 +65,35 @@ class Check:
     shown: Mapping[str, str] = field(default_factory=dict, repr=False)
     mysql: bool = False
     commands: tuple[tuple[str, ...], ...] = ()
-    spawn: Callable[[tuple[str, ...]], AbstractContextManager[Spawn]] = field(default=_as_it_is, repr=False)
+    spawn: Callable[[tuple[str, ...]], AbstractContextManager[Spawn]] = field(default=_unchanged, repr=False)
     timeout: float = 5.0
 
 
 def check_all(checks: Sequence[Check]) -> list[str]:
-    """What is wrong with each node, in words; an empty text means healthy."""
+    """Return what is wrong with each node; an empty text means healthy."""
     if not any(check.asked_ports or check.urls or check.mysql or check.commands for check in checks):
         return ["" for _ in checks]
     return asyncio.run(_all(checks))
 
 
 async def _all(checks: Sequence[Check]) -> list[str]:
-    places = asyncio.Semaphore(_AT_ONCE)
+    limit = asyncio.Semaphore(_AT_ONCE)
 
     async def one(check: Check) -> str:
-        async with places:
+        async with limit:
             return await _one(check)
 
     return list(await asyncio.gather(*(one(check) for check in checks)))
 
 
 async def _one(check: Check) -> str:
-    """The first thing that is wrong."""
+    """Return the first failure."""
     for asked in check.asked_ports:
         number = check.ports.get(asked) or (
             int(asked) if asked.isdigit() and int(asked) in check.ports.values() else None
         )
         if number is None:
-            return f"port {asked} is none of its own; it has {', '.join(check.ports) or 'none'}"
+            return f"port {asked} is not one of its own; expected one of {', '.join(check.ports) or 'none'}"
         wrong = await _within(check.timeout, f"port {asked}", _port(check.address, number))
         if wrong:
             return wrong
@@ -106,7 +105,7 @@ async def _one(check: Check) -> str:
     if check.mysql:
         number = check.ports.get("mysql") or next(iter(check.ports.values()), None)
         if number is None:
-            return "mysqldbs are to be asked, and it has no port"
+            return "mysqldbs require a port, and it has none"
         wrong = await _within(check.timeout, "mysql", _mysql(check.address, number))
         if wrong:
             return wrong
@@ -122,7 +121,7 @@ async def _within(seconds: float, what: str, question: asyncio.Future[str] | obj
         async with asyncio.timeout(seconds):
             return str(await question)  # type: ignore[misc]
     except TimeoutError:
-        return f"{what}: no answer within {seconds:g} s"
+        return f"{what}: no response within {seconds:g} s"
     except (OSError, EOFError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__
         return f"{what}: {reason}"
@@ -136,35 +135,35 @@ async def _port(address: str, number: int) -> str:
 
 async def _url(url: str, check: Check, shown: str) -> str:
     try:
-        parts = urlsplit(url)
-        number = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        url_parts = urlsplit(url)
+        number = url_parts.port or {"http": 80, "https": 443}.get(url_parts.scheme)
     except ValueError:
-        return f"{shown} is no URL"
+        return f"{shown} is not a URL"
     if (
-        parts.scheme not in ("http", "https")
-        or parts.hostname not in _names(check.address)
+        url_parts.scheme not in ("http", "https")
+        or url_parts.hostname not in _names(check.address)
         or number not in check.ports.values()
     ):
         return f"{shown} does not lead to one of its own ports; write http://${{self.address}}:${{self.port}}/"
     context = None
-    if parts.scheme == "https":
-        # Whether the node answers is asked, not who it is: it is found by its own port.
+    if url_parts.scheme == "https":
+        # The check is about availability, not identity: the node is addressed by its own port.
         context = ssl._create_unverified_context()  # nosec  # noqa: S323
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = (url_parts.path or "/") + (f"?{url_parts.query}" if url_parts.query else "")
     if any(ord(character) <= 32 or ord(character) > 126 for character in target):
-        return f"{shown} has characters that a URL has not"
+        return f"{shown} contains characters that are not allowed in a URL"
     reader, writer = await asyncio.open_connection(check.address, number, ssl=context)
     try:
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {url_parts.netloc}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         line = await reader.readline()
     except ValueError:
-        return f"{shown}: the answer is no HTTP"
+        return f"{shown}: the response is not HTTP"
     finally:
         await _close(writer)
     words = line.split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"{shown}: the answer is no HTTP"
+        return f"{shown}: the response is not HTTP"
     status = int(words[1])
     return "" if 200 <= status < 400 else f"{shown}: status {status}"
 
@@ -176,11 +175,11 @@ def _names(address: str) -> tuple[str, ...]:
 async def _mysql(address: str, number: int) -> str:
     reader, writer = await asyncio.open_connection(address, number)
     try:
-        # Packet: 3 bytes of length, 1 of sequence, then the protocol's version (10); 255 would begin an error.
+        # Packet: 3 bytes of length, 1 of sequence, then the protocol version (10), or 255 for an error.
         greeting = await reader.readexactly(5)
     finally:
         await _close(writer)
-    return "" if greeting[4] == 10 else "mysql: the server refuses or is no MySQL server"
+    return "" if greeting[4] == 10 else "mysql: the server refuses or is not a MySQL server"
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

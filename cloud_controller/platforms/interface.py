@@ -1,15 +1,15 @@
-"""What a platform is: the contract between the cloud controller's modules and what carries their orders out.
+"""The contract between the cloud controller's modules and a platform, which carries out their orders.
 
-`Platform` is the whole of it. A platform derives from it and gives what it can: `inventory` always, since disposal verifies by
-it that nothing of an instance is left; everything else is optional, and orders for what is not there are refused with a text
-that says so. `docs/platforms.md` has a whole platform in sixty lines.
+A platform derives from `Platform` and provides what it can: `inventory` always, since disposal verifies with it that nothing of
+an instance is left. Everything else is optional; orders for what is missing are rejected with an explanation.
+`docs/platforms.md` has a whole platform in sixty lines.
 
-Everything here is level-triggered. The caller says what should be, again and again, and is told how it is; every call is short,
-may be repeated, and may be made by another process than the last. What a platform must remember of a stack, and cannot see on the
-platform itself, it hands to the caller as a record and gets back with the next call.
+The contract is level-triggered. The caller repeats the wanted state and gets the actual one; every call is short, may be
+repeated, and may come from another process than the last. State of a stack that the platform cannot see in its own objects is
+returned to the caller as a record, which the next call contains.
 
 A factory is found by entry point (group `archelon.platforms`) and called with a `PlatformContext` and the region's settings as
-keywords. What it gives serves web processes, which only validate and preview, and workers, which do the rest.
+keywords. The platform serves web processes, which only validate and preview, and workers, which do the rest.
 """
 
 from __future__ import annotations
@@ -64,27 +64,27 @@ Scalar = str | int | float | bool | None
 
 
 class DeployError(Exception):
-    """An order cannot be carried out, whoever repeats it; the text says why and what to do, and holds no secret."""
+    """An order can never be carried out; the text gives reason and remedy, without secrets."""
 
 
 class DelegationEndedError(DeployError):
-    """Nobody acts for the tenant any more; the text says why, and what an operator can do."""
+    """The tenant's delegation has ended; the text gives the reason, and what an operator can do."""
 
 
 class NeverDelegatedError(DelegationEndedError):
-    """An instance has no delegation: nothing can have been made in its tenant's name, or its absence has been verified."""
+    """An instance has no delegation: nothing was created in its tenant's name, or its absence has been verified."""
 
 
 class ProvisionError(Exception):
-    """A configuration can never be carried out; the text says why and what to do, and holds no secret."""
+    """A configuration can never be carried out; the text gives reason and remedy, without secrets."""
 
 
 class InventoryError(Exception):
-    """Something cannot be removed; the text says what is in the way, and holds no secret."""
+    """Something cannot be listed or removed; the text gives the reason, without secrets."""
 
 
 class _NoConfigures:
-    """Of a platform whose nodes take their configuration from the template alone."""
+    """For a platform whose nodes are configured by the template only."""
 
     def validate(self, order: ConfigurationOrder) -> None:
         raise ProvisionError(
@@ -94,32 +94,32 @@ class _NoConfigures:
 
     def configure(self, order: ConfigurationOrder) -> Configured:
         self.validate(order)
-        raise AssertionError("validate refuses everything")
+        raise AssertionError("validate rejects every order")
 
     def remove(self, order: ConfigurationOrder) -> bool:
         return True
 
 
 class _NoTargets:
-    """Of a platform whose nodes are not reached from here."""
+    """For a platform whose nodes cannot be reached from here."""
 
     def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
         return ()
 
 
 class Platform:
-    """A platform, opened for one region. A derived class sets what it has, as attributes of the class or of the object.
+    """A platform, opened for one region. A subclass sets what it provides, as attributes of the class or of the object.
 
     Attributes:
-        inventory: what it has, by instance. The one part that every platform gives.
-        applications: runs orchestrators; None where it cannot.
-        formats: makes stacks, by the format of their templates; none where it is empty.
+        inventory: its objects, by instance; required.
+        applications: runs orchestrators; None if it cannot.
+        formats: create stacks, by template format; empty if it cannot.
         configures: configures nodes.
         targets: finds nodes.
-        names: keeps names; None where it has no name server.
-        watcher: follows the region; None where every object is polled.
+        names: sets names; None without a name server.
+        watcher: follows the region; None if every object is polled.
         delegates: whether it is called in a tenant's name, so that every order for the region needs a delegation.
-        isolation: what keeps tenants' code apart on this machine, for people; None where none of it runs here.
+        isolation: how tenants' code is isolated on this machine, for users; None if none of it runs here.
     """
 
     inventory: Inventory
@@ -137,32 +137,32 @@ class Platform:
 
 
 class Applications(Protocol):
-    """Orchestrators on a platform, one an instance."""
+    """Orchestrators on a platform, one per instance."""
 
     @property
-    def pace(self) -> PollIntervals:
-        """How often to look: seldom, where a watcher tells."""
+    def poll_intervals(self) -> PollIntervals:
+        """How often to poll; longer with a watcher."""
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
-        """Make it run; what already does, as ordered, is adopted. Raises DeployError."""
+        """Run it, or adopt it if it runs as ordered. Raises DeployError."""
 
     def stop(self, instance: str) -> bool:
-        """End it and keep its place and log. True when it has ended; False: ask again."""
+        """Stop it and keep its data and log. Returns whether it has stopped; poll otherwise."""
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
-        """End it and start it. Raises DeployError."""
+        """Stop and start it. Raises DeployError."""
 
     def state(self, instance: str) -> ApplicationState | None:
-        """As it is now; None where there is none."""
+        """Return its present state; None if it does not exist."""
 
     def remove(self, instance: str) -> bool:
-        """Take it away with its log. True when nothing is left; False: ask again."""
+        """Remove it and its log. Returns whether nothing is left; poll otherwise."""
 
     def read_log(self, instance: str, since: int = 0) -> Log:
-        """Output from position `since` on."""
+        """Return output from position `since` on."""
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What the platform still has of it, in words; empty: verified absent."""
+        """Return what is left of it, for messages; empty: verified absent."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ class ApplicationOrder:
 
     Args:
         labels: the instance is the application's id.
-        bundle: directory of the unpacked bundle, `archive`: gives the packed one, `image`: a container's; platforms take what
-            they can.
-        command: argument list that starts it; empty takes the platform's own way of running a bundle or image.
-        environment: what it sees; may hold secrets.
+        bundle: directory of the unpacked bundle; archive: returns the packed one; image: of a container. Platforms use what they
+            support.
+        command: argument list that starts it; empty uses the platform's default for a bundle or image.
+        environment: its variables; may contain secrets.
     """
 
     labels: Labels
@@ -190,8 +190,8 @@ class ApplicationState:
     """An application as it is.
 
     Args:
-        state: `active` (runs and listens), `inactive` (stopped, or on its way up: the message says so) or `error`.
-        url: where it listens; empty while it has no address.
+        state: `active` (running and listening), `inactive` (stopped or starting, see the message) or `error`.
+        url: that it listens on; empty while it has no address.
     """
 
     state: str
@@ -201,9 +201,9 @@ class ApplicationState:
 
 @dataclass(frozen=True)
 class Log:
-    """A piece of output: ask for `next` to follow it; `start` is later than asked for where the beginning is gone.
+    """A part of the output. Request `next` to follow it; `start` is later than requested if the beginning is gone.
 
-    Positions grow with the output. What they count (bytes, moments) is the platform's; a reader only gives them back.
+    Positions grow with the output. Their unit (bytes, nanoseconds) is the platform's; readers only return them.
     """
 
     data: bytes
@@ -212,23 +212,23 @@ class Log:
 
 
 class PollIntervals(NamedTuple):
-    """Seconds between two looks where nothing is told in between: at what is under way, and at what stands."""
+    """Seconds between two polls without a change notification: of what is in progress, and of what is steady."""
 
-    under_way: float
-    standing: float
+    in_progress: float
+    steady: float
 
 
 # stacks ----------------------------------------------------------------------------------------------------------------
 
 
 class Stacks(Protocol):
-    """Stacks on a platform. A class that derives from it needs `advance` and `remains`; the rest refuses or does nothing."""
+    """Stacks on a platform. A subclass must define `advance` and `remains`; the other methods reject or do nothing."""
 
     def validate(self, order: StackOrder) -> None:
-        """Refuse what can never be made. Raises DeployError."""
+        """Reject an order that can never be carried out. Raises DeployError."""
 
     def preview(self, order: StackOrder, record: Mapping[str, Any] | None) -> Sequence[StackResource]:
-        """What carrying the order out would do; `state` is CREATE, UPDATE, REPLACE, DELETE or KEEP. Changes nothing.
+        """Return the effects of an order; `state` is CREATE, UPDATE, REPLACE, DELETE or KEEP. Changes nothing.
 
         Raises:
             DeployError: the order can never be carried out.
@@ -238,18 +238,18 @@ class Stacks(Protocol):
     def scale(
         self, order: StackOrder, node: str, *, count: int | None = None, by: int | None = None
     ) -> Mapping[str, int]:
-        """The order's counts after scaling a node. Raises DeployError where they leave its bounds."""
+        """Return the order's counts after scaling a node. Raises DeployError if they are out of bounds."""
         raise DeployError(f"the node {node!r} cannot be scaled; update the stack with other parameters")
 
     def signal(self, order: StackOrder, resource: str, data: Mapping[str, Any]) -> None:
-        """Tell a resource that what it waits for has happened. Raises DeployError where nothing waits under this name."""
+        """Signal a resource that waits for it. Raises DeployError if none with this name waits."""
         raise DeployError(f"no resource {resource!r} of this stack waits for a signal")
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
-        """Look, take the steps that are possible now, and tell. Raises DeployError."""
+        """Observe, carry out the steps possible now, and report. Raises DeployError."""
 
     def remains(self, order: StackOrder) -> Sequence[str]:
-        """What the platform still has of the stack, in words; empty: verified absent."""
+        """Return what is left of the stack, for messages; empty: verified absent."""
 
 
 @dataclass(frozen=True)
@@ -257,14 +257,14 @@ class StackOrder:
     """A stack as it should be.
 
     Args:
-        id: names it for ever; the platform's objects carry it.
-        template, files: the text and what comes along, by path in the bundle.
-        source: the template's own path there. environments: paths of Heat's environments among the files.
-        parameters: may hold secrets; secrets: the names of those that do.
-        counts: instances by node, where they differ from the template's.
+        id: permanent id, in the labels of the platform's objects.
+        template, files: the text and the files of the bundle, by path.
+        source: the template's own path. environments: paths of Heat's environments among the files.
+        parameters: may contain secrets; secrets: the names of those.
+        counts: instances by node, if they differ from the template's.
         presence: `present`, `suspended` or `absent`.
         rollback: whether a failed create is undone.
-        version: counts what was ordered; what failed is tried again when it is ordered again.
+        version: incremented by each order; a repeated order retries what failed.
     """
 
     id: str
@@ -287,9 +287,9 @@ class StackResource:
     """One virtual resource of a stack.
 
     Args:
-        name: in its template; of one in a nested stack, the way down to it.
-        type: the platform's own word; kind: OCCI's (`compute`, `network` or `storage`), empty where it is none of these.
-        id: the platform's own. state: in the platform's words.
+        name: in its template; in a nested stack, including the path to it.
+        type: in the platform's terms; kind: OCCI's (`compute`, `network` or `storage`), or empty.
+        id: of the platform. state: in the platform's terms.
     """
 
     name: str
@@ -304,11 +304,11 @@ class Progress:
     """A stack as it is.
 
     Args:
-        record: JSON that the caller keeps and gives back with the next call.
-        state: Heat's words, such as `CREATE_IN_PROGRESS`; reason: why, for people.
-        outputs, resources: None where they were not looked at; they are then as they were.
-        id: the platform's own name for the stack, where it has one.
-        again: seconds after which to call again; None: nothing changes by itself.
+        record: JSON that the caller stores and passes with the next call.
+        state: in Heat's terms, such as `CREATE_IN_PROGRESS`; reason: for users.
+        outputs, resources: None if they were not read; they are then unchanged.
+        id: the platform's own name of the stack, if any.
+        again: seconds until the next call; None: nothing changes by itself.
     """
 
     record: Mapping[str, Any]
@@ -327,16 +327,16 @@ class Configures(Protocol):
     """Configures nodes on a platform."""
 
     def validate(self, order: ConfigurationOrder) -> None:
-        """Refuse what can never be carried out. Raises ProvisionError."""
+        """Reject an order that can never be carried out. Raises ProvisionError."""
 
     def configure(self, order: ConfigurationOrder) -> Configured:
-        """Carry it out on every instance of the node; repeating it must be harmless. Raises ProvisionError."""
+        """Configure every instance of the node; must be idempotent. Raises ProvisionError."""
 
     def remove(self, order: ConfigurationOrder) -> bool:
-        """Remove what the platform keeps of it; nodes stay as they are. True when nothing is left; False: ask again.
+        """Remove the platform's data of it; nodes stay unchanged. Returns whether nothing is left; poll otherwise.
 
         Raises:
-            ProvisionError: something is in the way.
+            ProvisionError: it cannot be removed.
         """
 
 
@@ -345,10 +345,10 @@ class ConfigurationOrder:
     """How a node should be configured.
 
     Args:
-        id: names it. stack: id of the stack. node: name in its template; all its instances are meant.
+        id: of the configuration. stack: id of the stack. node: name in its template, for all its instances.
         kind: `process`, `cloud-init`, `ssh` or `software-config`.
-        content: as the kind has it; may hold secrets.
-        attempt: counts the times that it was to be carried out; what failed is tried again when it is ordered again.
+        content: in the kind's format; may contain secrets.
+        attempt: counts the orders; a repeated order retries what failed.
     """
 
     id: str
@@ -362,7 +362,7 @@ class ConfigurationOrder:
 
 @dataclass(frozen=True)
 class Configured:
-    """What came of it: `waiting` (no node to configure yet), `done` or `failed`, and what was printed."""
+    """The result: `waiting` (no node to configure yet), `done` or `failed`, and the output."""
 
     state: str
     result: str
@@ -372,7 +372,7 @@ class Targets(Protocol):
     """Finds nodes on a platform."""
 
     def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
-        """The running instances of a node of a stack (its id); `port` names one of its ports, or is empty for the first."""
+        """Return the running instances of a node of a stack (its id); `port` names one of its ports; empty: the first."""
 
 
 @dataclass(frozen=True)
@@ -380,10 +380,10 @@ class Target:
     """One instance of a node, and where it listens.
 
     Args:
-        key: names it in messages.
+        key: its name in messages.
         host: its address.
         port: its port.
-        loopback: the platform runs it on this machine, so its address may be one that leads back here; no other's is asked there.
+        loopback: the platform runs it on this machine, so its address may be a loopback address; no other target's may.
     """
 
     key: str
@@ -396,28 +396,28 @@ class Target:
 
 
 class Names(Protocol):
-    """Keeps names at a platform's name server. Records carry the mark of the instance that set them.
+    """Sets names at a platform's name server. Records are tagged with the instance that set them.
 
-    Both are level-triggered and short, and may be repeated. Whatever else they raise: the name server is away, ask again.
+    Calls are level-triggered, short and repeatable. Any other exception means that the name server is unavailable; retry.
     """
 
     def validate(self, order: NameOrder) -> None:
-        """Refuse what can never be set; asks nobody. Raises ProvisionError."""
+        """Reject a record that can never be set, without a call to the server. Raises ProvisionError."""
 
     def put(self, order: NameOrder) -> Named:
         """Set the record: this value and no other of the type at the name.
 
         Raises:
-            ProvisionError: it cannot be: there is no such zone, or the name is another's.
+            ProvisionError: the zone is unknown, or the name belongs to another owner.
         """
 
     def remove(self, order: NameOrder) -> bool:
-        """Take it away, where it is this instance's. True when it is gone; False: ask again. Raises ProvisionError."""
+        """Remove the record, if it is this instance's. Returns whether it is gone; poll otherwise. Raises ProvisionError."""
 
 
 @dataclass(frozen=True)
 class NameOrder:
-    """A record of DNS as it should be, and whose it is."""
+    """A DNS record as it should be, and its owner."""
 
     labels: Labels
     record: DnsRecord
@@ -425,53 +425,53 @@ class NameOrder:
 
 @dataclass(frozen=True)
 class Named:
-    """How far it is: `waiting` or `active`; message: what it waits for."""
+    """The state of a record: `waiting` or `active`; message: the reason for waiting."""
 
     state: str
     message: str = ""
 
 
-# what there is ---------------------------------------------------------------------------------------------------------
+# inventory ------------------------------------------------------------------------------------------------------------
 
 
 class Inventory(Protocol):
-    """What a platform has, by the labels that every object made on it carries."""
+    """A platform's objects, by the labels that each carries."""
 
     def instances(self, installation: str) -> Mapping[str, float]:
-        """Every instance that something of an installation carries the label of, with its youngest object's age in seconds."""
+        """Return every instance with an object of an installation, and its youngest object's age in seconds."""
 
     def objects(self, instance: str) -> Sequence[str]:
-        """What there is of an instance, each by a name that stays the same from look to look.
+        """Return the objects of an instance, by names that stay the same between calls.
 
         Raises:
-            InventoryError: nobody can tell; the text says why.
+            InventoryError: they cannot be listed; the text gives the reason.
         """
 
     def remove(self, instance: str) -> bool:
-        """Take all of it away, what needs others first. True when it is gone; False: ask again.
+        """Remove all of them, dependents first. Returns whether they are gone; poll otherwise.
 
         Raises:
-            InventoryError: something is in the way; the text says what.
+            InventoryError: something cannot be removed; the text gives the reason.
         """
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What is left, in words; empty: verified absent. Raises InventoryError where nobody can tell."""
+        """Return what is left, for messages; empty: verified absent. Raises InventoryError if it cannot be listed."""
 
 
 class Watcher(Protocol):
-    """Follows a region, so that nobody has to look at each of its objects. One worker of all calls it."""
+    """Follows a region, so that its objects need not be polled individually. Only one worker calls it."""
 
     def follow(self, changed: Changed) -> float:
-        """Tell what has changed since the last call (at the first: what may have), and the seconds until the next.
+        """Report changes since the last call (at first: possible ones); return the seconds until the next call.
 
-        May go on telling from a thread of its own, for as long as it is called again in time and a little longer. Telling too
-        much is harmless; that nothing is told must not stop anything for good.
+        It may continue to report from a thread of its own until somewhat after the next call is due. Excess reports are
+        harmless; a missing report must only cost time.
         """
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something has changed: a stack (by the id of its order) or an application (by its instance)."""
+    """A changed stack (by the id of its order) or application (by its instance)."""
 
     kind: Literal["stack", "application"]
     id: str
@@ -480,17 +480,17 @@ class Change:
 Changed = Callable[[Change], None]
 
 
-# what a platform is given ----------------------------------------------------------------------------------------------
+# context of a platform -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PlatformContext:
-    """What a platform is opened with.
+    """The environment of a platform.
 
     Args:
-        region: its name. directory: for what the platform keeps on this machine; made when it is needed.
+        region: its name. directory: for the platform's data on this machine; created when it is needed.
         tokens: for platforms that are called in a tenant's name.
-        stacks: what was ordered for the region.
+        stacks: the stack index of the region.
     """
 
     region: str
@@ -500,37 +500,37 @@ class PlatformContext:
 
 
 class PlatformTokens(Protocol):
-    """Tokens of the platform's own identity service, by which it is called in a tenant's name. Thread-safe."""
+    """Tokens of the platform's own identity service, for calls in a tenant's name. Thread-safe."""
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:
-        """A token for the tenant of an instance, from the instance's delegation; remembered until it is about to end.
+        """Return a token for the tenant of an instance, from its delegation; cached until shortly before expiry.
 
         Args:
-            labels: of what the call is about: instance and tenant.
-            fresh: the last one was refused; get another.
+            labels: of the object of the call: instance and tenant.
+            fresh: ignore the cache, because the last token was rejected.
 
         Raises:
             DelegationEndedError: the delegation is revoked or lost; NeverDelegatedError: there is none.
-            occi_service.client.ClientError: it cannot be asked for now.
+            occi_service.client.ClientError: design is unavailable.
         """
 
 
 class StackIndex(Protocol):
-    """What was ordered for a region, so that its platform can ask for many at once. Thread-safe."""
+    """The stacks that were ordered for a region, so that its platform can poll many at once. Thread-safe."""
 
     def moving(self) -> Sequence[KnownStack]:
-        """The stacks that something is being done to: those whose platform put `moving` into their record."""
+        """Return the stacks in progress: those whose platform set `moving` in their record."""
 
     def all(self) -> Sequence[KnownStack]:
-        """Every stack."""
+        """Return every stack."""
 
     def labels(self, instance: str) -> Labels | None:
-        """Whose an instance is; None where nothing here is of it."""
+        """Return the labels of an instance; None if it has no object here."""
 
 
 @dataclass(frozen=True)
 class KnownStack:
-    """A stack that was ordered: the id of its order, whose it is, and what its platform remembers of it."""
+    """A stack that was ordered: the id of its order, its labels, and its platform's record."""
 
     id: str
     labels: Labels
@@ -538,14 +538,14 @@ class KnownStack:
 
 
 class NoTokens:
-    """Of a cloud controller whose platforms need none."""
+    """For a cloud controller whose platforms need none."""
 
     def token(self, labels: Labels, *, fresh: bool = False) -> str:
         raise DelegationEndedError("this cloud controller has no delegations; configure its identity service")
 
 
 class NoStacks:
-    """Of a platform that nothing was ordered from."""
+    """For a platform without orders."""
 
     def moving(self) -> Sequence[KnownStack]:
         return ()

@@ -24,7 +24,7 @@ _SET: Final = frozenset(
 
 
 def configuration_order(attributes: Mapping[str, Any], present: Object) -> ConfigurationOrder:
-    """The order that a platform gets, of an entity's attributes."""
+    """Return the platform's order from an entity's attributes."""
     return ConfigurationOrder(
         id=present.path.rpartition("/")[2],
         instance=present.labels.instance,
@@ -37,14 +37,14 @@ def configuration_order(attributes: Mapping[str, Any], present: Object) -> Confi
 
 
 class ConfigurationBackend(OwnedBackend):
-    """Takes orders for configurations. A changed one is carried out again.
+    """Accepts orders for configurations. A changed one is carried out again.
 
     Args:
         configures: by region.
     """
 
     topic = TOPIC
-    stays = frozenset((provision.CONFIGURATION_STACK, provision.CONFIGURATION_NODE, provision.CONFIGURATION_KIND))
+    immutable = frozenset((provision.CONFIGURATION_STACK, provision.CONFIGURATION_NODE, provision.CONFIGURATION_KIND))
     hidden = frozenset((provision.CONFIGURATION_CONTENT,))
 
     def __init__(self, objects: Objects, configures: Mapping[str, Configures]) -> None:
@@ -62,30 +62,30 @@ class ConfigurationBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[provision.CONFIGURATION_STACK])
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         if not str(entity.attributes[provision.CONFIGURATION_STACK]).startswith(deploy.STACK.location):
             given = shown(entity.attributes[provision.CONFIGURATION_STACK])
             raise BadRequestError(f"{given} is not the path of a stack", provision.CONFIGURATION_STACK)
-        self._validate(entity.attributes, present, here)
+        self._validate(entity.attributes, present, request)
         entity.attributes[provision.CONFIGURATION_STATE] = "waiting"
         entity.attributes[provision.CONFIGURATION_ATTEMPT] = 1
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
-        # The name is the path's; one that was ordered before paths had to be derived here has none.
-        looked_at = {*old.attributes, *new} - _SET - {provision.CONFIGURATION_NAME}
-        changed = any(old.attributes.get(name) != new.get(name) for name in looked_at)
-        # What failed is tried again when it is ordered again, such as by a phase that is.
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+        # The path contains the name; configurations from before derived paths have none.
+        compared = {*old.attributes, *new} - _SET - {provision.CONFIGURATION_NAME}
+        changed = any(old.attributes.get(name) != new.get(name) for name in compared)
+        # A repeated order, such as that of a retried phase, retries what failed.
         if changed or old.attributes.get(provision.CONFIGURATION_STATE) == "failed":
-            self._validate(new, present, here)
+            self._validate(new, present, request)
             new[provision.CONFIGURATION_STATE] = "waiting"
             new[provision.CONFIGURATION_ATTEMPT] = 1 + int(old.attributes.get(provision.CONFIGURATION_ATTEMPT) or 1)
             new.pop(provision.CONFIGURATION_RESULT, None)
         return new
 
-    def _validate(self, attributes: Mapping[str, Any], present: Object, here: Context) -> None:
+    def _validate(self, attributes: Mapping[str, Any], present: Object, request: Context) -> None:
         order = configuration_order(attributes, present)
-        # Contents have many parts, keys among them.
-        here.call_first(f"validate {present.path}", lambda: self._check(order), of=order)
+        # Contents may be large and include keys, which take time to check.
+        request.call_first(f"validate {present.path}", lambda: self._check(order), of=order)
 
     def _check(self, order: ConfigurationOrder) -> None:
         refusals: list[str] = []
@@ -103,7 +103,7 @@ class ProvisionModule:
     """Configurations and names.
 
     Args:
-        configures: by region. servers: of names, by the regions that have one.
+        configures: by region. servers: name servers by region, where the platform has one.
     """
 
     name = "provision"

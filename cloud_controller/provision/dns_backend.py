@@ -1,6 +1,6 @@
-"""Records of DNS, each an entity: an instance's own names, set where its region's platform has a name server.
+"""DNS records, each an entity: an instance's own names, in a region whose platform has a name server.
 
-Who has a name is decided at the name server, which others use too; a record that belongs to somebody else fails, and says so.
+The name server, which others use as well, decides who owns a name; a record that belongs to another owner fails with that reason.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ ACTIVE: Final = "active"
 FAILED: Final = "failed"
 _LEAVING: Final = "leaving"
 
-_PARTS: Final = {"zone": dns.ZONE, "name": dns.NAME, "type": dns.TYPE, "value": dns.VALUE, "ttl": dns.TTL}
+_ATTRIBUTES: Final = {"zone": dns.ZONE, "name": dns.NAME, "type": dns.TYPE, "value": dns.VALUE, "ttl": dns.TTL}
 
 
 def name_order(attributes: Mapping[str, Any], present: Object) -> NameOrder:
-    """The order that a platform gets, of an entity's attributes. Raises DnsRecordError."""
+    """Return the platform's order from an entity's attributes. Raises DnsRecordError."""
     get = attributes.get
     ttl = get(dns.TTL, 300)
     record = dns_records.checked(
@@ -35,21 +35,21 @@ def name_order(attributes: Mapping[str, Any], present: Object) -> NameOrder:
         str(get(dns.NAME, "")),
         str(get(dns.TYPE, "")),
         str(get(dns.VALUE, "")),
-        # JSON has one kind of number.
+        # JSON does not distinguish integers from floats.
         ttl=int(ttl) if isinstance(ttl, float) and ttl.is_integer() else ttl,
     )
     return NameOrder(present.labels, record)
 
 
 class DnsBackend(OwnedBackend):
-    """Takes orders for records.
+    """Accepts orders for records.
 
     Args:
-        servers: by region, of those that have one.
+        servers: by region, where the platform has one.
     """
 
     topic = TOPIC
-    stays = frozenset((names.REGION, dns.ZONE, dns.NAME, dns.TYPE))
+    immutable = frozenset((names.REGION, dns.ZONE, dns.NAME, dns.TYPE))
 
     def __init__(self, objects: Objects, servers: Mapping[str, Names]) -> None:
         super().__init__(objects)
@@ -64,12 +64,12 @@ class DnsBackend(OwnedBackend):
     def region(self, entity: Entity) -> str:
         return str(entity.attributes[names.REGION])
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         self._validate(entity.attributes, present)
         entity.attributes[dns.STATE] = WAITING
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
-        # The name server is looked at anew: it may have lost it, and what failed is tried again.
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
+        # Set it again even if nothing changed: the name server may have lost it, and a failure is to be retried.
         self._validate(new, present)
         new[dns.STATE] = WAITING
         new.pop(dns.MESSAGE, None)
@@ -82,16 +82,18 @@ class DnsBackend(OwnedBackend):
         region = str(attributes[names.REGION])
         server = self._servers.get(region)
         if server is None:
-            there = ", ".join(self._servers) or "none"
-            raise BadRequestError(f"the region {shown(region)} has no name server; there are {there}", names.REGION)
+            known = ", ".join(self._servers) or "none"
+            raise BadRequestError(
+                f"the region {shown(region)} has no name server; expected one of {known}", names.REGION
+            )
         try:
             order = name_order(attributes, present)
         except dns_records.DnsRecordError as error:
-            raise BadRequestError(str(error), _PARTS[error.part]) from error
-        for part, written in ((dns.ZONE, order.record.zone), (dns.NAME, order.record.name)):
-            if attributes[part] != written:
-                # Two paths for one record would be two owners of it.
-                raise BadRequestError(f"{shown(attributes[part])} is written {shown(written)}", part)
+            raise BadRequestError(str(error), _ATTRIBUTES[error.part]) from error
+        for attribute, normalized in ((dns.ZONE, order.record.zone), (dns.NAME, order.record.name)):
+            if attributes[attribute] != normalized:
+                # A record with two paths would have two owners.
+                raise BadRequestError(f"write {shown(attributes[attribute])} as {shown(normalized)}", attribute)
         try:
             server.validate(order)
         except ProvisionError as problem:

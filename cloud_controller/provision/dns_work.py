@@ -1,6 +1,6 @@
-"""The work on records of DNS: tell the name server, again and again until it serves them; and take them away, until it has none.
+"""The work on DNS records: set them at the name server until it serves them, and remove them until it has none.
 
-A name server that is away is asked again later, without end: what an instance has set there has to go with it.
+Calls to an unavailable name server are retried for ever: an instance's records must be removed with it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..core.resources import ABSENT, Object, Objects
 from ..platforms.interface import Named, NameOrder, Names, ProvisionError
 from .dns_backend import ACTIVE, FAILED, TOPIC, WAITING, name_order
 
-#: Seconds between two polls of a record that is on its way.
+#: Backoff between two polls of a record in progress.
 _PAUSES: Final = Backoff(0.7, longest=30.0, factor=1.4)
 
 
 @dataclass(frozen=True)
 class WantedName:
-    """A record; `order` None: it is none any more, since its entity is gone."""
+    """A record; `order` None: its entity is gone."""
 
     present: Object
     order: NameOrder | None
@@ -36,15 +36,15 @@ class WantedName:
 
 @dataclass(frozen=True)
 class ObservedName:
-    """What came of it; `named` None: nothing is left. looks: at this version, so far."""
+    """The result of a step; `named` None: nothing is left. polls: of this version so far."""
 
     present: Object
     named: Named | None
-    looks: int = 0
+    polls: int = 0
 
 
 class DnsWork(ResourceHandler[WantedName, ObservedName]):
-    """The handler.
+    """The handler of records.
 
     Args:
         servers: by region.
@@ -57,43 +57,43 @@ class DnsWork(ResourceHandler[WantedName, ObservedName]):
         self._servers = servers
 
     def read(self, connection: sa.Connection, present: Object) -> WantedName:
-        """The record."""
+        """Return the record's row and entity."""
         attributes = self.entities.attributes(connection, present)
         order = name_order(attributes, present) if attributes else None
         return WantedName(present, order, str(attributes.get(dns.STATE, "")))
 
     def step(self, wanted: WantedName) -> Progress[ObservedName]:
-        """Tell the name server what should be, and hear how far it is."""
+        """Call the name server, and return how far the record is."""
         present, order = wanted.present, wanted.order
         if order is None:
             return Done(ObservedName(present, None))
         kept = present.kept if present.kept.get("version") == present.version else {}
-        looks = int(kept.get("looks", 0)) + 1
-        leaves = present.wanted == ABSENT
-        if not leaves and wanted.state in (ACTIVE, FAILED):
+        polls = int(kept.get("looks", 0)) + 1
+        leaving = present.wanted == ABSENT
+        if not leaving and wanted.state in (ACTIVE, FAILED):
             return Done()
         server = self._servers.get(present.region)
         try:
             if server is None:
-                raise ProvisionError(f"there is no name server in the region {present.region!r} any more")
-            if leaves:
+                raise ProvisionError(f"the region {present.region!r} no longer has a name server")
+            if leaving:
                 gone = server.remove(order)
                 named = None if gone else Named(WAITING, "the name server is removing it")
             else:
                 named = server.put(order)
         except ProvisionError as problem:
-            named = Named(WAITING if leaves else FAILED, str(problem))
-        seen = ObservedName(present, named, looks)
+            named = Named(WAITING if leaving else FAILED, str(problem))
+        seen = ObservedName(present, named, polls)
         if named is None or named.state != WAITING:
             return Done(seen)
-        return Wait(_PAUSES.delay(looks), seen)
+        return Wait(_PAUSES.delay(polls), seen)
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedName) -> None:
-        """Into the entity."""
+        """Write the result to the entity."""
         present, named = observed.present, observed.named
         if named is None:
             self.remove(connection, present)
-        elif self.objects.keep(connection, present, {"version": present.version, "looks": observed.looks}):
+        elif self.objects.keep(connection, present, {"version": present.version, "looks": observed.polls}):
             shown = {dns.MESSAGE: named.message or None}
             if present.wanted != ABSENT:
                 shown[dns.STATE] = named.state

@@ -1,6 +1,6 @@
-"""The work on configurations: wait for the stack, configure its node, tell what came of it.
+"""The work on configurations: wait for the stack, configure its node, report the result.
 
-A removed one leaves the node as it is; what its platform keeps of it goes first."""
+Removal leaves the node unchanged; it deletes the platform's data of the configuration first."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ..platforms.interface import ConfigurationOrder, Configured, Configures, Pr
 from .backend import TOPIC, configuration_order
 
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "RESUME_COMPLETE")
-#: Seconds between two steps for one that waits.
+#: Backoff between two polls of a waiting configuration.
 _PAUSES: Final = Backoff(0.5, longest=5.0, factor=1.3)
 
 
 @dataclass(frozen=True)
 class WantedConfiguration:
-    """A configuration, where its stack is, and whether that stands."""
+    """A configuration, and its stack's region and state."""
 
     present: Object
     order: ConfigurationOrder
@@ -38,16 +38,16 @@ class WantedConfiguration:
 
 @dataclass(frozen=True)
 class ObservedConfiguration:
-    """What came of it; `outcome` None: nothing is left. looks: at this version, so far; region: whose platform it is on."""
+    """The result of a step; `outcome` None: nothing is left. polls: of this version so far; region: of its platform."""
 
     present: Object
     outcome: Configured | None
-    looks: int = 0
+    polls: int = 0
     region: str = ""
 
 
 class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfiguration]):
-    """The handler.
+    """The handler of configurations.
 
     Args:
         configures: by region.
@@ -62,9 +62,9 @@ class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfigurati
         self._configures = configures
 
     def read(self, connection: sa.Connection, present: Object) -> WantedConfiguration:
-        """The configuration and its stack."""
+        """Return the configuration and its stack."""
         attributes = self.entities.attributes(connection, present)
-        # A stack of another instance is nobody's to configure here.
+        # A stack of another instance must not be configured.
         path = str(attributes.get(provision.CONFIGURATION_STACK, ""))
         stack = self.objects.find(connection, path, instance=present.labels.instance)
         region = stack_state = ""
@@ -75,37 +75,37 @@ class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfigurati
         return WantedConfiguration(present, configuration_order(attributes, present), state, region, stack_state)
 
     def step(self, wanted: WantedConfiguration) -> Progress[ObservedConfiguration]:
-        """Carry it out, once there is something to configure."""
+        """Carry out the configuration, once its stack is ready."""
         present = wanted.present
         kept = present.kept
-        looks = int(kept.get("looks", 0)) + 1 if kept.get("version") == present.version else 1
-        leaves = present.wanted == ABSENT
-        # The stack may have gone before its configurations.
+        polls = int(kept.get("looks", 0)) + 1 if kept.get("version") == present.version else 1
+        leaving = present.wanted == ABSENT
+        # The stack may be removed before its configurations.
         region = wanted.region or str(kept.get("region", ""))
-        if not leaves and wanted.state in ("done", "failed"):
+        if not leaving and wanted.state in ("done", "failed"):
             return Done()
-        outcome = self._removed(wanted.order, region) if leaves else self._configured(wanted)
-        seen = ObservedConfiguration(present, outcome, looks, region)
+        outcome = self._remove(wanted.order, region) if leaving else self._configure(wanted)
+        seen = ObservedConfiguration(present, outcome, polls, region)
         if outcome is None or outcome.state != "waiting":
             return Done(seen)
-        return Wait(_PAUSES.delay(looks), seen)
+        return Wait(_PAUSES.delay(polls), seen)
 
-    def _configured(self, wanted: WantedConfiguration) -> Configured:
+    def _configure(self, wanted: WantedConfiguration) -> Configured:
         if wanted.stack_state not in _READY:
             return Configured("waiting", "waits for its stack")
         configures = self._configures.get(wanted.region)
         if configures is None:
-            return Configured("failed", f"there is no region {wanted.region!r} here")
+            return Configured("failed", f"unknown region {wanted.region!r}")
         try:
             return configures.configure(wanted.order)
         except ProvisionError as problem:
             return Configured("failed", str(problem))
 
-    def _removed(self, order: ConfigurationOrder, region: str) -> Configured | None:
-        """None where nothing is left."""
+    def _remove(self, order: ConfigurationOrder, region: str) -> Configured | None:
+        """Remove the platform's data; return None if nothing is left."""
         configures = self._configures.get(region)
         if configures is None:
-            # It never came to a platform.
+            # It was never carried out.
             return None
         try:
             return None if configures.remove(order) else Configured("waiting", "is being removed")
@@ -113,12 +113,12 @@ class ConfigurationWork(ResourceHandler[WantedConfiguration, ObservedConfigurati
             return Configured("waiting", f"cannot be removed: {problem}")
 
     def save(self, connection: sa.Connection, item: Item, observed: ObservedConfiguration) -> None:
-        """Into the entity."""
+        """Write the result to the entity."""
         present, outcome = observed.present, observed.outcome
         if outcome is None:
             self.remove(connection, present)
             return
-        kept = {"version": present.version, "looks": observed.looks, "region": observed.region}
+        kept = {"version": present.version, "looks": observed.polls, "region": observed.region}
         if self.objects.keep(connection, present, kept):
             shown = {
                 provision.CONFIGURATION_STATE: outcome.state,

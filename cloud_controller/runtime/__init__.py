@@ -1,1 +1,1 @@
-"""Measures what was deployed, and tells its orchestrator when a measure crosses a line."""
+"""Monitors deployed nodes, and notifies the orchestrator when a metric crosses a threshold."""

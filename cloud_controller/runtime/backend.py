@@ -1,4 +1,4 @@
-"""The runtime module: monitors of nodes, and alarms on what they measure."""
+"""The runtime module: monitors of nodes, and alarms on their metrics."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LONGEST: Final = 3600.0
 
 
 class MonitorBackend(OwnedBackend):
-    """Takes orders for monitors, and answers queries from what was kept.
+    """Accepts orders for monitors, and answers queries from stored samples.
 
     Args:
         clock: seconds since the epoch.
     """
 
     topic = MONITOR
-    stays = frozenset((runtime.MONITOR_STACK, runtime.MONITOR_NODE, runtime.MONITOR_PORT))
+    immutable = frozenset((runtime.MONITOR_STACK, runtime.MONITOR_NODE, runtime.MONITOR_PORT))
 
     def __init__(self, objects: Objects, clock: Callable[[], float]) -> None:
         super().__init__(objects)
@@ -48,11 +48,11 @@ class MonitorBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.MONITOR_STACK])
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         self._check(entity.attributes)
         entity.attributes[runtime.MONITOR_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
         self._check(new)
         return new
 
@@ -63,7 +63,7 @@ class MonitorBackend(OwnedBackend):
         action: Action,
         *,
         attributes: Mapping[str, Any],
-        here: Context,
+        request: Context,
     ) -> Mapping[str, Any]:
         metric = str(attributes[runtime.QUERY_METRIC])
         back = float(attributes.get(runtime.QUERY_RANGE) or 0.0)
@@ -72,13 +72,13 @@ class MonitorBackend(OwnedBackend):
             found = found.where(samples.c.time >= self._clock() - back).order_by(samples.c.time)
         else:
             found = found.order_by(samples.c.time.desc()).limit(1)
-        rows = here.connection.execute(found).all()
+        rows = request.connection.execute(found).all()
 
         def read() -> list[dict[str, Any]]:
             measured = [(time, json.loads(text).get(metric)) for time, text in rows]
             return [{"time": time, "value": value} for time, value in measured if value is not None]
 
-        return {runtime.QUERY_VALUES: here.call_first(f"query {present.path}", read)}
+        return {runtime.QUERY_VALUES: request.call_first(f"query {present.path}", read)}
 
     @staticmethod
     def _check(attributes: Mapping[str, Any]) -> None:
@@ -88,15 +88,15 @@ class MonitorBackend(OwnedBackend):
         interval = attributes[runtime.MONITOR_INTERVAL]
         if not _SHORTEST <= interval <= _LONGEST:
             raise BadRequestError(
-                f"the interval is {interval} s; it takes {_SHORTEST} to {_LONGEST:g}", runtime.MONITOR_INTERVAL
+                f"the interval is {interval} s; it must be {_SHORTEST} to {_LONGEST:g}", runtime.MONITOR_INTERVAL
             )
 
 
 class AlarmBackend(OwnedBackend):
-    """Takes orders for alarms."""
+    """Accepts orders for alarms."""
 
     topic = ALARM
-    stays = frozenset((runtime.ALARM_NAME, runtime.ALARM_MONITOR))
+    immutable = frozenset((runtime.ALARM_NAME, runtime.ALARM_MONITOR))
 
     def path(self, entity: Entity) -> str:
         return runtime.alarm_path(entity.attributes[runtime.ALARM_MONITOR], entity.attributes[runtime.ALARM_NAME])
@@ -104,15 +104,15 @@ class AlarmBackend(OwnedBackend):
     def derives_from(self, entity: Entity) -> str | None:
         return str(entity.attributes[runtime.ALARM_MONITOR])
 
-    def ordered(self, entity: Entity, present: Object, here: Context) -> None:
+    def ordered(self, entity: Entity, present: Object, request: Context) -> None:
         monitor = str(entity.attributes[runtime.ALARM_MONITOR])
         if not monitor.startswith(runtime.MONITOR.location):
             raise BadRequestError(f"{shown(monitor)} is not the path of a monitor", runtime.ALARM_MONITOR)
         if entity.attributes[runtime.ALARM_FOR] < 0:
-            raise BadRequestError(f"{runtime.ALARM_FOR} is a number of seconds, 0 or more", runtime.ALARM_FOR)
+            raise BadRequestError(f"{runtime.ALARM_FOR} must be a number of seconds, 0 or more", runtime.ALARM_FOR)
         entity.attributes[runtime.ALARM_STATE] = "unknown"
 
-    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, here: Context) -> dict[str, Any]:
+    def reordered(self, old: Entity, new: dict[str, Any], *, present: Object, request: Context) -> dict[str, Any]:
         if any(old.attributes.get(name) != new.get(name) for name in _RULE):
             new[runtime.ALARM_STATE] = "unknown"
             new.pop(runtime.ALARM_VALUE, None)

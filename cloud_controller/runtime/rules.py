@@ -1,4 +1,4 @@
-"""Alarms: a threshold on a metric, and for how long it has to hold. Plain functions of what was measured and when."""
+"""Alarms: a threshold on a metric, and how long it must be exceeded. Pure functions of measurements and times."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How an alarm stands: `unknown`, `ok`, `pending` or `firing`; the value it was judged by, and since when it holds."""
+class AlarmStatus:
+    """The status of an alarm: `unknown`, `ok`, `pending` or `firing`; the value it is based on, and since when the rule holds."""
 
     state: str = "unknown"
     value: float | None = None
     since: float | None = None
 
 
-def judged(rule: Rule, before: Standing, value: float | None, now: float) -> Standing:
-    """How an alarm stands after a measurement; `value` None where the metric could not be read.
+def evaluated(rule: Rule, before: AlarmStatus, value: float | None, now: float) -> AlarmStatus:
+    """Return the status of an alarm after a measurement; `value` None if the metric could not be read.
 
     Args:
-        now: seconds since the epoch of the measurement.
+        now: time of the measurement, in seconds since the epoch.
     """
     if value is None:
-        # What fired goes on firing until something says that it is over: silence is no recovery.
-        return before if before.state == "firing" else Standing()
+        # An alarm keeps firing until a measurement clears it: missing data is not recovery.
+        return before if before.state == "firing" else AlarmStatus()
     if not OPERATORS[rule.comparison](value, rule.threshold):
-        return Standing("ok", value)
+        return AlarmStatus("ok", value)
     since = before.since if before.since is not None else now
     state = "firing" if now - since >= rule.seconds else "pending"
-    return Standing(state, value, since)
+    return AlarmStatus(state, value, since)

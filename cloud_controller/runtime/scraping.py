@@ -1,8 +1,7 @@
 """Reads metrics of nodes in Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
-A scrape of a node is one GET of at most a mebibyte and three seconds: a node is a tenant's program. Of each metric's samples,
-whatever their labels, the sum is the node's value; over the nodes, values are averaged, so that a metric says how it goes with
-one node of that kind.
+A scrape is one GET of at most a mebibyte and three seconds, since a node runs a tenant's program. The samples of a metric are
+summed over its labels per node, and averaged over the nodes, so that the value describes one node of that kind.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from ..platforms.interface import Target
 Fetch = Callable[[Target, str], str]
 
 _AT_ONCE: Final = 8
-#: Metrics that are kept of a node; what goes beyond is left out, in order of appearance.
+#: Maximum metrics of a node; further ones are dropped, in order of appearance.
 _METRICS: Final = 500
-#: Characters of a metric's name; longer ones are left out.
+#: Maximum characters of a metric's name; longer ones are dropped.
 _NAME: Final = 200
 _LIMITS: Final = FetchLimits(size=1 << 20, seconds=3.0, redirects=0)
-#: Where nodes are that are not public: private networks (RFC 1918, 4193), those of providers (RFC 6598), and what clusters take
-#: for their pods besides (RFC 2544, class E). A tenant chooses a node's address in part, so nothing is asked where no node can
-#: be: this machine, a cloud's metadata service.
+#: Networks of nodes that are not public: private ones (RFC 1918, 4193), those of providers (RFC 6598), and others that clusters
+#: use for pods (RFC 2544, class E). A tenant can influence a node's address, so addresses that cannot be nodes are not
+#: contacted: this machine, a cloud's metadata service.
 _NETWORKS: Final = (
     *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     *("100.64.0.0/10", "198.18.0.0/15", "240.0.0.0/4"),
@@ -36,7 +35,7 @@ _HERE: Final = Fetcher(schemes=("http",), allowed_networks=("127.0.0.0/8", "::1/
 
 
 def parse(text: str) -> dict[str, float]:
-    """Metric to the sum of its samples. Lines that are no samples, and samples that are not numbers, are left out."""
+    """Map each metric to the sum of its samples. Invalid lines and non-finite samples are dropped."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -51,12 +50,12 @@ def parse(text: str) -> dict[str, float]:
             continue
         if len(name) <= _NAME and math.isfinite(value) and (name in found or len(found) < _METRICS):
             found[name] = found.get(name, 0.0) + value
-    # A sum may leave what a number can be, and what JSON can say.
+    # A sum may overflow, and JSON has no infinity.
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _split(line: str) -> tuple[str, str]:
-    """A sample's name, and what follows its labels."""
+    """Return a sample's name, and the rest after its labels."""
     brace = line.find("{")
     if brace == -1:
         name, _, rest = line.partition(" ")
@@ -76,7 +75,7 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def averaged(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each metric's mean over the nodes that have it; of no more metrics than one node may have."""
+    """Return each metric's mean over the nodes that have it, with the same maximum number of metrics."""
     values: dict[str, list[float]] = {}
     for node in nodes:
         for name, value in node.items():
@@ -86,10 +85,10 @@ def averaged(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def fetch(target: Target, path: str) -> str:
-    """One node's metrics as text.
+    """Fetch one node's metrics as text.
 
     Raises:
-        OSError: it does not answer with 200, in time, or within the size, or is at an address where no node can be.
+        OSError: the response is not a 200, late or too large, or the address cannot be a node's.
     """
     host = f"[{target.host}]" if ":" in target.host else target.host
     fetcher = _HERE if target.loopback else _ELSEWHERE
@@ -100,18 +99,18 @@ def fetch(target: Target, path: str) -> str:
 
 
 def scrape(targets: Sequence[Target], path: str, *, get: Fetch = fetch) -> tuple[dict[str, float], list[str]]:
-    """The averaged metrics of all nodes, and what went wrong, in words."""
-    troubles: list[str] = []
+    """Return the averaged metrics of all nodes, and messages about failures."""
+    problems: list[str] = []
 
     def one(target: Target) -> dict[str, float]:
         try:
             return parse(get(target, path))
         except OSError as problem:
-            troubles.append(str(problem))
+            problems.append(str(problem))
             return {}
 
     if not targets:
-        return {}, ["there is no running node to look at"]
+        return {}, ["no running node"]
     with ThreadPoolExecutor(min(_AT_ONCE, len(targets))) as pool:
         nodes = list(pool.map(one, targets))
-    return averaged([node for node in nodes if node]), troubles
+    return averaged([node for node in nodes if node]), problems

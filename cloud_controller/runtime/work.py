@@ -1,7 +1,7 @@
-"""The work of runtime: a monitor's scrapes, one after another for life, and after each the alarms on it.
+"""The work of runtime: a monitor's periodic scrapes, and after each the evaluation of its alarms.
 
-What was measured goes into a small ring of rows, which answers queries; an alarm is judged from the newest of them. A change to
-or from `firing` is told to the orchestrator, in the transaction that shows it.
+Measurements are stored in a small ring of rows, which serves queries; the newest one determines an alarm's status. The
+orchestrator is notified of a change to or from `firing`, in the transaction that shows it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ..core.tables import samples
 from ..platforms.interface import Targets
 from . import scraping
 from .backend import ALARM, MONITOR
-from .rules import Rule, Standing, judged
+from .rules import AlarmStatus, Rule, evaluated
 
-#: Measurements that are kept of a monitor.
+#: Measurements kept per monitor.
 _KEPT: Final = 240
 
 
 @dataclass(frozen=True)
 class WantedMonitor:
-    """A monitor, and where its stack is (empty: nowhere yet)."""
+    """A monitor, and its stack's region (empty: no stack yet)."""
 
     present: Object
     region: str
@@ -45,12 +45,12 @@ class WantedMonitor:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a scrape brought; `metrics` None: the monitor is to go."""
+    """The result of a scrape; `metrics` None: the monitor is to be removed."""
 
     present: Object
     time: float
     metrics: Mapping[str, float] | None
-    trouble: str = ""
+    problem: str = ""
 
 
 class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
@@ -80,10 +80,10 @@ class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
         self._get = get
 
     def read(self, connection: sa.Connection, present: Object) -> WantedMonitor:
-        """The monitor and its stack's region."""
+        """Return the monitor and its stack's region."""
         get = self.entities.attributes(connection, present).get
         path = str(get(runtime.MONITOR_STACK, ""))
-        # A stack of another instance is nobody's to look into here.
+        # A stack of another instance must not be scraped.
         stack = self.objects.find(connection, path, instance=present.labels.instance)
         return WantedMonitor(
             present,
@@ -96,26 +96,26 @@ class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
         )
 
     def step(self, wanted: WantedMonitor) -> Progress[Measured]:
-        """One scrape."""
+        """Scrape once."""
         present = wanted.present
         if present.wanted == ABSENT:
             return Done(Measured(present, 0.0, None))
         targets = self._targets.get(wanted.region)
         if targets is None:
-            return Wait(wanted.interval, Measured(present, self._clock(), {}, "its stack is not there"))
+            return Wait(wanted.interval, Measured(present, self._clock(), {}, "its stack does not exist"))
         found = targets.targets(present.labels.instance, wanted.stack, wanted.node, wanted.port)
-        metrics, troubles = scraping.scrape(found, wanted.path, get=self._get)
-        return Wait(wanted.interval, Measured(present, self._clock(), metrics, "; ".join(troubles)[:500]))
+        metrics, problems = scraping.scrape(found, wanted.path, get=self._get)
+        return Wait(wanted.interval, Measured(present, self._clock(), metrics, "; ".join(problems)[:500]))
 
     def save(self, connection: sa.Connection, item: Item, observed: Measured) -> None:
-        """Keep the measurement, and let the alarms be judged."""
+        """Store the measurement, and enqueue the evaluation of the alarms."""
         present = observed.present
         ring = samples.c.monitor == present.path
         if observed.metrics is None:
             connection.execute(sa.delete(samples).where(ring))
             self.remove(connection, present)
             return
-        self.entities.write(connection, present, {runtime.MONITOR_STATE: observed.trouble or "ok"})
+        self.entities.write(connection, present, {runtime.MONITOR_STATE: observed.problem or "ok"})
         connection.execute(sa.delete(samples).where(ring, samples.c.time == observed.time))
         connection.execute(
             sa.insert(samples).values(
@@ -126,32 +126,32 @@ class MonitorWork(ResourceHandler[WantedMonitor, Measured]):
         connection.execute(sa.delete(samples).where(ring, samples.c.time <= oldest.scalar_subquery()))
         for each in self.objects.of_instance(connection, present.labels.instance):
             if each.topic == ALARM:
-                self.objects.look(connection, each)
+                self.objects.enqueue(connection, each)
 
 
 @dataclass(frozen=True)
 class WantedAlarm:
-    """An alarm's rule, how it stood, and the newest measurement (None: there is none since)."""
+    """An alarm's rule, its previous status, and the newest measurement (None: none since)."""
 
     present: Object
     name: str
     rule: Rule
-    before: Standing
+    before: AlarmStatus
     measured: tuple[float, float | None] | None
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How it stands; `standing` None: the alarm is to go."""
+class Evaluated:
+    """The new status of an alarm; `status` None: the alarm is to be removed."""
 
     present: Object
     name: str
-    before: Standing
-    standing: Standing | None
+    before: AlarmStatus
+    standing: AlarmStatus | None
     time: float = 0.0
 
 
-class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
+class AlarmWork(ResourceHandler[WantedAlarm, Evaluated]):
     """The handler of alarms."""
 
     topic = ALARM
@@ -162,7 +162,7 @@ class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
         self._notices = notices
 
     def read(self, connection: sa.Connection, present: Object) -> WantedAlarm:
-        """The alarm, and what its monitor measured last."""
+        """Return the alarm and its monitor's newest measurement."""
         get = self.entities.attributes(connection, present).get
         rule = Rule(
             str(get(runtime.ALARM_METRIC, "")),
@@ -170,10 +170,10 @@ class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
             float(get(runtime.ALARM_THRESHOLD, 0)),
             float(get(runtime.ALARM_FOR) or 0),
         )
-        before = Standing(**present.kept["standing"]) if "standing" in present.kept else Standing()
-        # A changed rule begins anew.
+        before = AlarmStatus(**present.kept["standing"]) if "standing" in present.kept else AlarmStatus()
+        # A changed rule starts over.
         if present.kept.get("version", present.version) != present.version:
-            before = Standing("firing" if before.state == "firing" else "unknown")
+            before = AlarmStatus("firing" if before.state == "firing" else "unknown")
         monitor = self.objects.find(connection, str(get(runtime.ALARM_MONITOR, "")), instance=present.labels.instance)
         measured = None if monitor is None else self._newest(connection, present, monitor, rule.metric)
         return WantedAlarm(present, str(get(runtime.ALARM_NAME, "")), rule, before, measured)
@@ -190,26 +190,26 @@ class AlarmWork(ResourceHandler[WantedAlarm, Judged]):
         row = connection.execute(newest).one_or_none()
         return None if row is None else (row.time, json.loads(row.metrics).get(metric))
 
-    def step(self, wanted: WantedAlarm) -> Progress[Judged]:
-        """Judge it. The next scrape calls again."""
+    def step(self, wanted: WantedAlarm) -> Progress[Evaluated]:
+        """Evaluate the alarm. The next scrape triggers this again."""
         present = wanted.present
         if present.wanted == ABSENT:
-            return Done(Judged(present, wanted.name, wanted.before, None))
+            return Done(Evaluated(present, wanted.name, wanted.before, None))
         if wanted.measured is None:
             return Done()
         time, value = wanted.measured
-        standing = judged(wanted.rule, wanted.before, value, time)
-        return Done(Judged(present, wanted.name, wanted.before, standing, time))
+        standing = evaluated(wanted.rule, wanted.before, value, time)
+        return Done(Evaluated(present, wanted.name, wanted.before, standing, time))
 
-    def save(self, connection: sa.Connection, item: Item, observed: Judged) -> None:
-        """Show it, and tell the orchestrator of a change to or from firing."""
+    def save(self, connection: sa.Connection, item: Item, observed: Evaluated) -> None:
+        """Write the status, and notify the orchestrator of a change to or from firing."""
         present, standing = observed.present, observed.standing
         if standing is None:
             self.remove(connection, present)
             return
         kept = {"standing": vars(standing), "time": observed.time, "version": present.version}
         if not self.objects.keep(connection, present, kept):
-            # Another rule has come since; it is judged with the next look.
+            # The rule has changed meanwhile; the next step evaluates it.
             return
         shown = {runtime.ALARM_STATE: standing.state, runtime.ALARM_VALUE: standing.value}
         self.entities.write(connection, present, shown)

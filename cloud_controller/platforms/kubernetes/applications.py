@@ -37,7 +37,7 @@ class KubernetesApplications:
     """Applications on a cluster."""
 
     #: The watcher reports changes; polls catch those that it missed.
-    pace = PollIntervals(under_way=5.0, standing=60.0)
+    poll_intervals = PollIntervals(in_progress=5.0, steady=60.0)
 
     def __init__(self, cluster: Cluster, runs: Runs | None = None) -> None:
         self._cluster = cluster

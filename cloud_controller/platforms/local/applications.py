@@ -1,4 +1,4 @@
-"""Orchestrators as processes of this machine, one an instance, adopted by whichever worker asks next."""
+"""Orchestrators as processes of this machine, one per instance, adopted by the next worker."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from .launcher import Launcher
 from .orders import HERE, LaunchError, Name, Order, ProcessLimits, Program, Restart, Running, State
 
 _PROCESS = "orchestrator"
-#: Of an orchestrator, where its region says nothing else: one that leaks ends, and not the machine.
+#: Default limits of an orchestrator, so that a leak terminates the orchestrator and not the machine.
 _LIMITS = ProcessLimits(memory=2 << 30, files=1024)
-_WAYS_UP = (State.RESERVED, State.STARTING)
+_PENDING = (State.RESERVED, State.STARTING)
 
 
 class LocalApplications:
     """Applications as processes of a launcher.
 
     Args:
-        runner: argument list that runs a bundle; the bundle's directory is appended. For orders without a command.
-        environment: what every application sees below what its order says; by default a PATH. `HOST` and `PORT` come on top:
-            where it must listen.
-        limits, restart, grace: as for every process; without limits 2 GiB of memory and 1024 files.
+        runner: argument list that runs a bundle, for orders without a command; the bundle's directory is appended.
+        environment: defaults of every application; by default a PATH. `HOST` and `PORT`, where it must listen, are added.
+        limits, restart, grace: as for every process; limits default to 2 GiB of memory and 1024 files.
     """
 
-    #: Nobody tells: processes are looked at.
-    pace = PollIntervals(under_way=0.1, standing=5.0)
+    #: Processes are polled, without notifications.
+    poll_intervals = PollIntervals(in_progress=0.1, steady=5.0)
 
     def __init__(
         self,
@@ -49,15 +48,15 @@ class LocalApplications:
         self._grace = grace
 
     def start(self, order: ApplicationOrder) -> ApplicationState:
-        """Make it run, or adopt it. Raises DeployError."""
+        """Start the application or adopt it. Raises DeployError."""
         command = self._command(order)
         environment = {**self._environment, **order.environment}
         name = Name(order.labels.instance, _PROCESS)
-        what = {"command": command, "environment": environment, "limits": vars(self._limits)}
+        content = {"command": command, "environment": environment, "limits": vars(self._limits)}
         launch = Order(
             name=name,
-            # The generation is no reason to restart: an update reaches a running orchestrator as an event.
-            revision=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest(),
+            # Without the generation: a running orchestrator receives an update as an event.
+            revision=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
             labels=order.labels,
             ports={"http": 0},
             limits=self._limits,
@@ -70,66 +69,60 @@ class LocalApplications:
             return Program(command, {**environment, "HOST": HERE, "PORT": str(ports["http"])}, readable=bundle)
 
         try:
-            return self._told(self._launcher.start(launch, program))
+            return self._state_of(self._launcher.start(launch, program))
         except LaunchError as problem:
             raise DeployError(str(problem)) from problem
 
     def stop(self, instance: str) -> bool:
-        """End it; its log and port stay."""
+        """Stop the application; keep its log and port."""
         return self._launcher.stop(Name(instance, _PROCESS))
 
     def restart(self, order: ApplicationOrder) -> ApplicationState:
-        """End it and start it. Raises DeployError."""
+        """Stop and start the application. Raises DeployError."""
         if not self.stop(order.labels.instance):
             return ApplicationState("inactive", "is stopping, to be started again")
         return self.start(order)
 
     def state(self, instance: str) -> ApplicationState | None:
-        """As it is now."""
+        """Return the application's state."""
         found = self._launcher.observe(Name(instance, _PROCESS))
-        return None if found is None else self._told(found)
+        return None if found is None else self._state_of(found)
 
     def remove(self, instance: str) -> bool:
-        """Take it away with its log. Raises DeployError."""
+        """Remove the application and its log. Raises DeployError."""
         try:
             return self._launcher.remove(Name(instance, _PROCESS))
         except LaunchError as problem:
             raise DeployError(str(problem)) from problem
 
     def read_log(self, instance: str, since: int = 0) -> Log:
-        """Output from position `since` on."""
+        """Return output from position `since` on."""
         chunk = self._launcher.read_log(Name(instance, _PROCESS), since)
         return Log(chunk.data, chunk.start, chunk.next)
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What this machine still has of the instance, in words: of its application and of its stacks' nodes."""
+        """List what remains of the instance: of its application and of its stacks' nodes."""
         return self._launcher.remains(instance)
 
     def _command(self, order: ApplicationOrder) -> tuple[str, ...]:
         if order.image and not order.command:
-            raise DeployError(
-                "the local platform runs no images; give a bundle or a command, or choose another platform"
-            )
+            raise DeployError("the local platform runs no images; use a bundle, a command, or another platform")
         if order.command:
             return order.command
         if not order.bundle or not self._runner:
-            raise DeployError("there is neither a command nor a bundle to run; give one")
+            raise DeployError("the order has neither a command nor a bundle")
         return (*self._runner, order.bundle)
 
-    def _told(self, found: Running) -> ApplicationState:
+    def _state_of(self, found: Running) -> ApplicationState:
         port = found.ports.get("http")
         url = f"http://{HERE}:{port}/" if port else ""
         if found.state is State.RUNNING and port:
-            wrong = check_all([Check(ports=found.ports, asked_ports=("http",), timeout=1.0)])[0]
-            return (
-                ApplicationState("active", url=url)
-                if not wrong
-                else ApplicationState("inactive", f"does not listen yet ({wrong})", url)
-            )
-        if found.state is State.RESTARTING:
-            return ApplicationState("error", found.message, url)
-        if found.state in (State.FAILED, State.LOST, State.EXITED):
+            problem = check_all([Check(ports=found.ports, asked_ports=("http",), timeout=1.0)])[0]
+            if problem:
+                return ApplicationState("inactive", f"does not listen yet ({problem})", url)
+            return ApplicationState("active", url=url)
+        if found.state in (State.RESTARTING, State.FAILED, State.LOST, State.EXITED):
             return ApplicationState("error", found.message or "ended", url)
-        if found.state in _WAYS_UP:
+        if found.state in _PENDING:
             return ApplicationState("inactive", "is starting", url)
         return ApplicationState("inactive", "is stopping" if found.state is State.STOPPING else "", url)

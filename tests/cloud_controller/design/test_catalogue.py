@@ -15,7 +15,7 @@ from archelon_api import deploy, design, dns, names, tokens
 from archelon_api import service_manager as manager
 from archelon_core import auth
 from cloud_controller.app import web
-from cloud_controller.design.mirror import mirrored
+from cloud_controller.design.mirror import synchronization
 from cloud_controller.design.ports import CatalogueEntry
 
 from ..system import System, new_instance
@@ -290,7 +290,7 @@ def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) ->
     )
     registry = bench.system.parts.registry()
     web.modules_of(bench.system.parts, ["design"])[0].register(web.Application(registry))
-    compare = mirrored(bench.system.database, registry, keystone, every=1.0)
+    compare = synchronization(bench.system.database, registry, keystone, every=1.0)
     for _ in range(2):
         compare()
         assert keystone.published == ["http://by-operator/", "http://ours/"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cloud_controller.core.labels import Labels
 from cloud_controller.infrastructure import planning
 from cloud_controller.infrastructure.description import Description, Health, Implementation, Node
-from cloud_controller.infrastructure.planning import Ensure, Halt, Plan, Record, Remove, Status, Step, noted, scaled
+from cloud_controller.infrastructure.planning import Ensure, Halt, Plan, Record, Remove, Status, Step, with_errors, scaled
 from cloud_controller.infrastructure.rendering import Item, Place
 from cloud_controller.infrastructure.resolving import WantedNodes
 from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
@@ -244,7 +244,7 @@ def test_a_step_that_cannot_be_taken_counts_as_a_failure() -> None:
     record: Record | None = None
     for now in range(10):
         plan = planning.plan(target, record, {}, float(now))
-        record = noted(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
+        record = with_errors(plan.record, {step.key: "the disk is full" for step in plan.steps}, float(now))
     assert record is not None
     assert record.state == "CREATE_FAILED"
     assert record.reason == "a.0: the disk is full (given up after 3 further attempts)"
@@ -286,7 +286,7 @@ def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
     platform.settle(target)
     gone = replace(target, presence="absent")
     plan = planning.plan(gone, platform.record, platform.nodes, platform.now)
-    kept = noted(plan.record, {"a.0": "port 1 is still listened on"}, platform.now)
+    kept = with_errors(plan.record, {"a.0": "port 1 is still listened on"}, platform.now)
     plan = planning.plan(gone, kept, platform.nodes, platform.now)
     assert (plan.record.state, plan.record.reason) == ("DELETE_IN_PROGRESS", "a.0: port 1 is still listened on")
     assert [step.key for step in plan.steps] == ["a.0"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archelon_api import deploy, disposal, provision, runtime
-from cloud_controller.runtime.rules import OPERATORS, Rule, Standing, judged
+from cloud_controller.runtime.rules import OPERATORS, Rule, AlarmStatus, evaluated
 from cloud_controller.runtime.scraping import averaged, parse
 
 from ..deploy.test_module import put_application, put_bundle, put_stack, state
@@ -228,10 +228,10 @@ def test_an_alarm_fires_only_after_it_has_held_without_a_break(
     comparison: str, values: list[Any], seconds: float
 ) -> None:
     rule = Rule("m", comparison, 0.0, seconds)
-    standing = Standing()
+    standing = AlarmStatus()
     held: int | None = None
     for moment, value in enumerate(values):
-        before, standing = standing, judged(rule, standing, value, float(moment))
+        before, standing = standing, evaluated(rule, standing, value, float(moment))
         if value is None:
             if before.state != "firing":
                 held = None

@@ -11,7 +11,7 @@ from archelon_core import auth
 from archelon_core.auth.keystone_api import Keystone, ServiceUser
 from archelon_core.database import Database, metadata
 from cloud_controller.design.delegation_rows import DelegationRow, DelegationRows
-from cloud_controller.design.orphans import orphans_ended
+from cloud_controller.design.orphans import orphan_removal
 from cloud_controller.design.ports import Delegation, DelegationRefusedError, IdentityDownError
 from cloud_controller.platforms.keystone.account import Account
 from cloud_controller.platforms.keystone.delegations import KeystoneDelegations
@@ -151,7 +151,7 @@ def test_a_trust_without_a_row_is_ended_after_the_grace_period(provider: Keyston
     with database.write() as connection:
         DelegationRows().add(connection, DelegationRow(instance, tenant, instance, known))
     now = [1000.0]
-    sweep = orphans_ended(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
+    sweep = orphan_removal(database, provider.delegations, grace=120, every=60, clock=lambda: now[0])
     sweep()
     now[0] += 119
     assert sweep() == 60
