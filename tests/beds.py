@@ -1,4 +1,4 @@
-"""A test bed that does not come up is one failure, told once: every other test that needs it fails at once, and is counted."""
+"""A test bed that does not come up is reported once; every other test that needs it fails immediately, and is only counted."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Final
 
 import pytest
 
-#: Of this process: the test beds that did not come up, by the fixture through which tests have them.
+#: The test beds that did not come up in this process, by fixture name.
 _DOWN: Final[set[str]] = set()
 _PROPERTY: Final = "test bed that is down"
 
 
 class BedIsDownError(pytest.fail.Exception):
-    """A test needs a test bed of which was said already that it did not come up."""
+    """A test needs a test bed whose failure has already been reported."""
 
 
 @contextmanager
 def coming_up(fixture: str, *expected: type[Exception]) -> Iterator[None]:
-    """Around all that brings a test bed up, again too: an error is told in full, and then no more.
+    """Wrap the start or restart of a test bed: report an error in full once, and mark the bed as down.
 
     Args:
-        fixture: through which tests have the bed.
-        expected: errors whose text says all; of others the traceback is shown.
+        fixture: name of the fixture that provides the bed.
+        expected: errors whose text is sufficient; for others the traceback is shown.
     """
     try:
         yield
@@ -38,32 +38,32 @@ def coming_up(fixture: str, *expected: type[Exception]) -> Iterator[None]:
 
 
 def refuse_where_down(item: pytest.Item) -> None:
-    """Fail a test whose test bed did not come up, before any of its fixtures is asked for."""
+    """Fail a test whose test bed did not come up, before any of its fixtures is set up."""
     for fixture in sorted(_DOWN.intersection(getattr(item, "fixturenames", ()))):
         item.user_properties.append((_PROPERTY, fixture))
-        raise BedIsDownError(f"the test bed of {fixture} did not come up, as an earlier test says", pytrace=False)
+        raise BedIsDownError(f"the test bed of {fixture} did not come up; an earlier test shows why", pytrace=False)
 
 
 @contextmanager
 def counted(reporter: pytest.TerminalReporter) -> Generator[None]:
-    """Around the summary: tests that only lack their test bed are a line together, and errors in the count."""
-    told, silent = [], []
-    for report in reporter.stats.get("error", []):
-        (silent if down_bed_of(report) else told).append(report)
-    if not silent:
+    """Wrap the summary: tests that only lack their test bed share one line, and count as errors."""
+    errors = reporter.stats.get("error", [])
+    without_bed = [report for report in errors if down_bed_of(report)]
+    if not without_bed:
         yield
         return
-    reporter.stats["error"] = told
+    shown = [report for report in errors if not down_bed_of(report)]
+    reporter.stats["error"] = shown
     yield
-    reporter.stats["error"] = told + silent
-    for bed, number in Counter(map(down_bed_of, silent)).items():
+    reporter.stats["error"] = shown + without_bed
+    for bed, number in Counter(map(down_bed_of, without_bed)).items():
         reporter.write_line(
             f"ERROR {number} more tests that need the test bed of {bed}, which did not come up: see above"
         )
 
 
 def down_bed_of(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """The test bed whose absence alone made a test fail, by its fixture; empty where it ran, or is the first to say so."""
+    """Return the fixture name of the test bed whose absence failed the test; empty for the first report and all other tests."""
     if not isinstance(report, pytest.TestReport) or report.when != "setup":
         return ""
     return next((str(value) for name, value in report.user_properties if name == _PROPERTY), "")

@@ -1,4 +1,4 @@
-"""Code blocks of pages in Markdown, so that tests can run what people are told to type."""
+"""Code blocks of Markdown pages, so that tests can run documented commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def code_blocks(text: str, language: str = "") -> list[str]:
-    """Code blocks of a language, in order; the empty one for commands."""
-    # All of them are found, since the end of one looks like the beginning of another.
+    """Return the code blocks of a language, in order; commands have an empty language."""
+    # Match all blocks, because the end of one resembles the beginning of another.
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [block for name, block in found if name == language]

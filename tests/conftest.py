@@ -1,6 +1,6 @@
-"""What every test may ask for: a database of either kind, and a word on what this machine lacks.
+"""Fixtures for all tests (databases, test beds), test order, and reports of missing requirements.
 
-Where nothing may be missing (ARCHELON_REQUIRE_ALL, as in CI), a skip is a failure, whoever asked for it.
+With ARCHELON_REQUIRE_ALL, as in CI, every skip is a failure.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ pytest_plugins = ["pytester"]
 
 guard()
 
-# How long an example takes says more about what else the machine does than about the code.
+# The duration of an example depends on the machine's load more than on the code.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
 
-#: Seconds that a test may take whose first act may be to install an OpenStack.
+#: Timeout in seconds of a test that may have to install OpenStack first.
 _WITH_OPENSTACK = 1200
-#: The same for a Kubernetes, whose programs may have to be built on a machine that does other things meanwhile.
+#: The same for Kubernetes, whose programs may have to be built on a busy machine.
 _WITH_KUBERNETES = 1800
 
 
 def missing(what: str, *, package: str = "", command: str = "make test-all") -> None:
-    """Skip a test by the name of what the machine lacks; where nothing may be missing (CI), fail it instead.
+    """Skip a test, naming the missing requirement; with ARCHELON_REQUIRE_ALL (CI), fail it instead.
 
     Args:
-        package: of Debian, that brings it.
-        command: with which the test runs, where no package is enough.
+        package: Debian package that provides it.
+        command: runs the test, if no package is sufficient.
     """
     if os.environ.get("ARCHELON_REQUIRE_ALL"):
         pytest.fail(f"{what} is missing, and ARCHELON_REQUIRE_ALL is set")
@@ -85,10 +85,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order: OpenStack's tests first, then the longest, Kubernetes' late, since its programs may be building yet.
+    """Order the tests: OpenStack first, then the longest; Kubernetes late, because its programs may still be building.
 
-    Each test bed is there once, so that all of its tests are one group, which one of several processes runs; all others
-    go by file. Tests that may have to wait for a test bed get the time for it.
+    All tests of a test bed form one xdist group, because there is one of each bed; all others are grouped by file. Tests
+    that may have to wait for a test bed get a longer timeout.
     """
     limits = {"openstack": _WITH_OPENSTACK, "kubernetes": _WITH_KUBERNETES}
     first, last = [], []
@@ -112,10 +112,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skips.leave_out(items)
     chosen = {*first, *last}
     others = [item for item in items if item not in chosen]
-    # Those that kill processes: whatever is long must not begin last, when the other process has nothing to do any more.
+    # Tests that kill processes are long, and must not start last, when the other process is idle.
     long = {item.path for item in others if item.get_closest_marker("crash") is not None}
     others.sort(key=lambda item: item.path not in long)
-    # With several processes these begin earlier: so long a group must not be what is left at the end.
+    # With several processes the Kubernetes group starts earlier: such a long group must not remain until the end.
     middle = len(others) // 4 if os.environ.get("PYTEST_XDIST_WORKER") else len(others)
     items[:] = first + others[:middle] + last + others[middle:]
 
@@ -125,30 +125,30 @@ _TABLES = pytest.StashKey[Tables]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TABLES] = Tables()
-    # What is registered later is shown later: the flaky tests last.
+    # Plugins that are registered later print later: the flaky tests come last.
     for plugin in (skips, reruns):
         config.pluginmanager.register(plugin)
 
 
 @pytest.fixture(scope="session")
 def tables(request: pytest.FixtureRequest) -> Tables:
-    """Where a test puts a table for people."""
+    """Collects tables that are printed after the last test."""
     return request.config.stash[_TABLES]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """One process of several hands its tables to the one that writes."""
+    """Pass a worker process' tables to the process that prints."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["tables"] = session.config.stash[_TABLES].texts
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A hook of pytest-xdist: one of several processes has ended."""
+    """Collect the tables of a worker process that has ended (hook of pytest-xdist)."""
     node.config.stash[_TABLES].texts += getattr(node, "workeroutput", {}).get("tables", [])
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest's own, which shows the errors
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # wraps pytest's own, which prints the errors
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Generator[None, None, None]:
@@ -161,7 +161,7 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def kubernetes_cluster() -> Iterator[KubernetesCluster]:
-    """A Kubernetes cluster: KUBECONFIG's, or the test bed's (Debian, root)."""
+    """Kubernetes cluster: that of KUBECONFIG, or the test bed (Debian, root)."""
     given = clusters.given()
     if given is not None:
         yield given
@@ -177,7 +177,7 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
 def orchestrator_image(
     kubernetes_cluster: KubernetesCluster, image_storage: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Name of the base image of orchestrators, built from this checkout, which the cluster has."""
+    """Name of the orchestrators' base image, built from this checkout and loaded into the cluster."""
     if clusters.builder() is None:
         missing("a builder of images", package="buildah")
     with clusters.loaded_image(kubernetes_cluster, "orchestrator", tmp_path_factory.mktemp("images")) as image:
@@ -186,7 +186,7 @@ def orchestrator_image(
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """As it was, after a test of a program that makes it stricter for its process."""
+    """Restore the umask after a test whose program makes it stricter."""
     before = os.umask(0o022)
     os.umask(before)
     yield
@@ -195,7 +195,7 @@ def umask() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where builders keep images: not among the machine's."""
+    """Separate storage for images, apart from the machine's."""
     with clusters.builders_storage(tmp_path_factory.mktemp("storage")):
         yield
 
@@ -211,7 +211,7 @@ def postgres_server() -> Iterator[str]:
     if programs is None:
         missing("PostgreSQL (initdb)", package="postgresql")
     assert programs is not None
-    # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
+    # Outside of pytest's directories, whose mode another pytest run resets: the server runs as another user.
     directory = tempfile.TemporaryDirectory(prefix="archelon-postgres-")
     with directory as name, PostgresServer(programs, Path(name)) as url:
         yield url
@@ -238,7 +238,7 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of a fresh, empty database; the test runs once on each kind."""
+    """URL of a fresh, empty database; the test runs on each kind."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
@@ -246,7 +246,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def openstack(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
-    """Keystone and Heat: the cloud that OS_CLOUD names, or the project's test bed, brought up once."""
+    """Keystone and Heat: the cloud that OS_CLOUD names, or the project's test bed, started once."""
     yield from bring_up(request)
 
 
@@ -264,7 +264,7 @@ def openstack_dns(openstack: OpenStack) -> OpenStack:
 
 @pytest.fixture(scope="session")
 def short_lived(openstack: OpenStack) -> str:
-    """URL of a Keystone whose tokens live seconds, and hold at the other one too."""
+    """URL of a Keystone whose tokens expire after seconds, and are valid at the other one too."""
     if openstack.bed is None:
-        missing("a Keystone whose tokens live seconds", command="OS_CLOUD= make test-all")
+        missing("a Keystone with short-lived tokens", command="OS_CLOUD= make test-all")
     return SHORT_LIVED_URL

@@ -1,6 +1,6 @@
-"""The local platform as if it were a cloud that is called in tenants' names: every turn of a stack's wheel needs a token.
+"""The local platform as a cloud that is called in tenants' names: every reconcile iteration of a stack needs a token.
 
-It stands in tests for the clouds that do, and shows the token to Keystone each time, as they would.
+It replaces such clouds in tests, and validates the token at Keystone each time, as they would.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ENTRY = "[archelon.platforms]\ndelegating = tests.delegating_platform:open_dele
 
 
 def install(directory: Path) -> Path:
-    """Make it a platform that is found by entry point, for whoever has the directory on PYTHONPATH."""
+    """Register the platform as an entry point, for processes with the directory on PYTHONPATH."""
     info = directory / "archelon_delegating-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(_METADATA)
@@ -27,7 +27,7 @@ def install(directory: Path) -> Path:
 
 
 class DelegatingStacks:
-    """Stacks that are made, changed and removed in the tenant's name alone."""
+    """Stacks that are created, changed and removed only with the tenant's token."""
 
     def __init__(self, stacks: Stacks, tokens: PlatformTokens, keystone: Keystone) -> None:
         self._stacks = stacks
@@ -38,20 +38,20 @@ class DelegatingStacks:
         return getattr(self._stacks, name)
 
     def advance(self, order: StackOrder, record: Mapping[str, Any] | None) -> Progress:
-        """One turn, after a look whether Keystone takes the token."""
-        self._show(order)
+        """Run one reconcile iteration, after Keystone has accepted the token."""
+        self._authenticate(order)
         return self._stacks.advance(order, record)
 
     def remains(self, order: StackOrder) -> Sequence[str]:
-        """What is left of it."""
-        self._show(order)
+        """Return what is left of the stack."""
+        self._authenticate(order)
         return self._stacks.remains(order)
 
-    def _show(self, order: StackOrder) -> None:
+    def _authenticate(self, order: StackOrder) -> None:
         try:
             self._use(self._tokens.token(order.labels), order)
         except KeystoneRefusedError as error:
-            # Of a trust that is gone, Keystone says 404.
+            # Keystone returns 404 for a deleted trust.
             if error.status not in (401, 404):
                 raise
             self._use(self._tokens.token(order.labels, fresh=True), order)
@@ -62,11 +62,11 @@ class DelegatingStacks:
 
 
 def open_delegating(context: PlatformContext, *, keystone: str, **settings: Any) -> LocalPlatform:
-    """Open it, with the URL of Keystone; `settings` are the local platform's."""
-    opened = open_local(context, **settings)
-    opened.delegates = True
-    shown_to = Keystone(keystone)
-    opened.formats = {
-        name: DelegatingStacks(stacks, context.tokens, shown_to) for name, stacks in opened.formats.items()
+    """Create the platform with Keystone's URL; `settings` are the local platform's."""
+    platform = open_local(context, **settings)
+    platform.delegates = True
+    validator = Keystone(keystone)
+    platform.formats = {
+        name: DelegatingStacks(stacks, context.tokens, validator) for name, stacks in platform.formats.items()
     }
-    return opened
+    return platform

@@ -1,4 +1,4 @@
-"""A question to a name server over UDP (RFC 1035, section 4), as a resolver asks it; as much of it as tests need."""
+"""A minimal DNS query over UDP (RFC 1035, section 4)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RECORD = struct.Struct(">HHIH")
 
 
 def ask(server: tuple[str, int], name: str, kind: str, *, seconds: float = 10.0) -> list[tuple[str, int]]:
-    """The data of the records of a name and type, as a zone file has them, with their ttl; none where there are none.
+    """Return data (as in a zone file) and TTL of the records of a name and type.
 
     Args:
-        name: whole, with the dot at its end.
+        name: full name, with the dot at its end.
 
     Raises:
-        AssertionError: the server refuses to answer, or answers something else.
-        TimeoutError: it does not answer.
+        AssertionError: the server refuses the query, or its response does not match.
+        TimeoutError: it does not respond.
     """
     number = secrets.randbits(16)
     labels = b"".join(bytes([len(each)]) + each.encode() for each in name.rstrip(".").split("."))
@@ -34,41 +34,41 @@ def ask(server: tuple[str, int], name: str, kind: str, *, seconds: float = 10.0)
     got, flags, _, count, _, _ = _HEADER.unpack_from(answer)
     assert got == number
     assert answer[_HEADER.size : _HEADER.size + len(question)].lower() == question.lower()
-    # NXDOMAIN is an answer too.
+    # NXDOMAIN is valid too.
     assert flags & 0xF in (0, 3), f"status {flags & 0xF}"
-    place = _HEADER.size + len(question)
+    offset = _HEADER.size + len(question)
     found = []
     for _ in range(count):
-        _, place = _name(answer, place)
-        code, _, ttl, length = _RECORD.unpack_from(answer, place)
-        place += _RECORD.size
+        _, offset = _name(answer, offset)
+        code, _, ttl, length = _RECORD.unpack_from(answer, offset)
+        offset += _RECORD.size
         if code == _TYPES[kind]:
-            found.append((_data(answer, place, length, kind), ttl))
-        place += length
+            found.append((_data(answer, offset, length, kind), ttl))
+        offset += length
     return found
 
 
-def _name(message: bytes, place: int) -> tuple[str, int]:
-    """A name at a place, and the place after it."""
+def _name(message: bytes, offset: int) -> tuple[str, int]:
+    """Return the name at an offset, and the offset after it."""
     labels = []
     after = 0
-    while (size := message[place]) != 0:
+    while (size := message[offset]) != 0:
         if size & 0xC0:
-            # The rest stands elsewhere.
-            after = after or place + 2
-            place = int.from_bytes(message[place : place + 2], "big") & 0x3FFF
+            # A compression pointer to the rest.
+            after = after or offset + 2
+            offset = int.from_bytes(message[offset : offset + 2], "big") & 0x3FFF
             continue
-        labels.append(message[place + 1 : place + 1 + size].decode())
-        place += 1 + size
-    return ".".join(labels) + ".", after or place + 1
+        labels.append(message[offset + 1 : offset + 1 + size].decode())
+        offset += 1 + size
+    return ".".join(labels) + ".", after or offset + 1
 
 
-def _data(message: bytes, place: int, length: int, kind: str) -> str:
-    raw = message[place : place + length]
+def _data(message: bytes, offset: int, length: int, kind: str) -> str:
+    raw = message[offset : offset + length]
     if kind in ("A", "AAAA"):
         return str(ipaddress.ip_address(raw))
     if kind == "TXT":
         return '"' + raw[1 : 1 + raw[0]].decode() + '"'
     numbers = {"CNAME": 0, "MX": 1, "SRV": 3}[kind]
-    words = struct.unpack_from(f">{numbers}H", raw)
-    return " ".join([*(str(each) for each in words), _name(message, place + 2 * numbers)[0]])
+    values = struct.unpack_from(f">{numbers}H", raw)
+    return " ".join([*map(str, values), _name(message, offset + 2 * numbers)[0]])

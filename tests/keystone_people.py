@@ -1,4 +1,4 @@
-"""People at a real Keystone, made for one test and taken away after it."""
+"""Users of a real Keystone, created for one test and deleted after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Person:
     """A user with roles in one project.
 
     Attributes:
-        cloud: to get tokens as this person.
+        cloud: gets tokens as this user.
     """
 
     id: str
@@ -25,16 +25,12 @@ class Person:
     cloud: Cloud
 
     def token(self, **changed: Any) -> str:
-        """A fresh token for the project."""
+        """Return a fresh token for the project."""
         return self.cloud.token(**changed)
 
 
 class People:
-    """Makes people, and unmakes them.
-
-    Args:
-        openstack: whose administrator does it.
-    """
+    """Creates users, projects, roles and domains as the administrator of `openstack`, and deletes them."""
 
     def __init__(self, openstack: OpenStack) -> None:
         self._openstack = openstack
@@ -43,12 +39,12 @@ class People:
         self._roles: dict[str, str] = {}
 
     def close(self) -> None:
-        """Take everybody away, the last first."""
+        """Delete everything, in reverse order."""
         for undo in reversed(self._undo):
             undo()
 
     def role(self, name: str) -> str:
-        """Id of a role, made where there is none."""
+        """Return the id of a role; create it if it does not exist."""
         if name not in self._roles:
             found = self._call("GET", f"/roles?name={name}")["roles"]
             if not found:
@@ -58,7 +54,7 @@ class People:
         return self._roles[name]
 
     def project(self, *, domain: str = "default") -> dict[str, Any]:
-        """A new project."""
+        """Create a project."""
         name = f"p-{uuid.uuid4().hex[:8]}"
         made: dict[str, Any] = self._call("POST", "/projects", {"project": {"name": name, "domain_id": domain}})[
             "project"
@@ -67,7 +63,7 @@ class People:
         return made
 
     def domain(self) -> str:
-        """Id of a new domain."""
+        """Create a domain, and return its id."""
         name = f"d-{uuid.uuid4().hex[:8]}"
         made = str(self._call("POST", "/domains", {"domain": {"name": name}})["domain"]["id"])
         self._later("DELETE", f"/domains/{made}")
@@ -78,7 +74,7 @@ class People:
     def person(
         self, *roles: str, project: dict[str, Any] | None = None, domain: str = "default", name: str = ""
     ) -> Person:
-        """A new user, with roles in a project (a new one, without)."""
+        """Create a user with roles in a project (by default a new one)."""
         home = project or self.project(domain=domain)
         user = {"name": name or f"u-{uuid.uuid4().hex[:8]}", "password": "secret", "domain_id": domain}
         made = self._call("POST", "/users", {"user": user})["user"]
@@ -95,15 +91,15 @@ class People:
         return Person(made["id"], made["name"], home["id"], home["name"], Cloud(auth, self._openstack.region))
 
     def grant(self, user: str, project: str, role: str) -> None:
-        """Give a role in a project."""
+        """Grant a role in a project."""
         self._call("PUT", f"/projects/{project}/users/{user}/roles/{self.role(role)}")
 
     def take(self, user: str, project: str, role: str) -> None:
-        """Take a role away."""
+        """Revoke a role in a project."""
         self._call("DELETE", f"/projects/{project}/users/{user}/roles/{self.role(role)}")
 
     def grant_system(self, user: str, role: str) -> None:
-        """Give a role in the whole system."""
+        """Grant a role on the whole system."""
         self._call("PUT", f"/system/users/{user}/roles/{self.role(role)}")
 
     def delete(self, user: str) -> None:
@@ -111,7 +107,7 @@ class People:
         self._call("DELETE", f"/users/{user}")
 
     def enable_project(self, project: str, enabled: bool) -> None:
-        """Disable a project, or enable it again."""
+        """Enable or disable a project."""
         self._call("PATCH", f"/projects/{project}", {"project": {"enabled": enabled}})
 
     def _later(self, method: str, path: str, document: Any = None) -> None:

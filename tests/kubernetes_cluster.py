@@ -1,6 +1,6 @@
-"""A Kubernetes cluster for one test run: the one that KUBECONFIG names, or the test bed, brought up for this run and taken down.
+"""A Kubernetes cluster for one test run: that of KUBECONFIG, or the test bed, started for this run and stopped after it.
 
-The test bed's programs are built from Debian's source package where they are not in the cache yet, which takes minutes: see
+The test bed's programs are built from Debian's source package if they are not cached, which takes minutes: see
 deploy/testbeds/kubernetes/README.md.
 """
 
@@ -23,12 +23,12 @@ from archelon import main
 from archelon.images import builders
 from tests.beds import coming_up
 
-#: Of a cluster that is given: this machine's address as its pods reach it, and the command that loads an image's archive into
-#: its nodes (`kind load image-archive`), to which the archive is appended.
+#: For the cluster of KUBECONFIG: this machine's address as its pods reach it, and the command that loads an image archive into
+#: its nodes (`kind load image-archive`), to which the archive's path is appended.
 _HOST: Final = "ARCHELON_TEST_KUBERNETES_HOST"
 _LOAD: Final = "ARCHELON_TEST_KUBERNETES_LOAD"
 
-#: Where the programs of a node write, whatever they are configured to: what is not there before is not there after.
+#: Directories that a node's programs write to regardless of configuration; the test bed must not leave new ones.
 _PLACES: Final = (
     "/etc/cni", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/netns", "/usr/libexec/kubernetes",
     "/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods",
@@ -37,13 +37,13 @@ _PLACES: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class KubernetesCluster:
-    """Where it is, and how it is given images.
+    """A cluster's access, and how to load images into it.
 
     Args:
-        kubeconfig: file with which an administrator reaches it.
-        host: address of this machine as pods reach it; empty where nobody said.
-        load: gives its nodes the images in an archive.
-        restart_api: kills the API server and starts it again; None where it is not ours to kill.
+        kubeconfig: an administrator's configuration file.
+        host: address of this machine as pods reach it; empty if unknown.
+        load: loads the images of an archive into the nodes.
+        restart_api: kills and restarts the API server; None for a cluster that must not be disturbed.
     """
 
     kubeconfig: Path
@@ -53,7 +53,7 @@ class KubernetesCluster:
 
 
 def given() -> KubernetesCluster | None:
-    """The cluster of KUBECONFIG."""
+    """Return the cluster of KUBECONFIG, if set."""
     path = os.environ.get("KUBECONFIG")
     if not path:
         return None
@@ -68,12 +68,12 @@ def given() -> KubernetesCluster | None:
 
 
 def obstacle() -> str | None:
-    """Why this machine cannot have the test bed; None: it can."""
+    """Return why this machine cannot run the test bed; None if it can."""
     return Layout().obstacle()
 
 
 def builder() -> builders.Builder | None:
-    """What makes images here; None without any."""
+    """Return the available image builder, if any."""
     try:
         return builders.find()
     except builders.BuilderError:
@@ -82,7 +82,7 @@ def builder() -> builders.Builder | None:
 
 @contextlib.contextmanager
 def builders_storage(directory: Path) -> Iterator[None]:
-    """Images that buildah or podman makes meanwhile lie in a directory of their own, and not among the machine's."""
+    """Keep images of buildah or podman in a separate directory, apart from the machine's."""
     storage, networks = directory / "storage.conf", directory / "containers.conf"
     roots = "".join(f'{name} = "{directory / name}"\n' for name in ("graphroot", "runroot"))
     storage.write_text(f'[storage]\ndriver = ""\n{roots}')
@@ -95,9 +95,9 @@ def builders_storage(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loaded_image(cluster: KubernetesCluster, content: str, directory: Path) -> Iterator[str]:
-    """Build one of our own images out of this machine's Python, and give it to the cluster; its name.
+    """Build one of our own images from this machine's Python, load it into the cluster, and yield its name.
 
-    The builder has it until the end, so that others can be built on it.
+    The builder keeps it until the end, as a base for others.
     """
     image, archive = f"localhost/archelon-{content}:test", directory / f"{content}.tar"
     given = ["build", "--of", content, "--image", image, "--archive", str(archive)]
@@ -112,7 +112,7 @@ def loaded_image(cluster: KubernetesCluster, content: str, directory: Path) -> I
 
 @contextlib.contextmanager
 def started() -> Iterator[KubernetesCluster]:
-    """The test bed. One that runs already is used, and stays."""
+    """Start the test bed. One that is already running is used, and left running."""
     cluster = Cluster(Layout())
     ran = cluster.is_up
 
@@ -124,7 +124,7 @@ def started() -> Iterator[KubernetesCluster]:
     absent = [place for place in map(Path, _PLACES) if not place.exists()]
     with coming_up("kubernetes_cluster", TestBedError, subprocess.CalledProcessError):
         if not ran:
-            # What a run that was killed left.
+            # Remove leftovers of a killed run.
             cluster.down()
         Cluster.build()
         cluster.up()
@@ -134,6 +134,6 @@ def started() -> Iterator[KubernetesCluster]:
     finally:
         if not ran:
             cluster.down()
-            left = cluster.remains() + [f"directory {place}" for place in absent if place.exists()]
+            left = cluster.leftovers() + [f"directory {place}" for place in absent if place.exists()]
             if left:
                 raise RuntimeError(f"the test bed left behind: {', '.join(left)}")

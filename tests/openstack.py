@@ -1,9 +1,8 @@
-"""A real OpenStack for tests: the cloud that OS_CLOUD names, or the project's own test bed, brought up once for all tests.
+"""A real OpenStack for tests: the cloud that OS_CLOUD names, or the project's own test bed, started once for all tests.
 
-What a test asks for by a fixture's name says what has to be there: `openstack` is Keystone and Heat, `openstack_cloud` adds
-servers, networks and volumes, `openstack_dns` Designate, `short_lived` a door to Keystone whose tokens live seconds. All that
-the selected tests will need is brought up when the first of them runs. A test bed that ran before is used as it is, and left
-running.
+Fixtures select the services: `openstack` is Keystone and Heat, `openstack_cloud` adds servers, networks and volumes,
+`openstack_dns` Designate, `short_lived` a Keystone endpoint whose tokens expire after seconds. Everything that the selected
+tests need is started when the first of them runs. A test bed that is already running is used as it is, and left running.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from keystoneauth1.identity import v3
 from tests.beds import coming_up
 
 _UP = Path(__file__).resolve().parent.parent / "deploy" / "testbeds" / "openstack" / "up.sh"
-#: What a fixture needs of the test bed.
+#: The test bed's option for each fixture.
 _FLAGS = {"openstack_cloud": "--cloud", "openstack_dns": "--dns", "short_lived": "--short-lived"}
 #: The other Keystone of the test bed.
 SHORT_LIVED_URL = "http://127.0.0.1:5001/v3"
@@ -35,7 +34,7 @@ SHORT_LIVED_URL = "http://127.0.0.1:5001/v3"
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """A cloud as one user sees it, out of clouds.yaml.
+    """A cloud as one user sees it, from clouds.yaml.
 
     Attributes:
         auth: `auth_url`, `username`, `password`, `project_name`, `user_domain_id`, `project_domain_id`.
@@ -50,7 +49,7 @@ class Cloud:
         return self.auth["auth_url"]
 
     def plugin(self, **changed: Any) -> v3.Password:
-        """A plugin for a session, with some of `auth` changed."""
+        """Return an authentication plugin, with some of `auth` replaced."""
         return v3.Password(**{**self.auth, **changed})
 
     @functools.cached_property
@@ -59,7 +58,7 @@ class Cloud:
         return keystone_session.Session(self.plugin(), timeout=30)
 
     def token(self, **changed: Any) -> str:
-        """A fresh token."""
+        """Return a fresh token."""
         return str(self.plugin(**changed).get_access(keystone_session.Session(timeout=30)).auth_token)
 
     @functools.cached_property
@@ -73,7 +72,7 @@ class Cloud:
         return str(self.session.get_user_id())
 
     def keystone(self, method: str, path: str, document: Any = None, *, ok: tuple[int, ...] = ()) -> Any:
-        """Call Keystone; the answer's document, or None where it has none."""
+        """Call Keystone, and return the response's document, if any."""
         answer = self.session.request(
             self.auth_url + path, method, json=document, raise_exc=False, headers={"Accept": "application/json"}
         )
@@ -92,25 +91,25 @@ class TestBed:
         self._flags = flags
 
     def up(self, *flags: str) -> None:
-        """Bring up what is not up."""
+        """Start the services that are not running."""
         with coming_up("openstack", RuntimeError):
             self._run("up", *self._flags, *flags)
 
     def down(self) -> None:
-        """End it."""
+        """Stop the test bed."""
         self._run("down")
 
     def kill(self, service: str) -> None:
-        """End one service as a crash does; `up` starts it again."""
+        """Kill one service, as a crash does; `up` restarts it."""
         self._run("kill", service)
 
     def running(self) -> bool:
-        """Whether it was up before."""
+        """Return whether it is running."""
         return self._run("status", check=False).returncode == 0
 
-    def _run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "testbed", *words],
+            [sys.executable, "-P", "-m", "testbed", *arguments],
             env={**os.environ, "PYTHONPATH": str(_UP.parent)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -118,21 +117,21 @@ class TestBed:
             timeout=1100,
         )
         if check and done.returncode:
-            raise RuntimeError(f"the OpenStack test bed: {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"the OpenStack test bed: {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done
 
     def clouds(self) -> Mapping[str, Any]:
-        """What its clouds.yaml says."""
+        """Return the content of its clouds.yaml."""
         return dict(json.loads(self._run("clouds").stdout))
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenStack:
-    """What tests work with.
+    """The cloud that tests use.
 
     Attributes:
         tenant: an ordinary user in a project of its own. admin: Keystone's administrator.
-        bed: the test bed, whose services may be killed; None for a cloud that is somebody's.
+        bed: the test bed, whose services may be killed; None for an existing cloud.
     """
 
     tenant: Cloud
@@ -156,14 +155,14 @@ class OpenStack:
 
 
 def can_be_brought_up() -> bool:
-    """Whether this machine has, or can install, what the test bed needs."""
+    """Return whether this machine has, or can install, the test bed's requirements."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
     installed = shutil.which("mariadbd", path=path) is not None
     return installed or (os.getuid() == 0 and shutil.which("apt-get") is not None)
 
 
 def given_cloud() -> OpenStack | None:
-    """The cloud that the environment names, with the administrator's entry `<OS_CLOUD>-admin` beside it."""
+    """Return the cloud that the environment names, with the administrator's entry `<OS_CLOUD>-admin`."""
     name = os.environ.get("OS_CLOUD")
     if not name and not os.environ.get("OS_AUTH_URL"):
         return None
@@ -176,7 +175,7 @@ def given_cloud() -> OpenStack | None:
 
 
 def of_bed(bed: TestBed) -> OpenStack:
-    """The test bed's cloud, once it is up."""
+    """Return the cloud of a running test bed."""
     clouds = bed.clouds()
     return OpenStack(_cloud(clouds["testbed"]), _cloud(clouds["testbed-admin"]), bed)
 
@@ -189,7 +188,7 @@ def _cloud(entry: Mapping[str, Any]) -> Cloud:
 
 
 def bring_up(request: pytest.FixtureRequest) -> Iterator[OpenStack]:
-    """The cloud of this session; the body of the fixture `openstack`."""
+    """Start and stop the session's cloud; the body of the fixture `openstack`."""
     from tests.conftest import missing
 
     given = given_cloud()

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server for one test run: own directory, own port on loopback, gone with the run."""
+"""A private PostgreSQL server for one test run, with its own directory and port on loopback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.ports import free_port
 
 
 class PostgresServer:
-    """Starts on `__enter__`, gives its URL, stops on `__exit__`.
+    """Starts on `__enter__`, returns its URL, stops on `__exit__`.
 
     Args:
-        host: address that it listens on; others than loopback let in whoever reaches them.
+        host: listen address; an address other than loopback accepts every client that reaches it.
 
     PostgreSQL refuses to run as root; as root the server runs as user `postgres` or, without one, `nobody`.
     """
@@ -34,7 +34,7 @@ class PostgresServer:
 
     @staticmethod
     def programs() -> Path | None:
-        """The directory that holds initdb and pg_ctl, the newest version's; None without one."""
+        """Return the directory of the newest version's initdb and pg_ctl; None if there is none."""
         on_path = shutil.which("initdb")
         if on_path:
             return Path(on_path).parent
@@ -44,7 +44,7 @@ class PostgresServer:
     def __enter__(self) -> str:
         port = free_port(self._host)
         if self._user:
-            # pytest's directories are root's alone; the server needs to pass through them.
+            # Only root may enter pytest's directories; the server's user has to traverse them.
             for directory in (self._directory, *self._directory.parents):
                 if directory == Path("/tmp").parent or directory.stat().st_uid != 0:
                     break
@@ -65,24 +65,24 @@ class PostgresServer:
         self.stop()
 
     def restart(self) -> None:
-        """Break every connection off, as a crash does, and come back at the same address with what was committed."""
+        """Stop as a crash does, and start at the same address with the committed data."""
         self.stop()
         self.start()
 
     def start(self) -> None:
-        """Come back, at the same address with what was committed."""
+        """Start at the same address with the committed data."""
         log = self._directory / "server.log"
         self._run("pg_ctl", "-D", str(self._data), "-l", str(log), "-o", self._options, "-w", "start")
 
     def stop(self) -> None:
-        """Break every connection off, as a crash does, and be away; nothing where it is already."""
+        """Stop as a crash does, breaking every connection; do nothing if it is not running."""
         if not (self._data / "postmaster.pid").exists():
             return
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), *arguments]
-        # pg_ctl's server inherits its streams; a pipe would never close.
+        # The server inherits pg_ctl's streams; a pipe would never close.
         log = self._directory / "commands.log"
         with log.open("ab") as stream:
             done = subprocess.run(

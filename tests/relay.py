@@ -1,4 +1,4 @@
-"""A way to a server that a test can block, or hold the answers on: a TCP relay on a port of its own."""
+"""A TCP relay to a server, which a test can block, or on which it can hold responses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.ports import free_port
 
 
 class Relay:
-    """Passes connections on, until it is blocked: then those that stand end, and new ones are refused.
+    """Forwards connections until it is blocked: then open ones are closed, and new ones refused.
 
     Attributes:
-        target: where it passes them on to.
-        held: set while an answer is held.
+        target: address that it forwards to.
+        held: set while a response is held.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -30,7 +30,7 @@ class Relay:
         self.unblock()
 
     def unblock(self) -> None:
-        """Pass on again."""
+        """Accept and forward connections again."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
@@ -39,29 +39,29 @@ class Relay:
         threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
 
     def hold(self) -> None:
-        """Be as a server that is slow: what is asked arrives, and the answer does not come back until `release`."""
+        """Behave like a slow server: requests arrive, and responses are held until `release`."""
         self._flows.clear()
 
     def release(self) -> None:
-        """Let the answers go."""
+        """Forward the held responses."""
         with self._lock:
             self.held.clear()
             self._flows.set()
 
     def block(self) -> None:
-        """Be as a server that was killed."""
+        """Behave like a killed server."""
         with self._lock:
             listener, self._listener = self._listener, None
-            standing, self._open = self._open, set()
+            connections, self._open = self._open, set()
         if listener is not None:
-            # close alone would let accept go on.
+            # close() alone would not end accept().
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        for each in standing:
+        for each in connections:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        # What was held goes nowhere now.
+        # Held responses are discarded, because their connections are closed.
         self.release()
 
     def _serve(self, listener: socket.socket) -> None:
@@ -70,9 +70,9 @@ class Relay:
                 near, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._carry, args=(near, listener), daemon=True).start()
+            threading.Thread(target=self._forward, args=(near, listener), daemon=True).start()
 
-    def _carry(self, near: socket.socket, listener: socket.socket) -> None:
+    def _forward(self, near: socket.socket, listener: socket.socket) -> None:
         with contextlib.closing(near):
             try:
                 far = socket.create_connection(self.target, timeout=10)
@@ -110,7 +110,7 @@ def _pass(source: socket.socket, sink: socket.socket, wait: Callable[[], None] =
 
 @contextlib.contextmanager
 def relay_to(host: str, port: int) -> Iterator[Relay]:
-    """One for the time of a test."""
+    """Run a relay for one test."""
     relay = Relay(host, port)
     try:
         yield relay

@@ -1,6 +1,6 @@
-"""What is skipped, and what it takes to run it: shown after the last test, by reason.
+"""Lists skipped tests by reason after the last test, with the command that runs them.
 
-`--quick`, of `make test`, leaves out what needs a test bed, even where one could be brought up, and what is marked slow.
+`--quick`, which `make test` passes, skips tests that need a test bed, even if one could be started, and those marked slow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-#: Marker to what it says of a test.
+#: Reason by marker.
 _LEFT_OUT: Final[Mapping[str, str]] = {
     "openstack": "needs OpenStack",
     "kubernetes": "needs Kubernetes",
@@ -22,17 +22,17 @@ _PREFIX: Final = "Skipped: "
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """What tests/conftest.py offers on the command line."""
-    parser.addoption("--quick", action="store_true", help="leave out tests that need a test bed or are marked slow")
+    """Add the command line options."""
+    parser.addoption("--quick", action="store_true", help="skip tests that need a test bed or are marked slow")
 
 
 def to_run(reason: str, command: str) -> str:
-    """Why a test is skipped, with the command that runs it."""
+    """Return the reason of a skip, with the command that runs the test."""
     return f"{reason}; to run: {command}"
 
 
 def leave_out(items: Sequence[pytest.Item]) -> None:
-    """Skip what `--quick` leaves out."""
+    """Skip the tests that `--quick` leaves out."""
     for item in items:
         marker = next((each for each in _LEFT_OUT if item.get_closest_marker(each) is not None), None)
         if marker is not None:
@@ -42,14 +42,13 @@ def leave_out(items: Sequence[pytest.Item]) -> None:
 
 
 def was_left_out(item: pytest.Item) -> bool:
-    """Whether it is skipped by choice, and not since the machine lacks something."""
+    """Return whether a test is skipped because of `--quick`, and not because the machine lacks something."""
     return item.stash.get(_IS_LEFT_OUT, False)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     yield
-    # Where none is missing, as in CI, there are none.
     reports = terminalreporter.stats.get("skipped", [])
     if not reports:
         return

@@ -1,13 +1,13 @@
-"""What tests found out that people want to read, such as who was killed and how long it took: shown after the last test.
+"""Tables for people, such as killed processes and recovery times, which are printed after the last test.
 
-Printing is no way there: pytest shows what a test printed only if it failed, and several processes may run the tests.
+Tests cannot print them: pytest shows the output of failed tests only, and several processes may run the tests.
 """
 
 from __future__ import annotations
 
 
 class Tables:
-    """The texts, in the order in which they came; the fixture `tables` gives it."""
+    """The texts in order; the fixture `tables` provides it."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

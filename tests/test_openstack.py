@@ -1,4 +1,4 @@
-"""The test bed answers, as a tenant and as the administrator; what has been killed comes back."""
+"""The test bed responds to a tenant and to the administrator, and killed services can be restarted."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def test_the_administrator_may_list_services_and_a_tenant_may_not(openstack: Ope
         openstack.tenant.keystone("GET", "/services")
 
 
-def test_tokens_that_live_seconds_hold_at_the_ordinary_door(openstack: OpenStack, short_lived: str) -> None:
-    def shown() -> Any:
+def test_short_lived_tokens_are_valid_at_the_main_keystone(openstack: OpenStack, short_lived: str) -> None:
+    def validated() -> Any:
         brief = Cloud({**openstack.tenant.auth, "auth_url": short_lived}, openstack.region).token()
         headers = {"X-Auth-Token": brief, "X-Subject-Token": brief}
         answer = openstack.tenant.session.get(
             f"{openstack.auth_url}/auth/tokens", headers=headers, authenticated=False, raise_exc=False
         )
-        # A few seconds may be over before a busy machine has come to ask.
+        # On a busy machine the token may expire before it is validated.
         return answer.json()["token"] if answer.status_code == 200 else None
 
-    plain = until(shown, "a token holds while it lives")
+    plain = until(validated, "a token is valid before its expiry")
     assert plain["project"]["id"] == openstack.tenant.project_id
     assert plain["expires_at"] > plain["issued_at"]
 
 
-def test_a_keystone_that_was_killed_comes_back(openstack: OpenStack) -> None:
+def test_a_killed_keystone_can_be_restarted(openstack: OpenStack) -> None:
     if openstack.bed is None:
-        missing("a Keystone that may be killed", command="OS_CLOUD= make test-all")
+        missing("a Keystone that tests may kill", command="OS_CLOUD= make test-all")
     assert openstack.bed is not None
     openstack.bed.kill("keystone")
     with pytest.raises(exceptions.ConnectFailure):
@@ -50,7 +50,7 @@ def test_a_keystone_that_was_killed_comes_back(openstack: OpenStack) -> None:
     assert openstack.tenant.token()
 
 
-def test_servers_networks_images_and_volumes_are_there(openstack_cloud: OpenStack) -> None:
+def test_servers_networks_images_and_volumes_are_available(openstack_cloud: OpenStack) -> None:
     session = openstack_cloud.tenant.session
     for service_type, path, name in (
         ("compute", "/flavors", "m1.nano"),
@@ -64,7 +64,7 @@ def test_servers_networks_images_and_volumes_are_there(openstack_cloud: OpenStac
         assert name in {each["name"] for each in listed}, service_type
 
 
-def test_names_can_be_served(openstack_dns: OpenStack) -> None:
+def test_dns_is_available(openstack_dns: OpenStack) -> None:
     session = openstack_dns.tenant.session
     endpoint = session.get_endpoint(service_type="dns", region_name=openstack_dns.region)
     assert "zones" in session.get(f"{endpoint}/v2/zones").json()

@@ -1,4 +1,4 @@
-"""What an installed Archelon needs beside its Python files is in its wheel, and nothing else comes along."""
+"""The wheel contains all files that an installed Archelon needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGES = (
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Files of the wheel, built here without the network from what git has."""
-    place = tmp_path_factory.mktemp("wheel")
-    # Without git, or in an unpacked archive, what is there is what was delivered.
+    """Files of the wheel, built here without network access from the files that git tracks."""
+    directory = tmp_path_factory.mktemp("wheel")
+    # Without git, or in an unpacked archive, all files are part of the release.
     tracked = None
     if shutil.which("git") is not None:
         listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -39,12 +39,12 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         for path in [ROOT / package, *(ROOT / package).rglob("*")]:
             name = str(path.relative_to(ROOT))
             if path.is_file() and (tracked is None or name in tracked):
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, place / name)
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, directory / name)
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", build, str(place)], cwd=place, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", build, str(directory)], cwd=directory, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(place / done.stdout.split()[-1]) as wheel:
+    with zipfile.ZipFile(directory / done.stdout.split()[-1]) as wheel:
         return wheel.namelist()
 
 
@@ -58,11 +58,11 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "archelon_core/migrations/env.py",
     ],
 )
-def test_it_is_there(names: list[str], name: str) -> None:
+def test_the_wheel_contains_data_files(names: list[str], name: str) -> None:
     assert name in names
 
 
-def test_every_file_of_the_packages_is_there(names: list[str]) -> None:
+def test_the_wheel_contains_every_file_of_the_packages(names: list[str]) -> None:
     missing = []
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
@@ -72,6 +72,6 @@ def test_every_file_of_the_packages_is_there(names: list[str]) -> None:
     assert missing == []
 
 
-def test_nothing_else_is(names: list[str]) -> None:
-    places = {name.split("/")[0] for name in names}
-    assert {each for each in places if not each.endswith(".dist-info")} <= set(PACKAGES)
+def test_the_wheel_contains_nothing_else(names: list[str]) -> None:
+    roots = {name.split("/")[0] for name in names}
+    assert {each for each in roots if not each.endswith(".dist-info")} <= set(PACKAGES)

@@ -1,4 +1,4 @@
-"""The README's commands do what it says: its service is started, its requests are sent, its targets exist."""
+"""The README's commands work: its service starts, its requests succeed, its targets exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[int]:
-    """The README's first service, on a port."""
+    """Port of the README's first service."""
     (program,) = [each for each in code_blocks(README, "python") if "occi_service.Application()" in each]
     (tmp_path / "readme.py").write_text(program)
     with socket.create_server(("127.0.0.1", 0)) as listening, (tmp_path / "log").open("wb") as log:
@@ -36,7 +36,7 @@ def served(tmp_path: Path) -> Iterator[int]:
             process.wait(60)
 
 
-def test_the_first_service_answers_the_first_requests(served: int) -> None:
+def test_the_first_service_responds_to_the_first_requests(served: int) -> None:
     if shutil.which("curl") is None:
         missing("curl", package="curl")
     (script,) = [each for each in code_blocks(README) if "curl" in each]
@@ -56,7 +56,7 @@ def test_the_first_service_answers_the_first_requests(served: int) -> None:
     assert '"occi.compute.state":"inactive"' in listed
 
 
-def test_every_target_that_is_named_exists() -> None:
+def test_every_named_target_exists() -> None:
     if shutil.which("make") is None:
         missing("make", package="make")
     named = set(re.findall(r"^make ([\w-]+)", "\n".join(code_blocks(README) + code_blocks(CONTRIBUTING)), re.MULTILINE))
@@ -66,7 +66,7 @@ def test_every_target_that_is_named_exists() -> None:
         assert done.returncode == 0, (target, done.stderr)
 
 
-def test_every_page_that_is_linked_exists() -> None:
+def test_every_linked_page_exists() -> None:
     for name, text in (("README.md", README), ("CONTRIBUTING.md", CONTRIBUTING)):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / target).exists(), f"{name} links to {target}"

@@ -1,4 +1,4 @@
-"""`--rerun-failed`: who fails by chance is listed and forgiven, who fails again fails, and pytest's last line says so."""
+"""`--rerun-failed`: flaky tests are listed and tolerated, repeated failures fail, and pytest's last line counts both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.name))
 """
-#: A test that fails in the first process that runs it, here by the name of a file that it leaves.
+#: A test that fails the first time, which it recognizes by a file.
 _FLAKY = """
 def test_{name}(request):
     seen = request.config.rootpath / "seen-{name}"
@@ -44,7 +44,7 @@ def test_bad():
 
 
 class Checkout:
-    """A directory of tests that are run with the plugin, by as many processes as `processes` says."""
+    """A directory of tests, which `processes` processes run with the plugin."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self._pytester = pytester
@@ -58,7 +58,7 @@ class Checkout:
     def run(self, *options: str) -> pytest.RunResult:
         processes = ["--numprocesses", str(self.processes), "--dist", "loadgroup"]
         done = self._pytester.runpytest_subprocess("--rerun-failed", *processes, *options, timeout=120)
-        # Whatever became of it.
+        # The summary line is the last, whatever the result.
         assert " in " in done.outlines[-1]
         assert done.outlines[-1].startswith("=")
         return done
@@ -67,11 +67,11 @@ class Checkout:
 @pytest.fixture
 def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # It is as good without the others, and sooner there.
+    # The other plugins are not needed, and slow the start down.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     # These tests may themselves be run by one process of several.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    # With it, pytest writes whole messages, and these tests look for beginnings.
+    # With CI set, pytest writes complete messages, and these tests expect shortened ones.
     monkeypatch.delenv("CI", raising=False)
     return Checkout(pytester)
 
@@ -89,15 +89,15 @@ def flaky(done: pytest.RunResult) -> list[str]:
     return [each.removeprefix("FLAKY ") for each in before]
 
 
-def test_nothing_is_said_where_nothing_failed(checkout: Checkout) -> None:
+def test_without_failures_nothing_is_printed(checkout: Checkout) -> None:
     checkout.write(test_one=_GOOD)
     done = checkout.run()
     assert done.ret == 0
     assert done.parseoutcomes() == {"passed": 1}
-    assert "once more" not in done.stdout.str()
+    assert "rerun alone" not in done.stdout.str()
 
 
-def test_one_that_passes_the_second_time_is_flaky_and_its_first_error_is_shown(checkout: Checkout) -> None:
+def test_a_test_that_passes_on_rerun_is_flaky_and_its_first_error_is_shown(checkout: Checkout) -> None:
     checkout.write(test_one=_GOOD + _FLAKY.format(name="odd"), test_two=_GOOD)
     done = checkout.run()
     assert done.ret == 0
@@ -108,21 +108,19 @@ def test_one_that_passes_the_second_time_is_flaky_and_its_first_error_is_shown(c
 
 
 @pytest.mark.usefixtures("processes")
-def test_one_that_fails_again_fails(checkout: Checkout) -> None:
+def test_a_test_that_fails_again_fails(checkout: Checkout) -> None:
     checkout.write(test_one=_BAD + _FLAKY.format(name="odd"), test_two=_GOOD)
     done = checkout.run()
     assert done.ret == 1
     assert flaky(done) == ["test_one.py::test_odd"]
     assert done.parseoutcomes() == {"failed": 1, "passed": 1, "flaky": 1}
-    done.stdout.re_match_lines(
-        [r"FAILED test_one.py::test_bad", r"-+ Once more, alone -+", r"E +ValueError: always bad"]
-    )
+    done.stdout.re_match_lines([r"FAILED test_one.py::test_bad", r"-+ Rerun alone -+", r"E +ValueError: always bad"])
     done.stdout.re_match_lines([r"=+ short test summary", r"FAILED test_one.py::test_bad.* ValueError: always bad"])
 
 
 @pytest.mark.usefixtures("processes")
 def test_errors_of_fixtures_count_once(checkout: Checkout) -> None:
-    """A test whose fixture fails at its end has passed before; both are made up for by the second time."""
+    """A test whose fixture fails at teardown had passed; a successful rerun replaces both results."""
     fixture = """
 import pytest
 
@@ -156,8 +154,8 @@ def test_begins(beginning, value):
 
 
 @pytest.mark.usefixtures("processes")
-def test_each_runs_in_another_process_and_alone(checkout: Checkout) -> None:
-    """What a process has become, and what others do at the same time, is not what a test fails of the second time."""
+def test_each_is_rerun_in_a_new_process_and_alone(checkout: Checkout) -> None:
+    """Neither a used process nor concurrent tests can cause the second failure."""
     there = """
 import os
 
@@ -181,10 +179,10 @@ def test_a_process_that_dies_is_a_failure(checkout: Checkout) -> None:
     done = checkout.run()
     assert done.ret == 1
     assert done.parseoutcomes()["failed"] >= 1
-    assert "It ended with 3" in done.stdout.str()
+    assert "The rerun exited with 3" in done.stdout.str()
 
 
-def test_one_that_is_skipped_the_second_time_has_not_passed(checkout: Checkout) -> None:
+def test_a_test_that_is_skipped_on_rerun_has_not_passed(checkout: Checkout) -> None:
     text = """
 import pytest
 
@@ -216,13 +214,13 @@ def test_few_may_be_flaky(checkout: Checkout, number: int) -> None:
         assert done.outlines[-2] == f"{number} tests are flaky, more than {MOST_FLAKY}: the run fails"
 
 
-def test_where_much_fails_nothing_is_run_again(checkout: Checkout) -> None:
+def test_nothing_is_rerun_after_many_failures(checkout: Checkout) -> None:
     number = MOST_RERUN + 1
     checkout.write(test_one="".join(_FLAKY.format(name=f"n{each}") for each in range(number)))
     done = checkout.run()
     assert done.ret == 1
     assert done.parseoutcomes() == {"failed": number}
-    assert done.outlines[-2] == f"{number} tests failed, more than {MOST_RERUN}: none was run again"
+    assert done.outlines[-2] == f"{number} tests failed, more than {MOST_RERUN}: none was rerun"
 
 
 def test_a_file_that_cannot_be_read_fails_the_run(checkout: Checkout) -> None:
@@ -233,14 +231,14 @@ def test_a_file_that_cannot_be_read_fails_the_run(checkout: Checkout) -> None:
     assert done.parseoutcomes()["errors"] == 2
 
 
-def test_a_run_that_is_broken_off_is_not_saved_by_a_flaky_test(checkout: Checkout) -> None:
+def test_an_interrupted_run_fails_despite_a_flaky_test(checkout: Checkout) -> None:
     checkout.write(test_one=_FLAKY.format(name="odd"), test_two=_GOOD)
     done = checkout.run("--exitfirst")
     assert done.ret != 0
     assert flaky(done) == []
 
 
-def test_a_test_bed_that_comes_up_the_second_time_does_not_make_up_for_tests_that_lacked_it(checkout: Checkout) -> None:
+def test_a_test_bed_that_starts_on_rerun_does_not_excuse_tests_that_lacked_it(checkout: Checkout) -> None:
     text = """
 import pytest
 
@@ -256,7 +254,7 @@ def cloud(request):
     with beds.coming_up("cloud", RuntimeError):
         if not seen.exists():
             seen.touch()
-            raise RuntimeError("no room")
+            raise RuntimeError("disk full")
 
 @pytest.mark.parametrize("number", range(3))
 def test_cloud(cloud, number):

@@ -1,4 +1,4 @@
-"""What is skipped is listed by reason, with what runs it; `--quick` leaves out test beds and what is slow, in CI too."""
+"""Skipped tests are listed by reason, with the command that runs them; `--quick` skips test beds and slow tests, in CI too."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def checkout(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_what_is_skipped_is_shown_by_reason(checkout: pytest.Pytester, processes: int) -> None:
+def test_skipped_tests_are_listed_by_reason(checkout: pytest.Pytester, processes: int) -> None:
     done = checkout.runpytest_subprocess("--numprocesses", str(processes), timeout=120)
     assert done.parseoutcomes() == {"passed": 3, "skipped": 4}
     assert done.outlines[-3:-1] == [
@@ -68,7 +68,7 @@ def test_what_is_skipped_is_shown_by_reason(checkout: pytest.Pytester, processes
     ]
 
 
-def test_quick_leaves_out_what_needs_a_test_bed_or_is_slow(checkout: pytest.Pytester) -> None:
+def test_quick_skips_test_beds_and_slow_tests(checkout: pytest.Pytester) -> None:
     done = checkout.runpytest_subprocess("--quick", timeout=120)
     assert done.parseoutcomes() == {"passed": 1, "skipped": 6}
     assert {
@@ -77,13 +77,13 @@ def test_quick_leaves_out_what_needs_a_test_bed_or_is_slow(checkout: pytest.Pyte
     } < set(done.outlines[-5:-1])
 
 
-def test_nothing_is_said_of_no_skips(checkout: pytest.Pytester) -> None:
+def test_without_skips_nothing_is_listed(checkout: pytest.Pytester) -> None:
     done = checkout.runpytest_subprocess("-k", "test_rest", timeout=120)
     assert "by reason" not in done.stdout.str()
 
 
-def test_what_is_left_out_by_choice_is_not_missing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This project's own tests, where nothing may be missing, and with a cloud and a cluster that do not answer."""
+def test_tests_that_quick_skips_are_not_failures(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run this project's own tests with ARCHELON_REQUIRE_ALL, and a cloud and a cluster that do not respond."""
     for name, value in {"ARCHELON_REQUIRE_ALL": "1", "OS_CLOUD": "none", "KUBECONFIG": "/none"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)

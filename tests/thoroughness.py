@@ -1,11 +1,11 @@
-"""How thoroughly tests kill processes: at every moment once; `make crash` more often, `make test` at some moments only."""
+"""How often tests kill processes: once at every point; `make crash` more often, `make test` at some points only."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-#: How often each moment gets its turn.
+#: Repetitions of each point.
 ROUNDS: Final = int(os.environ.get("ARCHELON_CRASH_ROUNDS", "1"))
-#: Of the moments of one kind, in their order, each how-many-th gets it.
+#: Of the points of one kind, in order, only every n-th is used.
 STRIDE: Final = int(os.environ.get("ARCHELON_TEST_CRASH_STRIDE", "1"))

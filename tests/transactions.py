@@ -1,8 +1,8 @@
-"""Has every test fail in which something slow happens inside a transaction for writing.
+"""Fails every test in which a slow operation runs inside a write transaction.
 
-The product refuses what it knows to be slow (`archelon_core.transactions`). Here the same is asked of whatever comes by way of a
-library: sockets that connect, names that are looked up, processes that start, pauses, by Python's own audit events; parsing of
-YAML, archives, compression and templates, and digests of much, by their functions.
+The product guards its own slow functions (`archelon_core.transactions`). This module extends the guard to libraries: socket
+connects, name lookups, process starts and sleeps by Python's audit events; parsing of YAML, archives, compression and
+templates, and digests of large data, by wrapping their functions.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ _FUNCTIONS: Final[tuple[tuple[Any, str], ...]] = (
     (zlib, "decompressobj"),
     (jinja2.Environment, "from_string"),
 )
-#: Bytes whose digest is computed in about a millisecond.
-_MUCH: Final = 1 << 20
+#: A digest of this many bytes takes about a millisecond.
+_LARGE: Final = 1 << 20
 
 
 def guard() -> None:
-    """Once in a process."""
-    sys.addaudithook(_acknowledged)
+    """Install the guard; call it once per process."""
+    sys.addaudithook(_audit)
     for owner, name in _FUNCTIONS:
-        setattr(owner, name, _refusing(getattr(owner, name), f"{owner.__name__}.{name}"))
+        setattr(owner, name, _guarded(getattr(owner, name), f"{owner.__name__}.{name}"))
     for name in ("sha256", "blake2b", "sha1"):
-        setattr(hashlib, name, _refusing_much(getattr(hashlib, name)))
+        setattr(hashlib, name, _guarded_digest(getattr(hashlib, name)))
 
 
-def _acknowledged(event: str, _arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, _arguments: tuple[Any, ...]) -> None:
     if event in _EVENTS:
         forbid_in_transaction(event)
 
 
-def _refusing(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+def _guarded(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     @functools.wraps(function)
-    def refusing(*arguments: Any, **named: Any) -> Any:
+    def guarded(*arguments: Any, **named: Any) -> Any:
         forbid_in_transaction(what)
         return function(*arguments, **named)
 
-    return refusing
+    return guarded
 
 
-def _refusing_much(function: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_digest(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def refusing(data: bytes = b"", **named: Any) -> Any:
-        if len(data) > _MUCH:
-            forbid_in_transaction("a digest of much")
+    def guarded(data: bytes = b"", **named: Any) -> Any:
+        if len(data) > _LARGE:
+            forbid_in_transaction("a digest of large data")
         return function(data, **named)
 
-    return refusing
+    return guarded

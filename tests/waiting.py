@@ -1,4 +1,4 @@
-"""Waiting in tests: for a condition, never for a time."""
+"""Waits for conditions in tests."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeVar
 Seen = TypeVar("Seen")
 
 
-def until(look: Callable[[], Seen], what: str = "", *, seconds: float = 90.0, pause: float = 0.05) -> Seen:
-    """Look again and again until what is seen is true, and give it back.
+def until(poll: Callable[[], Seen], what: str = "", *, seconds: float = 90.0, pause: float = 0.05) -> Seen:
+    """Poll until the result is true, and return it.
 
     Args:
-        what: what is waited for, in words, for the failure.
-        seconds: how long at most; long enough for a machine that does other things.
-        pause: seconds between two looks.
+        what: the condition in words, for the error.
+        seconds: timeout; long enough for a busy machine.
+        pause: seconds between two polls.
 
     Raises:
-        AssertionError: the time is over.
+        AssertionError: the timeout is over.
     """
     end = time.monotonic() + seconds
     while True:
-        seen = look()
+        seen = poll()
         if seen:
             return seen
-        assert time.monotonic() < end, f"not within {seconds} s: {what or look}"
+        assert time.monotonic() < end, f"not within {seconds} s: {what or poll}"
         time.sleep(pause)

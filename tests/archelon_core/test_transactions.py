@@ -29,7 +29,7 @@ SLOW: dict[str, Callable[[], object]] = {
     "a socket": lambda: socket.create_connection(("127.0.0.1", 9)),
     "a name": lambda: socket.getaddrinfo("localhost", 80),
     "a process": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
-    "a digest of much": lambda: hashlib.sha256(bytes(2 << 20)),
+    "a digest of large data": lambda: hashlib.sha256(bytes(2 << 20)),
 }
 
 
