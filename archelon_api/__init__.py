@@ -1,7 +1,7 @@
-"""The kinds, attribute names and constants that Archelon's services say to one another; nothing else.
+"""The kinds, attribute names and constants of the requests between Archelon's services.
 
-Each module of this package is one party's vocabulary. A service registers the kinds with its backends, a client reads
-the names, tests make fakes of them, and `docs/wire.md` is written from them: nobody spells a name a second time.
+Each module of this package is one party's vocabulary. A service registers the kinds with its backends, clients and tests use the
+names, and `docs/wire.md` is generated from them.
 """
 
 from . import deploy, design, disposal, orchestrator, provision, runtime, service_manager, tokens

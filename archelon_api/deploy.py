@@ -17,7 +17,7 @@ _ACTION_SCHEME: Final = "http://schemas.ogf.org/occi/platform/application/action
 
 # --- bundles ---------------------------------------------------------------------------------------------------------
 
-#: A bundle travels as the archive itself, PUT and GET at its digest's path.
+#: A bundle is transferred as the archive itself, PUT and GET at its digest's path.
 BUNDLE_MEDIA_TYPE: Final = "application/gzip"
 BUNDLE_SIZE: Final = attribute("bundle.size")
 BUNDLE_UNUSED_SINCE: Final = attribute("bundle.unused_since")
@@ -88,7 +88,7 @@ ORCHESTRATOR: Final = Mixin(
     location="/orchestrator/",
 )
 
-#: Header fields of a piece of a log: positions of its first byte, and of the one to ask for next.
+#: Header fields of a piece of a log: positions of its first byte, and of the next one to request.
 LOG_START: Final = "X-Start"
 LOG_NEXT: Final = "X-Next"
 
@@ -194,7 +194,7 @@ STACK: Final = Kind(
         STACK_STATE: Attribute("immutable", description="Heat's state, such as CREATE_COMPLETE"),
         STACK_REASON: Attribute("immutable"),
         STACK_ID: Attribute("immutable", description="the platform's own id"),
-        # Which of them are secret only the template's author knows, so none is listed, and all are encrypted.
+        # Only the template's author knows which of them are secret, so none is listed, and all are encrypted.
         STACK_OUTPUTS: Attribute("immutable", type="object", secret=True),
         STACK_RESOURCES: Attribute("immutable", type="array", description="objects of name, type, id, state, kind"),
     },
@@ -203,15 +203,15 @@ STACK: Final = Kind(
 
 
 def bundle_path(digest: str) -> str:
-    """Path of a bundle."""
+    """Return the path of a bundle."""
     return f"{BUNDLE.location}{digest}"
 
 
 def application_path(instance: str) -> str:
-    """Path of an instance's orchestrator, an application."""
+    """Return the path of an instance's orchestrator, an application."""
     return f"{APPLICATION.location}{instance}"
 
 
 def stack_path(instance: str, name: str, region: str) -> str:
-    """Path of one of an instance's stacks."""
+    """Return the path of one of an instance's stacks."""
     return f"{STACK.location}{derived_id(instance, name, region)}"

@@ -57,11 +57,11 @@ SERVICE: Final = Kind(
 DELEGATION_STATE: Final = attribute("delegation.state")
 DELEGATION_PARENT: Final = attribute("delegation.parent")
 DELEGATION_REASON: Final = attribute("delegation.reason")
-#: What `exchange` answers with: shown once, and not kept.
+#: Response of `exchange`: shown once, and not stored.
 DELEGATION_TOKEN: Final = attribute("delegation.token")
 DELEGATION_EXPIRES: Final = attribute("delegation.expires")
 EXCHANGE_AUDIENCE: Final = attribute("delegation.audience")
-#: The tenant's own token, used once to make the delegation, and not kept.
+#: The tenant's own token, used once to create the delegation, and not stored.
 SUBJECT_TOKEN_HEADER: Final = "X-Subject-Token"  # noqa: S105 - a name
 
 EXCHANGE: Final = Action(
@@ -119,29 +119,29 @@ VALIDATION: Final = Kind(
 )
 
 
-#: The scheme of the services that come with Archelon, which providers publish as they do their own.
+#: The scheme of the services that come with Archelon, which providers publish like their own.
 _PUBLISHED_SCHEME: Final = scheme("service")
 _PUBLISHED: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s#]+#[^\s#]+")
 
 
 def is_ours(service_type: str) -> bool:
-    """Whether a type is of the schemes of Archelon's own modules, to which tokens for the cloud controller are sent."""
+    """Return whether a type belongs to Archelon's own modules, which receive tokens for the cloud controller."""
     return service_type.startswith(SCHEME_PREFIX) and not service_type.startswith(_PUBLISHED_SCHEME)
 
 
 def is_reserved(service_type: str) -> bool:
-    """Whether no token lets anybody enter a type: one of our own, or one that is no kind of a published service.
+    """Return whether no token may enter a type: one of Archelon's modules, or one that is not the kind of a published service.
 
-    The latter are what Keystone calls services (`identity`, `compute`, `orchestration`, …), and schemes without a term.
+    The latter are Keystone's names of services (`identity`, `compute`, `orchestration`, …), and schemes without a term.
     """
     return is_ours(service_type) or _PUBLISHED.fullmatch(service_type) is None
 
 
-def is_believed(attributes: Mapping[str, Any]) -> bool:
-    """Whether an entry of the catalogue may be sent a token for its type.
+def is_trusted(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a catalogue entry may be sent a token for its type.
 
-    Of our own modules that is what the installation entered at its start, of others' reserved types what was read out of the
-    identity service's catalogue. What is not reserved is checked when it is written.
+    For Archelon's own modules these are the entries that the installation made at its start, for other reserved types those
+    from the identity service's catalogue. Types that are not reserved are checked when the entry is written.
     """
     service_type, origin = str(attributes.get(SERVICE_TYPE, "")), attributes.get(ORIGIN)
     if is_ours(service_type):
@@ -150,15 +150,15 @@ def is_believed(attributes: Mapping[str, Any]) -> bool:
 
 
 def service_path(service_type: str, region: str, interface: str = "public") -> str:
-    """Path of a catalogue entry."""
+    """Return the path of a catalogue entry."""
     return f"{SERVICE.location}{derived_id(service_type, region, interface)}"
 
 
 def delegation_path(instance: str) -> str:
-    """Path of an instance's delegation."""
+    """Return the path of an instance's delegation."""
     return f"{DELEGATION.location}{instance}"
 
 
 def platform_audience(region: str) -> str:
-    """Audience of a token for the platform of a region."""
+    """Return the audience of a token for the platform of a region."""
     return f"platform:{region}"

@@ -36,5 +36,5 @@ DISPOSAL: Final = Kind(
 
 
 def disposal_path(instance: str) -> str:
-    """Path of an instance's disposal."""
+    """Return the path of an instance's disposal."""
     return f"{DISPOSAL.location}{instance}"

@@ -10,7 +10,7 @@ from occi_service.attributes import Attribute
 
 from .names import LABELS, REGION, attribute, derived_id, scheme
 
-#: The catalogue has it for each region in which names can be set.
+#: The catalogue has an entry of this type for each region in which names can be set.
 SCHEME: Final = scheme("dns")
 
 ZONE: Final = attribute("dns.zone")
@@ -42,5 +42,5 @@ RECORD: Final = Kind(
 
 
 def record_path(instance: str, region: str, zone: str, name: str, type: str) -> str:  # noqa: A002 - DNS's words
-    """Path of an instance's record."""
+    """Return the path of an instance's record."""
     return f"{RECORD.location}{derived_id(instance, region, zone, name, type)}"

@@ -1,8 +1,7 @@
-"""What a record of DNS may say, and the one way in which it is written, so that the same record is the same text everywhere.
+"""Validation of DNS records, and their canonical form, so that the same record is the same text everywhere.
 
-The SDK checks by it before an orchestrator asks for a record, and the cloud controller what it is asked for, by whoever. A name
-in a record's data is written whole, with the dot at its end: without one a zone file takes it as a name below the zone, and
-Designate takes it not at all.
+The SDK checks an orchestrator's records before it sends them, the cloud controller all that it receives. A name in a record's
+data is absolute, with a trailing dot: without one a zone file treats it as relative to the zone, and Designate refuses it.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-#: RFC 1035, 2.3.4, with the underscore that SRV and TXT names begin with.
+#: RFC 1035, 2.3.4, with the leading underscore of SRV and TXT names.
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-#: What a line of a zone file takes without another meaning: no semicolon, which begins a comment.
+#: Characters without special meaning in a line of a zone file: no semicolon, which begins a comment.
 _PRINTABLE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,255}")
 #: One character string of TXT: quotes and backslashes inside are escaped.
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\["\\])*"')
@@ -26,10 +25,10 @@ _SHOWN: Final = 80
 
 
 class DnsRecordError(ValueError):
-    """It is no record of DNS; the text says why and what to write.
+    """The DNS record is invalid; the text contains the reason and the remedy.
 
     Attributes:
-        part: which of `zone`, `name`, `type`, `value` and `ttl` it is about.
+        part: the invalid part: `zone`, `name`, `type`, `value` or `ttl`.
     """
 
     def __init__(self, part: str, message: str) -> None:
@@ -39,10 +38,10 @@ class DnsRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DnsRecord:
-    """A record as it is written.
+    """A record in its canonical form.
 
     Attributes:
-        zone: a domain, in lower case, without the dot at its end.
+        zone: a domain, in lower case, without the trailing dot.
         name: below the zone, in lower case; `@` for the zone itself.
         type: such as `A`. value: its data. ttl: seconds.
     """
@@ -55,39 +54,38 @@ class DnsRecord:
 
     @property
     def full_name(self) -> str:
-        """The whole name, with the dot at its end."""
+        """The absolute name, with the trailing dot."""
         return f"{self.zone}." if self.name == "@" else f"{self.name}.{self.zone}."
 
 
 def zone_of(text: str) -> str:
-    """A zone's name as it is written. Raises DnsRecordError."""
+    """Return the canonical form of a zone's name. Raises DnsRecordError."""
     plain = text.removesuffix(".").lower()
     if _NAME.fullmatch(plain) is None:
-        raise DnsRecordError("zone", f"{text[:_SHOWN]!r} is no zone; write a domain such as example.org")
+        raise DnsRecordError("zone", f"{text[:_SHOWN]!r} is not a zone; use a domain such as example.org")
     return plain
 
 
 def checked(zone: str, name: str, type: str, value: str, *, ttl: int) -> DnsRecord:  # noqa: A002 - DNS's word
-    """A record as it is written. Raises DnsRecordError."""
+    """Return the canonical form of a record. Raises DnsRecordError."""
     zone, kind = zone_of(zone), type.upper()
     if name != "@" and _NAME.fullmatch(name) is None:
-        raise DnsRecordError("name", f"{name[:_SHOWN]!r} is no name below a zone; use letters, digits, - and .")
+        raise DnsRecordError("name", f"{name[:_SHOWN]!r} is not a name below a zone; use letters, digits, - and .")
     if len(name) + len(zone) > 252:
-        raise DnsRecordError(
-            "name", f"{name[:_SHOWN]}.{zone[:_SHOWN]} is longer than the 253 characters that a name may have"
-        )
+        raise DnsRecordError("name", f"{name[:_SHOWN]}.{zone[:_SHOWN]} is longer than the permitted 253 characters")
     read = _DATA.get(kind)
     if read is None:
-        raise DnsRecordError("type", f"{type[:20]!r} is no type of record; there are {', '.join(TYPES)}")
+        raise DnsRecordError("type", f"{type[:20]!r} is not a type of record; expected one of {', '.join(TYPES)}")
     if isinstance(ttl, bool) or not isinstance(ttl, int) or not 0 <= ttl <= LONGEST_TTL:
         raise DnsRecordError(
-            "ttl", f"a ttl is a whole number of seconds from 0 to {LONGEST_TTL}; {name[:_SHOWN]} has {str(ttl)[:20]}"
+            "ttl",
+            f"a ttl must be a whole number of seconds from 0 to {LONGEST_TTL}; {name[:_SHOWN]} has {str(ttl)[:20]}",
         )
     if kind == "CNAME" and name == "@":
         raise DnsRecordError("name", "a zone itself cannot be a CNAME; set an address (A, AAAA) there")
     if _PRINTABLE.fullmatch(value) is None:
         raise DnsRecordError(
-            "value", f"the value of {name[:_SHOWN]} has characters that a zone file does not take, or more than 255"
+            "value", f"the value of {name[:_SHOWN]} has characters that a zone file does not permit, or more than 255"
         )
     return DnsRecord(zone, name.lower(), kind, read(value.strip()), ttl)
 
@@ -97,9 +95,7 @@ def _address(version: Callable[[str], object], example: str) -> Callable[[str], 
         try:
             return str(version(value))
         except ValueError:
-            raise DnsRecordError(
-                "value", f"{value[:_SHOWN]!r} is no such address; write one such as {example}"
-            ) from None
+            raise DnsRecordError("value", f"{value[:_SHOWN]!r} is not an address; use one such as {example}") from None
 
     return read
 
@@ -107,7 +103,7 @@ def _address(version: Callable[[str], object], example: str) -> Callable[[str], 
 def _host(value: str) -> str:
     if not value.endswith(".") or _NAME.fullmatch(value[:-1]) is None:
         raise DnsRecordError(
-            "value", f"{value[:_SHOWN]!r} is no whole name; write it with the dot at its end, such as www.example.org."
+            "value", f"{value[:_SHOWN]!r} is not an absolute name; end it with a dot, such as www.example.org."
         )
     return value.lower()
 
@@ -117,7 +113,7 @@ def _numbers_and_host(count: int, example: str) -> Callable[[str], str]:
         *numbers, host = value.split()
         if len(numbers) != count or not all(_is_small(each) for each in numbers):
             raise DnsRecordError(
-                "value", f"{value[:_SHOWN]!r} is not {count} numbers up to 65535 and a name: {example}"
+                "value", f"{value[:_SHOWN]!r} is not {count} numbers up to 65535 and a name, such as {example}"
             )
         return " ".join([*(str(int(each)) for each in numbers), _host(host)])
 
@@ -133,9 +129,7 @@ def _text(value: str) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         value = f'"{escaped}"'
     if _QUOTED.fullmatch(value) is None:
-        raise DnsRecordError(
-            "value", 'a TXT is one text; leave the quotes away, or write "…" with \\" for a quote in it'
-        )
+        raise DnsRecordError("value", 'a TXT is one text; omit the quotes, or write "…" with \\" for a quote in it')
     return value
 
 

@@ -1,7 +1,6 @@
-"""`docs/wire.md`, written from the vocabulary: `python -m archelon_api.document > docs/wire.md`.
+"""Generates `docs/wire.md` from the vocabulary: `python -m archelon_api.document > docs/wire.md`.
 
-What a kind is called, where it lies, which attributes it has and what its actions take is said once, in this package; the
-page is a view of it, and a test compares the two.
+A test compares the page with this package.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
 
 
 def page() -> str:
-    """The page."""
+    """Return the page."""
     parts = [_HEAD, "## Every object of an instance\n", _table(names.LABELS)]
     parts += [
         "## Every instance\n",
@@ -55,7 +54,7 @@ def page() -> str:
 
 
 def _introduction(module: ModuleType) -> str:
-    """What the module says of itself, without the line breaks of its file."""
+    """Return the module's docstring, without line breaks within paragraphs."""
     paragraphs = (module.__doc__ or "").strip().split("\n\n")
     return "\n\n".join([" ".join(each.split()) for each in paragraphs]) + "\n"
 
@@ -66,8 +65,7 @@ def _of_module(module: ModuleType) -> Iterator[str]:
     for category in found:
         if isinstance(category, Kind | Mixin) and category.scheme == getattr(module, "SCHEME", category.scheme):
             yield from _category(category)
-            actions = list(category.actions)
-            for action in actions:
+            for action in category.actions:
                 if action not in shown:
                     shown.append(action)
                     yield from _action(action)
@@ -97,23 +95,23 @@ def _table(attributes: Mapping[str, str]) -> str:
         attribute = as_attribute(definition)
         use = "provider" if attribute.immutable else "required" if attribute.required else ""
         secret = ", secret" if attribute.secret else ""
-        rows.append(f"| `{name}` | {use} | {attribute.type}{secret} | {_said(attribute)} |")
+        rows.append(f"| `{name}` | {use} | {attribute.type}{secret} | {_remarks(attribute)} |")
     return "\n".join(rows) + "\n"
 
 
-def _said(attribute: Attribute) -> str:
-    said = [attribute.description] if attribute.description else []
+def _remarks(attribute: Attribute) -> str:
+    remarks = [attribute.description] if attribute.description else []
     if isinstance(attribute.pattern, str):
-        said.append(f"one of {_code(attribute.pattern)}" if "|" in attribute.pattern else _code(attribute.pattern))
+        remarks.append(f"one of {_code(attribute.pattern)}" if "|" in attribute.pattern else _code(attribute.pattern))
     elif attribute.pattern is not None:
-        said.append(_code(json.dumps(attribute.pattern, sort_keys=True)))
+        remarks.append(_code(json.dumps(attribute.pattern, sort_keys=True)))
     if attribute.default is not None:
-        said.append(f"default {_code(json.dumps(attribute.default))}")
-    return "; ".join(said).replace("\n", " ")
+        remarks.append(f"default {_code(json.dumps(attribute.default))}")
+    return "; ".join(remarks).replace("\n", " ")
 
 
 def _code(text: str) -> str:
-    # A bar would end the cell, in code too.
+    # A bar would end the cell, even in code.
     return f"`{text}`".replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""How our own names are formed, and the attributes that every object of an instance carries."""
+"""The forms of Archelon's names, and the attributes of every object of an instance."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from occi_service.attributes import Attribute, whole_number
 SCHEME_PREFIX: Final = "http://schemas.archelon.org/occi/"
 ATTRIBUTE_PREFIX: Final = "org.archelon."
 
-#: Ids derived from names (RFC 9562, 5.5) have a namespace of their own, so that they meet nobody else's.
+#: Namespace of ids derived from names (RFC 9562, 5.5), distinct from all others.
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, SCHEME_PREFIX)
 
 
 def scheme(module: str) -> str:
-    """The scheme of a module's kinds: `http://schemas.archelon.org/occi/<module>#`."""
+    """Return the scheme of a module's kinds: `http://schemas.archelon.org/occi/<module>#`."""
     return f"{SCHEME_PREFIX}{module}#"
 
 
 def attribute(name: str) -> str:
-    """The full name of one of our attributes."""
+    """Return the full name of one of Archelon's attributes."""
     return ATTRIBUTE_PREFIX + name
 
 
 def derived_id(*parts: str) -> uuid.UUID:
-    """The id that a caller derives for what it PUTs, so that repeating the PUT finds the same object.
+    """Return the id that a caller derives for an object that it PUTs, so that repeating the PUT finds the same object.
 
     Args:
-        parts: for example an instance's id, a stack's name and its region. Order counts; no part may hold NUL.
+        parts: for example an instance's id, a stack's name and its region. Their order matters; none may contain NUL.
     """
     return uuid.uuid5(_NAMESPACE, "\0".join(parts))
 
@@ -39,8 +39,7 @@ SERVICE: Final = attribute("service")
 GENERATION: Final = attribute("generation")
 REGION: Final = attribute("region")
 
-#: What every object made for an instance carries, on every platform. A write with a generation older than the stored
-#: one is a 409.
+#: The labels of every object of an instance, on every platform. A write with a generation older than the stored one is a 409.
 LABELS: Final = {
     INSTANCE: Attribute(
         "required", pattern="[!-~]{1,64}", description="id of the instance that this belongs to (a UUID)"

@@ -20,9 +20,8 @@ from .names import GENERATION, INSTANCE, SERVICE, TENANT, attribute
 SCHEME: Final = "http://schemas.mobile-cloud-networking.eu/occi/service#"
 PATH: Final = "/orchestrator/default"
 
-#: Environment of an orchestrator's process: the instance's id; its URL at the service manager; the URL of design; a
-#: token that the service manager alone takes, to give fresh ones (`service_manager.RENEW`); the keys that callers'
-#: tokens are signed with (JWK set).
+#: Environment of an orchestrator's process: the instance's id; its URL at the service manager; the URL of design; a start token,
+#: which only the service manager accepts, to get fresh ones (`service_manager.RENEW`); the keys of callers' tokens (JWK set).
 ENV_INSTANCE: Final = "ARCHELON_INSTANCE"
 ENV_SERVICE_MANAGER: Final = "ARCHELON_SERVICE_MANAGER"
 ENV_DESIGN: Final = "ARCHELON_DESIGN"

@@ -44,5 +44,5 @@ CONFIGURATION: Final = Kind(
 
 
 def configuration_path(stack: str, node: str, name: str) -> str:
-    """Path of a configuration; `stack` is the stack's path."""
+    """Return the path of a configuration; `stack` is the stack's path."""
     return f"{CONFIGURATION.location}{derived_id(stack, node, name)}"

@@ -20,7 +20,7 @@ MONITOR_INTERVAL: Final = attribute("monitor.interval")
 MONITOR_STATE: Final = attribute("monitor.state")
 QUERY_METRIC: Final = attribute("query.metric")
 QUERY_RANGE: Final = attribute("query.range")
-#: What `query` answers with: objects of time (seconds since the epoch) and value, oldest first.
+#: Response of `query`: objects of time (seconds since the epoch) and value, oldest first.
 QUERY_VALUES: Final = attribute("query.values")
 
 QUERY: Final = Action(
@@ -83,10 +83,10 @@ ALARM: Final = Kind(
 
 
 def monitor_path(stack: str, node: str, port: str = "") -> str:
-    """Path of a monitor; `stack` is the stack's path."""
+    """Return the path of a monitor; `stack` is the stack's path."""
     return f"{MONITOR.location}{derived_id(stack, node, port)}"
 
 
 def alarm_path(monitor: str, name: str) -> str:
-    """Path of an alarm on a monitor."""
+    """Return the path of an alarm on a monitor."""
     return f"{ALARM.location}{derived_id(monitor, name)}"

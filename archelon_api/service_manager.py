@@ -34,7 +34,7 @@ STATES: Final = (
 #: Phases that an orchestrator carries out and reports on.
 PHASES: Final = ("activate", "deploy", "provision", "update", "stop", "start", "destroy")
 
-#: What every instance has beside what its manifest declares.
+#: Attributes of every instance, in addition to those that its manifest declares.
 INSTANCE_ATTRIBUTES: Final = {
     STATE: Attribute("immutable", pattern="|".join(STATES)),
     STATE_MESSAGE: Attribute("immutable", description="what it waits for, or why it failed, in plain language"),
@@ -70,7 +70,7 @@ OUTPUTS: Final = attribute("outputs")
 PRIVATE: Final = attribute("private")
 REPORTED_LINKS: Final = attribute("links")
 TOKENS: Final = attribute("tokens")
-#: Bytes of an orchestrator's own state, as JSON.
+#: Maximum bytes of an orchestrator's own state, as JSON.
 PRIVATE_LIMIT: Final = 256 << 10
 
 REPORT: Final = Action(
@@ -98,11 +98,11 @@ RENEW: Final = Action(SCHEME, "renew", "Get fresh tokens, with the start token o
 
 # --- the graph of an instance ----------------------------------------------------------------------------------------
 
-#: OCCI's infrastructure (GFD.224): `compute`, `network` and `storage` are the kinds of what is linked to.
+#: OCCI's infrastructure (GFD.224): `compute`, `network` and `storage` are the kinds of linked resources.
 INFRASTRUCTURE: Final = "http://schemas.ogf.org/occi/infrastructure#"
-#: From an instance to one that it uses: the SIG.
+#: From an instance to one that it uses: the service instance graph.
 DEPENDENCY: Final = Kind(SCHEME, "dependency", related=[Link.kind], title="Uses", location="/dependency/")
-#: From an instance to a virtual resource of its stacks: the IIG.
+#: From an instance to a virtual resource of its stacks: the infrastructure instance graph.
 RESOURCE_LINK: Final = Kind(
     SCHEME,
     "resource",
@@ -161,9 +161,9 @@ RECORD: Final = Kind(
 
 
 def supplier_path(instance: str, service_type: str, region: str = "") -> str:
-    """The path of what an instance is composed of, at whichever service manager serves its type.
+    """Return the path of an instance that this one is composed of, at the service manager that serves its type.
 
     Args:
-        region: that the manifest of the instance's service names for it; empty where it goes where the instance is.
+        region: region named in the manifest; empty for the region of the instance.
     """
     return f"/{service_type.rpartition('#')[2]}/{derived_id(instance, service_type, region)}"

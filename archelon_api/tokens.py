@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Seconds that a token lives. Its holder renews it until the instance is gone.
+#: Lifetime of a token in seconds. Its holder renews it until the instance is gone.
 LIFETIME: Final = 900
 
 AUDIENCE_CLOUD_CONTROLLER: Final = "cloud-controller"
@@ -16,15 +16,15 @@ CLAIM_INSTANCE: Final = "instance"
 
 
 def audience_of_orchestrator(instance: str) -> str:
-    """The audience of calls to an instance's orchestrator."""
+    """Return the audience of calls to an instance's orchestrator."""
     return f"orchestrator:{instance}"
 
 
 def subject_of_instance(instance: str) -> str:
-    """The subject of an orchestrator's own tokens."""
+    """Return the subject of an orchestrator's own tokens."""
     return f"instance:{instance}"
 
 
 def subject_of_service_manager(name: str) -> str:
-    """The subject of a service manager's tokens."""
+    """Return the subject of a service manager's tokens."""
     return f"service-manager:{name}"

@@ -1,7 +1,7 @@
-"""What every OCCI microservice of Archelon is made of.
+"""OCCI 1.2: the base of Archelon's OCCI services, and the client.
 
-A service is an `Application` with a backend for each kind it offers. Loading this package loads the protocol alone:
-databases, metrics and settings live in modules of their own, so that an orchestrator stays small.
+A service is an `Application` with a backend for each kind. Importing this package loads the protocol alone: databases,
+metrics and settings are separate modules, which keeps orchestrators small.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Application", "Attribute", "InMemoryRegistry", "RequestLimits", "__version__"]
 
-_PLACES = {
+_MODULES = {
     "Application": "server.app",
     "Attribute": "attributes",
     "InMemoryRegistry": "registry",
@@ -27,9 +27,9 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    # PEP 562: `archelon_api` and `occi_service.client` are imported without the web framework.
-    if name not in _PLACES:
+    # PEP 562: `archelon_api` and `occi_service.client` do not import the web framework.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,9 +1,8 @@
-"""Attribute definitions: what a category says of an attribute, and whether a value fits.
+"""Attribute definitions of categories, and the validation of values.
 
-pyssf defines an attribute by one word: `immutable`, `required`, `mutable`, or nothing. `Attribute` is that word, a
-`str`, so that code written for pyssf compares it as before; and it carries what OCCI 1.2 adds: type, default, pattern,
-description, and whether the value is a secret. A plain string still defines an attribute; it is then untyped, which
-OCCI reads as *string*, and a backend written for pyssf gets strings, as it always did.
+pyssf defines an attribute by one word: `immutable`, `required`, `mutable`, or nothing. `Attribute` is a `str` of that word,
+so code written for pyssf can still compare it; it adds OCCI 1.2's type, default, pattern and description, and marks secrets.
+A plain string still defines an attribute. It is untyped, which OCCI reads as *string*, and pyssf's backends get strings.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .renderings import grammar
 from .renderings.documents import AttributeDocument, Bare, MalformedDocumentError
 from .renderings.json import load
 
-#: How a client may use an attribute. `""` and `mutable` are the same: it may, and need not, set it.
+#: How a client may use an attribute; `""` and `mutable` both mean optional.
 Use = Literal["", "mutable", "required", "immutable"]
 AttributeType = Literal["string", "number", "boolean", "array", "object"]
 
@@ -30,16 +29,16 @@ _PYTHON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "array": (list,),
     "object": (dict,),
 }
-#: Whole numbers that databases, other languages' JSON readers and clocks in nanoseconds take alike: 64 bits, signed.
+#: Whole numbers that databases, JSON readers of other languages and nanosecond clocks all accept: 64 bits, signed.
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
-#: Characters of a text that is matched with a regular expression in microseconds.
+#: Length in characters of a text that a regular expression matches within microseconds.
 _SHORT: Final = 1000
 _DENIED: Final = frozenset(("$ref", "$dynamicRef", "patternProperties"))
 
 
 def whole_number(least: int = 0, most: int = _MOST) -> Mapping[str, Any]:
-    """The pattern of a number that has no fraction, from `least` to `most`."""
+    """Return the pattern of an integer from `least` to `most`."""
     return {"type": "integer", "minimum": least, "maximum": most}
 
 
@@ -47,12 +46,12 @@ class Attribute(str):
     """Definition of an attribute (GFD.221, 4.5.1). Compares equal to its use: `Attribute("mutable", type="number") == "mutable"`.
 
     Args:
-        use: `immutable` (set by the provider alone), `required` (given at creation), `mutable` or `""`.
-        type: what values it takes.
-        default: value where the client gives none; has to fit the type.
-        pattern: a regular expression (RE2 syntax) that the whole string has to match, or a JSON Schema.
+        use: `immutable` (only the provider sets it), `required` (at creation), `mutable` or `""`.
+        type: JSON type of the values.
+        default: value if the client sends none; must fit the type.
+        pattern: a regular expression (RE2 syntax) that the whole string must match, or a JSON Schema.
         description: one sentence for people.
-        secret: shown only to the owner, on a GET of its one entity; never listed, filtered or logged.
+        secret: shown only to the owner, on a GET of the single entity; never listed, filtered or logged.
 
     Raises:
         ValueError: the use or type is unknown, the pattern does not compile, or the default does not fit.
@@ -78,9 +77,13 @@ class Attribute(str):
         secret: bool = False,
     ) -> Attribute:
         if use not in get_args(Use):
-            raise ValueError(f"{use!r} is not a use of an attribute; one of mutable, required, immutable or nothing is")
+            raise ValueError(
+                f"{use!r} is not a use of an attribute; expected one of mutable, required, immutable or nothing"
+            )
         if type not in get_args(AttributeType):
-            raise ValueError(f"{type!r} is not a type of an attribute; {', '.join(get_args(AttributeType))} are")
+            raise ValueError(
+                f"{type!r} is not a type of an attribute; expected one of {', '.join(get_args(AttributeType))}"
+            )
         self = super().__new__(cls, use)
         self.type = type
         self.pattern = pattern
@@ -98,19 +101,19 @@ class Attribute(str):
 
     @property
     def immutable(self) -> bool:
-        """Whether the provider alone sets it."""
+        """Whether only the provider sets it."""
         return self == "immutable"
 
     @property
     def required(self) -> bool:
-        """Whether a client has to give it at creation."""
+        """Whether a client must set it at creation."""
         return self == "required"
 
     def document(self) -> AttributeDocument:
-        """The definition as the query interface shows it."""
+        """Return the definition as the query interface shows it."""
         pattern: Any = self.pattern
         if isinstance(pattern, str):
-            # JSON Schema searches; ours has to match the whole.
+            # JSON Schema searches for a match; this pattern must match the whole value.
             pattern = {"pattern": f"^(?:{pattern})$"}
         return AttributeDocument(
             mutable=not self.immutable,
@@ -130,20 +133,19 @@ def _untyped(use: str) -> Attribute:
 
 
 def as_attribute(definition: str) -> Attribute:
-    """The definition, whichever way it was written: pyssf's plain words become untyped attributes."""
+    """Return the definition as an `Attribute`: pyssf's plain words become untyped attributes."""
     return definition if isinstance(definition, Attribute) else _untyped(str(definition))
 
 
 def check(name: str, value: Any, definition: Attribute) -> Any:
-    """The value as the attribute's type has it.
+    """Validate a value and convert it to the attribute's type.
 
-    Unquoted text (`Bare`) takes the attribute's type; quoted text is read as the type it has to be, since older clients
-    quote everything. Values out of JSON have to be of the type already, but for untyped attributes, which take any
-    scalar.
+    Unquoted text (`Bare`) takes the attribute's type. Quoted text is parsed as the expected type, since older clients quote
+    everything. JSON values must have the type already; untyped attributes accept any scalar.
 
     Raises:
-        ValueError: the value does not fit; the text names the attribute and what would be right. It never holds the value,
-            secret or not: errors are logged, kept and shown to others than who sent it.
+        ValueError: the value does not fit; the text names the attribute and the expected values. It never contains the value,
+            secret or not: errors are logged, stored and shown to others than the sender.
     """
     if definition.secret:
         logs.hide_in_request(value)
@@ -156,7 +158,7 @@ def check(name: str, value: Any, definition: Attribute) -> Any:
 
 
 def is_slow(value: Any, definition: Attribute) -> bool:
-    """Whether a check may take longer than what others should wait for: it runs a schema, parses, or matches a long text."""
+    """Return whether a check may block others for long: it runs a schema, parses, or matches a long text."""
     if definition.pattern is None:
         return isinstance(value, str) and definition.type in ("array", "object")
     return not (isinstance(definition.pattern, str) and isinstance(value, str) and len(value) <= _SHORT)
@@ -178,7 +180,7 @@ def _fit(value: Any, definition: Attribute) -> Any:
 
 
 def _from_text(text: str, wanted: AttributeType) -> Any:
-    """What a quoted string says where its attribute is not a string: GFD.229 has no other place for arrays and objects."""
+    """Parse a quoted string for an attribute that is not a string: GFD.229 has no other syntax for arrays and objects."""
     if wanted in ("array", "object"):
         try:
             value = load(text)
@@ -214,7 +216,7 @@ def _matches(value: Any, pattern: str | Mapping[str, Any]) -> bool:
     return bool(_schema(json.dumps(pattern, sort_keys=True)).is_valid(value))
 
 
-# RE2 and jsonschema are loaded by the first pattern: an orchestrator that has none does not pay for them.
+# RE2 and jsonschema are imported with the first pattern, which keeps orchestrators without patterns small.
 
 
 @functools.lru_cache(maxsize=512)

@@ -1,4 +1,4 @@
-"""OCCI's core model (GFD.221) over pyssf's classes: lineage, inherited attributes and actions, categories as documents."""
+"""OCCI's core model (GFD.221) on pyssf's classes: lineage, inherited attributes and actions, categories as documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENTITY: Final = Kind(CORE_SCHEME, "entity", title="Entity")
 RESOURCE: Final[Kind] = Resource.kind
 LINK: Final[Kind] = Link.kind
 
-#: What every query interface shows, whatever is registered.
+#: Kinds that every query interface shows.
 CORE_KINDS: Final = (ENTITY, RESOURCE, LINK)
 
 _CORE_ATTRIBUTES: Final[dict[str, dict[str, Attribute]]] = {
@@ -27,10 +27,10 @@ _CORE_ATTRIBUTES: Final[dict[str, dict[str, Attribute]]] = {
         "occi.core.id": Attribute("immutable", description="unique identifier"),
         "occi.core.title": Attribute("mutable", description="name for people"),
     },
-    CORE_SCHEME + "resource": {"occi.core.summary": Attribute("mutable", description="what this one is for")},
+    CORE_SCHEME + "resource": {"occi.core.summary": Attribute("mutable", description="purpose of the resource")},
     CORE_SCHEME + "link": {
-        "occi.core.source": Attribute("required", description="resource the link starts at"),
-        "occi.core.target": Attribute("required", description="what the link leads to"),
+        "occi.core.source": Attribute("required", description="resource where the link starts"),
+        "occi.core.target": Attribute("required", description="resource or URI where the link ends"),
         "occi.core.source.kind": Attribute("immutable"),
         "occi.core.target.kind": Attribute("mutable"),
     },
@@ -38,26 +38,26 @@ _CORE_ATTRIBUTES: Final[dict[str, dict[str, Attribute]]] = {
 
 
 class RemoteResource(Resource):
-    """A link's target that lives elsewhere: its identifier is an absolute URI, and nothing else is known of it."""
+    """A link's target on another service: its identifier is an absolute URI, and nothing else is known of it."""
 
     def __init__(self, identifier: str, kind: Kind | None = None) -> None:
         super().__init__(identifier, kind or RESOURCE, [])
 
 
 def type_id(category: Category) -> str:
-    """Scheme and term, concatenated."""
+    """Return the type identifier: scheme and term, concatenated."""
     return category.scheme + category.term
 
 
 def category_class(category: Category) -> Literal["kind", "mixin", "action"]:
-    """Which of the three a category is."""
+    """Return the OCCI class of a category."""
     if isinstance(category, Kind):
         return "kind"
     return "mixin" if isinstance(category, Mixin) else "action"
 
 
 def lineage(category: C) -> Iterator[C]:
-    """A kind, its parent, and so on up to `resource` or `link` (pyssf ends there; `entity` is implied); so for a mixin."""
+    """Yield a kind and its ancestors up to `resource` or `link` (pyssf ends there; `entity` is implied), or a mixin likewise."""
     sort: type[Any] = Kind if isinstance(category, Kind) else Mixin
     seen: list[Any] = []
     pending: list[Any] = [category]
@@ -70,12 +70,12 @@ def lineage(category: C) -> Iterator[C]:
 
 
 def is_link_kind(kind: Kind) -> bool:
-    """Whether entities of the kind are links."""
+    """Return whether entities of the kind are links."""
     return LINK in lineage(kind)
 
 
 def foreign_kind(name: str) -> Kind:
-    """The kind of something that lives elsewhere, of its type identifier alone: it need not be known here."""
+    """Return the kind of an entity on another service, from its type identifier alone; it need not be registered here."""
     scheme, _, term = name.rpartition("#")
     return Kind(f"{scheme}#", term, related=[RESOURCE])
 
@@ -88,7 +88,7 @@ def _ancestry(kind: Kind | None, mixins: Iterable[Mixin]) -> Iterator[Kind | Mix
 
 
 def attributes_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> dict[str, Attribute]:
-    """Every attribute that an entity of this kind with these mixins may have, inherited ones too, but for `occi.core.*`."""
+    """Return every attribute that an entity of this kind and these mixins may have: own and inherited, without `occi.core.*`."""
     found: dict[str, Attribute] = {}
     for category in _ancestry(kind, mixins):
         for name, definition in category.attributes.items():
@@ -98,7 +98,7 @@ def attributes_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> dict[str, 
 
 
 def actions_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> list[Action]:
-    """Every action that an entity of this kind with these mixins may offer."""
+    """Return every action that an entity of this kind and these mixins may have."""
     found: list[Action] = []
     for category in _ancestry(kind, mixins):
         found += [action for action in category.actions if action not in found]
@@ -106,28 +106,28 @@ def actions_of(kind: Kind | None, mixins: Iterable[Mixin] = ()) -> list[Action]:
 
 
 def secrets_of(entity: Entity) -> frozenset[str]:
-    """Names of the entity's attributes that are secret."""
+    """Return the names of the entity's secret attributes."""
     return _secret_names(_ancestry(entity.kind, entity.mixins))
 
 
 def secrets_among(categories: Iterable[Kind | Mixin]) -> frozenset[str]:
-    """Names of the attributes that are secret in an entity of these kinds and mixins."""
+    """Return the names of the secret attributes of an entity with these kinds and mixins."""
     kinds = [each for each in categories if isinstance(each, Kind)]
     mixins = [each for each in categories if isinstance(each, Mixin)]
     return _secret_names(_ancestry(kinds[0] if kinds else None, mixins))
 
 
 def _secret_names(categories: Iterable[Kind | Mixin]) -> frozenset[str]:
-    found: list[str] = []
-    for category in categories:
-        for name, definition in category.attributes.items():
-            if isinstance(definition, Attribute) and definition.secret:
-                found.append(name)
-    return frozenset(found)
+    return frozenset(
+        name
+        for category in categories
+        for name, definition in category.attributes.items()
+        if isinstance(definition, Attribute) and definition.secret
+    )
 
 
 def category_document(category: Category) -> CategoryDocument:
-    """A category as the query interface shows it: with inherited attributes and actions, parent and location."""
+    """Return a category as the query interface shows it: with inherited attributes and actions, parent and location."""
     document = CategoryDocument(
         scheme=category.scheme,
         term=category.term,
@@ -149,7 +149,7 @@ def category_document(category: Category) -> CategoryDocument:
     elif isinstance(category, Mixin):
         attributes = attributes_of(None, [category])
         document.related = [type_id(each) for each in category.related if isinstance(each, Mixin)]
-        # pyssf has one list for what a mixin depends on and what it applies to.
+        # pyssf keeps a mixin's dependencies and the kinds it applies to in one list.
         applies = [*(each for each in category.related if isinstance(each, Kind)), *getattr(category, "applies", ())]
         document.applies = [type_id(each) for each in applies]
         document.actions = [type_id(action) for action in actions_of(None, [category])]

@@ -1,4 +1,4 @@
-"""`self.design`: what is where (the catalogue), and tokens for services that others run."""
+"""`self.design`: the catalogue of services, and tokens for services of other service managers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Design:
     """The design module, for one instance.
 
     Args:
-        reach: ways out.
-        instance: gives the instance as it is now.
+        services: clients of other services.
+        instance: returns the instance in its present state.
     """
 
     def __init__(self, services: ServiceClients, instance: Callable[[], Instance]) -> None:
@@ -39,7 +39,7 @@ class Design:
         self._modules: dict[str, Found] = {}
 
     def services(self, service_type: str) -> Sequence[Found]:
-        """All that the catalogue has of a type, and that may be sent a token."""
+        """Return the catalogue's entries of a type that may be sent a token."""
         entries = self._services.design().list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
         return [
             Found(
@@ -49,16 +49,16 @@ class Design:
                 str(each.attributes.get(design.INTERFACE, "public")),
             )
             for each in entries
-            if design.is_believed(each.attributes)
+            if design.is_trusted(each.attributes)
         ]
 
     def service(self, service_type: str, region: str | None = None) -> Found:
-        """Where a service is: in the region if one is given and has it, else anywhere.
+        """Return the location of a service: in the region if one is given and has it, else anywhere.
 
-        The instance's own service manager comes first, where its token serves; then internal endpoints.
+        The instance's own service manager is preferred, where its token is valid; then internal endpoints.
 
         Raises:
-            SupplierFailure: the catalogue does not name it.
+            SupplierFailure: the catalogue does not list it.
         """
         found = self.services(service_type)
         if not found:
@@ -68,7 +68,7 @@ class Design:
         )
 
     def module(self, scheme: str) -> Found:
-        """Where a module of the cloud controller is."""
+        """Return the location of a module of the cloud controller. Raises Failure."""
         if scheme not in self._modules:
             try:
                 self._modules[scheme] = self.service(scheme)
@@ -77,26 +77,26 @@ class Design:
         return self._modules[scheme]
 
     def cloud(self, scheme: str) -> Service:
-        """A module of the cloud controller, to call."""
+        """Return a client of a module of the cloud controller. Raises Failure."""
         return self._services.cloud(self.module(scheme).url)
 
     def regions(self, scheme: str) -> Sequence[str]:
-        """The regions in which the catalogue names a module, in its order."""
+        """Return the regions in which the catalogue lists a module, in its order."""
         return list(dict.fromkeys(each.region for each in self.services(scheme)))
 
     def supplier(self, service_type: str, region: str | None = None) -> tuple[str, Service]:
-        """The service manager of a type: its base URL, and the service with a token that it takes.
+        """Return the service manager of a type: its base URL, and a client with a token that it accepts.
 
-        The instance's own token serves at the service manager that gave it; for any other, design's `exchange` gives one.
+        The instance's own token is valid at its own service manager; for any other, design's `exchange` issues one.
 
         Raises:
-            SupplierFailure: the catalogue does not name it, or no token can be had.
+            SupplierFailure: the catalogue does not list it, or there is no token for it.
         """
         base = _base(self.service(service_type, region).url, service_type)
         return base, self.supplier_at(base, service_type)
 
     def supplier_at(self, base: str, service_type: str) -> Service:
-        """The service manager at a base URL, with a token that it takes. Raises SupplierFailure where none can be had."""
+        """Return a client of the service manager at a base URL, with a token that it accepts. Raises SupplierFailure."""
         if self._is_own(base):
             return self._services.supplier(base, None)
         return self._services.supplier(base, functools.partial(self.exchange, service_type))
@@ -105,7 +105,7 @@ class Design:
         return _origin(url) == _origin(self._services.own_url)
 
     def exchange(self, service_type: str) -> str:
-        """A short-lived token for the service manager of another service. Raises SupplierFailure."""
+        """Return a short-lived token for the service manager of another service. Raises SupplierFailure."""
         path = design.delegation_path(self._instance().id)
         try:
             shown = self._services.design().act(
@@ -113,11 +113,11 @@ class Design:
             )
         except client.NotFoundError:
             raise SupplierFailure(
-                f"{service_type} is another service manager's, and this instance has no delegation to order there"
+                f"{service_type} belongs to another service manager, and this instance has no delegation to order there"
             ) from None
         token = shown.attributes.get(_TOKEN)
         if not isinstance(token, str):
-            raise SupplierFailure(f"design gave no token for {service_type}")
+            raise SupplierFailure(f"design returned no token for {service_type}")
         return token
 
 
@@ -125,10 +125,8 @@ _TOKEN = "org.archelon.delegation.token"  # nosec  # noqa: S105 - a name
 
 
 def _base(url: str, service_type: str) -> str:
-    """Where the service manager is mounted: Hurtle's endpoints end in the kind's location."""
-    location = "/" + service_type.rpartition("#")[2]
-    plain = url.rstrip("/")
-    return plain.removesuffix(location)
+    """The URL where the service manager is mounted: Hurtle's endpoints end in the kind's location."""
+    return url.rstrip("/").removesuffix("/" + service_type.rpartition("#")[2])
 
 
 def _origin(url: str) -> tuple[str, str]:

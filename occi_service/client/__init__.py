@@ -1,9 +1,8 @@
-"""OCCI from the other side: what tenants' programs, orchestrators and our own services call one another with.
+"""The OCCI client of tenants' programs, orchestrators and Archelon's services.
 
-What flows in: paths, type identifiers and plain values; what flows out: frozen `Entity`s, or one of the typed errors.
-The renderings are the server's own, so that what one writes the other reads. urllib3's connections carry it; a layer of
-our own above them gives every call one deadline, retries only what may be repeated, and sends the token nowhere but to
-the configured host.
+Its arguments are paths, type identifiers and plain values; its results are frozen `Entity`s, its errors typed. It shares the
+renderings with the server. urllib3's connections transport the requests; a layer above them enforces one deadline per call,
+retries only idempotent requests, and sends the token to the configured host only.
 
     from occi_service import client
 

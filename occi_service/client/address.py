@@ -1,9 +1,8 @@
-"""Where the service is, and how its URIs and the client's paths become one another.
+"""The base URL of a service, and the mapping between its URIs and the client's paths.
 
 The client's paths are relative to the base URL: with the base `https://host/deploy`, the path `/stack/1` is
-`https://host/deploy/stack/1`, and the server, which is mounted there, writes `/deploy/stack/1` or the whole URI. What
-comes back as a location always becomes a path here, whatever host the server believes to have: a request with a token
-goes to the configured host or nowhere.
+`https://host/deploy/stack/1`, and the server mounted there writes `/deploy/stack/1` or the whole URI. Locations in responses
+always become paths, whatever host the server names itself by: a request with a token only goes to the configured host.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Address:
-    """The base URL, taken apart.
+    """A parsed base URL.
 
     Attributes:
         scheme, host, port: of the server.
-        prefix: path at which the service is mounted, without a slash at its end.
+        prefix: mount point of the service, without a trailing slash.
         origin: scheme, host and port as in a URL.
 
     Raises:
@@ -33,8 +32,8 @@ class Address:
     def __init__(self, base_url: str) -> None:
         parts = urllib.parse.urlsplit(base_url)
         if parts.username is not None or parts.password is not None:
-            # Not shown: the password is in it.
-            raise ValueError("the base URL holds a user or password; give a token instead")
+            # The URL is not shown, since it contains the password.
+            raise ValueError("the base URL has a user or password; use a token instead")
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(
                 f"{base_url.partition('?')[0]!r} is not a base URL such as https://occi.example.org/path: "
@@ -51,10 +50,10 @@ class Address:
         self.origin = f"{self.scheme}://{host}{port}"
 
     def path(self, where: str) -> str:
-        """The client's path of what a caller names: a path, or a URI below the base URL.
+        """Return the client's path of a path or of a URI below the base URL.
 
         Raises:
-            ValueError: it leads to another host, or has characters that no path has.
+            ValueError: it leads to another host, or has characters that are not valid in a path.
         """
         if not where.startswith("/") and "://" in where:
             found = self.here(where)
@@ -65,15 +64,15 @@ class Address:
         return where
 
     def target(self, path: str) -> str:
-        """A client's path as it stands in a request line, and in a document for the server."""
+        """Return a client's path as sent in a request line, or in a document for the server."""
         return self.prefix + path
 
     def url(self, path: str) -> str:
-        """The URL of a path for a person: without the query, which may hold what is not to be seen."""
+        """Return the URL of a path for people: without the query, which may be confidential."""
         return f"{self.origin}{self.prefix}{path.partition('?')[0]}"
 
     def here(self, uri: str) -> str:
-        """A URI out of an answer, as a client's path if it leads here, and otherwise as it is."""
+        """Return a URI in a response as a client's path if it belongs to this service, and otherwise unchanged."""
         if uri.startswith("/") and not uri.startswith("//"):
             path = uri
         else:
@@ -88,10 +87,10 @@ class Address:
         return path[len(self.prefix) :]
 
     def location(self, uri: str) -> str:
-        """The client's path of something that the server says it has, whatever host it names itself by.
+        """Return the client's path of an entity of the server, whatever host the server names itself by.
 
         Raises:
-            ValueError: there is no path in it.
+            ValueError: it has no path.
         """
         path = uri
         if not uri.startswith("/") or uri.startswith("//"):

@@ -1,7 +1,7 @@
-"""What the service offers, as far as the client has to know it: asked for once, and again when something is unknown.
+"""Cache of the service's categories: loaded once, and again when an unknown one is requested.
 
-The query interface is asked in JSON, whatever rendering the client prefers, since text has no room for the types of
-attributes; a server that has no JSON is asked in text.
+The query interface is read in JSON, whatever rendering the client uses, since text lacks the types of attributes; a server
+without JSON is read in text.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from typing import Final
 
 from ..renderings.documents import CategoryDocument
 
-#: Unknown names to remember. An answer that makes up more is not worth the memory.
+#: Maximum number of unknown names to remember, so that responses with invented names cannot exhaust memory.
 _MISSES: Final = 1000
 
 
 class Catalogue:
-    """Categories by type identifier. Thread-safe; one thread asks while others wait for its answer.
+    """Categories by type identifier. Thread-safe; one thread loads them while others wait.
 
     Args:
-        load: asks the query interface.
-        clock: seconds that only grow.
-        patience: seconds for which a category that was not there is taken to be still not there.
+        load: reads the query interface.
+        clock: monotonic clock in seconds.
+        miss_ttl: seconds for which a category is remembered as missing.
     """
 
     def __init__(
-        self, load: Callable[[], Sequence[CategoryDocument]], *, clock: Callable[[], float], patience: float = 5.0
+        self, load: Callable[[], Sequence[CategoryDocument]], *, clock: Callable[[], float], miss_ttl: float = 5.0
     ) -> None:
         self._load = load
         self._clock = clock
-        self._patience = patience
+        self._miss_ttl = miss_ttl
         self._lock = threading.Lock()
         self._known: dict[str, CategoryDocument] = {}
         self._missed: dict[str, float] = {}
 
     def find(self, type_id: str) -> CategoryDocument | None:
-        """The category of a type identifier, or None if the service shows none.
+        """Return the category of a type identifier, or None if the service has none.
 
         Raises:
-            ClientError: the query interface could not be asked.
+            ClientError: the query interface could not be read.
         """
         found = self._known.get(type_id)
         if found is not None:
@@ -47,7 +47,7 @@ class Catalogue:
         with self._lock:
             found = self._known.get(type_id)
             missed = self._missed.get(type_id)
-            if found is not None or (missed is not None and self._clock() - missed < self._patience):
+            if found is not None or (missed is not None and self._clock() - missed < self._miss_ttl):
                 return found
             self._known = {each.type_id: each for each in self._load()}
             found = self._known.get(type_id)
@@ -58,7 +58,7 @@ class Catalogue:
             return found
 
     def forget(self) -> None:
-        """Ask again when next a category is needed."""
+        """Invalidate the cache."""
         with self._lock:
             self._known = {}
             self._missed = {}

@@ -1,14 +1,14 @@
-"""The client: one method for each thing that OCCI 1.2 can do, over what the other modules of this package know.
+"""The client: one method for each operation of OCCI 1.2.
 
-Every method makes one request, or says in its docstring which others; all raise `errors.ClientError`, and ValueError for
-what could not even be sent.
+Every method makes one request unless its docstring mentions others. All raise `errors.ClientError`, and ValueError for invalid
+arguments.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import random as chance
+import random as random_numbers
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -33,25 +33,25 @@ _DOWNLOAD: Final = 256 << 20
 
 
 class Client:
-    """A client of one OCCI service. Thread-safe; make one and keep it, since it keeps connections.
+    """A client of one OCCI service. Thread-safe; create it once, since it keeps connections open.
 
     Args:
-        base_url: where the service is mounted; all paths are relative to it.
-        token: the token, or a callable that gives the present one; see `Credentials`.
-        token_field: the header field that carries it.
+        base_url: mount point of the service; all paths are relative to it.
+        token: the token, or a callable that returns the present one; see `Credentials`.
+        token_field: header field of the token.
         tenant_name: sent as X-Tenant-Name.
-        request_id: sent as X-Request-Id; a callable is asked for each request.
-        headers: further header fields of every request.
-        rendering: media type that is spoken.
+        request_id: sent as X-Request-Id; a callable is called for each request.
+        headers: additional header fields of every request.
+        rendering: media type of requests and responses.
         timeout, retry: see `limits`.
         ca_file, verify: see `connections.Secure`.
-        limit: bytes of an answer's body.
-        connections: idle connections to keep.
-        clock, sleep, random: time and chance, for tests.
-        transport: what carries requests, in the place of connections to the base URL's host.
+        limit: maximum bytes of a response's body.
+        connections: maximum number of idle connections.
+        clock, sleep, random: time and randomness, for tests.
+        transport: replaces the connections to the base URL's host.
 
     Raises:
-        ValueError: one of them cannot be. Tokens are not shown.
+        ValueError: an argument is invalid. Tokens are not shown.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Client:
         connections: int = 8,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        random: Callable[[], float] = chance.random,
+        random: Callable[[], float] = random_numbers.random,
         transport: Connections | None = None,
     ) -> None:
         address = Address(base_url)
@@ -94,7 +94,7 @@ class Client:
             waiting=Waiting(clock, sleep, random),
             limit=limit,
         )
-        self._talk = Conversation(exchange, Speech.of(rendering))
+        self._conversation = Conversation(exchange, Speech.of(rendering))
         self._owns_connections = True
 
     def using(
@@ -107,30 +107,32 @@ class Client:
         timeout: Timeout | None = None,
         retry: Retry | None = None,
     ) -> Client:
-        """The same client with some things different, over the same connections; closing it closes none."""
+        """Return a client with changed settings that shares the connections; closing it does not close them."""
         exchange = dataclasses.replace(
             self._exchange,
             credentials=self._exchange.credentials.using(token=token, request_id=request_id, headers=headers),
             timeout=timeout or self._exchange.timeout,
             retry=retry or self._exchange.retry,
         )
-        # Another tenant has other mixins.
-        catalogue = self._talk.catalogue if token is None and not headers else None
+        # Another tenant may have other mixins.
+        catalogue = self._conversation.catalogue if token is None and not headers else None
         other = copy.copy(self)
-        other._talk = Conversation(exchange, Speech.of(rendering) if rendering else self._talk.speech, catalogue)
+        other._conversation = Conversation(
+            exchange, Speech.of(rendering) if rendering else self._conversation.speech, catalogue
+        )
         other._owns_connections = False
         return other
 
     @property
     def _exchange(self) -> HttpExchange:
-        return self._talk.exchange
+        return self._conversation.exchange
 
     @property
     def _address(self) -> Address:
-        return self._talk.address
+        return self._conversation.address
 
     def __repr__(self) -> str:
-        return f"<Client of {self._address.url('/')} in {self._talk.speech.listing.mime_type}>"
+        return f"<Client of {self._address.url('/')} in {self._conversation.speech.listing.mime_type}>"
 
     def __enter__(self) -> Client:
         return self
@@ -139,47 +141,47 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. The client can still be used, and opens new ones."""
+        """Close the connections. The client remains usable, and opens new ones."""
         if self._owns_connections:
             self._exchange.connections.close()
 
     # categories -------------------------------------------------------------------------------------------------------
 
     def categories(self, filter: Iterable[str] = ()) -> Sequence[CategoryDocument]:  # noqa: A002 - the protocol's word
-        """The kinds, mixins and actions that the service offers.
+        """Return the kinds, mixins and actions of the service.
 
-        Text renderings have no room for types, defaults and patterns of attributes; text/uri-list asks in text/plain.
+        Text renderings lack types, defaults and patterns of attributes; with text/uri-list the request uses text/plain.
 
         Args:
-            filter: type identifiers; those and the ones related to them are shown.
+            filter: type identifiers; limits the result to those and the ones related to them.
         """
-        return self._talk.categories(tuple(filter))
+        return self._conversation.categories(tuple(filter))
 
     def define_mixin(
         self, type_id: str, location: str, *, title: str = "", depends: Iterable[str] = (), applies: Iterable[str] = ()
     ) -> None:
-        """Add a mixin of the tenant's own.
+        """Add a mixin of the tenant.
 
         Args:
-            location: path of its collection, with a slash at the end.
-            depends, applies: type identifiers. Text has room for one of `depends`; what is more goes out in JSON.
+            location: path of its collection, with a trailing slash.
+            depends, applies: type identifiers. Text supports one of `depends`; otherwise the request uses JSON.
         """
-        where = self._address.target(self._talk.collection(location))
+        where = self._address.target(self._conversation.collection(location))
         scheme, term = split(type_id)
         document = CategoryDocument(
             scheme, term, "mixin", title, related=[*depends], applies=[*applies], location=where
         )
-        talk = self._talk
+        conversation = self._conversation
         if len(document.related) > 1 or document.applies:
-            talk = talk.with_speech(Speech.of("application/occi+json"))
-        talk.send("POST", QUERY, lambda rendering: rendering.write_categories([document]))
-        talk.catalogue.forget()
+            conversation = conversation.with_speech(Speech.of("application/occi+json"))
+        conversation.send("POST", QUERY, lambda rendering: rendering.write_categories([document]))
+        conversation.catalogue.forget()
 
     def remove_mixin(self, type_id: str) -> None:
-        """Remove a mixin of the tenant's own, from its members too."""
+        """Remove a mixin of the tenant, and detach it from its members."""
         document = CategoryDocument(*split(type_id), "mixin")
-        self._talk.send("DELETE", QUERY, lambda rendering: rendering.write_categories([document]))
-        self._talk.catalogue.forget()
+        self._conversation.send("DELETE", QUERY, lambda rendering: rendering.write_categories([document]))
+        self._conversation.catalogue.forget()
 
     # entities ---------------------------------------------------------------------------------------------------------
 
@@ -193,20 +195,22 @@ class Client:
         at: str | None = None,
         retry: bool = False,
     ) -> str:
-        """Create a resource or a link, and return its path. The service chooses it; `put` chooses for itself.
+        """Create a resource or a link, and return its path. The service chooses it; with `put` the caller does.
 
         Args:
-            what: type identifier of the kind, or the whole entity as a document (then with all that is in it).
-            at: collection to POST to; the kind's own location without.
-            retry: send it again if it fails, though that may create two.
+            what: type identifier of the kind, or the whole entity as a document.
+            at: collection to POST to; by default the kind's location.
+            retry: retry failures, which may create two entities.
 
         Raises:
-            UnknownCategoryError: the service does not show the kind, and `at` is not given.
+            UnknownCategoryError: the query interface does not contain the kind, and `at` is not given.
         """
         document = self._document(what, attributes, title, mixins)
-        collection = self._talk.collection(at if at is not None else document.kind or "")
-        answer = self._talk.send("POST", collection, lambda rendering: rendering.write_entity(document), retry=retry)
-        return self._talk.created_at(answer, "POST", collection)
+        collection = self._conversation.collection(at if at is not None else document.kind or "")
+        answer = self._conversation.send(
+            "POST", collection, lambda rendering: rendering.write_entity(document), retry=retry
+        )
+        return self._conversation.created_at(answer, "POST", collection)
 
     def link(
         self,
@@ -218,7 +222,7 @@ class Client:
         target_kind: str | None = None,
         title: str | None = None,
     ) -> str:
-        """Create a link between a resource here and a path or URI, and return the link's path."""
+        """Create a link between a resource of the service and a path or URI, and return the link's path."""
         document = EntityDocument(
             kind=kind,
             attributes=dict(attributes or {}),
@@ -238,20 +242,22 @@ class Client:
         mixins: Iterable[str] = (),
         if_match: str | None = None,
     ) -> tuple[Entity, bool]:
-        """Create an entity at this path, or replace what is there whole (its links stay).
+        """Create an entity at this path, or replace an existing one (links stay).
 
-        One that was created is then read with a GET of its own, since the protocol's answer does not show it. Where the
-        first answer was lost and the request sent again, the second answer counts.
+        A created entity is read with a separate GET, since the protocol's response does not contain it. If the first response was
+        lost and the request retried, the second response counts.
 
         Returns:
             The entity, and whether it was created.
         """
         path = self._address.path(path)
         document = self._document(what, attributes, title, mixins)
-        answer = self._talk.send("PUT", path, lambda rendering: rendering.write_entity(document), if_match=if_match)
+        answer = self._conversation.send(
+            "PUT", path, lambda rendering: rendering.write_entity(document), if_match=if_match
+        )
         if answer.status == 201:
-            return self._talk.present(path), True
-        return self._talk.shown(answer, path, "PUT"), False
+            return self._conversation.present(path), True
+        return self._conversation.shown(answer, path, "PUT"), False
 
     @overload
     def get(self, path: str) -> Entity: ...
@@ -260,23 +266,23 @@ class Client:
     def get(self, path: str, *, etag: str) -> Entity | None: ...
 
     def get(self, path: str, *, etag: str | None = None) -> Entity | None:
-        """An entity.
+        """Return an entity.
 
         Args:
-            etag: of what the caller has; the answer is None if the entity is still that.
+            etag: of the caller's copy; the result is None if the entity is unchanged.
         """
-        return self._talk.get(self._address.path(path), etag)
+        return self._conversation.get(self._address.path(path), etag)
 
     def exists(self, path: str) -> bool:
-        """Whether there is an entity or collection at the path that this caller may see."""
+        """Return whether an entity or collection visible to the caller exists at the path."""
         try:
-            self._exchange.call(Call("HEAD", self._address.path(path), self._talk.headers()))
+            self._exchange.call(Call("HEAD", self._address.path(path), self._conversation.headers()))
         except NotFoundError:
             return False
         return True
 
     def methods(self, path: str) -> frozenset[str]:
-        """The HTTP methods that the path takes."""
+        """Return the HTTP methods of a path."""
         answer = self._exchange.call(Call("OPTIONS", self._address.path(path)))
         return frozenset(each.strip() for each in answer.headers.get("allow", "").split(",") if each.strip())
 
@@ -291,35 +297,35 @@ class Client:
         if_match: str | None = None,
         retry: bool = False,
     ) -> Entity:
-        """Change an entity in part, and return what it became.
+        """Update an entity partially, and return the result.
 
         Args:
             mixins: to attach.
-            if_match: etag; the change is refused with PreconditionFailedError if the entity is no longer that.
-            retry: send it again if it fails, where doing it twice is harmless.
+            if_match: etag; raises PreconditionFailedError if the entity has changed since.
+            retry: retry failures; only if repeating the request is harmless.
         """
         path = self._address.path(path)
         document = EntityDocument(attributes=dict(attributes or {}), title=title, summary=summary, mixins=[*mixins])
-        answer = self._talk.send(
+        answer = self._conversation.send(
             "POST", path, lambda rendering: rendering.write_entity(document), if_match=if_match, retry=retry
         )
-        return self._talk.shown(answer, path, "POST")
+        return self._conversation.shown(answer, path, "POST")
 
     def act(
         self, path: str, action: str, attributes: Mapping[str, Any] | None = None, *, retry: bool = False
     ) -> Entity:
-        """Invoke an action on an entity, and return what it became.
+        """Invoke an action on an entity, and return the resulting entity.
 
         Args:
             action: type identifier.
-            retry: send it again if it fails, where doing it twice is harmless.
+            retry: retry failures; only if repeating the request is harmless.
         """
         path = self._address.path(path)
         check_entity(path)
-        return self._talk.shown(self._act(path, action, attributes, retry=retry), path, "POST")
+        return self._conversation.shown(self._act(path, action, attributes, retry=retry), path, "POST")
 
     def invoke(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> None:
-        """Invoke an action on an entity, and leave unread what it became: that may take a look at the query interface."""
+        """Invoke an action on an entity without reading the result, which may require the query interface."""
         path = self._address.path(path)
         check_entity(path)
         self._act(path, action, attributes, retry=False)
@@ -328,7 +334,7 @@ class Client:
         """Delete an entity."""
         path = self._address.path(path)
         check_entity(path)
-        self._exchange.call(Call("DELETE", path, self._talk.headers(if_match)))
+        self._exchange.call(Call("DELETE", path, self._conversation.headers(if_match)))
 
     # collections ------------------------------------------------------------------------------------------------------
 
@@ -341,23 +347,23 @@ class Client:
         page: int | None = None,
         number: int = _PAGE,
     ) -> Iterator[Entity]:
-        """The entities of a collection, a page at a time, each page asked for when it is reached.
+        """Iterate over the entities of a collection; each page is requested when it is reached.
 
-        In JSON a page is one request. The other renderings list locations only: there each entity is one more, and one
-        that is gone by then is passed over.
+        In JSON a page is one request. The other renderings list only locations: each entity is another request, and entities
+        deleted in the meantime are skipped.
 
         Args:
             collection: path, or type identifier of a kind or mixin.
-            categories, attributes: what every entity has to have.
-            page: this page only, counted from 1.
-            number: entities a page.
+            categories, attributes: filters.
+            page: only this page, counted from 1.
+            number: entities per page.
         """
         wanted = Filter(tuple(categories), dict(attributes or {}), page, number)
-        for found in self._talk.pages(collection, wanted):
-            yield from self._talk.entities(found)
-            for location in self._talk.paths(found, whole=False):
+        for found in self._conversation.pages(collection, wanted):
+            yield from self._conversation.entities(found)
+            for location in self._conversation.paths(found, whole=False):
                 try:
-                    entity = self._talk.present(location)
+                    entity = self._conversation.present(location)
                 except NotFoundError:
                     continue
                 yield entity
@@ -371,50 +377,50 @@ class Client:
         page: int | None = None,
         number: int = _PAGE,
     ) -> Iterator[str]:
-        """The paths of a collection's entities; see `list`."""
+        """Iterate over the paths of a collection's entities; see `list`."""
         wanted = Filter(tuple(categories), dict(attributes or {}), page, number)
-        for found in self._talk.pages(collection, wanted):
-            yield from self._talk.paths(found)
+        for found in self._conversation.pages(collection, wanted):
+            yield from self._conversation.paths(found)
 
     def act_on_all(self, collection: str, action: str, attributes: Mapping[str, Any] | None = None) -> None:
         """Invoke an action on every member of a kind's or mixin's collection."""
-        self._act(self._talk.collection(collection), action, attributes)
+        self._act(self._conversation.collection(collection), action, attributes)
 
     def delete_all(self, collection: str) -> None:
         """Delete every entity of a kind."""
-        self._exchange.call(Call("DELETE", self._talk.collection(collection), self._talk.headers()))
+        self._exchange.call(Call("DELETE", self._conversation.collection(collection), self._conversation.headers()))
 
     def attach(self, mixin: str, locations: Iterable[str]) -> None:
-        """Attach a mixin, given by type identifier or path of its collection, to entities. Sent once: it is a POST."""
+        """Attach a mixin, given by type identifier or path of its collection, to entities. Never retried, as a POST."""
         self._members("POST", mixin, locations)
 
     def detach(self, mixin: str, locations: Iterable[str] | None = None) -> None:
-        """Detach a mixin from entities; without `locations`, from all that have it."""
+        """Detach a mixin from entities; without `locations`, from all members."""
         if locations is None:
-            self._exchange.call(Call("DELETE", self._talk.collection(mixin), self._talk.headers()))
+            self._exchange.call(Call("DELETE", self._conversation.collection(mixin), self._conversation.headers()))
         else:
             self._members("DELETE", mixin, locations)
 
     def replace_members(self, mixin: str, locations: Iterable[str]) -> None:
-        """Make exactly these entities the members of a mixin."""
+        """Set the members of a mixin to exactly these entities."""
         given = [*locations]
         if given:
             self._members("PUT", mixin, given)
         else:
-            # The protocol's PUT has no way to say none.
+            # The protocol's PUT cannot express an empty set.
             self.detach(mixin)
 
     # bytes ------------------------------------------------------------------------------------------------------------
 
     def follow(self, path: str, *, idle: float = 60.0, total: float | None = None) -> Iterator[str]:
-        """Text as the server writes it, such as the log of an application: pieces of any length, until it ends.
+        """Stream text, such as the log of an application: pieces of any length, until it ends.
 
-        The request is sent once, with the first piece asked for. Closing the iterator closes the connection.
+        The request is sent once, with the first iteration. Closing the iterator closes the connection.
 
         Args:
             path: with its query, such as `…/logs?since=12`.
-            idle: seconds without a byte after which it is given up with TimedOutError.
-            total: seconds for all of it.
+            idle: seconds without a byte before TimedOutError.
+            total: seconds for the whole stream.
         """
         exchange = dataclasses.replace(
             self._exchange, timeout=dataclasses.replace(self._exchange.timeout, read=idle, total=total)
@@ -430,19 +436,19 @@ class Client:
         *,
         if_match: str | None = None,
     ) -> bool:
-        """Upload what is not OCCI, such as a bundle; return whether it was created. Pieces are sent once only."""
-        headers = {**self._talk.headers(if_match), "Content-Type": content_type}
+        """Upload other content, such as a bundle; return whether it was created. Iterables are sent only once."""
+        headers = {**self._conversation.headers(if_match), "Content-Type": content_type}
         return self._exchange.call(Call("PUT", self._address.path(path), headers, content)).status == 201
 
     def get_bytes(self, path: str, *, accept: str = "*/*", limit: int = _DOWNLOAD) -> bytes:
-        """Download what is not OCCI, at most `limit` bytes of it."""
+        """Download other content, at most `limit` bytes."""
         return self.download(path, accept=accept, limit=limit).body
 
     def download(self, path: str, *, accept: str = "*/*", limit: int = _DOWNLOAD) -> Answer:
-        """The same, with the answer's header fields."""
+        """Download other content together with the response's header fields."""
         return self._exchange.call(Call("GET", self._address.path(path), {"Accept": accept}, limit=limit))
 
-    # the parts of requests --------------------------------------------------------------------------------------------
+    # helpers ----------------------------------------------------------------------------------------------------------
 
     def _document(
         self, what: str | EntityDocument, attributes: Mapping[str, Any] | None, title: str | None, mixins: Iterable[str]
@@ -456,16 +462,16 @@ class Client:
             title=what.title if title is None else title,
             mixins=[*what.mixins, *mixins],
         )
-        return self._talk.outgoing(document)
+        return self._conversation.outgoing(document)
 
     def _act(self, path: str, action: str, attributes: Mapping[str, Any] | None, *, retry: bool = False) -> Answer:
         document = ActionDocument(action, dict(attributes or {}))
         term = split(action)[1]
-        return self._talk.send(
+        return self._conversation.send(
             "POST", f"{path}?action={term}", lambda rendering: rendering.write_action(document), retry=retry
         )
 
     def _members(self, method: str, mixin: str, locations: Iterable[str]) -> None:
-        members = self._talk.members(locations)
-        path = self._talk.collection(mixin)
-        self._talk.send(method, path, lambda rendering: rendering.write_collection(members), listing=True)
+        members = self._conversation.members(locations)
+        path = self._conversation.collection(mixin)
+        self._conversation.send(method, path, lambda rendering: rendering.write_collection(members), listing=True)

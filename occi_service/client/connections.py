@@ -1,8 +1,8 @@
-"""Connections to one server: opened when needed, kept while the server keeps them, each bound to its call's deadline.
+"""Connections to one server: opened on demand, kept alive, each bound to its call's deadline.
 
-urllib3's connections do HTTP/1.1 and TLS. Its pools are not used: a pool's time limit covers one wait for bytes, so that
-a server that sends a byte now and then holds a caller for ever. Here every single read and write asks the call's deadline
-how long it may take. Nothing here knows of OCCI, retries or redirects.
+urllib3's connections implement HTTP/1.1 and TLS. Its pools are not used: a pool's timeout covers one wait for bytes, so that a
+server that trickles bytes blocks a caller indefinitely. Here every read and write is limited by the call's deadline. This module
+is independent of OCCI, retries and redirects.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .limits import Deadline
 
 _PIECE: Final = 64 << 10
 
-#: What a broken or slow network looks like. TimeoutError is an OSError too.
+#: Exceptions of a broken or slow network. TimeoutError is an OSError too.
 failures: Final = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 
 
 class OversizeError(Exception):
-    """The answer's body is larger than the limit."""
+    """The response's body is larger than the limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it goes out.
+    """One request to send.
 
     Attributes:
         target: path and query.
-        headers: values as Latin-1 text; never shown, since the token is among them.
-        body: bytes, or pieces of bytes that can be had once.
+        headers: values as Latin-1 text; never shown, since they include the token.
+        body: bytes, or an iterable of pieces.
     """
 
     method: str
@@ -54,11 +54,11 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """One response.
 
     Attributes:
         headers: names in lower case; repeated fields are joined by commas.
-        secrets: what the request carried and no text about the answer may repeat.
+        secrets: values in the request that no text about the response may repeat.
     """
 
     status: int
@@ -69,18 +69,18 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Secure:
-    """TLS towards the server.
+    """TLS settings.
 
     Attributes:
-        ca_file: PEM file of the authorities to trust, instead of the system's.
-        verify: whether certificate and host name are checked. Without, anyone on the way can read the token.
+        ca_file: PEM file of the trusted authorities, instead of the system's.
+        verify: whether certificate and host name are checked. If not, anyone on the path can read the token.
     """
 
     ca_file: str | None = None
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """The context for new connections. Raises OSError if the file cannot be read or holds no certificate."""
+        """Return the context for new connections. Raises OSError if the file cannot be read or has no certificate."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if not self.verify:
             context.check_hostname = False
@@ -89,7 +89,7 @@ class Secure:
 
 
 class _TimedReader(io.RawIOBase):
-    """The bytes of one answer; each read from the socket may take what the deadline leaves."""
+    """The bytes of one response; each read from the socket is limited by the deadline."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline) -> None:
         self._raw = raw
@@ -120,12 +120,12 @@ class _Response(http.client.HTTPResponse):
         super().begin()
         rest = self.msg.get_payload()
         if isinstance(rest, str) and rest:
-            # A line that is no header field ended the header early. urllib3 would log it, and whatever secret it repeats.
-            raise http.client.HTTPException("a line of the header is no header field")
+            # A malformed line ended the header early. urllib3 would log it, and any secret that it repeats.
+            raise http.client.HTTPException("a line of the header is not a header field")
 
 
 class _Timed(urllib3.connection.HTTPConnection):
-    """A connection that one call at a time uses; `deadline` is that call's."""
+    """A connection used by one call at a time; `deadline` is that call's."""
 
     deadline: Deadline
 
@@ -136,7 +136,7 @@ class _Timed(urllib3.connection.HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        # One large sendall would have one time limit, however long the body.
+        # One large sendall would have a single timeout, however long the body.
         view = memoryview(data)
         for start in range(0, len(view), _PIECE):
             self.sock.settimeout(self.deadline.wait(self.deadline.timeout.read))
@@ -157,8 +157,8 @@ class Connections:
 
     Args:
         scheme: `http` or `https`.
-        secure: TLS settings; the context is made once, by the first connection.
-        keep: idle connections to keep.
+        secure: TLS settings; the context is created once, by the first connection.
+        keep: maximum number of idle connections.
     """
 
     def __init__(self, scheme: str, host: str, port: int, *, secure: Secure, keep: int = 8) -> None:
@@ -174,7 +174,7 @@ class Connections:
         self._closed = False
 
     def send(self, request: Request, deadline: Deadline, *, limit: int) -> Answer:
-        """Send a request once, and read the whole answer.
+        """Send a request once, and read the whole response.
 
         Raises:
             OversizeError: the body has more than `limit` bytes.
@@ -197,7 +197,7 @@ class Connections:
         return Answer(stream.status, stream.headers, bytes(body))
 
     def open(self, request: Request, deadline: Deadline) -> Stream:
-        """Send a request once, and read the head of the answer. See `send` for what it raises."""
+        """Send a request once, and read the head of the response. See `send` for the exceptions."""
         forbid_in_transaction("a call to another service")
         connection = self._lease()
         connection.deadline = deadline
@@ -212,7 +212,7 @@ class Connections:
                     decode_content=False,
                 )
             except (BrokenPipeError, ConnectionResetError):
-                # A server may refuse and close before it has read all of a body; its reason is already here.
+                # A server may refuse and close before it has read the whole body; its response may have arrived.
                 if connection.sock is None or not request.body:
                     raise
                 try:
@@ -228,7 +228,7 @@ class Connections:
             raise
 
     def close(self) -> None:
-        """Close the idle connections; those in use close when they come back."""
+        """Close the idle connections; those in use are closed when they are returned."""
         with self._lock:
             self._closed = True
             idle = [*self._idle]
@@ -240,7 +240,7 @@ class Connections:
         while True:
             with self._lock:
                 if self._process != os.getpid():
-                    # The sockets are the parent's too: both would write to them.
+                    # After a fork the sockets are shared with the parent, and both would write to them.
                     self._process = os.getpid()
                     self._idle.clear()
                 connection = self._idle.pop() if self._idle else None
@@ -260,7 +260,7 @@ class Connections:
         return _TimedSecure(self._host, self._port, ssl_context=context)
 
     def give_back(self, connection: _Timed) -> None:
-        """Keep a connection whose answer was read to its end."""
+        """Keep a connection whose response was read to its end."""
         with self._lock:
             kept = not self._closed and self._process == os.getpid() and len(self._idle) < self._keep
             if kept:
@@ -270,7 +270,7 @@ class Connections:
 
 
 class Stream:
-    """An answer whose body is still to come. Iterate once, then `finish`; or `discard` at any time.
+    """A response whose body has not been read. Iterate once, then `finish`; or `discard` at any time.
 
     Attributes:
         status: the HTTP status.
@@ -293,13 +293,13 @@ class Stream:
             yield piece
 
     def finish(self) -> None:
-        """Give the connection back, for the next request."""
+        """Return the connection to the pool."""
         if self._broken or self._connection.sock is None:
             self.discard()
         else:
             self._pool.give_back(self._connection)
 
     def discard(self) -> None:
-        """Close the connection, whatever is left of the answer."""
+        """Close the connection, even if the response is incomplete."""
         self._response.close()
         self._connection.close()

@@ -1,7 +1,7 @@
-"""OCCI requests made of documents, and entities made of answers: what every method of the client is built from.
+"""Builds OCCI requests from documents, and entities from responses: the base of the client's methods.
 
-Between `exchange`, which knows bytes and HTTP, and `client`, which knows what a caller wants. Paths of the caller become
-paths of the server on the way out, and come back on the way in.
+It is the layer between `exchange` (bytes and HTTP) and `client` (the caller's operations), and converts paths between client and
+server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .entities import Entity, EntityReader, located, path_of
 from .errors import MalformedAnswerError, NotAcceptableError, UnknownCategoryError
 from .exchange import Call, HttpExchange
 from .refusals import repeats_secret
-from .speech import Speech, says_nothing
+from .speech import Speech, has_no_content
 
 QUERY = "/-/"
 T = TypeVar("T")
@@ -40,13 +40,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
-    """Which of a collection's entities, and which pages.
+    """Filter and page of a collection.
 
     Attributes:
-        categories: type identifiers that each has to have.
-        attributes: values that each has to have.
-        page: that page only, from 1; None for all of them, one after the other.
-        number: entities a page.
+        categories: type identifiers that each entity must have.
+        attributes: values that each entity must have.
+        page: only that page, from 1; None for all of them, one after another.
+        number: entities per page.
     """
 
     categories: Sequence[str] = ()
@@ -55,7 +55,7 @@ class Filter:
     number: int = 100
 
     def fields(self) -> dict[str, str]:
-        """The filter as header fields."""
+        """Return the filter as header fields."""
         fields: dict[str, str] = {}
         if self.categories:
             fields["Category"] = ", ".join([_category_field(each) for each in self.categories])
@@ -67,7 +67,7 @@ class Filter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a collection, and the answer that it came in."""
+    """One page of a collection, and its response."""
 
     found: Collection
     rendering: Rendering
@@ -76,11 +76,11 @@ class Page:
 
 
 class Conversation:
-    """What one client says and hears.
+    """The requests and responses of one client.
 
     Attributes:
         exchange, speech: as given.
-        address: where the service is.
+        address: address of the service.
     """
 
     def __init__(self, exchange: HttpExchange, speech: Speech, catalogue: Catalogue | None = None) -> None:
@@ -90,13 +90,13 @@ class Conversation:
         self.catalogue = catalogue or Catalogue(self._load, clock=exchange.waiting.clock)
 
     def with_speech(self, speech: Speech) -> Conversation:
-        """The same in another rendering."""
+        """Return a copy that uses another rendering."""
         return Conversation(self.exchange, speech, self.catalogue)
 
-    # asking -----------------------------------------------------------------------------------------------------------
+    # requests ---------------------------------------------------------------------------------------------------------
 
     def headers(self, if_match: str | None = None) -> dict[str, str]:
-        """The fields of a request that shows nothing and expects little."""
+        """Return the header fields of a request without content."""
         headers = {"Accept": self.speech.whole.mime_type}
         if if_match is not None:
             headers["If-Match"] = if_match
@@ -112,11 +112,11 @@ class Conversation:
         if_match: str | None = None,
         retry: bool = False,
     ) -> Answer:
-        """Send what `write` makes of the client's rendering.
+        """Send a document, which `write` renders.
 
         Args:
-            listing: whether it is a collection, which text/uri-list can hold.
-            retry: whether it may be sent again even though the method is not idempotent.
+            listing: whether it is a collection, which text/uri-list supports.
+            retry: whether it may be retried although the method is not idempotent.
         """
         rendering = self.speech.listing if listing else self.speech.whole
         payload = write(rendering)
@@ -125,7 +125,7 @@ class Conversation:
         return self.exchange.call(Call(method, path, headers, body, retry=True if retry else None))
 
     def categories(self, named: Sequence[str] = ()) -> Sequence[CategoryDocument]:
-        """What the query interface shows, of `named` and those related to them, or of all."""
+        """Return the categories of the query interface: `named` and those related to them, or all."""
         headers = {"Accept": self.speech.whole.mime_type, **Filter(categories=named).fields()}
         answer = self.exchange.call(Call("GET", QUERY, headers))
         return self._read(
@@ -140,27 +140,28 @@ class Conversation:
         return found
 
     def collection(self, where: str) -> str:
-        """The path of a collection that is named by path, or by the type identifier of a kind or mixin.
+        """Return the path of a collection, given by path or by the type identifier of a kind or mixin.
 
         Raises:
-            UnknownCategoryError: the service shows no such category, or it has no location.
+            UnknownCategoryError: the query interface does not contain the category, or it has no location.
         """
         if "#" not in where:
             path = self.address.path(where)
             if not path.partition("?")[0].endswith("/"):
-                raise ValueError(f"{path!r} is not a collection: its path ends in a slash")
+                raise ValueError(f"{path!r} is not a collection: the path must end in a slash")
             return path
         found = self.catalogue.find(where)
         if found is None or found.location is None:
             lacks = "no category" if found is None else "no location for"
-            raise UnknownCategoryError(f"the service shows {lacks} {where}", method="GET", url=self.address.url(QUERY))
-        with _Hearing("GET", self.address.url(QUERY), Answer(200, {})):
+            url = self.address.url(QUERY)
+            raise UnknownCategoryError(f"the query interface has {lacks} {where}", method="GET", url=url)
+        with self._reading(Answer(200, {}), "GET", QUERY):
             return located(found.location, self.address)
 
     def pages(self, collection: str, wanted: Filter) -> Iterator[Page]:
-        """The pages of a collection, each asked for when it is reached, up to the first that is not full."""
+        """Yield the pages of a collection, each requested when it is reached, up to the first that is not full."""
         if wanted.number < 1 or (wanted.page is not None and wanted.page < 1):
-            raise ValueError("page and number are whole numbers from 1")
+            raise ValueError("page and number must be whole numbers from 1")
         path = self.collection(collection)
         headers = {"Accept": self.speech.listing.mime_type, **wanted.fields()}
         page = wanted.page or 1
@@ -173,7 +174,7 @@ class Conversation:
             )
             now = (found.locations, [each.id for each in found.entities])
             if now == before:
-                # A server that knows no pages shows everything every time.
+                # A server without paging returns everything every time.
                 return
             before = now
             yield Page(found, rendering, answer, path)
@@ -181,19 +182,19 @@ class Conversation:
                 return
             page += 1
 
-    # hearing ----------------------------------------------------------------------------------------------------------
+    # responses --------------------------------------------------------------------------------------------------------
 
     def entity(self, answer: Answer, path: str, method: str) -> Entity:
-        """The entity that an answer shows."""
+        """Return the entity in a response."""
         document, rendering = self._read(
             answer, self.speech.whole, lambda rendering, message: rendering.read_entity(message), method, path
         )
         etag = answer.headers.get("etag") if method == "GET" else None
-        with self._hearing(answer, method, path):
+        with self._reading(answer, method, path):
             return self.reader(rendering).read(document, location=path.partition("?")[0], etag=etag)
 
     def get(self, path: str, etag: str | None = None) -> Entity | None:
-        """The entity at a path; None if it still has the etag."""
+        """Return the entity at a path; None if it still has the etag."""
         headers = self.headers()
         if etag is not None:
             headers["If-None-Match"] = etag
@@ -202,38 +203,38 @@ class Conversation:
         return None if answer.status == 304 else self.entity(answer, path, "GET")
 
     def present(self, path: str) -> Entity:
-        """The entity at a path."""
+        """Return the entity at a path."""
         answer = self.exchange.call(Call("GET", path, self.headers()))
         return self.entity(answer, path, "GET")
 
     def shown(self, answer: Answer, path: str, method: str) -> Entity:
-        """The entity that the answer to a write shows, or that a GET shows where the server only says `OK`."""
-        return self.present(path) if says_nothing(answer) else self.entity(answer, path, method)
+        """Return the entity in the response to a write, or read it if the server only confirmed."""
+        return self.present(path) if has_no_content(answer) else self.entity(answer, path, method)
 
     def reader(self, rendering: Rendering) -> EntityReader:
-        """Makes entities of documents of this rendering."""
+        """Return the converter of this rendering's documents."""
         return EntityReader(self.address, self.catalogue.find, textual=not rendering.shows_entities)
 
     def entities(self, page: Page) -> Iterator[Entity]:
-        """The entities that a page shows whole."""
+        """Yield the entities that a page contains whole."""
         reader = self.reader(page.rendering)
         for each in page.found.entities:
-            with self._hearing(page.answer, "GET", page.path):
+            with self._reading(page.answer, "GET", page.path):
                 entity = reader.read(each)
             yield entity
 
     def paths(self, page: Page, *, whole: bool = True) -> list[str]:
-        """The paths of a page's entities; without `whole`, of those that it shows by location only."""
-        with self._hearing(page.answer, "GET", page.path):
+        """Return the paths of a page's entities; without `whole`, of those that it contains by location only."""
+        with self._reading(page.answer, "GET", page.path):
             known = [path_of(each, self.catalogue.find, self.address) for each in page.found.entities if whole]
             return known + [located(each, self.address) for each in page.found.locations]
 
     def created_at(self, answer: Answer, method: str, path: str) -> str:
-        """Where the answer says that something was created."""
+        """Return the location of the created entity."""
         field = answer.headers.get("location")
-        with self._hearing(answer, method, path):
+        with self._reading(answer, method, path):
             if not field:
-                raise MalformedDocumentError("the answer does not say where the entity was created", "header Location")
+                raise MalformedDocumentError("the response has no location of the created entity", "header Location")
             return located(field, self.address)
 
     def _read(
@@ -244,16 +245,16 @@ class Conversation:
         method: str,
         path: str,
     ) -> tuple[T, Rendering]:
-        with self._hearing(answer, method, path):
+        with self._reading(answer, method, path):
             return self.speech.read(answer, asked, read)
 
-    def _hearing(self, answer: Answer, method: str, path: str) -> _Hearing:
-        return _Hearing(method, self.address.url(path), answer)
+    def _reading(self, answer: Answer, method: str, path: str) -> _Reading:
+        return _Reading(method, self.address.url(path), answer)
 
     # documents --------------------------------------------------------------------------------------------------------
 
     def outgoing(self, document: EntityDocument) -> EntityDocument:
-        """A caller's document with its paths as the server has them."""
+        """Return a caller's document with its paths converted to the server's."""
         if not self.address.prefix:
             return document
 
@@ -273,12 +274,12 @@ class Conversation:
         )
 
     def members(self, locations: Iterable[str]) -> Collection:
-        """Entities by their paths, as a document for the server."""
+        """Return entities, given by their paths, as a document for the server."""
         return Collection(locations=[self.address.target(self.address.path(each)) for each in locations])
 
 
-class _Hearing:
-    """What is wrong with an answer's text becomes the client's error, with the request that it answered."""
+class _Reading:
+    """Context manager that converts errors in a response's text to the client's error, with method and URL of the request."""
 
     def __init__(self, method: str, url: str, answer: Answer) -> None:
         self._method = method
@@ -290,15 +291,15 @@ class _Hearing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
         if isinstance(error, MalformedDocumentError | UnsupportedDocumentError):
-            # The error quotes the answer, and cuts what it quotes: half a token is not to be seen either.
-            quoted = "what it says repeats a credential" if repeats_secret(self._answer) else str(error)
-            message = f"the answer cannot be read: {quoted}"
-            # Without its cause, whose text repeats the server's.
+            # The error quotes a truncated part of the response, which could be part of a token.
+            quoted = "its text repeats a credential" if repeats_secret(self._answer) else str(error)
+            message = f"the response cannot be read: {quoted}"
+            # Without the cause, whose text repeats the server's.
             raise MalformedAnswerError(message, method=self._method, url=self._url) from None
 
 
 def split(type_id: str) -> tuple[str, str]:
-    """Scheme and term of a type identifier from a caller. Raises ValueError."""
+    """Return scheme and term of a caller's type identifier. Raises ValueError."""
     return split_type_id(type_id)
 
 
@@ -308,13 +309,13 @@ def _category_field(type_id: str) -> str:
 
 
 def check_entity(path: str) -> None:
-    """See that a path is not a collection's: one slash too many would delete them all."""
+    """Check that a path is not a collection's: a superfluous slash would delete all entities."""
     if path.partition("?")[0].endswith("/"):
-        raise ValueError(f"{path!r} is a collection; there are methods of their own for all of its entities")
+        raise ValueError(f"{path!r} is a collection; use the methods for all of its entities")
 
 
 def decoded(pieces: Iterator[bytes]) -> Iterator[str]:
-    """UTF-8 pieces as text; a character that is cut in two comes with the second piece, one that is none as U+FFFD."""
+    """Decode UTF-8 pieces; a character split over two pieces is yielded with the second, an invalid one as U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     try:
         for piece in pieces:

@@ -1,7 +1,7 @@
-"""Who asks: the header fields that carry identity, and the guard that keeps them out of every text.
+"""The header fields that carry the caller's identity, kept out of all texts.
 
-A token is a string, or a callable that gives the present one (they expire), called for every request that goes out. It
-is never an attribute that a repr shows; the server's own words are searched for it before they become an error.
+A token is a string, or a callable that returns the present one (tokens expire), called for every request. It never appears in a
+repr, and is removed from the server's texts before they become an error.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ Token = str | Callable[[], str | None] | None
 RequestId = str | Callable[[], str | None] | None
 TokenField = Literal["Authorization", "X-Auth-Token"]
 
-#: What a header field's value may hold (RFC 9110, 5.5), once it is Latin-1.
+#: Permitted values of header fields (RFC 9110, 5.5), in Latin-1.
 _VALUE: Final = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-#: Fields whose values are no secret; every other field that a caller adds is taken for one.
+#: Fields whose values are not secret; any other field added by the caller is treated as secret.
 _OPEN: Final = frozenset(
     ("accept-language", "x-tenant-name", "x-request-id", "traceparent", "tracestate", "user-agent")
 )
 
 
 class Credentials:
-    """The fields that every request carries.
+    """The identity fields of every request.
 
     Args:
         field: `Authorization` sends `Bearer <token>`, `X-Auth-Token` the token alone.
-        tenant_name: `X-Tenant-Name`; has to be the token's own project.
-        request_id: `X-Request-Id`, which follows the work through all services; a callable is asked for each request.
-        headers: further fields; their values are kept out of texts as the token is.
+        tenant_name: `X-Tenant-Name`; must be the token's own project.
+        request_id: `X-Request-Id`, which identifies the work in all services; a callable is called for each request.
+        headers: additional fields; their values are kept out of texts, like the token.
 
     Raises:
-        ValueError: a name or value that cannot stand in a header. The value is not shown.
+        ValueError: a name or value is not valid in a header. The value is not shown.
     """
 
     __slots__ = ("_field", "_headers", "_request_id", "_tenant_name", "_token")
@@ -49,7 +49,7 @@ class Credentials:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         if field not in ("Authorization", "X-Auth-Token"):
-            raise ValueError("the token travels in Authorization or X-Auth-Token")
+            raise ValueError("the token field must be Authorization or X-Auth-Token")
         self._token = token
         self._field = field
         self._tenant_name = tenant_name
@@ -67,7 +67,7 @@ class Credentials:
     def using(
         self, *, token: Token = None, request_id: RequestId = None, headers: Mapping[str, str] | None = None
     ) -> Credentials:
-        """The same with another token or request id, or with more fields."""
+        """Return a copy with another token or request id, or with additional fields."""
         return Credentials(
             self._token if token is None else token,
             field=self._field,
@@ -80,10 +80,10 @@ class Credentials:
         return f"<Credentials in {self._field}>" if self._token is not None else "<Credentials without a token>"
 
     def fields(self) -> tuple[dict[str, str], frozenset[str]]:
-        """The header fields for one request, and those of their values that no text may show.
+        """Return the header fields for one request, and those of their values that are secret.
 
         Raises:
-            ValueError: the token or request id cannot stand in a header. It is not shown.
+            ValueError: the token or request id is not valid in a header. It is not shown.
         """
         fields = dict(self._headers)
         secrets = {value for name, value in fields.items() if name.lower() not in _OPEN and value}
@@ -103,9 +103,9 @@ class Credentials:
 
 def _check_token(token: str) -> None:
     if not isinstance(token, str) or _TOKEN.fullmatch(token) is None:
-        raise ValueError("the token is empty or holds characters that no header field may hold")
+        raise ValueError("the token is empty or has characters that are not valid in a header field")
 
 
 def _check_value(name: str, value: str) -> None:
     if not isinstance(value, str) or _VALUE.fullmatch(value) is None:
-        raise ValueError(f"the value for the header field {name} holds characters that no header field may hold")
+        raise ValueError(f"the value of the header field {name} has characters that are not valid in a header field")

@@ -1,8 +1,8 @@
-"""Entities as a client sees them: frozen, typed, with paths of the client's own.
+"""Entities as the client returns them: frozen, typed, with paths relative to the client's base URL.
 
-The documents that renderings read say different things of the same entity: JSON has `urn:uuid:…` and the whole links,
-text has unquoted numbers and links by `self`. Here they become one `Entity`. What a document leaves open (which path an
-id means, whether a quoted `[1]` is an array) is asked of the catalogue, and only where it is open.
+Renderings describe an entity differently: JSON has `urn:uuid:…` and whole links, text has unquoted numbers and links by `self`.
+This module converts their documents to `Entity`. Where a document is ambiguous (the path of an id, whether a quoted `[1]` is an
+array), it consults the catalogue.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Entity:
     """A resource or a link.
 
     Attributes:
-        location: the client's path, under which it can be asked for again.
+        location: path at which the client can read it.
         kind: type identifier.
-        id: as the server gives it, `urn:uuid:…` or a path.
+        id: as the server returns it, `urn:uuid:…` or a path.
         mixins: type identifiers.
         attributes: flat names to values: str, int, float, bool, list or dict; without `occi.core.*`.
-        actions: type identifiers of the actions that apply now.
+        actions: type identifiers of the actions applicable now.
         links: a resource's links.
-        source, target: a link's ends, as client's paths where they are here, else as URIs; None for a resource.
-        source_kind, target_kind: type identifiers where known.
-        etag: of the representation that was read; None where the answer had none (after a write).
+        source, target: a link's ends, as paths of this service or as URIs; None for a resource.
+        source_kind, target_kind: type identifiers if known.
+        etag: of the representation that was read; None if the response had none (after a write).
     """
 
     location: str
@@ -55,15 +55,15 @@ class Entity:
 
     @property
     def is_link(self) -> bool:
-        """Whether it leads from one thing to another."""
+        """Whether it is a link."""
         return self.source is not None or self.target is not None
 
 
 def path_of(document: EntityDocument, find: FindCategory, address: Address) -> str:
-    """The client's path of an entity in a collection or among links.
+    """Return the client's path of an entity in a collection or among links.
 
     Raises:
-        MalformedDocumentError: the document does not say, or the query interface does not show the kind.
+        MalformedDocumentError: the document has no id, or the query interface does not contain the kind.
     """
     if document.location:
         return located(document.location, address)
@@ -78,13 +78,13 @@ def path_of(document: EntityDocument, find: FindCategory, address: Address) -> s
     found = find(kind) if kind else None
     if found is None or found.location is None:
         raise MalformedDocumentError(
-            f"the query interface shows no location for the kind {kind}, so that {given[:60]} has no path", "id"
+            f"the query interface has no location for the kind {kind}, so that {given[:60]} has no path", "id"
         )
     return located(found.location, address) + given[len(_URN) :]
 
 
 def located(uri: str, address: Address) -> str:
-    """The client's path of a location out of an answer. Raises MalformedDocumentError."""
+    """Return the client's path of a location in a response. Raises MalformedDocumentError."""
     try:
         return address.location(uri)
     except ValueError as error:
@@ -96,11 +96,11 @@ def _is_kind(category: CategoryDocument | None) -> bool:
 
 
 class EntityReader:
-    """Makes entities of documents.
+    """Converts documents to entities.
 
     Args:
-        find: the category of a type identifier, from the catalogue, or None.
-        textual: whether the document came in a text rendering, which has no arrays and objects of its own.
+        find: returns the category of a type identifier from the catalogue, or None.
+        textual: whether the document is in a text rendering, which has no arrays and objects.
     """
 
     __slots__ = ("_address", "_find", "_textual")
@@ -111,13 +111,13 @@ class EntityReader:
         self._textual = textual
 
     def read(self, document: EntityDocument, *, location: str | None = None, etag: str | None = None) -> Entity:
-        """The entity of a document.
+        """Return the entity of a document.
 
         Args:
-            location: the client's path, where the request has named it.
+            location: the client's path, if the request named it.
 
         Raises:
-            MalformedDocumentError: it lacks a kind or cannot be located.
+            MalformedDocumentError: it has no kind or no location.
         """
         kind, mixins = self._categories(document)
         if kind is None:
@@ -146,7 +146,7 @@ class EntityReader:
     def _link(self, document: EntityDocument, source: str, source_kind: str) -> Entity:
         link = self.read(document)
         if link.source is None:
-            # Text renderings leave it out: a resource's links start at the resource.
+            # Text renderings omit it: a resource's links start at the resource.
             return dataclasses.replace(link, source=source, source_kind=source_kind)
         return link
 
@@ -163,7 +163,7 @@ class EntityReader:
         for name in document.unclassified:
             category = self._find(name)
             if kind is None and (category is None or category.category_class == "kind"):
-                # Where the catalogue knows neither, the first named is the kind: so servers write links.
+                # If the catalogue knows neither, the first one is the kind, in the order in which servers write links.
                 kind = name
             else:
                 mixins.append(name)

@@ -1,8 +1,8 @@
-"""What can go wrong with a request, as classes to catch.
+"""Errors of requests, as classes to catch.
 
-Three families under `ClientError`: the network failed (`TransportError`), the server said no (`StatusError`, one class
-a status), the server's answer is not what OCCI says it is (`AnswerError`). Each carries method and URL; none carries a
-token: credentials are taken out of the server's words before an error is made of them.
+There are three families under `ClientError`: the network failed (`TransportError`), the server returned an error (`StatusError`,
+one class per status), the response violates OCCI (`AnswerError`). Each carries method and URL; none contains a token, since
+credentials are removed from the server's texts first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Final
 
 
 class ClientError(Exception):
-    """Base of all.
+    """Base of all errors.
 
     Attributes:
-        message: what is wrong, for a person.
+        message: the error, for people.
         method: of the request.
         url: of the request, without its query and without credentials.
     """
@@ -30,10 +30,10 @@ class ClientError(Exception):
 
 
 class TransportError(ClientError):
-    """The network failed: no connection, or one that broke. Whether the server did what was asked is not known.
+    """The network failed: no connection, or a broken one. It is unknown whether the server processed the request.
 
     Attributes:
-        attempts: how often the request was tried.
+        attempts: number of attempts.
     """
 
     def __init__(self, message: str, *, method: str, url: str, attempts: int = 1) -> None:
@@ -46,34 +46,34 @@ class TransportError(ClientError):
 
 
 class TimedOutError(TransportError):
-    """No connection, no bytes or no end of the answer in time."""
+    """The connection, a piece or the end of the response timed out."""
 
 
 class AnswerError(ClientError):
-    """The answer is not one that OCCI has."""
+    """The response violates OCCI."""
 
 
 class MalformedAnswerError(AnswerError):
-    """The answer does not follow its rendering's grammar, or lacks what it has to say."""
+    """The response violates its rendering's grammar, or lacks required content."""
 
 
 class AnswerTooLargeError(AnswerError):
-    """The answer is larger than the client takes; the rest was not read."""
+    """The response exceeds the client's limit; the rest was not read."""
 
 
 class UnknownCategoryError(ClientError):
-    """The service shows no such category in its query interface; nothing was sent."""
+    """The query interface does not contain the category; nothing was sent."""
 
 
 class StatusError(ClientError):
-    """The server answered with an error.
+    """The server responded with an error.
 
     Attributes:
         status: the HTTP status.
-        title: its words.
+        title: its reason phrase.
         where: field or place that the server named, or empty.
-        retry_after: seconds after which the server asks to be tried again, or None.
-        attempts: how often the request was sent.
+        retry_after: seconds of the server's Retry-After, or None.
+        attempts: number of attempts.
     """
 
     def __init__(
@@ -101,29 +101,29 @@ class StatusError(ClientError):
 
 
 class RedirectError(StatusError):
-    """3xx: the server points elsewhere. It is not followed, since the token would go there too.
+    """3xx: the server redirects. Redirects are not followed, since they would send the token to another host.
 
     Attributes:
-        location: where it points, without a query.
+        location: target of the redirect, without a query.
     """
 
     location: str = ""
 
 
 class BadRequestError(StatusError):
-    """400: the request does not parse, or says what cannot be."""
+    """400: the request is malformed or invalid."""
 
 
 class UnauthorizedError(StatusError):
-    """401: no token, or one that is not valid."""
+    """401: no valid token."""
 
 
 class ForbiddenError(StatusError):
-    """403: understood, and not for this identity."""
+    """403: not permitted for this identity."""
 
 
 class NotFoundError(StatusError):
-    """404: not there, or another tenant's, which looks the same."""
+    """404: it does not exist, or belongs to another tenant."""
 
 
 class MethodNotAllowedError(StatusError):
@@ -131,19 +131,19 @@ class MethodNotAllowedError(StatusError):
 
 
 class NotAcceptableError(StatusError):
-    """406: the server cannot show this in the rendering asked for."""
+    """406: the server cannot write this in the accepted rendering."""
 
 
 class ConflictError(StatusError):
-    """409: at odds with the present state."""
+    """409: conflicts with the present state."""
 
 
 class PreconditionFailedError(StatusError):
-    """412: the entity has changed since its etag was seen."""
+    """412: the entity has changed since its etag was read."""
 
 
 class TooLargeError(StatusError):
-    """413: the request, or the page asked for, is larger than served."""
+    """413: the request, or the requested page, exceeds a limit."""
 
 
 class UnsupportedMediaTypeError(StatusError):
@@ -155,15 +155,15 @@ class TooManyRequestsError(StatusError):
 
 
 class ServerError(StatusError):
-    """5xx without a class of its own."""
+    """5xx without a separate class."""
 
 
 class NotImplementedByServerError(ServerError):
-    """501: the server speaks an older version of OCCI, or lacks this."""
+    """501: the server implements an older version of OCCI, or not this feature."""
 
 
 class UnavailableError(ServerError):
-    """502, 503 or 504: away for now; see `retry_after`."""
+    """502, 503 or 504: temporarily unavailable; see `retry_after`."""
 
 
 _BY_STATUS: Final[dict[int, type[StatusError]]] = {
@@ -186,7 +186,7 @@ _BY_STATUS: Final[dict[int, type[StatusError]]] = {
 
 
 def of_status(status: int) -> type[StatusError]:
-    """The class of an HTTP status; `StatusError` itself for a 4xx without one."""
+    """Return the class of an HTTP status; `StatusError` itself for a 4xx without one."""
     found = _BY_STATUS.get(status)
     if found is not None:
         return found

@@ -1,8 +1,8 @@
-"""One call: a request, sent as often as it may be within its deadline, and the answer or the error that comes of it.
+"""One call: a request with its retries, within a deadline, and the resulting response or error.
 
-Only idempotent methods are sent again (RFC 9110, 9.2.2), and only when nothing ambiguous would follow: a write with
-If-Match whose answer was lost may have been done, and the second try would then fail with 412 though the first
-succeeded, so such a write is repeated only where the server has said that it did not do it.
+Only idempotent methods are retried (RFC 9110, 9.2.2), and only if the outcome is unambiguous. A write with If-Match whose
+response was lost may have succeeded, and the retry would then fail with 412; such a write is retried only if the server reported
+that it did not process it.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .connections import Answer, Connections, OversizeError, Request, Stream, fa
 from .credentials import Credentials
 from .errors import AnswerTooLargeError, StatusError, TimedOutError, TransportError
 from .limits import Deadline, Retry, Timeout
-from .refusals import is_refused, reason, refusal, words
+from .refusals import describe, is_refused, refusal, traceback_cause
 
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))
-#: Answers that say that the server did not act on the request at all.
+#: Responses which mean that the server did not process the request.
 _NOT_DONE: Final = frozenset((429, 503))
 _ERROR_BYTES: Final = 64 << 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """What is to be asked.
+    """A request.
 
     Attributes:
         path: the client's path, with its query.
-        headers: beside those of the credentials.
-        body: bytes, or pieces that can be had once; a request with such a body is sent once.
-        retry: whether it may be sent again; None for what the method allows.
-        accepted: statuses outside 2xx that are answers and not errors.
-        limit: bytes of the answer's body, or None for the client's own limit.
+        headers: in addition to those of the credentials.
+        body: bytes, or an iterable of pieces; a request with an iterable is sent once.
+        retry: whether it may be retried; None to decide by the method.
+        accepted: statuses outside 2xx that are not errors.
+        limit: maximum bytes of the response's body; None for the client's limit.
     """
 
     method: str
@@ -49,25 +49,25 @@ class Call:
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent again where the first sending was surely not acted upon."""
+        """Whether it may be retried if the server certainly did not process it."""
         if self.body is not None and not isinstance(self.body, bytes):
             return False
         return self.method in _IDEMPOTENT if self.retry is None else self.retry
 
     @property
     def harmless(self) -> bool:
-        """Whether it may be sent again though the first sending was perhaps acted upon."""
+        """Whether it may be retried if the server possibly processed it."""
         return self.repeatable and "If-Match" not in self.headers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Waiting:
-    """Time and chance, as parameters.
+    """Time and randomness, replaceable in tests.
 
     Attributes:
-        clock: seconds that only grow.
+        clock: monotonic clock in seconds.
         sleep: waits that many seconds.
-        random: a number from 0 up to 1.
+        random: returns a number from 0 to 1.
     """
 
     clock: Callable[[], float]
@@ -77,7 +77,7 @@ class Waiting:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HttpExchange:
-    """Everything that the calls of one client share. `limit` is bytes of an answer's body."""
+    """State shared by the calls of one client. `limit` is the maximum bytes of a response's body."""
 
     address: Address
     connections: Connections
@@ -88,7 +88,7 @@ class HttpExchange:
     limit: int
 
     def call(self, call: Call) -> Answer:
-        """Ask, and again where that is allowed and helps.
+        """Send a request, and retry it if permitted and useful.
 
         Raises:
             ClientError: see `errors`.
@@ -107,7 +107,7 @@ class HttpExchange:
                 if 200 <= answer.status <= 299 or answer.status in call.accepted:
                     return answer
                 if answer.status == 404 and call.method == "DELETE" and lost:
-                    # An earlier sending, whose answer was lost, has done it.
+                    # An earlier attempt succeeded, and its response was lost.
                     return Answer(204, answer.headers)
                 error = self._refusal(call, answer, attempt)
                 again = call.repeatable if answer.status in _NOT_DONE else call.harmless
@@ -123,9 +123,9 @@ class HttpExchange:
             attempt += 1
 
     def stream(self, call: Call) -> Iterator[bytes]:
-        """Ask once, and hand the answer's body over as it comes; the deadline covers it up to its last byte.
+        """Send a request once, and yield the response's body as it arrives; the deadline covers the whole body.
 
-        The request goes out when the first piece is asked for. Closing the iterator closes the connection.
+        The request is sent with the first iteration. Closing the iterator closes the connection.
 
         Raises:
             ClientError: see `errors`.
@@ -135,7 +135,7 @@ class HttpExchange:
         try:
             stream = self.connections.open(self._request(call, fields), deadline)
         except failures as error:
-            raise self._failure(error, call, deadline) from reason(error)
+            raise self._failure(error, call, deadline) from traceback_cause(error)
         finished = False
         try:
             if not 200 <= stream.status <= 299:
@@ -144,7 +144,7 @@ class HttpExchange:
             yield from stream
             finished = True
         except failures as error:
-            raise self._failure(error, call, deadline) from reason(error)
+            raise self._failure(error, call, deadline) from traceback_cause(error)
         finally:
             if finished:
                 stream.finish()
@@ -158,12 +158,12 @@ class HttpExchange:
             answer = self.connections.send(self._request(call, fields), deadline, limit=limit)
         except OversizeError:
             raise AnswerTooLargeError(
-                f"the answer has more than the {limit} bytes that are taken; the rest was not read",
+                f"the response exceeds the limit of {limit} bytes; the rest was not read",
                 method=call.method,
                 url=self.address.url(call.path),
             ) from None
         except failures as error:
-            raise self._failure(error, call, deadline, attempt) from reason(error)
+            raise self._failure(error, call, deadline, attempt) from traceback_cause(error)
 
         return dataclasses.replace(answer, secrets=secrets)
 
@@ -173,7 +173,7 @@ class HttpExchange:
     def _failure(self, error: BaseException, call: Call, deadline: Deadline, attempts: int = 1) -> TransportError:
         timed_out = isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError) and not is_refused(error)
         made = TimedOutError if timed_out else TransportError
-        message = deadline.words() if timed_out and deadline.remaining() == 0 else words(error)
+        message = deadline.message() if timed_out and deadline.remaining() == 0 else describe(error)
         return made(message, method=call.method, url=self.address.url(call.path), attempts=attempts)
 
     def _refusal(self, call: Call, answer: Answer, attempts: int = 1) -> StatusError:
@@ -181,7 +181,7 @@ class HttpExchange:
 
 
 def _first(stream: Stream) -> bytes:
-    """The beginning of an error's body."""
+    """Return the beginning of an error's body."""
     body = bytearray()
     for piece in stream:
         body += piece

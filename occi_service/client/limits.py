@@ -1,4 +1,4 @@
-"""How long to wait, how often to try, how much to take: plain numbers, and the deadline that comes of them."""
+"""Timeouts, retry policy and deadlines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from archelon_core.backoff import Backoff
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timeout:
-    """Seconds. `total` covers everything, retries and the waits between them too; None means no limit.
+    """Timeouts in seconds. `total` covers everything, including retries and the waits between them; None means no limit.
 
-    The operating system's name resolution has a time limit of its own, which is not shortened by these.
+    Name resolution has the operating system's own timeout, which these do not shorten.
 
     Attributes:
-        connect: for a connection to stand, TLS included.
-        read: between two pieces of the answer, and for the server to take a piece of the request.
+        connect: to establish a connection, including TLS.
+        read: between two pieces of the response, and for the server to accept a piece of the request.
         total: for the whole call.
     """
 
@@ -28,20 +28,20 @@ class Timeout:
         for name in ("connect", "read", "total"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
-                raise ValueError(f"the timeout {name} is {seconds}, and has to be above 0 seconds")
+                raise ValueError(f"the timeout {name} is {seconds}, and must be above 0 seconds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Retry:
-    """When a request is sent again.
+    """Retry policy of a request.
 
-    The n-th wait is a random part of `base * 2**n` seconds, `cap` at most, so that clients that failed together do not
-    come back together. A server's Retry-After is waited for if the deadline allows, and else ends the call.
+    The n-th delay is a random part of `base * 2**n` seconds, at most `cap`, so that clients that failed together do not retry
+    together. A server's Retry-After is respected if the deadline allows it, and otherwise ends the call.
 
     Attributes:
-        attempts: how often in all; 1 for no retries.
+        attempts: total number of attempts; 1 for no retries.
         base, cap: seconds.
-        statuses: answers after which an idempotent request is sent again.
+        statuses: responses after which an idempotent request is retried.
     """
 
     attempts: int = 4
@@ -51,21 +51,21 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
-            raise ValueError(f"attempts is {self.attempts}, and has to be at least 1")
+            raise ValueError(f"attempts is {self.attempts}, and must be at least 1")
 
     def delay(self, attempt: int, random: Callable[[], float], retry_after: float | None = None) -> float:
-        """Seconds to wait after the failure of the given attempt, counted from 1."""
+        """Return the seconds to wait after the given failed attempt, counted from 1."""
         if retry_after is not None:
             return retry_after + random() * self.base
         return Backoff(self.base, self.cap, jitter=1.0).delay(attempt + 1, random())
 
 
 class Deadline:
-    """The end of a call, and the longest wait within it.
+    """The end of a call, which limits each wait within it.
 
     Args:
-        timeout: seconds, as given to the client.
-        clock: seconds that only grow.
+        timeout: timeouts of the client.
+        clock: monotonic clock in seconds.
     """
 
     __slots__ = ("_clock", "_end", "_total", "timeout")
@@ -77,22 +77,22 @@ class Deadline:
         self._end = None if timeout.total is None else clock() + timeout.total
 
     def remaining(self) -> float | None:
-        """Seconds that are left, 0 at least; None if there is no end."""
+        """Return the remaining seconds, at least 0; None without a deadline."""
         return None if self._end is None else max(0.0, self._end - self._clock())
 
     def wait(self, limit: float) -> float:
-        """Seconds that one wait may take.
+        """Return the seconds that one wait may take.
 
         Raises:
-            TimeoutError: nothing is left.
+            TimeoutError: the deadline has passed.
         """
         remaining = self.remaining()
         if remaining is None:
             return limit
         if remaining <= 0:
-            raise TimeoutError(self.words())
+            raise TimeoutError(self.message())
         return min(limit, remaining)
 
-    def words(self) -> str:
-        """What to say when nothing is left."""
+    def message(self) -> str:
+        """Return the error text for a passed deadline."""
         return f"the whole call took longer than {self._total:g} seconds"

@@ -1,7 +1,7 @@
-"""From an answer that says no to the error that a caller catches, and from a broken network to words.
+"""Converts error responses and network failures to the errors of the client.
 
-The server's text may be OCCI's JSON error, the line of the text renderings, a proxy's page, or nothing. Whatever it is,
-the credentials of the request are taken out of it before anything else happens, then control characters and length.
+The body may be OCCI's JSON error, the line of the text renderings, a proxy's page, or empty. The credentials of the request are
+removed from it first, then control characters and excess length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..renderings.base import ErrorDocument
 from .connections import Answer
 from .errors import RedirectError, StatusError, of_status
 
-#: Bytes of an error's body that are looked at, and characters that are shown.
+#: Bytes of an error's body that are parsed, and characters that are shown.
 _BYTES: Final = 64 << 10
 _CHARACTERS: Final = 2000
 _LINE: Final = re.compile(r"[1-5][0-9]{2} ([^:\n]{1,80}): (.*)", re.DOTALL)
@@ -31,7 +31,7 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def refusal(answer: Answer, *, method: str, url: str, attempts: int = 1) -> StatusError:
-    """The error of an answer whose status is none of success."""
+    """Return the error of an unsuccessful response."""
     document = error_document(answer)
 
     def shown(text: str) -> str:
@@ -41,7 +41,9 @@ def refusal(answer: Answer, *, method: str, url: str, attempts: int = 1) -> Stat
     message = shown(document.message)
     location = shown(answer.headers.get("location", "").partition("?")[0])
     if issubclass(made, RedirectError):
-        message = f"the server points to {location or 'nowhere'}; redirects are not followed, set the base URL"
+        message = (
+            f"the server redirects to {location or 'an unknown location'}; redirects are not followed, set the base URL"
+        )
     error = made(
         message,
         method=method,
@@ -58,20 +60,20 @@ def refusal(answer: Answer, *, method: str, url: str, attempts: int = 1) -> Stat
 
 
 def without(secrets: frozenset[str], text: str) -> str:
-    """The text with every secret taken out, also where it stands percent-encoded."""
+    """Return the text with every secret replaced, also in percent-encoded form."""
     for secret in secrets:
         text = text.replace(secret, "[secret]").replace(urllib.parse.quote(secret, safe=""), "[secret]")
     return text
 
 
 def repeats_secret(answer: Answer) -> bool:
-    """Whether an answer holds a secret of its request, in its body or in a header field."""
+    """Return whether a response contains a secret of its request, in its body or in a header field."""
     texts = [answer.body.decode("utf-8", "replace"), *answer.headers.values()]
     return any(without(answer.secrets, text) != text for text in texts)
 
 
 def error_document(answer: Answer) -> ErrorDocument:
-    """What the server says, in whichever form it says it."""
+    """Parse the error of a response in any known form."""
     status = answer.status
     title = http.client.responses.get(status, "")
     text = answer.body[:_BYTES].decode("utf-8", "replace").strip()
@@ -80,12 +82,12 @@ def error_document(answer: Answer) -> ErrorDocument:
         return _json_error(text, status, title)
     if media_type == "text/html":
         found = _HTML_TITLE.search(text)
-        return ErrorDocument(status, title, found.group(1).strip() if found else "the answer is a page of HTML")
+        return ErrorDocument(status, title, found.group(1).strip() if found else "the response is an HTML page")
     if media_type == "text/uri-list":
         text = _COMMENT.sub("", text.replace("\r\n", "\n"))
     line = _LINE.fullmatch(text)
     if line is None:
-        return ErrorDocument(status, title, text or "the server says nothing more")
+        return ErrorDocument(status, title, text or "the server gave no reason")
     place = _PLACE.fullmatch(line.group(2))
     if place is None:
         return ErrorDocument(status, line.group(1), line.group(2))
@@ -96,7 +98,7 @@ def _json_error(text: str, status: int, title: str) -> ErrorDocument:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return ErrorDocument(status, title, text or "the server says nothing more")
+        return ErrorDocument(status, title, text or "the server gave no reason")
     error = value.get("error", value) if isinstance(value, dict) else None
     if isinstance(error, str):
         return ErrorDocument(status, title, error)
@@ -107,9 +109,9 @@ def _json_error(text: str, status: int, title: str) -> ErrorDocument:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to be left alone, or None (RFC 9110, 10.2.3).
+    """Return the seconds of the server's Retry-After, or None (RFC 9110, 10.2.3).
 
-    A date is measured against the answer's own Date, so that the two clocks need not agree; without one it is passed over.
+    A date is compared with the response's own Date, since the clocks may differ; without one it is ignored.
     """
     field = headers.get("retry-after", "").strip()
     if field.isascii() and field.isdigit():
@@ -123,30 +125,30 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether no connection came about for another reason than time. urllib3 has that among its timeouts."""
+    """Return whether a connection failed for another reason than a timeout; urllib3's class derives from its timeouts."""
     return isinstance(error, urllib3.exceptions.NewConnectionError)
 
 
-def reason(error: BaseException) -> BaseException | None:
-    """What a traceback may show as the cause: the system's error, and nothing that repeats what the server sent."""
+def traceback_cause(error: BaseException) -> BaseException | None:
+    """Return the cause to show in a traceback: the system's error, but nothing that repeats the server's text."""
     return error if isinstance(error, OSError) else None
 
 
-def words(error: BaseException) -> str:
-    """A failure of the network in words, without objects' addresses and without what the server sent."""
+def describe(error: BaseException) -> str:
+    """Describe a network failure without objects' addresses and without the server's text."""
     if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return "the host's name is not known"
+        return "the host's name cannot be resolved"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError) and not is_refused(error):
-        return "no connection in time"
+        return "the connection timed out"
     if isinstance(error, TimeoutError | urllib3.exceptions.ReadTimeoutError):
-        return "no answer in time"
+        return "the response timed out"
     if isinstance(error, http.client.RemoteDisconnected):
-        return "the connection was closed before an answer came"
+        return "the connection was closed before the response"
     if isinstance(error, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
-        return "the connection was closed in the middle of the answer"
+        return "the connection was closed within the response"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, http.client.HTTPException):
-        return "what came back is not HTTP"
+        return "the response is not HTTP"
     cause = error.__cause__ or error.__context__
-    return words(cause) if cause is not None else type(error).__name__
+    return describe(cause) if cause is not None else type(error).__name__

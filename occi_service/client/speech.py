@@ -1,8 +1,7 @@
-"""Which rendering a client writes and asks for, and how it reads whichever came.
+"""The rendering of a client's requests, and the reading of responses.
 
-A client speaks one rendering. `text/uri-list` holds locations and nothing else, so its client writes and asks for
-entities, actions and categories in text/plain. An answer is read by its own Content-Type: a server may have had its
-reasons.
+A client uses one rendering. `text/uri-list` supports only locations, so its client uses text/plain for entities, actions and
+categories. Responses are read by their own Content-Type, which may differ from the requested one.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _SPOKEN: Final = ("application/occi+json", "text/plain", "text/occi", "text/uri-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Speech:
-    """A client's rendering.
+    """A client's renderings.
 
     Attributes:
         listing: for collections.
@@ -48,30 +47,30 @@ class Speech:
 
     @classmethod
     def of(cls, media_type: MediaType) -> Speech:
-        """The speech of a media type. Raises ValueError for one that OCCI does not have."""
+        """Return the renderings of a media type. Raises ValueError for one outside OCCI."""
         if media_type not in _SPOKEN:
-            raise ValueError(f"{media_type!r} is not a rendering of OCCI; {', '.join(_SPOKEN)} are")
+            raise ValueError(f"{media_type!r} is not a rendering of OCCI; expected one of {', '.join(_SPOKEN)}")
         listing = _KNOWN[media_type]
         return cls(listing, _KNOWN["text/plain"] if media_type == "text/uri-list" else listing)
 
     def read(self, answer: Answer, asked: Rendering, read: Callable[[Rendering, Message], T]) -> tuple[T, Rendering]:
-        """A document out of an answer, and the rendering that it came in.
+        """Read a document from a response; return it with the rendering of the response.
 
         Raises:
-            MalformedDocumentError: it does not follow its rendering, or the rendering is none that is known.
+            MalformedDocumentError: it violates its rendering's grammar, or the media type is unknown.
         """
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         rendering = _KNOWN.get(media_type) if media_type else asked
         if rendering is None:
             raise MalformedDocumentError(
-                f"the answer is in {media_type[:80]!r}, and not in OCCI", "header Content-Type"
+                f"the response has the media type {media_type[:80]!r}, which is not OCCI's", "header Content-Type"
             )
         headers = {lower: from_header(answer.headers[lower]) for lower in FIELDS if lower in answer.headers}
         return read(rendering, Message(headers, answer.body)), rendering
 
 
-def says_nothing(answer: Answer) -> bool:
-    """Whether an answer says that it is done and shows nothing."""
+def has_no_content(answer: Answer) -> bool:
+    """Return whether a response only confirms success."""
     if answer.status == 204:
         return True
     body: Any = answer.body.strip()

@@ -1,9 +1,8 @@
-"""What the application asks of a registry beyond pyssf's contract, and how a registry that has only that is served.
+"""The registry interface of the application, and the adapter for registries written for pyssf.
 
-pyssf's `Registry` finds one entity by key or hands out all of them. That cannot page through a hundred thousand, nor
-keep two requests from losing each other's update. `Registry` adds three things: `select` (a filtered page),
-`unit_of_work` (a write as one transaction), `save`. `PyssfRegistry` gives the same, in plain Python, to any registry
-that was written for pyssf.
+pyssf's `Registry` finds one entity by key or returns all of them: it can neither page through a hundred thousand, nor prevent
+lost updates of concurrent requests. `Registry` adds `select` (a filtered page), `unit_of_work` (a write as one transaction) and
+`save`. `PyssfRegistry` adds them in plain Python to any registry written for pyssf.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from ..renderings import grammar
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-    """Which entities, and which page of them, in the order of their creation.
+    """Filters and page of a query for entities, in the order of their creation.
 
     Attributes:
-        path: those below this path; ignored where `category` is given.
-        category: the kind or mixin whose collection it is.
-        categories: kinds and mixins that each entity has to have.
-        attributes: names and values, as `filter_text` writes them, that each entity has to have.
+        path: entities below this path; ignored if `category` is given.
+        category: kind or mixin of the collection.
+        categories: kinds and mixins that each entity must have.
+        attributes: names and values, as `filter_text` writes them, that each entity must have.
         offset, limit: the page; `limit` None for all.
-        identifiers: those alone that lie at these paths; None for all.
+        identifiers: the only paths to include; None for all.
     """
 
     path: str = "/"
@@ -48,14 +47,14 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Page:
-    """Entities of a selection; `more` tells whether there are others behind them."""
+    """One page of a selection's entities; `more` is true if others follow."""
 
     entities: list[Entity]
     more: bool = False
 
 
 class Registry(occi.registry.Registry):
-    """A registry of ours. `extras` is the dict that the application was called with; `owner` finds the tenant in it."""
+    """Base of Archelon's registries. `extras` is the dict passed to the application; `get_extras` returns its tenant."""
 
     def __init__(self) -> None:
         self._renderings: dict[str, Any] = {}
@@ -63,7 +62,7 @@ class Registry(occi.registry.Registry):
     # pyssf's contract -------------------------------------------------------------------------------------------------
 
     def get_renderer(self, mime_type: str) -> Any:
-        """The rendering of a media type. Raises KeyError."""
+        """Return the rendering of a media type. Raises KeyError."""
         return self._renderings[mime_type]
 
     def set_renderer(self, mime_type: str, renderer: Any) -> None:
@@ -71,44 +70,44 @@ class Registry(occi.registry.Registry):
         self._renderings[mime_type] = renderer
 
     def get_extras(self, extras: Any) -> Any:
-        """What marks an entity or a category as this caller's: the tenant of its identity, or None without one.
+        """Return the owner of the caller's entities and categories: the tenant of its identity, or None without one.
 
         Raises:
-            ForbiddenError: the identity is bound to no tenant. It owns nothing, and is not nobody either.
+            ForbiddenError: the identity has no tenant, so it owns nothing; None would give it the entities without owner.
         """
         identity = extras.get("identity") if isinstance(extras, dict) else None
         if identity is None:
             return None
         if not identity.tenant_id:
-            raise ForbiddenError("the token is bound to no tenant; send one of a tenant's", "token")
+            raise ForbiddenError("the token has no tenant; send a token with a tenant", "token")
         return identity.tenant_id
 
-    # beyond it --------------------------------------------------------------------------------------------------------
+    # additions ----------------------------------------------------------------------------------------------------------
 
     def find_category(self, name: str, extras: Any) -> Category | None:
-        """The category of a type identifier that this caller sees, or None."""
+        """Return the category of a type identifier that is visible to the caller, or None."""
         raise NotImplementedError
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        """One page of entities of this caller."""
+        """Return one page of the caller's entities."""
         raise NotImplementedError
 
     def unit_of_work(self, extras: Any) -> contextlib.AbstractContextManager[None]:
-        """A transaction: what is read inside stays as read until the end; an exception undoes what was saved."""
+        """Return a transaction: what is read inside stays unchanged until the end; an exception rolls back what was saved."""
         raise NotImplementedError
 
     def save(self, key: str, entity: Entity, extras: Any) -> None:
-        """Write an entity that was read under `key` and has changed, its identifier perhaps too."""
+        """Write an entity that was read under `key` and has changed, possibly including its identifier."""
         raise NotImplementedError
 
 
 def filter_text(value: Any) -> str:
-    """A value as filters compare it: `"2"` and `2` are equal, since a header cannot always tell them apart."""
+    """Return a value as text for filters: `"2"` and `2` are equal, since header values may not distinguish them."""
     return value if isinstance(value, str) else grammar.value_text(value)
 
 
 def matches(entity: Entity, selection: Selection) -> bool:
-    """Whether an entity fits the filters of a selection. A secret fits none."""
+    """Return whether an entity passes the filters of a selection. Secrets never match."""
     if selection.identifiers is not None and entity.identifier not in selection.identifiers:
         return False
     for category in selection.categories:
@@ -125,7 +124,7 @@ def matches(entity: Entity, selection: Selection) -> bool:
 
 
 def core_value(entity: Entity, name: str) -> str | None:
-    """The value of one of `occi.core.*` that filters may name."""
+    """Return the value of an attribute of `occi.core.*` that filters may name."""
     if name == "occi.core.title":
         return entity.title
     if name == "occi.core.summary" and isinstance(entity, Resource):
@@ -139,7 +138,7 @@ def core_value(entity: Entity, name: str) -> str | None:
 
 
 def page_of(entities: Iterable[Entity], selection: Selection) -> Page:
-    """The page of a selection out of entities that all lie in its collection."""
+    """Return the page of a selection from entities that all belong to its collection."""
     found = [entity for entity in entities if matches(entity, selection)]
     if selection.limit is None:
         return Page(found[selection.offset :])
@@ -148,7 +147,7 @@ def page_of(entities: Iterable[Entity], selection: Selection) -> Page:
 
 
 def in_collection(entity: Entity, selection: Selection) -> bool:
-    """Whether an entity lies in the selection's collection: of a kind, of a mixin, or below a path."""
+    """Return whether an entity belongs to the selection's collection: of a kind, of a mixin, or below a path."""
     if isinstance(selection.category, Kind):
         return entity.kind == selection.category
     if isinstance(selection.category, Mixin):
@@ -157,9 +156,9 @@ def in_collection(entity: Entity, selection: Selection) -> bool:
 
 
 class PyssfRegistry(Registry):
-    """Any pyssf registry, with what the application asks beyond pyssf's contract added in plain Python.
+    """Adapter that adds the application's extensions to any pyssf registry, in plain Python.
 
-    Writes are serialised by one lock, since the wrapped registry knows nothing of concurrency; it cannot undo either.
+    One lock serializes writes, since the wrapped registry is not thread-safe; it cannot roll back either.
     """
 
     def __init__(self, wrapped: occi.registry.Registry) -> None:
@@ -199,7 +198,7 @@ class PyssfRegistry(Registry):
         owner = getattr(found, "extras", None)
         if owner is None or owner == self.wrapped.get_extras(extras):
             return found
-        # pyssf's own hands out what is another's, since "paths cannot overlap": what this caller sees there counts.
+        # pyssf's registry returns the category of any tenant; return the one visible to this caller.
         for category in self.wrapped.get_categories(extras):
             if getattr(category, "location", None) == path:
                 return category
@@ -248,7 +247,7 @@ class PyssfRegistry(Registry):
 
 
 class RegistryView(PyssfRegistry):
-    """A registry of ours as one caller sees it. Derive from it, and say in `sees` and `narrowed` what that is."""
+    """A registry as one caller sees it. Subclasses define `sees` and `narrowed`."""
 
     wrapped: Registry
 
@@ -256,11 +255,11 @@ class RegistryView(PyssfRegistry):
         super().__init__(wrapped)
 
     def sees(self, _entity: Entity, _extras: Any) -> bool:
-        """Whether the caller sees an entity of its tenant's."""
+        """Return whether the caller sees an entity of its tenant."""
         return True
 
     def narrowed(self, selection: Selection, _extras: Any) -> Selection:
-        """The part of a selection that the caller sees."""
+        """Return the part of a selection that the caller sees."""
         return selection
 
     def get_resource(self, key: str, extras: Any) -> Entity:
@@ -286,12 +285,12 @@ class RegistryView(PyssfRegistry):
 
 
 def as_registry(registry: occi.registry.Registry) -> Registry:
-    """The registry itself if it is one of ours, else wrapped."""
+    """Return the registry itself if it has the extended interface, else wrapped."""
     return registry if isinstance(registry, Registry) else PyssfRegistry(registry)
 
 
 def backends_of(entity: Entity, registry: Registry, extras: Any) -> list[KindBackend]:
-    """The backends of an entity's kind and mixins, each once, the kind's first (pyssf's order was a set's: none)."""
+    """Return the backends of an entity's kind and mixins, each once, the kind's first (pyssf's come from a set, unordered)."""
     found: list[KindBackend] = []
     for category in (entity.kind, *entity.mixins):
         backend = registry.get_backend(category, extras)

@@ -1,10 +1,9 @@
-"""Entities' rows as a transaction locks and writes them, and the facts beside them, kept in step.
+"""Locks and writes the rows of entities, and keeps their facts consistent.
 
-All that writes an entity comes by here, and whoever reads one in order to write it has it locked until the transaction
-ends. So what a transaction has seen of a row holds for as long as the transaction, and is remembered that long: a save
-reads neither the row again nor its facts, which follow from the document that was there. On PostgreSQL, where each
-statement is a round trip, that is a third of what an order costs in statements; facts are added and dropped by one
-statement each, however many they are.
+All writes of entities pass through here, and a row that is read in order to be written is locked until the transaction ends. So
+the rows that a transaction has read cannot change, and are cached for its duration: a save reads neither the row again nor its
+facts, which derive from the previous document. On PostgreSQL, where each statement is a round trip, this saves a third of an
+order's statements; one statement adds all new facts, and one removes all old ones.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ _DROP_FACTS: Final[dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Held:
-    """A row of this transaction's, as it is now: its number, its secrets, and what its document says."""
+    """A row locked by this transaction in its present state: number, secrets, and document."""
 
     sequence: int
     secrets: str | None
@@ -79,11 +78,11 @@ class _Held:
 
 
 class EntityRows:
-    """See the module. Threads share it; each transaction is one thread's.
+    """Locks and writes the rows of entities; see the module. Shared by threads; each transaction belongs to one.
 
     Args:
-        database: holds the tables.
-        secrets: shuts secrets away.
+        database: database with the tables.
+        secrets: encrypts secrets.
     """
 
     def __init__(self, database: Database, secrets: SecretsAtRest) -> None:
@@ -94,11 +93,11 @@ class EntityRows:
         self._held = weakref.WeakKeyDictionary()
 
     def locked(self, connection: sa.Connection, owner: str, key: str) -> Any:
-        """The row at a path, or None; either way, kept from others until the transaction ends."""
+        """Return the row at a path, or None; in both cases it is locked until the transaction ends."""
         parameters = {"owner": owner, "key": key}
         row = connection.execute(_LOCK, parameters).fetchone()
         if row is None and self._dialect == "postgresql":
-            # There is no row to lock; whoever else is about to create it waits here, and then finds it.
+            # There is no row to lock; concurrent creators wait here, and then find the row.
             connection.execute(_LOCK_PATH, {"number": _path_number(owner, key)})
             row = connection.execute(_LOCK, parameters).fetchone()
         if row is not None:
@@ -106,13 +105,13 @@ class EntityRows:
         return row
 
     def add(self, connection: sa.Connection, owner: str, entity: Entity) -> None:
-        """Write a new entity's row, in the place of one that is there."""
+        """Write a new entity's row, replacing an existing one."""
         record, values = self._values(entity, owner)
         while True:
             number = connection.scalar(self._insert, values)
             if number is not None:
                 break
-            # Who has removed what was there, between the two statements, leaves room for an insert.
+            # If the existing row is deleted between the two statements, insert again.
             with contextlib.suppress(KeyError):
                 self._replace(connection, owner, entity.identifier, entity)
                 return
@@ -120,17 +119,17 @@ class EntityRows:
         self._hold(connection, owner, entity.identifier, _Held(number, values["secrets"], record))
 
     def save(self, connection: sa.Connection, owner: str, key: str, entity: Entity) -> None:
-        """Write an entity that was read under `key`, and whose identifier may differ by now.
+        """Write an entity that was read under `key`; its identifier may have changed.
 
         Raises:
             KeyError: there is none at `key`.
-            ConflictError: its identifier is another's.
+            ConflictError: its new identifier is in use.
         """
         if (
             key != entity.identifier
             and connection.execute(_LOCK, {"owner": owner, "key": entity.identifier}).fetchone()
         ):
-            raise ConflictError(f"there is an entity at {shown(entity.identifier)} already")
+            raise ConflictError(f"an entity exists already at {shown(entity.identifier)}")
         self._replace(connection, owner, key, entity)
 
     def delete(self, connection: sa.Connection, owner: str, key: str) -> None:
@@ -148,10 +147,10 @@ class EntityRows:
             held = _held(row)
         withheld = {}
         if held.secrets is not None and getattr(entity, "secrets_withheld", False):
-            withheld = self._secrets.opened(held.secrets, owner, key)
+            withheld = self._secrets.decrypt(held.secrets, owner, key)
         record, values = self._values(entity, owner, withheld)
         connection.execute(_UPDATE, {"number": held.sequence, **values})
-        # Every attribute counts as it stood there, those too that are called secret since.
+        # No attribute is excluded as secret: rows stored before it became one still have its fact.
         old, new = facts_of(held.record, frozenset()), facts_of(record, frozenset())
         self._drop_facts(connection, held.sequence, owner, old - new)
         self._add_facts(connection, held.sequence, owner, new - old)
@@ -161,12 +160,12 @@ class EntityRows:
     def _values(
         self, entity: Entity, owner: str, withheld: Mapping[str, Any] | None = None
     ) -> tuple[EntityRecord, dict[str, Any]]:
-        """What the document says, and the columns of the row."""
+        """Return the stored record and the columns of the row."""
         record = dehydrate(entity, owner)
-        shut = dict(withheld or {})
+        hidden = dict(withheld or {})
         secrets = secrets_of(entity)
         if secrets:
-            shut |= {name: value for name, value in record.attributes.items() if name in secrets}
+            hidden |= {name: value for name, value in record.attributes.items() if name in secrets}
             plain = {name: value for name, value in record.attributes.items() if name not in secrets}
             record = dataclasses.replace(record, attributes=plain)
         return record, {
@@ -175,10 +174,10 @@ class EntityRows:
             "kind": record.kind,
             "source": record.source,
             "document": encode(record),
-            "secrets": self._secrets.shut(shut, owner, entity.identifier),
+            "secrets": self._secrets.encrypt(hidden, owner, entity.identifier),
         }
 
-    # what a transaction has seen ---------------------------------------------------------------------------------------
+    # rows cached by transaction -----------------------------------------------------------------------------------------
 
     def _of(self, connection: sa.Connection) -> dict[tuple[str, str], _Held]:
         transaction = connection.get_transaction()

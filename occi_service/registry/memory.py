@@ -1,9 +1,8 @@
-"""The registry that serves where none is given: everything in memory, gone with the process.
+"""The in-memory registry, the default.
 
-It keeps records, as the persistent one does, and hands out fresh objects: what a backend changes on `retrieve` is
-rendered and forgotten, and two threads never hold the same entity. A key is the tenant and the path, so two tenants may
-use one path and neither learns of the other. A unit of work holds one lock and keeps what undoes each of its changes,
-for when an exception ends it.
+It stores records, as the persistent one does, and returns new objects: changes that a backend makes on `retrieve` are rendered
+and discarded, and two threads never share an entity. A key is the tenant and the path, so two tenants may use one path and
+neither learns of the other. A unit of work holds one lock and a list of undo functions, which run if an exception ends it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from .records import EntityRecord, dehydrate, hydrate
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
-    """A record and its place in the order of creation."""
+    """A record and its number in the order of creation."""
 
     number: int
     record: EntityRecord
 
 
 class _Tenant:
-    """What one tenant has."""
+    """The mixins, entities and links of one tenant."""
 
     def __init__(self) -> None:
         self.mixins = Categories()
@@ -45,7 +44,7 @@ class _Tenant:
         self.links: dict[str, list[str]] = {}
 
     def place(self, key: str, kept: _Kept | None) -> None:
-        """Put a record at a key, or with None nothing."""
+        """Store a record at a key, or remove it with None."""
         previous = self.entities.pop(key, None)
         if previous is not None and previous.record.source is not None:
             source = previous.record.source
@@ -61,14 +60,14 @@ class _Tenant:
             self.links[kept.record.source] = [*self.links.get(kept.record.source, ()), key]
 
     def links_of(self, identifier: str) -> list[EntityRecord]:
-        """The links that start at a resource, in the order of their creation."""
+        """Return the links that start at a resource, in the order of their creation."""
         found = [self.entities.get(each) for each in tuple(self.links.get(identifier, ()))]
         present = sorted([each for each in found if each is not None], key=lambda kept: kept.number)
         return [each.record for each in present]
 
 
 class InMemoryRegistry(Registry):
-    """Entities and categories in memory, each tenant's apart."""
+    """Entities and categories in memory, separate for each tenant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,20 +81,20 @@ class InMemoryRegistry(Registry):
         owner = self.get_extras(extras)
         found = self._tenants.get(owner)
         if found is None:
-            # setdefault: two threads end up with the same one.
+            # setdefault, so that two threads get the same one.
             found = self._tenants.setdefault(owner, _Tenant())
         return found
 
     # categories -------------------------------------------------------------------------------------------------------
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
-        """Register a provider's category, or a tenant's mixin for that tenant alone."""
+        """Register a provider's category, or a tenant's mixin for that tenant only."""
         categories = self._categories
         if isinstance(backend, UserDefinedMixinBackend):
             category.extras = self.get_extras(extras)
             categories = self._tenant(extras).mixins
         with self._lock:
-            self._changes(categories.undo())
+            self._record_undo(categories.undo())
             categories.add(category, backend)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
@@ -112,7 +111,7 @@ class InMemoryRegistry(Registry):
         else:
             raise KeyError(name)
         with self._lock:
-            self._changes(categories.undo())
+            self._record_undo(categories.undo())
             categories.remove(name)
 
     def get_category(self, path: str, extras: Any) -> Category | None:
@@ -120,7 +119,7 @@ class InMemoryRegistry(Registry):
         if found is None:
             found = self._tenant(extras).mixins.at(path)
             if found is not None and self._categories.get(type_id(found)) is not None:
-                # A provider's category of the same name wins, wherever it lies.
+                # A provider's category of the same name takes precedence, at any location.
                 return None
         return found
 
@@ -149,7 +148,7 @@ class InMemoryRegistry(Registry):
         )
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
-        """Keep an entity at a path, in the place of what is there; and its links that are not kept yet."""
+        """Store an entity at a path, replacing an existing one, together with its new links."""
         entity.identifier = key
         tenant = self._tenant(extras)
         with self._lock:
@@ -159,11 +158,11 @@ class InMemoryRegistry(Registry):
             self._keep_links(tenant, entity, extras)
 
     def save(self, key: str, entity: Entity, extras: Any) -> None:
-        """Write an entity that was read under `key` and has changed; and its links that are not kept yet.
+        """Write an entity that was read under `key` and has changed, together with its new links.
 
         Raises:
-            KeyError: there is none at `key`, or it is not this tenant's.
-            ConflictError: its identifier has changed to that of another.
+            KeyError: there is none at `key`, or it belongs to another tenant.
+            ConflictError: its new identifier is in use.
         """
         tenant = self._tenant(extras)
         with self._lock:
@@ -171,7 +170,7 @@ class InMemoryRegistry(Registry):
             new = entity.identifier
             if key != new:
                 if new in tenant.entities:
-                    raise ConflictError(f"there is an entity at {shown(new)} already")
+                    raise ConflictError(f"an entity exists already at {shown(new)}")
                 self._put(tenant, key, None)
             self._put(tenant, new, _Kept(number, dehydrate(entity, self.get_extras(extras))))
             if key != new:
@@ -179,7 +178,7 @@ class InMemoryRegistry(Registry):
             self._keep_links(tenant, entity, extras)
 
     def _rename(self, tenant: _Tenant, old: str, new: str) -> None:
-        """Let the links that start at or lead to an entity follow it to its new identifier."""
+        """Update the links that start or end at an entity to its new identifier."""
         for key, kept in list(tenant.entities.items()):
             record = kept.record
             if record.source is not None and old in (record.source, record.target):
@@ -237,10 +236,10 @@ class InMemoryRegistry(Registry):
 
     def _put(self, tenant: _Tenant, key: str, kept: _Kept | None) -> None:
         with self._lock:
-            self._changes(functools.partial(tenant.place, key, tenant.entities.get(key)))
+            self._record_undo(functools.partial(tenant.place, key, tenant.entities.get(key)))
             tenant.place(key, kept)
 
-    def _changes(self, undo: Callable[[], None]) -> None:
-        """Note what undoes the change that is about to be made, if a unit of work may have to."""
+    def _record_undo(self, undo: Callable[[], None]) -> None:
+        """Record how to undo the next change, if inside a unit of work."""
         if self._undo is not None:
             self._undo.append(undo)

@@ -1,7 +1,6 @@
 """Mixins that tenants define: one row each, read within the request that needs them.
 
-Nothing is cached: a mixin that another process added a moment ago is there, one it removed is gone. An entity that has
-only the provider's mixins never gets here.
+Nothing is cached, so changes by other processes take effect at once. Entities with only the provider's mixins need no query.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _NAMED: Final = sa.select(*_COLUMNS).where(
 
 
 class OwnMixin(Mixin):
-    """A mixin out of this table; its `extras` is the tenant."""
+    """A mixin from this table; its `extras` is the tenant."""
 
 
 def insert(connection: sa.Connection, owner: str, mixin: Mixin) -> None:
-    """Keep a mixin.
+    """Store a mixin.
 
     Raises:
-        ConflictError: the tenant has one of this type identifier or location.
+        ConflictError: the tenant has one with this type identifier or location.
     """
     document = {
         "scheme": mixin.scheme,
@@ -54,15 +53,15 @@ def insert(connection: sa.Connection, owner: str, mixin: Mixin) -> None:
         "document": json.dumps(document),
     }
     try:
-        # A savepoint: PostgreSQL would end the whole unit of work with the refused statement.
+        # A savepoint, since on PostgreSQL a failed statement aborts the whole unit of work.
         with connection.begin_nested():
             connection.execute(user_mixins.insert(), values)
     except sa.exc.IntegrityError:
-        raise ConflictError(f"there is a mixin {type_id(mixin)} or a location {mixin.location} already") from None
+        raise ConflictError(f"the mixin {type_id(mixin)} or the location {mixin.location} exists already") from None
 
 
 def delete(connection: sa.Connection, owner: str, name: str) -> bool:
-    """Remove a mixin; tells whether there was one."""
+    """Remove a mixin; return whether it existed."""
     done = connection.execute(user_mixins.delete().where(user_mixins.c.owner == owner, user_mixins.c.name == name))
     return done.rowcount > 0
 
@@ -70,7 +69,7 @@ def delete(connection: sa.Connection, owner: str, name: str) -> bool:
 def load_named(
     connection: sa.Connection, owner: str, names: Collection[str], *, provided: FindCategory, tenant: str | None
 ) -> dict[str, OwnMixin]:
-    """The tenant's mixins of these type identifiers, and those that they build on."""
+    """Return the tenant's mixins of these type identifiers, and those that they depend on."""
     texts: dict[str, str] = {}
     pending = set(names)
     while pending:
@@ -85,7 +84,7 @@ def load_named(
 def load_at(
     connection: sa.Connection, owner: str, location: str, *, provided: FindCategory, tenant: str | None
 ) -> OwnMixin | None:
-    """The tenant's mixin at a location."""
+    """Return the tenant's mixin at a location."""
     name = connection.scalar(_AT, {"owner": owner, "location": location})
     if name is None:
         return None
@@ -95,7 +94,7 @@ def load_at(
 def load_all(
     connection: sa.Connection, owner: str, *, provided: FindCategory, tenant: str | None
 ) -> dict[str, OwnMixin]:
-    """All of the tenant's mixins, by type identifier."""
+    """Return all of the tenant's mixins, by type identifier."""
     rows = connection.execute(_ALL, {"owner": owner}).fetchall()
     return _built({row[0]: row[1] for row in rows}, provided, tenant)
 
@@ -108,7 +107,7 @@ def _built(texts: dict[str, str], provided: FindCategory, tenant: str | None) ->
         mixin.extras = tenant
         built[name] = mixin
     for name, document in documents.items():
-        # The provider's win; what neither has any more is left out.
+        # The provider's take precedence; those that no longer exist are omitted.
         related = [provided(each) or built.get(each) for each in document["related"]]
         built[name].related = [each for each in related if each is not None]
     return built

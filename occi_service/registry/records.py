@@ -1,8 +1,8 @@
-"""Entities at rest: what a registry of ours keeps, and how pyssf's objects come of it and go back.
+"""Entity records as registries store them, and their conversion to and from pyssf's objects.
 
-A record is frozen and holds no object graph: a link knows its ends by identifier. `hydrate` makes the objects that a
-backend written for pyssf expects, `link.target.attributes` included: the far end of a link is loaded when it is first
-looked into, so that a GET does not read the neighbourhood of what it shows.
+A record is frozen and holds no object graph: a link refers to its ends by identifier. `hydrate` creates the objects that a pyssf
+backend expects, `link.target.attributes` included. The far end of a link is loaded on first access, so that a GET does not read
+all neighbours of an entity.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from occi.core_model import Action, Category, Entity, Kind, Link, Mixin, Resourc
 from ..model import RESOURCE, RemoteResource, foreign_kind, type_id
 
 FindCategory = Callable[[str], Category | None]
-#: The entity of an identifier, whole; raises KeyError.
+#: Returns the whole entity of an identifier; raises KeyError.
 FindEntity = Callable[[str], Entity]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EntityRecord:
-    """One entity at rest.
+    """One stored entity.
 
     Attributes:
         identifier: path, for example `/compute/<uuid>`.
-        kind: type identifier; so `mixins` and `actions` (those that apply now).
-        source: identifier of the resource that a link starts at, and `source_kind` its kind; None for a resource.
-        target: identifier or absolute URI that a link leads to, and `target_kind` its kind where known.
-        owner: the tenant; None where there are no tenants.
+        kind: type identifier, like `mixins` and `actions` (the ones applicable now).
+        source: identifier of the resource where a link starts, and `source_kind` its kind; None for a resource.
+        target: identifier or absolute URI where a link ends, and `target_kind` its kind if known.
+        owner: tenant; None without tenants.
     """
 
     identifier: str
@@ -48,12 +48,12 @@ class EntityRecord:
 
 
 class LinkedResource(Resource):
-    """A resource at the end of a link: identifier and kind are at hand, the rest is loaded when it is first asked for."""
+    """A resource at the end of a link: identifier and kind are present, the rest is loaded on first access."""
 
     _MEMBERS = frozenset(("title", "summary", "mixins", "attributes", "actions", "links", "extras"))
 
     def __init__(self, identifier: str, kind: Kind, load: FindEntity) -> None:
-        # Resource.__init__ would set the members that are to be loaded.
+        # Resource.__init__ would set the lazy members.
         self.identifier = identifier
         self.kind = kind
         self._load = load
@@ -68,7 +68,7 @@ class LinkedResource(Resource):
 
 
 def dehydrate(entity: Entity, owner: Any) -> EntityRecord:
-    """The record of an entity. Its links have records of their own."""
+    """Return the record of an entity. Its links have separate records."""
     ends: dict[str, str] = {}
     if isinstance(entity, Link):
         ends = {
@@ -93,10 +93,10 @@ def dehydrate(entity: Entity, owner: Any) -> EntityRecord:
 def hydrate(
     record: EntityRecord, links: list[EntityRecord], find_category: FindCategory, *, find_entity: FindEntity
 ) -> Entity:
-    """The entity of a record; `links` are the records of the links that start at it.
+    """Return the entity of a record; `links` are the records of the links that start at it.
 
     Raises:
-        LookupError: the entity's kind is no longer registered. A mixin or action that is not is left out.
+        LookupError: the entity's kind is no longer registered. Unregistered mixins and actions are omitted.
     """
     kind = find_category(record.kind)
     if not isinstance(kind, Kind):
@@ -116,7 +116,7 @@ def hydrate(
         target = (
             LinkedResource(record.target, target_kind, find_entity)
             if record.target.startswith("/")
-            else RemoteResource(record.target, _far(record.target_kind, target_kind))
+            else RemoteResource(record.target, _remote_kind(record.target_kind, target_kind))
         )
         entity = Link(record.identifier, kind, mixins, source, target, title=record.title)
     entity.attributes = _own(record.attributes)
@@ -131,13 +131,13 @@ def _kind(name: str | None, find_category: FindCategory) -> Kind:
     return found if isinstance(found, Kind) else RESOURCE
 
 
-def _far(name: str | None, known: Kind) -> Kind:
-    """The kind of a target that lives elsewhere, whether or not it is known here."""
+def _remote_kind(name: str | None, known: Kind) -> Kind:
+    """Return the kind of a target on another service, registered here or not."""
     return foreign_kind(name) if name and name != type_id(RESOURCE) and known is RESOURCE else known
 
 
 def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that shares nothing that can change. Nearly all values are scalars, for which deepcopy is slow."""
+    """Return a deep copy. Nearly all values are scalars, for which deepcopy is slow."""
     return {
         name: copy.deepcopy(value) if isinstance(value, list | dict) else value for name, value in attributes.items()
     }

@@ -1,11 +1,11 @@
-"""Making the tables, and changing them from release to release.
+"""Creates the tables, and migrates them from release to release.
 
-Every room that owns tables has a chain of Alembic revisions in its own `migrations/versions`, whose first revision carries the
-room's name as its branch label. `upgrade` brings the chains of the rooms it is given, and this room's, to their heads. Any number
-of processes may call it at their start: one does it, the others wait and find it done.
+Every package that owns tables has a chain of Alembic revisions in its `migrations/versions`, whose first revision has the
+package's branch label. `upgrade` migrates the given chains, and the base's, to their heads. Any number of processes may call it
+at their start: one migrates, the others wait for it.
 
-A new revision: write `versions/<room>_<number>_<what>.py` by hand after the one before it; `drift` shows, in a test of each room,
-whether the chain and the tables say the same.
+To add a revision, write `versions/<package>_<number>_<what>.py` by hand; `drift` checks, in a test of each package, that the
+chain and the tables agree.
 """
 
 from __future__ import annotations
@@ -31,45 +31,45 @@ from .tables import entities, facts, user_mixins
 
 _MIGRATIONS: Final = Path(archelon_core.__file__).parent / "migrations"
 
-#: PostgreSQL's advisory lock: any number that nobody else in the database uses.
+#: Number of PostgreSQL's advisory lock for migrations; unique within the database.
 _LOCK: Final = 0x41524348  # "ARCH"
 
-#: The tables that this room's chain makes.
+#: The tables that the base's chain creates.
 TABLES: Final[tuple[sa.Table, ...]] = (work, entities, facts, user_mixins, revocations)
 
 
-def upgrade(database: Database, *rooms: Path) -> None:
-    """Bring the schema to the heads of all chains, in one transaction.
+def upgrade(database: Database, *packages: Path) -> None:
+    """Migrate the schema to the heads of all chains, in one transaction.
 
     Args:
-        database: whose schema.
-        rooms: `migrations/versions` directories of other rooms.
+        database: database to migrate.
+        packages: `migrations/versions` directories of other packages.
 
     Raises:
-        FileNotFoundError: a room's directory does not exist.
-        alembic.util.CommandError: the database stands at a revision that no chain knows, as after a downgrade of Archelon, or
-            without a room that it was made with.
+        FileNotFoundError: a package's directory does not exist.
+        alembic.util.CommandError: the database is at a revision that no chain contains, as after a downgrade of Archelon, or
+            without a package that created it.
     """
-    for room in rooms:
-        if not room.is_dir():
-            raise FileNotFoundError(f"no revisions at {room}: a room keeps them in migrations/versions")
+    for package in packages:
+        if not package.is_dir():
+            raise FileNotFoundError(f"no revisions at {package}: a package keeps them in migrations/versions")
     config = Config()
     config.set_main_option("script_location", _escape(str(_MIGRATIONS)))
     config.set_main_option("path_separator", "os")
-    places = os.pathsep.join(str(place) for place in (_MIGRATIONS / "versions", *rooms))
-    config.set_main_option("version_locations", _escape(places))
+    locations = os.pathsep.join(str(location) for location in (_MIGRATIONS / "versions", *packages))
+    config.set_main_option("version_locations", _escape(locations))
     heads = set(ScriptDirectory.from_config(config).get_heads())
     with database.read() as connection:
-        # Nearly every start finds nothing to do, and takes no lock for it.
+        # Nearly every start finds the schema up to date, and takes no lock.
         if set(MigrationContext.configure(connection).get_current_heads()) == heads:
             return
-    with _alone(database) as connection:
+    with _exclusive(database) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")
 
 
 def drift(database: Database, tables: Sequence[sa.Table]) -> list[Any]:
-    """Alembic's list of what differs between these tables as the code has them and as the database has them."""
+    """Return Alembic's list of differences between these tables in the code and in the database."""
     names = {table.name for table in tables}
 
     def ours(_object: object, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
@@ -84,18 +84,18 @@ def drift(database: Database, tables: Sequence[sa.Table]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _alone(database: Database) -> Iterator[sa.Connection]:
-    """A transaction that no other upgrade runs beside."""
+def _exclusive(database: Database) -> Iterator[sa.Connection]:
+    """A transaction that excludes other upgrades."""
     if database.dialect == "postgresql":
         with database.write() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             yield connection
         return
-    # The option is what `Database.write` sets: take SQLite's write lock at once.
+    # The option of `Database.write`: take SQLite's write lock at once.
     with database.engine.execution_options(archelon_write=True).connect() as connection:
         driver: Any = connection.connection.dbapi_connection
-        # Remaking a table drops it, which with foreign keys on would delete what points to it. Inside a transaction the
-        # pragma is void, so it stands outside.
+        # Recreating a table drops it, which with foreign keys on would delete the rows that refer to it. Inside a transaction
+        # the pragma has no effect, so it comes first.
         driver.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():

@@ -1,7 +1,7 @@
-"""Values of secret attributes as rows have them: one text of tokens by attribute, `{name: token}`, beside the document.
+"""Secret attributes as rows store them: one JSON object of tokens, `{name: token}`, beside the document.
 
-A token opens only for its owner, identifier and attribute. `rewrite` is what an operator runs after a change: it rolls
-keys, and shuts away what a kind has come to call a secret since it was stored.
+A token is bound to its owner, identifier and attribute. An operator runs `rewrite` after a change: it rotates keys, and encrypts
+attributes that became secret after they were stored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEXT: Final = (
 
 
 class Cipher(Protocol):
-    """Encrypts secrets, each bound to its place."""
+    """Encrypts secrets, each bound to its context."""
 
     def encrypt(self, text: str, *, context: Sequence[str]) -> str: ...
     def decrypt(self, token: str, *, context: Sequence[str]) -> str: ...
@@ -45,11 +45,11 @@ class Cipher(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What a step of `rewrite` did.
+    """Result of one step of `rewrite`.
 
     Attributes:
-        tokens: how many were written anew, or for the first time.
-        last: where the next step goes on; None when all have been seen.
+        tokens: number of attributes encrypted again, or for the first time.
+        last: start of the next step; None after the last one.
     """
 
     tokens: int
@@ -57,18 +57,18 @@ class Rewritten:
 
 
 class SecretsAtRest:
-    """Shuts values away, and opens them."""
+    """Encrypts and decrypts the secrets of rows."""
 
     def __init__(self, cipher: Cipher) -> None:
         self._cipher = cipher
 
-    def shut(self, values: Mapping[str, Any], owner: str, identifier: str) -> str | None:
-        """The text of tokens of these attributes; None without any."""
+    def encrypt(self, values: Mapping[str, Any], owner: str, identifier: str) -> str | None:
+        """Return the JSON object of the tokens of these attributes; None without any."""
         tokens = {name: self._token(value, owner, identifier, name) for name, value in values.items()}
         return json.dumps(tokens) if tokens else None
 
-    def opened(self, text: str, owner: str, identifier: str) -> dict[str, Any]:
-        """The values behind a text of tokens. From now on they are hidden in the lines of the present request."""
+    def decrypt(self, text: str, owner: str, identifier: str) -> dict[str, Any]:
+        """Return the values of a JSON object of tokens, and hide them in the log of the present request."""
         values = {
             name: json.loads(self._cipher.decrypt(token, context=(owner, identifier, name)))
             for name, token in json.loads(text).items()
@@ -80,11 +80,11 @@ class SecretsAtRest:
     def rewrite(
         self, connection: sa.Connection, hidden: Callable[[EntityRecord], frozenset[str]], *, limit: int, after: int
     ) -> Rewritten:
-        """Of the next `limit` entities, of all tenants, write anew what is not under the current key, or stands in clear.
+        """Encrypt what is in clear or under an old key, in the next `limit` entities of all tenants.
 
         Args:
             connection: inside a transaction.
-            hidden: names an entity's secret attributes as its kind and mixins have them now.
+            hidden: returns the secret attributes of an entity by its present kind and mixins.
         """
         count = 0
         rows = connection.execute(_NEXT, {"after": after, "most": limit}).fetchall()

@@ -1,8 +1,8 @@
-"""Selections as SQL: a page is a walk along the index of one fact, in order of creation, past what lacks the others.
+"""Selections as SQL: a page is a scan of one fact's index in order of creation, which skips entities that lack the other facts.
 
-Which fact leads decides the speed: the rarest should. Databases guess from statistics that SQLite does not gather by
-itself and PostgreSQL forgets in a prepared statement's generic plan; counting two hundred index entries of each fact
-is cheap and always right enough.
+The speed depends on which fact leads: it should be the rarest. Databases guess from statistics, which SQLite does not gather by
+itself and PostgreSQL ignores in the generic plan of a prepared statement. Counting up to 200 index entries of each fact is cheap
+and accurate enough.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..model import type_id
 from .base import Selection
 from .tables import Fact, entities, fact, facts
 
-#: Entries of one fact's index that are counted before two facts are held to be equally common.
+#: Index entries counted per fact; facts with more are considered equally common.
 _COUNTED: Final = 200
 
 LISTED: Final = (entities.c.identifier, entities.c.kind, entities.c.source, entities.c.document, entities.c.owner)
 
 
 def facts_wanted(selection: Selection) -> list[Fact] | None:
-    """What has to hold of each entity of a selection; None if nothing can satisfy it.
+    """Return the facts that each entity of a selection must have; None if no entity can satisfy it.
 
     Raises:
         ValueError: the path does not end in a slash.
@@ -31,7 +31,7 @@ def facts_wanted(selection: Selection) -> list[Fact] | None:
     categories = list(selection.categories)
     if isinstance(selection.category, Kind | Mixin):
         categories.append(selection.category)
-    # Attributes in front: of facts that are held to be equally common, the first leads, and a kind is the most common.
+    # Attributes come first: among equally common facts the first leads, and kinds are the most common.
     found = [fact("@" + name, text) for name, text in selection.attributes]
     for each in sorted(categories, key=lambda category: isinstance(category, Kind)):
         if not isinstance(each, Kind | Mixin):
@@ -39,14 +39,14 @@ def facts_wanted(selection: Selection) -> list[Fact] | None:
         found.append(fact("kind" if isinstance(each, Kind) else "mixin", type_id(each)))
     if not isinstance(selection.category, Kind | Mixin):
         if not selection.path.endswith("/"):
-            raise ValueError(f"a selection's path ends in a slash; {selection.path!r} does not")
+            raise ValueError(f"a selection's path must end in a slash: {selection.path!r}")
         if selection.path != "/":
             found.append(fact("path", selection.path))
     return list(dict.fromkeys(found))
 
 
 def rarest_first(connection: sa.Connection, wanted: list[Fact], owner: str | None) -> list[Fact]:
-    """The facts, that which the fewest entities have in front."""
+    """Return the facts, ordered by the number of entities that have them."""
     if len(wanted) < 2:
         return wanted
     counted = []
@@ -75,13 +75,13 @@ def page_statement(
     whole: bool,
     identifiers: frozenset[str] | None = None,
 ) -> sa.Select[Any]:
-    """The rows of a page.
+    """Return the statement that selects a page.
 
     Args:
-        owner: the tenant's; None for all tenants, which only an operator may see.
-        identifiers: of the only entities that may be in it.
-        limit: rows at most; None for all.
-        whole: lock the rows and take the secrets along, for entities that are to be changed.
+        owner: the tenant; None for all tenants, for operators only.
+        identifiers: the only paths to include.
+        limit: maximum number of rows; None for all.
+        whole: lock the rows and include the secrets, for entities that are to be changed.
     """
     numbers: sa.Select[Any]
     if wanted:
@@ -104,7 +104,7 @@ def page_statement(
     if limit is not None:
         numbers = numbers.limit(limit)
     if offset:
-        # Both databases take an offset only after a limit, or one that means none.
+        # Both databases accept an offset only after a limit, possibly an unlimited one.
         numbers = numbers.offset(offset)
     page = numbers.subquery("page")
     columns = (*LISTED, entities.c.secrets) if whole else LISTED
@@ -115,8 +115,8 @@ def page_statement(
 
 
 def links_statement(owner: str, sources: list[str]) -> sa.Select[Any]:
-    """The rows of the links that start at these resources, in no order.
+    """Return the statement that selects the links starting at these resources, unordered.
 
-    Asked for an order, SQLite would walk all of the tenant's rows in it rather than look up the few.
+    With an ORDER BY, SQLite would scan all of the tenant's rows instead of looking up the few.
     """
     return sa.select(*LISTED, entities.c.sequence).where(entities.c.owner == owner, entities.c.source.in_(sources))

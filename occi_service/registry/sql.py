@@ -1,18 +1,16 @@
-"""The registry that lasts: entities in SQLite or PostgreSQL, shared by any number of processes and machines.
+"""The persistent registry: entities in SQLite or PostgreSQL, shared by any number of processes and machines.
 
-Every statement carries the tenant: an entity's key is its owner and its identifier, so two tenants may use one path and
-neither learns of the other. Provider's categories are each process's own, registered when it starts; mixins that a
-tenant defines are rows.
+Every statement contains the tenant: an entity's key is its owner and identifier, so two tenants may use one path and neither
+learns of the other. Each process registers the provider's categories at its start; mixins that a tenant defines are rows.
 
-A unit of work is one transaction, and `extras["connection"]` while it lasts: a backend that writes through it is
-committed or undone with the entity. An entity read inside is locked until the end, and so is a path where nothing is
-(on PostgreSQL by an advisory lock), so that of two PUTs at one new path the second finds what the first made. On
-PostgreSQL all this is READ COMMITTED, where nothing needs to be repeated: a deadlock, the one failure left, ends one of
-the two with 503, since by then its backends may have run. On SQLite, writers take turns.
+A unit of work is one transaction, available as `extras["connection"]`: what a backend writes through it is committed or rolled
+back with the entity. An entity read inside is locked until the end, and so is a path without an entity (on PostgreSQL by an
+advisory lock): of two PUTs at one new path, the second finds what the first created. PostgreSQL runs at READ COMMITTED, where no
+transaction needs to be repeated; the one remaining failure, a deadlock, ends one of the two with 503, since its backends may
+have run. On SQLite, writers are serialized.
 
-A read outside a unit of work is one SELECT in autocommit mode: the entity and, by the second half of a UNION ALL, its
-links. (`identifier = … OR source = …` reads the same and makes SQLite walk all of a tenant's rows.) It runs on the driver's own
-connection, out of the same pool.
+A read outside a unit of work is one SELECT in autocommit mode: the entity and, by UNION ALL, its links. (`identifier = … OR
+source = …` is equivalent, but makes SQLite scan all of a tenant's rows.) It uses the driver's own connection, from the same pool.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ _LINKS: Final = sa.select(*COLUMNS).where(_FROM)
 _KEYS: Final = sa.select(entities.c.identifier).where(_OWNER).order_by(entities.c.sequence)
 
 _SOURCES_AT_ONCE: Final = 500
-#: psycopg's own come out of the pool while a connection is made.
+#: psycopg's own errors are raised by the pool while it connects.
 _DATABASE_ERRORS: Final = (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, UnstorableError)
 
 
@@ -58,9 +56,9 @@ class SqlRegistry(Registry):
     """A registry in a database.
 
     Args:
-        database: its tables are made by the migrations.
-        cipher: for secrets.
-        mixin_backend: serves the mixins that tenants define.
+        database: database with migrated tables.
+        cipher: encrypts secrets.
+        mixin_backend: backend of the mixins that tenants define.
     """
 
     def __init__(
@@ -77,26 +75,26 @@ class SqlRegistry(Registry):
     # categories -------------------------------------------------------------------------------------------------------
 
     def set_backend(self, category: Category, backend: Any, extras: Any) -> None:
-        """Publish a provider's category in this process, or keep a tenant's mixin for all.
+        """Publish a provider's category in this process, or store a tenant's mixin for all processes.
 
         Raises:
             AttributeError: the backend does not fit the category.
-            ConflictError: the tenant has a mixin of this type identifier or location already.
+            ConflictError: the tenant already has a mixin with this type identifier or location.
         """
         if not isinstance(backend, UserDefinedMixinBackend):
             self._categories.add(category, backend)
             return
         if not isinstance(category, Mixin):
-            raise AttributeError(f"{type_id(category)} is not a mixin, and only mixins can be a tenant's own")
+            raise AttributeError(f"{type_id(category)} is not a mixin, and tenants can define only mixins")
         category.extras = self.get_extras(extras)
         with self._writing(extras) as connection:
             owned_mixins.insert(connection, self._owner(extras), category)
 
     def get_backend(self, category: Category, extras: Any) -> Any:
-        """The backend of a category.
+        """Return the backend of a category.
 
         Raises:
-            AttributeError: nothing is registered for it (pyssf's exception).
+            AttributeError: no backend is registered for it (pyssf's exception).
         """
         found = self._categories.backend(type_id(category))
         if found is not None:
@@ -125,7 +123,7 @@ class SqlRegistry(Registry):
             own = owned_mixins.load_at(
                 connection, owner, path, provided=self._categories.get, tenant=self.get_extras(extras)
             )
-        # A provider's category of the same name wins, wherever it lies.
+        # A provider's category of the same name takes precedence, at any location.
         return own if own is not None and self._categories.get(type_id(own)) is None else None
 
     def get_categories(self, extras: Any) -> list[Category]:
@@ -149,7 +147,7 @@ class SqlRegistry(Registry):
         return own.get(name)
 
     def _finder(self, records: Iterable[EntityRecord], owner: str, extras: Any) -> FindCategory:
-        """Finds the categories of these records; asks the database only if they have mixins that tenants defined."""
+        """Return the lookup of these records' categories; it queries the database only if they have mixins of tenants."""
         provided = self._categories.get
         missing = {name for record in records for name in record.mixins if provided(name) is None}
         if not missing:
@@ -161,11 +159,11 @@ class SqlRegistry(Registry):
     # reading ----------------------------------------------------------------------------------------------------------
 
     def get_resource(self, key: str, extras: Any) -> Entity:
-        """The entity at a path, whole: with its links and its secrets. Inside a unit of work it is locked.
+        """Return the whole entity at a path, with its links and its secrets. Inside a unit of work it is locked.
 
         Raises:
-            KeyError: there is none, or it is not this tenant's.
-            UnavailableError: the database is away.
+            KeyError: there is none, or it belongs to another tenant.
+            UnavailableError: the database is unavailable.
         """
         return self._get(key, extras, lock=True)
 
@@ -177,21 +175,21 @@ class SqlRegistry(Registry):
         parameters = {"owner": owner, "key": key}
         connection = _connection_of(extras)
         if connection is not None:
-            read = self._locked if lock else self._seen
+            read = self._read_locked if lock else self._read_unlocked
             rows = read(connection, parameters)
             return self._entity(key, rows, owner, extras)
         try:
             rows = self._read.rows(parameters)
         except (sqlite3.Error, psycopg.Error, sqlalchemy.exc.SQLAlchemyError):
-            # Again the long way, which knows one failure from another.
+            # Repeat it by SQLAlchemy, which maps failures to error classes.
             with self._reading(None) as slow:
-                rows = self._seen(slow, parameters)
+                rows = self._read_unlocked(slow, parameters)
         return self._entity(key, rows, owner, extras)
 
-    def _seen(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
+    def _read_unlocked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
         return connection.execute(_READ, parameters).fetchall()
 
-    def _locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
+    def _read_locked(self, connection: sa.Connection, parameters: dict[str, str]) -> Sequence[Any]:
         row = self._rows.locked(connection, parameters["owner"], parameters["key"])
         return [] if row is None else [row, *connection.execute(_LINKS, parameters).fetchall()]
 
@@ -213,7 +211,7 @@ class SqlRegistry(Registry):
         find = self._finder((record, *links), owner, extras)
         entity = hydrate(record, links, find, find_entity=lambda end: self._get(end, extras, lock=False))
         if main[4] is not None:
-            entity.attributes.update(self._secrets.opened(main[4], owner, key))
+            entity.attributes.update(self._secrets.decrypt(main[4], owner, key))
         return entity
 
     def get_resource_keys(self, extras: Any) -> list[str]:
@@ -224,17 +222,17 @@ class SqlRegistry(Registry):
         return self.select(Selection(), extras).entities
 
     def select(self, selection: Selection, extras: Any) -> Page:
-        """One page of this tenant's entities. Inside a unit of work they are locked and whole; outside, secrets stay shut.
+        """Return one page of this tenant's entities. Inside a unit of work they are locked and whole; outside, without secrets.
 
         Raises:
-            UnavailableError: the database is away.
+            UnavailableError: the database is unavailable.
         """
         return self._page(selection, extras, owner=self._owner(extras))
 
     def select_all_tenants(self, selection: Selection, extras: Any = None) -> Page:
-        """One page out of all tenants' entities, for an operator: who may call this is for the caller to check.
+        """Return one page of all tenants' entities, for operators; the caller checks the permission.
 
-        `entity.extras` is each one's tenant. Secrets stay shut.
+        `entity.extras` is the tenant of each. Secrets are not decrypted.
         """
         return self._page(selection, extras, owner=None)
 
@@ -260,12 +258,12 @@ class SqlRegistry(Registry):
         if whole:
             for row, entity in zip(rows, found, strict=True):
                 if row[5] is not None:
-                    entity.attributes.update(self._secrets.opened(row[5], row[4], entity.identifier))
+                    entity.attributes.update(self._secrets.decrypt(row[5], row[4], entity.identifier))
                 vars(entity).pop("secrets_withheld", None)
         return Page(found, more=more)
 
     def _listed(self, rows: Sequence[Any], extras: Any, connection: sa.Connection) -> list[Entity]:
-        """Entities of rows, with their links. Rows may be of several tenants."""
+        """Return the entities of rows, with their links. Rows may belong to several tenants."""
         by_owner: dict[str, list[EntityRecord]] = {}
         for row in rows:
             by_owner.setdefault(row[4], []).append(record_of(row, row[4] or None))
@@ -286,7 +284,7 @@ class SqlRegistry(Registry):
                     find,
                     find_entity=self._far_end(owner, extras),
                 )
-                # `save` then keeps what was not shown.
+                # `save` then preserves the secrets that were not loaded.
                 vars(entity)["secrets_withheld"] = True
                 built[owner, record.identifier] = entity
         return [built[row[4], row[0]] for row in rows]
@@ -294,7 +292,7 @@ class SqlRegistry(Registry):
     def _far_end(self, owner: str, extras: Any) -> FindEntity:
         identity = _Tenant(owner) if owner else None
 
-        # The unit of work may be over when a backend looks, so its connection is looked up then.
+        # The unit of work may have ended before a backend accesses the link, so the connection is looked up then.
         def find(key: str) -> Entity:
             return self._get(key, {"connection": _connection_of(extras), "identity": identity}, lock=False)
 
@@ -304,14 +302,14 @@ class SqlRegistry(Registry):
 
     @contextlib.contextmanager
     def unit_of_work(self, extras: Any) -> Iterator[None]:
-        """A transaction; `extras["connection"]` while it lasts. Inside another unit of work it is part of that.
+        """A transaction, available as `extras["connection"]`. Inside another unit of work it is part of that.
 
         Raises:
-            TypeError: extras is no dict, so there is nowhere to put the connection.
-            UnavailableError: another writer was in the way, or the database is away; nothing was written.
+            TypeError: extras is not a dict, which the connection needs.
+            UnavailableError: a lock timed out, or the database is unavailable; nothing was written.
         """
         if not isinstance(extras, dict):
-            raise TypeError("a unit of work needs a dict as extras, to hold its connection")
+            raise TypeError("extras must be a dict, to hold the connection of the unit of work")
         if extras.get("connection") is not None:
             yield
             return
@@ -329,7 +327,7 @@ class SqlRegistry(Registry):
             raise refusal from error
 
     def add_resource(self, key: str, entity: Entity, extras: Any) -> None:
-        """Keep an entity at a path, in the place of what is there; and its links that are not kept yet."""
+        """Store an entity at a path, replacing an existing one, together with its new links."""
         entity.identifier = key
         owner = self._owner(extras)
         with self._writing(extras) as connection:
@@ -338,11 +336,11 @@ class SqlRegistry(Registry):
         entity.extras = owner or None
 
     def save(self, key: str, entity: Entity, extras: Any) -> None:
-        """Write an entity that was read under `key` and has changed; and its links that are not kept yet.
+        """Write an entity that was read under `key` and has changed, together with its new links.
 
         Raises:
-            KeyError: there is none at `key`, or it is not this tenant's.
-            ConflictError: its identifier has changed to that of another.
+            KeyError: there is none at `key`, or it belongs to another tenant.
+            ConflictError: its new identifier is in use.
         """
         owner = self._owner(extras)
         with self._writing(extras) as connection:
@@ -368,7 +366,7 @@ class SqlRegistry(Registry):
                 self.add_resource(link.identifier, link, extras)
 
     def _rename(self, connection: sa.Connection, old: str, new: str, *, owner: str, extras: Any) -> None:
-        """Let the links that start at or lead to an entity follow it to its new identifier."""
+        """Update the links that start or end at an entity to its new identifier."""
         moved = connection.execute(_LINKS, {"owner": owner, "key": old}).fetchall()
         leading = page_statement(
             facts_wanted(Selection(attributes=(("occi.core.target", old),))) or [],
@@ -389,17 +387,16 @@ class SqlRegistry(Registry):
     # keys -------------------------------------------------------------------------------------------------------------
 
     def rewrite_secrets(self, limit: int, *, after: int = 0) -> Rewritten:
-        """One step after a change of the cipher's keys, or of which attributes are secret: of the next `limit` entities of
-        all tenants, write anew what is not under the current key, and shut away what stands in clear.
+        """Run one step after a change of the cipher's keys or of which attributes are secret; see `SecretsAtRest.rewrite`.
 
-        Call it with the `last` of the step before until that is None. It may be stopped and started over at any time.
-        Entities of kinds that this process does not know keep what they have in clear.
+        Call it with the `last` of the previous step until that is None. It may be stopped and restarted at any time.
+        Attributes of kinds unknown to this process stay in clear.
         """
         with self._writing(None) as connection:
             return self._secrets.rewrite(connection, self._hidden, limit=limit, after=after)
 
     def _hidden(self, record: EntityRecord) -> frozenset[str]:
-        # No tenant's own mixin defines an attribute.
+        # Mixins of tenants define no attributes.
         found = [self._categories.get(name) for name in (record.kind, *record.mixins)]
         return secrets_among([each for each in found if isinstance(each, Kind | Mixin)])
 
@@ -425,7 +422,7 @@ class SqlRegistry(Registry):
 
     @contextlib.contextmanager
     def _writing(self, extras: Any) -> Iterator[sa.Connection]:
-        """The connection of the unit of work, or of one for this write alone."""
+        """The connection of the unit of work, or of a separate one for this write."""
         connection = _connection_of(extras)
         if connection is not None:
             yield connection
@@ -441,7 +438,7 @@ def _connection_of(extras: Any) -> sa.Connection | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Tenant:
-    """Stands for an owner where a link's far end is looked up, whoever lists it."""
+    """Identity of an owner, for reads of a link's far end on its behalf."""
 
     tenant_id: str
 
@@ -451,7 +448,7 @@ def _sequence_of(row: Any) -> int:
 
 
 def _can_be_key(text: str) -> bool:
-    """Whether a database could hold it: what it cannot even be asked for is not there."""
+    """Return whether a database could hold the text; without querying, other keys do not exist."""
     if text.isascii():
         return "\0" not in text
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)

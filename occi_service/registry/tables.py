@@ -1,13 +1,13 @@
-"""The persistent registry's tables, and how a record becomes rows and comes back.
+"""The persistent registry's tables, and the conversion of records to rows and back.
 
-An entity is one row. What a client may have written freely (title, attributes, …) stands in one JSON document, kept as
-ASCII text: JSON types of databases turn `1e22` into a whole number and refuse a NUL, and one document is parsed faster
-than six columns. Secrets stand in a column of their own, `{name: token}`, so that a listing does not even fetch them.
+An entity is one row. What a client may choose freely (title, attributes, …) is one JSON document, stored as ASCII text: JSON
+types of databases turn `1e22` into an integer and refuse NUL, and one document is parsed faster than six columns. Secrets have a
+separate column, `{name: token}`, so that a listing does not fetch them.
 
-Everything a selection may ask for is a *fact*: kind, mixin, path above, attribute with its text. One fact is one row of
-an index that ends in the sequence number, so a page of any selection is a walk along that index in order of creation;
-path ranges or JSON operators would have to sort all that match first. A long text stands there by its SHA-256, with the
-text beside it for an exact comparison.
+Everything that a selection can filter by is a *fact*: kind, mixin, path above, attribute with its text. A fact is one row of an
+index that ends in the sequence number, so a page of any selection is a scan of that index in order of creation; path ranges or
+JSON operators would have to sort all matches first. A long text is indexed by its SHA-256, with the text beside it for an exact
+comparison.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from archelon_core.database import metadata
 from .base import filter_text
 from .records import EntityRecord
 
-# Bytewise comparison on both databases: a locale's order has no use here and costs on every step down an index.
+# Bytewise comparison on both databases: a locale's order is useless here and slows down every index comparison.
 _KEY: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-# SQLite makes row ids of INTEGER PRIMARY KEY only.
+# SQLite creates row ids only for INTEGER PRIMARY KEY.
 _SEQUENCE: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-#: `owner` is the tenant; empty for entities without one.
+#: `owner` is the tenant; empty for entities without owner.
 entities = sa.Table(
     "occi_entities",
     metadata,
@@ -73,12 +73,12 @@ user_mixins = sa.Table(
     sa.UniqueConstraint("owner", "location"),
 )
 
-#: Characters of a text that an index holds as it is. PostgreSQL's index rows end at 2,700 bytes.
+#: Maximum length in characters of an indexed text. PostgreSQL's index rows are limited to 2,700 bytes.
 _INDEXED_CHARACTERS: Final = 200
 
 
 class Fact(NamedTuple):
-    """One thing that holds of an entity. `value` begins with `=` (the text itself) or `#` (its digest, and `exact` has it)."""
+    """A searchable property of an entity. `value` begins with `=` (the text itself) or `#` (its digest; `exact` is the text)."""
 
     name: str
     value: str
@@ -90,7 +90,7 @@ def _sha256(text: str) -> str:
 
 
 def fact(name: str, text: str, *, digest: Callable[[str], str] = _sha256) -> Fact:
-    """The fact of a text; `name` is `kind`, `mixin`, `path` or `@` with an attribute's name."""
+    """Return the fact of a text; `name` is `kind`, `mixin`, `path` or `@` with an attribute's name."""
     if len(name) > _INDEXED_CHARACTERS:
         name = "#" + _sha256(name)
     if len(text) <= _INDEXED_CHARACTERS and (text.isprintable() or _storable(text)):
@@ -99,15 +99,15 @@ def fact(name: str, text: str, *, digest: Callable[[str], str] = _sha256) -> Fac
 
 
 def _storable(text: str) -> bool:
-    """Whether both databases take it as text: PostgreSQL refuses NUL, both refuse lone surrogates."""
+    """Return whether both databases can store the text: PostgreSQL refuses NUL, both refuse lone surrogates."""
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def encode(record: EntityRecord) -> str:
-    """The document of a record.
+    """Return the document of a record.
 
     Raises:
-        ValueError: an attribute is no JSON value.
+        ValueError: an attribute is not a JSON value.
     """
     document = {
         "attributes": record.attributes,
@@ -134,13 +134,13 @@ def _check_json(name: str, value: object, record: EntityRecord) -> None:
         json.dumps(value)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"attribute {name} of {record.identifier} cannot be kept: {error}; give text, a number, a boolean, "
+            f"attribute {name} of {record.identifier} cannot be stored: {error}; use text, a number, a boolean, "
             "or lists and objects of these"
         ) from None
 
 
 def record_of(row: Any, owner: str | None) -> EntityRecord:
-    """The record of a row that has `identifier`, `kind`, `source` and `document`, in this order, at its front."""
+    """Return the record of a row that starts with `identifier`, `kind`, `source` and `document`, in this order."""
     identifier, kind, source, text = row[:4]
     document = json.loads(text)
     get = document.get
@@ -161,7 +161,7 @@ def record_of(row: Any, owner: str | None) -> EntityRecord:
 
 
 def facts_of(record: EntityRecord, secrets: Mapping[str, Any] | frozenset[str]) -> set[Fact]:
-    """Every fact of an entity. A secret is none."""
+    """Return every fact of an entity. Secrets yield none."""
     found = {fact("kind", record.kind), *[fact("mixin", each) for each in record.mixins]}
     found |= {fact("path", path) for path in _paths_above(record.identifier)}
     for name, value in record.attributes.items():

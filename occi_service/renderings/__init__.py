@@ -1,4 +1,4 @@
-"""Renderings: how documents are written and read. Pure functions of bytes and header fields; server and client share them.
+"""Renderings: read and write documents. Pure functions of bytes and header fields, shared by server and client.
 
 To add one, derive from `Rendering`, implement the documents it can hold, and pass an instance to
 `occi_service.Application(renderings=…)`.

@@ -1,8 +1,8 @@
-"""What a rendering is: documents in, header fields and bytes out, and back.
+"""Base class of renderings: documents to header fields and bytes, and back.
 
-A rendering is also pyssf's `Rendering`, so that a registry written for pyssf keeps it; pyssf's own methods, which mix
-syntax with lookups in the registry, stay unimplemented here. Renderings that do implement those (someone's own, or
-pyssf's) are served through `occi_service.server.pyssf_renderings`.
+A rendering is also a pyssf `Rendering`, so that a registry written for pyssf can store it; pyssf's own methods, which mix syntax
+with lookups in the registry, are not implemented. Renderings that implement those instead (third-party, or pyssf's) are served
+through `occi_service.server.pyssf_renderings`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .documents import ActionDocument, CategoryDocument, Collection, EntityDocum
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
-    """What a rendering reads: the body, and the header fields, names in lower case, values decoded."""
+    """Input of a rendering: the body, and the header fields, names in lower case, values decoded."""
 
     headers: Mapping[str, str]
     body: bytes = b""
@@ -27,7 +27,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Payload:
-    """What a rendering wrote: header fields beside `Content-Type`, and the body."""
+    """Output of a rendering: the body, and header fields besides `Content-Type`."""
 
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
@@ -35,7 +35,7 @@ class Payload:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ErrorDocument:
-    """An error for a person. `status` is a whole number, `where` the field or place, `message` what would be right."""
+    """An error for people. `status` is an integer, `where` the field or place, `message` the error and the expected input."""
 
     status: int
     title: str
@@ -44,7 +44,7 @@ class ErrorDocument:
 
 
 def decode(body: bytes) -> str:
-    """The body as text.
+    """Decode the body.
 
     Raises:
         MalformedDocumentError: it is not UTF-8.
@@ -56,15 +56,15 @@ def decode(body: bytes) -> str:
 
 
 class Rendering(occi.protocol.rendering.Rendering):
-    """Base of all renderings. Every `read_…` raises MalformedDocumentError; a rendering that cannot show or hold
-    something raises UnsupportedDocumentError, as the base does for everything.
+    """Base of all renderings. Every `read_…` raises MalformedDocumentError; documents that a rendering does not support raise
+    UnsupportedDocumentError, which is the default.
 
     Attributes:
-        mime_type: the media type it is registered under.
-        content_type: the same with its parameters, as sent.
-        shows_entities: whether collections show whole entities (else locations).
-        holds_entities: whether it has a form for a single entity.
-        headers_only: whether the document travels in header fields, so that its size is limited.
+        mime_type: registered media type.
+        content_type: the media type with parameters, as sent.
+        shows_entities: whether collections contain whole entities (else locations).
+        holds_entities: whether single entities are supported.
+        headers_only: whether the document is sent in header fields, which limits its size.
     """
 
     mime_type = ""
@@ -77,62 +77,62 @@ class Rendering(occi.protocol.rendering.Rendering):
         super().__init__(registry)
 
     def mounted_at(self, prefix: str) -> Rendering:
-        """The rendering for a service under this path; only one that makes links of its own needs to know."""
+        """Return the rendering for a service mounted at this path; only renderings that generate links depend on it."""
         return self
 
     def read_entity(self, message: Message) -> EntityDocument:
-        """One resource or link, whole or in part."""
+        """Read one resource or link, whole or in part."""
         raise UnsupportedDocumentError(self.mime_type, "an entity")
 
     def read_collection(self, message: Message) -> Collection:
-        """Several entities: whole ones, or those already there by location."""
+        """Read several entities, whole or by location."""
         raise UnsupportedDocumentError(self.mime_type, "a collection")
 
     def read_action(self, message: Message) -> ActionDocument:
-        """The invocation of an action."""
+        """Read the invocation of an action."""
         raise UnsupportedDocumentError(self.mime_type, "an action")
 
     def read_categories(self, message: Message) -> list[CategoryDocument]:
-        """Categories, as the query interface shows and takes them."""
+        """Read categories, in the form of the query interface."""
         raise UnsupportedDocumentError(self.mime_type, "categories")
 
     def write_entity(self, entity: EntityDocument) -> Payload:
-        """One resource or link."""
+        """Write one resource or link."""
         raise UnsupportedDocumentError(self.mime_type, "an entity")
 
     def write_collection(self, collection: Collection) -> Payload:
-        """Several entities; see `shows_entities`."""
+        """Write several entities; see `shows_entities`."""
         raise UnsupportedDocumentError(self.mime_type, "a collection")
 
     def write_action(self, action: ActionDocument) -> Payload:
-        """The invocation of an action."""
+        """Write the invocation of an action."""
         raise UnsupportedDocumentError(self.mime_type, "an action")
 
     def write_categories(self, categories: list[CategoryDocument]) -> Payload:
-        """Categories for the query interface."""
+        """Write categories for the query interface."""
         raise UnsupportedDocumentError(self.mime_type, "categories")
 
     def write_done(self) -> Payload:
-        """The answer to a request that has nothing to show."""
+        """Write a response without content."""
         return Payload(b"OK")
 
     def write_error(self, error: ErrorDocument) -> Payload:
-        """An error, as plain text unless the rendering knows better."""
+        """Write an error, by default as plain text."""
         place = f" ({error.where})" if error.where else ""
         return Payload(f"{error.status} {error.title}: {error.message}{place}\n".encode())
 
 
 class UnsupportedDocumentError(ValueError):
-    """The rendering has no form for such a document, for example text/uri-list for an entity."""
+    """The rendering does not support such a document, for example text/uri-list an entity."""
 
     def __init__(self, mime_type: str, what: str) -> None:
         super().__init__(f"{mime_type} cannot hold {what}; use text/plain, text/occi or application/occi+json")
 
 
 def compact_json(value: object) -> bytes:
-    """JSON without needless spaces, non-ASCII text as itself."""
+    """Encode JSON without spaces, and without escapes of non-ASCII text."""
     return _ENCODER.encode(value).encode()
 
 
-# One encoder, made once: json.dumps with these options would make one for every call.
+# One shared encoder: json.dumps with these options would create one for every call.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,9 +1,7 @@
-"""What travels, free of how it is written: the documents that every rendering reads and writes.
+"""Documents: the content of requests and responses, independent of the rendering.
 
-A rendering turns bytes and header fields into one of these and back, and knows nothing else: no registry, no backend.
-Whether a category exists and an attribute may be set is decided later, in one place, for all renderings. The server and
-the client use the same classes, so a round trip through any rendering is one assertion: what was written is what is
-read.
+A rendering converts bytes and header fields to documents and back, without access to registry or backends. Whether a category
+exists and an attribute may be set is checked later, in one place for all renderings. Server and client use the same classes.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ CategoryClass = Literal["kind", "mixin", "action"]
 
 
 class Bare(str):
-    """A value that stood unquoted in a text rendering: `12`, `1.5`, `true`. Its type is the attribute's to say."""
+    """An unquoted value of a text rendering: `12`, `1.5`, `true`. The attribute's definition determines its type."""
 
     __slots__ = ()
 
@@ -24,7 +22,7 @@ class MalformedDocumentError(ValueError):
     """A document does not follow its grammar.
 
     Attributes:
-        message: what is wrong and what would be right, for a person.
+        message: the error and the expected input, for people.
         where: the place, such as `X-OCCI-Attribute, character 14` or `line 3, column 8`.
     """
 
@@ -36,7 +34,7 @@ class MalformedDocumentError(ValueError):
 
 @dataclasses.dataclass(slots=True)
 class Reference:
-    """Something that a link points from or to: a URI reference and, where known, its kind's type identifier."""
+    """An end of a link: a URI reference and, if known, the type identifier of its kind."""
 
     location: str
     kind: str | None = None
@@ -47,16 +45,16 @@ class EntityDocument:
     """A resource or a link, whole or in part (a partial update has neither kind nor id).
 
     Attributes:
-        kind: type identifier, or None where the request leaves it out.
+        kind: type identifier, or None if the request omits it.
         mixins: type identifiers.
-        unclassified: type identifiers of categories whose class the sender left out; the reader knows which they are.
-        attributes: flat names to values, without `occi.core.*`, which have members of their own.
-        actions: type identifiers of the actions that apply now.
+        unclassified: type identifiers of categories sent without class; the reader resolves them.
+        attributes: flat names to values, without `occi.core.*`, which are separate members.
+        actions: type identifiers of the actions applicable now.
         links: a resource's links, whole.
         source: of a link; None for a resource.
         target: of a link; None for a resource.
-        location: path of the entity on its server, where known.
-        definitions: the categories named above, for the dialect that writes them out; never read back.
+        location: path of the entity on its server, if known.
+        definitions: the categories named above, for the dialect that includes them; never read back.
     """
 
     kind: str | None = None
@@ -75,7 +73,7 @@ class EntityDocument:
 
     @property
     def is_link(self) -> bool:
-        """Whether the document shows a source or a target."""
+        """Whether the document has a source or a target."""
         return self.source is not None or self.target is not None
 
 
@@ -104,10 +102,10 @@ class CategoryDocument:
     """A kind, mixin or action as the query interface shows it.
 
     Attributes:
-        related: a kind's parent, or what a mixin depends on, as type identifiers.
-        applies: type identifiers of the kinds a mixin applies to.
+        related: a kind's parent, or the dependencies of a mixin, as type identifiers.
+        applies: type identifiers of the kinds that a mixin applies to.
         location: path; None for an action.
-        category_class: None where the sender left it out.
+        category_class: None if the sender omitted it.
     """
 
     scheme: str
@@ -128,7 +126,7 @@ class CategoryDocument:
 
 @dataclasses.dataclass(slots=True)
 class Collection:
-    """Entities, whole where the rendering shows them whole, and otherwise by their locations alone."""
+    """Entities, whole if the rendering supports it, otherwise only their locations."""
 
     entities: list[EntityDocument] = dataclasses.field(default_factory=list)
     locations: list[str] = dataclasses.field(default_factory=list)
@@ -136,7 +134,7 @@ class Collection:
 
 @dataclasses.dataclass(slots=True)
 class Document:
-    """Everything that a text rendering can hold at once; the reader takes what the request's method asks for."""
+    """All content of a text rendering; the reader uses the parts that the request's method needs."""
 
     categories: list[CategoryDocument] = dataclasses.field(default_factory=list)
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)

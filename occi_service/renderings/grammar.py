@@ -1,14 +1,13 @@
-"""The text grammar of OCCI (GFD.229), one scanner for both directions.
+"""The text grammar of OCCI (GFD.229): one scanner, and the writers.
 
-Four fields carry everything: `Category`, `Link`, `X-OCCI-Attribute`, `X-OCCI-Location`. A field holds one or more
-values, separated by commas outside of quoted strings. The scanner walks a field once, left to right, with patterns that
-cannot backtrack, so its time grows with the field's length and nothing else.
+There are four fields: `Category`, `Link`, `X-OCCI-Attribute`, `X-OCCI-Location`. A field holds one or more values, separated by
+commas outside of quoted strings. The scanner reads a field once, left to right, with patterns that cannot backtrack, so its time
+is linear in the field's length.
 
-Reading is lenient where clients seen in the wild are loose (parameters in any order, `class` unquoted or absent,
-unquoted values), and strict where looseness would be ambiguous (a name given twice, an unfinished string, control
-characters). Writing is strict: strings are quoted, `"` and `\\` are escaped, control characters and values that are not
-a string, a number or a boolean are written as JSON escapes inside the string, so that no value can end its field or
-begin another.
+Reading is lenient where existing clients deviate (parameters in any order, `class` unquoted or absent, unquoted values), and
+strict where leniency would be ambiguous (repeated names, unterminated strings, control characters). Writing is strict: strings
+are quoted, `"` and `\\` escaped, and control characters and values other than strings, numbers and booleans written as JSON
+escapes inside the string, so that no value can end its field or begin another.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from .documents import (
 
 T = TypeVar("T")
 
-#: Values in one field. A legal document stays far below; a hostile one stops here.
+#: Maximum number of values in one field; legal documents stay far below.
 MAX_VALUES: Final = 1000
 
 ATTRIBUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_.]*")
@@ -50,14 +49,14 @@ _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PROPERTIES = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-_.]*)(?:\{([a-z ]*)\})?")
 _NEEDS_ESCAPE = re.compile(r'["\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
-# An absolute URI (RFC 3986), so ASCII alone: a type identifier is written unescaped.
+# An absolute URI (RFC 3986), so ASCII only: type identifiers are written unescaped.
 _TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:[!$-;=?-\[\]_a-z~]*#[A-Za-z0-9][A-Za-z0-9\-_.]*")
 _SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _CORE_PREFIX = "occi.core."
 
 
 class _Scanner:
-    """One field's text and how far it has been read."""
+    """The text of one field and the position of the scanner."""
 
     __slots__ = ("field", "position", "text")
 
@@ -68,7 +67,7 @@ class _Scanner:
         self.space()
 
     def fail(self, expected: str) -> MalformedDocumentError:
-        # By place alone: what stands there may be a piece of a secret.
+        # The error names only the place, since the text may be part of a secret.
         ends = ", but it ends" if self.at_end() else ""
         return MalformedDocumentError(f"expected {expected}{ends}", f"{self.field}, character {self.position + 1}")
 
@@ -111,13 +110,13 @@ class _Scanner:
         return text
 
     def value(self) -> str:
-        """A quoted string, or an unquoted token marked as such."""
+        """Return a quoted string, or an unquoted token as `Bare`."""
         if self.text.startswith('"', self.position):
             return self.quoted()
         return Bare(self.match(_BARE, 'a value: "a string", a number, true or false'))
 
     def values(self, one: Callable[[_Scanner], T]) -> list[T]:
-        """Every comma-separated value of the field; empty ones, as `a,,b`, are passed over (RFC 9110, 5.6.1)."""
+        """Return the comma-separated values of the field; empty ones, as in `a,,b`, are skipped (RFC 9110, 5.6.1)."""
         found: list[T] = []
         while True:
             match = _COMMAS.match(self.text, self.position)
@@ -133,9 +132,9 @@ class _Scanner:
 
 
 def unescape(text: str) -> str:
-    r"""Undo the escapes of a quoted string: JSON's, of which `\"` and `\\` are GFD.229's own.
+    r"""Resolve the escapes of a quoted string: JSON's, of which `\"` and `\\` are GFD.229's own.
 
-    A backslash before any other character stands for itself, as older clients mean it.
+    A backslash before any other character is literal, as in older clients.
     """
     if "\\" not in text:
         return text
@@ -151,7 +150,7 @@ def unescape(text: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether every character can be written as UTF-8: JSON's escapes can spell surrogates that have no partner."""
+    """Return whether every character can be encoded as UTF-8: JSON's escapes can denote unpaired surrogates."""
     return text.isascii() or _SURROGATE.search(text) is None
 
 
@@ -163,7 +162,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def quote(text: str) -> str:
-    """A string as a quoted string that no reader can take for more than one value."""
+    """Write a string as a quoted string that reads as exactly one value."""
     if _NEEDS_ESCAPE.search(text) is None:
         return f'"{text}"'
     return f'"{_NEEDS_ESCAPE.sub(_escape, text)}"'
@@ -171,14 +170,14 @@ def quote(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def name_text(name: str) -> str:
-    """An attribute's name; one that the grammar has no room for, as outputs of templates may be, below `output.`."""
+    """Write an attribute's name; names outside the grammar, which outputs of templates may have, are mapped below `output.`."""
     if ATTRIBUTE_NAME.fullmatch(name) is not None:
         return name
     return "output." + _NOT_IN_NAME.sub("_", name)
 
 
 def value_text(value: Any) -> str:
-    """An attribute's value in the text renderings: strings quoted, numbers and booleans bare, all else as quoted JSON."""
+    """Write an attribute's value: strings quoted, numbers and booleans bare, all else as quoted JSON."""
     if isinstance(value, Bare):
         return str(value)
     if isinstance(value, str):
@@ -193,7 +192,7 @@ def value_text(value: Any) -> str:
 
 
 def bare_value(text: str) -> Any:
-    """What an unquoted text says of itself, where no definition says its type: a boolean, a number, or a string."""
+    """Parse an unquoted value without a defined type: a boolean, a number, or a string."""
     if text == "true":
         return True
     if text == "false":
@@ -208,7 +207,7 @@ def bare_value(text: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def split_type_id(type_id: str) -> tuple[str, str]:
-    """Scheme (with its `#`) and term of a type identifier.
+    """Return the scheme (with its `#`) and the term of a type identifier.
 
     Raises:
         MalformedDocumentError: there is no `#`, or nothing on one side of it.
@@ -225,7 +224,7 @@ def split_type_id(type_id: str) -> tuple[str, str]:
 
 
 def parse_categories(text: str, field: str = "Category") -> list[CategoryDocument]:
-    """The categories of one `Category` field.
+    """Parse the categories of one `Category` field.
 
     Raises:
         MalformedDocumentError: the field does not follow the grammar.
@@ -234,7 +233,7 @@ def parse_categories(text: str, field: str = "Category") -> list[CategoryDocumen
 
 
 def parse_links(text: str, field: str = "Link") -> list[EntityDocument]:
-    """The links of one `Link` field; an action link has a target with `?action=` and no kind.
+    """Parse the links of one `Link` field; an action link has a target with `?action=` and no kind.
 
     Raises:
         MalformedDocumentError: the field does not follow the grammar.
@@ -243,7 +242,7 @@ def parse_links(text: str, field: str = "Link") -> list[EntityDocument]:
 
 
 def parse_attributes(text: str, field: str = "X-OCCI-Attribute") -> list[tuple[str, str]]:
-    """Names and values of one `X-OCCI-Attribute` field; unquoted values are `Bare`.
+    """Parse names and values of one `X-OCCI-Attribute` field; unquoted values are `Bare`.
 
     Raises:
         MalformedDocumentError: the field does not follow the grammar.
@@ -252,7 +251,7 @@ def parse_attributes(text: str, field: str = "X-OCCI-Attribute") -> list[tuple[s
 
 
 def parse_locations(text: str, field: str = "X-OCCI-Location") -> list[str]:
-    """The URIs of one `X-OCCI-Location` field.
+    """Parse the URIs of one `X-OCCI-Location` field.
 
     Raises:
         MalformedDocumentError: the field does not follow the grammar.
@@ -299,7 +298,7 @@ def _category(scanner: _Scanner) -> CategoryDocument:
     if not scheme:
         raise bad(f'the category {term[:200]} with its scheme: {term[:200]}; scheme="http://…#"')
     if not scheme.endswith("#"):
-        # Some clients leave the fragment's sign to the reader.
+        # Some clients omit the trailing #.
         scheme += "#"
     if _TYPE_ID.fullmatch(scheme + term) is None:
         raise bad("a scheme that is an absolute URI and ends in #")
@@ -350,7 +349,7 @@ def _link(scanner: _Scanner) -> EntityDocument:
 
 
 def is_action_link(target: str) -> bool:
-    """Whether a link's target is the invocation of an action."""
+    """Return whether a link's target is the invocation of an action."""
     return "?action=" in target
 
 
@@ -359,20 +358,20 @@ def is_action_link(target: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def category_text(type_id: str, category_class: str) -> str:
-    """A category as an entity shows it: term, scheme, class."""
+    """Write a category of an entity: term, scheme, class."""
     scheme, term = split_type_id(type_id)
     return f'{term}; scheme="{scheme}"; class="{category_class}"'
 
 
 def category_definition_text(category: CategoryDocument) -> str:
-    """A category as the query interface shows it, with all that the text grammar has room for."""
+    """Write a category for the query interface, as far as the text grammar supports it."""
     parts = [f"{category.term}; scheme={quote(category.scheme)}"]
     if category.category_class:
         parts.append(f'class="{category.category_class}"')
     if category.title:
         parts.append(f"title={quote(category.title)}")
     if category.related:
-        # GFD.229 has room for one; a kind's parent, a mixin's first dependency.
+        # GFD.229 permits only one: a kind's parent, or a mixin's first dependency.
         parts.append(f"rel={quote(category.related[0])}")
     if category.location is not None:
         parts.append(f"location={quote(category.location)}")
@@ -394,10 +393,10 @@ def _attribute_definition_text(name: str, definition: AttributeDocument) -> str:
 
 
 def link_text(link: EntityDocument) -> str:
-    """A link of a resource as one value of a `Link` field."""
+    """Write a link of a resource as one value of a `Link` field."""
     target = link.target
     if target is None:
-        raise ValueError("a link has a target")
+        raise ValueError("a link must have a target")
     parts = [f"<{uri_text(target.location)}>"]
     if target.kind:
         parts.append(f"rel={quote(target.kind)}")
@@ -420,7 +419,7 @@ _UNSAFE_IN_URI = re.compile(r"[^!#-;=?-\[\]_a-z~]")
 
 
 def uri_text(uri: str) -> str:
-    """A URI with every character that no URI may hold percent-encoded (RFC 3986, 2.1)."""
+    """Percent-encode every character that is not allowed in a URI (RFC 3986, 2.1)."""
 
     def encode(match: re.Match[str]) -> str:
         return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogatepass"))

@@ -1,7 +1,7 @@
-"""`text/html`: the same resources for a person with a browser, readable and navigable without scripts.
+"""`text/html`: the same resources for a browser, readable and navigable without scripts.
 
-Pages come from one template that escapes everything. Nothing is loaded from elsewhere, and the headers say so, so that
-a value that looks like markup stays text even if the escaping failed.
+All pages come from one template with autoescaping. They load nothing from other hosts; the headers enforce this, so that markup
+in a value stays inert even if escaping failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEADERS: Final = (
 
 @functools.cache
 def _template() -> Any:
-    # Loaded by the first page: most processes never show one.
+    # Loaded with the first page: most processes never render one.
     import jinja2
 
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def _value(value: Any) -> str:
 
 
 def _href(uri: str) -> str:
-    """A URI that may stand in a link: paths here and the web's schemes; anything else (`javascript:`) leads nowhere."""
+    """Return a URI that is safe in a link: local paths and http(s); `#` for anything else (`javascript:`)."""
     return uri if uri.startswith(("/", "http://", "https://")) and not uri.startswith("//") else "#"
 
 
@@ -49,7 +49,7 @@ def _term(type_id: str) -> str:
 
 
 class Html(Rendering):
-    """Pages for people. Only written, never read."""
+    """Pages for people; written, never read."""
 
     mime_type = "text/html"
     content_type = "text/html; charset=utf-8"

@@ -1,8 +1,8 @@
-"""`application/occi+json` (GFD.226), and the older dialect that pyssf wrote.
+"""`application/occi+json` (GFD.226), and the older dialect of pyssf.
 
-Reading refuses what JSON parsers disagree about (a name given twice, NaN, numbers past any float) and what would cost
-more to read than to send (depth, digits). A member that the format does not have is an error too: a misspelt
-`atributes` that was passed over would lose what the client meant.
+Reading refuses input that JSON parsers interpret differently (repeated names, NaN, numbers beyond any float) and input that is
+disproportionately expensive to parse (depth, digits). Unknown members are errors too: if a misspelt `atributes` were ignored, the
+client's data would be lost.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .documents import (
     Reference,
 )
 
-#: Nesting of arrays and objects. OCCI's own documents need six; an attribute may hold an object.
+#: Maximum nesting of arrays and objects. OCCI's own documents need six levels; an attribute may contain an object.
 MAX_DEPTH: Final = 64
-#: Digits of a whole number: as many as the text grammar reads, so that no rendering shows what another cannot.
+#: Maximum number of digits of an integer, the same as in the text grammar, so that every rendering can show it.
 MAX_DIGITS: Final = 38
 _TOO_LARGE: Final = 10**MAX_DIGITS
-#: Values in one document, members' names among them. Reading costs time by values, not by bytes.
+#: Maximum number of values in one document, including member names: parsing time depends on values, not on bytes.
 MAX_VALUES: Final = 50_000
 
 _ENTITY_MEMBERS: Final = frozenset(
@@ -42,10 +42,10 @@ _CORE_PREFIX = "occi.core."
 
 
 def load(text: str) -> Any:
-    """JSON text as a value.
+    """Parse JSON text.
 
     Raises:
-        MalformedDocumentError: it is not JSON, or not JSON that every reader takes for the same; with the place.
+        MalformedDocumentError: it is not JSON, or parsers would interpret it differently; with the place.
     """
     objects = 0
 
@@ -60,7 +60,7 @@ def load(text: str) -> Any:
         return found
 
     if text.count("[") > MAX_VALUES:
-        # Before they are made: arrays have no hook, and a million of them keep the garbage collector busy.
+        # Checked before parsing: arrays have no hook, and a million of them keep the garbage collector busy.
         raise MalformedDocumentError(f"more than {MAX_VALUES} opening brackets", "body")
     try:
         value = json.loads(text, object_pairs_hook=members, parse_constant=_constant)
@@ -86,11 +86,11 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _constant(text: str) -> NoReturn:
-    raise MalformedDocumentError(f"{text} is not JSON; a number is finite", "body")
+    raise MalformedDocumentError(f"{text} is not JSON; numbers must be finite", "body")
 
 
 def _check(document: Any) -> None:
-    """See that every value can be written again, in every rendering. Level by level, so that depth costs no stack."""
+    """Check that every rendering can write every value. Iterates level by level, so that depth needs no stack."""
     level = [document]
     count = depth = 0
     while level:
@@ -101,7 +101,7 @@ def _check(document: Any) -> None:
         for value in level:
             if isinstance(value, str):
                 if not grammar.is_text(value):
-                    raise MalformedDocumentError("a string holds an unpaired surrogate, which is no character", "body")
+                    raise MalformedDocumentError("a string has an unpaired surrogate, which is not a character", "body")
             elif isinstance(value, dict):
                 below += value
                 below += value.values()
@@ -134,7 +134,7 @@ def _as_object(value: Any, where: str, members: frozenset[str] | None = None) ->
         for name in value:
             if name not in members:
                 raise MalformedDocumentError(
-                    f"there is no member {name[:200]!r}; known are {', '.join(sorted(members))}", where
+                    f"unknown member {name[:200]!r}; expected one of {', '.join(sorted(members))}", where
                 )
     return value
 
@@ -157,8 +157,8 @@ def _optional_text(members: dict[str, Any], name: str, where: str) -> str | None
 
 
 def _type_id(value: Any, where: str) -> str:
-    """A type identifier: a string in OCCI 1.2, an object with scheme and term in pyssf's dialect, where an action's stands
-    beside its link."""
+    """Read a type identifier: a string in OCCI 1.2, an object with scheme and term in pyssf's dialect, where an action's has a
+    link beside it."""
     if isinstance(value, dict) and value.keys() == {"kind", "link"}:
         value = value["kind"]
     if isinstance(value, dict) and "term" in value and "scheme" in value:
@@ -222,7 +222,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> None:
-    """`occi.core.*` among the attributes, as older clients write them, go where they belong."""
+    """Move `occi.core.*` from the attributes, where older clients write them, to their members."""
     place = f"{where}attributes.{name}"
     member = name.removeprefix(_CORE_PREFIX)
     if member in ("id", "title", "summary"):
@@ -235,7 +235,7 @@ def _take_core(entity: EntityDocument, name: str, given: Any, where: str) -> Non
 
 
 class Json(Rendering):
-    """`application/occi+json` as OCCI 1.2 has it."""
+    """`application/occi+json` of OCCI 1.2."""
 
     mime_type = "application/occi+json"
     content_type = "application/occi+json"
@@ -286,7 +286,7 @@ class Json(Rendering):
         links = [self._entity(each) for each in collection.entities if each.is_link]
         shown: dict[str, Any] = {}
         if resources or collection.locations:
-            # What the sender knows by location only (members of a mixin, in a request) is a string in its place.
+            # Entities known only by location (members of a mixin, in a request) are strings.
             shown["resources"] = [*resources, *collection.locations]
         if links:
             shown["links"] = links
@@ -337,7 +337,7 @@ class Json(Rendering):
 
 
 class PlainJson(Json):
-    """The same under `application/json`, for clients that know no other name."""
+    """The same as `application/json`, for clients that do not know the OCCI media type."""
 
     mime_type = "application/json"
     content_type = "application/json"
@@ -354,7 +354,7 @@ def _category(value: Any, category_class: CategoryClass | None, where: str) -> C
     members = _as_object(value, where.rstrip("."), _CATEGORY_MEMBERS)
     for name in ("term", "scheme"):
         if name not in members:
-            raise MalformedDocumentError(f"a category has a {name}", where.rstrip("."))
+            raise MalformedDocumentError(f"a category must have a {name}", where.rstrip("."))
     category = CategoryDocument(
         scheme=_as_text(members["scheme"], where + "scheme"),
         term=_as_text(members["term"], where + "term"),
@@ -365,7 +365,7 @@ def _category(value: Any, category_class: CategoryClass | None, where: str) -> C
         location=_optional_text(members, "location", where),
     )
     if grammar.split_type_id(_type_id(category.type_id, where.rstrip("."))) != (category.scheme, category.term):
-        raise MalformedDocumentError("a scheme ends in #, and a term has none", where + "scheme")
+        raise MalformedDocumentError("a scheme must end in #, and a term must not contain one", where + "scheme")
     parent = members.get("parent")
     if parent is not None:
         category.related = [_type_id(parent, where + "parent")]
@@ -424,7 +424,7 @@ def _attribute_members(definition: AttributeDocument) -> dict[str, Any]:
 class JsonPyssf(Json):
     """`application/occi+json` as pyssf 0.4 wrote it: categories as objects, collections and `/-/` as plain lists.
 
-    Reading takes both forms of a category. The word `muttable` is pyssf's own.
+    Reading accepts both forms of a category. The spelling `muttable` is pyssf's.
     """
 
     def read_collection(self, message: Message) -> Collection:
@@ -481,7 +481,7 @@ class JsonPyssf(Json):
 
 
 def _read_pyssf_category(value: Any, where: str) -> CategoryDocument:
-    """A category as `_pyssf_category` wrote it; which class it is of stands nowhere."""
+    """Read a category as `_pyssf_category` writes it, without its class."""
     members = dict(_as_object(value, where.rstrip("."), _CATEGORY_MEMBERS | {"related"}))
     words = _as_object(members.pop("attributes", {}), where + "attributes")
     related = _type_ids(members.pop("related", []), where + "related")

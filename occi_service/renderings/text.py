@@ -1,11 +1,10 @@
 """The text renderings (GFD.229): `text/plain` and `text/occi+plain` in the body, `text/occi` in header fields.
 
-All three are one thing, four named fields, in two places. In the body a field stands on a line of its own and may be
-repeated; in the header of a message values share a field, separated by commas, since servers and proxies join repeated
-fields anyway.
+All three have the same four fields, in two places. In the body each field is a line and may be repeated; in the header a field's
+values are separated by commas, since servers and proxies join repeated fields anyway.
 
-Header fields are Latin-1 to WSGI and to Python's clients. Text outside ASCII travels as UTF-8 bytes, each byte as one
-Latin-1 character (RFC 9110, 5.5: obs-text), which is what happens to it on the wire.
+WSGI and Python's clients decode header fields as Latin-1. Non-ASCII text is sent as UTF-8 bytes, each as one Latin-1 character
+(RFC 9110, 5.5: obs-text).
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ LINK: Final = "Link"
 ATTRIBUTE: Final = "X-OCCI-Attribute"
 LOCATION: Final = "X-OCCI-Location"
 
-#: The fields' names by their lower-case spelling, under which requests may write them.
+#: The fields' names by their lower-case spelling, since requests may use any case.
 FIELDS: Final = {name.lower(): name for name in (CATEGORY, LINK, ATTRIBUTE, LOCATION)}
 
-#: Lines of one body.
+#: Maximum number of lines of a body.
 MAX_LINES: Final = 10 * grammar.MAX_VALUES
 
 _CORE = "occi.core."
@@ -45,7 +44,7 @@ _LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
 
 
 def from_header(value: str) -> str:
-    """Text that stands in a header field.
+    """Decode the text of a header field.
 
     Raises:
         MalformedDocumentError: the bytes are not UTF-8.
@@ -59,15 +58,15 @@ def from_header(value: str) -> str:
 
 
 def to_header(value: str) -> str:
-    """Text as it stands in a header field."""
+    """Encode text for a header field."""
     return value if value.isascii() else value.encode().decode("latin-1")
 
 
 def lines(body: bytes) -> list[str]:
-    """The lines of a body.
+    """Return the lines of a body.
 
     Raises:
-        MalformedDocumentError: it is not UTF-8, or has more lines than any answer of ours.
+        MalformedDocumentError: it is not UTF-8, or has more lines than any response of this package.
     """
     found = decode(body).split("\n")
     if len(found) > MAX_LINES:
@@ -83,17 +82,17 @@ def _check_size(document: Document, where: str) -> None:
 
 
 class _Text(Rendering):
-    """What the text renderings share: everything but where the fields stand."""
+    """Base of the text renderings, which differ in where the fields are."""
 
     def _fields(self, message: Message) -> Iterable[tuple[str, str, str]]:
-        """Name, value and place of every field."""
+        """Yield name, value and place of every field."""
         raise NotImplementedError
 
     def _write(self, fields: list[tuple[str, str]]) -> Payload:
         raise NotImplementedError
 
     def read(self, message: Message) -> Document:
-        """Everything that the fields say, before it is known what they are about."""
+        """Parse all fields, independently of the request's method."""
         document = Document()
         for name, value, where in self._fields(message):
             if name == CATEGORY:
@@ -225,14 +224,14 @@ class TextPlain(_Text):
 
 
 class TextOcciPlain(TextPlain):
-    """`text/occi+plain`: the name that GFD.229 gave what everybody calls text/plain."""
+    """`text/plain` under GFD.229's own name for it."""
 
     mime_type = "text/occi+plain"
     content_type = "text/occi+plain; charset=utf-8"
 
 
 class TextOcci(_Text):
-    """`text/occi`: the fields stand in the header of the message, the body says `OK`."""
+    """`text/occi`: the fields are in the header, and the body is `OK`."""
 
     mime_type = "text/occi"
     content_type = "text/occi"
@@ -255,8 +254,8 @@ class TextOcci(_Text):
 class TextOcciHurtle(TextOcci):
     """`text/occi` for clients that split the field at every comma and equals sign, quoted or not (dialect `pyssf`).
 
-    Strings that hold either are percent-encoded, and so is `%`, so that decoding gives the string back. Such clients hand on
-    what they were shown: what is in just this form is decoded when it comes back. Any other `%` stands for itself.
+    Strings that contain either are percent-encoded, including `%`, so that decoding restores them. Such clients send back what
+    they received: values in exactly this form are decoded when read. Any other `%` is literal.
     """
 
     def read(self, message: Message) -> Document:
@@ -270,7 +269,7 @@ class TextOcciHurtle(TextOcci):
         return grammar.value_text(value)
 
 
-#: What such clients split at, and what would be taken for it once it is encoded.
+#: The separators of such clients, and the sequences that encoding them yields.
 _SPLIT: Final = (",", "=", "%2C", "%3D", "%25")
 
 

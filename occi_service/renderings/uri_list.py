@@ -1,4 +1,4 @@
-"""`text/uri-list` (RFC 2483): locations, one a line. It holds collections and category locations, and no single entity."""
+"""`text/uri-list` (RFC 2483): one location per line. It supports collections and category locations, but no single entity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .text import lines
 
 
 class UriList(Rendering):
-    """One URI a line, lines end in CRLF, lines that begin with `#` are comments."""
+    """One URI per line; lines end in CRLF, and lines that begin with `#` are comments."""
 
     mime_type = "text/uri-list"
     content_type = "text/uri-list; charset=utf-8"

@@ -1,10 +1,10 @@
 """The application: a WSGI callable that serves OCCI 1.2 for any pyssf backend.
 
-A project that used `occi.wsgi.Application` moves over by changing that import: `register_backend`, a registry and
-renderings of its own, and a subclass that passes extras through `_call_occi` work as they did.
+To move a project from `occi.wsgi.Application`, change that import: `register_backend`, its own registry and renderings, and a
+subclass that passes extras through `_call_occi` work unchanged.
 
-Falcon routes, by its own tables for whatever else is mounted (health, metrics), and by the shape of the path for OCCI:
-the query interface, collections (a slash at the end), entities.
+Falcon routes other mounted resources (health, metrics) by its own tables, and OCCI by the form of the path: the query interface,
+collections (trailing slash), entities.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _default_renderings(dialect: Dialect) -> dict[str, Rendering]:
 
 
 class _Router(falcon.routing.CompiledRouter):
-    """Falcon's router, and behind it OCCI's three kinds of path."""
+    """Falcon's router, which falls back to OCCI's three kinds of path."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Router(falcon.routing.CompiledRouter):
         self._has_routes = False
 
     def _route(self, endpoint: Endpoint) -> tuple[Any, dict[str, Any], dict[str, Any], str | None]:
-        # Not Falcon's own refusals: their Allow is the class's, ours the path's.
+        # Not Falcon's own responder: its Allow is per class, OCCI's per path.
         methods = dict.fromkeys(falcon.COMBINED_METHODS, endpoint.refuse)
         return endpoint, methods | dict(self.map_http_methods(endpoint)), {}, None
 
@@ -95,17 +95,17 @@ class Application:
     """An OCCI service as a WSGI callable.
 
     Args:
-        registry: where categories and entities are kept; in memory without one. pyssf's registries serve too.
-        renderings: media type to rendering, instead of the default ones; pyssf's renderings serve too.
-        dialect: `1.2`, or `pyssf` for clients of Hurtle's time.
-        limits: sizes beyond which requests and answers are refused.
-        base_url: scheme and host that clients use, such as `https://occi.example.org`; taken from each request without.
+        registry: store of categories and entities, pyssf's too; in memory by default.
+        renderings: media type to rendering, pyssf's too; replaces the default ones.
+        dialect: `1.2`, or `pyssf` for clients from Hurtle's time.
+        limits: sizes beyond which requests and responses are refused.
+        base_url: scheme and host that clients use, such as `https://occi.example.org`; by default from each request.
         product: name and version for the `Server` header.
-        new_id: makes the last part of new paths.
+        new_id: generates the last part of new paths.
 
     Attributes:
         registry: as given.
-        falcon: Falcon's application, for routes beside OCCI's (`application.falcon.add_route("/healthz", …)`).
+        falcon: Falcon's application, for routes outside OCCI (`application.falcon.add_route("/healthz", …)`).
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Application:
         self.falcon: falcon.App[falcon.Request, falcon.Response] = falcon.App(router=_Router(self._service))
         self.falcon.req_options.keep_blank_qs_values = True
         self.falcon.resp_options.default_media_type = "text/plain"
-        self.falcon.add_error_handler(Exception, self._on_slip)
+        self.falcon.add_error_handler(Exception, self._on_exception)
         self.falcon.add_error_handler(falcon.HTTPError, self._on_error)
         self.falcon.add_error_handler(HttpError, self._on_error)
 
@@ -155,7 +155,7 @@ class Application:
         self.registry.set_backend(category, backend, None)
 
     def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
-        """WSGI. A subclass that has something for its backends overrides this and calls `_call_occi`."""
+        """WSGI. A subclass that passes extras to its backends overrides this and calls `_call_occi`."""
         return self._call_occi(environ, response)
 
     def _call_occi(self, environ: dict[str, Any], response: StartResponse, **extras: Any) -> Iterable[bytes]:
@@ -174,7 +174,7 @@ class Application:
     def _on_error(
         self, req: falcon.Request, resp: falcon.Response, error: HttpError | falcon.HTTPError, _params: Any
     ) -> None:
-        """One place renders every error, in the rendering that was asked for."""
+        """Render every error, in the rendering that the client accepts."""
         shown = error if isinstance(error, HttpError) else _http_error(error)
         resp.status = f"{shown.status} {shown.title}"
         resp.set_headers(shown.headers)
@@ -188,27 +188,26 @@ class Application:
         try:
             return writer_of(req, self._service)
         except HttpError:
-            # What cannot be negotiated.
+            # The Accept field itself is the error.
             return self._service.renderings.get("text/plain") or TextPlain()
 
-    def _on_slip(self, req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
-        self._on_error(req, resp, self._answer_to(error, req.method, req.path), params)
+    def _on_exception(self, req: falcon.Request, resp: falcon.Response, error: Exception, params: Any) -> None:
+        self._on_error(req, resp, self._http_error_of(error, req.method, req.path), params)
 
-    def _answer_to(self, error: Exception, method: str, path: str) -> HttpError:
-        """What the client is told of an exception that is no error of HTTP; it is logged here."""
+    def _http_error_of(self, error: Exception, method: str, path: str) -> HttpError:
+        """Convert any exception to the error that the client gets, and log it."""
         refusal = error if isinstance(error, HttpError) else self.refusal_of(error)
         if refusal is None:
-            log.error("unforeseen: %s %s", method, path, exc_info=error)
-            text = "something went wrong here and was logged; it is not the request's fault"
-            return of_status(500, text)
+            log.error("unexpected error: %s %s", method, path, exc_info=error)
+            return of_status(500, "an internal error occurred and was logged; the request did not cause it")
         if refusal.status >= 500:
             log.warning("answered with %d: %s", refusal.status, type(error).__name__, extra={"status": refusal.status})
         return refusal
 
     def refusal_of(self, _error: Exception) -> HttpError | None:
-        """What a client is told of an exception that a library raised and that is no slip; None where it is one.
+        """Return the HTTP error for an expected exception of a library, or None if the exception is a bug.
 
-        A service overrides this for what it stands on, such as a database.
+        A service overrides this for its dependencies, such as a database.
         """
         return None
 
@@ -218,14 +217,14 @@ class Application:
         start_response: StartResponse,
         error: HttpError,
     ) -> Iterable[bytes]:
-        """Answer a refusal of a layer outside, in the rendering that was asked for (an `identity.ErrorRenderer`)."""
+        """Respond with an error of a middleware, in the rendering that the client accepts (an `identity.ErrorRenderer`)."""
         return self._render(environ, start_response, error)
 
     def render_exception(
         self, environ: dict[str, Any], start_response: StartResponse, error: Exception
     ) -> Iterable[bytes]:
-        """Answer what a layer outside has raised, as if it had been raised within."""
-        answer = self._answer_to(error, environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
+        """Respond to an exception that a middleware raised, as if the application had raised it."""
+        answer = self._http_error_of(error, environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", ""))
         return self._render(environ, start_response, answer)
 
     def _render(self, environ: dict[str, Any], start_response: StartResponse, error: HttpError) -> Iterable[bytes]:
@@ -233,47 +232,47 @@ class Application:
         self._on_error(req, resp, error, None)
         body = resp.data or b""
         fields = [(name, value) for name, value in resp.headers.items() if name not in ("content-length", "server")]
-        # A refusal may depend on the token, which no cache sees.
+        # The error may depend on the token, which caches do not see.
         fields += [("Content-Length", str(len(body))), ("Cache-Control", "no-store"), ("Server", self.server)]
         start_response(str(resp.status), fields)
         return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 class ErrorBoundary:
-    """WSGI middleware in front of an application's doors: what any of them raises is answered by the application.
+    """WSGI middleware, outside of all others: the application renders the exceptions that they raise.
 
-    A server would write a page of its own, in no rendering and without saying whether to try again.
+    The server's own error page would have no rendering and no advice on retrying.
 
     Args:
-        doors: what may raise.
-        application: answers.
+        app: the wrapped middleware.
+        application: renders the errors.
     """
 
-    def __init__(self, doors: Wsgi, application: Application) -> None:
-        self._doors = doors
+    def __init__(self, app: Wsgi, application: Application) -> None:
+        self._app = app
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """WSGI. What is raised while a body is sent comes too late for another answer, and is the server's to end."""
+        """WSGI. Exceptions raised while the body is sent are too late for another response, and left to the server."""
         try:
-            return self._doors(environ, start_response)
+            return self._app(environ, start_response)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and answered
             return self._application.render_exception(environ, start_response, error)
 
 
 def _check_type_id(category: Category) -> None:
-    # Every answer that names the category splits its type identifier again.
+    # Every response that names the category splits its type identifier again.
     name = f"{category.scheme}{category.term}"
     try:
         split = split_type_id(name)
     except MalformedDocumentError as error:
         raise AttributeError(error.message) from None
     if split != (category.scheme, category.term):
-        raise AttributeError(f"the scheme of {name!r} is {category.scheme!r}, and has to end in #")
+        raise AttributeError(f"the scheme of {name!r} is {category.scheme!r}, and must end in #")
 
 
 def _http_error(error: falcon.HTTPError) -> HttpError:
-    """An error of Falcon's own."""
+    """Convert an error of Falcon."""
     status = falcon.http_status_to_code(error.status)
     headers = dict(error.headers or {})
     return of_status(status, error.description or error.title or str(error.status), "request", headers=headers)

@@ -1,12 +1,10 @@
-"""What happens to entities, backend by backend, in pyssf's order.
+"""Applies operations to entities, backend by backend, in pyssf's order.
 
-Every function here calls the backends that the entity's kind and mixins have and then saves what they changed:
-identifier, attributes, actions, mixins, links. They run inside the registry's unit of work, so that a backend that
-refuses leaves nothing behind.
+Every function calls the backends of the entity's kind and mixins and then saves what they changed: identifier, attributes,
+actions, mixins, links. They run inside the registry's unit of work, which is rolled back if a backend refuses.
 
-pyssf's backends say no by raising: `occi.exceptions.HTTPError` with a status, `AttributeError` for what the client did
-wrong, `KeyError` for what is not there. Ours may let a refusal of `identity` pass as it is. `refusals` turns all of these
-into errors that the client sees.
+pyssf's backends refuse by raising `occi.exceptions.HTTPError` with a status, `AttributeError` for an error of the client, or
+`KeyError` for something missing. Archelon's backends raise `HttpError`. `refusals` converts all of these for the client.
 """
 
 from __future__ import annotations
@@ -32,18 +30,18 @@ NewId = Callable[[], uuid.UUID]
 
 
 class DeferredDeletion(KindBackend):
-    """Base of backends whose entities take time to go.
+    """Base of backends whose entities take time to delete.
 
-    `delete` notes the wish, and the entity stays, changed, with its links; the service deletes it when it is gone.
+    `delete` records the request, and the entity stays, changed, with its links; the service deletes it once it is gone.
     """
 
 
 class ReadOnlyActions(ActionBackend):
-    """Base of backends whose actions keep nothing and change nothing: they are invoked without a transaction."""
+    """Base of backends whose actions store nothing and change nothing: they run without a transaction."""
 
 
-class CallFirst(Exception):  # noqa: N818 - it is no error
-    """A backend has to call somebody, or to compute something, before it can go on; see `call_first`."""
+class CallFirst(Exception):  # noqa: N818 - control flow, not an error
+    """Raised by a backend that needs the result of a remote call or a slow computation; see `call_first`."""
 
     def __init__(self, key: str, call: Callable[[], Any], of: object = None) -> None:
         super().__init__(f"call first, for {key}")
@@ -52,7 +50,7 @@ class CallFirst(Exception):  # noqa: N818 - it is no error
         self._of = of
 
     def make(self, extras: dict[str, Any]) -> None:
-        """Make the call, and keep what it returns for the request's next turn."""
+        """Make the call, and keep its result for the next attempt of the request."""
         extras.setdefault(_CALLED, {})[self._key] = (self._of, self._call())
 
 
@@ -60,16 +58,16 @@ _CALLED = "called"
 
 
 def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any], *, of: object = None) -> Any:
-    """What a call to another service returns, or what takes long to compute; never made inside a transaction, which others would
-    wait for, and once a request.
+    """Return the result of a call to another service or of a slow computation, made once per request and outside of transactions,
+    which others would wait for.
 
-    The first time this raises: what the request did until then is undone, the call is made, and the request is served anew, with
-    the call's result at hand. So what is checked before is checked twice, the second time with what may have changed meanwhile.
+    The first time this raises: the request is rolled back, the call is made, and the request is processed again with the result.
+    So the checks before it run twice, the second time against the state after the call.
 
     Args:
-        key: names the call within the request.
+        key: identifies the call within the request.
         call: may raise HttpError, which ends the request.
-        of: what the result is of, compared by `==`: where it has changed since, the call is made again.
+        of: the input of the call, compared by `==`: if it has changed, the call is made again.
     """
     made = extras.get(_CALLED, {})
     if key not in made or made[key][0] != of:
@@ -77,8 +75,8 @@ def call_first(extras: dict[str, Any], key: str, call: Callable[[], Any], *, of:
     return made[key][1]
 
 
-class refusals:  # noqa: N801 - used as a function is
-    """Turn what a backend or registry raises into what the client sees, within a `with` statement.
+class refusals:  # noqa: N801 - used like a function
+    """Context manager that converts exceptions of a backend or registry to errors for the client.
 
     A class, not a generator: every GET passes through, and the generator was 5 % of its samples under py-spy.
     """
@@ -96,21 +94,21 @@ class refusals:  # noqa: N801 - used as a function is
         if isinstance(error, occi.exceptions.HTTPError):
             raise errors.of_status(error.code, error.message) from error
         if isinstance(error, AttributeError):
-            # pyssf's way to say 400. A slip in a backend looks the same, so the place is logged.
+            # pyssf's way to refuse with 400. A bug in a backend looks the same, so the traceback is logged.
             log.warning("a backend refused with AttributeError", exc_info=error)
             raise errors.BadRequestError(str(error)) from error
         if isinstance(error, KeyError):
             log.warning("a backend refused with KeyError", exc_info=error)
-            raise errors.NotFoundError(f"there is no {error.args[0] if error.args else 'such thing'}") from error
+            raise errors.NotFoundError(f"there is no {error.args[0] if error.args else 'such entity'}") from error
 
 
 def new_identifier(kind: Kind, new_id: NewId) -> str:
-    """A path below the kind's location."""
+    """Return a new path below the kind's location."""
     return f"{kind.location}{new_id()}"
 
 
 class _Watch:
-    """What an entity was before the backends saw it, so that it is saved only if they changed it."""
+    """The state of an entity before the backends are called; it is saved only if they change it."""
 
     def __init__(self, entity: Entity) -> None:
         self._entity = entity
@@ -125,17 +123,17 @@ class _Watch:
 def _state(entity: Entity) -> tuple[EntityRecord, tuple[str, ...], str]:
     links = tuple([link.identifier for link in entity.links]) if isinstance(entity, Resource) else ()
     record = dehydrate(entity, None)
-    # To Python, 1, 1.0 and True are equal, at any depth; to a client they are three values.
+    # In Python, 1, 1.0 and True are equal, at any depth; for a client they are three values.
     return record, links, repr(record.attributes)
 
 
 def state_of(entity: Entity) -> object:
-    """All that an entity is now, with its links, to be compared with what it is later."""
+    """Return the whole state of an entity and its links, for comparison with a later one."""
     return _state(entity), [_state(link) for link in getattr(entity, "links", ())]
 
 
 def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id: NewId) -> None:
-    """Create an entity at a path: a resource's links first, each with its backends, then the entity with its own."""
+    """Create an entity at a path: first a resource's links, each with its backends, then the entity with its own."""
     entity.identifier = key
     if isinstance(entity, Resource):
         for link in entity.links:
@@ -143,7 +141,7 @@ def create(key: str, entity: Entity, registry: Registry, extras: Any, *, new_id:
                 link.identifier = new_identifier(link.kind, new_id)
             elif link.identifier == key or _is_taken(link.identifier, registry, extras):
                 raise errors.BadRequestError(
-                    f"{errors.shown(link.identifier)} cannot be the new link's path: it is taken", "links"
+                    f"{errors.shown(link.identifier)} cannot be the new link's path: it is in use", "links"
                 )
             for backend in backends_of(link, registry, extras):
                 backend.create(link, extras)
@@ -165,7 +163,7 @@ def _is_taken(identifier: str, registry: Registry, extras: Any) -> bool:
 
 
 def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
-    """Let the backends refresh an entity and its links before it is shown. Nothing is saved."""
+    """Let the backends refresh an entity and its links before it is shown; nothing is saved."""
     if isinstance(entity, Resource):
         for link in entity.links:
             for backend in backends_of(link, registry, extras):
@@ -175,9 +173,9 @@ def retrieve(entity: Entity, registry: Registry, extras: Any) -> None:
 
 
 def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
-    """A partial update: `new` holds what was sent. Mixins that it names and `old` lacks are attached.
+    """Apply a partial update: `new` holds what was sent. Mixins that it names and `old` lacks are attached.
 
-    Title and summary are taken over here: they are members, not attributes, and no pyssf backend copies them.
+    Title and summary are copied here: they are members, not attributes, and no pyssf backend copies them.
     """
     _check_same(old, new)
     watch = _Watch(old)
@@ -195,7 +193,7 @@ def update(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
 
 
 def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
-    """A whole update: backends of both replace, those new to the entity create, those it loses delete. Links stay."""
+    """Apply a full update: common backends replace, added ones create, removed ones delete. Links are kept."""
     _check_same(old, new)
     watch = _Watch(old)
     old.title = new.title
@@ -214,15 +212,15 @@ def replace(old: Entity, new: Entity, registry: Registry, extras: Any) -> None:
 
 
 def _check_same(old: Entity, new: Entity) -> None:
-    """pyssf's own rules for updates: the kind stays, and links are entities of their own."""
+    """Check pyssf's rules for updates: the kind cannot change, and links are separate entities."""
     if new.kind != old.kind:
-        raise errors.BadRequestError(f"the entity is a {old.kind} and stays one; {new.kind} was sent", "kind")
+        raise errors.BadRequestError(f"the entity's kind is {old.kind} and cannot change to {new.kind}", "kind")
     if isinstance(new, Resource) and new.links:
-        raise errors.BadRequestError("an update makes no links; POST the link to its kind's location", "links")
+        raise errors.BadRequestError("an update creates no links; POST the link to its kind's location", "links")
 
 
 def delete(entity: Entity, registry: Registry, extras: Any) -> None:
-    """Delete an entity; a resource's links go first. An entity of a `DeferredDeletion` backend stays for now."""
+    """Delete an entity, its links first. An entity of a `DeferredDeletion` backend is kept for now."""
     kind_backend = registry.get_backend(entity.kind, extras)
     if isinstance(kind_backend, DeferredDeletion):
         watch = _Watch(entity)
@@ -243,9 +241,9 @@ def delete(entity: Entity, registry: Registry, extras: Any) -> None:
 
 
 def act(entity: Entity, action: Action, attributes: dict[str, Any], registry: Registry, extras: Any) -> None:
-    """Invoke an action on an entity; whether it applies now is the backend's to say.
+    """Invoke an action on an entity; the backend checks whether it is applicable.
 
-    An action that has an answer returns it as a mapping of attributes: these are shown on the entity, and not saved.
+    An action with a response returns a mapping of attributes: they are shown on the entity, and not saved.
     """
     watch = _Watch(entity)
     backend = registry.get_backend(action, extras)

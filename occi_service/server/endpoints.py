@@ -1,9 +1,8 @@
-"""The three kinds of path that OCCI has (GFD.223): an entity, a collection, the query interface. One Falcon resource each.
+"""OCCI's three kinds of path (GFD.223), as one Falcon resource each: an entity, a collection, the query interface.
 
-Each method reads the request, calls `workflow` inside the registry's unit of work, and shows the outcome. In a unit of work
-others wait for their turn to write: the request is parsed before it, and the answer rendered after it. The cells of
-the protocol's method table are the methods here; what a collection cannot do is refused with 405 and the methods that
-it can.
+Each method parses the request, calls `backends` inside the registry's unit of work, and renders the outcome after it, since other
+writers wait for a unit of work. The methods here are the cells of the protocol's method table; any other is refused with 405 and
+the permitted methods.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from archelon_core.errors import (
 
 from ..model import CORE_KINDS, type_id
 from ..registry.base import Page, Selection
-from . import backends as workflow
-from . import parsing
+from . import backends, parsing
 from .request import Answer, Exchange, Service, names_any
 
 _ENTITY_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
@@ -39,7 +37,7 @@ _KIND_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
 _MIXIN_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 _PATH_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
 _CHANGING: Final = frozenset(("DELETE", "POST", "PUT"))
-#: The last page that can be asked for: offsets stay within what a database counts in.
+#: The last page that can be requested: offsets stay within a database's integers.
 _MAX_PAGE_NUMBER: Final = 10**9
 
 
@@ -49,7 +47,7 @@ def _allow(response: falcon.Response, methods: tuple[str, ...]) -> None:
 
 
 class Endpoint:
-    """Base of the three."""
+    """Base of the three endpoints."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -62,20 +60,20 @@ class Endpoint:
         return exchange
 
     def refuse(self, req: falcon.Request, _resp: falcon.Response, **_params: Any) -> None:
-        """Answer a method that the path does not have."""
+        """Refuse a method that the path does not have."""
         allowed = self.methods(req)
         raise MethodNotAllowedError(
-            f"{shown(req.method)} is no method of {shown(req.path)}; there are {', '.join(allowed)}",
+            f"{shown(req.method)} is no method of {shown(req.path)}; expected one of {', '.join(allowed)}",
             "method",
             allowed=allowed,
         )
 
     def methods(self, req: falcon.Request) -> tuple[str, ...]:
-        """The methods of a path."""
+        """Return the methods of a path."""
         raise NotImplementedError
 
     def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Tell the methods."""
+        """Return the permitted methods."""
         Exchange(req, resp, self._service)
         _allow(resp, self.methods(req))
 
@@ -88,67 +86,67 @@ def _find(exchange: Exchange, path: str) -> Entity:
 
 
 def _check_match(exchange: Exchange, path: str) -> None:
-    """Refuse a write if the entity is not what the client saw (If-Match, RFC 9110, 13.1.1)."""
+    """Refuse a write if the entity has changed since the client read it (If-Match, RFC 9110, 13.1.1)."""
     field = exchange.request.env.get("HTTP_IF_MATCH")
     if field is None:
         return
     try:
-        # A second look: what `retrieve` refreshes for the comparison is not what is written.
+        # Read it again: the refresh by `retrieve`, for the comparison, must not be written.
         seen = exchange.registry.get_resource(path, exchange.extras)
     except KeyError:
         raise PreconditionFailedError("there is no such entity to match", "header If-Match") from None
     if field.strip() == "*":
         return
-    with workflow.refusals():
-        workflow.retrieve(seen, exchange.registry, exchange.extras)
-    tags = workflow.call_first(
-        exchange.extras, f"tags of {path}", lambda: exchange.etags_of(seen), of=workflow.state_of(seen)
+    with backends.refusals():
+        backends.retrieve(seen, exchange.registry, exchange.extras)
+    tags = backends.call_first(
+        exchange.extras, f"tags of {path}", lambda: exchange.etags_of(seen), of=backends.state_of(seen)
     )
     if not names_any(field, tags):
         raise PreconditionFailedError(
-            "the entity has changed since; GET it, look, and send the change with the new ETag", "header If-Match"
+            "the entity has changed in the meantime; GET it and send the change with the new ETag", "header If-Match"
         )
 
 
 def _check_none_match(exchange: Exchange) -> None:
     field = exchange.request.env.get("HTTP_IF_NONE_MATCH")
     if field is not None and field.strip() == "*":
-        raise PreconditionFailedError("there is an entity already", "header If-None-Match")
+        raise PreconditionFailedError("the entity exists already", "header If-None-Match")
 
 
 def _create(exchange: Exchange, path: str, entity: Entity) -> None:
-    workflow.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
+    backends.create(path, entity, exchange.registry, exchange.extras, new_id=exchange.service.new_id)
 
 
 def _in_a_unit_of_work(
     exchange: Exchange, serve: Callable[[], Answer], *, ahead: Callable[[], object] | None = None
 ) -> None:
-    """Serve a write in one transaction; anew after each call that a backend has to make first (`workflow.call_first`).
+    """Process a write in one transaction; repeat it after each call that a backend has to make first (`backends.call_first`).
 
     Args:
-        serve: gives what answers once the write is there to stay.
-        ahead: reads and checks the request as `serve` will, where that turns out to take long.
+        serve: does the work and returns the function that responds after the commit.
+        ahead: parses and checks the request as `serve` will, if that turns out to be slow.
     """
-    exchange.ahead = lambda: _tried(ahead) if ahead is not None else None
+    exchange.ahead = lambda: _attempt(ahead) if ahead is not None else None
     while True:
         try:
-            with exchange.registry.unit_of_work(exchange.extras), workflow.refusals():
+            with exchange.registry.unit_of_work(exchange.extras), backends.refusals():
                 answer = serve()
-        except workflow.CallFirst as first:
+        except backends.CallFirst as first:
             first.make(exchange.extras)
         else:
             answer()
             return
 
 
-def _tried(ahead: Callable[[], object]) -> None:
-    # What is wrong with the request is raised in its place.
+def _attempt(ahead: Callable[[], object]) -> None:
+    # Errors of the request are raised by `serve`.
     with contextlib.suppress(HttpError):
         ahead()
 
 
 def _action_term(request: falcon.Request) -> str | None:
-    """The term of `?action=term`; None where there is none."""
+    """Return the term of `?action=term`, or None."""
     if not request.query_string:
         return None
     given = request.get_param_as_list("action")
@@ -160,23 +158,23 @@ def _action_term(request: falcon.Request) -> str | None:
 
 
 class EntityEndpoint(Endpoint):
-    """A resource or a link, at its own path."""
+    """A resource or a link at its path."""
 
     def methods(self, req: falcon.Request) -> tuple[str, ...]:
         return _ENTITY_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Show it, refreshed by its backends."""
+        """Return it, refreshed by its backends."""
         exchange = self._exchange(req, resp)
         entity = _find(exchange, req.path)
-        with workflow.refusals():
-            workflow.retrieve(entity, exchange.registry, exchange.extras)
+        with backends.refusals():
+            backends.retrieve(entity, exchange.registry, exchange.extras)
         exchange.show_entity(entity)
 
     on_head = on_get
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Update it in part or, with `?action=`, invoke an action on it."""
+        """Update it partially or, with `?action=`, invoke an action on it."""
         exchange = self._exchange(req, resp)
         exchange.expect_entity()
         term = _action_term(req)
@@ -189,7 +187,7 @@ class EntityEndpoint(Endpoint):
             old = _find(exchange, req.path)
             _check_match(exchange, req.path)
             new = parsing.read_update(old, exchange)
-            workflow.update(old, new, exchange.registry, exchange.extras)
+            backends.update(old, new, exchange.registry, exchange.extras)
             return exchange.answer_entity(old)
 
         _in_a_unit_of_work(exchange, serve, ahead=lambda: parsing.read_update(_find(exchange, req.path), exchange))
@@ -203,24 +201,24 @@ class EntityEndpoint(Endpoint):
             _check_match(exchange, path)
             action, attributes = parsing.read_action(exchange, term)
             parsing.check_offers(old, action)
-            workflow.act(old, action, attributes, exchange.registry, exchange.extras)
+            backends.act(old, action, attributes, exchange.registry, exchange.extras)
             return exchange.answer_entity(old)
 
         if not self._only_reads(exchange, term):
             _in_a_unit_of_work(exchange, serve, ahead=lambda: parsing.read_action(exchange, term))
             return
-        with workflow.refusals():
+        with backends.refusals():
             answer = serve()
         answer()
 
     def _only_reads(self, exchange: Exchange, term: str) -> bool:
         with contextlib.suppress(HttpError):
             action, _ = parsing.read_action(exchange, term)
-            return isinstance(exchange.registry.get_backend(action, exchange.extras), workflow.ReadOnlyActions)
+            return isinstance(exchange.registry.get_backend(action, exchange.extras), backends.ReadOnlyActions)
         return False
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Replace it whole, or create one at this path."""
+        """Replace it, or create one at this path."""
         exchange = self._exchange(req, resp)
         parsing.read_ahead(exchange, "read_entity")
 
@@ -234,7 +232,7 @@ class EntityEndpoint(Endpoint):
             _check_match(exchange, req.path)
             _check_none_match(exchange)
             new = parsing.read_replacement(old, exchange)
-            workflow.replace(old, new, exchange.registry, exchange.extras)
+            backends.replace(old, new, exchange.registry, exchange.extras)
             return exchange.answer_entity(old)
 
         def ahead() -> None:
@@ -249,31 +247,31 @@ class EntityEndpoint(Endpoint):
         exchange.checked_path(path)
         entity = parsing.read_created(exchange, at=None, several=False)[0]
         if entity.identifier and entity.identifier != path:
-            raise BadRequestError(f"the id says {shown(entity.identifier)}, the path {shown(path)}", "id")
+            raise BadRequestError(f"the id is {shown(entity.identifier)}, but the path is {shown(path)}", "id")
         _create(exchange, path, entity)
         return exchange.answer_created(entity)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Delete it, and the links that start at it."""
+        """Delete it and the links that start at it."""
         exchange = self._exchange(req, resp)
 
         def serve() -> Answer:
             entity = _find(exchange, req.path)
             _check_match(exchange, req.path)
-            workflow.delete(entity, exchange.registry, exchange.extras)
+            backends.delete(entity, exchange.registry, exchange.extras)
             return exchange.show_done
 
         _in_a_unit_of_work(exchange, serve)
 
 
 class CollectionEndpoint(Endpoint):
-    """A path that ends in `/`: a kind's entities, a mixin's, or all that lies below."""
+    """A path that ends in `/`: the entities of a kind or a mixin, or all below the path."""
 
     def methods(self, req: falcon.Request) -> tuple[str, ...]:
         return _methods(self._service.registry.get_category(req.path, req.env.get("archelon.extras")))
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Show the entities, filtered and by pages."""
+        """Return the entities, filtered and in pages."""
         exchange = self._exchange(req, resp)
         category = exchange.registry.get_category(req.path, exchange.extras)
         limits = exchange.service.limits
@@ -287,19 +285,19 @@ class CollectionEndpoint(Endpoint):
                 "query",
             )
         if exchange.writer.shows_entities:
-            with workflow.refusals():
+            with backends.refusals():
                 for entity in found.entities:
-                    workflow.retrieve(entity, exchange.registry, exchange.extras)
+                    backends.retrieve(entity, exchange.registry, exchange.extras)
         exchange.show_entities(found.entities)
 
     on_head = on_get
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Create entities, attach a mixin to those named, or, with `?action=`, invoke an action on every member."""
+        """Create entities, attach a mixin to those named or, with `?action=`, invoke an action on every member."""
         exchange = self._exchange(req, resp)
         category = exchange.registry.get_category(req.path, exchange.extras)
         term = _action_term(req)
-        # A request that is served anew makes the entities that it was going to make.
+        # A request that is processed again creates entities at the same paths.
         paths: list[str] = []
         kind = category if isinstance(category, Kind) else None
         creates = "read_collection" if isinstance(category, Mixin) else "read_created"
@@ -311,7 +309,7 @@ class CollectionEndpoint(Endpoint):
                     raise _not_allowed(req.path, None)
                 return self._act(exchange, term, category)
             if isinstance(category, Mixin):
-                workflow.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
+                backends.attach(self._members(exchange, category), category, exchange.registry, exchange.extras)
                 return exchange.show_done
             return self._create(exchange, kind, paths)
 
@@ -332,7 +330,7 @@ class CollectionEndpoint(Endpoint):
                     "id",
                 )
             if place == len(paths):
-                paths.append(workflow.new_identifier(entity.kind, exchange.service.new_id))
+                paths.append(backends.new_identifier(entity.kind, exchange.service.new_id))
             _create(exchange, paths[place], entity)
         if len(entities) == 1:
             return exchange.answer_created(entities[0])
@@ -344,11 +342,11 @@ class CollectionEndpoint(Endpoint):
         for entity in members:
             parsing.check_offers(entity, action)
         for entity in members:
-            workflow.act(entity, action, dict(attributes), exchange.registry, exchange.extras)
+            backends.act(entity, action, dict(attributes), exchange.registry, exchange.extras)
         return exchange.show_done
 
     def on_put(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Make exactly the entities named the members of a mixin."""
+        """Set the members of a mixin to exactly the entities named."""
         exchange = self._exchange(req, resp)
         category = exchange.registry.get_category(req.path, exchange.extras)
         if not isinstance(category, Mixin):
@@ -358,9 +356,9 @@ class CollectionEndpoint(Endpoint):
         def serve() -> Answer:
             wanted = self._members(exchange, category)
             names = {entity.identifier for entity in wanted}
-            workflow.attach(wanted, category, exchange.registry, exchange.extras)
+            backends.attach(wanted, category, exchange.registry, exchange.extras)
             surplus = [each for each in self._all(exchange, category) if each.identifier not in names]
-            workflow.detach(surplus, category, exchange.registry, exchange.extras)
+            backends.detach(surplus, category, exchange.registry, exchange.extras)
             return exchange.show_done
 
         _in_a_unit_of_work(exchange, serve)
@@ -378,14 +376,14 @@ class CollectionEndpoint(Endpoint):
         def serve() -> Answer:
             if isinstance(category, Mixin):
                 members = self._members(exchange, category) if named else self._all(exchange, category)
-                workflow.detach(members, category, exchange.registry, exchange.extras)
+                backends.detach(members, category, exchange.registry, exchange.extras)
             elif named:
                 raise BadRequestError(
-                    "entities of a kind are deleted one by one at their own paths, or all without a body", "body"
+                    "delete entities of a kind one by one at their own paths, or all of them without a body", "body"
                 )
             else:
                 for entity in self._all(exchange, category):
-                    workflow.delete(entity, exchange.registry, exchange.extras)
+                    backends.delete(entity, exchange.registry, exchange.extras)
             return exchange.show_done
 
         _in_a_unit_of_work(exchange, serve)
@@ -420,9 +418,7 @@ def _whole_number(request: falcon.Request, name: str, default: int) -> int:
         return default
     text = given[0] if len(given) == 1 else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= _MAX_PAGE_NUMBER):
-        raise BadRequestError(
-            f"{name} is {shown(','.join(given))}, and has to be a whole number from 1", f"query {name}"
-        )
+        raise BadRequestError(f"{name} is {shown(','.join(given))}, and must be a whole number from 1", f"query {name}")
     return int(text)
 
 
@@ -436,22 +432,24 @@ def _not_allowed(path: str, category: object) -> MethodNotAllowedError:
     what = f"a {category!r}'s collection" if category is not None else "no collection of a kind or mixin"
     allowed = _methods(category)
     return MethodNotAllowedError(
-        f"{shown(path)} is {what}, which has no such method; there are {', '.join(allowed)}", "method", allowed=allowed
+        f"{shown(path)} is {what}, which has no such method; expected one of {', '.join(allowed)}",
+        "method",
+        allowed=allowed,
     )
 
 
 class QueryEndpoint(Endpoint):
-    """The query interface at `/-/`: what categories there are, and a tenant's own mixins."""
+    """The query interface at `/-/`: the categories, and a tenant's own mixins."""
 
     def methods(self, req: falcon.Request) -> tuple[str, ...]:
         return _KIND_METHODS
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Show the categories; with a filter those named and those related to them."""
+        """Return the categories; with a filter, those named and those related to them."""
         exchange = self._exchange(req, resp)
         categories = exchange.registry.get_categories(exchange.extras)
         if self._service.dialect != "pyssf" or exchange.writer.mime_type == "text/html":
-            # Old clients know the core kinds without being told; a page links to them.
+            # pyssf's clients have the core kinds built in; the HTML page links to them.
             categories = [*(each for each in CORE_KINDS if each not in categories), *categories]
         if "HTTP_CATEGORY" in req.env:
             selection = parsing.read_filters(exchange, Selection())
@@ -462,7 +460,7 @@ class QueryEndpoint(Endpoint):
     on_head = on_get
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Add mixins of the tenant's own."""
+        """Add mixins of the tenant."""
         exchange = self._exchange(req, resp)
         registry = exchange.registry
         parsing.read_ahead(exchange, "read_categories")
@@ -476,12 +474,12 @@ class QueryEndpoint(Endpoint):
             for mixin in mixins:
                 name = type_id(mixin)
                 if name in names or registry.find_category(name, exchange.extras) is not None:
-                    raise ConflictError(f"there is a category {name} already", "Category")
+                    raise ConflictError(f"the category {name} exists already", "Category")
                 if self._taken(mixin.location, taken, exchange):
-                    raise ConflictError(f"the location {shown(mixin.location)} is taken", "location")
+                    raise ConflictError(f"the location {shown(mixin.location)} is in use", "location")
                 names.add(name)
                 taken.append(mixin.location)
-            # Only now: registries written for pyssf cannot undo.
+            # All checks come first, since registries written for pyssf cannot undo.
             for mixin in mixins:
                 registry.set_backend(mixin, UserDefinedMixinBackend(), exchange.extras)
             return exchange.answer_categories(list(mixins))
@@ -491,13 +489,15 @@ class QueryEndpoint(Endpoint):
     def _check_count(self, adding: int, present: list[Category], exchange: Exchange) -> None:
         limit = self._service.limits.mixins
         mixins = [each for each in present if isinstance(each, Mixin)]
-        backends = [exchange.registry.get_backend(each, exchange.extras) for each in mixins]
-        own = sum(isinstance(each, UserDefinedMixinBackend) for each in backends)
+        owned = [exchange.registry.get_backend(each, exchange.extras) for each in mixins]
+        own = sum(isinstance(each, UserDefinedMixinBackend) for each in owned)
         if own + adding > limit:
-            raise ConflictError(f"there are {own} mixins of yours, and may be {limit}; remove some first", "Category")
+            raise ConflictError(
+                f"you have {own} mixins, and at most {limit} are allowed; remove some first", "Category"
+            )
 
     def _taken(self, location: str, others: list[str | None], exchange: Exchange) -> bool:
-        """Whether a location is one already, or lies above or below one, or above an entity."""
+        """Return whether a location is in use, lies above or below one in use, or above an entity."""
         if location == "/" or location.startswith(("/-/", "/.well-known/")):
             return True
         for other in others:
@@ -507,7 +507,7 @@ class QueryEndpoint(Endpoint):
         return bool(below.entities)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Remove mixins of the tenant's own, from their members too."""
+        """Remove mixins of the tenant, and detach them from their members."""
         exchange = self._exchange(req, resp)
         registry = exchange.registry
         parsing.read_ahead(exchange, "read_categories")
@@ -520,11 +520,13 @@ class QueryEndpoint(Endpoint):
             for category in categories:
                 backend = registry.get_backend(category, exchange.extras)
                 if not isinstance(category, Mixin) or not isinstance(backend, UserDefinedMixinBackend):
-                    raise ForbiddenError(f"{type_id(category)} is the provider's and stays", "Category")
+                    raise ForbiddenError(
+                        f"{type_id(category)} belongs to the provider and cannot be removed", "Category"
+                    )
                 mixins.append(category)
             for mixin in mixins:
                 members = registry.select(Selection(category=mixin), exchange.extras).entities
-                workflow.detach(members, mixin, registry, exchange.extras)
+                backends.detach(members, mixin, registry, exchange.extras)
                 registry.delete_mixin(mixin, exchange.extras)
             return exchange.show_done
 
@@ -532,7 +534,7 @@ class QueryEndpoint(Endpoint):
 
 
 def _related(category: Any, named: list[Any]) -> bool:
-    """Whether a category is an action or an ancestor of one of those named, or descends from one."""
+    """Return whether a category is an action or ancestor of one of those named, or derives from one."""
     return any(
         category in getattr(each, "related", ()) or category in getattr(each, "actions", ()) for each in named
     ) or any(each in getattr(category, "related", ()) for each in named)

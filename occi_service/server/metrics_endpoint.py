@@ -1,8 +1,8 @@
-"""`/metrics` for those who may see it: Prometheus, by a token of its own, and operators.
+"""`/metrics`, for Prometheus by a token of its own, and for operators.
 
-Figures of a whole service are no tenant's business. Prometheus can neither log in nor renew a token, so it is given one in its
-configuration (`authorization: credentials_file`) that opens this one path and nothing else, and that ends when the setting is
-changed. A worker has a side port instead, on which nothing but probes and figures is served.
+Tenants may not see the metrics of a whole service. Prometheus can neither log in nor renew a token, so its configuration contains
+a static one (`authorization: credentials_file`), valid for this path alone until the setting changes. A worker serves its probes
+and metrics on a separate port instead.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ METRICS = "/metrics"
 
 
 class MetricsMiddleware:
-    """WSGI middleware, in front of who asks for tenants' tokens.
+    """WSGI middleware in front of the authentication.
 
     Args:
-        app: what stands behind.
-        token: Prometheus'; without one nobody gets in here.
-        registry: what is shown.
+        app: the wrapped application.
+        token: Prometheus' token; empty disables this access.
+        registry: the metrics to serve.
     """
 
     def __init__(self, app: WSGIApplication, token: str, registry: prometheus_client.CollectorRegistry) -> None:
@@ -54,14 +54,16 @@ class MetricsMiddleware:
 
 
 class OperatorsMetrics(metrics.MetricsResource):
-    """The same for operators, with tokens of their own."""
+    """The same metrics for operators, who use their own tokens."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        """The figures."""
+        """Return the metrics."""
         identity: Identity | None = request.env.get(IDENTITY)
         operator = identity is not None and (
             Role.OPERATOR in identity.roles or ("admin" in identity.roles and identity.system_scope)
         )
         if not operator:
-            raise ForbiddenError("figures of the whole service are for the role operator and for Prometheus", "token")
+            raise ForbiddenError(
+                "metrics of the whole service require the role operator, or Prometheus' token", "token"
+            )
         super().on_get(request, response)

@@ -1,4 +1,4 @@
-"""Which rendering reads a request and which writes its answer (RFC 9110, 12; defaults of GFD.223)."""
+"""Content negotiation: the renderings of a request and its response (RFC 9110, 12; defaults of GFD.223)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHARSETS: Final = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
 
 @functools.lru_cache(maxsize=1024)
 def accepted(accept: str | None, offered: tuple[str, ...], default: str = DEFAULT_MEDIA_TYPE) -> str:
-    """The media type to answer in. Among equals the order of `offered` decides.
+    """Return the media type of the response. Among equals the order of `offered` decides.
 
     Raises:
         BadRequestError: the Accept field does not parse.
@@ -39,10 +39,10 @@ def accepted(accept: str | None, offered: tuple[str, ...], default: str = DEFAUL
 
 @functools.lru_cache(maxsize=1024)
 def content_type(field: str | None, readable: tuple[str, ...], *, has_body: bool) -> str:
-    """The media type that the request is written in. Without the field: the header if there is no body, else text/plain.
+    """Return the media type of the request. Default: text/occi without a body, text/plain with one.
 
     Raises:
-        UnsupportedMediaTypeError: nothing here reads it, or its charset is not UTF-8.
+        UnsupportedMediaTypeError: no rendering reads it, or its charset is not UTF-8.
     """
     if not field or not field.strip():
         return DEFAULT_MEDIA_TYPE if has_body else "text/occi"
@@ -55,5 +55,5 @@ def content_type(field: str | None, readable: tuple[str, ...], *, has_body: bool
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _CHARSETS:
-            raise UnsupportedMediaTypeError(f"{shown(field)}: the charset has to be utf-8", "header Content-Type")
+            raise UnsupportedMediaTypeError(f"{shown(field)}: the charset must be utf-8", "header Content-Type")
     return media_type

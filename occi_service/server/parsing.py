@@ -1,7 +1,7 @@
-"""From documents to entities: what a request says, checked against what the registry knows.
+"""Builds entities from documents: resolves and validates a request against the registry.
 
-Every rendering's documents go through here, so that there is one place where a kind exists or not, an attribute may be
-set or not, a link leads somewhere or not; and every refusal names the member, the value and what would be right.
+The documents of all renderings pass through here, so kinds, attributes and links are checked in one place. Each error names the
+member, the value and the expected values.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from .pyssf_renderings import ForeignRendering
 from .request import Exchange
 
 _HEADERS: Final = TextOcci()
-#: Characters of the type identifier of a tenant's mixin. Databases keep it in an index, whose rows are limited.
+#: Length in characters of the type identifier of a tenant's mixin. Databases index it, and index rows are limited.
 _MAX_TYPE_ID: Final = 512
 
 
 def read_ahead(exchange: Exchange, method: str) -> None:
-    """Read a request before its transaction, in which all other writers would wait for that.
+    """Parse a request before its transaction, which blocks all other writers.
 
-    What is wrong with it is raised when it is asked for, after what is to be refused before it, such as a path where nothing is.
+    An error in the request is raised later, when the parsed value is used, since other checks, such as 404, come first.
 
     Args:
-        method: of a rendering, which the functions below will ask for: `read_entity`, `read_action`, …; `read_created` for what
-            creates several entities, or one.
+        method: the rendering's method that will be used: `read_entity`, `read_action`, …; `read_created` if the request creates
+            one or several entities.
     """
     with contextlib.suppress(HttpError):
         rendering = exchange.reader()
@@ -60,7 +60,7 @@ def _method_of_several(rendering: Rendering) -> str:
 
 
 def _read(method: str, rendering: Rendering, exchange: Exchange) -> Any:
-    """What a request says: read once, and the same for every turn of a request that is served anew."""
+    """Return the parsed request. It is parsed once, also if the request is processed repeatedly."""
     if method not in exchange.documents:
         exchange.documents[method] = _read_or_refusal(method, rendering, exchange)
     found = exchange.documents[method]
@@ -82,20 +82,22 @@ def _read_or_refusal(method: str, rendering: Rendering, exchange: Exchange) -> A
 
 
 def _check_count(number: int, limit: int, what: str, where: str) -> None:
-    """Refuse what names so many things that a transaction which looks each of them up would keep others waiting."""
+    """Refuse a request that names too many items: the transaction looks each of them up, and others wait for it."""
     if number > limit:
-        raise TooLargeError(f"{number} {what} in one request; at most {limit} are taken, so send several", where)
+        raise TooLargeError(
+            f"{number} {what} in one request; at most {limit} are allowed, so send several requests", where
+        )
 
 
 # --- entities --------------------------------------------------------------------------------------------------------
 
 
 def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[Entity]:
-    """The entities that a request asks to create.
+    """Return the entities that a request creates.
 
     Args:
-        at: the kind at whose collection it was sent, which it may then leave out.
-        several: whether more than one may come.
+        at: kind of the collection that received the request, which then need not name it.
+        several: whether more than one entity is allowed.
     """
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
@@ -104,21 +106,21 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
     if several and _method_of_several(rendering) == "read_collection":
         collection = _read("read_collection", rendering, exchange)
         if collection.locations:
-            raise BadRequestError("to create, whole entities are needed, not their locations", "resources")
+            raise BadRequestError("creation requires whole entities, not their locations", "resources")
         documents = collection.entities
     else:
         documents = [_read("read_entity", rendering, exchange)]
     if not documents:
-        raise BadRequestError("there is nothing to create in the request", "body")
+        raise BadRequestError("the request contains nothing to create", "body")
     links = sum([len(each.links) for each in documents])
     _check_count(len(documents) + links, exchange.service.limits.page, "entities", "body")
-    if at is not None and len(documents) == 1 and not _says_kind(documents[0], exchange):
+    if at is not None and len(documents) == 1 and not _names_kind(documents[0], exchange):
         documents[0].kind = type_id(at)
     entities = [_created(document, exchange) for document in documents]
     for entity in entities:
         if at is not None and entity.kind != at:
             raise BadRequestError(
-                f"{type_id(entity.kind)} is not what this collection holds, {type_id(at)}; POST it to "
+                f"{type_id(entity.kind)} does not belong to this collection of {type_id(at)}; POST it to "
                 f"{exchange.path_of(entity.kind.location)}",
                 "kind",
             )
@@ -126,14 +128,14 @@ def read_created(exchange: Exchange, *, at: Kind | None, several: bool) -> list[
 
 
 def _checked_links(entity: Entity, exchange: Exchange) -> Entity:
-    """pyssf's renderings take a link's path as it came."""
+    """Check the paths of links, which pyssf's renderings do not."""
     for link in getattr(entity, "links", ()):
         if link.identifier:
             link.identifier = exchange.checked_path(exchange.identifier_of(link.identifier) or link.identifier)
     return entity
 
 
-def _says_kind(document: EntityDocument, exchange: Exchange) -> bool:
+def _names_kind(document: EntityDocument, exchange: Exchange) -> bool:
     if document.kind is not None:
         return True
     found = [exchange.registry.find_category(each, exchange.extras) for each in document.unclassified]
@@ -143,9 +145,7 @@ def _says_kind(document: EntityDocument, exchange: Exchange) -> bool:
 def _created(document: EntityDocument, exchange: Exchange) -> Entity:
     kind, mixins = _categories(document, exchange)
     if kind is None:
-        raise BadRequestError(
-            'the request names no kind; one is needed: term; scheme="…"; class="kind" (see /-/)', "kind"
-        )
+        raise BadRequestError('the request names no kind; expected term; scheme="…"; class="kind" (see /-/)', "kind")
     entity = _entity(document, kind, mixins, exchange)
     definitions = attributes_of(kind, mixins)
     entity.attributes = _given(document.attributes, definitions, {}, exchange)
@@ -168,7 +168,7 @@ def _entity(document: EntityDocument, kind: Kind, mixins: list[Mixin], exchange:
             resource.links.append(_inline_link(each, resource, exchange, f"links[{index}]"))
         entity = resource
     if document.id is not None:
-        # A PUT may repeat the id that its path gives; the caller sees to it that it does.
+        # A PUT may repeat the id of its path; the caller compares the two.
         entity.identifier = exchange.identifier_of(document.id, type_id(kind)) or document.id
     return entity
 
@@ -195,7 +195,9 @@ def _target(reference: Reference, exchange: Exchange, where: str) -> Resource:
     if "://" not in reference.location and not reference.location.startswith("urn:"):
         raise BadRequestError(f"{shown(reference.location)} is neither a path here nor an absolute URI", where)
     if uri_text(reference.location) != reference.location:
-        raise BadRequestError(f"{shown(reference.location)} has characters that no URI holds; encode them: %20", where)
+        raise BadRequestError(
+            f"{shown(reference.location)} has characters not allowed in a URI; encode them: %20", where
+        )
     kind = exchange.registry.find_category(reference.kind, exchange.extras) if reference.kind else None
     return RemoteResource(reference.location, kind if isinstance(kind, Kind) else None)
 
@@ -222,13 +224,15 @@ def _inline_link(document: EntityDocument, source: Resource, exchange: Exchange,
     if chosen is not None:
         identifier = exchange.identifier_of(chosen, type_id(kind))
         if identifier is None or _find(identifier, exchange) is not None:
-            raise BadRequestError(f"{shown(chosen)} cannot be the new link's path: it is taken or not here", where)
+            raise BadRequestError(
+                f"{shown(chosen)} cannot be the new link's path: it is in use or on another host", where
+            )
         link.identifier = exchange.checked_path(identifier)
     return link
 
 
 def read_update(old: Entity, exchange: Exchange) -> Entity:
-    """What a partial update says: an entity of the same kind that holds what was sent and nothing else."""
+    """Return a partial update: an entity of the same kind that holds only the attributes sent."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_entity(exchange.message, old.kind, exchange)
@@ -240,7 +244,7 @@ def read_update(old: Entity, exchange: Exchange) -> Entity:
 
 
 def read_replacement(old: Entity, exchange: Exchange) -> Entity:
-    """What a whole update says. What the provider alone sets is taken over, so that a backend may copy all of it."""
+    """Return a full update. Attributes that only the provider sets are copied, so that a backend may copy all of it."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_entity(exchange.message, None, exchange)
@@ -258,15 +262,15 @@ def read_replacement(old: Entity, exchange: Exchange) -> Entity:
 def _changed(document: EntityDocument, old: Entity, exchange: Exchange) -> Entity:
     kind, mixins = _categories(document, exchange)
     if kind is not None and kind != old.kind:
-        raise BadRequestError(f"the entity is a {type_id(old.kind)} and stays one; {type_id(kind)} was sent", "kind")
+        raise BadRequestError(f"the entity's kind is {type_id(old.kind)} and cannot change to {type_id(kind)}", "kind")
     if document.id is not None and document.id not in (exchange.id_of(old), exchange.path_of(old.identifier)):
-        raise BadRequestError(f"the entity's id is {exchange.id_of(old)} and stays so", "id")
+        raise BadRequestError(f"the entity's id is {exchange.id_of(old)} and cannot change", "id")
     _check_links(document, old, exchange)
     new: Entity
     if isinstance(old, Link):
         for name, given, now in (("source", document.source, old.source), ("target", document.target, old.target)):
             if given is not None and exchange.identifier_of(given.location, given.kind) != now.identifier:
-                raise BadRequestError(f"a link's {name} stays; delete the link and make another", name)
+                raise BadRequestError(f"a link's {name} cannot change; delete the link and create another", name)
         new = Link(old.identifier, old.kind, mixins, old.source, old.target, title=document.title)
     else:
         new = Resource(old.identifier, old.kind, mixins, summary=document.summary, title=document.title)
@@ -274,13 +278,13 @@ def _changed(document: EntityDocument, old: Entity, exchange: Exchange) -> Entit
 
 
 def _check_links(document: EntityDocument, old: Entity, exchange: Exchange) -> None:
-    """Links in an update may only repeat what is there: they are entities of their own."""
+    """Refuse new links in an update: links are separate entities, and an update may only repeat existing ones."""
     known: set[str] = set()
     for link in getattr(old, "links", ()):
         known |= {exchange.id_of(link), exchange.path_of(link.identifier), exchange.location_of(link.identifier)}
     for index, each in enumerate(document.links):
         if (each.location or each.id) not in known:
-            raise BadRequestError("an update makes no links; POST the link to its kind's location", f"links[{index}]")
+            raise BadRequestError("an update creates no links; POST the link to its kind's location", f"links[{index}]")
 
 
 # --- categories and attributes ---------------------------------------------------------------------------------------
@@ -296,7 +300,7 @@ def _categories(document: EntityDocument, exchange: Exchange, where: str = "") -
         category = _category(name or "", exchange, where + (member or "category"))
         if isinstance(category, Kind) and member != "mixins":
             if kind not in (None, category):
-                raise BadRequestError("an entity has one kind, and two are named", where + "kind")
+                raise BadRequestError("an entity has exactly one kind, but two are named", where + "kind")
             kind = category
         elif isinstance(category, Mixin) and member != "kind":
             if category not in mixins:
@@ -323,7 +327,7 @@ def check_applies(kind: Kind, mixins: Iterable[Mixin], where: str) -> None:
 def _category(name: str, exchange: Exchange, where: str) -> Category:
     found = exchange.registry.find_category(name, exchange.extras)
     if found is None:
-        raise BadRequestError(f"there is no category {shown(name)}; those that are stand at /-/", where)
+        raise BadRequestError(f"there is no category {shown(name)}; see /-/", where)
     return found
 
 
@@ -334,9 +338,9 @@ def _given(
     exchange: Exchange,
     where: str = "",
 ) -> dict[str, Any]:
-    """The attributes that a client sent, each fitted to its type.
+    """Return the attributes that a client sent, converted to their types.
 
-    A value that repeats what is there passes, whoever may set it: clients send back what they were shown.
+    A value that repeats the present one is accepted even if the client may not set it: clients send back what they received.
     """
     found: dict[str, Any] = {}
     for name, value in sent.items():
@@ -347,9 +351,9 @@ def _given(
         place = f"{where}attributes.{name[:200]}"
         if definition is None:
             known = ", ".join(sorted(definitions)[:50]) or "none"
-            raise BadRequestError(f"{shown(name)} is not an attribute here; there are: {known}", place)
+            raise BadRequestError(f"{shown(name)} is not an attribute here; expected one of {known}", place)
         if definition.immutable:
-            raise BadRequestError(f"{name} is set by the provider alone; leave it out", place)
+            raise BadRequestError(f"{name} is set by the provider alone; omit it", place)
         try:
             found[name] = _fitted(name, value, definition, exchange, where)
         except ValueError as error:
@@ -358,17 +362,17 @@ def _given(
 
 
 def _fitted(name: str, value: Any, definition: Attribute, exchange: Exchange, where: str) -> Any:
-    """The value as the attribute's type has it; what takes long to check is checked before the transaction.
+    """Convert a value to the attribute's type; slow checks run before the transaction.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: the value does not fit.
     """
     if not is_slow(value, definition):
         return check(name, value, definition)
     key = f"{where} {name} {definition.pattern!r}"
     if key not in exchange.checked:
         if isinstance(exchange.extras, dict) and exchange.extras.get("connection") is not None:
-            # All of the request's at once; what is checked here after that belongs to a mixin that came in between.
+            # All slow checks of the request run together; later ones are for a mixin that was attached in between.
             call_first(exchange.extras, "check attributes", exchange.ahead)
         exchange.checked[key] = _check_or_error(name, value, definition)
     found = exchange.checked[key]
@@ -385,7 +389,7 @@ def _check_or_error(name: str, value: Any, definition: Attribute) -> Any:
 
 
 def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], where: str = "") -> None:
-    """Add defaults, and see that what is required is there."""
+    """Add defaults, and check that required attributes are present."""
     for name, definition in definitions.items():
         if name in attributes:
             continue
@@ -400,7 +404,7 @@ def _complete(attributes: dict[str, Any], definitions: Mapping[str, Attribute], 
 
 
 def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
-    """The action that a request invokes, and its attributes; `term` is that of the query."""
+    """Return the action that a request invokes, and its attributes; `term` is the query's."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_action(exchange.message, exchange)
@@ -409,7 +413,7 @@ def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
     if not isinstance(action, Action):
         raise BadRequestError(f"{shown(document.action)} is a {action!r}, not an action", "action")
     if action.term != term:
-        raise BadRequestError(f"the query says ?action={shown(term)}, the body {shown(action.term)}", "action")
+        raise BadRequestError(f"the query has ?action={shown(term)}, the body {shown(action.term)}", "action")
     definitions = {name: as_attribute(each) for name, each in action.attributes.items()}
     attributes = _given(document.attributes, definitions, {}, exchange)
     _complete(attributes, definitions)
@@ -417,13 +421,13 @@ def read_action(exchange: Exchange, term: str) -> tuple[Action, dict[str, Any]]:
 
 
 def check_offers(entity: Entity, action: Action) -> None:
-    """See that an action belongs to the entity's kind or mixins."""
+    """Check that an action belongs to the entity's kind or mixins."""
     if action not in actions_of(entity.kind, entity.mixins):
         raise BadRequestError(f"{type_id(action)} is not an action of {type_id(entity.kind)}", "action")
 
 
 def read_members(exchange: Exchange) -> list[Entity]:
-    """The entities that a request names by location."""
+    """Return the entities that a request names by location."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_entities(exchange.message, exchange)
@@ -442,7 +446,7 @@ def read_members(exchange: Exchange) -> list[Entity]:
 
 
 def read_mixins(exchange: Exchange) -> list[Mixin]:
-    """The mixins that a request defines; whether they may be is the caller's to check."""
+    """Return the mixins that a request defines; the caller checks whether it may."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_mixins(exchange.message, exchange)
@@ -456,7 +460,7 @@ def read_mixins(exchange: Exchange) -> list[Mixin]:
         if document.category_class not in (None, "mixin"):
             raise BadRequestError(f"{name} is a {document.category_class}; only mixins can be added", "class")
         if document.attributes or document.actions:
-            raise BadRequestError(f"{name}: a mixin of one's own has no attributes and no actions", "attributes")
+            raise BadRequestError(f"{name}: a tenant's mixin has no attributes and no actions", "attributes")
         location = exchange.identifier_of(document.location or "")
         if location is None or not location.endswith("/"):
             raise BadRequestError(
@@ -491,7 +495,7 @@ def _check_mixins(documents: list[CategoryDocument], exchange: Exchange) -> None
 
 
 def read_categories(exchange: Exchange) -> list[Category]:
-    """The categories that a request names in its body or header, as far as this caller sees them."""
+    """Return the categories that a request names in its body or header, if they are visible to the caller."""
     rendering = exchange.reader()
     if isinstance(rendering, ForeignRendering):
         return rendering.read_pyssf_categories(exchange.message, exchange)
@@ -508,7 +512,7 @@ def read_categories(exchange: Exchange) -> list[Category]:
 
 
 def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
-    """The selection narrowed by the request's header fields; None if they name a category that nothing can have."""
+    """Narrow the selection by the request's header fields; None if they name an unknown category."""
     environ = exchange.request.env
     if "HTTP_CATEGORY" not in environ and "HTTP_X_OCCI_ATTRIBUTE" not in environ:
         return selection
@@ -518,7 +522,7 @@ def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
         raise BadRequestError(error.message, error.where) from None
     number, limit = len(document.categories) + len(document.attributes), exchange.service.limits.filters
     if number > limit:
-        raise BadRequestError(f"{number} categories and attributes to select by; at most {limit} are taken", "header")
+        raise BadRequestError(f"{number} categories and attributes to filter by; at most {limit} are allowed", "header")
     categories: list[Category] = []
     for each in document.categories:
         category = exchange.registry.find_category(each.type_id, exchange.extras)
@@ -542,7 +546,7 @@ def read_filters(exchange: Exchange, selection: Selection) -> Selection | None:
 
 
 def _wanted_identifier(uri: str, categories: list[Category], exchange: Exchange) -> str:
-    """A filter on an id or a link's end, as the registry has it."""
+    """Return a filter on an id or a link's end as the registry stores it."""
     kinds = [type_id(each) for each in categories if isinstance(each, Kind)]
     collection = exchange.registry.get_category(exchange.request.path, exchange.extras)
     if not kinds and isinstance(collection, Kind):

@@ -1,8 +1,8 @@
-"""Renderings written for pyssf, served as they are.
+"""Adapter for renderings written for pyssf.
 
-pyssf's contract mixes syntax and lookup: `to_entity(headers, body, def_kind, extras)` returns the entity itself,
-`from_entity` header fields and text. The adapter hands such a rendering what pyssf's handlers did, header names in
-pyssf's spelling included, and takes what it returns past the documents that our own renderings go through.
+pyssf's contract mixes syntax and lookup: `to_entity(headers, body, def_kind, extras)` returns the entity itself, `from_entity`
+header fields and text. The adapter passes such a rendering what pyssf's handlers passed, including header names in pyssf's
+spelling, and bypasses the documents that native renderings use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class ForeignRendering(Rendering):
-    """A pyssf rendering behind our interface. Raises what the wrapped one refuses with, as errors a client sees."""
+    """A pyssf rendering behind the native interface. Refusals of the wrapped rendering are raised as HTTP errors."""
 
     def __init__(self, wrapped: occi.protocol.rendering.Rendering, mime_type: str) -> None:
         super().__init__(wrapped.registry)
@@ -36,44 +36,44 @@ class ForeignRendering(Rendering):
         self.content_type = mime_type
 
     def read_pyssf_entity(self, message: Message, kind: Kind | None, exchange: Exchange) -> Entity:
-        """The entity of a request, resolved; `kind` where the request may leave it out."""
+        """Return the entity of a request, resolved; `kind` is the default if the request names none."""
         entity: Entity = self._call(exchange, self.wrapped.to_entity, message, kind)
         return entity
 
     def read_pyssf_entities(self, message: Message, exchange: Exchange) -> list[Entity]:
-        """The entities that a request names."""
+        """Return the entities that a request names."""
         entities: list[Entity] = self._call(exchange, self.wrapped.to_entities, message)
         return entities
 
     def read_pyssf_action(self, message: Message, exchange: Exchange) -> tuple[Action, dict[str, Any]]:
-        """The action that a request invokes, and its attributes."""
+        """Return the action that a request invokes, and its attributes."""
         action: tuple[Action, dict[str, Any]] = self._call(exchange, self.wrapped.to_action, message)
         return action
 
     def read_pyssf_mixins(self, message: Message, exchange: Exchange) -> list[Mixin]:
-        """The mixins that a request defines."""
+        """Return the mixins that a request defines."""
         mixins: list[Mixin] = self._call(exchange, self.wrapped.to_mixins, message)
         return mixins
 
     def read_pyssf_categories(self, message: Message, exchange: Exchange) -> list[Category]:
-        """The categories that a request names (pyssf takes mixins to remove from where filters stand)."""
+        """Return the categories that a request names (pyssf reads the mixins to remove as filters)."""
         found: tuple[list[Category], Any] = self._call(exchange, self.wrapped.get_filters, message)
         return found[0]
 
     def write_pyssf_entity(self, entity: Entity, exchange: Exchange) -> Payload:
-        """An entity as the wrapped rendering shows it."""
+        """Render an entity."""
         with refusals():
             exchange.registry.set_hostname(exchange.base)
             return _payload(*self.wrapped.from_entity(entity))
 
     def write_pyssf_entities(self, entities: list[Entity], exchange: Exchange) -> Payload:
-        """A collection as the wrapped rendering shows it."""
+        """Render a collection."""
         with refusals():
             exchange.registry.set_hostname(exchange.base)
             return _payload(*self.wrapped.from_entities(entities, exchange.request.path))
 
     def write_pyssf_categories(self, categories: list[Category], exchange: Exchange) -> Payload:
-        """Categories as the wrapped rendering shows them."""
+        """Render categories."""
         with refusals():
             exchange.registry.set_hostname(exchange.base)
             return _payload(*self.wrapped.from_categories(categories))
@@ -85,7 +85,7 @@ class ForeignRendering(Rendering):
             try:
                 return read(headers, text, *arguments, exchange.extras)
             except (LookupError, TypeError, ValueError) as error:
-                # pyssf's parsers trip over what they did not expect, a missing quote or an empty field.
+                # pyssf's parsers raise these on malformed input, such as a missing quote or an empty field.
                 raise BadRequestError(f"{self.mime_type} does not parse: {error}", "body") from error
 
 
@@ -106,6 +106,6 @@ def _payload(headers: dict[str, str], body: str) -> Payload:
     fields = [(name, to_header(str(value))) for name, value in headers.items() if name.lower() != "content-type"]
     for name, value in fields:
         if _CONTROL.search(value) is not None:
-            # pyssf's renderings escape nothing, and a line break would begin another field.
+            # pyssf's renderings escape nothing, and a line break would start another field.
             raise NotAcceptableError(f"the field {name} would hold a control character", "header Accept")
     return Payload(body.encode(), tuple(fields))

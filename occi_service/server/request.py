@@ -1,8 +1,7 @@
-"""One request and its answer: who asks, in which renderings, under which address.
+"""One request and its response: caller, renderings, addresses.
 
-An `Exchange` is made once per request and passed down. It knows how a path here is written for this client
-(`location_of`), what a URI from this client means here (`identifier_of`), and how entities become documents and
-documents an answer.
+An `Exchange` is created once per request and passed down. It maps paths to URIs for the client (`location_of`) and back
+(`identifier_of`), and converts entities to documents and documents to a response.
 """
 
 from __future__ import annotations
@@ -47,30 +46,30 @@ from . import negotiation
 from .pyssf_renderings import ForeignRendering
 from .request_input import read_body
 
-#: Writes an answer into the response, once what it tells of is settled.
+#: Writes a response, after the transaction that it reports on has committed.
 Answer = Callable[[], None]
 
 VERSION: Final = (1, 2)
-#: What an answer to a GET depends on beside the path: filters are header fields.
+#: Request fields that a response to a GET depends on, besides the path: filters are header fields.
 _VARY: Final = "Accept, Category, X-OCCI-Attribute"
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AGENT_VERSION: Final = re.compile(r"OCCI/([0-9]{1,9})\.([0-9]{1,9})")
-#: What a path here may look like: characters that need no encoding in a URI and mean nothing to the text grammar.
+#: Permitted paths: characters that need no encoding in a URI and have no meaning in the text grammar.
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+=:@]+)+/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Sizes beyond which a request or an answer is refused.
+    """Sizes beyond which a request or a response is refused.
 
     Attributes:
         body: bytes of a request's body.
-        page: entities of one answer, and entities, links or members that one request may name.
-        filters: categories and attributes that one selection may ask for. Each is a join to a database, and a planner's time
-            grows faster than their number.
-        mixins: that a tenant may define; one request names a tenth of them at most.
-        header: bytes of an answer's header fields in text/occi; clients and proxies cut off or refuse more.
+        page: entities of one response, and entities, links or members that one request may name.
+        filters: categories and attributes of one selection. Each is a database join, and planning time grows faster than their
+            number.
+        mixins: mixins that a tenant may define; one request may name a tenth of them.
+        header: bytes of a response's header fields in text/occi; clients and proxies truncate or refuse more.
         path: characters of a path.
     """
 
@@ -84,13 +83,13 @@ class RequestLimits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Service:
-    """What all requests of one application share.
+    """State shared by all requests of one application.
 
     Attributes:
-        offered: media types that answers may have, best first; `readable`, those that requests may have.
+        offered: media types of responses, best first; `readable`, those of requests.
         dialect: `1.2` or `pyssf`.
         base_url: scheme and host that clients use, or None to take them from each request.
-        new_id: makes the last part of new identifiers.
+        new_id: generates the last part of new identifiers.
     """
 
     registry: Registry
@@ -104,7 +103,7 @@ class Service:
 
 
 class Exchange:
-    """See the module."""
+    """One request and its response; see the module."""
 
     __slots__ = (
         "_base",
@@ -132,11 +131,11 @@ class Exchange:
         self._base: str | None = None
         self._body: bytes | None = None
         self._rendering: Rendering | None = None
-        #: What `reading` has read of the request, or its refusal, by the method that read it.
+        #: Parsed documents of the request, or the error, by the rendering's method.
         self.documents: dict[str, Any] = {}
-        #: Values of attributes that took long to check, or what is wrong with them, by place and pattern.
+        #: Results of slow attribute checks, values or errors, by place and pattern.
         self.checked: dict[str, Any] = {}
-        #: Reads and checks the request as a write will; for `workflow.call_first`.
+        #: Parses and checks the request as its write will; for `backends.call_first`.
         self.ahead: Callable[[], Any] = lambda: None
         agent = environ.get("HTTP_USER_AGENT")
         if agent is not None and "OCCI/" in agent:
@@ -146,7 +145,7 @@ class Exchange:
 
     @property
     def base(self) -> str:
-        """Scheme and host under which this client reaches the service, without a slash at the end."""
+        """Scheme and host under which this client reaches the service, without a trailing slash."""
         if self._base is None:
             self._base = self.service.base_url or self._requested_base()
         return self._base
@@ -159,17 +158,17 @@ class Exchange:
         return f"{environ['wsgi.url_scheme']}://{host}"
 
     def path_of(self, identifier: str) -> str:
-        """An identifier as a URI reference for this client: the path with the mount point, or the URI as it is."""
+        """Return an identifier as a URI reference for this client: the path with the mount point, or an absolute URI."""
         return self.prefix + identifier if identifier.startswith("/") else identifier
 
     def location_of(self, identifier: str) -> str:
-        """An identifier as an absolute URI."""
+        """Return an identifier as an absolute URI."""
         return self.base + self.prefix + identifier if identifier.startswith("/") else identifier
 
     def identifier_of(self, uri: str, kind: str | None = None) -> str | None:
-        """What a URI from this client names here, as an identifier; None if it leads elsewhere.
+        """Return the identifier that a URI from this client refers to; None if it leads to another host.
 
-        `urn:uuid:…` names the entity of that id below the location of its kind, which has to be given beside it.
+        `urn:uuid:…` refers to the entity of that id below the location of its kind, which is then required.
         """
         if uri.startswith("urn:uuid:"):
             found = self.registry.find_category(kind, self.extras) if kind else None
@@ -183,10 +182,10 @@ class Exchange:
         return uri
 
     def checked_path(self, path: str) -> str:
-        """A path at which something is to be created.
+        """Validate and return a path at which an entity is to be created.
 
         Raises:
-            BadRequestError: it is too long, or has characters or segments that could be read in more than one way.
+            BadRequestError: it is too long, or has characters or segments with more than one reading.
         """
         segments = path.split("/")
         if len(path) > self.service.limits.path or _PATH.fullmatch(path) is None or "." in segments or ".." in segments:
@@ -212,7 +211,7 @@ class Exchange:
 
     @property
     def message(self) -> Message:
-        """The request as renderings read it."""
+        """The request as input of the renderings."""
         environ = self.request.env
         headers: dict[str, str] = {}
         for lower, name in FIELDS.items():
@@ -225,14 +224,14 @@ class Exchange:
         return Message(headers, self.body)
 
     def reader(self) -> Rendering:
-        """The rendering that the request is written in."""
+        """Return the rendering of the request's media type."""
         media_type = negotiation.content_type(
             self.request.env.get("CONTENT_TYPE"), self.service.readable, has_body=bool(self.body)
         )
         found = self.service.renderings.get(media_type)
         if found is None:
             readable = ", ".join(self.service.readable)
-            raise UnsupportedMediaTypeError(f"the request has to say in which of {readable} it is", "Content-Type")
+            raise UnsupportedMediaTypeError(f"the request must have one of the media types {readable}", "Content-Type")
         return found
 
     # writing ----------------------------------------------------------------------------------------------------------
@@ -245,20 +244,20 @@ class Exchange:
         return self._rendering
 
     def negotiate(self) -> None:
-        """Refuse what cannot be answered before anything is done."""
+        """Raise if no acceptable response is possible, before anything is done."""
         _ = self.writer
 
     def receive(self) -> None:
-        """Take the whole body, before a unit of work begins: all other writers would wait for a client that sends slowly."""
+        """Read the whole body before a unit of work begins, in which all other writers would wait for a slow client."""
         _ = self.body
 
     def expect_entity(self) -> None:
-        """Refuse, before a backend is called, an entity that the answer could not show."""
+        """Raise, before a backend is called, if the accepted rendering cannot show an entity."""
         if not self.writer.holds_entities:
             raise BadRequestError(str(UnsupportedDocumentError(self.writer.mime_type, "an entity")), "header Accept")
 
     def document(self, entity: Entity, *, listed: bool = False) -> EntityDocument:
-        """An entity as a document; secrets are left out where it is `listed`, and where the caller may not see them."""
+        """Return an entity as a document, without the secrets that the caller may not see, and without any if it is `listed`."""
         attributes = entity.attributes
         hidden = (secrets_of(entity) if listed else self._withheld(entity)) if attributes else frozenset()
         shown_attributes = {
@@ -292,18 +291,18 @@ class Exchange:
         return document
 
     def _withheld(self, entity: Entity) -> frozenset[str]:
-        """Names of the attributes that this caller may not see; whoever serves it says so (`extras["withheld"]`)."""
+        """Return the names of the attributes hidden from this caller; the application provides `extras["withheld"]`."""
         if not isinstance(self.extras, dict):
             return frozenset()
         ask: Callable[[Entity], frozenset[str]] | None = self.extras.get("withheld")
         return frozenset() if ask is None else ask(entity)
 
     def seen(self, entity: Entity) -> dict[str, Any]:
-        """The attributes that this caller may see: to it, another's secret is not told from any other value."""
+        """Return the attributes visible to this caller; hidden secrets must not be compared with what it sends."""
         return dict(self._shown(entity).attributes)
 
     def _shown(self, entity: Entity) -> Entity:
-        """The entity as this caller may see it, for renderings that take it as it is."""
+        """Return the entity with hidden attributes removed, for renderings that take entities."""
         withheld = self._withheld(entity)
         if not withheld:
             return entity
@@ -312,7 +311,7 @@ class Exchange:
         return seen
 
     def id_of(self, entity: Entity) -> str:
-        """The entity's id: `urn:uuid:…` where its path is its kind's location and a UUID, else the path."""
+        """Return the entity's id: `urn:uuid:…` if its path is its kind's location and a UUID, else the path."""
         identifier = entity.identifier
         if self.service.dialect != "pyssf":
             location, last = identifier[:-36], identifier[-36:]
@@ -321,7 +320,7 @@ class Exchange:
         return self.path_of(identifier)
 
     def category(self, category: Category) -> CategoryDocument:
-        """A category as a document."""
+        """Return a category as a document."""
         document = category_document(category)
         if document.location is not None:
             # pyssf wrote absolute locations.
@@ -330,14 +329,14 @@ class Exchange:
         return document
 
     def show_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> None:
-        """Answer with an entity."""
+        """Respond with an entity."""
         self.answer_entity(entity, status=status)()
 
     def answer_entity(self, entity: Entity, *, status: str = falcon.HTTP_200) -> Answer:
-        """What answers with an entity as it is now: for a write, whose transaction has no time for a rendering.
+        """Capture an entity as it is now and return the function that responds with it, outside the write's transaction.
 
         Raises:
-            NotAcceptableError: it would not fit into header fields, where the client wants it there.
+            NotAcceptableError: it does not fit into header fields, which the client asks for.
         """
         writer = self.writer
         if isinstance(writer, ForeignRendering):
@@ -346,18 +345,18 @@ class Exchange:
         document = self.document(entity)
         if writer.headers_only:
             self._check_header(_least_size(document.attributes))
-            # Small, then; and whether it really fits has to be known while the write can be undone.
+            # Small enough to render now; whether it fits must be known while the write can be undone.
             payload = self._write(writer.write_entity, document)
             self._check_header(_header_size(payload))
             return lambda: self._answer(payload, status)
         return lambda: self._answer(self._write(writer.write_entity, document), status)
 
     def show_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> None:
-        """Answer with a collection."""
+        """Respond with a collection."""
         self.answer_entities(entities, status=status)()
 
     def answer_entities(self, entities: list[Entity], *, status: str = falcon.HTTP_200) -> Answer:
-        """What answers with a collection as it is now; see `answer_entity`."""
+        """Capture a collection as it is now; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
             payload = writer.write_pyssf_entities([self._shown(each) for each in entities], self)
@@ -370,11 +369,11 @@ class Exchange:
         return lambda: self._answer(self._write(writer.write_collection, collection), status)
 
     def show_categories(self, categories: list[Category]) -> None:
-        """Answer with categories."""
+        """Respond with categories."""
         self.answer_categories(categories)()
 
     def answer_categories(self, categories: list[Category]) -> Answer:
-        """What answers with categories; see `answer_entity`."""
+        """Capture categories; see `answer_entity`."""
         writer = self.writer
         if isinstance(writer, ForeignRendering):
             payload = writer.write_pyssf_categories(categories, self)
@@ -383,8 +382,8 @@ class Exchange:
         return lambda: self._answer(self._write(writer.write_categories, documents), falcon.HTTP_200)
 
     def answer_created(self, entity: Entity) -> Answer:
-        """What answers that an entity was created, and where."""
-        # Now: a Host that is none refuses the request.
+        """Return the function that responds with 201 and the location."""
+        # Within the transaction, since an invalid Host refuses the request.
         location = self.location_of(entity.identifier)
 
         def answer() -> None:
@@ -394,7 +393,7 @@ class Exchange:
         return answer
 
     def show_done(self) -> None:
-        """Answer that it is done, with nothing to show."""
+        """Respond with success and no content to show."""
         self._answer(self.writer.write_done(), falcon.HTTP_200, etag=False)
 
     def _write(self, write: Callable[[Any], Payload], document: Any) -> Payload:
@@ -428,13 +427,13 @@ class Exchange:
         limit = self.service.limits.header
         if size > limit:
             raise NotAcceptableError(
-                f"in {self.writer.mime_type} this answer takes {size} bytes of header, more than the {limit} that can be "
-                "sent; ask for text/plain or application/occi+json",
+                f"in {self.writer.mime_type} this response needs {size} bytes of header, more than the limit of {limit}; "
+                "ask for text/plain or application/occi+json",
                 "header Accept",
             )
 
     def etags_of(self, entity: Entity) -> list[str]:
-        """The entity's tag in every rendering: a client may read in one and write in another."""
+        """Return the entity's tag in every rendering: a client may read in one and write in another."""
         forbid_in_transaction("rendering of an entity")
         tags = []
         chosen = self._rendering
@@ -450,7 +449,7 @@ class Exchange:
 
 
 def writer_of(request: falcon.Request, service: Service) -> Rendering:
-    """The rendering that a request accepts.
+    """Return the rendering that a request accepts.
 
     Raises:
         BadRequestError, NotAcceptableError: see `negotiation.accepted`.
@@ -463,7 +462,7 @@ def writer_of(request: falcon.Request, service: Service) -> Rendering:
 
 
 def etag_of(rendering: Rendering, payload: Payload) -> str:
-    """A strong tag: a digest of everything that the rendering wrote (RFC 9110, 8.8.3)."""
+    """Return a strong tag: a digest of everything that the rendering wrote (RFC 9110, 8.8.3)."""
     digest = hashlib.blake2b(payload.body, digest_size=12)
     for name, value in payload.headers:
         digest.update(f"{name}:{value}\n".encode("utf-8", "surrogatepass"))
@@ -476,7 +475,7 @@ def _header_size(payload: Payload) -> int:
 
 
 def _least_size(value: Any) -> int:
-    """The characters that a value takes at least, however it is written."""
+    """Return the least number of characters that any rendering of a value takes."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
@@ -487,14 +486,14 @@ def _least_size(value: Any) -> int:
 
 
 def _lists(field: str | None, tag: str) -> bool:
-    """Whether a list of entity tags names one; weak comparison (RFC 9110, 8.8.3.2)."""
+    """Return whether a list of entity tags contains one; weak comparison (RFC 9110, 8.8.3.2)."""
     if field is None:
         return False
     return field.strip() == "*" or tag in [each.strip().removeprefix("W/") for each in field.split(",")]
 
 
 def names_any(field: str, tags: list[str]) -> bool:
-    """Whether an If-Match field names one of the tags; strong comparison."""
+    """Return whether an If-Match field contains one of the tags; strong comparison."""
     given = [each.strip() for each in field.split(",")]
     return "*" in given or any(tag in given for tag in tags)
 

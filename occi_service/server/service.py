@@ -1,7 +1,7 @@
-"""A whole service out of an application: callers are verified, limits hold, health and metrics are there, requests are logged.
+"""Assembles a complete service from an application: authentication, limits, health, metrics and the request log.
 
-`KnownCaller` hands the verified identity to backends and registry as `extras["identity"]`, with the request id beside
-it. `assemble` puts the layers around it in the order that they have to stand in.
+`KnownCaller` passes the verified identity and the request id to backends and registry as `extras`. `assemble` wraps it in the
+middleware in the required order.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from archelon_core.settings import WebSettings
 
 _BODY: Final = 1 << 20
-#: An answer is one tenant's. A cache that many share may keep what comes without `Authorization` and says nothing of this:
-#: with `X-Auth-Token` it would hand one tenant's list to the next.
+#: A response belongs to one tenant. Without this field a shared cache may store responses to requests without `Authorization`:
+#: with `X-Auth-Token` it would serve one tenant's list to the next.
 _CACHING: Final = ("Cache-Control", "private, no-cache")
 
 
 class KnownCaller(Application):
-    """An application whose callers are known. Extras: `identity`, `request_id`, `token` (as presented; see `identity`)."""
+    """An application with authenticated callers. Extras: `identity`, `request_id`, `token` (as presented; see `identity`)."""
 
     def __call__(self, environ: dict[str, Any], response: Any) -> Iterable[bytes]:
         identity = environ.get(IDENTITY)
@@ -69,15 +69,15 @@ class KnownCaller(Application):
         )
 
     def refusal_of(self, error: Exception) -> HttpError | None:
-        """Of the database: 503 where it is away, 400 where it cannot keep a value."""
+        """Return 503 if the database is unavailable, 400 if it cannot store a value."""
         return database.refusal_of(error)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests a second and how many may come at once; per address before the caller is known, then per tenant.
+    """Requests per second and bursts: per address before the caller is known, then per tenant.
 
-    To a tenant's, a body counts as a request for each 8 KiB (`heavy_limit.HEAVY`).
+    Per tenant, a body counts as one request for each 8 KiB (`heavy_limit.HEAVY`).
     """
 
     per_address: float = 500.0
@@ -87,7 +87,7 @@ class Rates:
 
     @classmethod
     def of(cls, settings: WebSettings) -> Rates:
-        """The rates that `settings` give."""
+        """Return the rates of the settings."""
         address, tenant = settings.rate_per_address, settings.rate_per_tenant
         return cls(address, round(4 * address), tenant, round(4 * tenant))
 
@@ -106,14 +106,14 @@ def assemble(
     realm_name: str = "archelon",
     metrics_token: str = "",
 ) -> Any:
-    """The application behind its doors, as a WSGI callable.
+    """Wrap the application in its middleware and return the WSGI callable.
 
     Args:
-        checks: what `/readyz` looks at.
-        registry: what `/metrics` shows, to operators.
-        heavy: counts heavy requests; what is mounted in one process shares one.
-        body_limit: bytes of a request's body, or a function of the path that gives them.
-        metrics_token: lets Prometheus see `/metrics`.
+        checks: dependencies that `/readyz` checks.
+        registry: metrics that `/metrics` shows to operators.
+        heavy: counter of heavy requests; applications mounted in one process share it.
+        body_limit: bytes of a request's body, or a function from the path to it.
+        metrics_token: gives Prometheus access to `/metrics`.
     """
     readiness = health.Readiness(checks)
     application.falcon.add_route("/healthz", health.AliveResource())
@@ -123,19 +123,18 @@ def assemble(
     tenants = RateLimiter(rate=rates.per_tenant, burst=rates.tenant_burst, clock=time.monotonic)
     addresses = RateLimiter(rate=rates.per_address, burst=rates.address_burst, clock=time.monotonic)
     render_error = application.render_error
-    light: Any = HeavyLimit(application, heavy or HeavyRequests(), key=by_tenant, render_error=render_error)
-    known: Any = RateLimit(light, tenants, key=by_tenant, cost=cost_of_body, render_error=render_error)
-    doors: Any = Authentication(
-        known,
+    app: Any = HeavyLimit(application, heavy or HeavyRequests(), key=by_tenant, render_error=render_error)
+    app = RateLimit(app, tenants, key=by_tenant, cost=cost_of_body, render_error=render_error)
+    app = Authentication(
+        app,
         verifier,
         cache=TokenCache(time.time),
         open_paths=PROBES,
         realm_name=realm_name,
         render_error=render_error,
     )
-    doors = MetricsMiddleware(doors, metrics_token, registry)
-    doors = RateLimit(doors, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
-    doors = SizeLimit(doors, body=body_limit, render_error=render_error)
-    measured = metrics.RequestMetrics(registry)
-    doors = ErrorBoundary(doors, application)
-    return RequestLog(doors, access_lines=access_lines, observe=measured.observe)
+    app = MetricsMiddleware(app, metrics_token, registry)
+    app = RateLimit(app, addresses, key=ClientAddress(trusted_proxies), render_error=render_error)
+    app = SizeLimit(app, body=body_limit, render_error=render_error)
+    app = ErrorBoundary(app, application)
+    return RequestLog(app, access_lines=access_lines, observe=metrics.RequestMetrics(registry).observe)

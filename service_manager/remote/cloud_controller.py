@@ -1,7 +1,7 @@
-"""What the service manager says to the cloud controller and to orchestrators: the requests of docs/architecture.md.
+"""Calls to the cloud controller and to orchestrators: the requests of docs/architecture.md.
 
-Every method is one idempotent call (or two, where a look saves an upload). Errors are the client's, and `CircuitOpenError` of
-`lines`; the reconciler knows which of them pass and which do not.
+Every method makes one idempotent call (or two, if a check may save an upload). It raises the client's errors, and
+`CircuitOpenError` of `orchestrator_calls`; the reconciler knows which of them are transient.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from occi_service import client
 
 from .orchestrator_calls import CallLimiter
 
-#: Seconds for one call.
+#: Timeout of one call, in seconds.
 CALL_TIMEOUT: Final = 5.0
-#: Seconds for the upload of a bundle, which may be large and is unpacked there.
+#: Timeout of the upload of a bundle, in seconds: it may be large, and deploy unpacks it.
 BUNDLE_TIMEOUT: Final = 30.0
-#: Seconds for a step, which makes at most three calls beside an upload. Its lease is renewed until then.
+#: Timeout of a step, in seconds: it makes at most three calls besides an upload. Its lease is renewed until then.
 STEP_TIMEOUT: Final = 3 * CALL_TIMEOUT + BUNDLE_TIMEOUT + 4.0
-#: Seconds that a module's endpoint is remembered.
-_REMEMBERED: Final = 60.0
+#: Seconds that a module's endpoint is cached.
+_ENDPOINT_CACHED: Final = 60.0
 
 
 def _id(category: Any) -> str:
@@ -36,23 +36,23 @@ def _id(category: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller:
-    """For whom a call is made: it becomes the token's claims and the request id."""
+    """On whose behalf a call is made: determines the token's claims and the request id."""
 
     tenant: TenantId
     instance: str
     request_id: str | None = None
     start: int = 0
-    """How often the instance's orchestrator has started."""
+    """Number of starts of the instance's orchestrator."""
 
 
 class Cloud:
-    """The cloud controller's modules and all orchestrators, seen from one service manager.
+    """Clients of the cloud controller's modules and of all orchestrators.
 
     Args:
-        design_url: where design is; the other modules are found in its catalogue.
+        design_url: URL of design; its catalogue contains the other modules.
         issuer: signs tokens for the calls.
         name: of this service manager.
-        threads: how many this process has for calls.
+        threads: threads of this process that make calls.
         monotonic: seconds.
     """
 
@@ -71,23 +71,23 @@ class Cloud:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._clients: dict[str, client.Client] = {}
-        self._lines = CallLimiter(_connect, threads=threads, monotonic=monotonic)
+        self._limiter = CallLimiter(_connect, threads=threads, monotonic=monotonic)
         self._modules: dict[str, tuple[str, float]] = {}
 
     # applications -----------------------------------------------------------------------------------------------------
 
     def has_bundle(self, digest: str, caller: Caller) -> bool:
-        """Whether deploy has a bundle."""
+        """Return whether deploy has a bundle."""
         return self._module(deploy.SCHEME, caller).exists(deploy.bundle_path(digest))
 
     def put_bundle(self, digest: str, archive: bytes, caller: Caller) -> None:
-        """Give deploy a bundle."""
-        patient = client.Timeout(connect=2.0, read=BUNDLE_TIMEOUT, total=BUNDLE_TIMEOUT)
-        module = self._module(deploy.SCHEME, caller).using(timeout=patient)
+        """Upload a bundle to deploy."""
+        timeout = client.Timeout(connect=2.0, read=BUNDLE_TIMEOUT, total=BUNDLE_TIMEOUT)
+        module = self._module(deploy.SCHEME, caller).using(timeout=timeout)
         module.put_bytes(deploy.bundle_path(digest), archive, deploy.BUNDLE_MEDIA_TYPE)
 
-    def make_application(self, attributes: Mapping[str, Any], title: str, caller: Caller) -> None:
-        """Have the orchestrator's application made, or made what the attributes now say."""
+    def put_application(self, attributes: Mapping[str, Any], title: str, caller: Caller) -> None:
+        """Create or update the orchestrator's application."""
         self._module(deploy.SCHEME, caller).put(
             deploy.application_path(caller.instance),
             _id(deploy.APPLICATION),
@@ -96,21 +96,21 @@ class Cloud:
         )
 
     def application(self, caller: Caller) -> client.Entity:
-        """The orchestrator's application as it is."""
+        """Return the orchestrator's application."""
         return self._module(deploy.SCHEME, caller).get(deploy.application_path(caller.instance))
 
     # the catalogue ----------------------------------------------------------------------------------------------------
 
     def services(self, service_type: str, tenant: TenantId | None = None) -> list[client.Entity]:
-        """Every entry of a type that may be believed; for a tenant, or for this service manager itself."""
-        return _believed(self._catalogue(tenant), service_type)
+        """List the trusted entries of a service type, on behalf of a tenant or of this service manager itself."""
+        return _trusted_entries(self._catalogue(tenant), service_type)
 
-    def enter(self, path: str, attributes: Mapping[str, Any], title: str, tenant: TenantId) -> None:
-        """Have an entry of the catalogue say this."""
+    def put_entry(self, path: str, attributes: Mapping[str, Any], title: str, tenant: TenantId) -> None:
+        """Create or update an entry of the catalogue."""
         self._catalogue(tenant).put(path, _id(design.SERVICE), attributes, title=title)
 
-    def take_out(self, path: str, tenant: TenantId) -> None:
-        """Have an entry of the catalogue gone."""
+    def delete_entry(self, path: str, tenant: TenantId) -> None:
+        """Delete an entry of the catalogue; idempotent."""
         with contextlib.suppress(client.NotFoundError):
             self._catalogue(tenant).delete(path)
 
@@ -121,7 +121,7 @@ class Cloud:
     # delegations and disposal -----------------------------------------------------------------------------------------
 
     def delegate(self, caller: Caller, *, token: str | None, parent: str | None) -> None:
-        """Have a delegation made for an instance: out of its tenant's own token, or hanging on another instance's."""
+        """Create an instance's delegation from its tenant's own token, or as a child of another instance's delegation."""
         design_module = self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
         if token is not None:
             design_module = design_module.using(headers={design.SUBJECT_TOKEN_HEADER: token})
@@ -129,69 +129,65 @@ class Cloud:
         design_module.put(design.delegation_path(caller.instance), _id(design.DELEGATION), attributes)
 
     def revoke_delegation(self, caller: Caller) -> None:
-        """End what was delegated for an instance; the last call made for it."""
-        try:
-            self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller).delete(
-                design.delegation_path(caller.instance)
-            )
-        except client.NotFoundError:
-            return
+        """End an instance's delegation; the last call on its behalf. Idempotent."""
+        with contextlib.suppress(client.NotFoundError):
+            design_module = self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
+            design_module.delete(design.delegation_path(caller.instance))
 
-    def dispose(self, generation: int, service: str, caller: Caller, *, ask: bool) -> client.Entity:
-        """How far the disposal of an instance is; with `ask`, have it begun, or begun again where it failed."""
+    def dispose(self, generation: int, service: str, caller: Caller, *, start: bool) -> client.Entity:
+        """Return an instance's disposal. With `start`, begin it, or begin it again if it failed."""
         module = self._module(disposal.SCHEME, caller)
         path = disposal.disposal_path(caller.instance)
-        if not ask:
-            try:
+        if not start:
+            with contextlib.suppress(client.NotFoundError):
                 return module.get(path)
-            except client.NotFoundError:
-                pass
         labels = {names.INSTANCE: caller.instance, names.SERVICE: service, names.GENERATION: generation}
         return module.put(path, _id(disposal.DISPOSAL), labels)[0]
 
     # orchestrators ----------------------------------------------------------------------------------------------------
 
     def activate(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
-        """Tell an orchestrator whose it is."""
-        with self._orchestrator(address, caller) as line:
-            line.put(orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes})
+        """Activate an orchestrator for its instance."""
+        with self._orchestrator(address, caller) as target:
+            target.put(
+                orchestrator.PATH, _id(orchestrator.ORCHESTRATOR), {names.INSTANCE: caller.instance, **attributes}
+            )
 
     def phase(self, address: str, phase: str, attributes: Mapping[str, Any], caller: Caller) -> None:
-        """Tell an orchestrator to carry out a phase."""
-        action = orchestrator.PHASE_ACTIONS[phase]
-        with self._orchestrator(address, caller) as line:
-            line.act(orchestrator.PATH, _id(action), attributes)
+        """Have an orchestrator carry out a phase."""
+        with self._orchestrator(address, caller) as target:
+            target.act(orchestrator.PATH, _id(orchestrator.PHASE_ACTIONS[phase]), attributes)
 
     def act(self, address: str, attributes: Mapping[str, Any], caller: Caller) -> None:
-        """Pass the invocation of a declared action on."""
-        with self._orchestrator(address, caller) as line:
-            line.act(orchestrator.PATH, _id(orchestrator.ACT), attributes)
+        """Send an orchestrator the invocation of a declared action."""
+        with self._orchestrator(address, caller) as target:
+            target.act(orchestrator.PATH, _id(orchestrator.ACT), attributes)
 
     def dismiss(self, address: str, caller: Caller) -> None:
-        """Tell an orchestrator to dispose of all it made."""
-        with self._orchestrator(address, caller) as line:
-            line.delete(orchestrator.PATH)
+        """Have an orchestrator dispose of everything that it created."""
+        with self._orchestrator(address, caller) as target:
+            target.delete(orchestrator.PATH)
 
-    # how --------------------------------------------------------------------------------------------------------------
+    # connections ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _orchestrator(self, address: str, caller: Caller) -> Iterator[client.Client]:
-        with self._lines.call(caller.instance, address, tenant=caller.tenant, start=caller.start) as line:
-            yield self._speaking(line, tokens.audience_of_orchestrator(caller.instance), caller)
+        with self._limiter.call(caller.instance, address, tenant=caller.tenant, start=caller.start) as target:
+            yield self._authenticated(target, tokens.audience_of_orchestrator(caller.instance), caller)
 
     def _module(self, scheme: str, caller: Caller) -> client.Client:
         found = self._modules.get(scheme)
         now = self._monotonic()
         if found is None or now >= found[1]:
-            entries = _believed(self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller), scheme)
+            entries = _trusted_entries(self._at(self._design, tokens.AUDIENCE_CLOUD_CONTROLLER, caller), scheme)
             if not entries:
                 raise LookupError(
-                    f"the cloud controller at {self._design} has not entered a service of type {scheme} in its catalogue; "
-                    "it does so at its start: see that it runs, and in this version"
+                    f"the catalogue of the cloud controller at {self._design} has no service of type {scheme}, which is "
+                    "entered at its start: check that the cloud controller runs, and in this version"
                 )
             internal = [each for each in entries if each.attributes.get(design.INTERFACE) == "internal"]
             url = str((internal or entries)[0].attributes[design.ENDPOINT])
-            found = self._modules[scheme] = (url, now + _REMEMBERED)
+            found = self._modules[scheme] = (url, now + _ENDPOINT_CACHED)
         return self._at(found[0], tokens.AUDIENCE_CLOUD_CONTROLLER, caller)
 
     def _at(self, url: str, audience: str, caller: Caller) -> client.Client:
@@ -199,13 +195,13 @@ class Cloud:
             found = self._clients.get(url)
             if found is None:
                 found = self._clients[url] = _connect(url)
-        return self._speaking(found, audience, caller)
+        return self._authenticated(found, audience, caller)
 
-    def _speaking(self, to: client.Client, audience: str, caller: Caller) -> client.Client:
+    def _authenticated(self, target: client.Client, audience: str, caller: Caller) -> client.Client:
         token = self._issuer.for_service(
             self._name, tenant_id=caller.tenant, audience=audience, instance_id=caller.instance or None
         )
-        return to.using(token=token, request_id=caller.request_id)
+        return target.using(token=token, request_id=caller.request_id)
 
     def close(self) -> None:
         """Close all connections."""
@@ -214,16 +210,16 @@ class Cloud:
             self._clients.clear()
         for each in clients:
             each.close()
-        self._lines.close_all()
+        self._limiter.close_all()
 
     def forget(self, instance: str) -> None:
-        """Close the connections to an orchestrator that is gone."""
-        self._lines.close(instance)
+        """Close the connections to a deleted instance's orchestrator."""
+        self._limiter.close(instance)
 
 
-def _believed(catalogue: client.Client, service_type: str) -> list[client.Entity]:
+def _trusted_entries(catalogue: client.Client, service_type: str) -> list[client.Entity]:
     entries = catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})
-    return [each for each in entries if design.is_believed(each.attributes)]
+    return [each for each in entries if design.is_trusted(each.attributes)]
 
 
 def _connect(url: str) -> client.Client:
@@ -231,6 +227,6 @@ def _connect(url: str) -> client.Client:
     return client.Client(
         f"{split.scheme}://{split.netloc}{split.path}",
         timeout=client.Timeout(connect=2.0, read=CALL_TIMEOUT, total=CALL_TIMEOUT),
-        # The queue tries again; a call that waits here would hold a worker's thread.
+        # The queue retries; a retry in the client would block a worker's thread.
         retry=client.Retry(attempts=1),
     )

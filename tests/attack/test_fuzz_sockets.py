@@ -37,7 +37,7 @@ def test_over_a_socket(tmp_path: Path) -> None:
                 if (status >= 500 and status != 501) or b"Traceback" in body:
                     failures.append(f"seed {_SEED}, request {number}: {status} {body[:300]!r}\n  {sent[:500]!r}")
             assert manager.http("alice", "GET", "/-/").status == 200
-            assert '"unforeseen' not in manager.log.read_text()
+            assert '"unexpected error' not in manager.log.read_text()
     finally:
         installations.close()
     assert not failures, "\n".join(failures)

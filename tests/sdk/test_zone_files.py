@@ -82,6 +82,6 @@ def test_orchestrators_on_one_machine_write_one_zone_at_once(tmp_path: Path) -> 
 
 
 def test_a_zone_is_no_path(tmp_path: Path) -> None:
-    with pytest.raises(sdk.Failure, match="is no zone; write a domain"):
+    with pytest.raises(sdk.Failure, match="is not a zone; use a domain"):
         Dns(ZoneFiles(tmp_path), ONE).put("../etc", "a", "A", "192.0.2.1")
     assert list(tmp_path.glob("**/*.zone")) == []

@@ -65,7 +65,7 @@ def test_the_catalogue_asks_again_for_what_is_new_and_not_for_what_is_missing() 
         loads += 1
         return list(offered)
 
-    catalogue = Catalogue(load, clock=lambda: now, patience=5.0)
+    catalogue = Catalogue(load, clock=lambda: now, miss_ttl=5.0)
     assert catalogue.find("http://example.org/a#one") is offered[0]
     assert catalogue.find("http://example.org/a#one") is offered[0]
     assert loads == 1

@@ -109,7 +109,7 @@ def test_one_request_names_no_more_entities_than_a_page_shows(most: int) -> None
         sent.append(call(shop, method, "/label/", body=f"X-OCCI-Location: {own}\n" * most, accept=JSON))
     assert [answer.status == 413 for answer in sent] == [refused] * len(sent), [answer.status for answer in sent]
     if refused:
-        assert sent[0].json["error"]["message"] == "6 entities in one request; at most 5 are taken, so send several"
+        assert sent[0].json["error"]["message"] == "6 entities in one request; at most 5 are allowed, so send several requests"
         assert [call(shop, "GET", path).body for path in ("/thing/", "/rope/", "/label/")] == [b"", b"", b""]
 
 
@@ -123,7 +123,7 @@ def test_a_selection_has_few_terms() -> None:
     for path in ("/box/", "/", "/-/", "/label/"):
         refused = call(shop, "GET", path, {"Category": kind, "X-OCCI-Attribute": "a=1, b=1, c=1"}, accept=JSON)
         assert refused.status == 400
-        assert refused.json["error"]["message"] == "4 categories and attributes to select by; at most 3 are taken"
+        assert refused.json["error"]["message"] == "4 categories and attributes to filter by; at most 3 are allowed"
 
 
 def test_the_most_terms_that_are_taken_are_no_burden(database_url: str) -> None:
@@ -146,7 +146,7 @@ def test_a_tenant_has_so_many_mixins_and_adds_a_few_at_a_time() -> None:
         assert call(shop, "POST", "/-/", body={"mixins": [mixin(first), mixin(first + 1)]}).status == 200
     refused = call(shop, "POST", "/-/", body={"mixins": [mixin(20)]}, accept=JSON)
     assert refused.status == 409
-    assert refused.json["error"]["message"] == "there are 20 mixins of yours, and may be 20; remove some first"
+    assert refused.json["error"]["message"] == "you have 20 mixins, and at most 20 are allowed; remove some first"
     other = {"X-Tenant": "other"}
     assert call(shop, "POST", "/-/", other, {"mixins": [mixin(20)]}).status == 200
     assert call(shop, "DELETE", "/-/", body={"mixins": [mixin(n) for n in range(3)]}).status == 413

@@ -155,7 +155,7 @@ def test_the_providers_categories_stay_and_so_does_what_is_named_beside_them(reg
     for name in ("label", "box", "open"):
         answer = call(shop, "DELETE", "/-/", body=f'Category: {MINE}\nCategory: {name}; scheme="{SCHEME}"', accept=JSON)
         assert answer.status == 403
-        assert "the provider's" in answer.json["error"]["message"]
+        assert "belongs to the provider" in answer.json["error"]["message"]
     assert "mine; " in call(shop, "GET", "/-/").text
     assert LABEL_TYPE in call(shop, "GET", "/-/", accept="text/html").text
 

@@ -148,7 +148,7 @@ def test_an_instances_record_is_private(naming: AtDesignate) -> None:
     ("changed", "result", "where"),
     [
         ({names.REGION: "local"}, "has no name server; there are heat", names.REGION),
-        ({dns.VALUE: "web"}, "no such address", dns.VALUE),
+        ({dns.VALUE: "web"}, "is not an address", dns.VALUE),
         ({dns.NAME: "WEB"}, '"WEB" is written "web"', dns.NAME),
         ({dns.TTL: 1.5}, "whole number of seconds", dns.TTL),
     ],
