@@ -65,7 +65,7 @@ class BundleResource:
 
     on_head = on_get
 
-    def _checked(self, req: falcon.Request, rule: rules.Rule) -> Identity:
+    def _authorized(self, req: falcon.Request, rule: rules.Rule) -> Identity:
         identity: Identity | None = req.env.get(IDENTITY)
         if identity is None:
             raise ForbiddenError("authentication required")

@@ -117,7 +117,7 @@ class ComposedServices:
     def own(self) -> str:
         """The path of the token's instance; empty if the instance is not one of this service manager."""
         if self._own is None:
-            place = self._instances.remembered(self._instance)
+            place = self._instances.cached_place(self._instance)
             if place is None and not is_exchanged(self._identity):
                 with self._database.read() as connection:
                     place = self._instances.place(connection, self._instance)
@@ -157,7 +157,7 @@ class ComposedServices:
 
     def _given(self, instance: Instance) -> Mapping[str, Any]:
         """Return the tenant's parameters; the orchestrator's own outputs do not bind it."""
-        entity = self._instances.entity_as_seen(instance)
+        entity = self._instances.entity_unlocked(instance)
         return {} if entity is None else parameters_of(entity, instance.outputs)
 
 

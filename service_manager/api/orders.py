@@ -35,7 +35,7 @@ from ..remote.discovery import DiscoveryCache
 from ..store import tables
 from ..store.instances import Instance, InstanceId, Instances, show_state
 from ..store.services import Catalogue, ServiceBackend
-from ..store.snapshot import Snapshot, WantedState, legal_moves
+from ..store.snapshot import LEGAL_MOVES, Snapshot, WantedState
 from ..store.start_tokens import new_start_token
 from .exchanged_tokens import ComposedServices, target_of
 
@@ -343,7 +343,7 @@ def _flags(connection: sa.Connection) -> dict[str, str]:
 def _moves(instance: Instance) -> tuple[str, ...]:
     """Return the permitted requests; after a DELETE, none that would undo it."""
     seen = instance.snapshot
-    moves = legal_moves(seen.state)
+    moves = LEGAL_MOVES[seen.state]
     if seen.wanted is not WantedState.GONE:
         return moves
     return tuple([move for move in moves if move == "delete" or (move == "retry" and seen.failed == "destroy")])

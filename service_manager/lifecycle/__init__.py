@@ -1,1 +1,1 @@
-"""From an order to its end: the planner, the reconciler that takes its steps, and the history."""
+"""The lifecycle of instances: the planner, the reconciler that carries out its steps, and the history."""

@@ -1,7 +1,7 @@
-"""Declared actions on their way to an orchestrator: each is sent until it was worked off, or nobody took it for too long.
+"""Delivery of declared actions to orchestrators: each is sent until it is processed, or until none accepted it for too long.
 
-An orchestrator that has one, and has not worked it off, answers that it is to be told again: that counts as news of it, so what
-takes long is not too old.
+An orchestrator that has accepted an action but not processed it responds with 503 and `Retry-After`. This restarts the timeout,
+so a long action does not expire.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..store.instances import Instance, Instances
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which an invocation that could not be passed on is dropped.
-_PATIENCE: Final = 300.0
-#: Seconds between two looks at whether it was worked off.
-_AGAIN: Final = 1.0
+#: Seconds after which an invocation that was not accepted is dropped.
+_TIMEOUT: Final = 300.0
+#: Seconds between polls of an action in progress.
+_POLL_INTERVAL: Final = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Invocation:
     instance: Instance
     id: str
     name: str
-    too_old: bool
+    expired: bool
     attributes: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
@@ -51,21 +51,21 @@ class Invocations(queue.Handler[_Invocation, bool]):
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: queue.Item) -> _Invocation | None:
-        """The invocation; None if it was worked off, or its instance is gone."""
+        """Return the invocation; None if it was processed, or its instance is gone."""
         table = tables.invocations
         row = connection.execute(sa.select(table).where(table.c.id == item.key)).one_or_none()
         instance = self._instances.find(connection, row.instance) if row is not None else None
         if row is None or instance is None:
             return None
         attributes = json.loads(self._cipher.decrypt(row.attributes, context=(row.id, "attributes")))
-        too_old = self._clock() > row.made + _PATIENCE
-        return _Invocation(instance, row.id, row.name, too_old, attributes)
+        expired = self._clock() > row.made + _TIMEOUT
+        return _Invocation(instance, row.id, row.name, expired, attributes)
 
     def step(self, wanted: _Invocation) -> queue.Progress[bool]:
-        """Pass it on. The orchestrator takes one id once."""
+        """Send it. The orchestrator processes an id once."""
         instance = wanted.instance
-        if wanted.too_old:
-            log.warning("nobody took an action in time", extra={"instance": instance.id, "action": wanted.name})
+        if wanted.expired:
+            log.warning("action timed out", extra={"instance": instance.id, "action": wanted.name})
             return queue.Done(True)
         if instance.address is None or instance.snapshot.activated != instance.snapshot.boots:
             return queue.Wait(0.5)
@@ -82,13 +82,13 @@ class Invocations(queue.Handler[_Invocation, bool]):
             return queue.Wait(error.seconds)
         except client.UnavailableError as error:
             if error.retry_after is None:
-                # Not its word, but that of something in front of it.
+                # Not the orchestrator's own response, but that of a proxy in front of it.
                 raise
-            return queue.Wait(_AGAIN, False)
+            return queue.Wait(_POLL_INTERVAL, False)
         return queue.Done(True)
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: bool) -> None:
-        """It was worked off or is too old, or it is being worked off."""
+        """Delete the invocation if it was processed or has expired; restart its timeout if it is in progress."""
         one = tables.invocations.c.id == item.key
         if observed:
             connection.execute(tables.invocations.delete().where(one))
@@ -96,6 +96,6 @@ class Invocations(queue.Handler[_Invocation, bool]):
             connection.execute(tables.invocations.update().where(one).values(made=self._clock()))
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
-        """It will not be: drop it."""
-        log.warning("an action could not be passed on", extra={"action": item.key, "reason": reason})
+        """Drop the invocation."""
+        log.warning("action could not be delivered", extra={"action": item.key, "reason": reason})
         self.save(connection, item, True)

@@ -1,8 +1,8 @@
-"""What a step on an instance came to, and how it is written: the entity, the record, the row, in one transaction.
+"""The result of a step on an instance, and how it is written: the entity, the record and the row, in one transaction.
 
-A step decides in memory, from what it has read; by the time its outcome is written, a report or an order may have changed the
-instance. So an outcome that did something in the world is written as columns, beside what others wrote, and one that is a
-decision alone counts only if the instance is still what it was decided on.
+A step decides from what it has read. When its result is written, a report or an order may have changed the instance. The result
+of a call is therefore written by column, beside the changes of others, and a decision without a call is written only if the
+instance is unchanged.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SNAPSHOT: Final = frozenset(field.name for field in dataclasses.fields(Snapshot
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """What a step did, as it is to be written.
+    """The result of a step, to be written.
 
     Attributes:
         columns: of the row.
         enter: state that was entered.
-        ended: outcome of the present phase, where it ended: done, failed.
-        message: for the tenant; None leaves the one that is there.
+        ended: outcome of the present phase if it ended: done, failed.
+        message: for the tenant; None leaves the present one.
         removed: the instance is gone, with disposal's audit.
-        decided_on: what a decision was made on that did nothing in the world. Whoever changed the instance meanwhile
-            (a report, an order) is not overruled by it: it is dropped, and made anew.
+        decided_on: the state from which a step decided without a call. If a report or an order has changed the instance
+            since, the change is dropped and the instance is planned again.
     """
 
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,7 +49,7 @@ class Change:
     decided_on: Snapshot | None = None
 
     def columns_of_snapshot(self) -> dict[str, Any]:
-        """Those columns that a `Snapshot` has."""
+        """Return the columns that a `Snapshot` has."""
         return {name: value for name, value in self.columns.items() if name in _SNAPSHOT}
 
 
@@ -80,8 +80,8 @@ class Changes:
         if not change.removed and change.decided_on is None and change.message is None:
             self._instances.change(connection, instance_id, change.columns)
             return
-        # The entity before the row, as orders and reports do: it is what keeps them off until this is written. The row is
-        # read when the entity is ours; before, it could change.
+        # The entity before the row, as for orders and reports: its lock keeps them from writing. The row is read under
+        # that lock, since it could change before.
         place = self._instances.place(connection, instance_id)
         entity = self._instances.entity_at(connection, *place) if place is not None else None
         instance = self._instances.find(connection, instance_id, lock=True)
@@ -96,10 +96,10 @@ class Changes:
             return
         phase = change.enter if change.enter not in ("active", "inactive", "fail") else None
         if change.ended is not None:
-            taken = self._history.end(
+            duration = self._history.end(
                 connection, instance, outcome=change.ended, message=change.message or "", now=now, following=phase
             )
-            self._metrics.ended(instance.service, instance.snapshot.state, change.ended, taken)
+            self._metrics.ended(instance.service, instance.snapshot.state, change.ended, duration)
         elif phase is not None:
             self._history.begin(connection, instance, phase, now)
         if entity is not None and (change.enter is not None or change.message is not None):
@@ -110,7 +110,7 @@ class Changes:
         seen = instance.snapshot
         state = change.enter or str(entity.attributes.get(wire.STATE))
         if state == "active" and seen.changed > change.columns.get("applied", seen.applied):
-            # An update that came meanwhile is next; whoever waits for his own sees no `active` before it.
+            # A pending update is next: its caller waits for `active`, and must not see it before.
             state = "update"
         show_state(entity, state, change.message or "")
         if change.enter in ("active", "update"):
@@ -125,7 +125,7 @@ class Changes:
             for link in getattr(entity, "links", ()):
                 self._instances.registry.delete_resource(link.identifier, extras)
             self._instances.registry.delete_resource(instance.path, extras)
-        taken = self._history.end(connection, instance, outcome="done", message="", now=now)
-        self._metrics.ended(instance.service, "destroy", "done", taken)
+        duration = self._history.end(connection, instance, outcome="done", message="", now=now)
+        self._metrics.ended(instance.service, "destroy", "done", duration)
         self._history.close(connection, instance, json.loads(instance.audit or "[]"), now)
         self._instances.remove(connection, instance.id)

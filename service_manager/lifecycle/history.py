@@ -1,8 +1,7 @@
-"""The history of an instance: a record that begins with its order, gains a line for every phase, and outlives it.
+"""The history of an instance: a record that begins with its order, gets an entry per phase, and outlives the instance.
 
-The record is an entity of kind `record`, in its tenant's own part of the registry, at `/record/<instance>`. Every
-phase is a log line at its start and at its end as well, with Hurtle's field names, so that what read Hurtle's logs
-reads these.
+The record is an entity of kind `record`, owned by the instance's tenant, at `/record/<instance>`. The start and the end of each
+phase are also logged, with Hurtle's field names, so that tools for Hurtle's logs read these too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ..store.instances import Instance, resumed, service_extras
 log = logging.getLogger("archelon.phases")
 
 EXPIRY_TOPIC: Final = "record.expiry"
-#: Phases that a record shows; the oldest go first. An instance that is updated every minute has a bounded record.
+#: Limit of phases in a record; the oldest are dropped, so that a frequently updated instance has a bounded record.
 _MAX_PHASES: Final = 500
 
 _PHASES: Final = names.attribute("record.phases")
@@ -34,7 +33,7 @@ _AUDIT: Final = names.attribute("record.audit")
 
 
 def rfc3339(seconds: float) -> str:
-    """A time as text, UTC, milliseconds."""
+    """Format a time in UTC with milliseconds."""
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -43,8 +42,8 @@ class History:
     """Keeps records.
 
     Args:
-        name: of this service manager, for the log lines.
-        retention: seconds that a record is kept after its instance is gone.
+        name: of this service manager, for the log.
+        retention: seconds to keep a record after its instance is gone.
     """
 
     def __init__(self, registry: Registry, queue: WorkQueue, *, name: str, retention: float) -> None:
@@ -54,7 +53,7 @@ class History:
         self._retention = retention
 
     def open(self, connection: sa.Connection, instance: Instance, now: float) -> None:
-        """Begin the record of a new instance."""
+        """Create the record of a new instance."""
         record = Resource(_path(instance), wire.RECORD, [], title=instance.path)
         record.attributes = {
             names.SERVICE: instance.service,
@@ -65,13 +64,13 @@ class History:
         self._registry.add_resource(_path(instance), record, service_extras(connection, instance.tenant))
 
     def begin(self, connection: sa.Connection, instance: Instance, phase: str, now: float) -> None:
-        """Note the start of a phase."""
-        line = _line(instance, phase, now)
-        self._write(connection, instance, lambda phases: phases.append(line))
+        """Record the start of a phase."""
+        entry = _phase_entry(instance, phase, now)
+        self._write(connection, instance, lambda phases: phases.append(entry))
         self._log(instance, phase, "start", None)
 
     def resume(self, connection: sa.Connection, instance: Instance, generation: int, now: float) -> dict[str, Any]:
-        """Begin the phase again that has failed. Returns the columns that bring the instance there."""
+        """Restart the phase that failed. Returns the columns to set."""
         columns = resumed(instance, generation, now)
         self.begin(connection, instance, str(columns["state"]), now)
         return columns
@@ -86,29 +85,25 @@ class History:
         now: float,
         following: str | None = None,
     ) -> float:
-        """Note the end of the present phase, and the start of the one that follows, if any.
-
-        Returns:
-            How long it took, in seconds.
-        """
-        taken = max(0.0, now - instance.snapshot.begun)
+        """Record the end of the present phase, and the start of the following one, if any. Returns the duration in seconds."""
+        duration = max(0.0, now - instance.snapshot.begun)
 
         def change(phases: list[dict[str, Any]]) -> None:
             if phases and phases[-1]["outcome"] == "running":
-                phases[-1] |= {"duration": round(taken, 3), "outcome": outcome}
+                phases[-1] |= {"duration": round(duration, 3), "outcome": outcome}
                 if message:
                     phases[-1]["message"] = message
             if following is not None:
-                phases.append(_line(instance, following, now))
+                phases.append(_phase_entry(instance, following, now))
 
         self._write(connection, instance, change)
-        self._log(instance, instance.snapshot.state, outcome, taken)
+        self._log(instance, instance.snapshot.state, outcome, duration)
         if following is not None:
             self._log(instance, following, "start", None)
-        return taken
+        return duration
 
     def close(self, connection: sa.Connection, instance: Instance, audit: list[Any], now: float) -> None:
-        """Note that the instance is gone, and what was removed for it."""
+        """Record that the instance is gone, and the audit of its disposal."""
         extras = service_extras(connection, instance.tenant)
         try:
             record = self._registry.get_resource(_path(instance), extras)
@@ -127,7 +122,7 @@ class History:
         )
 
     def expire(self, connection: sa.Connection, tenant: Any, instance: str) -> None:
-        """Delete a record whose time is over."""
+        """Delete a record; idempotent."""
         try:
             self._registry.delete_resource(f"{wire.RECORD.location}{instance}", service_extras(connection, tenant))
         except KeyError:
@@ -138,14 +133,14 @@ class History:
         try:
             record = self._registry.get_resource(_path(instance), extras)
         except KeyError:
-            # Its retention was over, or the record is older than this table: an instance lives without one.
+            # Its retention is over, or the record is older than this table: an instance does not need one.
             return
         phases = list(record.attributes.get(_PHASES) or [])
         change(phases)
         record.attributes[_PHASES] = phases[-_MAX_PHASES:]
         self._registry.save(record.identifier, record, extras)
 
-    def _log(self, instance: Instance, phase: str, event: str, taken: float | None) -> None:
+    def _log(self, instance: Instance, phase: str, event: str, duration: float | None) -> None:
         fields: dict[str, Any] = {
             "so_id": instance.id,
             "sm_name": self._name,
@@ -153,19 +148,15 @@ class History:
             "phase_event": event,
             "tenant": instance.tenant,
         }
-        if taken is not None:
-            fields["response_time"] = round(taken, 3)
+        if duration is not None:
+            fields["response_time"] = round(duration, 3)
         log.info("phase %s %s", phase, event, extra=fields)
 
 
-def _line(instance: Instance, phase: str, now: float) -> dict[str, Any]:
-    """A phase that begins, as its record has it."""
-    return {
-        "phase": phase,
-        "generation": instance.snapshot.generation,
-        "start": rfc3339(now),
-        "outcome": "running",
-    }
+def _phase_entry(instance: Instance, phase: str, now: float) -> dict[str, Any]:
+    """Return a record's entry of a phase that begins."""
+    generation = instance.snapshot.generation
+    return {"phase": phase, "generation": generation, "start": rfc3339(now), "outcome": "running"}
 
 
 def _path(instance: Instance) -> str:

@@ -1,4 +1,4 @@
-"""What the service manager measures: phases as they end, and, from one leased exporter, how many instances there are."""
+"""Metrics of the service manager: the phases that ended and, from one leased exporter, the numbers of instances and work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
 class PhaseMetrics:
-    """Durations and failures of phases, as the worker that ended them saw them."""
+    """Durations and failures of phases, from the worker that ended them."""
 
     def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
         self._seconds = prometheus_client.Histogram(
@@ -39,20 +39,20 @@ class PhaseMetrics:
         )
 
     def ended(self, service: str, phase: str, outcome: str, seconds: float) -> None:
-        """Note the end of a phase."""
+        """Record the end of a phase."""
         self._seconds.labels(service, phase).observe(seconds)
         if outcome == "failed":
             self._failures.labels(service, phase).inc()
 
 
 class Exporter(Collector):
-    """Instances by service and state, and the backlog of work by topic: from one process of all, the leased one.
+    """Instances by service and state, and the backlog of work by topic, exported by one process at a time.
 
-    `read` is the recurring work: whichever worker's turn it is counts, keeps the figures, and notes in the database that
-    it is the exporter now. A scrape shows them where that still holds, so that no sum over workers counts twice.
+    `read` is a recurring work item: the worker that runs it counts, caches the figures, and stores in the database that it is
+    the exporter. Scrapes contain them only from the present exporter, so that no sum over workers counts twice.
 
     Args:
-        owner: names this process among all.
+        owner: identifies this process.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Exporter(Collector):
         registry.register(self)
 
     def read(self) -> None:
-        """Count anew, and be the exporter. Counting instances walks the index on (service, state)."""
+        """Count again, and become the exporter. Counting instances reads the index on (service, state)."""
         table, flags = tables.instances, tables.flags
         counted = sa.select(table.c.service, table.c.state, sa.func.count()).group_by(table.c.service, table.c.state)
         backlog = self._queue.backlog()
@@ -77,11 +77,11 @@ class Exporter(Collector):
             connection.execute(flags.insert().values(name=_EXPORTER, value=self._owner))
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry need not ask the database for names."""
+        """Return nothing, so that registration does not read the database."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """The figures, if this process is the exporter."""
+        """Return the cached figures if this process is the exporter."""
         if not self._is_exporter():
             return
         instances = GaugeMetricFamily("archelon_instances", "Instances", labels=("service", "state"))
@@ -105,7 +105,7 @@ class Exporter(Collector):
             with self._database.read() as connection:
                 owner = connection.scalar(sa.select(flags.c.value).where(flags.c.name == _EXPORTER))
         except sa.exc.SQLAlchemyError:
-            # The rest of the scrape is worth having; /readyz tells that the database is away.
-            log.warning("metrics without counts: the database does not answer")
+            # The rest of the scrape is still useful; /readyz reports that the database is unavailable.
+            log.warning("metrics without counts: database unavailable")
             return False
         return bool(owner == self._owner)

@@ -1,13 +1,11 @@
-"""What an instance needs next: a pure function from what is wanted and what was observed to one step.
+"""The next step of an instance: a pure function of the wanted and the observed state.
 
-Nothing here calls, waits or stores. `plan` looks at a `Snapshot` (one row) and names the next step; the reconciler
-takes it and writes down what came of it; and so on until the step is `Rest`. Because the row says everything, a
-worker that takes over from a killed one continues where it was, and a step that was taken twice is harmless, being
-idempotent at its receiver.
+`plan` makes no call, waits for nothing and stores nothing. From a `Snapshot` (one row) it determines the next step. The
+reconciler carries out that step and writes the result, until the step is `Rest`. The row is the complete state, so a worker that
+takes over from a killed one continues where it was. Repeating a step is harmless, since its receiver is idempotent.
 
-Who answers late is recognised by numbers: an orchestrator counts its starts (`boots`), and what was told to an
-earlier start has to be told again; an order counts its changes (`generation`), and a report about an earlier one is
-refused.
+Late messages are recognized by numbers: an orchestrator's starts are counted (`boots`), and a restarted one is sent everything
+again; an order's changes are counted (`generation`), and a report about an earlier one is refused.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ _LONGEST_PAUSE: Final = 60.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long one attempt of a phase may take, in seconds, and how many follow the first.
+    """Timeout of one attempt of a phase, in seconds, and the number of retries.
 
-    The pause before the n-th further attempt is `pause` doubled n-1 times, at most a minute.
+    The pause before the n-th retry is `pause` doubled n-1 times, at most a minute.
     """
 
     timeout: float = 300.0
@@ -40,55 +38,55 @@ class RetryPolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ForgetApplication:
-    """Another bundle is wanted: from here on, what the present application's orchestrator was told counts for nothing.
+    """Reset everything about the present application, since another bundle is wanted.
 
-    A step of its own, before the application is remade: were it written after, it could forget that the new one has
-    started already; and without it the old orchestrator, while it still answers, would be told the new phase.
+    A separate step, before the application is updated: if it were written afterwards, it could discard a start of the new
+    orchestrator; without it, the old orchestrator would be sent the new phase while it still runs.
     """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MakeApplication:
-    """Have the cloud controller make the orchestrator's application, or remake it with another bundle."""
+    """Have the cloud controller create the orchestrator's application, or update it to another bundle."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Activate:
-    """Tell the orchestrator whose it is."""
+    """Activate the orchestrator for its instance."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SendPhase:
-    """Tell the orchestrator to carry out a phase."""
+    """Have the orchestrator carry out a phase."""
 
     phase: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dismiss:
-    """Tell the orchestrator to dispose of all it made."""
+    """Have the orchestrator dispose of everything that it created."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dispose:
-    """Have disposal remove what is left and verify that nothing is; or look how far it is."""
+    """Have disposal remove what is left and verify its absence; or poll the disposal."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Remove:
-    """Nothing is left: close the record and delete the instance."""
+    """Close the record and delete the instance: nothing is left of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Enter:
-    """Move to another state."""
+    """Enter another state."""
 
     state: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Await:
-    """Somebody else's turn. Look again at `until` at the latest; `application` says whether to look at it meanwhile."""
+    """Wait until `until`, at most, for others; `application` is whether to poll the application meanwhile."""
 
     until: float
     application: bool = False
@@ -96,7 +94,7 @@ class Await:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TryAgain:
-    """This attempt failed; the next begins at `at`."""
+    """Retry the phase at `at`: the present attempt failed."""
 
     at: float
     reason: str
@@ -104,7 +102,7 @@ class TryAgain:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The phase failed for good."""
+    """Fail the phase: its last attempt failed."""
 
     phase: str
     reason: str
@@ -112,7 +110,7 @@ class GiveUp:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rest:
-    """What is wanted is so."""
+    """Do nothing: the wanted state is reached."""
 
 
 Step: TypeAlias = (
@@ -141,12 +139,12 @@ _NEXT: Final[Mapping[str, str]] = {
 }
 
 
-def plan(seen: Snapshot, patience: Mapping[str, RetryPolicy], now: float) -> Step:
-    """The one next step.
+def plan(seen: Snapshot, policies: Mapping[str, RetryPolicy], now: float) -> Step:
+    """Return the next step.
 
     Args:
         seen: the instance.
-        patience: by phase; a phase that is not in it has the default.
+        policies: by phase; others have the default.
         now: seconds since the epoch.
     """
     if seen.wanted is WantedState.GONE and seen.state not in ("destroy", "fail"):
@@ -160,7 +158,7 @@ def plan(seen: Snapshot, patience: Mapping[str, RetryPolicy], now: float) -> Ste
         return _active(seen, now)
     if seen.state == "inactive":
         return Enter("start") if seen.wanted is WantedState.ACTIVE else Rest()
-    limits = patience.get(seen.state, RetryPolicy())
+    limits = policies.get(seen.state, RetryPolicy())
     if seen.state == "destroy":
         return _destroy(seen, limits, now)
     return _phase(seen, limits, now)
@@ -172,7 +170,7 @@ def _active(seen: Snapshot, now: float) -> Step:
     if seen.changed > seen.applied or seen.made != seen.digest:
         return Enter("update")
     if seen.activated != seen.boots:
-        # It has restarted: it is to know again whose it is, and what it stored.
+        # It has restarted, and needs its instance and its private state again.
         return Activate()
     return Rest()
 
@@ -182,11 +180,11 @@ def _failure(seen: Snapshot, limits: RetryPolicy, now: float) -> str | None:
         return seen.outcome_message or "the orchestrator gave no reason"
     overdue = seen.begun + limits.timeout
     if seen.outcome is None and now >= overdue:
-        return f"{seen.state} took longer than {limits.timeout:g} s; {_what_is_missing(seen)}"
+        return f"{seen.state} took longer than {limits.timeout:g} s; {_stalled_at(seen)}"
     return None
 
 
-def _what_is_missing(seen: Snapshot) -> str:
+def _stalled_at(seen: Snapshot) -> str:
     if seen.boots == 0:
         return "the orchestrator did not start"
     if seen.activated != seen.boots:
@@ -202,7 +200,7 @@ def _after(seen: Snapshot, limits: RetryPolicy, reason: str, *, now: float) -> S
 
 
 def _reach(seen: Snapshot, overdue: float) -> Step | None:
-    """The step that brings the orchestrator up and activates it; None where it is."""
+    """Return the step that starts and activates the orchestrator; None if it is active."""
     if seen.made != seen.digest:
         return MakeApplication() if seen.made is None else ForgetApplication()
     if seen.boots == 0:
@@ -232,7 +230,7 @@ def _phase(seen: Snapshot, limits: RetryPolicy, now: float) -> Step:
 def _destroy(seen: Snapshot, limits: RetryPolicy, now: float) -> Step:
     if seen.disposal is not None:
         return _disposal(seen, limits, now)
-    # What the orchestrator made on platforms, disposal finds by label. Instances of other services it cannot find.
+    # Disposal finds an orchestrator's objects on platforms by label, but it cannot find instances of other services.
     unreachable = seen.activated == 0 or (seen.made is None and not seen.dependencies)
     if seen.outcome == "done" or unreachable:
         return Dispose()

@@ -1,8 +1,8 @@
-"""A roll: the instances of a service move to a bundle one after another, each when the one before is healthy with it.
+"""Rolling updates: a service's instances are updated to a bundle one after another, each once the previous one is healthy.
 
-How far a roll is stands in its entry of the catalogue (`roll.state`) and in the instances themselves: those with another
-digest are still to come. The entry names the one under way and the digest that it had, so that whoever takes the work over
-goes on there, and one that fails goes back to what it ran before; that ends the roll.
+A roll's progress is stored in its entry of the catalogue (`roll.state`) and in the instances: those with another digest are
+pending. The entry names the instance in progress and its previous digest, so that another worker can continue. An instance that
+fails is returned to its previous bundle, and the roll ends.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .history import History
 ROLL_TOPIC: Final = "roll"
 ROLL_STATE: Final = names.attribute("roll.state")
 
-#: Seconds between two looks at the instance that is under way.
-_LOOK: Final = 0.5
+#: Seconds between polls of the instance in progress.
+_POLL_INTERVAL: Final = 0.5
 _UNDER_WAY: Final = re.compile(r"running: instance ([0-9a-f-]{36}), from ([0-9a-f]{64})")
 
 
 def begin_roll(instances: Instances, connection: sa.Connection, tenant: TenantId, entry: str) -> None:
-    """Begin the roll of a service to the bundle of its entry; one that is under way goes on."""
+    """Begin the roll of a service to the bundle of its entry; no effect on a running one."""
     extras = service_extras(connection, tenant)
     entity = instances.registry.get_resource(entry, extras)
     if not str(entity.attributes.get(ROLL_STATE) or "").startswith("running"):
@@ -44,14 +44,14 @@ def begin_roll(instances: Instances, connection: sa.Connection, tenant: TenantId
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Rolling:
-    """Where a roll stands.
+    """The progress of a roll.
 
     Attributes:
-        digest: to which it goes.
-        present: the instance under way; None before the first, or where it is gone.
-        before: the digest that it had.
-        following: id and digest of the next.
-        busy: an instance that is still to come is in the middle of something.
+        digest: the bundle to roll to.
+        present: the instance in progress; None before the first, or if it is gone.
+        before: its previous digest.
+        following: id and digest of the next instance.
+        busy: a pending instance is in a phase.
     """
 
     digest: str
@@ -63,7 +63,7 @@ class _Rolling:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Change:
-    """What a step decided: an instance to move, to which digest, and what the entry then says."""
+    """The decision of a step: an instance to update, its new digest, and the new state of the entry."""
 
     move: str | None = None
     digest: str = ""
@@ -79,7 +79,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         self._clock = clock
 
     def load(self, connection: sa.Connection, item: queue.Item) -> _Rolling | None:
-        """How far the roll is; None where its entry is gone."""
+        """Return the roll's progress; None if its entry is gone."""
         entity = self._entry(connection, item)
         if entity is None:
             return None
@@ -89,43 +89,44 @@ class Roll(queue.Handler[_Rolling, _Change]):
         if under_way is not None:
             present, before = self._instances.find(connection, under_way[1]), under_way[2]
         table = tables.instances
-        to_come = sa.and_(
+        pending = sa.and_(
             table.c.service == str(entity.attributes[names.SERVICE]),
             table.c.wanted != WantedState.GONE.value,
             table.c.digest != digest,
         )
         resting = table.c.state.in_(("active", "inactive"))
-        wanted = sa.select(table.c.id, table.c.digest).where(to_come, resting).order_by(table.c.id).limit(1)
+        wanted = sa.select(table.c.id, table.c.digest).where(pending, resting).order_by(table.c.id).limit(1)
         following = connection.execute(wanted).one_or_none()
-        moving = sa.select(table.c.id).where(to_come, sa.not_(resting), table.c.state != "fail").limit(1)
+        moving = sa.select(table.c.id).where(pending, sa.not_(resting), table.c.state != "fail").limit(1)
         busy = following is None and connection.scalar(moving) is not None
         return _Rolling(digest, present, before, None if following is None else tuple(following), busy)
 
     def step(self, rolling: _Rolling) -> queue.Progress[_Change]:
-        """Move the next instance, or wait for the one under way."""
+        """Update the next instance, or wait for the one in progress."""
         present = rolling.present
         if present is not None and present.snapshot.state == "fail":
-            said = f"failed: instance {present.id} did not come up with {rolling.digest[:12]}"
+            message = f"failed: instance {present.id} did not come up with {rolling.digest[:12]}"
             if present.snapshot.digest != rolling.digest or present.snapshot.wanted is WantedState.GONE:
-                return queue.Done(_Change(state=said))
-            return queue.Done(_Change(present.id, rolling.before, f"{said} and goes back to {rolling.before[:12]}"))
+                return queue.Done(_Change(state=message))
+            return queue.Done(_Change(present.id, rolling.before, f"{message} and goes back to {rolling.before[:12]}"))
         if present is not None and not _settled(present, rolling.digest):
-            return queue.Wait(_LOOK)
+            return queue.Wait(_POLL_INTERVAL)
         if rolling.following is not None:
             instance, before = rolling.following
-            return queue.Wait(_LOOK, _Change(instance, rolling.digest, f"running: instance {instance}, from {before}"))
-        return queue.Wait(_LOOK) if rolling.busy else queue.Done(_Change(state="done"))
+            state = f"running: instance {instance}, from {before}"
+            return queue.Wait(_POLL_INTERVAL, _Change(instance, rolling.digest, state))
+        return queue.Wait(_POLL_INTERVAL) if rolling.busy else queue.Done(_Change(state="done"))
 
     def save(self, connection: sa.Connection, item: queue.Item, observed: _Change) -> None:
-        """Write what the step decided."""
+        """Write the decision of the step."""
         if observed.state is not None:
-            self._note(connection, item, observed.state)
+            self._set_state(connection, item, observed.state)
         if observed.move is not None:
             self._move(connection, observed.move, observed.digest)
 
     def gave_up(self, connection: sa.Connection, item: queue.Item, reason: str) -> None:
-        """Say why the roll stopped."""
-        self._note(connection, item, f"failed: {reason}")
+        """Record why the roll stopped."""
+        self._set_state(connection, item, f"failed: {reason}")
 
     def _entry(self, connection: sa.Connection, item: queue.Item) -> Entity | None:
         tenant, _, entry = item.key.partition(" ")
@@ -134,7 +135,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
         except KeyError:
             return None
 
-    def _note(self, connection: sa.Connection, item: queue.Item, state: str) -> None:
+    def _set_state(self, connection: sa.Connection, item: queue.Item, state: str) -> None:
         entity = self._entry(connection, item)
         if entity is None:
             return
@@ -155,7 +156,7 @@ class Roll(queue.Handler[_Rolling, _Change]):
 
 
 def _settled(instance: Instance, digest: str) -> bool:
-    """Whether an instance is healthy with the bundle, or is none of the roll's business any more."""
+    """Return whether an instance is healthy with the bundle, or no longer part of the roll."""
     seen = instance.snapshot
     if seen.wanted is WantedState.GONE or seen.digest != digest or seen.state == "inactive":
         return True

@@ -1,1 +1,1 @@
-"""What the service manager asks of others: the cloud controller's modules, and the orchestrators of its instances."""
+"""The service manager's calls to other services: the cloud controller's modules, and its instances' orchestrators."""

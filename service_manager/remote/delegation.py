@@ -1,9 +1,9 @@
-"""Acting for a tenant after its token has ended: what an order asks of design, and what becomes of a delegation that nobody took.
+"""Delegations: the right to act for a tenant after its token has expired, and its revocation if no instance used it.
 
-Where a region that an order may reach is called in tenants' names, or something has to be ordered of another service manager, the
-order has design make a delegation out of the tenant's own token: its one outward call, made before its transaction. An order of
-another instance brings no such token; its delegation hangs on that instance's. Should the order then come to nothing (its
-transaction fails, its process is killed), a piece of work that was written down before the call takes the delegation back.
+If an order may reach a region that is called on behalf of tenants, or may order at another service manager, it has design create
+a delegation from the tenant's own token: the order's only outgoing call, made before its transaction. An order of another
+instance has no such token; its delegation is a child of that instance's. If the order then fails (its transaction fails, its
+process is killed), a work item that was enqueued before the call revokes the delegation.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from ..store import tables
 from .cloud_controller import Caller, Cloud
 from .discovery import DiscoveryCache
 
-#: The topic of what takes back delegations that no instance came of; its key is the instance's id.
+#: Topic of the work that revokes orphaned delegations; its key is the instance's id.
 ORPHANS: Final = "delegation.unclaimed"
-#: Seconds in which an order has either come to something or not.
-_PATIENCE: Final = 120.0
-_RETRY: Final = 5
+#: Seconds after which an order has either been committed or failed.
+_ORDER_TIMEOUT: Final = 120.0
+_RETRY_AFTER: Final = 5
 
 
 def is_needed(
     manifest: bundles.Manifest, region: str | None, known: DiscoveryCache, *, needs_others: bool = False
 ) -> bool:
-    """Whether an order may reach a region that is called in tenants' names, or (`needs_others`) another service manager."""
+    """Return whether an order may reach a delegating region or (`needs_others`) another service manager."""
     if needs_others:
-        # Design gives tokens for those by the delegation, and theirs hang on it.
+        # Design issues tokens for it by the delegation, of which the delegations there are children.
         return True
     if not known.delegating:
         return False
-    # Where the instances that it is composed of go is theirs to say; and without regions of its own it may go anywhere.
+    # The region of a composed instance is chosen by its own order; a service without regions may go to any.
     if manifest.dependencies or not (region or manifest.resources):
         return True
     return not known.delegating.isdisjoint([region] if region else manifest.resources)
 
 
 class Delegating:
-    """Has design make delegations.
+    """Creates delegations at design.
 
     Args:
-        database, queue: where it is written down first.
-        cloud: where design is.
+        database, queue: where the revocation is enqueued first.
+        cloud: the client of design.
     """
 
     def __init__(self, database: Any, queue: work.WorkQueue, cloud: Cloud) -> None:
@@ -60,15 +60,15 @@ class Delegating:
     def make(
         self, instance: str, identity: Identity, token: PresentedToken | None, *, request_id: str | None = None
     ) -> str:
-        """Have the delegation of a new instance made; its id. Called outside of any transaction.
+        """Create the delegation of a new instance and return the instance's id. Called outside of any transaction.
 
         Raises:
-            ForbiddenError: the token is no good for that, and why.
-            ConflictError: the instance that ordered has none that this one's could hang on.
-            UnavailableError: design or its identity service is away. Nothing was ordered.
+            ForbiddenError: design refuses the token; the text contains the reason.
+            ConflictError: the instance that orders has no delegation.
+            UnavailableError: design or its identity service is unavailable. Nothing was ordered.
         """
         with self._database.write() as connection:
-            self._queue.enqueue(connection, ORPHANS, instance, tenant=identity.tenant_id, after=_PATIENCE)
+            self._queue.enqueue(connection, ORPHANS, instance, tenant=identity.tenant_id, after=_ORDER_TIMEOUT)
         by_instance = identity.kind is TokenKind.INSTANCE
         caller = Caller(identity.tenant_id, instance, request_id)
         try:
@@ -83,9 +83,9 @@ class Delegating:
             raise ConflictError(error.message, "token") from None
         except client.ClientError:
             raise UnavailableError(
-                "this order needs a delegation, and who makes it cannot be reached now; nothing was ordered",
+                "this order needs a delegation, and design cannot create one now; nothing was ordered",
                 "token",
-                retry_after=_RETRY,
+                retry_after=_RETRY_AFTER,
             ) from None
         return instance
 
@@ -97,12 +97,12 @@ class OrphanedDelegations(work.Handler[Caller, None]):
         self._cloud = cloud
 
     def load(self, connection: sa.Connection, item: work.Item) -> Caller | None:
-        """For whom it was made; None where the instance is there, which takes its delegation back itself."""
+        """Return the delegation's caller; None if the instance exists, which revokes its delegation itself."""
         table = tables.instances
-        there = connection.scalar(sa.select(table.c.id).where(table.c.id == item.key))
-        return None if there is not None else Caller(TenantId(item.tenant or ""), item.key)
+        exists = connection.scalar(sa.select(table.c.id).where(table.c.id == item.key)) is not None
+        return None if exists else Caller(TenantId(item.tenant or ""), item.key)
 
     def step(self, wanted: Caller) -> work.Progress[None]:
-        """Take it back."""
+        """Revoke the delegation."""
         self._cloud.revoke_delegation(wanted)
         return work.Done()

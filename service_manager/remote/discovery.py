@@ -1,8 +1,7 @@
-"""What design's catalogue says about the world: what regions there are, and which of them are called in tenants' names.
+"""A cache of design's catalogue: the regions, and which of them are called on behalf of tenants.
 
-One worker of all reads it, again and again, and writes it down here; requests read that row. So a request that needs to know
-asks nobody, and goes on knowing while the cloud controller is away. Whom to believe is none of it: Keystone is the settings' to
-name.
+One worker polls the catalogue and stores the result; requests read that row. They need no call, and continue to work while the
+cloud controller is unavailable. Which callers to trust is not part of it: the settings name the Keystone.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from archelon_api import deploy, design
 from ..store import tables
 from .cloud_controller import Cloud
 
-#: The topic of the looking; seeded with its own name.
+#: Topic of the poll; seeded with its own name as key.
 TOPIC: Final = "catalogue.look"
-#: Its name among the flags.
+#: Name of the row in the flags table.
 NAME: Final = "surroundings"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DiscoveryCache:
-    """What is known.
+    """The cached part of design's catalogue.
 
     Attributes:
-        regions: in which the cloud controller deploys; `delegating`, those of them that are called in tenants' names.
+        regions: to which the cloud controller deploys; `delegating` are those that are called on behalf of tenants.
     """
 
     regions: frozenset[str] = frozenset()
@@ -38,7 +37,7 @@ class DiscoveryCache:
 
     @classmethod
     def of_flag(cls, value: str | None) -> DiscoveryCache:
-        """As they were written down."""
+        """Parse a stored value."""
         if value is None:
             return cls()
         found = json.loads(value)
@@ -46,31 +45,31 @@ class DiscoveryCache:
 
     @classmethod
     def read(cls, database: Any) -> DiscoveryCache:
-        """As they are known now."""
+        """Read the stored value."""
         with database.read() as connection:
             return cls.of_flag(connection.scalar(sa.select(tables.flags.c.value).where(tables.flags.c.name == NAME)))
 
     def flag(self) -> str:
-        """To be written down."""
+        """Return the value to store."""
         regions, delegating = sorted(self.regions), sorted(self.delegating)
         return json.dumps({"regions": regions, "delegating": delegating})
 
 
-def look(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
-    """What a worker does now and then: read the catalogue, and write down what has changed. Its errors are the client's."""
+def poll(database: Any, cloud: Cloud, *, every: float) -> Callable[[], float]:
+    """Return the recurring work that reads the catalogue and stores changes. It raises the client's errors."""
 
-    def looked() -> float:
+    def refresh() -> float:
         modules = cloud.services(deploy.SCHEME)
         regions = {str(each.attributes[design.SERVICE_REGION]) for each in modules}
         delegating = {
             str(each.attributes[design.SERVICE_REGION]) for each in modules if each.attributes.get(design.DELEGATES)
         }
-        seen = DiscoveryCache(frozenset(regions), frozenset(delegating))
-        if seen != DiscoveryCache.read(database):
+        found = DiscoveryCache(frozenset(regions), frozenset(delegating))
+        if found != DiscoveryCache.read(database):
             flags = tables.flags
             with database.write() as connection:
                 connection.execute(flags.delete().where(flags.c.name == NAME))
-                connection.execute(flags.insert().values(name=NAME, value=seen.flag()))
+                connection.execute(flags.insert().values(name=NAME, value=found.flag()))
         return every
 
-    return looked
+    return refresh

@@ -1,8 +1,8 @@
 """Published services in design's catalogue, where resolvers, orchestrators and (through design) Keystone's clients find them.
 
-One piece of work a service compares what the catalogue has of it with what it should have, sets that right, and comes again: so
-a service is found as soon as it is published, stays found whoever removes or changes an entry, and is found no more once it is
-withdrawn. What other service managers or operators entered under the same type is left alone.
+For each service, a recurring work item compares the catalogue's entries with the expected ones and repairs them: a service can
+be found as soon as it is published, although anyone removes or changes an entry, until it is withdrawn. Entries of the same type
+that other service managers or operators made are not changed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..store.services import Catalogue
 from .cloud_controller import Cloud
 from .discovery import NAME, DiscoveryCache
 
-#: Seconds to wait for the first look at what regions there are.
-_SOON: Final = 0.5
+#: Seconds until the next attempt while the regions are not known yet.
+_REGIONS_UNKNOWN: Final = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Offer:
-    """A service as it should be found: endpoints by path of their entries."""
+class Registered:
+    """The expected entries of a service in the catalogue; `entries` are attributes by path."""
 
     type: str
     title: str
@@ -37,12 +37,12 @@ class Offer:
     withdrawn: bool
 
 
-class Registration(queue.Handler[Offer, None]):
+class Registration(queue.Handler[Registered, None]):
     """Handler of the topic `catalogue.entry`; its key is the service's type.
 
     Args:
         issuer: of the tokens that this service manager signs. urls: its own, by interface.
-        every: seconds between two looks.
+        every: seconds between comparisons.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Registration(queue.Handler[Offer, None]):
         self._urls = {interface: url.rstrip("/") for interface, url in urls.items()}
         self._every = every
 
-    def load(self, connection: sa.Connection, item: queue.Item) -> Offer | None:
-        """How it should be; nothing where it is withdrawn."""
+    def load(self, connection: sa.Connection, item: queue.Item) -> Registered | None:
+        """Return the expected entries; none if the service is withdrawn."""
         found = self._catalogue.service(connection, item.key)
         if found is None:
             return None
@@ -73,25 +73,24 @@ class Registration(queue.Handler[Offer, None]):
                         design.SERVICE_REGION: region,
                         design.INTERFACE: interface,
                     }
-        return Offer(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn)
+        return Registered(found.type, manifest.title or manifest.term, tenant, entries, found.withdrawn)
 
-    def step(self, wanted: Offer) -> queue.Progress[None]:
-        """Compare, and set right. Nothing is kept: the catalogue itself says how it is."""
-        there = {
+    def step(self, wanted: Registered) -> queue.Progress[None]:
+        """Compare and repair. Nothing is stored: the catalogue itself is the state."""
+        listed = {
             f"{design.SERVICE.location}{each.location.rpartition('/')[2]}": each
             for each in self._cloud.services(wanted.type, wanted.tenant)
         }
         for path, attributes in wanted.entries.items():
-            found = there.get(path)
+            found = listed.get(path)
             present = {} if found is None else found.attributes
-            marked = {**attributes, design.ISSUER: self._issuer, design.PUBLISHER: wanted.tenant}
-            others = present.get(design.ISSUER, self._issuer) != self._issuer
-            if not others and any(present.get(name) != value for name, value in marked.items()):
-                self._cloud.enter(path, attributes, wanted.title, wanted.tenant)
-        for path, found in there.items():
+            expected = {**attributes, design.ISSUER: self._issuer, design.PUBLISHER: wanted.tenant}
+            foreign = present.get(design.ISSUER, self._issuer) != self._issuer
+            if not foreign and any(present.get(name) != value for name, value in expected.items()):
+                self._cloud.put_entry(path, attributes, wanted.title, wanted.tenant)
+        for path, found in listed.items():
             if path not in wanted.entries and found.attributes.get(design.ISSUER) == self._issuer:
-                self._cloud.take_out(path, wanted.tenant)
+                self._cloud.delete_entry(path, wanted.tenant)
         if wanted.withdrawn:
             return queue.Done()
-        # Without an entry: nobody knows yet which regions there are.
-        return queue.Wait(self._every if wanted.entries else _SOON)
+        return queue.Wait(self._every if wanted.entries else _REGIONS_UNKNOWN)

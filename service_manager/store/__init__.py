@@ -1,1 +1,1 @@
-"""What the service manager keeps: instances, published services and their kinds, start tokens."""
+"""The service manager's storage: instances, published services and their kinds, start tokens."""

@@ -1,8 +1,7 @@
-"""Instances in the database: rows that drive them, and the entities that tenants see, written together.
+"""Instances in the database: the rows that drive them and the entities that tenants see, written together.
 
-Whoever changes an instance holds a transaction and writes in one order, so that no two wait for each other: the
-entity, the row, the work. Rows are changed column by column, never whole: a report that arrives while a worker is at
-a step keeps its columns.
+Every writer of an instance holds a transaction and writes in the same order, so that no two wait for each other: the entity, the
+row, the work. Rows are changed by column, never as a whole: a report that arrives during a worker's step keeps its columns.
 """
 
 from __future__ import annotations
@@ -24,39 +23,23 @@ from occi_service.registry import Registry
 from occi_service.renderings.grammar import uri_text
 
 from . import tables
-from .snapshot import Snapshot, WantedState, legal_moves
+from .snapshot import LEGAL_MOVES, Snapshot, WantedState
 
 InstanceId = NewType("InstanceId", str)
 
-#: What an orchestrator reports links of, by type identifier.
+#: Kinds of the links that an orchestrator reports, by type identifier.
 LINK_KINDS: Final[Mapping[str, Kind]] = {type_id(kind): kind for kind in (wire.DEPENDENCY, wire.RESOURCE_LINK)}
 
-#: The work that looks at one instance; its key is the instance's id.
+#: The work on one instance; its key is the instance's id.
 TOPIC: Final = "instance"
 
-#: Places of instances that are remembered.
-_PLACES: Final = 10_000
-
-_SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
-_BESIDE: Final = (
-    "id",
-    "tenant",
-    "service",
-    "path",
-    "address",
-    "consecutive_failures",
-    "start_token",
-    "private",
-    "outputs",
-    "locked",
-    "request_id",
-    "audit",
-)
+#: Limit of cached paths of instances.
+_MAX_PATHS: Final = 10_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instance:
-    """A row, read."""
+    """An instance's row."""
 
     id: InstanceId
     tenant: TenantId
@@ -73,10 +56,14 @@ class Instance:
     audit: str | None
 
 
-def service_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
-    """Extras under which the service manager itself reads and writes a tenant's entities, in a transaction of its own.
+_SNAPSHOT: Final = tuple(field.name for field in dataclasses.fields(Snapshot))
+_BESIDE: Final = tuple(field.name for field in dataclasses.fields(Instance) if field.name != "snapshot")
 
-    Without a connection, what is read is read alone and not locked.
+
+def service_extras(connection: sa.Connection | None, tenant: TenantId) -> dict[str, Any]:
+    """Return the extras with which the service manager itself reads and writes a tenant's entities, in its own transaction.
+
+    Without a connection, reads are separate and lock nothing.
     """
     identity = Identity(
         subject="service-manager",
@@ -95,8 +82,8 @@ class Instances:
     """Reads and writes instances.
 
     Args:
-        registry: where their entities are.
-        queue: where their work is.
+        registry: contains their entities.
+        queue: contains their work.
     """
 
     def __init__(self, registry: Registry, queue: WorkQueue) -> None:
@@ -105,37 +92,37 @@ class Instances:
         self._places: dict[str, tuple[TenantId, str]] = {}
 
     def find(self, connection: sa.Connection, instance: str, *, lock: bool = False) -> Instance | None:
-        """The row of an instance; with `lock`, kept from others until the transaction ends."""
+        """Return the row of an instance; with `lock`, lock it until the transaction ends."""
         columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
         statement = sa.select(*columns).where(tables.instances.c.id == instance)
         row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
         if row is None:
             return None
         found = _instance(row)
-        if len(self._places) >= _PLACES:
+        if len(self._places) >= _MAX_PATHS:
             self._places.clear()
         self._places[found.id] = (found.tenant, found.path)
         return found
 
     def place(self, connection: sa.Connection, instance: str) -> tuple[TenantId, str] | None:
-        """The tenant and the path of an instance. They never change, and are known of one that was looked at lately."""
+        """Return an instance's tenant and path, which never change. They are cached."""
         if instance not in self._places:
             self.find(connection, instance)
         return self._places.get(instance)
 
-    def remembered(self, instance: str) -> tuple[TenantId, str] | None:
-        """The same, where it is known already."""
+    def cached_place(self, instance: str) -> tuple[TenantId, str] | None:
+        """Return an instance's tenant and path if they are cached."""
         return self._places.get(instance)
 
     def at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Instance | None:
-        """The row of the instance at a tenant's path, kept from others until the transaction ends."""
+        """Return the row of the instance at a tenant's path, and lock it until the transaction ends."""
         columns = [tables.instances.c[name] for name in (*_BESIDE, *_SNAPSHOT)]
-        there = sa.and_(tables.instances.c.tenant == tenant, tables.instances.c.path == path)
-        row = connection.execute(sa.select(*columns).where(there).with_for_update()).one_or_none()
+        at_path = sa.and_(tables.instances.c.tenant == tenant, tables.instances.c.path == path)
+        row = connection.execute(sa.select(*columns).where(at_path).with_for_update()).one_or_none()
         return None if row is None else _instance(row)
 
     def insert(self, connection: sa.Connection, instance: Instance) -> None:
-        """Add the row of a new instance, and its work."""
+        """Insert the row of a new instance, and enqueue its work."""
         values = {name: getattr(instance, name) for name in _BESIDE}
         values["outputs"] = json.dumps(instance.outputs)
         values |= {name: getattr(instance.snapshot, name) for name in _SNAPSHOT}
@@ -143,7 +130,7 @@ class Instances:
         self.wake(connection, instance)
 
     def change(self, connection: sa.Connection, instance: str, columns: Mapping[str, Any]) -> None:
-        """Set columns of a row."""
+        """Update columns of a row."""
         if columns:
             connection.execute(tables.instances.update().where(tables.instances.c.id == instance).values(**columns))
 
@@ -152,10 +139,10 @@ class Instances:
         connection.execute(tables.instances.delete().where(tables.instances.c.id == instance))
 
     def wake(self, connection: sa.Connection, instance: Instance, *, under_way: bool = False) -> None:
-        """Have a worker look at an instance; sooner at one that is under way than at what has not begun.
+        """Enqueue the work on an instance; at a higher priority if it is under way.
 
-        So of a thousand orders at once the first are active while the last still wait, where else all of them would
-        become active at the end.
+        Of a thousand concurrent orders, the first are then active while the last still wait; otherwise all of them would become
+        active at the end.
         """
         self.queue.enqueue(
             connection,
@@ -167,7 +154,7 @@ class Instances:
         )
 
     def count(self, connection: sa.Connection, tenant: TenantId, service: str) -> tuple[int, int]:
-        """How many instances a tenant has, and how many of them of one service."""
+        """Return a tenant's number of instances, in total and of one service."""
         table = tables.instances
         counted = sa.select(
             sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((table.c.service == service, 1), else_=0)), 0)
@@ -176,26 +163,22 @@ class Instances:
         return int(row[0]), int(row[1])
 
     def entity(self, connection: sa.Connection, instance: Instance) -> Entity | None:
-        """The entity of an instance, for writing; None if it is gone."""
+        """Return the entity of an instance, for writing; None if it is gone."""
         return self.entity_at(connection, instance.tenant, instance.path)
 
-    def entity_at(self, connection: sa.Connection, tenant: TenantId, path: str) -> Entity | None:
-        """The entity at a tenant's path, for writing; None if there is none."""
+    def entity_at(self, connection: sa.Connection | None, tenant: TenantId, path: str) -> Entity | None:
+        """Return the entity at a tenant's path, for writing; None if there is none. Without a connection, lock nothing."""
         try:
             return self.registry.get_resource(path, service_extras(connection, tenant))
         except KeyError:
             return None
 
-    def entity_as_seen(self, instance: Instance) -> Entity | None:
-        """The entity of an instance, for reading alone: nothing is locked. Secrets are open."""
-        extras = service_extras(None, instance.tenant)
-        try:
-            return self.registry.get_resource(instance.path, extras)
-        except KeyError:
-            return None
+    def entity_unlocked(self, instance: Instance) -> Entity | None:
+        """Return the entity of an instance, for reading only and with its secrets; None if it is gone."""
+        return self.entity_at(None, instance.tenant, instance.path)
 
     def save_entity(self, connection: sa.Connection, instance: Instance, entity: Entity) -> None:
-        """Write the entity of an instance back."""
+        """Save the entity of an instance."""
         self.registry.save(instance.path, entity, service_extras(connection, instance.tenant))
 
 
@@ -209,7 +192,7 @@ def _instance(row: sa.Row[Any]) -> Instance:
 
 
 def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
-    """Columns that bring a failed instance back to the phase that failed, for an order of this generation."""
+    """Return the columns that reset a failed instance to the phase that failed, for an order of this generation."""
     return {
         "state": instance.snapshot.failed or "initialise",
         "failed": None,
@@ -221,19 +204,19 @@ def resumed(instance: Instance, generation: int, now: float) -> dict[str, Any]:
         "begun": now,
         "consecutive_failures": 0,
         "phase_generation": generation,
-        # What disposal has begun to take down is not asked of the orchestrator again, which may be gone by now.
+        # The orchestrator may be gone once disposal has begun, so it is not called again.
         "disposal": "again" if instance.snapshot.disposal is not None else None,
     }
 
 
 def show_state(entity: Entity, state: str, message: str = "") -> None:
-    """Write a state to what tenants see: the attribute, its message, and the actions that apply now."""
+    """Set the state that tenants see: the attribute, its message, and the actions that apply now."""
     entity.attributes[wire.STATE] = state
     if message:
         entity.attributes[wire.STATE_MESSAGE] = message
     else:
         entity.attributes.pop(wire.STATE_MESSAGE, None)
-    moves = legal_moves(state)
+    moves = LEGAL_MOVES[state]
     offered = [action for action in wire.LIFECYCLE_ACTIONS if action.term in moves]
     offered += [wire.UNLOCK if entity.attributes.get(wire.LOCKED) else wire.LOCK]
     if state == "active":
@@ -243,7 +226,7 @@ def show_state(entity: Entity, state: str, message: str = "") -> None:
 
 
 def parameters_of(entity: Entity, outputs: tuple[str, ...]) -> dict[str, Any]:
-    """What the tenant gave: every attribute but the house's own and the orchestrator's outputs."""
+    """Return the tenant's parameters: all attributes but the service manager's own and the orchestrator's outputs."""
     own = frozenset(wire.INSTANCE_ATTRIBUTES) | frozenset(outputs)
     found = {name: value for name, value in entity.attributes.items() if name not in own}
     if names.REGION in entity.attributes:
@@ -263,7 +246,7 @@ def set_links(
     entity: Entity,
     reported: list[dict[str, Any]],
 ) -> int:
-    """Make the links of an instance those that its orchestrator reported. Returns how many of them are dependencies."""
+    """Replace the links of an instance by those that its orchestrator reported. Returns the number of dependencies."""
     assert isinstance(entity, Resource)
     extras = service_extras(connection, instance.tenant)
     wanted: dict[str, Link] = {}

@@ -1,4 +1,4 @@
-"""A manifest as an OCCI kind: its attributes and actions beside those that every service has."""
+"""A manifest as an OCCI kind: its attributes and actions besides those that every service has."""
 
 from __future__ import annotations
 
@@ -10,30 +10,17 @@ import bundles
 from archelon_api import service_manager as wire
 from occi_service.attributes import Attribute, AttributeType, Use
 
-#: Terms whose locations the service manager uses itself; `/hurtle/` is where Hurtle's dialect is spoken.
+#: Terms of locations that the service manager uses itself; `/hurtle/` is the mount of Hurtle's dialect.
 RESERVED_TERMS: Final = frozenset(
-    (
-        "published",
-        "record",
-        "dependency",
-        "resource",
-        "bundle",
-        "operator",
-        "hurtle",
-        "update",
-        "healthz",
-        "readyz",
-        "metrics",
-        "-",
-    )
-)
+    ("published", "record", "dependency", "resource", "bundle", "operator", "hurtle", "update")
+) | {"healthz", "readyz", "metrics", "-"}
 
 
 def kind_of(manifest: bundles.Manifest) -> Kind:
-    """The kind that a manifest describes, at `/<term>/`.
+    """Return the kind that a manifest describes, at `/<term>/`.
 
     Raises:
-        ValueError: a default or pattern is none here; the text names the attribute.
+        ValueError: a default or pattern is invalid; the text names the attribute.
     """
     attributes: dict[str, str] = {name: _attribute(name, each) for name, each in manifest.attributes.items()}
     for name, definition in wire.INSTANCE_ATTRIBUTES.items():
@@ -50,7 +37,7 @@ def kind_of(manifest: bundles.Manifest) -> Kind:
 
 
 def actions_of(manifest: bundles.Manifest) -> list[Action]:
-    """The actions that a manifest declares; their scheme is derived from the service's type."""
+    """Return the actions that a manifest declares; their scheme derives from the service's type."""
     scheme = f"{manifest.type.replace('#', '/')}/action#"
     found = []
     for term, action in manifest.actions.items():

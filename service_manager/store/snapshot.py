@@ -1,4 +1,4 @@
-"""An instance at one moment, as its row has it: what is wanted, what was observed, and what a tenant may ask for then."""
+"""The state of an instance, as stored in its row, and the requests that are permitted in each state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class WantedState(enum.StrEnum):
-    """What the tenant last asked for."""
+    """The state that the tenant requested last."""
 
     ACTIVE = "active"
     INACTIVE = "inactive"
@@ -18,19 +18,19 @@ class WantedState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An instance at one moment, as its row has it. Times are seconds since the epoch.
+    """The state of an instance, as stored in its row. Times are seconds since the epoch.
 
     Attributes:
-        digest: bundle that the order wants; `made` is the one its application was last made with.
+        digest: bundle of the order; `made` is the one that its application was last created with.
         generation: of the order; `changed` is the last one that changed a parameter, `applied` the last that the
             orchestrator carried out, `phase_generation` the one that the present phase carries out.
         state: mcn.service.state.
-        failed: the phase to go back to from `fail`.
-        attempt: failures of the present phase; `begun` is when the present attempt began, `retry_at` when it may.
-        outcome: what the orchestrator reported of the present phase: done, failed, or None.
-        boots: starts of the orchestrator since its application was made; `activated` and `sent` are those at which it
-            was activated and told the present phase. `activated` is -1 where an application before this one was.
-        disposal: how far disposal is: None, asked, failed, again (to be asked once more) or done.
+        failed: the phase to return to from `fail`.
+        attempt: failures of the present phase; `begun` is the start of the present attempt, `retry_at` of the next.
+        outcome: reported by the orchestrator for the present phase: done, failed, or None.
+        boots: starts of the orchestrator since its application was created; `activated` and `sent` are those at which it
+            was activated and was sent the present phase. `activated` is -1 if a previous application was activated.
+        disposal: None, asked, failed, again (to be requested once more) or done.
         dependencies: instances of other services that the orchestrator has reported as its own.
     """
 
@@ -55,8 +55,8 @@ class Snapshot:
     dependencies: int = 0
 
 
-#: What a tenant may ask for in each state; beside these, GET always.
-_MOVES: Final[Mapping[str, tuple[str, ...]]] = {
+#: The requests that are permitted in each state, besides GET.
+LEGAL_MOVES: Final[Mapping[str, tuple[str, ...]]] = {
     "initialise": ("update", "delete"),
     "activate": ("update", "delete"),
     "deploy": ("update", "delete"),
@@ -69,8 +69,3 @@ _MOVES: Final[Mapping[str, tuple[str, ...]]] = {
     "fail": ("retry", "update", "delete"),
     "destroy": ("delete",),
 }
-
-
-def legal_moves(state: str) -> tuple[str, ...]:
-    """What a tenant may ask for now."""
-    return _MOVES[state]

@@ -1,8 +1,8 @@
-"""Start tokens: what an orchestrator's process is born with, to ask the service manager for tokens that do more.
+"""Start tokens: with one, an orchestrator's process requests its other tokens from the service manager.
 
-A container may restart long after any signed token has run out, with the environment it was made with. So its
-environment holds a secret of another sort: random, known to the service manager alone, good for the action `renew` of
-its own instance and for nothing else, until the instance is gone.
+A container may restart long after any signed token has expired, in the environment that it was created with. The environment
+therefore contains a different kind of secret: random, known to the service manager only, and valid for nothing but the action
+`renew` of its own instance, until the instance is gone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from archelon_core.encryption import Cipher, DecryptionError
 from . import tables
 
 _PREFIX: Final = "start."
-#: Audience of the identity that a start token gives: the action `renew` takes it, nothing else does.
+#: Audience of a start token's identity: only the action `renew` accepts it.
 START_AUDIENCE: Final = "start"
 START_ISSUER: Final = "start"
 
 
 def new_start_token(instance: str) -> str:
-    """A start token: the instance's id, and 256 random bits."""
+    """Return a start token: the instance's id and 256 random bits."""
     return f"{_PREFIX}{instance}.{secrets.token_urlsafe(32)}"
 
 
@@ -33,8 +33,8 @@ class StartTokens:
     """A `TokenVerifier` for start tokens.
 
     Args:
-        database: holds the instances (`archelon_core.database.Database`).
-        cipher: start tokens are encrypted at rest.
+        database: contains the instances (`archelon_core.database.Database`).
+        cipher: decrypts the stored tokens.
     """
 
     def __init__(self, database: Any, cipher: Cipher) -> None:
@@ -42,10 +42,10 @@ class StartTokens:
         self._cipher = cipher
 
     def verify(self, token: str) -> Identity:
-        """Who holds the token.
+        """Return the identity of a token.
 
         Raises:
-            InvalidTokenError: it is not the start token of an instance that exists.
+            InvalidTokenError: it is not the start token of an existing instance.
         """
         parts = token.split(".")
         if len(parts) != 3 or not token.startswith(_PREFIX) or len(token) > 200:

@@ -1,4 +1,4 @@
-"""The service manager's own tables. What a tenant sees of an instance lives in the registry; what drives it lives here."""
+"""The service manager's own tables. The registry stores what tenants see of an instance, these tables what drives it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ bundles = sa.Table(
     sa.Column("version", sa.Text, nullable=False),
 )
 
-#: Whose a bundle is: every tenant's that has uploaded it.
+#: Owners of bundles: every tenant that has uploaded it.
 bundle_owners = sa.Table(
     "sm_bundle_owners",
     metadata,
@@ -23,8 +23,8 @@ bundle_owners = sa.Table(
     sa.Column("tenant", sa.String(255), primary_key=True),
 )
 
-#: The catalogue as it is. `revision` rises with every change of any row, so that one small SELECT tells whether a
-#: process has seen them all.
+#: The current catalogue. `revision` rises with every change of any row, so that one small SELECT shows whether a
+#: process has loaded them all.
 services = sa.Table(
     "sm_services",
     metadata,
@@ -35,7 +35,7 @@ services = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False, index=True),
 )
 
-#: Who did what to the catalogue, when. Rows are only added.
+#: The log of changes of the catalogue; append-only.
 publications = sa.Table(
     "sm_publications",
     metadata,
@@ -48,7 +48,7 @@ publications = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 
-#: One row an instance: `lifecycle.Snapshot`, whose words these are, and what goes with it.
+#: One row per instance: the columns of `snapshot.Snapshot`, and further ones.
 instances = sa.Table(
     "sm_instances",
     metadata,
@@ -75,11 +75,11 @@ instances = sa.Table(
     sa.Column("sent", sa.BigInteger, nullable=False),
     sa.Column("disposal", sa.String(8)),
     sa.Column("dependencies", sa.Integer, nullable=False),
-    # Where the orchestrator answers, once its application has said so.
+    # The orchestrator's URL, once its application has one.
     sa.Column("address", sa.Text),
-    # How often in a row a call failed, for the pause before the next.
+    # Consecutive failed calls, for the backoff.
     sa.Column("consecutive_failures", sa.Integer, nullable=False),
-    # Encrypted: the orchestrator's start token, and what it reported as its own state.
+    # Encrypted: the orchestrator's start token, and its private state.
     sa.Column("start_token", sa.Text),
     sa.Column("private", sa.Text),
     # Names of the attributes that the orchestrator reported as outputs, as a JSON array.
@@ -92,7 +92,7 @@ instances = sa.Table(
     sa.Index("ix_sm_instances_service_state", "service", "state"),
 )
 
-#: Invocations of declared actions on their way to an orchestrator.
+#: Pending invocations of declared actions.
 invocations = sa.Table(
     "sm_invocations",
     metadata,
@@ -104,5 +104,5 @@ invocations = sa.Table(
     sa.Column("made", sa.Double, nullable=False),
 )
 
-#: Switches that an operator has set, such as `draining`.
+#: Named values: an operator's switches such as `draining`, the metrics exporter, the discovery cache.
 flags = sa.Table("sm_flags", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text))

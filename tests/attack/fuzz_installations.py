@@ -227,13 +227,13 @@ def _manager_targets(api: InProcessApi) -> list[Target]:
     api.place(_PATHS[1], "deploy", boots=1, activated=1, sent=1)
     packed = make_bundle(api.directory / "other", version="2")
     api.put_bundle(packed)
-    kind = api.parts.registry.find_category(TYPE, None)
+    kind = api.dependencies.registry.find_category(TYPE, None)
     assert isinstance(kind, Kind)
     instance = api.row(_PATHS[0])["id"]
     report = {names.GENERATION: 1, wire.PHASE: "deploy", wire.REPORTED_LINKS: _links()}
     size = {"demo.size": 2, **secret}
     requests = [
-        *_common(api.parts.registry.get_categories(None)),
+        *_common(api.dependencies.registry.get_categories(None)),
         Request("POST", "/demo/", document={"kind": TYPE, "attributes": size}),
         Request("PUT", f"/demo/{uuid.UUID(int=9)}", document={"kind": TYPE, "attributes": size}),
         Request("PUT", _PATHS[0], document={"kind": TYPE, "attributes": size}),

@@ -119,7 +119,7 @@ def _manager(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> 
     api.publish_demo()
     made = api.ask("alice", "PUT", "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55", {"kind": TYPE})
     assert made.status == 201
-    paths = _paths(routes) + _locations(api.parts.registry.get_categories(None))
+    paths = _paths(routes) + _locations(api.dependencies.registry.get_categories(None))
     return Service(
         api.web,
         [f"{mount}{path}" for mount in ("", "/hurtle") for path in paths],

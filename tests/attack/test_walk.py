@@ -154,7 +154,7 @@ class System:
         api = self.api
         return TokenIssuer(
             api.peer,
-            keys=api.parts.keys,
+            keys=api.dependencies.keys,
             instances=_All(),
             revocations=MemoryRevocations(api.clock),
             clock=lambda: time.time() - 3600 * hours_ago,
@@ -207,7 +207,7 @@ class System:
         return Caller(name, self.api.token(path, who), Role.INSTANCE, row["tenant"], row["id"])
 
     def _of_service(self, instance: str | None) -> str:
-        issuer = self.api.parts.issuer
+        issuer = self.api.dependencies.issuer
         return issuer.for_service(
             "sm", tenant_id=TenantId(self.acme), audience=tokens.AUDIENCE_SERVICE_MANAGER, instance_id=instance
         )
@@ -297,7 +297,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def kinds_of(system: System) -> list[Kind]:
-    found = system.api.parts.registry.get_categories(None)
+    found = system.api.dependencies.registry.get_categories(None)
     return [each for each in found if isinstance(each, Kind) and each.location]
 
 
@@ -436,7 +436,7 @@ def mounted(probe: Probe, mount: str) -> Probe:
 def test_every_kind_and_every_route_has_a_rule(system: System) -> None:
     kinds = {type_id(each) for each in kinds_of(system)} - {SCHEME + "theirs"}
     assert kinds == set(KINDS)
-    assert not [each for each in system.api.parts.registry.get_categories(None) if isinstance(each, Mixin)]
+    assert not [each for each in system.api.dependencies.registry.get_categories(None) if isinstance(each, Mixin)]
     first, hurtle = system.applications[0], system.applications[1]
     assert routes_of(first) == set(ROUTES)
     assert routes_of(hurtle) <= set(ROUTES)
@@ -525,10 +525,10 @@ def test_every_endpoint_by_every_role(system: System) -> None:
     probes = [mounted(each, mount) for each in ocean for mount in MOUNTS] + [*route_probes(system)]
     refused = [each for each in probes if each.expected != DONE]
     assert len(refused) > 1000
-    before = contents(system.api.parts.database, NOT_LOOKED_AT)
+    before = contents(system.api.dependencies.database, NOT_LOOKED_AT)
     wrong = unlike(refused, system.ask)
     assert wrong == [], "\n".join(wrong)
-    assert contents(system.api.parts.database, NOT_LOOKED_AT) == before
+    assert contents(system.api.dependencies.database, NOT_LOOKED_AT) == before
     # A mixin is removed once, and is then gone at both mounts.
     done = [each for each in probes if each.expected == DONE and (each.method, each.path) != ("DELETE", "/hurtle/-/")]
     # What disposes of something comes last: what is on its way out cannot be changed, which is the same for everybody.

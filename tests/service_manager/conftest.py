@@ -1,4 +1,4 @@
-"""Fixtures of the service manager's tests: a fake cloud, and a service manager in processes of its own."""
+"""Fixtures of the service manager's tests: a fake cloud, and a service manager in its own processes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def keys() -> Keys:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[FakeCloudProcess]:
-    """A fake cloud for all tests of a module."""
+    """The fake cloud of a module's tests."""
     with FakeCloudProcess(tmp_path_factory.mktemp("cloud"), keys=[keys.signing.public], outputs=OUTPUTS) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, keys: Keys) -> Iterator[ServiceManager]:
-    """A running service manager, on SQLite, that has published the test service."""
+    """A running service manager on SQLite that has published the test service."""
     directory: Path = tmp_path_factory.mktemp("manager")
     made = ServiceManager(
         directory, design_url=cloud.url + "/design", database_url=f"sqlite:///{directory}/state.db", keys=keys

@@ -1,4 +1,4 @@
-"""What the crash tests stand on: a service manager whose processes can be killed at a chosen touch, and what must hold after."""
+"""The bench of the crash tests: a service manager whose processes can be killed at a chosen point, and the checks afterwards."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from tests.fakes.cloud import FakeCloudProcess, JournalEntries
 
 from .harness import ROOT, TYPE, Keys, ServiceManager, make_bundle
 
-#: Rows that stay armed: ticks, and the expiry of the records of what is gone.
+#: Topics with rows that stay armed: recurring work, and the expiry of records.
 _RECURRING = ("instance.counts", queue.RETENTION, EXPIRY_TOPIC, ENTRY_TOPIC, discovery.TOPIC)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: of `kills` (or other blows), how many orders ended right, and what was left over."""
+    """A row of the table: the number of kills (or other faults), of orders that ended correctly, and of leftovers."""
 
     scenario: str
     kills: int
@@ -45,21 +45,21 @@ class Row:
 
 
 class Table:
-    """Collects rows, and prints them at the end."""
+    """Collects rows for output at the end."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
     def text(self) -> str:
-        """The table."""
-        lines = [f"{'scenario':<58} {'blows':>5} {'ended right':>11} {'left over':>9}"]
+        """Format the table."""
+        lines = [f"{'scenario':<58} {'kills':>5} {'ended right':>11} {'left over':>9}"]
         lines += [f"{row.scenario:<58} {row.kills:>5} {row.ended:>11} {row.left_over:>9}" for row in self.rows]
         total = (sum(row.kills for row in self.rows), sum(row.ended for row in self.rows))
         return "\n".join([*lines, f"{'all':<58} {total[0]:>5} {total[1]:>11}"])
 
 
 class ForkedServiceManager(ServiceManager):
-    """Its processes are forks, and may have fuses."""
+    """A service manager whose processes are forks, optionally with a fuse."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
         super().__init__(directory, **options)
@@ -82,32 +82,32 @@ class ForkedServiceManager(ServiceManager):
     def start(self, *names: str, die_at: int = 0) -> None:
         """Start processes, without waiting for them."""
         for name in names or ("web", "worker"):
-            self.told(name).unlink(missing_ok=True)
+            self.place_file(name).unlink(missing_ok=True)
             self._pids[name] = self._ask(
                 do="start",
                 role=name.split("-")[0],
                 environment=self._environment,
                 die_at=die_at,
-                told=str(self.told(name)),
+                place_file=str(self.place_file(name)),
                 log=str(self.log),
             )
 
-    def told(self, name: str) -> Path:
-        """Where a fuse says at which touch it went."""
+    def place_file(self, name: str) -> Path:
+        """The file to which a fuse writes where it killed the process."""
         return self.directory / f"died.{name}"
 
     def runs(self, name: str) -> bool:
-        """Whether a process that was started still runs."""
-        return name in self._pids and bool(self._ask(do="look", pid=self._pids[name]))
+        """Return whether a started process still runs."""
+        return name in self._pids and bool(self._ask(do="poll", pid=self._pids[name]))
 
     def kill(self, name: str) -> None:
-        """End a process with -9."""
+        """Kill a process with SIGKILL."""
         pid = self._pids.pop(name, None)
         if pid is not None:
             self._ask(do="kill", pid=pid)
 
     def stop(self) -> None:
-        """End everything."""
+        """Kill all processes."""
         for name in list(self._pids):
             self.kill(name)
         assert self._launcher.stdin is not None
@@ -119,7 +119,7 @@ class ForkedServiceManager(ServiceManager):
 
 @dataclasses.dataclass(slots=True)
 class Round:
-    """One order and what befalls it: `died` says at which touches; `instance` is the id, once it is ordered."""
+    """One order: `died` contains the points at which processes were killed; `instance` is the id, once it is ordered."""
 
     path: str
     died: list[str] = dataclasses.field(default_factory=list)
@@ -127,7 +127,7 @@ class Round:
 
 
 class Bench:
-    """A cloud, a service manager, and a tenant who does not give up: what has died is started again while it waits."""
+    """A cloud, a service manager, and a tenant that retries: killed processes are restarted while it waits."""
 
     def __init__(self, cloud: FakeCloudProcess, manager: ForkedServiceManager, database_url: str) -> None:
         self.cloud = cloud
@@ -138,7 +138,7 @@ class Bench:
         )
 
     def close(self) -> None:
-        """End everything."""
+        """Stop everything."""
         self._tenant.close()
         self.manager.stop()
         self.database.close()
@@ -146,19 +146,19 @@ class Bench:
     # processes --------------------------------------------------------------------------------------------------------
 
     def revive(self, round_: Round | None = None) -> None:
-        """Start again what has died, without a fuse."""
+        """Restart processes that have died, without a fuse."""
         for name in ("web", "worker"):
             if not self.manager.runs(name):
-                told = self.manager.told(name)
-                if round_ is not None and told.exists():
-                    round_.died.append(told.read_text(encoding="utf-8"))
+                place = self.manager.place_file(name)
+                if round_ is not None and place.exists():
+                    round_.died.append(place.read_text(encoding="utf-8"))
                 self.manager.kill(name)
                 self.manager.start(name)
 
     def until(
         self, condition: Callable[[], Any], what: str, round_: Round | None = None, *, seconds: float = 60
     ) -> Any:
-        """Wait for a condition, starting again what dies meanwhile."""
+        """Wait for a condition, restarting processes that die meanwhile."""
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(client.TransportError, client.UnavailableError):
@@ -175,51 +175,50 @@ class Bench:
     # the tenant -------------------------------------------------------------------------------------------------------
 
     def state(self, path: str) -> str | None:
-        """The state shown; None if it is gone."""
+        """Return the state that is shown; None if the instance is gone."""
         try:
             return str(self._tenant.get(path).attributes[wire.STATE])
         except client.NotFoundError:
             return None
 
     def order(self, round_: Round) -> None:
-        """Order at a path, until it is taken."""
-        self.until(lambda: self._tenant.put(round_.path, TYPE, {"demo.size": 1}), "the order is taken", round_)
+        """Order at a path, retrying until the order is accepted."""
+        self.until(lambda: self._tenant.put(round_.path, TYPE, {"demo.size": 1}), "the order is accepted", round_)
         wanted = sa.select(tables.instances.c.id).where(tables.instances.c.path == round_.path)
         with self.database.read() as connection:
             round_.instance = str(connection.scalar(wanted))
 
     def update(self, round_: Round) -> None:
-        """Change a parameter, until that is taken."""
+        """Change a parameter, retrying until the update is accepted."""
 
-        def taken() -> bool:
+        def accepted() -> bool:
             self._tenant.update(round_.path, {"demo.size": 2})
             return True
 
-        self.until(taken, "the update is taken", round_)
+        self.until(accepted, "the update is accepted", round_)
 
     def act(self, round_: Round, term: str) -> None:
-        """Stop or start, until that is taken."""
+        """Invoke `stop`, `start` or `retry`, retrying until it is accepted."""
         action = {"stop": wire.STOP, "start": wire.START, "retry": wire.RETRY}[term]
         done = {"stop": ("stop", "inactive"), "start": ("start", "active"), "retry": ()}[term]
 
-        def taken() -> bool:
-            if self.state(round_.path) in done:
-                # An answer that was lost.
-                return True
-            self._tenant.act(round_.path, action.scheme + action.term)
+        def accepted() -> bool:
+            # Already in that state: the response of an earlier attempt was lost.
+            if self.state(round_.path) not in done:
+                self._tenant.act(round_.path, action.scheme + action.term)
             return True
 
-        self.until(taken, f"{term} is taken", round_)
+        self.until(accepted, f"{term} is accepted", round_)
 
     def delete(self, round_: Round) -> None:
-        """DELETE, until that is taken."""
+        """Send DELETE, retrying until it is accepted."""
 
-        def taken() -> bool:
+        def accepted() -> bool:
             with contextlib.suppress(client.NotFoundError):
                 self._tenant.delete(round_.path)
             return True
 
-        self.until(taken, "the DELETE is taken", round_)
+        self.until(accepted, "the DELETE is accepted", round_)
 
     def ends(self, round_: Round, state: str | None, *, seconds: float = 60) -> None:
         """Wait until the instance is in a state, or gone."""
@@ -233,15 +232,15 @@ class Bench:
             self.until(reached, f"{round_.path} is {state}", round_, seconds=seconds)
         except AssertionError as error:
             entries = [each for each in self.cloud.entries().entries if each.get("instance") == round_.instance]
-            told = "\n".join([str(each) for each in entries[-30:]])
-            raise AssertionError(f"{error}\nit is {seen[-1:]}; the fake cloud's books:\n{told}") from None
+            journal = "\n".join([str(each) for each in entries[-30:]])
+            raise AssertionError(f"{error}\nit is {seen[-1:]}; the fake cloud's journal:\n{journal}") from None
 
     def attribute(self, round_: Round, name: str) -> Any:
-        """An attribute of the instance as its tenant sees it."""
+        """Return an attribute of the instance as its tenant sees it."""
         return self.until(lambda: self._tenant.get(round_.path), f"{round_.path} is shown").attributes.get(name)
 
     def new(self, *, active: bool = False, inactive: bool = False) -> Round:
-        """A new round, with an instance that is already active or inactive, if wanted."""
+        """Return a new round, optionally with an active or inactive instance."""
         round_ = Round(f"/demo/{uuid.uuid4()}")
         if active or inactive:
             self.order(round_)
@@ -251,7 +250,7 @@ class Bench:
             self.ends(round_, "inactive")
         return round_
 
-    # what must hold ---------------------------------------------------------------------------------------------------
+    # checks -----------------------------------------------------------------------------------------------------------
 
     def check(
         self,
@@ -262,11 +261,11 @@ class Bench:
         begun: bool = True,
         earlier: JournalEntries | None = None,
     ) -> None:
-        """One application, so many starts of it, and each phase of each generation done as often as it should.
+        """Check for one application, its number of starts, and how often each phase of each generation was carried out.
 
         Args:
-            begun: whether each was begun that often, too.
-            earlier: books that were closed since the order.
+            begun: whether each phase was also begun that often.
+            earlier: journal entries before the last reset.
         """
         entries = JournalEntries([*(earlier.entries if earlier else []), *self.cloud.entries().entries])
         assert entries.phases(round_.instance) == Counter(phases), round_
@@ -275,14 +274,14 @@ class Bench:
         if begun:
             effects = entries.effects("phase begun", round_.instance)
             assert Counter([(each["generation"], each["phase"]) for each in effects]) == Counter(phases), round_
-        # Web may have died right after it showed the end: a fuse goes after what shows it is written.
+        # Web may have been killed right after it showed the end, since its fuse is after the write.
         record = self.until(lambda: self._tenant.get(f"/record/{round_.instance}"), "the record is shown", round_)
         history = record.attributes["org.archelon.record.phases"]
         names = Counter([(each["phase"], each["generation"]) for each in history])
         assert max(names.values()) == 1, (round_, history)
 
     def clean(self) -> int:
-        """Delete every instance that is left, wait until they are gone, and see that nothing of them is. Returns 0."""
+        """Delete every remaining instance, wait until all are gone, and check that nothing is left. Returns 0."""
         paths: list[str] = []
 
         def listed() -> bool:
@@ -314,7 +313,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(directory: Path, database_url: str, **settings: str) -> Iterator[Bench]:
-    """Everything started, and the test service published."""
+    """Start everything, and publish the test service."""
     keys = Keys()
     outputs = {"mcn.endpoint.p1": "http://p1.example.org/{instance}"}
     chosen = {"ARCHELON_LEASE": "0.6", "ARCHELON_WORKER_THREADS": "4", "ARCHELON_ACCESS_LOG": "false"} | settings

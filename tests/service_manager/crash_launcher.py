@@ -1,9 +1,9 @@
 """Starts processes of a service manager as forks of one that has imported everything, with a fuse that kills them.
 
-Run as a program it reads one order a line (JSON) and answers each with a line. A fork costs milliseconds where a start of
-Python costs a second, and a kill at every step takes hundreds of starts. The fuse is touched before a step of a worker, after it
-(its effect is in the world, and not yet written down), and in the transaction that writes it down; in web, before and after
-each request that writes. At its n-th touch the whole process group is killed, as kill -9 does.
+As a program it reads one order per line (JSON) and answers each with a line. A fork takes milliseconds, a start of Python a
+second, and a kill at every step needs hundreds of starts. The fuse is touched before a step of a worker, after it (its effect
+exists but is not stored yet), and in the transaction that stores it; in web, before and after each request that writes. At its
+n-th touch it kills the whole process group with SIGKILL.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _WRITES = ("POST", "PUT", "DELETE")
 
 
 class Fuse:
-    """Kills this process group at the n-th touch."""
+    """Kills this process group at the n-th touch, after writing the place to a file."""
 
-    def __init__(self, die_at: int, told: Path) -> None:
+    def __init__(self, die_at: int, place_file: Path) -> None:
         self._left = die_at
-        self._told = told
+        self._place_file = place_file
         self._lock = threading.Lock()
 
     def __call__(self, place: str) -> None:
         with self._lock:
             self._left -= 1
             if self._left == 0:
-                self._told.write_text(place, encoding="utf-8")
+                self._place_file.write_text(place, encoding="utf-8")
                 os.killpg(0, signal.SIGKILL)
-                # Signals to oneself are delivered soon, not at once.
+                # Signals to the own process are delivered asynchronously.
                 time.sleep(60)
 
 
@@ -65,15 +65,15 @@ def _fit_worker(fuse: Fuse) -> None:
 def _fit_web(fuse: Fuse) -> None:
     made = app.web
 
-    def touched(parts: app.Dependencies) -> Any:
-        inner = made(parts)
+    def touched(dependencies: app.Dependencies) -> Any:
+        inner = made(dependencies)
 
         def application(environ: dict[str, Any], start_response: Any) -> Any:
             if environ["REQUEST_METHOD"] not in _WRITES:
                 return inner(environ, start_response)
             request = f"{environ['REQUEST_METHOD']} ?{environ.get('QUERY_STRING', '')}".removesuffix(" ?")
             fuse(f"before {request}")
-            # The transaction is over when the application returns; the answer is sent after that.
+            # The transaction ends when the application returns; the response is sent afterwards.
             answer = inner(environ, start_response)
             fuse(f"after {request}")
             return answer
@@ -91,13 +91,13 @@ def _child(order: Mapping[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(order["environment"])
     if order["die_at"]:
-        fuse = Fuse(order["die_at"], Path(order["told"]))
+        fuse = Fuse(order["die_at"], Path(order["place_file"]))
         (_fit_web if order["role"] == "web" else _fit_worker)(fuse)
     return program.main([order["role"]])
 
 
 def _start(order: Mapping[str, Any]) -> int:
-    """Its id, once it leads a group of its own: before, a kill of the group would miss it, and wait for its end for ever."""
+    """Return the id of a process that leads its own group: a kill of the group would miss it before, and wait forever."""
     leads, lead = os.pipe()
     pid = os.fork()
     if pid:
@@ -133,7 +133,7 @@ def _runs(pid: int) -> bool:
 
 
 def main() -> None:
-    """Read orders from standard input, answer on standard output; at its end, kill what is left."""
+    """Read orders from standard input, answer on standard output, and kill the remaining processes at its end."""
     started: set[int] = set()
     try:
         for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""A service manager for tests: its web and worker processes for real, a realm with people, a bundle to publish."""
+"""A service manager for tests: its web and worker processes, a realm with users, a bundle to publish."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:
-    """A bundle of the test service with these changes to its manifest, packed."""
+    """Pack a bundle of the test service with these changes to its manifest."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "manifest.json").write_text(json.dumps(MANIFEST | changes))
     (directory / "deployment.yaml").write_text("infra_name: demo\nnodes: []\n")
@@ -53,7 +53,7 @@ def make_bundle(directory: Path, **changes: Any) -> bundles.Packed:
 
 
 class Realm:
-    """A realm file with two tenants, and a token for each person."""
+    """A realm file with two tenants, and a token for each user."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +86,7 @@ class Keys:
 
 
 class ServiceManager:
-    """Processes of one service manager over one database. Leases are short, so that takeovers are soon."""
+    """Processes of one service manager over one database. Leases are short, so that takeovers are fast."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class ServiceManager:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *names: str) -> None:
-        """Start web and worker, or those named, and wait until web answers."""
+        """Start web and worker, or the named processes, and wait until web responds."""
         for name in names or ("web", "worker"):
             with self.log.open("ab") as stream:
                 self._processes[name] = subprocess.Popen(
@@ -134,7 +134,7 @@ class ServiceManager:
                     start_new_session=True,
                 )
         if "web" in self._processes:
-            until(self._answers, f"web answers; see {self.log}")
+            until(self._answers, f"web responds; see {self.log}")
 
     def _answers(self) -> bool:
         process = self._processes["web"]
@@ -147,11 +147,11 @@ class ServiceManager:
             return False
 
     def settings(self) -> ServiceManagerSettings:
-        """What its processes are told, for a process more: the test's own."""
+        """Return the settings of its processes, for use in the test's own process."""
         return ServiceManagerSettings.load(self._environment)
 
     def processor_seconds(self) -> dict[str, float]:
-        """What each process, with its children, has used of the processor so far."""
+        """Return the processor time of each process, with its children, in seconds."""
         ticks = os.sysconf("SC_CLK_TCK")
         used = dict.fromkeys(self._processes, 0)
         sessions = {str(process.pid): name for name, process in self._processes.items()}
@@ -163,19 +163,19 @@ class ServiceManager:
         return {name: count / ticks for name, count in used.items()}
 
     def kill(self, name: str) -> None:
-        """End a process, and its children, with -9."""
+        """Kill a process and its children with SIGKILL."""
         process = self._processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
-        """End everything."""
+        """Kill all processes."""
         for name in list(self._processes):
             self.kill(name)
 
     def as_(self, user: str, **options: Any) -> client.Client:
-        """A client with a person's token."""
+        """Return a client with a user's token."""
         return client.Client(self.url, token=self.realm.tokens[user], token_field="X-Auth-Token", **options)
 
     def http(
@@ -187,21 +187,21 @@ class ServiceManager:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """A request as any HTTP client makes it, over a connection of its own, so that any web process answers."""
+        """Send a plain HTTP request over its own connection, so that any web process may respond."""
         with urllib3.PoolManager(retries=False, timeout=60.0) as http:
             fields = {"X-Auth-Token": self.realm.tokens[user], **(headers or {})}
             body = None if document is None else json.dumps(document).encode()
             return http.request(method, self.url + path, body=body, headers=fields)
 
     def publish(self, bundle: bundles.Packed) -> str:
-        """Publish a bundle as the provider; returns the entry's path."""
+        """Publish a bundle as the provider, and return the entry's path."""
         with self.as_("provider") as provider:
             provider.put_bytes(f"/bundle/{bundle.digest}", bundle.archive, "application/gzip")
             kind = wire.PUBLISHED.scheme + wire.PUBLISHED.term
             return provider.create(kind, {"org.archelon.bundle.digest": bundle.digest})
 
     def state(self, path: str, *, user: str = "alice") -> str | None:
-        """The state of an instance; None if it is gone."""
+        """Return the state of an instance; None if it is gone."""
         with self.as_(user) as tenant:
             try:
                 return str(tenant.get(path).attributes[wire.STATE])
@@ -224,7 +224,7 @@ class ServiceManager:
 
 @contextlib.contextmanager
 def running(manager: ServiceManager) -> Iterator[ServiceManager]:
-    """The service manager's processes for the time of a test."""
+    """Run the service manager's processes during a test."""
     try:
         manager.start()
         yield manager

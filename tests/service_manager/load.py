@@ -1,7 +1,7 @@
-"""Many orders at once through a running service manager, and what each took beside the fake cloud's own time.
+"""Concurrent orders through a running service manager, and their overhead over the fake cloud's own time.
 
-Orders flow in over a few keep-alive connections; their ends are read from the records, which hold the times at which the
-service manager itself began and ended every phase.
+Orders are sent over a few keep-alive connections; their ends are read from the records, which contain the times at which the
+service manager began and ended every phase.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .harness import TYPE, ServiceManager
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Load:
-    """What a load came to; all times are seconds.
+    """The results of a load test; all times are seconds.
 
     Attributes:
-        orders: how many became active.
-        elapsed: from the first POST to the last order active.
-        answers: what each POST took.
-        overheads: of each order, POST to active less what the fake cloud took for it.
-        reads: what a GET took meanwhile.
+        orders: number of orders that became active.
+        elapsed: from the first POST until the last order was active.
+        answers: durations of the POST requests.
+        overheads: of each order, from POST to active, less the fake cloud's time for it.
+        reads: durations of GET requests meanwhile.
     """
 
     orders: int
@@ -41,7 +41,7 @@ class Load:
     reads: Sequence[float]
 
     def text(self) -> str:
-        """One line a figure."""
+        """Format the results, one line per figure."""
         return "\n".join(
             [
                 f"{self.orders} orders active after {self.elapsed:.1f} s: {self.orders / self.elapsed:.0f} a second",
@@ -62,7 +62,7 @@ def _quantiles(values: Sequence[float]) -> str:
 def order_at_once(
     manager: ServiceManager, cloud: FakeCloudProcess, orders: int, *, connections: int = 8, seconds: float = 240
 ) -> Load:
-    """Order, wait until all are active, and measure.
+    """Send orders, wait until all are active, and measure.
 
     Raises:
         AssertionError: an order is not active in time, or failed.
@@ -111,7 +111,7 @@ def order_at_once(
 
 
 class _Ends:
-    """Counts orders that have ended, by the service manager's log: asking it, or the fake cloud, would be load as well."""
+    """Counts ended orders in the service manager's log, since requests would add load."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -119,7 +119,7 @@ class _Ends:
         self._seen = 0
 
     def count(self) -> int:
-        """How many since the start."""
+        """Return the number since the start."""
         with self._log.open("rb") as stream:
             stream.seek(self._read)
             text = stream.read()
@@ -136,7 +136,7 @@ def _unfinished(tenant: client.Client) -> bool:
 
 
 def _ended(tenant: client.Client, instance: str) -> float:
-    """When the last phase of an instance ended, by its record."""
+    """Return the time at which the last phase of an instance ended, from its record."""
     last = tenant.get(f"/record/{instance}").attributes["org.archelon.record.phases"][-1]
     assert (last["phase"], last["outcome"]) == ("provision", "done"), instance
     return datetime.datetime.fromisoformat(last["start"]).timestamp() + float(last["duration"])

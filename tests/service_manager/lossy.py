@@ -1,4 +1,4 @@
-"""A way from orchestrators to the service manager that loses what they say, and tells them that it was taken."""
+"""A proxy between orchestrators and the service manager that drops selected requests, but acknowledges them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class LossyWay(http.server.ThreadingHTTPServer):
-    """Forwards requests to `target`, but for those whose body contains each of `lose`: they are answered, and lost.
+class LossyProxy(http.server.ThreadingHTTPServer):
+    """Forwards requests to `target`, except those whose body contains a key of `lose`: they are acknowledged and dropped.
 
     Attributes:
-        lose: how many of the coming ones are lost, by a part of their body.
-        lost: bodies that were.
+        lose: number of requests to drop, by a part of their body.
+        lost: bodies of dropped requests.
     """
 
     daemon_threads = True
@@ -29,11 +29,11 @@ class LossyWay(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def loses(self, body: bytes) -> bool:
-        """Whether this one is lost."""
+        """Return whether to drop this request."""
         with self._lock:
             for part, left in self.lose.items():
                 if left and part in body:
@@ -44,10 +44,10 @@ class LossyWay(http.server.ThreadingHTTPServer):
 
 
 class _Forward(http.server.BaseHTTPRequestHandler):
-    server: LossyWay
+    server: LossyProxy
 
     def do_GET(self) -> None:
-        # The query interface, by which the answer to a renewal is read.
+        # The client reads the query interface to parse the response to a renewal.
         self.do_POST()
 
     def do_POST(self) -> None:
@@ -78,17 +78,17 @@ class _Forward(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the library's name
-        """The test looks at what was lost, not at a log."""
+        """Log nothing."""
 
 
 @contextmanager
-def lossy_way() -> Iterator[LossyWay]:
-    """One that serves, for the time of a test."""
-    with LossyWay() as way:
-        thread = threading.Thread(target=way.serve_forever, kwargs={"poll_interval": 0.05})
+def lossy_proxy() -> Iterator[LossyProxy]:
+    """Serve a proxy during a test."""
+    with LossyProxy() as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
-            yield way
+            yield proxy
         finally:
-            way.shutdown()
+            proxy.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""kill -9 at every step of every order: it ends where it should, nothing happens twice, and nothing is left over."""
+"""kill -9 at every step of every order: it ends correctly, nothing happens twice, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .crash_bench import Bench, Round, Row, Table, bench
 #: One round of the longest takes about three minutes on a quiet machine.
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(900 * ROUNDS)]
 
-#: More touches than any order has.
+#: More touches of the fuse than any order has.
 _MOST = 120
 
 Act = Callable[[Bench, Round], None]
@@ -50,7 +50,7 @@ def delete(lab: Bench, round_: Round) -> None:
 
 
 CREATED = {(1, "deploy"): 1, (1, "provision"): 1}
-#: name: (state before, what is done, phases carried out when it is done)
+#: name: (state before, act, phases carried out afterwards)
 SCENARIOS: Mapping[str, tuple[str | None, Act, Mapping[tuple[int, str], int]]] = {
     "create": (None, create, CREATED),
     "update": ("active", update, {**CREATED, (2, "update"): 1}),
@@ -79,11 +79,11 @@ def new(lab: Bench, before: str | None) -> Round:
 
 
 def kill_at_every_touch(lab: Bench, victim: str, name: str, *, stride: int = 1, beside: bool = False) -> int:
-    """Carry a scenario out again and again, killing at the first touch, the second…, until it ends without one.
+    """Repeat a scenario, killing at the first touch of the fuse, the second…, until it ends without a kill.
 
     Args:
         stride: touches between two kills.
-        beside: whether another worker runs as well, and takes over at once.
+            beside: whether another worker runs as well, which takes over at once.
     """
     before, act, phases = SCENARIOS[name]
     kills = 0
@@ -105,7 +105,7 @@ def kill_at_every_touch(lab: Bench, victim: str, name: str, *, stride: int = 1, 
     else:
         raise AssertionError(f"{name} never ended without a kill")
     lab.manager.kill("worker-2")
-    # What comes next finds everything up, and without a fuse.
+    # Leave all processes running, without a fuse.
     lab.manager.kill(victim)
     lab.revive()
     return kills
@@ -122,13 +122,13 @@ def test_killed_at_every_step(lab: Bench, table: Table, victim: str, name: str) 
 
 
 def disarm(lab: Bench, victim: str) -> None:
-    """The last round's process did not die in it, and would in the next test."""
+    """Restart a process whose fuse did not kill it, so that it does not die in the next test."""
     lab.manager.kill(victim)
     lab.manager.start(victim)
 
 
 def delete_during_create(lab: Bench, touch: int) -> Round:
-    """DELETE as soon as the phase deploy is under way, however often the worker has died until then."""
+    """DELETE as soon as the phase deploy is in progress, however often the worker has been killed until then."""
     round_ = lab.new()
     lab.manager.kill("worker")
     lab.manager.start("worker", die_at=touch)
@@ -150,7 +150,7 @@ def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: 
         assert phases[(1, "destroy")] == 1
         assert entries.starts(round_.instance) == 1
         assert entries.times("phase begun", round_.instance, phase="deploy") == 1
-        assert entries.times("phase abandoned", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
+        assert entries.times("phase cancelled", round_.instance, phase="deploy") + phases[(1, "deploy")] == 1
         kills += len(round_.died)
         if not round_.died:
             break
@@ -160,7 +160,7 @@ def test_worker_killed_at_every_step_of_delete_during_create(lab: Bench, table: 
     table.rows.append(Row("worker killed at every step of delete during create", kills, kills, lab.clean()))
 
 
-#: What a worker asks of others in one life, in order: (name, scenario, the request).
+#: A worker's requests in one lifecycle, in order: (name, scenario, request).
 REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("bundle", "create", {"module": "deploy", "method": "HEAD", "path": "^/bundle/"}),
     ("application", "create", {"module": "deploy", "method": "PUT", "path": "^/application/"}),
@@ -172,15 +172,15 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("start", "start", {"module": "orchestrator", "method": "POST", "action": "start"}),
     ("dismissal", "delete", {"module": "orchestrator", "method": "DELETE"}),
     ("disposal", "delete", {"module": "disposal", "method": "PUT"}),
-    ("look at the disposal", "delete", {"module": "disposal", "method": "GET"}),
+    ("poll of the disposal", "delete", {"module": "disposal", "method": "GET"}),
     ("delegation", "delete", {"module": "design", "method": "DELETE"}),
 ]
 
 
 @pytest.mark.parametrize("kind", ["delay", "delay_after"])
 def test_worker_killed_in_every_request(lab: Bench, table: Table, kind: str) -> None:
-    """Killed while its request is under way: without effect as yet, which comes late, or with an effect it never hears of."""
-    blows = 0
+    """Killed during its request: before its effect, which happens later, or after an effect of which it gets no response."""
+    count = 0
     for _, scenario, request in REQUESTS[::STRIDE]:
         before, _, phases = SCENARIOS[scenario]
         round_ = new(lab, before)
@@ -197,32 +197,32 @@ def test_worker_killed_in_every_request(lab: Bench, table: Table, kind: str) -> 
             lab.act(round_, scenario)
         lab.cloud.wait_for("request held", kind=kind, module=request["module"])
         lab.manager.kill("worker")
-        blows += 1
+        count += 1
         lab.ends(round_, {"stop": "inactive", "delete": None}.get(scenario, "active"))
-        # What the dead worker asked for takes effect now, after all that the new one did.
+        # The killed worker's request takes effect now, after everything that its successor did.
         lab.cloud.clear()
         lab.cloud.wait_for_request(module=request["module"], method=request["method"], faults=[kind])
         lab.check(round_, phases, earlier=earlier)
-    table.rows.append(Row(f"worker killed in a request ({kind})", blows, blows, lab.clean()))
+    table.rows.append(Row(f"worker killed in a request ({kind})", count, count, lab.clean()))
 
 
 @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "status"])
-def test_every_answer_is_lost_once(lab: Bench, table: Table, kind: str) -> None:
+def test_every_response_is_lost_once(lab: Bench, table: Table, kind: str) -> None:
     """Each request fails once, without its effect or with it, and is repeated."""
     lab.cloud.forget()
-    blows = 0
+    count = 0
     for _, scenario, request in REQUESTS[::STRIDE]:
         before, act, phases = SCENARIOS[scenario]
         round_ = new(lab, before)
         lab.cloud.fault(kind, **request)  # type: ignore[arg-type]
         act(lab, round_)
         lab.check(round_, phases)
-        assert lab.cloud.entries().requests(**_asked(request), faults=[kind])
-        blows += 1
-    table.rows.append(Row(f"every request fails once ({kind})", blows, blows, lab.clean()))
+        assert lab.cloud.entries().requests(**_fields(request), faults=[kind])
+        count += 1
+    table.rows.append(Row(f"every request fails once ({kind})", count, count, lab.clean()))
 
 
-def _asked(request: Mapping[str, str]) -> dict[str, str]:
+def _fields(request: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in request.items() if name != "path"}
 
 
@@ -230,7 +230,7 @@ def _asked(request: Mapping[str, str]) -> dict[str, str]:
 
 
 def test_the_orchestrator_crashes_in_every_phase(lab: Bench, table: Table) -> None:
-    blows = 0
+    count = 0
     for phase, scenario in [
         ("deploy", "create"),
         ("provision", "create"),
@@ -246,13 +246,13 @@ def test_the_orchestrator_crashes_in_every_phase(lab: Bench, table: Table) -> No
         entries = lab.cloud.entries()
         assert entries.times("orchestrator crashed", round_.instance) == 1
         assert entries.times("phase begun", round_.instance, phase=phase) == 2
-        blows += 1
-    table.rows.append(Row("orchestrator crashes in every phase", blows, blows, lab.clean()))
+        count += 1
+    table.rows.append(Row("orchestrator crashes in every phase", count, count, lab.clean()))
 
 
 @pytest.mark.parametrize("state", ["active", "inactive"])
 def test_the_orchestrator_crashes_at_rest(lab: Bench, table: Table, state: str) -> None:
-    """It is told again whose it is, and what it stored."""
+    """It is activated again, with the private state that it stored."""
     round_ = new(lab, state)
     lab.cloud.crash(round_.instance)
     lab.cloud.wait_for("application started", round_.instance, process=2)
@@ -265,9 +265,9 @@ def test_the_orchestrator_crashes_at_rest(lab: Bench, table: Table, state: str) 
     table.rows.append(Row(f"orchestrator crashes while {state}", 1, 1, lab.clean()))
 
 
-def test_an_update_that_was_never_told_does_not_hold_up_a_delete(lab: Bench, table: Table) -> None:
+def test_an_update_that_was_never_sent_does_not_delay_a_delete(lab: Bench, table: Table) -> None:
     """The orchestrator then reports the destroy under the older generation, the last that it knows."""
-    # However late the two come: the destroy ends the deployment.
+    # However late update and delete come, the destroy ends the deployment.
     lab.cloud.configure(phase_delays={"deploy": 250})
     round_ = lab.new()
     lab.order(round_)
@@ -284,7 +284,7 @@ def test_an_update_that_was_never_told_does_not_hold_up_a_delete(lab: Bench, tab
 
 
 def test_sqlite_is_locked_for_a_while(lab: Bench, table: Table) -> None:
-    """Another writer holds the file for several leases, while an order is under way and another comes."""
+    """Another writer holds the file for several leases, while one order is in progress and another arrives."""
     lab.cloud.configure(phase_delays={"deploy": 0.3})
     first, second = lab.new(), lab.new()
     lab.order(first)
@@ -292,7 +292,7 @@ def test_sqlite_is_locked_for_a_while(lab: Bench, table: Table) -> None:
     with lab.database.write() as connection, concurrent.futures.ThreadPoolExecutor(1) as pool:
         connection.exec_driver_sql("UPDATE sm_flags SET value = value")
         ordered = pool.submit(lab.order, second)
-        # Three leases: every one that was held runs out.
+        # Three leases: every lease expires.
         time.sleep(2)
         connection.commit()
         ordered.result()
@@ -307,7 +307,7 @@ def test_sqlite_is_locked_for_a_while(lab: Bench, table: Table) -> None:
 
 @pytest.mark.postgres
 def test_on_postgresql(tmp_path: Path, postgres_url: str, table: Table) -> None:
-    """Every third touch, alone and beside another worker; then the database is away while orders are under way."""
+    """Every third touch, alone and beside another worker; then the database is unavailable while orders are in progress."""
     with bench(tmp_path, postgres_url) as lab:
         for name in SCENARIOS:
             kills = kill_at_every_touch(lab, "worker", name, stride=3)

@@ -1,4 +1,4 @@
-"""Many orders at once, on either database: all become active, none is starved, and what they cost is printed."""
+"""Concurrent orders on either database: all become active, none is starved, and the costs are printed."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def test_all_orders_become_active(tmp_path: Path, database_url: str, tables: Tab
     assert entries.times("application started") == ORDERS
     assert entries.times("phase begun", phase="deploy") == ORDERS
     assert entries.times("phase begun", phase="provision") == ORDERS
-    # Far from what is usual: a writer that waits for another's turn again and again is seen here.
+    # Far from the usual: detects a writer that repeatedly waits for others.
     assert max(load.answers) < 10

@@ -1,4 +1,4 @@
-"""Orders, through real processes: what a tenant does and what comes of it."""
+"""Orders through real processes: a tenant's requests and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose bundles are. Those that are here belong to the tenants that have published them."""
+"""Owners of bundles. Existing bundles belong to the tenants that have published them."""
 
 from __future__ import annotations
 

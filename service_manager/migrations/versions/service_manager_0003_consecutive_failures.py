@@ -1,4 +1,4 @@
-"""The field's name for the column that counts failures in a row."""
+"""Rename the column that counts consecutive failures."""
 
 from __future__ import annotations
 

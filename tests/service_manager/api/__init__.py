@@ -1,1 +1,1 @@
-"""What a service manager does for providers, tenants and operators."""
+"""Tests of the service manager's OCCI interface for providers, tenants and operators."""

@@ -1,4 +1,4 @@
-"""Fixtures: a desk in the test's own process, and one service manager in processes for all tests of this directory."""
+"""Fixtures: an in-process test client, and one service manager in processes for all tests of this directory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .in_process_api import InProcessApi, Template
 
 @pytest.fixture(scope="package")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """What all desks begin with."""
+    """The realm and database that every in-process client copies."""
     return Template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture
 def api(tmp_path: Path, template: Template) -> Iterator[InProcessApi]:
-    """A service manager in this process, that has published nothing."""
+    """A service manager in this process that has published nothing."""
     made = InProcessApi(tmp_path, template)
     yield made
     made.close()
@@ -43,7 +43,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[Fake
 
 @pytest.fixture(scope="package")
 def manager(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, keys: Keys) -> Iterator[ServiceManager]:
-    """A running service manager of two web processes, that has published the test service."""
+    """A running service manager with two web processes that has published the test service."""
     directory: Path = tmp_path_factory.mktemp("manager")
     made = ServiceManager(
         directory,
@@ -59,7 +59,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory, cloud: FakeCloudProcess, k
 
 @pytest.fixture(autouse=True)
 def _no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Faults end with the test that asked for them."""
+    """Clear the test's faults."""
     yield
     if "cloud" in request.fixturenames:
         request.getfixturevalue("cloud").clear()

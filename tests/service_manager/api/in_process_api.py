@@ -1,7 +1,7 @@
-"""A service manager without processes: its WSGI callable, its parts, and people with tokens, in the test's own process.
+"""A service manager without processes: its WSGI application, its dependencies, and users with tokens, in the test's process.
 
-Nothing answers for the cloud here, so an instance stays where its order has put it; what its orchestrator would report, a
-test reports itself, with a token that the service manager has signed. What needs a cloud runs against `conftest.manager`.
+There is no cloud controller here, so an instance stays in the state after its order; a test sends its orchestrator's reports
+itself, with a token signed by the service manager. Tests that need a cloud controller use `conftest.manager`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PUBLISHED = wire.PUBLISHED.scheme + wire.PUBLISHED.term
 
 
 class Clock:
-    """Seconds since the epoch, which a test may move."""
+    """Seconds since the epoch, which a test may advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -50,13 +50,13 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Keyed:
-    """Work on an instance, for who looks at its key alone."""
+    """A work item of an instance, reduced to its key."""
 
     key: str
 
 
 class Template:
-    """What takes long to make and is the same for all desks: a realm with people, a database with its tables."""
+    """The state that is slow to create and common to all clients: a realm with users, a database with its tables."""
 
     def __init__(self, directory: Path) -> None:
         self.realm = Realm(directory / "realm.yaml")
@@ -95,21 +95,21 @@ class InProcessApi:
                 **settings,
             }
         )
-        self.parts = app.Dependencies.of(self._settings, clock=self.clock)
+        self.dependencies = app.Dependencies.of(self._settings, clock=self.clock)
         self._others: list[app.Dependencies] = []
-        self.web = app.web(self.parts)
+        self.web = app.web(self.dependencies)
 
     def another_process(self) -> Any:
-        """A second web process over the same database."""
+        """Return a second web process over the same database."""
         self._others.append(app.Dependencies.of(self._settings, clock=self.clock))
         return app.web(self._others[-1])
 
     def close(self) -> None:
         """Close the database."""
-        for parts in (self.parts, *self._others):
-            parts.database.close()
+        for each in (self.dependencies, *self._others):
+            each.database.close()
 
-    # people -----------------------------------------------------------------------------------------------------------
+    # users ------------------------------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -123,7 +123,7 @@ class InProcessApi:
         accept: str | None = "application/occi+json",
         web: Any = None,
     ) -> Answer:
-        """A request of a person, or of whoever holds this token."""
+        """Send a request with a user's token, or with this token."""
         where, _, query = path.partition("?")
         sent = {"X-Auth-Token": self.realm.tokens.get(who, who), **(headers or {})}
         return call(web or self.web, method, where, sent, body, query=query, accept=accept, kind=kind)
@@ -138,19 +138,19 @@ class InProcessApi:
         return self.ask(who, "POST", "/published/", {"kind": PUBLISHED, "attributes": {DIGEST: packed.digest}})
 
     def publish_demo(self, **changes: Any) -> str:
-        """Publish the test service; returns the entry's path."""
+        """Publish the test service and return the entry's path."""
         return path_of(self.publish(self.bundle(**changes)))
 
     def bundle(self, name: str = "demo", **changes: Any) -> bundles.Packed:
-        """The test service's bundle with these changes to its manifest."""
+        """Return the test service's bundle with these changes to its manifest."""
         return make_bundle(self.directory / name, **changes)
 
     def order(self, who: str = "alice", **attributes: Any) -> str:
-        """Order an instance of the test service; returns its path."""
+        """Order an instance of the test service and return its path."""
         return path_of(self.ask(who, "POST", "/demo/", {"kind": TYPE, "attributes": attributes}))
 
     def attributes(self, path: str, who: str = "alice") -> dict[str, Any]:
-        """What a GET shows."""
+        """Return the attributes that a GET shows."""
         answer = self.ask(who, "GET", path)
         assert answer.status == 200, answer.body
         found: dict[str, Any] = answer.json["attributes"]
@@ -164,16 +164,16 @@ class InProcessApi:
     # orchestrators ----------------------------------------------------------------------------------------------------
 
     def token(self, path: str, who: str = "alice", audience: str = tokens.AUDIENCE_SERVICE_MANAGER) -> str:
-        """A token of an instance's orchestrator."""
+        """Return a token of an instance's orchestrator."""
         row = self.row(path, who)
-        return self.parts.issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
+        return self.dependencies.issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
     def peers_token(self, path: str, who: str = "alice", audience: str = tokens.AUDIENCE_SERVICE_MANAGER) -> str:
-        """A token for the same instance that another issuer has signed, whose key is known here."""
+        """Return a token for the same instance, signed by another known issuer."""
         row = self.row(path, who)
         issuer = TokenIssuer(
             self.peer,
-            keys=self.parts.keys,
+            keys=self.dependencies.keys,
             instances=_All(),
             revocations=MemoryRevocations(self.clock),
             clock=self.clock,
@@ -181,55 +181,52 @@ class InProcessApi:
         return issuer.for_instance(row["id"], tenant_id=TenantId(row["tenant"]), audience=audience)
 
     def start_token(self, path: str, who: str = "alice") -> str:
-        """What its orchestrator finds in its environment."""
+        """Return the start token in the orchestrator's environment."""
         row = self.row(path, who)
-        return self.parts.cipher.decrypt(row["start_token"], context=(row["id"], "start_token"))
+        return self.dependencies.cipher.decrypt(row["start_token"], context=(row["id"], "start_token"))
 
-    def report(self, path: str, token: str | None = None, **told: Any) -> Answer:
-        """A report, by default of the instance's own orchestrator about its first generation."""
-        attributes = {
-            names.GENERATION: 1,
-            **{names.attribute(name.replace("_", ".")): each for name, each in told.items()},
-        }
-        return self.act(path, wire.REPORT, attributes, who=token or self.token(path))
+    def report(self, path: str, token: str | None = None, **fields: Any) -> Answer:
+        """Send a report, by default of the instance's own orchestrator about its first generation."""
+        reported = {names.attribute(name.replace("_", ".")): each for name, each in fields.items()}
+        return self.act(path, wire.REPORT, {names.GENERATION: 1, **reported}, who=token or self.token(path))
 
     # work -------------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _topics(self) -> list[work.Topic[Any, Any]]:
-        return app.topics(self.parts)
+        return app.topics(self.dependencies)
 
     @property
     def reconciler(self) -> Any:
-        """What works on instances."""
+        """The handler of the topic `instance`."""
         return next(each.handler for each in self._topics if each.name == "instance")
 
     def work(self, *topics: str) -> None:
-        """Do what is due now: expiries, or these topics."""
+        """Carry out the work that is due: expiries, or these topics."""
         wanted = topics or (EXPIRY_TOPIC,)
-        worker = work.Worker(self.parts.queue, [each for each in self._topics if each.name in wanted])
+        worker = work.Worker(self.dependencies.queue, [each for each in self._topics if each.name in wanted])
         for _ in range(50):
             if not worker.run_once():
                 return
-        raise AssertionError("there is no end of work")
+        raise AssertionError("the work does not end")
 
-    # what only a test may do ------------------------------------------------------------------------------------------
+    # internals --------------------------------------------------------------------------------------------------------
 
     def row(self, path: str, who: str = "alice") -> dict[str, Any]:
-        """The row of an instance."""
+        """Return the row of an instance."""
         identity = identity_of(self, who)
         table = tables.instances
-        with self.parts.database.read() as connection:
+        with self.dependencies.database.read() as connection:
             found = connection.execute(
                 sa.select(table).where(table.c.path == path, table.c.tenant == identity.tenant_id)
             ).one()
         return dict(found._mapping)
 
     def place(self, path: str, state: str, **columns: Any) -> None:
-        """Put an instance into a state, as the reconciler would have in the end."""
-        instances = self.parts.instances
+        """Put an instance into a state, as the reconciler would."""
+        instances = self.dependencies.instances
         instance = self.row(path)["id"]
-        with self.parts.database.write() as connection:
+        with self.dependencies.database.write() as connection:
             found = instances.find(connection, instance)
             assert found is not None
             entity = instances.entity(connection, found)
@@ -239,12 +236,12 @@ class InProcessApi:
             instances.change(connection, found.id, {"state": state, **columns})
 
     def remove(self, path: str) -> None:
-        """Take an instance away, as the reconciler does at the end of its disposal."""
+        """Remove an instance, as the reconciler does at the end of its disposal."""
         item = Keyed(self.row(path)["id"])
-        with self.parts.database.write() as connection:
+        with self.dependencies.database.write() as connection:
             self.reconciler.save(connection, item, Change(removed=True, ended="done"))
 
 
 def identity_of(api: InProcessApi, who: str) -> Identity:
-    """Who somebody is to the service manager."""
-    return app.verifier(api.parts).verify(api.realm.tokens[who])
+    """Return the identity of a user."""
+    return app.verifier(api.dependencies).verify(api.realm.tokens[who])

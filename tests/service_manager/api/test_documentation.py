@@ -1,4 +1,4 @@
-"""The commands in docs/service-manager.md do what the page says, one after another, in one shell."""
+"""The commands in docs/service-manager.md work as described, in order, in one shell."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
     assert len(blocks) > 10
     tokens = manager.realm.tokens
     environment = {
-        # `python` is that of the tests: make does not activate its environment.
+        # `python` must be that of the tests: make does not activate its environment.
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": str(ROOT),
         "SM": manager.url,
@@ -31,7 +31,7 @@ def test_every_command_works(manager: ServiceManager, tmp_path: Path) -> None:
         "ALICE": tokens["alice"],
         "OPERATOR": tokens["operator"],
     }
-    # Each block says its number first, so that a failure names it.
+    # Each block prints its number first, so that a failure names it.
     script = "\n".join([f"echo '--- block {number}'\n{block}" for number, block in enumerate(blocks, start=1)])
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

@@ -1,4 +1,4 @@
-"""The record of an instance: its phases, after its end too, until its time is over; and the log lines that go with it."""
+"""Records of instances: their phases, also after the instance's end, until they expire; and the log of the phases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHASES = "org.archelon.record.phases"
 
 @pytest.fixture
 def api(api: InProcessApi) -> InProcessApi:
-    """A desk with the test service."""
+    """The in-process client, with the test service published."""
     api.publish_demo()
     return api
 
@@ -53,7 +53,7 @@ def test_it_outlives_its_instance_and_expires(api: InProcessApi) -> None:
     assert api.ask("alice", "GET", f"/record/{path.rpartition('/')[2]}").status == 404
 
 
-def test_every_phase_is_logged_in_hurtles_words(api: InProcessApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_phase_is_logged_with_hurtles_fields(api: InProcessApi, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "archelon.phases"):
         path = api.order(**{"demo.password": "secret thing"})
         api.clock.ahead = 2
@@ -68,13 +68,13 @@ def test_every_phase_is_logged_in_hurtles_words(api: InProcessApi, caplog: pytes
     assert "secret thing" not in caplog.text
 
 
-def test_a_phase_that_is_tried_again_has_a_line_for_each(api: InProcessApi) -> None:
+def test_each_attempt_of_a_retried_phase_has_an_entry(api: InProcessApi) -> None:
     path = api.order()
     api.place(path, "deploy")
-    with api.parts.database.write() as connection:
-        instance = api.parts.instances.find(connection, path.rpartition("/")[2])
+    with api.dependencies.database.write() as connection:
+        instance = api.dependencies.instances.find(connection, path.rpartition("/")[2])
         assert instance is not None
-        api.parts.history.begin(connection, instance, "deploy", api.clock())
+        api.dependencies.history.begin(connection, instance, "deploy", api.clock())
         api.reconciler.gave_up(connection, Keyed(instance.id), "the disk is full")
     shown = api.attributes(path)
     assert shown[wire.STATE] == "fail"

@@ -1,4 +1,4 @@
-"""Hurtle's clients, on their mount: the sequences that its users typed and its resolver made, against a real process."""
+"""Hurtle's clients on their mount: the commands of its users and the requests of its resolver, against a real process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDPOINT = "mcn.endpoint.p1"
 
 
 class Hurtle:
-    """What Hurtle's clients do: text/occi in header fields, `X-Auth-Token`, `X-Tenant-Name`."""
+    """The requests of Hurtle's clients: text/occi in header fields, `X-Auth-Token`, `X-Tenant-Name`."""
 
     def __init__(self, manager: ServiceManager, user: str = "alice", tenant: str = "acme") -> None:
         self.url = manager.url + "/hurtle"
@@ -37,7 +37,7 @@ class Hurtle:
     # the resolver's logic -----------------------------------------------------------------------------------------------
 
     def create(self, **attributes: str) -> str:
-        """Order; returns the Location."""
+        """Order an instance and return its Location."""
         fields = {"Category": CATEGORY, "Content-Type": "text/occi"}
         if attributes:
             fields["X-OCCI-Attribute"] = ", ".join([f'{name}="{value}"' for name, value in attributes.items()])
@@ -46,7 +46,7 @@ class Hurtle:
         return answer.headers["Location"]
 
     def attributes(self, location: str) -> dict[str, str]:
-        """As the resolver reads them: the header field split at commas, each part at its equals sign."""
+        """Read the attributes like the resolver: split the header field at commas, and each part at its equals sign."""
         answer = self.ask("GET", location, {"Accept": "text/occi"})
         assert answer.status == 200, answer.data
         found = {}
@@ -56,7 +56,7 @@ class Hurtle:
         return found
 
     def await_stack(self, location: str, *words: str) -> dict[str, str]:
-        """Poll until Heat's word is one of those that the resolver takes for ready."""
+        """Poll until the stack state is one that the resolver considers ready."""
         wanted = words or ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
         def ready() -> dict[str, str] | None:
@@ -68,24 +68,24 @@ class Hurtle:
         return found
 
     def update(self, location: str, **attributes: str) -> None:
-        """Write inputs: a partial update without a category."""
+        """Send inputs: a partial update without a category."""
         field = ", ".join([f'{name.replace("_", ".")}="{value}"' for name, value in attributes.items()])
         answer = self.ask("POST", location, {"Content-Type": "text/occi", "X-OCCI-Attribute": field})
         assert answer.status == 200, answer.data
 
     def dispose(self, location: str) -> None:
-        """Delete, and poll until it is gone."""
+        """Delete the instance, and poll until it is gone."""
         assert self.ask("DELETE", location).status == 200
         until(lambda: self.ask("GET", location, {"Accept": "text/occi"}).status == 404, "it is gone")
 
 
 @pytest.fixture
 def hurtle(manager: ServiceManager) -> Hurtle:
-    """Alice, with Hurtle's client."""
+    """Hurtle's client for alice."""
     return Hurtle(manager)
 
 
-def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud: FakeCloudProcess) -> None:
+def test_a_resolver_creates_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud: FakeCloudProcess) -> None:
     location = hurtle.create()
     assert location.startswith(hurtle.url + "/demo/")
     found = hurtle.await_stack(location)
@@ -94,7 +94,7 @@ def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud
     found = hurtle.attributes(location)
     assert found[ENDPOINT].startswith("http://p1.example.org/")
     hurtle.update(location, demo_size="7")
-    # What the last phase ended with is not taken for the end of this one.
+    # The previous phase's state is not taken for the result of this one.
     assert hurtle.await_stack(location)["occi.mcn.stack.state"] == "UPDATE_COMPLETE"
     until(lambda: hurtle.attributes(location)["mcn.service.state"] == "provision", "it rests again")
     instance = location.rpartition("/")[2]
@@ -103,7 +103,7 @@ def test_a_resolver_makes_uses_and_disposes_of_an_instance(hurtle: Hurtle, cloud
     assert not [each for each in cloud.left_over() if instance in each]
 
 
-def test_what_rests_in_provision_here_is_active_elsewhere(hurtle: Hurtle, manager: ServiceManager) -> None:
+def test_an_instance_that_rests_in_provision_here_is_active_elsewhere(hurtle: Hurtle, manager: ServiceManager) -> None:
     location = hurtle.create()
     path = location.removeprefix(hurtle.url)
     manager.await_state(path, "active")
@@ -114,7 +114,7 @@ def test_what_rests_in_provision_here_is_active_elsewhere(hurtle: Hurtle, manage
         assert '"active"' not in text
     listed = hurtle.ask("GET", "/demo/", {"Accept": "application/occi+json"}).data.decode()
     assert '"active"' not in listed
-    # Shown, and not kept.
+    # Translated in the response, not in the database.
     assert manager.state(path) == "active"
     hurtle.dispose(location)
 
@@ -169,7 +169,7 @@ def test_without_a_token_it_is_401(hurtle: Hurtle) -> None:
             assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_tenants_are_apart_here_too(hurtle: Hurtle, manager: ServiceManager) -> None:
+def test_tenants_are_isolated_here_too(hurtle: Hurtle, manager: ServiceManager) -> None:
     location = hurtle.create()
     other = Hurtle(manager, "bob", "umbrella")
     for method in ("GET", "POST", "DELETE"):
@@ -179,7 +179,7 @@ def test_tenants_are_apart_here_too(hurtle: Hurtle, manager: ServiceManager) -> 
 
 
 def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
-    """Status, header fields, body, as curl has them."""
+    """Run curl and return status, header fields and body."""
     if shutil.which("curl") is None:
         missing("curl", package="curl")
     command = ["curl", "--silent", "--include", "--max-time", "60", *arguments]
@@ -193,7 +193,7 @@ def curl(*arguments: str) -> tuple[int, dict[str, str], str]:
     return int(first.split(" ")[1]), fields, body
 
 
-def test_what_hurtles_users_typed(hurtle: Hurtle, manager: ServiceManager) -> None:
+def test_the_commands_of_hurtles_users(hurtle: Hurtle, manager: ServiceManager) -> None:
     who: list[str] = []
     for name, value in hurtle.headers.items():
         who += ["-H", f"{name.lower()}: {value}"]

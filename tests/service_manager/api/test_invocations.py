@@ -1,4 +1,4 @@
-"""Invocations on their way: told again while the orchestrator works them off, dropped when nobody takes them for too long."""
+"""Invocations are resent while the orchestrator processes them, and dropped if it does not accept them in time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .in_process_api import InProcessApi
 
 
 class Orchestrator:
-    """Says of every invocation that it is to be told again, until it is done."""
+    """Responds to each invocation with `answer`, an error or none."""
 
     def __init__(self) -> None:
-        self.told: list[Mapping[str, Any]] = []
+        self.received: list[Mapping[str, Any]] = []
         self.answer: Exception | None = None
 
     def act(self, _address: str, attributes: Mapping[str, Any], _caller: Any) -> None:
-        self.told.append(attributes)
+        self.received.append(attributes)
         if self.answer is not None:
             raise self.answer
 
@@ -34,43 +34,43 @@ class _POKE:
     scheme, term = "http://schemas.example.org/occi/sm/demo/action#", "poke"
 
 
-def test_an_invocation_is_told_until_it_was_worked_off(api: InProcessApi) -> None:
+def test_an_invocation_is_resent_until_it_is_processed(api: InProcessApi) -> None:
     api.publish(make_bundle(api.directory / "bundle"))
     path = api.order()
     api.place(path, "active")
     assert api.act(path, _POKE).status == 200
     orchestrator = Orchestrator()
     handler = Invocations(
-        api.parts.instances,
+        api.dependencies.instances,
         orchestrator,  # type: ignore[arg-type]
-        api.parts.cipher,
+        api.dependencies.cipher,
         clock=api.clock,
     )
     topic = queue.Topic("invocation", handler)
-    worker = queue.Worker(queue.WorkQueue(api.parts.database, clock=api.clock), [topic])
-    with api.parts.database.write() as connection:
+    worker = queue.Worker(queue.WorkQueue(api.dependencies.database, clock=api.clock), [topic])
+    with api.dependencies.database.write() as connection:
         connection.execute(tables.instances.update().values(address="http://there", activated=1, boots=1))
     busy = UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
-    # Longer than an invocation waits that nobody takes.
+    # Longer than the timeout of an invocation that is not accepted.
     for answer in [busy] * 4 + [None]:
         orchestrator.answer = answer
         api.clock.ahead += 200.0
         assert worker.run_once()
-    assert len(orchestrator.told) == 5
-    assert len({each["org.archelon.event.id"] for each in orchestrator.told}) == 1
+    assert len(orchestrator.received) == 5
+    assert len({each["org.archelon.event.id"] for each in orchestrator.received}) == 1
     assert not waiting(api)
     assert api.act(path, _POKE).status == 200
-    # What something in front of it says is no word of the orchestrator's.
-    orchestrator.answer = client.UnavailableError("nobody there", method="POST", url="", status=502)
+    # A proxy's response is not the orchestrator's.
+    orchestrator.answer = client.UnavailableError("bad gateway", method="POST", url="", status=502)
     for _ in range(3):
         assert worker.run_once()
         api.clock.ahead += 200.0
-    assert len(orchestrator.told) == 7
-    # The third time it was too old to be told, and nothing of it is left.
+    assert len(orchestrator.received) == 7
+    # The third attempt found it expired and dropped it.
     assert not waiting(api)
 
 
-def test_so_many_actions_may_wait_and_no_more(api: InProcessApi) -> None:
+def test_pending_actions_of_an_instance_are_limited(api: InProcessApi) -> None:
     api.publish(make_bundle(api.directory / "bundle"))
     path, other = api.order(), api.order()
     for each in (path, other):
@@ -79,15 +79,15 @@ def test_so_many_actions_may_wait_and_no_more(api: InProcessApi) -> None:
         assert api.act(path, _POKE).status == 200
     refused = api.act(path, _POKE)
     assert refused.status == 409
-    assert "100 actions wait" in refused.text
+    assert "100 actions are already pending" in refused.text
     assert api.act(other, _POKE).status == 200
     instance = api.row(path)["id"]
-    with api.parts.database.write() as connection:
+    with api.dependencies.database.write() as connection:
         one = sa.select(tables.invocations.c.id).where(tables.invocations.c.instance == instance).limit(1)
         connection.execute(tables.invocations.delete().where(tables.invocations.c.id == connection.scalar(one)))
     assert api.act(path, _POKE).status == 200
 
 
 def waiting(api: InProcessApi) -> int:
-    with api.parts.database.read() as connection:
+    with api.dependencies.database.read() as connection:
         return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.invocations)) or 0)

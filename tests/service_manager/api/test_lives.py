@@ -1,4 +1,4 @@
-"""Lives of instances, through real processes: what a tenant asks, what reaches the orchestrator, what comes of it."""
+"""Lifecycles of instances, through real processes: the tenant's requests, the orchestrator's calls, and the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POKE = "http://schemas.example.org/occi/sm/demo/action#poke"
 
 @pytest.fixture
 def tenant(manager: ServiceManager) -> Iterator[client.Client]:
-    """Alice."""
+    """Alice's client."""
     with manager.as_("alice") as made:
         yield made
 
@@ -44,8 +44,8 @@ def generation(tenant: client.Client, path: str) -> int:
     return int(tenant.get(path).attributes["org.archelon.generation"])
 
 
-def told(cloud: FakeCloudProcess, path: str, phase: str) -> list[Any]:
-    """Generations for which an orchestrator carried out a phase."""
+def generations(cloud: FakeCloudProcess, path: str, phase: str) -> list[Any]:
+    """Return the generations for which an orchestrator carried out a phase."""
     return [each["generation"] for each in cloud.entries().effects("phase done", id_of(path), phase=phase)]
 
 
@@ -78,15 +78,15 @@ def test_from_order_to_record(manager: ServiceManager, cloud: FakeCloudProcess, 
 def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
     manager: ServiceManager, tenant: client.Client
 ) -> None:
-    """The worker takes them back; this process, over the same database, refuses them, signed and unexpired as they are."""
+    """The worker revokes them; this process, over the same database, refuses them although they are signed and unexpired."""
     path = order(manager, tenant)
-    parts = app.Dependencies.of(manager.settings())
+    dependencies = app.Dependencies.of(manager.settings())
     try:
-        verifier = app.verifier(parts)
+        verifier = app.verifier(dependencies)
         audience = tokens.AUDIENCE_SERVICE_MANAGER
         tenant_id = verifier.verify(manager.realm.tokens["alice"]).tenant_id
-        token = parts.issuer.for_instance(id_of(path), tenant_id=tenant_id, audience=audience)
-        other = parts.issuer.for_instance(str(uuid.uuid4()), tenant_id=tenant_id, audience=audience)
+        token = dependencies.issuer.for_instance(id_of(path), tenant_id=tenant_id, audience=audience)
+        other = dependencies.issuer.for_instance(str(uuid.uuid4()), tenant_id=tenant_id, audience=audience)
         assert verifier.verify(token).instance_id == id_of(path)
         tenant.delete(path)
         manager.await_state(path, None)
@@ -95,21 +95,21 @@ def test_tokens_of_an_instance_that_is_gone_are_refused_in_every_process(
         assert "revoked" in refused.value.reason
         assert verifier.verify(other)
     finally:
-        parts.database.close()
+        dependencies.database.close()
 
 
 def test_a_get_needs_no_cloud(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     path = order(manager, tenant)
-    asked = cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path))
+    before = cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path))
     cloud.fault("status", count=None)
     for where in (path, f"/record/{id_of(path)}"):
         assert tenant.get(where)
     assert [each.location for each in tenant.list("/demo/") if each.location == path]
     other = tenant.create(TYPE)
     assert path in {each.location for each in tenant.list("/demo/")}
-    assert cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path)) == asked
+    assert cloud.entries().requests(module="orchestrator", method="GET", instance=id_of(path)) == before
     cloud.clear()
-    # It would meet the faults of the next tests, which are for instances of their own.
+    # Otherwise it would use up the faults of the next tests.
     manager.await_state(other, "active")
 
 
@@ -119,7 +119,7 @@ def test_an_update_is_carried_out_for_its_generation(
     path = order(manager, tenant)
     assert tenant.update(path, {"demo.size": 4}).attributes[wire.STATE] == "update"
     manager.await_state(path, "active")
-    assert told(cloud, path, "update") == [2]
+    assert generations(cloud, path, "update") == [2]
     assert tenant.get(path).attributes["demo.size"] == 4
 
 
@@ -131,7 +131,7 @@ def test_an_update_during_another_runs_after_it(
     tenant.update(path, {"demo.size": 4})
     cloud.wait_for("phase begun", id_of(path), phase="update")
     tenant.update(path, {"demo.size": 5})
-    until(lambda: told(cloud, path, "update")[-1:] == [3], "the second update is carried out")
+    until(lambda: generations(cloud, path, "update")[-1:] == [3], "the second update is carried out")
     manager.await_state(path, "active")
     assert generation(tenant, path) == 3
 
@@ -144,11 +144,11 @@ def test_an_update_before_it_is_active_takes_effect(
     tenant.update(path, {"demo.size": 4})
     manager.await_state(path, "active")
     assert generation(tenant, path) == 2
-    # Either the deployment had it already, or an update followed.
-    assert 2 in told(cloud, path, "deploy") + told(cloud, path, "update")
+    # Either the deployment included it, or an update followed.
+    assert 2 in generations(cloud, path, "deploy") + generations(cloud, path, "update")
 
 
-def test_stop_and_start_keep_what_is_there(
+def test_stop_and_start_keep_the_instance(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
@@ -158,9 +158,9 @@ def test_stop_and_start_keep_what_is_there(
     # An update is kept, and takes effect at the start.
     tenant.update(path, {"demo.size": 6})
     assert tenant.get(path).attributes[wire.STATE] == "inactive"
-    assert told(cloud, path, "update") == []
+    assert generations(cloud, path, "update") == []
     tenant.act(path, type_id(wire.START))
-    until(lambda: told(cloud, path, "update"), "the update is carried out after the start")
+    until(lambda: generations(cloud, path, "update"), "the update is carried out after the start")
     manager.await_state(path, "active")
     assert [name for name, _ in phases(tenant, path)][-3:] == ["stop", "start", "update"]
 
@@ -169,13 +169,13 @@ def test_a_declared_action_reaches_the_orchestrator_once(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
-    # Its answer is lost once: it is sent again, under the same id.
+    # Its response is lost once, so it is sent again with the same id.
     cloud.fault("drop_after", module="orchestrator", path=id_of(path), action="act")
     tenant.act(path, POKE, {"force": 3})
     until(lambda: len(acts(cloud, path)) == 2, "the invocation is repeated")
     tenant.act(path, POKE, {"force": 4})
     until(lambda: len(acts(cloud, path)) == 3, "the second invocation")
-    taken = until(lambda: cloud.entries().effects("acted", id_of(path))[1:], "the second is taken")
+    taken = until(lambda: cloud.entries().effects("acted", id_of(path))[1:], "the second is accepted")
     assert [each["action"] for each in taken] == ["poke"]
     assert cloud.entries().times("acted", id_of(path)) == 2
     assert cloud.entries().times("act repeated", id_of(path)) == 1
@@ -187,7 +187,7 @@ def acts(cloud: FakeCloudProcess, path: str) -> list[Any]:
     return list(cloud.entries().requests(module="orchestrator", action="act", instance=id_of(path)))
 
 
-def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
+def test_a_failed_phase_is_retried(manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", message="no capacity", count=1)
     path = order(manager, tenant)
     entries = cloud.entries()
@@ -196,7 +196,7 @@ def test_a_failed_phase_is_tried_again(manager: ServiceManager, cloud: FakeCloud
     assert wire.STATE_MESSAGE not in tenant.get(path).attributes
 
 
-def test_a_phase_that_fails_for_good_says_why_and_can_be_retried(
+def test_a_phase_that_finally_fails_shows_the_reason_and_can_be_retried(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     cloud.fault("fail", module="orchestrator", action="deploy", message="no capacity in this region", count=3)
@@ -204,7 +204,7 @@ def test_a_phase_that_fails_for_good_says_why_and_can_be_retried(
     shown = tenant.get(path)
     assert shown.attributes[wire.STATE_MESSAGE] == "deploy failed: no capacity in this region"
     assert type_id(wire.RETRY) in shown.actions
-    # One attempt and two more.
+    # One attempt and two retries.
     begun = cloud.entries().requests(module="orchestrator", action="deploy", instance=id_of(path))
     assert len(begun) == 3
     tenant.act(path, type_id(wire.RETRY))
@@ -216,7 +216,7 @@ def test_an_update_leaves_fail(manager: ServiceManager, cloud: FakeCloudProcess,
     cloud.fault("fail", module="orchestrator", action="provision", count=3)
     path = order(manager, tenant, "fail")
     tenant.update(path, {"demo.size": 2})
-    until(lambda: told(cloud, path, "provision"), "the phase that failed is carried out")
+    until(lambda: generations(cloud, path, "provision"), "the phase that failed is carried out")
     manager.await_state(path, "active")
 
 
@@ -228,7 +228,7 @@ def test_a_failed_instance_is_deleted(manager: ServiceManager, cloud: FakeCloudP
     assert not [each for each in cloud.left_over() if id_of(path) in each]
 
 
-def test_a_disposal_that_fails_for_good_can_be_retried(
+def test_a_disposal_that_finally_fails_can_be_retried(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
@@ -246,7 +246,7 @@ def test_a_disposal_that_fails_for_good_can_be_retried(
 
 
 @pytest.mark.parametrize("phase", ["deploy", "provision"])
-def test_a_delete_overtakes_what_runs(
+def test_a_delete_overtakes_a_running_phase(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client, phase: str
 ) -> None:
     cloud.fault("hang", module="orchestrator", action=phase)
@@ -269,21 +269,21 @@ def test_a_delete_overtakes_an_application_that_does_not_start(
     assert not [each for each in cloud.left_over() if id_of(path) in each]
 
 
-def test_a_restarted_orchestrator_is_given_what_it_reported(
+def test_a_restarted_orchestrator_gets_its_private_state_back(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = order(manager, tenant)
     cloud.crash(id_of(path))
     effect = cloud.wait_for("activated", id_of(path), process=2)
-    # The fake cloud counts the phases that it has finished in its private state.
+    # The fake cloud stores the number of its finished phases in its private state.
     assert effect["counter"] == 2
     tenant.update(path, {"demo.size": 2})
-    until(lambda: told(cloud, path, "update") == [2], "the update is carried out by the second process")
+    until(lambda: generations(cloud, path, "update") == [2], "the update is carried out by the second process")
     manager.await_state(path, "active")
     assert cloud.entries().violations == []
 
 
-def test_the_manifest_says_how_patient_a_phase_is(
+def test_the_manifest_sets_the_timeout_and_retries_of_a_phase(
     manager: ServiceManager, cloud: FakeCloudProcess, tmp_path: Any
 ) -> None:
     kind = "http://schemas.example.org/occi/sm#patient"
@@ -292,7 +292,7 @@ def test_the_manifest_says_how_patient_a_phase_is(
     with manager.as_("alice") as tenant:
         cloud.fault("hang", module="orchestrator", action="deploy")
         path = tenant.create(kind)
-        # Less than what a phase has where its manifest says nothing.
+        # Less than the default timeout of a phase.
         manager.await_state(path, "fail", seconds=60)
         assert tenant.get(path).attributes[wire.STATE_MESSAGE] == (
             "deploy failed: deploy took longer than 1 s; the orchestrator did not report an outcome"
@@ -325,7 +325,7 @@ def test_internal_parameters_reach_the_orchestrator_and_never_the_tenant(
             assert "inner zone" not in text
 
 
-def test_a_path_may_be_ordered_again_and_everything_is_made_and_removed_again(
+def test_a_path_may_be_ordered_again_and_everything_is_created_and_removed_again(
     manager: ServiceManager, cloud: FakeCloudProcess, tenant: client.Client
 ) -> None:
     path = "/demo/7d3c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"

@@ -1,4 +1,4 @@
-"""What operators do: see everybody's instances, dispose of one, take no more orders."""
+"""Operators list every tenant's instances, dispose of one, and stop new orders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .in_process_api import InProcessApi, Template
 
 @pytest.fixture
 def api(api: InProcessApi) -> InProcessApi:
-    """A desk with the test service."""
+    """The in-process client, with the test service published."""
     api.publish_demo()
     return api
 
@@ -24,7 +24,7 @@ def api(api: InProcessApi) -> InProcessApi:
 PROMETHEUS = "p" * 32
 
 
-def test_figures_are_for_operators_and_prometheus(tmp_path: Path, template: Template) -> None:
+def test_metrics_are_for_operators_and_prometheus(tmp_path: Path, template: Template) -> None:
     api = InProcessApi(tmp_path, template, metrics_token=PROMETHEUS)
     api.publish_demo()
     path = api.order()
@@ -39,7 +39,7 @@ def test_figures_are_for_operators_and_prometheus(tmp_path: Path, template: Temp
     assert api.ask("operator", "GET", "/metrics").status == 200
     for who in ("alice", "reader", "provider", api.token(path)):
         assert api.ask(who, "GET", "/metrics").status == 403
-    # It is a token for nothing else, and no other is taken for it.
+    # The token is valid for nothing else, and no other is accepted in its place.
     for where in ("/demo/", path, "/-/", "/operator/instances", "/hurtle/metrics", "/metrics/"):
         assert prometheus(where).status == 401
     assert prometheus("/metrics", method="POST").status == 401
@@ -49,7 +49,7 @@ def test_figures_are_for_operators_and_prometheus(tmp_path: Path, template: Temp
     api.close()
 
 
-def test_without_a_token_for_prometheus_none_is_taken(api: InProcessApi) -> None:
+def test_without_a_metrics_token_none_is_accepted(api: InProcessApi) -> None:
     assert call(api.web, "GET", "/metrics", {"Authorization": "Bearer "}, accept=None).status == 401
     assert api.ask("operator", "GET", "/metrics").status == 200
 
@@ -85,7 +85,7 @@ def test_an_operator_disposes_of_a_locked_instance(api: InProcessApi) -> None:
     assert api.row(path, "bob")["wanted"] == "gone"
 
 
-def test_a_failed_destroy_starts_again_with_all_its_time(api: InProcessApi) -> None:
+def test_a_failed_destroy_restarts_with_its_full_timeout(api: InProcessApi) -> None:
     path = api.order()
     api.place(path, "fail", failed="destroy", wanted="gone", begun=1.0, attempt=3, retry_at=1.0)
     (row,) = listed(api)
@@ -95,11 +95,11 @@ def test_a_failed_destroy_starts_again_with_all_its_time(api: InProcessApi) -> N
     assert now["begun"] > 1e9
 
 
-def test_what_is_not_there_is_not_disposed_of(api: InProcessApi) -> None:
+def test_a_missing_instance_cannot_be_disposed_of(api: InProcessApi) -> None:
     assert api.ask("operator", "DELETE", "/operator/instances/nothing").status == 404
 
 
-def test_drained_it_takes_no_orders(api: InProcessApi) -> None:
+def test_a_drained_service_manager_takes_no_orders(api: InProcessApi) -> None:
     path = api.order()
     assert api.ask("operator", "GET", "/operator/draining").json == {"draining": False}
     put = api.ask("operator", "PUT", "/operator/draining", {"draining": True}, kind="application/json")
@@ -107,7 +107,7 @@ def test_drained_it_takes_no_orders(api: InProcessApi) -> None:
     refused = api.ask("alice", "POST", "/demo/", {"kind": TYPE}, web=api.another_process())
     assert refused.status == 503
     assert int(refused.header("Retry-After")) > 0
-    # What is there goes on.
+    # Existing instances continue.
     assert api.ask("alice", "POST", path, {"attributes": {"demo.size": 3}}).status == 200
     assert api.ask("alice", "DELETE", path).status == 200
     api.ask("operator", "PUT", "/operator/draining", {"draining": False}, kind="application/json")
@@ -115,14 +115,14 @@ def test_drained_it_takes_no_orders(api: InProcessApi) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"draining": "yes"}', b"{", b"\xff"])
-def test_a_switch_that_says_neither_is_refused(api: InProcessApi, body: bytes) -> None:
+def test_an_invalid_draining_document_is_refused(api: InProcessApi, body: bytes) -> None:
     answer = api.ask("operator", "PUT", "/operator/draining", body, kind="application/json")
     assert answer.status == 400
     assert '"draining": boolean' in answer.text.replace("\\", "")
 
 
 @pytest.mark.parametrize("who", ["alice", "reader", "provider"])
-def test_it_is_for_operators(api: InProcessApi, who: str) -> None:
+def test_only_operators_have_access(api: InProcessApi, who: str) -> None:
     path = api.order()
     answers = [
         api.ask(who, "GET", "/operator/instances"),

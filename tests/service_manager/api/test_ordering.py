@@ -1,4 +1,4 @@
-"""An order and its changes, as they are taken down: checked, answered at once, shown from the database alone."""
+"""Orders and their updates: checked, answered at once, and shown from the database alone."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ OWN = "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
 
 @pytest.fixture
 def api(api: InProcessApi) -> InProcessApi:
-    """A desk with the test service."""
+    """The in-process client, with the test service published."""
     api.publish_demo()
     return api
 
 
-def test_an_order_is_answered_with_its_place_and_calls_nobody(tmp_path: Path, template: Template) -> None:
+def test_an_order_is_answered_with_its_path_without_an_outgoing_call(tmp_path: Path, template: Template) -> None:
     with socket.create_server(("127.0.0.1", 0)) as design:
         api = InProcessApi(tmp_path, template, design_url=f"http://127.0.0.1:{design.getsockname()[1]}/design")
         api.publish_demo()
         path = api.order(**{"demo.size": 3})
-        # Whoever had called would be in the queue of those who wait to be let in, even if it gave up since.
+        # A call would be in the listener's backlog, even if its client has given up since.
         design.setblocking(False)
         with pytest.raises(BlockingIOError):
             design.accept()
@@ -56,9 +56,7 @@ def test_defaults_are_applied(api: InProcessApi) -> None:
         ({"org.archelon.generation": 7}, "org.archelon.generation"),
     ],
 )
-def test_an_attribute_that_does_not_fit_is_refused_by_name(
-    api: InProcessApi, attributes: dict[str, object], named: str
-) -> None:
+def test_an_invalid_attribute_is_refused_by_name(api: InProcessApi, attributes: dict[str, object], named: str) -> None:
     answer = api.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": attributes})
     assert answer.status == 400
     assert named in answer.text
@@ -71,7 +69,7 @@ def test_required_attributes_are_required(api: InProcessApi) -> None:
     assert api.order(**{"demo.name": "x"})
 
 
-def test_a_secret_is_shown_on_its_own_page_alone(api: InProcessApi) -> None:
+def test_a_secret_is_shown_on_its_own_page_only(api: InProcessApi) -> None:
     secret = "correct horse battery"
     path = api.order(**{"demo.password": secret})
     assert api.attributes(path)["demo.password"] == secret
@@ -85,7 +83,7 @@ def test_a_secret_is_shown_on_its_own_page_alone(api: InProcessApi) -> None:
     assert not any(secret.encode() in each for each in files)
 
 
-def test_an_order_at_a_path_of_ones_own_may_be_repeated(api: InProcessApi) -> None:
+def test_an_order_at_a_chosen_path_may_be_repeated(api: InProcessApi) -> None:
     body = {"kind": TYPE, "attributes": {"demo.size": 2}}
     assert api.ask("alice", "PUT", OWN, body).status == 201
     again = api.ask("alice", "PUT", OWN, body)
@@ -101,7 +99,7 @@ def test_two_tenants_may_choose_the_same_path(api: InProcessApi, version: int) -
     answers = [api.ask(who, "PUT", path, {"kind": TYPE}) for who in ("alice", "bob")]
     assert [each.status for each in answers] == [201, 201]
     shown = [api.attributes(path, who)["org.archelon.instance"] for who in ("alice", "bob")]
-    # Neither can tell from it that the other has one.
+    # Neither id reveals that the other instance exists.
     assert len({*shown, path.rpartition("/")[2]}) == 3
     assert api.ask("alice", "DELETE", path).status == 200
     assert api.attributes(path, "bob")[wire.STATE] == "initialise"
@@ -117,7 +115,7 @@ def test_a_path_may_be_chosen_again_after_its_instance_is_gone(api: InProcessApi
     after = api.attributes(OWN)["org.archelon.instance"]
     assert after != before
     assert len(api.ask("alice", "GET", "/record/").json["resources"]) == 2
-    # What the first one's orchestrator still holds is nothing to the second.
+    # The token of the first instance's orchestrator is not valid for the second.
     assert api.report(OWN, token).status == 401
 
 
@@ -128,18 +126,18 @@ def test_other_paths_are_refused(api: InProcessApi, path: str) -> None:
     assert "UUID" in answer.text
 
 
-def test_a_partial_update_changes_what_it_names(api: InProcessApi) -> None:
+def test_a_partial_update_changes_the_given_attributes(api: InProcessApi) -> None:
     path = api.order(**{"demo.size": 2, "demo.password": "x"})
     answer = api.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
     assert answer.status == 200
     shown = api.attributes(path)
     assert (shown["demo.size"], shown["demo.password"], shown["org.archelon.generation"]) == (5, "x", 2)
-    # The same again is no change.
+    # A repetition is no change.
     api.ask("alice", "POST", path, {"attributes": {"demo.size": 5}})
     assert api.attributes(path)["org.archelon.generation"] == 2
 
 
-def test_a_replacement_takes_away_what_it_leaves_out(api: InProcessApi) -> None:
+def test_a_replacement_removes_attributes_that_are_not_given(api: InProcessApi) -> None:
     path = api.order(**{"demo.size": 2, "demo.password": "x"})
     answer = api.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {}})
     assert answer.status == 200
@@ -148,7 +146,7 @@ def test_a_replacement_takes_away_what_it_leaves_out(api: InProcessApi) -> None:
     assert "demo.password" not in shown
 
 
-def test_a_region_is_checked_and_stays(api: InProcessApi) -> None:
+def test_a_region_is_checked_and_cannot_change(api: InProcessApi) -> None:
     regions = {name: {"deployment": "deployment.yaml", "format": "infrastructure"} for name in ("north", "south")}
     api.publish_demo(version="2", resources=regions)
     refused = api.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": {"org.archelon.region": "west"}})
@@ -157,12 +155,12 @@ def test_a_region_is_checked_and_stays(api: InProcessApi) -> None:
     path = api.order(**{"org.archelon.region": "south"})
     moved = api.ask("alice", "POST", path, {"attributes": {"org.archelon.region": "north"}})
     assert moved.status == 409
-    # A replacement that leaves it out does not mean to move.
+    # A replacement without a region keeps it.
     assert api.ask("alice", "PUT", path, {"kind": TYPE, "attributes": {"demo.size": 3}}).status == 200
     assert api.attributes(path)["org.archelon.region"] == "south"
 
 
-def test_a_lock_keeps_deletes_or_updates_off(api: InProcessApi) -> None:
+def test_a_lock_prevents_deletes_or_updates(api: InProcessApi) -> None:
     path = api.order()
     assert api.act(path, wire.LOCK).status == 200
     assert api.attributes(path)[wire.LOCKED] == "delete"
@@ -179,7 +177,7 @@ def test_a_lock_keeps_deletes_or_updates_off(api: InProcessApi) -> None:
     assert api.ask("alice", "DELETE", path).status == 200
 
 
-def test_a_deleted_instance_takes_nothing_but_deletes(api: InProcessApi) -> None:
+def test_a_deleted_instance_accepts_only_deletes(api: InProcessApi) -> None:
     path = api.order()
     assert api.ask("alice", "DELETE", path).status == 200
     shown = api.ask("alice", "GET", path).json
@@ -217,7 +215,7 @@ MOVES = {"stop": wire.STOP, "start": wire.START, "retry": wire.RETRY, "poke": _P
 
 
 @pytest.mark.parametrize("state", REFUSED)
-def test_a_move_that_is_not_there_is_refused_with_those_that_are(api: InProcessApi, state: str) -> None:
+def test_an_illegal_request_is_refused_with_the_legal_ones(api: InProcessApi, state: str) -> None:
     path = api.order()
     api.place(path, state, failed="deploy" if state == "fail" else None)
     offered = {each.rpartition("#")[2] for each in api.ask("alice", "GET", path).json["actions"]}
@@ -235,7 +233,7 @@ def test_a_move_that_is_not_there_is_refused_with_those_that_are(api: InProcessA
     assert api.row(path)["generation"] == 2
 
 
-def test_an_update_brings_a_failed_instance_back_to_its_phase(api: InProcessApi) -> None:
+def test_an_update_returns_a_failed_instance_to_its_phase(api: InProcessApi) -> None:
     path = api.order()
     api.place(path, "fail", failed="deploy", attempt=3)
     api.ask("alice", "POST", path, {"attributes": {"demo.size": 9}})
@@ -258,19 +256,19 @@ def test_a_failed_destroy_can_be_retried_and_deleted_again(api: InProcessApi) ->
     assert api.row(path)["state"] == "destroy"
 
 
-def test_a_service_has_a_quota_of_its_manifest(api: InProcessApi) -> None:
+def test_a_manifest_sets_a_services_quota(api: InProcessApi) -> None:
     api.publish_demo(version="2", quotas={"instances": 2})
     paths = [api.order(), api.order()]
     refused = api.ask("alice", "POST", "/demo/", {"kind": TYPE})
     assert refused.status == 403
     assert "2" in refused.text
-    # Another tenant has its own.
+    # Another tenant has its own quota.
     assert api.order("bob")
     api.remove(paths[0])
     assert api.order()
 
 
-def test_a_tenant_has_a_quota_of_the_operators(tmp_path: Path, template: Template) -> None:
+def test_the_operator_sets_a_tenants_quota(tmp_path: Path, template: Template) -> None:
     api = InProcessApi(tmp_path, template, quota_instances=1)
     api.publish_demo()
     api.order()

@@ -1,4 +1,4 @@
-"""What a database does differently: the same orders on PostgreSQL, and those that come at once."""
+"""Orders on PostgreSQL, in sequence and concurrently."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def api(tmp_path: Path, template: Template, postgres_url: str) -> Iterator[InProcessApi]:
-    """A desk over PostgreSQL."""
+    """The in-process client over PostgreSQL."""
     made = InProcessApi(tmp_path, template, database_url=postgres_url)
     yield made
     made.close()
 
 
 def at_once(count: int, ask: Any) -> list[Answer]:
-    """The answers to requests that start together."""
+    """Send requests concurrently and return the responses."""
     start = threading.Barrier(count)
     answers: list[Answer] = []
 
@@ -61,13 +61,13 @@ def test_an_order_its_changes_and_its_end(api: InProcessApi) -> None:
     assert api.ask("provider", "DELETE", entry).status == 200
 
 
-def test_a_quota_holds_for_orders_that_come_at_once(api: InProcessApi) -> None:
+def test_a_quota_holds_for_concurrent_orders(api: InProcessApi) -> None:
     api.publish_demo(quotas={"instances": 3})
     answers = at_once(8, lambda _: api.ask("alice", "POST", "/demo/", {"kind": TYPE}))
     assert sorted([each.status for each in answers]) == [201] * 3 + [403] * 5
 
 
-def test_one_path_ordered_at_once_is_one_instance(api: InProcessApi) -> None:
+def test_concurrent_orders_at_one_path_create_one_instance(api: InProcessApi) -> None:
     api.publish_demo()
     path = "/demo/3f0c6d52-6f2e-5c1b-9d6e-2f3c3b1d4a55"
     answers = at_once(6, lambda _: api.ask("alice", "PUT", path, {"kind": TYPE}))
@@ -75,22 +75,22 @@ def test_one_path_ordered_at_once_is_one_instance(api: InProcessApi) -> None:
     assert len(api.ask("alice", "GET", "/record/").json["resources"]) == 1
 
 
-def test_a_bundle_is_new_once_however_many_bring_it(api: InProcessApi) -> None:
+def test_a_bundle_is_new_for_one_of_several_concurrent_uploads(api: InProcessApi) -> None:
     packed = api.bundle()
     answers = at_once(4, lambda _: api.put_bundle(packed))
     assert sorted([each.status for each in answers]) == [200] * 3 + [201]
     assert api.put_bundle(packed).status == 200
 
 
-def test_of_two_that_publish_a_type_at_once_one_has_it(api: InProcessApi) -> None:
+def test_one_of_two_concurrent_publishers_gets_the_type(api: InProcessApi) -> None:
     packed = [api.bundle(str(number), version=str(number)) for number in range(2)]
-    people = ("provider", "rival")
-    for who, each in zip(people, packed, strict=True):
+    users = ("provider", "rival")
+    for who, each in zip(users, packed, strict=True):
         api.put_bundle(each, who)
 
     def publish(number: int) -> Answer:
         body = {"kind": PUBLISHED, "attributes": {DIGEST: packed[number].digest}}
-        return api.ask(people[number], "POST", "/published/", body)
+        return api.ask(users[number], "POST", "/published/", body)
 
     assert sorted([each.status for each in at_once(2, publish)]) == [201, 403]
     assert api.order()

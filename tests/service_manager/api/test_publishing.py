@@ -1,4 +1,4 @@
-"""Publishing, replacing and withdrawing a service, and what is refused."""
+"""Publishing, replacing and withdrawing a service, and the requests that are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kinds(api: InProcessApi, who: str = "alice", web: object = None) -> list[str
     return [each["scheme"] + each["term"] for each in found]
 
 
-def test_a_bundle_is_kept_once_and_given_back(api: InProcessApi) -> None:
+def test_a_bundle_is_stored_once_and_returned(api: InProcessApi) -> None:
     packed = api.bundle()
     assert api.put_bundle(packed).status == 201
     assert api.put_bundle(packed).status == 200
@@ -33,7 +33,7 @@ def test_a_bundle_is_kept_once_and_given_back(api: InProcessApi) -> None:
     assert (answer.status, answer.body) == (200, packed.archive)
 
 
-def test_what_is_published_can_be_ordered_at_once(api: InProcessApi) -> None:
+def test_a_published_service_can_be_ordered_at_once(api: InProcessApi) -> None:
     assert TYPE not in kinds(api)
     entry = api.publish_demo()
     assert TYPE in kinds(api)
@@ -51,7 +51,7 @@ def test_every_web_process_sees_it_at_once(api: InProcessApi) -> None:
     api.publish_demo()
     assert TYPE in kinds(api, web=other)
     assert api.ask("bob", "GET", "/demo/", web=other).status == 200
-    # Replaced: an order that the new manifest takes is taken by whoever is asked.
+    # Replaced: every process accepts an order that is valid with the new manifest.
     attributes = {"demo.size": {"type": "number"}, "demo.colour": ""}
     api.publish_demo(version="2", service_attributes=attributes)
     ordered = api.ask("alice", "POST", "/demo/", {"kind": TYPE, "attributes": {"demo.colour": "red"}}, web=other)
@@ -61,7 +61,7 @@ def test_every_web_process_sees_it_at_once(api: InProcessApi) -> None:
     assert api.ask("alice", "POST", "/demo/", {"kind": TYPE}, web=other).status == 409
 
 
-def test_replacing_marks_the_entry_before(api: InProcessApi) -> None:
+def test_replacing_updates_the_previous_entry(api: InProcessApi) -> None:
     first = api.publish_demo()
     second = api.publish_demo(version="2")
     assert api.attributes(first, "provider")["org.archelon.published.state"] == "replaced"
@@ -72,7 +72,7 @@ def test_replacing_marks_the_entry_before(api: InProcessApi) -> None:
     assert api.attributes(api.order())["org.archelon.bundle.version"] == "2"
 
 
-def test_withdrawn_it_takes_no_orders_and_its_instances_live_on(api: InProcessApi) -> None:
+def test_a_withdrawn_service_takes_no_orders_and_its_instances_continue(api: InProcessApi) -> None:
     entry = api.publish_demo()
     path = api.order()
     assert api.ask("provider", "DELETE", entry).status == 200
@@ -88,13 +88,13 @@ def test_withdrawn_it_takes_no_orders_and_its_instances_live_on(api: InProcessAp
     assert api.order()
 
 
-def test_who_published_what_is_kept(api: InProcessApi) -> None:
+def test_publications_are_logged(api: InProcessApi) -> None:
     first, second = api.bundle(), api.bundle("second", version="2")
     api.publish(first)
     entry = path_of(api.publish(second))
     api.ask("provider", "DELETE", entry)
     log = tables.publications
-    with api.parts.database.read() as connection:
+    with api.dependencies.database.read() as connection:
         rows = connection.execute(sa.select(log).order_by(log.c.sequence)).all()
     assert [(row.what, row.digest, row.subject) for row in rows] == [
         ("published", first.digest, "provider"),
@@ -115,7 +115,7 @@ def test_only_providers_publish(api: InProcessApi, who: str) -> None:
     assert TYPE not in kinds(api)
 
 
-def test_a_service_stays_its_publishers(api: InProcessApi) -> None:
+def test_a_service_belongs_to_its_first_publisher(api: InProcessApi) -> None:
     api.publish_demo()
     answer = api.publish(api.bundle("theirs", version="9"), "rival")
     assert answer.status == 403
@@ -123,7 +123,7 @@ def test_a_service_stays_its_publishers(api: InProcessApi) -> None:
     assert api.ask("rival", "GET", "/published/").json.get("resources", []) == []
 
 
-def test_an_entry_says_what_was_published_and_stays_so(api: InProcessApi) -> None:
+def test_an_entry_cannot_be_changed(api: InProcessApi) -> None:
     entry = api.publish_demo()
     other = api.bundle("second", version="2")
     api.put_bundle(other)
@@ -133,7 +133,7 @@ def test_an_entry_says_what_was_published_and_stays_so(api: InProcessApi) -> Non
     assert api.attributes(entry, "provider")[DIGEST] != other.digest
 
 
-def test_an_entry_may_be_put_at_a_path_of_ones_own_and_repeated(api: InProcessApi) -> None:
+def test_an_entry_may_be_put_at_a_chosen_path_and_repeated(api: InProcessApi) -> None:
     packed = api.bundle()
     api.put_bundle(packed)
     path, body = (
@@ -142,14 +142,14 @@ def test_an_entry_may_be_put_at_a_path_of_ones_own_and_repeated(api: InProcessAp
     )
     assert api.ask("provider", "PUT", path, body).status == 201
     assert api.ask("provider", "PUT", path, body).status == 200
-    # Another tenant's may be at the same path.
+    # Another tenant may use the same path.
     theirs = api.bundle("theirs", service_type=OTHER)
     api.put_bundle(theirs, "rival")
     answer = api.ask("rival", "PUT", path, {"kind": PUBLISHED, "attributes": {DIGEST: theirs.digest}})
     assert answer.status == 201, answer.body
 
 
-def test_a_bad_bundle_is_answered_with_every_problem(api: InProcessApi) -> None:
+def test_a_bad_bundle_is_refused_with_every_problem(api: InProcessApi) -> None:
     manifest = [
         "service_type: http://schemas.example.org/occi/sm#bad",
         "service_attributes:",
@@ -167,7 +167,7 @@ def test_a_bad_bundle_is_answered_with_every_problem(api: InProcessApi) -> None:
     assert "choose another term" in text
 
 
-def test_what_is_no_archive_is_refused(api: InProcessApi) -> None:
+def test_an_invalid_archive_is_refused(api: InProcessApi) -> None:
     digest = bundles.digest_of(b"not an archive")
     answer = api.ask("provider", "PUT", f"/bundle/{digest}", b"not an archive", kind="application/gzip")
     assert answer.status == 400
@@ -183,7 +183,7 @@ def test_a_bundle_belongs_to_every_tenant_that_uploads_it(api: InProcessApi) -> 
     path = f"/bundle/{packed.digest}"
     absent = api.ask("rival", "GET", path)
     assert api.put_bundle(packed).status == 201
-    # To a stranger it is as if it were not there: to read, to publish, to upload.
+    # For another tenant it does not exist: it can neither be read nor published, and is uploaded as new.
     for method in ("GET", "HEAD"):
         assert api.ask("rival", method, path).status == 404
     assert api.ask("rival", "GET", path).text == absent.text
@@ -220,7 +220,7 @@ def test_a_location_belongs_to_one_service(api: InProcessApi) -> None:
     assert "/demo/" in answer.text
 
 
-def test_a_circle_of_instantiation_is_named(api: InProcessApi) -> None:
+def test_a_dependency_cycle_is_named(api: InProcessApi) -> None:
     api.publish_demo(depends_on=[{OTHER: {}}])
     answer = api.publish(api.bundle("other", service_type=OTHER, depends_on=[{TYPE: {}}]))
     assert answer.status == 409
@@ -240,19 +240,19 @@ def test_one_service_manager_serves_several_services(api: InProcessApi) -> None:
 
 
 def test_a_publication_that_fails_leaves_later_ones_visible(api: InProcessApi) -> None:
-    # The process that has refused one must not take it for seen.
+    # The process that has refused one must not count it as loaded.
     api.publish_demo()
     api.publish(api.bundle("namesake", service_type="http://elsewhere.example.org/sm#demo"))
     api.publish(api.bundle("other", service_type=OTHER))
     assert OTHER in kinds(api)
 
 
-def test_a_bundle_is_unpacked_before_anything_is_locked(api: InProcessApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_unpacked_outside_of_a_transaction(api: InProcessApi, monkeypatch: pytest.MonkeyPatch) -> None:
     unpack, unpacked = services._manifest_of, []
 
     def meanwhile(digest: str, archive: bytes) -> Any:
-        # It would wait for itself, were the upload's own transaction open.
-        with api.parts.database.write():
+        # This would deadlock if the upload's transaction were open.
+        with api.dependencies.database.write():
             unpacked.append(digest)
         return unpack(digest, archive)
 
@@ -262,7 +262,7 @@ def test_a_bundle_is_unpacked_before_anything_is_locked(api: InProcessApi, monke
     assert unpacked == [packed.digest]
 
 
-def test_of_uploads_at_once_one_is_the_first(api: InProcessApi) -> None:
+def test_one_of_several_concurrent_uploads_is_the_first(api: InProcessApi) -> None:
     packed = api.bundle()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = [each.result().status for each in [pool.submit(api.put_bundle, packed) for _ in range(4)]]
@@ -277,7 +277,7 @@ def test_of_uploads_at_once_one_is_the_first(api: InProcessApi) -> None:
         {"service_type": "http://schemas.example.org/\u00e9#demo"},
     ],
 )
-def test_what_no_kind_can_be_made_of_is_not_kept(api: InProcessApi, changes: dict[str, Any]) -> None:
+def test_a_bundle_without_a_valid_kind_is_not_stored(api: InProcessApi, changes: dict[str, Any]) -> None:
     refused = api.put_bundle(make_bundle(api.directory / "odd", **changes))
     assert refused.status == 400
     assert (
@@ -288,7 +288,7 @@ def test_what_no_kind_can_be_made_of_is_not_kept(api: InProcessApi, changes: dic
     )
 
 
-def test_what_cannot_be_served_any_more_is_nobody_elses_trouble(
+def test_a_service_that_cannot_be_served_does_not_affect_others(
     api: InProcessApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     attributes = {"service_attributes": {"odd.size": {"type": "number", "default": 2**63}}}

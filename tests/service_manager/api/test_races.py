@@ -1,4 +1,4 @@
-"""What happens between a worker's look at an instance and its writing: nobody is overruled, and nobody waits for ever."""
+"""Races between a worker's decision and its write: no change is overwritten, and no transaction deadlocks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from archelon_api import service_manager as wire
 from archelon_core import queue
 from occi_service.model import type_id
 from service_manager.lifecycle.changes import Change
-from service_manager.store.snapshot import legal_moves
+from service_manager.store.snapshot import LEGAL_MOVES
 
 from .in_process_api import InProcessApi, Keyed, Template
 
 
 @pytest.fixture
 def api(tmp_path: Path, template: Template, database_url: str) -> Iterator[InProcessApi]:
-    """A desk with the test service, over either database."""
+    """The in-process client with the test service published, over either database."""
     chosen = {} if database_url.startswith("sqlite") else {"database_url": database_url}
     made = InProcessApi(tmp_path, template, phase_retries=0, **chosen)
     made.publish_demo()
@@ -31,25 +31,25 @@ def api(tmp_path: Path, template: Template, database_url: str) -> Iterator[InPro
 
 
 def decide(api: InProcessApi, path: str) -> tuple[Any, queue.Progress[Change]]:
-    """The worker's look at an instance, and what it decides."""
+    """Load an instance as a worker does, and return its decision."""
     item = Keyed(api.row(path)["id"])
-    with api.parts.database.read() as connection:
+    with api.dependencies.database.read() as connection:
         order = api.reconciler.load(connection, item)
     progress: queue.Progress[Change] = api.reconciler.step(order)
     return item, progress
 
 
 def write(api: InProcessApi, item: Any, progress: Any) -> None:
-    with api.parts.database.write() as connection:
+    with api.dependencies.database.write() as connection:
         api.reconciler.save(connection, item, progress.observed)
 
 
 def armed(api: InProcessApi, path: str) -> bool:
-    state = api.parts.queue.state("instance", api.row(path)["id"])
+    state = api.dependencies.queue.state("instance", api.row(path)["id"])
     return state is not None and state.due is not None and state.due <= time.time()
 
 
-def test_a_report_just_in_time_is_not_overruled_by_giving_up(api: InProcessApi) -> None:
+def test_a_late_report_is_not_overwritten_by_a_failure(api: InProcessApi) -> None:
     path = api.order()
     api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], begun=0.0)
     item, progress = decide(api, path)
@@ -65,7 +65,7 @@ def test_a_report_just_in_time_is_not_overruled_by_giving_up(api: InProcessApi) 
     assert api.row(path)["state"] == "provision"
 
 
-def test_a_delete_is_not_shown_as_what_was_decided_before_it(api: InProcessApi) -> None:
+def test_an_earlier_decision_does_not_overwrite_a_delete(api: InProcessApi) -> None:
     path = api.order()
     api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], outcome="done")
     item, progress = decide(api, path)
@@ -76,8 +76,8 @@ def test_a_delete_is_not_shown_as_what_was_decided_before_it(api: InProcessApi) 
     assert api.row(path)["state"] == "destroy"
 
 
-def test_a_failure_told_twice_is_one(api: InProcessApi) -> None:
-    """The answer to the first was lost; the second comes while the next attempt is waited for."""
+def test_a_repeated_failure_report_counts_once(api: InProcessApi) -> None:
+    """The response to the first was lost; the second arrives during the pause before the next attempt."""
     path = api.order()
     api.place(path, "deploy", boots=1, activated=1, attempt=1, retry_at=time.time() + 60)
     assert api.report(path, phase="deploy", phase_state="failed", phase_message="no quota").status == 200
@@ -91,8 +91,8 @@ def test_a_destroy_is_reported_under_the_generation_that_the_orchestrator_knows(
     assert api.row(path)["outcome"] == "done"
 
 
-def test_a_transaction_that_was_repeated_writes_no_phase_twice(api: InProcessApi) -> None:
-    """A database that goes away while it commits leaves a worker in doubt: it writes again."""
+def test_a_repeated_transaction_writes_no_phase_twice(api: InProcessApi) -> None:
+    """A database that disconnects during a commit leaves the outcome unknown, so the worker writes again."""
     path = api.order()
     api.place(path, "deploy", boots=1, activated=1, sent=1, made=api.row(path)["digest"], outcome="done")
     item, progress = decide(api, path)
@@ -102,7 +102,7 @@ def test_a_transaction_that_was_repeated_writes_no_phase_twice(api: InProcessApi
     assert [each["phase"] for each in phases].count("provision") == 1
 
 
-def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(api: InProcessApi) -> None:
+def test_concurrent_orders_reports_and_workers_do_not_deadlock(api: InProcessApi) -> None:
     path = api.order()
     row = api.row(path)
     api.place(path, "deploy", boots=1, activated=1, sent=1, made=row["digest"])
@@ -111,27 +111,27 @@ def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(api: InProcessAp
     links = [{"target": f"http://stack.example.org/{number}", "kind": kind} for number in range(3)]
     refused: list[Any] = []
     asks = [
-        lambda turn: api.ask("alice", "POST", path, {"attributes": {"demo.size": turn}}),
-        lambda turn: api.report(path, token, links=links[: turn % 4], private={"turn": turn}),
-        lambda turn: api.act(path, wire.RENEW, who=start_token),
+        lambda number: api.ask("alice", "POST", path, {"attributes": {"demo.size": number}}),
+        lambda number: api.report(path, token, links=links[: number % 4], private={"number": number}),
+        lambda number: api.act(path, wire.RENEW, who=start_token),
     ]
 
     def ask(which: int) -> None:
-        for turn in range(15):
-            answer = asks[which](turn)
+        for number in range(15):
+            answer = asks[which](number)
             if answer.status != 200:
                 refused.append(answer.text)
 
     def carry() -> None:
-        """What a worker writes: the entity, the record, the row, the work."""
-        for turn in range(30):
+        """Write like a worker: the entity, the record, the row, the work."""
+        for number in range(30):
             try:
-                with api.parts.database.write() as connection:
+                with api.dependencies.database.write() as connection:
                     change = Change(
-                        {"consecutive_failures": turn}, ended="done", enter="provision", message=f"turn {turn}"
+                        {"consecutive_failures": number}, ended="done", enter="provision", message=f"change {number}"
                     )
                     api.reconciler.save(connection, Keyed(row["id"]), change)
-                    api.parts.queue.enqueue(connection, "instance", row["id"])
+                    api.dependencies.queue.enqueue(connection, "instance", row["id"])
             except sa.exc.SQLAlchemyError as error:
                 refused.append(error)
 
@@ -143,4 +143,4 @@ def test_orders_reports_and_a_worker_at_once_end_in_no_deadlock(api: InProcessAp
         thread.join(60)
     assert refused == []
     assert api.row(path)["boots"] == 16
-    assert legal_moves(api.row(path)["state"])
+    assert LEGAL_MOVES[api.row(path)["state"]]

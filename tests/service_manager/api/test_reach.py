@@ -1,4 +1,4 @@
-"""What an orchestrator reaches beside its own instance: what its manifest declares, and what its tenant has bound it to."""
+"""An orchestrator's access besides its own instance: what its manifest declares, and what its tenant has bound it to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPOSITE, PART = SCHEME + "composite", SCHEME + "part"
 
 
 def composed(api: InProcessApi, attributes: dict[str, Any], **given: str) -> str:
-    """An instance that needs a part, and uses an instance of the test service that `composite.shared` names."""
+    """Order an instance that needs a part, and uses the instance of the test service named by `composite.shared`."""
     api.publish_demo()
     needs = [{PART: {}}, {TYPE: {"bind": {"parameter": "composite.shared"}}}]
     for name, changes in (
@@ -42,12 +42,12 @@ def test_it_orders_what_its_manifest_declares_at_the_path_that_derives_from_it(a
     assert [order(PART, child), order(PART, child)] == [201, 200]
     assert api.act(child, wire.LOCK, who=token).status == 200
     assert api.act(child, wire.UNLOCK, who=token).status == 200
-    # What it ordered does not reach back, nor what that is bound to.
+    # The instance that it ordered has no access to it.
     assert api.ask(api.token(child), "GET", path).status == 404
     assert api.ask(token, "DELETE", child).status == 200
 
 
-def test_it_reads_what_its_tenant_has_bound_it_to_and_changes_nothing_there(api: InProcessApi) -> None:
+def test_it_reads_what_its_tenant_has_bound_it_to_but_changes_nothing(api: InProcessApi) -> None:
     api.publish_demo()
     shared = api.order(**{"demo.password": "hunter2"})
     path = composed(api, {"composite.shared": {}}, **{"composite.shared": f"http://occi.example.org{shared}"})
@@ -58,17 +58,17 @@ def test_it_reads_what_its_tenant_has_bound_it_to_and_changes_nothing_there(api:
         api.ask(token, "DELETE", shared),
         api.ask(token, "POST", shared, {"kind": TYPE, "attributes": {"demo.size": 2}}),
         api.act(shared, wire.STOP, who=token),
-        # Its own, it reports on.
+        # It may only report about its own instance.
         api.ask(token, "DELETE", path),
     ]
     assert [each.status for each in refused] == [403] * 4
-    # Its tenant binds it to another, and then the first is out of its reach.
+    # After its tenant binds it to another one, the first is no longer accessible.
     other = api.order()
     assert api.ask("alice", "POST", path, {"attributes": {"composite.shared": other}}).status == 200
     assert [api.ask(token, "GET", each).status for each in (shared, other)] == [404, 200]
 
 
-def test_what_an_orchestrator_puts_out_binds_it_to_nothing(api: InProcessApi) -> None:
+def test_an_orchestrators_outputs_do_not_bind_it(api: InProcessApi) -> None:
     api.publish_demo()
     stranger = api.order()
     path = composed(api, {"composite.shared": {}})

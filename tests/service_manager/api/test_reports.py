@@ -1,4 +1,4 @@
-"""What orchestrators tell: who may, about what, and what becomes of it."""
+"""Orchestrators' reports: who may send them, their contents, and their effects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LINK, USES = type_id(wire.RESOURCE_LINK), type_id(wire.DEPENDENCY)
 
 @pytest.fixture
 def api(api: InProcessApi) -> InProcessApi:
-    """A desk with the test service."""
+    """The in-process client, with the test service published."""
     api.publish_demo()
     return api
 
 
 @pytest.fixture
 def path(api: InProcessApi) -> str:
-    """An instance whose deployment is under way."""
+    """An instance in the phase deploy."""
     path = api.order()
     api.place(path, "deploy", boots=1, activated=1, sent=1)
     return path
@@ -36,7 +36,7 @@ def shown(api: InProcessApi, path: str) -> dict[str, Any]:
     return found
 
 
-def test_an_outcome_is_noted_once(api: InProcessApi, path: str) -> None:
+def test_an_outcome_is_recorded_once(api: InProcessApi, path: str) -> None:
     assert api.report(path, phase="deploy", phase_state="running", phase_message="making the database").status == 200
     assert api.attributes(path)[wire.STATE_MESSAGE] == "making the database"
     assert api.report(path, phase="deploy", phase_state="done").status == 200
@@ -58,22 +58,22 @@ def test_an_older_generation_is_refused(api: InProcessApi, path: str) -> None:
     assert "a" not in api.attributes(path)
 
 
-def test_nobody_else_may_report(api: InProcessApi, path: str) -> None:
+def test_only_the_own_orchestrator_may_report(api: InProcessApi, path: str) -> None:
     other = api.order()
     holders = ["alice", "provider", "operator", api.token(other)]
     answers = [api.report(path, holder, phase="deploy", phase_state="done") for holder in holders]
-    # To the orchestrator of another instance there is no such instance.
+    # For the orchestrator of another instance, this one does not exist.
     assert [each.status for each in answers] == [403, 403, 403, 404]
     api.order("bob")
     theirs = api.ask("bob", "GET", "/demo/").json["resources"][0]["id"].removeprefix("urn:uuid:")
     stranger = api.token(f"/demo/{theirs}", "bob")
     assert api.report(path, stranger, phase="deploy", phase_state="done").status == 404
-    # A token for somebody else's ears is none here.
+    # A token for another audience is not valid here.
     assert api.report(path, api.token(path, audience=tokens.AUDIENCE_CLOUD_CONTROLLER)).status == 401
     assert api.row(path)["outcome"] is None
 
 
-def test_outputs_stand_under_their_own_names_where_they_may(api: InProcessApi, path: str) -> None:
+def test_outputs_keep_their_names_if_permitted(api: InProcessApi, path: str) -> None:
     outputs = {
         "mcn.endpoint.p1": "http://p1",
         "web.address": "10.0.0.1",
@@ -88,7 +88,7 @@ def test_outputs_stand_under_their_own_names_where_they_may(api: InProcessApi, p
     found = api.attributes(path)
     assert found["mcn.endpoint.p1"] == "http://p1"
     assert found["web.address"] == "10.0.0.1"
-    # A tenant's attribute and the house's own stay what they are.
+    # The tenant's and the service manager's own attributes are not overwritten.
     assert found["demo.size"] == 1
     assert found[wire.STATE] == "deploy"
     assert "org.archelon.locked" not in found
@@ -107,13 +107,13 @@ def test_any_name_becomes_a_legal_one_in_every_rendering(api: InProcessApi, path
         assert "value" in answer.text + str(answer.headers)
 
 
-def test_outputs_that_are_reported_no_more_disappear(api: InProcessApi, path: str) -> None:
+def test_outputs_that_are_no_longer_reported_disappear(api: InProcessApi, path: str) -> None:
     api.report(path, outputs={"a": "1", "b": "2"})
     api.report(path, outputs={"b": "3"})
     found = api.attributes(path)
     assert "a" not in found
     assert found["b"] == "3"
-    # A report without outputs says nothing about them.
+    # A report without outputs leaves them.
     api.report(path, phase="deploy", phase_state="running")
     assert api.attributes(path)["b"] == "3"
 
@@ -131,7 +131,7 @@ def test_stacks_are_shown(api: InProcessApi, path: str) -> None:
     assert api.attributes(path).items() >= attributes.items()
 
 
-def test_private_state_is_kept_encrypted_and_shown_to_nobody(api: InProcessApi, path: str) -> None:
+def test_private_state_is_stored_encrypted_and_never_shown(api: InProcessApi, path: str) -> None:
     assert api.report(path, private={"password": "correct horse"}).status == 200
     assert "correct horse" not in api.ask("alice", "GET", path).text
     assert "correct horse" not in api.ask(api.token(path), "GET", path).text
@@ -161,7 +161,7 @@ def test_links_appear_and_disappear(api: InProcessApi, path: str) -> None:
     assert stack["title"] == "main"
     assert api.row(path)["dependencies"] == 1
     assert len(api.ask("alice", "GET", "/dependency/").json["links"]) == 1
-    # Reported again, they are the same; changed, they are changed; left out, they are gone.
+    # Reported again, they stay; changed, they are updated; left out, they are removed.
     assert api.report(path, links=[{**links[1], "state": "DELETED"}]).status == 200
     (link,) = shown(api, path)["links"]
     assert link["id"] == stack["id"]
@@ -181,7 +181,7 @@ def test_links_appear_and_disappear(api: InProcessApi, path: str) -> None:
         {"target": 7, "kind": LINK},
     ],
 )
-def test_a_link_that_is_none_is_refused_by_its_place(api: InProcessApi, path: str, link: Any) -> None:
+def test_an_invalid_link_is_refused_by_its_index(api: InProcessApi, path: str, link: Any) -> None:
     answer = api.report(path, links=[{"target": "http://x/0", "kind": LINK}, link])
     assert answer.status == 400
     assert "links[1]" in answer.text
@@ -207,9 +207,9 @@ def test_tenants_do_not_write_links(api: InProcessApi, path: str) -> None:
     assert api.ask("alice", "DELETE", f"/resource/{link}").status == 403
 
 
-def test_another_issuer_does_not_speak_for_ours(api: InProcessApi, path: str) -> None:
+def test_another_issuers_token_does_not_act_for_an_instance_of_ours(api: InProcessApi, path: str) -> None:
     assert api.ask(api.peers_token(path), "GET", path).status == 401
-    # Nor with one for this service: those are for orchestrators of elsewhere, and ours have what `renew` gives.
+    # Nor a token for this service: those are for other service managers' orchestrators; ours use the tokens of `renew`.
     token = api.peers_token(path, audience=TYPE)
     assert api.ask(token, "GET", path).status == 403
     assert api.report(path, token, phase="deploy", phase_state="done").status == 403
@@ -227,7 +227,7 @@ def test_a_start_token_gives_tokens_and_counts_a_start(api: InProcessApi, path: 
     assert set(fresh) == {"service-manager", "cloud-controller"}
     assert api.report(path, fresh["service-manager"], phase="deploy", phase_state="done").status == 200
     assert api.row(path)["boots"] == 2
-    # They are not kept, and the tenant does not see them.
+    # They are not stored, and the tenant does not see them.
     assert fresh["service-manager"] not in api.ask("alice", "GET", path).text
 
 
@@ -236,7 +236,7 @@ def test_a_signed_token_is_renewed_without_a_start(api: InProcessApi, path: str)
     assert api.row(path)["boots"] == 1
 
 
-def test_a_start_token_is_useless_for_anything_else(api: InProcessApi, path: str) -> None:
+def test_a_start_token_is_valid_for_nothing_else(api: InProcessApi, path: str) -> None:
     start = api.start_token(path)
     other = api.order()
     answers = [
@@ -251,13 +251,13 @@ def test_a_start_token_is_useless_for_anything_else(api: InProcessApi, path: str
         api.ask(start, "GET", "/operator/instances"),
     ]
     assert [each.status for each in answers] == [403] * len(answers)
-    # Another instance is not there for it.
+    # Another instance does not exist for it.
     answers.append(api.act(other, wire.RENEW, who=start))
     assert answers[-1].status == 404
     assert start not in "".join([each.text for each in answers])
 
 
-def test_a_start_token_is_not_guessed(api: InProcessApi, path: str) -> None:
+def test_a_wrong_start_token_is_refused(api: InProcessApi, path: str) -> None:
     start = api.start_token(path)
     assert api.act(path, wire.RENEW, who=start[:-1] + ("a" if start[-1] != "a" else "b")).status == 401
     assert api.act(path, wire.RENEW, who="start.x.y").status == 401
@@ -278,7 +278,7 @@ def test_tokens_end_with_their_instance(api: InProcessApi, path: str) -> None:
         assert "WWW-Authenticate".lower() in answer.headers
 
 
-def test_tokens_run_out(api: InProcessApi, path: str) -> None:
+def test_tokens_expire(api: InProcessApi, path: str) -> None:
     token = api.token(path)
     api.clock.ahead = tokens.LIFETIME + 120
     assert api.report(path, token).status == 401

@@ -1,4 +1,4 @@
-"""A roll to a new bundle, through real processes: one instance after another, and back where one does not come up."""
+"""Rolls to a new bundle, through real processes: one instance after another, and back if one does not come up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSION, STATE = wire.BUNDLE_VERSION, "org.archelon.roll.state"
 
 
 class Service:
-    """A service of a test's own, with instances."""
+    """A test's own service, with instances."""
 
     def __init__(self, manager: ServiceManager, directory: Path, term: str) -> None:
         self.kind = f"http://schemas.example.org/occi/sm#{term}"
@@ -72,7 +72,7 @@ def service(manager: ServiceManager, tmp_path: Path, request: pytest.FixtureRequ
 
 
 def updates(cloud: FakeCloudProcess, service: Service) -> list[tuple[str, str]]:
-    """Begins and ends of updates in their order, by instance."""
+    """Return starts and ends of updates in order, with their instances."""
     ids = {path.rpartition("/")[2] for path in service.paths}
     effects = [each for each in cloud.entries().effects(phase="update") if each["instance"] in ids]
     return [(each["instance"], each["name"]) for each in effects]
@@ -84,7 +84,7 @@ def test_every_web_process_sees_a_publication_at_once(service: Service, manager:
     headers = {"Content-Type": "application/occi+json"}
 
     def orders() -> set[int]:
-        # Each over a connection of its own: two processes share them.
+        # Each request has its own connection, so both processes serve some.
         return {manager.http("alice", "POST", f"/{term}/", body, headers=headers).status for _ in range(8)}
 
     entry = service.publish("1")
@@ -95,7 +95,7 @@ def test_every_web_process_sees_a_publication_at_once(service: Service, manager:
     assert len(service.paths) == 8
 
 
-def test_instances_move_one_after_another(service: Service, cloud: FakeCloudProcess) -> None:
+def test_instances_are_updated_one_after_another(service: Service, cloud: FakeCloudProcess) -> None:
     service.publish("1")
     service.order(3)
     entry = service.publish("2")
@@ -111,11 +111,13 @@ def test_instances_move_one_after_another(service: Service, cloud: FakeCloudProc
         elif name == "phase done":
             done.add(instance)
     assert len(first_begun) == 3
-    # A service that has moved has nothing left to do.
+    # All instances are up to date.
     assert service.roll(entry) == "done"
 
 
-def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Service, cloud: FakeCloudProcess) -> None:
+def test_an_instance_that_does_not_come_up_is_rolled_back_and_ends_the_roll(
+    service: Service, cloud: FakeCloudProcess
+) -> None:
     service.publish("1")
     service.order(2)
     entry = service.publish("2")
@@ -125,10 +127,10 @@ def test_an_instance_that_does_not_come_up_goes_back_and_ends_it(service: Servic
     assert "goes back" in result
     for path in service.paths:
         service.manager.await_state(path, "active")
-    until(lambda: service.versions() == ["1", "1"], "both run what they ran before")
+    until(lambda: service.versions() == ["1", "1"], "both run the previous bundle")
 
 
-def test_a_stopped_instance_has_the_new_bundle_when_it_starts(service: Service, cloud: FakeCloudProcess) -> None:
+def test_a_stopped_instance_gets_the_new_bundle_when_it_starts(service: Service, cloud: FakeCloudProcess) -> None:
     service.publish("1")
     service.order(1)
     (path,) = service.paths
@@ -141,7 +143,7 @@ def test_a_stopped_instance_has_the_new_bundle_when_it_starts(service: Service, 
     service.manager.await_state(path, "active")
 
 
-def test_what_was_replaced_is_not_rolled_out(service: Service) -> None:
+def test_a_replaced_bundle_is_not_rolled_out(service: Service) -> None:
     first = service.publish("1")
     service.publish("2")
     with pytest.raises(client.ConflictError, match="publish this bundle again"):
@@ -156,7 +158,7 @@ def test_only_the_provider_rolls(service: Service) -> None:
         other.act(entry, type_id(wire.ROLL))
 
 
-def test_an_operator_rolls_what_anybody_has_published(service: Service, manager: ServiceManager) -> None:
+def test_an_operator_rolls_any_providers_service(service: Service, manager: ServiceManager) -> None:
     service.publish("1")
     service.order(1)
     service.publish("2")

@@ -1,4 +1,4 @@
-"""An orchestrator that takes connections and never answers, and what it leaves to others of a worker's threads."""
+"""An orchestrator that accepts connections and never responds leaves a worker's threads to the others."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def id_of(path: str) -> str:
 
 
 def be_silent(cloud: FakeCloudProcess, *paths: str) -> None:
-    """The orchestrators of these instances take connections, and say nothing."""
+    """Have the orchestrators of these instances accept connections without a response."""
     cloud.fault("delay", module="orchestrator", path="|".join([id_of(path) for path in paths]), seconds=300, count=1000)
 
 
 def silences(cloud: FakeCloudProcess) -> int:
-    """How many calls have met one."""
+    """Return the number of calls without a response."""
     return 1000 - int(cloud.faults()[-1]["left"])
 
 
-def test_actions_for_a_silent_orchestrator_hold_nobody_up(small: ServiceManager, cloud: FakeCloudProcess) -> None:
-    """Forty calls of five seconds each would keep both threads for a hundred seconds, and come before new orders."""
+def test_actions_for_a_silent_orchestrator_do_not_delay_others(small: ServiceManager, cloud: FakeCloudProcess) -> None:
+    """Forty calls of five seconds each would occupy both threads for a hundred seconds, and precede new orders."""
     with small.as_("alice") as tenant:
         silent = tenant.create(TYPE)
         small.await_state(silent, "active")
         be_silent(cloud, silent)
         for _ in range(40):
             tenant.act(silent, POKE, {"force": 1})
-        until(lambda: silences(cloud), "a call that is not answered")
+        until(lambda: silences(cloud), "a call without a response")
         others = [tenant.create(TYPE) for _ in range(5)]
         for path in others:
             small.await_state(path, "active")
         assert silences(cloud) < 8
         cloud.clear()
-        until(lambda: cloud.entries().times("acted", id_of(silent)) == 40, "every action is taken", seconds=60)
+        until(lambda: cloud.entries().times("acted", id_of(silent)) == 40, "every action is accepted", seconds=60)
 
 
 def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManager, cloud: FakeCloudProcess) -> None:
@@ -70,7 +70,7 @@ def test_orders_of_a_silent_service_leave_threads_to_others(small: ServiceManage
         silent = [alice.create(TYPE) for _ in range(20)]
         be_silent(cloud, *silent)
         small.start("worker")
-        until(lambda: silences(cloud), "a call that is not answered")
+        until(lambda: silences(cloud), "a call without a response")
         path = bob.create(TYPE)
         small.await_state(path, "active", user="bob")
         assert silences(cloud) < 8

@@ -1,4 +1,4 @@
-"""Tenants, roles and tokens: who sees and does what, and that nobody learns of what is another's."""
+"""Tenants, roles and tokens: permitted requests, and isolation between tenants."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .in_process_api import DIGEST, PUBLISHED, InProcessApi
 
 @pytest.fixture
 def api(api: InProcessApi) -> InProcessApi:
-    """A desk with the test service."""
+    """The in-process client, with the test service published."""
     api.publish_demo()
     return api
 
 
 def seen(answer: Answer, path: str) -> tuple[int, dict[str, str], str]:
-    """Everything of an answer but the path that was asked for."""
+    """Return a response with its own path replaced."""
     fields = {name: value.replace(path, "<path>") for name, value in answer.headers.items() if name != "x-request-id"}
     return answer.status, fields, answer.text.replace(path, "<path>")
 
@@ -40,7 +40,7 @@ REQUESTS: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize("accept", ["application/occi+json", "text/plain", "text/occi", "text/html"])
 @pytest.mark.parametrize(("method", "query", "body"), REQUESTS)
-def test_anothers_instance_answers_as_none_does(
+def test_another_tenants_instance_is_not_distinguishable_from_a_missing_one(
     api: InProcessApi, method: str, query: str, body: Any, accept: str
 ) -> None:
     theirs = api.order()
@@ -56,7 +56,7 @@ def test_anothers_instance_answers_as_none_does(
     assert api.row(theirs) == before
 
 
-def test_lists_and_filters_hold_ones_own(api: InProcessApi) -> None:
+def test_lists_and_filters_contain_ones_own_entities_only(api: InProcessApi) -> None:
     mine, theirs = api.order("bob"), api.order(**{"demo.size": 4_200_017})
     for where in ("/", "/demo/", "/record/", "/published/"):
         text = api.ask("bob", "GET", where).text
@@ -69,7 +69,7 @@ def test_lists_and_filters_hold_ones_own(api: InProcessApi) -> None:
     assert api.row(mine, "bob")["wanted"] == "gone"
 
 
-def test_an_order_at_anothers_path_is_ones_own(api: InProcessApi) -> None:
+def test_an_order_at_another_tenants_path_is_ones_own(api: InProcessApi) -> None:
     theirs = api.order()
     answer = api.ask("bob", "PUT", theirs, {"kind": TYPE, "attributes": {"demo.size": 9}})
     fresh = f"/demo/{uuid.uuid4()}"

@@ -1,4 +1,4 @@
-"""What /metrics shows: of web its requests, of workers the phases, and the counts from one of all workers."""
+"""/metrics: the requests of web, the phases of workers, and the counts from one of all workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SERVICE = {"service": TYPE}
 
 
 class Scrape:
-    """Samples of one /metrics."""
+    """The samples of one scrape of /metrics."""
 
     def __init__(self, text: str) -> None:
         self.samples = [
@@ -36,18 +36,18 @@ class Scrape:
         ]
 
     def value(self, name: str, labels: Mapping[str, str]) -> float:
-        """The sum of the samples of a name that have these labels; 0 without one."""
+        """Return the sum of a name's samples that have these labels; 0 if there are none."""
         return sum([each.value for each in self.samples if each.name == name and labels.items() <= each.labels.items()])
 
 
 def scrape(port: int, token: str = "") -> Scrape:
-    """A worker's side port asks for no token; web does."""
+    """Scrape /metrics; a worker's side port requires no token, web does."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"X-Auth-Token": token})
     with urllib.request.urlopen(request, timeout=5) as answer:
         return Scrape(answer.read().decode())
 
 
-def test_web_and_worker_tell_what_they_do(tmp_path: Path) -> None:
+def test_web_and_worker_export_their_metrics(tmp_path: Path) -> None:
     keys, port = Keys(), free_port()
     with FakeCloudProcess(tmp_path, keys=[keys.signing.public]) as cloud:
         manager = ServiceManager(
@@ -66,18 +66,18 @@ def test_web_and_worker_tell_what_they_do(tmp_path: Path) -> None:
             with manager.as_("alice") as tenant:
                 good = tenant.create(TYPE, {})
                 manager.await_state(good, "active")
-                cloud.fault("fail", module="orchestrator", action="provision", message="told to")
+                cloud.fault("fail", module="orchestrator", action="provision", message="a fault")
                 bad = tenant.create(TYPE, {})
                 manager.await_state(bad, "fail")
             counted = {**SERVICE, "state": "fail"}
 
             def at_rest() -> Scrape | None:
-                """Work is counted a moment before instances are: the end of an order may come in between."""
+                """Work is counted shortly before instances; an order may end in between."""
                 seen = scrape(port)
                 work = seen.value("archelon_work", {"topic": "instance"})
                 return seen if seen.value("archelon_instances", counted) and not work else None
 
-            worker = until(at_rest, "the instances are counted, and nothing is to be done for them")
+            worker = until(at_rest, "the instances are counted, and no work is left for them")
             assert worker is not None
             web = scrape(manager.port, manager.realm.tokens["operator"])
     assert worker.value("archelon_instances", {**SERVICE, "state": "active"}) == 1

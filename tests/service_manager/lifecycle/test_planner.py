@@ -1,4 +1,4 @@
-"""The plan: every state's next step, and, by simulation, that every order ends where it should."""
+"""The planner: every state's next step and, by simulation, that every order reaches its end."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from service_manager.lifecycle.planner import (
     TryAgain,
     plan,
 )
-from service_manager.store.snapshot import Snapshot, WantedState, legal_moves
+from service_manager.store.snapshot import Snapshot, WantedState, LEGAL_MOVES
 
-PATIENCE = {state: RetryPolicy(timeout=100, retries=1) for state in wire.STATES}
+POLICIES = {state: RetryPolicy(timeout=100, retries=1) for state in wire.STATES}
 UP = Snapshot("v1", made="v1", boots=1, activated=1, applied=1, state="active")
 
 
 def step(seen: Snapshot, now: float = 0.0) -> Step:
-    return plan(seen, PATIENCE, now)
+    return plan(seen, POLICIES, now)
 
 
 def test_a_new_order_begins_with_its_application() -> None:
     assert step(Snapshot("v1")) == MakeApplication()
 
 
-def test_then_it_waits_for_the_orchestrator() -> None:
+def test_it_then_awaits_the_orchestrator() -> None:
     assert step(Snapshot("v1", made="v1")) == Await(100, application=True)
 
 
@@ -56,13 +56,13 @@ def test_a_phase_is_sent_awaited_and_left(state: str, following: str) -> None:
     assert step(dataclasses.replace(seen, outcome="done")) == Enter(following)
 
 
-def test_a_restarted_orchestrator_is_activated_and_told_again() -> None:
+def test_a_restarted_orchestrator_is_activated_and_sent_the_phase_again() -> None:
     seen = dataclasses.replace(UP, state="deploy", sent=1, boots=2)
     assert step(seen) == Activate()
     assert step(dataclasses.replace(seen, activated=2)) == SendPhase("deploy")
 
 
-def test_an_active_instance_rests_until_something_changes() -> None:
+def test_an_active_instance_rests_until_a_change() -> None:
     assert step(UP) == Rest()
     assert step(dataclasses.replace(UP, changed=2, generation=2)) == Enter("update")
     assert step(dataclasses.replace(UP, digest="v2")) == Enter("update")
@@ -70,13 +70,13 @@ def test_an_active_instance_rests_until_something_changes() -> None:
     assert step(dataclasses.replace(UP, boots=2)) == Activate()
 
 
-def test_a_failure_is_retried_and_then_given_up_with_its_reason() -> None:
+def test_a_failure_is_retried_and_then_final_with_its_reason() -> None:
     seen = dataclasses.replace(UP, state="deploy", sent=1, outcome="failed", outcome_message="quota")
     assert step(seen, 5) == TryAgain(6, "quota")
     assert step(dataclasses.replace(seen, attempt=1), 5) == GiveUp("deploy", "quota")
 
 
-def test_a_phase_that_takes_too_long_says_what_was_missing() -> None:
+def test_a_phase_that_times_out_names_what_was_missing() -> None:
     waiting = dataclasses.replace(UP, state="deploy", sent=1, attempt=1)
     assert step(waiting, 100) == GiveUp(
         "deploy", "deploy took longer than 100 s; the orchestrator did not report an outcome"
@@ -86,7 +86,7 @@ def test_a_phase_that_takes_too_long_says_what_was_missing() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in wire.STATES if state not in ("destroy", "fail")])
-def test_a_delete_overtakes_whatever_runs(state: str) -> None:
+def test_a_delete_overtakes_every_phase(state: str) -> None:
     assert step(dataclasses.replace(UP, state=state, wanted=WantedState.GONE)) == Enter("destroy")
 
 
@@ -100,7 +100,7 @@ def test_destroy_asks_the_orchestrator_then_disposal_then_removes() -> None:
     assert step(dataclasses.replace(seen, disposal="done")) == Remove()
 
 
-def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_dependencies() -> None:
+def test_an_orchestrator_that_cannot_dispose_is_skipped_unless_it_has_dependencies() -> None:
     seen = dataclasses.replace(
         UP, state="destroy", wanted=WantedState.GONE, sent=1, outcome="failed", outcome_message="no", attempt=1
     )
@@ -108,7 +108,7 @@ def test_an_orchestrator_that_cannot_dispose_is_passed_over_unless_it_has_depend
     assert step(dataclasses.replace(seen, dependencies=1)) == GiveUp("destroy", "no")
 
 
-def test_disposal_that_fails_is_asked_again_and_then_given_up() -> None:
+def test_a_failed_disposal_is_retried_and_then_final() -> None:
     seen = dataclasses.replace(
         UP, state="destroy", wanted=WantedState.GONE, disposal="failed", outcome_message="a volume is in use"
     )
@@ -119,7 +119,7 @@ def test_disposal_that_fails_is_asked_again_and_then_given_up() -> None:
     assert step(hanging, 100) == GiveUp("destroy", "disposal took longer than 100 s")
 
 
-def test_another_bundle_is_told_to_the_orchestrator_that_runs_it() -> None:
+def test_another_bundle_is_sent_to_the_orchestrator_that_runs_it() -> None:
     seen = dataclasses.replace(UP, state="update", digest="v2")
     assert step(seen) == ForgetApplication()
     forgotten = dataclasses.replace(seen, made=None, boots=0, activated=-1)
@@ -135,27 +135,27 @@ def test_dependencies_are_disposed_of_by_an_orchestrator_even_if_its_application
     assert step(dataclasses.replace(seen, dependencies=1, made="v1")) == Await(100, application=True)
 
 
-def test_every_state_names_its_legal_moves() -> None:
+def test_every_state_has_legal_moves() -> None:
     for state in wire.STATES:
-        assert "delete" in legal_moves(state)
+        assert "delete" in LEGAL_MOVES[state]
 
 
-class World:
-    """Applies steps to a snapshot as the reconciler does, with an orchestrator that obeys, restarts or fails as told."""
+class Simulation:
+    """Applies steps to a snapshot as the reconciler does, with an orchestrator that obeys, restarts or fails on request."""
 
     def __init__(self) -> None:
         self.seen: Snapshot | None = Snapshot("v1")
         self.now = 0.0
-        self.told: list[str] = []
+        self.sent: list[str] = []
 
     def change(self, **columns: object) -> None:
         assert self.seen is not None
         self.seen = dataclasses.replace(self.seen, **columns)  # type: ignore[arg-type]
 
-    def turn(self, obey: bool) -> Step:
+    def iterate(self, obey: bool) -> Step:
         seen = self.seen
         assert seen is not None
-        taken = plan(seen, PATIENCE, self.now)
+        taken = plan(seen, POLICIES, self.now)
         if isinstance(taken, MakeApplication):
             self.change(made=seen.digest)
         elif isinstance(taken, ForgetApplication):
@@ -163,7 +163,7 @@ class World:
         elif isinstance(taken, Activate):
             self.change(activated=seen.boots)
         elif isinstance(taken, SendPhase | Dismiss):
-            self.told.append(seen.state)
+            self.sent.append(seen.state)
             self.change(sent=seen.boots)
         elif isinstance(taken, Dispose):
             self.change(disposal="done" if seen.disposal else "asked")
@@ -195,46 +195,50 @@ class World:
         return taken
 
 
-def settle(world: World, turns: int = 200) -> None:
-    for _ in range(turns):
-        if world.seen is None or isinstance(world.turn(obey=True), Rest):
+def settle(simulation: Simulation, limit: int = 200) -> None:
+    for _ in range(limit):
+        if simulation.seen is None or isinstance(simulation.iterate(obey=True), Rest):
             return
-    raise AssertionError(f"never at rest: {world.seen}")
+    raise AssertionError(f"never at rest: {simulation.seen}")
 
 
-EVENTS = st.sampled_from(["turn", "turn", "turn", "idle", "restart", "fail", "update", "stop", "start", "roll"])
+EVENTS = st.sampled_from(
+    ["iterate", "iterate", "iterate", "idle", "restart", "fail", "update", "stop", "start", "roll"]
+)
 
 
 @given(events=st.lists(EVENTS, max_size=40), end=st.sampled_from(["active", "inactive", "gone"]))
-def test_whatever_happens_every_order_ends_where_it_should(events: list[str], end: str) -> None:
-    world = World()
+def test_every_order_reaches_its_end_whatever_happens(events: list[str], end: str) -> None:
+    simulation = Simulation()
     for event in events:
-        assert world.seen is not None
-        seen = world.seen
-        if event in ("turn", "idle"):
-            world.turn(obey=event == "turn")
+        assert simulation.seen is not None
+        seen = simulation.seen
+        if event in ("iterate", "idle"):
+            simulation.iterate(obey=event == "iterate")
         elif event == "restart" and seen.boots:
-            world.change(boots=seen.boots + 1)
+            simulation.change(boots=seen.boots + 1)
         elif event == "fail" and seen.sent:
-            world.change(outcome="failed", outcome_message="told to")
+            simulation.change(outcome="failed", outcome_message="a fault")
         elif event == "update":
-            world.change(generation=seen.generation + 1, changed=seen.generation + 1)
+            simulation.change(generation=seen.generation + 1, changed=seen.generation + 1)
         elif event == "roll":
-            world.change(digest=f"v{seen.generation}", generation=seen.generation + 1)
-        elif event in ("stop", "start") and event in legal_moves(seen.state):
+            simulation.change(digest=f"v{seen.generation}", generation=seen.generation + 1)
+        elif event in ("stop", "start") and event in LEGAL_MOVES[seen.state]:
             wanted = WantedState.INACTIVE if event == "stop" else WantedState.ACTIVE
-            world.change(wanted=wanted, generation=seen.generation + 1)
-    assert world.seen is not None
-    world.change(wanted=WantedState(end))
-    # However long it has waited by now, and whatever failed: this is about what comes of it in time.
-    world.change(begun=world.now, attempt=0)
-    if world.seen.state == "fail":
-        world.change(state=world.seen.failed, attempt=0, outcome=None, begun=world.now, retry_at=None, sent=0)
-    settle(world)
+            simulation.change(wanted=wanted, generation=seen.generation + 1)
+    assert simulation.seen is not None
+    simulation.change(wanted=WantedState(end))
+    # Reset waiting times and failures: this is about the result in the end.
+    simulation.change(begun=simulation.now, attempt=0)
+    if simulation.seen.state == "fail":
+        simulation.change(
+            state=simulation.seen.failed, attempt=0, outcome=None, begun=simulation.now, retry_at=None, sent=0
+        )
+    settle(simulation)
     if end == "gone":
-        assert world.seen is None
+        assert simulation.seen is None
     else:
-        assert world.seen is not None
-        assert world.seen.state == end
-        assert world.seen.made == world.seen.digest or end == "inactive"
-        assert world.seen.applied >= world.seen.changed or end == "inactive"
+        assert simulation.seen is not None
+        assert simulation.seen.state == end
+        assert simulation.seen.made == simulation.seen.digest or end == "inactive"
+        assert simulation.seen.applied >= simulation.seen.changed or end == "inactive"

@@ -1,4 +1,4 @@
-"""Calls to the cloud controller: how long each may take, and where it goes."""
+"""Calls to the cloud controller: their timeouts, and their destinations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _calls(cloud: FakeCloudProcess, keys: Keys) -> calls.Cloud:
 def test_an_upload_may_take_longer_than_another_call(
     tmp_path: Path, cloud: FakeCloudProcess, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bundle of megabytes, or one that is unpacked slowly, would else be sent again and again, and never arrive."""
+    """Otherwise a large bundle, or one that is unpacked slowly, would be sent again and again."""
     monkeypatch.setattr(calls, "CALL_TIMEOUT", 6.0)
     packed, caller = make_bundle(tmp_path / "bundle"), calls.Caller(TenantId("acme"), str(uuid.uuid4()))
     ours = _calls(cloud, keys)
@@ -48,8 +48,8 @@ def test_an_upload_may_take_longer_than_another_call(
         assert ours.has_bundle(packed.digest, caller)
 
 
-def test_a_module_that_the_installation_did_not_enter_is_not_called(cloud: FakeCloudProcess, keys: Keys) -> None:
-    """Whatever the catalogue lets in: the service manager looks for the installation's own mark itself."""
+def test_a_module_that_is_not_of_the_installation_is_not_called(cloud: FakeCloudProcess, keys: Keys) -> None:
+    """The service manager checks the origin of entries itself, whatever the catalogue accepts."""
     tenant = TenantId("acme")
     caller = calls.Caller(tenant, str(uuid.uuid4()))
     with listener() as stranger, contextlib.closing(_calls(cloud, keys)) as ours:
@@ -60,7 +60,7 @@ def test_a_module_that_the_installation_did_not_enter_is_not_called(cloud: FakeC
                 design.SERVICE_REGION: region,
                 design.INTERFACE: interface,
             }
-            ours.enter(design.service_path(deploy.SCHEME, region, interface), entry, "stranger", tenant)
+            ours.put_entry(design.service_path(deploy.SCHEME, region, interface), entry, "stranger", tenant)
         assert not ours.has_bundle("0" * 64, caller)
         assert [each.attributes[design.ENDPOINT] for each in ours.services(deploy.SCHEME)] == [f"{cloud.url}/deploy"]
         assert stranger.calls == []

@@ -1,4 +1,4 @@
-"""Orders that need a delegation: which do, what they say when nobody can make one, and what is taken back."""
+"""Delegations of orders: which orders need one, the error if it cannot be created, and the revocation of orphaned ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def manifest(**changes: Any) -> bundles.Manifest:
     return bundles.read_manifest(json.dumps(MANIFEST | changes), file="manifest.json")
 
 
-def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenants_names() -> None:
+def test_an_order_needs_one_if_it_may_reach_a_delegating_region() -> None:
     resources = {name: {"deployment": "deployment.yaml"} for name in ("earth", "moon")}
     everywhere, both = manifest(), manifest(resources=resources)
     only = manifest(resources={"earth": resources["earth"]})
@@ -43,22 +43,22 @@ def test_an_order_needs_one_where_it_may_reach_a_region_that_is_called_in_tenant
     assert not is_needed(composed, None, DiscoveryCache())
 
 
-def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
-    parts: app.Dependencies, tmp_path: Path
+def test_an_order_needs_one_if_it_orders_at_another_service_manager_at_any_depth(
+    dependencies: app.Dependencies, tmp_path: Path
 ) -> None:
     scheme = "http://schemas.example.org/occi/sm#"
     provider = dataclasses.replace(ALICE, roles=frozenset((Role.PROVIDER,)))
 
     def publish(term: str, *needed: dict[str, Any], **changes: Any) -> bundles.Manifest:
         changes |= {"service_type": scheme + term, "depends_on": list(needed)}
-        digest, _ = parts.catalogue.keep(make_bundle(tmp_path / term, **changes).archive, provider.tenant_id)
-        parts.catalogue.manifest(digest)
-        with parts.database.write() as connection:
-            return parts.catalogue.publish(connection, digest, entry=term, identity=provider, now=0.0)[0]
+        digest, _ = dependencies.catalogue.keep(make_bundle(tmp_path / term, **changes).archive, provider.tenant_id)
+        dependencies.catalogue.manifest(digest)
+        with dependencies.database.write() as connection:
+            return dependencies.catalogue.publish(connection, digest, entry=term, identity=provider, now=0.0)[0]
 
     def needs_others(manifest: bundles.Manifest, region: str | None = None) -> bool:
-        with parts.database.read() as connection:
-            return parts.catalogue.needs_others(connection, manifest, region)
+        with dependencies.database.read() as connection:
+            return dependencies.catalogue.needs_others(connection, manifest, region)
 
     earth = {"earth": {"format": "infrastructure", "deployment": "deployment.yaml"}}
     publish("low", resources=earth)
@@ -69,14 +69,14 @@ def test_and_where_another_service_manager_is_ordered_from_however_deep_down(
     assert needs_others(top)
     publish("middle")
     assert not needs_others(top)
-    with parts.database.write() as connection:
-        parts.catalogue.withdraw(connection, scheme + "middle", identity=provider, now=0.0)
+    with dependencies.database.write() as connection:
+        dependencies.catalogue.withdraw(connection, scheme + "middle", identity=provider, now=0.0)
     assert needs_others(top)
     assert is_needed(top, None, DiscoveryCache(), needs_others=True)
 
 
 @pytest.fixture
-def parts(tmp_path: Path, sqlite_url: str) -> Iterator[app.Dependencies]:
+def dependencies(tmp_path: Path, sqlite_url: str) -> Iterator[app.Dependencies]:
     keys = Keys()
     (tmp_path / "cloud").mkdir()
     with FakeCloudProcess(tmp_path / "cloud", keys=[keys.signing.public]) as cloud:
@@ -101,35 +101,33 @@ ALICE = Identity(
 INSTANCE = "0b6f1a52-4f6e-4f5f-8d7e-3f2f4d1c9a01"
 
 
-def test_a_delegation_that_no_instance_came_of_is_taken_back(
-    parts: app.Dependencies,
-) -> None:
-    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+def test_an_orphaned_delegation_is_revoked(dependencies: app.Dependencies) -> None:
+    delegating = Delegating(dependencies.database, dependencies.queue, dependencies.cloud)
     assert delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own")) == INSTANCE
     path = design.delegation_path(INSTANCE)
-    assert parts.cloud._catalogue(TenantId("t-1")).exists(path)
-    # Here the order's transaction would have been. Two minutes later:
-    with parts.database.write() as connection:
+    assert dependencies.cloud._catalogue(TenantId("t-1")).exists(path)
+    # The order's transaction would be here. Two minutes later:
+    with dependencies.database.write() as connection:
         connection.execute(work.update().where(work.c.topic == ORPHANS).values(due=time.time()))
-    worker = app.worker(parts)
+    worker = app.worker(dependencies)
 
-    def taken_back() -> bool:
+    def revoked() -> bool:
         worker.run_once()
-        return not parts.cloud._catalogue(TenantId("t-1")).exists(path)
+        return not dependencies.cloud._catalogue(TenantId("t-1")).exists(path)
 
-    until(taken_back, "it is taken back")
+    until(revoked, "it is revoked")
 
 
-def test_an_order_is_refused_for_now_while_design_is_away(tmp_path: Path, sqlite_url: str) -> None:
+def test_an_order_is_refused_while_design_is_unavailable(tmp_path: Path, sqlite_url: str) -> None:
     manager = ServiceManager(tmp_path, design_url="http://127.0.0.1:9/design", database_url=sqlite_url, keys=Keys())
-    parts = app.Dependencies.of(manager.settings())
-    delegating = Delegating(parts.database, parts.queue, parts.cloud)
+    dependencies = app.Dependencies.of(manager.settings())
+    delegating = Delegating(dependencies.database, dependencies.queue, dependencies.cloud)
     with pytest.raises(UnavailableError, match="nothing was ordered") as caught:
         delegating.make(INSTANCE, ALICE, PresentedToken("the-tenants-own"))
     assert "the-tenants-own" not in str(caught.value)
-    # It is written down that something may have been made.
-    with parts.database.read() as connection:
+    # The revocation is enqueued, since a delegation may have been created.
+    with dependencies.database.read() as connection:
         due = connection.exec_driver_sql("SELECT topic, key FROM work").all()
     assert [tuple(each) for each in due] == [(ORPHANS, INSTANCE)]
-    parts.cloud.close()
-    parts.database.close()
+    dependencies.cloud.close()
+    dependencies.database.close()

@@ -1,4 +1,4 @@
-"""Calls to orchestrators: what one that is silent, late or busy may take, by a clock that the test moves."""
+"""Calls to orchestrators: the limits of one that is silent, slow or busy, by a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 def opened() -> list[client.Client]:
-    """All clients that were made, in order."""
+    """All clients that were created, in order."""
     return []
 
 
 @pytest.fixture
-def lines(clock: Clock, opened: list[client.Client]) -> CallLimiter:
+def limiter(clock: Clock, opened: list[client.Client]) -> CallLimiter:
     def connect(address: str) -> client.Client:
         opened.append(client.Client(address))
         return opened[-1]
@@ -40,131 +40,137 @@ def lines(clock: Clock, opened: list[client.Client]) -> CallLimiter:
     return CallLimiter(connect, threads=THREADS, monotonic=clock)
 
 
-def line(
-    lines: CallLimiter, instance: str = "one", *, tenant: str = "acme", start: int = 1
+def call(
+    limiter: CallLimiter, instance: str = "one", *, tenant: str = "acme", start: int = 1
 ) -> contextlib.AbstractContextManager[client.Client]:
-    return lines.call(instance, f"http://127.0.0.1:9/{instance}", tenant=tenant, start=start)
+    return limiter.call(instance, f"http://127.0.0.1:9/{instance}", tenant=tenant, start=start)
 
 
-def answers(
-    lines: CallLimiter, clock: Clock, instance: str = "one", *, after: float = 0.0, tenant: str = "acme"
+def responds(
+    limiter: CallLimiter, clock: Clock, instance: str = "one", *, after: float = 0.0, tenant: str = "acme"
 ) -> None:
-    with line(lines, instance, tenant=tenant):
+    with call(limiter, instance, tenant=tenant):
         clock.now += after
 
 
-def is_silent(
-    lines: CallLimiter, clock: Clock, instance: str = "one", *, after: float = 5.0, tenant: str = "acme", start: int = 1
+def times_out(
+    limiter: CallLimiter,
+    clock: Clock,
+    instance: str = "one",
+    *,
+    after: float = 5.0,
+    tenant: str = "acme",
+    start: int = 1,
 ) -> None:
-    with pytest.raises(client.TimedOutError), line(lines, instance, tenant=tenant, start=start):
+    with pytest.raises(client.TimedOutError), call(limiter, instance, tenant=tenant, start=start):
         clock.now += after
         raise client.TimedOutError("nothing came", method="POST", url="http://127.0.0.1:9")
 
 
-def left_alone(lines: CallLimiter, instance: str = "one", *, tenant: str = "acme") -> float:
-    with pytest.raises(CircuitOpenError) as refused, line(lines, instance, tenant=tenant):
-        raise AssertionError("the call was let through")
+def rejected(limiter: CallLimiter, instance: str = "one", *, tenant: str = "acme") -> float:
+    with pytest.raises(CircuitOpenError) as refused, call(limiter, instance, tenant=tenant):
+        raise AssertionError("the call was permitted")
     assert instance in str(refused.value)
     return refused.value.seconds
 
 
-def test_who_does_not_answer_is_left_alone_twice_as_long_each_time(lines: CallLimiter, clock: Clock) -> None:
+def test_the_circuit_of_a_silent_orchestrator_is_open_twice_as_long_each_time(
+    limiter: CallLimiter, clock: Clock
+) -> None:
     pauses = []
     for _ in range(8):
-        is_silent(lines, clock)
-        pauses.append(left_alone(lines))
+        times_out(limiter, clock)
+        pauses.append(rejected(limiter))
         clock.now += pauses[-1]
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_whoever_answers_again_is_called_as_ever(lines: CallLimiter, clock: Clock) -> None:
+def test_the_circuit_closes_after_a_response(limiter: CallLimiter, clock: Clock) -> None:
     for _ in range(3):
-        is_silent(lines, clock)
-        clock.now += left_alone(lines)
-    answers(lines, clock)
-    answers(lines, clock)
-    is_silent(lines, clock)
-    assert left_alone(lines) == 1
+        times_out(limiter, clock)
+        clock.now += rejected(limiter)
+    responds(limiter, clock)
+    responds(limiter, clock)
+    times_out(limiter, clock)
+    assert rejected(limiter) == 1
 
 
-def test_a_refused_connection_costs_nobody_a_thread(lines: CallLimiter, clock: Clock) -> None:
-    """So is a container that is just coming up; the work's own pauses are enough for it."""
-    with pytest.raises(client.TransportError), line(lines):
+def test_a_refused_connection_does_not_open_the_circuit(limiter: CallLimiter, clock: Clock) -> None:
+    """A container that is starting refuses connections; the backoff of the work is sufficient."""
+    with pytest.raises(client.TransportError), call(limiter):
         raise client.TransportError("refused", method="POST", url="http://127.0.0.1:9")
-    answers(lines, clock)
+    responds(limiter, clock)
 
 
-def test_an_orchestrator_that_has_started_anew_is_a_new_one(lines: CallLimiter, clock: Clock) -> None:
-    is_silent(lines, clock)
-    assert left_alone(lines)
-    with line(lines, start=2):
+def test_a_restarted_orchestrator_is_a_new_one(limiter: CallLimiter, clock: Clock) -> None:
+    times_out(limiter, clock)
+    assert rejected(limiter)
+    with call(limiter, start=2):
         pass
-    # Who has read the row before is late, and calls the same.
-    with line(lines, start=1):
+    # A worker that read the row before the restart uses the same client.
+    with call(limiter, start=1):
         pass
 
 
-def test_one_that_has_not_answered_yet_is_called_once_at_a_time(lines: CallLimiter, clock: Clock) -> None:
-    with line(lines):
-        assert 0 < left_alone(lines) < 1
+def test_one_that_has_not_responded_yet_gets_one_call_at_a_time(limiter: CallLimiter, clock: Clock) -> None:
+    with call(limiter):
+        assert 0 < rejected(limiter) < 1
     with contextlib.ExitStack() as calls:
         for _ in range(THREADS // 2):
-            calls.enter_context(line(lines))
-        assert 0 < left_alone(lines) < 1
-    with line(lines):
+            calls.enter_context(call(limiter))
+        assert 0 < rejected(limiter) < 1
+    with call(limiter):
         clock.now += 4.9
-    # It was late: as far as others' threads go, that is not much better than silence.
-    with line(lines):
-        assert left_alone(lines)
+    # A slow response counts like none for the other threads.
+    with call(limiter):
+        assert rejected(limiter)
 
 
-def test_a_tenant_whose_orchestrators_are_silent_keeps_a_quarter_of_the_threads(
-    lines: CallLimiter, clock: Clock
-) -> None:
-    answers(lines, clock, "healthy")
-    is_silent(lines, clock, "silent")
+def test_a_tenant_with_silent_orchestrators_has_a_quarter_of_the_threads(limiter: CallLimiter, clock: Clock) -> None:
+    responds(limiter, clock, "healthy")
+    times_out(limiter, clock, "silent")
     with contextlib.ExitStack() as calls:
         for name in range(THREADS // 4):
-            calls.enter_context(line(lines, f"new-{name}"))
-        appointments = [left_alone(lines, f"put-off-{each}") for each in range(3)]
-        assert appointments == pytest.approx([0.1, 0.2, 0.3])
-        answers(lines, clock, "healthy")
-        answers(lines, clock, "another-tenants", tenant="umbrella")
-    answers(lines, clock, "new-again")
+            calls.enter_context(call(limiter, f"new-{name}"))
+        retries = [rejected(limiter, f"deferred-{each}") for each in range(3)]
+        assert retries == pytest.approx([0.1, 0.2, 0.3])
+        responds(limiter, clock, "healthy")
+        responds(limiter, clock, "another-tenants", tenant="umbrella")
+    responds(limiter, clock, "new-again")
     clock.now += 60
     with contextlib.ExitStack() as calls:
         for name in range(THREADS):
-            calls.enter_context(line(lines, f"later-{name}"))
+            calls.enter_context(call(limiter, f"later-{name}"))
 
 
-def test_appointments_lie_within_half_a_minute(lines: CallLimiter, clock: Clock) -> None:
-    is_silent(lines, clock, "silent")
-    with line(lines, "a"), line(lines, "b"):
-        assert max(left_alone(lines, f"put-off-{each}") for each in range(1000)) == pytest.approx(30)
+def test_retries_are_within_half_a_minute(limiter: CallLimiter, clock: Clock) -> None:
+    times_out(limiter, clock, "silent")
+    with call(limiter, "a"), call(limiter, "b"):
+        assert max(rejected(limiter, f"deferred-{each}") for each in range(1000)) == pytest.approx(30)
 
 
-def test_lines_that_nobody_uses_are_closed(lines: CallLimiter, clock: Clock, opened: list[client.Client]) -> None:
-    with line(lines, "in-use"):
+def test_unused_connections_are_closed(limiter: CallLimiter, clock: Clock, opened: list[client.Client]) -> None:
+    with call(limiter, "in-use"):
         for each in range(1000):
-            answers(lines, clock, f"instance-{each}")
-        with pytest.raises(CircuitOpenError), line(lines, "in-use"):
+            responds(limiter, clock, f"instance-{each}")
+        with pytest.raises(CircuitOpenError), call(limiter, "in-use"):
             pass
     assert len(opened) == 1001
-    answers(lines, clock, "instance-999")
+    responds(limiter, clock, "instance-999")
     assert len(opened) == 1001
-    answers(lines, clock, "instance-0")
+    responds(limiter, clock, "instance-0")
     assert len(opened) == 1002
-    lines.close("instance-0")
-    answers(lines, clock, "instance-0")
+    limiter.close("instance-0")
+    responds(limiter, clock, "instance-0")
     assert len(opened) == 1003
 
 
-def test_other_tenants_are_forgotten_when_their_time_is_over(lines: CallLimiter, clock: Clock) -> None:
+def test_other_tenants_are_forgotten_after_their_limit_ends(limiter: CallLimiter, clock: Clock) -> None:
     for each in range(50):
-        is_silent(lines, clock, f"instance-{each}", tenant=f"tenant {each}")
+        times_out(limiter, clock, f"instance-{each}", tenant=f"tenant {each}")
     clock.now += 61
-    answers(lines, clock, tenant="new")
-    assert len(lines._tenants) == 1
+    responds(limiter, clock, tenant="new")
+    assert len(limiter._tenants) == 1
 
 
 @pytest.fixture(autouse=True)

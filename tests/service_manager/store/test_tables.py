@@ -1,4 +1,4 @@
-"""The chain of revisions makes the tables that the code has."""
+"""The migrations create the tables that the code declares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service_manager.app import MIGRATIONS
 from service_manager.store import tables
 
 
-def test_the_revisions_make_the_tables(database_url: str) -> None:
+def test_the_migrations_create_the_tables(database_url: str) -> None:
     database = Database(database_url)
     upgrade(database, MIGRATIONS)
     own = [table for name, table in metadata.tables.items() if name.startswith("sm_")]
@@ -19,7 +19,7 @@ def test_the_revisions_make_the_tables(database_url: str) -> None:
     database.close()
 
 
-def test_bundles_from_before_belong_to_who_has_published_them(database_url: str) -> None:
+def test_existing_bundles_belong_to_their_publishers(database_url: str) -> None:
     database = Database(database_url)
     upgrade(database, MIGRATIONS)
     known, unpublished = "a" * 64, "b" * 64
