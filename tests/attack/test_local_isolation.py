@@ -21,7 +21,7 @@ import pytest
 from archelon.all_in_one import AllInOne
 from archelon.errors import Status
 from archelon.state_directory import StateDirectory
-from cloud_controller.platforms.local.sandbox import found_sandbox
+from cloud_controller.platforms.local.sandbox import detect_sandbox
 from tests.archelon.harness import ROOT, CliResult, Dev, archelon, dev
 from tests.conftest import missing
 from tests.waiting import until
@@ -115,7 +115,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 
 def test_one_tenants_code_reaches_nothing_of_anothers(installation: Installation, tmp_path: Path) -> None:
-    if isinstance(why := found_sandbox(tmp_path / "tried"), str):
+    if isinstance(why := detect_sandbox(tmp_path / "tried"), str):
         missing(f"a sandbox ({why})", package="bubblewrap")
     installation.start()
     assert "isolation         bubblewrap, " in installation.dev.output.read_text()

@@ -1,4 +1,4 @@
-"""On this machine, a sandbox or none; on a cluster, a region of one's own; at a Keystone, who delegates and to whom."""
+"""Fixtures: a sandbox on this machine, a region on a test cluster, users and delegations at a Keystone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.local.sandbox import Sandbox, found_sandbox
+from cloud_controller.platforms.local.sandbox import Sandbox, detect_sandbox
 from tests.conftest import missing
 from tests.keystone_people import People, Person
 from tests.kubernetes_cluster import KubernetesCluster
@@ -19,10 +19,10 @@ from .platforms.kubernetes.bed import Bed, region
 
 @pytest.fixture(params=["without sandbox", "sandbox"])
 def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> Sandbox | None:
-    """What the launcher of `tmp_path/root` starts processes in: a test that asks for it runs in both ways."""
+    """The sandbox of the launcher of `tmp_path/root`: a test runs once with one and once without."""
     if request.param == "without sandbox":
         return None
-    found = found_sandbox(tmp_path / "root")
+    found = detect_sandbox(tmp_path / "root")
     if isinstance(found, str):
         missing(f"a sandbox ({found})", package="bubblewrap")
     assert isinstance(found, Sandbox)
@@ -31,14 +31,14 @@ def sandbox(request: pytest.FixtureRequest, tmp_path: Path) -> Sandbox | None:
 
 @pytest.fixture(scope="session")
 def bed(kubernetes_cluster: KubernetesCluster, orchestrator_image: str) -> Iterator[Bed]:
-    """A region for the whole session; tests use instances of their own."""
+    """A region for the whole session; each test uses its own instances."""
     with region(str(kubernetes_cluster.kubeconfig), orchestrator_image) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def keystone_service(openstack: OpenStack) -> Iterator[Person]:
-    """Design's own user, who is delegated to."""
+    """Design's own user, to whom trusts delegate."""
     people = People(openstack)
     yield people.person("service")
     people.close()
@@ -46,10 +46,10 @@ def keystone_service(openstack: OpenStack) -> Iterator[Person]:
 
 @pytest.fixture
 def keystone_provider(openstack: OpenStack, keystone_service: Person) -> Iterator[KeystoneProvider]:
-    """Delegations to that user, and people of one test."""
+    """Delegations to that user, and users of one test."""
     people = People(openstack)
     made = KeystoneProvider(openstack, people, keystone_service)
     yield made
     people.close()
-    # Trusts go with their trustors.
+    # Trusts are deleted with their trustors.
     assert not made.delegations.held()

@@ -1,5 +1,4 @@
-"""The local platform: orchestrators and the nodes of descriptions run as processes of one machine.
+"""The local platform: orchestrators and nodes as processes of one machine.
 
-Nothing is imported here: every supervised process has a supervisor that imports this package, and each of its imports would be
-paid once per process.
+No imports here: the supervisor of every process imports this package, so each import would cost once per process.
 """

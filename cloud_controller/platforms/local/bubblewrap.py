@@ -1,6 +1,6 @@
-"""bubblewrap's command line, and what it is told in files in memory; standard library only, since every supervisor imports it.
+"""bubblewrap's command line and its input in memory files; standard library only, since every supervisor imports it.
 
-What could be secret, which is the environment of the process and what its description says, is in no argument.
+Possible secrets (the process' environment and content of its description) are never in an argument.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-#: Where a process' environment is found in its sandbox, by who started that.
+#: Path in the sandbox of the file with the process' environment.
 ENVIRONMENT = "/run/environment"
 
 
 def in_memory(text: str) -> int:
-    """The descriptor of a file in memory, to be read from its beginning; not inherited, unless it is made so."""
+    """Return the descriptor of a memory file with this text, positioned at its start and not inheritable."""
     descriptor = os.memfd_create("sandbox")
     with open(descriptor, "wb", closefd=False) as stream:
         stream.write(text.encode(errors="surrogateescape"))
@@ -22,11 +22,11 @@ def in_memory(text: str) -> int:
 
 
 def command_line(program: str, command: Sequence[str], options: int, environment: int) -> list[str]:
-    """The argument list that runs a command in a sandbox.
+    """Return the argument list that runs a command in a sandbox.
 
     Args:
         program: path of bubblewrap.
-        options, environment: descriptors of files with options, each ended by a NUL, and with what goes to `ENVIRONMENT`.
+        options, environment: descriptors of the files with NUL-terminated options, and with the content of `ENVIRONMENT`.
     """
-    carried = ["--perms", "0600", "--file", str(environment), ENVIRONMENT]
-    return [program, *carried, "--args", str(options), "--", *command]
+    environment_file = ["--perms", "0600", "--file", str(environment), ENVIRONMENT]
+    return [program, *environment_file, "--args", str(options), "--", *command]

@@ -1,7 +1,7 @@
-"""Delegations of the local realm: design's own word is as good as an identity service's.
+"""Delegations of the local realm, without an identity service.
 
-A delegation is the name of the user who ordered, looked up in the realm each time: one who has been taken out of it, or out of
-the tenant, is acted for no more, as at Keystone. The token for a platform is one that design signs.
+A delegation is the name of the user who ordered. Each use looks it up in the realm: as with Keystone, the delegation ends when
+the user is removed from the realm or the tenant. Design itself signs the tokens for platforms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...design.ports import (
     PlatformToken,
 )
 
-#: Seconds that a token for a platform lives.
+#: Lifetime of a token for a platform in seconds.
 _LIFETIME: Final = 300
 _REMEDY: Final = "an operator can adopt the instance or dispose of it"
 
@@ -28,7 +28,7 @@ class LocalDelegations:
     """`Delegations` over the realm's file.
 
     Args:
-        realm: its file, or None where there is none; then nobody can be asked, and nothing is kept.
+        realm: its file; without one, users are not checked and nothing is stored.
         issuer: signs tokens for platforms.
         clock: seconds since the epoch.
     """
@@ -50,7 +50,7 @@ class LocalDelegations:
         except auth.IdentityError as error:
             raise DelegationRefusedError(error.message) from None
         if subject.tenant_id != tenant:
-            raise DelegationRefusedError("the tenant's token is another tenant's than the order's")
+            raise DelegationRefusedError("the tenant's token is for another tenant than the order")
         return subject.subject
 
     def token(self, delegation: Delegation, audience: str) -> PlatformToken:
@@ -84,7 +84,7 @@ class LocalDelegations:
             )
 
     def end(self, record: str) -> None:
-        """See `Delegations.end`: the realm knows nothing that could be ended."""
+        """See `Delegations.end`; the realm stores nothing to end."""
 
     def held(self) -> Collection[str]:
         """See `Delegations.held`."""

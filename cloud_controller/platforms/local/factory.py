@@ -1,4 +1,4 @@
-"""The local platform: applications and stacks on this machine, made of a region's settings."""
+"""The local platform, applications and stacks on this machine, opened from a region's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .inventory import LocalInventory, LocalTargets
 from .launcher import Launcher, no_checkpoint
 from .nodes import ProcessNodes
 from .orders import ProcessLimits
-from .sandbox import Sandbox, found_sandbox, told_of
+from .sandbox import Sandbox, describe_isolation, detect_sandbox
 
 _logger = logging.getLogger(__name__)
 
@@ -25,14 +25,10 @@ class LocalPlatform(Platform):
     """Applications and stacks on this machine.
 
     Args:
-        root: directory of everything that runs.
-        runner: argument list that runs a bundle; its directory is appended.
+        root: directory of all processes.
         node_resources: factories of resource types by name, each called with the launcher; by default `process`, and those of
             the entry point group `archelon.node_resources`.
-        limits: of each orchestrator.
-        refused_ports, shared: as `Launcher` has them.
-        readable, writable: paths that every process sees beside the system and its own directory.
-        checkpoint: called with a name at every point where being killed could matter.
+        runner, limits, refused_ports, shared, readable, writable, checkpoint: as for `open_local`.
     """
 
     def __init__(
@@ -48,8 +44,8 @@ class LocalPlatform(Platform):
         writable: Sequence[str] = (),
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
-        found = found_sandbox(root, readable=readable, writable=writable)
-        self.isolation: str | None = told_of(found, shared=shared)
+        found = detect_sandbox(root, readable=readable, writable=writable)
+        self.isolation: str | None = describe_isolation(found, shared=shared)
         _logger.log(
             logging.INFO if isinstance(found, Sandbox) else logging.WARNING,
             "isolation of tenants' processes",
@@ -88,20 +84,20 @@ def open_local(
     """Open the platform.
 
     Args:
-        context: its directory holds everything that runs.
+        context: its directory contains all processes.
         runner: argument list that runs a bundle; the bundle's directory is appended.
-        limits: of each orchestrator, as `ProcessLimits` names them; its defaults without.
-        shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
-        refused_ports: the installation's own, that no process is given.
-        readable, writable: paths of this machine that every process sees beside the system and its own directory.
-        checkpoint: called with a name at every point where being killed could matter.
+        limits: of each orchestrator, by the names of `ProcessLimits`; by default those of `LocalApplications`.
+        shared: whether several tenants' processes may run at once without isolation.
+        refused_ports: ports of the installation, never assigned to a process.
+        readable, writable: paths that every process can access besides the system and its own directory.
+        checkpoint: called with a name at each point of interest to crash tests.
 
     Raises:
-        DeployError: a limit is no number that can be one.
+        DeployError: a limit is invalid.
     """
     for name, value in (limits or {}).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DeployError(f"the limit {name} of an orchestrator is {value!r}; give a whole number from 1 on")
+            raise DeployError(f"the limit {name} of an orchestrator is {value!r}; use a positive integer")
     return LocalPlatform(
         context.directory,
         runner=tuple(runner),

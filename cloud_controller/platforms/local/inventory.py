@@ -1,4 +1,4 @@
-"""What this machine runs for an instance, and where its nodes listen: processes by label, whoever started them."""
+"""Inventory and targets of the local platform: processes by label, whichever worker started them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LocalInventory:
         self._clock = clock
 
     def instances(self, _installation: str) -> Mapping[str, float]:
-        """Every instance with its youngest process' age in seconds; a directory is one installation's alone."""
+        """Return every instance with its youngest process' age in seconds; a directory belongs to one installation."""
         now = self._clock()
         found: dict[str, float] = {}
         for process in self._launcher.find():
@@ -31,36 +31,36 @@ class LocalInventory:
         return found
 
     def objects(self, instance: str) -> Sequence[str]:
-        """The instance's processes."""
+        """List the instance's processes."""
         return [f"process {name}" for name in self._launcher.names(instance)]
 
     def remove(self, instance: str) -> bool:
-        """End and remove them; nodes that others need go after those."""
+        """Terminate and remove the processes, dependent nodes first."""
         processes = self._launcher.find(instance=instance)
         needed = {(process.notes.get("stack"), node) for process in processes for node in _needs(process.notes)}
         free = [each for each in processes if (each.notes.get("stack"), each.notes.get("node")) not in needed]
-        # The orchestrator stands by until its nodes are gone.
+        # The orchestrator goes last.
         nodes = [each for each in free if each.notes.get("stack")]
         try:
             gone = [self._launcher.remove(each.name) for each in nodes or free or processes]
-            gone += [self._launcher.remove(each) for each in self._launcher.forgotten(instance)]
+            gone += [self._launcher.remove(each) for each in self._launcher.orphans(instance)]
         except LaunchError as problem:
             raise InventoryError(str(problem)) from problem
         return all(gone) and not self._launcher.names(instance)
 
     def remains(self, instance: str) -> Sequence[str]:
-        """What the machine still has: directories, ports, processes."""
+        """List remaining directories, ports and processes."""
         return self._launcher.remains(instance)
 
 
 class LocalTargets:
-    """Nodes that are processes of a launcher."""
+    """Addresses of process nodes."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
     def targets(self, instance: str, stack: str, node: str, port: str) -> Sequence[Target]:
-        """The running instances of a node; without a port's name, at its first."""
+        """Return the running instances of a node, by default with its first port."""
         found = []
         for process in self._launcher.find(instance=instance):
             notes = process.notes

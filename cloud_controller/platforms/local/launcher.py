@@ -1,19 +1,19 @@
-"""Starts, finds, adopts and ends processes that outlive whoever asked for them.
+"""Starts, finds, adopts and stops processes that outlive their callers.
 
 Everything about a process is in its directory, `<root>/instances/<instance>/<process>/`:
 
-| file | by | what |
+| file | by | content |
 | --- | --- | --- |
-| `lock` | launcher, then supervisor | held while anything of the process may run; the one truth about running |
-| `index.json` | launcher | labels, revision, notes; written before the process starts, removed when all else is gone |
-| `status.json` | supervisor | what it sees |
-| `stop` | launcher | that the process was asked to end, and since when |
-| `log/` | supervisor | its output |
-| `work/` | launcher, process | its files; all that it sees of this |
+| `lock` | launcher, then supervisor | held while any part of the process may run; the authority on whether it runs |
+| `book.json` | launcher | the index: labels, revision, notes; written before the start, removed last but the lock |
+| `status.json` | supervisor | the observed state |
+| `stop` | launcher | a stop request; its time is the file's |
+| `log/` | supervisor | the output |
+| `work/` | launcher, process | the process' files, all that it sees of its directory |
 
-The launcher takes the lock before it forks, and the supervisor inherits it. So a caller that is killed at any moment leaves
-either a free lock and nothing running, or a held lock and a process that the next caller adopts. Nothing here waits longer
-than the caller allows: `stop` and `remove` say False while the process is still ending, and are called again.
+The launcher takes the lock before it forks, and the supervisor inherits it. A caller that is killed at any moment thus leaves
+either a free lock and nothing running, or a held lock and a process that the next caller adopts. No call waits longer than
+requested: `stop` and `remove` return False while the process is still stopping, and are called again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .orders import LaunchError, Name, Order, Program, Running, State
 from .port_allocator import PortAllocator, PortError
 from .sandbox import Sandbox
 from .stack_index import (
+    INDEX_FILE,
     inside,
     listing,
     mark_stopped,
@@ -56,9 +57,9 @@ from .stack_index import (
     write_json,
 )
 
-#: Seconds that a supervisor may take to say its first word.
+#: Seconds within which a supervisor must report its start.
 _READY = 10.0
-#: Seconds over a process' grace after which its supervisor is taken for dead.
+#: Seconds beyond a process' grace after which its supervisor is killed.
 _OVERDUE = 5.0
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -67,20 +68,20 @@ _BOOTSTRAP = (
 
 
 def no_checkpoint(_name: str) -> None:
-    """Called at every point where being killed could matter; tests put something here."""
+    """Do nothing; crash tests replace this hook."""
 
 
 class Launcher:
-    """The processes of one root directory. Threads and other processes may use the same root at once.
+    """The processes of one root directory. Several threads and processes may use the same root.
 
     Args:
-        root: made if missing, readable by its owner only.
-        ports: numbers that may be given to processes. refused_ports: those of them, or beside them, that never are.
-        sandbox: what each process is started in; without it processes see what we do.
-        shared: whether processes of several tenants may run without a sandbox at the same time.
-        log_segment: bytes after which a log goes on in a new segment; `log_segments` are kept.
+        root: created if missing, accessible to its owner only.
+        ports: available to processes. refused_ports: never assigned, not even on request.
+        sandbox: isolates each process; without it processes see the same files as we do.
+        shared: whether processes of several tenants may run at once without a sandbox.
+        log_segment: size of a log segment in bytes; the last `log_segments` are kept.
         clock: seconds since the epoch.
-        checkpoint: called with a name at every point where being killed could matter.
+        checkpoint: called with a name at each point of interest to crash tests.
     """
 
     def __init__(
@@ -111,13 +112,13 @@ class Launcher:
         self._checkpoint = checkpoint
 
     def start(self, order: Order, program: Callable[[Mapping[str, int]], Program], *, wait: float = 2.0) -> Running:
-        """Make the process run as ordered; what already does is adopted.
+        """Start the process as ordered, or adopt it if it runs.
 
-        A process of another revision is ended first, and keeps its ports and its directory. The answer shows `STOPPING` where
-        that takes longer than `wait` seconds; ask again.
+        A process of another revision is stopped first, and keeps its ports and directory. Returns `STOPPING` if that takes
+        longer than `wait` seconds; call again.
 
         Raises:
-            LaunchError: the order cannot be carried out: a port is taken, a path leaves the directory, the directory is full.
+            LaunchError: the order cannot be carried out: a port is taken, a path leaves the directory, the disk is full.
         """
         until = time.monotonic() + max(wait, _READY)
         while True:
@@ -129,13 +130,13 @@ class Launcher:
                         raise LaunchError(f"{order.name} cannot be started: {problem.strerror or problem}") from problem
             found = self.observe(order.name)
             if found is None:
-                continue  # it was removed between the two looks
+                continue  # removed in the meantime
             young = found.pid is None and not found.restarts and found.state is not State.STOPPING
             if young and time.monotonic() < until:
-                # Another starts it at this moment, and which revision its book does not say for sure yet.
+                # Another launcher is starting it; its index may not have the final revision yet.
                 self._await_supervisor(self._directory(order.name), 0.02)
                 continue
-            # What was started before there was a sandbox is started again in it.
+            # A process started without the sandbox is restarted in it.
             same = found.revision == order.revision and found.isolated >= (self._sandbox is not None)
             if same and found.state is not State.STOPPING:
                 return found
@@ -143,23 +144,23 @@ class Launcher:
                 return self.observe(order.name) or Running(order.name, State.STOPPING)
 
     def stop(self, name: Name, *, wait: float = 2.0) -> bool:
-        """End the process and everything that came of it; directory and ports stay. True when nothing of it runs."""
-        with self._ended(name, wait=wait) as lock:
+        """Stop the process and its descendants, but keep directory and ports. True once nothing of it runs."""
+        with self._stopped(name, wait=wait) as lock:
             return lock is not None
 
     def remove(self, name: Name, *, wait: float = 2.0) -> bool:
-        """End the process and remove everything of it. True when nothing is left.
+        """Stop the process and remove everything of it. True once nothing is left.
 
         Raises:
-            LaunchError: a process that hides from us still listens on one of its ports.
+            LaunchError: an unknown process still listens on one of its ports, or a file cannot be removed.
         """
         directory = self._directory(name)
         if not directory.exists():
-            return self._forget(name)
-        with self._ended(name, wait=wait) as lock:
+            return self._remove_orphan(name)
+        with self._stopped(name, wait=wait) as lock:
             if lock is None:
                 return False
-            # Its files first: on a full disk they are the room that the book of ports needs to be written anew.
+            # Files first: on a full disk, this frees the space to rewrite the file of ports.
             try:
                 for tree in ("work", "log"):
                     remove_tree(directory / tree)
@@ -168,37 +169,38 @@ class Launcher:
             except (PortError, OSError) as problem:
                 raise LaunchError(f"{name} cannot be removed: {problem}") from problem
             self._checkpoint("ports released")
-            # The book goes after all that it tells of, the lock after the book: a removal cut short is found and repeated.
-            for file in (
+            # The index goes last but the lock, so that an interrupted removal is found and repeated.
+            files = (
                 "status.json.new",
                 "status.json",
                 "stop",
                 "supervisor.err",
-                "book.json.new",
-                "book.json",
+                f"{INDEX_FILE}.new",
+                INDEX_FILE,
                 "lock",
-            ):
+            )
+            for file in files:
                 (directory / file).unlink(missing_ok=True)
                 self._checkpoint(f"{file} removed")
             try:
                 directory.rmdir()
             except OSError as problem:
                 raise LaunchError(f"the directory of {name} cannot be removed: {problem.strerror}") from problem
-            with contextlib.suppress(OSError):  # others of the instance are still there
+            with contextlib.suppress(OSError):  # the instance has other processes
                 directory.parent.rmdir()
         return True
 
     def observe(self, name: Name) -> Running | None:
-        """The process as it is now, or None where there is nothing of it. Takes no lock."""
+        """Return the process' current state, or None if it does not exist. Takes no lock."""
         directory = self._directory(name)
         if not directory.exists():
             return None
         held = _is_held(directory / "lock")
-        index = read_json(directory / "book.json")
+        index = read_json(directory / INDEX_FILE)
         status = read_json(directory / "status.json")
         state = state_of(status, held=held, stopping=(directory / "stop").exists())
         if state is State.LOST and _is_held(directory / "lock"):
-            # Another started it between our look at the lock and our look at its word.
+            # Started between our test of the lock and our read of the status.
             state = state_of(status, held=True, stopping=False)
         labels = index.get("labels")
         return Running(
@@ -217,49 +219,43 @@ class Launcher:
         )
 
     def find(self, *, instance: str | None = None, **labels: str | int) -> list[Running]:
-        """Every process with these labels (`tenant`, `service`, `generation`), in order of their names.
+        """Return the processes with these labels (`tenant`, `service`, `generation`), sorted by name.
 
-        A removal that was cut short may have taken the labels already: such a process is found by its instance alone.
+        An interrupted removal may have deleted the labels; such a process is found by its instance only.
         """
-        found = []
-        for name in self.names(instance):
-            process = self.observe(name)
-            if process is None:
-                continue
-            if all(
-                process.labels is not None and getattr(process.labels, key) == value for key, value in labels.items()
-            ):
-                found.append(process)
-        return found
+        found = [process for name in self.names(instance) if (process := self.observe(name)) is not None]
+        return [
+            each for each in found if all(getattr(each.labels, key, None) == value for key, value in labels.items())
+        ]
 
     def remains(self, instance: str) -> tuple[str, ...]:
-        """What the machine still has of an instance, in words: directories, ports, processes. Empty: verified absent."""
+        """List an instance's remaining directories, ports and processes; empty if verified absent."""
         left = [f"directory of {name}" for name in self.names(instance)]
         left += [f"port {number} of {entry[0]}" for number, entry in self._ports.allocated(f"{instance}/").items()]
         table = processes.table()
-        for variable, word in ((processes.VARIABLE, "process"), (processes.SUPERVISOR_VARIABLE, "supervisor")):
+        for variable, kind in ((processes.VARIABLE, "process"), (processes.SUPERVISOR_VARIABLE, "supervisor")):
             prefix = f"{self._id}:{instance}/"
-            for process, marker in processes.marked(variable, prefix, table.values()):
-                left.append(f"{word} {process.pid} of {marker.removeprefix(f'{self._id}:')}")
+            for process, marker in processes.with_marker(variable, prefix, table.values()):
+                left.append(f"{kind} {process.pid} of {marker.removeprefix(f'{self._id}:')}")
         return tuple(left)
 
-    def forgotten(self, instance: str) -> list[Name]:
-        """What runs, or has a port, of an instance, and has no directory any more: somebody removed it."""
+    def orphans(self, instance: str) -> list[Name]:
+        """Return an instance's names with a process or port but without a directory, which was removed by others."""
         owners = {entry[0] for entry in self._ports.allocated(f"{instance}/").values()}
         table = processes.table()
         for variable in (processes.VARIABLE, processes.SUPERVISOR_VARIABLE):
-            for _process, marker in processes.marked(variable, f"{self._id}:{instance}/", table.values()):
+            for _process, marker in processes.with_marker(variable, f"{self._id}:{instance}/", table.values()):
                 owners.add(marker.removeprefix(f"{self._id}:"))
         names = [Name(*owner.split("/", 1)) for owner in sorted(owners)]
         return [name for name in names if not self._directory(name).exists()]
 
-    def _forget(self, name: Name) -> bool:
-        """End and give back what there is of a process without a directory."""
+    def _remove_orphan(self, name: Name) -> bool:
+        """Kill a process without a directory and release its ports."""
         marker = f"{self._id}:{name}"
-        for process, whole in processes.marked(processes.SUPERVISOR_VARIABLE, marker, processes.table().values()):
+        for process, whole in processes.with_marker(processes.SUPERVISOR_VARIABLE, marker, processes.table().values()):
             if whole == marker:
                 processes.send(process.pid, process.start, signal.SIGKILL)
-        self._end_strays(name)
+        self._kill_strays(name)
         try:
             self._ports.release(str(name))
         except PortError as problem:
@@ -267,48 +263,46 @@ class Launcher:
         return True
 
     def read_log(self, name: Name, since: int = 0, *, limit: int = 65536) -> LogChunk:
-        """Output from position `since` on, at most `limit` bytes; follow it by asking again with the answer's `next`."""
+        """Return output from position `since` on, at most `limit` bytes; continue from the chunk's `next`."""
         return read_log(self._directory(name) / "log", since, limit)
 
     def write(self, name: Name, path: str, text: str) -> None:
-        """Write a file into a process' directory, as its own. Raises LaunchError, OSError."""
-        labels = read_json(self._directory(name) / "book.json").get("labels", {})
+        """Write a file to a process' directory, owned by its user. Raises LaunchError, OSError."""
+        labels = read_json(self._directory(name) / INDEX_FILE).get("labels", {})
         write_file(self._directory(name) / "work", path, text, owner=self._user(labels.get("tenant", "")))
 
     @contextlib.contextmanager
-    def beside(self, name: Name, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Spawn]:
-        """How to run another program, such as a check's command, in a process' directory, beside it and with its rights.
+    def attached(self, name: Name, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Spawn]:
+        """Return how to run a further command, such as a health check, in a process' sandbox and directory.
 
-        It is among what ends with the process, and sees what that sees.
+        The command has the process' permissions and ends with it.
 
         Raises:
             LaunchError: the process does not run.
         """
         directory = self._directory(name)
-        marked = self.marker(name)
-        index = read_json(directory / "book.json")
+        marker = self.marker(name)
+        index = read_json(directory / INDEX_FILE)
         if not index.get("isolated"):
-            yield Spawn(tuple(command), {**environment, **marked}, directory / "work")
+            yield Spawn(tuple(command), {**environment, **marker}, directory / "work")
             return
         if self._sandbox is None:
-            raise LaunchError(f"{name} runs in a sandbox, which this machine cannot enter any more")
+            raise LaunchError(f"{name} runs in a sandbox, which this machine can no longer enter")
         status = read_json(directory / "status.json")
         tenant, readable = index["labels"]["tenant"], index.get("readable", ())
-        wrapped = self._sandbox.wrapped(
-            command, {**environment, **marked}, tenant, directory / "work", readable=readable
-        )
+        wrapped = self._sandbox.wrap(command, {**environment, **marker}, tenant, directory / "work", readable=readable)
         with (
-            self._sandbox.joined(status.get("pid", 0), status.get("start", 0)) as (namespaces, joined),
-            self._sandbox.carried(wrapped, namespaces) as (line, carried),
+            self._sandbox.join(status.get("pid", 0), status.get("start", 0)) as (namespaces, joined),
+            self._sandbox.bwrap_command(wrapped, namespaces) as (line, inherited),
         ):
-            yield Spawn(tuple(line), marked, Path("/"), (*joined, *carried))
+            yield Spawn(tuple(line), marker, Path("/"), (*joined, *inherited))
 
     def marker(self, name: Name) -> dict[str, str]:
-        """The variable by which what belongs to a process is found."""
+        """Return the environment variable that identifies a process' descendants."""
         return {processes.VARIABLE: f"{self._id}:{name}"}
 
     def work(self, name: Name) -> Path:
-        """The directory that a process' files are in."""
+        """Return the directory of a process' files."""
         return self._directory(name) / "work"
 
     def _user(self, tenant: str) -> int | None:
@@ -316,9 +310,9 @@ class Launcher:
 
     def _start(self, order: Order, program: Callable[[Mapping[str, int]], Program], lock: int) -> Running:
         directory = self._directory(order.name)
-        old = read_json(directory / "book.json")
+        old = read_json(directory / INDEX_FILE)
         self._checkpoint("lock taken")
-        self._end_strays(order.name)
+        self._kill_strays(order.name)
         for stale in ("status.json", "stop"):
             (directory / stale).unlink(missing_ok=True)
         index = {
@@ -330,59 +324,59 @@ class Launcher:
             "isolated": self._sandbox is not None,
         }
         self._write_index(order, index)
-        self._checkpoint("book written")
+        self._checkpoint("index written")
         try:
-            numbers, holds = self._ports.reserve(str(order.name), order.ports)
+            numbers, reservations = self._ports.reserve(str(order.name), order.ports)
         except PortError as problem:
             raise LaunchError(str(problem)) from problem
         try:
             self._checkpoint("ports reserved")
             complete = program(numbers)
             paths = [str(inside(path)) for path in complete.files]
-            # Both sets are booked before either is touched, so that no revision's file is ever forgotten.
+            # Record both sets of files before any change, so that no revision's file is left behind.
             files = sorted({*index["files"], *paths})
-            write_json(directory / "book.json", {**index, "files": files, "readable": complete.readable})
+            write_json(directory / INDEX_FILE, {**index, "files": files, "readable": complete.readable})
             owner = self._user(order.labels.tenant)
-            write_files(directory / "work", order, complete, forget=set(index["files"]) - set(paths), owner=owner)
+            write_files(directory / "work", order, complete, obsolete=set(index["files"]) - set(paths), owner=owner)
             self._checkpoint("files written")
-            self._spawn(order, complete, [lock, *(hold.fileno() for hold in holds)])
+            self._spawn(order, complete, [lock, *(hold.fileno() for hold in reservations)])
         finally:
-            for hold in holds:
+            for hold in reservations:
                 hold.close()
         found = self.observe(order.name)
-        assert found is not None, "we hold its lock"
+        assert found is not None, "its lock is held"
         return found
 
     def _write_index(self, order: Order, index: Mapping[str, object]) -> None:
-        """Book it; without a sandbox only where nothing of another tenant runs. Raises LaunchError."""
-        path = self._directory(order.name) / "book.json"
+        """Write the index; without a sandbox, only if no other tenant's process runs. Raises LaunchError."""
+        path = self._directory(order.name) / INDEX_FILE
         if self._sandbox is not None or self._shared:
             write_json(path, index)
             return
-        # Whoever else asks meanwhile sees this process' lock held, and its book.
+        # Concurrent launchers then see this process' index and held lock.
         with locks.open_and_take(self._tenants):
-            if self.refusal(order.labels.tenant):
-                raise LaunchError(self.refusal(order.labels.tenant))
+            if refusal := self.refusal(order.labels.tenant):
+                raise LaunchError(refusal)
             write_json(path, index)
 
     def refusal(self, tenant: str) -> str:
-        """Why nothing of a tenant can be started now, in words; empty where it can."""
+        """Return why no process of a tenant can be started now; empty if one can."""
         if self._sandbox is not None or self._shared:
             return ""
         for name in self.names():
-            labels = read_json(self._directory(name) / "book.json").get("labels", {})
+            labels = read_json(self._directory(name) / INDEX_FILE).get("labels", {})
             if labels.get("tenant", tenant) != tenant and _is_held(self._directory(name) / "lock"):
                 return (
-                    "another tenant's processes run here, and this machine cannot keep tenants apart; install bubblewrap "
-                    "(`archelon dev` and /readyz say what is missing), or allow it: `archelon dev --shared`, or `shared` in "
-                    "the region's settings"
+                    "another tenant's processes run here, and this machine cannot isolate tenants; install bubblewrap "
+                    "(`archelon dev` and /readyz report what is missing), or allow it by `archelon dev --shared` or `shared` "
+                    "in the region's settings"
                 )
         return ""
 
     def _sandboxed(self, order: Order, program: Program, environment: Mapping[str, str]) -> dict[str, object] | None:
         if self._sandbox is None:
             return None
-        wrapped = self._sandbox.wrapped(
+        wrapped = self._sandbox.wrap(
             program.command,
             environment,
             order.labels.tenant,
@@ -393,11 +387,11 @@ class Launcher:
         return {
             "program": self._sandbox.bwrap,
             "command": wrapped.command,
-            "options": [*self._sandbox.new(), *wrapped.options],
+            "options": [*self._sandbox.new_namespaces(), *wrapped.options],
             "environment": wrapped.environment,
         }
 
-    def _spawn(self, order: Order, program: Program, kept: list[int]) -> None:
+    def _spawn(self, order: Order, program: Program, inherited: list[int]) -> None:
         marker = f"{self._id}:{order.name}"
         environment = {**program.environment, processes.VARIABLE: marker}
         restart = order.restart
@@ -418,13 +412,13 @@ class Launcher:
             "log_segments": self._log_segments,
         }
         package = str(Path(cloud_controller.__file__).parent.parent)
-        # Only where a supervisor itself fails does anything come here: a traceback, which shows code and no values.
+        # Receives the traceback of a failing supervisor, which contains code but no values.
         errors = os.open(
             self._directory(order.name) / "supervisor.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
-        ready, tell = os.pipe()
+        ready, ready_writer = os.pipe()
         try:
-            arguments = [str(self._directory(order.name)), str(tell), *map(str, kept)]
+            arguments = [str(self._directory(order.name)), str(ready_writer), *map(str, inherited)]
             child = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, package, *arguments],
                 stdin=subprocess.PIPE,
@@ -432,18 +426,18 @@ class Launcher:
                 stderr=errors,
                 cwd="/",
                 env={processes.SUPERVISOR_VARIABLE: marker},
-                pass_fds=[tell, *kept],
+                pass_fds=[ready_writer, *inherited],
                 start_new_session=True,
             )
         except OSError:
             os.close(ready)
             raise
         finally:
-            os.close(tell)
+            os.close(ready_writer)
             os.close(errors)
         try:
             self._checkpoint("supervisor forked")
-            # A supervisor that dies at once closes its end; the silence below says so.
+            # A supervisor that dies at once closes its end, which the read below detects.
             with contextlib.suppress(BrokenPipeError):
                 child.communicate(json.dumps(message).encode(), timeout=_READY)
             self._checkpoint("order sent")
@@ -457,56 +451,56 @@ class Launcher:
             os.close(ready)
 
     @contextlib.contextmanager
-    def _ended(self, name: Name, *, wait: float) -> Iterator[int | None]:
-        """The lock once nothing of the process runs, or None where that takes longer than `wait` seconds."""
+    def _stopped(self, name: Name, *, wait: float) -> Iterator[int | None]:
+        """Yield the lock once nothing of the process runs, or None if that takes longer than `wait` seconds."""
         until = time.monotonic() + wait
         directory = self._directory(name)
         while True:
             with self._lock(name, create=directory.exists()) as lock:
                 if lock is not None:
-                    self._end_strays(name)
+                    self._kill_strays(name)
                     self._checkpoint("ended")
                     if lock >= 0:
                         mark_stopped(directory, self._clock())
                     yield lock
                     return
-            self._ask_to_stop(name)
-            self._checkpoint("asked to end")
+            self._request_stop(name)
+            self._checkpoint("stop requested")
             if not self._await_supervisor(directory, until - time.monotonic()):
                 yield None
                 return
 
-    def _ask_to_stop(self, name: Name) -> None:
+    def _request_stop(self, name: Name) -> None:
         directory = self._directory(name)
         status = read_json(directory / "status.json")
         supervisor = (status.get("supervisor", 0), status.get("supervisor_start", 0))
         if not processes.alive(*supervisor):
-            return  # another launcher holds the lock, for moments, and no word of a former supervisor is meant for it
-        asked = directory / "stop"
+            return  # another launcher holds the lock briefly; the status is of a previous supervisor
+        request = directory / "stop"
         try:
-            asked.touch(exist_ok=False)
+            request.touch(exist_ok=False)
         except FileExistsError:
-            grace = read_json(directory / "book.json").get("grace", 0.0)
-            if self._clock() - asked.stat().st_mtime > grace + _OVERDUE:
-                # Its children get SIGKILL from the kernel; whoever takes the lock ends the others.
+            grace = read_json(directory / INDEX_FILE).get("grace", 0.0)
+            if self._clock() - request.stat().st_mtime > grace + _OVERDUE:
+                # The kernel kills its children; the next holder of the lock kills the others.
                 processes.send(*supervisor, signal.SIGKILL)
         except FileNotFoundError:
             return  # removed by another
         except OSError as problem:
-            # Without room for the file nobody knows since when; that it was asked is what matters.
+            # On a full disk the time of the request is unknown, but the signal suffices.
             if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
         processes.send(*supervisor, signal.SIGTERM)
 
     def _await_supervisor(self, directory: Path, wait: float) -> bool:
-        """Wait until the lock may be free; False when `wait` seconds are over."""
+        """Wait until the lock may be free; return False after `wait` seconds."""
         if wait <= 0:
             return False
         status = read_json(directory / "status.json")
         try:
             handle = os.pidfd_open(status.get("supervisor", 0))
         except (OSError, ValueError):
-            # Another launcher holds the lock, for moments; the kernel has no event for that.
+            # Another launcher holds the lock briefly; there is no event to wait for.
             time.sleep(min(wait, 0.02))
             return True
         try:
@@ -517,21 +511,21 @@ class Launcher:
         finally:
             os.close(handle)
 
-    def _end_strays(self, name: Name) -> None:
-        """Kill what a killed supervisor left; called with the lock held, so nothing that is meant to run can be among it."""
+    def _kill_strays(self, name: Name) -> None:
+        """Kill processes left by a killed supervisor; called with the lock held, so none of them is meant to run."""
         marker = f"{self._id}:{name}"
         while True:
-            found = processes.marked(processes.VARIABLE, marker, processes.table().values())
+            found = processes.with_marker(processes.VARIABLE, marker, processes.table().values())
             strays = [process for process, whole in found if whole == marker]
             if not strays:
                 return
             for process in strays:
                 processes.send(process.pid, process.start, signal.SIGKILL)
-            time.sleep(0.005)  # the kernel has no event for the end of other people's children
+            time.sleep(0.005)  # there is no event for the exit of processes other than children
 
     @contextlib.contextmanager
     def _lock(self, name: Name, *, create: bool) -> Iterator[int | None]:
-        """The descriptor of the process' lock, or None where another has it; -1 where there is nothing to lock."""
+        """Yield the descriptor of the process' lock, None if it is held elsewhere, or -1 if it does not exist."""
         path = self._directory(name) / "lock"
         while True:
             if create:
@@ -540,7 +534,7 @@ class Launcher:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
             except FileNotFoundError:
                 if create:
-                    continue  # a removal took the directory between the two calls
+                    continue  # the directory was removed between the two calls
                 yield -1
                 return
             try:
@@ -548,20 +542,16 @@ class Launcher:
                     yield None
                     return
                 if not _is_same(descriptor, path):
-                    continue  # removed, perhaps made again, while we opened it
+                    continue  # removed, and perhaps recreated, while we opened it
                 yield descriptor
                 return
             finally:
                 os.close(descriptor)
 
     def names(self, instance: str | None = None) -> list[Name]:
-        """What there is something of, of one instance or of all."""
-        if instance is not None:
-            return [Name(instance, entry) for entry in listing(self._instances / instance)]
-        names = []
-        for owner in listing(self._instances):
-            names += [Name(owner, entry) for entry in listing(self._instances / owner)]
-        return names
+        """Return the names of all processes, or of one instance's."""
+        owners = listing(self._instances) if instance is None else [instance]
+        return [Name(owner, entry) for owner in owners for entry in listing(self._instances / owner)]
 
     def _directory(self, name: Name) -> Path:
         return self._instances / name.instance / name.process
@@ -575,11 +565,9 @@ def _readable(descriptor: int, seconds: float) -> bool:
 
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-    here = os.fstat(descriptor)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _is_held(path: Path) -> bool:

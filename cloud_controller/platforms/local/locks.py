@@ -1,9 +1,8 @@
-"""File locks that can be handed to a child and asked about without being taken.
+"""File locks that a child can inherit and that can be tested without being taken.
 
-They are Linux' open-file-description locks (fcntl(2), F_OFD_SETLK): like flock's they belong to the open file, so a child that
-inherits the file holds the lock on, and the kernel frees it when the last holder ends, however it ends. Unlike flock's, one
-can ask whether a lock is held (F_OFD_GETLK) without taking it for a moment; with flock an observer that looks would make a
-starter believe that the process runs.
+These are Linux open file description locks (fcntl(2), F_OFD_SETLK). Like flock's they belong to the open file: a child inherits
+the lock, and the kernel releases it when the last holder exits. Unlike flock's they can be tested (F_OFD_GETLK) without being
+taken briefly, which would make a concurrent starter believe that the process runs.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _FLOCK = "@hhqqi0q"
 
 
 def try_take(descriptor: int) -> bool:
-    """Take the exclusive lock if nobody else has it."""
+    """Take the exclusive lock; return False if it is held elsewhere."""
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except (BlockingIOError, PermissionError):
@@ -29,13 +28,13 @@ def try_take(descriptor: int) -> bool:
 
 
 def take(descriptor: int) -> None:
-    """Take the exclusive lock, waiting for it; for what is held for moments only."""
+    """Wait for the exclusive lock and take it; only for locks that are held briefly."""
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
 
 
 @contextlib.contextmanager
 def open_and_take(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of a file that is made where it is missing; for moments only."""
+    """Hold the exclusive lock of a file, created if missing; only for brief use."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         take(descriptor)
@@ -45,7 +44,7 @@ def open_and_take(path: Path) -> Iterator[None]:
 
 
 def held(descriptor: int) -> bool:
-    """Whether somebody else holds the lock; takes nothing."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    answer = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
-    return bool(answer[0] != fcntl.F_UNLCK)
+    """Whether the lock is held elsewhere, without taking it."""
+    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    result = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, query))
+    return bool(result[0] != fcntl.F_UNLCK)

@@ -1,7 +1,7 @@
-"""Reading a supervised process' output while it is written and rotated.
+"""Reads a supervised process' output while it is written and rotated.
 
-The supervisor names each segment by the position of its first byte, counted from the process' first output. So a reader needs
-no state here: the position it has reached says where to go on, after any number of rotations and restarts.
+The supervisor names each segment by the position of its first byte since the process' first output, so a reader can continue
+from its last position after any number of rotations and restarts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class LogChunk:
     """A piece of a log.
 
     Args:
-        data: the bytes, empty where nothing has been written since.
-        start: position of the first; later than asked for where that had already been rotated away.
-        next: position to ask for next.
+        data: the bytes; empty if there is no new output.
+        start: position of the first byte; later than requested if the log was rotated.
+        next: position to request next.
     """
 
     data: bytes
@@ -26,19 +26,19 @@ class LogChunk:
 
 
 def read_log(directory: Path, since: int, limit: int) -> LogChunk:
-    """Up to `limit` bytes of the log from position `since` on, from one segment.
+    """Return up to `limit` bytes from position `since` on, from one segment.
 
     Raises:
         ValueError: a negative position or a limit below 1.
     """
     if since < 0 or limit < 1:
-        raise ValueError("a log is read from a position of 0 or more, at least one byte at a time")
+        raise ValueError("the position must not be negative and the limit must be positive")
     try:
         starts = sorted(int(entry.name) for entry in directory.iterdir())
     except FileNotFoundError:
         starts = []
     if not starts:
-        return LogChunk(b"", since, since)  # it has not said anything yet
+        return LogChunk(b"", since, since)  # no output yet
     for start, after in zip(starts, [*starts[1:], None], strict=True):
         position = max(since, start)
         if after is not None and position >= after:
@@ -48,6 +48,6 @@ def read_log(directory: Path, since: int, limit: int) -> LogChunk:
                 segment.seek(position - start)
                 data = segment.read(limit)
         except FileNotFoundError:
-            continue  # rotated away between the two looks; the next segment is the oldest now
+            continue  # rotated away since the listing; the next segment is now the oldest
         return LogChunk(data, position, position + len(data))
     return LogChunk(b"", since, since)

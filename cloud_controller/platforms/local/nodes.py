@@ -1,4 +1,4 @@
-"""The resource type `process`: a node of a description as a process of this machine.
+"""The resource type `process`: a node as a process of this machine.
 
     resource:
       type: process
@@ -11,8 +11,8 @@
       restart: {policy: on-failure, limit: 5, backoff: 0.5}
       grace: 10
 
-`contextualisation: {type: process, …}` may hold `command`, `environment` (or Occopus' `env`) and `files` in their stead.
-By default a process that ends is not restarted here: the stack notices, says so, and makes the node again.
+`contextualisation: {type: process, …}` may contain `command`, `environment` (or Occopus' `env`) and `files` instead.
+By default a process that exits is not restarted here: the stack reports it and recreates the node.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _CONDITIONS = {
     State.FAILED: Condition.FAILED,
     State.LOST: Condition.FAILED,
 }
-#: Seconds that one step waits for a process to end; what takes longer is asked again, so that a turn stays within a lease.
+#: Seconds that one step waits for a process to end; later steps continue, so that each stays within its lease.
 _WAIT = 0.5
-#: Environment that a process has where its description says nothing else.
+#: Default environment of a process.
 _PATH = {"PATH": os.defpath}
 
 
@@ -55,7 +55,7 @@ class ProcessNodes:
     """Nodes as processes of a launcher.
 
     Args:
-        environment: what every process gets below what its description says; by default a PATH.
+        environment: default variables of every process; by default a PATH.
     """
 
     def __init__(self, launcher: Launcher, *, environment: Mapping[str, str] | None = None) -> None:
@@ -64,7 +64,7 @@ class ProcessNodes:
 
     @staticmethod
     def check(implementation: Implementation) -> None:
-        """Refuse a resource that is no process. Raises DescriptionError with the place."""
+        """Check the resource of a process. Raises DescriptionError with the place."""
         resource = Section(implementation.resource, "the resource 'process'", _RESOURCE)
         sections = [resource]
         if implementation.contextualisation is not None:
@@ -83,12 +83,12 @@ class ProcessNodes:
             raise DescriptionError(
                 implementation.config_management.place,
                 "a process has no config_management",
-                "take it out, or filter for another type",
+                "remove it, or filter for another type",
             )
         commands = [section.item("command") for section in sections if section.item("command") is not None]
         if len(commands) != 1 or commands[0] is None:
             raise DescriptionError(
-                resource.place, "a process has one command", "write `command: [program, argument, …]`"
+                resource.place, "a process needs exactly one command", "write `command: [program, argument, …]`"
             )
         command_list(commands[0], "'command'")
         for section in sections:
@@ -121,28 +121,28 @@ class ProcessNodes:
             raise NodeError(str(problem)) from problem
 
     def halt(self, stack: str, key: str) -> bool:
-        """End the process; files and ports stay."""
+        """Stop the process; keep files and ports."""
         return all(self._launcher.stop(name, wait=_WAIT) for name in self._names(stack, key))
 
     def remove(self, stack: str, key: str) -> bool:
-        """End the process and remove all of it. Raises NodeError."""
+        """Stop the process and remove it. Raises NodeError."""
         try:
             return all(self._launcher.remove(name, wait=_WAIT) for name in self._names(stack, key))
         except LaunchError as problem:
             raise NodeError(str(problem)) from problem
 
     def observe(self, stack: str) -> Sequence[ObservedNode]:
-        """The stack's processes on this machine."""
+        """Return the stack's processes on this machine."""
         found = [self._launcher.observe(name) for name in self._names(stack, None)]
         return [_observed(process) for process in found if process is not None]
 
     def healthy(self, asked: Sequence[tuple[WantedNode, ObservedNode]]) -> Mapping[str, str]:
-        """Ask all at once; what is wrong by key."""
-        answers = check_all([self._check_of(wanted, seen) for wanted, seen in asked])
-        return {wanted.key: answer for (wanted, _), answer in zip(asked, answers, strict=True)}
+        """Run all checks concurrently; return the problems by key."""
+        problems = check_all([self._check_of(wanted, seen) for wanted, seen in asked])
+        return {wanted.key: problem for (wanted, _), problem in zip(asked, problems, strict=True)}
 
     def _names(self, stack: str, key: str | None) -> list[Name]:
-        # By name and not by notes: a removal cut short may have taken those already.
+        # By name, not by notes: an interrupted removal may have deleted those.
         found = []
         for name in self._launcher.names():
             of_stack, _, of_key = name.process.partition(".")
@@ -162,7 +162,7 @@ class ProcessNodes:
             files.update(pairs_of(part.get("files")))
         for text in (*command, *environment.values()):
             if "\0" in text:
-                raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; leave it out")
+                raise NodeError(f"an argument or variable of {wanted.key} has a NUL character; remove it")
         return Program(tuple(command), environment, files)
 
     def _check_of(self, wanted: WantedNode, seen: ObservedNode) -> Check:
@@ -181,12 +181,10 @@ class ProcessNodes:
             ports=ports,
             asked_ports=tuple(text_of(port) for port in content.get("ports") or ()),
             urls=tuple(text_of(url) for url in content.get("urls") or ()),
-            shown={
-                text_of(url): text_of(as_is) for url, as_is in zip(content.get("urls") or (), described, strict=True)
-            },
+            shown={text_of(url): text_of(raw) for url, raw in zip(content.get("urls") or (), described, strict=True)},
             mysql=bool(content.get("mysqldbs")),
             commands=tuple(tuple(text_of(word) for word in command) for command in content.get("commands") or ()),
-            spawn=lambda command: self._launcher.beside(name, command, environment),
+            spawn=lambda command: self._launcher.attached(name, command, environment),
             timeout=min(5.0, wanted.health.timeout),
         )
 
@@ -200,10 +198,12 @@ def _check_ports(item: Item | None) -> None:
         return
     for entry in Section(item, "'ports'").items.values():
         if isinstance(entry.value, bool) or not isinstance(entry.value, int) or not 0 <= entry.value < 65536:
-            raise DescriptionError(entry.place, "a port is a number from 1024 to 65535, or 0 for any", "correct it")
+            raise DescriptionError(
+                entry.place, "a port must be a number from 1024 to 65535, or 0 for any", "correct it"
+            )
         if refused := system_port_refusal(entry.value):
-            what, _, remedy = refused.partition("; ")
-            raise DescriptionError(entry.place, what, remedy)
+            problem, _, remedy = refused.partition("; ")
+            raise DescriptionError(entry.place, problem, remedy)
 
 
 def _check_rest(resource: Section) -> None:
@@ -222,7 +222,7 @@ def _check_rest(resource: Section) -> None:
                 section.seconds(entry, 1.0)
             else:
                 section.whole(entry, 1, least=1)
-    # While it lasts the node cannot be removed, so it is the tenant's to choose within bounds only.
+    # Bounded, since it delays the removal of the node.
     resource.seconds("grace", 10.0, least=0.1, most=120.0)
     if resource.item("directory") is not None:
         resource.text("directory")

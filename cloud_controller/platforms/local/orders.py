@@ -1,4 +1,4 @@
-"""What the launcher is told and what it tells: plain values, no behaviour."""
+"""Input and output of the launcher as plain values."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 class LaunchError(CannotSpawnError):
-    """A process cannot be started or ended; the text says why and what to do, and holds no secret."""
+    """A process cannot be started or stopped; the text gives the reason and the remedy, without secrets."""
 
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """Names one process of one instance. Both parts become directory names.
+    """The name of a process of an instance. Both parts become directory names.
 
     Raises:
-        ValueError: a part is empty, too long (120 characters) or has other characters than letters, digits, `.`, `_`, `-`.
+        ValueError: a part is empty, longer than 120 characters, or has characters other than letters, digits, `.`, `_`, `-`.
     """
 
     instance: str
@@ -44,10 +44,10 @@ class Name:
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Bounds of one process; None leaves the machine's.
+    """Resource limits of a process; None keeps the machine's.
 
     Args:
-        memory: bytes of address space. files: open files. cpu: seconds of processor time. processes: of the whole user.
+        memory: bytes of address space. files: open files. cpu: seconds of processor time. processes: of the user.
     """
 
     memory: int | None = None
@@ -58,12 +58,12 @@ class ProcessLimits:
 
 @dataclass(frozen=True)
 class Restart:
-    """What the supervisor does when the process ends by itself.
+    """Restart policy for a process that exits by itself.
 
     Args:
         policy: `always`, `on-failure` (a status other than 0) or `never`.
-        limit: restarts within a minute before it gives up.
-        backoff: seconds before the first restart; doubled for each next, up to `backoff_limit`.
+        limit: maximum restarts within a minute.
+        backoff: seconds before the first restart; doubled for each further one, up to `backoff_limit`.
     """
 
     policy: str = "never"
@@ -74,13 +74,13 @@ class Restart:
 
 @dataclass(frozen=True)
 class Program:
-    """What runs, complete once its ports are known.
+    """A program to run, complete once its ports are known.
 
     Args:
-        command: argument list; the first is looked up in the environment's PATH. No shell.
-        environment: exactly what the process sees, besides our marker.
+        command: argument list without a shell; the program is searched in the environment's PATH.
+        environment: all variables of the process except our marker.
         files: content by path below the process' own directory; written with mode 0600.
-        readable: paths that it must see beside the system and its own directory, where it runs in a sandbox.
+        readable: paths that a sandboxed process needs besides the system and its own directory.
     """
 
     command: tuple[str, ...]
@@ -91,16 +91,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Order:
-    """A process as wanted.
+    """The desired state of a process.
 
     Args:
-        name: which. A second order of the same name and revision adopts what runs.
-        revision: digest of everything that a change of should restart the process for.
-        labels: whose.
-        ports: numbers by name; 0 takes any.
+        name: of the process. A second order of the same name and revision adopts a running process.
+        revision: digest of everything whose change requires a restart.
+        labels: of the owner.
+        ports: numbers by name; 0 for any.
         directory: working directory below the process' own.
         grace: seconds between SIGTERM and SIGKILL.
-        notes: kept with the process and given back by `find`; for what the caller needs to recognise it. Not secret.
+        notes: the caller's own data, stored with the process and returned by `find`. Not secret.
     """
 
     name: Name
@@ -115,27 +115,27 @@ class Order:
 
 
 class State(enum.Enum):
-    """What is seen of a process on the machine."""
+    """The observed state of a process."""
 
-    RESERVED = "reserved"  #: booked, never started: its launcher was killed before
-    STARTING = "starting"  #: the lock is held, the supervisor has not spoken yet
+    RESERVED = "reserved"  #: recorded but never started, since its launcher was killed
+    STARTING = "starting"  #: the lock is held, but the supervisor has not reported yet
     RUNNING = "running"
-    RESTARTING = "restarting"  #: ended by itself; the supervisor waits before it starts it again
+    RESTARTING = "restarting"  #: exited by itself; the supervisor waits before a restart
     STOPPING = "stopping"
-    STOPPED = "stopped"  #: ended because it was asked to; directory and ports are kept
-    EXITED = "exited"  #: ended by itself with status 0
-    FAILED = "failed"  #: ended by itself, more often than it may
+    STOPPED = "stopped"  #: stopped on request; directory and ports are kept
+    EXITED = "exited"  #: exited by itself with status 0
+    FAILED = "failed"  #: exited by itself, without restarts left
     LOST = "lost"  #: the supervisor was killed
 
 
 @dataclass(frozen=True)
 class Running:
-    """A process as found on the machine.
+    """The observed process.
 
     Args:
-        since: seconds since the epoch at which it came into this state.
-        exit_status: of the last end: 0 to 255, or minus the signal.
-        message: why it is in this state, for people; empty where the state says it.
+        since: time of the last state change, in seconds since the epoch.
+        exit_status: of the last exit: 0 to 255, or the negative signal number.
+        message: the reason for the state; may be empty.
         isolated: whether it runs, or ran, in a sandbox.
     """
 
@@ -154,5 +154,5 @@ class Running:
 
     @property
     def up(self) -> bool:
-        """Whether it runs or is about to."""
+        """Whether the process runs or is about to."""
         return self.state in (State.STARTING, State.RUNNING, State.RESTARTING)

@@ -1,10 +1,9 @@
-"""Which process has which TCP port: booked in a file, held in the kernel.
+"""Allocates TCP ports to processes: recorded in a file, reserved in the kernel.
 
-The book (a JSON file under a lock) makes a port stay with its process across restarts, so what was told to others remains true.
-What the book cannot see, another root on the same machine, is kept apart by names in Linux' abstract socket namespace: whoever
-binds `archelon/port/<number>` has the port, in exactly the scope (the network namespace) in which ports are shared, and the
-kernel gives it up when the last holder ends. The launcher binds it, the supervisor inherits it. Programs that are no part of
-this are found by trying to bind the port itself.
+The file (JSON, under a lock) keeps a port with its process across restarts, so that published addresses stay valid. Names in
+Linux' abstract socket namespace coordinate several roots on one machine: the holder of `archelon/port/<number>` has the port,
+in the scope of the network namespace, as for ports, and the kernel releases it when the last holder exits. The launcher binds
+the name, the supervisor inherits it. Ports of other programs are detected by binding the port itself.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from . import locks
 
 
 class PortError(Exception):
-    """A port cannot be had; the text says which and what to do."""
+    """A port is not available; the text names it and the remedy."""
 
 
 def system_port_refusal(number: int) -> str:
-    """Why nobody gets this port, in words: below 1024 are the system's (RFC 6335, section 6); empty for others."""
+    """Return why a system port (below 1024; RFC 6335, section 6) is refused; empty for others."""
     if 0 < number < 1024:
-        return f"port {number} is one of the system's; choose one from 1024 on, or 0 for any"
+        return f"port {number} is a system port; choose one from 1024 on, or 0 for any"
     return ""
 
 
@@ -38,10 +37,10 @@ class PortAllocator:
     """The ports of one root.
 
     Args:
-        directory: where `ports.json` and its lock live.
-        numbers: what may be given out; below the machine's ephemeral ports, which outgoing connections take at will.
-        first: where to start looking, so that several roots rarely try the same.
-        refused: numbers that nobody gets, such as those of the installation itself.
+        directory: of `ports.json` and its lock.
+        numbers: available ports, below the machine's ephemeral ports, which outgoing connections use.
+        first: start of the search, so that several roots rarely collide.
+        refused: ports never allocated, such as the installation's own.
     """
 
     def __init__(self, directory: Path, *, numbers: range, first: int = 0, refused: Collection[int] = ()) -> None:
@@ -52,18 +51,18 @@ class PortAllocator:
         self._refused = frozenset(refused)
 
     def refusal(self, number: int) -> str:
-        """Why nobody gets this port, in words; empty where one may."""
+        """Return why this port is never allocated; empty if it may be."""
         if number in self._refused:
             return f"port {number} is this installation's own; choose another, or 0 for any"
         return system_port_refusal(number)
 
     def reserve(self, owner: str, wanted: Mapping[str, int]) -> tuple[dict[str, int], list[socket.socket]]:
-        """Book a port for every name (0: any) and hold it; what is booked already stays, if it is still free.
+        """Allocate and reserve a port for every name (0: any); previous allocations are kept if still free.
 
-        Only for an owner that does not run. Returns the numbers by name and what holds them, for the supervisor to inherit.
+        Only for an owner that does not run. Returns the numbers by name, and the reservations for the supervisor to inherit.
 
         Raises:
-            PortError: a fixed port is taken or never given, or no port is left.
+            PortError: a fixed port is taken or refused, or no port is left.
         """
         for refusal in filter(None, map(self.refusal, wanted.values())):
             raise PortError(refusal)
@@ -91,25 +90,25 @@ class PortAllocator:
             return numbers, holds
 
     def allocated(self, prefix: str) -> dict[int, tuple[str, str]]:
-        """Ports by number, with owner and name, whose owner begins with `prefix`."""
+        """Return ports by number, with owner and name, of owners with this prefix."""
         return {number: entry for number, entry in self._read().items() if entry[0].startswith(prefix)}
 
     def of(self, owner: str) -> dict[str, int]:
-        """The owner's ports by name."""
+        """Return the owner's ports by name."""
         return {entry[1]: number for number, entry in self._read().items() if entry[0] == owner}
 
     def release(self, owner: str) -> None:
-        """Give the owner's ports back.
+        """Release the owner's ports.
 
         Raises:
-            PortError: something still listens on one, so the owner has not gone.
+            PortError: a process still listens on one.
         """
         with self._open() as index:
             for number in [number for number, entry in index.items() if entry[0] == owner]:
                 if not _bindable(number):
                     raise PortError(
-                        f"port {number} of {owner} is still listened on by a process that hides from its launcher; "
-                        f"find it with `ss -ltnp sport = {number}` and end it"
+                        f"an unknown process still listens on port {number} of {owner}; "
+                        f"find it with `ss -ltnp sport = {number}` and terminate it"
                     )
                 del index[number]
 
@@ -128,7 +127,7 @@ class PortAllocator:
                 return number, hold
             hold.close()
         if fixed:
-            raise PortError(f"port {first[0]} ({name}) is taken; free it, or leave the number out to get any")
+            raise PortError(f"port {first[0]} ({name}) is taken; free it, or omit the number for any")
         raise PortError(
             f"no port is left for {name} between {self._numbers[0]} and {self._numbers[-1]}; widen the range in the settings"
         )
@@ -144,7 +143,7 @@ class PortAllocator:
                 close_to_others(new, make=True)
                 with new.open("w", encoding="utf-8") as stream:
                     json.dump({str(number): entry for number, entry in index.items()}, stream)
-                    # A power failure must not leave it empty: of every process of this root it tells something.
+                    # Survives a power failure, since it covers every process of this root.
                     stream.flush()
                     os.fsync(stream.fileno())
                 new.replace(self._file)

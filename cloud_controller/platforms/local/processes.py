@@ -1,10 +1,9 @@
 """The machine's process table, read from /proc; standard library only, since every supervisor imports it.
 
-A process is known by its id *and* its start time: ids are used again. A signal travels over a pidfd that is opened before the
-start time is compared, so it can reach no later process of the same id. Whose a process is, its environment tells: whatever
-descends from a launched process carries the marker that the launcher put there, also after it left its session and its
-parents died. What runs in a sandbox is found by the sandbox' first process, with which all of it ends: the environments of the
-others are their tenant's own, and may bear another's marker.
+Process ids are reused, so a process is identified by id *and* start time. Signals are sent over a pidfd opened before the start
+time is compared, so they cannot reach a later process of the same id. Descendants of a launched process inherit the launcher's
+marker in the environment, even after they change session and their parents exit. A sandbox is identified by its first process,
+with which it ends: its other processes control their own environments, and could carry a foreign marker.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ SUPERVISOR_VARIABLE = "ARCHELON_SUPERVISES"
 
 
 class Process:
-    """One line of the process table; `start` is in clock ticks since the machine started."""
+    """An entry of the process table; `start` is in clock ticks since boot."""
 
     __slots__ = ("group", "parent", "pid", "session", "start", "state")
 
@@ -34,13 +33,13 @@ class Process:
 
 
 def read(pid: int) -> Process | None:
-    """The process of this id, or None where there is none or only its exit status is left (a zombie)."""
+    """Return the process with this id; None if there is none, or only a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123 - pathlib costs a supervisor 10 ms at start
             line = stream.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The program's name stands in parentheses and may hold anything, parentheses too.
+    # The program's name is in parentheses and may itself contain parentheses.
     fields = line[line.rindex(b")") + 2 :].split()
     state = fields[0].decode()
     if state in "ZX":
@@ -49,7 +48,7 @@ def read(pid: int) -> Process | None:
 
 
 def table() -> dict[int, Process]:
-    """Every living process of the machine by id."""
+    """Return all live processes of the machine by id."""
     found = {}
     for entry in os.listdir("/proc"):  # noqa: PTH208
         if entry.isdigit():
@@ -60,29 +59,29 @@ def table() -> dict[int, Process]:
 
 
 def alive(pid: int, start: int) -> bool:
-    """Whether exactly this process lives."""
+    """Whether exactly this process is alive."""
     process = read(pid)
     return process is not None and process.start == start
 
 
 def descendants(root: int, processes: dict[int, Process]) -> list[Process]:
-    """Children of `root`, their children, and so on; `root` itself is not among them."""
+    """Return all descendants of `root`, without `root` itself."""
     children: dict[int, list[Process]] = {}
     for process in processes.values():
         children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
-    ahead = [root]
-    while ahead:
-        for child in children.get(ahead.pop(), ()):
+    pending = [root]
+    while pending:
+        for child in children.get(pending.pop(), ()):
             found.append(child)
-            ahead.append(child.pid)
+            pending.append(child.pid)
     return found
 
 
-def marked(variable: str, prefix: str, processes: Iterable[Process]) -> list[tuple[Process, str]]:
-    """The processes whose environment at their start had `variable` with a value that begins with `prefix`, and the value.
+def with_marker(variable: str, prefix: str, processes: Iterable[Process]) -> list[tuple[Process, str]]:
+    """Return the processes started with a value of `variable` with this prefix, and the value.
 
-    Processes of other users cannot be read and are not ours.
+    Processes of other users are unreadable and not ours.
     """
     wanted = f"{variable}={prefix}".encode()
     skip = len(variable) + 1
@@ -104,7 +103,7 @@ def marked(variable: str, prefix: str, processes: Iterable[Process]) -> list[tup
 
 
 def _started_by_us(pid: int) -> bool:
-    """Whether it is in our namespace of processes, or the first one of a namespace directly below."""
+    """Whether the process is in our PID namespace, or the first of a direct child namespace."""
     try:
         with open(f"/proc/{pid}/status", "rb") as stream:  # noqa: PTH123
             line = next((line for line in stream if line.startswith(b"NSpid:")), b"")
@@ -115,7 +114,7 @@ def _started_by_us(pid: int) -> bool:
 
 
 def send(pid: int, start: int, signum: int) -> bool:
-    """Send a signal to exactly this process; False where it is gone."""
+    """Send a signal to exactly this process; return False if it is gone."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

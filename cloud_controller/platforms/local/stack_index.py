@@ -1,4 +1,4 @@
-"""The files in which a process is kept: what the launcher writes down, what the supervisor says, and what both mean together."""
+"""A process' files: the launcher's index, the supervisor's status, and the state that results from both."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from archelon_core.private_files import close_to_others
 
 from .orders import LaunchError, Order, Program, State
 
-#: To open a directory that no link has taken the place of.
+#: The file with a process' index.
+INDEX_FILE = "book.json"
+#: Opens a directory without following links.
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def root_id(root: Path) -> str:
-    """The id by which processes of this root are known on the machine; made once."""
+    """Return the id of this root, which its processes carry; created once."""
     path = root / "id"
     mine = root / f"id.{uuid.uuid4().hex}"
     mine.touch(mode=0o600)
     mine.write_text(uuid.uuid4().hex, encoding="ascii")
     close_to_others(path)
     with contextlib.suppress(FileExistsError):
-        os.link(mine, path)  # fails where there is one: two starters agree on the first
+        os.link(mine, path)  # fails if it exists: concurrent starters agree on the first
     mine.unlink()
     return path.read_text(encoding="ascii")
 
 
 def inside(path: str) -> PurePosixPath:
-    """The path, if it stays below the directory that it is relative to. Raises LaunchError."""
+    """Return a relative path that stays inside its directory. Raises LaunchError for others."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\0" in path:
-        raise LaunchError(f"the path {path!r} leaves the process' directory; give one below it, without '..'")
+        raise LaunchError(f"the path {path!r} leaves the process' directory; use one below it, without '..'")
     return pure
 
 
 def listing(directory: Path) -> list[str]:
-    """Names in a directory, sorted; none where there is no directory."""
+    """Return the sorted names in a directory; empty if it does not exist."""
     try:
         return sorted(entry.name for entry in directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -49,38 +51,38 @@ def listing(directory: Path) -> list[str]:
 
 
 def state_of(status: Mapping[str, Any], *, held: bool, stopping: bool) -> State:
-    """What the lock and the supervisor's last word mean together; where they differ the lock is right."""
+    """Return the state from the lock and the supervisor's status; the lock takes precedence."""
     if held:
         if stopping:
             return State.STOPPING
-        # A supervisor says its last word a moment before it lets go, so this may be the word of one that has ended.
+        # A supervisor writes its final status just before it releases the lock.
         return State(status["state"]) if status else State.STARTING
     if not status:
         return State.RESERVED
-    said = State(status["state"])
-    return said if said in (State.STOPPED, State.EXITED, State.FAILED) else State.LOST
+    reported = State(status["state"])
+    return reported if reported in (State.STOPPED, State.EXITED, State.FAILED) else State.LOST
 
 
 def message_of(state: State, status: Mapping[str, Any]) -> str:
-    """Why it is in this state, for people."""
+    """Return the reason for the state, for display."""
     if state is State.LOST:
         return "its supervisor was killed"
     return str(status.get("message", "")) if state in (State.RESTARTING, State.EXITED, State.FAILED) else ""
 
 
 def mark_stopped(directory: Path, now: float) -> None:
-    """Say that it ended because it was asked to, also where its supervisor could not say so any more."""
+    """Record that the process was stopped on request, even if its supervisor could not."""
     status = read_json(directory / "status.json")
     if status and status["state"] != State.STOPPED.value:
         stopped = {"state": State.STOPPED.value, "since": now, "restarts": status["restarts"]}
-        # Where there is no room for it, it counts as lost: that it has ended is true all the same.
+        # On a full disk the state remains `lost`, which is also not running.
         with contextlib.suppress(OSError):
             write_json(directory / "status.json", stopped)
     (directory / "stop").unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where there is none, or a power failure left less than all of it."""
+    """Return the file's content; empty if it is missing, or truncated by a power failure."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -89,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Put a finished file in place of the old one, so that a reader sees the one or the other."""
+    """Replace a file atomically."""
     new = path.with_name(f"{path.name}.new")
     close_to_others(new, make=True)
     new.write_text(json.dumps(content), encoding="utf-8")
@@ -97,10 +99,10 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all that is in it: also what a process closed, and never what a link in its place leads to.
+    """Remove a directory tree, including directories without permissions, and without following links.
 
     Raises:
-        OSError: something stays.
+        OSError: something cannot be removed.
     """
     if path.is_symlink():
         path.unlink()
@@ -111,7 +113,7 @@ def remove_tree(path: Path) -> None:
         return
     top = os.open(path, _DIRECTORY)
     try:
-        # What lies deeper is brought up: a process may make a tree that is deeper than a program can recurse, or have open.
+        # Moves deeper directories to the top: a tree may be deeper than recursion or open descriptors allow.
         while names := os.listdir(top):  # noqa: PTH208 - of a descriptor
             for name in names:
                 if _is_directory(name, top):
@@ -130,7 +132,7 @@ def _empty_into(top: int, name: str) -> None:
     try:
         for each in os.listdir(below):  # noqa: PTH208 - of a descriptor
             if _is_directory(each, below):
-                # One that is not one's own to write to could not be moved.
+                # A directory without write permission cannot be moved.
                 os.chmod(each, 0o700, dir_fd=below)
                 os.rename(each, uuid.uuid4().hex, src_dir_fd=below, dst_dir_fd=top)
             else:
@@ -144,16 +146,16 @@ def _is_directory(name: str, at: int) -> bool:
 
 
 def write_file(work: Path, path: str, text: str, *, owner: int | None = None) -> None:
-    """Write a file below `work`, and the directories that it lacks, for their owner alone.
+    """Write a file below `work` and create its missing directories, accessible to their owner only.
 
-    The process owns the directory and may put a link anywhere at any moment, so each step is taken from the directory before
-    it, and follows none.
+    The process owns the directory and may place links at any moment, so each directory is opened relative to its parent,
+    without following links.
 
     Args:
-        owner: user and group of what is written; this process' own without it.
+        owner: user and group of the file and directories; by default our own.
 
     Raises:
-        LaunchError: the path leads out of the directory. OSError: it cannot be written.
+        LaunchError: the path leaves the directory. OSError: it cannot be written.
     """
     with _opened(work, inside(path).parent, path, owner) as directory:
         name = inside(path).name
@@ -170,15 +172,15 @@ def write_file(work: Path, path: str, text: str, *, owner: int | None = None) ->
 
 @contextlib.contextmanager
 def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> Iterator[int]:
-    """A directory below `work`, made where it is missing."""
+    """Open a directory below `work`, created if missing."""
     directory = os.open(work, _DIRECTORY)
     try:
         for part in below.parts:
-            made = True
+            created = True
             try:
                 os.mkdir(part, 0o700, dir_fd=directory)
             except FileExistsError:
-                made = False
+                created = False
             try:
                 following = os.open(part, _DIRECTORY, dir_fd=directory)
             except NotADirectoryError as problem:
@@ -187,27 +189,27 @@ def _opened(work: Path, below: PurePosixPath, shown: str, owner: int | None) -> 
                 ) from problem
             os.close(directory)
             directory = following
-            if made and owner is not None:
+            if created and owner is not None:
                 os.fchown(directory, owner, owner)
         yield directory
     finally:
         os.close(directory)
 
 
-def write_files(work: Path, order: Order, program: Program, *, forget: set[str], owner: int | None = None) -> None:
-    """Put the program's files below `work`, and take away those to forget.
+def write_files(work: Path, order: Order, program: Program, *, obsolete: set[str], owner: int | None = None) -> None:
+    """Write the program's files below `work`, and remove obsolete ones.
 
     Args:
-        owner: user and group of the directory and all in it.
+        owner: user and group of the directory and its content.
 
     Raises:
-        LaunchError: a path leads out of it, or the disk refuses.
+        LaunchError: a path leaves the directory, or a write fails.
     """
     try:
         work.mkdir(mode=0o700, exist_ok=True)
         if work.lstat().st_uid != (os.geteuid() if owner is None else owner):
-            _give(work, os.geteuid() if owner is None else owner)
-        for path in sorted(forget):
+            _chown_tree(work, os.geteuid() if owner is None else owner)
+        for path in sorted(obsolete):
             with (
                 contextlib.suppress(LaunchError, FileNotFoundError),
                 _opened(work, inside(path).parent, path, owner) as at,
@@ -221,8 +223,8 @@ def write_files(work: Path, order: Order, program: Program, *, forget: set[str],
         raise LaunchError(f"the files of {order.name} cannot be written: {problem.strerror}") from problem
 
 
-def _give(work: Path, owner: int) -> None:
-    """Make another the owner of all of a directory; called while nothing of its process runs."""
+def _chown_tree(work: Path, owner: int) -> None:
+    """Change the owner of a directory tree; called only while its process does not run."""
     for _path, names, files, at in os.fwalk(work):
         for name in (*names, *files):
             os.chown(name, owner, owner, dir_fd=at, follow_symlinks=False)

@@ -1,18 +1,18 @@
-"""The program that stands between a launched process and init: one small parent for each.
+"""The parent program of each launched process.
 
-It starts holding the process' file lock, which the launcher took before it forked: from then to the last moment of the last
-child there is no instant at which the lock is free and something runs. What it is to run arrives on its standard input, whole
-or not at all, so secrets are on no command line and in no file of ours. It starts the process in a session of its own, writes
-its output into a rotated log, restarts it with backoff up to a limit, and on SIGTERM ends the whole tree: as the subreaper
-(prctl(2), PR_SET_CHILD_SUBREAPER) it inherits what double-forked away, and the marker in the environment finds the rest.
+It inherits the process' file lock, which the launcher took before the fork, and holds it until the last child has exited, so
+the lock is never free while anything runs. It reads its order from standard input, all or nothing, so secrets are in no command
+line and in no file of ours. It starts the process in a new session, writes the output to a rotated log, restarts the process
+with backoff up to a limit, and on SIGTERM terminates the whole tree: as subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) it adopts
+daemonized children, and it finds the others by the marker in the environment.
 
-It tells what it sees in `status.json`, by renaming a finished file over it. If it is itself killed, its child gets SIGKILL
-from the kernel (PR_SET_PDEATHSIG), and whoever takes the lock next ends what else carries the marker.
+It reports the state in `status.json`, replaced atomically. If the supervisor itself is killed, the kernel kills its child
+(PR_SET_PDEATHSIG), and the next holder of the lock kills all other processes with the marker.
 
-Where the order has a sandbox, the child is bubblewrap (`sandbox`), and the process is inside.
+If the order has a sandbox, the child is bubblewrap (`sandbox`), and the process runs inside.
 
-Decided against: one daemon for all processes (its death would orphan them all, and an upgrade would have to hand them over),
-and a thread in the worker (nothing may depend on the caller staying alive).
+Rejected alternatives: one daemon for all processes (its death would orphan them all, and an upgrade would have to hand them
+over), and a thread in the worker (processes must not depend on it).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _LIMITS = {
     "cpu": resource.RLIMIT_CPU,
     "processes": resource.RLIMIT_NPROC,
 }
-#: Restarts are counted over this many seconds: a process that ran longer starts with a clean count.
+#: Seconds of uptime after which the count of restarts is reset.
 _WINDOW = 60.0
-#: Seconds after which what could not be told is told again.
-_AGAIN = 1.0
+#: Seconds after which a failed write of the status is retried.
+_WRITE_RETRY = 1.0
 
 
 class _Log:
-    """Output in segments named by the position of their first byte, so a position once read stays true after a rotation."""
+    """Output in segments, each named by the position of its first byte, so that positions stay valid after a rotation."""
 
     def __init__(self, directory: str, *, segment: int, kept: int) -> None:
         self._directory = directory
@@ -61,7 +61,7 @@ class _Log:
         self._size = os.fstat(self._file).st_size
 
     def write(self, data: bytes) -> None:
-        # A full disk costs output, never the process. What was not written is not counted, so positions stay true.
+        # A full disk loses output, but does not stop the process. Lost output is not counted in positions.
         with contextlib.suppress(OSError):
             if self._size and self._size + len(data) > self._segment:
                 self._rotate()
@@ -71,7 +71,7 @@ class _Log:
                 data = data[written:]
 
     def _rotate(self) -> None:
-        # The oldest goes first: on a full disk that is what makes room.
+        # Remove the oldest first, to free space on a full disk.
         starts = self._starts()
         for old in starts[: len(starts) - self._kept + 1]:
             os.unlink(f"{self._directory}/{old}")  # noqa: PTH108
@@ -95,8 +95,8 @@ class _Supervisor:
         self._terminate = False
         self._restarts = 0
         self._status: dict[str, object] = {}
-        self._told = True
-        self._me = processes.read(os.getpid())
+        self._is_written = True
+        self._own_process = processes.read(os.getpid())
         self._log = _Log(f"{directory}/log", segment=order["log_segment"], kept=order["log_segments"])
         self._output, self._child_output = os.pipe()
         os.set_blocking(self._output, False)
@@ -125,15 +125,15 @@ class _Supervisor:
                 code, message = 127, problem
             else:
                 child = processes.read(pid)
-                self._tell("running", pid=pid, start=child.start if child else 0)
+                self._report("running", pid=pid, start=child.start if child else 0)
                 code = self._until_exit(pid)
                 if code is None:
                     break
                 if self._wrapper and code > 128:
-                    code = 128 - code  # as a shell, bubblewrap tells a signal so
+                    code = 128 - code  # like a shell, bubblewrap returns 128 + signal
                 self._wrapper = 0
                 message = f"exited with status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
-                # What a dead parent leaves behind would hold its port against the next start.
+                # Orphaned children could keep the port that the next start needs.
                 self._end_tree(grace=1.0)
             if self._stop_wanted():
                 break
@@ -141,27 +141,24 @@ class _Supervisor:
                 self._restarts = 0
             policy, limit = self._order["restart"], self._order["restart_limit"]
             if policy == "never" or (policy == "on-failure" and code == 0):
-                self._tell("exited" if code == 0 else "failed", exit_status=code, message=message)
+                self._report("exited" if code == 0 else "failed", exit_status=code, message=message)
                 return
             if self._restarts >= limit:
-                self._tell(
-                    "failed",
-                    exit_status=code,
-                    message=f"{message}; restarted {self._restarts} times, which is the limit",
-                )
+                message = f"{message}; restarted {self._restarts} times, which is the limit"
+                self._report("failed", exit_status=code, message=message)
                 return
-            # Not archelon_core.backoff: the standard library alone is imported here. Beyond 64 a float might overflow.
+            # Not archelon_core.backoff: only the standard library is imported here. Beyond 64 a float might overflow.
             wait = min(backoff * 2.0 ** min(self._restarts, 64), self._order["backoff_limit"])
             self._restarts += 1
-            self._tell(
+            self._report(
                 "restarting", exit_status=code, message=f"{message}; restart {self._restarts} of {limit} in {wait:g} s"
             )
             until = time.monotonic() + wait
             while not self._terminate and time.monotonic() < until:
                 self._pump(until - time.monotonic())
-        self._tell("stopping")
+        self._report("stopping")
         self._end_tree(grace=self._order["grace"])
-        self._tell("stopped")
+        self._report("stopped")
 
     def _stop_wanted(self) -> bool:
         return self._terminate
@@ -175,39 +172,39 @@ class _Supervisor:
             os.close(child_errors)
             return None, f"cannot fork: {refusal.strerror}"
         if pid == 0:
-            self._become(child_errors)
+            self._execute(child_errors)
         os.close(child_errors)
         sandbox = self._order["sandbox"]
-        # In a sandbox somebody holds the pipe for as long as it lasts, so what is right is told, too.
+        # A sandbox keeps the pipe open as long as it runs, so it also reports success.
         problem = os.read(errors, 1024)
         os.close(errors)
         if problem == (b"+" if sandbox else b""):
             self._wrapper = pid if sandbox else 0
             return pid, ""
         os.waitpid(pid, 0)
-        problem = problem or b"its sandbox cannot be made; its log says why"
+        problem = problem or b"its sandbox cannot be created; see its log"
         return None, problem.decode(errors="replace")
 
-    def _become(self, errors: int) -> NoReturn:
-        """Turn this fork into the process; what goes wrong is written to `errors`."""
+    def _execute(self, errors: int) -> NoReturn:
+        """Execute the process in this fork; write a failure to `errors`."""
         command: list[str] = self._order["command"]
-        doing = "cannot prepare"
+        failure = "cannot prepare"
         try:
             os.setsid()
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            if self._me is None or os.getppid() != self._me.pid:
+            if self._own_process is None or os.getppid() != self._own_process.pid:
                 os._exit(127)  # the supervisor died before the death signal was set
             if not self._order["sandbox"]:
-                doing = f"cannot enter the directory {self._order['directory']!r}"
+                failure = f"cannot enter the directory {self._order['directory']!r}"
                 os.chdir(f"{self._directory}/work/{self._order['directory']}")
-            # A core would hold whatever the process was trusted with.
+            # A core dump could contain secrets.
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             for name, value in self._order["limits"].items():
-                doing = f"cannot set the limit {name}"
-                # Never above what this machine allows: that would refuse the start.
-                _, most = resource.getrlimit(_LIMITS[name])
-                bound = value if most == resource.RLIM_INFINITY else min(value, most)
+                failure = f"cannot set the limit {name}"
+                # A limit above the machine's hard limit would fail.
+                _, hard = resource.getrlimit(_LIMITS[name])
+                bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(_LIMITS[name], (bound, bound))
             os.dup2(errors if self._order["sandbox"] else os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(self._child_output, 1)
@@ -218,17 +215,17 @@ class _Supervisor:
             environment: dict[str, str] = self._order["environment"]
             if self._order["sandbox"]:
                 command = self._wrapped()
-                # Of the process' own nothing may act outside: that is told in the sandbox.
+                # The process' own variables must not affect bubblewrap; they are set inside the sandbox.
                 environment = {processes.VARIABLE: self._order["marker"]}
-            doing = f"cannot start {command[0]!r}"
+            failure = f"cannot start {command[0]!r}"
             os.execvpe(command[0], command, environment)  # nosec  # noqa: S606 - an argument list, no shell
         except BaseException as problem:  # noqa: BLE001 - a fork must not return into its parent's code
             reason = problem.strerror if isinstance(problem, OSError) else type(problem).__name__
-            os.write(errors, f"{doing}: {reason}".encode())
+            os.write(errors, f"{failure}: {reason}".encode())
         os._exit(127)
 
     def _wrapped(self) -> list[str]:
-        """bubblewrap's argument list, with what it names ready to be inherited."""
+        """Return bubblewrap's argument list, with its descriptors inheritable."""
         sandbox = self._order["sandbox"]
         options = bubblewrap.in_memory("".join(f"{option}\0" for option in sandbox["options"]))
         environment = bubblewrap.in_memory(sandbox["environment"])
@@ -237,7 +234,7 @@ class _Supervisor:
         return bubblewrap.command_line(sandbox["program"], sandbox["command"], options, environment)
 
     def _until_exit(self, pid: int) -> int | None:
-        """The exit status of the process (negative: the signal), or None when asked to stop before."""
+        """Return the exit status of the process (negative: the signal), or None for a stop request."""
         while not self._terminate:
             self._reap()
             if pid in self._exits:
@@ -246,11 +243,11 @@ class _Supervisor:
         return None
 
     def _pump(self, wait: float | None) -> None:
-        """Carry output to the log until something happens, at most `wait` seconds."""
-        if not self._told:
+        """Copy output to the log until an event, at most `wait` seconds."""
+        if not self._is_written:
             self._write_status()
-        if not self._told:
-            wait = _AGAIN if wait is None else min(wait, _AGAIN)
+        if not self._is_written:
+            wait = _WRITE_RETRY if wait is None else min(wait, _WRITE_RETRY)
         for descriptor, _ in self._poll.poll(None if wait is None else max(0.0, wait) * 1000):
             try:
                 data = os.read(descriptor, 65536)
@@ -271,58 +268,58 @@ class _Supervisor:
 
     def _tree(self) -> list[processes.Process]:
         table = processes.table()
-        mine = {process.pid: process for process in processes.descendants(os.getpid(), table)}
+        tree = {process.pid: process for process in processes.descendants(os.getpid(), table)}
         prefix = self._order["marker"]
-        for process, marker in processes.marked(processes.VARIABLE, prefix, table.values()):
+        for process, marker in processes.with_marker(processes.VARIABLE, prefix, table.values()):
             if marker == prefix:
-                mine[process.pid] = process
-        mine.pop(os.getpid(), None)
-        return list(mine.values())
+                tree[process.pid] = process
+        tree.pop(os.getpid(), None)
+        return list(tree.values())
 
     def _end_tree(self, *, grace: float) -> None:
-        """SIGTERM to all, SIGKILL to what is left after `grace` seconds, and return when nothing is left."""
+        """Send SIGTERM to all, SIGKILL to the rest after `grace` seconds; return when all are gone."""
         deadline = time.monotonic() + grace
-        asked: set[tuple[int, int]] = set()
+        terminated: set[tuple[int, int]] = set()
         while tree := self._tree():
             late = time.monotonic() >= deadline
             for process in tree:
                 key = (process.pid, process.start)
                 if late:
                     processes.send(*key, signal.SIGKILL)
-                elif key not in asked and process.pid != self._wrapper:  # that would take the sandbox with it at once
-                    asked.add(key)
+                elif key not in terminated and process.pid != self._wrapper:  # its end would kill the sandbox at once
+                    terminated.add(key)
                     processes.send(*key, signal.SIGTERM)
-            # SIGCHLD comes for our own children only; of deeper ones we learn by looking again.
+            # SIGCHLD covers only our own children; poll for deeper descendants.
             self._pump(0.02)
             self._reap()
         self._reap()
         self._exits.clear()
         self._pump(0)
 
-    def _tell(self, state: str, **facts: object) -> None:
+    def _report(self, state: str, **facts: object) -> None:
         self._status = {
             "state": state,
             "since": time.time(),
             "restarts": self._restarts,
             "supervisor": os.getpid(),
-            "supervisor_start": self._me.start if self._me else 0,
+            "supervisor_start": self._own_process.start if self._own_process else 0,
             **facts,
         }
         self._write_status()
 
     def _write_status(self) -> None:
-        """Say it, or try again later where there is no room for it: until then the lock is the truth."""
+        """Write the status; `_pump` retries on a full disk, and until then the lock is authoritative."""
         path = f"{self._directory}/status.json"
         try:
             with open(f"{path}.new", "w", encoding="utf-8") as stream:  # noqa: PTH123
                 json.dump(self._status, stream)
             os.replace(f"{path}.new", path)  # noqa: PTH105
         except OSError:
-            self._told = False
+            self._is_written = False
             return
-        self._told = True
+        self._is_written = True
         if self._ready >= 0:
-            # A launcher that is gone does not listen; whoever comes next reads the file.
+            # The launcher may be gone; the next one reads the file.
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._ready, b"1")
             os.close(self._ready)
@@ -340,18 +337,18 @@ def _signal_name(number: int) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run as `main([directory, ready descriptor, kept descriptor, …])`, with the order as JSON on standard input.
+    """Run as `main([directory, ready descriptor, inherited descriptor, …])`, with the order as JSON on standard input.
 
-    The kept descriptors (the lock, the reservations of ports) are held for as long as this process lives, and not passed on.
+    The inherited descriptors (lock and port reservations) stay open for this process' lifetime, and are not inherited further.
     """
     os.umask(0o077)
     directory, ready = arguments[0], int(arguments[1])
-    for kept in (ready, *map(int, arguments[2:])):
-        fcntl.fcntl(kept, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    for descriptor in (ready, *map(int, arguments[2:])):
+        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     try:
         order = json.loads(sys.stdin.buffer.read())
     except ValueError:
-        return  # the launcher was killed in the middle of its sentence; nothing has started
+        return  # the launcher was killed while sending; nothing has started
     if os.fork():
         os._exit(0)  # the launcher waits for this one; init inherits the other
     os.chdir("/")

@@ -1,7 +1,7 @@
-"""kill -9 of the modules' worker at every kind of step of a whole life; another takes over, and what runs is what the books say.
+"""SIGKILL of the modules' worker at every kind of step; another takes over, and processes match the records.
 
-One life for each point: create, scale, update, heal, delete; in each of these phases the first worker is killed when it comes to
-that point, and another goes on. What the first left is found, not doubled; what is deleted is gone, and the audit says so.
+One instance per point: create, scale, update, heal, delete; in each of these phases the first worker is killed when it reaches
+that point, and another continues. What the first left is adopted, not duplicated; what is deleted is gone, and in the audit.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from ..infrastructure.descriptions import sleepers
 from ..system import System, new_instance
 
 FIRST = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
-#: `db` stays, `web` is another.
+#: `db` is unchanged, `web` is replaced.
 SECOND = FIRST.replace("{name: web, type: sleeper,", "{name: web, type: other,")
 SECOND += "'node_def:other':\n  - resource: {type: process, command: [sleep, '1001']}\n"
 ORCHESTRATOR = "orchestrator"
 PHASES = ("create", "scale", "update", "heal", "delete")
 
-#: Points at which the first worker is killed, each in every phase that comes to it. `make crash` takes all there are.
+#: Points at which the first worker is killed, in every phase that reaches them. `make crash` uses all points.
 POINTS = (
     "deploy.stack claimed",
     "deploy.stack loaded",
@@ -55,7 +55,7 @@ ALL = ROUNDS > 1
 
 
 class Program:
-    """The driver."""
+    """The driver's process."""
 
     def __init__(self) -> None:
         self._program = subprocess.Popen(
@@ -69,7 +69,7 @@ class Program:
     def run(
         self, root: Path, url: str, goal: list[list[str | None]], *, running: int, die_at: str = ""
     ) -> tuple[int, bool]:
-        """How a worker ended, and whether it was the fuse."""
+        """Return the worker's status, and whether the fuse killed it."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         job = {"root": str(root), "url": url, "goal": goal, "running": running, "die_at": die_at}
@@ -101,7 +101,7 @@ class Life:
         self.rows: list[tuple[str, bool, int]] = []
 
     def phase(self, name: str, state: str, expected: set[str], *, untouched: Collection[str] = ()) -> None:
-        """Let workers bring it to a state, the first one killed, and compare processes with the books."""
+        """Let workers reach a state, killing the first one, and compare processes with the records."""
         before = self.entries()
         goal: list[list[str | None]] = [
             [stack_at(self.instance), deploy.STACK_STATE, state],
@@ -130,11 +130,11 @@ class Life:
         [value] = self.launcher.marker(Name("x", "y")).values()
         prefix = f"{value.partition(':')[0]}:{self.instance}/"
         found: dict[str, list[int]] = {}
-        marked = processes.marked(variable, prefix, processes.table().values())
-        there = {process.pid for process, _ in marked}
+        marked = processes.with_marker(variable, prefix, processes.table().values())
+        pids = {process.pid for process, _ in marked}
         for process, marker in marked:
-            if variable == processes.VARIABLE and process.parent in there:
-                continue  # the first of a sandbox, below what made it
+            if variable == processes.VARIABLE and process.parent in pids:
+                continue  # the first process in a sandbox, a child of its creator
             found.setdefault(self.short(marker.removeprefix(prefix)), []).append(process.pid)
         return found
 
@@ -147,9 +147,7 @@ class Life:
         pid = self.entries()[key]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        until(
-            lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead"
-        )
+        until(lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead")
 
     def sent(self) -> list[Any]:
         return [json.loads(line) for line in (self.root / "sent").read_text().splitlines()]
@@ -168,7 +166,7 @@ def live(life: Life) -> None:
     assert put_stack(system, instance, 2, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
     life.phase("update", "UPDATE_COMPLETE", {*both, "web.1"}, untouched={ORCHESTRATOR, "db.0"})
     life.kill("db.0")
-    # A client's look at a stack that lost a node: the same order again, so that the worker looks now.
+    # The same order again makes the worker poll the stack that lost a node at once.
     assert put_stack(system, instance, 3, **{deploy.STACK_TEMPLATE: SECOND}).status_code == 200
     life.phase("heal", "UPDATE_COMPLETE", {*both, "web.1"}, untouched={ORCHESTRATOR})
     put_disposal(system, instance, 3)
@@ -184,12 +182,12 @@ def live(life: Life) -> None:
     states = [attributes["org.archelon.event.data"]["state"] for _, attributes in life.sent()]
     assert {"CREATE_COMPLETE", "UPDATE_COMPLETE"} <= set(states)
     events = [event for event, _ in life.sent()]
-    # A worker killed after it told, and before that was noted, tells the same event again; its id says so.
+    # A worker killed after a delivery, and before that was recorded, sends the same event again, with the same id.
     assert len(events) - len(set(events)) <= (len(PHASES) if life.point == "notice sent" else 0)
 
 
 def one(root: Path, point: str) -> list[tuple[str, bool, int]]:
-    """The outcomes of one life."""
+    """Return the outcomes of one life."""
     program = Program()
     life = Life(program, root, point)
     try:
@@ -207,9 +205,9 @@ def test_killed_at_every_kind_of_step(tmp_path: Path, tables: Tables) -> None:
     points = list(chosen)
     if ALL:
         one(tmp_path / "whole", "")
-        there = (tmp_path / "whole" / "points").read_text().splitlines()
-        points += sorted({each for each in there if each} - {*points})
-    # Most of a life is waiting for the dead worker's lease to end, so several go on at once.
+        known = (tmp_path / "whole" / "points").read_text().splitlines()
+        points += sorted({each for each in known if each} - {*points})
+        # Most of the time passes until the dead worker's lease expires, so several run concurrently.
     with ThreadPoolExecutor(4) as pool:
         lives = pool.map(one, [tmp_path / str(number) for number in range(len(points))], points)
         rows = dict(zip(points, lives, strict=True))

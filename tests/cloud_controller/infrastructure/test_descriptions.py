@@ -1,4 +1,4 @@
-"""Reading descriptions: Occopus' own, ours, and what is wrong with the rest, by place and remedy."""
+"""Parsing of descriptions: Occopus' own, ours, and errors with place and remedy."""
 
 from __future__ import annotations
 
@@ -73,45 +73,45 @@ dependencies:
     [
         ("infra_name: small", "infra_nam: small", "2:12: the description has no 'infra_nam'; did you mean 'infra_name'?"),
         ("name: a, type: t", "name: a", "template:6:5: the node has no 'type'; add `type: …`"),
-        ("name: a, type: t", "name: a, type: x", "template:6:24: there is no definition 'node_def:x'; add it; there are t"),
+        ("name: a, type: t", "name: a, type: x", "template:6:24: unknown definition 'node_def:x'; add it; known are t"),
         (
             "name: a, type: t",
             "name: a, type: t, filter: {type: nova}",
-            "template:6:35: no implementation of 't' passes the filter; change the filter; there are types process",
+            "template:6:35: no implementation of 't' passes the filter; change the filter; known types are process",
         ),
         (
             "{type: process, command: [sleep, '9'], ports: [http]}",
             "{type: nova, image_id: x}",
-            "template:11:5: 't' has implementations of type nova only, which this platform has not; add one of type process",
+            "template:11:5: 't' has implementations of type nova only, which this platform does not support; add one of type process",
         ),
         (
             "[*B, *A]",
             "[*B, *A]\n  - [a, b]",
-            "template:9:3: the dependencies go round in a circle: a → b → a; take one of them out",
+            "template:9:3: the dependencies form a cycle: a → b → a; remove one of them",
         ),
-        ("[*B, *A]", "[*A, *A]", "template:9:3: the dependencies go round in a circle: a → a; take one of them out"),
-        ("[*B, *A]", "[*B, c]", "template:9:10: there is no node 'c'; name one of a, b"),
+        ("[*B, *A]", "[*A, *A]", "template:9:3: the dependencies form a cycle: a → a; remove one of them"),
+        ("[*B, *A]", "[*B, c]", "template:9:10: unknown node 'c'; expected one of a, b"),
         ("[*B, *A]", "[*B]", "template:9:5: a dependency joins two nodes; write [dependent, needed]"),
         ("name: b", "name: a", "template:7:5: a second node is named 'a'; give it another name"),
         ("[sleep, '9']", "sleep 9", "template:11:40: 'command' must be a list of arguments; write [program, "),
         ("[sleep, '9']", "[sleep, [9]]", "template:11:48: an argument must be a text or a number; put it in quotes"),
-        ("'9'", "'${parameters.siz}'", "template:11:48: 'parameters.siz' names nothing; there are size in parameters"),
-        ("'9'", "'${size}'", "template:11:48: '${size}' is no reference; write ${parameters.name}, "),
-        ("'9'", "'{{ cmd(\"id\") }}'", "template:11:48: '{{ cmd(\"id\") }}' is no reference; write ${parameters.name}, "),
-        ("'9'", "'${nodes.a.port}'", "template:11:48: 'a' refers to 'a', which need not be there before it; write ${self.…}"),
-        ("'9'", "'${nodes.b.port}'", "11:48: 'a' refers to 'b', which need not be there before it; add the dependency [a, b]"),
-        ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; there are address, "),
+        ("'9'", "'${parameters.siz}'", "template:11:48: 'parameters.siz' names nothing; known in parameters are size"),
+        ("'9'", "'${size}'", "template:11:48: '${size}' is not a reference; write ${parameters.name}, "),
+        ("'9'", "'{{ cmd(\"id\") }}'", "template:11:48: '{{ cmd(\"id\") }}' is not a reference; write ${parameters.name}, "),
+        ("'9'", "'${nodes.a.port}'", "template:11:48: 'a' refers to 'a', which it does not depend on; write ${self.…}"),
+        ("'9'", "'${nodes.b.port}'", "11:48: 'a' refers to 'b', which it does not depend on; add the dependency [a, b]"),
+        ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; expected one of address, "),
         ("ports: [http]", "ports: {http: 70000}", "11:68: a port is a number from 1024 to 65535, or 0 for any; correct it"),
-        ("ports: [http]", "ports: {http: 443}", "11:68: port 443 is one of the system's; choose one from 1024 on, or 0 for any"),
-        ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number from 1 on"),
+        ("ports: [http]", "ports: {http: 443}", "11:68: port 443 is a system port; choose one from 1024 on, or 0 for any"),
+        ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number, 1 or more"),
         ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
-        ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is no range; write 1 ≤ "),
+        ("{name: a, type: t}", "{name: a, type: t, scaling: {min: 3, max: 2}}", "6:36: 3 to 2 is not a range; write 1 ≤ "),
         ("{name: a, type: t}", "{name: a, name: b, type: t}", "6:18: $.nodes[0].name: the key is given twice, first on line 6; "),
         ("'9'", "!!python/name:os x", "11:48: $['node_def:t'][0].resource.command[1]: the tag !!python/name:os makes an object"),
-        ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: there is no file '/etc/passwd'; add it"),
+        ("'9'", "!text_import {url: 'file:///etc/passwd'}", "11:48: unknown file '/etc/passwd'; add it"),
         ("'9'", "!text_import {url: 'http://x/'}", "template:11:48: !text_import needs a file; "),
         ("ports: [http]", "grace: 7200", "11:61: 'grace' must be a number of seconds from 0.1 to 120"),
-        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: there can be more than 1000 instances"),
+        ("type: t}", "type: t, scaling: {max: 1000}}", "template:6:3: the stack can have more than 1000 instances"),
         ("ports: [http]}", "ports: [http]}\n    health_check: {interval: 0.001}", "'interval' must be a number of seconds"),
         ("nodes:", "nodes: [", "this is not YAML: "),
     ],
@@ -122,9 +122,9 @@ def test_what_is_wrong_is_shown_where_it_stands(
     parse(GOOD, files={}, types=types)
     text = GOOD.replace(old, new, 1)
     assert text != GOOD
-    with pytest.raises(DescriptionError) as told:
+    with pytest.raises(DescriptionError) as refused:
         parse(text, files={}, types=types)
-    assert problem in str(told.value)
+    assert problem in str(refused.value)
 
 
 def test_what_is_wrong_in_a_file_is_shown_in_that_file(types: dict[str, ProcessNodes]) -> None:
@@ -134,7 +134,7 @@ def test_what_is_wrong_in_a_file_is_shown_in_that_file(types: dict[str, ProcessN
         parse(text, files={"nodes/node_definitions.yaml": nodes}, types=types)
 
 
-#: Every line has the line before twice: a million values in some hundred bytes.
+#: Every line contains the line before twice: a million values in some hundred bytes.
 LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" for n in range(1, 20))
 
 
@@ -158,7 +158,7 @@ def test_hostile_yaml_is_refused(text: str, problem: str) -> None:
         read_document("t", text, {})
 
 
-#: What takes long to read or to check, where nothing bounds it; each in less than a request's body holds.
+#: Input that takes long to parse or check without limits; each is smaller than the maximum request body.
 _HEAD = "infra_name: x\n'node_def:t':\n- resource: {type: process, command: [a]}\n"
 EXPENSIVE = {
     "one line again and again": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 40_000, "more than 20000 values"),
@@ -166,7 +166,7 @@ EXPENSIVE = {
     "digits": ("infra_name: " + "1" * 400_000, "the number needs more than 64 bits"),
     "braces never closed": (
         _HEAD + "nodes: [{name: a, type: t}]\noutputs: {a: {value: '" + "{{" * 400_000 + "'}}",
-        "is no reference",
+        "is not a reference",
     ),
     "as many nodes as fit": (_HEAD + "nodes:\n" + "- {name: a, type: t}\n" * 1001, "more than 1000 nodes"),
     "implementations": (
@@ -179,7 +179,7 @@ EXPENSIVE = {
     ),
     "a pattern": (
         _HEAD + f"nodes: [{{name: a, type: t}}]\nparameters: {{p: {{pattern: {'a' * 1001}}}}}",
-        "a pattern has at most 1000",
+        "a pattern must have at most 1000",
     ),
     "references": (
         "infra_name: x\n'node_def:t':\n- resource: {type: process, command: [a, "
@@ -194,15 +194,15 @@ EXPENSIVE = {
 def test_what_would_take_long_is_refused_by_its_limit(types: dict[str, ProcessNodes], name: str) -> None:
     text, problem = EXPENSIVE[name]
     assert len(text) < 1 << 20
-    with pytest.raises(DescriptionError, match=problem) as told:
+    with pytest.raises(DescriptionError, match=problem) as refused:
         parse(text, files={}, types=types)
-    assert len(str(told.value)) < 3000
+    assert len(str(refused.value)) < 3000
 
 
 @pytest.mark.parametrize("tag", ["!yaml_import", "!text_import"])
 def test_what_is_imported_counts_each_time(types: dict[str, ProcessNodes], tag: str) -> None:
     text = f"infra_name: x\nnodes: [{', '.join([f'{tag} {{url: file://big}}'] * 100)}]"
-    with pytest.raises(DescriptionError, match="larger than 1048576 bytes, with all that it imports"):
+    with pytest.raises(DescriptionError, match="larger than 1048576 bytes, including imports"):
         parse(text, files={"big": f"# {'x' * 100_000}\n{{name: a, type: t}}"}, types=types)
 
 
@@ -210,11 +210,11 @@ def test_what_is_imported_counts_with_what_imports_it() -> None:
     nested = "[" * 30 + "!yaml_import {url: file://f%d}" + "]" * 30
     files = {f"f{number}": nested % (number + 1) for number in range(100)} | {"f100": "a"}
     with pytest.raises(
-        DescriptionError, match="f0:1:1: nested deeper than 50 levels, with what imports it; flatten it"
+        DescriptionError, match="f0:1:1: nested deeper than 50 levels, including imports; flatten it"
     ):
         read_document("t", nested % 0, files)
     files = {"many": f"[{'a,' * 9000}]"}
-    with pytest.raises(DescriptionError, match="many:1:1: more than 20000 values, with all that it imports"):
+    with pytest.raises(DescriptionError, match="many:1:1: more than 20000 values, including imports"):
         read_document("t", f"[{', '.join(['!yaml_import {url: file://many}'] * 3)}]", files)
 
 
@@ -231,18 +231,18 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"size": "s3cret"}, "is no number"),
+        ({"size": "s3cret"}, "is not a number"),
         ({"size": 4}, "out of bounds"),
-        ({"other": "s3cret"}, "there is no parameter 'other'"),
+        ({"other": "s3cret"}, "unknown parameter 'other'"),
     ],
 )
 def test_a_wrong_parameter_is_named_without_its_value(
     types: dict[str, ProcessNodes], given: dict[str, str | int], problem: str
 ) -> None:
     description = parse(GOOD, files={}, types=types)
-    with pytest.raises(DescriptionError, match=problem) as told:
+    with pytest.raises(DescriptionError, match=problem) as refused:
         checked_parameters(description, given)
-    assert "s3cret" not in str(told.value)
+    assert "s3cret" not in str(refused.value)
     assert checked_parameters(description, {"size": "2"}) == {"size": 2}
     assert checked_parameters(description, {}) == {"size": 1}
 
@@ -309,12 +309,12 @@ def test_a_thousand_nodes_in_a_row_are_read(types: dict[str, ProcessNodes]) -> N
 
 def test_a_tenant_has_one_large_description_checked_at_a_time(types: dict[str, ProcessNodes]) -> None:
     text = GOOD + "# " + "x" * 20_000 + "\n"
-    assert apart._TURNS.begin("a")
+    assert apart._CHECKS.begin("a")
     try:
         with pytest.raises(TooManyRequestsError):
             check_description(text, files={}, types=types, whose="a")
         check_description(text, files={}, types=types, whose="b")
     finally:
-        apart._TURNS.end("a")
+        apart._CHECKS.end("a")
     check_description(text, files={}, types=types, whose="a")
     apart._CHILD.close()

@@ -1,4 +1,4 @@
-"""The contract of the applications port, on every platform, and what the local one adds to it. Another platform adds a rig."""
+"""The contract of the applications port, for every platform, and the local platform's additions. Each platform has a rig."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             print('GET', self.path, flush=True)
 http.server.HTTPServer((os.environ['HOST'], int(os.environ['PORT'])), Handler).serve_forever()
 """
-#: Stands for the orchestrators' image: unpacks the bundle and runs it.
+#: Stands in for the orchestrators' image: unpacks the bundle and runs it.
 UNPACK = """
 import os, runpy, tarfile
 tarfile.open(os.environ['ARCHELON_BUNDLE_ARCHIVE']).extractall('/tmp/bundle')
@@ -49,11 +49,11 @@ runpy.run_path('/tmp/bundle', run_name='__main__')
 
 @dataclass(frozen=True)
 class Rig:
-    """A platform's applications, and what a test does behind their back.
+    """A platform's applications, and a test's direct access to it.
 
     Args:
-        order: of one that works. again: what another worker has. running: what runs, each by a word of its own.
-        kill: ends what runs without asking it.
+        order: of a working application. again: returns another worker's `Applications`. running: names of what runs.
+        kill: kills what runs.
     """
 
     applications: Applications
@@ -159,7 +159,7 @@ def start(rig: Rig, order: ApplicationOrder | None = None) -> ApplicationState:
 
 
 def reached(url: str) -> bool:
-    """Whether it answers; what routes there may take a moment longer than what says that it is up."""
+    """Return whether it responds; routing may take a moment longer than the state."""
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return bool(answer.status == 200)
@@ -171,7 +171,7 @@ def supervised(root: Path) -> list[int]:
     launcher = Launcher(root)
     [name] = launcher.names()
     [(variable, value)] = launcher.marker(name).items()
-    return [process.pid for process, _ in processes.marked(variable, value, processes.table().values())]
+    return [process.pid for process, _ in processes.with_marker(variable, value, processes.table().values())]
 
 
 # every platform -------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_adopted_by_another_worker(rig: Rig) -> None:
     start(rig)
     before = rig.running()
     other = rig.again()
-    # A later generation of the same program is told to the orchestrator; it is no reason to restart it.
+    # A later generation of the same program is no reason to restart it: the orchestrator is notified of it.
     later = replace(rig.order, labels=replace(rig.order.labels, generation=2))
     assert other.start(later).state == "active"
     assert rig.running() == before
@@ -224,7 +224,7 @@ def test_restarted(rig: Rig) -> None:
 
 def test_the_log_can_be_followed(rig: Rig) -> None:
     url = start(rig).url
-    # It listens a moment before what it said is in its log.
+    # It may listen before its output is in the log.
     first = until(lambda: (found := rig.applications.read_log(rig.instance)).data and found)
     assert first.data.startswith(b"secret of 6 characters\n")
     until(lambda: reached(f"{url}?follow"))

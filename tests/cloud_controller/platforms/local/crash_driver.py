@@ -1,7 +1,7 @@
-"""A worker that can be told to kill itself at its n-th checkpoint, for `test_crash`.
+"""A worker that kills itself at its n-th checkpoint, for `test_crash`.
 
-Run as a program it reads one order a line (JSON) and carries each out in a fork of its own, so that a hundred of them cost
-a hundred forks and one start of Python. It answers each with the fork's exit status, and the name of the checkpoint.
+As a program it reads one order per line (JSON) and carries out each in a fork, so that a hundred orders need only one start of
+Python. It responds with the fork's exit status and the name of the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from tests.cloud_controller.infrastructure.descriptions import order
 
 
 class Fuse:
-    """Kills this process, as kill -9 does, when it is touched for the n-th time; 0 never."""
+    """Sends SIGKILL to this process at the n-th call; 0 for never."""
 
     def __init__(self, root: Path, die_at: int) -> None:
-        self._left = die_at
-        self._told = root / "died"
+        self._remaining = die_at
+        self._died = root / "died"
 
     def __call__(self, name: str) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._told.write_text(name, encoding="utf-8")
+        self._remaining -= 1
+        if self._remaining == 0:
+            self._died.write_text(name, encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def drive(root: Path, wanted: Mapping[str, Any], die_at: int) -> None:
-    """Turn the wheel until the stack is as wanted, keeping the record in a file as a worker does in the database."""
+    """Advance the stack until it has settled, with the record in a file instead of the database."""
     fuse = Fuse(root, die_at)
     launcher = Launcher(root, checkpoint=fuse)
     stacks = DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
-    kept = root / "record.json"
+    record = root / "record.json"
     end = time.monotonic() + 90
     while True:
-        before = kept.read_text(encoding="utf-8") if kept.exists() else ""
+        before = record.read_text(encoding="utf-8") if record.exists() else ""
         progress = stacks.advance(order(**wanted), json.loads(before) if before else None)
         after = json.dumps(progress.record)
         if after != before:
             (root / "record.new").write_text(after, encoding="utf-8")
-            (root / "record.new").replace(kept)
+            (root / "record.new").replace(record)
             if progress.state.endswith("IN_PROGRESS"):
-                fuse("record kept")
+                fuse("record written")
         if not progress.state.endswith("IN_PROGRESS"):
             (root / "state").write_text(progress.state, encoding="utf-8")
             return
@@ -60,7 +60,7 @@ def drive(root: Path, wanted: Mapping[str, Any], die_at: int) -> None:
 
 
 def main() -> None:
-    """Read orders from standard input, answer on standard output."""
+    """Read orders from standard input, write results to standard output."""
     for line in sys.stdin:
         job = json.loads(line)
         root = Path(job["root"])

@@ -1,4 +1,4 @@
-"""What a configuration's command may do to the worker that runs it: nothing."""
+"""A configuration's command cannot harm the worker that runs it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def configure(launcher: Launcher, *command: str, **content: Any) -> Configured:
     return LocalConfigures(launcher).configure(order)
 
 
-def of_the_node(launcher: Launcher) -> int:
-    """Processes of the node, in its sandbox or without one; bubblewrap's own are not counted."""
+def count_processes(launcher: Launcher) -> int:
+    """Count the node's processes, with or without a sandbox, except bubblewrap's own."""
     [(variable, value)] = launcher.marker(NAME).items()
     found = 0
     for pid in processes.table():
@@ -53,7 +53,7 @@ def of_the_node(launcher: Launcher) -> int:
     return found
 
 
-def test_however_much_a_command_prints_little_is_kept(launcher: Launcher) -> None:
+def test_only_the_start_of_a_commands_output_is_kept(launcher: Launcher) -> None:
     tracemalloc.start()
     try:
         done = configure(launcher, "head", "-c", str(50 << 20), "/dev/zero")
@@ -64,35 +64,35 @@ def test_however_much_a_command_prints_little_is_kept(launcher: Launcher) -> Non
     assert peak < 5 << 20
 
 
-def test_a_command_may_leave_a_daemon_behind_that_ends_with_the_node(launcher: Launcher) -> None:
+def test_a_commands_daemon_continues_until_the_node_ends(launcher: Launcher) -> None:
     done = configure(launcher, "sh", "-c", "sleep 1001 & echo started", timeout=30)
     assert done == Configured("done", "started\n")
-    assert of_the_node(launcher) == 2
+    assert count_processes(launcher) == 2
 
 
-def test_what_a_command_forked_ends_when_its_time_is_over(launcher: Launcher) -> None:
+def test_a_timeout_kills_the_commands_children(launcher: Launcher) -> None:
     done = configure(launcher, "sh", "-c", "sleep 1001; true", timeout=0.5)
-    assert done == Configured("failed", "s1.web.0: the command did not end within 0.5 s")
-    # All were killed; each is gone when the kernel comes to it.
-    until(lambda: of_the_node(launcher) == 1, "the node is alone")
+    assert done == Configured("failed", "s1.web.0: the command did not finish within 0.5 s")
+    # All are killed, but their exit takes a moment.
+    until(lambda: count_processes(launcher) == 1, "only the node remains")
 
 
-def test_a_command_that_fails_is_told_with_what_it_printed(launcher: Launcher, sandbox: Sandbox | None) -> None:
+def test_a_failed_command_is_reported_with_its_output(launcher: Launcher, sandbox: Sandbox | None) -> None:
     done = configure(launcher, "sh", "-c", "echo broken; exit 3")
     assert (done.state, "status 3: broken" in done.result) == ("failed", True)
     missing = configure(launcher, "no-such-program")
-    # In a sandbox others look for it.
-    why = "cannot be run: No such file" if sandbox is None else "cannot start 'no-such-program': No such file"
-    assert (missing.state, why in missing.result) == ("failed", True)
+    # In a sandbox, the program is searched inside.
+    reason = "cannot be run: No such file" if sandbox is None else "cannot start 'no-such-program': No such file"
+    assert (missing.state, reason in missing.result) == ("failed", True)
 
 
-def test_a_node_that_has_just_died_is_waited_for(launcher: Launcher) -> None:
+def test_a_dead_node_is_waited_for(launcher: Launcher) -> None:
     found = launcher.observe(NAME)
     assert found is not None
     assert found.pid is not None
     os.kill(found.pid, signal.SIGKILL)
-    until(lambda: of_the_node(launcher) == 0, "the node is gone")
-    # Its supervisor may not have told yet. What is done has run, what has not run waits.
+    until(lambda: count_processes(launcher) == 0, "the node is gone")
+    # The supervisor may not have reported it yet, so either outcome is correct.
     done = configure(launcher, "touch", "ran")
     assert done.state == ("done" if (launcher.work(NAME) / "ran").exists() else "waiting")
 
@@ -109,7 +109,7 @@ def test_a_node_that_has_just_died_is_waited_for(launcher: Launcher) -> None:
         {"command": ["true", "\udfff"]},
     ],
 )
-def test_what_no_process_can_be_given_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_invalid_arguments_and_variables_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     order = ConfigurationOrder("c1", "i-1", stack="s1", node="web", kind="process", content=content)
-    with pytest.raises(ProvisionError, match=r"the variable|the command is a list of texts"):
+    with pytest.raises(ProvisionError, match=r"the variable|the command must be a list of texts"):
         LocalConfigures(Launcher(tmp_path)).validate(order)

@@ -1,4 +1,4 @@
-"""kill -9 at every step of create, update, scale, heal and delete: what runs is what the books say, and nothing twice."""
+"""kill -9 at every step of create, update, scale, heal and delete: processes match the index, without duplicates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import until
 from ...infrastructure.descriptions import sleepers
 
 FIRST = sleepers({"db": [], "web": ["db"]}, extra=", ports: [p]", scaling={"web": (1, 3)})
-#: `db` stays as it is, `web` goes, `new` comes, `api` changes.
+#: `db` is unchanged, `web` is removed, `new` is added, `api` is changed.
 BEFORE_UPDATE = FIRST.replace("{name: web,", "{name: api, type: other}\n  - {name: web,")
 BEFORE_UPDATE += "'node_def:other':\n  - resource: {type: process, command: [sleep, '1000']}\n"
 AFTER_UPDATE = BEFORE_UPDATE.replace("name: web,", "name: new,").replace("[web, db]", "[new, db]")
@@ -33,7 +33,7 @@ AFTER_UPDATE = AFTER_UPDATE.replace("[sleep, '1000']}\n", "[sleep, '1001']}\n")
 FIRST_ORDER: dict[str, Any] = {"template": FIRST}
 TWO: dict[str, Any] = {"template": FIRST, "counts": {"web": 2}}
 
-#: name: (order before, order to carry out, keys that should run then, those of them that must not be touched, victim)
+#: name: (order before, order to carry out, expected keys, those of them that must be untouched, victim)
 SCENARIOS: dict[str, tuple[dict[str, Any] | None, dict[str, Any], set[str], set[str], str]] = {
     "create": (None, FIRST_ORDER, {"db.0", "web.0"}, set(), ""),
     "update": ({"template": BEFORE_UPDATE}, {"template": AFTER_UPDATE}, {"db.0", "api.0", "new.0"}, {"db.0"}, ""),
@@ -57,7 +57,7 @@ class Worker:
         )
 
     def run(self, root: Path, wanted: Mapping[str, Any], *, die_at: int = 0) -> tuple[int, str]:
-        """Exit status and the checkpoint it died at."""
+        """Return the exit status and the checkpoint of the kill."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         job = {"root": str(root), "wanted": wanted, "die_at": die_at}
@@ -81,33 +81,33 @@ def worker() -> Iterator[Worker]:
     worker.end()
 
 
-def on_the_machine(launcher: Launcher, variable: str) -> dict[str, list[int]]:
-    """Process ids by key, as the process table has them."""
+def process_ids(launcher: Launcher, variable: str) -> dict[str, list[int]]:
+    """Return process ids by key, from the process table."""
     [value] = launcher.marker(Name("i-1", "x")).values()
     prefix = f"{value.partition(':')[0]}:i-1/s1."
     found: dict[str, list[int]] = {}
-    for process, marker in processes.marked(variable, prefix, processes.table().values()):
+    for process, marker in processes.with_marker(variable, prefix, processes.table().values()):
         found.setdefault(marker.removeprefix(prefix), []).append(process.pid)
     return found
 
 
-def in_the_books(launcher: Launcher) -> dict[str, int | None]:
+def indexed_pids(launcher: Launcher) -> dict[str, int | None]:
     return {process.name.process.removeprefix("s1."): process.pid for process in launcher.find()}
 
 
 def make_ready(worker: Worker, root: Path, before: Mapping[str, Any] | None, victim: str) -> dict[str, int | None]:
-    """Bring a stack into the scenario's beginning; what runs then."""
+    """Prepare the scenario's stack; return its process ids."""
     if before is None:
         return {}
     assert worker.run(root, before) == (0, "")
     launcher = Launcher(root)
-    entries = in_the_books(launcher)
+    entries = indexed_pids(launcher)
     if victim:
         pid = entries[victim]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         name = Name("i-1", f"s1.{victim}")
-        until(lambda: (found := launcher.observe(name)) and found.state is State.FAILED, f"{victim} is seen to be dead")
+        until(lambda: (found := launcher.observe(name)) and found.state is State.FAILED, f"{victim} is reported dead")
     return entries
 
 
@@ -116,9 +116,9 @@ def make_ready(worker: Worker, root: Path, before: Mapping[str, Any] | None, vic
 def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tables: Tables) -> None:
     before, wanted, expected, untouched, victim = SCENARIOS[scenario]
     rows: list[tuple[int, str, int, int]] = []
-    for turn in range(ROUNDS):
+    for iteration in range(ROUNDS):
         for step in itertools.count(1, STRIDE):
-            root = tmp_path / f"{turn}-{step}"
+            root = tmp_path / f"{iteration}-{step}"
             ready = make_ready(worker, root, before, victim)
             status, died = worker.run(root, wanted, die_at=step)
             launcher = Launcher(root)
@@ -127,12 +127,12 @@ def test_killed_at_every_step(worker: Worker, tmp_path: Path, scenario: str, tab
                 assert worker.run(root, wanted) == (0, "")
             else:
                 assert (status, died) == (0, "")
-            entries = in_the_books(launcher)
+            entries = indexed_pids(launcher)
             try:
                 assert set(entries) == expected
-                assert on_the_machine(launcher, processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
+                assert process_ids(launcher, processes.VARIABLE) == {key: [pid] for key, pid in entries.items()}
                 assert {
-                    key: len(pids) for key, pids in on_the_machine(launcher, processes.SUPERVISOR_VARIABLE).items()
+                    key: len(pids) for key, pids in process_ids(launcher, processes.SUPERVISOR_VARIABLE).items()
                 } == dict.fromkeys(entries, 1)
                 assert {key: entries[key] for key in untouched} == {key: ready[key] for key in untouched}
                 assert (root / "state").read_text() == (

@@ -1,4 +1,4 @@
-"""Delegations of the local realm keep the contract."""
+"""The delegation contract with the local realm."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ class RealmProvider:
         self.file.add_user(f"{name}-{self._orders}", tenant=tenant)
         issued = self.file.issue_token(f"{name}-{self._orders}", tenant=tenant, lifetime=datetime.timedelta(hours=1))
         self._issued = issued
-        self._pass()
+        self._advance_clock()
         return auth.PresentedToken(issued.secret)
 
     def revoke(self, token: auth.PresentedToken) -> None:
         self.file.revoke_token(self._issued.id)
-        self._pass()
+        self._advance_clock()
 
     def delete_user(self) -> None:
         self.file.remove_user(f"alice-{self._orders}")
-        self._pass()
+        self._advance_clock()
 
     def take_roles(self) -> None:
         self.file.grant(f"alice-{self._orders}", tenant=f"demo-{self._orders}", roles=[])
-        self._pass()
+        self._advance_clock()
 
     def remove_tenant(self) -> None:
         self.file.remove_tenant(f"demo-{self._orders}")
-        self._pass()
+        self._advance_clock()
 
-    def _pass(self) -> None:
-        # The realm's file is looked at once a second.
+    def _advance_clock(self) -> None:
+        # The realm's file is checked once per second.
         self.now += 1
 
 

@@ -1,4 +1,4 @@
-"""The launcher: adopt and never double, whole trees end, what is left is told truthfully."""
+"""The launcher: adoption without duplicates, termination of whole trees, verified removal."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def start(launcher: Launcher, wanted: Order, *command: str, **environment: str) 
 
 
 def started(launcher: Launcher, wanted: Order, program: Callable[[object], Program]) -> Running:
-    """Ask again, as workers do, while what ran before takes its time to end."""
+    """Start with retries, like workers, while the previous process stops."""
 
-    def asked() -> Running | None:
+    def attempt() -> Running | None:
         found = launcher.start(wanted, program)
         return None if found.state is State.STOPPING else found
 
-    found = until(asked, f"{wanted.name} is started")
+    found = until(attempt, f"{wanted.name} is started")
     assert found is not None
     return found
 
@@ -101,15 +101,15 @@ def test_a_second_start_adopts(launcher: Launcher, tmp_path: Path, sandbox: Sand
 
 
 def running(launcher: Launcher) -> list[int]:
-    """Processes that carry the launcher's marker for the name; a sandbox with all that is in it counts as one."""
+    """Return the processes with the name's marker; a sandbox counts as one."""
     [(variable, value)] = launcher.marker(NAME).items()
-    found = [process for process, _ in processes.marked(variable, value, processes.table().values())]
+    found = [process for process, _ in processes.with_marker(variable, value, processes.table().values())]
     firsts = {process.pid for process in found if process.parent in {each.pid for each in found}}
     isolated = any(each.isolated for each in launcher.find(instance=NAME.instance))
     return [process.pid for process in found if not isolated or process.pid not in firsts]
 
 
-def test_many_at_once_start_one(launcher: Launcher) -> None:
+def test_concurrent_starts_start_one(launcher: Launcher) -> None:
     found: list[Running] = []
     threads = [
         threading.Thread(target=lambda: found.append(start(launcher, order(), "sleep", "1000"))) for _ in range(8)
@@ -135,9 +135,7 @@ def test_another_revision_replaces_and_keeps_port_and_directory(launcher: Launch
     assert len(running(launcher)) == 1
 
 
-def test_the_environment_is_exactly_as_given_and_on_no_command_line(
-    launcher: Launcher, sandbox: Sandbox | None
-) -> None:
+def test_the_environment_is_exact_and_in_no_command_line(launcher: Launcher, sandbox: Sandbox | None) -> None:
     start(launcher, order(), "sh", "-c", "env; exec sleep 1000", SECRET="s3cret")
     until(lambda: b"SECRET=s3cret" in log(launcher))
     names = {line.split(b"=")[0] for line in log(launcher).splitlines()}
@@ -150,7 +148,7 @@ def test_the_environment_is_exactly_as_given_and_on_no_command_line(
 
 
 def command_line(pid: int) -> bytes:
-    """Of a process that may be gone by now."""
+    """Return the command line of a process, empty if it is gone."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
@@ -160,24 +158,24 @@ def test_the_whole_tree_ends(launcher: Launcher, sandbox: Sandbox | None) -> Non
     # A child that changes session and is orphaned, one that clears its environment, one that ignores SIGTERM.
     code = """
 import os, signal, time
-def away(then):
+def daemonize(then):
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             then()
         os._exit(0)
-away(lambda: os.execv('/bin/sleep', ['sleep', '1001']))
-away(lambda: os.execve('/bin/sleep', ['sleep', '1002'], {}))
-def deaf():
+daemonize(lambda: os.execv('/bin/sleep', ['sleep', '1001']))
+daemonize(lambda: os.execve('/bin/sleep', ['sleep', '1002'], {}))
+def unkillable():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print('ready')
     while True: time.sleep(1000)
-away(deaf)
+daemonize(unkillable)
 time.sleep(1000)
 """
     start(launcher, order(grace=0.3), *python(code))
     supervisor = supervisor_of(launcher)
-    # In a sandbox, its wrapper and its first process, too.
+    # A sandbox adds its wrapper and its first process.
     number = 4 if sandbox is None else 6
     until(lambda: len(processes.descendants(supervisor, processes.table())) == number and b"ready" in log(launcher))
     tree = processes.descendants(supervisor, processes.table())
@@ -191,17 +189,17 @@ time.sleep(1000)
 def supervisor_of(launcher: Launcher) -> int:
     [value] = launcher.marker(NAME).values()
     table = processes.table().values()
-    [(supervisor, _)] = processes.marked(processes.SUPERVISOR_VARIABLE, value, table)
+    [(supervisor, _)] = processes.with_marker(processes.SUPERVISOR_VARIABLE, value, table)
     return supervisor.pid
 
 
-def test_a_killed_supervisor_takes_its_process_along_and_strays_do_not_outlive_the_next_start(
+def test_a_killed_supervisors_process_dies_and_strays_are_killed_by_the_next_start(
     launcher: Launcher, sandbox: Sandbox | None
 ) -> None:
     start(launcher, order(), "sh", "-c", "setsid sleep 1001 & echo up; exec sleep 1000")
     until(lambda: b"up" in log(launcher) and len(running(launcher)) == (2 if sandbox is None else 1))
     os.kill(supervisor_of(launcher), signal.SIGKILL)
-    # A sandbox ends whole.
+    # A sandbox ends completely.
     until(lambda: len(running(launcher)) == (1 if sandbox is None else 0))
     found = launcher.observe(NAME)
     assert found is not None
@@ -230,7 +228,7 @@ def is_in(launcher: Launcher, state: State) -> bool:
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, State.EXITED), (3, State.FAILED)])
-def test_an_end_without_restart_is_told(launcher: Launcher, code: int, state: State) -> None:
+def test_an_exit_without_restart_is_reported(launcher: Launcher, code: int, state: State) -> None:
     start(launcher, order(), "sh", "-c", f"exit {code}")
     until(lambda: is_in(launcher, state))
     found = launcher.observe(NAME)
@@ -256,14 +254,14 @@ def test_limits_bound_the_process(launcher: Launcher) -> None:
 
 
 def two_in_a_row() -> range:
-    """Ports that no other launcher of this machine gives to anybody."""
+    """Return two adjacent ports that no other launcher of this machine uses."""
     first = free_port()
     while (second := free_port()) != first + 1:
         first = second
     return range(first, first + 2)
 
 
-def test_ports_stay_apart_across_roots_and_go_back(launcher: Launcher, tmp_path: Path) -> None:
+def test_ports_are_distinct_across_roots_and_released(launcher: Launcher, tmp_path: Path) -> None:
     range_of_two = two_in_a_row()
     one, two = Launcher(tmp_path / "a", ports=range_of_two), Launcher(tmp_path / "b", ports=range_of_two)
     first = start(one, order(ports={"http": 0}), "sleep", "1000")
@@ -279,7 +277,7 @@ def test_ports_stay_apart_across_roots_and_go_back(launcher: Launcher, tmp_path:
     assert one.remains("i-1") == two.remains("i-1") == ()
 
 
-def test_a_port_that_others_listen_on_is_not_given(launcher: Launcher) -> None:
+def test_a_port_in_use_is_refused(launcher: Launcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
         with pytest.raises(LaunchError, match=f"port {number} \\(http\\) is taken"):
@@ -306,7 +304,7 @@ def test_the_log_is_rotated_and_can_be_followed(launcher: Launcher) -> None:
     assert launcher.read_log(NAME, 0).start == len(whole) - kept or kept == len(whole)
 
 
-def test_the_log_of_what_was_never_started_is_empty(launcher: Launcher, tmp_path: Path) -> None:
+def test_the_log_without_a_start_is_empty(launcher: Launcher, tmp_path: Path) -> None:
     assert launcher.read_log(NAME, 7) == LogChunk(b"", 7, 7)
     (tmp_path / "log").mkdir()
     assert read_log(tmp_path / "log", 0, 10) == LogChunk(b"", 0, 0)
@@ -333,7 +331,7 @@ def test_files_stay_inside(launcher: Launcher, tmp_path: Path) -> None:
     assert (launcher.work(NAME) / "conf/in").stat().st_mode & 0o777 == 0o600
 
 
-def test_files_of_an_older_revision_go(launcher: Launcher) -> None:
+def test_files_of_an_older_revision_are_removed(launcher: Launcher) -> None:
     for revision, path in (("1", "old"), ("2", "new")):
         started(launcher, order(revision=revision), lambda _p, path=path: Program(("sleep", "1000"), PATH, {path: "x"}))
     assert sorted(path.name for path in launcher.work(NAME).iterdir()) == ["new"]
@@ -359,12 +357,12 @@ def test_found_by_label(launcher: Launcher, sandbox: Sandbox | None) -> None:
     assert launcher.find(instance="i-3") == []
     left = launcher.remains("i-2")
     assert {line.split(" of ")[1] for line in left} == {"i-2/db.0"}
-    # Of a sandbox there are two: its wrapper and its first.
+    # A sandbox has two: its wrapper and its first process.
     ours = ["process"] * (1 if sandbox is None else 2)
     assert [line.split(" ")[0] for line in left] == ["directory", *ours, "supervisor"]
 
 
-def test_remains_sees_a_process_whose_books_are_gone(launcher: Launcher) -> None:
+def test_remains_lists_a_process_without_a_directory(launcher: Launcher) -> None:
     started = start(launcher, order(), "sleep", "1000")
     shutil.rmtree(launcher.work(NAME).parent)
     assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
@@ -378,18 +376,18 @@ def test_names_that_could_leave_the_root_are_refused(bad: str) -> None:
         Name("i-1", bad)
 
 
-def test_some_ports_are_never_given(tmp_path: Path) -> None:
+def test_some_ports_are_never_allocated(tmp_path: Path) -> None:
     first = free_port()
     launcher = Launcher(tmp_path / "root", ports=range(first, first + 1), refused_ports=[first, 8888])
-    for port, why in ((80, "port 80 is one of the system's"), (8888, "port 8888 is this installation's own")):
-        with pytest.raises(LaunchError, match=why):
+    for port, reason in ((80, "port 80 is a system port"), (8888, "port 8888 is this installation's own")):
+        with pytest.raises(LaunchError, match=reason):
             start(launcher, order(ports={"http": port}), "sleep", "1000")
     with pytest.raises(LaunchError, match="no port is left for http"):
         start(launcher, order(ports={"http": 0}), "sleep", "1000")
     assert launcher.remove(NAME)
 
 
-def test_without_a_sandbox_a_second_tenant_waits_for_the_first_to_end(tmp_path: Path) -> None:
+def test_without_a_sandbox_one_tenant_runs_at_a_time(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path / "root")
     other = Name("i-2", "db.0")
     try:
@@ -407,7 +405,7 @@ def test_without_a_sandbox_a_second_tenant_waits_for_the_first_to_end(tmp_path: 
             assert launcher.remove(name, wait=60)
 
 
-def test_what_ran_before_there_was_a_sandbox_is_started_again_in_it(tmp_path: Path, sandbox: Sandbox | None) -> None:
+def test_a_process_without_the_sandbox_is_restarted_in_it(tmp_path: Path, sandbox: Sandbox | None) -> None:
     before = Launcher(tmp_path / "root")
     first = start(before, order(), "sleep", "1000")
     after = Launcher(tmp_path / "root", sandbox=sandbox)
@@ -416,21 +414,21 @@ def test_what_ran_before_there_was_a_sandbox_is_started_again_in_it(tmp_path: Pa
     assert after.remove(NAME, wait=60)
 
 
-def test_in_a_sandbox_nobody_passes_for_anothers(launcher: Launcher, sandbox: Sandbox | None) -> None:
+def test_a_sandboxed_process_cannot_forge_a_marker(launcher: Launcher, sandbox: Sandbox | None) -> None:
     [(variable, value)] = launcher.marker(Name("i-2", "db.0")).items()
     start(launcher, order(), "env", f"{variable}={value}", "sh", "-c", "echo up; sleep 1000; true")
     until(lambda: b"up" in log(launcher))
     assert (launcher.remains("i-2") == ()) == (sandbox is not None)
 
 
-def test_what_a_tenant_has_loaded_acts_on_its_program_alone(launcher: Launcher) -> None:
-    # Whatever else loads a library here complains, too.
+def test_loaded_libraries_affect_only_the_tenants_program(launcher: Launcher) -> None:
+    # Any other program that loads the library would report it, too.
     start(launcher, order(), "sh", "-c", "exec true", LD_PRELOAD="/no/such/library.so")
     until(lambda: is_in(launcher, State.EXITED))
     assert log(launcher).count(b"/no/such/library.so") == 2
 
 
-def test_no_file_is_written_through_a_link_that_comes_in_between(tmp_path: Path) -> None:
+def test_no_file_is_written_through_a_concurrent_link(tmp_path: Path) -> None:
     work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
     for directory in (work, elsewhere):
         directory.mkdir()

@@ -1,6 +1,6 @@
-"""The launcher on a machine in trouble: a full disk, no more forks, files that a power failure left half written.
+"""The launcher under failures: a full disk, failing forks, files truncated by a power failure.
 
-`/dev/full` stands for the disk: what is written there fails as on a full one.
+`/dev/full` simulates a full disk.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.logs import read_log
 from cloud_controller.platforms.local.orders import LaunchError, Restart, State
 from cloud_controller.platforms.local.sandbox import Sandbox
+from cloud_controller.platforms.local.stack_index import INDEX_FILE
 from cloud_controller.platforms.local.supervisor import _Log, _Supervisor
 from tests.waiting import until
 
@@ -44,16 +45,16 @@ def directory(launcher: Launcher) -> Path:
     return found
 
 
-def test_a_process_whose_output_finds_no_room_goes_on(launcher: Launcher, directory: Path) -> None:
+def test_a_process_continues_when_its_output_cannot_be_written(launcher: Launcher, directory: Path) -> None:
     (directory / "log").mkdir()
     (directory / "log" / "0").symlink_to("/dev/full")
-    # More than a pipe holds: it gets to the end only if somebody goes on reading.
+    # More than the pipe's capacity: it finishes only if the supervisor continues to read.
     start(launcher, order(), "sh", "-c", "head -c 300000 /dev/zero; touch done; exec sleep 1000")
     until((launcher.work(NAME) / "done").exists)
     assert is_in(launcher, State.RUNNING)
 
 
-def test_positions_in_a_log_stay_true_where_a_write_was_cut_short(tmp_path: Path) -> None:
+def test_log_positions_stay_valid_after_a_partial_write(tmp_path: Path) -> None:
     log = _Log(str(tmp_path), segment=1000, kept=3)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
@@ -72,7 +73,7 @@ def test_positions_in_a_log_stay_true_where_a_write_was_cut_short(tmp_path: Path
     assert position == len(read)
 
 
-def test_a_state_that_could_not_be_told_is_told_when_there_is_room(launcher: Launcher, directory: Path) -> None:
+def test_a_failed_status_write_is_retried(launcher: Launcher, directory: Path) -> None:
     first = start(launcher, order(restart=Restart("always", limit=3, backoff=0.05)), "sleep", "1000")
     assert first.pid is not None
     (directory / "status.json.new").symlink_to("/dev/full")
@@ -86,7 +87,7 @@ def test_a_state_that_could_not_be_told_is_told_when_there_is_room(launcher: Lau
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_on_a_full_disk_processes_can_still_be_ended(launcher: Launcher, directory: Path, removed: bool) -> None:
+def test_processes_can_be_stopped_on_a_full_disk(launcher: Launcher, directory: Path, removed: bool) -> None:
     start(launcher, order(), "sleep", "1000")
     (directory / "status.json.new").symlink_to("/dev/full")
     os.kill(supervisor_of(launcher), signal.SIGKILL)
@@ -94,46 +95,42 @@ def test_on_a_full_disk_processes_can_still_be_ended(launcher: Launcher, directo
     assert launcher.remove(NAME) if removed else launcher.stop(NAME)
 
 
-def test_what_the_disk_refuses_at_a_start_is_said(launcher: Launcher, directory: Path) -> None:
-    (directory / "book.json.new").symlink_to("/dev/full")
+def test_a_full_disk_at_the_start_is_reported(launcher: Launcher, directory: Path) -> None:
+    (directory / f"{INDEX_FILE}.new").symlink_to("/dev/full")
     with pytest.raises(LaunchError, match=r"i-1/web\.0 cannot be started: No space left on device"):
         start(launcher, order(), "sleep", "1000")
 
 
 def open_files() -> set[str]:
-    """Descriptors of this process, with what each is of."""
+    """Return this process' descriptors with their targets."""
     found = set()
     for each in Path("/proc/self/fd").iterdir():
-        # The directory itself is one of them, and closed by now.
+        # The listing's own descriptor is closed by now.
         with contextlib.suppress(FileNotFoundError):
             found.add(f"{each.name} {each.readlink()}")
     return found
 
 
-def test_a_machine_without_another_process_is_said_and_nothing_stays_open(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_left(*_arguments: object, **_options: object) -> None:
+def test_failing_forks_are_reported_and_leave_nothing_open(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     before = open_files()
     with monkeypatch.context() as patched:
-        patched.setattr(subprocess, "Popen", none_left)
+        patched.setattr(subprocess, "Popen", fail)
         with pytest.raises(LaunchError, match="cannot be started: Resource temporarily unavailable"):
             start(launcher, order(), "sleep", "1000")
-        patched.setattr(os, "fork", none_left)
-        # Of the supervisor as it is, what it does when it cannot fork: this process cannot be made one.
-        told = _Supervisor.__new__(_Supervisor)._spawn()
-    assert told == (None, "cannot fork: Resource temporarily unavailable")
-    # What others had opened may be closed meanwhile.
+        patched.setattr(os, "fork", fail)
+        # Called on an uninitialized supervisor, since this process cannot become one.
+        result = _Supervisor.__new__(_Supervisor)._spawn()
+    assert result == (None, "cannot fork: Resource temporarily unavailable")
+    # Other open files may have been closed meanwhile.
     assert open_files() <= before
 
 
-@pytest.mark.parametrize("name", ["book.json", "status.json"])
+@pytest.mark.parametrize("name", [INDEX_FILE, "status.json"])
 @pytest.mark.parametrize("content", ["", '{"revision": "1', "[]"])
-def test_a_file_that_a_power_failure_cut_short_is_made_again(
-    launcher: Launcher, directory: Path, name: str, content: str
-) -> None:
+def test_a_truncated_file_is_recreated(launcher: Launcher, directory: Path, name: str, content: str) -> None:
     start(launcher, order(), "sleep", "1000")
     supervisor = supervisor_of(launcher)
     os.kill(supervisor, signal.SIGKILL)
@@ -143,7 +140,7 @@ def test_a_file_that_a_power_failure_cut_short_is_made_again(
     assert start(launcher, order(), "sleep", "1000").state is State.RUNNING
 
 
-def test_disposal_ends_what_has_no_directory_any_more(launcher: Launcher, directory: Path) -> None:
+def test_disposal_removes_a_process_without_a_directory(launcher: Launcher, directory: Path) -> None:
     started = start(launcher, order(ports={"http": 0}), "sleep", "1000")
     shutil.rmtree(directory)
     assert f"process {started.pid} of i-1/web.0" in launcher.remains("i-1")
@@ -151,17 +148,15 @@ def test_disposal_ends_what_has_no_directory_any_more(launcher: Launcher, direct
     until(lambda: inventory.remove("i-1") and not inventory.remains("i-1"))
 
 
-def test_directories_that_a_process_made_read_only_go_with_it(launcher: Launcher, directory: Path) -> None:
+def test_read_only_directories_of_a_process_are_removed(launcher: Launcher, directory: Path) -> None:
     start(launcher, order(), "sh", "-c", "mkdir -p a/b; touch a/b/file; chmod 500 a/b a; touch done; exec sleep 1000")
     until((launcher.work(NAME) / "done").exists)
     assert launcher.stop(NAME, wait=60)
-    assert as_nobody_special(directory.parents[2], lambda: launcher.remove(NAME, wait=60))
+    assert as_unprivileged(directory.parents[2], lambda: launcher.remove(NAME, wait=60))
     assert launcher.observe(NAME) is None
 
 
-def test_a_link_in_the_place_of_its_directory_is_removed_and_not_followed(
-    launcher: Launcher, directory: Path, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_the_directory_is_not_followed(launcher: Launcher, directory: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()
     start(launcher, order(), "sleep", "1000")
@@ -171,15 +166,15 @@ def test_a_link_in_the_place_of_its_directory_is_removed_and_not_followed(
     assert (tmp_path / "kept" / "file").exists()
 
 
-def as_nobody_special(owned: Path, call: Callable[[], bool]) -> bool:
-    """What a call answers in a fork that has no privileges, where this process has them."""
+def as_unprivileged(owned: Path, call: Callable[[], bool]) -> bool:
+    """Return the result of a call, in an unprivileged fork if this process is root."""
     if os.geteuid() != 0:
         return call()
     for path in (owned, *owned.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
-    # The directories above are of this test, and closed.
-    for above in [each for each in owned.parents if each.stat().st_uid == 0 and each.is_relative_to("/tmp")]:
-        above.chmod(above.stat().st_mode | 0o111)
+    # Open up this test's own parent directories.
+    for parent in [each for each in owned.parents if each.stat().st_uid == 0 and each.is_relative_to("/tmp")]:
+        parent.chmod(parent.stat().st_mode | 0o111)
     pid = os.fork()
     if pid == 0:
         try:

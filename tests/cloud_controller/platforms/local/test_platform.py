@@ -1,4 +1,4 @@
-"""The platform put together, and what is offered by entry points."""
+"""The assembled platform, and its entry points."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def platform(tmp_path: Path) -> Iterator[LocalPlatform]:
         assert platform.launcher.remove(process.name, wait=60)
 
 
-def test_an_instance_leaves_nothing(platform: LocalPlatform) -> None:
+def test_a_deleted_stack_leaves_nothing(platform: LocalPlatform) -> None:
     record: Mapping[str, Any] | None = None
     states = []
     for presence, last in (("present", "CREATE_COMPLETE"), ("absent", "DELETE_COMPLETE")):
@@ -44,7 +44,7 @@ def test_an_instance_leaves_nothing(platform: LocalPlatform) -> None:
         assert bool(left) == (presence == "present")
 
 
-def test_a_stack_that_became_unreadable_can_still_be_deleted(platform: LocalPlatform) -> None:
+def test_a_stack_with_an_invalid_template_can_be_deleted(platform: LocalPlatform) -> None:
     progress = platform.stacks.advance(order(sleepers({"a": [], "b": []})), None)
     with pytest.raises(DeployError, match="the description has no 'now'"):
         platform.stacks.advance(order("now: nonsense"), progress.record)
@@ -66,7 +66,7 @@ time.sleep(1000)
     ("limits", "result"),
     [({}, b"2147483648 1024 0\n"), ({"limits": {"memory": 1 << 30, "files": 100}}, b"1073741824 100 0\n")],
 )
-def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits: Any, result: bytes) -> None:
+def test_an_orchestrator_has_limits_by_default(tmp_path: Path, limits: Any, result: bytes) -> None:
     runner = [sys.executable, "-I", "-S", "-c", BOUNDS]
     (bundle := tmp_path / "bundle").mkdir()
     platform = open_local(PlatformContext("here", tmp_path / "region"), runner=runner, **limits)
@@ -82,43 +82,43 @@ def test_an_orchestrator_is_bounded_whatever_nobody_says(tmp_path: Path, limits:
 
 
 @pytest.mark.parametrize("limits", [{"memory": "much"}, {"memory": 0}, {"files": True}, {"memry": 1}])
-def test_wrong_limits_are_refused(tmp_path: Path, limits: Any) -> None:
+def test_invalid_limits_are_refused(tmp_path: Path, limits: Any) -> None:
     with pytest.raises((DeployError, TypeError), match=r"limit|memry"):
         open_local(PlatformContext("here", tmp_path), limits=limits)
 
 
-def offered(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str], group: str = "archelon.node_resources") -> None:
+def register(
+    monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str], group: str = "archelon.node_resources"
+) -> None:
     points = tuple(importlib.metadata.EntryPoint(name, value, group) for name, value in entries)
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: [point for point in points if point.group == group]
     )
 
 
-def test_types_of_other_packages_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    offered(monkeypatch, ("vm", "cloud_controller.platforms.local.nodes:ProcessNodes"))
+def test_resource_types_of_other_packages_are_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    register(monkeypatch, ("vm", "cloud_controller.platforms.local.nodes:ProcessNodes"))
     assert node_resources("local", {}) == {"vm": ProcessNodes}
     platform = LocalPlatform(tmp_path)
     assert set(platform.node_types) == {"process", "vm"}
     platform.stacks.validate(order(sleepers({"a": []}).replace("type: process", "type: vm")))
 
 
-def test_a_type_that_cannot_be_loaded_or_is_offered_twice_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    offered(monkeypatch, ("vm", "no_such_module:Thing"))
+def test_errors_name_broken_and_duplicate_entry_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    register(monkeypatch, ("vm", "no_such_module:Thing"))
     with pytest.raises(DeployError, match=r"'vm' in archelon\.node_resources cannot be imported"):
         node_resources("local", {})
-    offered(monkeypatch, ("vm", "json:loads"), ("vm", "json:dumps"))
-    with pytest.raises(DeployError, match="two packages offer 'vm'"):
+    register(monkeypatch, ("vm", "json:loads"), ("vm", "json:dumps"))
+    with pytest.raises(DeployError, match="two packages provide 'vm'"):
         node_resources("local", {})
-    offered(monkeypatch, ("process", "cloud_controller.platforms.local.nodes:ProcessNodes"))
-    with pytest.raises(DeployError, match="the platform local has 'process' itself; remove the package"):
+    register(monkeypatch, ("process", "cloud_controller.platforms.local.nodes:ProcessNodes"))
+    with pytest.raises(DeployError, match="the platform local has its own 'process'; remove the package"):
         LocalPlatform(tmp_path)
 
 
-def test_a_platform_that_no_region_names_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unused_platform_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entries = (("local", "cloud_controller.platforms.local.factory:open_local"), ("far", "no_such_module:Thing"))
-    offered(monkeypatch, *entries, group=PLATFORMS)
+    register(monkeypatch, *entries, group=PLATFORMS)
     assert list(open_platforms(tmp_path, {"here": ("local", {})})) == ["here"]
     with pytest.raises(DeployError, match=r"'far' in archelon\.platforms cannot be imported: No module named"):
         open_platforms(tmp_path, {"here": ("local", {}), "there": ("far", {})})

@@ -1,4 +1,4 @@
-"""What is left of a process is removed, however it was left."""
+"""Removal of a process' directory tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from cloud_controller.platforms.local.stack_index import remove_tree
 
 
-def test_a_tree_deeper_than_a_program_may_recurse_is_removed(tmp_path: Path) -> None:
+def test_a_tree_deeper_than_the_recursion_limit_is_removed(tmp_path: Path) -> None:
     top = tmp_path / "work"
     top.mkdir()
     at = os.open(top, os.O_RDONLY)
@@ -22,7 +22,7 @@ def test_a_tree_deeper_than_a_program_may_recurse_is_removed(tmp_path: Path) -> 
     assert not top.exists()
 
 
-def test_what_is_closed_goes_and_what_a_link_leads_to_stays(tmp_path: Path) -> None:
+def test_closed_directories_are_removed_and_links_not_followed(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()

@@ -1,4 +1,4 @@
-"""Stacks of the local platform: real processes, the contract that every platform's stacks keep."""
+"""Stacks of the local platform, with real processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ...infrastructure.descriptions import CQUEUE, WORDPRESS, WORDPRESS_FILES, o
 
 
 class Driver:
-    """Calls `advance` as a worker would: again when it says so, until the state is settled."""
+    """Calls `advance` like a worker, until the state has settled."""
 
     def __init__(self, stacks: Stacks) -> None:
         self.stacks = stacks
@@ -32,7 +32,7 @@ class Driver:
         self.states: list[str] = []
         self.reasons: list[str] = []
 
-    def turn(self, wanted: StackOrder) -> Progress:
+    def advance(self, wanted: StackOrder) -> Progress:
         progress = self.stacks.advance(wanted, self.record)
         self.record = progress.record
         if not self.states or self.states[-1] != progress.state:
@@ -44,10 +44,10 @@ class Driver:
     def settle(self, wanted: StackOrder, *, seconds: float = 90.0) -> Progress:
         end = time.monotonic() + seconds
         while True:
-            progress = self.turn(wanted)
+            progress = self.advance(wanted)
             if not progress.state.endswith("IN_PROGRESS"):
-                # One more look, since outputs are of what was seen before the last steps.
-                return self.turn(wanted)
+                # Once more, since outputs are of the state before the last steps.
+                return self.advance(wanted)
             assert time.monotonic() < end, f"{progress.state}: {progress.reason}"
             time.sleep(min(progress.again or 0.0, 0.05))
 
@@ -63,7 +63,7 @@ def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
 
 @pytest.fixture
 def stacks(launcher: Launcher) -> Stacks:
-    """Another platform adds its own to this fixture."""
+    """Return the local platform's stacks."""
     return DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
 
 
@@ -103,7 +103,7 @@ def test_workers_scale_both_ways(driver: Driver, launcher: Launcher) -> None:
         names = [f"s1.cqueue-worker.{index}" for index in range(count)]
         assert sorted(pids(launcher)) == ["s1.cqueue-master.0", *names]
         assert {name: pids(launcher)[name] for name in before} == before
-    with pytest.raises(DeployError, match="1 to 10 instances; 11 is not among them"):
+    with pytest.raises(DeployError, match="1 to 10 instances; 11 is out of bounds"):
         driver.stacks.scale(wanted, "cqueue-worker", count=11)
 
 
@@ -138,7 +138,7 @@ def test_an_update_touches_only_what_changed(driver: Driver, launcher: Launcher)
     assert pids(launcher)["s1.cqueue-master.0"] == before["s1.cqueue-master.0"]
 
 
-def test_a_killed_node_is_made_again_and_the_stack_says_so(driver: Driver, launcher: Launcher) -> None:
+def test_a_killed_node_is_recreated_and_reported(driver: Driver, launcher: Launcher) -> None:
     wanted = order(CQUEUE)
     driver.settle(wanted)
     before = pids(launcher)
@@ -146,17 +146,17 @@ def test_a_killed_node_is_made_again_and_the_stack_says_so(driver: Driver, launc
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     end = time.monotonic() + 90
-    while driver.turn(wanted).state == "CREATE_COMPLETE":
+    while driver.advance(wanted).state == "CREATE_COMPLETE":
         assert time.monotonic() < end
     assert driver.settle(wanted).state == "UPDATE_COMPLETE"
     assert driver.reasons[0] == "cqueue-master.0: killed by SIGKILL; attempt 1 of 3 in 0.05 s"
     after = pids(launcher)
     assert after["s1.cqueue-master.0"] not in (None, victim)
-    # It kept its port, so its workers need not know.
+    # It kept its port, so its workers are unchanged.
     assert after["s1.cqueue-worker.0"] == before["s1.cqueue-worker.0"]
 
 
-def test_a_node_that_is_never_healthy_rolls_the_create_back(driver: Driver, launcher: Launcher) -> None:
+def test_an_unhealthy_node_rolls_back_the_create(driver: Driver, launcher: Launcher) -> None:
     template = sleepers({"a": [], "b": ["a"]}, extra=", ports: [http]")
     template += "    health_check: {ports: [http], timeout: 0.15, interval: 0.05}\n"
     assert driver.settle(order(template)).state == "ROLLBACK_COMPLETE"
@@ -167,8 +167,8 @@ def test_a_node_that_is_never_healthy_rolls_the_create_back(driver: Driver, laun
     assert pids(launcher) == {}
 
 
-def test_one_that_dies_while_another_starts(driver: Driver, launcher: Launcher) -> None:
-    # The second dies at once, each time; the first is well. It has to listen, so that no look takes it for well before.
+def test_a_node_that_dies_while_another_starts(driver: Driver, launcher: Launcher) -> None:
+    # The second dies at once each time. Its port check keeps it from being considered healthy before.
     template = """
 infra_name: dies
 nodes:
@@ -185,7 +185,7 @@ nodes:
     assert pids(launcher) == {}
 
 
-def test_a_secret_in_a_checks_url_is_in_no_reason(driver: Driver) -> None:
+def test_reasons_hide_secrets_of_check_urls(driver: Driver) -> None:
     template = sleepers({"a": []}, extra=", ports: [http]") + "parameters: {token: {secret: true}}\n"
     template = template.replace(
         "parameters:",
@@ -213,7 +213,7 @@ def test_suspended_and_resumed(driver: Driver, launcher: Launcher) -> None:
     assert [process.ports for process in launcher.find()] == ports
 
 
-def test_tenants_values_stay_values(driver: Driver, launcher: Launcher) -> None:
+def test_tenants_values_are_not_interpreted(driver: Driver, launcher: Launcher) -> None:
     template = """
 infra_name: injected
 parameters: {text: {}}
@@ -232,15 +232,15 @@ nodes: [{name: a, type: shows}]
     assert data.decode() == f"{evil} a.0"
 
 
-def test_two_workers_at_once_make_nothing_twice(
+def test_concurrent_workers_create_nothing_twice(
     driver: Driver, launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None
 ) -> None:
     second = Launcher(tmp_path / "root", sandbox=sandbox)
     other = Driver(DescribedStacks({"process": ProcessNodes(second)}, backoff=0.05))
     wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
     with ThreadPoolExecutor(2) as pool:
-        states = [done.state for done in pool.map(lambda one: one.settle(wanted), (driver, other))]
+        states = [done.state for done in pool.map(lambda each: each.settle(wanted), (driver, other))]
     assert states == ["CREATE_COMPLETE", "CREATE_COMPLETE"]
-    # Each key once on the machine: a directory, a port, a process (of a sandbox wrapper and first), a supervisor.
+    # Per key a directory, a port, a process (wrapper and first process of a sandbox), and a supervisor.
     assert len(launcher.remains("i-1")) == 6 * (4 if sandbox is None else 5)
     assert len(set(pids(launcher).values()) - {None}) == 6
