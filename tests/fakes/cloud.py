@@ -1,16 +1,16 @@
-"""A cloud controller and its orchestrators for tests of the service manager: one process, real HTTP, books and faults.
+"""A cloud controller and its orchestrators for tests of the service manager: one process, real HTTP, a journal, faults.
 
     with FakeCloudProcess(tmp_path, keys=[signing_key.public], outputs={"web.endpoint": "http://x/{instance}"}) as cloud:
         cloud.fault("status", module="deploy", method="PUT", path="^/application/", count=2)
-        ...  # order, kill, start again
+        ...  # order, kill, restart
         cloud.wait_for("disposal done", instance)
-        books = cloud.books()
-        assert books.starts(instance) == 1
-        assert books.times("phase done", instance, phase="deploy", generation=1) == 1
-        assert books.violations == []
+        entries = cloud.entries()
+        assert entries.starts(instance) == 1
+        assert entries.times("phase done", instance, phase="deploy", generation=1) == 1
+        assert entries.violations == []
         assert cloud.left_over() == []
 
-`cloud.url + "/design"` is the one setting that a service manager needs.
+`cloud.url + "/design"` is the only setting that a service manager needs.
 """
 
 from __future__ import annotations
@@ -44,45 +44,45 @@ Entry = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JournalEntries:
-    """What was asked and what came of it, in order. See `journal` for what an entry is."""
+    """Requests and their effects, in order. See `journal` for the entries."""
 
     entries: list[Entry]
 
     def effects(self, name: str | None = None, instance: str | None = None, **fields: Any) -> list[Entry]:
-        """Effects of a name and with these fields."""
+        """Return the effects with this name and these fields."""
         return self._select("effect", **_named(name, instance), **fields)
 
     def requests(self, **fields: Any) -> list[Entry]:
-        """Requests with these fields: module, method, path, action, instance, generation, status, answered."""
+        """Return the requests with these fields: module, method, path, action, instance, generation, status, answered."""
         return self._select("request", **fields)
 
     def calls(self, name: str | None = None, instance: str | None = None, **fields: Any) -> list[Entry]:
-        """Attempts to call the service manager: `renew` and `report`."""
+        """Return the attempts to call the service manager: `renew` and `report`."""
         return self._select("call", **_named(name, instance), **fields)
 
     def times(self, name: str, instance: str | None = None, **fields: Any) -> int:
-        """How often an effect happened."""
+        """Return how often an effect happened."""
         return len(self.effects(name, instance, **fields))
 
     def starts(self, instance: str) -> int:
-        """How many processes the instance's orchestrator has had."""
+        """Return the number of processes that the instance's orchestrator has had."""
         return self.times("application started", instance)
 
     def phases(self, instance: str) -> Counter[tuple[int, str]]:
-        """How often each phase of each generation was carried out to its end."""
+        """Return how often each phase of each generation was completed."""
         return Counter([(each["generation"], each["phase"]) for each in self.effects("phase done", instance)])
 
     def seconds(self, instance: str | None = None) -> float:
-        """What orders waited for the fake cloud alone, for a benchmark to subtract: starts, phases, disposals.
+        """Return the fake cloud's share of the orders' time, for benchmarks to subtract: starts, phases, disposals.
 
-        It is a sum over instances: what runs at once counts as often as it runs.
+        It is a sum over instances: concurrent work counts several times.
         """
         names = ("application started", "phase done", "phase failed", "disposal done")
         return sum([float(each["seconds"]) for name in names for each in self.effects(name, instance)])
 
     @property
     def violations(self) -> list[str]:
-        """What the other side did that the wire rules out, and slips of the fake cloud's own."""
+        """Violations of the protocol by the service manager, and internal errors of the fake cloud."""
         return [f"{each['instance']}: {each['text']}" for each in self._select("violation")]
 
     def _select(self, what: str, **fields: Any) -> list[Entry]:
@@ -96,10 +96,10 @@ def _named(name: str | None, instance: str | None) -> dict[str, str]:
 
 
 class FakeCloudProcess:
-    """Starts on `__enter__`, stops on `__exit__` with all of its process group. Its log is `fake_cloud.log` in `directory`.
+    """Starts on `__enter__`, and is killed with its process group on `__exit__`. Logs to `fake_cloud.log` in `directory`.
 
     Args:
-        keys: whose tokens the cloud controller's modules take.
+        keys: of the issuers whose tokens the cloud controller's modules accept.
         settings: see `Settings`.
     """
 
@@ -110,7 +110,7 @@ class FakeCloudProcess:
         given = dataclasses.asdict(Settings(**settings))
         self._configuration = {"keys": write_jwk_set(keys), "port": port, "settings": given}
         self._process: subprocess.Popen[bytes] | None = None
-        # Books only grow, and are asked for again and again: what was read once is kept.
+        # The journal only grows and is polled often, so the entries are cached.
         self._read: list[Entry] = []
         self._reading = threading.Lock()
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60))
@@ -137,32 +137,32 @@ class FakeCloudProcess:
     ) -> None:
         self._stop()
 
-    # what a test asks -------------------------------------------------------------------------------------------------
+    # interface for tests ----------------------------------------------------------------------------------------------
 
     def entries(self) -> JournalEntries:
-        """The books since the start, or since `forget`."""
-        self._news(0.0)
+        """Return the journal since the start, or since `forget`."""
+        self._fetch(0.0)
         return JournalEntries(list(self._read))
 
-    def _news(self, wait: float) -> None:
-        """Read what has come since the last look, or comes within so many seconds."""
+    def _fetch(self, wait: float) -> None:
+        """Fetch new entries, waiting up to so many seconds for the first."""
         with self._reading:
             last = self._read[-1]["number"] if self._read else 0
-            self._read += self._call("GET", f"/_books?after={last}&wait={wait:.3f}")
+            self._read += self._call("GET", f"/_journal?after={last}&wait={wait:.3f}")
 
     def forget(self) -> None:
-        """Begin new books; what exists stays."""
+        """Reset the journal; objects stay."""
         with self._reading:
-            self._call("DELETE", "/_books")
+            self._call("DELETE", "/_journal")
             self._read = []
 
     def state(self) -> dict[str, Any]:
-        """What exists now: applications with their orchestrators, stacks, delegations; `cpu_seconds` used."""
+        """Return the existing objects: applications with their orchestrators, stacks, delegations; and `cpu_seconds`."""
         found: dict[str, Any] = self._call("GET", "/_state")
         return found
 
     def left_over(self) -> list[str]:
-        """Everything that exists now and belongs to some instance."""
+        """Return every existing object of an instance."""
         state = self.state()
         return [*(f"/application/{each}" for each in state["applications"]), *state["stacks"], *state["delegations"]]
 
@@ -171,27 +171,27 @@ class FakeCloudProcess:
         self._call("POST", "/_faults", [dataclasses.asdict(Fault(kind=kind, **fields))])
 
     def faults(self) -> list[dict[str, Any]]:
-        """Those that are set, with how often each may still strike, as `left`."""
+        """Return the faults that are set, with their remaining number of uses as `left`."""
         found: list[dict[str, Any]] = self._call("GET", "/_faults")
         return found
 
     def clear(self) -> None:
-        """Take all faults away; requests that a fault delays go on."""
+        """Clear all faults; delayed requests continue."""
         self._call("DELETE", "/_faults")
 
     def configure(self, **settings: Any) -> None:
-        """Change settings, for what begins from now on."""
+        """Change settings, with effect on subsequent requests."""
         self._call("POST", "/_settings", settings)
 
     def crash(self, instance: str) -> None:
-        """End the process of an instance's orchestrator; the platform starts another."""
+        """Crash an instance's orchestrator; the platform restarts it."""
         self._call("POST", f"/_crash/{instance}")
 
     def wait_for(self, effect: str, instance: str | None = None, *, timeout: float = 90.0, **fields: Any) -> Entry:
-        """Wait until an effect is in the books, and give it.
+        """Wait until the journal contains an effect, and return it.
 
         Raises:
-            TimeoutError: it is not, after `timeout` seconds; the text says what the last entries are.
+            TimeoutError: it does not after `timeout` seconds; the text contains the last entries.
         """
 
         def fits(entries: JournalEntries) -> Entry | None:
@@ -200,11 +200,11 @@ class FakeCloudProcess:
         return self._wait(fits, f"{effect} {instance or ''} {fields or ''}", timeout)
 
     def wait_for_request(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
-        """Wait until a request is in the books, and give it. Raises TimeoutError."""
+        """Wait until the journal contains a request, and return it. Raises TimeoutError."""
         return self._wait(lambda entries: next(iter(entries.requests(**fields)), None), f"request {fields}", timeout)
 
     def wait_for_call(self, *, timeout: float = 90.0, **fields: Any) -> Entry:
-        """Wait until an attempt to call the service manager is in the books, and give it. Raises TimeoutError."""
+        """Wait until the journal contains an attempt to call the service manager, and return it. Raises TimeoutError."""
         return self._wait(lambda entries: next(iter(entries.calls(**fields)), None), f"call {fields}", timeout)
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class FakeCloudProcess:
         read, position = self._read, 0
         while True:
             if read is not self._read:
-                # New books.
+                # The journal was reset.
                 read, position = self._read, 0
             seen = read[position:]
             position += len(seen)
@@ -223,9 +223,9 @@ class FakeCloudProcess:
                 return found
             left = end - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"not in the books after {timeout} s: {what}. The last entries: {self._read[-5:]}")
-            # Who asks meanwhile waits for this answer.
-            self._news(min(left, 1.0))
+                raise TimeoutError(f"not in the journal after {timeout} s: {what}. The last entries: {self._read[-5:]}")
+            # Short, since concurrent readers wait for this request.
+            self._fetch(min(left, 1.0))
 
     def _call(self, method: str, path: str, document: Any = None) -> Any:
         body = None if document is None else json.dumps(document).encode()

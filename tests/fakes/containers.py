@@ -1,7 +1,7 @@
-"""An application: what deploy was asked to run for one instance, and the process, one at a time, that comes of it.
+"""An application: the order to deploy for one instance, and its processes, one at a time.
 
-A container that crashes is started again by the platform, with its environment and nothing else. Each start makes a new
-`OrchestratorProcess`; that it forgets everything is the point.
+The platform restarts a crashed container, with its environment only. Each start creates a new `OrchestratorProcess`, which has
+no state of the previous one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to run.
+    """The application to run.
 
     Attributes:
-        runs: digest of the bundle, or the image. settings: what its environment says.
+        runs: digest of the bundle, or the image. settings: parsed from its environment.
     """
 
     instance: str
@@ -36,12 +36,12 @@ class Order:
 
 
 class Container:
-    """All methods are called under the fake state's lock.
+    """A container of an orchestrator. All methods are called with the fake state's lock held.
 
     Attributes:
         state: `occi.app.state`, with `message`.
-        process: what runs; None where nothing does.
-        starts: how many processes there have been.
+        process: the running process, or None.
+        starts: number of processes so far.
     """
 
     def __init__(self, state: FakeState, order: Order) -> None:
@@ -55,11 +55,11 @@ class Container:
 
     @property
     def url(self) -> str:
-        """Where its orchestrator answers, once it does."""
+        """The URL of its orchestrator while that runs."""
         return f"{self._state.base}/orchestrators/{self.order.instance}"
 
     def start(self, fault: Fault | None = None) -> None:
-        """Start it, in `start_delay`; a fault may keep it from ever being up."""
+        """Start it after `start_delay`; a fault may prevent that."""
         self.state, self.message = "inactive", "starting"
         if fault is None:
             self._start_in(self._state.settings.start_delay)
@@ -70,7 +70,7 @@ class Container:
             self._effect("application never starts")
 
     def stop(self, why: str = "stopped") -> None:
-        """End the process, and start no other."""
+        """End the process, and start no other one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -81,7 +81,7 @@ class Container:
         self.state, self.message = "inactive", why
 
     def change(self, order: Order) -> None:
-        """Take a newer order: what runs something else is started anew, and so is what failed."""
+        """Apply a newer order: restart a container with another bundle, and one that has failed."""
         before, self.order = self.order, order
         if before.runs != order.runs:
             self._effect("application rolled", generation=order.generation)
@@ -91,7 +91,7 @@ class Container:
             self.start()
 
     def crash(self, seconds: float | None = None) -> None:
-        """End the process without a word; the platform has it up again in so many seconds, else `restart_delay`."""
+        """End the process without notice; the platform restarts it after so many seconds, by default `restart_delay`."""
         if self.process is None:
             return
         self._effect("orchestrator crashed", process=self.process.number)
@@ -99,13 +99,13 @@ class Container:
         self._start_in(self._state.settings.restart_delay if seconds is None else seconds)
 
     def _start_in(self, seconds: float) -> None:
-        asked = time.monotonic()
-        self._timer = self._state.after(seconds, lambda: self._up(asked))
+        ordered = time.monotonic()
+        self._timer = self._state.after(seconds, lambda: self._up(ordered))
 
-    def _up(self, asked: float) -> None:
+    def _up(self, ordered: float) -> None:
         with self._state.lock:
             if self._timer is None:
-                # It was stopped while this waited for the lock.
+                # Stopped while this waited for the lock.
                 return
             self._timer = None
             self.starts += 1
@@ -114,12 +114,12 @@ class Container:
                     self._state, self.order.settings, number=self.starts, crash=self.crash
                 )
             except ValueError as error:
-                # What a process that cannot read its environment does: it says why, and exits.
+                # Like a process that cannot parse its environment: it reports the reason and exits.
                 self.state, self.message = "error", f"the orchestrator's environment: {error}"
                 self._effect("application failed", message=self.message)
                 return
             self.state, self.message = "active", ""
-            self._effect("application started", process=self.starts, seconds=time.monotonic() - asked)
+            self._effect("application started", process=self.starts, seconds=time.monotonic() - ordered)
             self.process.begin()
 
     def _effect(self, name: str, **fields: object) -> None:

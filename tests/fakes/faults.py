@@ -1,7 +1,7 @@
-"""Faults on request: which requests they meet, how often, and what happens then.
+"""Faults on request: the requests that they affect, how often, and their effect.
 
-A fault is matched on the request line alone, before anything is read. Those about HTTP (`status`, `drop_before`, `drop_after`,
-`delay`, `delay_after`) are carried out around the request; the others go along with it, to whatever it sets off.
+A fault is matched on the request line, before the body is read. HTTP faults (`status`, `drop_before`, `drop_after`, `delay`,
+`delay_after`) are applied around the request; the others are passed to the code that handles it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class Fault:
     """One fault.
 
     Attributes:
-        kind: `status` answers `status` without doing anything; `drop_before` cuts the connection before the effect, `drop_after`
-            after it; `delay` and `delay_after` wait before and after it. On an orchestrator's phase: `hang` never reports,
-            `fail` reports `failed` with `message`, `crash` ends the process once the phase is begun. On a PUT of an
+        kind: `status` responds with `status` without an effect; `drop_before` closes the connection before the effect,
+            `drop_after` after it; `delay` and `delay_after` wait before and after it. On an orchestrator's phase: `hang` never
+            reports, `fail` reports `failed` with `message`, `crash` ends the process after the phase has begun. On a PUT of an
             application: `never_start`, `error` with `message`. On a PUT of a disposal: `hang`, `fail` with `message`.
-        module: `design`, `deploy`, `disposal` or `orchestrator`; any without.
-        method: of HTTP; any without.
+        module: `design`, `deploy`, `disposal` or `orchestrator`; None for any.
+        method: of HTTP; None for any.
         path: regular expression, searched in the path below the module's mount point (`/application/<id>`); for an
             orchestrator in `/<instance>/orchestrator/default`.
-        action: the term in `?action=`; any or none without.
-        count: how many requests it meets; all without.
-        status: what is answered, and `retry_after` (seconds) beside it.
-        seconds: of a delay; for `crash`, until the process is back.
-        message: why, in plain words.
+        action: the term in `?action=`; None for any or none.
+        count: number of requests to affect; None for all.
+        status: of the response, with `retry_after` in seconds.
+        seconds: of a delay; for `crash`, until the restart.
+        message: the reason.
     """
 
     kind: Kind
@@ -60,15 +60,15 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ValueError(f"{self.kind!r} is no kind of fault; {', '.join(get_args(Kind))} are")
+            raise ValueError(f"{self.kind!r} is no kind of fault; expected one of {', '.join(get_args(Kind))}")
         if self.module is not None and self.module not in MODULES:
-            raise ValueError(f"{self.module!r} is no module; {', '.join(MODULES)} are")
+            raise ValueError(f"{self.module!r} is no module; expected one of {', '.join(MODULES)}")
         if self.kind in ("delay", "delay_after") and self.seconds is None:
             raise ValueError(f"a fault of kind {self.kind} needs seconds")
         re.compile(self.path)
 
-    def meets(self, module: str, method: str, path: str, action: str | None) -> bool:
-        """Whether a request is one of those."""
+    def matches(self, module: str, method: str, path: str, action: str | None) -> bool:
+        """Return whether the fault affects a request."""
         return (
             self.module in (None, module)
             and self.method in (None, method)
@@ -84,7 +84,7 @@ class _Armed:
         self.fault = fault
         self.left = fault.count
 
-    def strikes(self) -> bool:
+    def use(self) -> bool:
         if self.left is not None:
             if not self.left:
                 return False
@@ -93,7 +93,7 @@ class _Armed:
 
 
 class Faults:
-    """Those that are set. Threads share it."""
+    """The faults that are set. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -101,38 +101,33 @@ class Faults:
         self._cleared = threading.Event()
 
     def add(self, documents: Sequence[Mapping[str, Any]]) -> None:
-        """Set more; all or, where one is not well formed (TypeError, ValueError, re.error), none."""
+        """Add faults; if one is invalid (TypeError, ValueError, re.error), add none."""
         added = [_Armed(Fault(**each)) for each in documents]
         with self._lock:
             self._armed += added
 
     def clear(self) -> None:
-        """Take all away; those who wait in a delay go on at once."""
+        """Remove all faults; delayed requests continue at once."""
         with self._lock:
             self._armed = []
             self._cleared.set()
             self._cleared = threading.Event()
 
     def take(self, module: str, method: str, path: str, action: str | None) -> tuple[Fault, ...]:
-        """The faults that strike a request; each has then struck once more."""
+        """Return the faults that affect a request, and count a use of each."""
         if not self._armed:
             return ()
         with self._lock:
-            return tuple(
-                [
-                    each.fault
-                    for each in self._armed
-                    if each.fault.meets(module, method, path, action) and each.strikes()
-                ]
-            )
+            matching = [each for each in self._armed if each.fault.matches(module, method, path, action)]
+            return tuple([each.fault for each in matching if each.use()])
 
     def pause(self, seconds: float) -> None:
-        """Wait, or until the faults are cleared."""
+        """Wait for so many seconds, or until the faults are cleared."""
         with self._lock:
             cleared = self._cleared
         cleared.wait(seconds)
 
     def document(self) -> list[dict[str, Any]]:
-        """Those that are set, with how often each may still strike."""
+        """Return the faults that are set, with their remaining number of uses."""
         with self._lock:
             return [{**dataclasses.asdict(each.fault), "left": each.left} for each in self._armed]

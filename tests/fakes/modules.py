@@ -1,4 +1,4 @@
-"""What the fake cloud of `sdk.testing` does not have: applications, archives of bundles, and disposals that may fail."""
+"""Modules that the fake cloud of `sdk.testing` lacks: applications, archives of bundles, and disposals that may fail."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
 
 
 class Archives(Behaviour):
-    """Bundles as OCCI lists them."""
+    """Bundles in OCCI's collections."""
 
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
-        raise BadRequestError(f"a bundle is made by a PUT of its archive at {deploy.bundle_path('<sha256>')}")
+        raise BadRequestError(f"PUT the archive of a bundle at {deploy.bundle_path('<sha256>')}")
 
 
 class Digest(falcon.routing.BaseConverter):
-    """A SHA-256 in a path. What is none, the collection's empty last part for one, is left to OCCI."""
+    """Converts a SHA-256 in a path. Other segments, such as the collection's empty one, are left to OCCI."""
 
     def convert(self, value: str) -> str | None:
         return value if re.fullmatch("[0-9a-f]{64}", value) else None
 
 
 class Bundles:
-    """A resource of Falcon's."""
+    """The Falcon resource of archives."""
 
     def __init__(self, state: FakeState) -> None:
         self._state = state
         self._archives: dict[str, bytes] = {}
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """The archive."""
+        """Return the archive."""
         archive = self._archives.get(digest)
         if archive is None:
-            raise NotFoundError(f"there is no bundle {digest}", "path")
+            raise NotFoundError(f"bundle {digest} not found", "path")
         resp.content_type = deploy.BUNDLE_MEDIA_TYPE
         resp.data = archive
 
     on_head = on_get
 
     def on_put(self, req: falcon.Request, resp: falcon.Response, digest: str) -> None:
-        """Keep an archive: 201, and 200 where it is here already."""
+        """Store an archive: 201 if it is new, else 200."""
         if req.content_type != deploy.BUNDLE_MEDIA_TYPE:
             raise UnsupportedMediaTypeError(f"a bundle is {deploy.BUNDLE_MEDIA_TYPE}", "header Content-Type")
         archive = req.bounded_stream.read()
         if hashlib.sha256(archive).hexdigest() != digest:
-            raise BadRequestError("the archive's SHA-256 is another than the path says", "body")
+            raise BadRequestError("the archive's SHA-256 differs from the path", "body")
         path, known = deploy.bundle_path(digest), digest in self._archives
         resp.status = falcon.HTTP_200 if known else falcon.HTTP_201
         resp.set_header("Location", self._state.url("deploy") + path)
@@ -74,7 +74,7 @@ class Bundles:
 
 
 class Applications(Behaviour):
-    """`application` with the mixin `orchestrator`."""
+    """The kind `application` with the mixin `orchestrator`."""
 
     cloud: FakeState
     stays = (SERVICE,)
@@ -82,22 +82,22 @@ class Applications(Behaviour):
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
         super().check(new, old, extras)
         if INSTANCE not in new.attributes:
-            raise BadRequestError(f"orchestrators alone run here: name the mixin {type_id(deploy.ORCHESTRATOR)}")
+            raise BadRequestError(f"only orchestrators run here: name the mixin {type_id(deploy.ORCHESTRATOR)}")
         if new.identifier != deploy.application_path(new.attributes[INSTANCE]):
-            raise ConflictError(f"{INSTANCE} is {new.attributes[INSTANCE]!r}, and the path names another")
+            raise ConflictError(f"{INSTANCE} is {new.attributes[INSTANCE]!r}, but the path contains another one")
         if old is None and instance_of(new) in self.cloud.containers:
             raise ConflictError("the path is taken")
         names = (deploy.BUNDLE_DIGEST, deploy.BUNDLE_IMAGE)
         digest, image = [new.attributes.get(name) for name in names]
         if bool(digest) == bool(image):
-            raise BadRequestError(f"one of {' and '.join(names)} is needed")
+            raise BadRequestError(f"expected one of {' and '.join(names)}")
         if digest and deploy.bundle_path(digest) not in self.registry.owners:
-            raise ConflictError(f"there is no bundle {digest}; PUT it at {deploy.bundle_path(digest)} first")
+            raise ConflictError(f"bundle {digest} not found; PUT it at {deploy.bundle_path(digest)} first")
         if old is not None and old.attributes.get(GENERATION) == new.attributes.get(GENERATION):
-            # What runs changes with the order alone: a repeated PUT that says otherwise is some other's.
+            # Only a newer generation may change what runs.
             for name in names:
                 if old.attributes.get(name) != new.attributes.get(name):
-                    raise ConflictError(f"{name} stays as it was ordered with generation {new.attributes[GENERATION]}")
+                    raise ConflictError(f"{name} cannot change within generation {new.attributes[GENERATION]}")
 
     def create(self, entity: Entity, extras: Any) -> None:
         self.check(entity, None, extras)
@@ -123,7 +123,7 @@ class Applications(Behaviour):
         self.retrieve(old, extras)
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        raise BadRequestError("an application is changed whole, by PUT")
+        raise BadRequestError("an application is replaced by PUT")
 
     def removed(self, entity: Entity) -> None:
         self.cloud.containers.pop(instance_of(entity)).stop("deleted")
@@ -146,7 +146,7 @@ def _order(entity: Entity, extras: Any) -> Order:
     except ValueError as error:
         raise BadRequestError(str(error), deploy.APPLICATION_ENV) from None
     if settings.instance != instance or not all(isinstance(each, str) for each in environment.values()):
-        raise BadRequestError("an environment is texts, and its instance the application's", deploy.APPLICATION_ENV)
+        raise BadRequestError("expected texts as environment, for the application's instance", deploy.APPLICATION_ENV)
     return Order(
         instance=instance,
         tenant=extras["identity"].tenant_id,
@@ -157,7 +157,7 @@ def _order(entity: Entity, extras: Any) -> Order:
 
 
 class TimedDisposals(Disposals):
-    """Each ends by itself after a while, and may hang or fail; asked for again, one that has failed tries again."""
+    """Each ends by itself after a delay, and may hang or fail; a repeated request restarts one that has failed."""
 
     cloud: FakeState
 
@@ -179,7 +179,7 @@ class TimedDisposals(Disposals):
         self.cloud.effect("disposal begun", entity, generation=entity.attributes.get(GENERATION))
         fault = self.cloud.fault("fail")
         if self.cloud.fault("hang") is None:
-            message = "" if fault is None else fault.message or "a fault was asked for"
+            message = "" if fault is None else fault.message or "a requested fault"
             begun, path = time.monotonic(), entity.identifier
             self.cloud.after(self.cloud.settings.disposal_delay, lambda: self._end(path, begun, message))
 

@@ -1,8 +1,8 @@
-"""One process of one instance's orchestrator: it knows its environment and the calls it got since it started.
+"""One process of one instance's orchestrator: it knows its environment and the calls since its start.
 
 The HTTP side is the SDK's own code (`OrchestratorApplication`, `ReportQueue`); this replaces its engine. Phases last, fail or
-hang as a test wants, and are in the journal. The private state is a counter of the finished phases: the state handed back on
-activation is never older than the state last saved.
+hang as a test requests, and are in the journal. The private state is a counter of the finished phases: the state returned on
+activation is never older than the state last acknowledged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .state import FakeState
 
 _COUNTER: Final = "counter"
-#: What a phase does to stacks, in Heat's words.
+#: The effects of phases on stacks, in Heat's terms.
 _VERBS: Final = {"deploy": "CREATE", "update": "UPDATE", "stop": "SUSPEND", "start": "RESUME"}
 
 
@@ -54,19 +54,19 @@ class _Run:
 
 
 class OrchestratorProcess:
-    """All methods but `application` are called under the fake state's lock.
+    """An engine for `OrchestratorApplication`. All methods but `application` are called with the fake state's lock held.
 
     Args:
-        settings: what the container's environment says.
+        settings: parsed from the container's environment.
         number: of this process among those of its instance, from 1.
-        crash: ends this process; seconds until the next.
+        crash: ends this process; takes the seconds until the next one.
 
     Attributes:
-        application: WSGI, to be mounted so that `/orchestrator/default` is its path.
-        instance: as last ordered; None until it is activated.
+        application: WSGI application, to be mounted so that `/orchestrator/default` is its path.
+        instance: the present order; None until it is activated.
 
     Raises:
-        ValueError: the keys in the environment cannot be read.
+        ValueError: the keys in the environment are invalid.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class OrchestratorProcess:
         self._id = settings.instance
         self.number = number
         self.instance: Instance | None = None
-        self._line = JournaledReportQueue(
+        self._report_queue = JournaledReportQueue(
             settings.url,
             settings.start_token,
             instance=self._id,
@@ -92,7 +92,7 @@ class OrchestratorProcess:
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
-        application = OrchestratorApplication(self._id, self, self._line)
+        application = OrchestratorApplication(self._id, self, self._report_queue)
         self.application = Authentication(application, verifier, cache=TokenCache(time.time, entries=64))
         self._alive = True
         self._ordered: Instance | None = None
@@ -101,35 +101,35 @@ class OrchestratorProcess:
         self._current: _Run | None = None
         self._events: set[str] = set()
 
-    # its life ---------------------------------------------------------------------------------------------------------
+    # start and end ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """It is up: it says so."""
-        self._line.open()
+        """Start: renew the tokens."""
+        self._report_queue.open()
 
     def end(self) -> None:
-        """It is gone, and with it what it was doing."""
+        """End, with the present phase."""
         self._alive = False
-        self._line.cut()
+        self._report_queue.cut()
         if self._current is not None and self._current.timer is not None:
             self._current.timer.cancel()
 
     def document(self) -> dict[str, Any]:
-        """What it is doing."""
+        """Return the state of the process."""
         return {
             "process": self.number,
             "activated": self.instance is not None,
             "generation": self.instance.generation if self.instance is not None else 0,
             "counter": self._counter,
             "phase": self._current.key if self._current is not None else None,
-            "pending_reports": self._line.pending,
+            "pending_reports": self._report_queue.pending,
         }
 
-    # what it is told, as the SDK's engine is --------------------------------------------------------------------------
+    # the engine's interface -------------------------------------------------------------------------------------------
 
     @property
     def details(self) -> Details:
-        """What there is, and what it comes to."""
+        """The outputs, and the stacks with their links."""
         outputs = {
             name: value.replace("{instance}", self._id) if isinstance(value, str) else value
             for name, value in self._state.settings.outputs.items()
@@ -145,23 +145,23 @@ class OrchestratorProcess:
         return Details(state, ",".join(ids), outputs, tuple(links))
 
     def activate(self, instance: Instance, private: Mapping[str, Any]) -> None:
-        """Take whose it is, parameters, and what it reported as private before."""
+        """Accept the instance, its parameters, and its earlier private state."""
         self._given("activate", instance.parameters, instance.internal)
         known = self.instance
         if known is None:
             self._counter, acknowledged = int(private.get(_COUNTER, 0)), self._state.acknowledged.get(self._id, 0)
             if self._counter < acknowledged:
-                text = f"private state was lost: {self._counter} came back, {acknowledged} had been taken"
+                text = f"private state was lost: {self._counter} was returned, {acknowledged} had been acknowledged"
                 self._state.journal.violation(text, self._id, process=self.number)
         else:
             self._known(instance.generation)
             if (instance.tenant, instance.service) != (known.tenant, known.service):
-                raise Refusal("tenant and service stay as they were")
+                raise Refusal("tenant and service cannot change")
         self._effect("activation repeated" if instance == self._ordered else "activated", counter=self._counter)
         self.instance = self._ordered = instance
 
     def phase(self, phase: str, generation: int | None, *, parameters: Any = None, internal: Any = None) -> None:
-        """Begin a phase, or tell again how it ended."""
+        """Begin a phase, or report its outcome again."""
         if phase != "destroy":
             self._given(phase, parameters, internal)
         instance = self._known(generation)
@@ -179,7 +179,7 @@ class OrchestratorProcess:
         self._effect("phase begun", phase=phase, generation=generation)
         if phase == "deploy":
             self._make_stacks(self.instance)
-        # The first effect, which a crash leaves behind.
+        # The first effect, which remains after a crash.
         self._move_stacks(self.instance, phase, "IN_PROGRESS")
         if crash := self._state.fault("crash"):
             self._crash(crash.seconds)
@@ -188,7 +188,7 @@ class OrchestratorProcess:
             run.timer = self._state.after(self._state.settings.seconds_of(phase), lambda: self._finish(run, fault))
 
     def act(self, event: str, action: Action, generation: int) -> bool:
-        """Carry out a declared action; each invocation is one."""
+        """Carry out a declared action once per event."""
         self._known(generation)
         if not self._is_new(event):
             self._effect("act repeated", action=action.name)
@@ -200,17 +200,17 @@ class OrchestratorProcess:
         return True
 
     def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> bool:
-        """Take an event, once."""
+        """Accept an event once."""
         new = self._is_new(event)
         self._effect("event taken" if new else "event repeated", event=event, type=kind, subject=subject)
         return new
 
     def await_settled(self, event: str, seconds: float) -> bool:
-        """An event may be forgotten at once: nothing comes of it, or what does is reported."""
+        """Return True at once: an event has no effect, or it is reported."""
         return True
 
     def _given(self, phase: str, parameters: Any, internal: Any) -> None:
-        """Note what parameters a phase comes with."""
+        """Record the parameters of a phase."""
         given = {wire.PARAMETERS: dict(parameters or {}), wire.INTERNAL_PARAMETERS: dict(internal or {})}
         self._effect("order given", phase=phase, **given)
 
@@ -222,7 +222,7 @@ class OrchestratorProcess:
     def _known(self, generation: int | None) -> Instance:
         assert self.instance is not None
         if generation is not None and generation < self.instance.generation:
-            raise Refusal(f"generation {generation} is older than the last, {self.instance.generation}")
+            raise Refusal(f"generation {generation} is older than {self.instance.generation}, the present one")
         return self.instance
 
     def _cancel_current(self, phase: str, generation: int) -> None:
@@ -234,13 +234,13 @@ class OrchestratorProcess:
         if current.state != "running":
             return
         if phase != "destroy" and generation == current.generation:
-            raise Refusal(f"{current.phase} of generation {current.generation} is under way")
+            raise Refusal(f"{current.phase} of generation {current.generation} is in progress")
         if current.timer is not None:
             current.timer.cancel()
         current.state = "failed"
-        self._effect("phase abandoned", phase=current.phase, generation=current.generation)
+        self._effect("phase cancelled", phase=current.phase, generation=current.generation)
 
-    # what comes of it -------------------------------------------------------------------------------------------------
+    # outcomes ---------------------------------------------------------------------------------------------------------
 
     def _finish(self, run: _Run, fault: Fault | None) -> None:
         with self._state.lock:
@@ -255,7 +255,7 @@ class OrchestratorProcess:
                 run.report |= self._outcome(run.phase)
             else:
                 run.state = "failed"
-                run.report[manager.PHASE_MESSAGE] = fault.message or "a fault was asked for"
+                run.report[manager.PHASE_MESSAGE] = fault.message or "a requested fault"
             run.report[manager.PHASE_STATE] = run.state
             self._effect(
                 f"phase {run.state}",
@@ -309,7 +309,7 @@ class OrchestratorProcess:
                 module.remove(deploy.STACK, each.identifier)
 
     def _report(self, key: str, attributes: dict[str, Any]) -> None:
-        self._line.report(key, attributes, lambda: None)
+        self._report_queue.report(key, attributes, lambda: None)
 
     def _acknowledged(self, attributes: Mapping[str, Any]) -> None:
         counter = attributes.get(manager.PRIVATE, {}).get(_COUNTER, 0)

@@ -1,6 +1,6 @@
-"""What an orchestrator says to its service manager: the SDK's own line, with every attempt in the journal.
+"""Reports of an orchestrator to its service manager: the SDK's own queue, with every attempt in the journal.
 
-The service manager may be dead (the test killed it) or refuse for now: each is said again for as long as the orchestrator lives.
+The service manager may be down (killed by the test) or refuse for now: each report is retried until the orchestrator ends.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from sdk.runtime.reporting import ReportQueue
 
 from .journal import Journal
 
-#: Refusals that an orchestrator has to expect: the token ran out, the instance is gone, the order is older than another.
+#: Errors to be expected: the token has expired, the instance is gone, the order is older than another.
 _EXPECTED = {"renew": (403, 404), "report": (401, 404, 409)}
 
 
 class JournaledReportQueue(ReportQueue):
-    """From one process of an orchestrator to its service manager. It holds that process's tokens, and dies with it.
+    """The queue of one orchestrator process. It holds that process's tokens, and ends with it.
 
     Args:
-        instance, process: whose it is, for the journal.
-        clients: those of all lines, by the beginning of the URL; a thousand orchestrators share one's connections.
-        on_heard: told of a report that was taken, with its attributes.
+        instance, process: for the journal.
+        clients: shared by all queues, by the start of the URL; a thousand orchestrators share one's connections.
+        on_acknowledged: called with the attributes of each acknowledged report.
     """
 
     def __init__(
@@ -48,35 +48,35 @@ class JournaledReportQueue(ReportQueue):
         self._process = process
         self._journal = journal
         self._on_acknowledged = on_acknowledged
-        self._said: tuple[str, Mapping[str, Any]] | None = None
+        self._previous: tuple[str, Mapping[str, Any]] | None = None
         self._attempt = 0
 
     def cut(self) -> None:
-        """Say nothing any more. What is being said may be heard all the same."""
+        """Send no more reports. One that is being sent may still be acknowledged."""
         with self._changed:
             self._closed = True
             self._reports.clear()
             self._changed.notify_all()
 
-    def take(self, given: Mapping[str, Any]) -> None:
-        super().take(given)
+    def accept_tokens(self, given: Mapping[str, Any]) -> None:
+        super().accept_tokens(given)
         self._journal.effect("tokens taken", self._instance, process=self._process, audiences=sorted(given))
 
     def _renew(self, token: str) -> None:
-        # The start token holds as long as the instance is there; any other runs out.
+        # The start token is valid as long as the instance exists; others expire.
         with self._journaled("renew", {}, () if token == self._start_token else (401,)):
             super()._renew(token)
 
-    def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
+    def _send(self, attributes: dict[str, Any], request_id: str | None) -> None:
         with self._journaled("report", attributes):
-            super()._say(attributes, request_id)
+            super()._send(attributes, request_id)
         self._on_acknowledged(attributes)
 
     @contextlib.contextmanager
     def _journaled(self, name: str, attributes: Mapping[str, Any], expected: tuple[int, ...] = ()) -> Iterator[None]:
-        result = (name, attributes)
-        attempt = self._attempt = self._attempt + 1 if result == self._said else 1
-        self._said = result
+        sent = (name, attributes)
+        attempt = self._attempt = self._attempt + 1 if sent == self._previous else 1
+        self._previous = sent
         begun, status, error = time.monotonic(), 200, ""
         try:
             yield

@@ -1,10 +1,10 @@
 """The fake cloud's process: `python -m tests.fakes.server '<JSON>'` prints a line when it is ready.
 
-Around each request: faults, the journal, and the fake state's lock. Beside the modules (`/design`, `/deploy`, …) and the
-orchestrators (`/orchestrators/<instance>`) there are, for tests, without tokens: `/_books`, `/_state`, `/_faults`, `/_settings`,
+Each request passes the faults, the journal, and the fake state's lock. Besides the modules (`/design`, `/deploy`, …) and the
+orchestrators (`/orchestrators/<instance>`) it serves to tests, without tokens: `/_journal`, `/_state`, `/_faults`, `/_settings`,
 `/_crash/<instance>`.
 
-It ends when its standard input does, so that it outlives no test run, however that ends.
+It ends with its standard input, so that it never outlives a test run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Answer:
 
 
 class Cloud:
-    """WSGI."""
+    """The WSGI application."""
 
     def __init__(self, state: FakeState, keys: str) -> None:
         self._state = state
@@ -92,7 +92,7 @@ class Cloud:
         start_response(answer.status, answer.headers)
         return [answer.body]
 
-    # requests of the service under test -------------------------------------------------------------------------------
+    # requests of the service manager ----------------------------------------------------------------------------------
 
     def _serve(self, environ: WSGIEnvironment, route: _Route) -> _Answer:
         begun = time.monotonic()
@@ -131,7 +131,7 @@ class Cloud:
         return answer
 
     def _hold(self, kind: str, faults: tuple[Fault, ...], route: _Route) -> None:
-        """Wait as faults of a kind want, and have a test know that a request waits, and where."""
+        """Apply the delays of a kind, and record that a request is held."""
         for fault in faults:
             if fault.kind == kind:
                 where = {"module": route.module, "path": route.path}
@@ -142,7 +142,7 @@ class Cloud:
         answer = _Answer()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = route.mount, route.path
         with self._state.lock:
-            self._state.struck = faults
+            self._state.active_faults = faults
             answer.body = b"".join(self._application(route)(environ, answer.start))
         return answer
 
@@ -151,17 +151,17 @@ class Cloud:
             return self._modules[route.module]
         container = self._state.containers.get(route.instance)
         if container is None or container.process is None:
-            # Nothing listens there.
+            # Like a closed port.
             raise _cut()
         return container.process.application
 
-    # requests of the test ---------------------------------------------------------------------------------------------
+    # requests of tests ------------------------------------------------------------------------------------------------
 
     def _control(self, environ: WSGIEnvironment, start_response: StartResponse, path: str) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         handlers: dict[tuple[str, str], Callable[[WSGIEnvironment], Any]] = {
-            ("GET", "/_books"): self._books,
-            ("DELETE", "/_books"): lambda _: self._state.journal.reset(),
+            ("GET", "/_journal"): self._entries,
+            ("DELETE", "/_journal"): lambda _: self._state.journal.reset(),
             ("GET", "/_state"): lambda _: self._exists(),
             ("GET", "/_faults"): lambda _: self._state.faults.document(),
             ("POST", "/_faults"): lambda each: self._state.faults.add(json.loads(_read_body(each))),
@@ -179,7 +179,7 @@ class Cloud:
             return _json(start_response, "400 Bad Request", {"error": str(error)})
         return _json(start_response, "200 OK", found)
 
-    def _books(self, environ: WSGIEnvironment) -> list[dict[str, Any]]:
+    def _entries(self, environ: WSGIEnvironment) -> list[dict[str, Any]]:
         query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
         after, wait = int(query.get("after", ["0"])[0]), float(query.get("wait", ["0"])[0])
         return self._state.journal.entries(after, wait=min(wait, 30.0))
@@ -213,7 +213,7 @@ class Cloud:
         with self._state.lock:
             container = self._state.containers.get(instance)
             if container is None or container.process is None:
-                raise LookupError(f"no orchestrator of {instance!r} is up")
+                raise LookupError(f"no orchestrator of {instance!r} is running")
             container.crash()
 
 
@@ -226,18 +226,18 @@ def _route(path: str) -> _Route | None:
         return None
     below = path.removeprefix(f"/{module}") or "/"
     instance = _UUID.search(below)
-    # A stack's and a catalogue entry's last part is an id of its own.
+    # The last segment of a stack's or a catalogue entry's path is its own id.
     named = instance is not None and not below.startswith((deploy.STACK.location, design.SERVICE.location))
     return _Route(module, f"/{module}", below, instance[0] if instance is not None and named else "")
 
 
 def _cut() -> BrokenPipeError:
-    """Ends a request without an answer: the server takes it that the client is gone."""
+    """Return an error that ends a request without a response: the server handles it like a disconnected client."""
     return BrokenPipeError(errno.EPIPE, "cut")
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes:
-    """The body, read before any lock is taken."""
+    """Read the body, before any lock is taken."""
     body: bytes = environ["wsgi.input"].read(_MAX_BODY)
     environ["wsgi.input"] = io.BytesIO(body)
     if body:
@@ -257,7 +257,7 @@ def _generation_in(body: bytes) -> Any:
 
 
 def _token_document(identity: Identity | None) -> dict[str, Any] | None:
-    """What a token says of its holder, without the token."""
+    """Return a token's claims, without the token."""
     if identity is None:
         return None
     names = ("issuer", "subject", "audience", "tenant_id", "instance_id")
@@ -267,9 +267,8 @@ def _token_document(identity: Identity | None) -> dict[str, Any] | None:
 def _refusal(fault: Fault) -> _Answer:
     answer = _Answer()
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    document = {
-        "error": {"status": fault.status, "title": "Fault", "message": fault.message or "a fault was asked for"}
-    }
+    message = fault.message or "a requested fault"
+    document = {"error": {"status": fault.status, "title": "Fault", "message": message}}
     answer.body = json.dumps(document).encode()
     answer.start(
         f"{fault.status} Fault",
@@ -288,13 +287,13 @@ def _json(start_response: StartResponse, status: str, document: Any) -> list[byt
 
 
 def main() -> None:
-    """Serve on the port of the loopback address that is given."""
+    """Serve on the given port of the loopback address."""
     configuration = json.loads(sys.argv[1])
     address = f"127.0.0.1:{configuration['port']}"
 
     def load() -> WSGIApplication:
         state = FakeState(Settings(**configuration["settings"]), f"http://{address}")
-        threading.excepthook = lambda failed: state.slip(failed.exc_value or failed.exc_type())
+        threading.excepthook = lambda failed: state.record_error(failed.exc_value or failed.exc_type())
         threading.Thread(target=_end_with_input, name="input", daemon=True).start()
         print("ready", flush=True)
         return Cloud(state, configuration["keys"])

@@ -1,4 +1,4 @@
-"""How the fake cloud behaves where a test does not ask for anything else. It travels to the process as JSON."""
+"""The fake cloud's default behaviour. It is passed to the process as JSON."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from archelon_api.service_manager import PHASES
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All times are seconds.
+    """All times are in seconds.
 
     Attributes:
         start_delay: from the order of an application until its orchestrator is up.
-        restart_delay: from a crash until the platform has it up again.
-        phase_delay: what a phase takes; `phase_delays` says otherwise for those it names.
-        disposal_delay: what a disposal takes.
-        region: the region that the catalogue names for the cloud controller's modules.
-        stacks: names of the stacks that an orchestrator makes on deploy.
-        outputs: what orchestrators report; `{instance}` in a text is the instance's id.
+        restart_delay: from a crash until the restart.
+        phase_delay: duration of a phase; `phase_delays` overrides it by phase.
+        disposal_delay: duration of a disposal.
+        region: region of the cloud controller's modules in the catalogue.
+        stacks: names of the stacks that an orchestrator creates on deploy.
+        outputs: reported by orchestrators; `{instance}` in a text is replaced by the instance's id.
     """
 
     start_delay: float = 0.01
@@ -35,8 +35,8 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.phase_delays) - set(PHASES))
         if unknown:
-            raise ValueError(f"phase_delays names {', '.join(unknown)}; phases are {', '.join(PHASES)}")
+            raise ValueError(f"phase_delays names {', '.join(unknown)}; expected some of {', '.join(PHASES)}")
 
     def seconds_of(self, phase: str) -> float:
-        """What a phase takes."""
+        """Return the duration of a phase."""
         return self.phase_delays.get(phase, self.phase_delay)

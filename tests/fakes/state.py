@@ -1,7 +1,7 @@
-"""The fake cloud of `sdk.testing`, and what our own tests need beside: applications whose orchestrators run, faults, a journal.
+"""The fake cloud of `sdk.testing`, extended by running orchestrators, faults and a journal.
 
-One lock is enough: nothing that holds it waits, for the network or for a fault, and two locks would be taken in two orders, by
-requests and by timers.
+There is one lock. Its holders never wait for the network or a fault; two locks could be taken in different orders by requests
+and timers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .settings import Settings
 
 
 class FakeState(FakeCloud):
-    """See the module.
+    """The state of the fake cloud.
 
     Attributes:
-        settings: as they are now; a test may change them.
+        settings: may be changed by a test.
         containers: by instance.
-        heard: by instance, the counter in the private state that the service manager last took.
-        clients: those of orchestrators, by the beginning of the URL.
-        struck: faults that struck the request that is served now.
+        acknowledged: by instance, the counter in the private state that the service manager last acknowledged.
+        clients: of orchestrators, by the start of the URL.
+        active_faults: faults of the present request.
     """
 
     kinds = FakeCloud.kinds | {
@@ -48,7 +48,7 @@ class FakeState(FakeCloud):
         self.journal = Journal()
         self.faults = Faults()
         self.clients: dict[str, client.Client] = {}
-        self.struck: tuple[Fault, ...] = ()
+        self.active_faults: tuple[Fault, ...] = ()
         self.containers: dict[str, Container] = {}
         self.acknowledged: dict[str, int] = {}
         module = self.module("deploy")
@@ -60,16 +60,16 @@ class FakeState(FakeCloud):
         self.journal.effect(name, instance_of(entity), path=entity.identifier, **fields)
 
     def fault(self, *kinds: str) -> Fault | None:
-        """The first of one of the kinds that struck the request that is served now."""
-        return next((each for each in self.struck if each.kind in kinds), None)
+        """Return the present request's first fault of one of these kinds."""
+        return next((each for each in self.active_faults if each.kind in kinds), None)
 
     def after(self, seconds: float, call: Callable[[], None]) -> threading.Timer:
-        """Call in so many seconds, unless it is cancelled."""
+        """Call after so many seconds, unless the timer is cancelled."""
         timer = threading.Timer(seconds, call)
         timer.daemon = True
         timer.start()
         return timer
 
-    def slip(self, error: BaseException) -> None:
-        """A fault of the fake's own: in the books, so that the test that met it fails."""
+    def record_error(self, error: BaseException) -> None:
+        """Record an internal error as a violation, so that the test fails."""
         self.journal.violation("the fake cloud itself failed: " + "".join(traceback.format_exception(error)))

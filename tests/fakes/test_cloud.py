@@ -1,6 +1,6 @@
-"""The fake cloud's contract: what it takes and refuses, and that its books tell one start from two.
+"""The fake cloud's contract: accepted and refused requests, and that its journal distinguishes one start from two.
 
-A bench for each instance receives what its orchestrator says; the requests that a service manager would make, the tests make.
+A bench per instance receives its orchestrator's reports; the tests send the service manager's requests.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ KEY = SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="sm-1")
 
 
 class ServiceManagers:
-    """Those of any number of instances, at one address: WSGI."""
+    """The service managers of any number of instances at one address, as a WSGI application."""
 
     def __init__(self) -> None:
         self.benches: dict[str, Bench] = {}
-        # One of the tests stops it, and starts another at the same port.
+        # One of the tests restarts it at the same port.
         self.listen = ("127.0.0.1", free_port())
         self.start()
 
@@ -64,7 +64,7 @@ def cloud(tmp_path: Path) -> Iterator[FakeCloudProcess]:
 
 
 class Caller:
-    """Makes the service manager's requests for one instance; its bench is told what becomes of them."""
+    """Sends the service manager's requests for one instance; its bench receives the reports."""
 
     def __init__(self, cloud: FakeCloudProcess, sm: ServiceManagers) -> None:
         self.cloud = cloud
@@ -127,7 +127,7 @@ class Caller:
         return self.orchestrator("POST", document, action=phase, **more)[0]
 
     def up(self) -> None:
-        """As far as an orchestrator that is activated."""
+        """Start and activate an orchestrator."""
         self.put_bundle()
         assert self.put_application()[0] == 201
         self.cloud.wait_for("tokens taken", self.instance)
@@ -200,7 +200,7 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
     assert entries.starts(instance) == 1
     assert entries.phases(instance) == {(1, "deploy"): 1, (1, "provision"): 1, (1, "destroy"): 1}
     assert entries.violations == []
-    # What was waited for, at least; on a machine that does other things it may be any more.
+    # At least the delays; on a loaded machine any more.
     assert 0.04 <= entries.seconds(instance) < 60
     assert {each["token"]["audience"] for each in entries.requests(instance=instance) if each["token"]} == {
         tokens.AUDIENCE_CLOUD_CONTROLLER,
@@ -208,7 +208,7 @@ def test_an_order_from_the_bundle_to_the_end(caller: Caller) -> None:
     }
     text = json.dumps(entries.entries)
     assert "the tenant's" not in text
-    assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the books"
+    assert not re.search(r"eyJ[\w-]+\.", text), "a signed token is in the journal"
     assert not [each for each in (caller.bench.start_token, *caller.bench.known_tokens) if each in text]
 
 
@@ -222,7 +222,7 @@ def test_the_catalogue_lists_the_modules(caller: Caller) -> None:
     assert endpoints[disposal.SCHEME] == f"{url}/disposal"
 
 
-def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
+def test_older_and_different_orders_are_conflicts(caller: Caller) -> None:
     caller.up()
     other = b"another archive"
     caller.put_bundle(other)
@@ -239,7 +239,7 @@ def test_older_and_other_orders_are_conflicts(caller: Caller) -> None:
     assert caller.cloud.entries().starts(caller.instance) == 2
 
 
-def test_a_phase_that_is_under_way_is_not_begun_again_and_no_other_beside_it(caller: Caller) -> None:
+def test_a_phase_in_progress_is_not_begun_again_and_no_other_beside_it(caller: Caller) -> None:
     caller.cloud.fault("hang", module="orchestrator", action="deploy")
     caller.up()
     assert caller.phase("deploy") == 200
@@ -251,11 +251,11 @@ def test_a_phase_that_is_under_way_is_not_begun_again_and_no_other_beside_it(cal
     assert entries.times("stack made", caller.instance) == 1
 
 
-def test_a_repeated_phase_is_done_once_and_reported_again(caller: Caller) -> None:
+def test_a_repeated_phase_is_carried_out_once_and_reported_again(caller: Caller) -> None:
     caller.cloud.configure(phase_delays={"deploy": 0.2})
     caller.up()
     assert caller.phase("deploy") == 200
-    # While it is under way, or, on a machine that does other things, after it.
+    # During the phase or, on a loaded machine, after it.
     assert caller.phase("deploy") == 200
     caller.reported("deploy")
     assert caller.phase("deploy") == 200
@@ -276,7 +276,7 @@ def test_tokens_for_others_are_refused(caller: Caller) -> None:
     assert caller.request("GET", path, tenant="tenant-b")[0] == 404
 
 
-def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
+def test_reports_are_retried_until_they_are_acknowledged(caller: Caller) -> None:
     caller.bench.renewal_refusals = [500]
     caller.up()
     caller.bench.refusals = [503, 401, 500]
@@ -286,7 +286,7 @@ def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
     assert attempts[:3] == [503, 401, 500]
     caller.bench.refusals = [409]
     caller.phase("provision")
-    # Else the next report could be the one that is refused.
+    # Otherwise the next report could be the one that is refused.
     caller.cloud.wait_for_call(name="report", instance=caller.instance, phase="provision", status=409)
     caller.phase("update", 2)
     caller.reported("update")
@@ -296,7 +296,7 @@ def test_reports_are_repeated_until_they_are_heard(caller: Caller) -> None:
     assert caller.cloud.entries().violations == []
 
 
-def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller, sm: ServiceManagers) -> None:
+def test_a_restarted_service_manager_gets_the_reports(caller: Caller, sm: ServiceManagers) -> None:
     caller.up()
     sm.server.close()
     caller.phase("deploy")
@@ -306,7 +306,7 @@ def test_a_service_manager_that_was_killed_hears_when_it_is_back(caller: Caller,
     assert caller.reported("deploy")[manager.PHASE_STATE] == "done"
 
 
-def test_a_crashed_orchestrator_knows_its_environment_alone(caller: Caller) -> None:
+def test_a_crashed_orchestrator_only_knows_its_environment(caller: Caller) -> None:
     caller.up()
     caller.phase("deploy")
     caller.reported("deploy")
@@ -357,7 +357,7 @@ def test_faults_around_requests(caller: Caller) -> None:
         assert waiting.result(60)[0] == 200
 
 
-def test_faults_of_what_is_set_off(caller: Caller, sm: ServiceManagers) -> None:
+def test_faults_of_phases_disposals_and_applications(caller: Caller, sm: ServiceManagers) -> None:
     cloud = caller.cloud
     caller.up()
     cloud.fault("fail", module="orchestrator", action="deploy", message="no quota")
@@ -368,7 +368,7 @@ def test_faults_of_what_is_set_off(caller: Caller, sm: ServiceManagers) -> None:
     caller.phase("deploy")
     assert cloud.state()["applications"][caller.instance]["orchestrator"]["phase"] == "1/deploy"
     assert caller.phase("deploy", 2) == 200
-    cloud.wait_for("phase abandoned", caller.instance, generation=1)
+    cloud.wait_for("phase cancelled", caller.instance, generation=1)
     caller.reported("deploy", times=2)
     cloud.fault("fail", module="disposal", message="a volume is in use")
     caller.dispose(2)
@@ -392,7 +392,7 @@ def test_faults_of_what_is_set_off(caller: Caller, sm: ServiceManagers) -> None:
     assert cloud.entries().starts(third.instance) == 0
 
 
-def test_an_event_is_taken_once(caller: Caller) -> None:
+def test_an_event_is_accepted_once(caller: Caller) -> None:
     caller.up()
     attributes = {wire.EVENT_ID: "e1", wire.EVENT_TYPE: "alarm"}
     document = {"action": type_id(wire.NOTIFY), "attributes": attributes}
@@ -401,7 +401,7 @@ def test_an_event_is_taken_once(caller: Caller) -> None:
     assert (entries.times("event taken"), entries.times("event repeated")) == (1, 1)
 
 
-def test_a_fault_that_is_not_well_formed_is_refused() -> None:
+def test_an_invalid_fault_is_refused() -> None:
     with pytest.raises(ValueError, match="seconds"):
         Fault(kind="delay")
     with pytest.raises(ValueError, match="no module"):
@@ -412,7 +412,7 @@ def test_it_does_not_outlive_the_test_run(cloud: FakeCloudProcess) -> None:
     process = cloud._process
     assert process is not None
     assert process.stdin is not None
-    # What the kernel does when the test run is killed.
+    # The kernel closes it when the test run is killed.
     process.stdin.close()
     assert process.wait(60) == -9
 
