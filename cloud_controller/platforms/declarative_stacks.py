@@ -27,7 +27,7 @@ _AT_ONCE = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-class DescribedStacks:
+class DeclarativeStacks:
     """Carries out descriptions with the given resource types.
 
     Args:

@@ -1,4 +1,4 @@
-"""Everything on one machine, from the command line: an instance's life, a restart that goes on, an end that leaves nothing."""
+"""`archelon dev` and the commands against it: an instance's lifecycle, restarts, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def greeter(running: Dev) -> str:
 
 
 def nodes(state: Path, instance: str) -> dict[str, int | None]:
-    """Processes of an instance by name, and their ids."""
+    """Process ids of an instance by name."""
     system = AllInOne(StateDirectory(state), print)
     found = {}
     for launcher, name in system.running():
@@ -58,7 +58,7 @@ def page(url: str) -> str:
         return text
 
 
-def test_an_instances_life(running: Dev, greeter: str) -> None:
+def test_an_instances_lifecycle(running: Dev, greeter: str) -> None:
     assert [each["service"] for each in running("service", "list", "-o", "json").json] == [greeter]
     shown = running("service", "show", greeter, "-o", "json").json
     assert {each["attribute"] for each in shown["attributes"]} >= {"greeter.greeting", "greeter.url"}
@@ -74,7 +74,7 @@ def test_an_instances_life(running: Dev, greeter: str) -> None:
 
     listed = running("instance", "list", "-o", "json").json
     assert [each["path"] for each in listed] == [instance["path"]]
-    # By path, by id, by the beginning of one.
+    # By path, by id, by a prefix of the id.
     for name in (instance["path"], identifier, identifier[:6]):
         assert running("instance", "show", name, "-o", "json").json["path"] == instance["path"]
 
@@ -89,7 +89,7 @@ def test_an_instances_life(running: Dev, greeter: str) -> None:
 
     refused = running("instance", "retry", identifier)
     assert refused.status == Status.CONFLICT
-    assert "these do: stop" in refused.err
+    assert "applicable: stop" in refused.err
 
     logged = running("instance", "logs", identifier)
     assert logged.status == Status.DONE, logged.err
@@ -109,12 +109,12 @@ def test_an_instances_life(running: Dev, greeter: str) -> None:
 
 def test_refusals(running: Dev, greeter: str, tmp_path: Path) -> None:
     for arguments, status, words in (
-        (["instance", "create", "nosuch"], Status.NOT_FOUND, "there are: greeter"),
+        (["instance", "create", "nosuch"], Status.NOT_FOUND, "expected one of greeter"),
         (["instance", "create", greeter, "greeter.colour=red"], Status.USAGE, "has no attribute"),
         (["instance", "create", greeter, "greeter.url=http://x"], Status.USAGE, "greeter.url"),
         (["instance", "show", "abc"], Status.USAGE, "names no instance"),
         (["instance", "show", "abcdef"], Status.NOT_FOUND, "there is no instance"),
-        (["instance", "logs", "00000000-0000-4000-8000-000000000000"], Status.NOT_FOUND, "there is no application"),
+        (["instance", "logs", "00000000-0000-4000-8000-000000000000"], Status.NOT_FOUND, "unknown application"),
         (["publish", str(running.state.parent / "greeter"), "--as", "tenant"], Status.REFUSED, "not allowed"),
         (["withdraw", "nosuch"], Status.NOT_FOUND, "no published service"),
         (["publish", str(tmp_path)], Status.FAILED, "there is no manifest"),
@@ -145,7 +145,7 @@ def test_a_second_one_is_refused(running: Dev) -> None:
     assert "in use by process" in result.err
 
 
-def test_no_secret_of_the_house_is_in_its_logs(running: Dev, greeter: str) -> None:
+def test_logs_contain_no_secrets(running: Dev, greeter: str) -> None:
     state = StateDirectory(running.state)
     secrets = [state.token(role) for role in ("tenant", "provider", "operator")]
     secrets += (state.keys / "encryption.keys").read_text().split()
@@ -155,7 +155,7 @@ def test_no_secret_of_the_house_is_in_its_logs(running: Dev, greeter: str) -> No
     assert [secret for secret in secrets if secret in logs] == []
 
 
-def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
+def test_a_restart_continues_with_the_existing_state(tmp_path: Path) -> None:
     with dev(tmp_path / "state") as system:
         system.start("--keep")
         archelon("new", tmp_path / "lasting")
@@ -178,39 +178,39 @@ def test_a_restart_goes_on_with_what_was_there(tmp_path: Path) -> None:
         updated = system("instance", "update", identifier, "lasting.greeting=Changed", "-o", "json")
         assert updated.status == Status.DONE, updated.err
         assert page(url) == "Changed"
-        # The orchestrator was adopted, not started again.
+        # The orchestrator was adopted, not restarted.
         assert nodes(system.state, identifier)["orchestrator"] == before["orchestrator"]
 
-        # Without --keep, the end of it is the end of all that it started.
+        # Without --keep, it stops everything that it started.
         processes = [pid for pid in nodes(system.state, identifier).values() if pid]
         system.interrupt()
         assert [pid for pid in processes if psutil.pid_exists(pid)] == []
 
-        # The instance is ordered still: it comes again.
+        # The instance still exists, so its processes are recreated.
         system.start()
-        until(lambda: _answers(url), "it is there again")
+        until(lambda: _answers(url), "it responds again")
         assert system("instance", "delete", identifier).status == Status.DONE
         until(lambda: left(StateDirectory(system.state)) == [], "nothing is left")
 
 
-def test_whoever_dies_is_started_again(running: Dev, greeter: str) -> None:
+def test_killed_processes_are_restarted(running: Dev, greeter: str) -> None:
     assert running.process is not None
     system = psutil.Process(running.process.pid)
     killed = set(system.children())
     assert len(killed) == 4
     for child in killed:
         os.killpg(child.pid, signal.SIGKILL)
-    # Those that come are others; of those that go, each may be there for one look more.
+    # The killed processes may still be listed for a moment.
     until(lambda: len(set(system.children()) - killed) == 4, "four again")
-    result = until(lambda: _done(running("service", "list", "-o", "json")), "it answers again")
+    result = until(lambda: _done(running("service", "list", "-o", "json")), "it responds again")
     assert json.loads(result)[0]["service"] == greeter
 
 
-def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_start_reports_the_cause_and_leaves_nothing(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path / "state")
     state.make(host="127.0.0.1", first_port=first_port())
     (state.path / "service-manager.db").write_text("this is no database " * 100)
-    # Not theirs: another test's house may be starting its own again just now.
+    # Excludes children of other tests.
     before = set(psutil.Process().children())
     result = archelon("dev", "--state", state.path)
     assert result.status == Status.FAILED
@@ -220,10 +220,13 @@ def test_what_does_not_start_says_why_and_leaves_nothing(tmp_path: Path) -> None
     assert f"its log: {state.logs}/service-manager-w" in line
     assert result.out == ""
     assert set(psutil.Process().children()) - before == set()
-    until(lambda: not [each for each in psutil.process_iter() if str(state.path) in " ".join(_told(each))], "all end")
+    until(
+        lambda: not [each for each in psutil.process_iter() if str(state.path) in " ".join(_start_arguments(each))],
+        "all exit",
+    )
 
 
-def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
+def test_db_upgrade(tmp_path: Path) -> None:
     for service in ("service-manager", "cloud-controller"):
         url = f"sqlite:///{tmp_path}/{service}.db"
         for _ in range(2):
@@ -237,7 +240,7 @@ def test_the_schema_can_be_brought_up_to_date_by_hand(tmp_path: Path) -> None:
     assert archelon("db", "upgrade", "--of", "service-manager", "--url", "mysql://x/y").status == Status.USAGE
 
 
-def test_a_service_without_settings_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_without_settings_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ARCHELON_")]:
         monkeypatch.delenv(name)
     result = archelon("cloud-controller")
@@ -246,8 +249,8 @@ def test_a_service_without_settings_says_what_is_missing(monkeypatch: pytest.Mon
     assert archelon("worker", "--of", "service-manager").status == Status.USAGE
 
 
-def _told(process: psutil.Process) -> list[str]:
-    """What a process was told at its start; nothing of one that is gone, or that is not ours to ask."""
+def _start_arguments(process: psutil.Process) -> list[str]:
+    """A process's arguments, directory and environment; empty if it is gone or not accessible."""
     with contextlib.suppress(psutil.Error):
         return [*process.cmdline(), process.cwd(), *process.environ().values()]
     return []

@@ -130,7 +130,7 @@ def _manager(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> 
 def _controller(directory: Path, routes: set[str], stack: contextlib.ExitStack) -> Service:
     system = System(directory, f"sqlite:///{directory}/state.db")
     stack.callback(system.clear)
-    locations = _locations(system.parts.registry().get_categories(None))
+    locations = _locations(system.dependencies.registry().get_categories(None))
     modules = ("/design", "/deploy", "/provision", "/runtime", "/disposal", "/nothing", "")
     paths = [f"{module}{path}" for module in modules for path in [*_paths(routes), *locations]]
     return Service(system.client.app, paths, [system.service_token()])

@@ -1,4 +1,4 @@
-"""A house over HTTP, as an orchestrator's SDK calls it."""
+"""A system over HTTP, as an orchestrator's SDK calls it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
 
 @dataclasses.dataclass
 class ServiceClients:
-    """An orchestrator's ways out."""
+    """An orchestrator's service clients."""
 
     system: System
     url: str
@@ -42,7 +42,7 @@ class ServiceClients:
 
 
 class Waiter:
-    """Time as it is; what is not there within some minutes never will be."""
+    """Real time, with a limit of some minutes."""
 
     def __init__(self) -> None:
         self._end = time.monotonic() + 300
@@ -51,7 +51,7 @@ class Waiter:
         return time.monotonic()
 
     def wait(self, seconds: float) -> None:
-        assert time.monotonic() < self._end, "it never came"
+        assert time.monotonic() < self._end, "timed out"
         time.sleep(seconds)
 
     def check(self) -> None:
@@ -60,7 +60,7 @@ class Waiter:
 
 @contextlib.contextmanager
 def served(system: System) -> Iterator[Callable[[sdk.Instance], sdk.Design]]:
-    """Serve it; gives the ways that an instance has into it."""
+    """Serve a system; yields a function that returns an instance's `Design`."""
     with Server(("127.0.0.1", 0), Quiet) as server:
         url = f"http://127.0.0.1:{server.server_port}"
         system.rebuild(url=url)

@@ -1,4 +1,4 @@
-"""A whole cloud controller on one machine: its WSGI callable, its worker, real processes; what several tests use."""
+"""A whole cloud controller on one machine for tests: its WSGI callable, its worker, real processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INSTALLATION = "here"
 SERVICE = "http://schemas.example.org/occi/sm#hello"
 JSON = {"Content-Type": "application/occi+json", "Accept": "application/occi+json"}
 
-#: An orchestrator that listens where it is told to.
+#: An orchestrator that listens at its configured address.
 LISTENER = """
 import os, http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,9 +46,9 @@ class System:
     """See the module.
 
     Args:
-        root: directory of everything. url: of the database, made here.
+        root: directory of all files. url: of the database, created here.
         platforms: by region, instead of the local one.
-        sent: takes the notices.
+        sent: the notifications that the worker sent.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class System:
         self.platform: LocalPlatform = open_local(
             PlatformContext("local", root / "local"), runner=runner, shared=True, checkpoint=checkpoint
         )
-        self.parts = dependencies.Dependencies(
+        self.dependencies = dependencies.Dependencies(
             database=self.database,
             cipher=encryption.Cipher(encryption.keys_from_file(root / "keys")),
             platforms=platforms or {"local": self.platform},
@@ -93,7 +93,7 @@ class System:
             url="http://cloud",
         )
         self.sent: list[Notification] = []
-        self.client = falcon.testing.TestClient(web.application(self.parts))
+        self.client = falcon.testing.TestClient(web.application(self.dependencies))
         self.issuer = self._issuer_of(self.theirs)
 
     def _issuer_of(self, key: auth.SigningKey) -> auth.TokenIssuer:
@@ -106,12 +106,12 @@ class System:
         )
 
     def rebuild(self, **changed: Any) -> None:
-        """Some of the parts are others from now on."""
-        self.parts = dataclasses.replace(self.parts, **changed)
-        self.client = falcon.testing.TestClient(web.application(self.parts))
+        """Replace some dependencies."""
+        self.dependencies = dataclasses.replace(self.dependencies, **changed)
+        self.client = falcon.testing.TestClient(web.application(self.dependencies))
 
     def worker(self, *, threads: int = 4, lease: float = 10.0) -> Any:
-        return worker.worker_of(self.parts, send=self.sent.append, threads=threads, lease=lease)
+        return worker.worker_of(self.dependencies, send=self.sent.append, threads=threads, lease=lease)
 
     def service_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
         return self.issuer.for_service(
@@ -122,7 +122,7 @@ class System:
         )
 
     def peers_token(self, *, tenant: str = TENANT, instance: str | None = None) -> str:
-        """A token of another service manager."""
+        """Return a token of another service manager."""
         return self._issuer_of(self.peers).for_service(
             "peer",
             tenant_id=auth.TenantId(tenant),
@@ -148,7 +148,7 @@ class System:
         action: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request in JSON."""
+        """Send one request in JSON."""
         document: dict[str, Any] = {}
         if kind is not None:
             document["kind"] = kind.scheme + kind.term
@@ -164,28 +164,28 @@ class System:
         return self.client.simulate_request(method, path, headers=sent, body=body, query_string=query)
 
     def attributes(self, path: str, *, token: str | None = None) -> dict[str, Any]:
-        """The attributes of what stands at a path."""
+        """Return the attributes of the entity at a path."""
         answer = self.call("GET", path, token=token)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json["attributes"]
         return found
 
     def wait(self, reached: Callable[[], Any], *, seconds: float = 90.0) -> Any:
-        """Until something holds."""
+        """Poll until the result is true, and return it."""
         end = time.monotonic() + seconds
         while True:
             found = reached()
             if found:
                 return found
-            assert time.monotonic() < end, "it never came so"
+            assert time.monotonic() < end, "timed out"
             time.sleep(0.02)
 
     def gone(self, path: str) -> bool:
-        """Whether there is nothing at a path."""
+        """Return whether a path does not exist."""
         return bool(self.call("GET", path).status_code == 404)
 
     def clear(self) -> None:
-        """End everything that still runs."""
+        """Stop everything that still runs."""
         launcher = self.platform.launcher
         for process in launcher.find():
             assert launcher.remove(process.name, wait=90)

@@ -1,4 +1,4 @@
-"""The local platform, for bundles that are to work on it."""
+"""The local platform, for bundles that run on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_controller.platforms.declarative_stacks import DescribedStacks
+from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 
@@ -17,6 +17,6 @@ from .bundles import Platform
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     launcher = Launcher(tmp_path / "root")
-    yield Platform(DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
+    yield Platform(DeclarativeStacks({"process": ProcessNodes(launcher)}, backoff=0.05))
     for process in launcher.find():
         assert launcher.remove(process.name, wait=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ..declarative_stacks import DescribedStacks
+from ..declarative_stacks import DeclarativeStacks
 from ..entry_points import node_resources
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .api import Api, Connection, Json, connect
@@ -39,7 +39,7 @@ class KubernetesPlatform(Platform):
         self.stacks = KubernetesStacks(cluster, policy, image=runs.image, patience=patience)
         factories = node_resources("kubernetes", {"pod": PodNodes})
         types = {name: factory(cluster, runs) for name, factory in factories.items()}
-        self.declarative = DescribedStacks(types, soonest=_RECONCILE_SECONDS)
+        self.declarative = DeclarativeStacks(types, soonest=_RECONCILE_SECONDS)
         self.formats: Mapping[str, Stacks] = {"kubernetes": self.stacks, "infrastructure": self.declarative}
         self.inventory = KubernetesInventory(cluster)
         self.targets = KubernetesTargets(cluster)

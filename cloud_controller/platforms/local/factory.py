@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...infrastructure.resources import ResourceType
 from .. import entry_points
-from ..declarative_stacks import DescribedStacks
+from ..declarative_stacks import DeclarativeStacks
 from ..interface import DeployError, Platform, PlatformContext, Stacks
 from .applications import LocalApplications
 from .configures import LocalConfigures
@@ -63,7 +63,7 @@ class LocalPlatform(Platform):
         types: dict[str, ResourceType] = {name: factory(self.launcher) for name, factory in node_resources.items()}  # type: ignore[operator]
         self.applications = LocalApplications(self.launcher, runner=runner, limits=limits)
         self.node_types = types
-        self.stacks = DescribedStacks(types, checkpoint=checkpoint)
+        self.stacks = DeclarativeStacks(types, checkpoint=checkpoint)
         self.formats: Mapping[str, Stacks] = {"infrastructure": self.stacks}
         self.inventory = LocalInventory(self.launcher)
         self.configures = LocalConfigures(self.launcher)

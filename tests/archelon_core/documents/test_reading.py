@@ -101,7 +101,7 @@ def test_what_is_written_reads_back_as_the_same_values(documents: list[object]) 
 
 
 @given(st.text(max_size=60) | st.text("{}[]:,\"' \n\t-&*!|>%#?a1", max_size=60), st.sampled_from(["m.yaml", "m.json"]))
-def test_any_text_is_read_or_refused_with_a_place(text: str, file: str) -> None:
+def test_any_text_is_parsed_or_rejected_with_a_place(text: str, file: str) -> None:
     try:
         documents = read_text(text, file=file)
     except DocumentError as error:
@@ -185,7 +185,7 @@ HOSTILE = {
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_yaml_is_refused(name: str) -> None:
+def test_hostile_yaml_is_rejected(name: str) -> None:
     text, expected = HOSTILE[name]
     message = refused(text)
     assert expected in message

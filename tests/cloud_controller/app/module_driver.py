@@ -1,6 +1,6 @@
-"""A worker of the modules that is killed at a named point; the program that the crash test starts.
+"""A worker of the modules that is killed at a named point; the crash test's program.
 
-It reads jobs from standard input, forks a worker for each, and tells how it ended: the imports are paid once.
+It reads jobs from standard input, forks a worker for each, and reports how it ended: the imports run only once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cloud_controller.core.tables import notices
 
 from ..system import System
 
-#: Seconds within which another worker takes over. Longer than any step here.
+#: Lease in seconds, after which another worker takes over. Longer than any step here.
 LEASE = 0.6
 
 
 class Fuse:
-    """Kills this process, as kill -9 does, when a point of the given name is reached; tells what points there were."""
+    """Kills this process with SIGKILL at the point of the given name; records the names of all points."""
 
     def __init__(self, root: Path, die_at: str) -> None:
         self._die_at = die_at
@@ -49,8 +49,8 @@ class Fuse:
                     file.write(name + "\n")
 
 
-class Fused:
-    """A handler whose steps are points."""
+class FusedHandler:
+    """A handler with a point before and after each of its methods."""
 
     def __init__(self, name: str, handler: Any, fuse: Fuse) -> None:
         self._name = name
@@ -76,7 +76,7 @@ class Fused:
 
 
 def reached(system: System, goal: list[list[str | None]], running: int) -> bool:
-    """Whether so many processes run, nothing is left to tell, and every path shows its value, or is gone where that is None."""
+    """Return whether so many processes run, no notification is left, and every path has its value, or is gone if that is None."""
     if [process.pid is not None for process in system.platform.launcher.find()] != [True] * running:
         return False
     with system.database.read() as connection:
@@ -105,21 +105,21 @@ def work_until(job: dict[str, Any]) -> None:
         fuse("notice sent")
 
     topics = [
-        dataclasses.replace(topic, handler=Fused(topic.name, topic.handler, fuse))
-        for topic in topics_of(system.parts, send=send)
+        dataclasses.replace(topic, handler=FusedHandler(topic.name, topic.handler, fuse))
+        for topic in topics_of(system.dependencies, send=send)
     ]
-    worker = queue.Worker(system.parts.queue, topics, threads=1, lease=LEASE)
+    worker = queue.Worker(system.dependencies.queue, topics, threads=1, lease=LEASE)
     end = time.monotonic() + 90
     while not reached(system, job["goal"], job["running"]):
         while worker.run_once():
             pass
         if time.monotonic() > end:
-            raise TimeoutError(f"never came to {job['goal']}")
+            raise TimeoutError(f"did not reach {job['goal']}")
         time.sleep(0.01)
 
 
 def main() -> None:
-    """Read jobs, answer on standard output."""
+    """Read jobs, and write results to standard output."""
     for line in sys.stdin:
         job = json.loads(line)
         (Path(job["root"]) / "died").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Hurtle's `app`: the same as an application, and nobody else's."""
+"""Hurtle's `app`: equivalent to an application, and private to its tenant."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def put_app(system: System, name: str, *, tenant: str = "t-1") -> Any:
 
 
 @pytest.mark.parametrize("tenant", ["t-1", "t-2"])
-def test_an_instances_orchestrator_cannot_be_taken_over_by_an_app_of_its_id(system: System, tenant: str) -> None:
+def test_an_app_cannot_take_over_an_instances_orchestrator(system: System, tenant: str) -> None:
     instance = new_instance()
     assert put_application(system, instance).status_code == 201
     answer = put_app(system, instance, tenant=tenant)
     assert (answer.status_code, "is an instance already" in answer.text) == (409, True)
 
 
-def test_nor_can_an_app_be_taken_over_by_an_application(system: System) -> None:
+def test_an_application_cannot_take_over_an_app(system: System) -> None:
     instance = new_instance()
     assert put_app(system, instance).status_code == 201
     assert put_application(system, instance).status_code == 409
@@ -58,11 +58,11 @@ def test_an_app_of_an_instance_that_is_disposed_of_is_refused(system: System) ->
 
 
 @pytest.mark.parametrize("name", ["not-an-id", "..", "a/b", "x" * 130])
-def test_an_app_has_an_id_that_can_be_carried_out(system: System, name: str) -> None:
+def test_an_invalid_app_id_is_rejected(system: System, name: str) -> None:
     assert put_app(system, name).status_code in (400, 404)
 
 
-def test_the_log_of_an_app_can_be_read_by_its_own_tenant_alone(system: System) -> None:
+def test_only_its_tenant_may_read_the_log_of_an_app(system: System) -> None:
     instance = new_instance()
     path = f"/deploy/app/{instance}"
     assert put_app(system, instance).status_code == 201
@@ -76,7 +76,7 @@ def test_the_log_of_an_app_can_be_read_by_its_own_tenant_alone(system: System) -
         system.wait(lambda: system.gone(path))
 
 
-def test_readers_that_follow_leave_room_for_other_requests(system: System) -> None:
+def test_the_number_of_following_readers_is_limited(system: System) -> None:
     instance = new_instance()
     assert put_application(system, instance).status_code == 201
     extras = {"identity": Identified("t-1")}
@@ -86,10 +86,10 @@ def test_readers_that_follow_leave_room_for_other_requests(system: System) -> No
         holding.release()
         go_on.wait(timeout=60)
 
-    registry = system.parts.registry()
-    for module in web.modules_of(system.parts):
+    registry = system.dependencies.registry()
+    for module in web.modules_of(system.dependencies):
         module.register(Application(registry))
-    # Its clock goes on by its patience with each look: a reader that has slept once has had its time.
+    # Each read of the clock advances it by the follow timeout, so a reader times out after one sleep.
     ticks = itertools.count(step=20)
     route = LogRoute(registry, system.platform.applications, followers=1, clock=lambda: float(next(ticks)), sleep=sleep)
 
@@ -101,7 +101,7 @@ def test_readers_that_follow_leave_room_for_other_requests(system: System) -> No
     first = threading.Thread(target=follow)
     first.start()
     assert holding.acquire(timeout=60)
-    # The one place is taken: the second is answered at once, and asks again later.
+    # The only place is taken: the second reader gets an immediate response.
     second = threading.Thread(target=follow)
     second.start()
     second.join(timeout=60)

@@ -1,4 +1,4 @@
-"""The same request several times at once: one of them makes it, and no other is told of an error of ours."""
+"""The same request several times at once: one creates the object, and none gets a server error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def system(tmp_path: Path, database_url: str) -> Iterator[System]:
     made.clear()
 
 
-def test_a_put_repeated_at_once(system: System) -> None:
+def test_concurrent_identical_puts(system: System) -> None:
     with ThreadPoolExecutor(8) as pool:
         bundles = [each.status_code for each in pool.map(lambda _: put_bundle(system), range(8))]
         assert sorted(set(bundles)) in ([200, 201], [201])
@@ -31,8 +31,8 @@ def test_a_put_repeated_at_once(system: System) -> None:
                 assert answers.count(201) == 1
 
 
-def test_two_tenants_that_take_a_path_at_once(system: System) -> None:
-    """Ids of instances are never the same, but a caller may say any."""
+def test_two_tenants_race_for_a_path(system: System) -> None:
+    """Ids of instances are unique, but a caller may send any."""
     tenants = [system.service_token(tenant=tenant) for tenant in ("one", "other")]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(10):

@@ -147,7 +147,9 @@ class Life:
         pid = self.entries()[key]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        until(lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead")
+        until(
+            lambda: (found := self.launcher.observe(name)) and found.state is State.FAILED, f"{key} is seen to be dead"
+        )
 
     def sent(self) -> list[Any]:
         return [json.loads(line) for line in (self.root / "sent").read_text().splitlines()]

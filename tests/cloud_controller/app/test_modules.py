@@ -1,4 +1,4 @@
-"""The modules put together: mounted as one or alone, tables as the migrations make them, notices that arrive over OCCI."""
+"""The modules together: mounted as one or alone, tables from the migrations, notifications over OCCI."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def system(tmp_path: Path, sqlite_url: str) -> Iterator[System]:
     made.clear()
 
 
-def test_each_module_stands_at_its_mount(system: System) -> None:
+def test_each_module_is_served_at_its_mount(system: System) -> None:
     for name in web.MODULES:
         answer = system.call("GET", f"/{name}/-/")
         assert answer.status_code == 200, answer.text
@@ -57,33 +57,31 @@ def test_each_module_stands_at_its_mount(system: System) -> None:
 
 
 def test_one_module_alone(system: System) -> None:
-    alone = falcon.testing.TestClient(web.application(system.parts, ["deploy"]))
+    alone = falcon.testing.TestClient(web.application(system.dependencies, ["deploy"]))
     headers = {"Authorization": f"Bearer {system.service_token()}"}
     assert alone.simulate_get("/deploy/-/", headers=headers).status_code == 200
     assert alone.simulate_get("/design/-/", headers=headers).status_code == 404
-    with pytest.raises(ValueError, match="there are design, deploy"):
-        web.application(system.parts, ["deplyo"])
-    topics = [topic.name for topic in worker.topics_of(system.parts, ["runtime"])]
+    with pytest.raises(ValueError, match="expected one of design, deploy"):
+        web.application(system.dependencies, ["deplyo"])
+    topics = [topic.name for topic in worker.topics_of(system.dependencies, ["runtime"])]
     assert "runtime.monitor" in topics
     assert "deploy.stack" not in topics
 
 
-def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybodys(
-    tmp_path: Path, system: System
-) -> None:
-    realm = auth.RealmFile(tmp_path / "realm.yaml", system.parts.clock)
+def test_tenants_are_rejected_and_operators_have_access(tmp_path: Path, system: System) -> None:
+    realm = auth.RealmFile(tmp_path / "realm.yaml", system.dependencies.clock)
     realm.add_tenant("ours")
     realm.add_user("ann", tenant="ours", roles=["tenant"])
     realm.add_user("op", tenant="ours", roles=["operator"])
     issued = {user: realm.issue_token(user, tenant="ours", lifetime=None).secret for user in ("ann", "op")}
     known = dependencies.Dependencies(
         **{
-            **{field: getattr(system.parts, field) for field in ("database", "cipher", "platforms", "keys")},
-            "signing_key": system.parts.signing_key,
-            "directory": system.parts.directory,
+            **{field: getattr(system.dependencies, field) for field in ("database", "cipher", "platforms", "keys")},
+            "signing_key": system.dependencies.signing_key,
+            "directory": system.dependencies.directory,
             "url": "http://cloud",
-            "realm": auth.Realm(realm, system.parts.clock),
-            "identity_service": LocalDelegations(realm, system.parts.issuer(), clock=system.parts.clock),
+            "realm": auth.Realm(realm, system.dependencies.clock),
+            "identity_service": LocalDelegations(realm, system.dependencies.issuer(), clock=system.dependencies.clock),
         }
     )
     system.client = falcon.testing.TestClient(web.application(known))
@@ -94,7 +92,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
     assert system.call("GET", "/design/service/", token=issued["ann"]).status_code == 200
     assert system.attributes(stack_at(instance), token=issued["op"])[names.INSTANCE] == instance
     assert system.call("DELETE", stack_at(instance), token=issued["op"]).status_code == 200
-    # A delegation is made with the tenant's own token, which has to be of the order's tenant.
+    # A delegation requires the tenant's own token, which must be of the order's tenant.
     path = "/design" + design.delegation_path(instance)
     headers = {design.SUBJECT_TOKEN_HEADER: issued["ann"]}
     other = system.call("PUT", path, kind=design.DELEGATION, attributes={}, headers=headers)
@@ -105,7 +103,7 @@ def test_tenants_are_sent_to_their_service_manager_and_operators_reach_everybody
     assert made.status_code == 201, made.text
 
 
-def test_the_root_of_a_module_lists_what_is_its_own(system: System) -> None:
+def test_the_root_of_a_module_lists_only_its_own_kinds(system: System) -> None:
     instance = new_instance()
     put_stack(system, instance)
     for name in web.MODULES:
@@ -115,7 +113,7 @@ def test_the_root_of_a_module_lists_what_is_its_own(system: System) -> None:
         assert found == (["main"] if name == "deploy" else [])
 
 
-def test_migrations_make_the_tables(database_url: str) -> None:
+def test_migrations_create_the_tables(database_url: str) -> None:
     database = Database(database_url)
     schema.upgrade(database, dependencies.MIGRATIONS)
     own = [table for name, table in metadata.tables.items() if name.startswith("cloud_")]
@@ -148,12 +146,12 @@ def test_settings_open_a_cloud_controller(tmp_path: Path, sqlite_url: str, syste
     with pytest.raises(SettingsError, match="ARCHELON_SIGNING_KEY"):
         settings.CloudControllerSettings.load({**environ, "ARCHELON_SIGNINGKEY": "x"})
     wrong = {**environ, "ARCHELON_REGIONS": '{"here": {"platform": "cloud"}}'}
-    with pytest.raises(interface.DeployError, match=r"there are heat,.* local"):
+    with pytest.raises(interface.DeployError, match=r"expected one of heat,.* local"):
         dependencies.Dependencies.of(settings.CloudControllerSettings.load(wrong))
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8090", "[::]:8090", "192.0.2.1:80", "example.org:80", ":8090"])
-def test_a_local_region_is_not_served_to_other_machines_unasked(tmp_path: Path, bind: str) -> None:
+def test_a_local_region_requires_a_loopback_address(tmp_path: Path, bind: str) -> None:
     environ = {
         "ARCHELON_DATABASE_URL": "sqlite://",
         "ARCHELON_STATE_DIRECTORY": str(tmp_path),
@@ -165,16 +163,16 @@ def test_a_local_region_is_not_served_to_other_machines_unasked(tmp_path: Path, 
 
 
 class Notified(KindBackend, ActionBackend):
-    """An orchestrator's face that notes who told it what."""
+    """An orchestrator's backend that records callers and notifications."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[auth.Identity, dict[str, Any]]] = []
+        self.received: list[tuple[auth.Identity, dict[str, Any]]] = []
 
     def action(self, entity: Any, action: Any, attributes: dict[str, Any], extras: Any) -> None:
-        self.told.append((extras["identity"], attributes))
+        self.received.append((extras["identity"], attributes))
 
 
-class Face(Application):
+class OrchestratorApplication(Application):
     def __call__(self, environ: dict[str, Any], response: Any) -> Any:
         return self._call_occi(environ, response, identity=environ[IDENTITY])
 
@@ -186,27 +184,27 @@ class Tenant:
 
 class Quiet(wsgiref.simple_server.WSGIRequestHandler):
     def log_message(self, *arguments: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
-def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(system: System) -> None:
+def test_a_notification_carries_a_token_for_its_orchestrator_only(system: System) -> None:
     instance = new_instance()
     backend = Notified()
-    face = Face()
-    face.register_backend(orchestrator.ORCHESTRATOR, backend)
-    face.register_backend(orchestrator.NOTIFY, backend)
+    application = OrchestratorApplication()
+    application.register_backend(orchestrator.ORCHESTRATOR, backend)
+    application.register_backend(orchestrator.NOTIFY, backend)
     entity = Resource(orchestrator.PATH, orchestrator.ORCHESTRATOR, [])
     entity.actions = [orchestrator.NOTIFY]
-    face.registry.add_resource(orchestrator.PATH, entity, {"identity": Tenant("t-1")})
+    application.registry.add_resource(orchestrator.PATH, entity, {"identity": Tenant("t-1")})
     middleware = auth.Authentication(
-        face,
+        application,
         auth.SignedTokens(
             system.keys,
             audiences=[tokens.audience_of_orchestrator(instance)],
-            revocations=auth.MemoryRevocations(system.parts.clock),
-            clock=system.parts.clock,
+            revocations=auth.MemoryRevocations(system.dependencies.clock),
+            clock=system.dependencies.clock,
         ),
-        cache=auth.TokenCache(system.parts.clock),
+        cache=auth.TokenCache(system.dependencies.clock),
     )
     with wsgiref.simple_server.make_server("127.0.0.1", 0, middleware, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -219,15 +217,15 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(sys
                 orchestrator.EVENT_SUBJECT: deploy.stack_path(instance, "main", "local"),
                 orchestrator.EVENT_DATA: {"state": "CREATE_COMPLETE", "reason": ""},
             }
-            send = Sender(system.parts.issuer())
+            send = Sender(system.dependencies.issuer())
             send(Notification("e-1", instance, "t-1", url, attributes))
             with pytest.raises(ClientError):
                 send(Notification("e-2", new_instance(), "t-1", url, attributes))
         finally:
             server.shutdown()
             thread.join()
-    [(caller, told)] = backend.told
-    assert told == attributes
+    [(caller, received)] = backend.received
+    assert received == attributes
     assert (caller.kind, caller.issuer, caller.instance_id) == (
         auth.TokenKind.SERVICE,
         "cloud-controller",
@@ -235,7 +233,7 @@ def test_a_notice_arrives_over_occi_with_a_token_for_that_orchestrator_alone(sys
     )
 
 
-def test_what_is_ordered_for_an_instance_of_another_tenant_is_refused(system: System) -> None:
+def test_orders_for_another_tenants_instance_are_rejected(system: System) -> None:
     instance = new_instance()
     assert put_stack(system, instance).status_code == 201
     path = "/disposal/disposal/" + instance

@@ -93,7 +93,7 @@ def processes(system: System) -> dict[str, int | None]:
     }
 
 
-def test_a_bundle_is_kept_once_and_by_its_digest(system: System) -> None:
+def test_a_bundle_is_stored_once_by_its_digest(system: System) -> None:
     assert put_bundle(system).status_code == 201
     assert put_bundle(system).status_code == 200
     path = "/deploy" + deploy.bundle_path(DIGEST)
@@ -109,11 +109,11 @@ def test_a_bundle_is_kept_once_and_by_its_digest(system: System) -> None:
     assert put_bundle(system, token=system.instance_token(new_instance())).status_code == 403
 
 
-def test_a_bundle_belongs_to_each_that_uploads_it(system: System) -> None:
+def test_a_bundle_belongs_to_every_uploader(system: System) -> None:
     path = "/deploy" + deploy.bundle_path(DIGEST)
     absent = system.call("GET", path, token=system.peers_token())
     assert put_bundle(system).status_code == 201
-    # The service manager that has it serves many tenants; to another it is not there, as if it were nowhere.
+    # This service manager serves many tenants; to another one the bundle does not exist.
     assert system.call("GET", path, token=system.service_token(tenant="t-2")).status_code == 200
     assert system.call("HEAD", path, token=system.peers_token()).status_code == 404
     stranger = system.call("GET", path, token=system.peers_token())
@@ -126,7 +126,7 @@ def test_a_bundle_belongs_to_each_that_uploads_it(system: System) -> None:
     assert put_application(system, new_instance(), token=system.peers_token()).status_code == 201
 
 
-def test_an_instance_runs_no_bundle_of_its_own_choosing(system: System) -> None:
+def test_an_instance_may_not_choose_its_bundle(system: System) -> None:
     instance = new_instance()
     put_bundle(system)
     own = system.instance_token(instance)
@@ -142,7 +142,7 @@ def test_an_instance_runs_no_bundle_of_its_own_choosing(system: System) -> None:
     assert system.call("GET", "/deploy" + deploy.bundle_path(bundles.digest_of(other)), token=own).status_code == 404
 
 
-def test_an_instance_fetches_the_bundle_that_it_runs_and_no_other(system: System) -> None:
+def test_an_instance_may_read_only_the_bundle_that_it_runs(system: System) -> None:
     instance = new_instance()
     put_bundle(system)
     path = "/deploy" + deploy.bundle_path(DIGEST)
@@ -151,7 +151,7 @@ def test_an_instance_fetches_the_bundle_that_it_runs_and_no_other(system: System
     assert system.call("GET", path, token=system.instance_token(instance)).status_code == 200
 
 
-def test_an_application_runs_restarts_and_goes(system: System) -> None:
+def test_the_lifecycle_of_an_application(system: System) -> None:
     instance = new_instance()
     path = "/deploy" + deploy.application_path(instance)
     refused = put_application(system, instance)
@@ -216,7 +216,7 @@ def test_a_newer_generation_with_another_bundle_restarts_with_it(system: System)
         assert len(system.platform.launcher.find()) == 1
 
 
-def test_hurtles_app_is_another_face_of_the_same(system: System) -> None:
+def test_hurtles_app_is_an_application(system: System) -> None:
     put_bundle(system)
     attributes = {deploy.APP_NAME: "hello", deploy.APP_IMAGE: DIGEST, deploy.APP_ENV: "WORD=one::OTHER=a=b"}
     made = system.call("POST", "/deploy/app/", kind=deploy.APP, attributes=attributes)
@@ -231,7 +231,7 @@ def test_hurtles_app_is_another_face_of_the_same(system: System) -> None:
         system.wait(lambda: system.gone(path))
 
 
-def test_a_stack_is_made_changed_scaled_suspended_and_goes(system: System) -> None:
+def test_the_lifecycle_of_a_stack(system: System) -> None:
     instance = new_instance()
     put_bundle(system)
     put_application(system, instance)
@@ -267,11 +267,11 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(system: System) -> No
         keyed = {**scale, deploy.SCALE_KEY: "e-1/web/1"}
         scaled = [system.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed) for _ in range(2)]
         assert [each.status_code for each in scaled] == [200, 200]
-        # When the second comes, the first may have been carried out.
+        # The first may have been carried out before the second arrives.
         assert scaled[0].json["attributes"][deploy.STACK_STATE] == "UPDATE_IN_PROGRESS"
         system.wait(lambda: state(system, instance) == "UPDATE_COMPLETE")
         assert set(processes(system)) == {"db.0", "web.0", "web.1"}
-        # Heard again later, the same request still asks for nothing.
+        # The same request later has no effect either.
         again = system.call("POST", path, action=deploy.SCALE, token=own, attributes=keyed)
         assert again.json["attributes"][deploy.STACK_STATE] == "UPDATE_COMPLETE"
         too_many = system.call("POST", path, action=deploy.SCALE, token=own, attributes={**scale, deploy.SCALE_BY: 5})
@@ -286,14 +286,14 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(system: System) -> No
         assert set(processes(system).values()) == {None}
         assert system.call("POST", path, action=deploy.RESUME, token=own).status_code == 200
         system.wait(lambda: state(system, instance) == "RESUME_COMPLETE")
-        told = system.wait(
+        notified = system.wait(
             lambda: [
                 each for each in system.sent if each.attributes["org.archelon.event.data"]["state"] == "RESUME_COMPLETE"
             ]
         )
-        assert told[0].attributes["org.archelon.event.subject"] == path.removeprefix("/deploy")
-        assert told[0].instance == instance
-        assert told[0].tenant == TENANT
+        assert notified[0].attributes["org.archelon.event.subject"] == path.removeprefix("/deploy")
+        assert notified[0].instance == instance
+        assert notified[0].tenant == TENANT
         assert system.call("DELETE", path, token=own).status_code == 200
         system.wait(lambda: system.gone(path))
         assert processes(system) == {}
@@ -301,7 +301,7 @@ def test_a_stack_is_made_changed_scaled_suspended_and_goes(system: System) -> No
     assert len(events) == len(set(events))
 
 
-def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encrypted(system: System) -> None:
+def test_outputs_are_not_listed_and_stored_encrypted(system: System) -> None:
     instance = new_instance()
     secret = {deploy.STACK_TEMPLATE: STACK + PARAMETERS + OUTPUTS, deploy.STACK_SECRET_PARAMETERS: {"word": "s3cret"}}
     assert put_stack(system, instance, **secret).status_code == 201
@@ -317,11 +317,11 @@ def test_what_a_stack_puts_out_is_shown_to_who_asks_for_it_alone_and_kept_encryp
     assert "s3cret" not in repr(rows)
 
 
-def test_a_stack_that_cannot_be_is_refused_with_the_place(system: System) -> None:
+def test_an_invalid_stack_is_rejected_with_its_place(system: System) -> None:
     instance = new_instance()
     for changes, result in (
         ({deploy.STACK_TEMPLATE: "infra_name: x\nnodes: 3\n"}, "template:2"),
-        ({names.REGION: "moon"}, "there are local"),
+        ({names.REGION: "moon"}, "expected one of local"),
         ({deploy.STACK_FORMAT: "hot"}, "infrastructure"),
         ({deploy.STACK_NAME: "other"}, "PUT it at"),
     ):
@@ -330,8 +330,8 @@ def test_a_stack_that_cannot_be_is_refused_with_the_place(system: System) -> Non
         assert result in answer.text
 
 
-def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_too(system: System) -> None:
-    # An orchestrator offers its formats in turn until one is known, and does so at every order.
+def test_a_change_to_an_unsupported_format_is_reported_as_such(system: System) -> None:
+    # An orchestrator tries its formats in turn until one is supported, at every order.
     instance = new_instance()
     assert put_stack(system, instance, **{deploy.STACK_FORMAT: "kubernetes"}).status_code == 400
     assert put_stack(system, instance).status_code == 201
@@ -340,7 +340,7 @@ def test_a_format_that_the_region_does_not_know_is_said_to_be_that_at_a_change_t
     assert put_stack(system, instance, 2).status_code == 200
 
 
-def test_tenants_and_instances_are_apart(system: System) -> None:
+def test_tenants_and_instances_are_isolated(system: System) -> None:
     mine, other = new_instance(), new_instance()
     assert put_stack(system, mine, token=system.instance_token(other)).status_code == 403
     assert put_stack(system, mine, token=system.service_token(instance=other)).status_code == 403
@@ -352,7 +352,7 @@ def test_tenants_and_instances_are_apart(system: System) -> None:
         assert system.call("GET", path, token=token).status_code == 404
         assert system.call("DELETE", path, token=token).status_code == 404
         assert system.call("POST", path, token=token, action=deploy.SUSPEND).status_code == 404
-    # The path is taken, whoever asks for it.
+    # The path is taken, for any caller.
     assert put_stack(system, mine, token=stranger).status_code == 409
     listed = system.call("GET", "/deploy/stack/", token=system.instance_token(mine)).json["resources"]
     assert [each["attributes"][names.INSTANCE] for each in listed] == [mine]
@@ -362,15 +362,15 @@ def test_tenants_and_instances_are_apart(system: System) -> None:
     assert SERVICE in str(listed)
 
 
-def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(system: System) -> None:
+def test_a_notification_is_redelivered_until_it_is_acknowledged(system: System) -> None:
     instance = new_instance()
     put_bundle(system)
     put_application(system, instance)
-    told: list[str] = []
+    sent: list[str] = []
 
     def send(notice: Notification) -> None:
-        told.append(notice.event)
-        if told.count(notice.event) < 3:
+        sent.append(notice.event)
+        if sent.count(notice.event) < 3:
             raise client.UnavailableError("busy", method="POST", url="", status=503, retry_after=1.0)
 
     def waiting() -> int:
@@ -378,12 +378,12 @@ def test_a_notice_that_is_being_worked_off_is_told_again_until_it_is_taken(syste
             return int(connection.scalar(sa.text("SELECT count(*) FROM cloud_notices")) or 0)
 
     assert put_stack(system, instance).status_code == 201
-    with worker_of(system.parts, send=send):
+    with worker_of(system.dependencies, send=send):
         system.wait(lambda: state(system, instance) == "CREATE_COMPLETE" and not waiting())
-    assert told.count(told[-1]) == 3
+    assert sent.count(sent[-1]) == 3
     with system.database.read() as connection:
         key = connection.scalar(sa.text("SELECT key FROM work WHERE topic = :topic"), {"topic": TOPIC})
-    rested = system.parts.queue.state(TOPIC, str(key))
-    # It was no failure, however often.
+    rested = system.dependencies.queue.state(TOPIC, str(key))
+    # A redelivery is not a failure.
     assert rested is not None
     assert (rested.outcome, rested.attempt, rested.reason) == ("done", 0, None)

@@ -1,4 +1,4 @@
-"""Bundles that nothing runs go after a while; those that something runs, or is about to, stay."""
+"""Retention deletes unused bundles after a grace period; it keeps those in use or about to be used."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ PATH = "/deploy" + deploy.bundle_path(DIGEST)
 GRACE = 1000.0
 
 
-class Retained:
-    """The retention over a house, at a time of its own."""
+class RetentionBench:
+    """The retention of a system, at a time that the test sets."""
 
     def __init__(self, system: System) -> None:
         self.system = system
         self.now = 1e9
-        registry = system.parts.registry()
-        for module in web.modules_of(system.parts):
+        registry = system.dependencies.registry()
+        for module in web.modules_of(system.dependencies):
             module.register(Application(registry))
-        self.look = BundleRetention(
-            system.database, registry, system.parts.unpacked, grace=GRACE, clock=lambda: self.now
+        self.run = BundleRetention(
+            system.database, registry, system.dependencies.unpacked, grace=GRACE, clock=lambda: self.now
         )
 
     def after(self, seconds: float) -> bool:
-        """Whether the bundle is still there after a look at that later time."""
+        """Advance the time and run the retention; return whether the bundle is still listed."""
         self.now += seconds
-        self.look()
+        self.run()
         return any(
             each["attributes"]["org.archelon.bundle.size"]
             for each in self.system.call("GET", "/deploy/bundle/").json.get("resources", [])
@@ -52,71 +52,71 @@ def system(tmp_path: Path, database_url: str) -> Iterator[System]:
 
 
 @pytest.fixture
-def retained(system: System) -> Retained:
-    return Retained(system)
+def retention(system: System) -> RetentionBench:
+    return RetentionBench(system)
 
 
-def test_one_that_nothing_runs_goes_after_a_while_and_can_come_back(retained: Retained, system: System) -> None:
-    unpacked = system.parts.unpacked.path(DIGEST)
-    assert retained.after(0)
-    assert retained.after(GRACE - 1)
+def test_an_unused_bundle_is_deleted_and_can_be_uploaded_again(retention: RetentionBench, system: System) -> None:
+    unpacked = system.dependencies.unpacked.path(DIGEST)
+    assert retention.after(0)
+    assert retention.after(GRACE - 1)
     assert unpacked.is_dir()
-    assert not retained.after(1)
+    assert not retention.after(1)
     assert system.call("HEAD", PATH).status_code == 404
     assert list(unpacked.parent.iterdir()) == []
     assert put_bundle(system).status_code == 201
-    assert (system.parts.unpacked.path(DIGEST) / "orchestrator.py").is_file()
+    assert (system.dependencies.unpacked.path(DIGEST) / "orchestrator.py").is_file()
 
 
-def test_one_that_is_run_stays(retained: Retained, system: System) -> None:
+def test_a_bundle_of_an_application_is_kept(retention: RetentionBench, system: System) -> None:
     put_application(system, new_instance())
-    assert retained.after(0)
-    assert retained.after(10 * GRACE)
-    assert retained.after(10 * GRACE)
+    assert retention.after(0)
+    assert retention.after(10 * GRACE)
+    assert retention.after(10 * GRACE)
 
 
-def test_one_that_an_app_runs_stays(retained: Retained, system: System) -> None:
+def test_a_bundle_of_an_app_is_kept(retention: RetentionBench, system: System) -> None:
     assert put_app(system, new_instance()).status_code == 201
-    assert retained.after(0)
-    assert retained.after(10 * GRACE)
+    assert retention.after(0)
+    assert retention.after(10 * GRACE)
 
 
-def test_each_owners_time_is_its_own_and_the_archive_goes_with_the_last(retained: Retained, system: System) -> None:
+def test_owners_expire_separately_and_the_archive_with_the_last(retention: RetentionBench, system: System) -> None:
     assert put_bundle(system, token=system.peers_token()).status_code == 201
-    assert retained.after(0)
+    assert retention.after(0)
     assert system.call("HEAD", PATH, token=system.peers_token()).status_code == 200
-    # The first has not asked since, and has it no more; the second has, a while ago.
-    assert not retained.after(GRACE)
+    # The first owner has not requested it since and has lost it; the second has.
+    assert not retention.after(GRACE)
     assert system.call("HEAD", PATH).status_code == 404
-    assert system.parts.unpacked.archive(DIGEST)
-    assert retained.after(GRACE - 1) is False
-    assert system.parts.unpacked.archive(DIGEST)
-    retained.after(1)
+    assert system.dependencies.unpacked.archive(DIGEST)
+    assert retention.after(GRACE - 1) is False
+    assert system.dependencies.unpacked.archive(DIGEST)
+    retention.after(1)
     with pytest.raises(LookupError):
-        system.parts.unpacked.archive(DIGEST)
+        system.dependencies.unpacked.archive(DIGEST)
 
 
 @pytest.mark.parametrize("how", ["sent", "asked for", "run"])
-def test_one_that_is_wanted_again_stays_as_long_as_a_new_one(retained: Retained, system: System, how: str) -> None:
-    assert retained.after(0)
+def test_use_restarts_the_grace_period(retention: RetentionBench, system: System, how: str) -> None:
+    assert retention.after(0)
     if how == "sent":
         assert put_bundle(system).status_code == 200
     elif how == "asked for":
         assert system.call("HEAD", PATH).status_code == 200
     else:
         assert put_application(system, new_instance()).status_code == 201
-    assert retained.after(GRACE)
+    assert retention.after(GRACE)
     assert system.call("GET", PATH).status_code == 200
 
 
-def test_its_time_begins_when_the_last_that_ran_it_is_gone(retained: Retained, system: System) -> None:
+def test_the_grace_period_begins_when_the_last_application_is_gone(retention: RetentionBench, system: System) -> None:
     instance = new_instance()
-    assert retained.after(0)
+    assert retention.after(0)
     put_application(system, instance)
-    assert retained.after(GRACE)
+    assert retention.after(GRACE)
     with system.worker():
         assert system.call("DELETE", "/deploy" + deploy.application_path(instance)).status_code == 200
         system.wait(lambda: system.gone("/deploy" + deploy.application_path(instance)))
-    assert retained.after(0)
-    assert retained.after(GRACE - 1)
-    assert not retained.after(1)
+    assert retention.after(0)
+    assert retention.after(GRACE - 1)
+    assert not retention.after(1)

@@ -1,4 +1,4 @@
-"""Who may write which entry of design's catalogue, and what is believed of one that is there all the same."""
+"""Who may write which entry of design's catalogue, and which stored entries readers trust."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ RESERVED = (
 
 
 class Bench:
-    """A cloud controller, and who writes to its catalogue: two service managers, two tenants' providers, an operator."""
+    """A cloud controller and the writers of its catalogue: two service managers, two tenants' providers, an operator."""
 
     def __init__(self, root: Path, url: str) -> None:
         self.system = System(root / "system", url)
-        clock = self.system.parts.clock
+        clock = self.system.dependencies.clock
         realm = auth.RealmFile(root / "realm.yaml", clock)
         self.tenants = {name: realm.add_tenant(name).id for name in ("acme", "umbrella")}
         self.people: dict[str, str] = {}
@@ -55,12 +55,14 @@ class Bench:
             realm.add_user(user, tenant=tenant, roles=[role])
             self.people[user] = realm.issue_token(user, tenant=tenant, lifetime=None).secret
         other = auth.SigningKey.of(ed25519.Ed25519PrivateKey.generate(), issuer="other")
-        self._other = self.system.parts.issuer_of(other, auth.VerificationKeys([other.public]), clock)
-        keys = auth.VerificationKeys([self.system.parts.signing_key.public, self.system.theirs.public, other.public])
+        self._other = self.system.dependencies.issuer_of(other, auth.VerificationKeys([other.public]), clock)
+        keys = auth.VerificationKeys(
+            [self.system.dependencies.signing_key.public, self.system.theirs.public, other.public]
+        )
         self.system.rebuild(realm=auth.Realm(realm, clock), keys=keys)
 
     def manager(self, tenant: str = "acme", *, other: bool = False) -> str:
-        """The token of a service manager, for what a tenant published."""
+        """Return the token of a service manager, for a tenant's publication."""
         if not other:
             return self.system.service_token(tenant=self.tenants[tenant])
         return self._other.for_service(
@@ -68,7 +70,7 @@ class Bench:
         )
 
     def put(self, token: str, service_type: str = TYPE, endpoint: str = STRANGER, **place: str) -> int:
-        """Status of entering a service."""
+        """Return the status of entering a service."""
         where = {"region": "local", "interface": "public", **place}
         attributes = {
             design.SERVICE_TYPE: service_type,
@@ -90,7 +92,7 @@ class Bench:
         return "/design" + design.service_path(service_type, region, interface)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Everything that the catalogue has."""
+        """Return all entries of the catalogue."""
         found = self.system.call("GET", "/design/service/").json["resources"]
         return [each["attributes"] for each in found]
 
@@ -98,15 +100,15 @@ class Bench:
         return self.system.attributes(self.path(service_type, **place))
 
     def write(self, entity: Resource) -> None:
-        """Past all checks, as what an earlier version had let in."""
-        registry = self.system.parts.registry()
-        web.modules_of(self.system.parts, ["design"])[0].register(web.Application(registry))
+        """Write an entry without any check, as an earlier version would have."""
+        registry = self.system.dependencies.registry()
+        web.modules_of(self.system.dependencies, ["design"])[0].register(web.Application(registry))
         extras: dict[str, Any] = {}
         with registry.unit_of_work(extras):
             registry.add_resource(entity.identifier, entity, extras)
 
     def restart(self) -> None:
-        self.system.client = falcon.testing.TestClient(web.application(self.system.parts))
+        self.system.client = falcon.testing.TestClient(web.application(self.system.dependencies))
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ def bench(tmp_path: Path, database_url: str) -> Iterator[Bench]:
     made.system.clear()
 
 
-def test_reserved_types_are_nobodys_to_write(bench: Bench) -> None:
+def test_requests_cannot_write_reserved_types(bench: Bench) -> None:
     before = bench.entries()
     for token in (*bench.people.values(), bench.manager(), bench.manager(other=True)):
         for service_type in RESERVED:
@@ -130,7 +132,7 @@ def test_reserved_types_are_nobodys_to_write(bench: Bench) -> None:
     assert bench.entries() == before
 
 
-def test_an_operator_takes_out_what_no_process_serves_any_more_and_a_start_enters_it_again(bench: Bench) -> None:
+def test_an_operator_may_remove_a_module_and_a_restart_enters_it_again(bench: Bench) -> None:
     before = bench.entry(deploy.SCHEME)
     assert bench.delete(bench.people["operator"], deploy.SCHEME) == 200
     assert deploy.SCHEME not in [each[design.SERVICE_TYPE] for each in bench.entries()]
@@ -139,38 +141,38 @@ def test_an_operator_takes_out_what_no_process_serves_any_more_and_a_start_enter
     assert before[design.ORIGIN] == design.INSTALLATION
 
 
-def test_a_provider_writes_entries_of_the_types_that_its_tenant_published(bench: Bench) -> None:
+def test_a_provider_may_write_entries_of_its_tenants_types(bench: Bench) -> None:
     provider, rival = bench.people["provider"], bench.people["rival"]
     for person in bench.people:
         if person != "operator":
             assert bench.put(bench.people[person]) == 403
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
-    marks = {design.ISSUER: "service-manager", design.PUBLISHER: bench.tenants["acme"]}
-    assert marks.items() <= bench.entry().items()
-    # Its own tenant's may: another region, another interface, the service manager's own entry.
+    author = {design.ISSUER: "service-manager", design.PUBLISHER: bench.tenants["acme"]}
+    assert author.items() <= bench.entry().items()
+    # The tenant's own provider may: another region, another interface, the service manager's own entry.
     assert bench.put(provider, region="moon", endpoint="http://moon/") == 201
     assert design.ISSUER not in bench.entry(region="moon")
     assert bench.put(provider, endpoint="http://faster/") == 200
     assert design.ISSUER not in bench.entry()
     assert bench.put(provider, region="mars") == 403
     assert bench.put(bench.manager(), endpoint="http://ours/") == 200
-    assert marks.items() <= bench.entry().items()
+    assert author.items() <= bench.entry().items()
     for place in ({}, {"region": "moon"}, {"region": "mars"}, {"interface": "internal"}):
         assert bench.put(rival, **place) == 403
         assert bench.put(bench.people["tenant"], **place) == 403
     changed = {design.ENDPOINT: STRANGER}
     assert bench.system.call("POST", bench.path(TYPE), attributes=changed, token=rival).status_code == 403
     assert [bench.delete(rival), bench.delete(rival, region="moon"), bench.delete(provider)] == [403, 403, 200]
-    # What is left is its own to take out, but nothing more until the service manager has entered it again.
+    # It may delete what is left, but add nothing until the service manager has entered its type again.
     assert bench.put(provider, region="mars") == 403
     assert bench.delete(provider, region="moon") == 200
 
 
-def test_what_is_one_service_managers_no_other_takes_over(bench: Bench) -> None:
+def test_a_service_manager_cannot_take_over_anothers_entry(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
     assert bench.put(bench.manager(other=True)) == 403
     assert bench.delete(bench.manager(other=True)) == 403
-    # The same tenant may publish its type there too, in another region; another tenant may not.
+    # The same tenant may publish its type from there as well, in another region; another tenant may not.
     assert bench.put(bench.manager(other=True), region="moon") == 201
     for place in ({"region": "mars"}, {"interface": "internal"}):
         assert bench.put(bench.manager("umbrella", other=True), **place) == 403
@@ -184,7 +186,7 @@ def test_what_is_one_service_managers_no_other_takes_over(bench: Bench) -> None:
     assert bench.entry(region="mars")[design.ORIGIN] == design.OPERATOR
 
 
-def test_nobody_says_himself_who_he_is(bench: Bench) -> None:
+def test_callers_cannot_set_the_author_of_an_entry(bench: Bench) -> None:
     for name, value in (
         (design.ORIGIN, design.INSTALLATION),
         (design.ISSUER, "service-manager"),
@@ -213,7 +215,7 @@ def _poison(service_type: str, interface: str = "public", region: str = "local")
     return entity
 
 
-def test_what_an_earlier_version_had_let_in_is_gone_after_a_start(bench: Bench) -> None:
+def test_untrusted_entries_are_removed_at_start(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
     mirrored_deploy = _poison(deploy.SCHEME, "admin")
     mirrored_deploy.attributes[design.ORIGIN] = design.IDENTITY
@@ -231,19 +233,19 @@ def test_what_an_earlier_version_had_let_in_is_gone_after_a_start(bench: Bench) 
     everything = bench.entries()
     assert STRANGER not in [each[design.ENDPOINT] for each in everything]
     assert len(everything) == len(web.MODULES)
-    # Its service manager enters it again, and it is whose it was.
+    # The service manager enters it again, with the same owner.
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
 
 
-def test_modules_in_processes_of_their_own_leave_one_anothers_entries(bench: Bench) -> None:
+def test_a_separate_module_keeps_the_others_entries(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
     before = sorted(map(str, bench.entries()))
-    web.application(bench.system.parts, ["runtime"])
+    web.application(bench.system.dependencies, ["runtime"])
     assert sorted(map(str, bench.entries())) == before
 
 
 @pytest.mark.parametrize("service_type", RESERVED)
-def test_readers_believe_of_reserved_types_what_carries_the_installations_mark(service_type: str) -> None:
+def test_readers_trust_reserved_types_only_from_the_installation(service_type: str) -> None:
     entry = _poison(service_type).attributes
     assert design.is_reserved(service_type)
     assert not design.is_believed(entry)
@@ -272,9 +274,9 @@ class _Keystone:
         return self.found
 
 
-def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) -> None:
+def test_keystones_catalogue_cannot_redirect_our_modules(bench: Bench) -> None:
     assert bench.put(bench.manager(), endpoint="http://ours/") == 201
-    # Who knows Keystone alone sends there a token for all of its project: no provider says whither.
+    # Programs that know only Keystone send their project's token there, so a provider's entry is not exported.
     assert bench.put(bench.people["provider"], region="moon") == 201
     by_operator = "http://schemas.example.org/occi/sm#by-operator"
     assert bench.put(bench.people["operator"], by_operator, endpoint="http://by-operator/") == 201
@@ -288,8 +290,8 @@ def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) ->
             CatalogueEntry("identity", "local", "public", "http://keystone/"),
         ]
     )
-    registry = bench.system.parts.registry()
-    web.modules_of(bench.system.parts, ["design"])[0].register(web.Application(registry))
+    registry = bench.system.dependencies.registry()
+    web.modules_of(bench.system.dependencies, ["design"])[0].register(web.Application(registry))
     compare = synchronization(bench.system.database, registry, keystone, every=1.0)
     for _ in range(2):
         compare()
@@ -297,7 +299,7 @@ def test_keystones_catalogue_does_not_say_where_our_modules_are(bench: Bench) ->
         origins = _by_endpoint([each for each in bench.entries() if each[design.SERVICE_REGION] != "moon"])
         assert origins.keys().isdisjoint({STRANGER})
         assert (origins["http://theirs/"], origins["http://keystone/"]) == (design.IDENTITY, design.IDENTITY)
-        # What was read there is its to change.
+        # Imported entries can be changed only at the identity service.
         assert bench.put(bench.people["provider"], foreign) == 403
         bench.restart()
     keystone.found = []

@@ -1,4 +1,4 @@
-"""Design: the catalogue that everybody sees, delegations, validation."""
+"""Design: the shared catalogue, delegations, validation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def delegation(instance: str) -> str:
     return "/design" + design.delegation_path(instance)
 
 
-def test_the_catalogue_is_everybodys_to_read(system: System) -> None:
+def test_everyone_may_read_the_catalogue(system: System) -> None:
     assert put_service(system).status_code == 201
     assert put_service(system, endpoint="http://elsewhere/").status_code == 200
     assert put_service(system, region="moon").status_code == 201
@@ -74,13 +74,13 @@ def test_a_delegation_is_exchanged_until_it_is_revoked(system: System) -> None:
     verifier = auth.SignedTokens(
         system.keys,
         audiences=[TYPE],
-        revocations=auth.MemoryRevocations(system.parts.clock),
-        clock=system.parts.clock,
+        revocations=auth.MemoryRevocations(system.dependencies.clock),
+        clock=system.dependencies.clock,
     )
     found = verifier.verify(token)
     assert (found.instance_id, found.tenant_id, found.renewable) == (instance, "t-1", False)
     assert found.expires is not None
-    assert found.expires - system.parts.clock() <= 300
+    assert found.expires - system.dependencies.clock() <= 300
     assert design.DELEGATION_TOKEN not in system.attributes(path, token=own)
     other = system.instance_token(new_instance())
     assert system.call("POST", path, action=design.EXCHANGE, attributes=audience, token=other).status_code == 404
@@ -94,10 +94,10 @@ def test_a_delegation_is_exchanged_until_it_is_revoked(system: System) -> None:
     assert system.call("POST", path, action=design.EXCHANGE, attributes=audience, token=own).status_code == 404
 
 
-def test_documents_are_checked_with_place_and_remedy(system: System) -> None:
+def test_validation_reports_place_and_remedy(system: System) -> None:
     path = "/design/validation/default"
     assert system.call("PUT", path, kind=design.VALIDATION, attributes={}).status_code == 201
-    # One is all there is, for an instance too.
+    # Each caller has only one, also an instance.
     instance = new_instance()
     for token in (system.service_token(), system.instance_token(instance)):
         other = "/design/validation/" + new_instance()
@@ -122,7 +122,7 @@ def test_documents_are_checked_with_place_and_remedy(system: System) -> None:
     assert "manifest" in unknown["remedy"]
 
 
-def test_an_instance_delegates_nothing_and_hangs_on_nobody(system: System) -> None:
+def test_an_instance_may_not_create_delegations(system: System) -> None:
     own, other = new_instance(), new_instance()
     assert system.call("PUT", delegation(other), kind=design.DELEGATION, attributes={}).status_code == 201
     for attributes in ({}, {design.DELEGATION_PARENT: other}):

@@ -1,4 +1,4 @@
-"""Disposal: everything of an instance goes in reverse order, orphans too, and the audit says so."""
+"""Disposal: removes everything of an instance in reverse order, including orphans, and writes the audit."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def put_disposal(system: System, instance: str, generation: int = 1, *, token: s
 
 
 def orphan(system: System, instance: str) -> None:
-    """A process that no row tells of."""
+    """Start a process that no row records."""
     order = Order(name=Name(instance, "stray"), revision="1", labels=Labels(instance, TENANT, "svc", 1))
     system.platform.launcher.start(order, lambda _ports: Program(("sleep", "1000"), {"PATH": "/bin:/usr/bin"}))
 
 
-def test_everything_of_an_instance_goes_and_the_audit_says_so(system: System) -> None:
+def test_disposal_removes_everything_and_audits_it(system: System) -> None:
     instance, neighbour = new_instance(), new_instance()
     put_bundle(system)
     for each in (instance, neighbour):
@@ -52,7 +52,7 @@ def test_everything_of_an_instance_goes_and_the_audit_says_so(system: System) ->
     with system.worker():
         for each in (instance, neighbour):
             system.wait(lambda each=each: state(system, each) == "CREATE_COMPLETE")
-            # Its orchestrator may come later than its stack.
+            # The orchestrator may start later than the stack.
             system.wait(lambda each=each: len(system.platform.launcher.find(instance=each)) == 3)
         orphan(system, instance)
         order = [process.name.process for process in system.platform.launcher.find(instance=instance)]
@@ -77,7 +77,7 @@ def test_everything_of_an_instance_goes_and_the_audit_says_so(system: System) ->
         system.wait(lambda: system.gone(path))
 
 
-def test_only_who_acts_for_an_instance_disposes_of_it(system: System) -> None:
+def test_only_callers_that_act_for_an_instance_may_dispose_of_it(system: System) -> None:
     instance = new_instance()
     put_stack(system, instance)
     assert put_disposal(system, instance, token=system.instance_token(new_instance())).status_code == 403
@@ -87,21 +87,21 @@ def test_only_who_acts_for_an_instance_disposes_of_it(system: System) -> None:
     assert not system.gone(stack_at(instance))
 
 
-class Looks:
-    """The handler of one disposal, look by look, at a time of the test's own."""
+class Steps:
+    """The handler of one disposal, step by step, at a time that the test sets."""
 
     def __init__(
         self, system: System, instance: str, inventory: Mapping[str, Inventory], *, keep: float = 1000.0
     ) -> None:
-        registry = system.parts.registry()
-        for module in web.modules_of(system.parts):
+        registry = system.dependencies.registry()
+        for module in web.modules_of(system.dependencies):
             module.register(Application(registry))
         self.now = 1e9
         self._database = system.database
         self._handler = DisposalWork(
-            system.parts.objects,
+            system.dependencies.objects,
             Entities(registry),
-            Notifications(system.parts.queue),
+            Notifications(system.dependencies.queue),
             inventory=inventory,
             keep=keep,
             clock=lambda: self.now,
@@ -123,35 +123,35 @@ def test_a_closed_audit_is_kept_for_a_while(system: System) -> None:
     instance = new_instance()
     assert put_disposal(system, instance).status_code == 201
     path = "/disposal" + disposal.disposal_path(instance)
-    look = Looks(system, instance, {"local": system.platform.inventory})
+    step = Steps(system, instance, {"local": system.platform.inventory})
     for seconds, left in ((0, 1000.0), (1, 999.0)):
-        look.now += seconds
-        waits = look()
+        step.now += seconds
+        waits = step()
         assert isinstance(waits, Wait)
         assert waits.seconds == left
         assert system.attributes(path)[disposal.DISPOSAL_STATE] == "done"
-    # Ordered again, it looks again.
+    # A repeated order checks again.
     assert put_disposal(system, instance, 2).status_code == 200
     assert system.attributes(path)[disposal.DISPOSAL_STATE] == "running"
-    look()
-    look.now += 1000
-    assert isinstance(look(), Done)
+    step()
+    step.now += 1000
+    assert isinstance(step(), Done)
     assert system.gone(path)
     with system.database.read() as connection:
-        assert system.parts.objects.of_instance(connection, instance) == []
+        assert system.dependencies.objects.of_instance(connection, instance) == []
 
 
-class Mute:
-    """A region that nobody can ask, until somebody can."""
+class Unavailable:
+    """A region that cannot be polled until `available` is set."""
 
-    answers = False
+    available = False
 
     def instances(self, _installation: str) -> Mapping[str, float]:
         return {}
 
     def objects(self, _instance: str) -> Sequence[str]:
-        if not self.answers:
-            raise InventoryError("nobody acts for the tenant any more")
+        if not self.available:
+            raise InventoryError("the tenant's delegation has ended")
         return ()
 
     def remove(self, _instance: str) -> bool:
@@ -160,54 +160,56 @@ class Mute:
     remains = objects
 
 
-def test_a_region_that_cannot_be_asked_is_not_empty_and_does_not_keep_what_is_elsewhere(system: System) -> None:
+def test_an_unavailable_region_blocks_completion_but_not_removal_elsewhere(system: System) -> None:
     instance, bare = new_instance(), new_instance()
     put_stack(system, instance)
-    mute = Mute()
-    regions: dict[str, Inventory] = {"local": system.platform.inventory, "far": mute}
+    far = Unavailable()
+    regions: dict[str, Inventory] = {"local": system.platform.inventory, "far": far}
     for each in (instance, bare):
         assert put_disposal(system, each).status_code == 201
-        Looks(system, each, regions)()
+        Steps(system, each, regions)()
         shown = system.attributes("/disposal" + disposal.disposal_path(each))
         assert shown[disposal.DISPOSAL_STATE] == "running"
-        assert "nobody acts for the tenant" in shown[disposal.DISPOSAL_MESSAGE]
+        assert "the tenant's delegation has ended" in shown[disposal.DISPOSAL_MESSAGE]
     with system.database.read() as connection:
-        stack = system.parts.objects.find(connection, deploy.stack_path(instance, "main", "local"))
+        stack = system.dependencies.objects.find(connection, deploy.stack_path(instance, "main", "local"))
     assert stack is not None
     assert stack.wanted == ABSENT
-    mute.answers = True
-    Looks(system, bare, regions)()
+    far.available = True
+    Steps(system, bare, regions)()
     assert system.attributes("/disposal" + disposal.disposal_path(bare))[disposal.DISPOSAL_STATE] == "done"
 
 
-def test_what_nobody_knows_is_swept_after_a_while(system: System) -> None:
+def test_old_orphans_are_swept(system: System) -> None:
     known, unknown = new_instance(), new_instance()
     put_stack(system, known)
     for each in (known, unknown):
         orphan(system, each)
     inventory = {"local": system.platform.inventory}
-    patient = Sweep(system.database, system.parts.objects, inventory=inventory, grace=60.0)
+    patient = Sweep(system.database, system.dependencies.objects, inventory=inventory, grace=60.0)
     assert patient() == 300.0
     assert set(system.platform.inventory.instances(INSTALLATION)) == {known, unknown}
-    sweep = Sweep(system.database, system.parts.objects, inventory=inventory, grace=0.0)
-    # One look may be over before what it ended is gone.
+    sweep = Sweep(system.database, system.dependencies.objects, inventory=inventory, grace=0.0)
+    # A sweep may return before the processes that it stopped are gone.
     system.wait(lambda: sweep() and set(system.platform.inventory.instances(INSTALLATION)) == {known})
 
 
-def test_an_orphan_that_cannot_be_removed_does_not_keep_the_others(system: System) -> None:
+def test_an_orphan_that_cannot_be_removed_does_not_block_others(system: System) -> None:
     stuck, other = sorted([new_instance(), new_instance()])
     orphan(system, stuck)
     orphan(system, other)
-    # What no launcher made lies in the way of the directory's removal.
+    # A foreign directory blocks the removal.
     left = system.platform.launcher.work(Name(stuck, "stray")).parent / "left"
     left.mkdir()
-    sweep = Sweep(system.database, system.parts.objects, inventory={"local": system.platform.inventory}, grace=0.0)
+    sweep = Sweep(
+        system.database, system.dependencies.objects, inventory={"local": system.platform.inventory}, grace=0.0
+    )
     system.wait(lambda: sweep() and set(system.platform.inventory.instances(INSTALLATION)) == {stuck})
     left.rmdir()
     system.wait(lambda: sweep() and system.platform.inventory.instances(INSTALLATION) == {})
 
 
-def test_an_application_that_cannot_be_removed_says_why(system: System) -> None:
+def test_a_failed_removal_of_an_application_is_reported(system: System) -> None:
     instance = new_instance()
     path = "/deploy" + deploy.application_path(instance)
     put_bundle(system)

@@ -1,4 +1,4 @@
-"""Descriptions that several tests use, in the style in which Occopus publishes them."""
+"""Descriptions that several tests use, in Occopus' style."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cloud_controller.platforms.interface import StackOrder
 
 LABELS = Labels("i-1", "tenant", "svc", 1)
 
-#: After Occopus' tutorial of MySQL and WordPress on EC2, with implementations for this platform put beside.
+#: Based on Occopus' tutorial of MySQL and WordPress on EC2, with added implementations for this platform.
 WORDPRESS = """
 infra_name: ec2_chef_wordpress_infra
 user_id: somebody@somewhere.com
@@ -95,7 +95,7 @@ WORDPRESS_NODES = """
                 - http://{{ip}}:${self.port}/wordpress
 """
 
-#: Stands for MySQL (its greeting) and for a web server that shows its environment.
+#: Stands in for MySQL (its greeting) and for a web server that shows its environment.
 SERVER = """
 import os, socket, sys
 kind, port = sys.argv[1], int(sys.argv[2])
@@ -118,7 +118,7 @@ WORDPRESS_FILES = {
     "server.py": SERVER,
 }
 
-#: After Occopus' tutorial of CQueue: a master and workers that scale.
+#: Based on Occopus' tutorial of CQueue: a master and workers that scale.
 CQUEUE = """
 infra_name: cqueue-cluster
 user_id: somebody@somewhere
@@ -148,13 +148,13 @@ dependencies:
 
 
 def order(template: str, **changes: object) -> StackOrder:
-    """An order for a stack `s1` of `i-1`."""
+    """Return an order for a stack `s1` of `i-1`."""
     values: dict[str, object] = {"id": "s1", "name": "stack", "labels": LABELS, "template": template, **changes}
     return StackOrder(**values)  # type: ignore[arg-type]
 
 
 def sleepers(nodes: dict[str, list[str]], *, extra: str = "", scaling: dict[str, tuple[int, int]] | None = None) -> str:
-    """A description of nodes (name: those it needs), each a process that sleeps."""
+    """Return a description of nodes (name: its dependencies), each a process that sleeps."""
     lines = ["infra_name: sleepers", "nodes:"]
     for name in nodes:
         low, high = (scaling or {}).get(name, (1, 1))

@@ -82,7 +82,8 @@ dependencies:
         (
             "{type: process, command: [sleep, '9'], ports: [http]}",
             "{type: nova, image_id: x}",
-            "template:11:5: 't' has implementations of type nova only, which this platform does not support; add one of type process",
+            "template:11:5: 't' has implementations of type nova only, which this platform does not support; "
+            "add one of type process",
         ),
         (
             "[*B, *A]",
@@ -116,9 +117,7 @@ dependencies:
         ("nodes:", "nodes: [", "this is not YAML: "),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_shown_where_it_stands(
-    types: dict[str, ProcessNodes], old: str, new: str, problem: str
-) -> None:
+def test_errors_contain_place_and_remedy(types: dict[str, ProcessNodes], old: str, new: str, problem: str) -> None:
     parse(GOOD, files={}, types=types)
     text = GOOD.replace(old, new, 1)
     assert text != GOOD
@@ -127,7 +126,7 @@ def test_what_is_wrong_is_shown_where_it_stands(
     assert problem in str(refused.value)
 
 
-def test_what_is_wrong_in_a_file_is_shown_in_that_file(types: dict[str, ProcessNodes]) -> None:
+def test_errors_in_a_file_name_that_file(types: dict[str, ProcessNodes]) -> None:
     nodes = "'node_def:t':\n  - resource: {type: process}\n"
     text = GOOD.partition("'node_def")[0]
     with pytest.raises(DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process has one command"):
@@ -153,7 +152,7 @@ LAUGHS = "b0: &b0 [x, x]\n" + "".join(f"b{n}: &b{n} [*b{n - 1}, *b{n - 1}]\n" fo
         ("%TAG !a! tag:a,2000:\n--- a", "%TAG"),
     ],
 )  # fmt: skip
-def test_hostile_yaml_is_refused(text: str, problem: str) -> None:
+def test_hostile_yaml_is_rejected(text: str, problem: str) -> None:
     with pytest.raises(DescriptionError, match=problem):
         read_document("t", text, {})
 
@@ -191,7 +190,7 @@ EXPENSIVE = {
 
 
 @pytest.mark.parametrize("name", EXPENSIVE)
-def test_what_would_take_long_is_refused_by_its_limit(types: dict[str, ProcessNodes], name: str) -> None:
+def test_expensive_descriptions_are_rejected(types: dict[str, ProcessNodes], name: str) -> None:
     text, problem = EXPENSIVE[name]
     assert len(text) < 1 << 20
     with pytest.raises(DescriptionError, match=problem) as refused:
@@ -200,18 +199,16 @@ def test_what_would_take_long_is_refused_by_its_limit(types: dict[str, ProcessNo
 
 
 @pytest.mark.parametrize("tag", ["!yaml_import", "!text_import"])
-def test_what_is_imported_counts_each_time(types: dict[str, ProcessNodes], tag: str) -> None:
+def test_repeated_imports_count_each_time(types: dict[str, ProcessNodes], tag: str) -> None:
     text = f"infra_name: x\nnodes: [{', '.join([f'{tag} {{url: file://big}}'] * 100)}]"
     with pytest.raises(DescriptionError, match="larger than 1048576 bytes, including imports"):
         parse(text, files={"big": f"# {'x' * 100_000}\n{{name: a, type: t}}"}, types=types)
 
 
-def test_what_is_imported_counts_with_what_imports_it() -> None:
+def test_nested_imports_count_together() -> None:
     nested = "[" * 30 + "!yaml_import {url: file://f%d}" + "]" * 30
     files = {f"f{number}": nested % (number + 1) for number in range(100)} | {"f100": "a"}
-    with pytest.raises(
-        DescriptionError, match="f0:1:1: nested deeper than 50 levels, including imports; flatten it"
-    ):
+    with pytest.raises(DescriptionError, match="f0:1:1: nested deeper than 50 levels, including imports; flatten it"):
         read_document("t", nested % 0, files)
     files = {"many": f"[{'a,' * 9000}]"}
     with pytest.raises(DescriptionError, match="many:1:1: more than 20000 values, including imports"):
@@ -219,7 +216,7 @@ def test_what_is_imported_counts_with_what_imports_it() -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+def test_any_text_is_parsed_or_rejected_with_a_place(text: str) -> None:
     place = None
     try:
         plain(read_document("t", text, {}))
@@ -248,7 +245,7 @@ def test_a_wrong_parameter_is_named_without_its_value(
 
 
 @given(st.text(), st.text())
-def test_a_value_is_never_read_again(value: str, other: str) -> None:
+def test_inserted_values_are_never_parsed_again(value: str, other: str) -> None:
     values = {"parameters.a": value, "parameters.b": other}
     tree = {"k": ["${parameters.a}", "x${parameters.a}y${parameters.b}", "$${parameters.a} \\{{ip}}"]}
     assert substitute(tree, values.get) == {"k": [value, f"x{value}y{other}", "${parameters.a} {{ip}}"]}  # type: ignore[arg-type]
@@ -260,7 +257,7 @@ def test_a_leaf_that_is_one_reference_keeps_the_type() -> None:
     assert substitute("x ${parameters.b}", lambda _: True) == "x true"
 
 
-def test_both_spellings_name_the_same() -> None:
+def test_both_reference_syntaxes_are_equivalent() -> None:
     texts = [
         "{{ip}}",
         "{{ getip(db) }}",
@@ -301,13 +298,13 @@ def test_a_graph_has_an_order_or_a_cycle(graph: dict[str, frozenset[str]]) -> No
         assert all(order.index(needed) < order.index(name) for needed in before(graph, name))
 
 
-def test_a_thousand_nodes_in_a_row_are_read(types: dict[str, ProcessNodes]) -> None:
+def test_a_chain_of_a_thousand_nodes_is_parsed(types: dict[str, ProcessNodes]) -> None:
     chain = {f"n{number}": [f"n{number - 1}"] if number else [] for number in range(1000)}
     found: Description = parse(sleepers(chain), files={}, types=types)
     assert found.order() == list(chain)
 
 
-def test_a_tenant_has_one_large_description_checked_at_a_time(types: dict[str, ProcessNodes]) -> None:
+def test_large_descriptions_of_a_tenant_are_checked_one_at_a_time(types: dict[str, ProcessNodes]) -> None:
     text = GOOD + "# " + "x" * 20_000 + "\n"
     assert apart._CHECKS.begin("a")
     try:

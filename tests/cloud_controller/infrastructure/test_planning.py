@@ -1,4 +1,4 @@
-"""Planning alone, against a world that exists in memory only: any graph, any failure, steps lost at any moment."""
+"""Planning alone, against an in-memory platform: any graph, any failure, steps lost at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from cloud_controller.core.labels import Labels
 from cloud_controller.infrastructure import planning
 from cloud_controller.infrastructure.description import Description, Health, Implementation, Node
-from cloud_controller.infrastructure.planning import Ensure, Halt, Plan, Record, Remove, Status, Step, with_errors, scaled
+from cloud_controller.infrastructure.planning import (
+    Ensure,
+    Halt,
+    Plan,
+    Record,
+    Remove,
+    Status,
+    Step,
+    scaled,
+    with_errors,
+)
 from cloud_controller.infrastructure.rendering import Item, Place
 from cloud_controller.infrastructure.resolving import WantedNodes
 from cloud_controller.infrastructure.resources import Condition, ObservedNode, WantedNode
@@ -27,10 +37,10 @@ def item(value: object) -> Item:
     return Item(value, HERE)  # type: ignore[arg-type]
 
 
-def described(
+def description_of(
     graph: dict[str, set[str]], *, scaling: dict[str, tuple[int, int]] | None = None, image: str = "1", **own: str
 ) -> Description:
-    """Nodes that refer to the port of each node they need; `own` gives single nodes another image."""
+    """Return nodes that refer to the port of each dependency; `own` gives single nodes another image."""
     nodes = {}
     for name, needs in graph.items():
         low, high = (scaling or {}).get(name, (1, 1))
@@ -50,7 +60,7 @@ def wanted(description: Description, **changes: object) -> WantedNodes:
 
 @dataclass
 class FakePlatform:
-    """Nodes that need a look to start and another to become healthy; some are told to fail."""
+    """Nodes that take one iteration to start and another to become healthy; `sick` and `dying` ones fail."""
 
     now: float = 1000.0
     nodes: dict[str, ObservedNode] = field(default_factory=dict)
@@ -85,22 +95,22 @@ class FakePlatform:
         elif isinstance(step, Halt):
             self.nodes[step.key] = replace(self.nodes[step.key], condition=Condition.STOPPED, since=self.now)
         else:
-            there = self.nodes.get(step.key)
-            if there is None or there.revision != step.node.revision or there.condition is not Condition.RUNNING:
+            node = self.nodes.get(step.key)
+            if node is None or node.revision != step.node.revision or node.condition is not Condition.RUNNING:
                 self.starts.append(step.key)
-                self.nodes[step.key] = self.made(step.node)
+                self.nodes[step.key] = self.started(step.node)
 
-    def made(self, node: WantedNode) -> ObservedNode:
+    def started(self, node: WantedNode) -> ObservedNode:
         condition = Condition.FAILED if node.key in self.dying else Condition.RUNNING
         port = 1 + sorted({*self.nodes, node.key}).index(node.key)
-        there = self.nodes.get(node.key)
-        attributes = there.attributes if there is not None else {"address": "here", "port": port}
+        before = self.nodes.get(node.key)
+        attributes = before.attributes if before is not None else {"address": "here", "port": port}
         return ObservedNode(
             node.key, node.node, "fake", condition, node.revision, node.needs, attributes, None, self.now, "died"
         )
 
-    def settle(self, target: WantedNodes, *, turns: int = 500) -> Record:
-        for _ in range(turns):
+    def settle(self, target: WantedNodes, *, iterations: int = 500) -> Record:
+        for _ in range(iterations):
             plan = self.step(target)
             assert self.record is not None
             if not self.record.state.endswith("IN_PROGRESS") and not plan.steps:
@@ -111,18 +121,18 @@ class FakePlatform:
 DIAMOND: dict[str, set[str]] = {"top": {"left", "right"}, "left": {"base"}, "right": {"base"}, "base": set()}
 
 
-def test_a_diamond_starts_from_its_base_and_goes_in_reverse() -> None:
+def test_a_diamond_is_created_from_its_base_and_removed_in_reverse() -> None:
     platform = FakePlatform()
-    target = wanted(described(DIAMOND))
+    target = wanted(description_of(DIAMOND))
     assert platform.settle(target).state == "CREATE_COMPLETE"
     assert platform.starts == ["base.0", "left.0", "right.0", "top.0"]
     assert platform.settle(replace(target, presence="absent")).state == "DELETE_COMPLETE"
     assert platform.removed == ["top.0", "left.0", "right.0", "base.0"]
 
 
-def test_independent_ones_start_at_once_and_dependents_when_those_before_are_healthy() -> None:
+def test_independent_nodes_start_concurrently_and_dependents_after_healthy_ones() -> None:
     platform = FakePlatform(sick={"base.0"})
-    target = wanted(described({**DIAMOND, "other": set()}))
+    target = wanted(description_of({**DIAMOND, "other": set()}))
     first = platform.step(target)
     assert sorted(step.key for step in first.steps) == ["base.0", "other.0"]
     for _ in range(5):
@@ -133,18 +143,18 @@ def test_independent_ones_start_at_once_and_dependents_when_those_before_are_hea
 
 def test_an_unchanged_stack_at_rest_has_no_steps() -> None:
     platform = FakePlatform()
-    target = wanted(described(DIAMOND))
+    target = wanted(description_of(DIAMOND))
     platform.settle(target)
     plan = platform.step(target)
     assert (plan.steps, plan.record.state, plan.again) == ((), "CREATE_COMPLETE", 1)
 
 
-def test_update_changes_what_changed_one_instance_at_a_time() -> None:
+def test_update_replaces_changed_instances_one_at_a_time() -> None:
     platform = FakePlatform()
     scaling = {"left": (2, 4)}
-    platform.settle(wanted(described(DIAMOND, scaling=scaling)))
+    platform.settle(wanted(description_of(DIAMOND, scaling=scaling)))
     platform.starts.clear()
-    target = wanted(described(DIAMOND, scaling=scaling, left="2"))
+    target = wanted(description_of(DIAMOND, scaling=scaling, left="2"))
     assert [step.key for step in platform.step(target).steps] == ["left.0"]
     assert [step.key for step in platform.step(target).steps] == ["left.1"]
     assert platform.settle(target).state == "UPDATE_COMPLETE"
@@ -154,8 +164,8 @@ def test_update_changes_what_changed_one_instance_at_a_time() -> None:
 
 def test_update_adds_first_and_removes_last() -> None:
     platform = FakePlatform()
-    platform.settle(wanted(described({"a": set(), "old": {"a"}, "older": {"old"}})))
-    target = wanted(described({"a": set(), "new": {"a"}}))
+    platform.settle(wanted(description_of({"a": set(), "old": {"a"}, "older": {"old"}})))
+    target = wanted(description_of({"a": set(), "new": {"a"}}))
     platform.settle(target)
     assert platform.starts[-1] == "new.0"
     assert platform.removed == ["older.0", "old.0"]
@@ -163,7 +173,7 @@ def test_update_adds_first_and_removes_last() -> None:
 
 def test_scaling_both_ways() -> None:
     platform = FakePlatform()
-    description = described(DIAMOND, scaling={"left": (1, 3)})
+    description = description_of(DIAMOND, scaling={"left": (1, 3)})
     target = wanted(description)
     platform.settle(target)
     up = replace(target, counts=scaled(target, "left", by=2))
@@ -177,19 +187,19 @@ def test_scaling_both_ways() -> None:
             scaled(target, "left", count=bad)
 
 
-def test_scaling_down_does_not_wait_for_the_sick() -> None:
+def test_scaling_down_does_not_wait_for_unhealthy_nodes() -> None:
     platform = FakePlatform()
-    target = wanted(described(DIAMOND, scaling={"left": (1, 3)}), counts={"left": 3})
+    target = wanted(description_of(DIAMOND, scaling={"left": (1, 3)}), counts={"left": 3})
     platform.settle(target)
     platform.sick.add("base.0")
     platform.step(replace(target, counts={}))
     assert platform.removed == ["left.1", "left.2"]
 
 
-def test_a_failing_node_is_made_again_with_growing_pauses_then_given_up() -> None:
+def test_a_failing_node_is_recreated_with_backoff_then_given_up() -> None:
     platform = FakePlatform(dying={"left.0"})
     begun = platform.now
-    record = platform.settle(wanted(described(DIAMOND), attempts=3, backoff=1.0, rollback=False))
+    record = platform.settle(wanted(description_of(DIAMOND), attempts=3, backoff=1.0, rollback=False))
     assert record.state == "CREATE_FAILED"
     assert record.reason == "left.0: died (given up after 3 further attempts)"
     assert platform.starts.count("left.0") == 4
@@ -197,27 +207,27 @@ def test_a_failing_node_is_made_again_with_growing_pauses_then_given_up() -> Non
     assert "top.0" not in platform.starts
 
 
-def test_a_failed_create_rolls_back_in_reverse_and_says_why() -> None:
+def test_a_failed_create_rolls_back_in_reverse_with_a_reason() -> None:
     platform = FakePlatform(dying={"top.0"})
-    record = platform.settle(wanted(described(DIAMOND)))
+    record = platform.settle(wanted(description_of(DIAMOND)))
     assert record.state == "ROLLBACK_COMPLETE"
     assert record.reason == "create failed: top.0: died (given up after 3 further attempts)"
     assert platform.removed == ["top.0", "left.0", "right.0", "base.0"]
     assert platform.nodes == {}
-    # The same order again changes nothing; another is a new create.
-    assert platform.step(wanted(described(DIAMOND))).steps == ()
+    # Repeating the order changes nothing; another order is a new create.
+    assert platform.step(wanted(description_of(DIAMOND))).steps == ()
     platform.dying.clear()
-    assert platform.settle(wanted(described(DIAMOND, image="2"))).state == "CREATE_COMPLETE"
+    assert platform.settle(wanted(description_of(DIAMOND, image="2"))).state == "CREATE_COMPLETE"
 
 
-def test_a_node_without_health_is_halted_and_made_again() -> None:
+def test_an_unhealthy_node_is_halted_and_recreated() -> None:
     platform = FakePlatform()
-    target = wanted(described(DIAMOND))
+    target = wanted(description_of(DIAMOND))
     platform.settle(target)
     platform.sick.add("left.0")
     platform.step(target)
     assert platform.record is not None
-    assert platform.record.state == "CREATE_COMPLETE"  # one bad look is no failure
+    assert platform.record.state == "CREATE_COMPLETE"  # a single failed check is not a failure
     until = platform.now + 10.0
     while platform.starts.count("left.0") == 1:
         platform.step(target)
@@ -230,17 +240,17 @@ def test_a_node_without_health_is_halted_and_made_again() -> None:
     assert platform.starts.count("left.0") == 2
 
 
-def test_a_new_order_is_a_new_chance() -> None:
+def test_a_new_order_resets_given_up_nodes() -> None:
     platform = FakePlatform()
-    platform.settle(wanted(described(DIAMOND)))
+    platform.settle(wanted(description_of(DIAMOND)))
     platform.dying.add("left.0")
-    assert platform.settle(wanted(described(DIAMOND, left="2"))).state == "UPDATE_FAILED"
+    assert platform.settle(wanted(description_of(DIAMOND, left="2"))).state == "UPDATE_FAILED"
     platform.dying.clear()
-    assert platform.settle(wanted(described(DIAMOND, left="3"))).state == "UPDATE_COMPLETE"
+    assert platform.settle(wanted(description_of(DIAMOND, left="3"))).state == "UPDATE_COMPLETE"
 
 
-def test_a_step_that_cannot_be_taken_counts_as_a_failure() -> None:
-    target = wanted(described({"a": set()}), rollback=False, backoff=0.0)
+def test_a_failed_step_counts_as_a_failure() -> None:
+    target = wanted(description_of({"a": set()}), rollback=False, backoff=0.0)
     record: Record | None = None
     for now in range(10):
         plan = planning.plan(target, record, {}, float(now))
@@ -267,7 +277,7 @@ def test_any_graph_to_any_other_though_steps_and_records_are_lost(
     platform = FakePlatform()
     chance = random.random  # type: ignore[attr-defined]
     for graph, image in ((before, "1"), (after, "2")):
-        target = wanted(described(graph, image=image))
+        target = wanted(description_of(graph, image=image))
         for _ in range(20):
             plan = platform.step(target, lose=lambda: chance() < 0.4)
             for step in plan.steps:
@@ -276,13 +286,13 @@ def test_any_graph_to_any_other_though_steps_and_records_are_lost(
         assert platform.settle(target).status is Status.COMPLETE
         assert set(platform.nodes) == {f"{name}.0" for name in graph}
         assert platform.step(target).steps == ()
-    platform.settle(wanted(described(after), presence="absent"))
+    platform.settle(wanted(description_of(after), presence="absent"))
     assert platform.nodes == {}
 
 
-def test_a_removal_that_cannot_be_done_says_why_and_is_tried_again() -> None:
+def test_a_failed_removal_is_reported_and_retried() -> None:
     platform = FakePlatform()
-    target = wanted(described({"a": set()}))
+    target = wanted(description_of({"a": set()}))
     platform.settle(target)
     gone = replace(target, presence="absent")
     plan = planning.plan(gone, platform.record, platform.nodes, platform.now)

@@ -177,7 +177,7 @@ def supervised(root: Path) -> list[int]:
 # every platform -------------------------------------------------------------------------------------------------------
 
 
-def test_started_used_stopped_started_removed(rig: Rig) -> None:
+def test_start_stop_start_remove(rig: Rig) -> None:
     applications, instance = rig.applications, rig.instance
     assert applications.state(instance) is None
     first = start(rig)
@@ -202,7 +202,7 @@ def test_adopted_by_another_worker(rig: Rig) -> None:
     assert rig.running() == before
 
 
-def test_another_environment_makes_a_new_one_and_one_that_is_killed_comes_back(rig: Rig) -> None:
+def test_a_changed_environment_or_a_kill_restarts_the_application(rig: Rig) -> None:
     start(rig)
     [first] = rig.running()
     start(rig, replace(rig.order, environment={"TOKEN": "other"}))
@@ -233,7 +233,7 @@ def test_the_log_can_be_followed(rig: Rig) -> None:
     assert b"secret of" not in rig.applications.read_log(rig.instance, first.next).data
 
 
-def test_what_says_nothing_to_run_is_refused(rig: Rig) -> None:
+def test_an_order_without_a_program_is_rejected(rig: Rig) -> None:
     with pytest.raises(DeployError, match="there is neither a"):
         rig.applications.start(replace(rig.order, bundle="", archive=None, command=()))
     assert rig.applications.state(rig.instance) is None
@@ -242,14 +242,14 @@ def test_what_says_nothing_to_run_is_refused(rig: Rig) -> None:
 # the local platform ---------------------------------------------------------------------------------------------------
 
 
-def test_one_that_fails_says_why(applications: Applications, tmp_path: Path) -> None:
+def test_a_failing_application_reports_the_reason(applications: Applications, tmp_path: Path) -> None:
     applications.start(ordered(tmp_path / "bundle", broken=True))
     until(lambda: "which is the limit" in state(applications).message)
     assert state(applications).state == "error"
     assert state(applications).message == "exited with status 4; restarted 1 times, which is the limit"
 
 
-def test_secrets_are_in_no_text(applications: Applications, tmp_path: Path, root: Path) -> None:
+def test_secrets_are_in_no_text_or_file(applications: Applications, tmp_path: Path, root: Path) -> None:
     order = ordered(tmp_path / "bundle")
     applications.start(order)
     until(lambda: state(applications).state == "active")
@@ -259,7 +259,7 @@ def test_secrets_are_in_no_text(applications: Applications, tmp_path: Path, root
     assert not [path for path in written if b"s3cret" in path.read_bytes()]
 
 
-def test_images_are_refused(applications: Applications, tmp_path: Path) -> None:
+def test_images_are_rejected(applications: Applications, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="runs no images"):
         applications.start(replace(ordered(tmp_path / "bundle"), bundle="", image="x"))
     assert applications.state("i-1") is None

@@ -1,4 +1,4 @@
-"""Tokens for platforms over OCCI: who may ask for them, what is remembered, what a lost delegation says, who may adopt it."""
+"""Tokens for platforms over OCCI: who may request them, caching, lost delegations, and adoption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AUDIENCE = design.platform_audience("moon")
 
 
 class Realm:
-    """A realm with a tenant's user and an operator, and a house whose design believes it."""
+    """A realm with a tenant's users and an operator, and a system whose design module trusts it."""
 
     def __init__(self, root: Path, url: str) -> None:
         self.system = System(root / "system", url)
@@ -39,16 +39,16 @@ class Realm:
         self.file.add_tenant("system")
         self.file.add_user("olga", tenant="system")
         self.file.grant("olga", tenant="system", roles=["operator"])
-        delegations = LocalDelegations(self.file, self.system.parts.issuer(), clock=self.clock)
+        delegations = LocalDelegations(self.file, self.system.dependencies.issuer(), clock=self.clock)
         people = auth.Realm(self.file, self.clock)
         self.system.rebuild(identity_service=delegations, realm=people, clock=self.clock)
-        self.own = self.system.parts.issuer()
+        self.own = self.system.dependencies.issuer()
 
     def clock(self) -> float:
         return time.time() + self.ahead
 
     def token(self, user: str, tenant: str = "demo") -> str:
-        # The realm's file is looked at once a second.
+        # The realm's file is polled once a second.
         self.ahead += 1
         return self.file.issue_token(user, tenant=tenant, lifetime=datetime.timedelta(hours=1)).secret
 
@@ -92,9 +92,9 @@ def served(realm: Realm) -> Iterator[str]:
 
     class Quiet(wsgiref.simple_server.WSGIRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
-            """Nobody reads it."""
+            """Log nothing."""
 
-    application = web.application(realm.system.parts)
+    application = web.application(realm.system.dependencies)
     with wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -130,7 +130,7 @@ def test_only_the_cloud_controller_itself_gets_a_token_for_a_platform(realm: Rea
     assert realm.exchange(instance, other).status_code == 404
 
 
-def test_a_token_is_remembered_until_shortly_before_its_end(realm: Realm, served: str) -> None:
+def test_a_token_is_cached_until_shortly_before_its_expiry(realm: Realm, served: str) -> None:
     instance = new_instance()
     realm.order(instance)
     now = [realm.clock()]
@@ -141,12 +141,12 @@ def test_a_token_is_remembered_until_shortly_before_its_end(realm: Realm, served
     second = given.token(realm.labels(instance))
     now[0] += 239
     assert given.token(realm.labels(instance)) == second
-    # Reckoned from now: on a machine that does other things it was given seconds after the first look at the clock.
+    # Relative to the present time: on a loaded machine the token may have been issued seconds after the first reading.
     now[0] = realm.clock() + 241
     assert given.token(realm.labels(instance)) != second
 
 
-def test_a_child_hangs_on_its_roots_delegation_however_deep(realm: Realm, served: str) -> None:
+def test_descendants_use_the_roots_delegation(realm: Realm, served: str) -> None:
     root, child, grandchild = (new_instance() for _ in range(3))
     assert realm.order(root).status_code == 201
     assert realm.order(child, None, root).status_code == 201
@@ -171,7 +171,7 @@ def test_a_child_hangs_on_its_roots_delegation_however_deep(realm: Realm, served
         given.token(realm.labels(root), fresh=True)
 
 
-def test_a_child_of_nobody_or_of_another_tenant_is_refused(realm: Realm) -> None:
+def test_an_unknown_or_foreign_parent_is_rejected(realm: Realm) -> None:
     root = new_instance()
     realm.order(root)
     assert realm.order(new_instance(), None, new_instance()).status_code == 409
@@ -206,7 +206,7 @@ def test_a_lost_delegation_is_adopted_by_an_operator_with_a_token_for_its_tenant
     assert given.token(realm.labels(instance))
 
 
-def test_a_design_that_is_away_loses_nothing(realm: Realm) -> None:
+def test_an_unavailable_design_module_is_a_client_error(realm: Realm) -> None:
     given = DelegatedTokens("http://127.0.0.1:9/design", realm.own, clock=realm.clock, seconds=1).of("moon")
     with pytest.raises(client.ClientError):
         given.token(realm.labels(str(uuid.uuid4())))

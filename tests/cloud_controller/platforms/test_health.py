@@ -1,4 +1,4 @@
-"""Health checks against real sockets: what is well, what is wrong and in which words."""
+"""Health checks against real sockets: healthy and failing nodes, and their messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cloud_controller.platforms.health import Check, Spawn, check_all
 
 
 class Answering:
-    """A server that sends the same bytes to everyone; None never answers."""
+    """A server that sends the same bytes to everyone; None never responds."""
 
     def __init__(self, answer: bytes | None) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -34,7 +34,7 @@ class Answering:
             if self._answer is None:
                 self._kept.append(client)
                 continue
-            # Whoever asked may have gone with a part of the answer unread.
+            # The client may have closed the connection without reading everything.
             with client, contextlib.suppress(OSError):
                 client.sendall(self._answer)
                 client.shutdown(socket.SHUT_WR)
@@ -60,19 +60,19 @@ def ask(servers: list[Answering], answer: bytes | None, **asked: object) -> str:
     servers.append(Answering(answer))
     port = servers[-1].port
     urls = tuple(str(url).replace("PORT", str(port)) for url in asked.pop("urls", ()))  # type: ignore[attr-defined]
-    # Who answers has as long as a loaded machine takes.
+    # A server that responds may take as long as a loaded machine needs.
     timeout = 0.5 if answer is None else 60.0
     check = Check(ports={"p": port}, urls=urls, timeout=timeout, **asked)  # type: ignore[arg-type]
     return check_all([check])[0].replace(str(port), "PORT")
 
 
-def test_nothing_asked_is_healthy() -> None:
+def test_no_checks_means_healthy() -> None:
     assert check_all([Check(ports={}), Check(ports={})]) == ["", ""]
 
 
 def test_ports(serve: list[Answering]) -> None:
     assert ask(serve, b"", asked_ports=("p",)) == ""
-    assert ask(serve, b"", asked_ports=(str(serve[0].port),)).endswith("is none of its own; it has p")
+    assert ask(serve, b"", asked_ports=(str(serve[0].port),)).endswith("is not one of its own; expected one of p")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         free = closed.getsockname()[1]
     assert check_all([Check(ports={"p": free}, asked_ports=("p",))])[0].startswith("port p: ")
@@ -85,9 +85,9 @@ def test_ports(serve: list[Answering]) -> None:
         (b"HTTP/1.0 302 Found\r\nLocation: http://elsewhere/\r\n\r\n", ""),
         (b"HTTP/1.1 503 Busy\r\n\r\n", "http://127.0.0.1:PORT/x: status 503"),
         (b"HTTP/1.1 404 No\r\n\r\n", "http://127.0.0.1:PORT/x: status 404"),
-        (b"", "http://127.0.0.1:PORT/x: the answer is no HTTP"),
-        (b"x" * 100_000, "http://127.0.0.1:PORT/x: the answer is no HTTP"),
-        (None, "http://127.0.0.1:PORT/x: no answer within 0.5 s"),
+        (b"", "http://127.0.0.1:PORT/x: the response is not HTTP"),
+        (b"x" * 100_000, "http://127.0.0.1:PORT/x: the response is not HTTP"),
+        (None, "http://127.0.0.1:PORT/x: no response within 0.5 s"),
     ],
 )
 def test_urls(serve: list[Answering], answer: bytes | None, wrong: str) -> None:
@@ -107,21 +107,21 @@ def test_urls(serve: list[Answering], answer: bytes | None, wrong: str) -> None:
     ],
 )
 def test_no_url_leads_elsewhere(serve: list[Answering], url: str) -> None:
-    told = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=(url,))
-    assert "does not lead to one of its own ports" in told or "is no URL" in told
+    wrong = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=(url,))
+    assert "does not lead to one of its own ports" in wrong or "is not a URL" in wrong
 
 
-def test_no_header_is_smuggled_in(serve: list[Answering]) -> None:
-    told = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=("http://127.0.0.1:PORT/a b",))
-    assert told.endswith("has characters that a URL has not")
+def test_a_url_cannot_inject_headers(serve: list[Answering]) -> None:
+    wrong = ask(serve, b"HTTP/1.1 200 OK\r\n\r\n", urls=("http://127.0.0.1:PORT/a b",))
+    assert wrong.endswith("contains characters that are not allowed in a URL")
 
 
 @pytest.mark.parametrize(
     ("greeting", "wrong"),
     [
         (bytes([74, 0, 0, 0, 10]) + b"8.0.36\0", ""),
-        (bytes([20, 0, 0, 0, 255]) + b"Host is blocked", "mysql: the server refuses or is no MySQL server"),
-        (b"HTTP/1.1 400", "mysql: the server refuses or is no MySQL server"),
+        (bytes([20, 0, 0, 0, 255]) + b"Host is blocked", "mysql: the server refuses or is not a MySQL server"),
+        (b"HTTP/1.1 400", "mysql: the server refuses or is not a MySQL server"),
         (b"", "mysql: IncompleteReadError"),
     ],
 )
@@ -138,7 +138,7 @@ def test_commands(tmp_path: Path) -> None:
             timeout=timeout,
         )
 
-    # Each is well only when it has met the others: they have to run at once.
+    # Each succeeds only once it has seen the others, so they must run concurrently.
     meeting = """
 import os, time
 open(f'here-{os.getpid()}', 'w').close()
@@ -161,7 +161,7 @@ while len([each for each in os.listdir() if each.startswith('here-')]) < 4:
     assert answers[7] == "the check 'no-such-program' cannot start: No such file or directory"
 
 
-def test_two_hundred_at_once_take_few_threads(serve: list[Answering]) -> None:
+def test_many_checks_use_few_threads(serve: list[Answering]) -> None:
     serve.append(Answering(b""))
     before = set(threading.enumerate())
     check = Check(ports={"p": serve[0].port}, asked_ports=("p",), timeout=60.0)

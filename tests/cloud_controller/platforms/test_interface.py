@@ -1,4 +1,4 @@
-"""The platform that docs/platforms.md shows is a whole one: it is offered by entry point, and stacks live and end on it."""
+"""The platform in docs/platforms.md is complete: it is found by entry point, and stacks are created and deleted on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTE = "Dear $who, see you.\n"
 
 @pytest.fixture
 def system(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
-    """A cloud controller with a region of the page's platform beside the local one."""
+    """A cloud controller with a region of the page's platform besides the local one."""
     [program], [offer], [regions] = (code_blocks(PAGE, language) for language in ("python", "toml", "yaml"))
     assert len(program.splitlines()) <= 60
     (tmp_path / "my_platform.py").write_text(program)
@@ -57,7 +57,7 @@ def put_note(system: System, instance: str, generation: int = 1, **changes: Any)
     return system.call("PUT", path, kind=deploy.STACK, attributes=attributes), path
 
 
-def test_stacks_live_and_end_on_the_platform_of_the_page(system: System) -> None:
+def test_the_documented_platform_runs_stacks(system: System) -> None:
     instance = new_instance()
     refused, path = put_note(system, instance, **{deploy.STACK_PARAMETERS: {}})
     assert refused.status_code == 400

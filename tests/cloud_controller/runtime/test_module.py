@@ -1,4 +1,4 @@
-"""Runtime and provision: metrics of real nodes, alarms that reach the orchestrator, commands in nodes' directories."""
+"""Runtime and provision: metrics of real nodes, alarms sent to the orchestrator, commands in nodes' directories."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archelon_api import deploy, disposal, provision, runtime
-from cloud_controller.runtime.rules import OPERATORS, Rule, AlarmStatus, evaluated
+from cloud_controller.runtime.rules import OPERATORS, AlarmStatus, Rule, evaluated
 from cloud_controller.runtime.scraping import averaged, parse
 
 from ..deploy.test_module import put_application, put_bundle, put_stack, state
 from ..disposal.test_module import put_disposal
 from ..system import System, labels, new_instance
 
-#: Shows the number that stands in a file of its directory, so that a test (and a configuration) can change it.
+#: Shows the number in a file of its directory, so that a test (and a configuration) can change it.
 METERED = f"""
 infra_name: metered
 nodes:
@@ -66,7 +66,7 @@ def put_configuration(system: System, instance: str, content: dict[str, Any], **
     return path, system.call("PUT", path, kind=provision.CONFIGURATION, attributes=attributes, token=token)
 
 
-def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: System) -> None:
+def test_monitor_alarm_and_disposal(system: System) -> None:
     instance = new_instance()
     own = system.instance_token(instance)
     put_bundle(system)
@@ -97,7 +97,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: Syst
     def alarm_state() -> Any:
         return system.attributes("/runtime" + alarm, token=own)[runtime.ALARM_STATE]
 
-    def told() -> list[Any]:
+    def notified() -> list[Any]:
         events = [each.attributes for each in system.sent if each.attributes["org.archelon.event.type"] == "alarm"]
         return [each["org.archelon.event.data"]["state"] for each in events]
 
@@ -114,7 +114,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: Syst
         assert done[provision.CONFIGURATION_RESULT] == "changed\n"
         assert provision.CONFIGURATION_CONTENT not in done
         system.wait(lambda: alarm_state() == "firing")
-        system.wait(lambda: told() == ["firing"])
+        system.wait(lambda: notified() == ["firing"])
         latest = system.call(
             "POST", "/runtime" + monitor, action=runtime.QUERY, token=own, attributes={runtime.QUERY_METRIC: "load"}
         )
@@ -125,7 +125,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: Syst
         assert (values[0], values[-1]) == (1.0, 9.0)
         path, answer = put_configuration(system, instance, {"files": {"load": "2"}})
         system.wait(lambda: alarm_state() == "ok")
-        system.wait(lambda: told() == ["firing", "ok"])
+        system.wait(lambda: notified() == ["firing", "ok"])
         assert put_disposal(system, instance).status_code == 201
         gone = "/disposal" + disposal.disposal_path(instance)
         system.wait(lambda: system.attributes(gone)[disposal.DISPOSAL_STATE] == "done")
@@ -133,7 +133,7 @@ def test_a_metric_is_measured_an_alarm_fires_and_all_is_disposed_of(system: Syst
             assert system.gone(each)
 
 
-def test_what_this_platform_has_not_is_said_clearly(system: System) -> None:
+def test_unsupported_configurations_are_rejected(system: System) -> None:
     instance = new_instance()
     assert put_stack(system, instance, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     for changes, content, result in (
@@ -149,7 +149,7 @@ def test_what_this_platform_has_not_is_said_clearly(system: System) -> None:
         assert result in answer.text
 
 
-def test_paths_that_derive_from_another_instances_are_left_to_it(system: System) -> None:
+def test_paths_derived_from_another_instance_are_rejected(system: System) -> None:
     mine, other, third = new_instance(), new_instance(), new_instance()
     assert put_stack(system, other, **{deploy.STACK_TEMPLATE: METERED}).status_code == 201
     stack = deploy.stack_path(other, "main", "local")
@@ -173,7 +173,7 @@ def test_paths_that_derive_from_another_instances_are_left_to_it(system: System)
     }
     described: list[tuple[str, Any, dict[str, Any]]] = [
         ("/runtime" + monitor, runtime.MONITOR, watched),
-        # Nobody has this stack yet, and so nobody else's is the path.
+        # This stack does not exist yet, so its paths have no owner.
         (
             "/runtime" + runtime.monitor_path(ahead, "web"),
             runtime.MONITOR,
@@ -191,7 +191,7 @@ def test_paths_that_derive_from_another_instances_are_left_to_it(system: System)
         refused = [put(*each, mine, tenant) for each in described]
         assert [(each.status_code, "PUT that first" in each.text) for each in refused] == [(403, True)] * 4
     assert put(*described[0], other, "t-1").status_code == 201
-    # Now there is a monitor that an alarm could hang on.
+    # Now the monitor exists that an alarm could refer to.
     assert put(*described[2], mine, "t-2").status_code == 403
     assert [put(*each, other, "t-1").status_code for each in described[2:]] == [201, 201]
 
@@ -202,20 +202,20 @@ def test_the_text_format() -> None:
     assert averaged([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}
 
 
-def test_what_cannot_be_shown_as_json_or_is_no_name_is_no_metric() -> None:
+def test_infinite_sums_and_long_names_are_dropped() -> None:
     assert parse(f"big 1.7e308\nbig 1.7e308\n{'x' * 201} 1\nok 1\n") == {"ok": 1.0}
     mean = averaged([{"big": 1.7e308}, {"big": 1.7e308}])["big"]
     assert math.isfinite(mean)
 
 
-def test_no_node_makes_a_measurement_large() -> None:
-    # Each node has names of its own.
+def test_the_number_of_metrics_is_limited() -> None:
+    # Each node has its own metric names.
     nodes = [{f"n{node}_{number}": 1.0 for number in range(500)} for node in range(10)]
     assert len(averaged(nodes)) == 500
 
 
 @given(st.text(max_size=200))
-def test_no_text_breaks_the_reader(text: str) -> None:
+def test_any_text_is_parsed(text: str) -> None:
     assert all(isinstance(value, float) for value in parse(text).values())
 
 
@@ -224,20 +224,18 @@ def test_no_text_breaks_the_reader(text: str) -> None:
     st.lists(st.one_of(st.none(), st.floats(-10, 10)), max_size=20),
     st.floats(0, 5),
 )
-def test_an_alarm_fires_only_after_it_has_held_without_a_break(
-    comparison: str, values: list[Any], seconds: float
-) -> None:
+def test_an_alarm_fires_only_after_holding_continuously(comparison: str, values: list[Any], seconds: float) -> None:
     rule = Rule("m", comparison, 0.0, seconds)
-    standing = AlarmStatus()
+    status = AlarmStatus()
     held: int | None = None
     for moment, value in enumerate(values):
-        before, standing = standing, evaluated(rule, standing, value, float(moment))
+        before, status = status, evaluated(rule, status, value, float(moment))
         if value is None:
             if before.state != "firing":
                 held = None
-                assert standing.state == "unknown"
+                assert status.state == "unknown"
             continue
         holds = OPERATORS[comparison](value, 0.0)
         held = (moment if held is None else held) if holds else None
         expected = "ok" if held is None else "firing" if moment - held >= seconds else "pending"
-        assert standing.state == expected
+        assert status.state == expected

@@ -1,4 +1,4 @@
-"""Scrapes of nodes, which are tenants' programs: they may be slow, large, elsewhere, or try to send us elsewhere."""
+"""Scrapes of nodes, which run tenants' programs: they may be slow, large, elsewhere, or redirect us."""
 
 from __future__ import annotations
 
@@ -51,39 +51,39 @@ def node() -> Iterator[Target]:
         thread.join()
 
 
-def test_metrics_of_all_nodes_and_what_went_wrong_with_the_others(node: Target) -> None:
-    nobody = Target("web-2", "127.0.0.1", 1, loopback=True)
-    metrics, troubles = scrape([node, nobody], "/metrics?all=1")
+def test_scrape_returns_metrics_and_problems(node: Target) -> None:
+    closed = Target("web-2", "127.0.0.1", 1, loopback=True)
+    metrics, problems = scrape([node, closed], "/metrics?all=1")
     assert metrics == {"load": 4.0}
-    assert troubles == ["web-2: http://127.0.0.1:1/metrics: no connection to 127.0.0.1:1; check that it runs"]
-    assert scrape([], "/metrics") == ({}, ["there is no running node to look at"])
+    assert problems == ["web-2: http://127.0.0.1:1/metrics: no connection to 127.0.0.1:1; check that it runs"]
+    assert scrape([], "/metrics") == ({}, ["no running node"])
 
 
 @pytest.mark.parametrize(
-    ("path", "trouble"),
+    ("path", "problem"),
     [
         ("/missing", "web-1: .*/missing answered 404"),
         ("/elsewhere", "web-1: .* redirects again"),
         ("/large", "web-1: .*/large is larger than 1048576 bytes"),
     ],
 )
-def test_an_answer_that_is_no_measurement(node: Target, path: str, trouble: str) -> None:
-    with pytest.raises(OSError, match=trouble):
+def test_invalid_responses_are_errors(node: Target, path: str, problem: str) -> None:
+    with pytest.raises(OSError, match=problem):
         fetch(node, path)
 
 
-def test_a_node_that_drips_is_left_in_time(node: Target) -> None:
+def test_a_slow_response_times_out(node: Target) -> None:
     with pytest.raises(OSError, match=r"web-1: .*/drip took longer than 3 s"):
         fetch(node, "/drip")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "168.63.129.16"])
-def test_nothing_is_asked_where_no_node_can_be(host: str) -> None:
+def test_local_and_metadata_addresses_are_not_contacted(host: str) -> None:
     with pytest.raises(OSError, match=r"web-1: .* is not a public address"):
         fetch(Target("web-1", host, 80), "/metrics")
 
 
-def test_nodes_are_in_private_and_public_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_and_public_networks_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def get(target: Any, *_: object) -> Fetched:

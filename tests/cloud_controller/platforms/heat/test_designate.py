@@ -170,16 +170,16 @@ def test_the_catalogue_lists_regions_with_names(naming: AtDesignate) -> None:
         return [each[design.SERVICE_REGION] for each in found if each[design.SERVICE_TYPE] == dns.SCHEME]
 
     assert regions() == ["heat"]
-    without = {**naming.system.parts.platforms, "heat": naming.system.platform}
-    web.application(dataclasses.replace(naming.system.parts, platforms=without))
+    without = {**naming.system.dependencies.platforms, "heat": naming.system.platform}
+    web.application(dataclasses.replace(naming.system.dependencies, platforms=without))
     assert regions() == []
-    web.application(naming.system.parts)
+    web.application(naming.system.dependencies)
     assert regions() == ["heat"]
 
 
 def attempts(system: System, path: str) -> int:
     """Return the failed attempts at a record since the last success."""
-    state = system.parts.queue.state(TOPIC, path.removeprefix("/provision"))
+    state = system.dependencies.queue.state(TOPIC, path.removeprefix("/provision"))
     return state.attempt if state is not None else 0
 
 

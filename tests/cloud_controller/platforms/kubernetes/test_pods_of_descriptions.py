@@ -107,7 +107,7 @@ def test_the_stores_description_runs_as_a_pod(bed: Bed) -> None:
     ("resource", "problem"),
     [
         ("{type: pod, ports: {http: 0}}", "a pod's port is a number"),
-        ("{type: pod, user: 0}", "'user' must be a whole number from 1"),
+        ("{type: pod, user: 0}", "'user' must be a whole number, 1 or more"),
         ("{type: pod, hostNetwork: true}", "has no 'hostNetwork'"),
         ("{type: pod, limits: {gpu: 1}}", "has no 'gpu'"),
     ],

@@ -255,7 +255,7 @@ def test_created_changed_pruned_scaled_suspended_and_healed(
     targets = bed.platform.targets.targets(web.order.labels.instance, web.order.id, "web", "http")
     assert len(targets) == 2
     assert all(answers(f"http://{each.host}:{each.port}/", "changed") for each in targets)
-    with pytest.raises(DeployError, match="1 to 3 instances; 5 is not among them"):
+    with pytest.raises(DeployError, match="1 to 3 instances; 5 is out of bounds"):
         web.stacks.scale(web.order, "web", count=5)
 
     # The cluster recreates deleted pods; the stack applies a deleted object again.

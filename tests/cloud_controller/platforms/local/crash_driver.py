@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloud_controller.platforms.declarative_stacks import DescribedStacks
+from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
 from tests.cloud_controller.infrastructure.descriptions import order
@@ -39,7 +39,7 @@ def drive(root: Path, wanted: Mapping[str, Any], die_at: int) -> None:
     """Advance the stack until it has settled, with the record in a file instead of the database."""
     fuse = Fuse(root, die_at)
     launcher = Launcher(root, checkpoint=fuse)
-    stacks = DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
+    stacks = DeclarativeStacks({"process": ProcessNodes(launcher)}, backoff=0.01, checkpoint=fuse)
     record = root / "record.json"
     end = time.monotonic() + 90
     while True:

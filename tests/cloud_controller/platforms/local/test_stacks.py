@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cloud_controller.platforms.declarative_stacks import DescribedStacks
+from cloud_controller.platforms.declarative_stacks import DeclarativeStacks
 from cloud_controller.platforms.interface import DeployError, Progress, StackOrder, Stacks
 from cloud_controller.platforms.local.launcher import Launcher
 from cloud_controller.platforms.local.nodes import ProcessNodes
@@ -64,7 +64,7 @@ def launcher(tmp_path: Path, sandbox: Sandbox | None) -> Iterator[Launcher]:
 @pytest.fixture
 def stacks(launcher: Launcher) -> Stacks:
     """Return the local platform's stacks."""
-    return DescribedStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
+    return DeclarativeStacks({"process": ProcessNodes(launcher)}, backoff=0.05)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_concurrent_workers_create_nothing_twice(
     driver: Driver, launcher: Launcher, tmp_path: Path, sandbox: Sandbox | None
 ) -> None:
     second = Launcher(tmp_path / "root", sandbox=sandbox)
-    other = Driver(DescribedStacks({"process": ProcessNodes(second)}, backoff=0.05))
+    other = Driver(DeclarativeStacks({"process": ProcessNodes(second)}, backoff=0.05))
     wanted = order(sleepers({f"n{number}": [] for number in range(6)}, extra=", ports: [p]"))
     with ThreadPoolExecutor(2) as pool:
         states = [done.state for done in pool.map(lambda each: each.settle(wanted), (driver, other))]
