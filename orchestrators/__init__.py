@@ -1,1 +1,1 @@
-"""Ready bundles, each to be read as an example."""
+"""Ready bundles, each an example to read."""

@@ -1,6 +1,6 @@
-"""What an author of orchestrators imports.
+"""The names that an author of orchestrators imports.
 
-A bundle with a manifest and templates is a service; Python is for what templates cannot say:
+A bundle with a manifest and templates is a service; Python is for what templates cannot express:
 
     import sdk
 
@@ -10,9 +10,9 @@ A bundle with a manifest and templates is a service; Python is for what template
             if alarm.name == "busy":
                 self.deployment.scale("web", by=1)
 
-`sdk.testing` runs an orchestrator in memory, `sdk.testing.conformance` tests one over the wire, `python -m sdk.serve` runs one.
+`sdk.testing` runs an orchestrator in memory, `sdk.testing.conformance` tests one over HTTP, `python -m sdk.serve` runs one.
 
-Names are imported when they are first used, so that `python -m sdk.serve` listens before it has imported all of them.
+Names are imported on first use, so that `python -m sdk.serve` listens before it has imported all of them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
     "Tick",
 ]
 
-_HOMES: Final = {
+_MODULES: Final = {
     "catalogue": ("Design", "Found"),
     "disposal": ("Disposal",),
     "deployment": ("Deployment", "Resource", "Stack"),
@@ -75,9 +75,9 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            found = getattr(importlib.import_module(f".{home}", __name__), name)
+            found = getattr(importlib.import_module(f".{module}", __name__), name)
             globals()[name] = found
             return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

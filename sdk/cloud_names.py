@@ -1,7 +1,6 @@
-"""Names at the name server of a region: the cloud controller sets them in the tenant's name, and disposes of them with the
-instance.
+"""DNS names at a region's name server: the cloud controller sets them for the tenant, and removes them with the instance.
 
-An orchestrator says which records there should be and waits until they are served. It holds no credential of the name server.
+An orchestrator orders records and waits until they are served. It has no credential for the name server.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from .instance import Instance
 from .ports import Service, Waiter
 from .settings import ENV_ZONES
 
-#: Seconds between two polls of a record that the name server is to take or to remove.
+#: Seconds between two polls of a record that is being set or removed.
 _PAUSES: Final = Backoff(0.25, longest=5.0, factor=1.6)
 _KIND: Final = dns.RECORD.scheme + dns.RECORD.term
 
 
 class CloudNames:
-    """`NameServer` of one instance: the catalogue's for the instance's region, or else its only one, or first."""
+    """`NameServer` of one instance: that of the instance's region, else the first in the catalogue."""
 
     def __init__(self, design: Design, instance: Callable[[], Instance], *, waiter: Waiter) -> None:
         self._design = design
@@ -44,10 +43,10 @@ class CloudNames:
         return [_record(each) for each in self._present(zone)]
 
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        """Ask for it, and wait until the name server has it.
+        """Order the change, and wait until the name server has it.
 
         Raises:
-            Failure: it cannot be; the text is the cloud controller's, or the name server's.
+            Failure: it is impossible; the text is the cloud controller's or the name server's.
         """
         service = self._service()
         kept = {(each.name, each.type) for each in add}
@@ -89,7 +88,7 @@ class CloudNames:
         pauses = iter(_PAUSES)
         while (state := _text(found := service.get(path), dns.STATE)) != "active":
             if state == "failed":
-                raise Failure(f"the name {name} cannot be set: {_text(found, dns.MESSAGE) or 'no reason is known'}")
+                raise Failure(f"the name {name} cannot be set: {_text(found, dns.MESSAGE) or 'no reason given'}")
             self._waiter.wait(next(pauses))
 
     def _until_gone(self, service: Service, paths: Iterable[str]) -> None:
@@ -122,7 +121,7 @@ class CloudNames:
 
 
 def _is_leaving(service: Service, path: str) -> bool:
-    """Whether a former record is on its way out, or is gone by now."""
+    """Whether a former record is being removed, or is gone."""
     try:
         return _text(service.get(path), dns.STATE) == "leaving"
     except client.NotFoundError:

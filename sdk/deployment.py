@@ -1,8 +1,7 @@
-"""`self.deployment`: stacks. An author says what should be; which requests that takes, and waiting for them, is done here.
+"""`self.deployment`: stacks. An author states the desired stacks; this module sends the requests and waits for the results.
 
-A template travels as it is, with the files that it names and, of all values at hand, those parameters that it declares: the
-platform fills them in, so that no secret ever stands in a template. Everything but the tenant's own plain attributes travels as a
-secret.
+A template is sent unchanged, with the files that it names and the values of the parameters that it declares: the platform fills
+them in, so templates never contain secrets. All values but the tenant's own plain attributes are sent as secrets.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .instance import Instance
 from .ports import Service, Waiter
 
 _LOG = logging.getLogger("archelon.sdk")
-#: Seconds between two polls of a stack. A notice ends the wait at once.
+#: Seconds between two polls of a stack. A notification ends the wait at once.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
 
 Result = TypeVar("Result")
@@ -34,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resource:
-    """A virtual resource of a stack; `kind` is OCCI's word for it: compute, network, storage, or empty."""
+    """A virtual resource of a stack; `kind` is its OCCI kind: compute, network, storage, or empty."""
 
     name: str
     type: str
@@ -45,12 +44,12 @@ class Resource:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack as it was when last looked at.
+    """A stack as last read.
 
     Attributes:
         path: at deploy. name, region, format: as ordered.
-        state: Heat's words, such as CREATE_COMPLETE; reason: why, for people.
-        id: the platform's own.
+        state: in Heat's terms, such as CREATE_COMPLETE; reason: its cause, as text.
+        id: the platform's.
         outputs: by name.
     """
 
@@ -66,12 +65,12 @@ class Stack:
 
     @property
     def in_progress(self) -> bool:
-        """Something is still being done to it."""
+        """Whether an operation is in progress."""
         return self.state.endswith("_IN_PROGRESS") or not self.state
 
     @property
     def failed(self) -> bool:
-        """It is not what was asked for."""
+        """Whether the last operation has failed."""
         return self.state.endswith("_FAILED") or self.state.startswith("ROLLBACK")
 
 
@@ -79,11 +78,11 @@ class Deployment:
     """Stacks of one instance.
 
     Args:
-        design: where deploy is.
-        instance: gives the instance as it is now.
+        design: the catalogue.
+        instance: returns the instance in its present state.
         bundle: templates and files.
-        pace: time.
-        occasion: what is being worked off.
+        waiter: clock and cancellable waits.
+        scope: derives idempotency keys.
     """
 
     def __init__(
@@ -108,57 +107,57 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        """Where deploy is."""
+        """The URL of deploy."""
         return self._design.module(deploy.SCHEME).url.rstrip("/")
 
-    # what there is ----------------------------------------------------------------------------------------------------
+    # present state ----------------------------------------------------------------------------------------------------
 
     def stacks(self) -> list[Stack]:
-        """The instance's stacks, by name and region."""
+        """Return the instance's stacks, by name and region."""
         found: list[Stack] = []
         for each in self._service.list(deploy.STACK.location, attributes={names.INSTANCE: self._instance().id}):
-            # What a stack puts out may be secret: it is in no list, and is asked for.
+            # Outputs may be secret, so the list does not contain them.
             with contextlib.suppress(client.NotFoundError):
                 found.append(_stack(self._service.get(each.location)))
         return sorted(found, key=lambda each: (each.name, each.region))
 
     def stack(self, name: str | None = None, *, region: str | None = None) -> Stack:
-        """One stack: the only one there is, or the one of this name and region.
+        """Return one stack: the only one, or the one of this name and region.
 
         Raises:
-            Failure: there is none, or several fit.
+            Failure: there is none, or several match.
         """
         found = [each for each in self.stacks() if name in (None, each.name) and region in (None, each.region)]
         if len(found) != 1:
-            there = ", ".join(f"{each.name} in {each.region}" for each in found) or "none"
-            raise Failure(f"there is not one stack {name or ''} {region or ''}; there are {there}".replace("  ", " "))
+            present = ", ".join(f"{each.name} in {each.region}" for each in found) or "none"
+            raise Failure(f"expected one stack {name or ''} {region or ''}; found {present}".replace("  ", " "))
         return found[0]
 
     def output(self, name: str, *, stack: str | None = None, region: str | None = None) -> Any:
-        """A stack's output. Raises Failure where it has none of the name."""
+        """Return an output of a stack. Raises Failure if it has none of this name."""
         found = self.stack(stack, region=region)
         if name not in found.outputs:
             raise Failure(f"the stack {found.name} has no output {name}; it has {', '.join(found.outputs) or 'none'}")
         return found.outputs[name]
 
     def regions(self) -> Sequence[str]:
-        """Where this instance is deployed: where the tenant said, or wherever the manifest does, or where deploy is."""
+        """Return the regions of this instance: the tenant's choice, else the manifest's, else deploy's first."""
         region = self._instance().region
         if region:
             return [region]
         return list(self._bundle.manifest.resources) or self._design.regions(deploy.SCHEME)[:1]
 
-    # what should be ---------------------------------------------------------------------------------------------------
+    # desired state ----------------------------------------------------------------------------------------------------
 
     def deploy(self, values: Mapping[str, Any] | None = None, *, provision: bool = False) -> list[Stack]:
-        """Make the manifest's templates stacks, one a region, all at once, and wait until they are complete.
+        """Order the manifest's templates as stacks, one per region, all at once, and wait until they are complete.
 
         Args:
-            values: further parameters, such as suppliers' attributes; the instance's own come before them.
-            provision: use the manifest's templates for provisioning where it has some.
+            values: further parameters, such as suppliers' attributes; the instance's own take precedence.
+            provision: use the manifest's templates for provisioning, if it has some.
 
         Raises:
-            StackFailure: one has failed. Failure: the manifest has no template for a region.
+            StackFailure: a stack has failed. Failure: the manifest has no template for a region.
         """
         made = [self._deploy_to(region, values or {}, provision=provision) for region in self._deployable()]
         return [self.wait(each) for each in made]
@@ -173,7 +172,7 @@ class Deployment:
         manifest = self._bundle.manifest
         chosen = self._formats(region)
         if len(chosen) > 1:
-            # A stack stays in the format that it was made in.
+            # A stack keeps the format that it was created in.
             standing = self._format_of(deploy.stack_path(self._instance().id, manifest.term, region))
             chosen = [each for each in chosen if each[0] == standing] or chosen
         refusals: list[str] = []
@@ -181,15 +180,10 @@ class Deployment:
             path = found.provision if provision and found.provision else found.deployment
             try:
                 return self.put(
-                    manifest.term,
-                    path,
-                    template_format,
-                    region=region,
-                    values=values,
-                    environments=found.environments,
+                    manifest.term, path, template_format, region=region, values=values, environments=found.environments
                 )
             except client.BadRequestError as error:
-                # Of several formats, the platform says which it knows.
+                # The manifest has several formats, and the platform rejects those that it does not support.
                 if error.where != deploy.STACK_FORMAT or len(chosen) == 1:
                     raise StackFailure(f"the region {region} refuses the template {path}: {error.message}") from error
                 refusals.append(error.message)
@@ -197,7 +191,7 @@ class Deployment:
         raise Failure(f"this service cannot be deployed to the region {region}: {reasons}")
 
     def _format_of(self, path: str) -> str:
-        """The format of a stack that stands; empty where there is none."""
+        """The format of an existing stack, or an empty string."""
         try:
             return _stack(self._service.get(path)).format
         except client.NotFoundError:
@@ -221,16 +215,16 @@ class Deployment:
         values: Mapping[str, Any] | None = None,
         environments: Sequence[str] = (),
     ) -> Stack:
-        """Order a stack, or its change, and return at once; `wait` waits for it.
+        """Order a stack or its change, and return at once; `wait` waits for it.
 
         Args:
-            name: one of the instance's own choosing.
+            name: chosen by the orchestrator.
             template: path in the bundle.
-            values: further parameters; the instance's own come before them.
-            environments: paths of Heat's environments in the bundle.
+            values: further parameters; the instance's own take precedence.
+            environments: paths of Heat environments in the bundle.
 
         Raises:
-            client.BadRequestError: deploy refuses the template.
+            client.BadRequestError: deploy rejects the template.
         """
         document = templates.Document.read(self._bundle, template, template_format, environments)
         plain, secret = self._parameters(document, region, values or {})
@@ -249,7 +243,7 @@ class Deployment:
         if environments:
             attributes[deploy.STACK_ENVIRONMENTS] = list(environments)
         path = deploy.stack_path(self._instance().id, name, region)
-        self._clear_away(path)
+        self._remove_failed(path)
         shown, _ = self._service.put(path, deploy.STACK.scheme + deploy.STACK.term, attributes)
         return _stack(shown)
 
@@ -273,8 +267,8 @@ class Deployment:
                 (plain if name in own or name == names.REGION else secret)[name] = known[name]
         return plain, secret
 
-    def _clear_away(self, path: str) -> None:
-        """A stack that could not be made is removed first: ordering it again as it is would change nothing."""
+    def _remove_failed(self, path: str) -> None:
+        """Remove a stack whose creation failed: the same order again would change nothing."""
         try:
             present = _stack(self._service.get(path))
         except client.NotFoundError:
@@ -283,7 +277,7 @@ class Deployment:
             self.dispose(present)
 
     def wait(self, stack: Stack) -> Stack:
-        """Wait until nothing is being done to a stack any more, and return it as it is then.
+        """Wait until no operation on a stack is in progress, and return it.
 
         Raises:
             StackFailure: it has failed.
@@ -293,39 +287,38 @@ class Deployment:
             self._waiter.wait(next(pauses))
             stack = _stack(self._service.get(stack.path))
         if stack.failed:
-            raise StackFailure(
-                f"the stack {stack.name} in {stack.region} is {stack.state}: {stack.reason or 'no reason is known'}"
-            )
+            reason = stack.reason or "no reason given"
+            raise StackFailure(f"the stack {stack.name} in {stack.region} is {stack.state}: {reason}")
         return stack
 
     def scale(self, node: str, *, count: int | None = None, by: int | None = None, stack: str | None = None) -> bool:
-        """Change how many of a node there are, and wait for it.
+        """Change the number of instances of a node, and wait for it.
 
-        It is done once, even where the event that it is done for has to be worked off again, by another process.
+        It takes effect once, even if another process handles the same event again.
 
         Args:
-            count, by: one of the two: how many there shall be, or how many more.
+            count, by: one of the two: the new number, or the difference.
 
         Returns:
-            Whether it was changed. False where the template allows no more, or no fewer.
+            Whether it was changed. False if the template does not permit it.
         """
         if (count is None) == (by is None):
-            raise ValueError("give count or by, and one of the two")
-        found = self._patiently(lambda: self.stack(stack))
+            raise ValueError("expected one of count and by")
+        found = self._retried(lambda: self.stack(stack))
         attributes: dict[str, Any] = {deploy.SCALE_NODE: node, deploy.SCALE_KEY: self._scope.key(found.path, node)}
         attributes |= {deploy.SCALE_COUNT: count} if count is not None else {deploy.SCALE_BY: by}
         try:
-            self._patiently(lambda: self._act(found, deploy.SCALE, attributes))
+            self._retried(lambda: self._act(found, deploy.SCALE, attributes))
         except client.ConflictError as error:
-            _LOG.info("%s is not scaled: %s", node, error.message)
+            _LOG.info("%s not scaled: %s", node, error.message)
             return False
-        self._patiently(lambda: self.wait(_stack(self._service.get(found.path))))
+        self._retried(lambda: self.wait(_stack(self._service.get(found.path))))
         return True
 
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Call, and again for about half a minute while nobody answers.
+    def _retried(self, call: Callable[[], Result]) -> Result:
+        """Call, and retry for about half a minute while the service is unavailable.
 
-        A phase that fails so is repeated by the service manager. An event comes once: nobody would repeat what it asks for.
+        The service manager repeats a failed phase; an event whose handler failed is not repeated.
         """
         pauses = iter(_PAUSES)
         while True:
@@ -338,7 +331,7 @@ class Deployment:
             self._waiter.wait(pause)
 
     def suspend(self) -> None:
-        """Stop what the stacks run, keeping them."""
+        """Stop what the stacks run, and keep the stacks."""
         self._all(deploy.SUSPEND)
 
     def resume(self) -> None:
@@ -356,22 +349,17 @@ class Deployment:
         self._service.act(stack.path, action.scheme + action.term, attributes)
 
     def dispose(self, stack: Stack | None = None) -> None:
-        """Remove a stack, or all of the instance's, and wait until they are gone.
+        """Remove a stack, or all stacks of the instance, and wait until they are gone.
 
         Raises:
-            StackFailure: one cannot be removed.
+            StackFailure: a stack cannot be removed.
         """
         leaving = [stack] if stack is not None else self.stacks()
         for each in leaving:
-            self._delete(each.path)
+            with contextlib.suppress(client.NotFoundError):
+                self._service.delete(each.path)
         for each in leaving:
             self._await_absence(each)
-
-    def _delete(self, path: str) -> None:
-        try:
-            self._service.delete(path)
-        except client.NotFoundError:
-            return
 
     def _await_absence(self, stack: Stack) -> None:
         for pause in _PAUSES:

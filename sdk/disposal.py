@@ -1,7 +1,7 @@
-"""`self.disposal`: what has to go when the instance does.
+"""`self.disposal`: steps that precede the removal of the instance.
 
-The service manager has the cloud controller's disposal prove that nothing is left; here an orchestrator takes down in order what
-it made, and an author can say what else has to go, such as an account at somebody else's service.
+The service manager orders the cloud controller's disposal, which verifies that nothing is left. Before that, an orchestrator
+removes what it created, in order, and an author can add steps, such as closing an account at an external service.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class Disposal:
         self._steps: list[tuple[str, Callable[[], None]]] = []
 
     def first(self, what: str, step: Callable[[], None]) -> None:
-        """Have a step taken before anything else is taken down, the last one given first.
+        """Add a step that runs before anything is removed; the last one added runs first.
 
-        It is not kept over a restart: give it in `activate`, which runs at every start. It may be repeated.
+        Steps are not kept across a restart: add them in `activate`, which runs at every start. A step may run more than once.
 
         Args:
-            what: the step in words, for the log.
+            what: describes the step; a later step of the same description replaces it.
         """
         self._steps = [each for each in self._steps if each[0] != what]
         self._steps.append((what, step))
 
     def run_steps(self) -> None:
-        """Take them."""
+        """Run the steps."""
         for _, step in reversed(self._steps):
             step()
 
     @property
     def state(self) -> str | None:
-        """How far the proof is: running, done, failed; None before it begins."""
+        """The state of the disposal: running, done, failed; None before it begins."""
         try:
             shown = self._design.cloud(disposal.SCHEME).get(disposal.disposal_path(self._instance().id))
         except client.NotFoundError:

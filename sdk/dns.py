@@ -1,8 +1,8 @@
-"""`self.dns`: names for what was deployed, behind a port. Its name servers are a region's own (`cloud_names`), and zone files
-(RFC 1035, section 5) where the orchestrator is told a directory for them.
+"""`self.dns`: DNS names for deployed nodes, behind the port `NameServer`. Adapters: a region's name server (`cloud_names`),
+and zone files (RFC 1035, section 5) if the environment names a directory for them.
 
-Records are marked with the instance that set them, so that an orchestrator changes and removes its own alone, and disposal finds
-them without a list of its own.
+Records carry the instance that set them: an orchestrator changes and removes only its own, and disposal finds them without
+a separate list.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LINE: Final = re.compile(r"(\S+)\s+(\d+)\s+IN\s+([A-Z]+)\s+(.*?)\s*; instance (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """A record of a zone: `name` below the zone (`@` for itself), `ttl` in seconds, `instance` whose it is.
+    """A record of a zone: `name` below the zone (`@` for the zone itself), `ttl` in seconds, `instance` its owner.
 
-    `settled` is False while the name server does not have it as it is ordered, or cannot.
+    `settled` is False while the name server does not serve it as ordered.
     """
 
     name: str
@@ -39,20 +39,20 @@ class Record:
 
 
 class NameServer(Protocol):
-    """What keeps zones."""
+    """Keeps zones."""
 
     def records(self, zone: str) -> Sequence[Record]:
-        """The records that instances have set in a zone."""
+        """Return the records that instances have set in a zone."""
 
     def change(self, zone: str, add: Sequence[Record], remove: Sequence[Record]) -> None:
-        """Remove records, and have others be there, in one step; what is as it should be is not written again."""
+        """Remove and add records in one step; records that are already present are not written again."""
 
     def zones(self) -> Sequence[str]:
-        """The zones that there are."""
+        """Return the zones."""
 
 
 class Dns:
-    """Names of one instance.
+    """DNS names of one instance.
 
     Args:
         server: keeps the zones.
@@ -64,20 +64,20 @@ class Dns:
         self._instance = instance
 
     def records(self, zone: str) -> list[Record]:
-        """The instance's own records in a zone."""
+        """Return the instance's own records in a zone."""
         return [each for each in self._server.records(_zone(zone)) if each.instance == self._instance]
 
-    def put(self, zone: str, name: str, type: str, value: str, *, ttl: int = 300) -> None:  # noqa: A002 - DNS's word
-        """Set a name: it has this value from now on, and no other of the type. What stands stays; what was lost is set again.
+    def put(self, zone: str, name: str, type: str, value: str, *, ttl: int = 300) -> None:  # noqa: A002 - DNS's term
+        """Set a name to this value and no other of the type. A record that is present stays; a lost one is set again.
 
         Args:
             name: below the zone; `@` for the zone itself.
             type: A, AAAA, CNAME, MX, SRV or TXT.
-            value: a name in it is written whole, with the dot at its end.
-            ttl: seconds that others may remember it.
+            value: a name in it is fully qualified, with a trailing dot.
+            ttl: seconds that resolvers may cache it.
 
         Raises:
-            Failure: not a name, type or value of DNS; the zone is not there; or another instance has it.
+            Failure: the name, type or value is invalid; there is no such zone; or the name belongs to another instance.
         """
         try:
             checked = dns_records.checked(zone, name, type, value, ttl=ttl)
@@ -92,22 +92,20 @@ class Dns:
 
     def remove(self, zone: str, name: str) -> None:
         """Remove the instance's records of a name."""
-        own = [each for each in self.records(zone) if each.name.lower() == name.lower()]
-        if own:
+        if own := [each for each in self.records(zone) if each.name.lower() == name.lower()]:
             self._server.change(_zone(zone), [], own)
 
     def dispose(self) -> None:
-        """Remove all that the instance has set, in every zone."""
+        """Remove all records of the instance, in every zone."""
         for zone in self._server.zones():
-            own = self.records(zone)
-            if own:
+            if own := self.records(zone):
                 self._server.change(zone, [], own)
 
 
 class ZoneFiles:
-    """Zones as files `<zone>.zone` in a directory, to be included (`$INCLUDE`) by a name server's own file with the SOA.
+    """Zones as files `<zone>.zone` in a directory; a name server's own file with the SOA includes them (`$INCLUDE`).
 
-    Orchestrators on one machine share them: a lock is held while one is changed, and a reader sees the old or the new file whole.
+    Orchestrators on one machine share them: a lock is held during a change, and readers see the old or the new file as a whole.
     """
 
     def __init__(self, directory: Path) -> None:

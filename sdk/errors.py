@@ -1,34 +1,34 @@
-"""What an orchestrator's author can raise and catch.
+"""Exceptions that an orchestrator's author may raise and catch.
 
-A phase that raises ends as `fail`, and the instance shows the text. `Failure` is for texts that are written for a tenant; any
-other exception works too: its class and text are shown, and its traceback goes to the instance's log.
+A phase that raises ends as `fail`, and the instance shows the text. The text of a `Failure` is written for tenants; any other
+exception works too: its class and text are shown, and its traceback is written to the instance's log.
 """
 
 from __future__ import annotations
 
 
 class Failure(Exception):  # noqa: N818 - authors raise sdk.Failure("why")
-    """A phase cannot succeed. The text is shown to the tenant as it is: what is wrong, and what to do."""
+    """A phase cannot succeed. The tenant sees the text as it is: the fault, and its remedy."""
 
 
 class StackFailure(Failure):
-    """A stack came to a failed state; the text has the platform's reason."""
+    """A stack has failed; the text has the platform's reason."""
 
 
 class SupplierFailure(Failure):
-    """An instance of another service that this one needs has failed, or cannot be had."""
+    """An instance of another service that this one needs has failed, or is unavailable."""
 
 
 class Cancelled(BaseException):
-    """A newer order has come, and what runs is to end where it stands.
+    """A newer order has arrived, and the running work must end.
 
-    Not an `Exception`, so that an author's `except Exception` lets it pass. What was begun is taken up, or down, by the newer
-    order.
+    It is not an `Exception`, so that an author's `except Exception` lets it pass. The newer order continues or removes what was
+    begun.
     """
 
 
-def in_words(error: BaseException) -> str:
-    """An exception as the instance shows it: an author's own text, or the class and the text."""
+def describe(error: BaseException) -> str:
+    """Return the text that the instance shows: an author's own, or the class and the text."""
     text = " ".join(str(error).split())
     if isinstance(error, Failure) and text:
         return text

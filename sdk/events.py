@@ -1,4 +1,4 @@
-"""What reaches an orchestrator between its phases: frozen values, one class a sort of event."""
+"""Events that reach an orchestrator between its phases, as frozen values, one class per kind of event."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from archelon_api import names
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm that began to fire, or ceased to.
+    """An alarm that has started or stopped firing.
 
     Attributes:
-        name: as it was given to `self.runtime.alarm`.
+        name: as passed to `self.runtime.alarm`.
         firing: whether the rule holds now.
-        value: what was measured last; None where it is not told.
+        value: the last measurement; None if it is not known.
         path: of the alarm at runtime.
     """
 
@@ -30,14 +30,14 @@ class Alarm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tick:
-    """The author's interval has passed once more; `time` in seconds since the epoch."""
+    """The author's interval has elapsed; `time` is in seconds since the epoch."""
 
     time: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Action:
-    """An action that the manifest declares was invoked by the tenant."""
+    """The tenant has invoked an action that the manifest declares."""
 
     name: str
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -45,7 +45,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """A change that was told of: `type` is `stack` or `dependency`, `subject` the path of what has changed."""
+    """A reported change: `type` is `stack` or `dependency`, `subject` the path of the changed object."""
 
     type: str
     subject: str
@@ -53,13 +53,13 @@ class Event:
 
 
 class IdempotencyScope:
-    """What is being worked off, as a source of keys: who works off the same again asks with the same keys.
+    """Derives idempotency keys from the work in progress: the same work, repeated, derives the same keys.
 
-    A process that is killed after it has asked for something, and before anybody knows that it has worked the event off, is
-    followed by one that gets the event again. What it asks for the second time is recognised by its key.
+    A process may be killed after it has sent a request, and before it has reported the event as processed. The next process then
+    gets the event again, and the callee recognizes the repeated request by its key.
 
     Args:
-        new_id: names an occasion that nobody will repeat.
+        new_id: names work that is never repeated.
     """
 
     def __init__(self, *, new_id: Callable[[], uuid.UUID] = uuid.uuid4) -> None:
@@ -67,11 +67,11 @@ class IdempotencyScope:
         self.begin()
 
     def begin(self, name: str | None = None) -> None:
-        """From now on `name` is worked off: an event's id, or a phase of a generation; None for what comes once."""
+        """Begin `name`: an event's id, or a phase of a generation; None for work that is never repeated."""
         self._name = name or str(self._new_id())
-        self._asked: Counter[tuple[str, ...]] = Counter()
+        self._requests: Counter[tuple[str, ...]] = Counter()
 
     def key(self, *what: str) -> str:
-        """The key of one more request for `what`, on this occasion."""
-        self._asked[what] += 1
-        return str(names.derived_id(self._name, *what, str(self._asked[what])))
+        """Return the key of the next request for `what`."""
+        self._requests[what] += 1
+        return str(names.derived_id(self._name, *what, str(self._requests[what])))

@@ -1,4 +1,4 @@
-"""The instance that an orchestrator works for, and the order that it carries out, as frozen values."""
+"""The instance that an orchestrator works for, and its order, as frozen values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Instance:
 
     Attributes:
         id: a UUID as text.
-        tenant: id of the tenant whose it is.
+        tenant: id of the owner.
         service: type identifier of the service.
         generation: of the order; it grows with every update.
         parameters: the tenant's attributes.
@@ -37,28 +37,28 @@ class Instance:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What every object made for the instance carries."""
+        """The labels of every object of the instance."""
         return {names.INSTANCE: self.id, names.SERVICE: self.service, names.GENERATION: self.generation}
 
     @property
     def region(self) -> str | None:
-        """Where the tenant wants it, if that was said."""
+        """The region that the tenant chose, or None."""
         region = self.parameters.get(names.REGION)
         return str(region) if region else None
 
 
 def typed(of: Any, values: Mapping[str, Any]) -> Any:
-    """Parameters as an author's dataclass.
+    """Return parameters as an author's dataclass.
 
-    A field `size` takes the attribute `size`, or the one whose last part it is (`guestbook.size`); dots and hyphens become `_`,
-    so `guestbook_size` names it in full. `field(metadata={"attribute": "…"})` names any.
+    A field `size` takes the attribute `size`, or the one that ends in it (`guestbook.size`); dots and hyphens become `_`, so
+    `guestbook_size` is the full name. `field(metadata={"attribute": "…"})` names any attribute.
 
     Args:
         of: the dataclass, with fields of str, int, float, bool, list, dict, or one of these or None.
         values: by attribute.
 
     Raises:
-        Failure: a field without a default has no value, or one of another type.
+        Failure: a field without a default has no value, or a value has the wrong type.
     """
     hints = typing.get_type_hints(of)
     given: dict[str, Any] = {}
@@ -66,11 +66,11 @@ def typed(of: Any, values: Mapping[str, Any]) -> Any:
         name = field.metadata.get("attribute") or _attribute(field.name, values)
         if name is None or values.get(name) is None:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise Failure(f"the parameter {field.metadata.get('attribute', field.name)} has no value; give one")
+                raise Failure(f"the parameter {field.metadata.get('attribute', field.name)} has no value; set one")
             continue
         value = values[name]
         if not _fits(value, hints[field.name]):
-            raise Failure(f"the parameter {name} is of type {type(value).__name__}, which does not fit; correct it")
+            raise Failure(f"the parameter {name} has the wrong type {type(value).__name__}; correct it")
         given[field.name] = value
     return of(**given)
 

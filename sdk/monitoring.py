@@ -1,4 +1,4 @@
-"""`self.runtime`: monitors of nodes, alarms on what they measure, and the measures themselves."""
+"""`self.runtime`: monitors of nodes, alarms on their metrics, and the measured values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .deployment import Stack
 from .instance import Instance
 from .ports import Service, Waiter
 
-#: What `query` answers with.
+#: The attribute of the response to `query`.
 _VALUES: Final = "org.archelon.query.values"
 
 
@@ -31,11 +31,11 @@ class Runtime:
         return self._design.cloud(runtime.SCHEME)
 
     def monitor(self, stack: Stack, node: str, *, port: str = "", path: str = "/metrics", interval: float = 5.0) -> str:
-        """Scrape a node's metrics from now on, and return the monitor's path. Repeating it is harmless.
+        """Scrape a node's metrics from now on, and return the monitor's path. Idempotent.
 
         Args:
-            port: the port's name where the node has several.
-            path: where the node shows its metrics, in Prometheus' text format.
+            port: name of the port, if the node has several.
+            path: of the node's metrics, in Prometheus' text format.
             interval: seconds between scrapes.
         """
         where = runtime.monitor_path(stack.path, node, port)
@@ -62,12 +62,12 @@ class Runtime:
         seconds: float = 0.0,
         severity: Literal["info", "warning", "critical"] = "warning",
     ) -> str:
-        """Call `on_alarm` when a metric crosses a line, and return the alarm's path. Repeating it is harmless.
+        """Call `on_alarm` when a metric crosses a threshold, and return the alarm's path. Idempotent.
 
         Args:
             monitor: its path.
-            metric: the name; its values over all instances of the node are averaged.
-            seconds: that the rule has to hold first.
+            metric: its name; the values of all instances of the node are averaged.
+            seconds: that the rule must hold before the alarm fires.
         """
         where = runtime.alarm_path(monitor, name)
         attributes = {
@@ -84,7 +84,7 @@ class Runtime:
         return where
 
     def query(self, monitor: str, metric: str, *, seconds: float = 0.0) -> list[tuple[float, float]]:
-        """What was measured: times (seconds since the epoch) and values, oldest first; 0 seconds back for the latest."""
+        """Return times (seconds since the epoch) and values of the last `seconds`, oldest first; 0 for the latest only."""
         answer = self._service.act(
             monitor,
             runtime.QUERY.scheme + runtime.QUERY.term,

@@ -1,10 +1,9 @@
-"""The class that an orchestrator's author derives from: Hurtle's Execution and Decision in one.
+"""The base class of orchestrators: Hurtle's Execution and Decision in one.
 
-As it is, it does everything for a bundle that has only a manifest and templates: suppliers first, then a stack in each region,
-outputs shown as attributes, all taken down in the reverse order. An author overrides what differs, and calls `super()` for the
-rest.
-Methods run one at a time, so an author needs no locks; each may be run again after a crash, so each says what should be rather
-than what to add.
+The defaults suffice for a bundle that has only a manifest and templates: suppliers first, then a stack in each region, outputs
+published as attributes, all removed in reverse order. An author overrides what differs, and calls `super()` for the rest.
+Methods run one at a time, so an author needs no locks; each may run again after a crash, so each states a desired state, not a
+difference.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from .private_state import Private
 from .provisioning import Provisioning
 from .resolver import Resolver, Supplier
 
-#: Heat's words, the least successful first; the state of several stacks is that of the worst.
+#: Heat's statuses, the least successful first; the state of several stacks is that of the worst.
 _WORST_FIRST: Final = ("FAILED", "ROLLBACK", "IN_PROGRESS", "COMPLETE")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Details:
-    """What is told of an instance beside its phase.
+    """The reported details of an instance, beside its phase.
 
     Attributes:
-        stack_state: Heat's words; of several stacks the least successful.
+        stack_state: in Heat's terms; of several stacks, the least successful.
         stack_id: `region:id`, joined by commas.
         outputs: by name.
-        links: what it uses and runs on, as `report` takes them.
+        links: to suppliers and resources, as `report` takes them.
     """
 
     stack_state: str = ""
@@ -53,11 +52,11 @@ class Details:
     links: tuple[Mapping[str, Any], ...] = ()
 
 
-class Situation:
-    """What an orchestrator is made in; the SDK builds it. `instance` changes with every order.
+class OrchestratorContext:
+    """The collaborators of an orchestrator; the SDK builds it. `instance` changes with every order.
 
     Args:
-        names: keeps them; None for the name server of the instance's region.
+        names: the name server; None for that of the instance's region.
     """
 
     def __init__(
@@ -81,56 +80,51 @@ class Situation:
 
 
 class Orchestrator:
-    """Carries one instance through its life.
+    """Carries one instance through its lifecycle.
 
     Attributes:
-        Parameters: a dataclass that an author may set; `self.parameters` is then one of these, and checked.
+        Parameters: a dataclass that an author may set; `self.parameters` is then an instance of it, checked.
         tick: seconds between calls of `on_tick` while the instance is active; None for none.
         design, deployment, provisioning, runtime, disposal: the cloud controller's modules.
         resolver: instances of other services.
-        dns: names.
-        log: goes to the instance's log.
+        dns: DNS names.
+        log: writes to the instance's log.
     """
 
     Parameters: ClassVar[Any] = None
     tick: ClassVar[float | None] = None
 
-    def __init__(self, situation: Situation) -> None:
-        self._situation = situation
-        self.design = Design(situation.services, self._instance)
-        self.deployment = Deployment(
-            self.design, self._instance, bundle=situation.bundle, waiter=situation.waiter, scope=situation.scope
-        )
-        self.provisioning = Provisioning(self.design, self._instance, bundle=situation.bundle, waiter=situation.waiter)
-        self.runtime = Runtime(self.design, self._instance, waiter=situation.waiter)
+    def __init__(self, context: OrchestratorContext) -> None:
+        self._context = context
+        bundle, waiter = context.bundle, context.waiter
+        self.design = Design(context.services, self._instance)
+        self.deployment = Deployment(self.design, self._instance, bundle=bundle, waiter=waiter, scope=context.scope)
+        self.provisioning = Provisioning(self.design, self._instance, bundle=bundle, waiter=waiter)
+        self.runtime = Runtime(self.design, self._instance, waiter=waiter)
         self.disposal = Disposal(self.design, self._instance)
         self.resolver = Resolver(
-            self.design,
-            self._instance,
-            manifest=situation.bundle.manifest,
-            waiter=situation.waiter,
-            ordered=situation.private.suppliers,
+            self.design, self._instance, manifest=bundle.manifest, waiter=waiter, ordered=context.private.suppliers
         )
-        server = situation.names or CloudNames(self.design, self._instance, waiter=situation.waiter)
-        self.dns = Dns(server, situation.instance.id)
-        self.log = logging.getLogger(f"archelon.orchestrator.{situation.bundle.manifest.term}")
+        server = context.names or CloudNames(self.design, self._instance, waiter=waiter)
+        self.dns = Dns(server, context.instance.id)
+        self.log = logging.getLogger(f"archelon.orchestrator.{bundle.manifest.term}")
 
     def _instance(self) -> Instance:
-        return self._situation.instance
+        return self._context.instance
 
     @property
     def instance(self) -> Instance:
-        """The instance, as the present order has it."""
-        return self._situation.instance
+        """The instance at the present order."""
+        return self._context.instance
 
     @property
     def manifest(self) -> bundles.Manifest:
         """The service's manifest."""
-        return self._situation.bundle.manifest
+        return self._context.bundle.manifest
 
     @property
     def parameters(self) -> Any:
-        """The tenant's attributes by name, or as `Parameters` where the author has set that (Failure if they do not fit)."""
+        """The tenant's attributes by name, or as `Parameters` if the author has set it (Failure if they do not fit)."""
         if self.Parameters is None:
             return self.instance.parameters
         return typed(self.Parameters, self.instance.parameters)
@@ -142,42 +136,42 @@ class Orchestrator:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The author's own, kept beyond this process: what JSON can hold, at most 256 KiB with `outputs`."""
-        return self._situation.private.state
+        """The author's persistent state: JSON values, at most 256 KiB together with `outputs`."""
+        return self._context.private.state
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """What the author publishes as attributes beside the stacks' outputs, and in their place; kept as `state` is."""
-        return self._situation.private.outputs
+        """Attributes that the author publishes beside the stacks' outputs; they take precedence, and persist like `state`."""
+        return self._context.private.outputs
 
     # phases -----------------------------------------------------------------------------------------------------------
 
     def activate(self) -> None:
-        """Called at every start, before anything else: prepare, and call nothing slow. Hurtle's *design* phase."""
+        """Prepare; called first at every start, so it must not block. Hurtle's *design* phase."""
 
     def deploy(self) -> None:
-        """Make the suppliers and the stacks, and wait until they stand."""
+        """Order the suppliers and the stacks, and wait until they are ready."""
         self.deployment.deploy(self._values(self.resolver.resolve()))
 
     def provision(self) -> None:
-        """Configure what stands: the manifest's templates for provisioning, where it has some."""
+        """Configure the stacks with the manifest's templates for provisioning, if it has some."""
         if self._provisions():
             self.deployment.deploy(self._values(self.resolver.suppliers()), provision=True)
 
     def update(self) -> None:
-        """Make everything what the parameters now say."""
+        """Bring everything up to date with the parameters."""
         self.deployment.deploy(self._values(self.resolver.resolve()), provision=self._provisions())
 
     def stop(self) -> None:
-        """Stop what runs, keeping it. Suppliers go on."""
+        """Stop what runs, and keep it. Suppliers continue."""
         self.deployment.suspend()
 
     def start(self) -> None:
-        """Start it again."""
+        """Start what was stopped."""
         self.deployment.resume()
 
     def dispose(self) -> None:
-        """Take everything down, in the reverse order of making: what the author named, names, stacks, suppliers."""
+        """Remove everything, in reverse order: the author's own steps, DNS names, stacks, suppliers."""
         self.disposal.run_steps()
         self.dns.dispose()
         self.deployment.dispose()
@@ -186,39 +180,39 @@ class Orchestrator:
     # between phases ---------------------------------------------------------------------------------------------------
 
     def on_alarm(self, alarm: Alarm) -> None:
-        """An alarm fires."""
-        self.log.info("the alarm %s fires, and nothing is done about it", alarm.name)
+        """Handle an alarm that has started firing."""
+        self.log.info("alarm %s is firing; no handler", alarm.name)
 
     def on_calm(self, alarm: Alarm) -> None:
-        """An alarm fires no longer."""
+        """Handle an alarm that has stopped firing."""
 
     def on_tick(self, tick: Tick) -> None:
-        """`tick` seconds have passed."""
+        """Handle the end of an interval of `tick` seconds."""
 
     def on_action(self, action: Action) -> None:
-        """The tenant invoked an action that the manifest declares. By default the method `action_<name>` is called with it.
+        """Handle an action of the manifest that the tenant has invoked. The default calls the method `action_<name>`.
 
         Raises:
             Failure: the orchestrator has no such method.
         """
         method = getattr(self, f"action_{action.name.replace('-', '_')}", None)
         if method is None:
-            raise Failure(f"this orchestrator does nothing for the action {action.name}")
+            raise Failure(f"this orchestrator has no handler for the action {action.name}")
         method(action)
 
     def notify(self, event: Event) -> None:
-        """A stack or a supplier has changed. A phase that waits for it is woken without this."""
+        """Handle a change of a stack or a supplier. A waiting phase is notified without this."""
 
-    # what is told -----------------------------------------------------------------------------------------------------
+    # reports ----------------------------------------------------------------------------------------------------------
 
     def details(self) -> Details:
-        """What is told of the instance with every report; Hurtle's *state*. The stacks are looked at for it."""
+        """Return the details for a report, from the present stacks; Hurtle's *state*."""
         stacks = self.deployment.stacks()
         outputs: dict[str, Any] = {}
         regions = {each.region for each in stacks}
         for each in stacks:
             for name, value in each.outputs.items():
-                # Hurtle's way over several regions.
+                # Hurtle's names for outputs of several regions.
                 outputs[f"{name}.{each.region}" if len(regions) > 1 else name] = value
         return Details(
             stack_state=_least_successful(stacks),
@@ -232,7 +226,7 @@ class Orchestrator:
         return [_resource_link(url, stack, resource) for stack in stacks for resource in stack.resources]
 
     def _values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
-        """Parameters for templates beside the instance's own: the suppliers' attributes, and what the author publishes."""
+        """Parameters for templates, beside the instance's own: the suppliers' attributes and the published ones."""
         return {**self.resolver.values(suppliers), **self.outputs}
 
     def _provisions(self) -> bool:
@@ -265,7 +259,7 @@ def _dependency_links(suppliers: Mapping[str, Supplier]) -> list[Mapping[str, An
 
 
 def _least_successful(stacks: list[Stack]) -> str:
-    def badness(state: str) -> int:
-        return next((place for place, word in enumerate(_WORST_FIRST) if word in state), len(_WORST_FIRST))
+    def rank(state: str) -> int:
+        return next((index for index, part in enumerate(_WORST_FIRST) if part in state), len(_WORST_FIRST))
 
-    return min([each.state for each in stacks], key=badness, default="")
+    return min([each.state for each in stacks], key=rank, default="")

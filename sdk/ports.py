@@ -1,6 +1,6 @@
-"""What an orchestrator needs of the outside: other services over OCCI, and time.
+"""Ports of an orchestrator to the outside: other services over OCCI, and time.
 
-`runtime` implements them for life, `testing` for tests; nothing above them knows which it has.
+`runtime` implements them for production, `testing` for tests.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from occi_service.client import Entity
 
 
 class Service(Protocol):
-    """One OCCI service; `occi_service.client.Client` is one. Paths are relative to where it is mounted.
+    """One OCCI service, such as `occi_service.client.Client`. Paths are relative to its mount point.
 
-    All raise `occi_service.client.ClientError`.
+    All methods raise `occi_service.client.ClientError`.
     """
 
     def get(self, path: str) -> Entity:
-        """An entity."""
+        """Return an entity."""
 
     def put(
         self, path: str, what: str, attributes: Mapping[str, Any] | None = None, *, mixins: Iterable[str] = ()
     ) -> tuple[Entity, bool]:
-        """Create an entity at a path, or replace it; whether it was created."""
+        """Create an entity at a path, or replace it; return it, and whether it was created."""
 
     def update(self, path: str, attributes: Mapping[str, Any] | None = None) -> Entity:
-        """Change an entity in part."""
+        """Change some attributes of an entity."""
 
     def act(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> Entity:
         """Invoke an action."""
@@ -35,37 +35,37 @@ class Service(Protocol):
         """Delete an entity."""
 
     def list(self, collection: str = "/", *, attributes: Mapping[str, Any] | None = None) -> Iterator[Entity]:
-        """The entities of a collection that have these attributes."""
+        """Yield the entities of a collection that have these attributes."""
 
 
 class ServiceClients(Protocol):
-    """Ways to other services, each with the token that it takes."""
+    """Clients of other services, each with a token that the service accepts."""
 
     @property
     def own_url(self) -> str:
         """The instance's own URL at its service manager."""
 
     def design(self) -> Service:
-        """The design module, where the catalogue is."""
+        """Return the design module, which has the catalogue."""
 
     def cloud(self, url: str) -> Service:
-        """A module of the cloud controller."""
+        """Return a module of the cloud controller."""
 
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
-        """A service manager, with a token of `exchange`, or the instance's own where it is the one that gave it.
+        """Return a service manager, called with a token of `exchange`, or without it with the instance's own token.
 
-        What `exchange` raises for the first token, this raises; later it is asked again as soon as a token has ended.
+        `exchange` is called at once, and again whenever a token has expired; its errors are raised.
         """
 
 
 class Waiter(Protocol):
-    """Time, as an orchestrator spends it."""
+    """Clock and cancellable waits."""
 
     def now(self) -> float:
-        """Seconds that only grow."""
+        """Return monotonic seconds."""
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until something is told that somebody may be waiting for. Raises Abandoned."""
+        """Wait this long, or until a notification arrives. Raises Cancelled."""
 
     def check(self) -> None:
-        """Raise Abandoned where a newer order has come."""
+        """Raise Cancelled if a newer order has arrived."""

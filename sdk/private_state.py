@@ -1,4 +1,4 @@
-"""What an orchestrator remembers beyond its process: it travels as `private` with every report, and comes back at activation."""
+"""An orchestrator's persistent state: every report contains it as `private`, and activation returns it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from archelon_api import service_manager as wire
 
 from .errors import Failure
 
-#: Events whose ids are remembered, so that each is taken once.
+#: Number of events whose ids are remembered, so that each is processed once.
 EVENTS: Final = 256
 
 
 class Private:
-    """The author's state, and what the SDK keeps beside it.
+    """The author's state, and the SDK's own.
 
     Attributes:
         state: the author's.
         outputs: what the author publishes beside the stacks' outputs.
-        phase: the last phase that was done; empty before the first.
-        suppliers: URLs of the instances of other services that were ordered, by type.
+        phase: the last phase that was completed; empty before the first.
+        suppliers: URLs of the ordered instances of other services, by type.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Private:
         self._events: dict[str, None] = {}
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Take what was reported before."""
+        """Load an earlier report's state."""
         self.state = dict(document.get("state") or {})
         self.outputs = dict(document.get("outputs") or {})
         self.phase = str(document.get("phase") or "")
@@ -41,11 +41,11 @@ class Private:
         self._events = dict.fromkeys(str(each) for each in document.get("events") or ())
 
     def knows(self, event: str) -> bool:
-        """Whether an event has been worked off."""
+        """Whether an event has been processed."""
         return event in self._events
 
-    def take(self, event: str) -> bool:
-        """Remember that an event has been worked off. False where it is known."""
+    def record(self, event: str) -> bool:
+        """Record an event as processed; return False if it was recorded before."""
         if event in self._events:
             return False
         self._events[event] = None
@@ -54,10 +54,10 @@ class Private:
         return True
 
     def document(self) -> dict[str, Any]:
-        """As it is reported: JSON, copied.
+        """Return a copy as JSON values, for a report.
 
         Raises:
-            Failure: what the author keeps is no JSON, or too large.
+            Failure: the author's state is not JSON, or too large.
         """
         document = {
             "state": self.state,
@@ -69,9 +69,7 @@ class Private:
         try:
             text = json.dumps(document, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
-            raise Failure(
-                f"self.state and self.outputs hold what JSON can: text, numbers, lists, maps ({error})"
-            ) from None
+            raise Failure(f"self.state and self.outputs must be JSON: text, numbers, lists, maps ({error})") from None
         if len(text.encode()) > wire.PRIVATE_LIMIT:
             raise Failure(f"self.state and self.outputs are larger than {wire.PRIVATE_LIMIT} bytes; keep less")
         copied: dict[str, Any] = json.loads(text)
@@ -79,5 +77,5 @@ class Private:
 
 
 def events_in(document: Mapping[str, Any]) -> frozenset[str]:
-    """The ids of events that a document says have been worked off."""
+    """Return the ids of the processed events in a reported state."""
     return frozenset(document.get("events") or ())

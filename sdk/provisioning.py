@@ -1,4 +1,4 @@
-"""`self.provisioning`: configures nodes of stacks that stand."""
+"""`self.provisioning`: configures nodes of deployed stacks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .errors import Failure
 from .instance import Instance
 from .ports import Waiter
 
-#: Seconds between two polls of a configuration that is being carried out.
+#: Seconds between two polls of a running configuration.
 _PAUSES: Final = Backoff(0.25, longest=10.0, factor=1.6)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Configuration:
-    """A configuration as it is: `state` is waiting, running, done or failed; `result` what it printed, or why it failed."""
+    """A configuration: `state` is waiting, running, done or failed; `result` its output, or why it failed."""
 
     path: str
     state: str
@@ -42,29 +42,29 @@ class Provisioning:
         self._waiter = waiter
 
     def file(self, path: str) -> str:
-        """The text of a file of the bundle, such as a script for a configuration. Raises Failure where it is none."""
+        """Return the text of a file of the bundle, such as a script. Raises Failure if there is none."""
         try:
             return self._bundle.read(path).decode()
         except KeyError:
             raise Failure(f"the bundle has no file {path[:120]!r}") from None
         except UnicodeDecodeError:
-            raise Failure(f"the bundle's file {path[:120]!r} is no text in UTF-8") from None
+            raise Failure(f"the bundle's file {path[:120]!r} is not UTF-8 text") from None
 
     def configure(
         self, stack: Stack, node: str, kind: str, content: Mapping[str, Any], *, name: str = "default"
     ) -> str:
-        """Configure a node, wait for it, and return what it printed.
+        """Configure a node, wait for it, and return its output.
 
         Args:
-            kind: `process`, `ssh` or `software-config`, as the region's platform takes.
-            content: what to do, in the kind's words; it is kept secret.
-            name: of the configuration; under the same name a changed content is carried out anew, and one that failed again.
+            kind: `process`, `ssh` or `software-config`, as the region's platform supports.
+            content: of the configuration, in the kind's format; it is stored as a secret.
+            name: of the configuration; a changed or failed configuration of the same name is carried out again.
 
         Returns:
-            What was printed; of `software-config` a JSON object of what each server gave back, by its way down in the stack.
+            The output; of `software-config`, a JSON object of each server's outputs, by its path in the stack.
 
         Raises:
-            Failure: it failed; with what was printed.
+            Failure: it failed; the text has its output.
         """
         path = provision.configuration_path(stack.path, node, name)
         attributes = {
@@ -84,7 +84,7 @@ class Provisioning:
             self._waiter.wait(next(pauses))
             found = _configuration(service.get(path))
         if found.state == "failed":
-            raise Failure(f"configuring {node} failed: {found.result or 'no reason is known'}")
+            raise Failure(f"configuring {node} failed: {found.result or 'no reason given'}")
         return found.result
 
 

@@ -1,15 +1,15 @@
-"""Composition: the instances of other services that this one needs.
+"""Composition: instances of other services that this one needs.
 
-Each is ordered at the service manager that design's catalogue names for its type, by a PUT at a path derived from
-this instance, so that an orchestrator that was killed in between finds what it has ordered. Suppliers start in layers
-(`bundles.supplier_layers`): those of a layer at once, each layer when the one before it is active. Inputs that are
-known are given at creation; those that go round in a circle are written afterwards. An instance that is bound exists
-already: it is read, and never disposed of.
+Each is ordered at the service manager that design's catalogue lists for its type, by a PUT at a path derived from this instance,
+so that an orchestrator that was killed in between finds its orders again. Suppliers start in layers (`bundles.supplier_layers`):
+those of a layer at once, each layer when the previous one is active. Known inputs are set at creation, circular ones afterwards.
+A bound instance exists already: it is read, and never disposed of.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import dataclasses
 import urllib.parse
@@ -27,10 +27,10 @@ from .errors import Cancelled, Failure, SupplierFailure
 from .instance import Instance
 from .ports import Service, Waiter
 
-#: Seconds between two polls of a supplier. What is noticed late is late by about 15 % of the time that was waited.
+#: Seconds between two polls of a supplier, so that a change is noticed within about 15 % of the time waited.
 _PAUSES: Final = Backoff(0.25, longest=1.0, factor=1.15)
 _AT_ONCE: Final = 8
-#: Seconds in which a service manager is to take up a DELETE.
+#: Seconds within which a service manager begins a DELETE.
 _GRACE: Final = 10.0
 _READY: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
@@ -42,8 +42,8 @@ class Supplier:
     Attributes:
         type: of its service.
         url: of the instance.
-        bound: it existed before, and is not ours to change or dispose of.
-        attributes: as last read; they may hold secrets.
+        bound: it existed before, and this instance does not change or dispose of it.
+        attributes: as last read; they may contain secrets.
     """
 
     type: str
@@ -53,7 +53,7 @@ class Supplier:
 
     @property
     def state(self) -> str:
-        """`mcn.service.state`, or what Hurtle's services tell in its place."""
+        """`mcn.service.state`, or its equivalent in Hurtle's services."""
         state = self.attributes.get(wire.STATE)
         if state:
             return str(state)
@@ -64,7 +64,7 @@ class Resolver:
     """The suppliers of one instance.
 
     Args:
-        ordered: remembers their URLs, by type: one whose service has left the catalogue is disposed of all the same.
+        ordered: their URLs, by type: a supplier is disposed of even if its service has left the catalogue.
     """
 
     def __init__(
@@ -83,34 +83,29 @@ class Resolver:
         self._waiter = waiter
 
     def resolve(self) -> dict[str, Supplier]:
-        """Order what is missing, bring what is there up to date, and wait until all are active. By type.
+        """Order missing suppliers, update the others, and wait until all are active. By type.
 
         Raises:
-            SupplierFailure: one cannot be had, or has failed.
+            SupplierFailure: a supplier is unavailable, or has failed.
         """
         found: dict[str, Supplier] = {}
-        for layer in bundles.supplier_layers(self._manifest):
-            for supplier in self._at_once(layer, lambda each: self._ready(each, found)):
-                found[supplier.type] = supplier
-        # What goes round in a circle was not known when its members were made.
-        for layer in bundles.supplier_layers(self._manifest):
+        # The second pass sets circular inputs, which are unknown while their suppliers are created.
+        for layer in bundles.supplier_layers(self._manifest) * 2:
             for supplier in self._at_once(layer, lambda each: self._ready(each, found)):
                 found[supplier.type] = supplier
         return found
 
     def suppliers(self) -> dict[str, Supplier]:
-        """The suppliers that are there, by type, as they are now."""
+        """Return the existing suppliers, by type, in their present state."""
         found: dict[str, Supplier] = {}
         for each in self._manifest.dependencies:
             place = self._place(each)
-            try:
+            with contextlib.suppress(client.NotFoundError):
                 found[each.type] = self._read(place)
-            except client.NotFoundError:
-                continue
         return found
 
     def values(self, suppliers: Mapping[str, Supplier]) -> dict[str, Any]:
-        """The suppliers' attributes as parameters for templates: under their own names, those of the first supplier first."""
+        """Return the suppliers' attributes as parameters for templates, by name; the first supplier takes precedence."""
         merged: dict[str, Any] = {}
         for each in self._manifest.dependencies:
             supplier = suppliers.get(each.type)
@@ -120,10 +115,10 @@ class Resolver:
         return merged
 
     def dispose(self) -> None:
-        """Dispose of the suppliers that were made for this instance, the last layer first, and wait until they are gone.
+        """Dispose of the suppliers that were ordered for this instance, the last layer first, and wait until they are gone.
 
         Raises:
-            SupplierFailure: one cannot be disposed of.
+            SupplierFailure: a supplier cannot be disposed of.
         """
         for layer in reversed(bundles.supplier_layers(self._manifest)):
             self._at_once([each for each in layer if not self._binding(each)], self._remove)
@@ -136,13 +131,13 @@ class Resolver:
             try:
                 return self._await_active(self._read(place), place)
             except client.NotFoundError:
-                raise SupplierFailure(f"there is no instance {place.url} of {needed.type}; name another") from None
+                raise SupplierFailure(f"no instance of {needed.type} at {place.url}; bind another") from None
         wanted = self._wanted(needed, others)
         try:
             present = self._read(place)
         except client.NotFoundError:
             present = self._order(needed, place, wanted)
-        # It may still be on its way from another order; a change is written to one that stands.
+        # An earlier order may be in progress; only an active instance accepts a change.
         present = self._await_active(present, place)
         changed = {name: value for name, value in wanted.items() if present.attributes.get(name) != value}
         changed.pop(names.REGION, None)
@@ -167,7 +162,7 @@ class Resolver:
         pauses = iter(_PAUSES)
         while supplier.state != "active":
             if supplier.state == "fail":
-                message = supplier.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
+                message = supplier.attributes.get(wire.STATE_MESSAGE) or "no reason given"
                 raise SupplierFailure(f"{supplier.type} has failed: {message}")
             if supplier.state in ("destroy", "inactive"):
                 raise SupplierFailure(
@@ -188,7 +183,7 @@ class Resolver:
         except SupplierFailure:
             url = self._ordered.get(needed.type)
             if url is None:
-                # It could not be ordered either.
+                # It could not be ordered.
                 return
             place = self._place_of(needed, url)
         try:
@@ -197,10 +192,10 @@ class Resolver:
             self._ordered.pop(needed.type, None)
 
     def _delete(self, place: _Place) -> None:
-        """Delete and wait. Raises NotFoundError when it is gone."""
+        """Delete it and wait. Raises NotFoundError when it is gone."""
         self._waiter.check()
         place.service.delete(place.path)
-        # One that had failed before shows that until its service manager takes the order up.
+        # A failed supplier keeps that state until its service manager begins the DELETE.
         failed_since = self._waiter.now() + _GRACE
         for pause in _PAUSES:
             self._waiter.wait(pause)
@@ -208,10 +203,10 @@ class Resolver:
             if seen.state != "fail":
                 failed_since = self._waiter.now()
             elif self._waiter.now() > failed_since:
-                message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason is known"
+                message = seen.attributes.get(wire.STATE_MESSAGE) or "no reason given"
                 raise SupplierFailure(f"{place.type} cannot be disposed of: {message}")
 
-    # where, and with what ---------------------------------------------------------------------------------------------
+    # places and attributes --------------------------------------------------------------------------------------------
 
     def _place(self, needed: bundles.Dependency) -> _Place:
         instance = self._instance()
@@ -253,15 +248,15 @@ class Resolver:
         region = needed.region or instance.region
         if region:
             wanted[names.REGION] = region
-        for taken in needed.inputs:
-            supplier = others.get(taken.supplier)
-            value = supplier.attributes.get(taken.attribute) if supplier is not None else None
+        for each in needed.inputs:
+            supplier = others.get(each.supplier)
+            value = supplier.attributes.get(each.attribute) if supplier is not None else None
             if value is not None:
-                wanted[taken.target] = value
+                wanted[each.target] = value
         return wanted
 
     def _at_once(self, layer: Sequence[bundles.Dependency], task: Callable[[bundles.Dependency], Any]) -> list[Any]:
-        """The task for each of a layer, in threads where there are several; the first failure is raised when all have ended."""
+        """Run the task for each of a layer, in threads if there are several; raise the first failure when all have ended."""
         if len(layer) < 2:
             return [task(each) for each in layer]
         with concurrent.futures.ThreadPoolExecutor(min(len(layer), _AT_ONCE), thread_name_prefix="supplier") as pool:
@@ -275,7 +270,7 @@ class Resolver:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a supplier is, or is to be."""
+    """The location of a supplier, ordered or not."""
 
     type: str
     service: Service

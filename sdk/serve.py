@@ -1,9 +1,8 @@
-"""Runs a bundle's orchestrator: `python -m sdk.serve [directory]`, told by its environment whose it is and where to listen.
+"""Runs a bundle's orchestrator: `python -m sdk.serve [directory]`, configured by its environment.
 
-`HOST` and `PORT` are the launcher's, the `ARCHELON_…` of `archelon_api.orchestrator` the service manager's. One process,
-with gunicorn's worker in it, holds everything. Where it is killed, the platform starts it again, as every container; it renews
-its tokens, and is activated again. A bundle that cannot be run answers all the same: what is wrong with it is reported with the
-first phase.
+The launcher sets `HOST` and `PORT`, the service manager the `ARCHELON_…` of `archelon_api.orchestrator`. One process contains
+gunicorn's worker and everything else. If it is killed, the platform restarts it like any container; it renews its tokens, and is
+activated again. A bundle that cannot be run responds too: its error is reported with the first phase.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from .settings import ENV_TOKEN, Settings
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until SIGTERM, and end this process. Raises SystemExit where the environment is not right."""
+    """Serve until SIGTERM, and end this process. Raises SystemExit if the environment is invalid."""
     given = sys.argv[1:] if arguments is None else arguments
-    # Until gunicorn has handlers of its own: a container's first process ends by no signal without one. `container` holds
-    # back what comes before.
+    # Until gunicorn installs its handlers: a container's first process ignores signals without a handler. `container` blocks
+    # earlier ones.
     signal.signal(signal.SIGTERM, _on_end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     try:
@@ -38,15 +37,15 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"sdk.serve: {error}") from None
     redactor = redaction.Redactor([settings.start_token])
     logs.configure(redactor, service="orchestrator")
-    # Nothing that the author runs sees the start token.
+    # Code of the author must not see the start token.
     os.environ.pop(ENV_TOKEN, None)
 
     def load() -> WSGIApplication:
-        # It listens by now: who connects while this is imported waits for it.
+        # The socket is open: clients that connect during these imports wait.
         from .runtime import app
 
         made = app.application(settings)
-        # What is imported stays: no collection looks through it again.
+        # Imported objects live for ever: exclude them from later collections.
         gc.collect()
         gc.freeze()
         return made
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
             server=gunicorn_worker.server_field("archelon-sdk", __version__),
             threads=4,
             graceful_timeout=5,
-            # Who calls, calls seldom; and the end of this process waits for open connections.
+            # Callers are few, and the end of this process waits for open connections.
             keep_alive=1,
         )
     except SystemExit as ended:
@@ -67,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(status: int) -> None:
-    """End without taking the interpreter apart, which takes longer than all else at the end, and a disposal waits for it."""
+    """End without the interpreter's teardown, which takes longest, and a disposal waits for it."""
     atexit._run_exitfuncs()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
-"""What an orchestrator's environment says: set by the service manager, and by whoever started the process.
+"""Settings of an orchestrator from its environment, set by the service manager and the launcher.
 
-The names are those of `archelon_api.orchestrator`, spelled again here alone: the process listens before it imports the
-wire's kinds. A test compares them.
+The names are those of `archelon_api.orchestrator`, repeated here so that the process listens before it imports the API's kinds. A
+test compares them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ENV_ZONES: Final = "ARCHELON_ZONES"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the environment says.
+    """The environment's settings.
 
     Attributes:
         bundle: its directory.
-        instance: id of the instance; `url` is its own at the service manager, `design_url` the design module's.
-        start_token: for `renew`; `keys`, a JWK set, are what callers' tokens are signed with.
-        bind: where to listen.
+        instance: id of the instance; `url` is its URL at the service manager, `design_url` the design module's.
+        start_token: for `renew`; `keys`, a JWK set, verify callers' tokens.
+        bind: address to listen at.
         zones: directory of zone files, or None.
     """
 
@@ -44,7 +44,7 @@ class Settings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str], bundle: Path) -> Settings:
-        """Out of an environment. Raises ValueError with all that is missing."""
+        """Read an environment. Raises ValueError with all missing variables."""
         needed = (ENV_INSTANCE, ENV_SERVICE_MANAGER, ENV_DESIGN, ENV_TOKEN, ENV_KEYS)
         missing = [name for name in needed if not environment.get(name)]
         if missing:
@@ -52,7 +52,7 @@ class Settings:
         try:
             json.loads(environment[ENV_KEYS])
         except ValueError:
-            raise ValueError(f"{ENV_KEYS} is no JWK set; a service manager sets it") from None
+            raise ValueError(f"{ENV_KEYS} is not a JWK set; a service manager sets it") from None
         zones = environment.get(ENV_ZONES)
         instance, url, design_url, start_token, keys = [environment[name] for name in needed]
         return cls(

@@ -1,8 +1,8 @@
-"""A bundle's template as an order carries it: its text, the files it names, and the names of the parameters it takes.
+"""A bundle's template as an order contains it: its text, the files that it names, and the names of its parameters.
 
-Formats with a `parameters` section of their own (`infrastructure`, `hot`) say there what they take; in others a `${name}` in a
-leaf says it. Nothing is filled in here: the platform does that, where secrets may be. The files are those of the bundle that the
-template names, and a template of Heat that names another is refused before it is sent.
+Formats with a `parameters` section (`infrastructure`, `hot`) declare their parameters there; other formats refer to them by
+`${name}` in a leaf. Nothing is filled in here: the platform does that, where secrets may be. Only files of the bundle are sent; a
+Heat template that names any other file is refused before it is sent.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .errors import Failure
 
 _DECLARING: Final = frozenset({"infrastructure", "hot"})
 _REFERENCE: Final = re.compile(r"(?<!\$)\$\{\s*([A-Za-z0-9][A-Za-z0-9_.-]*)\s*\}")
-#: Occopus' node definitions come along without being named.
+#: Occopus' node definitions, which are always sent.
 _COMES_ALONG: Final = ("node_definitions.yaml", "node_definitions.yml")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """A template, ready to be sent."""
+    """A template, ready to send."""
 
     text: str
     parameters: tuple[str, ...]
@@ -38,10 +38,10 @@ class Document:
     def read(
         cls, bundle: bundles.Bundle, path: str, template_format: str, environments: Sequence[str] = ()
     ) -> Document:
-        """A template of a bundle. Raises Failure where the bundle has none at the path, or it cannot be read.
+        """Read a template of a bundle. Raises Failure if it is missing or invalid.
 
         Args:
-            environments: paths of Heat's environments.
+            environments: paths of Heat environments.
         """
         try:
             text = bundle.read(path).decode()
@@ -50,9 +50,8 @@ class Document:
         except UnicodeDecodeError:
             raise Failure(f"the template {path} is not UTF-8") from None
         names = _declared(text, path, template_format) if template_format in _DECLARING else _referred(text)
-        if template_format == "hot":
-            return cls(text, tuple(names), _named(bundle, path, text, environments))
-        return cls(text, tuple(names), _files(bundle, path, text))
+        files = _named(bundle, path, text, environments) if template_format == "hot" else _files(bundle, path, text)
+        return cls(text, tuple(names), files)
 
 
 def _declared(text: str, path: str, template_format: str) -> list[str]:
@@ -73,7 +72,7 @@ def _referred(text: str) -> list[str]:
 
 
 def _named(bundle: bundles.Bundle, path: str, text: str, environments: Sequence[str]) -> dict[str, str]:
-    """The files that a template of Heat and its environments name, and those that they name in turn."""
+    """The files that a Heat template and its environments name, directly or indirectly."""
 
     def read(name: str) -> str | None:
         try:
@@ -93,7 +92,7 @@ def _failure(error: bundles.BundleError) -> Failure:
 
 
 def _files(bundle: bundles.Bundle, path: str, text: str) -> dict[str, str]:
-    """The text files that the template names, and those that they name in turn."""
+    """The text files that the template names, directly or indirectly."""
     found: dict[str, str] = {}
     texts = [text]
     candidates = [each for each in bundle.files if each != path]

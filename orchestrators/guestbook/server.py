@@ -1,7 +1,6 @@
-"""A guestbook's web process: `/` shows the entries and takes new ones, `/metrics` says how busy it is,
-`/healthz` whether it lives.
+"""A web process of the guestbook: `/` shows entries and accepts new ones, `/metrics` reports the load, `/healthz` the liveness.
 
-Entries are kept in the store at `STORE`, with `PASSWORD`; so any number of these processes show the same book.
+Entries are kept in the store at `STORE`, with `PASSWORD`, so any number of these processes show the same guestbook.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ WINDOW = 5.0
 
 
 class Store:
-    """The store, as this book uses it."""
+    """A client of the store."""
 
     def __init__(self, endpoint: str, password: str) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._authorization = "Basic " + base64.b64encode(f"guestbook:{password}".encode()).decode()
 
     def entries(self) -> list[str]:
-        """The newest entries, newest first."""
+        """Return the newest entries, newest first."""
         keys = json.loads(self._call("GET", "/keys/?prefix=entry-"))
         return [
             self._call("GET", "/keys/" + urllib.parse.quote(key)).decode() for key in sorted(keys)[: -SHOWN - 1 : -1]
         ]
 
     def add(self, text: str) -> None:
-        """Write an entry; names of keys sort by time."""
+        """Store an entry; its key sorts by time."""
         self._call("PUT", f"/keys/entry-{time.time_ns():020d}", text.encode())
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -53,19 +52,19 @@ class Store:
 
 
 class Visits:
-    """How many requests there were lately."""
+    """Counts recent requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._times: collections.deque[float] = collections.deque(maxlen=100_000)
 
     def count(self) -> None:
-        """One more."""
+        """Count a request."""
         with self._lock:
             self._times.append(time.monotonic())
 
     def rate(self) -> float:
-        """Requests a second, over the last few seconds."""
+        """Return requests per second over the last few seconds."""
         with self._lock:
             begin = time.monotonic() - WINDOW
             while self._times and self._times[0] < begin:
@@ -74,14 +73,14 @@ class Visits:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     store: Store
     visits = Visits()
     title: str
 
     def do_GET(self) -> None:
-        """The book, or what a machine wants to know."""
+        """Serve the page, metrics or health."""
         if self.path == "/healthz":
             self._answer(200, "ok\n")
         elif self.path == "/metrics":
@@ -91,10 +90,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.visits.count()
             self._with_store(self._show)
         else:
-            self._answer(404, "the book is at /\n")
+            self._answer(404, "the guestbook is at /\n")
 
     def do_POST(self) -> None:
-        """A new entry: the form's field `entry`."""
+        """Add an entry: the form's field `entry`."""
         self.visits.count()
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > ENTRY_LIMIT * 12:
@@ -105,7 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if entry:
             self._with_store(lambda: self._add(entry))
         else:
-            self._answer(400, "an entry has some text\n")
+            self._answer(400, "an entry needs text\n")
 
     def _show(self) -> None:
         title = html.escape(self.title)
@@ -125,7 +124,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             do()
         except (urllib.error.URLError, TimeoutError):
-            self._answer(503, "the store does not answer; try again\n")
+            self._answer(503, "the store is unavailable; try again\n")
 
     def _answer(self, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
         body = text.encode()
@@ -137,7 +136,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    # As the first process of a container it would not hear SIGTERM otherwise.
+    # The first process of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Handler.store = Store(os.environ["STORE"], os.environ["PASSWORD"])
     Handler.title = os.environ["TITLE"]

@@ -8,7 +8,7 @@ import os
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the greeting."""
+    """Responds to every GET with the greeting."""
 
     def do_GET(self) -> None:
         """Send the page."""

@@ -1,7 +1,7 @@
-// An orchestrator in Node, without packages: what the wire asks for, and no more. It makes one stack of the template below.
+// An orchestrator in Node, without packages: the minimum of the protocol. It creates one stack of the template below.
 //
-// Said to it: PUT, GET and DELETE at /orchestrator/default, and actions there. Said by it: `renew` and `report` to the service
-// manager, stacks to deploy. A phase is answered at once, carried out once, and reported until that is heard.
+// It serves PUT, GET and DELETE at /orchestrator/default, and actions there; it sends `renew` and `report` to the service manager,
+// and stacks to deploy. A phase is answered at once, carried out once, and its report is retried until it is acknowledged.
 
 import crypto from 'node:crypto';
 import http from 'node:http';
@@ -33,7 +33,7 @@ outputs:
 const instance = ENV.ARCHELON_INSTANCE;
 let tokens = {};
 let order = null; // as activated: tenant, service, generation
-let remembered = { events: [] }; // comes back after a restart
+let remembered = { events: [] }; // returned by the service manager after a restart
 let current = null;
 const runs = new Map(); // `${generation}/${phase}` to { state, report }
 
@@ -44,14 +44,14 @@ class Refused extends Error {
   }
 }
 
-// --- who calls: JSON Web Tokens (RFC 7519), signed with one of the keys that the environment names -------------------------------
+// --- callers: JSON Web Tokens (RFC 7519), signed with one of the environment's keys -------------------------------------------------
 
 const keys = new Map(JSON.parse(ENV.ARCHELON_KEYS).keys.map((key) => [key.kid, key]));
 
 function caller(request) {
   const [, token] = /^Bearer (\S+)$/.exec(request.headers.authorization ?? '') ?? [];
   const parts = token?.split('.') ?? [];
-  if (parts.length !== 3) throw new Refused(401, 'this needs a token');
+  if (parts.length !== 3) throw new Refused(401, 'a token is required');
   let claims;
   try {
     const decoded = parts.slice(0, 2).map((part) => JSON.parse(Buffer.from(part, 'base64url')));
@@ -68,14 +68,14 @@ function caller(request) {
     throw new Refused(401, 'the token does not verify');
   }
   const now = Date.now() / 1000;
-  if (!(claims.exp + 5 > now && claims.nbf <= now + 5)) throw new Refused(401, 'the token has run out');
+  if (!(claims.exp + 5 > now && claims.nbf <= now + 5)) throw new Refused(401, 'the token has expired');
   if (claims.aud !== `orchestrator:${instance}`) throw new Refused(401, 'the token is for another audience');
   if (claims.instance && claims.instance !== instance) throw new Refused(403, 'the token is another instance’s');
   if (order && claims.tenant !== order.tenant) throw new Refused(403, 'the token is another tenant’s');
   return claims;
 }
 
-// --- what it says -----------------------------------------------------------------------------------------------------------------
+// --- calls ------------------------------------------------------------------------------------------------------------------------
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
@@ -90,7 +90,7 @@ async function call(method, url, token, body) {
 async function renew() {
   const action = { action: `${SERVICE_MANAGER}renew` };
   for (let seconds = 0.1; ; seconds = Math.min(seconds * 2, 5)) {
-    // The start token says that this process knows nothing; it is for starts, and for when all others have run out.
+    // The start token tells the service manager that this process has no state: use it at the start, and if all others expired.
     for (const token of new Set([tokens['service-manager'] ?? ENV.ARCHELON_TOKEN, ENV.ARCHELON_TOKEN])) {
       try {
         const answer = await call('POST', `${ENV.ARCHELON_SERVICE_MANAGER}?action=renew`, token, action);
@@ -99,7 +99,7 @@ async function renew() {
           return;
         }
       } catch {
-        // Away for now.
+        // Unavailable; retry.
       }
     }
     await pause(seconds);
@@ -115,7 +115,7 @@ async function report(attributes) {
       if (status === 401) await renew();
       else if (status < 500 && status !== 429) return;
     } catch {
-      // Away for now.
+      // Unavailable; retry.
     }
     await pause(seconds);
   }
@@ -129,7 +129,7 @@ async function cloud(method, url, body) {
   }
 }
 
-// --- what it does -----------------------------------------------------------------------------------------------------------------
+// --- phases -----------------------------------------------------------------------------------------------------------------------
 
 let deploy = null;
 
@@ -138,9 +138,9 @@ async function stackUrl() {
     const { body } = await cloud('GET', `${ENV.ARCHELON_DESIGN}/service/?page=1&number=100`);
     const entries = body.resources.map((each) => each.attributes);
     deploy = entries.find((each) => each[`${PREFIX}service.type`] === DEPLOY);
-    if (!deploy) throw new Error('the catalogue names no deploy module');
+    if (!deploy) throw new Error('the catalogue lists no deploy module');
   }
-  // The path is derived (RFC 9562, 5.5), so that what was ordered before is found again.
+  // The path is derived (RFC 9562, 5.5), so that a repeated order finds the stack.
   const id = uuid5(uuid5('6ba7b811-9dad-11d1-80b4-00c04fd430c8', 'http://schemas.archelon.org/occi/'),
     [instance, 'plain', deploy[`${PREFIX}service.region`]].join('\0'));
   return `${deploy[`${PREFIX}service.endpoint`]}/stack/${id}`;
@@ -156,11 +156,11 @@ function uuid5(namespace, name) {
 
 async function settled(url, run) {
   for (let seconds = 0.2; ; seconds = Math.min(seconds * 1.6, 5)) {
-    if (run.state !== 'running') throw new Error('abandoned');
+    if (run.state !== 'running') throw new Error('cancelled');
     const { status, body } = await cloud('GET', url);
     if (status === 404) return null;
     const { [`${PREFIX}stack.state`]: state, [`${PREFIX}stack.reason`]: reason } = body.attributes;
-    if (/FAILED|ROLLBACK/.test(state)) throw new Error(`the stack is ${state}: ${reason ?? 'no reason is known'}`);
+    if (/FAILED|ROLLBACK/.test(state)) throw new Error(`the stack is ${state}: ${reason ?? 'no reason given'}`);
     if (!state.endsWith('IN_PROGRESS')) return body.attributes;
     await pause(seconds);
   }
@@ -185,28 +185,28 @@ async function carryOut(phase, generation, run) {
     };
     const named = Object.fromEntries(Object.entries(attributes).map(([name, value]) => [PREFIX + name, value]));
     const { status } = await cloud('PUT', url, { kind: `${DEPLOY}stack`, attributes: named });
-    if (status >= 300) throw new Error(`deploy refuses the stack with ${status}`);
+    if (status >= 300) throw new Error(`deploy rejected the stack with ${status}`);
   }
   return settled(url, run);
 }
 
 async function runPhase(phase, generation, run) {
-  const told = { [`${PREFIX}generation`]: generation, [`${PREFIX}phase`]: phase };
+  const outcome = { [`${PREFIX}generation`]: generation, [`${PREFIX}phase`]: phase };
   try {
     const stack = await carryOut(phase, generation, run);
-    told[`${PREFIX}phase.state`] = 'done';
-    told[`${PREFIX}outputs`] = stack?.[`${PREFIX}stack.outputs`] ?? {};
-    if (stack) told['occi.mcn.stack.state'] = stack[`${PREFIX}stack.state`];
+    outcome[`${PREFIX}phase.state`] = 'done';
+    outcome[`${PREFIX}outputs`] = stack?.[`${PREFIX}stack.outputs`] ?? {};
+    if (stack) outcome['occi.mcn.stack.state'] = stack[`${PREFIX}stack.state`];
   } catch (error) {
-    told[`${PREFIX}phase.state`] = 'failed';
-    told[`${PREFIX}phase.message`] = error.message;
+    outcome[`${PREFIX}phase.state`] = 'failed';
+    outcome[`${PREFIX}phase.message`] = error.message;
   }
-  // A newer order has come meanwhile: nobody wants to know any more.
+  // Superseded by a newer order: do not report.
   if (run.state !== 'running') return;
-  told[`${PREFIX}private`] = remembered;
-  run.state = told[`${PREFIX}phase.state`];
-  run.report = told;
-  report(told);
+  outcome[`${PREFIX}private`] = remembered;
+  run.state = outcome[`${PREFIX}phase.state`];
+  run.report = outcome;
+  report(outcome);
 }
 
 function begin(phase, generation) {
@@ -221,7 +221,7 @@ function begin(phase, generation) {
   }
   if (current?.phase === 'destroy' && phase !== 'destroy') throw new Refused(409, 'the instance is being destroyed');
   if (current?.run.state === 'running') {
-    if (phase !== 'destroy' && generation === current.generation) throw new Refused(409, `${current.phase} is under way`);
+    if (phase !== 'destroy' && generation === current.generation) throw new Refused(409, `${current.phase} is in progress`);
     current.run.state = 'failed';
   }
   order.generation = generation;
@@ -231,7 +231,7 @@ function begin(phase, generation) {
   runPhase(phase, generation, fresh);
 }
 
-// --- what it is told --------------------------------------------------------------------------------------------------------------
+// --- requests ---------------------------------------------------------------------------------------------------------------------
 
 function activate(attributes, claims) {
   const given = (name) => attributes[PREFIX + name];
@@ -248,10 +248,10 @@ function activate(attributes, claims) {
 function act(term, attributes) {
   const given = (name) => attributes[PREFIX + name];
   if (PHASES.includes(term)) return begin(term, given('generation'));
-  if (term !== 'notify') throw new Refused(400, `there is no action ${term} here`);
-  if (!EVENTS.includes(given('event.type'))) throw new Refused(400, `event.type is one of ${EVENTS.join(', ')}`);
-  // Each event is taken once. This orchestrator does nothing about them (its waits look for themselves), so it may say 200 at once.
-  // One that does something answers 503 with Retry-After until that is done and its report, with the event's id, was heard.
+  if (term !== 'notify') throw new Refused(400, `unknown action ${term}`);
+  if (!EVENTS.includes(given('event.type'))) throw new Refused(400, `event.type: expected one of ${EVENTS.join(', ')}`);
+  // Each event is processed once. This orchestrator does nothing for events (its waits poll), so it may respond with 200 at once.
+  // Otherwise respond with 503 and Retry-After until the event is processed and the report with its id is acknowledged.
   if (!remembered.events.includes(given('event.id'))) remembered.events = [...remembered.events.slice(-255), given('event.id')];
 }
 
@@ -271,7 +271,7 @@ async function bodyOf(request) {
   try {
     return size ? JSON.parse(Buffer.concat(pieces)) : {};
   } catch {
-    throw new Refused(400, 'the body is no JSON');
+    throw new Refused(400, 'the body is not JSON');
   }
 }
 
@@ -282,7 +282,7 @@ async function serve(request) {
   const body = await bodyOf(request);
   if (url.pathname !== PATH) throw new Refused(404, `an orchestrator has one entity, at ${PATH}`);
   if (request.method === 'PUT') return { status: activate(body.attributes ?? {}, claims), body: shown() };
-  if (!order) throw new Refused(404, 'it is not activated yet');
+  if (!order) throw new Refused(404, 'not activated yet');
   if (request.method === 'POST') act(url.searchParams.get('action'), body.attributes ?? {});
   else if (request.method === 'DELETE') {
     begin('destroy', order.generation);
@@ -298,7 +298,7 @@ http
       answer = await serve(request);
     } catch (error) {
       if (!(error instanceof Refused)) console.error(error);
-      answer = { status: error.status ?? 500, body: { error: error.status ? error.message : 'something went wrong here' } };
+      answer = { status: error.status ?? 500, body: { error: error.status ? error.message : 'internal error' } };
     }
     const headers = { 'Content-Type': MEDIA_TYPE };
     if (answer.status === 201) headers.Location = PATH;

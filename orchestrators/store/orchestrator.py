@@ -1,4 +1,4 @@
-"""The store's orchestrator: the default one, and a password that nobody has to think of."""
+"""The store's orchestrator: the default one, and a generated password."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sdk
 
 
 class Store(sdk.Orchestrator):
-    """A store whose password is made with it and stays for its life."""
+    """A store with a password that is generated once."""
 
     def deploy(self) -> None:
-        """What is in `outputs` is an attribute of the instance and, like all attributes, a parameter of the template."""
+        """Generate the password: entries of `outputs` are attributes of the instance, and parameters of the template."""
         self.outputs.setdefault("store.password", secrets.token_urlsafe(24))
         super().deploy()

@@ -1,6 +1,6 @@
-"""Keys and values over HTTP: `GET`, `PUT` and `DELETE` at `/keys/<key>`, `GET /keys/` for their names, `/healthz` for everybody.
+"""Keys and values over HTTP: `GET`, `PUT` and `DELETE` at `/keys/<key>`, `GET /keys/` lists keys, `/healthz` needs no password.
 
-Settings come from the environment: `HOST`, `PORT`, `PASSWORD`, `LIMIT` (keys), `FILE`. A write is answered when SQLite has it
+Settings come from the environment: `HOST`, `PORT`, `PASSWORD`, `LIMIT` (keys), `FILE`. A write is acknowledged when SQLite has it
 on disk.
 """
 
@@ -23,7 +23,7 @@ VALUE_LIMIT = 64 << 10
 
 
 class Values:
-    """A table of keys and values; one connection, used in turn."""
+    """A table of keys and values; threads share one connection under a lock."""
 
     def __init__(self, file: str, limit: int) -> None:
         self._limit = limit
@@ -33,13 +33,13 @@ class Values:
         self._base.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
 
     def get(self, key: str) -> bytes | None:
-        """A value."""
+        """Return a value, or None."""
         with self._lock:
             row = self._base.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def put(self, key: str, value: bytes) -> bool:
-        """Set a value; False where the store is full."""
+        """Set a value; return False if the store is full."""
         with self._lock:
             known = self._base.execute("SELECT 1 FROM kept WHERE key = ?", (key,)).fetchone()
             count = self._base.execute("SELECT count(*) FROM kept").fetchone()[0]
@@ -49,12 +49,12 @@ class Values:
         return True
 
     def delete(self, key: str) -> bool:
-        """Remove a value; whether there was one."""
+        """Remove a value; return whether it existed."""
         with self._lock:
             return self._base.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount > 0
 
     def keys(self, prefix: str) -> list[str]:
-        """Names that begin so, sorted, a thousand at most."""
+        """Return the keys with a prefix, sorted, at most a thousand."""
         with self._lock:
             found = self._base.execute(
                 "SELECT key FROM kept WHERE substr(key, 1, ?) = ? ORDER BY key LIMIT 1000", (len(prefix), prefix)
@@ -63,17 +63,17 @@ class Values:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     protocol_version = "HTTP/1.1"
     values: Values
     password: str
 
     def do_GET(self) -> None:
-        """A value, or the keys."""
+        """Serve a value, or the keys."""
         if self.path == "/healthz":
             self._answer(200, b"ok\n")
-        elif self._may():
+        elif self._authorized():
             parts = urllib.parse.urlsplit(self.path)
             if parts.path == "/keys/":
                 prefix = urllib.parse.parse_qs(parts.query).get("prefix", [""])[0]
@@ -87,12 +87,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Set a value."""
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > VALUE_LIMIT:
-            # Its body is not read, so nothing more can be understood on this connection.
+            # The body is not read, so the connection cannot be reused.
             self.close_connection = True
-            self._answer(413, f"a value has a Content-Length of at most {VALUE_LIMIT}\n".encode())
+            self._answer(413, f"a value needs a Content-Length of at most {VALUE_LIMIT}\n".encode())
             return
         value = self.rfile.read(int(length))
-        if not self._may():
+        if not self._authorized():
             return
         key = self._key()
         if not key:
@@ -104,7 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         """Remove a value."""
-        if self._may():
+        if self._authorized():
             key = self._key()
             self._answer(204, b"") if key and self.values.delete(key) else self._answer(404, b"no such key\n")
 
@@ -113,7 +113,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         key = urllib.parse.unquote(path.removeprefix("/keys/")) if path.startswith("/keys/") else ""
         return key if len(key) <= KEY_LIMIT else ""
 
-    def _may(self) -> bool:
+    def _authorized(self) -> bool:
         scheme, _, given = self.headers.get("Authorization", "").partition(" ")
         try:
             password = base64.b64decode(given, validate=True).partition(b":")[2] if scheme == "Basic" else b""
@@ -138,7 +138,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    # As the first process of a container it would not hear SIGTERM otherwise.
+    # The first process of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Handler.values = Values(os.environ["FILE"], int(os.environ["LIMIT"]))
     Handler.password = os.environ["PASSWORD"]

@@ -1,1 +1,1 @@
-"""What runs an orchestrator in its container: settings, the engine, its HTTP side, reports to the service manager."""
+"""Runs an orchestrator in its container: the engine, its HTTP adapter, and reports to the service manager."""

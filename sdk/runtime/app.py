@@ -1,4 +1,4 @@
-"""Puts an orchestrator's parts together: the door, the face, the engine, the line, and the bundle's class."""
+"""Assembles an orchestrator's process: middleware, HTTP adapter, engine, report queue, and the bundle's class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from occi_service.server.app import ErrorBoundary
 from ..dns import NameServer, ZoneFiles
 from ..events import IdempotencyScope
 from ..instance import Instance
-from ..orchestrator import Orchestrator, Situation
+from ..orchestrator import Orchestrator, OrchestratorContext
 from ..private_state import Private
 from ..settings import Settings
 from .engine import Engine
@@ -25,24 +25,24 @@ from .waiting import CancellableWaiter
 
 
 def application(settings: Settings) -> WSGIApplication:
-    """The orchestrator as WSGI, at work. Call it in the process that serves: it starts two threads."""
+    """Build the WSGI application. Call it in the process that serves: it starts two threads."""
     report_queue = ReportQueue(settings.url, settings.start_token)
     private, waiter, scope = Private(), CancellableWaiter(), IdempotencyScope()
     services = HttpServiceClients(report_queue, settings.design_url, waiter=waiter)
     names: NameServer | None = ZoneFiles(settings.zones) if settings.zones else None
-    situations: list[Situation] = []
+    contexts: list[OrchestratorContext] = []
 
     def make(instance: Instance) -> Orchestrator:
         bundle = bundles.Bundle.load(settings.bundle)
-        situation = Situation(
+        context = OrchestratorContext(
             instance, bundle=bundle, services=services, waiter=waiter, names=names, private=private, scope=scope
         )
-        made = load_class(bundle)(situation)
-        situations[:] = [situation]
+        made = load_class(bundle)(context)
+        contexts[:] = [context]
         return made
 
     def accept(instance: Instance) -> None:
-        for each in situations:
+        for each in contexts:
             each.instance = instance
 
     engine = Engine(make, private=private, reports=report_queue, waiter=waiter, scope=scope, accept=accept)

@@ -1,14 +1,14 @@
-"""The first process of an orchestrator's container: finds the bundle, and becomes `sdk.serve`.
+"""The first process of an orchestrator's container: finds the bundle, and execs `sdk.serve`.
 
-    ARCHELON_BUNDLE_ARCHIVE   archive of the bundle, mounted; it is unpacked with the reader that takes archives from strangers
-    ARCHELON_BUNDLE_DIGEST    SHA-256 that the archive must have; not checked without it
-    ARCHELON_BUNDLE           directory of a bundle that is part of the image; where there is no archive
-    ARCHELON_SCRATCH          directory to unpack into, the one place that has to be writable (with the one for temporary files)
+    ARCHELON_BUNDLE_ARCHIVE   mounted archive of the bundle; it is unpacked as untrusted input
+    ARCHELON_BUNDLE_DIGEST    expected SHA-256 of the archive; without it, the archive is not checked
+    ARCHELON_BUNDLE           directory of a bundle that is part of the image; used without an archive
+    ARCHELON_SCRATCH          directory to unpack into; it and the one for temporary files must be writable
 
-A container that starts again in the same pod finds the bundle unpacked.
+A container that restarts in the same pod finds the bundle unpacked.
 
-The kernel ignores a signal to a container's first process as long as that has no handler for it. So SIGTERM is held back from
-here on, also through the exec, until `sdk.serve` has one: the end of a pod never waits for its grace period.
+The kernel ignores a signal to a container's first process unless that process has a handler. So SIGTERM is blocked from here on,
+across the exec, until `sdk.serve` has a handler: the end of a pod never waits for its grace period.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _SCRATCH: Final = "/var/lib/archelon"
 
 
 def bundle_of(environment: Mapping[str, str]) -> Path:
-    """The directory of the bundle to serve; an archive is unpacked. Raises ValueError."""
+    """Return the directory of the bundle to serve, and unpack an archive. Raises ValueError."""
     archive = environment.get(ENV_ARCHIVE)
     if not archive:
         directory = environment.get(ENV_BUNDLE, "")
         if not directory or not Path(directory).is_dir():
             raise ValueError(
-                f"there is no bundle: mount one's archive and name it in {ENV_ARCHIVE}, "
-                f"or make an image of a bundle with `archelon build`"
+                f"no bundle: mount an archive and name it in {ENV_ARCHIVE}, "
+                f"or build an image of a bundle with `archelon build`"
             )
         return Path(directory)
-    # Imported here: an image that holds its bundle starts without the reader of archives.
+    # A local import: an image that contains its bundle starts without the archive reader.
     import bundles
 
     try:
@@ -48,7 +48,7 @@ def bundle_of(environment: Mapping[str, str]) -> Path:
         return bundles.unpack(data, target, digest=environment.get(ENV_DIGEST) or digest)
     except OSError as error:
         raise ValueError(
-            f"{error.filename or archive}: {error.strerror}; mount the archive, and a place to unpack it"
+            f"{error.filename or archive}: {error.strerror}; mount the archive, and a writable directory to unpack it"
         ) from error
     except bundles.BundleError as error:
         raise ValueError(f"{archive}: {error}") from error
@@ -59,7 +59,7 @@ def main(
     *,
     become: Callable[[str, list[str]], object] = os.execv,
 ) -> None:
-    """Become the orchestrator. Raises SystemExit.
+    """Exec the orchestrator. Raises SystemExit.
 
     Args:
         become: replaces this process by a program with arguments.

@@ -1,13 +1,13 @@
-"""What drives an orchestrator: phases, events and actions in one thread, one after another; what came of them into reports.
+"""Drives an orchestrator: runs phases, events and actions in one thread, one after another, and reports their outcome.
 
-The other side of the wire answers at once; here it is remembered what was asked, by phase and generation, so that asking again
-does nothing twice. A newer order, or `destroy`, abandons what runs: its next wait or request ends it. A notice of a stack or a
-supplier wakes whatever waits; every other event is worked off once, which the ledger keeps count of.
+Requests are answered at once; the engine records them by phase and generation, so that a repeated request does nothing twice. A
+newer order, or `destroy`, cancels the running work: its next wait or request ends it. Notifications of stacks and suppliers wake
+all waits; every other event is processed once, which the event log ensures.
 
-What the orchestrator remembers is told in the order in which it came to be, and only between two pieces of work: the service
-manager gives it back to the next process, which must find no half of anything in it.
+Private state is reported in the order in which it changed, and only between two jobs: the service manager returns it to the next
+process, which must not see a job half done.
 
-`Engine` knows neither OCCI nor the network: the face calls it, the line takes its reports, and both are parameters.
+`Engine` knows neither OCCI nor the network: the HTTP adapter calls it, and the report queue takes its reports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from archelon_api import orchestrator as wire
 from archelon_api import service_manager as manager
 from occi_service import client
 
-from ..errors import Cancelled, Failure, in_words
+from ..errors import Cancelled, Failure, describe
 from ..events import Action, Alarm, Event, IdempotencyScope, Tick
 from ..instance import Instance
 from ..orchestrator import Details, Orchestrator
@@ -38,15 +38,15 @@ _LOG: Final = logging.getLogger("archelon.sdk")
 _ACTIVE: Final = frozenset({"provision", "update", "start"})
 
 
-class Refusal(Exception):  # noqa: N818 - answered, not raised at anybody
-    """What was asked cannot be: 409 with this text."""
+class Refusal(Exception):  # noqa: N818 - a response, not an error
+    """The request cannot be served: 409 with this text."""
 
 
 class Reports(Protocol):
-    """Takes reports, and says them until they are heard."""
+    """Queues reports, and retries each until it is acknowledged."""
 
     def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
-        """Tell. `settled` is called once it was heard, or where it never will be; not where a newer order has to come first."""
+        """Queue a report. `settled` is called when it is acknowledged or rejected for good, but not if it is superseded."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,7 +65,7 @@ class _Run:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """What waits for its turn; `event` is the id of the event that it works off, if it is one."""
+    """Queued work; `event` is the id of its event, if it is for one."""
 
     name: str
     work: Callable[[], None]
@@ -74,13 +74,14 @@ class _Job:
 
 
 class Engine:
-    """One instance's orchestrator, driven.
+    """Drives one instance's orchestrator.
 
     Args:
-        make: makes the orchestrator when it is activated for the first time.
-        private: what it remembers.
-        reports: take what came of it.
-        pace, occasion: of the orchestrator.
+        make: creates the orchestrator at the first activation.
+        private: its persistent state.
+        reports: queue of its reports.
+        waiter, scope: the orchestrator's.
+        accept: called with the instance at each new order.
         clock: seconds since the epoch, for ticks.
     """
 
@@ -116,11 +117,11 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="orchestrator", daemon=True)
 
     def open(self) -> None:
-        """Begin to work."""
+        """Start the engine's thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Abandon what runs, and end."""
+        """Cancel the running work, and stop."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
@@ -129,30 +130,30 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join(timeout=10.0)
 
-    # what it is told --------------------------------------------------------------------------------------------------
+    # requests ---------------------------------------------------------------------------------------------------------
 
     @property
     def instance(self) -> Instance | None:
-        """As last ordered; None until it is activated."""
+        """The instance at its last order; None before activation."""
         return self._instance
 
     @property
     def details(self) -> Details:
-        """As last reported."""
+        """The details last reported."""
         return self._details
 
     def activate(self, instance: Instance, private: Mapping[str, Any]) -> None:
-        """Take whose it is. Repeated, the newer parameters count, and what it remembers itself is newer than `private`.
+        """Activate for an instance. A repeated activation updates the parameters; the present private state is kept.
 
         Raises:
-            Refusal: another instance, or an older generation than is known.
+            Refusal: another instance, or an older generation.
         """
         with self._changed:
             present = self._instance
             if present is not None:
                 self._check_generation(instance.generation)
                 if (present.id, present.tenant, present.service) != (instance.id, instance.tenant, instance.service):
-                    raise Refusal("instance, tenant and service stay as they were")
+                    raise Refusal("instance, tenant and service cannot change")
             else:
                 self._private.restore(private)
             self._instance = instance
@@ -160,14 +161,14 @@ class Engine:
                 self._enqueue("activate", self._begin)
 
     def phase(self, phase: str, generation: int | None, *, parameters: Any = None, internal: Any = None) -> None:
-        """Begin a phase; or, where it runs or is done already, do nothing but tell again how it ended.
+        """Begin a phase; if it is in progress or done already, only report its outcome again.
 
         Args:
             generation: None for the present one.
-            parameters, internal: as ordered; None for those that are known.
+            parameters, internal: as ordered; None for the present ones.
 
         Raises:
-            Refusal: not activated, an older generation, or another phase of this generation runs.
+            Refusal: not activated, an older generation, or another phase of this generation is in progress.
         """
         with self._changed:
             instance = self._known(generation)
@@ -175,11 +176,11 @@ class Engine:
             run = self._runs.get(f"{generation}/{phase}")
             if run is not None and run.state != "failed":
                 if run.report is not None:
-                    # With what is remembered now: what was remembered then would make the service manager forget the rest.
+                    # With the present private state: an older one would overwrite later changes.
                     kept = {} if self._kept is None else {manager.PRIVATE: self._kept}
                     self._report(run.key, {**run.report, **kept})
                 return
-            self._make_room(phase, generation)
+            self._preempt(phase, generation)
             ordered = dataclasses.replace(
                 instance,
                 generation=generation,
@@ -192,20 +193,20 @@ class Engine:
             self._enqueue(run.key, lambda: self._run(run, ordered))
 
     def notify(self, event: str, kind: str, subject: str, data: Mapping[str, Any]) -> bool:
-        """Take an event, once; `await_settled` says whether it may be forgotten.
+        """Queue an event, once; `await_settled` tells when it is settled.
 
         Returns:
-            Whether it was new, and has its turn soon.
+            Whether it is new, and will be processed soon.
 
         Raises:
-            Refusal: it is not activated.
+            Refusal: not activated.
         """
         with self._changed:
             self._known(None)
             if kind in ("stack", "dependency"):
                 self._waiter.wake()
                 if self._is_busy():
-                    # The phase that runs looks for itself, and tells what it finds.
+                    # The phase in progress polls, and reports what it finds.
                     self._event_log.settle([event])
                     return False
             return self._queue_event(event, _event_of(kind, subject, data, self._clock()))
@@ -214,31 +215,31 @@ class Engine:
         return self._current is not None and self._current.state in ("waiting", "running")
 
     def act(self, event: str, action: Action, generation: int) -> bool:
-        """Take an action, once; see `notify`. Raises Refusal."""
+        """Queue an action, once; see `notify`. Raises Refusal."""
         with self._changed:
             self._known(generation)
             return self._queue_event(event, action)
 
     def await_settled(self, event: str, seconds: float) -> bool:
-        """Wait until an event was worked off and the service manager knows; whether so, and who told of it may forget it."""
+        """Wait until an event has been processed and the report acknowledged; return whether it is."""
         return self._event_log.await_settled(event, seconds)
 
     def _queue_event(self, event: str, what: Alarm | Tick | Action | Event) -> bool:
-        if self._is_leaving():
+        if self._is_destroying():
             self._event_log.settle([event])
             return False
         if not self._event_log.enter(event):
             return False
         soon = not self._is_busy() and not self._jobs
-        self._enqueue(f"event {event}", lambda: self._work_off(event, what), event=event)
+        self._enqueue(f"event {event}", lambda: self._process(event, what), event=event)
         return soon
 
-    def _is_leaving(self) -> bool:
+    def _is_destroying(self) -> bool:
         return self._private.phase == "destroy" or (self._current is not None and self._current.phase == "destroy")
 
     def _known(self, generation: int | None) -> Instance:
         if self._instance is None:
-            raise Refusal("it is not activated yet; PUT /orchestrator/default first")
+            raise Refusal("not activated yet; PUT /orchestrator/default first")
         if generation is not None:
             self._check_generation(generation)
         return self._instance
@@ -247,7 +248,7 @@ class Engine:
         if self._instance is not None and generation < self._instance.generation:
             raise Refusal(f"generation {generation} is older than the last, {self._instance.generation}")
 
-    def _make_room(self, phase: str, generation: int) -> None:
+    def _preempt(self, phase: str, generation: int) -> None:
         current = self._current
         if current is None:
             return
@@ -258,12 +259,12 @@ class Engine:
                 self._cancel(events=True)
             return
         if phase != "destroy" and generation == current.generation:
-            raise Refusal(f"{current.phase} of generation {current.generation} is under way")
+            raise Refusal(f"{current.phase} of generation {current.generation} is in progress")
         current.state = "failed"
         self._cancel(events=phase == "destroy")
 
     def _cancel(self, *, events: bool) -> None:
-        """End what runs and the phase that waits; with `events`, those that wait too."""
+        """Cancel the running work and the queued phase; with `events`, the queued events too."""
         kept: deque[_Job] = deque()
         for each in self._jobs:
             if each.name == "activate" or (each.event is not None and not events):
@@ -277,7 +278,7 @@ class Engine:
         self._jobs.append(_Job(name, work, contextvars.copy_context(), event))
         self._changed.notify_all()
 
-    # what it does -----------------------------------------------------------------------------------------------------
+    # work -------------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         tick_at: float | None = None
@@ -298,10 +299,10 @@ class Engine:
             self.step()
 
     def step(self) -> bool:
-        """Do what waits first, in this thread. False where nothing waits."""
+        """Do the first queued job, in this thread. Return False if there is none."""
         with self._changed:
             job = self._jobs.popleft() if self._jobs else None
-            # In the same step as taking the job: an order that comes after this means this job.
+            # In the same critical section: an order that arrives later cancels this job.
             self._waiter.renew()
         if job is None:
             return False
@@ -313,9 +314,9 @@ class Engine:
         try:
             work()
         except Cancelled:
-            _LOG.info("abandoned: %s; a newer order has come", name)
+            _LOG.info("%s cancelled by a newer order", name)
         except Exception:  # noqa: BLE001 - an author's code
-            # Of `activate`: the phase that comes next meets it again, and reports it.
+            # If `activate` failed, the next phase fails with the same error, and reports it.
             _LOG.exception("%s failed", name)
 
     def _interval(self) -> float | None:
@@ -336,7 +337,7 @@ class Engine:
                 return
             run.state = "running"
         self._accept(ordered)
-        begun = self._clock()
+        started = self._clock()
         fields = {"so_id": ordered.id, "so_phase": run.phase, "tenant": ordered.tenant}
         _LOG.info("%s begins", run.phase, extra={**fields, "phase_event": "start"})
         try:
@@ -344,7 +345,7 @@ class Engine:
             assert self._orchestrator is not None
             self._scope.begin(run.key)
             self._method(run.phase)()
-            report = self._told(run, "done")
+            report = self._result(run)
         except Exception as error:  # noqa: BLE001 - an author's code
             _LOG.exception("%s failed", run.phase, extra={**fields, "phase_event": "fail"})
             report = {
@@ -352,29 +353,27 @@ class Engine:
                 manager.PHASE: run.phase,
                 manager.PHASE_STATE: "failed",
                 manager.PHASE_MESSAGE: _message(error),
-                **self._remembered(),
+                **self._private_report(),
             }
         with self._changed:
             if run.state != "running":
                 raise Cancelled
             run.state = "failed" if report[manager.PHASE_STATE] == "failed" else "done"
             run.report = report
-        seconds = round(self._clock() - begun, 3)
+        seconds = round(self._clock() - started, 3)
         _LOG.info("%s %s", run.phase, run.state, extra={**fields, "phase_event": "done", "response_time": seconds})
         self._report(run.key, report)
 
     def _method(self, phase: str) -> Callable[[], None]:
-        assert self._orchestrator is not None
         method: Callable[[], None] = getattr(self._orchestrator, "dispose" if phase == "destroy" else phase)
         return method
 
-    def _told(self, run: _Run, state: str) -> dict[str, Any]:
-        assert self._orchestrator is not None
+    def _result(self, run: _Run) -> dict[str, Any]:
         self._private.phase = run.phase
         report: dict[str, Any] = {
             names.GENERATION: run.generation,
             manager.PHASE: run.phase,
-            manager.PHASE_STATE: state,
+            manager.PHASE_STATE: "done",
         }
         if run.phase == "destroy":
             return {
@@ -383,41 +382,41 @@ class Engine:
                 manager.REPORTED_LINKS: [],
                 manager.PRIVATE: self._private.document(),
             }
-        return {**report, **self._standing()}
+        return {**report, **self._present()}
 
-    def _standing(self) -> dict[str, Any]:
-        """What stands now, looked at."""
+    def _present(self) -> dict[str, Any]:
+        """The present details and private state, for a report."""
         assert self._orchestrator is not None
         found = self._details = self._orchestrator.details()
-        standing: dict[str, Any] = {
+        present: dict[str, Any] = {
             manager.OUTPUTS: dict(found.outputs),
             manager.REPORTED_LINKS: [dict(each) for each in found.links],
             manager.PRIVATE: self._private.document(),
         }
         if found.stack_state:
-            standing |= {wire.STACK_STATE: found.stack_state, wire.STACK_ID: found.stack_id}
-        return standing
+            present |= {wire.STACK_STATE: found.stack_state, wire.STACK_ID: found.stack_id}
+        return present
 
-    def _remembered(self) -> dict[str, Any]:
+    def _private_report(self) -> dict[str, Any]:
         try:
             return {manager.PRIVATE: self._private.document()}
         except Failure:
-            # The reason why it failed, or on top of it: what was kept before stays.
+            # The state last reported is kept.
             return {}
 
-    def _work_off(self, event: str, what: Alarm | Tick | Action | Event) -> None:
+    def _process(self, event: str, what: Alarm | Tick | Action | Event) -> None:
         try:
             self._begin()
             self._react(what, event)
         finally:
-            # Where it was abandoned, it comes again; where it was done, this says nothing.
+            # A cancelled event is redelivered; for a processed one this has no effect.
             self._event_log.drop(event)
 
     def _react(self, what: Alarm | Tick | Action | Event, event: str | None = None) -> None:
-        """An event. What goes wrong with it is logged, and the instance goes on.
+        """Handle an event. An error is logged, and the instance continues.
 
         Args:
-            event: its id; None for one that nobody would tell again.
+            event: its id; None for an event without redelivery.
         """
         orchestrator, instance = self._orchestrator, self._instance
         if orchestrator is None or instance is None or self._private.phase == "destroy":
@@ -438,28 +437,28 @@ class Engine:
         if event is not None:
             self._event_log.done(event)
         try:
-            standing = self._standing()
+            present = self._present()
         except (Failure, client.ClientError):
-            _LOG.exception("what stands could not be told")
-            standing = self._remembered()
-        report = {names.GENERATION: instance.generation, **standing}
+            _LOG.exception("the present state cannot be reported")
+            present = self._private_report()
+        report = {names.GENERATION: instance.generation, **present}
         if event is not None and manager.PRIVATE not in report:
-            # What the author keeps cannot be told: that it is, would be waited for without end.
+            # The author's state cannot be reported, so no acknowledgement would ever come.
             self._event_log.settle([event])
         if report != self._last:
             self._last = report
-            self._report("standing", report)
+            self._report("details", report)
 
     def _report(self, key: str, report: dict[str, Any]) -> None:
-        """Tell, in the order in which what is remembered came to be."""
-        told: dict[str, Any] = report.get(manager.PRIVATE) or {}
+        """Queue a report, in the order in which the private state changed."""
+        private: dict[str, Any] = report.get(manager.PRIVATE) or {}
         with self._changed:
             self._kept = report.get(manager.PRIVATE, self._kept)
-            self._reports.report(key, report, lambda: self._event_log.settle(events_in(told)))
+            self._reports.report(key, report, lambda: self._event_log.settle(events_in(private)))
 
 
 def _message(error: Exception) -> str:
-    return in_words(error)[:1000]
+    return describe(error)[:1000]
 
 
 def _event_of(kind: str, subject: str, data: Mapping[str, Any], now: float) -> Alarm | Tick | Event:

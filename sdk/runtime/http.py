@@ -1,10 +1,10 @@
-"""An orchestrator's face: OCCI's kind `orchestrator` at `/orchestrator/default`, from the wire to the engine.
+"""The HTTP adapter of an orchestrator: OCCI's kind `orchestrator` at `/orchestrator/default`, on top of the engine.
 
-Who calls is verified by the door in front (tokens for this one orchestrator); here it is checked that the caller acts for the
-instance's tenant. Parameters, private state and tokens are taken and never shown.
+Middleware verifies tokens (for this one orchestrator); the adapter checks that the caller acts for the instance's tenant.
+Parameters, private state and tokens are accepted and never shown.
 
-An event is answered 200 once it was worked off and the service manager knows what came of it. That is waited for a moment when
-it comes first, which is enough for most; else the answer is 503, and who told of it tells again.
+An event is answered with 200 once it has been processed and the service manager has acknowledged the report. A new event
+waits for that a moment, which suffices for most; otherwise the response is 503, and the sender redelivers the event.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from .engine import Engine, Refusal
 from .reporting import ReportQueue
 
 _CALLER: Final = "caller"
-#: In a request's environment: the events that it told of, and whether each was new here.
-_TOLD: Final = "archelon.told"
-#: Seconds that an answer is held back. The sender's thread waits as long, and may be needed for what the event asks for.
+#: In a request's environment: its events, and whether each was new.
+_EVENTS: Final = "archelon.events"
+#: Seconds that a response is delayed. The sender's thread waits as long, and may be needed for what the event requires.
 _HELD: Final = 0.25
 
 
 class _OneRegistry(InMemoryRegistry):
-    """One entity, which all that come through the door see."""
+    """One entity, visible to every authenticated caller."""
 
     def get_extras(self, extras: Any) -> Any:
         return None
 
     def delete_resource(self, key: str, extras: Any) -> None:
-        """Nothing: DELETE starts the phase `destroy`, and may be repeated; the entity is there as long as the process."""
+        """Do nothing: DELETE starts the phase `destroy`, and may be repeated; the entity exists as long as the process."""
 
 
 class OrchestratorApplication(Application):
     """The WSGI application.
 
     Args:
-        instance: id of the instance whose orchestrator this is.
-        engine: does what is asked.
-        line: takes tokens that come with the activation.
+        instance: id of the orchestrator's instance.
+        engine: carries out requests.
+        report_queue: takes the tokens of an activation.
     """
 
     def __init__(self, instance: str, engine: Engine, report_queue: ReportQueue) -> None:
@@ -64,24 +64,24 @@ class OrchestratorApplication(Application):
         for action in wire.ORCHESTRATOR.actions:
             self.register_backend(action, backend)
         self._engine = engine
-        # After the backend: what a request holds of the registry is free again.
+        # Runs after the backend, when the request no longer holds the registry's lock.
         self.falcon.add_middleware(self)
 
     def __call__(self, environ: dict[str, Any], response: StartResponse) -> Iterable[bytes]:
-        """WSGI, behind the door."""
+        """WSGI, behind the middleware."""
         if environ.get("PATH_INFO") in ("/healthz", "/readyz"):
             return _alive(environ, response)
-        told: dict[str, bool] = {}
-        environ[_TOLD] = told
-        return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY), _TOLD: told})
+        events: dict[str, bool] = {}
+        environ[_EVENTS] = events
+        return self._call_occi(environ, response, **{_CALLER: environ.get(IDENTITY), _EVENTS: events})
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, _resource: object, succeeded: bool) -> None:
-        """Falcon's: before an answer leaves. Of an event that is not settled it says that it has to come again."""
+        """Falcon's hook: turn the response for an unsettled event into a 503."""
         if not succeeded:
             return
-        for event, new in req.env[_TOLD].items():
+        for event, new in req.env[_EVENTS].items():
             if not self._engine.await_settled(event, _HELD if new else 0.0):
-                text = "it waits its turn, or what came of it was not heard yet; tell again until this is a 200"
+                text = "the event is not settled yet; redeliver it until the response is 200"
                 self._on_error(req, resp, UnavailableError(text, wire.EVENT_ID, retry_after=1), {})
 
 
@@ -118,7 +118,7 @@ class _Backend(KindBackend, ActionBackend):
             entity.attributes |= {wire.STACK_STATE: details.stack_state, wire.STACK_ID: details.stack_id}
 
     def update(self, old: Entity, new: Entity, extras: Any) -> None:
-        """Hurtle's way to update: a partial update, whose attributes are the tenant's."""
+        """Hurtle's update: a partial update, whose attributes are the tenant's."""
         self._caller(extras)
         instance = self._engine.instance
         known = instance.parameters if instance is not None else {}
@@ -143,7 +143,7 @@ class _Backend(KindBackend, ActionBackend):
         with _refusals():
             if action == wire.NOTIFY:
                 event = str(attributes[wire.EVENT_ID])
-                extras[_TOLD][event] = self._engine.notify(
+                extras[_EVENTS][event] = self._engine.notify(
                     event,
                     str(attributes[wire.EVENT_TYPE]),
                     str(attributes.get(wire.EVENT_SUBJECT) or ""),
@@ -152,7 +152,7 @@ class _Backend(KindBackend, ActionBackend):
             elif action == wire.ACT:
                 invoked = Action(str(attributes[wire.ACTION_NAME]), attributes.get(wire.ACTION_ATTRIBUTES) or {})
                 event = str(attributes[wire.EVENT_ID])
-                extras[_TOLD][event] = self._engine.act(event, invoked, _generation(attributes))
+                extras[_EVENTS][event] = self._engine.act(event, invoked, _generation(attributes))
             else:
                 self._engine.phase(
                     action.term,
@@ -161,7 +161,7 @@ class _Backend(KindBackend, ActionBackend):
                     internal=attributes.get(wire.INTERNAL_PARAMETERS),
                 )
 
-    # who asks ---------------------------------------------------------------------------------------------------------
+    # callers ----------------------------------------------------------------------------------------------------------
 
     def _activate(self, attributes: dict[str, Any], extras: Any) -> None:
         caller = self._caller(extras)
@@ -170,7 +170,7 @@ class _Backend(KindBackend, ActionBackend):
         if attributes[names.TENANT] != caller.tenant_id:
             raise ForbiddenError("the token is another tenant's", "token")
         if caller.kind is not TokenKind.SERVICE:
-            raise ForbiddenError("an orchestrator is activated by its service manager", "token")
+            raise ForbiddenError("only the service manager activates an orchestrator", "token")
         given = attributes.pop(wire.TOKENS, None) or {}
         private = attributes.pop(wire.PRIVATE, None) or {}
         instance = Instance(
@@ -182,14 +182,14 @@ class _Backend(KindBackend, ActionBackend):
             internal=attributes.pop(wire.INTERNAL_PARAMETERS, None) or {},
         )
         if given:
-            self._report_queue.take(given)
+            self._report_queue.accept_tokens(given)
         with _refusals():
             self._engine.activate(instance, private)
 
     def _caller(self, extras: Any) -> Identity:
         caller: Identity | None = extras.get(_CALLER)
         if caller is None:
-            raise ForbiddenError("this needs a token", "token")
+            raise ForbiddenError("a token is required", "token")
         known = self._engine.instance
         if known is not None and caller.tenant_id != known.tenant:
             raise ForbiddenError("the token is another tenant's", "token")
@@ -207,5 +207,5 @@ def _refusals() -> Iterator[None]:
 
 
 def _generation(attributes: Mapping[str, Any]) -> int:
-    # 1.0 is a whole number in JSON, too.
+    # In JSON, 1.0 is a whole number too.
     return int(attributes[names.GENERATION])

@@ -1,4 +1,4 @@
-"""Finds a bundle's orchestrator: the one class in its `orchestrator.py`, or the default where it has none."""
+"""Loads a bundle's orchestrator: the one class in its `orchestrator.py`, or the default without that file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import bundles
 
-from ..errors import Failure, in_words
+from ..errors import Failure, describe
 from ..orchestrator import Orchestrator
 
 _FILE = "orchestrator.py"
@@ -18,10 +18,10 @@ _MODULE = "orchestrator"
 
 
 def load_class(bundle: bundles.Bundle) -> type[Orchestrator]:
-    """The class to run.
+    """Return the class to run.
 
     Raises:
-        Failure: `orchestrator.py` cannot be imported, or holds no subclass of `sdk.Orchestrator`, or several.
+        Failure: `orchestrator.py` cannot be imported, or has no subclass of `sdk.Orchestrator`, or several.
     """
     if _FILE not in bundle.files:
         return Orchestrator
@@ -31,16 +31,16 @@ def load_class(bundle: bundles.Bundle) -> type[Orchestrator]:
         for each in vars(module).values()
         if inspect.isclass(each) and issubclass(each, Orchestrator) and each.__module__ == module.__name__
     ]
-    # One that others derive from is a base, not a second orchestrator.
+    # A class that others derive from is a base, not a second orchestrator.
     ends = [each for each in found if not any(other is not each and issubclass(other, each) for other in found)]
     if len(ends) != 1:
-        there = ", ".join(each.__name__ for each in ends) or "none"
-        raise Failure(f"{_FILE} has to hold one class that derives from sdk.Orchestrator; there are: {there}")
+        names = ", ".join(each.__name__ for each in ends) or "none"
+        raise Failure(f"{_FILE} must have one class that derives from sdk.Orchestrator; found {names}")
     return ends[0]
 
 
 def _imported(path: Path) -> ModuleType:
-    # Its neighbours in the bundle can be imported as any program's.
+    # Other modules of the bundle are importable, as for any program.
     directory = str(path.parent.resolve())
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -53,5 +53,5 @@ def _imported(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise Failure(f"{_FILE} cannot be imported: {in_words(error)}") from error
+        raise Failure(f"{_FILE} cannot be imported: {describe(error)}") from error
     return module

@@ -1,9 +1,9 @@
-"""The line to the service manager: tokens (`renew`) and reports, each said until it is heard.
+"""The queue of reports to the service manager, and the tokens that it issues (`renew`).
 
-The start token is used at a start alone, since it tells the service manager that this process knows nothing yet. Afterwards
-the tokens that came of it are renewed with one another. A report waits here while the service manager is away, and is said again
-at growing intervals. 404 and 409 end it: the instance is gone, or the order has changed. Who reports is told when nothing
-more will come of saying it: when it was heard, or never can be. A 409 is neither, since the newer order's report says it too.
+The start token is used only at a start, since it tells the service manager that this process has no state. Afterwards its tokens
+renew one another. While the service manager is unavailable, reports wait here and are retried with backoff. 404 and 409 end a
+report: the instance is gone, or the order has changed. `settled` is called when a report is acknowledged or rejected for good,
+not after a 409, since the newer order's report contains the same.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from occi_service import client
 from occi_service.model import type_id
 
 _LOG: Final = logging.getLogger("archelon.sdk")
-#: Seconds between attempts to reach a service manager that is away.
+#: Seconds between attempts to reach an unavailable service manager.
 _PAUSES: Final = Backoff(0.1, longest=5.0)
-#: Seconds after which tokens are renewed, well before they end.
+#: Seconds after which tokens are renewed, well before their expiry.
 _FRESH: Final = tokens.LIFETIME * 2 / 3
 _TIMEOUT: Final = client.Timeout(connect=2.0, read=10.0, total=15.0)
 
 
 class ReportQueue:
-    """One process's line to its service manager. Thread-safe.
+    """Queue of one process's reports to its service manager. Thread-safe.
 
     Args:
         url: the instance's own.
-        start_token: of the environment.
-        clock: seconds that only grow.
-        pauses: seconds between attempts to reach a service manager that is away.
+        start_token: from the environment.
+        clock: monotonic seconds.
+        pauses: seconds between attempts to reach an unavailable service manager.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class ReportQueue:
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
 
     def open(self) -> None:
-        """Begin: say that this process is up."""
+        """Start the queue's thread, which renews the tokens first."""
         self._thread.start()
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Stop reporting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -78,23 +78,23 @@ class ReportQueue:
 
     # tokens -----------------------------------------------------------------------------------------------------------
 
-    def take(self, given: Mapping[str, Any]) -> None:
+    def accept_tokens(self, given: Mapping[str, Any]) -> None:
         """Use these tokens from now on, by audience."""
         self._tokens = {**self._tokens, **{str(name): str(value) for name, value in given.items()}}
         self._since = self._clock()
 
     def token(self, audience: str) -> str:
-        """The present token for an audience, renewed where it is about to end.
+        """Return the token for an audience, renewed if it expires soon.
 
         Raises:
-            client.ClientError: there is none, and none can be had.
+            client.ClientError: there is none, and renewal fails.
         """
         if self._clock() - self._since > _FRESH or audience not in self._tokens:
             self.renew(self._tokens.get(audience))
         return self._tokens.get(audience, "")
 
     def renew(self, known: str | None = None) -> None:
-        """Get fresh tokens, unless somebody else has since `known` was seen. Raises client.ClientError."""
+        """Get fresh tokens, unless another thread has renewed `known` since. Raises client.ClientError."""
         with self._renewing:
             if known is not None and known not in self._tokens.values():
                 return
@@ -104,7 +104,7 @@ class ReportQueue:
             except (client.UnauthorizedError, client.ForbiddenError):
                 if with_token is None:
                     raise
-                # Asleep for longer than the tokens live: begin anew.
+                # Suspended for longer than the tokens' lifetime.
                 self._renew(self._start_token)
 
     def _renew(self, token: str) -> None:
@@ -112,17 +112,17 @@ class ReportQueue:
         given = shown.attributes.get(wire.TOKENS)
         if not isinstance(given, dict) or tokens.AUDIENCE_SERVICE_MANAGER not in given:
             raise client.MalformedAnswerError(
-                f"renew gave no token for {tokens.AUDIENCE_SERVICE_MANAGER}", method="POST", url=self.url
+                f"renew returned no token for {tokens.AUDIENCE_SERVICE_MANAGER}", method="POST", url=self.url
             )
-        self.take(given)
+        self.accept_tokens(given)
 
     # reports ----------------------------------------------------------------------------------------------------------
 
     def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
-        """Tell; a report of the same key that is still waiting is replaced.
+        """Queue a report; it replaces a waiting report of the same key.
 
         Args:
-            settled: called in the line's own thread once it was heard, or where it is refused for good.
+            settled: called in the queue's thread when it is acknowledged or rejected for good.
         """
         with self._changed:
             self._reports.pop(key, None)
@@ -131,7 +131,7 @@ class ReportQueue:
 
     @property
     def pending(self) -> list[str]:
-        """Keys of reports that were not heard yet."""
+        """Keys of reports that are not acknowledged yet."""
         with self._changed:
             return list(self._reports)
 
@@ -141,13 +141,13 @@ class ReportQueue:
             try:
                 if not self._tokens:
                     self.renew()
-                said = self._say_next()
+                sent = self._send_next()
                 pauses = iter(self._pauses)
             except client.ClientError as error:
-                _LOG.warning("the service manager does not hear: %s", error)
+                _LOG.warning("service manager unavailable: %s", error)
                 self._sleep(next(pauses))
                 continue
-            if not said:
+            if not sent:
                 self._idle()
 
     def _idle(self) -> None:
@@ -159,31 +159,31 @@ class ReportQueue:
         with self._changed:
             self._changed.wait_for(lambda: self._closed, seconds)
 
-    def _say_next(self) -> bool:
+    def _send_next(self) -> bool:
         with self._changed:
             key = next(iter(self._reports), None)
             if key is None:
                 return False
-            kept = self._reports[key]
-        attributes, request_id, settled = kept
+            queued = self._reports[key]
+        attributes, request_id, settled = queued
         superseded = False
         try:
-            self._say(attributes, request_id)
+            self._send(attributes, request_id)
         except (client.NotFoundError, client.ConflictError) as error:
             superseded = isinstance(error, client.ConflictError)
-            _LOG.info("the report %s is not wanted any more: %s", key, error.message)
+            _LOG.info("report %s no longer wanted: %s", key, error.message)
         except client.StatusError as error:
             if error.status >= 500 or error.status in (401, 429):
                 raise
-            _LOG.error("the report %s is refused: %s", key, error)
+            _LOG.error("report %s rejected: %s", key, error)
         with self._changed:
-            if self._reports.get(key) is kept:
+            if self._reports.get(key) is queued:
                 del self._reports[key]
         if not superseded:
             settled()
         return True
 
-    def _say(self, attributes: dict[str, Any], request_id: str | None) -> None:
+    def _send(self, attributes: dict[str, Any], request_id: str | None) -> None:
         token = self.token(tokens.AUDIENCE_SERVICE_MANAGER)
         try:
             self._client.using(token=token, request_id=request_id).invoke(self._path, type_id(wire.REPORT), attributes)

@@ -1,8 +1,7 @@
-"""`ports.ServiceClients` over the network: one client a service, tokens from the line, and patience.
+"""`ports.ServiceClients` over HTTP: one client per service, with token renewal and retries.
 
-A token that has just run out is renewed, or exchanged anew, and the call made again. A service that is away for a while (its
-machine restarts, it is being upgraded) is waited for, where asking twice is harmless: a phase is not to fail for that. Actions
-are sent once.
+A token that has just expired is renewed or exchanged, and the call is repeated. Idempotent calls to an unavailable service (a
+restart, an upgrade) are retried, so that no phase fails for that. Actions are sent once.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from .reporting import ReportQueue
 Result = TypeVar("Result")
 _LOG: Final = logging.getLogger("archelon.sdk")
 _TIMEOUT: Final = client.Timeout(connect=3.0, read=20.0, total=40.0)
-#: Seconds that a service may be away, and between attempts.
-_PATIENCE: Final = 90.0
+#: Seconds for which an idempotent call is retried, and the seconds between attempts.
+_RETRY_SECONDS: Final = 90.0
 _PAUSES: Final = Backoff(0.25, longest=5.0)
 
 
 class HttpServiceClients:
-    """Ways to other services.
+    """Clients of other services.
 
     Args:
-        line: to the service manager; it holds the tokens.
-        design_url: where design is.
-        pace: time.
+        report_queue: holds the tokens.
+        design_url: of design.
+        waiter: clock and cancellable waits.
     """
 
     def __init__(self, report_queue: ReportQueue, design_url: str, *, waiter: Waiter) -> None:
@@ -52,13 +51,12 @@ class HttpServiceClients:
         return self.cloud(self._design_url)
 
     def cloud(self, url: str) -> Service:
-        return _Patient(
-            self._client(url), _Own(self._report_queue, tokens.AUDIENCE_CLOUD_CONTROLLER), waiter=self._waiter
-        )
+        token = _Own(self._report_queue, tokens.AUDIENCE_CLOUD_CONTROLLER)
+        return _RetryingService(self._client(url), token, waiter=self._waiter)
 
     def supplier(self, url: str, exchange: Callable[[], str] | None) -> Service:
         token = _Own(self._report_queue, tokens.AUDIENCE_SERVICE_MANAGER) if exchange is None else _Exchanged(exchange)
-        return _Patient(self._client(url), token, waiter=self._waiter)
+        return _RetryingService(self._client(url), token, waiter=self._waiter)
 
     def close(self) -> None:
         """Close all connections."""
@@ -75,13 +73,13 @@ class HttpServiceClients:
 
 
 class _Token(Protocol):
-    """What a service is called with."""
+    """The token of a service's calls."""
 
     def present(self) -> str:
-        """The token to use now."""
+        """Return the present token."""
 
     def renew(self, refused: str) -> None:
-        """See that `present` gives another than one that was refused."""
+        """Replace a token that was rejected."""
 
 
 class _Own:
@@ -99,7 +97,7 @@ class _Own:
 
 
 class _Exchanged:
-    """One that design gives for another service manager. It lives minutes, and what is ordered there may take longer."""
+    """A token that design issues for another service manager. It lives for minutes; an order there may take longer."""
 
     def __init__(self, exchange: Callable[[], str]) -> None:
         self._exchange = exchange
@@ -113,8 +111,8 @@ class _Exchanged:
             self._token = self._exchange()
 
 
-class _Patient:
-    """A service called with a token that is renewed."""
+class _RetryingService:
+    """A service client that renews its token and retries idempotent calls."""
 
     def __init__(self, service: client.Client, token: _Token, *, waiter: Waiter) -> None:
         self._waiter = waiter
@@ -131,7 +129,7 @@ class _Patient:
         return self._call(lambda occi: occi.put(path, what, attributes, mixins=given))
 
     def update(self, path: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
-        # Values are set, not added: twice is harmless.
+        # Values are set, not added, so a retry is harmless.
         return self._call(lambda occi: occi.update(path, attributes, retry=True))
 
     def act(self, path: str, action: str, attributes: Mapping[str, Any] | None = None) -> client.Entity:
@@ -144,7 +142,7 @@ class _Patient:
         return iter(self._call(lambda occi: [*occi.list(collection, attributes=attributes)]))
 
     def _call(self, call: Callable[[client.Client], Result]) -> Result:
-        until = self._waiter.now() + _PATIENCE
+        until = self._waiter.now() + _RETRY_SECONDS
         pauses = iter(_PAUSES)
         while True:
             pause = next(pauses)
@@ -153,7 +151,7 @@ class _Patient:
             except (client.TransportError, client.UnavailableError) as error:
                 if self._waiter.now() + pause > until:
                     raise
-                _LOG.warning("away for now: %s", error)
+                _LOG.warning("service unavailable; retrying: %s", error)
             self._waiter.wait(pause)
 
     def _once(self, call: Callable[[client.Client], Result]) -> Result:

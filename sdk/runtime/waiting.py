@@ -1,4 +1,4 @@
-"""An orchestrator's time as it is driven: waits that a notice ends, and that a newer order abandons."""
+"""An orchestrator's clock: waits that a notification ends, and that a newer order cancels."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..ports import Waiter
 
 
 class EngineWaiter(Waiter, Protocol):
-    """A pace that the engine can end, and begin anew."""
+    """A waiter that the engine can wake, cancel and renew."""
 
     def wake(self) -> None:
         """End all waits."""
 
     def cancel(self) -> None:
-        """End what runs."""
+        """Cancel the running work: its waits raise Cancelled."""
 
     def renew(self) -> None:
-        """What comes now is not what was abandoned."""
+        """Begin new work, which is not cancelled."""
 
 
 class CancellableWaiter:
-    """`ports.Waiter` in real time. Several threads may wait; all are woken."""
+    """`ports.Waiter` in real time. Several threads may wait; all are notified."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._told = 0
+        self._wakeups = 0
         self._cancelled = False
 
     def now(self) -> float:
@@ -38,8 +38,8 @@ class CancellableWaiter:
 
     def wait(self, seconds: float) -> None:
         with self._changed:
-            told = self._told
-            self._changed.wait_for(lambda: self._cancelled or self._told != told, seconds)
+            before = self._wakeups
+            self._changed.wait_for(lambda: self._cancelled or self._wakeups != before, seconds)
         self.check()
 
     def check(self) -> None:
@@ -49,15 +49,15 @@ class CancellableWaiter:
     def wake(self) -> None:
         """End all waits."""
         with self._changed:
-            self._told += 1
+            self._wakeups += 1
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """End what runs."""
+        """Cancel the running work: its waits raise Cancelled."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
 
     def renew(self) -> None:
-        """What comes now is not what was abandoned."""
+        """Begin new work, which is not cancelled."""
         self._cancelled = False

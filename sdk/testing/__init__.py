@@ -1,4 +1,4 @@
-"""Tests of orchestrators: in memory (`Context`), over HTTP (`http_fakes`), and of any program over the wire (`conformance`)."""
+"""Tests of orchestrators: in memory (`Context`), over HTTP (`http_fakes`), and of any program over HTTP (`conformance`)."""
 
 from .unit import INSTANCE, PHASES, TENANT, Context, Stack, State, Supplier
 

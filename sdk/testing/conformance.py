@@ -1,4 +1,4 @@
-"""Does an orchestrator, in any language, speak the wire? Started on a bench, it is led through a whole life and watched.
+"""Conformance test of an orchestrator in any language: it is started on a bench, and led through a complete lifecycle.
 
     with bench.Bench() as around:
         process = subprocess.Popen(command, env={**around.environment, "HOST": "127.0.0.1", "PORT": "8080", …})
@@ -6,8 +6,8 @@
             print(finding)
 
 `python -m sdk.testing.conformance COMMAND …` does that for a command, and `python -m sdk.testing.conformance URL` for an
-orchestrator that somebody else starts there, with the environment that it says first. The checks follow one another, since a
-life has an order: one that fails may take later ones with it, so the first is the one to look at.
+orchestrator that is started separately at the URL, with the environment that is printed first. Each check depends on the earlier
+ones, so the first failure is the one to investigate.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from occi_service import client
 
 from .http_fakes import Bench
 
-#: Seconds in which an orchestrator has to answer, whatever it was told to do.
+#: Seconds within which an orchestrator must respond to any request.
 PROMPT: Final = 2.0
-#: Seconds in which somebody else is to start the orchestrator.
-PATIENCE: Final = 300.0
+#: Seconds to wait for an orchestrator that is started separately.
+START_TIMEOUT: Final = 300.0
 _OTHER: Final = "00000000-0000-4000-8000-000000000000"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one check: `name` says what has to hold, `problem` why it does not; empty where it does."""
+    """The result of one check: `name` is the requirement, `problem` the violation, empty if there is none."""
 
     name: str
     problem: str = ""
 
     @property
     def passed(self) -> bool:
-        """It holds."""
+        """Whether the requirement is met."""
         return not self.problem
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Finding:
 
 
 class _Broken(Exception):  # noqa: N818 - a finding
-    """What has to hold does not."""
+    """A requirement is violated."""
 
 
 def check(
@@ -70,12 +70,12 @@ def check(
 
     Args:
         parameters: the tenant's attributes that it needs.
-        restart: kills and starts it, with the same environment and address; without it that is not tested.
-        prompt: seconds in which it has to answer; more where the machine does other things meanwhile.
+        restart: kills and restarts it, with the same environment and address; without it, restarts are not tested.
+        prompt: seconds within which it must respond; more on a busy machine.
     """
     with bench.orchestrator(url) as occi:
-        life = _Life(url, bench, occi, parameters or {}, restart, prompt)
-        return [_finding(name, step) for name, step in life.steps()]
+        lifecycle = _Lifecycle(url, bench, occi, parameters or {}, restart, prompt)
+        return [_finding(name, step) for name, step in lifecycle.steps()]
 
 
 def _finding(name: str, step: Callable[[], None]) -> Finding:
@@ -86,8 +86,8 @@ def _finding(name: str, step: Callable[[], None]) -> Finding:
     return Finding(name)
 
 
-class _Life:
-    """The checks, in the order of a life."""
+class _Lifecycle:
+    """The checks, in the order of a lifecycle."""
 
     def __init__(
         self,
@@ -106,32 +106,32 @@ class _Life:
         self._prompt = prompt
 
     def steps(self) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Name and check."""
-        yield "asks for tokens with its start token (renew)", self.renews
+        """Yield name and function of each check."""
+        yield "renews its tokens with its start token", self.renews
         yield "refuses callers without a token, or with one for another audience", self.authentication
-        yield "takes no phase before it is activated", self.early
+        yield "accepts no phase before it is activated", self.early
         yield "refuses to be activated for another instance", self.other_instance
         yield "is activated by PUT: 201, and 200 when that is repeated", self.activation
         yield "refuses tokens of another tenant or instance", self.strangers
-        yield "answers deploy at once, and reports it done", lambda: self.phase("deploy", 1)
-        yield "told of deploy again, reports again and does nothing twice", self.repeats
+        yield "responds to deploy at once, and reports it done", lambda: self.phase("deploy", 1)
+        yield "on a repeated deploy, reports again and does nothing twice", self.repeats
         yield "shows its generation, and no secret, on GET", self.shows
         yield "carries out provision", lambda: self.phase("provision", 1)
-        yield "takes an event (200, or 503 until it is worked off and reported), and the same event again", self.events
+        yield "accepts an event (200, or 503 until it is processed and reported), and the same event again", self.events
         yield "refuses an event of an unknown type", self.unknown_event
         yield "carries out update of a new generation", lambda: self.phase("update", 2)
         yield "refuses an order of an older generation", self.older
-        yield "says a report again until the service manager hears it", self.away
-        yield "gets fresh tokens when its own have run out", self.expired
+        yield "retries a report until the service manager acknowledges it", self.away
+        yield "gets fresh tokens when its own have expired", self.expired
         yield "carries out start", lambda: self.phase("start", 5)
         if self._restart is not None:
-            yield "restarted, renews, takes its private state back and carries on", self.restarts
-        yield "answers DELETE at once, and reports destroy done", self.destroys
+            yield "after a restart, renews, restores its private state and continues", self.restarts
+        yield "responds to DELETE at once, and reports destroy done", self.destroys
         yield "leaves no stack behind", self.nothing_left
 
     def renews(self) -> None:
         if not self._bench.await_renewal():
-            raise _Broken(f"no renew came within {self._bench.seconds:g} s")
+            raise _Broken(f"no renewal within {self._bench.seconds:g} s")
 
     def authentication(self) -> None:
         wrong = {"no token": "-", "another audience": self._bench.token(audience="cloud-controller")}
@@ -151,7 +151,7 @@ class _Life:
                     call(occi)
                 except (client.UnauthorizedError, client.ForbiddenError):
                     continue
-                raise _Broken(f"a call with {what} is served; answer 401 or 403")
+                raise _Broken(f"a call with {what} is served; respond with 401 or 403")
 
     def early(self) -> None:
         self._expect((404, 409), lambda: self._bench.phase(self._occi, "deploy"), "deploy before activation")
@@ -161,24 +161,24 @@ class _Life:
 
     def activation(self) -> None:
         if not self._bench.activate(self._occi, parameters=self._parameters):
-            raise _Broken("the first PUT is not answered with 201")
+            raise _Broken("the response to the first PUT is not 201")
         if self._bench.activate(self._occi, parameters=self._parameters):
-            raise _Broken("the second PUT is answered with 201; answer 200")
+            raise _Broken("the response to the second PUT is 201; respond with 200")
 
     def phase(self, phase: str, generation: int) -> None:
         after = len(self._bench.reports)
-        begun = time.monotonic()
+        started = time.monotonic()
         self._bench.phase(self._occi, phase, generation, self._parameters)
-        taken = time.monotonic() - begun
+        taken = time.monotonic() - started
         if taken > self._prompt:
-            raise _Broken(f"{phase} was answered after {taken:.1f} s; answer at once, and report the outcome")
+            raise _Broken(f"the response to {phase} took {taken:.1f} s; respond at once, and report the outcome")
         self._done(phase, generation, after)
 
     def _done(self, phase: str, generation: int, after: int) -> dict[str, Any]:
         report = self._bench.await_report(phase, generation, after=after)
         if report is None:
             raise _Broken(
-                f"no report of {phase} for generation {generation} came within {self._bench.seconds:g} s: it has "
+                f"no report of {phase} for generation {generation} within {self._bench.seconds:g} s: it has "
                 f"{names.GENERATION}, {manager.PHASE} and {manager.PHASE_STATE}"
             )
         if report[manager.PHASE_STATE] != "done":
@@ -198,34 +198,34 @@ class _Life:
     def shows(self) -> None:
         shown = self._occi.get(wire.PATH).attributes
         if shown.get(names.GENERATION) != 1:
-            raise _Broken(f"{names.GENERATION} is {shown.get(names.GENERATION)!r}; it is 1")
+            raise _Broken(f"{names.GENERATION} is {shown.get(names.GENERATION)!r}; expected 1")
         secret = sorted({wire.TOKENS, wire.PRIVATE, wire.PARAMETERS} & shown.keys())
         if secret:
             raise _Broken(f"it shows {', '.join(secret)}")
 
     def events(self) -> None:
-        def tell() -> None:
-            begun = time.monotonic()
+        def send() -> None:
+            started = time.monotonic()
             refused: client.UnavailableError | None = None
             try:
                 self._bench.notify(self._occi, "conformance-1", "tick")
             except client.UnavailableError as error:
                 refused = error
-            if time.monotonic() - begun > self._prompt:
+            if time.monotonic() - started > self._prompt:
                 raise _Broken(
-                    f"it was answered after more than {self._prompt:g} s; answer 503, and work it off meanwhile"
+                    f"the response took more than {self._prompt:g} s; respond with 503, and process it meanwhile"
                 )
             if refused is not None and refused.retry_after is None:
-                raise _Broken("503 for an event has to say Retry-After")
+                raise _Broken("a 503 for an event needs a Retry-After")
             if refused is not None:
                 raise refused
 
-        # While nobody hears what came of it, it may be answered 503, and in time.
+        # Until its report is acknowledged, the response may be 503, but in time.
         self._bench.away = 1
-        if not self._bench.settle(tell):
-            raise _Broken(f"it was not answered 200 within {self._bench.seconds:g} s, however often it was told")
+        if not self._bench.settle(send):
+            raise _Broken(f"no 200 within {self._bench.seconds:g} s of redelivery")
         self._bench.away = 0
-        tell()
+        send()
 
     def unknown_event(self) -> None:
         self._expect((400,), lambda: self._bench.notify(self._occi, "conformance-2", "surprise"), "an unknown event")
@@ -237,7 +237,7 @@ class _Life:
         self._bench.away = 2
         self.phase("update", 3)
         if self._bench.away:
-            raise _Broken("it did not try again")
+            raise _Broken("it did not retry")
 
     def expired(self) -> None:
         self._bench.expire()
@@ -250,22 +250,21 @@ class _Life:
         if not self._bench.await_renewal(renewals):
             raise _Broken("it did not renew with its start token")
         if not self._bench.activate(self._occi, 6, parameters=self._parameters, private=private):
-            raise _Broken("it is activated already, without having been told; the PUT after a restart is a 201")
+            raise _Broken("it is activated already; the response to the PUT after a restart is 201")
         self.phase("update", 6)
 
     def destroys(self) -> None:
         after = len(self._bench.reports)
-        begun = time.monotonic()
+        started = time.monotonic()
         self._bench.phase(self._occi, "destroy")
-        if time.monotonic() - begun > self._prompt:
-            raise _Broken("DELETE is not answered at once")
-        shown = 6 if self._restart is not None else 5
-        self._done("destroy", shown, after)
+        if time.monotonic() - started > self._prompt:
+            raise _Broken("there is no prompt response to DELETE")
+        self._done("destroy", 6 if self._restart is not None else 5, after)
 
     def nothing_left(self) -> None:
         left = self._bench.cloud.find("deploy", "/stack/", {})
         if left:
-            raise _Broken(f"there is still {', '.join(each.location for each in left)}")
+            raise _Broken(f"still present: {', '.join(each.location for each in left)}")
 
     @staticmethod
     def _expect(statuses: tuple[int, ...], call: Callable[[], object], what: str) -> None:
@@ -274,9 +273,9 @@ class _Life:
             call()
         except client.StatusError as error:
             if error.status not in statuses:
-                raise _Broken(f"{what} is answered with {error.status}; answer {wanted}") from None
+                raise _Broken(f"the response to {what} is {error.status}; respond with {wanted}") from None
             return
-        raise _Broken(f"{what} is taken; answer {wanted}")
+        raise _Broken(f"{what} is accepted; respond with {wanted}")
 
 
 @contextlib.contextmanager
@@ -288,11 +287,11 @@ def started(
     output: int | None = None,
     port: int | None = None,
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Start a command on the bench, and wait until it listens: its URL, and what restarts it.
+    """Start a command on the bench, and wait until it listens; yield its URL and a function that restarts it.
 
     Args:
-        output: file descriptor for what it prints; its standard error and output without.
-        port: where it is to listen; a free one without.
+        output: file descriptor for its output; default: standard output and error of this process.
+        port: to listen at; default: a free one.
 
     Raises:
         RuntimeError: it ends, or does not listen in time.
@@ -317,7 +316,7 @@ def started(
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if process.poll() is not None:
-                raise RuntimeError(f"it ended with {process.returncode} before it listened on 127.0.0.1:{port}")
+                raise RuntimeError(f"it exited with {process.returncode} before it listened on 127.0.0.1:{port}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             time.sleep(0.02)
@@ -342,38 +341,38 @@ def started(
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument is where an orchestrator is, and not what starts one."""
+    """Whether an argument is the URL of an orchestrator rather than a command."""
     return text.startswith(("http://", "https://"))
 
 
 def environment_lines(bench: Bench) -> list[str]:
-    """What an orchestrator is to be started with: `NAME=value`, a line each, as container tools take it from a file."""
+    """Return the environment of an orchestrator as lines `NAME=value`, the format of container tools' files."""
     return [f"{name}={value}" for name, value in bench.environment.items()]
 
 
-def awaited(url: str, bench: Bench, *, patience: float = PATIENCE) -> str:
-    """Wait until somebody has started the orchestrator at a URL on the bench: it asks for its tokens. The URL.
+def await_start(url: str, bench: Bench, *, timeout: float = START_TIMEOUT) -> str:
+    """Wait until the separately started orchestrator at a URL renews its tokens; return the URL.
 
     Raises:
-        RuntimeError: it did not ask in time.
+        RuntimeError: it did not do so in time.
     """
-    if not bench.await_renewal(seconds=patience):
+    if not bench.await_renewal(seconds=timeout):
         raise RuntimeError(
-            f"no orchestrator asked for its tokens at {bench.url} within {patience:g} s; start the one at {url} with the "
-            "environment that was said"
+            f"no orchestrator renewed its tokens at {bench.url} within {timeout:g} s; start the one at {url} with the "
+            "environment printed above"
         )
     return url
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Test an orchestrator, print the findings, and end with 1 if one failed. Raises SystemExit."""
+    """Test an orchestrator, print the findings, and exit with 1 if a check failed. Raises SystemExit."""
     command = list(sys.argv[1:] if arguments is None else arguments)
     if not command or command[0].startswith("-") or (is_url(command[0]) and len(command) > 1):
         raise SystemExit(
             "usage: python -m sdk.testing.conformance COMMAND [ARGUMENT …]\n"
             "       python -m sdk.testing.conformance URL\n"
-            "COMMAND starts the orchestrator, which listens at HOST and PORT; from its start on, the bench stands around it.\n"
-            "At URL somebody else starts it, with the environment that is said first."
+            "COMMAND starts the orchestrator, which listens at HOST and PORT.\n"
+            "With URL, start it separately, with the environment that is printed first."
         )
     try:
         with contextlib.ExitStack() as stack:
@@ -381,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             restart = None
             if is_url(command[0]):
                 print(*environment_lines(bench), sep="\n", file=sys.stderr, flush=True)
-                url = awaited(command[0], bench)
+                url = await_start(command[0], bench)
             else:
                 url, restart = stack.enter_context(started(command, bench))
             findings = check(url, bench, restart=restart)

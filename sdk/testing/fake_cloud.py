@@ -1,7 +1,7 @@
-"""A cloud controller, and suppliers' service managers, for tests: OCCI applications that keep what is ordered in memory.
+"""A fake cloud controller, and fake service managers of suppliers: OCCI applications with their state in memory.
 
-`sdk.testing` calls them directly, `http_fakes` serves them. What takes time elsewhere takes a GET here: a stack that was ordered
-is in progress when it is first shown, and complete when it is shown again; one that was deleted is gone when it is asked for.
+`sdk.testing` calls them directly, `http_fakes` serves them. Operations progress with each GET: an ordered stack is in progress
+when it is first read, and complete when it is read again; a deleted one is gone when it is read.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from occi_service.server.request import RequestLimits
 from ..ports import Service
 from .fake_registry import FakeRegistry, instance_of
 
-#: What the actions of a stack are in Heat's words.
+#: The actions of a stack, in Heat's terms.
 _VERBS: Final = {deploy.SCALE: "UPDATE", deploy.SUSPEND: "SUSPEND", deploy.RESUME: "RESUME"}
-#: A stack carries templates and files.
+#: A stack contains templates and files.
 _LIMITS: Final = RequestLimits(body=8 << 20, page=10_000)
 
 
-# --- what becomes of entities ------------------------------------------------------------------------------------------
+# --- behaviour of kinds -------------------------------------------------------------------------------------------------
 
 
 class Behaviour(KindBackend, ActionBackend):
-    """What becomes of the entities of a kind, and what its actions do.
+    """The behaviour of the entities of a kind, and of its actions.
 
     Attributes:
-        stays: names of attributes that no later PUT changes.
-        sets: what the provider sets when an entity is made or changed.
-        answers: what an action gives back beside the entity.
+        stays: names of immutable attributes.
+        sets: attributes that the provider sets when an entity is created or changed.
+        answers: attributes that an action returns beside the entity.
     """
 
     stays: Sequence[str] = ()
@@ -63,14 +63,14 @@ class Behaviour(KindBackend, ActionBackend):
         self.cloud = cloud
         self.registry = registry
 
-    # each kind has its own --------------------------------------------------------------------------------------------
+    # specific to a kind -----------------------------------------------------------------------------------------------
 
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
-        """Refuse what cannot be ordered; `old` is what there is already."""
+        """Reject an invalid order; `old` is the present entity."""
         if old is None:
             if instance_of(new) in self.cloud.disposed:
-                # What a paused worker asks for after the end would stay for ever.
-                raise ConflictError(f"the instance {instance_of(new)} was disposed of and does not come back")
+                # An object ordered by a paused worker after the disposal would stay for ever.
+                raise ConflictError(f"the instance {instance_of(new)} was disposed of and cannot be recreated")
             return
         before, now = old.attributes.get(names.GENERATION, 0), new.attributes.get(names.GENERATION, 0)
         if now < before:
@@ -78,21 +78,21 @@ class Behaviour(KindBackend, ActionBackend):
         for name in (names.INSTANCE, *self.stays):
             was, wanted = old.attributes.get(name), new.attributes.get(name)
             if was != wanted:
-                raise ConflictError(f"{name} is {was!r} and stays as it was created; {wanted!r} was sent", name)
+                raise ConflictError(f"{name} is {was!r} and cannot change; {wanted!r} was sent", name)
 
     def begin(self, entity: Entity, verb: str, extras: Any) -> None:
-        """An entity is made (`CREATE`) or changed (`UPDATE`)."""
+        """Begin to create (`CREATE`) or change (`UPDATE`) an entity."""
         entity.attributes |= self.sets
 
     def advance(self, entity: Entity) -> bool:
-        """Let what was begun get on, once it was shown. False where the entity is gone, and was not to be shown."""
+        """Advance an operation after a read. Return False if the entity is gone, and must not be shown."""
         return True
 
     def removed(self, entity: Entity) -> None:
-        """It is gone."""
+        """Record that the entity is gone."""
         self.cloud.effect(f"{entity.kind.term} deleted", entity)
 
-    # all have the same ------------------------------------------------------------------------------------------------
+    # common to all kinds ----------------------------------------------------------------------------------------------
 
     def create(self, entity: Entity, extras: Any) -> None:
         self.check(entity, None, extras)
@@ -111,13 +111,13 @@ class Behaviour(KindBackend, ActionBackend):
         self.begin(old, "UPDATE", extras)
 
     def retrieve(self, entity: Entity, extras: Any) -> None:
-        if not extras["look"]:
+        if not extras["read"]:
             return
         shown = dict(entity.attributes)
         if not self.advance(entity):
             self.registry.delete_resource(entity.identifier, extras)
             self.removed(entity)
-            raise NotFoundError(f"there is nothing at {entity.identifier}", "path")
+            raise NotFoundError(f"no entity at {entity.identifier}", "path")
         self.registry.save(entity.identifier, entity, extras)
         entity.attributes = shown
 
@@ -132,7 +132,7 @@ class Behaviour(KindBackend, ActionBackend):
 
 
 class _Services(Behaviour):
-    """Design's catalogue, which is all tenants'."""
+    """Design's catalogue, shared by all tenants."""
 
     def begin(self, entity: Entity, verb: str, extras: Any) -> None:
         caller = extras["identity"]
@@ -148,7 +148,7 @@ class _Delegations(Behaviour):
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
         super().check(new, old, extras)
         if old is None and not extras["subject_token"] and not new.attributes.get(design.DELEGATION_PARENT):
-            raise BadRequestError(f"a delegation is made with the tenant's token, in {design.SUBJECT_TOKEN_HEADER}")
+            raise BadRequestError(f"a delegation needs the tenant's token, in {design.SUBJECT_TOKEN_HEADER}")
 
 
 class _Stacks(Behaviour, DeferredDeletion):
@@ -157,11 +157,11 @@ class _Stacks(Behaviour, DeferredDeletion):
     def check(self, new: Entity, old: Entity | None, extras: Any) -> None:
         given = new.attributes[deploy.STACK_FORMAT]
         if old is not None:
-            # What a test has kept there need not say.
+            # An entity that a test has stored may lack it.
             old.attributes.setdefault(deploy.STACK_FORMAT, given)
         super().check(new, old, extras)
         if self.cloud.formats and given not in self.cloud.formats:
-            raise BadRequestError(f"the region knows no format {given}", deploy.STACK_FORMAT)
+            raise BadRequestError(f"the region does not support the format {given}", deploy.STACK_FORMAT)
 
     def begin(self, entity: Entity, verb: str, extras: Any) -> None:
         entity.attributes[deploy.STACK_STATE] = f"{verb}_IN_PROGRESS"
@@ -198,7 +198,7 @@ class _Stacks(Behaviour, DeferredDeletion):
         super().action(entity, action, attributes, extras)
 
     def _scale(self, path: str, attributes: Mapping[str, Any]) -> bool:
-        """Change a count; whether the request is another than those before."""
+        """Change a count; return False for a repeated request."""
         key, keys = attributes.get(deploy.SCALE_KEY), self.cloud.keys.setdefault(path, set())
         if key in keys:
             return False
@@ -233,7 +233,7 @@ class _Alarms(Behaviour):
 
 
 class Disposals(Behaviour):
-    """Takes down what carries an instance's label."""
+    """Removes everything with an instance's label."""
 
     stays = (names.SERVICE,)
 
@@ -241,7 +241,7 @@ class Disposals(Behaviour):
         if old is not None:
             super().check(new, old, extras)
         elif new.identifier != disposal.disposal_path(new.attributes[names.INSTANCE]):
-            raise ConflictError(f"{names.INSTANCE} is not the one that the path names", names.INSTANCE)
+            raise ConflictError(f"{names.INSTANCE} differs from the path's", names.INSTANCE)
 
     def begin(self, entity: Entity, verb: str, extras: Any) -> None:
         entity.attributes.setdefault(disposal.DISPOSAL_STATE, "running")
@@ -252,7 +252,7 @@ class Disposals(Behaviour):
         return True
 
     def finish(self, entity: Entity) -> list[str]:
-        """Take it down. Paths of what was."""
+        """Remove everything; return the removed paths."""
         gone = self.cloud.dispose(instance_of(entity))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         proof = {"platform": "fake", "removed": now, "absence verified": now}
@@ -263,7 +263,7 @@ class Disposals(Behaviour):
 
 
 class _Suppliers(Behaviour, DeferredDeletion):
-    """Instances of a service that is offered."""
+    """Instances of an offered service."""
 
     def begin(self, entity: Entity, verb: str, extras: Any) -> None:
         entity.attributes[manager.STATE] = "initialise" if verb == "CREATE" else "update"
@@ -296,7 +296,7 @@ _TYPES: Final[Mapping[type, AttributeType]] = {
 
 
 class FakeModule(Application):
-    """One module, or the service manager of a supplier; WSGI, mounted where its paths begin."""
+    """One module, or the service manager of a supplier; WSGI, mounted at its URL."""
 
     registry: FakeRegistry
 
@@ -313,27 +313,27 @@ class FakeModule(Application):
     def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
         method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", "")
         with self._cloud.lock:
-            self._cloud.enter_services()
+            self._cloud.update_catalogue()
             if not path.endswith("/-/"):
-                asked = f"{path}?{query}" if method == "POST" and query else path
-                self._cloud.requests.append(f"{method} {self._name} {asked}")
+                target = f"{path}?{query}" if method == "POST" and query else path
+                self._cloud.requests.append(f"{method} {self._name} {target}")
             return self._call_occi(
                 environ,
                 response,
                 identity=environ.get(IDENTITY),
-                look=method == "GET" and not path.endswith("/"),
+                read=method == "GET" and not path.endswith("/"),
                 subject_token=bool(environ.get("HTTP_X_SUBJECT_TOKEN")),
             )
 
     def remove(self, kind: Kind, path: str) -> None:
-        """Take an entity out, whoever has it."""
+        """Remove any tenant's entity."""
         entity = self.registry.get_resource(path, None)
         self.registry.delete_resource(path, None)
         self.behaviours[kind].removed(entity)
 
 
 class _Supplier(FakeModule):
-    """Takes whatever attributes it is given: which there are, its manifest says, which nobody has here."""
+    """Accepts any attributes: they are declared in the supplier's manifest, which does not exist here."""
 
     def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -347,26 +347,26 @@ class _Supplier(FakeModule):
 
 
 class FakeCloud:
-    """What exists, and what becomes of what is ordered; WSGI, with every module at its name. Thread-safe.
+    """The fake cloud's state and behaviour; WSGI, with every module at its name. Thread-safe.
 
     Args:
         base: URL below which the modules are.
-        region: that deploy is in.
+        region: of deploy.
 
     Attributes:
         offers: services in the catalogue: by type, the attributes that an active instance shows.
         makes: outputs by the name of a stack.
-        fails: why a stack (by name) or a supplier (by type) fails.
-        says: what configuring a node gives back, by node.
+        fails: cause of failure of a stack (by name) or a supplier (by type).
+        says: output of a node's configuration, by node.
         bounds: least and most instances by node.
-        counts: instances by the path of a stack, then node; keys: of the requests that they come of, by path.
-        withdrawn: types that the catalogue names no more.
-        paused: names of stacks that get no further, until they are taken out.
-        formats: of templates that deploy takes; any where it is empty.
-        disposed: instances that were disposed of; they never come back.
-        requests: `METHOD module path`, in order; for a look at what was done.
+        counts: instances by the path of a stack, then node; keys: of the scale requests, by path.
+        withdrawn: types that the catalogue lists no more.
+        paused: names of stacks that make no progress until they are removed from the set.
+        formats: of templates that deploy supports; empty: all.
+        disposed: instances that were disposed of; they cannot be recreated.
+        requests: `METHOD module path`, in order.
         lock: held while a request is served.
-        kinds: of the modules; a subclass may have more.
+        kinds: of the modules; a subclass may add some.
     """
 
     kinds: ClassVar[Mapping[str, Kinds]] = {
@@ -407,7 +407,7 @@ class FakeCloud:
         return []
 
     def module(self, name: str) -> FakeModule:
-        """A module by its name, or the service manager of a type of suppliers."""
+        """Return a module by its name, or the service manager of a type of suppliers."""
         with self.lock:
             if name not in self._modules:
                 kinds = self.kinds.get(name)
@@ -416,26 +416,26 @@ class FakeCloud:
             return self._modules[name]
 
     def url(self, module: str) -> str:
-        """Where a module, or the service manager of a type, is."""
+        """Return the URL of a module, or of the service manager of a type."""
         return f"{self.base}/{urllib.parse.quote(module, safe='')}"
 
     def at(self, url: str) -> Service:
-        """The service at a URL of the catalogue, called without a network."""
+        """Return a client of the service at a URL of the catalogue, without a network."""
         with self.lock:
             if url not in self._clients:
                 once = client.Retry(attempts=1)
                 self._clients[url] = client.Client(url, retry=once, transport=_Direct(self))
             return self._clients[url]
 
-    # for the test, which asks for no tokens ---------------------------------------------------------------------------
+    # for tests, without tokens ----------------------------------------------------------------------------------------
 
     def effect(self, name: str, entity: Entity, **fields: Any) -> None:
-        """Told of each change; nothing here, for a subclass that keeps a journal."""
+        """Called at each change; a subclass may record it."""
 
     def find(
         self, module: str, collection: str = "/", attributes: Mapping[str, Any] | None = None
     ) -> list[client.Entity]:
-        """The entities of a collection that have these attributes, by path, as they are."""
+        """Return the entities of a collection that have these attributes, by path, without advancing them."""
         with self.lock:
             registry = self.module(module).registry
             found = [registry.get_resource(each, None) for each in sorted(registry.owners)]
@@ -447,7 +447,7 @@ class FakeCloud:
         ]
 
     def keep(self, module: str, path: str, attributes: Mapping[str, Any], *, owner: str | None = None) -> None:
-        """Have an entity at a path, in the place of what is there: of the kind at whose location that is."""
+        """Store an entity at a path, in place of a present one; the path determines its kind."""
         made = self.module(module)
         (kind,) = [each for each in made.behaviours if path.startswith(each.location)]
         entity = Resource(path, kind, [])
@@ -456,11 +456,11 @@ class FakeCloud:
         made.registry.owners[path] = owner
 
     def delegate(self, instance: str) -> None:
-        """Have a delegation to an instance, with which it gets tokens for other service managers."""
+        """Store a delegation to an instance, with which it gets tokens for other service managers."""
         self.keep("design", design.delegation_path(instance), {design.DELEGATION_STATE: "active"})
 
     def dispose(self, instance: str) -> list[str]:
-        """Remove what carries an instance's label, the delegation last. Paths of what was removed."""
+        """Remove everything with an instance's label, the delegation last; return the removed paths."""
         gone = []
         for name in ("runtime", "provision", "deploy", "design"):
             module = self.module(name)
@@ -471,8 +471,8 @@ class FakeCloud:
         self.disposed.add(instance)
         return gone
 
-    def enter_services(self) -> None:
-        """Bring the catalogue up to date: the modules, and what is offered and not withdrawn."""
+    def update_catalogue(self) -> None:
+        """Update the catalogue: the modules, and the offered services that are not withdrawn."""
         registry = self.module("design").registry
         named = {names.scheme(each): each for each in self.kinds} | {each: each for each in self.offers}
         for of, module in named.items():
@@ -500,7 +500,7 @@ def _kind_of(name: str) -> Kind:
 
 
 class _Direct(Connections):
-    """Calls a WSGI application in place of a server."""
+    """Calls a WSGI application instead of a server."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application

@@ -1,4 +1,4 @@
-"""The registry of a fake module: entities in memory by path, whoever has them; a tenant sees its own, and those of no tenant."""
+"""The registry of a fake module: all tenants' entities in memory, by path; a tenant sees its own and the shared ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SHARED: Final = (design.SERVICE, deploy.BUNDLE)
 
 
 def instance_of(entity: Entity) -> str:
-    """The instance that an entity was made for: its label, or else what its path names by its last part."""
+    """Return the instance of an entity: its label, or else the last part of its path."""
     return str(entity.attributes.get(INSTANCE) or entity.identifier.rpartition("/")[2])
 
 
 class FakeRegistry(InMemoryRegistry):
-    """Where `extras` is None, it is the test that asks, which sees everything.
+    """Calls without `extras` come from the test, which sees everything.
 
     Attributes:
-        owners: tenant by path; None for an entity of no tenant.
+        owners: tenant by path; None for a shared entity.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class FakeRegistry(InMemoryRegistry):
         self._of_instance: dict[str, set[str]] = {}
 
     def get_extras(self, extras: Any) -> Any:
-        """Nobody: all entities lie in one place, so that no path is taken twice."""
+        """Return None: all entities share one namespace, so that no path is used twice."""
         return None
 
     def _sees(self, key: str, extras: Any) -> bool:
@@ -62,6 +62,6 @@ class FakeRegistry(InMemoryRegistry):
         del self.owners[key]
 
     def paths(self, kind: Kind, instance: str | None = None) -> list[str]:
-        """Where entities of a kind are, every tenant's; with an instance, those that were made for it."""
+        """Return the paths of all tenants' entities of a kind, or of those of an instance."""
         found = self.owners if instance is None else self._of_instance.get(instance, ())
         return sorted([each for each in found if each.startswith(kind.location)])

@@ -1,7 +1,7 @@
-"""A test bench: what is around one orchestrator, over real HTTP: its service manager, design, deploy and the other modules.
+"""A test bench: the environment of one orchestrator over real HTTP: its service manager, design, deploy and the other modules.
 
-The cloud is that of `fake_cloud`. The service manager takes `renew` and `report`, and says what a service manager says: it
-activates, sends phases, tells of events. Everything listens on loopback and is gone with the context.
+The cloud is that of `fake_cloud`. The fake service manager accepts `renew` and `report`, activates the orchestrator, and sends
+phases and events. Everything listens on loopback, and ends with the context.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ class Bench:
     """See the module; a context manager.
 
     Args:
-        service: type identifier of the service whose orchestrator is tested.
-        listen: address and port to listen at; the orchestrator is told to call there. Port 0 takes a free one.
-        url: where somebody else serves it, as the WSGI application that it is; it does not listen itself then.
-        key: what it signs with; one of its own without.
+        service: type identifier of the orchestrator's service.
+        listen: address and port to listen at; port 0 takes a free one.
+        url: where the bench is served as a WSGI application; it does not listen itself then.
+        key: signs tokens; default: a new one.
 
     Attributes:
-        cloud: what the orchestrator makes.
-        instance: its instance's id; tenant: whose that is.
-        reports: what was reported and taken, in order.
-        renewals: how often tokens were asked for with the start token.
-        away: how many of the next reports are answered with 503.
-        refusals: statuses that the next reports are answered with; renewal_refusals: those of the next renewals.
-        cloud_away: how many of the next calls to the cloud are.
-        seconds: that is waited for what has to come.
+        cloud: the orchestrator's cloud.
+        instance: id of its instance; tenant: the owner.
+        reports: accepted reports, in order.
+        renewals: number of renewals with the start token.
+        away: number of next reports to answer with 503.
+        refusals: statuses of the responses to the next reports; renewal_refusals: to the next renewals.
+        cloud_away: number of next calls to the cloud to answer with 503.
+        seconds: timeout of every wait.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Bench:
         self._issuer = TokenIssuer(
             self._key,
             keys=VerificationKeys([self._key.public]),
-            instances=_Nothing(),
+            instances=_NoInstances(),
             revocations=MemoryRevocations(time.time),
             clock=time.time,
         )
@@ -103,7 +103,7 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the orchestrator is to be started with, beside `HOST` and `PORT`."""
+        """The orchestrator's environment, without `HOST` and `PORT`."""
         return {
             wire.ENV_INSTANCE: self.instance,
             wire.ENV_SERVICE_MANAGER: f"{self.url}{_MOUNT}/{self.instance}",
@@ -115,7 +115,7 @@ class Bench:
     # as the service manager -------------------------------------------------------------------------------------------
 
     def token(self, *, audience: str | None = None, tenant: str | None = None, instance: str | None = None) -> str:
-        """A token as the service manager sends it to the orchestrator."""
+        """Return a token as the service manager sends it to the orchestrator."""
         return self._issuer.for_service(
             "bench",
             tenant_id=TenantId(tenant or self.tenant),
@@ -124,12 +124,12 @@ class Bench:
         )
 
     def orchestrator(self, url: str, token: str | None = None) -> client.Client:
-        """A client of the orchestrator at a URL."""
+        """Return a client of the orchestrator at a URL."""
         once = client.Retry(attempts=1)
         return client.Client(url, token=token or self.token, retry=once, timeout=client.Timeout(total=self.seconds))
 
     def order(self, generation: int = 1, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The attributes of an order."""
+        """Return the attributes of an order."""
         return {
             names.GENERATION: generation,
             wire.PARAMETERS: dict(parameters or {}),
@@ -144,7 +144,7 @@ class Bench:
         private: Mapping[str, Any] | None = None,
         instance: str | None = None,
     ) -> dict[str, Any]:
-        """The attributes of an activation, as after a renewal."""
+        """Return the attributes of an activation, as after a renewal."""
         return {
             names.INSTANCE: instance or self.instance,
             names.TENANT: self.tenant,
@@ -155,7 +155,7 @@ class Bench:
         }
 
     def activate(self, occi: client.Client, generation: int = 1, **more: Any) -> bool:
-        """Activate, with more as `activation` takes it; whether the entity was made."""
+        """Activate, with further arguments of `activation`; return whether the entity was created."""
         return occi.put(wire.PATH, type_id(wire.ORCHESTRATOR), self.activation(generation, **more))[1]
 
     def phase(
@@ -168,7 +168,7 @@ class Bench:
             occi.act(wire.PATH, type_id(wire.PHASE_ACTIONS[phase]), self.order(generation, parameters))
 
     def notify(self, occi: client.Client, event: str, kind: str, subject: str = "", **data: Any) -> None:
-        """Tell of an event, once. Raises client.UnavailableError where it is to be told again."""
+        """Send an event, once. Raises client.UnavailableError if it must be redelivered."""
         attributes = {
             wire.EVENT_ID: event,
             wire.EVENT_TYPE: kind,
@@ -177,12 +177,12 @@ class Bench:
         }
         occi.act(wire.PATH, type_id(wire.NOTIFY), attributes)
 
-    def settle(self, tell: Callable[[], object]) -> bool:
-        """Tell of an event until it is taken, as a sender does; whether it was in time."""
+    def settle(self, send: Callable[[], object]) -> bool:
+        """Redeliver an event until it is accepted, like a sender; return whether that was in time."""
         until = time.monotonic() + self.seconds
         while True:
             try:
-                tell()
+                send()
             except client.UnavailableError:
                 if time.monotonic() > until:
                     return False
@@ -191,17 +191,17 @@ class Bench:
                 return True
 
     def private(self) -> dict[str, Any]:
-        """The private state that was reported last."""
+        """Return the private state that was reported last."""
         with self._changed:
             kept = [each[manager.PRIVATE] for each in self.reports if manager.PRIVATE in each]
         return dict(kept[-1]) if kept else {}
 
     def await_renewal(self, after: int = 0, *, seconds: float | None = None) -> bool:
-        """Wait for more renewals than `after`, for as long as is said or as for everything else; whether they came."""
+        """Wait for more than `after` renewals, `seconds` or the usual timeout; return whether they came."""
         return self.watch(lambda: self.renewals > after, seconds)
 
     def await_report(self, phase: str | None, generation: int = 1, *, after: int = 0) -> dict[str, Any] | None:
-        """Wait for a report that ends a phase (None: one of no phase), later than the first `after`; None if it does not come."""
+        """Return a report that ends a phase (None: one without a phase) after the first `after`, or None after the timeout."""
         found: list[dict[str, Any]] = []
 
         def came() -> bool:
@@ -217,27 +217,27 @@ class Bench:
         return found[0] if self.watch(came) else None
 
     def watch(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Wait for a condition of what was asked for; whether it came true."""
+        """Wait for a condition on the received requests; return whether it came true."""
         with self._changed:
             return self._changed.wait_for(condition, self.seconds if seconds is None else seconds)
 
     @property
     def known_tokens(self) -> list[str]:
-        """Every token that was given and not expired."""
+        """Every valid token that was issued."""
         return sorted(self._given)
 
     def expire(self) -> None:
-        """Have every token that was given refused from now on."""
+        """Reject every token issued so far."""
         self._given.clear()
 
     def _fresh(self) -> dict[str, str]:
-        """Tokens by audience, as an activation and a renewal give them."""
+        """Issue tokens by audience, for an activation or a renewal."""
         audiences = (tokens.AUDIENCE_SERVICE_MANAGER, tokens.AUDIENCE_CLOUD_CONTROLLER)
         fresh = {audience: f"{audience}-{uuid.uuid4().hex}" for audience in audiences}
         self._given.update(fresh.values())
         return fresh
 
-    # as what it calls -------------------------------------------------------------------------------------------------
+    # as the orchestrator's callee -------------------------------------------------------------------------------------
 
     def __call__(self, environ: WSGIEnvironment, response: StartResponse) -> Iterable[bytes]:
         """WSGI."""
@@ -247,13 +247,13 @@ class Bench:
             if path.startswith(f"{_MOUNT}/"):
                 environ["SCRIPT_NAME"], environ["PATH_INFO"] = _MOUNT, path.removeprefix(_MOUNT)
                 answer = self._manager.serve(environ, response, token)
-            elif token not in self._given and token != "exchanged":  # nosec  # noqa: S105 - what design's exchange gives here
+            elif token not in self._given and token != "exchanged":  # nosec  # noqa: S105 - what design's exchange returns here
                 answer = self._manager.render_error(
-                    environ, response, of_status(401, "the token is none of the bench's")
+                    environ, response, of_status(401, "the bench did not issue the token")
                 )
             elif self.cloud_away > 0:
                 self.cloud_away -= 1
-                error = UnavailableError("the cloud is away", retry_after=0)
+                error = UnavailableError("the cloud is unavailable", retry_after=0)
                 answer = self._manager.render_error(environ, response, error)
             else:
                 answer = self.cloud(environ, response)
@@ -261,28 +261,28 @@ class Bench:
         return answer
 
     def renewed(self, token: str) -> dict[str, Any]:
-        """Take a `renew`; what it gives back."""
+        """Handle `renew`; return the response's attributes."""
         if token != self.start_token and token not in self._given:
-            raise of_status(401, "the token is none of the instance's")
+            raise of_status(401, "the token is not the instance's")
         if self.renewal_refusals:
-            raise of_status(self.renewal_refusals.pop(0), "refused, as the test wants")
+            raise of_status(self.renewal_refusals.pop(0), "refused by the test")
         self.renewals += token == self.start_token
         return {manager.TOKENS: self._fresh()}
 
     def reported(self, token: str, attributes: dict[str, Any]) -> None:
-        """Take a `report`."""
+        """Handle `report`."""
         if token not in self._given or not token.startswith(tokens.AUDIENCE_SERVICE_MANAGER):
-            raise of_status(401, "the token is none of the instance's")
+            raise of_status(401, "the token is not the instance's")
         if self.away > 0:
             self.away -= 1
-            raise UnavailableError("the service manager is away", retry_after=0)
+            raise UnavailableError("the service manager is unavailable", retry_after=0)
         if self.refusals:
-            raise of_status(self.refusals.pop(0), "refused, as the test wants")
+            raise of_status(self.refusals.pop(0), "refused by the test")
         self.reports.append(attributes)
 
 
 class _ServiceManager(Application):
-    """The instance at its service manager, as its orchestrator calls it."""
+    """The instance at its service manager, as its orchestrator sees it."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class _Instance(KindBackend, ActionBackend):
 
 
 class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
-    """Serves a WSGI application in threads of its own, from `start` until it is closed."""
+    """Serves a WSGI application in threads of its own, from `start` until `close`."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -325,25 +325,25 @@ class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
         self.set_app(application)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         threading.Thread(target=self.serve_forever, args=(0.02,), name="bench", daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who is killed in the middle of a call, as tests do, is no error of the bench's."""
+        """Ignore clients that are killed during a call, as tests do."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(wsgiref.simple_server.WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """The bench keeps its books itself."""
+        """Do not log: the bench records requests itself."""
 
 
-class _Nothing:
+class _NoInstances:
     def exists(self, instance_id: str, tenant_id: TenantId) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Tests of an orchestrator in memory: declare a state, run one event, compare the state that comes out.
+"""Tests of an orchestrator in memory: declare a state, run one event, compare the resulting state.
 
     import sdk.testing as testing
 
@@ -7,8 +7,8 @@
     after = context.run(sdk.Alarm("busy"), before)
     assert after.stacks[0].counts == {"web": 2}
 
-No network, no cloud, no patching: the orchestrator is driven by the same engine that serves it, against a cloud in memory. Time
-passes only where it waits, and a run takes milliseconds.
+No network, no cloud, no patching: the production engine drives the orchestrator, with a cloud in memory. Waits advance a fake
+clock, so a run takes milliseconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ..dns import Record
 from ..errors import Cancelled, Failure
 from ..events import Action, Alarm, Event, IdempotencyScope, Tick
 from ..instance import Instance
-from ..orchestrator import Orchestrator, Situation
+from ..orchestrator import Orchestrator, OrchestratorContext
 from ..private_state import Private
 from ..runtime.engine import Engine
 from ..runtime.loading import load_class
 from .fake_cloud import DirectServiceClients, FakeCloud
 
-#: What `Context.run` takes by name.
+#: The phases that `Context.run` takes by name.
 PHASES: Final = ("deploy", "provision", "update", "stop", "start", "destroy")
 INSTANCE: Final = "00000000-0000-4000-8000-000000000001"
 TENANT: Final = "tenant"
@@ -46,9 +46,9 @@ class Stack:
 
     Attributes:
         name, region: as ordered.
-        state: Heat's words.
-        outputs: by name. counts: instances by node, where the orchestrator has scaled it.
-        parameters: that it was ordered with, secret ones too; not compared where it is None on one side.
+        state: in Heat's terms.
+        outputs: by name. counts: instances by node, if the orchestrator has scaled it.
+        parameters: as ordered, including secret ones.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Supplier:
-    """An instance of another service; `given` is what the orchestrator ordered or wrote."""
+    """An instance of another service; `given` are the attributes that the orchestrator set."""
 
     type: str
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -69,22 +69,22 @@ class Supplier:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that there is around one orchestrator, before or after an event.
+    """Everything around one orchestrator, before or after an event.
 
     Attributes:
         parameters: the tenant's attributes; internal: the provider's parameters.
         generation: of the order.
-        state, outputs: what the author keeps in `self.state` and `self.outputs`.
-        phase: the last that was done.
-        stacks, suppliers: what exists.
-        offers: services in the catalogue: by type, what an instance of them shows once it is active.
-        makes: by a stack's name, the outputs that it will have.
-        fails: by a stack's name or a supplier's type, why it will fail.
-        says: by a node, what configuring it gives back.
-        bounds: by node, least and most instances.
+        state, outputs: the author's `self.state` and `self.outputs`.
+        phase: the last phase that was completed.
+        stacks, suppliers: those that exist.
+        offers: services in the catalogue: by type, the attributes of an active instance.
+        makes: future outputs, by a stack's name.
+        fails: cause of a future failure, by a stack's name or a supplier's type.
+        says: output of a node's configuration, by node.
+        bounds: least and most instances, by node.
         alarms: names of the alarms that are set. names: DNS records by zone.
         outcome: of the phase that was run: `done` or `failed`; message: why it failed.
-        attributes: what the tenant sees of outputs.
+        attributes: the outputs that the tenant sees.
     """
 
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -107,20 +107,19 @@ class State:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def stack(self, name: str) -> Stack:
-        """The stack of a name. Raises LookupError."""
+        """Return the stack of a name. Raises LookupError."""
         for each in self.stacks:
             if each.name == name:
                 return each
-        raise LookupError(
-            f"there is no stack {name}; there are {', '.join(each.name for each in self.stacks) or 'none'}"
-        )
+        present = ", ".join(each.name for each in self.stacks) or "none"
+        raise LookupError(f"no stack {name}; expected one of {present}")
 
     def supplier(self, term: str) -> Supplier:
-        """The supplier of a type, or of a type's last part. Raises LookupError."""
+        """Return the supplier of a type, or of a type's last part. Raises LookupError."""
         for each in self.suppliers:
             if term in (each.type, each.type.rpartition("#")[2]):
                 return each
-        raise LookupError(f"there is no supplier {term}")
+        raise LookupError(f"no supplier {term}")
 
 
 class Context:
@@ -128,7 +127,7 @@ class Context:
 
     Args:
         bundle: its directory.
-        orchestrator: the class; that of the bundle without.
+        orchestrator: the class; default: the bundle's.
     """
 
     def __init__(self, bundle: Path, orchestrator: type[Orchestrator] | None = None) -> None:
@@ -136,7 +135,7 @@ class Context:
         self.orchestrator = orchestrator or load_class(self.bundle)
 
     def run(self, event: str | Alarm | Tick | Action | Event, state: State | None = None) -> State:
-        """Run one phase (by name) or event, and return what there is afterwards.
+        """Run one phase (by name) or event, and return the resulting state.
 
         Raises:
             ValueError: there is no such phase.
@@ -145,7 +144,7 @@ class Context:
 
 
 class _Waiter:
-    """Time that passes where it is waited for."""
+    """A clock that advances with each wait."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -159,7 +158,7 @@ class _Waiter:
         self._now += seconds
         self._waits += 1
         if self._waits > _WAITS:
-            raise Failure(f"waited {_WAITS} times for what never comes")
+            raise Failure(f"waited {_WAITS} times for something that never happens")
         self.check()
 
     def check(self) -> None:
@@ -215,7 +214,7 @@ class _Run:
         self.reports: list[dict[str, Any]] = []
 
     def report(self, key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
-        """Take a report."""
+        """Accept a report."""
         self.reports.append(attributes)
         settled()
 
@@ -223,10 +222,10 @@ class _Run:
         """See `Context.run`."""
         waiter, scope = _Waiter(), IdempotencyScope()
         services = DirectServiceClients(self.cloud, self.cloud.url("manager") + f"/{INSTANCE}")
-        situations: list[Situation] = []
+        contexts: list[OrchestratorContext] = []
 
         def make(instance: Instance) -> Orchestrator:
-            situation = Situation(
+            context = OrchestratorContext(
                 instance,
                 bundle=self._context.bundle,
                 services=services,
@@ -235,11 +234,11 @@ class _Run:
                 private=self.private,
                 scope=scope,
             )
-            situations.append(situation)
-            return self._context.orchestrator(situation)
+            contexts.append(context)
+            return self._context.orchestrator(context)
 
         def accept(instance: Instance) -> None:
-            for each in situations:
+            for each in contexts:
                 each.instance = instance
 
         engine = Engine(
@@ -258,7 +257,7 @@ class _Run:
     def _begin(self, engine: Engine, event: str | Alarm | Tick | Action | Event) -> None:
         if isinstance(event, str):
             if event not in PHASES:
-                raise ValueError(f"there is no phase {event!r}; there are {', '.join(PHASES)}")
+                raise ValueError(f"no phase {event!r}; expected one of {', '.join(PHASES)}")
             engine.phase(event, self._before.generation)
         elif isinstance(event, Action):
             engine.act("event", event, self._before.generation)

@@ -1,13 +1,13 @@
-"""A fuzzer of every service: requests that are right, changed in a few places, and what has to hold of every answer.
+"""A fuzzer of every service: it mutates valid requests, and checks every response.
 
-Each request follows from the seed and its number. A seeded `random.Random` and this grammar, not hypothesis (whose shrinking
-and database cost more per example than a request does here, and which knows no run of a million that goes on at request N) nor
-schemathesis (which needs an OpenAPI document). Requests come in rounds, each over databases of its own, so that a
-failure is repeated by beginning its round again: `make fuzz FUZZ_ARGS="--seed S --start N"`.
+Each request derives from the seed and its number. It uses a seeded `random.Random` and this grammar, not hypothesis (whose
+shrinking and database cost more per example than a request, and which cannot continue a run at request N) nor schemathesis
+(which needs an OpenAPI document). Requests run in rounds, each over its own databases, so `make fuzz FUZZ_ARGS="--seed S --start
+N"` reproduces a failure by restarting its round.
 
-What has to hold: no 5xx but 501, or 503 where another service is asked that is not there; header fields and a body that can be
-sent and read, in the rendering asked for; no value of a secret attribute in an error or a line of the log; no exception that
-nobody foresaw; and afterwards the service serves.
+Every response is checked: no 5xx except 501, or 503 if another service is unavailable; valid header fields and a parseable body
+in the requested rendering; no secret attribute's value in an error or a log line; no unexpected exception; and the service remains
+healthy afterwards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.postgres import PostgresServer
 
 from .fuzz_installations import MARKER, Installations, Request, Target
 
-#: Requests over one pair of databases.
+#: Requests per pair of databases.
 ROUND: Final = 2500
 
 _WHOLE: Final = (0, -1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, -(2**63) - 1, 10**20, 10**37, 10**40)
@@ -51,13 +51,13 @@ _TEXTS: Final = (
     "a: &a [*a]", "nodes: [{name: x}]", "- " * 500, "[" * 2000, '{"a":' * 500,
 )  # fmt: skip
 _OTHERS: Final = (None, True, False, [], {}, [[]], [None], {"a": 1}, [{}], {"kind": []}, 1.5, -0.0, 1e308, 5e-324)
-#: Stand where a secret stood.
+#: Replacements for a secret's value.
 _SECRETS: Final = (
     MARKER, [MARKER], {"a": MARKER}, {"a": [MARKER]}, {"a": {"b": MARKER}}, f"{MARKER}::{MARKER}", f"A={MARKER}::{MARKER}\0",
     MARKER + "\0", MARKER * 5000, f'"{MARKER}', f"{{{MARKER}", f'{{"a":"{MARKER}"', {"command": MARKER, "environment": MARKER},
     {"command": [MARKER, 1], "environment": {"1x": MARKER}, "files": {"../x": MARKER}, "timeout": MARKER},
 )  # fmt: skip
-#: Written into JSON text as they stand.
+#: Written into JSON text unquoted.
 _RAW: Final = (
     "1e400",
     "NaN",
@@ -111,20 +111,20 @@ _FIELD_VALUES: Final = (
     "a=1e400",
     'org.archelon.instance="\\u0000"', "occi.core.id=x", 'occi.core.title="\\u0000"',
 )  # fmt: skip
-#: Lines of these tell what an orchestrator's own code could not do.
+#: Loggers of an orchestrator's own code, whose failures are not server errors.
 _ORCHESTRATORS: Final = ("archelon.sdk", "archelon.orchestrator")
 _TEMPLATE: Final = b"infra_name: demo\nnodes: []\n"
 #: Who is asked besides and is not there: design, of which a service manager without a cloud knows nothing, and what has come of
 #: an event.
-_MAY_BE_AWAY: Final = ("takes no orders for now", "tell again until", "design", "identity service")
+_MAY_BE_AWAY: Final = ("takes no orders for now", "redeliver it until", "design", "identity service")
 
 
 class Fuzzer:
     """One run.
 
     Args:
-        seed: what all requests follow from.
-        worlds: what is sent to.
+        seed: from which all requests derive.
+        installations: creates the targets.
     """
 
     def __init__(self, seed: int, installations: Installations) -> None:
@@ -135,7 +135,7 @@ class Fuzzer:
         self._log = _Log()
 
     def run(self, start: int, requests: int, progress: Callable[[int], None] = lambda _number: None) -> None:
-        """Send requests `start` to `start + requests`, and note what does not hold."""
+        """Send requests `start` to `start + requests`, and record failures."""
         root = logging.getLogger()
         root.addHandler(self._log)
         try:
@@ -151,9 +151,9 @@ class Fuzzer:
     def _one(self, number: int, targets: list[Target]) -> None:
         chance = random.Random(f"{self.seed}:{number}")
         target = chance.choices(targets, [each.weight for each in targets])[0]
-        # Documents have the most places in which to be wrong.
-        heavy = [1 if each.document is None else 4 for each in target.requests]
-        request = chance.choices(target.requests, heavy)[0]
+        # Documents have the most places to mutate.
+        weights = [1 if each.document is None else 4 for each in target.requests]
+        request = chance.choices(target.requests, weights)[0]
         environ = Mutation(chance, target).environ(request)
         sent = {name: value for name, value in environ.items() if not name.startswith("wsgi")}
         body = environ["wsgi.input"].getvalue()
@@ -186,7 +186,7 @@ class Fuzzer:
 
 
 class _Log(logging.Handler):
-    """The log as it would be written, line by line, while one request is served."""
+    """Collects the formatted log lines of one request."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -200,7 +200,7 @@ class _Log(logging.Handler):
         found = []
         for record, line in self.lines:
             if MARKER in line:
-                found.append(f"a secret in a line of the log: {line[:1500]}")
+                found.append(f"a secret in a log line: {line[:1500]}")
             ours = not record.name.startswith(_ORCHESTRATORS)
             if ours and (record.levelno >= logging.ERROR or record.exc_info):
                 found.append(
@@ -216,7 +216,7 @@ def _wrong_with(answer: Answer, sent: dict[str, Any]) -> Iterator[str]:
         away = answer.status == 503 and any(each in text + str(headers) for each in _MAY_BE_AWAY)
         head = sent["REQUEST_METHOD"] == "HEAD"
         if not ("retry-after" in headers and (away or head)):
-            yield f"answered with {answer.status}: {text[:300]}"
+            yield f"responded with {answer.status}: {text[:300]}"
     if answer.status >= 400 and (MARKER in text or MARKER in str(answer.fields)):
         yield f"a secret in an error: {text[:300]}"
     media_type = headers.get("content-type", "").partition(";")[0]
@@ -228,22 +228,22 @@ def _wrong_with(answer: Answer, sent: dict[str, Any]) -> Iterator[str]:
         if media_type == "text/plain" and answer.status == 200 and text.startswith("Category:"):
             TextPlain().read(Message({}, answer.body))
     except ValueError as error:
-        yield f"the body does not read as {media_type}: {error}"
+        yield f"the body is not valid {media_type}: {error}"
     if sent["REQUEST_METHOD"] == "HEAD" and answer.body:
-        yield "the answer to a HEAD has a body"
+        yield "the response to a HEAD has a body"
     if answer.body and "content-type" not in headers:
-        yield "there is a body, and no Content-Type"
+        yield "the response has a body, but no Content-Type"
 
 
 class Mutation:
-    """Makes one request out of one that is right."""
+    """Mutates one valid request."""
 
     def __init__(self, chance: random.Random, target: Target) -> None:
         self._chance = chance
         self._target = target
 
     def environ(self, request: Request) -> dict[str, Any]:
-        """The request as WSGI has it: one in eight as it is, the others changed in one to three places."""
+        """Return the WSGI environ: one in eight requests unchanged, the others changed in one to three places."""
         chance = self._chance
         places = [] if chance.random() < 0.125 else chance.choices(
             ("document", "bytes", "path", "query", "headers", "type", "method", "accept", "token"),
@@ -268,10 +268,10 @@ class Mutation:
         query = self._query(request.query) if "query" in places else request.query
         headers["Content-Type"] = chance.choice(_TYPES) if "type" in places else kind
         environ = environ_of(method, "/", headers, body, query=query)
-        # As a server hands it on: bytes as latin-1.
+        # WSGI servers pass bytes as latin-1.
         raw = path.encode("utf-8", "surrogatepass") if chance.random() < 0.8 else path.encode("latin-1", "replace")
         environ["PATH_INFO"] = self._target.mount + raw.decode("latin-1")
-        # The limit on each address' requests is not what is looked at here.
+        # Varying addresses avoid the rate limit per address.
         environ["REMOTE_ADDR"] = f"10.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(256)}"
         if "headers" in places:
             self._headers(environ)
@@ -299,7 +299,7 @@ class Mutation:
         return text.encode("utf-8", "surrogatepass"), request.kind
 
     def _packed(self, request: Request, places: list[str]) -> Request:
-        """A bundle whose manifest has been changed, under its own digest."""
+        """Return a bundle with a changed manifest, under its own digest."""
         raw: list[str] = []
         manifest = copy.deepcopy(request.document)
         if "document" in places:
@@ -313,7 +313,7 @@ class Mutation:
         return dataclasses.replace(request, path=request.path + digest_of(archive), document=None, body=archive)
 
     def _changed(self, document: Any, raw: list[str]) -> Any:
-        """The document with one node replaced, taken out, renamed, or put into another."""
+        """Return the document with one node replaced, removed, renamed, or moved into another."""
         places = list(_nodes(document))
         numbers = [place for place in places if isinstance(place[0][place[1]], int)]
         if numbers and self._chance.random() < 0.2:
@@ -323,10 +323,10 @@ class Mutation:
             return self._evil(raw)
         evil = self._evil(raw)
         if isinstance(holder[key], int) and self._chance.random() < 0.6:
-            # A number is most often wrong as a number.
+            # Replace numbers mostly by numbers.
             evil = self._chance.choice(_WHOLE)
         if MARKER in json.dumps(holder[key]) and self._chance.random() < 0.5:
-            # What is wrong about a secret is told without it.
+            # Errors about a secret must not contain it.
             holder[key] = copy.deepcopy(self._chance.choice(_SECRETS))
             return document
         if self._chance.random() < 0.1:
@@ -359,7 +359,7 @@ class Mutation:
         return copy.deepcopy(self._chance.choice(_OTHERS))
 
     def _as_text(self, document: dict[str, Any], headers: dict[str, str]) -> tuple[bytes, str] | None:
-        """The same in a text rendering, where it has a form for it."""
+        """Return the document in a text rendering; None if it has no such form."""
         rendering = self._chance.choice((TextPlain(), TextOcci()))
         message = Message({}, json.dumps(document).encode("utf-8", "surrogatepass"))
         try:
@@ -426,7 +426,7 @@ class Mutation:
 
 
 def _nodes(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of a document: what holds it, and its key or index there."""
+    """Iterate over a document's nodes: the container, and the key or index in it."""
     if isinstance(document, dict | list):
         items: Any = document.items() if isinstance(document, dict) else enumerate(document)
         for key, value in list(items):
@@ -435,22 +435,22 @@ def _nodes(document: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _nested(depth: int, chance: random.Random) -> str:
-    opening, closing = chance.choice((("[", "]"), ('{"a":', "}")))
-    return opening * depth + "1" + closing * depth
+    start, end = chance.choice((("[", "]"), ('{"a":', "}")))
+    return start * depth + "1" + end * depth
 
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m tests.attack.fuzzing`, which `make fuzz` runs."""
-    parser = argparse.ArgumentParser(description="Send requests that are nearly right to every service.")
+    parser = argparse.ArgumentParser(description="Send nearly correct requests to every service.")
     parser.add_argument("--requests", type=int, default=int(os.environ.get("FUZZ_REQUESTS", "1000000")))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("FUZZ_SEED", secrets.randbelow(2**32))))
-    parser.add_argument("--start", type=int, default=0, help="the number of the request to go on at")
+    parser.add_argument("--start", type=int, default=0, help="number of the request to continue at")
     parser.add_argument("--database", choices=("sqlite", "postgresql", "both"), default="both")
     given = parser.parse_args(arguments)
     print(f"seed {given.seed}, {given.requests} requests from {given.start} on", flush=True)
     logging.getLogger().setLevel(logging.INFO)
     logging.lastResort = None
-    # Ended by a signal, it leaves no server behind.
+    # On SIGTERM too, stop the PostgreSQL server.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = 0
     kinds = ("sqlite", "postgresql") if given.database == "both" else (given.database,)
@@ -492,7 +492,7 @@ def _run_in(directory: Path, url: str | None, seed: int, start: int, requests: i
     try:
         fuzzer.run(start, requests, progress)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with --seed {seed} --start {start + sum(fuzzer.statuses.values())}")
+        print(f"interrupted; continue with --seed {seed} --start {start + sum(fuzzer.statuses.values())}")
     finally:
         installations.close()
     print(f"statuses: {dict(sorted(fuzzer.statuses.items()))}; {len(fuzzer.failures)} failures", flush=True)

@@ -1,4 +1,4 @@
-"""Where the ready bundles are, and their stacks on the local platform."""
+"""The ready bundles, and their stacks on the local platform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELLO, STORE, GUESTBOOK = READY / "hello", READY / "store", READY / "guestbook"
 
 
 def order(directory: Path, parameters: Mapping[str, Any], **changes: Any) -> StackOrder:
-    """A stack of a bundle's template, as the SDK would order it."""
+    """A stack of a bundle's template, as the SDK orders it."""
     document = Document.read(bundles.Bundle.load(directory), "templates/local.yaml", "infrastructure")
     assert set(document.parameters) == set(parameters)
     return StackOrder(
@@ -32,14 +32,14 @@ def order(directory: Path, parameters: Mapping[str, Any], **changes: Any) -> Sta
 
 
 class Platform:
-    """Carries orders out as a worker would."""
+    """Carries out orders like a worker."""
 
     def __init__(self, stacks: Stacks) -> None:
         self.stacks = stacks
         self._records: dict[str, Mapping[str, Any]] = {}
 
     def settle(self, wanted: StackOrder, *, seconds: float = 60.0) -> Progress:
-        """Call until nothing is in progress, and once more for the outputs."""
+        """Advance until nothing is in progress, and once more for the outputs."""
         end = time.monotonic() + seconds
         while True:
             progress = self.stacks.advance(wanted, self._records.get(wanted.id))

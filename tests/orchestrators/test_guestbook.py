@@ -1,4 +1,4 @@
-"""guestbook: composition and an alarm."""
+"""The bundle guestbook: composition and an alarm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUTS = {"guestbook.url": "http://127.0.0.1:1/", "guestbook.endpoints": "127.0
 FRESH = testing.State(offers={TYPE: SHOWN}, makes={"guestbook": OUTPUTS})
 
 
-def standing(context: testing.Context) -> testing.State:
+def provisioned(context: testing.Context) -> testing.State:
     return context.run("provision", context.run("deploy", FRESH))
 
 
@@ -30,41 +30,40 @@ def test_a_store_is_ordered_and_its_attributes_reach_the_web_tier() -> None:
     assert (after.outcome, after.message) == ("done", "")
     assert [each.type for each in after.suppliers] == [TYPE]
     assert after.stack("guestbook").parameters == {"guestbook.title": "Guestbook", **SHOWN}
-    # The tenant sees the guestbook's own outputs; the store's password stays the store's.
+    # The tenant sees the guestbook's own outputs; the store's password is the store's.
     assert after.attributes == OUTPUTS
 
 
-def test_a_tenants_own_store_is_used_and_left_alone() -> None:
+def test_a_tenants_own_store_is_bound_and_none_is_ordered() -> None:
     context = testing.Context(GUESTBOOK)
-    there = testing.Context(GUESTBOOK).run("deploy", FRESH)
-    of_somebody = "00000000-0000-4000-8000-00000000000f"
-    refused = context.run("deploy", replace(FRESH, parameters={"guestbook.store": of_somebody}))
+    ordered = context.run("deploy", FRESH)
+    foreign = "00000000-0000-4000-8000-00000000000f"
+    refused = context.run("deploy", replace(FRESH, parameters={"guestbook.store": foreign}))
     assert refused.outcome == "failed"
-    assert (
-        f"there is no instance http://cloud/{urllib.parse.quote(TYPE, safe='')}/store/{of_somebody}" in refused.message
-    )
-    assert there.suppliers
+    url = f"http://cloud/{urllib.parse.quote(TYPE, safe='')}/store/{foreign}"
+    assert f"no instance of {TYPE} at {url}" in refused.message
+    assert ordered.suppliers
     assert refused.suppliers == ()
 
 
-def test_a_store_that_fails_fails_the_guestbook_with_its_reason() -> None:
+def test_a_failed_store_fails_the_guestbook_with_its_reason() -> None:
     after = testing.Context(GUESTBOOK).run("deploy", replace(FRESH, fails={TYPE: "the disk is full"}))
     assert (after.outcome, after.message) == ("failed", f"{TYPE} has failed: the disk is full")
     assert after.stacks == ()
 
 
-def test_without_a_store_in_the_catalogue_it_says_so() -> None:
+def test_without_a_store_in_the_catalogue_the_phase_fails_with_a_remedy() -> None:
     after = testing.Context(GUESTBOOK).run("deploy", testing.State())
     assert after.message == f"the catalogue names no service {TYPE}; publish it, then retry"
 
 
-def test_it_is_watched_once_it_is_provisioned() -> None:
-    assert standing(testing.Context(GUESTBOOK)).alarms == ("busy",)
+def test_provision_sets_the_alarm() -> None:
+    assert provisioned(testing.Context(GUESTBOOK)).alarms == ("busy",)
 
 
-def test_it_grows_when_it_is_busy_up_to_what_the_template_allows() -> None:
+def test_the_alarm_scales_within_the_templates_bounds() -> None:
     context = testing.Context(GUESTBOOK)
-    state = replace(standing(context), bounds={"web": (1, 2)})
+    state = replace(provisioned(context), bounds={"web": (1, 2)})
     counts = []
     for _ in range(3):
         state = context.run(sdk.Alarm("busy", value=30.0), state)
@@ -75,7 +74,7 @@ def test_it_grows_when_it_is_busy_up_to_what_the_template_allows() -> None:
 
 def test_another_alarm_and_the_end_of_one_change_nothing() -> None:
     context = testing.Context(GUESTBOOK)
-    state = standing(context)
+    state = provisioned(context)
     for event in (sdk.Alarm("hungry"), sdk.Alarm("busy", firing=False)):
         assert context.run(event, state).stack("guestbook").counts == {}
 
@@ -89,18 +88,18 @@ def test_the_manual_shows_a_test_that_passes(monkeypatch: pytest.MonkeyPatch) ->
     names["test_it_grows_when_it_is_busy"]()
 
 
-def test_it_goes_before_its_store() -> None:
+def test_destroy_removes_the_guestbook_and_its_store() -> None:
     context = testing.Context(GUESTBOOK)
-    after = context.run("destroy", standing(context))
+    after = context.run("destroy", provisioned(context))
     assert (after.outcome, after.stacks, after.suppliers) == ("done", (), ())
 
 
-def test_the_book_is_kept_in_the_store_on_the_local_platform(platform: Platform) -> None:
+def test_entries_are_kept_in_the_store_on_the_local_platform(platform: Platform) -> None:
     store = platform.settle(order(STORE, {"store.password": "s3cret", "store.limit": 100}))
     endpoint = store.outputs["store.endpoint"]
     parameters = {"guestbook.title": "Visitors", "store.endpoint": endpoint, "store.password": "s3cret"}
-    book = platform.settle(order(GUESTBOOK, parameters, counts={"web": 2}))
-    first, second = [f"http://{each}/" for each in book.outputs["guestbook.endpoints"].split(",")]
+    guestbook = platform.settle(order(GUESTBOOK, parameters, counts={"web": 2}))
+    first, second = [f"http://{each}/" for each in guestbook.outputs["guestbook.endpoints"].split(",")]
     for text in ("hello <i>", "again"):
         form = urllib.parse.urlencode({"entry": text}).encode()
         with urllib.request.urlopen(first, form, timeout=60) as answer:

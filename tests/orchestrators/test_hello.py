@@ -1,4 +1,4 @@
-"""hello: a manifest and a template."""
+"""The bundle hello: a manifest and a template."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ def test_an_update_reaches_the_stack() -> None:
     assert after.stack("hello").state == "UPDATE_COMPLETE"
 
 
-def test_it_stops_starts_and_goes() -> None:
+def test_it_stops_starts_and_is_removed() -> None:
     context = testing.Context(HELLO)
-    standing = testing.State(stacks=[testing.Stack("hello", outputs=URL)], phase="provision")
-    assert context.run("stop", standing).stack("hello").state == "SUSPEND_COMPLETE"
-    assert context.run("start", standing).stack("hello").state == "RESUME_COMPLETE"
-    gone = context.run("destroy", standing)
+    provisioned = testing.State(stacks=[testing.Stack("hello", outputs=URL)], phase="provision")
+    assert context.run("stop", provisioned).stack("hello").state == "SUSPEND_COMPLETE"
+    assert context.run("start", provisioned).stack("hello").state == "RESUME_COMPLETE"
+    gone = context.run("destroy", provisioned)
     assert (gone.outcome, gone.stacks, gone.attributes) == ("done", (), {})
 
 
-def test_a_stack_that_fails_fails_the_phase_with_the_platforms_reason() -> None:
+def test_a_failed_stack_fails_the_phase_with_the_platforms_reason() -> None:
     after = testing.Context(HELLO).run("deploy", testing.State(fails={"hello": "no port is left"}))
     assert (after.outcome, after.message) == ("failed", "the stack hello in local is CREATE_FAILED: no port is left")
 
 
-def test_a_retry_takes_the_failed_stack_away_first() -> None:
+def test_a_retry_removes_the_failed_stack_first() -> None:
     context = testing.Context(HELLO)
     failed = context.run("deploy", testing.State(fails={"hello": "no port is left"}))
     again = testing.State(stacks=failed.stacks, makes={"hello": URL})
     assert context.run("deploy", again).stack("hello").state == "CREATE_COMPLETE"
 
 
-def test_no_action_is_declared_and_none_is_done() -> None:
-    standing = testing.State(stacks=[testing.Stack("hello", outputs=URL)], phase="provision")
-    after = testing.Context(HELLO).run(sdk.Action("shout"), standing)
-    assert after.stacks == tuple(standing.stacks)
+def test_an_undeclared_action_changes_nothing() -> None:
+    provisioned = testing.State(stacks=[testing.Stack("hello", outputs=URL)], phase="provision")
+    after = testing.Context(HELLO).run(sdk.Action("shout"), provisioned)
+    assert after.stacks == tuple(provisioned.stacks)
 
 
 def test_it_greets_on_the_local_platform(platform: Platform) -> None:

@@ -1,4 +1,4 @@
-"""store: a password that the orchestrator makes."""
+"""The bundle store: a password that the orchestrator generates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .bundles import STORE, Platform, order
 ENDPOINT = {"store.endpoint": "http://127.0.0.1:1"}
 
 
-def test_the_password_is_made_once_published_and_given_to_the_stack() -> None:
+def test_the_password_is_generated_once_published_and_passed_to_the_stack() -> None:
     context = testing.Context(STORE)
     after = context.run("deploy", testing.State(makes={"store": ENDPOINT}))
     password = after.outputs["store.password"]
@@ -63,7 +63,7 @@ def test_it_keeps_values_on_the_local_platform(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("password", ["wrong", "", "s3cret\N{LATIN SMALL LETTER E WITH ACUTE}"])
-def test_nobody_else_gets_in(platform: Platform, password: str) -> None:
+def test_a_wrong_password_is_refused(platform: Platform, password: str) -> None:
     done = platform.settle(order(STORE, {"store.password": "s3cret", "store.limit": 2}))
     stranger = Store(done.outputs["store.endpoint"], password)
     assert stranger.call("GET", "/keys/")[0] == 401

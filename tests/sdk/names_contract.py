@@ -1,4 +1,4 @@
-"""The contract of name servers as tests: an implementation subclasses `NamesContract` and has a fixture `naming`."""
+"""Contract tests of name servers: an implementation subclasses `NamesContract` and provides a fixture `naming`."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from sdk.dns import Dns, Record
 
 
 class Naming(Protocol):
-    """A name server as instances see it, and as the world does."""
+    """A name server, as instances and as resolvers see it."""
 
-    #: A zone that names can be set in.
+    #: A zone for the test's names.
     zone: str
 
     def of(self, instance: str) -> Dns:
-        """The names of an instance."""
+        """Return the names of an instance."""
 
     def serves(self, name: str, kind: str, *expected: tuple[str, int]) -> None:
-        """Assert that the name server serves these and no others: data and ttl; a server's answer may be a little late."""
+        """Assert that the name server serves exactly these data and ttls; a server may need a moment."""
 
     def lose(self, name: str, kind: str) -> None:
-        """Take a name's records away behind everybody's back."""
+        """Remove a name's records at the server, without the SDK."""
 
     def revision(self, name: str, kind: str) -> Any:
-        """Something that changes whenever what is kept of a name is written."""
+        """Return a value that changes with every write of a name."""
 
 
 class NamesContract:
-    """What holds for every implementation."""
+    """The requirements on every implementation."""
 
-    def test_a_name_is_set_and_changed_and_goes(self, naming: Naming) -> None:
+    def test_a_name_is_set_changed_and_removed(self, naming: Naming) -> None:
         instance = str(uuid.uuid4())
         mine, zone = naming.of(instance), naming.zone
         assert mine.records(zone) == []
         mine.put(zone, "web", "a", "192.0.2.1")
         naming.serves("web", "A", ("192.0.2.1", 300))
-        # The same again, however it is written, changes nothing.
+        # The same record in another spelling changes nothing.
         before = naming.revision("web", "A")
         mine.put(zone.upper() + ".", "WEB", "A", "192.0.2.1")
         assert naming.revision("web", "A") == before
@@ -55,7 +55,7 @@ class NamesContract:
             ("@", "TXT", "two words", '"two words"'),
         )
         with ThreadPoolExecutor(len(others)) as pool:
-            # At once, since a name server takes its time.
+            # In parallel, since name servers are slow.
             list(pool.map(lambda each: naming.of(instance).put(zone, *each[:3]), others))
         for name, kind, _, served in others:
             naming.serves(name, kind, (served, 300))
@@ -63,7 +63,7 @@ class NamesContract:
         assert {(each.name, each.type) for each in mine.records(zone)} == {each[:2] for each in others[1:]}
         for kind in ("A", "AAAA"):
             naming.serves("web", kind)
-        # What was removed can be set again, and what was lost is.
+        # A removed record can be set again, and a lost one is restored.
         naming.lose("www", "CNAME")
         again = (("web", "A", "192.0.2.3"), ("www", "CNAME", f"web.{zone}."))
         with ThreadPoolExecutor(len(again)) as pool:
@@ -81,7 +81,7 @@ class NamesContract:
         two.put(naming.zone, "other", "A", "192.0.2.2")
         with pytest.raises(sdk.Failure, match=r"(?i)the name .*shop.*belongs to another instance.*choose another"):
             two.put(naming.zone, "Shop", "A", "192.0.2.3")
-        # What was refused is not taken along.
+        # A refused name is not removed with the instance's own.
         two.remove(naming.zone, "shop")
         two.dispose()
         naming.serves("other", "A")
@@ -107,7 +107,7 @@ class NamesContract:
             ("a", "A", "192.0.2.1", 604801, "from 0 to 604800"),
         ],
     )
-    def test_what_is_no_record_is_refused_in_words(
+    def test_an_invalid_record_is_refused_with_a_reason(
         self, naming: Naming, name: str, kind: str, value: str, ttl: int, result: str
     ) -> None:
         instance = naming.of(str(uuid.uuid4()))

@@ -1,4 +1,4 @@
-"""An orchestrator's process, for tests: `python -m sdk.serve`, killed at the end whatever happens."""
+"""A process of an orchestrator, for tests: `python -m sdk.serve`, always killed at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """One orchestrator; the same port over its restarts."""
+    """One orchestrator, at the same port across restarts."""
 
     def __init__(self, bench: Bench, log: Path, command: Sequence[str]) -> None:
         self.port = free_port()
@@ -48,8 +48,8 @@ class Process:
         self.kill()
 
     def start(self) -> float:
-        """Start it and wait until it answers; seconds that this took."""
-        begun = time.monotonic()
+        """Start it and wait until it listens; return the seconds that this took."""
+        started = time.monotonic()
         with self.log.open("ab") as stream:
             self._process = subprocess.Popen(
                 self._command,
@@ -59,12 +59,12 @@ class Process:
                 stderr=stream,
                 start_new_session=True,
             )
-        while time.monotonic() < begun + 60:
+        while time.monotonic() < started + 60:
             assert self._process.poll() is None, self.log.read_text()[-4000:]
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return time.monotonic() - begun
+                return time.monotonic() - started
             time.sleep(0.01)
-        raise AssertionError(f"it does not answer: {self.log.read_text()[-4000:]}")
+        raise AssertionError(f"it does not listen: {self.log.read_text()[-4000:]}")
 
     @property
     def pid(self) -> int:
@@ -72,7 +72,7 @@ class Process:
         return self._process.pid
 
     def kill(self) -> None:
-        """End it, and its worker, with -9."""
+        """Kill it and its worker."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ class Process:
             self._process = None
 
     def stop(self) -> int:
-        """End it as a container is ended; its exit code."""
+        """Terminate it like a container; return its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(timeout=60)

@@ -1,4 +1,4 @@
-"""The SDK's parts in memory: parameters, private state, templates, composition, the engine's order of things."""
+"""The SDK's components in memory: parameters, private state, templates, composition, the engine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from archelon_api import design as wire_design
 from archelon_api import orchestrator as wire
 from sdk import settings, testing
 from sdk.dns import Record, ZoneFiles
-from sdk.errors import in_words
+from sdk.errors import describe
 from sdk.events import IdempotencyScope
 from sdk.instance import typed
-from sdk.orchestrator import Situation
+from sdk.orchestrator import OrchestratorContext
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.loading import load_class
@@ -68,12 +68,12 @@ def test_parameters_become_the_authors_dataclass() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, "the parameter size has no value; give one"),
-        ({"size": "3"}, "the parameter size is of type str, which does not fit; correct it"),
-        ({"size": True}, "the parameter size is of type bool, which does not fit; correct it"),
-        ({"size": 1.5}, "the parameter size is of type float, which does not fit; correct it"),
+        ({}, "the parameter size has no value; set one"),
+        ({"size": "3"}, "the parameter size has the wrong type str; correct it"),
+        ({"size": True}, "the parameter size has the wrong type bool; correct it"),
+        ({"size": 1.5}, "the parameter size has the wrong type float; correct it"),
         ({"a.size": 1, "b.size": 2}, "the parameter size could be a.size or b.size; name one in the field's metadata"),
-        ({"size": 1, "tags": "x"}, "the parameter tags is of type str, which does not fit; correct it"),
+        ({"size": 1, "tags": "x"}, "the parameter tags has the wrong type str; correct it"),
     ],
 )
 def test_parameters_that_do_not_fit_are_named(values: dict[str, Any], expected: str) -> None:
@@ -82,54 +82,54 @@ def test_parameters_that_do_not_fit_are_named(values: dict[str, Any], expected: 
     assert str(error.value) == expected
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- private state ----------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=600))
-def test_an_event_is_taken_once_as_long_as_it_is_remembered(events: list[str]) -> None:
+def test_an_event_is_recorded_once_while_it_is_remembered(events: list[str]) -> None:
     private = Private()
-    taken = [each for each in events if private.take(each)]
+    taken = [each for each in events if private.record(each)]
     assert len(taken) >= len(set(events))
     if len(set(events)) <= 256:
         assert taken == list(dict.fromkeys(events))
     restored = Private()
     restored.restore(private.document())
-    assert not any(restored.take(each) for each in list(dict.fromkeys(reversed(taken)))[:256])
+    assert not any(restored.record(each) for each in list(dict.fromkeys(reversed(taken)))[:256])
 
 
 @pytest.mark.parametrize(
-    ("kept", "expected"), [(object(), "hold what JSON can"), ("x" * 300_000, "keep less"), (float("nan"), "JSON")]
+    ("kept", "expected"), [(object(), "must be JSON"), ("x" * 300_000, "keep less"), (float("nan"), "JSON")]
 )
-def test_what_cannot_be_kept_is_refused(kept: object, expected: str) -> None:
+def test_state_that_cannot_be_stored_is_refused(kept: object, expected: str) -> None:
     private = Private()
     private.state["it"] = kept
     with pytest.raises(sdk.Failure, match=expected):
         private.document()
 
 
-def test_the_environments_names_are_the_wires() -> None:
+def test_the_names_of_the_environment_are_those_of_the_api() -> None:
     for name in ("ENV_INSTANCE", "ENV_SERVICE_MANAGER", "ENV_DESIGN", "ENV_TOKEN", "ENV_KEYS"):
         assert getattr(settings, name) == getattr(wire, name)
     with pytest.raises(ValueError, match=r"lacks ARCHELON_INSTANCE, .*; a service manager sets them"):
         settings.Settings.read({}, Path())
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert all(getattr(sdk, name) is not None for name in sdk.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         sdk.Nothing  # noqa: B018
 
 
-def test_errors_in_words() -> None:
-    assert in_words(sdk.Failure("the disk\nis full")) == "the disk is full"
-    assert in_words(KeyError("x")) == "KeyError: 'x'"
-    assert in_words(ValueError()) == "ValueError"
+def test_descriptions_of_errors() -> None:
+    assert describe(sdk.Failure("the disk\nis full")) == "the disk is full"
+    assert describe(KeyError("x")) == "KeyError: 'x'"
+    assert describe(ValueError()) == "ValueError"
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
 
 
-def test_a_template_takes_along_what_it_names(tmp_path: Path) -> None:
+def test_a_template_includes_the_files_that_it_names(tmp_path: Path) -> None:
     text = "parameters: {b: {}, a.c: {}}\nnodes: !yaml_import {url: 'file://nodes.yaml'}\n"
     directory = bundle(tmp_path / "b", {}, t__yaml=text, nodes__yaml="f: server.py", server__py="1", other__txt="2")
     document = Document.read(bundles.Bundle.load(directory), "t.yaml", "infrastructure")
@@ -137,7 +137,7 @@ def test_a_template_takes_along_what_it_names(tmp_path: Path) -> None:
     assert document.files == {"nodes.yaml": "f: server.py", "server.py": "1"}
 
 
-def test_a_template_for_kubernetes_takes_what_it_refers_to(tmp_path: Path) -> None:
+def test_a_kubernetes_template_has_the_parameters_that_it_refers_to(tmp_path: Path) -> None:
     text = "apiVersion: v1\nkind: X\ndata: {a: '${size} $${no}', b: '${top.name}${size}'}\n"
     directory = bundle(tmp_path / "b", {}, t__yaml=text)
     assert Document.read(bundles.Bundle.load(directory), "t.yaml", "kubernetes").parameters == ("size", "top.name")
@@ -149,8 +149,8 @@ def test_a_template_for_kubernetes_takes_what_it_refers_to(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import sdk\nclass A(sdk.Orchestrator): pass\nclass B(sdk.Orchestrator): pass\n", "there are: A, B"),
-        ("import sdk\nfrom sdk import Orchestrator\n", "there are: none"),
+        ("import sdk\nclass A(sdk.Orchestrator): pass\nclass B(sdk.Orchestrator): pass\n", "found A, B"),
+        ("import sdk\nfrom sdk import Orchestrator\n", "found none"),
         ("1/0\n", "orchestrator.py cannot be imported: ZeroDivisionError: division by zero"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_bundle_has_one_orchestrator(tmp_path: Path, code: str, expected: str)
     assert expected in str(error.value)
 
 
-def test_a_base_class_in_the_same_file_is_no_second_orchestrator(tmp_path: Path) -> None:
+def test_a_base_class_is_not_a_second_orchestrator(tmp_path: Path) -> None:
     code = "import sdk\nimport near\nclass A(sdk.Orchestrator): pass\nclass B(A): x = near.X\n"
     directory = bundle(tmp_path / "b", {}, orchestrator__py=code, near__py="X = 5\n")
     found = load_class(bundles.Bundle.load(directory))
@@ -182,7 +182,7 @@ COMPOSED = {
 OFFERS = {MAAS: {"maas.endpoint": "m:1"}, DNS: {"dns.forwarder": "d:1"}, DATABASE: {"database.url": "u"}}
 
 
-def test_inputs_go_round_in_a_circle_and_order_what_they_can(tmp_path: Path) -> None:
+def test_circular_inputs_are_set_after_creation(tmp_path: Path) -> None:
     context = testing.Context(bundle(tmp_path / "b", COMPOSED))
     after = context.run("deploy", testing.State(offers=OFFERS))
     assert (after.outcome, after.message) == ("done", "")
@@ -208,19 +208,19 @@ def test_independent_suppliers_start_at_once(tmp_path: Path) -> None:
         def deploy(self) -> None:
             order = self.resolver._order
 
-            def met(*arguments: Any) -> Any:
+            def wait_for_both(*arguments: Any) -> Any:
                 both.wait()
                 return order(*arguments)
 
-            self.resolver._order = met  # type: ignore[method-assign]
+            self.resolver._order = wait_for_both  # type: ignore[method-assign]
             super().deploy()
 
     context = testing.Context(bundle(tmp_path / "b", manifest), Watched)
     assert context.run("deploy", testing.State(offers=OFFERS)).outcome == "done"
 
 
-class Counted:
-    """A pace of its own clock."""
+class FakeWaiter:
+    """A waiter with a clock of its own."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -242,25 +242,25 @@ def resolver(directory: Path, cloud: FakeCloud, ordered: dict[str, str]) -> sdk.
     def instance() -> sdk.Instance:
         return sdk.Instance(ONE, "t", SCHEME + "top")
 
-    return sdk.Resolver(sdk.Design(services, instance), instance, manifest=manifest, waiter=Counted(), ordered=ordered)
+    return sdk.Resolver(
+        sdk.Design(services, instance), instance, manifest=manifest, waiter=FakeWaiter(), ordered=ordered
+    )
 
 
-def test_a_supplier_whose_service_left_the_catalogue_is_disposed_of_all_the_same(tmp_path: Path) -> None:
+def test_a_supplier_whose_service_left_the_catalogue_is_disposed_of(tmp_path: Path) -> None:
     cloud, ordered = FakeCloud(), dict[str, str]()
     cloud.offers = {MAAS: {"maas.endpoint": "m:1"}}
     assert resolver(tmp_path, cloud, ordered).resolve()[MAAS].attributes["maas.endpoint"] == "m:1"
     (made,) = cloud.find(MAAS)
     assert ordered == {MAAS: cloud.url(MAAS) + made.location}
     cloud.withdrawn.add(MAAS)
-    # Another process, which knows what was reported.
+    # Another process, with the reported state.
     resolver(tmp_path, cloud, ordered).dispose()
     assert (cloud.find(MAAS), ordered) == ([], {})
     resolver(tmp_path, cloud, ordered).dispose()
 
 
-def test_a_supplier_that_cannot_be_disposed_of_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_supplier_that_cannot_be_disposed_of_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud, ordered = FakeCloud(), dict[str, str]()
     cloud.offers = {MAAS: {}}
     made = resolver(tmp_path, cloud, ordered)
@@ -273,7 +273,7 @@ def test_a_supplier_that_cannot_be_disposed_of_is_not_passed_over(
 
 
 class Elsewhere:
-    """Another service manager than the instance's own."""
+    """A service manager other than the instance's own."""
 
     own_url = "http://ours.example.org/top/1"
 
@@ -305,7 +305,7 @@ class Elsewhere:
         return self.cloud_in_memory.at(url)
 
 
-def test_another_service_managers_token_is_designs_to_give() -> None:
+def test_design_issues_the_token_for_another_service_manager() -> None:
     services = Elsewhere(delegated=True)
     design = sdk.Design(services, lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
     base, _ = design.supplier(MAAS)
@@ -316,17 +316,17 @@ def test_another_service_managers_token_is_designs_to_give() -> None:
     assert services.tokens == ["exchanged", None]
 
 
-def test_without_a_delegation_it_says_so() -> None:
+def test_without_a_delegation_the_error_names_it() -> None:
     design = sdk.Design(Elsewhere(delegated=False), lambda: sdk.Instance(ONE, "t", SCHEME + "top"))
     with pytest.raises(sdk.SupplierFailure, match="this instance has no delegation to order there"):
         design.supplier(MAAS)
 
 
-def test_a_module_that_the_installation_did_not_enter_is_not_called() -> None:
+def test_a_module_that_the_installation_did_not_register_is_not_called() -> None:
     services = Elsewhere(delegated=True)
     cloud = services.cloud_in_memory
     changed = {wire_design.ENDPOINT: "http://stranger.example.org/", wire_design.INTERFACE: "internal"}
-    cloud.enter_services()
+    cloud.update_catalogue()
     for number, each in enumerate(cloud.find("design", wire_design.SERVICE.location)):
         for origin in (None, wire_design.OPERATOR, wire_design.IDENTITY):
             attributes = {**each.attributes, wire_design.ORIGIN: origin, **changed}
@@ -336,10 +336,10 @@ def test_a_module_that_the_installation_did_not_enter_is_not_called() -> None:
     assert design.module(deploy.SCHEME).url == cloud.url("deploy")
 
 
-# --- regions, and what an author keeps --------------------------------------------------------------------------------
+# --- regions, and an author's state -----------------------------------------------------------------------------------
 
 
-def test_over_several_regions_outputs_are_named_after_them(tmp_path: Path) -> None:
+def test_outputs_of_several_regions_have_the_regions_name(tmp_path: Path) -> None:
     manifest = {
         "templates": {"infrastructure": {"deployment": "t.yaml"}},
         "resources": {
@@ -354,7 +354,7 @@ def test_over_several_regions_outputs_are_named_after_them(tmp_path: Path) -> No
     assert {each.region: each.parameters for each in after.stacks} == {"one": {"size": 1}, "two": {"size": 2}}
 
 
-def test_of_several_formats_a_region_takes_one_and_keeps_it(tmp_path: Path) -> None:
+def test_a_region_selects_one_of_several_formats_and_keeps_it(tmp_path: Path) -> None:
     texts = {
         "kubernetes": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
         "infrastructure": "parameters: {}\nnodes: []\n",
@@ -372,7 +372,7 @@ def test_of_several_formats_a_region_takes_one_and_keeps_it(tmp_path: Path) -> N
         return sdk.Instance(ONE, "t", SCHEME + "top")
 
     made = sdk.Deployment(
-        sdk.Design(services, instance), instance, bundle=manifest, waiter=Counted(), scope=IdempotencyScope()
+        sdk.Design(services, instance), instance, bundle=manifest, waiter=FakeWaiter(), scope=IdempotencyScope()
     )
     for _ in range(2):
         assert [each.format for each in made.deploy()] == ["infrastructure"]
@@ -396,7 +396,7 @@ class Counting(sdk.Orchestrator):
         self.dns.put("example.org", "web", "A", "192.0.2.1")
 
 
-def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
+def test_an_authors_state_survives_events(tmp_path: Path) -> None:
     context = testing.Context(bundle(tmp_path / "b", {}), Counting)
     state = context.run("deploy")
     assert state.names == {"example.org": (Record("web", "A", "192.0.2.1", 300, testing.INSTANCE),)}
@@ -404,12 +404,12 @@ def test_what_an_author_keeps_survives_events(tmp_path: Path) -> None:
         state = context.run(sdk.Tick(), state)
     assert state.state == {"ticks": 3}
     assert context.run(sdk.Action("say", {"what": "x"}), state).attributes == {"result": "x"}
-    # An event that fails leaves the instance as it is, with what was kept.
+    # A failed event leaves the instance as it is, with its state.
     assert context.run(sdk.Action("break", {"what": "y"}), state).outputs == {"result": "y"}
     assert context.run("destroy", state).names == {}
 
 
-def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None:
+def test_a_test_sets_the_output_of_a_configuration(tmp_path: Path) -> None:
     class Greeting(sdk.Orchestrator):
         def provision(self) -> None:
             content = {"config": self.provisioning.file("greet.sh")}
@@ -427,7 +427,7 @@ def test_what_configuring_gives_back_is_the_tests_to_say(tmp_path: Path) -> None
         def provision(self) -> None:
             self.provisioning.file(self.internal["file"])
 
-    for name, result in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is no text in UTF-8")):
+    for name, result in (("nothing", "the bundle has no file 'nothing'"), ("picture", "'picture' is not UTF-8 text")):
         after = testing.Context(place, Reading).run("provision", testing.State(internal={"file": name}))
         assert result in after.message
 
@@ -452,10 +452,10 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
     services = DirectServiceClients(FakeCloud(), "http://cloud/manager/i")
 
     def make(instance: sdk.Instance) -> sdk.Orchestrator:
-        situation = Situation(
+        context = OrchestratorContext(
             instance, bundle=loaded, services=services, waiter=waiter, names=names, private=private, scope=scope
         )
-        return Ticking(situation)
+        return Ticking(context)
 
     engine = Engine(make, private=private, reports=Reports(), waiter=waiter, scope=scope, accept=lambda instance: None)
     engine.open()
@@ -463,7 +463,7 @@ def test_ticks_come_at_the_authors_interval_while_the_instance_is_active(tmp_pat
         engine.activate(sdk.Instance(ONE, "t", SCHEME + "top"), {})
         engine.phase("deploy", 1)
         until(lambda: "1/deploy" in done, "it is deployed")
-        # Deployed is not active yet.
+        # A deployed instance is not active yet.
         assert not ticked.acquire(timeout=0.2)
         engine.phase("provision", 1)
         assert all(ticked.acquire(timeout=60) for _ in range(3))
@@ -477,18 +477,18 @@ def test_a_test_takes_milliseconds(tmp_path: Path) -> None:
     context = testing.Context(bundle(tmp_path / "b", COMPOSED))
     took = []
     for _ in range(10):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         context.run("deploy", testing.State(offers=OFFERS))
-        took.append(time.perf_counter() - begun)
-    # The middle one: a machine that stood still meanwhile says nothing about tests.
+        took.append(time.perf_counter() - started)
+    # The median: a machine that stood still for a moment does not count.
     assert statistics.median(took) < 0.5, took
 
 
-def test_waiting_for_what_never_comes_ends(tmp_path: Path) -> None:
+def test_endless_waiting_fails(tmp_path: Path) -> None:
     class Waiting(sdk.Orchestrator):
         def deploy(self) -> None:
             while True:
-                self._situation.waiter.wait(1.0)
+                self._context.waiter.wait(1.0)
 
     after = testing.Context(bundle(tmp_path / "b", {}), Waiting).run("deploy")
-    assert (after.outcome, after.message) == ("failed", "waited 200 times for what never comes")
+    assert (after.outcome, after.message) == ("failed", "waited 200 times for something that never happens")

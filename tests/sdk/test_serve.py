@@ -1,4 +1,4 @@
-"""`sdk.serve` over real HTTP: the protocol's other side, and what is left of it after it was killed."""
+"""`sdk.serve` over real HTTP: the protocol, and recovery after a kill."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def stacks(bench: Bench) -> list[client.Entity]:
     return bench.cloud.find("deploy", "/stack/", {})
 
 
-def test_a_whole_life(bench: Bench, occi: client.Client, process: Process) -> None:
+def test_a_complete_lifecycle(bench: Bench, occi: client.Client, process: Process) -> None:
     assert bench.activate(occi, parameters={"tested.size": 1})
     assert not bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
@@ -127,7 +127,7 @@ def test_a_whole_life(bench: Bench, occi: client.Client, process: Process) -> No
     assert not [each for each in (bench.start_token, *bench.known_tokens) if each in log]
 
 
-def test_what_was_done_is_told_again_and_not_done_again(bench: Bench, occi: client.Client) -> None:
+def test_a_repeated_phase_is_reported_again_and_not_repeated(bench: Bench, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy")
     requests = len(bench.cloud.requests)
@@ -136,22 +136,22 @@ def test_what_was_done_is_told_again_and_not_done_again(bench: Bench, occi: clie
     assert bench.private()["state"] == {"deploys": 1}
 
 
-def test_reports_wait_until_the_service_manager_is_back(bench: Bench, occi: client.Client) -> None:
+def test_reports_are_retried_until_the_service_manager_is_available(bench: Bench, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     bench.away = 3
     run(bench, occi, "deploy")
     assert bench.away == 0
 
 
-def test_a_cloud_that_is_away_for_a_while_fails_no_phase(bench: Bench, occi: client.Client) -> None:
+def test_a_temporarily_unavailable_cloud_fails_no_phase(bench: Bench, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
-    # More than the client's own attempts.
+    # More than the client's own retries.
     bench.cloud_away = 10
     run(bench, occi, "deploy")
     assert bench.cloud_away == 0
 
 
-def test_one_process_is_all_there_is_and_the_next_is_activated_again(
+def test_an_orchestrator_is_one_process_and_its_successor_is_activated_again(
     bench: Bench, process: Process, occi: client.Client
 ) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
@@ -163,13 +163,13 @@ def test_one_process_is_all_there_is_and_the_next_is_activated_again(
     assert bench.private()["state"] == {"deploys": 1}
 
 
-def test_tokens_that_ran_out_are_renewed(bench: Bench, occi: client.Client) -> None:
+def test_expired_tokens_are_renewed(bench: Bench, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy")
     renewals = bench.renewals
     bench.expire()
     run(bench, occi, "provision")
-    # With every token gone it begins anew, with the one of its start.
+    # All tokens have expired, so it uses the start token.
     assert bench.renewals == renewals + 1
 
 
@@ -181,7 +181,7 @@ def test_an_older_order_is_refused(bench: Bench, occi: client.Client) -> None:
         bench.activate(occi, 2)
 
 
-def test_before_it_is_activated_nothing_is_done(bench: Bench, occi: client.Client) -> None:
+def test_a_phase_before_activation_is_refused(bench: Bench, occi: client.Client) -> None:
     with pytest.raises(client.NotFoundError):
         bench.phase(occi, "deploy")
     with pytest.raises(client.NotFoundError):
@@ -215,7 +215,7 @@ def test_strangers_are_refused(bench: Bench, process: Process, wrong: str) -> No
     assert stacks(bench) == []
 
 
-def test_an_authors_failure_is_told_in_the_authors_words(bench: Bench, occi: client.Client, process: Process) -> None:
+def test_an_authors_failure_is_reported_with_its_text(bench: Bench, occi: client.Client, process: Process) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy")
     bench.phase(occi, "update", 2, {"tested.size": 7})
@@ -229,21 +229,21 @@ def test_an_authors_failure_is_told_in_the_authors_words(bench: Bench, occi: cli
     log = process.log.read_text()
     assert "Traceback" in log
     assert 'raise ValueError(\\"negative\\")' in log
-    # A failed phase of the same generation can be tried again.
+    # A failed phase of the same generation can be retried.
     after = len(bench.reports)
     bench.phase(occi, "update", 3, {"tested.size": 2})
     done(bench, "update", 3, after=after)
 
 
-def test_an_event_is_taken_once_over_restarts_too(bench: Bench, process: Process, occi: client.Client) -> None:
+def test_an_event_is_processed_once_across_restarts(bench: Bench, process: Process, occi: client.Client) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     run(bench, occi, "deploy", "provision")
     for event in ("e-1", "e-1", "e-2"):
-        assert tell(bench, occi, event)
+        assert send(bench, occi, event)
     assert bench.watch(lambda: bench.private()["state"] == {"deploys": 1, "alarms": ["e-1", "e-2"]})
     restart(bench, process, occi)
     for event in ("e-2", "e-3"):
-        assert tell(bench, occi, event)
+        assert send(bench, occi, event)
     assert bench.watch(lambda: bench.private()["state"]["alarms"][-1] == "e-3")
     assert bench.private()["state"] == {"deploys": 1, "alarms": ["e-1", "e-2", "e-3"]}
 
@@ -258,11 +258,11 @@ class Growing(sdk.Orchestrator):
 """
 
 
-def test_killed_when_it_has_scaled_it_scales_no_more(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+def test_a_process_killed_after_scaling_does_not_scale_twice(bench: Bench, bundle: Path, tmp_path: Path) -> None:
     (bundle / "orchestrator.py").write_text(GROWING)
     with Process.of_bundle(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
 
-        def tell() -> None:
+        def send() -> None:
             bench.notify(occi, "e-1", "alarm", name="busy", state="firing")
 
         def grown() -> list[dict[str, int]]:
@@ -270,26 +270,26 @@ def test_killed_when_it_has_scaled_it_scales_no_more(bench: Bench, bundle: Path,
 
         bench.activate(occi, parameters={"tested.size": 1})
         run(bench, occi, "deploy", "provision")
-        # It waits for what it has asked for, so the event is not worked off.
+        # It waits for the stack, so the event is not processed.
         bench.cloud.paused.add("tested")
         with pytest.raises(client.UnavailableError) as error:
-            tell()
+            send()
         assert error.value.retry_after == 1.0
         assert bench.watch(lambda: grown() == [{"web": 2}])
         restart(bench, process, occi)
         bench.cloud.paused.clear()
-        # It is worked off, and nobody hears of it.
+        # The event is processed, and its report not acknowledged.
         bench.away = 10**6
         with pytest.raises(client.UnavailableError):
-            tell()
+            send()
         assert bench.watch(lambda: bench.away < 10**6)
         restart(bench, process, occi)
         bench.away = 0
-        assert bench.settle(tell)
+        assert bench.settle(send)
         assert (grown(), bench.private()["state"]) == ([{"web": 2}], {"alarms": 1})
-        # What was heard of is known to the next process.
+        # The next process knows what was acknowledged.
         restart(bench, process, occi)
-        tell()
+        send()
         assert (grown(), bench.private()["state"]) == ([{"web": 2}], {"alarms": 1})
 
 
@@ -309,7 +309,7 @@ def test_a_declared_action_reaches_the_author(bench: Bench, occi: client.Client)
     assert report[manager.OUTPUTS] == {"tested.url": "http://there/", "tested.poked": "gently"}
 
 
-def test_destroy_overtakes_a_phase_that_waits(bench: Bench, occi: client.Client) -> None:
+def test_destroy_cancels_a_waiting_phase(bench: Bench, occi: client.Client) -> None:
     bench.cloud.paused.add("tested")
     bench.activate(occi, parameters={"tested.size": 1})
     bench.phase(occi, "deploy", parameters={"tested.size": 1})
@@ -323,9 +323,7 @@ def test_destroy_overtakes_a_phase_that_waits(bench: Bench, occi: client.Client)
 
 
 @pytest.mark.parametrize("phase", ["deploy", "provision", "update", "stop", "start", "destroy"])
-def test_killed_in_a_phase_it_takes_it_up_again(
-    bench: Bench, process: Process, occi: client.Client, phase: str
-) -> None:
+def test_a_phase_continues_after_a_kill(bench: Bench, process: Process, occi: client.Client, phase: str) -> None:
     bench.activate(occi, parameters={"tested.size": 1})
     parameters = {"tested.size": 1}
     if phase != "deploy":
@@ -334,7 +332,7 @@ def test_killed_in_a_phase_it_takes_it_up_again(
     bench.cloud.paused.add("tested")
     before = len(bench.cloud.requests)
     bench.phase(occi, phase, parameters=parameters)
-    # It waits for the stack: what it asked for is under way.
+    # It waits for the stack: its request is in progress.
     _until_requested(bench, "GET deploy /stack/", after=before, times=3)
     restart(bench, process, occi)
     bench.cloud.paused.clear()
@@ -346,7 +344,7 @@ def test_killed_in_a_phase_it_takes_it_up_again(
         assert found[0].attributes[deploy.STACK_STATE] == "CREATE_COMPLETE"
 
 
-def test_a_bundle_that_cannot_run_says_why_with_its_first_phase(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_cannot_run_reports_why_with_its_first_phase(bench: Bench, bundle: Path, tmp_path: Path) -> None:
     (bundle / "orchestrator.py").write_text("import nothing_of_this_name\n")
     with Process.of_bundle(bench, tmp_path / "log", bundle) as process, bench.orchestrator(process.url) as occi:
         bench.activate(occi)
@@ -357,13 +355,13 @@ def test_a_bundle_that_cannot_run_says_why_with_its_first_phase(bench: Bench, bu
     assert report[manager.PHASE_MESSAGE] == expected
 
 
-def tell(bench: Bench, occi: client.Client, event: str) -> bool:
-    """Tell of an alarm until it is taken."""
+def send(bench: Bench, occi: client.Client, event: str) -> bool:
+    """Send an alarm until it is accepted."""
     return bench.settle(lambda: bench.notify(occi, event, "alarm", name=event, state="firing"))
 
 
 def restart(bench: Bench, process: Process, occi: client.Client) -> None:
-    """Kill it, start it, and do what a service manager does when it hears of that."""
+    """Kill it, restart it, and activate it again like a service manager."""
     process.kill()
     renewals = bench.renewals
     process.start()

@@ -1,4 +1,4 @@
-"""Names in zone files."""
+"""Zone files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_lines_of_a_zone_file(tmp_path: Path) -> None:
     assert lines == [f'@\t300\tIN\tTXT\t"hello world" ; instance {TWO}', f"web\t60\tIN\tA\t192.0.2.2 ; instance {ONE}"]
 
 
-def test_orchestrators_on_one_machine_write_one_zone_at_once(tmp_path: Path) -> None:
+def test_orchestrators_on_one_machine_write_one_zone_concurrently(tmp_path: Path) -> None:
     def work(number: int) -> None:
         dns = Dns(ZoneFiles(tmp_path), f"00000000-0000-4000-8000-{number:012}")
         for name in range(5):
@@ -81,7 +81,7 @@ def test_orchestrators_on_one_machine_write_one_zone_at_once(tmp_path: Path) -> 
     assert len(ZoneFiles(tmp_path).records("example.org")) == 30
 
 
-def test_a_zone_is_no_path(tmp_path: Path) -> None:
+def test_a_zone_is_not_a_path(tmp_path: Path) -> None:
     with pytest.raises(sdk.Failure, match="is not a zone; use a domain"):
         Dns(ZoneFiles(tmp_path), ONE).put("../etc", "a", "A", "192.0.2.1")
     assert list(tmp_path.glob("**/*.zone")) == []

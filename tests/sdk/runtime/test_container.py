@@ -1,4 +1,4 @@
-"""What an orchestrator's container begins with: a bundle found and unpacked safely, and a first process that ends."""
+"""The first process of an orchestrator's container: it finds and unpacks the bundle safely, and can be terminated."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def test_an_archive_with_another_digest_is_refused(tmp_path: Path, packed: tuple
     assert not list(tmp_path.glob("bundle-*"))
 
 
-def test_what_is_no_archive_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_an_invalid_archive_is_refused_with_its_path(tmp_path: Path) -> None:
     archive = tmp_path / "bundle.tar.gz"
     archive.write_bytes(b"no gzip")
     with pytest.raises(ValueError, match=r"bundle\.tar\.gz: .*not a gzip file"):
         container.bundle_of(_environment(tmp_path, archive))
 
 
-def test_an_archive_that_is_not_mounted_is_said(tmp_path: Path) -> None:
+def test_a_missing_archive_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing\.tar\.gz: No such file or directory; mount"):
         container.bundle_of(_environment(tmp_path, tmp_path / "nothing.tar.gz"))
 
@@ -66,18 +66,18 @@ def test_without_an_archive_the_bundle_of_the_image_is_served() -> None:
     assert container.bundle_of({container.ENV_BUNDLE: str(HELLO)}) == HELLO
 
 
-def test_without_any_bundle_it_says_what_to_do() -> None:
+def test_without_any_bundle_the_error_has_a_remedy() -> None:
     with pytest.raises(ValueError, match=r"ARCHELON_BUNDLE_ARCHIVE.*archelon build"):
         container.bundle_of({})
 
 
-def test_a_sigterm_from_before_the_exec_ends_it(tmp_path: Path, packed: tuple[Path, str]) -> None:
-    """As the first process of a container: what came too early for a handler is kept, not lost."""
+def test_a_sigterm_before_the_exec_terminates_it(tmp_path: Path, packed: tuple[Path, str]) -> None:
+    """A signal that arrives before there is a handler stays pending."""
     archive, _ = packed
     program = (
         "import os, signal, sys, sdk.runtime.container\n"
         "def become(program, arguments):\n"
-        # The signal arrives between the last look and the exec.
+        # The signal arrives between the last check and the exec.
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.execv(program, arguments)\n"
         "sdk.runtime.container.main(become=become)\n"
@@ -86,5 +86,5 @@ def test_a_sigterm_from_before_the_exec_ends_it(tmp_path: Path, packed: tuple[Pa
     ended = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    # Ended by the handler of `sdk.serve`, before that says what its environment lacks.
+    # The handler of `sdk.serve` ended it, before the environment was checked.
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Events are worked off once, and kept by who told of them until not only this process knows: the engine, step by step."""
+"""Events take effect once, and are redelivered until a report of them is acknowledged: the engine, step by step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sdk
 from archelon_api import deploy, names
 from archelon_api import service_manager as manager
 from sdk.events import IdempotencyScope
-from sdk.orchestrator import Situation
+from sdk.orchestrator import OrchestratorContext
 from sdk.private_state import Private
 from sdk.runtime.engine import Engine
 from sdk.runtime.reporting import ReportQueue
@@ -27,7 +27,7 @@ STACK = deploy.stack_path(INSTANCE, "grown", "local")
 
 
 class Growing(sdk.Orchestrator):
-    """Grows by one with every alarm, and counts them. `during` is called in the middle."""
+    """Scales up with every alarm, and counts them. `during` is called in the middle."""
 
     during: Callable[[], None] | None = None
 
@@ -42,7 +42,7 @@ class Growing(sdk.Orchestrator):
 
 
 class System:
-    """A cloud with one stack, a service manager that hears when the test says so, and one process after another."""
+    """A cloud with one stack, a service manager that acknowledges on request, and one process after another."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -57,18 +57,18 @@ class System:
         }
         self.cloud.keep("deploy", STACK, attributes)
         self.acknowledged: dict[str, Any] = {}
-        self.unheard: list[tuple[dict[str, Any], Callable[[], None]]] = []
+        self.pending: list[tuple[dict[str, Any], Callable[[], None]]] = []
         self.kinds: type[Growing] = type("Grown", (Growing,), {})
         self.engine = self.start()
 
     def start(self) -> Engine:
-        """A new process, activated with what the service manager has heard; the former, and what it had not told, is gone."""
-        self.unheard = []
+        """Start a new process with the acknowledged state; the former one's pending reports are lost."""
+        self.pending = []
         waiter, scope, private = _Waiter(), IdempotencyScope(), Private()
         services = DirectServiceClients(self.cloud, "http://cloud/manager/1")
 
         def make(instance: sdk.Instance) -> sdk.Orchestrator:
-            situation = Situation(
+            context = OrchestratorContext(
                 instance,
                 bundle=self.bundle,
                 services=services,
@@ -77,7 +77,7 @@ class System:
                 private=private,
                 scope=scope,
             )
-            return self.kinds(situation)
+            return self.kinds(context)
 
         self.engine = Engine(
             make, private=private, reports=self, waiter=waiter, scope=scope, accept=lambda _: None, clock=waiter.now
@@ -87,17 +87,17 @@ class System:
         return self.engine
 
     def report(self, _key: str, attributes: dict[str, Any], settled: Callable[[], None]) -> None:
-        self.unheard.append((attributes, settled))
+        self.pending.append((attributes, settled))
 
-    def hear(self) -> None:
-        """The service manager hears everything that was told."""
-        for attributes, settled in self.unheard:
+    def acknowledge(self) -> None:
+        """Acknowledge all pending reports."""
+        for attributes, settled in self.pending:
             self.acknowledged = attributes.get(manager.PRIVATE, self.acknowledged)
             settled()
-        self.unheard = []
+        self.pending = []
 
-    def tell(self, event: str = "e-1", kind: str = "alarm") -> bool:
-        """Tell of an event; whether it may be forgotten."""
+    def send(self, event: str = "e-1", kind: str = "alarm") -> bool:
+        """Send an event; return whether it is settled."""
         self.engine.notify(event, kind, "", {"name": "busy", "state": "firing"})
         return self.settled(event)
 
@@ -118,137 +118,137 @@ def system(tmp_path: Path) -> System:
     return System(tmp_path / "bundle")
 
 
-def test_an_event_may_be_forgotten_once_it_was_worked_off_and_that_was_heard(system: System) -> None:
-    assert not system.tell()
+def test_an_event_is_settled_once_it_is_processed_and_acknowledged(system: System) -> None:
+    assert not system.send()
     system.work()
     assert not system.settled()
-    system.hear()
+    system.acknowledge()
     assert system.settled()
-    assert system.tell()
+    assert system.send()
     system.work()
     assert (system.grown, system.acknowledged["state"], system.acknowledged["events"]) == (2, {"alarms": 1}, ["e-1"])
 
 
-def test_told_again_while_it_waits_it_is_worked_off_once(system: System) -> None:
-    assert [system.tell() for _ in range(5)] == [False] * 5
+def test_a_queued_event_that_is_redelivered_is_processed_once(system: System) -> None:
+    assert [system.send() for _ in range(5)] == [False] * 5
     system.work()
-    assert not system.tell()
+    assert not system.send()
     system.work()
     assert system.grown == 2
 
 
-def test_killed_before_it_is_worked_off_the_next_process_gets_it(system: System) -> None:
+def test_the_next_process_gets_an_event_that_was_not_processed(system: System) -> None:
     system.engine.phase("deploy", 1)
-    system.tell()
-    # The phase ends and is heard of, and the event still waits: what is remembered does not say that it was taken.
+    system.send()
+    # The phase's report is acknowledged while the event is still queued: the state does not list it.
     system.engine.step()
-    system.hear()
+    system.acknowledge()
     assert system.acknowledged["events"] == []
     system.start()
-    assert not system.tell()
+    assert not system.send()
     system.work()
-    system.hear()
+    system.acknowledge()
     assert (system.settled(), system.grown) == (True, 2)
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_killed_after_it_has_scaled_and_before_that_was_heard_it_scales_no_more(system: System, times: int) -> None:
+def test_a_process_killed_after_scaling_does_not_scale_twice(system: System, times: int) -> None:
     for _ in range(times):
-        system.tell()
+        system.send()
         system.work()
         assert system.grown == 2
         system.start()
-    assert not system.tell()
+    assert not system.send()
     system.work()
-    system.hear()
+    system.acknowledge()
     assert (system.settled(), system.grown, system.acknowledged["state"]) == (True, 2, {"alarms": 1})
-    # Another event is another matter.
-    system.tell("e-2")
+    # Another event takes effect.
+    system.send("e-2")
     system.work()
     assert system.grown == 3
 
 
-def test_what_comes_of_an_event_is_told_by_the_newer_order_that_refused_its_own_report(system: System) -> None:
-    system.tell()
+def test_an_event_is_settled_by_the_report_of_the_order_that_superseded_its_own(system: System) -> None:
+    system.send()
     system.work()
-    # A 409, as the line has it: the report is gone, and nobody was told.
-    system.unheard = []
+    # After a 409, the queue drops the report and settles nothing.
+    system.pending = []
     assert not system.settled()
     system.engine.phase("update", 2)
     system.work()
-    system.hear()
+    system.acknowledge()
     assert (system.settled(), system.acknowledged["state"]) == (True, {"alarms": 1})
 
 
-def test_an_event_that_a_newer_order_breaks_off_comes_again(system: System) -> None:
-    system.tell()
-    system.tell("e-2")
+def test_an_event_that_a_newer_order_cancels_is_redelivered(system: System) -> None:
+    system.send()
+    system.send("e-2")
     system.engine.phase("provision", 1)
     system.kinds.during = lambda: system.engine.phase("update", 2)
     system.engine.step()
     system.kinds.during = None
     assert (system.grown, system.settled()) == (1, False)
-    # The one that had not begun waits on; the one that had is new when it is told again.
+    # The event that had not begun stays queued; the cancelled one is new when it is redelivered.
     system.work()
     assert system.grown == 2
-    system.tell()
+    system.send()
     system.work()
-    system.hear()
+    system.acknowledge()
     assert (system.grown, system.settled(), system.settled("e-2")) == (3, True, True)
 
 
-def test_a_phase_that_is_told_again_forgets_nothing_that_came_since(system: System) -> None:
+def test_a_repeated_phase_reports_the_present_state(system: System) -> None:
     system.engine.phase("deploy", 1)
     system.work()
-    system.hear()
-    system.tell()
+    system.acknowledge()
+    system.send()
     system.work()
     system.engine.phase("deploy", 1)
-    system.hear()
+    system.acknowledge()
     assert (system.acknowledged["events"], system.acknowledged["state"]) == (["e-1"], {"alarms": 1})
 
 
-def test_a_phase_that_waits_is_woken_and_nothing_more(system: System) -> None:
+def test_a_stack_event_only_wakes_a_waiting_phase(system: System) -> None:
     system.engine.phase("deploy", 1)
-    assert system.tell("s-1", "stack")
-    assert not system.tell("e-1")
+    assert system.send("s-1", "stack")
+    assert not system.send("e-1")
     system.work()
-    # Between phases it is the author's.
-    assert not system.tell("s-2", "stack")
+    # Between phases it reaches the author.
+    assert not system.send("s-2", "stack")
 
 
-def test_what_leaves_reacts_to_nothing(system: System) -> None:
-    system.tell()
+def test_a_destroyed_instance_ignores_events(system: System) -> None:
+    system.send()
     system.engine.phase("destroy", None)
-    assert system.tell("e-2")
+    assert system.send("e-2")
     system.work()
-    assert system.tell()
+    assert system.send()
     system.work()
     assert system.grown == 1
 
 
-def test_what_cannot_be_kept_keeps_nobody_waiting(system: System) -> None:
+def test_an_event_with_unserializable_state_is_settled(system: System) -> None:
     system.engine.act("a-1", sdk.Action("spoil"), 1)
     system.work()
     assert system.settled("a-1")
 
 
-def test_of_too_many_the_last_are_not_taken_yet(system: System) -> None:
+def test_too_many_events_are_refused_and_redelivered(system: System) -> None:
     events = [f"e-{number}" for number in range(150)]
     for each in events:
-        system.tell(each)
+        system.send(each)
     system.work()
-    taken = system.grown - 1
-    assert 100 <= taken < 150
-    system.hear()
-    assert [system.settled(each) for each in events] == [True] * taken + [False] * (150 - taken)
-    for each in events[taken:]:
-        system.tell(each)
+    accepted = system.grown - 1
+    assert 100 <= accepted < 150
+    system.acknowledge()
+    assert [system.settled(each) for each in events] == [True] * accepted + [False] * (150 - accepted)
+    for each in events[accepted:]:
+        system.send(each)
     system.work()
     assert system.grown == 151
 
 
-def test_a_key_says_which_request_of_which_occasion_it_is() -> None:
+def test_a_key_identifies_a_request_within_its_scope() -> None:
     one, other = IdempotencyScope(), IdempotencyScope()
     keys = []
     for each in (one, other):
@@ -264,17 +264,17 @@ def test_a_key_says_which_request_of_which_occasion_it_is() -> None:
 
 
 @pytest.mark.parametrize(("status", "settled"), [(200, True), (404, True), (400, True), (409, False)])
-def test_what_is_said_in_vain_is_told_apart_from_what_a_newer_order_says(status: int, settled: bool) -> None:
+def test_a_rejected_report_is_settled_but_a_superseded_one_is_not(status: int, settled: bool) -> None:
     with Bench() as bench:
         if status != 200:
             bench.refusals.append(status)
-        told: list[str] = []
+        called: list[str] = []
         report_queue = ReportQueue(bench.environment["ARCHELON_SERVICE_MANAGER"], bench.start_token)
         report_queue.open()
         try:
-            report_queue.report("first", {names.GENERATION: 1}, lambda: told.append("first"))
-            report_queue.report("second", {names.GENERATION: 2}, lambda: told.append("second"))
+            report_queue.report("first", {names.GENERATION: 1}, lambda: called.append("first"))
+            report_queue.report("second", {names.GENERATION: 2}, lambda: called.append("second"))
             assert bench.watch(lambda: bool(bench.reports) and bench.reports[-1] == {names.GENERATION: 2})
         finally:
             report_queue.close()
-    assert told == (["first", "second"] if settled else ["second"])
+    assert called == (["first", "second"] if settled else ["second"])

@@ -1,4 +1,4 @@
-"""Conformance: our own orchestrator and the one in Node pass, and what is wrong with one is found."""
+"""Conformance: the SDK's orchestrator and the one in Node pass, and violations are found."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ needs_node = pytest.mark.skipif(
 def findings(
     command: list[str], log: Path, *, seconds: float = 60.0, prompt: float = 60.0
 ) -> list[conformance.Finding]:
-    """What is found, on a machine that may do other things for a while: whether it answers promptly is asked by one test.
+    """The findings, on a machine that may be busy: only one test requires prompt responses.
 
     Args:
-        seconds: that are waited for what has to come; an orchestrator that does not say it has every test wait as long.
+        seconds: timeout of every wait; a test of a missing message takes as long.
     """
     with (
         log.open("wb") as output,
@@ -59,9 +59,11 @@ def test_an_orchestrator_in_another_language_conforms(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_one_that_takes_longer_than_it_may_is_told_so(tmp_path: Path) -> None:
+def test_a_slow_response_is_reported(tmp_path: Path) -> None:
     first = failed(findings(NODE, tmp_path / "log", prompt=0.0))[0]
-    assert re.match(r"FAIL  answers deploy at once, and reports it done: deploy was answered after \d+\.\d s", first)
+    assert re.match(
+        r"FAIL  responds to deploy at once, and reports it done: the response to deploy took \d+\.\d s", first
+    )
 
 
 @needs_node
@@ -71,9 +73,9 @@ def test_one_that_takes_longer_than_it_may_is_told_so(tmp_path: Path) -> None:
         (("if (claims.aud !== ", "if (false && claims.aud !== "), "refuses callers without a token"),
         (("if (order && claims.tenant !== ", "if (false && claims.tenant !== "), "refuses tokens of another tenant"),
         (("return created ? 201 : 200", "return 201"), "is activated by PUT"),
-        (("if (run && run.state !== 'failed') {", "if (false) {"), "told of deploy again"),
+        (("if (run && run.state !== 'failed') {", "if (false) {"), "on a repeated deploy"),
         (("if (generation < order.generation) {", "if (false) {"), "refuses an order of an older generation"),
-        (("else if (status < 500 && status !== 429) return;", "else return;"), "says a report again"),
+        (("else if (status < 500 && status !== 429) return;", "else return;"), "retries a report"),
         (("await cloud('DELETE', url);", "return null;"), "leaves no stack behind"),
         (("if (!EVENTS.includes(given('event.type')))", "if (false)"), "refuses an event of an unknown type"),
         (
@@ -82,13 +84,13 @@ def test_one_that_takes_longer_than_it_may_is_told_so(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_found(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
+def test_violations_are_found(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
     text = Path(NODE[1]).read_text()
     assert change[0] in text
     program = tmp_path / "orchestrator.mjs"
     program.write_text(text.replace(*change))
-    # Waited for without end would be what never comes.
-    seconds = 5.0 if "says a report again" in expected else 60.0
+    # A short timeout, since the report never comes.
+    seconds = 5.0 if "retries a report" in expected else 60.0
     first = failed(findings([NODE[0], str(program)], tmp_path / "log", seconds=seconds))[0]
     assert first.startswith(f"FAIL  {expected}"), first
 
@@ -97,19 +99,19 @@ def test_a_command_that_ends_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     with (
         Bench() as bench,
-        pytest.raises(RuntimeError, match="it ended with 3"),
+        pytest.raises(RuntimeError, match="it exited with 3"),
         conformance.started(command, bench),
     ):
         pass
 
 
-def test_the_command_line_tells(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
+def test_usage_and_errors_of_the_command_line(run: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
     for wrong in ([], ["http://127.0.0.1:1", "more"], ["--help"]):
         assert "usage: python -m sdk.testing.conformance COMMAND" in run(wrong).stderr
     missing = run(["nothing-of-this-name"])
     assert (missing.returncode, "nothing-of-this-name: " in missing.stderr) == (1, True)
     early = run([sys.executable, "-c", "raise SystemExit(3)"])
-    assert "it ended with 3 before it listened" in early.stderr
+    assert "it exited with 3 before it listened" in early.stderr
 
 
 @pytest.fixture
