@@ -1,7 +1,7 @@
-"""Everything on one machine: the service manager and the cloud controller, web and worker of each, over one state directory.
+"""The all-in-one: web and worker processes of the service manager and the cloud controller over one state directory.
 
-Four processes, kept running by a `Supervisor`; what they start in turn (orchestrators, nodes) outlives them, so that a restart
-finds it and goes on. `down` ends that too: first the workers, so that nobody starts again what is being ended.
+A `Supervisor` keeps the four processes running. The orchestrators and nodes that they start outlive them, so a restart adopts
+these. `down` stops those as well, after the workers, which would restart them.
 """
 
 from __future__ import annotations
@@ -23,29 +23,21 @@ from .keys import ISSUERS, verification_keys
 from .state_directory import StateDirectory
 from .supervision import Program, Supervisor
 
-Told = Callable[[str], None]
+Notify = Callable[[str], None]
 
-#: The region of an all-in-one where orchestrators run; a file in the state directory can name others.
+#: The built-in region, where orchestrators run; `regions.yaml` in the state directory can add others.
 REGION: Final = "local"
 _ROOT: Final = Path(__file__).resolve().parent.parent
-#: In the order in which they are waited for; a web process' port has its service's name.
-PROCESSES: Final = (
-    "cloud-controller-web",
-    "service-manager-web",
-    "cloud-controller-worker",
-    "service-manager-worker",
-)
-#: The line of a traceback that says what was wrong; an error's own text may go on below it.
+#: In the order in which `up` waits for them; the port of a web process is named after its service.
+PROCESSES: Final = ("cloud-controller-web", "service-manager-web", "cloud-controller-worker", "service-manager-worker")
+#: The line of a traceback that contains the error; the error's text may continue below it.
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)\b")
-#: Packages of ours that a bundle runs with.
-_OF_BUNDLES: Final = ("archelon_api", "archelon_core", "bundles", "occi_service", "sdk")
-#: Runs a bundle with this installation's SDK, whatever directory and environment it is started in.
-_RUN_BUNDLE: Final = "; ".join(
-    [
-        "import runpy, sys",
-        "sys.path.insert(0, sys.argv.pop(1))",
-        "runpy.run_module('sdk.serve', run_name='__main__', alter_sys=True)",
-    ]
+#: Our own packages that a bundle may import.
+_BUNDLE_PACKAGES: Final = ("archelon_api", "archelon_core", "bundles", "occi_service", "sdk")
+#: Runs a bundle with this installation's SDK, independently of the working directory and the environment.
+_RUN_BUNDLE: Final = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('sdk.serve', run_name='__main__', alter_sys=True)"
 )
 
 
@@ -53,15 +45,16 @@ class AllInOne:
     """The processes over one state directory.
 
     Args:
-        told: takes lines for people, from other threads too.
-        shared: whether several tenants' processes may run at once where this machine cannot keep them apart.
-        clock: seconds that only grow. sleep: waits.
+        notify: receives messages for the user; also called from other threads.
+        shared: whether processes of several tenants may run even if this machine cannot isolate them.
+        clock: monotonic time in seconds.
+        sleep: sleeps for some seconds.
     """
 
     def __init__(
         self,
         state: StateDirectory,
-        told: Told,
+        notify: Notify,
         *,
         shared: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -69,16 +62,16 @@ class AllInOne:
     ) -> None:
         self.state = state
         self._shared = shared
-        self._told = told
+        self._notify = notify
         self._clock = clock
         self._sleep = sleep
-        self.supervisor = Supervisor(told, clock=clock)
+        self.supervisor = Supervisor(notify, clock=clock)
 
-    def up(self, *, patience: float = 60.0) -> None:
-        """Start the four, wait until each says that it is ready.
+    def up(self, *, timeout: float = 60.0) -> None:
+        """Start the four processes and wait until each is ready.
 
         Raises:
-            CommandError: a port is taken, or something does not become ready; it says where its log is.
+            CommandError: a port is in use, or a process does not become ready; the message names its log.
         """
         ports = self.state.ports()
         self._check_ports()
@@ -89,21 +82,21 @@ class AllInOne:
         self._start("service-manager-web", "service-manager", ["service-manager"])
         self._start("cloud-controller-worker", "cloud-controller", ["worker", "--of", "cloud-controller", *worker_port])
         self._start("service-manager-worker", "service-manager", ["worker", "--of", "service-manager"])
-        until = self._clock() + patience
+        deadline = self._clock() + timeout
         for process in PROCESSES:
-            self._await_ready(process, until)
+            self._await_ready(process, deadline)
 
     def down(self, *, keep: bool = False) -> list[str]:
-        """End the four and, unless `keep`, what they started; what could not be ended, in words. Instances stay ordered."""
+        """Stop the four processes and, unless `keep`, what they started; instances stay ordered. Returns what did not stop."""
         killed = self.supervisor.stop()
         left = [f"{name} had to be killed" for name in killed]
         if not keep:
-            left += self.end_what_runs()
+            left += self.stop_tenant_processes()
         return left
 
-    def end_what_runs(self) -> list[str]:
-        """End orchestrators and nodes; what could not be ended, in words. Call it while no worker runs."""
-        # Orchestrators first: one that sees its nodes go would have them made again.
+    def stop_tenant_processes(self) -> list[str]:
+        """Stop orchestrators and nodes; returns the names of those that did not stop. Call it only while no worker runs."""
+        # Orchestrators first: they recreate nodes that disappear.
         found = list(self.running())
         orchestrators = [each for each in found if each[1].process == "orchestrator"]
         others = [each for each in found if each[1].process != "orchestrator"]
@@ -115,7 +108,7 @@ class AllInOne:
         return left
 
     def running(self) -> Iterator[tuple[Any, Any]]:
-        """Every process of the local region that is booked: its launcher and its name."""
+        """Yield the launcher and the name of every registered process of the local regions."""
         from cloud_controller.platforms.local.launcher import Launcher
 
         regions = self.state.cloud / "regions"
@@ -125,10 +118,10 @@ class AllInOne:
                 yield launcher, name
 
     def isolation(self) -> str:
-        """What keeps tenants' processes apart here, as the worker that starts them found it. Call it once `up` is done.
+        """How the worker isolates tenants' processes on this machine. Call it after `up`.
 
         Raises:
-            CommandError: it does not say.
+            CommandError: the worker does not report it.
         """
         import urllib3
 
@@ -137,44 +130,45 @@ class AllInOne:
             with urllib3.PoolManager(retries=False, timeout=10.0) as pool:
                 return str(pool.request("GET", url).json()["checks"][f"isolation in {REGION}"])
         except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
-            raise CommandError(f"{url} does not say how tenants are kept apart: {type(error).__name__}") from error
+            raise CommandError(f"{url} does not report how tenants are isolated: {type(error).__name__}") from error
 
     # processes --------------------------------------------------------------------------------------------------------
 
     def _start(self, process: str, service: str, arguments: list[str]) -> None:
-        # Not the whole environment: a person's ARCHELON_… are the command line's, and no settings of these.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
+        # The user's ARCHELON_… variables configure the command line, not the services.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
         environment = {
-            **kept,
-            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+            **inherited,
+            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [inherited.get("PYTHONPATH")])]),
             "ARCHELON_CONFIG": str(self.state.path / f"{service}.yaml"),
         }
         command = [sys.executable, "-m", "archelon", *arguments]
         self.supervisor.start(Program(process, command, environment, self.state.log(process)))
 
-    def _await_ready(self, process: str, until: float) -> None:
+    def _await_ready(self, process: str, deadline: float) -> None:
         import urllib3
 
-        port = getattr(self.state.ports(), process.removesuffix("-web").replace("-", "_"))
-        host = _reached(self.state.host()) if process.endswith("-web") else "127.0.0.1"
+        name = process.removesuffix("-web").replace("-", "_")
+        worker_url = f"http://127.0.0.1:{getattr(self.state.ports(), name)}"
+        url = self.state.url(name) if process.endswith("-web") else worker_url
         with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
             while True:
                 try:
-                    if pool.request("GET", f"http://{host}:{port}/readyz").status == 200:
+                    if pool.request("GET", f"{url}/readyz").status == 200:
                         return
                 except urllib3.exceptions.HTTPError:
                     pass
-                # Nothing that ends before it was ever ready comes right by being started again.
+                # A process that exits before it was ever ready will not recover by a restart.
                 ended = [each for each in PROCESSES if self.supervisor.ends(each)]
-                if ended or self._clock() > until:
+                if ended or self._clock() > deadline:
                     late = ended[0] if ended else process
                     raise CommandError(
-                        f"{late} does not become ready: {self.last_word(late)}; its log: {self.state.log(late)}"
+                        f"{late} does not become ready: {self.last_error(late)}; its log: {self.state.log(late)}"
                     )
                 self._sleep(0.05)
 
-    def last_word(self, process: str) -> str:
-        """What a process' log has to say about its end: the last error, or the last line that is no log line."""
+    def last_error(self, process: str) -> str:
+        """The last error in a process's log, or its last line that is not a log record."""
         try:
             lines = self.state.log(process).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -185,8 +179,8 @@ class AllInOne:
             except ValueError:
                 return line.removeprefix("archelon: ")
             if isinstance(entry, dict) and entry.get("exception"):
-                told = [each for each in str(entry["exception"]).splitlines() if _ERROR.match(each)]
-                return told[-1] if told else str(entry["exception"]).strip().splitlines()[-1]
+                lines = str(entry["exception"]).strip().splitlines()
+                return next((each for each in reversed(lines) if _ERROR.match(each)), lines[-1])
         return "its log has no error"
 
     def _check_ports(self) -> None:
@@ -199,8 +193,8 @@ class AllInOne:
                     probe.bind((where, port))
                 except OSError as error:
                     raise CommandError(
-                        f"port {port} of {where} cannot be had ({error.strerror}); free it: orchestrators that were "
-                        "started from this state directory know it",
+                        f"port {port} of {where} is not available ({error.strerror}); free it: orchestrators that were "
+                        "started from this state directory use it",
                         status=Status.CONFLICT,
                     ) from None
 
@@ -218,7 +212,7 @@ class AllInOne:
             "url": state.url(),
             "design_url": f"{state.url('cloud_controller')}/design",
             "realm_file": str(state.realm.resolve()),
-            "bind": f"{_reached(state.host(), call=False)}:{ports.service_manager}",
+            "bind": f"{_bracketed(state.host())}:{ports.service_manager}",
             "web_processes": 1,
             "worker_port": ports.service_manager_worker,
         }
@@ -226,7 +220,7 @@ class AllInOne:
     def _cloud_controller(self) -> Mapping[str, Any]:
         state = self.state
         ours = {
-            "readable": [str(_ROOT / name) for name in _OF_BUNDLES],
+            "readable": [str(_ROOT / name) for name in _BUNDLE_PACKAGES],
             "refused_ports": list(dataclasses.astuple(state.ports())),
             "shared": self._shared,
         }
@@ -237,7 +231,7 @@ class AllInOne:
         return {
             "database_url": state.database("cloud-controller"),
             "state_directory": str(state.cloud.resolve()),
-            "cloud_controller_bind": f"{_reached(state.host(), call=False)}:{state.ports().cloud_controller}",
+            "cloud_controller_bind": f"{_bracketed(state.host())}:{state.ports().cloud_controller}",
             "cloud_controller_url": state.url("cloud_controller"),
             "regions": {
                 REGION: {
@@ -249,13 +243,11 @@ class AllInOne:
             "encryption_keys": str((state.keys / "encryption.keys").resolve()),
             "realm": str(state.realm.resolve()),
             "signing_key": str(state.key("cloud-controller").resolve()),
-            # Whoever starts an all-in-one has been asked already.
+            # `dev` and `demo` have already checked the listening address.
             "force_embedded": True,
             "trusted_keys": {"service-manager": str(state.key("service-manager", public=True).resolve())},
         }
 
 
-def _reached(host: str, *, call: bool = True) -> str:
-    if call and host in ("0.0.0.0", "::"):  # nosec  # noqa: S104 - an address to listen on is not one to call
-        host = "127.0.0.1"
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host

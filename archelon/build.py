@@ -1,6 +1,6 @@
-"""`archelon build`: an image of a bundle, for those that travel in no ConfigMap; and the base images themselves.
+"""`archelon build`: container images of bundles that do not fit a ConfigMap, and the base images.
 
-Out of this machine's own Python, which needs no registry, or out of an image of a registry (`--base`).
+Images are built from this machine's Python, which needs no registry, or on a base image (`--base`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from .errors import CommandError, Status
-from .output import Answers, output_option
+from .output import Output, output_option
 
 _SCRATCH: Final = "scratch"
 _CONTAINER_FILE: Final = "Containerfile"
@@ -21,11 +21,11 @@ _CONTAINER_FILE: Final = "Containerfile"
 
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--image", required=True, help="Name of the image to make, such as registry.example.org/guestbook:1.")
-@click.option("--base", help="Image to build on; without it, or `scratch`: this machine's own Python.")
-@click.option("--of", "content", help="Without a bundle: which of our own images, orchestrator or services.")
-@click.option("--builder", help="buildah, podman or docker; the first of them that is here without it.")
-@click.option("--archive", type=click.Path(dir_okay=False, path_type=Path), help="Write the image to this file too.")
+@click.option("--image", required=True, help="Name of the image, such as registry.example.org/guestbook:1.")
+@click.option("--base", help="Base image; by default, or with `scratch`, this machine's Python.")
+@click.option("--of", "content", help="Without a bundle: the image of Archelon to build, orchestrator or services.")
+@click.option("--builder", help="buildah, podman or docker; by default, the first that is installed.")
+@click.option("--archive", type=click.Path(dir_okay=False, path_type=Path), help="Also write the image to this file.")
 @output_option
 def build(
     bundle: Path | None,
@@ -34,17 +34,17 @@ def build(
     content: str | None,
     builder: str | None,
     archive: Path | None,
-    answers: Answers,
+    output: Output,
 ) -> None:
-    """Make an image of BUNDLE, which an orchestrator is run from.
+    """Build an image of BUNDLE to run its orchestrator from.
 
-    A bundle with a Containerfile of its own, such as one in another language, is built from that; `--base` is then its
-    argument BASE. Any other is put into the base image of orchestrators.
+    A bundle with its own Containerfile, such as one in another language, is built from that; `--base` sets its build
+    argument BASE. Any other bundle is added to the base image of orchestrators.
     """
     from .images import builders
     from .images.root import RootError
 
-    # What goes into an image is read there by a user of its own.
+    # In the image, the files are read by another user.
     os.umask(0o022)
     try:
         chosen = builders.find(builder)
@@ -52,25 +52,25 @@ def build(
             context = Path(name)
             arguments: dict[str, str] = {}
             if bundle is None:
-                _ours(context, content, base)
+                _prepare_own(context, content, base)
             elif content is not None:
-                raise CommandError("give a bundle, or --of, not both", status=Status.USAGE)
+                raise CommandError("give either a bundle or --of, not both", status=Status.USAGE)
             elif (bundle / _CONTAINER_FILE).exists():
                 context = bundle
                 arguments = {"BASE": base} if base else {}
             else:
-                _of_bundle(context, bundle, base)
+                _prepare_bundle(context, bundle, base)
             chosen.build(context, image, arguments=arguments)
         if archive is not None:
             chosen.save(image, archive)
     except (builders.BuilderError, RootError) as error:
         raise CommandError(str(error)) from error
-    told = f"{image} is built, with {chosen.name}" + (f"; {archive} holds it" if archive else "")
-    answers.line(told, image=image, builder=chosen.name, archive=str(archive) if archive else None)
+    message = f"built {image} with {chosen.name}" + (f"; saved to {archive}" if archive else "")
+    output.line(message, image=image, builder=chosen.name, archive=str(archive) if archive else None)
 
 
-def _ours(context: Path, content: str | None, base: str | None) -> None:
-    """A context of one of our own images, out of this machine's Python."""
+def _prepare_own(context: Path, content: str | None, base: str | None) -> None:
+    """Prepare the build context of one of Archelon's own images from this machine's Python."""
     from .images.content import IMAGES
     from .images.root import make_root
 
@@ -78,8 +78,7 @@ def _ours(context: Path, content: str | None, base: str | None) -> None:
         raise CommandError(f"give a bundle, or --of with one of {', '.join(IMAGES)}", status=Status.USAGE)
     if base not in (None, _SCRATCH):
         raise CommandError(
-            f"out of {base} it is built with deploy/containers/{content}/Containerfile; leave out --base to take this "
-            "machine's Python",
+            f"to build on {base}, use deploy/containers/{content}/Containerfile; omit --base to use this machine's Python",
             status=Status.USAGE,
         )
     make_root(context / "root", IMAGES[content])
@@ -87,8 +86,8 @@ def _ours(context: Path, content: str | None, base: str | None) -> None:
     (context / _CONTAINER_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _of_bundle(context: Path, bundle: Path, base: str | None) -> None:
-    """A context of a bundle: its files, as its archive has them, on a base."""
+def _prepare_bundle(context: Path, bundle: Path, base: str | None) -> None:
+    """Prepare the build context of a bundle: the files of its archive on a base."""
     import bundles
 
     from .images.content import BUNDLE, IMAGES
@@ -97,8 +96,8 @@ def _of_bundle(context: Path, bundle: Path, base: str | None) -> None:
     loaded = bundles.Bundle.load(bundle)
     if loaded.manifest.image is not None:
         raise CommandError(
-            f"its manifest names the image {loaded.manifest.image} in place of an orchestrator of its own; put a "
-            f"{_CONTAINER_FILE} that makes it beside the manifest"
+            f"the manifest names the image {loaded.manifest.image} instead of an orchestrator; put a {_CONTAINER_FILE} that "
+            "builds this image beside the manifest"
         )
     packed = loaded.pack()
     bundles.unpack(packed.archive, context / "bundle")

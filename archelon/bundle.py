@@ -1,4 +1,4 @@
-"""An author's side: begin a bundle, check it, test it. None of it needs a service to run."""
+"""`archelon new`, `validate` and `test`: commands for authors of bundles. None of them needs a running service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from .errors import CommandError, Status
-from .output import Answers, output_option
+from .output import Output, output_option
 
 _SKELETON: Final = Path(__file__).parent / "skeleton"
 _TERM: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -21,28 +21,28 @@ _bundle = click.argument("directory", type=click.Path(exists=True, file_okay=Fal
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--term", help="The service's term; the directory's name without it.")
+@click.option("--term", help="The service's term; by default, the directory's name.")
 @output_option
-def new(directory: Path, term: str | None, answers: Answers) -> None:
-    """Make a bundle in DIRECTORY that validates, passes its tests, and can be published as it is."""
+def new(directory: Path, term: str | None, output: Output) -> None:
+    """Create a bundle in DIRECTORY that validates, passes its tests and can be published."""
     chosen = term or directory.resolve().name
     if _TERM.fullmatch(chosen) is None:
         raise CommandError(
-            f"{chosen!r} cannot be a service's term: lower-case letters, digits and '-', first a letter; give --term",
+            f"{chosen!r} is not a valid term: use lower-case letters, digits and '-', starting with a letter; give --term",
             status=Status.USAGE,
         )
     if directory.exists() and any(directory.iterdir()):
-        raise CommandError(f"{directory} is not empty; name one that is not there yet", status=Status.CONFLICT)
+        raise CommandError(f"{directory} is not empty; name a new directory", status=Status.CONFLICT)
     shutil.copytree(_SKELETON, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for path in sorted(directory.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        # The term as a word of the manifest's and the template's; the greeting itself begins with a capital.
+        # Only the term: the greeting starts with a capital.
         path.write_text(
             re.sub(r"\bhello\b", chosen, text).replace("title: Hello", f"title: {chosen}"), encoding="utf-8"
         )
     files = sorted([str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()])
-    answers.line(
-        f"{directory} has a bundle: {', '.join(files)}\nnext: archelon test {directory} && archelon publish {directory}",
+    output.line(
+        f"{directory} contains a bundle: {', '.join(files)}\nnext: archelon test {directory} && archelon publish {directory}",
         directory=str(directory),
         files=files,
     )
@@ -51,20 +51,20 @@ def new(directory: Path, term: str | None, answers: Answers) -> None:
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @output_option
-def validate(path: Path, answers: Answers) -> int:
-    """Tell everything that is wrong with a bundle's directory, or a manifest by itself. Ends with 1 if anything is."""
+def validate(path: Path, output: Output) -> int:
+    """Report every problem of a bundle's directory, or of a manifest alone. Exits with 1 if there are any."""
     import dataclasses
 
     import bundles
 
     problems = bundles.validate(path)
-    if answers.as_json:
-        answers.document([dataclasses.asdict(each) for each in problems])
+    if output.as_json:
+        output.document([dataclasses.asdict(each) for each in problems])
     else:
         for each in problems:
             click.echo(str(each))
         if not problems:
-            click.echo(f"{path} is right")
+            click.echo(f"{path} is valid")
     return Status.FAILED if problems else Status.DONE
 
 
@@ -72,16 +72,16 @@ def validate(path: Path, answers: Answers) -> int:
 @_bundle
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(directory: Path, pytest_arguments: tuple[str, ...]) -> int:
-    """Run a bundle's own tests, those below its directory `tests`, with pytest."""
+    """Run the tests in a bundle's directory `tests` with pytest."""
     import importlib.util
 
     tests = directory / "tests"
     if not tests.is_dir():
-        raise CommandError(f"{directory} has no directory tests; `archelon new` shows one")
+        raise CommandError(f"{directory} has no directory `tests`; see a bundle made by `archelon new`")
     if importlib.util.find_spec("pytest") is None:
-        raise CommandError("pytest is not installed here; install it with `pip install pytest`", status=Status.USAGE)
+        raise CommandError("pytest is not installed; install it with `pip install pytest`", status=Status.USAGE)
     root = str(Path(__file__).resolve().parent.parent)
-    # With its own root and no cache, so that neither settings nor files of a project around it get in.
+    # A separate root and no cache, to ignore the settings and files of an enclosing project.
     own = ["--rootdir", str(directory), "-c", "/dev/null", "-p", "no:cacheprovider", "-q"]
     command = [
         sys.executable,

@@ -1,8 +1,8 @@
-"""Where the service manager is and who asks: from options, the environment, or an all-in-one's state directory above here.
+"""The service manager's URL and the caller's token, from options, the environment or an all-in-one's state directory.
 
-The nearest word wins: `--url`, then ARCHELON_URL, then the directory. A token is never an argument, since a machine's users
-see one another's arguments: it comes from ARCHELON_TOKEN or a file. A directory holds a token for each role; `--as` says which,
-and a command that needs another role than a tenant's takes it unasked. A directory's token is sent to its own services alone.
+`--url` takes precedence over ARCHELON_URL, and that over the state directory in or above the working directory. A token is never
+an argument, because other users of the machine can see arguments: it comes from ARCHELON_TOKEN or a file. A state directory holds
+a token for each role; `--as` selects one, with a default for each command. It is sent only to the directory's own services.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import CommandError, Status
-from .state_directory import StateDirectory, found_upwards
+from .state_directory import StateDirectory, find_upwards
 
 if TYPE_CHECKING:
     from occi_service import client
@@ -28,10 +28,10 @@ _ROLES = ("tenant", "provider", "operator")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Connection:
-    """Where and who.
+    """URLs and a token.
 
     Attributes:
-        cloud_url: of the cloud controller, where it is known.
+        cloud_url: URL of the cloud controller, if known.
     """
 
     url: str
@@ -39,43 +39,41 @@ class Connection:
     cloud_url: str | None = None
 
     def open(self) -> client.Client:
-        """A client of the service manager."""
+        """Return a client of the service manager."""
         from occi_service import client
 
         return client.Client(self.url, token=self.token, token_field="X-Auth-Token")  # nosec  # noqa: S106 - a name
 
     def module(self, name: str) -> client.Client:
-        """A client of one of the cloud controller's modules. Raises CommandError where it is not known."""
+        """Return a client of a module of the cloud controller. Raises CommandError if its URL is not known."""
         from occi_service import client
 
         if self.cloud_url is None:
-            raise CommandError("this asks the cloud controller; set ARCHELON_CLOUD_CONTROLLER", status=Status.USAGE)
+            raise CommandError(
+                "this command calls the cloud controller; set ARCHELON_CLOUD_CONTROLLER", status=Status.USAGE
+            )
         return client.Client(f"{self.cloud_url}/{name}", token=self.token, token_field="X-Auth-Token")  # nosec  # noqa: S106 - a name
 
 
 def find(
-    *,
-    url: str | None,
-    token_file: Path | None,
-    state: Path | None,
-    role: str,
-    environ: Mapping[str, str],
-    here: Path,
+    *, url: str | None, token_file: Path | None, state: Path | None, role: str, environ: Mapping[str, str], here: Path
 ) -> Connection:
-    """Where and who. Raises CommandError, which says what to set."""
-    directory = StateDirectory(state) if state is not None else found_upwards(here)
+    """Find the URLs and the token. Raises CommandError, with the variable to set."""
+    directory = StateDirectory(state) if state is not None else find_upwards(here)
     given = url or environ.get("ARCHELON_URL")
     token = environ.get("ARCHELON_TOKEN")
     if token_file is not None:
         try:
             token = token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{token_file}: no token can be read from it ({error})", status=Status.USAGE) from None
+            raise CommandError(
+                f"{token_file}: no token can be read from this file ({error})", status=Status.USAGE
+            ) from None
     cloud = environ.get("ARCHELON_CLOUD_CONTROLLER")
     if given is None and directory is None:
         raise CommandError(
-            "no service manager is known: set ARCHELON_URL and ARCHELON_TOKEN, or run `archelon dev`, "
-            "and call this from its directory or below",
+            "no service manager is known: set ARCHELON_URL and ARCHELON_TOKEN, or run `archelon dev` and this command in the "
+            "same directory or below it",
             status=Status.USAGE,
         )
     if directory is not None and (given is None or given.rstrip("/") == directory.url()):
@@ -92,21 +90,21 @@ def find(
 
 
 def service_options(role: str = "tenant") -> Callable[[Command], Command]:
-    """Gives a command its options on where and who, and its `connection` argument.
+    """Decorate a command with the connection options and a `connection` argument.
 
     Args:
-        role: whose token of a state directory to take where `--as` does not say.
+        role: default of `--as`.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--url", help="The service manager; ARCHELON_URL.")
-        @click.option("--token-file", type=click.Path(path_type=Path), help="Holds the token; else ARCHELON_TOKEN.")
+        @click.option("--url", help="URL of the service manager; default ARCHELON_URL.")
         @click.option(
-            "--state", type=click.Path(path_type=Path), help="State directory of `archelon dev`; found upwards."
+            "--token-file", type=click.Path(path_type=Path), help="File with the token; default ARCHELON_TOKEN."
         )
         @click.option(
-            "--as", "role", type=click.Choice(_ROLES), default=role, help="Whose token of the state directory."
+            "--state", type=click.Path(path_type=Path), help="State directory of `archelon dev`; searched upwards."
         )
+        @click.option("--as", "role", type=click.Choice(_ROLES), default=role, help="Role whose token to use.")
         @functools.wraps(command)
         def wrapped(
             *arguments: Any, url: str | None, token_file: Path | None, state: Path | None, role: str, **options: Any

@@ -1,10 +1,12 @@
-"""`archelon dev`: the all-in-one in a terminal, until Ctrl-C."""
+"""`archelon dev`: runs the all-in-one until Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -20,19 +22,17 @@ from .state_directory import NAME, StateDirectory
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(NAME),
     show_default=True,
-    help="Directory of everything that has to last.",
+    help="Directory of all persistent state.",
 )
-@click.option("--host", help="Address to listen on; 127.0.0.1 at first, then the one before.")
+@click.option("--host", help="Address to listen on; initially 127.0.0.1, then the previous one.")
 @click.option("--force", is_flag=True, help="Listen on an address that other machines can reach.")
-@click.option("--port", type=click.IntRange(1024, 65000), help="Where to look for free ports, at the first start.")
-@click.option(
-    "--shared", is_flag=True, help="Run several tenants' bundles even where this machine cannot keep them apart."
-)
-@click.option("--keep", is_flag=True, help="At the end, leave orchestrators and nodes running.")
+@click.option("--port", type=click.IntRange(1024, 65000), help="First port to try at the first start.")
+@click.option("--shared", is_flag=True, help="Run bundles of several tenants even if this machine cannot isolate them.")
+@click.option("--keep", is_flag=True, help="Leave orchestrators and nodes running at exit.")
 def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bool, keep: bool) -> int:
-    """Run everything on this machine, until Ctrl-C: service manager, cloud controller, local realm, keys, databases.
+    """Run everything on this machine until Ctrl-C: service manager, cloud controller, local realm, keys, databases.
 
-    A second start on the same state goes on with what was there.
+    A later start with the same state directory continues where this one stopped.
     """
     from archelon_core.addresses import is_loopback
     from archelon_core.private_files import private_umask
@@ -49,51 +49,49 @@ def dev(state: Path, host: str | None, force: bool, port: int | None, shared: bo
             status=Status.USAGE,
         )
     begun = time.monotonic()
-    with directory.held():
+    with directory.locked():
         directory.make(host=listen, **({"first_port": port} if port else {}))
         if directory.host() != listen:
             directory.move(listen)
         system = AllInOne(directory, lambda line: click.echo(line, err=True), shared=shared)
         stopped = threading.Event()
-        with until_told(stopped):
+        with stop_signals(stopped):
             try:
                 system.up()
-                _tell(directory, system.isolation(), time.monotonic() - begun)
+                _print_summary(directory, system.isolation(), time.monotonic() - begun)
                 stopped.wait()
                 click.echo("\nstopping…", err=True)
             finally:
                 left = system.down(keep=keep)
     if left:
-        raise CommandError("could not be ended: " + ", ".join(left))
+        raise CommandError("could not be stopped: " + ", ".join(left))
     if keep:
-        click.echo("orchestrators and nodes go on; `archelon dev` adopts them", err=True)
+        click.echo("orchestrators and nodes keep running; the next `archelon dev` adopts them", err=True)
     return Status.DONE
 
 
-class until_told:  # noqa: N801 - reads as a statement
-    """While it lasts, SIGINT and SIGTERM set an event; a second one raises KeyboardInterrupt, for who cannot wait."""
+@contextlib.contextmanager
+def stop_signals(event: threading.Event) -> Iterator[None]:
+    """Set an event on SIGINT and SIGTERM; a second signal raises KeyboardInterrupt, to stop without waiting."""
 
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
 
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_ended: object) -> None:
-        for number, handler in self._before.items():
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
-    def _told(self, _number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            raise KeyboardInterrupt
-        self._event.set()
 
-
-def _tell(directory: StateDirectory, isolation: str, seconds: float) -> None:
+def _print_summary(directory: StateDirectory, isolation: str, seconds: float) -> None:
     click.echo(f"service manager   {directory.url()}")
     click.echo(f"cloud controller  {directory.url('cloud_controller')}")
     click.echo(f"state             {directory.path}   logs  {directory.logs}")
     click.echo(f"isolation         {isolation}")
-    click.echo(f"ready in {seconds:.1f} s. Below this directory `archelon` knows where it is, for example:")
+    click.echo(f"ready in {seconds:.1f} s. In this directory and below, `archelon` finds the services, for example:")
     click.echo("  archelon new hello && archelon publish hello && archelon instance create hello")
     click.echo("Ctrl-C stops everything.")

@@ -1,7 +1,7 @@
-"""What a command ends with: an exit status that scripts can tell apart, and one line for people.
+"""Errors of commands: an exit status for scripts, and a one-line message for people.
 
-Every error that a command expects becomes a `CommandError`, or is of a class that `explained` knows. What it does not know is a
-mistake of ours: it gets one line too, and `archelon --debug` shows where it came from.
+Expected errors are `CommandError`s, or are converted by `as_command_error`. Any other exception is a bug: it is printed on one
+line too, and `archelon --debug` prints its traceback.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ class Status(enum.IntEnum):
     """Exit statuses; docs/cli.md lists them."""
 
     DONE = 0
-    #: What was asked for was tried, and did not come out.
+    #: The operation failed.
     FAILED = 1
     #: Wrong arguments or settings.
     USAGE = 2
-    #: A service does not answer, or answers with an error of its own.
+    #: A service does not respond, or reports an internal error.
     UNREACHABLE = 3
-    #: No token, a wrong one, or one without the role.
+    #: The token is missing, invalid or without the role.
     REFUSED = 4
     NOT_FOUND = 5
-    #: At odds with the present state.
+    #: The operation conflicts with the current state.
     CONFLICT = 6
-    #: The time that was given for waiting is over; what was ordered goes on.
+    #: The wait timed out; the operation continues.
     TIMED_OUT = 7
     INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A command cannot go on. The text is one plain line that names the remedy, and holds no secret."""
+    """A command cannot continue. The message is one line that names the remedy and contains no secret."""
 
     def __init__(self, message: str, *, status: Status = Status.FAILED) -> None:
         super().__init__(message)
         self.status = status
 
 
-def explained(error: Exception) -> CommandError | None:
-    """An error of the rooms below as a failure; None for one that nobody expected."""
-    # Imported here: most commands end well, and `--help` needs none of it.
+def as_command_error(error: Exception) -> CommandError | None:
+    """Convert an error of the packages below to a CommandError; None if it is unexpected."""
+    # Imported lazily: most commands succeed, and `--help` needs none of it.
     from archelon_core.auth import RealmError
     from archelon_core.settings import SettingsError
     from bundles import BundleError
@@ -49,7 +49,7 @@ def explained(error: Exception) -> CommandError | None:
         return error
     if isinstance(error, client.StatusError):
         return CommandError(
-            _answer(error),
+            _status_message(error),
             status=_STATUS.get(error.status, Status.FAILED if error.status < 500 else Status.UNREACHABLE),
         )
     if isinstance(error, client.TransportError):
@@ -68,14 +68,14 @@ def explained(error: Exception) -> CommandError | None:
     return None
 
 
-def _answer(error: object) -> str:
+def _status_message(error: object) -> str:
     from occi_service import client
 
     assert isinstance(error, client.StatusError)
     if error.status == 401:
-        return "the token is not valid here; set ARCHELON_TOKEN, or make one with `archelon realm token issue`"
+        return "the token is not valid here; set ARCHELON_TOKEN, or issue one with `archelon realm token issue`"
     if error.status == 403:
-        return f"not allowed: {error.message}; another role may: see --as"
+        return f"not allowed: {error.message}; use another role with --as"
     place = f" ({error.where})" if error.where else ""
     return f"{error.message}{place}"
 

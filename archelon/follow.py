@@ -1,4 +1,4 @@
-"""Following an instance until it is where it shall be, by looks with its etag: an unchanged one costs next to nothing."""
+"""Polls an instance until it has settled. Requests carry its etag, so polling an unchanged instance is cheap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from occi_service import client
 
 from .errors import CommandError, Status
 
-#: States that an instance stays in until somebody asks for something.
+#: States that an instance stays in until the next request.
 SETTLED: Final = ("active", "inactive", "fail")
 #: Seconds between two polls while nothing changes.
 _PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
@@ -24,7 +24,7 @@ _PAUSES: Final = Backoff(0.1, longest=1.0, factor=1.3)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """An instance as it was seen to change; `entity` None: it is gone."""
+    """A state of an instance; `entity` is None if it is gone."""
 
     state: str
     message: str
@@ -32,29 +32,25 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Moving:
-    """Time, as tests may give it."""
+class Timing:
+    """Clock and sleep, replaceable in tests."""
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
 def follow(
-    service_manager: client.Client,
-    path: str,
-    *,
-    timeout: float | None = None,
-    moving: Moving = Moving(),
+    service_manager: client.Client, path: str, *, timeout: float | None = None, timing: Timing = Timing()
 ) -> Iterator[Observation | None]:
-    """Looks at an instance: one for each change of what it says, None for a look that saw none. Ends when it is gone.
+    """Poll an instance: yields an observation for each change and None for an unchanged poll; ends when the instance is gone.
 
     Raises:
-        CommandError: `timeout` seconds are over.
-        client.ClientError: the service manager cannot be asked. That it is away for a moment is waited for by the client.
+        CommandError: `timeout` seconds have passed.
+        client.ClientError: the service manager cannot be called, despite the client's retries.
     """
-    until = None if timeout is None else moving.clock() + timeout
+    deadline = None if timeout is None else timing.clock() + timeout
     etag: str | None = None
-    said = ("", "")
+    previous = ("", "")
     pauses = iter(_PAUSES)
     while True:
         try:
@@ -67,35 +63,36 @@ def follow(
         else:
             etag = entity.etag
             now = str(entity.attributes.get(wire.STATE)), str(entity.attributes.get(wire.STATE_MESSAGE) or "")
-            yield Observation(*now, entity) if now != said else None
-            said, pauses = now, iter(_PAUSES)
-        if until is not None and moving.clock() > until:
+            yield Observation(*now, entity) if now != previous else None
+            previous, pauses = now, iter(_PAUSES)
+        if deadline is not None and timing.clock() > deadline:
             raise CommandError(
-                f"{path} is still in {said[0]} after {timeout:g} s{_because(said[1])}; it goes on: `archelon instance watch`",
+                f"{path} is still in {previous[0]} after {timeout:g} s{_because(previous[1])}; it continues: see "
+                "`archelon instance watch`",
                 status=Status.TIMED_OUT,
             )
-        moving.sleep(next(pauses))
+        timing.sleep(next(pauses))
 
 
 def await_settled(service_manager: client.Client, path: str, *, timeout: float) -> client.Entity | None:
-    """Wait, showing progress on standard error, until an instance has come to rest; None: it is gone.
+    """Wait until an instance has settled, with progress on standard error; returns None if it is gone.
 
-    An order shows its state with its answer, so that no look after it can see the rest of before.
+    A request changes the state before it is answered, so the first poll does not see the state before the request.
 
     Raises:
-        CommandError: it failed, with its reason; or the time is over.
+        CommandError: the instance failed, with the reason; or the wait timed out.
     """
     begun = time.monotonic()
-    for look in follow(service_manager, path, timeout=timeout):
-        if look is None:
+    for observation in follow(service_manager, path, timeout=timeout):
+        if observation is None:
             continue
-        _progress(f"{time.monotonic() - begun:6.1f} s  {look.state}{_because(look.message)}")
-        if look.entity is None:
+        _progress(f"{time.monotonic() - begun:6.1f} s  {observation.state}{_because(observation.message)}")
+        if observation.entity is None:
             return None
-        if look.state == "fail":
-            raise CommandError(f"{path} failed{_because(look.message)}; `archelon instance events` shows how")
-        if look.state in SETTLED:
-            return look.entity
+        if observation.state == "fail":
+            raise CommandError(f"{path} failed{_because(observation.message)}; see `archelon instance events`")
+        if observation.state in SETTLED:
+            return observation.entity
     return None
 
 

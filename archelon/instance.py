@@ -1,4 +1,4 @@
-"""`archelon instance`: the tenant's side of a service's life."""
+"""`archelon instance`: a tenant's instances of services."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from .connection import Connection, service_options
 from .errors import CommandError, Status
 from .follow import await_settled, follow
 from .lookup import action_of, instance_at, read_values, service_named, services
-from .output import Answers, output_option
+from .output import Output, output_option
 
-#: Seconds between two questions for what a log has anew, where the service does not wait.
-_PATIENCE = 1.0
+#: Seconds between two polls of a log if the service does not wait.
+_LOG_PAUSE = 1.0
 _PHASES = names.attribute("record.phases")
-_wait = click.option("--wait/--no-wait", default=True, help="Wait until it has come to rest.")
+_wait = click.option("--wait/--no-wait", default=True, help="Wait until it has settled.")
 _timeout = click.option("--timeout", type=click.FloatRange(min=0.1), default=600.0, show_default=True, help="Seconds.")
 _name = click.argument("name", metavar="INSTANCE")
 
 
 @click.group()
 def instance() -> None:
-    """Order instances of services and look after them.
+    """Order and manage instances of services.
 
-    INSTANCE is a path such as /hello/<id>, an id, or the first letters of one.
+    INSTANCE is a path such as /hello/<id>, an id, or the first characters of an id.
     """
 
 
 @instance.command()
 @click.argument("service")
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--title", help="A name for people.")
-@click.option("--region", help="Where to deploy it.")
+@click.option("--title", help="A human-readable name.")
+@click.option("--region", help="Region to deploy to.")
 @_wait
 @_timeout
 @service_options()
@@ -53,9 +53,9 @@ def create(
     wait: bool,
     timeout: float,
     connection: Connection,
-    answers: Answers,
+    output: Output,
 ) -> None:
-    """Order an instance of SERVICE. `name:=value` gives a value as JSON."""
+    """Order an instance of SERVICE. `name:=value` passes a value as JSON."""
     with connection.open() as manager:
         kind = service_named(manager, service)
         attributes = read_values(values, kind)
@@ -65,23 +65,23 @@ def create(
         if wait:
             click.echo(path, err=True)
             await_settled(manager, path, timeout=timeout)
-        _show(manager, path, answers)
+        _show(manager, path, output)
 
 
 @instance.command("list")
-@click.option("--service", help="Of this service alone.")
+@click.option("--service", help="Only instances of this service.")
 @service_options()
 @output_option
-def list_instances(service: str | None, connection: Connection, answers: Answers) -> None:
-    """Your instances."""
+def list_instances(service: str | None, connection: Connection, output: Output) -> None:
+    """List your instances."""
     with connection.open() as manager:
         kinds = [service_named(manager, service)] if service else services(manager)
         rows: list[dict[str, Any]] = []
         for kind in kinds:
             found = manager.list(kind.location or "/")
-            rows += [{**_described(entity), "service": kind.term} for entity in found]
-    answers.rows(
-        rows, ["path", "state", "message", "title"], empty="there are none; `archelon instance create` orders one"
+            rows += [{**_summary(entity), "service": kind.term} for entity in found]
+    output.rows(
+        rows, ["path", "state", "message", "title"], empty="no instances; order one with `archelon instance create`"
     )
 
 
@@ -89,10 +89,10 @@ def list_instances(service: str | None, connection: Connection, answers: Answers
 @_name
 @service_options()
 @output_option
-def show(name: str, connection: Connection, answers: Answers) -> None:
-    """An instance: its state, what it offers, what it is made of."""
+def show(name: str, connection: Connection, output: Output) -> None:
+    """Show an instance: its state, attributes, actions and links."""
     with connection.open() as manager:
-        _show(manager, instance_at(manager, name), answers)
+        _show(manager, instance_at(manager, name), output)
 
 
 @instance.command()
@@ -103,7 +103,7 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
 @service_options()
 @output_option
 def update(
-    name: str, values: tuple[str, ...], wait: bool, timeout: float, connection: Connection, answers: Answers
+    name: str, values: tuple[str, ...], wait: bool, timeout: float, connection: Connection, output: Output
 ) -> None:
     """Change an instance's attributes."""
     with connection.open() as manager:
@@ -112,7 +112,7 @@ def update(
         manager.update(path, read_values(values, kind))
         if wait:
             await_settled(manager, path, timeout=timeout)
-        _show(manager, path, answers)
+        _show(manager, path, output)
 
 
 @instance.command()
@@ -121,55 +121,53 @@ def update(
 @_timeout
 @service_options()
 @output_option
-def delete(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-    """Dispose of an instance and everything that was made for it."""
+def delete(name: str, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
+    """Dispose of an instance and everything that was created for it."""
     with connection.open() as manager:
         path = instance_at(manager, name)
         manager.delete(path)
         if wait:
             if await_settled(manager, path, timeout=timeout) is not None:
-                raise CommandError(f"{path} is still there")
-            answers.line(f"{path} is gone", path=path, state="gone")
+                raise CommandError(f"{path} still exists")
+            output.line(f"{path} is gone", path=path, state="gone")
         else:
-            answers.line(f"{path} is being disposed of", path=path, state="destroy")
+            output.line(f"{path} is being disposed of", path=path, state="destroy")
 
 
 @instance.command()
 @_name
-@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds; without an end if not given.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds; by default, no limit.")
 @service_options()
 @output_option
-def watch(name: str, timeout: float | None, connection: Connection, answers: Answers) -> None:
-    """Show every change of an instance's state, until it is gone or Ctrl-C. As JSON: a document a line."""
+def watch(name: str, timeout: float | None, connection: Connection, output: Output) -> None:
+    """Print every change of an instance's state until it is gone, or Ctrl-C. As JSON, one document per line."""
     import json
 
     with connection.open() as manager:
         path = instance_at(manager, name)
-        for look in follow(manager, path, timeout=timeout):
-            if look is None:
+        for observation in follow(manager, path, timeout=timeout):
+            if observation is None:
                 continue
-            if answers.as_json:
-                click.echo(json.dumps({"path": path, "state": look.state, "message": look.message}))
+            if output.as_json:
+                click.echo(json.dumps({"path": path, "state": observation.state, "message": observation.message}))
             else:
-                click.echo(f"{look.state:<12} {look.message}".rstrip())
+                click.echo(f"{observation.state:<12} {observation.message}".rstrip())
 
 
 @instance.command()
 @_name
 @service_options()
 @output_option
-def events(name: str, connection: Connection, answers: Answers) -> None:
-    """The history of an instance: its phases, and at its end what was removed. A gone one is named by its whole id."""
+def events(name: str, connection: Connection, output: Output) -> None:
+    """Show an instance's history: its phases and, after its end, what was removed. After its end, give the full id."""
     with connection.open() as manager:
         record = _record(manager, name)
     phases = record.attributes.get(_PHASES) or []
     audit = record.attributes.get(names.attribute("record.audit")) or []
-    if answers.as_json:
-        answers.document({"phases": phases, "removed": audit})
+    if output.as_json:
+        output.document({"phases": phases, "removed": audit})
         return
-    answers.rows(
-        phases, ["start", "phase", "generation", "duration", "outcome", "message"], empty="nothing happened yet"
-    )
+    output.rows(phases, ["start", "phase", "generation", "duration", "outcome", "message"], empty="no phases yet")
     if audit:
         click.echo("removed:")
         for each in audit:
@@ -178,10 +176,10 @@ def events(name: str, connection: Connection, answers: Answers) -> None:
 
 @instance.command()
 @_name
-@click.option("--follow", "-f", "following", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--follow", "-f", "following", is_flag=True, help="Follow the log until Ctrl-C.")
 @service_options("operator")
 def logs(name: str, following: bool, connection: Connection) -> None:
-    """What an instance's orchestrator writes. It needs the role operator or provider: the cloud controller is asked."""
+    """Print the log of an instance's orchestrator, from the cloud controller. Needs the role operator or provider."""
     identifier = name.rpartition("/")[2]
     if not _is_id(name):
         with connection.open() as manager:
@@ -191,24 +189,24 @@ def logs(name: str, following: bool, connection: Connection) -> None:
             click.echo(piece, nl=False)
 
 
-def _moving(term: str, says: str) -> click.Command:
-    """The command that invokes one of the actions that every instance has."""
+def _lifecycle_command(term: str, help_text: str) -> click.Command:
+    """Add a command that invokes an action which every instance has."""
 
-    @instance.command(term, help=says)
+    @instance.command(term, help=help_text)
     @_name
     @_wait
     @_timeout
     @service_options()
     @output_option
-    def move(name: str, wait: bool, timeout: float, connection: Connection, answers: Answers) -> None:
-        _act(connection, name, term, {}, wait=wait, timeout=timeout, answers=answers)
+    def run(name: str, wait: bool, timeout: float, connection: Connection, output: Output) -> None:
+        _act(connection, name, term, {}, wait=wait, timeout=timeout, output=output)
 
-    return move
+    return run
 
 
-stop: Final = _moving("stop", "Stop an instance, keeping its resources.")
-start: Final = _moving("start", "Start a stopped instance.")
-retry: Final = _moving("retry", "Try a failed phase again.")
+stop: Final = _lifecycle_command("stop", "Stop an instance, keeping its resources.")
+start: Final = _lifecycle_command("start", "Start a stopped instance.")
+retry: Final = _lifecycle_command("retry", "Try a failed phase again.")
 
 
 @instance.command()
@@ -219,41 +217,34 @@ retry: Final = _moving("retry", "Try a failed phase again.")
 @service_options()
 @output_option
 def act(
-    name: str, action: str, values: tuple[str, ...], timeout: float, connection: Connection, answers: Answers
+    name: str, action: str, values: tuple[str, ...], timeout: float, connection: Connection, output: Output
 ) -> None:
-    """Invoke one of the actions that the service declares. `name:=value` gives a value as JSON."""
-    _act(connection, name, action, read_values(values, None), wait=False, timeout=timeout, answers=answers)
+    """Invoke an action that the service declares. `name:=value` passes a value as JSON."""
+    _act(connection, name, action, read_values(values, None), wait=False, timeout=timeout, output=output)
 
 
 def _act(
-    connection: Connection,
-    name: str,
-    term: str,
-    values: dict[str, Any],
-    *,
-    wait: bool,
-    timeout: float,
-    answers: Answers,
+    connection: Connection, name: str, term: str, values: dict[str, Any], *, wait: bool, timeout: float, output: Output
 ) -> None:
     with connection.open() as manager:
         path = instance_at(manager, name)
         manager.act(path, action_of(manager.get(path), term), values)
         if wait:
             await_settled(manager, path, timeout=timeout)
-        _show(manager, path, answers)
+        _show(manager, path, output)
 
 
-def _show(manager: client.Client, path: str, answers: Answers) -> None:
+def _show(manager: client.Client, path: str, output: Output) -> None:
     entity = manager.get(path)
-    links = [_linked(each) for each in entity.links]
-    if answers.as_json:
-        answers.document({**_described(entity), "attributes": dict(entity.attributes), "links": links,
+    links = [_link_summary(each) for each in entity.links]
+    if output.as_json:
+        output.document({**_summary(entity), "attributes": dict(entity.attributes), "links": links,
                           "actions": list(entity.actions)})  # fmt: skip
         return
     own = {name: value for name, value in entity.attributes.items() if name not in (wire.STATE, wire.STATE_MESSAGE)}
-    answers.fields(
+    output.fields(
         {
-            **_described(entity),
+            **_summary(entity),
             "actions": ", ".join([each.rpartition("#")[2] for each in entity.actions]),
             **dict(sorted(own.items())),
             "uses and runs on": "\n".join([f"{each['title'] or ''} {each['target']}".strip() for each in links]),
@@ -261,7 +252,7 @@ def _show(manager: client.Client, path: str, answers: Answers) -> None:
     )
 
 
-def _linked(link: client.Entity) -> dict[str, Any]:
+def _link_summary(link: client.Entity) -> dict[str, Any]:
     found = {"kind": link.kind, "target": link.target, "title": link.title}
     more = {
         "target_kind": link.target_kind,
@@ -270,7 +261,7 @@ def _linked(link: client.Entity) -> dict[str, Any]:
     return found | {name: value for name, value in more.items() if value is not None}
 
 
-def _described(entity: client.Entity) -> dict[str, Any]:
+def _summary(entity: client.Entity) -> dict[str, Any]:
     return {
         "path": entity.location,
         "title": entity.title,
@@ -280,7 +271,7 @@ def _described(entity: client.Entity) -> dict[str, Any]:
 
 
 def _record(manager: client.Client, name: str) -> client.Entity:
-    # A record outlives its instance: who gives a whole id needs no instance to be found.
+    # A record outlives its instance, so a full id is looked up without the instance.
     if _is_id(name):
         with contextlib.suppress(client.NotFoundError):
             return manager.get(f"{wire.RECORD.location}{name.rpartition('/')[2]}")
@@ -301,9 +292,9 @@ def _is_id(name: str) -> bool:
 
 
 def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator[str]:
-    """Pieces of an orchestrator's output. Where to go on each answer says, so that no piece is lost or told twice."""
+    """Yield pieces of an orchestrator's log. Each response names the next position, so no piece is lost or repeated."""
     position = "0"
-    # A piece may end in the middle of a letter.
+    # A piece may end within a multi-byte character.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         path = f"{deploy.application_path(identifier)}/logs?since={position}{'&follow=1' if following else ''}"
@@ -314,6 +305,6 @@ def _log(module: client.Client, identifier: str, *, following: bool) -> Iterator
             yield decoder.decode(piece.body)
         elif not following:
             return
-        elif time.monotonic() - asked < _PATIENCE:
-            # Too many follow at once for this one to be waited for there.
-            time.sleep(_PATIENCE)
+        elif time.monotonic() - asked < _LOG_PAUSE:
+            # The service did not wait, because too many clients follow logs.
+            time.sleep(_LOG_PAUSE)

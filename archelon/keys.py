@@ -1,5 +1,4 @@
-"""Keys that the services sign and encrypt with, and Prometheus' token: made once and never again, so that what they were used
-for stays true."""
+"""Signing and encryption keys of the services, and Prometheus' token. Existing ones are never replaced."""
 
 from __future__ import annotations
 
@@ -12,21 +11,20 @@ from typing import Final
 
 import click
 
-from .output import Answers, output_option
+from .output import Output, output_option
 
-#: Who signs.
+#: The services that sign tokens.
 ISSUERS: Final = ("service-manager", "cloud-controller")
 
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @output_option
-def keys(directory: Path, answers: Answers) -> None:
-    """Make in DIRECTORY what a service manager and a cloud controller sign and encrypt with, where it is not there yet, and the
-    token by which Prometheus sees their figures.
+def keys(directory: Path, output: Output) -> None:
+    """Create the keys of a service manager and a cloud controller in DIRECTORY, and Prometheus' token for their metrics.
 
-    Keep it as you keep passwords: who has it can act as either, and read what is encrypted in their databases; without it,
-    that is lost.
+    Existing files are kept. Protect them like passwords: they allow anyone to act as either service and to decrypt data in
+    their databases. Without the keys, this data is lost.
     """
     from archelon_core.encryption import keys_from_file
 
@@ -39,14 +37,14 @@ def keys(directory: Path, answers: Answers) -> None:
     write_private(directory / "verification-keys.json", verification_keys(public) + "\n")
     token = directory / "metrics-token"
     if not token.exists():
-        # Without a line's end: the settings take the file as it is.
+        # Without a newline: the setting takes the file's content verbatim.
         write_private(token, secrets.token_hex(32))
     files = sorted([path.name for path in directory.iterdir()])
-    answers.line(f"{directory} has {', '.join(files)}", directory=str(directory), files=files)
+    output.line(f"{directory} contains {', '.join(files)}", directory=str(directory), files=files)
 
 
 def make_signing_key(private: Path, public: Path) -> None:
-    """Make a key, and the public half of it, unless they are there."""
+    """Create a key pair, unless it exists."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -65,7 +63,7 @@ def make_signing_key(private: Path, public: Path) -> None:
 
 
 def verification_keys(public: Mapping[str, Path]) -> str:
-    """The public keys of issuers as a JWK set on one line, from their files."""
+    """Return the issuers' public keys, read from their files, as a JWK set on one line."""
     from archelon_core.auth import VerificationKey, write_jwk_set
 
     found = [VerificationKey.from_pem(path.read_bytes(), issuer=issuer) for issuer, path in public.items()]
@@ -73,8 +71,7 @@ def verification_keys(public: Mapping[str, Path]) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read, whole or not at all."""
-    # Written beside and renamed over, so that a reader sees the old or the new, and a killed writer leaves the old.
+    """Write a file atomically, readable by its owner only."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

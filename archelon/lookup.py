@@ -1,6 +1,6 @@
-"""How people name things here.
+"""Resolves names from the command line.
 
-A service by its term or its whole type, an instance by its path, its id or the beginning of one, values by `name=value`.
+A service is named by its term or type, an instance by its path, its id or a prefix of it, values by `name=value`.
 """
 
 from __future__ import annotations
@@ -21,36 +21,39 @@ _SHORTEST: Final = 4
 
 
 def services(service_manager: client.Client) -> list[CategoryDocument]:
-    """The kinds that can be ordered: those whose instances have a life of their own."""
+    """Return the kinds that can be ordered: those whose instances have a lifecycle."""
     found = [each for each in service_manager.categories() if each.category_class == "kind"]
     return [each for each in found if wire.STATE in each.attributes]
 
 
 def service_named(service_manager: client.Client, name: str) -> CategoryDocument:
-    """The service of this term or type. Raises CommandError."""
+    """Return the service of this term or type. Raises CommandError."""
     known = services(service_manager)
     for each in known:
         if name in (each.term, each.type_id):
             return each
-    there = ", ".join(sorted([each.term for each in known])) or "none yet; `archelon publish` offers one"
-    raise CommandError(f"there is no service {name!r}; there are: {there}", status=Status.NOT_FOUND)
+    terms = ", ".join(sorted([each.term for each in known]))
+    remedy = f"expected one of {terms}" if terms else "publish one with `archelon publish`"
+    raise CommandError(f"there is no service {name!r}; {remedy}", status=Status.NOT_FOUND)
 
 
 def instance_at(service_manager: client.Client, name: str) -> str:
-    """Path of the instance that a person means. Raises CommandError where it is none, or several."""
+    """Return the path of the instance with this name. Raises CommandError if none or several match."""
     stripped = name.strip("/")
     if stripped.count("/") == 1:
         return f"/{stripped}"
     if len(stripped) < _SHORTEST or "/" in stripped:
         raise CommandError(
-            f"{name!r} names no instance; give its path, its id, or the first {_SHORTEST} or more letters of its id",
+            f"{name!r} names no instance; give its path, its id, or the first {_SHORTEST} or more characters of its id",
             status=Status.USAGE,
         )
     found = [path for path in _paths(service_manager) if path.rpartition("/")[2].startswith(stripped)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise CommandError(f"{name!r} may be {', '.join(found[:5])}; give more of it", status=Status.CONFLICT)
+        raise CommandError(
+            f"{name!r} is ambiguous: {', '.join(found[:5])}; give more characters", status=Status.CONFLICT
+        )
     raise CommandError(f"there is no instance {name!r} that you may see", status=Status.NOT_FOUND)
 
 
@@ -61,7 +64,7 @@ def _paths(service_manager: client.Client) -> Iterator[str]:
 
 
 def read_values(given: Sequence[str], service: CategoryDocument | None) -> dict[str, Any]:
-    """`name=value` by the types that the service declares; `name:=value` takes JSON. Raises CommandError."""
+    """Parse `name=value` by the types that the service declares, and `name:=value` as JSON. Raises CommandError."""
     values: dict[str, Any] = {}
     for each in given:
         name, separator, text = each.partition("=")
@@ -100,10 +103,10 @@ def _json(given: str, text: str) -> Any:
 
 
 def action_of(entity: client.Entity, term: str) -> str:
-    """Type of an action that applies to an instance now, by its term. Raises CommandError."""
+    """Return the type of an action that is currently applicable to an instance. Raises CommandError."""
     for each in entity.actions:
         if each.rpartition("#")[2] == term:
             return each
-    there = ", ".join([each.rpartition("#")[2] for each in entity.actions]) or "none"
+    applicable = ", ".join([each.rpartition("#")[2] for each in entity.actions]) or "none"
     state = entity.attributes.get(wire.STATE)
-    raise CommandError(f"{term!r} does not apply in state {state}; these do: {there}", status=Status.CONFLICT)
+    raise CommandError(f"{term!r} does not apply in state {state}; applicable: {applicable}", status=Status.CONFLICT)

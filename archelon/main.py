@@ -1,7 +1,6 @@
-"""The command `archelon`: names what there is, and loads a command's module only when that command runs.
+"""The command `archelon`, which imports the module of a command only when it runs.
 
-So `archelon --help` imports click and nothing of the rooms. Every command returns its exit status, or raises; here alone an
-error becomes a line on standard error.
+`archelon --help` imports only click. Every command returns its exit status or raises; errors are printed here and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ from typing import Final
 
 import click
 
-from .errors import CommandError, Status, explained
+from .errors import CommandError, Status, as_command_error
 
-#: Command to module, name in it, and the line of `--help`.
+#: Module, name in the module and help line of each command.
 _COMMANDS: Final = {
     "dev": ("dev", "dev", "Run everything on this machine."),
-    "demo": ("demo.command", "demo", "Show the main job from start to end, and prove it."),
-    "service": ("service", "service", "See what can be ordered."),
-    "instance": ("instance", "instance", "Order instances and look after them."),
-    "new": ("bundle", "new", "Make a bundle that works, to start from."),
-    "validate": ("bundle", "validate", "Tell everything that is wrong with a bundle."),
+    "demo": ("demo.command", "demo", "Demonstrate and verify a whole service lifecycle."),
+    "service": ("service", "service", "List the services that can be ordered."),
+    "instance": ("instance", "instance", "Order and manage instances."),
+    "new": ("bundle", "new", "Create a working bundle."),
+    "validate": ("bundle", "validate", "Report the problems of a bundle."),
     "test": ("bundle", "test", "Run a bundle's own tests."),
-    "build": ("build", "build", "Make an image of a bundle, or one of our own."),
-    "publish": ("service", "publish", "Offer a bundle as a service."),
-    "withdraw": ("service", "withdraw", "Take no more orders for a service."),
-    "realm": ("realm", "realm", "Tenants, users and tokens of the local realm."),
-    "keys": ("keys", "keys", "Make the keys of the services."),
-    "service-manager": ("serving", "service_manager", "Serve the service manager's web."),
-    "cloud-controller": ("serving", "cloud_controller", "Serve the cloud controller's modules."),
-    "worker": ("serving", "worker", "Do the work of one of the two."),
-    "db": ("serving", "db", "Bring a database's schema up to date."),
+    "build": ("build", "build", "Build an image of a bundle, or of Archelon."),
+    "publish": ("service", "publish", "Publish a bundle as a service."),
+    "withdraw": ("service", "withdraw", "Stop accepting orders for a service."),
+    "realm": ("realm", "realm", "Manage tenants, users and tokens of the local realm."),
+    "keys": ("keys", "keys", "Create the keys of the services."),
+    "service-manager": ("serving", "service_manager", "Run the service manager's web server."),
+    "cloud-controller": ("serving", "cloud_controller", "Run the cloud controller's modules."),
+    "worker": ("serving", "worker", "Run a worker of either service."),
+    "db": ("serving", "db", "Upgrade a database schema."),
     "conformance": ("conformance", "conformance", "Test an orchestrator in any language."),
 }
 
 
 class Lazy(click.Group):
-    """A group whose members are imported when they are used."""
+    """A group whose commands are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -66,16 +65,16 @@ def _version(context: click.Context, _option: click.Parameter, asked: bool) -> N
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show where an unexpected error came from.")
+@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def archelon(context: click.Context, debug: bool) -> None:
-    """Turns software into a service that tenants order over OCCI, and runs each order's whole life."""
+    """Turns software into a service that tenants order over OCCI, and manages the lifecycle of each order."""
     context.obj = {"debug": debug}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status. See `failures.Status`."""
+    """Run a command; returns its exit status (see `errors.Status`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         result = archelon.main(args=given, prog_name="archelon", standalone_mode=False)
@@ -84,26 +83,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.USAGE
     except click.UsageError as error:
         hint = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
-        return _say(CommandError(f"{error.format_message().rstrip('.')}{hint}", status=Status.USAGE))
+        return _print_error(CommandError(f"{error.format_message().rstrip('.')}{hint}", status=Status.USAGE))
     except click.ClickException as error:
-        return _say(CommandError(error.format_message()))
+        return _print_error(CommandError(error.format_message()))
     except (click.Abort, KeyboardInterrupt):
-        return _say(CommandError("interrupted", status=Status.INTERRUPTED))
+        return _print_error(CommandError("interrupted", status=Status.INTERRUPTED))
     except BrokenPipeError:
-        # The reader of our output has left, as `head` does: that is no error. The interpreter's last flush must not say so.
+        # The reader of the output, such as `head`, has exited. The interpreter's final flush must not report it.
         sys.stdout = None
         return Status.DONE
-    except Exception as error:  # noqa: BLE001 - the one place that turns what is left into a line
+    except Exception as error:  # noqa: BLE001 - the top level reports all errors
         if "--debug" in given[:1]:
             traceback.print_exc()
-        failure = explained(error)
+        failure = as_command_error(error)
         if failure is None:
             words = " ".join(str(error).split())[:500]
-            failure = CommandError(f"unexpected {type(error).__name__}: {words}; `archelon --debug …` shows where")
-        return _say(failure)
+            failure = CommandError(
+                f"unexpected {type(error).__name__}: {words}; `archelon --debug …` prints the traceback"
+            )
+        return _print_error(failure)
     return result if isinstance(result, int) else Status.DONE
 
 
-def _say(failure: CommandError) -> int:
+def _print_error(failure: CommandError) -> int:
     click.echo(f"archelon: {failure}", err=True)
     return failure.status

@@ -1,6 +1,6 @@
-"""What a command prints: a table for people on standard output, or JSON for programs; progress goes to standard error.
+"""Output of commands: tables for people or JSON for programs on standard output; progress goes to standard error.
 
-JSON is one document, with full names and unchanged values; a table shortens.
+JSON output is one document, with full names and unchanged values; tables abbreviate.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answers:
-    """Prints what a command found."""
+class Output:
+    """Prints the results of a command as tables or JSON."""
 
     as_json: bool
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
-        """A list: these columns as a table, or everything as JSON.
+        """Print a list: the given columns as a table, or everything as JSON.
 
         Args:
-            empty: what to say to people where there is nothing.
+            empty: message for an empty table, on standard error.
         """
         if self.as_json:
             self.document(list(rows))
@@ -42,42 +42,42 @@ class Answers:
             shown.add_column(column.upper(), overflow="fold")
         for row in rows:
             shown.add_row(*[_text(row.get(column)) for column in columns])
-        # Piped output is cut nowhere: a program of the reader's may look for an id in it.
+        # Piped output is not truncated: a script may search it for an id.
         wide = None if sys.stdout.isatty() else 1000
         console.Console(width=wide, soft_wrap=False, markup=False, highlight=False).print(shown)
 
     def fields(self, values: Mapping[str, Any]) -> None:
-        """One thing, a line for each of its fields; nothing for fields without a value."""
+        """Print an object, one line per field; fields without a value are omitted."""
         if self.as_json:
             self.document(dict(values))
             return
-        there = {name: value for name, value in values.items() if value not in (None, "", [], {})}
-        width = max([len(name) for name in there], default=0)
-        for name, value in there.items():
+        present = {name: value for name, value in values.items() if value not in (None, "", [], {})}
+        width = max([len(name) for name in present], default=0)
+        for name, value in present.items():
             first, *rest = _text(value).splitlines() or [""]
             click.echo(f"{name:<{width}}  {first}")
             for line in rest:
                 click.echo(f"{'':<{width}}  {line}")
 
     def line(self, text: str, **values: Any) -> None:
-        """One sentence, or its values as JSON."""
+        """Print a message, or its values as JSON."""
         if self.as_json:
             self.document(values)
         else:
             click.echo(text)
 
     def document(self, value: Any) -> None:
-        """JSON, whole."""
+        """Print a value as JSON."""
         click.echo(json.dumps(value, indent=2, default=str))
 
 
 def output_option(command: Command) -> Command:
-    """Gives a command `-o`, and its `answers` argument."""
+    """Decorate a command with `-o` and an `output` argument."""
 
-    @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+    @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Output format.")
     @functools.wraps(command)
     def wrapped(*arguments: Any, output: str, **options: Any) -> Any:
-        return command(*arguments, answers=Answers(output == "json"), **options)
+        return command(*arguments, output=Output(output == "json"), **options)
 
     return wrapped  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""`archelon realm`: tenants, users and tokens of the local realm's file. Services see a change within a second."""
+"""`archelon realm`: manages tenants, users and tokens in the local realm's file. Services pick up changes within a second."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import CommandError, Status
-from .output import Answers, output_option
-from .state_directory import found_upwards
+from .output import Output, output_option
+from .state_directory import find_upwards
 
 if TYPE_CHECKING:
     from archelon_core.auth import RealmFile
@@ -26,32 +26,35 @@ _ROLES = click.Choice(["tenant", "read-only", "provider", "operator"])
 
 
 def _realm(command: Command) -> Command:
-    """Gives a command `--file`, and its `realm` argument."""
+    """Decorate a command with `--file` and a `realm` argument."""
 
-    @click.option("--file", type=click.Path(path_type=Path), help="The realm; that of `archelon dev` without it.")
+    @click.option("--file", type=click.Path(path_type=Path), help="The realm's file; default that of `archelon dev`.")
     @functools.wraps(command)
     def wrapped(*arguments: Any, file: Path | None, **options: Any) -> Any:
         from archelon_core.auth import RealmFile
 
-        state = found_upwards(Path.cwd())
-        if file is None and state is None:
-            raise CommandError("no realm is known; give --file, or run `archelon dev` here first", status=Status.USAGE)
-        path = file if file is not None else state.realm if state is not None else Path()
-        return command(*arguments, realm=RealmFile(path, time.time), **options)
+        if file is None:
+            state = find_upwards(Path.cwd())
+            if state is None:
+                raise CommandError(
+                    "no realm is known; give --file, or run `archelon dev` here first", status=Status.USAGE
+                )
+            file = state.realm
+        return command(*arguments, realm=RealmFile(file, time.time), **options)
 
     return wrapped  # type: ignore[return-value]
 
 
 @click.group()
 def realm() -> None:
-    """Tenants, users and tokens of the local realm."""
+    """Manage tenants, users and tokens of the local realm."""
 
 
 @realm.command()
 @_realm
 @output_option
-def show(realm: RealmFile, answers: Answers) -> None:
-    """Everybody in the realm; of tokens their ids alone."""
+def show(realm: RealmFile, output: Output) -> None:
+    """List the realm's tenants and users; tokens are shown by id only."""
     data = realm.read()
     rows = []
     for user in data.users.values():
@@ -63,38 +66,38 @@ def show(realm: RealmFile, answers: Answers) -> None:
     for name in data.tenants:
         if not any(row["tenant"] == name for row in rows):
             rows.append({"tenant": name})
-    answers.rows(rows, ["tenant", "user", "roles", "tokens"], empty="there is nobody yet")
+    output.rows(rows, ["tenant", "user", "roles", "tokens"], empty="the realm is empty")
 
 
 @realm.group()
 def tenant() -> None:
-    """Tenants."""
+    """Manage tenants."""
 
 
 @tenant.command("add")
 @click.argument("name")
-@click.option("--id", "tenant_id", help="Its id, such as a Keystone project's; random without it.")
+@click.option("--id", "tenant_id", help="Its id, such as that of a Keystone project; default random.")
 @_realm
 @output_option
-def add_tenant(name: str, tenant_id: str | None, realm: RealmFile, answers: Answers) -> None:
+def add_tenant(name: str, tenant_id: str | None, realm: RealmFile, output: Output) -> None:
     """Add a tenant."""
     added = realm.add_tenant(name, tenant_id=tenant_id)
-    answers.line(f"tenant {name} has the id {added.id}", name=name, id=added.id)
+    output.line(f"tenant {name} has the id {added.id}", name=name, id=added.id)
 
 
 @tenant.command("remove")
 @click.argument("name")
 @_realm
 @output_option
-def remove_tenant(name: str, realm: RealmFile, answers: Answers) -> None:
-    """Remove a tenant, everyone's roles in it, and its tokens. Its instances stay; dispose of them first."""
+def remove_tenant(name: str, realm: RealmFile, output: Output) -> None:
+    """Remove a tenant with its roles and tokens. Its instances remain; dispose of them first."""
     realm.remove_tenant(name)
-    answers.line(f"tenant {name} is removed", name=name)
+    output.line(f"tenant {name} is removed", name=name)
 
 
 @realm.group()
 def user() -> None:
-    """Users."""
+    """Manage users."""
 
 
 @user.command("add")
@@ -103,10 +106,10 @@ def user() -> None:
 @click.option("--role", "roles", multiple=True, type=_ROLES, default=["tenant"], show_default=True)
 @_realm
 @output_option
-def add_user(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, answers: Answers) -> None:
+def add_user(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, output: Output) -> None:
     """Add a user with roles in a tenant."""
     realm.add_user(name, tenant=tenant, roles=roles)
-    answers.line(f"user {name} is {', '.join(roles)} in {tenant}", name=name, tenant=tenant, roles=list(roles))
+    output.line(f"user {name} is {', '.join(roles)} in {tenant}", name=name, tenant=tenant, roles=list(roles))
 
 
 @user.command()
@@ -115,11 +118,11 @@ def add_user(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, a
 @click.option("--role", "roles", multiple=True, type=_ROLES)
 @_realm
 @output_option
-def grant(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, answers: Answers) -> None:
-    """Make these a user's roles in a tenant; without --role, none."""
+def grant(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, output: Output) -> None:
+    """Replace a user's roles in a tenant; without --role, remove them."""
     realm.grant(name, tenant=tenant, roles=roles)
-    answers.line(
-        f"user {name} is {', '.join(roles) or 'nothing'} in {tenant}", name=name, tenant=tenant, roles=list(roles)
+    output.line(
+        f"user {name} is {', '.join(roles) or 'without roles'} in {tenant}", name=name, tenant=tenant, roles=list(roles)
     )
 
 
@@ -127,39 +130,39 @@ def grant(name: str, tenant: str, roles: tuple[str, ...], realm: RealmFile, answ
 @click.argument("name")
 @_realm
 @output_option
-def remove_user(name: str, realm: RealmFile, answers: Answers) -> None:
+def remove_user(name: str, realm: RealmFile, output: Output) -> None:
     """Remove a user and their tokens."""
     realm.remove_user(name)
-    answers.line(f"user {name} is removed", name=name)
+    output.line(f"user {name} is removed", name=name)
 
 
 @realm.group()
 def token() -> None:
-    """Tokens."""
+    """Manage tokens."""
 
 
 @token.command()
 @click.argument("user")
 @click.option("--tenant", required=True)
-@click.option("--lifetime", help="Such as 30m, 12h or 90d; without it, until it is revoked.")
+@click.option("--lifetime", help="Such as 30m, 12h or 90d; default until revoked.")
 @_realm
 @output_option
-def issue(user: str, tenant: str, lifetime: str | None, realm: RealmFile, answers: Answers) -> None:
-    """Make a token. It is shown once, and kept nowhere."""
+def issue(user: str, tenant: str, lifetime: str | None, realm: RealmFile, output: Output) -> None:
+    """Issue a token. It is printed once and not stored."""
     issued = realm.issue_token(user, tenant=tenant, lifetime=_span(lifetime))
-    if not answers.as_json:
+    if not output.as_json:
         click.echo(f"token {issued.id}; revoke it with `archelon realm token revoke {issued.id}`", err=True)
-    answers.line(issued.secret, id=issued.id, token=issued.secret, expires=issued.expires)
+    output.line(issued.secret, id=issued.id, token=issued.secret, expires=issued.expires)
 
 
 @token.command()
 @click.argument("token_id")
 @_realm
 @output_option
-def revoke(token_id: str, realm: RealmFile, answers: Answers) -> None:
+def revoke(token_id: str, realm: RealmFile, output: Output) -> None:
     """Revoke a token by its id."""
     realm.revoke_token(token_id)
-    answers.line(f"token {token_id} is revoked", id=token_id)
+    output.line(f"token {token_id} is revoked", id=token_id)
 
 
 def _span(text: str | None) -> datetime.timedelta | None:
@@ -167,8 +170,10 @@ def _span(text: str | None) -> datetime.timedelta | None:
         return None
     found = _SPAN.fullmatch(text)
     if found is None:
-        raise CommandError(f"{text!r} is no lifetime; write a number with s, m, h or d", status=Status.USAGE)
+        raise CommandError(f"{text!r} is not a lifetime; give a number followed by s, m, h or d", status=Status.USAGE)
     try:
         return datetime.timedelta(**{_UNITS[found[2]]: int(found[1])})
     except OverflowError:
-        raise CommandError(f"{text!r} is longer than there are years; give none instead", status=Status.USAGE) from None
+        raise CommandError(
+            f"{text!r} is too long; omit --lifetime for a token without expiry", status=Status.USAGE
+        ) from None

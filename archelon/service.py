@@ -1,4 +1,4 @@
-"""Services: what can be ordered, and offering it."""
+"""`archelon service`, `publish` and `withdraw`: the services that can be ordered."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import click
 
 from .connection import Connection, service_options
 from .errors import CommandError, Status
-from .output import Answers, output_option
+from .output import Output, output_option
 
 
 @click.group()
 def service() -> None:
-    """See what can be ordered."""
+    """Show the services that can be ordered."""
 
 
 @service.command("list")
 @service_options()
 @output_option
-def list_services(connection: Connection, answers: Answers) -> None:
-    """The services that this service manager offers."""
+def list_services(connection: Connection, output: Output) -> None:
+    """List the published services."""
     from .lookup import services
 
     with connection.open() as manager:
@@ -30,15 +30,15 @@ def list_services(connection: Connection, answers: Answers) -> None:
             {"service": each.term, "title": each.title, "type": each.type_id, "location": each.location}
             for each in services(manager)
         ]
-    answers.rows(rows, ["service", "title", "type"], empty="nothing is offered yet; `archelon publish` offers a bundle")
+    output.rows(rows, ["service", "title", "type"], empty="no services; publish a bundle with `archelon publish`")
 
 
 @service.command()
 @click.argument("name")
 @service_options()
 @output_option
-def show(name: str, connection: Connection, answers: Answers) -> None:
-    """A service: its attributes, and what can be done with its instances."""
+def show(name: str, connection: Connection, output: Output) -> None:
+    """Show a service: its attributes, and the actions of its instances."""
     from archelon_api import service_manager as wire
     from occi_service.model import type_id
 
@@ -55,28 +55,28 @@ def show(name: str, connection: Connection, answers: Answers) -> None:
             "description": given.description,
         }
         for attribute, given in found.attributes.items()
-        if not attribute.startswith("occi.core.") and (answers.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
+        if not attribute.startswith("occi.core.") and (output.as_json or attribute not in wire.INSTANCE_ATTRIBUTES)
     ]
-    # Those between an orchestrator and its service manager are nobody else's.
+    # Only orchestrators use the actions between them and the service manager.
     own = (type_id(wire.REPORT), type_id(wire.RENEW))
     actions = [each.rpartition("#")[2] for each in found.actions if each not in own]
-    if answers.as_json:
-        answers.document({"type": found.type_id, "title": found.title, "location": found.location,
+    if output.as_json:
+        output.document({"type": found.type_id, "title": found.title, "location": found.location,
                           "attributes": attributes, "actions": found.actions})  # fmt: skip
         return
-    answers.fields({"service": found.term, "title": found.title, "type": found.type_id, "actions": ", ".join(actions)})
-    answers.rows(
-        attributes, ["attribute", "type", "who", "default", "description"], empty="it has no attributes of its own"
+    output.fields({"service": found.term, "title": found.title, "type": found.type_id, "actions": ", ".join(actions)})
+    output.rows(
+        attributes, ["attribute", "type", "who", "default", "description"], empty="the service declares no attributes"
     )
 
 
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--roll", is_flag=True, help="Bring the instances that exist to this bundle, one after another.")
+@click.option("--roll", is_flag=True, help="Update the existing instances to this bundle, one after another.")
 @service_options("provider")
 @output_option
-def publish(directory: Path, roll: bool, connection: Connection, answers: Answers) -> None:
-    """Offer a bundle as a service, or replace the one that is offered under its type."""
+def publish(directory: Path, roll: bool, connection: Connection, output: Output) -> None:
+    """Publish a bundle as a service, or replace the published one of the same type."""
     import bundles
 
     bundle = bundles.Bundle.load(directory)
@@ -89,8 +89,8 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
             manager.act(entry, wire.ROLL.scheme + wire.ROLL.term)
     if connection.cloud_url is not None:
         await_entry(connection, bundle.manifest.type)
-    answers.line(
-        f"{bundle.manifest.term} is offered; order one with `archelon instance create {bundle.manifest.term}`",
+    output.line(
+        f"{bundle.manifest.term} is published; order an instance with `archelon instance create {bundle.manifest.term}`",
         service=bundle.manifest.type,
         digest=packed.digest,
         entry=entry,
@@ -98,7 +98,7 @@ def publish(directory: Path, roll: bool, connection: Connection, answers: Answer
 
 
 def offer(manager: Any, packed: Any) -> str:
-    """Upload a packed bundle and publish it; the entry's path."""
+    """Upload a packed bundle and publish it; returns the path of the published entry."""
     from archelon_api import deploy, names
     from archelon_api import service_manager as wire
 
@@ -108,21 +108,21 @@ def offer(manager: Any, packed: Any) -> str:
 
 
 def await_entry(connection: Connection, service_type: str, *, seconds: float = 30.0) -> None:
-    """Wait until others find this service: its service manager enters it in design's catalogue by itself, right after.
+    """Wait until the service manager has entered a service in design's catalogue, where other services find it.
 
     Raises:
-        CommandError: it is not there in time.
-        client.ClientError: design cannot be asked.
+        CommandError: the entry is missing after `seconds`.
+        client.ClientError: design cannot be called.
     """
     from archelon_api import design
 
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     with connection.module("design") as catalogue:
         while not list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise CommandError(
-                    f"{service_type} is offered and can be ordered, but is not in the catalogue after {seconds:.0f} s, where "
-                    "services that depend on it look; look at the log of the service manager's worker"
+                    f"{service_type} is published and can be ordered, but after {seconds:.0f} s it is not in the catalogue, so "
+                    "services that depend on it cannot find it; see the log of the service manager's worker"
                 )
             time.sleep(0.1)
 
@@ -131,8 +131,8 @@ def await_entry(connection: Connection, service_type: str, *, seconds: float = 3
 @click.argument("name")
 @service_options("provider")
 @output_option
-def withdraw(name: str, connection: Connection, answers: Answers) -> None:
-    """Take no more orders for a service; its instances live on."""
+def withdraw(name: str, connection: Connection, output: Output) -> None:
+    """Stop accepting orders for a service; its instances remain."""
     from archelon_api import names
     from archelon_api import service_manager as wire
 
@@ -142,6 +142,6 @@ def withdraw(name: str, connection: Connection, answers: Answers) -> None:
             offered = str(entry.attributes[names.SERVICE])
             if name in (offered, offered.rpartition("#")[2]):
                 manager.delete(entry.location)
-                answers.line(f"{offered} takes no more orders", service=offered, entry=entry.location)
+                output.line(f"{offered} no longer accepts orders", service=offered, entry=entry.location)
                 return
     raise CommandError(f"there is no published service {name!r} of yours", status=Status.NOT_FOUND)

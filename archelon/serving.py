@@ -1,4 +1,4 @@
-"""The services as processes: each told by its environment, or the file that ARCHELON_CONFIG names, what to be."""
+"""Commands that run the services, configured by the environment or by the file that ARCHELON_CONFIG names."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .supervision import end_with_parent
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SERVICES = ("service-manager", "cloud-controller")
-_module = click.option("--module", "modules", multiple=True, help="One of its modules alone; may be repeated.")
-_of = click.option("--of", "service", type=click.Choice(_SERVICES), required=True, help="Whose.")
+_module = click.option("--module", "modules", multiple=True, help="Only this module; may be repeated.")
+_of = click.option("--of", "service", type=click.Choice(_SERVICES), required=True, help="The service.")
 
 
 def _process(command: Command) -> Command:
-    """Ends with the all-in-one that started it; wrong settings are a clear refusal."""
+    """Decorate a service command: it exits with the all-in-one that started it, and reports invalid settings."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
         private_umask()
         end_with_parent(os.environ, interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM))
-        # The command line's own, which a person's shell may have: no setting of a service.
+        # This variable of the command line may be set in the user's shell; it is not a setting of a service.
         os.environ.pop("ARCHELON_TOKEN", None)
         try:
             return command(*arguments, **options)
@@ -41,10 +41,10 @@ def _process(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-@click.command(short_help="Serve the service manager's web.")
+@click.command(short_help="Run the service manager's web server.")
 @_process
 def service_manager() -> int:
-    """Serve the service manager's web until SIGTERM; its work is done by `archelon worker --of service-manager`."""
+    """Run the service manager's web server until SIGTERM; `archelon worker --of service-manager` does its work."""
     from service_manager.__main__ import main
 
     return main(["web"])
@@ -54,7 +54,7 @@ def service_manager() -> int:
 @_module
 @_process
 def cloud_controller(modules: tuple[str, ...]) -> Any:
-    """Serve the cloud controller's modules, all or some, until SIGTERM; their work is done by `archelon worker`."""
+    """Run all or some of the cloud controller's modules until SIGTERM; `archelon worker` does their work."""
     from cloud_controller.app import web
     from cloud_controller.settings import CloudControllerSettings
 
@@ -68,10 +68,10 @@ def cloud_controller(modules: tuple[str, ...]) -> Any:
 @_of
 @_module
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of /healthz, /readyz and /metrics.")
-@click.option("--host", help="Address of that port; without it, 127.0.0.1.")
+@click.option("--host", help="Address of that port; default 127.0.0.1.")
 @_process
 def worker(service: str, modules: tuple[str, ...], port: int | None, host: str | None) -> int:
-    """Do the work of the service manager or of the cloud controller until SIGTERM. Any number may run, on any machine."""
+    """Run a worker of the service manager or the cloud controller until SIGTERM. Any number may run, on any machine."""
     if service == "service-manager":
         if modules or port is not None or host is not None:
             raise CommandError(
@@ -93,14 +93,14 @@ def worker(service: str, modules: tuple[str, ...], port: int | None, host: str |
 
 @click.group()
 def db() -> None:
-    """Bring a database's schema up to date."""
+    """Manage a database schema."""
 
 
 @db.command()
 @_of
-@click.option("--url", help="The database; the service's own settings without it.")
+@click.option("--url", help="The database; default that of the service's settings.")
 def upgrade(service: str, url: str | None) -> None:
-    """Bring the schema to what this version needs. Services do so themselves at their start; running it again is harmless."""
+    """Upgrade the schema to this version. Services do so when they start; it is safe to repeat."""
     if url is None:
         if service == "service-manager":
             from service_manager.settings import ServiceManagerSettings
@@ -111,14 +111,14 @@ def upgrade(service: str, url: str | None) -> None:
 
             url = CloudControllerSettings.load().database_url.get_secret_value()
     _upgrade(service, url)
-    click.echo(f"the {service}'s schema is up to date")
+    click.echo(f"the schema of the {service} is up to date")
 
 
 def _upgrade(service: str, url: str) -> None:
     from alembic.util import CommandError as SchemaError
 
     from archelon_core.database import Database
-    from occi_service.registry.schema import upgrade as bring
+    from occi_service.registry.schema import upgrade as upgrade_schema
 
     if service == "service-manager":
         from service_manager.app import MIGRATIONS
@@ -129,9 +129,9 @@ def _upgrade(service: str, url: str) -> None:
     except ValueError as error:
         raise CommandError(str(error), status=Status.USAGE) from error
     try:
-        bring(database, MIGRATIONS)
+        upgrade_schema(database, MIGRATIONS)
     except SchemaError as error:
-        raise CommandError(f"the database is not the {service}'s, or of a later version: {error}") from error
+        raise CommandError(f"the database is not the {service}'s, or is of a later version: {error}") from error
     finally:
         database.close()
 

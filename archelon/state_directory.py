@@ -1,20 +1,19 @@
-"""The directory of one all-in-one: its keys, realm, tokens, ports, databases and logs, made once and found again.
+"""The state directory of an all-in-one: keys, realm, tokens, ports, databases and logs.
 
     .archelon/
-      dev.json               where the services listen
+      dev.json               address and ports of the services
       tokens.json            a token for each role, for the command line
       realm.yaml             the local realm
-      keys/                  what the services sign and encrypt with
-      service-manager.yaml   settings of the service manager, written anew at each start
+      keys/                  signing and encryption keys of the services
+      service-manager.yaml   settings of the service manager, rewritten at each start
       cloud-controller.yaml  settings of the cloud controller, likewise
       service-manager.db     its database
       cloud-controller.db    its database
       cloud/                 bundles and processes of the local region
       logs/                  a file for each process
-      lock                   held while an all-in-one runs
+      lock                   locked while an all-in-one runs
 
-Everything that is secret is readable by its owner alone. What exists is never made again, so that tokens and keys that were given
-out stay true.
+Secrets are readable by the owner only. Existing files are never replaced, so that issued tokens and keys stay valid.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from .keys import ISSUERS, make_signing_key, write_private
 NAME: Final = ".archelon"
 _TENANT: Final = "dev"
 _ROLES: Final = ("tenant", "provider", "operator")
-#: Ports are taken four in a row, from the first row of which all four are free.
+#: The first of consecutive ports that are all free.
 _FIRST: Final = 8888
 _ROWS: Final = 250
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the four processes listen. They stay, since orchestrators that run know them."""
+    """Ports of the four processes. They do not change, because running orchestrators use them."""
 
     service_manager: int
     cloud_controller: int
@@ -55,8 +54,8 @@ class StateDirectory:
     """The state below one path.
 
     Args:
-        path: the directory; made by `make`.
-        databases: URLs by service, where its database is not to be a file in the directory.
+        path: the directory; `make` creates it.
+        databases: database URLs by service; by default, a service's database is a file in the directory.
     """
 
     def __init__(self, path: Path, *, databases: Mapping[str, str] | None = None) -> None:
@@ -71,17 +70,17 @@ class StateDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether an all-in-one was started here once."""
+        """Whether an all-in-one has been started here."""
         return self._dev.exists()
 
     def make(self, *, host: str, first_port: int = _FIRST) -> None:
-        """Make what is not there yet: directories, keys, realm, tokens, ports.
+        """Create what is missing: directories, keys, realm, tokens, ports.
 
         Args:
-            first_port: where to begin to look for free ports.
+            first_port: first port to try.
 
         Raises:
-            CommandError: no ports can be had on that address.
+            CommandError: no free ports on that address.
         """
         for directory in (self.path, self.keys, self.logs, self.cloud):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,58 +97,59 @@ class StateDirectory:
             self._write(self._dev, {"host": host, "ports": dict(zip(names, range(first, first + 9), strict=False))})
 
     def ports(self) -> Ports:
-        """Where the services listen. Raises CommandError."""
+        """Return the ports of the services. Raises CommandError."""
         return Ports(**self._read(self._dev)["ports"])
 
     def host(self) -> str:
-        """The address that they listen on. Raises CommandError."""
+        """Return the address that they listen on. Raises CommandError."""
         return str(self._read(self._dev)["host"])
 
     def move(self, host: str) -> None:
-        """Listen on another address from now on."""
+        """Change the address to listen on."""
         self._write(self._dev, {**self._read(self._dev), "host": host})
 
     def token(self, role: str) -> str:
-        """The token for a role: `tenant`, `provider` or `operator`. Raises CommandError."""
+        """Return the token of a role: `tenant`, `provider` or `operator`. Raises CommandError."""
         known: Mapping[str, str] = self._read(self._tokens)
         if role not in known:
-            raise CommandError(f"there is no token for {role!r}; there are {', '.join(known)}", status=Status.USAGE)
+            raise CommandError(
+                f"there is no token for {role!r}; expected one of {', '.join(known)}", status=Status.USAGE
+            )
         return known[role]
 
     def url(self, service: str = "service_manager") -> str:
-        """URL of the service manager, or of the cloud controller. Raises CommandError."""
-        # A wildcard address is one to listen on, not one to call.
+        """Return the URL of the service manager or the cloud controller. Raises CommandError."""
         host = self.host()
-        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # nosec  # noqa: S104
-        shown = f"[{reached}]" if ":" in reached else reached
-        return f"http://{shown}:{getattr(self.ports(), service)}"
+        # A wildcard address cannot be called.
+        host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # nosec  # noqa: S104
+        return f"http://{host}:{getattr(self.ports(), service)}"
 
     def key(self, issuer: str, *, public: bool = False) -> Path:
         """File of a key that a service signs with, or of its public half."""
         return self.keys / f"{issuer}.{'pub' if public else 'pem'}"
 
     def database(self, service: str) -> str:
-        """URL of a service's database."""
+        """Return the URL of a service's database."""
         return self._databases.get(service) or f"sqlite:///{self.path.resolve()}/{service}.db"
 
     def log(self, process: str) -> Path:
-        """File that a process writes its log lines to."""
+        """Return the log file of a process."""
         return self.logs / f"{process}.log"
 
     def write_settings(self, name: str, settings: Mapping[str, Any]) -> Path:
-        """Write a service's settings to its file."""
+        """Write a service's settings file."""
         import bundles
 
         path = self.path / f"{name}.yaml"
-        header = "# Written by `archelon dev` at each start; changes do not last.\n"
+        header = "# Rewritten by `archelon dev` at each start; changes are lost.\n"
         write_private(path, header + bundles.to_text([dict(settings)]))
         return path
 
     def further_regions(self) -> Mapping[str, Any]:
-        """The regions that a person has added in `regions.yaml`, as the cloud controller's setting `regions` has them.
+        """Return the regions that the user has added in `regions.yaml`, in the form of the cloud controller's setting `regions`.
 
         Raises:
-            CommandError: it is no map of regions.
+            CommandError: the file is not a map of regions.
         """
         from archelon_core.documents.problems import DocumentError
         from archelon_core.documents.reading import only_document, read_file
@@ -163,12 +163,12 @@ class StateDirectory:
         except DocumentError as error:
             raise CommandError(str(error), status=Status.USAGE) from None
         if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
-            raise CommandError(f"{path} is no map of regions, each with platform and settings", status=Status.USAGE)
+            raise CommandError(f"{path} is not a map of regions, each with platform and settings", status=Status.USAGE)
         return found
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Only one all-in-one at a time. Raises CommandError if another runs here."""
+    def locked(self) -> Iterator[None]:
+        """Lock the directory for one all-in-one. Raises CommandError if another one runs here."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -206,10 +206,10 @@ class StateDirectory:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CommandError(
-                f"{self.path} is no state directory; `archelon dev` makes one", status=Status.USAGE
+                f"{self.path} is not a state directory; `archelon dev` creates one", status=Status.USAGE
             ) from None
         except ValueError:
-            raise CommandError(f"{path} is not JSON; restore it, or remove {self.path} to begin anew") from None
+            raise CommandError(f"{path} is not JSON; restore it, or remove {self.path} to start over") from None
         assert isinstance(found, dict)
         return found
 
@@ -217,28 +217,28 @@ class StateDirectory:
         write_private(path, json.dumps(value, indent=2) + "\n")
 
 
-def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | None:
-    """The state directory in this directory or the nearest one above it, as git finds its own.
+def find_upwards(start: Path, *, user_id: int | None = None) -> StateDirectory | None:
+    """Return the state directory in this directory or the nearest one above it, as git finds its own.
 
     Args:
-        me: the user who looks; who runs this without it.
+        user_id: the user who must own it; default the effective user.
 
     Raises:
-        CommandError: it is another user's, or says that its services are on another machine: somebody could have put it there,
-            into a repository for example, to be sent a token.
+        CommandError: it belongs to another user, or its services are on another machine: an attacker could have placed it, for
+            example in a repository, to obtain a token.
     """
     for directory in (start, *start.parents):
         state = StateDirectory(directory / NAME)
         if state.exists:
-            if state.path.stat().st_uid != (os.geteuid() if me is None else me):
+            if state.path.stat().st_uid != (os.geteuid() if user_id is None else user_id):
                 raise CommandError(
                     f"{state.path} belongs to another user; name it with --state if you trust them",
                     status=Status.REFUSED,
                 )
             if not _is_free(state.host(), 0):
                 raise CommandError(
-                    f"{state.path} says that its services are at {state.host()[:100]!r}, which is no address of this machine; "
-                    "name it with --state if you trust who wrote it",
+                    f"the services of {state.path} are at {state.host()[:100]!r}, which is not an address of this machine; "
+                    "name it with --state if you trust its author",
                     status=Status.REFUSED,
                 )
             return state
@@ -246,12 +246,12 @@ def found_upwards(start: Path, *, me: int | None = None) -> StateDirectory | Non
 
 
 def _free_row(host: str, first: int, width: int) -> int:
-    """The first of `width` free ports in a row."""
+    """Return the first of `width` consecutive free ports."""
     for start in range(first, first + _ROWS * width, width):
         if all(_is_free(host, port) for port in range(start, start + width)):
             return start
     raise CommandError(
-        f"no ports can be had on {host} from {first} on; is it an address of this machine?", status=Status.USAGE
+        f"there are no free ports on {host} from {first} on; is it an address of this machine?", status=Status.USAGE
     )
 
 

@@ -1,10 +1,9 @@
-"""Keeps a few processes running: each is started again when it ends by itself, and all end together.
+"""Keeps processes running: restarts each one that exits, and stops all together.
 
-A process is watched by a thread that waits for it, so its end is seen at once and nothing polls. What it forked and left is
-asked to end, too: it may keep the port that the next one needs. What keeps ending soon is started less and less often. Children
-run in sessions of their own, so that Ctrl-C reaches the supervisor alone, which ends them in order; each holds the reading end
-of a pipe whose writing end dies with the supervisor, so that `kill -9` of it leaves nobody behind.
-A log that has grown too long is cut now and then, and the part before kept beside it.
+A thread waits for each process, so exits are noticed at once without polling. Remaining children of an exited process are
+terminated, because they may hold the port that its replacement needs. Restarts back off exponentially. Processes run in their own
+sessions, so that Ctrl-C reaches only the supervisor, which stops them in order. Each inherits the reading end of a pipe whose
+writing end closes with the supervisor, so none survives `kill -9` of it. Logs are rotated by size, one old file each.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from typing import Final
 from archelon_core import private_files
 from archelon_core.backoff import Backoff
 
-#: Environment variable with the descriptor of the pipe. Not one of the services' settings, whose names begin otherwise.
+#: Environment variable with the pipe's descriptor. Its prefix differs from that of the services' settings.
 LIFELINE: Final = "LIFELINE_OF_ARCHELON"
-#: Seconds before a process that ended is started again.
+#: Seconds before a restart.
 _PAUSES: Final = Backoff(0.1, longest=10.0)
-#: Seconds after which a process that ends has nothing to do with its last end: four times what a start takes.
+#: Seconds of running after which the backoff is reset: four times the duration of a start.
 _SETTLED: Final = 5.0
-#: Bytes after which a log is cut; the part before is kept until the next time.
+#: Size in bytes at which a log is rotated.
 _LOG_LIMIT: Final = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Program:
-    """What to run.
+    """A program to run.
 
     Attributes:
-        log: takes what it prints; appended to.
+        log: file that its output is appended to.
     """
 
     name: str
@@ -49,26 +48,27 @@ class Program:
 
 
 class Supervisor:
-    """Starts programs, and starts them again.
+    """Starts and restarts programs.
 
     Args:
-        told: called from other threads with a line for people whenever a process ended by itself.
-        clock: seconds that only grow.
-        log_limit: bytes after which a log is cut. tidy_every: seconds between two looks at the logs.
+        notify: called from other threads with a message whenever a process has exited.
+        clock: monotonic time in seconds.
+        log_limit: size in bytes at which a log is rotated.
+        rotation_interval: seconds between two checks of the logs' sizes.
     """
 
     def __init__(
         self,
-        told: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         log_limit: int = _LOG_LIMIT,
-        tidy_every: float = 60.0,
+        rotation_interval: float = 60.0,
     ) -> None:
-        self._told = told
+        self._notify = notify
         self._clock = clock
         self._log_limit = log_limit
-        self._tidy_every = tidy_every
+        self._rotation_interval = rotation_interval
         self._logs: list[Path] = []
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -80,10 +80,10 @@ class Supervisor:
         os.set_inheritable(self._read, True)
 
     def start(self, program: Program) -> None:
-        """Start a program, and keep it running from now on. Raises OSError if it cannot be started at all."""
+        """Start a program and keep it running. Raises OSError if it cannot be started."""
         self._launch(program)
         if not self._logs:
-            self._threads[""] = threading.Thread(target=self._tidy, name="tidy logs", daemon=True)
+            self._threads[""] = threading.Thread(target=self._rotate_logs, name="rotate logs", daemon=True)
             self._threads[""].start()
         self._logs.append(program.log)
         thread = threading.Thread(target=self._keep, args=(program,), name=f"keep {program.name}", daemon=True)
@@ -91,23 +91,23 @@ class Supervisor:
         thread.start()
 
     def pid(self, name: str) -> int:
-        """The present process of a program; another after each start."""
+        """Return the current process id of a program, which changes with each restart."""
         with self._lock:
             return self._processes[name].pid
 
     def ends(self, name: str) -> int:
-        """How often a program ended by itself."""
+        """Return how often a program has exited unexpectedly."""
         with self._lock:
             return self._ends.get(name, 0)
 
     def kill(self, name: str) -> int:
-        """End a program's present process, and its children, with SIGKILL, as a failing machine would; its id."""
+        """Simulate a crash: send SIGKILL to a program's process and its children. Returns the process id."""
         pid = self.pid(name)
         os.killpg(pid, signal.SIGKILL)
         return pid
 
     def stop(self, *, grace: float = 20.0) -> list[str]:
-        """Ask all to end, the last started first, and wait; the names of those that had to be killed.
+        """Terminate all, the last started first, and wait. Returns the names of those that had to be killed.
 
         Args:
             grace: seconds for all of them together.
@@ -118,23 +118,23 @@ class Supervisor:
         for process in running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        until = self._clock() + grace
+        deadline = self._clock() + grace
         killed = []
         for name, process in running.items():
             try:
-                process.wait(timeout=max(0.0, until - self._clock()))
+                process.wait(timeout=max(0.0, deadline - self._clock()))
             except subprocess.TimeoutExpired:
                 killed.append(name)
-            # Also where it ended well: what it forked and left is of its session.
+            # Even after a clean exit: children may remain in its session.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         for thread in self._threads.values():
             thread.join(timeout=5.0)
         with self._lock:
-            open_ones, self._open = self._open, ()
-        # Once: when it is asked to stop again, the numbers may be others'.
-        for descriptor in open_ones:
+            descriptors, self._open = self._open, ()
+        # Close only once: by the second call, the numbers may have been reused.
+        for descriptor in descriptors:
             os.close(descriptor)
         return killed
 
@@ -165,7 +165,7 @@ class Supervisor:
                 self._ends[program.name] = self._ends.get(program.name, 0) + 1
             if self._clock() - begun > _SETTLED:
                 pauses = iter(_PAUSES)
-            self._told(f"{program.name} ended ({_told(status)}) and is started again; its log: {program.log}")
+            self._notify(f"{program.name} exited ({_describe(status)}); restarting; log: {program.log}")
             pause = next(pauses)
             while not self._stopping.wait(pause):
                 try:
@@ -173,30 +173,30 @@ class Supervisor:
                     break
                 except OSError as problem:
                     pause = next(pauses)
-                    self._told(f"{program.name} cannot be started: {problem.strerror}; tried again in {pause:g} s")
+                    self._notify(f"{program.name} cannot be started: {problem.strerror}; retrying in {pause:g} s")
             if self._stopping.is_set():
                 return
 
     def _await_end(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for its end, and ask what it forked to end, too: the next needs its port. The status."""
-        # As long as it is not waited for, its number is nobody else's; while all are stopped, `stop` may do so.
+        """Wait until a process exits and terminate its remaining children. Returns the exit status."""
+        # WNOWAIT keeps the process id reserved until the group is signalled; during `stop`, that may reap the process.
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             if not self._stopping.is_set():
                 os.killpg(process.pid, signal.SIGTERM)
         return process.wait()
 
-    def _tidy(self) -> None:
-        while not self._stopping.wait(self._tidy_every):
+    def _rotate_logs(self) -> None:
+        while not self._stopping.wait(self._rotation_interval):
             for log in list(self._logs):
                 try:
-                    _cut(log, self._log_limit)
+                    _rotate(log, self._log_limit)
                 except OSError as problem:
-                    self._told(f"{log} cannot be cut: {problem.strerror}")
+                    self._notify(f"{log} cannot be rotated: {problem.strerror}")
 
 
-def _cut(log: Path, limit: int) -> None:
-    """Empty a log that is too long; who writes to it appends, and so goes on at its beginning."""
+def _rotate(log: Path, limit: int) -> None:
+    """Copy a log that is too large, and truncate it; its writer appends, and so continues at its start."""
     if log.exists() and log.stat().st_size > limit:
         before = log.with_name(f"{log.name}.1")
         try:
@@ -207,7 +207,7 @@ def _cut(log: Path, limit: int) -> None:
 
 
 def end_with_parent(environment: Mapping[str, str], *, interrupt: Callable[[], None]) -> None:
-    """In a child: call `interrupt` when the supervisor that started it is gone. Does nothing without one."""
+    """In a child: call `interrupt` when the supervisor has exited. Does nothing without a supervisor."""
     descriptor = environment.get(LIFELINE, "")
     if not descriptor.isdigit():
         return
@@ -221,5 +221,5 @@ def end_with_parent(environment: Mapping[str, str], *, interrupt: Callable[[], N
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def _told(status: int) -> str:
+def _describe(status: int) -> str:
     return f"status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"

@@ -174,7 +174,7 @@ def _stage(openstack: OpenStack) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as name:
         directory = Path(name)
         state = StateDirectory(directory / "state")
-        with state.held():
+        with state.locked():
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
             (directory / "password").write_text(auth["password"])
             account = {"username": auth["username"], "project_name": auth["project_name"]}

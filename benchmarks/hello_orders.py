@@ -275,7 +275,7 @@ def _memory(pid: int) -> tuple[int, int, int]:
 def _stage() -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
         state = StateDirectory(Path(directory))
-        with state.held():
+        with state.locked():
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
             system = AllInOne(state, print)
             stage = Stage(state, system, show=print)

@@ -207,7 +207,7 @@ def _measure(installation: Installation, stage: Stage, sort: str, clients: int, 
 def _installation(urls: dict[str, str]) -> Iterator[tuple[Installation, Stage]]:
     with tempfile.TemporaryDirectory(prefix="archelon-bench-") as directory:
         state = StateDirectory(Path(directory), databases=urls)
-        with state.held(), contextlib.ExitStack() as stack:
+        with state.locked(), contextlib.ExitStack() as stack:
             state.make(host="127.0.0.1", first_port=_FIRST_PORT)
             system = AllInOne(state, lambda _line: None)
             stage = Stage(state, system, show=print)

@@ -1,5 +1,5 @@
-"""The main job from start to end, shown and checked: each step says what it does, does it with plain requests, and proves it.
+"""The demo: a whole service lifecycle, step by step. Each step prints what it does, sends plain requests and checks the result.
 
-`stage` is where it plays (the all-in-one, requests that are shown as they are sent), `plays` what is ordered, `steps` what
-happens, `remains` the proof that nothing is left.
+`stage` contains the all-in-one and prints the requests, `plays` defines the services to order, `steps` the steps, and `remains`
+checks that nothing is left.
 """

@@ -1,4 +1,4 @@
-"""`archelon demo`: plays the steps of `demo.steps` in a state directory of its own, and takes everything down again."""
+"""`archelon demo`: runs the steps of `demo.steps` in a temporary state directory, and removes everything afterwards."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from ..dev import until_told
+from ..dev import stop_signals
 from ..errors import CommandError, Status
 from ..state_directory import StateDirectory
 
 if TYPE_CHECKING:
-    from .plays import Play
+    from .plays import Scenario
     from .stage import Stage
     from .steps import Step
 
-#: Away from where an all-in-one of a person's own listens, and from another demo at the same time.
+#: Apart from the default ports of `archelon dev`, and random, so that demos can run at the same time.
 _FIRST_PORTS: Final = range(10000, 18000, 40)
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave an instance and everything else running until Ctrl-C, to try more.")
+@click.option("--keep", is_flag=True, help="Keep an instance and all services running until Ctrl-C, to explore.")
 def demo(keep: bool) -> int:
-    """Show the main job from start to end, and prove it: order, use, scale, heal, survive a crash, dispose, nothing left."""
+    """Demonstrate and verify a whole service lifecycle: order, use, scale, heal, survive a crash, dispose, nothing left."""
     from archelon_core.private_files import private_umask
 
     from ..all_in_one import AllInOne
-    from .plays import chosen
+    from .plays import choose
     from .stage import Stage
     from .steps import STEPS
 
     private_umask()
     begun = time.monotonic()
-    # Told to end, it ends as with Ctrl-C: by taking everything down.
+    # SIGTERM stops everything, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    play = chosen()
+    scenario = choose()
     with _directory() as (path, keep_logs):
         state = StateDirectory(path)
-        with state.held():
+        with state.locked():
             state.make(host="127.0.0.1", first_port=random.choice(_FIRST_PORTS))  # nosec  # noqa: S311 - no secret
             system = AllInOne(state, lambda line: click.echo(f"    ({line})"))
             stage = Stage(state, system, show=click.echo)
             try:
-                steps = [each for each in STEPS if each.applies(play) and not (keep and each.takes_down)]
-                perform(stage, play, steps, since=begun)
+                steps = [each for each in STEPS if each.applies(scenario) and not (keep and each.takes_down)]
+                perform(stage, scenario, steps, since=begun)
                 if keep:
                     _stay(stage)
             except CommandError:
@@ -62,17 +62,17 @@ def demo(keep: bool) -> int:
                 stage.close()
                 left = system.down()
                 if left:
-                    click.echo("could not be ended: " + ", ".join(left), err=True)
-    if play.missing:
-        raise CommandError(f"what was shown works, but not all was shown: {'; '.join(play.missing)}")
+                    click.echo("could not be stopped: " + ", ".join(left), err=True)
+    if scenario.missing:
+        raise CommandError(f"all steps passed, but the demo is incomplete: {'; '.join(scenario.missing)}")
     return Status.DONE
 
 
-def perform(stage: Stage, play: Play, steps: Sequence[Step], *, since: float) -> None:
-    """Play the steps. Raises CommandError at the first that does not come out; it says what was expected and where the logs are.
+def perform(stage: Stage, scenario: Scenario, steps: Sequence[Step], *, since: float) -> None:
+    """Run the steps. Raises CommandError if one fails, with what was expected and the directory of the logs.
 
     Args:
-        since: when all of it began, by `time.monotonic`.
+        since: start of the demo, by `time.monotonic`.
     """
     from .stage import ExpectedError
 
@@ -81,37 +81,37 @@ def perform(stage: Stage, play: Play, steps: Sequence[Step], *, since: float) ->
         click.echo(f"    {(step.run.__doc__ or '').strip()}")
         at = time.monotonic()
         try:
-            step.run(stage, play)
+            step.run(stage, scenario)
         except Exception as error:
             if not isinstance(error, ExpectedError | CommandError):
                 click.echo(f"    {type(error).__name__} in this step", err=True)
             raise CommandError(
-                f"step {number}, {step.title!r}, did not come out: {error}\nthe logs are in {stage.state.logs}"
+                f"step {number}, {step.title!r}, failed: {error}\nthe logs are in {stage.state.logs}"
             ) from error
         click.secho(f"    done in {time.monotonic() - at:.1f} s", fg="green")
-    click.secho(f"All {len(steps)} steps came out, in {time.monotonic() - since:.1f} s.", fg="green", bold=True)
+    click.secho(f"All {len(steps)} steps passed in {time.monotonic() - since:.1f} s.", fg="green", bold=True)
 
 
 def _stay(stage: Stage) -> None:
     url, token = stage.state.url(), stage.state.path / "tokens.json"
-    click.echo("\nIt goes on until Ctrl-C. In another terminal, for example:\n")
+    click.echo("\nEverything keeps running until Ctrl-C. In another terminal, try:\n")
     click.echo(f'  T=$(python3 -c \'import json; print(json.load(open("{token}"))["tenant"])\')')
     click.echo(f'  curl -H "X-Auth-Token: $T" {url}/-/')
     click.echo(f'  curl -H "X-Auth-Token: $T" {url}{stage.path}')
     click.echo(f'  curl -X DELETE -H "X-Auth-Token: $T" {url}{stage.path}')
     click.echo(f"  archelon instance list --state {stage.state.path}")
     stopped = threading.Event()
-    with until_told(stopped):
+    with stop_signals(stopped):
         stopped.wait()
 
 
 @contextlib.contextmanager
 def _directory() -> Iterator[tuple[Path, threading.Event]]:
-    """A directory that goes at the end, unless the event is set: then its logs are wanted."""
+    """A temporary directory, which is kept if the event is set, for its logs."""
     path = Path(tempfile.mkdtemp(prefix="archelon-demo-"))
-    wanted = threading.Event()
+    keep = threading.Event()
     try:
-        yield path, wanted
+        yield path, keep
     finally:
-        if not wanted.is_set():
+        if not keep.is_set():
             shutil.rmtree(path)

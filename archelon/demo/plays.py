@@ -1,4 +1,4 @@
-"""What is played: which bundles are offered, which of them is ordered, and how its face is spoken to."""
+"""The demo's scenarios: the bundles to publish, the service to order, and the requests to its web page."""
 
 from __future__ import annotations
 
@@ -13,56 +13,59 @@ _SKELETON: Final = _ROOT / "archelon" / "skeleton"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Play:
-    """One service to show.
+class Scenario:
+    """One service to demonstrate.
 
     Attributes:
-        bundles: directories to publish, suppliers before those who need them.
-        service: term of the service that is ordered; order: its attributes; says: what its page says then.
+        bundles: directories to publish, dependencies first.
+        service: term of the service to order.
+        order: attributes of the order.
+        text: text on the instance's page.
         url: attribute with the instance's web endpoint.
-        change: attributes of the update; says_then: what the page says after it.
-        node: name of the node that grows under load; None where nothing does.
-        takes_entries: whether visitors can write.
-        missing: what this play does not show, and why.
+        change: attributes of the update.
+        updated_text: text on the page after the update.
+        node: name of the node that scales under load; None if there is none.
+        takes_entries: whether the page accepts entries.
+        missing: what this scenario does not demonstrate, and why.
     """
 
     bundles: tuple[Path, ...]
     service: str
     order: Mapping[str, Any]
-    says: str
+    text: str
     url: str
     change: Mapping[str, Any]
-    says_then: str
+    updated_text: str
     node: str | None = None
     takes_entries: bool = False
     missing: tuple[str, ...] = ()
 
 
-def chosen() -> Play:
-    """The guestbook with its store; where this installation lacks them, the least service there can be."""
+def choose() -> Scenario:
+    """Return the guestbook with its store or, if these bundles are not installed, a minimal service."""
     guestbook = tuple(_BUNDLES / name for name in ("store", "guestbook"))
     if all((each / "manifest.yaml").is_file() for each in guestbook):
-        return Play(
+        return Scenario(
             bundles=guestbook,
             service="guestbook",
             order={"guestbook.title": "Visitors", "guestbook.busy": 10},
-            says="Visitors",
+            text="Visitors",
             url="guestbook.url",
             change={"guestbook.title": "Dear visitors"},
-            says_then="Dear visitors",
+            updated_text="Dear visitors",
             node="web",
             takes_entries=True,
         )
-    return Play(
+    return Scenario(
         bundles=(_SKELETON,),
         service="hello",
         order={"hello.greeting": "Good morning"},
-        says="Good morning",
+        text="Good morning",
         url="hello.url",
         change={"hello.greeting": "Good evening"},
-        says_then="Good evening",
+        updated_text="Good evening",
         missing=(
-            "the bundles orchestrators/store and orchestrators/guestbook are not installed, so neither a service "
-            "that uses another, nor writing an entry, nor scaling under load was shown",
+            "the bundles orchestrators/store and orchestrators/guestbook are not installed, so composition, writing an entry "
+            "and scaling under load were not demonstrated",
         ),
     )

@@ -1,6 +1,6 @@
-"""The proof that nothing of an instance is left: no process, no port, no row but history.
+"""Verifies that nothing of an instance is left: no process, no port, no row except its history.
 
-It looks where things would be, past all services: at the machine's processes, at the book of ports, and into both databases.
+It bypasses the services and checks the machine's processes, the port allocator and both databases.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from ..state_directory import StateDirectory
 
-#: What stays by intent: bundles and services outlive instances, records and audits are their history.
+#: Paths that remain: bundles and services outlive instances; records and audits are their history.
 _KEPT: Final = ("/published/", "/record/", "/bundle/", "/service/", "/disposal/")
-#: Work that recurs as long as a service lives, and the end of a record's or an audit's time.
+#: Recurring work of the services, and the expiry of records and audits.
 _RECURRING: Final = (
     "instance.counts",
     "work.retention",
@@ -26,13 +26,13 @@ _RECURRING: Final = (
     "catalogue.entry",
     "design.catalogue",
     "design.unclaimed",
-    # Looks whether an order came to something, a while after it.
+    # Checks some time after an order whether the instance exists.
     "delegation.unclaimed",
 )
 
 
 def left(state: StateDirectory) -> list[str]:
-    """What is left, in words; empty where nothing is. Call it where no instance is ordered."""
+    """Describe everything that is left. Call it when no instance exists."""
     return [*_on_the_machine(state), *_in_databases(state)]
 
 
@@ -47,7 +47,7 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
         yield from [f"directory of {name}" for name in Launcher(region).names()]
         for number, (owner, name) in PortAllocator(region, numbers=range(1, 65536)).allocated("").items():
             yield f"port {number} ({name}) of {owner}"
-        # By their directory, whatever their books say: what hides from the launcher is found too.
+        # By working directory, to find processes that the launcher does not know.
         inside = str((region / "instances").resolve())
         for process in psutil.process_iter(["pid", "cwd", "name"]):
             if str(process.info["cwd"] or "").startswith(inside):
@@ -57,12 +57,9 @@ def _on_the_machine(state: StateDirectory) -> Iterator[str]:
 def _in_databases(state: StateDirectory) -> Iterator[str]:
     for service, tables in (
         ("service-manager", {"sm_instances": "path", "sm_invocations": "id"}),
-        (
-            "cloud-controller",
-            {"cloud_objects": "path", "cloud_delegations": "instance", "cloud_notices": "key"},
-        ),
+        ("cloud-controller", {"cloud_objects": "path", "cloud_delegations": "instance", "cloud_notices": "key"}),
     ):
-        with _opened(state.database(service)) as rows:
+        with _query(state.database(service)) as rows:
             for table, column in tables.items():
                 for (key,) in rows(f"SELECT {column} FROM {table}"):  # nosec  # noqa: S608 - our own names
                     if not str(key).startswith(_KEPT):
@@ -76,8 +73,8 @@ def _in_databases(state: StateDirectory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[Callable[[str], Sequence[Any]]]:
-    """What a database answers to a statement."""
+def _query(url: str) -> Iterator[Callable[[str], Sequence[Any]]]:
+    """A function that runs a statement in a database and returns the rows."""
     import sqlalchemy as sa
 
     from archelon_core.database import Database

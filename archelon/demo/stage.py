@@ -1,6 +1,6 @@
-"""Where the demo plays: an all-in-one, its bundles, and a tenant whose requests are shown as they are sent.
+"""The demo's environment: an all-in-one, and a tenant whose requests are printed as they are sent.
 
-Requests are plain HTTP here and not the client's, so that what is shown is what anybody could type with curl.
+Requests are plain HTTP instead of the client library's, so that each can be repeated with curl.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _JSON: Final = "application/occi+json"
 _STATE: Final = "mcn.service.state"
 _MESSAGE: Final = "mcn.service.state.message"
 _PAUSE: Final = 0.1
-#: Taken out of a page before it is shown: people read its words.
+#: Removed from a page before it is printed.
 _TAG: Final = re.compile("<[^>]{0,500}>")
 
 
 class ExpectedError(Exception):
-    """A step did not come out. The text says what was expected, and what was there instead."""
+    """A step failed. The message contains what was expected and what was found."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What a service answered."""
+    """A service's response."""
 
     status: int
     document: Mapping[str, Any]
@@ -44,8 +44,8 @@ class Node:
     """A process of an instance: an orchestrator, or a node of one of its stacks.
 
     Attributes:
-        pid: of the process; None while it has none.
-        ports: by name.
+        pid: process id; None if it does not run.
+        ports: port numbers by name.
     """
 
     instance: str
@@ -60,11 +60,12 @@ class Node:
 
 
 class Stage:
-    """The all-in-one, seen by a tenant.
+    """The all-in-one as its tenant sees it.
 
     Args:
-        show: takes each line of the play.
-        clock, sleep: time.
+        show: prints a line.
+        clock: monotonic time in seconds.
+        sleep: sleeps for some seconds.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Stage:
         self.clock = clock
         self._sleep = sleep
         self._http = urllib3.PoolManager(retries=False, timeout=10.0)
-        #: Path of the instance that is shown, once there is one, and where it answers.
+        #: Path and web endpoint of the demonstrated instance, once it exists.
         self.path = ""
         self.url = ""
 
@@ -91,7 +92,7 @@ class Stage:
         self._http.clear()
 
     def connection(self, role: str) -> Connection:
-        """What the command line would find for a role."""
+        """Return the connection that the command line would use for a role."""
         return Connection(self.state.url(), self.state.token(role), self.state.url("cloud_controller"))
 
     # requests ---------------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Stage:
     def request(
         self, method: str, path: str, document: Mapping[str, Any] | None = None, *, expected: int, quiet: bool = False
     ) -> Answer:
-        """A request of the tenant to the service manager, shown with its answer. Raises ExpectedError on another status."""
+        """Send a tenant's request to the service manager and print both. Raises ExpectedError on another status."""
         body = None if document is None else json.dumps(document)
         if not quiet:
             self.show(f"    {method} {path}{'' if body is None else '  ' + body}")
@@ -120,16 +121,16 @@ class Stage:
         return Answer(answer.status, shown if isinstance(shown, dict) else {}, location)
 
     def web(self, method: str, url: str, body: str | None = None, *, quiet: bool = False) -> tuple[int, str]:
-        """A request to what an instance offers. Status 0: nobody answers."""
+        """Send a request to an instance's endpoint; returns status 0 if there is no response."""
         if not quiet:
             self.show(f"    {method} {url}{'' if body is None else '  ' + body}")
         try:
-            # Followed by hand: a redirect is part of what is shown.
+            # Redirects are not followed, because the demo prints them.
             form = None if body is None else {"Content-Type": "application/x-www-form-urlencoded"}
             answer = self._http.request(method, url, body=body, headers=form, redirect=False)
         except urllib3.exceptions.HTTPError as error:
             if not quiet:
-                self.show(f"    → nobody answers ({type(error).__name__})")
+                self.show(f"    → no response ({type(error).__name__})")
             return 0, ""
         text = answer.data.decode(errors="replace")
         if not quiet:
@@ -137,16 +138,16 @@ class Stage:
             self.show(f"    → {answer.status} {answer.reason or ''}  {words[:150]}".rstrip())
         return answer.status, text
 
-    # looking ----------------------------------------------------------------------------------------------------------
+    # observing --------------------------------------------------------------------------------------------------------
 
     def attributes(self) -> Mapping[str, Any]:
-        """Of the instance, as it is now."""
+        """Return the instance's current attributes."""
         found = self.request("GET", self.path, expected=200, quiet=True).document.get("attributes", {})
         assert isinstance(found, dict)
         return found
 
     def until(self, reached: Callable[[], Any], what: str, *, seconds: float) -> Any:
-        """Wait until something holds, and return it. Raises ExpectedError when the time is over."""
+        """Wait for a truthy result and return it. Raises ExpectedError after `seconds`."""
         end = self.clock() + seconds
         while True:
             found = reached()
@@ -157,13 +158,13 @@ class Stage:
             self._sleep(_PAUSE)
 
     def follow(self, wanted: str, *, seconds: float, generation: float = 0) -> float:
-        """Show the instance's states as they move until it is in the wanted one; how long that took, in seconds.
+        """Print the instance's state changes until it is in the wanted one; returns how long that took, in seconds.
 
         Args:
-            generation: the least that counts.
+            generation: minimum generation to wait for.
 
         Raises:
-            ExpectedError: it failed, or the time is over.
+            ExpectedError: the instance failed, or `seconds` have passed.
         """
         begun = self.clock()
         seen: list[str] = []
@@ -179,12 +180,14 @@ class Stage:
             return state == wanted and shown.get("org.archelon.generation", 0) >= generation
 
         self.until(
-            reached, f"{self.path} was to become {wanted}; it went {' → '.join(seen) or 'nowhere'}", seconds=seconds
+            reached,
+            f"{self.path} was to become {wanted}; its states were {' → '.join(seen) or 'none'}",
+            seconds=seconds,
         )
         return self.clock() - begun
 
     def nodes(self, instance: str | None = None) -> list[Node]:
-        """Processes of the local region, of all instances or of one."""
+        """Return processes of the local region, of all instances or of one."""
         found = []
         for launcher, name in self.system.running():
             if instance is not None and name.instance != instance:
@@ -196,5 +199,5 @@ class Stage:
 
     @property
     def instance(self) -> str:
-        """Id of the instance that is shown."""
+        """Id of the demonstrated instance."""
         return self.path.rpartition("/")[2]

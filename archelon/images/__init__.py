@@ -1,8 +1,8 @@
-"""Images without a registry: what is in ours, and how one is made out of this machine's own Python.
+"""Container images without a registry, built from this machine's Python.
 
-    content   what the two images hold: rooms, libraries, user, environment, entry point
-    root      a root directory with this machine's Python and a content
-    builders  buildah, podman, docker: whichever is there makes an image of a directory
+    content   contents of the two images: packages, libraries, user, environment, entry point
+    root      creates a root file system with this machine's Python and a content
+    builders  builds an image of a directory with buildah, podman or docker
 
-The container files in `deploy/containers` make the same images out of a registry's Python; a test compares the two.
+The container files in `deploy/containers` build the same images on a registry's Python; a test compares the two.
 """

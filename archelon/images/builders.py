@@ -1,7 +1,7 @@
-"""Makes an image of a directory with a container file in it, with the builder that is there.
+"""Builds an image of a directory with a container file, using the installed builder.
 
-All three read the same container files. What is built stays in the builder's own store under its name, to be pushed as its
-owner does; `save` writes it to a file instead, for a machine without a registry.
+All three builders read the same container files. The image stays in the builder's own store, from which it can be pushed; `save`
+writes it to a file instead, for machines without a registry.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-#: In the order in which they are looked for.
+#: In order of preference.
 BUILDERS: Final = ("buildah", "podman", "docker")
-#: A build that fetches a base image from a registry takes its time.
+#: Seconds; a build may have to pull a base image.
 _TIMEOUT: Final = 1800.0
 
 
 class BuilderError(Exception):
-    """An image could not be built or saved. The text ends with what the builder said."""
+    """An image could not be built or saved. The message ends with the builder's output."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """One builder's way of saying things.
+    """A builder.
 
     Args:
-        name: of the program.
+        name: name of the program.
         program: its path.
     """
 
@@ -36,14 +36,14 @@ class Builder:
     program: str
 
     def build(self, directory: Path, image: str, *, arguments: Mapping[str, str] | None = None) -> None:
-        """Make an image of a directory that holds a `Containerfile`. Raises BuilderError.
+        """Build an image of a directory that contains a `Containerfile`. Raises BuilderError.
 
         Args:
-            arguments: values of its ARGs.
+            arguments: build arguments (`ARG`).
         """
         given = [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
         file = f"--file={directory / 'Containerfile'}"
-        # buildah and podman write OCI's format if not told; health checks and older readers need Docker's.
+        # buildah and podman default to OCI's format; health checks and older readers need Docker's.
         own = ["--format=docker"] if self.name != "docker" else []
         self._run("build", *own, f"--tag={image}", file, *given, str(directory))
 
@@ -56,7 +56,7 @@ class Builder:
             self._run("save", f"--output={archive}", image)
 
     def remove(self, image: str) -> None:
-        """Take an image out of the builder's store. Raises BuilderError."""
+        """Remove an image from the builder's store. Raises BuilderError."""
         self._run("rmi", image)
 
     def _run(self, *arguments: str) -> None:
@@ -71,21 +71,20 @@ class Builder:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise BuilderError(f"{self.name} {arguments[0]} takes longer than {_TIMEOUT:g} s") from error
+            raise BuilderError(f"{self.name} {arguments[0]} did not finish within {_TIMEOUT:g} s") from error
         if ended.returncode:
-            said = " ".join(ended.stdout.decode(errors="replace").split())[-600:]
-            raise BuilderError(f"{self.name} {arguments[0]} ended with {ended.returncode}: {said}")
+            message = " ".join(ended.stdout.decode(errors="replace").split())[-600:]
+            raise BuilderError(f"{self.name} {arguments[0]} ended with {ended.returncode}: {message}")
 
 
 def find(name: str | None = None, *, path: str | None = None) -> Builder:
-    """The builder of a name, or the first that is there. Raises BuilderError.
+    """Return the builder of this name, or the first that is installed. Raises BuilderError.
 
     Args:
-        path: where to look; the process' own PATH without it.
+        path: search path; default PATH.
     """
     for each in (name,) if name else BUILDERS:
         program = shutil.which(each, path=path)
         if program is not None:
             return Builder(each, program)
-    wanted = name or ", ".join(BUILDERS)
-    raise BuilderError(f"there is no builder here ({wanted}); install one of {', '.join(BUILDERS)}")
+    raise BuilderError(f"no builder found ({name or ', '.join(BUILDERS)}); install one of {', '.join(BUILDERS)}")

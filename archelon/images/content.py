@@ -1,13 +1,14 @@
-"""What the images hold.
+"""Contents of the images.
 
-`orchestrator` runs any bundle that is written in Python, or has none of its own: the SDK and what it stands on. `services` is all
-of Archelon, for service managers, cloud controllers and their workers. Which versions are in them is said by what is installed.
+`orchestrator` contains the SDK and its dependencies, and runs any bundle in Python or without code. `services` contains all of
+Archelon, for service managers, cloud controllers and their workers. Library versions are those installed on this machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,51 +16,50 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-#: Nobody's, and a number: Kubernetes takes only that for certainly not root.
+#: An unprivileged user, numeric because Kubernetes' `runAsNonRoot` requires a number.
 USER: Final = "65532:65532"
-#: Where `archelon build` puts a bundle.
+#: Directory of the bundle in images of `archelon build`.
 BUNDLE: Final = "/srv/bundle"
 _REQUIREMENTS: Final = Path(__file__).with_name("orchestrator.txt")
 _EVERYWHERE: Final = {
     "PYTHONUNBUFFERED": "1",
-    # The root is read-only; what there is to compile was compiled when the image was made.
+    # The root is read-only; modules are compiled when the image is built.
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What one image holds.
+    """Contents of one image.
 
     Attributes:
-        name: and that of its directory below deploy/containers.
-        rooms: our own packages.
-        libraries: what is asked for of others, by name; `extras`: of Archelon itself, in place of libraries.
+        name: also that of its directory below deploy/containers.
+        packages: packages of Archelon.
+        libraries: third-party distributions; without any, the dependencies of Archelon with `extras`.
     """
 
     name: str
-    rooms: tuple[str, ...]
+    packages: tuple[str, ...]
     entrypoint: tuple[str, ...]
     environment: Mapping[str, str]
     libraries: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
 
     def distributions(self) -> list[str]:
-        """Every library that has to be in it, by normal name. Raises importlib.metadata.PackageNotFoundError."""
+        """Return the normalized names of all required libraries. Raises importlib.metadata.PackageNotFoundError."""
         if self.libraries:
             return closure(self.libraries)
         return [each for each in closure(["archelon"], extras=self.extras) if each != "archelon"]
 
     def directives(self) -> list[str]:
-        """The lines of a container file that say how it runs."""
+        """Return the container file's instructions on how to run the image."""
         settings = {**_EVERYWHERE, **self.environment}
-        words = ", ".join(f'"{each}"' for each in self.entrypoint)
         return [
             "ENV " + " ".join(f"{name}={value}" for name, value in settings.items()),
             "WORKDIR /srv",
             f"USER {USER}",
             "EXPOSE 8080",
-            f"ENTRYPOINT [{words}]",
+            f"ENTRYPOINT [{json.dumps(self.entrypoint)}]",
         ]
 
 
@@ -71,14 +71,14 @@ def _listed(path: Path) -> tuple[str, ...]:
 IMAGES: Final[Mapping[str, Content]] = {
     "orchestrator": Content(
         name="orchestrator",
-        rooms=("archelon_api", "archelon_core", "bundles", "occi_service", "sdk"),
+        packages=("archelon_api", "archelon_core", "bundles", "occi_service", "sdk"),
         entrypoint=("python3", "-m", "sdk.runtime.container"),
-        environment={"HOST": "0.0.0.0", "PORT": "8080"},  # nosec  # noqa: S104 - a pod's own address; a policy says who may call
+        environment={"HOST": "0.0.0.0", "PORT": "8080"},  # nosec  # noqa: S104 - in a pod; a network policy restricts callers
         libraries=_listed(_REQUIREMENTS),
     ),
     "services": Content(
         name="services",
-        rooms=(
+        packages=(
             "archelon",
             "archelon_api",
             "archelon_core",
@@ -98,7 +98,7 @@ IMAGES: Final[Mapping[str, Content]] = {
 
 
 def closure(names: Iterable[str], *, extras: Iterable[str] = ()) -> list[str]:
-    """These distributions and all that they need, as installed here, by normal name and in order.
+    """Return the sorted normalized names of these installed distributions and their transitive dependencies.
 
     Raises:
         importlib.metadata.PackageNotFoundError: one is not installed.

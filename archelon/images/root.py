@@ -1,7 +1,7 @@
-"""A root directory with this machine's own Python: interpreter, standard library, libraries, and the shared objects of all.
+"""Creates a root file system with this machine's Python: interpreter, standard library, libraries and their shared objects.
 
-There is no shell in it and no other program. Everything is owned by root and readable by all; the user of the image writes
-nowhere but in what is mounted. Python is laid out below /usr, wherever it is here: it finds itself from its own place.
+It contains no shell and no other program. Everything is owned by root and world-readable; the image's user can write only to
+mounted volumes. Python is installed below /usr, independently of its prefix on this machine, because it locates itself.
 """
 
 from __future__ import annotations
@@ -24,34 +24,20 @@ from typing import Final
 from .content import USER, Content
 
 _HERE: Final = Path(__file__).resolve().parents[2]
-#: Of the standard library: what no service imports.
+#: Parts of the standard library that no service imports.
 _LEFT_OUT: Final = shutil.ignore_patterns(
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "ensurepip",
-    "tkinter",
-    "turtledemo",
-    "turtle.py",
-    "pydoc_data",
-    "config-*",
-    "_test*.so",
-    "_tkinter*.so",
-    "*.opt-*.pyc",
-    "*.a",
-)
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "tkinter", "turtledemo", "turtle.py",
+    "pydoc_data", "config-*", "_test*.so", "_tkinter*.so", "*.opt-*.pyc", "*.a",
+)  # fmt: skip
 _OBJECT: Final = re.compile(r"^\s*(?:(\S+) => )?(/\S+) \(0x[0-9a-f]+\)$")
 
 
 class RootError(Exception):
-    """A root cannot be made of what is installed here. The text says what to do."""
+    """A root cannot be created from what is installed here. The message names the remedy."""
 
 
 def make_root(target: Path, content: Content) -> None:
-    """Fill an empty directory.
+    """Populate an empty directory.
 
     Raises:
         RootError: a library is not installed, or a shared object cannot be found.
@@ -69,9 +55,12 @@ def make_root(target: Path, content: Content) -> None:
     _add_certificates(target)
     packages = _add_python(target)
     _add_libraries(packages, content)
-    for room in content.rooms:
+    for package in content.packages:
         shutil.copytree(
-            _HERE / room, packages / room, ignore=shutil.ignore_patterns("__pycache__", "*.db"), dirs_exist_ok=True
+            _HERE / package,
+            packages / package,
+            ignore=shutil.ignore_patterns("__pycache__", "*.db"),
+            dirs_exist_ok=True,
         )
     _compile(target, packages)
     _add_shared_objects(target)
@@ -79,12 +68,12 @@ def make_root(target: Path, content: Content) -> None:
 
 
 def _compile(target: Path, packages: Path) -> None:
-    """Compile all that was copied, ours and others': a container cannot keep what it compiles, and would at every start.
+    """Compile all packages, since a container would compile them at every start and cannot keep the result.
 
-    By content, not by time: the layers of an image have times of their own, by which what came compiled may look old.
+    Bytecode is validated by hash, not by time: image layers change modification times.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of other people's code
+        warnings.simplefilter("ignore", SyntaxWarning)  # of third-party code
         compileall.compile_dir(
             packages,
             quiet=2,
@@ -96,38 +85,27 @@ def _compile(target: Path, packages: Path) -> None:
 
 
 def _add_certificates(target: Path) -> None:
-    """The machine's own authorities, where OpenSSL looks for them."""
-    known = Path("/etc/ssl/certs/ca-certificates.crt")
+    """Copy the machine's certificate authorities to OpenSSL's default path."""
+    installed = Path("/etc/ssl/certs/ca-certificates.crt")
     place = target / ssl.get_default_verify_paths().openssl_cafile.lstrip("/")
-    if known.exists():
+    if installed.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(known, place)
+        shutil.copy2(installed, place)
 
 
 def _add_python(target: Path) -> Path:
-    """The interpreter with its standard library. Returns the directory for other packages."""
+    """Copy the interpreter with its standard library; returns the directory of site packages."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    # In a virtual environment `sys.executable` is a link to it.
+    # In a virtual environment, `sys.executable` is a link.
     interpreter = Path(sys.executable).resolve()
     shutil.copy2(interpreter, target / "usr/bin" / version)
     (target / "usr/bin/python3").symlink_to(version)
     library = target / "usr" / sys.platlibdir / version
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_LEFT_OUT, symlinks=False)
-    asked = subprocess.run(  # noqa: S603 - our own interpreter
-        [
-            str(interpreter),
-            "-I",
-            "-c",
-            "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    prefix, places = json.loads(asked.stdout)
-    first = Path(places[0])
-    packages = target / "usr" / first.relative_to(prefix)
+    script = "import json, site, sys; json.dump([sys.prefix, site.getsitepackages()], sys.stdout)"
+    printed = subprocess.check_output([str(interpreter), "-I", "-c", script], timeout=60)  # noqa: S603 - our own interpreter
+    prefix, directories = json.loads(printed)
+    packages = target / "usr" / Path(directories[0]).relative_to(prefix)
     packages.mkdir(parents=True)
     return packages
 
@@ -137,12 +115,12 @@ def _add_libraries(packages: Path, content: Content) -> None:
         distributions = [importlib.metadata.distribution(name) for name in content.distributions()]
     except importlib.metadata.PackageNotFoundError as error:
         raise RootError(
-            f"{error.name} is not installed here; install it, such as with `pip install archelon[kubernetes]`"
+            f"{error.name} is not installed; install it, for example with `pip install archelon[kubernetes]`"
         ) from error
     for distribution in distributions:
         _copy_distribution(distribution, packages)
     if content.extras:
-        # Ours is found by what is offered under its name: platforms are entry points.
+        # Platforms are found by Archelon's entry points.
         own = importlib.metadata.distribution("archelon")
         place = packages / f"archelon-{own.version}.dist-info"
         place.mkdir()
@@ -155,7 +133,7 @@ def _copy_distribution(distribution: importlib.metadata.Distribution, packages: 
     if not distribution.files:
         raise RootError(f"the installation of {name} has no list of its files; install it with pip")
     for file in distribution.files:
-        # Programs stand outside of the packages' directory.
+        # Programs are outside of the packages' directory.
         if ".." in file.parts or file.parts[0] == "tests" or file.is_absolute():
             continue
         found = Path(str(file.locate()))
@@ -167,26 +145,26 @@ def _copy_distribution(distribution: importlib.metadata.Distribution, packages: 
 
 
 def _add_shared_objects(target: Path, files: Iterable[Path] | None = None) -> None:
-    """What the program and the extension modules are linked with, where the loader looks for it."""
+    """Copy the shared objects that the interpreter and extension modules are linked with to the loader's search path."""
     chosen = list(_linked(target) if files is None else files)
     ldd = shutil.which("ldd")
     if ldd is None:
         raise RootError("ldd is missing on this machine; install the C library's programs (Debian: libc-bin)")
-    told = subprocess.run(  # noqa: S603 - our own list
+    linked = subprocess.run(  # noqa: S603 - our own list
         [ldd, *map(str, chosen)], capture_output=True, text=True, check=False, timeout=120
     )
     needed: dict[str, Path] = {}
-    for line in told.stdout.splitlines():
+    for line in linked.stdout.splitlines():
         if "not found" in line:
             raise RootError(f"a shared object is missing on this machine: {line.strip()}")
         found = _OBJECT.match(line)
-        # What a wheel brings along stands in the root already.
+        # Shared objects of wheels are already in the root.
         if found and not Path(found[2]).resolve().is_relative_to(target.resolve()):
             needed[found[1] or found[2]] = Path(found[2])
     libc = next((path for name, path in needed.items() if name.startswith("libc.so")), None)
     if libc is None:
         raise RootError("the C library cannot be found with ldd; images are made on Linux with a dynamic Python")
-    # The loader's own directory comes from who built it, and so does that of its C library.
+    # The directories of the loader and the C library depend on the distribution.
     directory = target / "usr" / _below_usr(libc.parent)
     directory.mkdir(parents=True, exist_ok=True)
     for name, path in needed.items():
@@ -197,9 +175,9 @@ def _add_shared_objects(target: Path, files: Iterable[Path] | None = None) -> No
 
 
 def _strip(libraries: Path) -> None:
-    """Take debugging symbols out of what Python itself was built into, where `strip` is at hand: 25 MB of a pyenv's 115.
+    """Strip debugging symbols of Python's own objects if `strip` is installed: 25 of 115 MB with pyenv.
 
-    What wheels bring along stays as it is: objects that were put together by other tools than the linker break.
+    Objects of wheels are not stripped: those modified by other tools than the linker would break.
     """
     strip = shutil.which("strip")
     if strip is None:
@@ -209,7 +187,7 @@ def _strip(libraries: Path) -> None:
 
 
 def _below_usr(path: Path) -> Path:
-    """A path without its `/` or `/usr`: `/lib` is a link to `/usr/lib` in the root."""
+    """Return a path without its `/` or `/usr`: in the root, `/lib` is a link to `/usr/lib`."""
     parts = path.parts[1:]
     return Path(*parts[1:]) if parts and parts[0] == "usr" else Path(*parts)
 

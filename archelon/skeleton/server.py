@@ -1,4 +1,4 @@
-"""Serves one page, which says what GREETING says."""
+"""Serves a page with the text of the environment variable GREETING."""
 
 import http.server
 import os
@@ -9,7 +9,7 @@ class Page(http.server.BaseHTTPRequestHandler):
     """The page, at every path."""
 
     def do_GET(self) -> None:
-        """Answer with it."""
+        """Send the page."""
         body = os.environ["GREETING"].encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; charset=utf-8")

@@ -1,4 +1,4 @@
-"""The command line for tests: as a function where that is enough, as processes where what it starts matters."""
+"""The command line for tests: as a function call, or as a process for `archelon dev`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FRONT = "http://schemas.example.org/occi/sm#front"
 
 @dataclasses.dataclass(frozen=True)
 class CliResult:
-    """What a command ended with and printed."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -51,12 +51,12 @@ def archelon(*arguments: object) -> CliResult:
 
 
 def first_port() -> int:
-    """Where to look for ports: apart from other runs on this machine, and from this run's other processes."""
+    """First port to try, apart from those of other test runs and of this run's other processes."""
     return 10000 + 2000 * lane() + random.randrange(0, 2000, 40)
 
 
 def front(directory: Path) -> Path:
-    """Write the bundle of a service on top of the guestbook, which makes it the third level."""
+    """Write the bundle of a service that depends on the guestbook: the third level of a composition."""
     (directory / "templates").mkdir(parents=True)
     hello = ROOT / "orchestrators" / "hello"
     manifest = yaml.safe_load((hello / "manifest.yaml").read_text())
@@ -77,13 +77,13 @@ class Dev:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str) -> None:
-        """Start it, and wait until it says that it is ready."""
+        """Start it and wait until it is ready."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
         command = [sys.executable, "-m", "archelon", "dev", "--state", str(self.state), "--port", str(self._port)]
         self.launch([*command, *arguments], cwd=ROOT, environment=environment)
 
     def launch(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
-        """Start it by a command of the test's own, and wait until it says that it is ready."""
+        """Start it with the given command and wait until it is ready."""
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -97,13 +97,13 @@ class Dev:
         return "ready in" in result
 
     def interrupt(self) -> None:
-        """Ctrl-C, which is to end it well."""
+        """Send SIGINT, and check that it exits cleanly."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(timeout=120) == Status.DONE, self.output.read_text()
 
     def end(self) -> None:
-        """Whatever it is in, end it, and what goes on without it."""
+        """Terminate it and everything that it started."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -115,14 +115,14 @@ class Dev:
             AllInOne(StateDirectory(self.state), lambda _line: None).down()
 
     def __call__(self, *arguments: object) -> CliResult:
-        """A command against it. One that waits waits three minutes at most."""
+        """Run a command against it, with a timeout of three minutes if the command waits."""
         waits = arguments[:1] == ("instance",) and arguments[1] in ("create", "update", "delete", "stop", "start")
         return archelon(*arguments, "--state", self.state, *(("--timeout", 180) if waits else ()))
 
 
 @contextlib.contextmanager
 def dev(state: Path) -> Iterator[Dev]:
-    """An all-in-one for the time of a test, not started yet."""
+    """An all-in-one, not started yet, that ends with the test."""
     running = Dev(state)
     try:
         yield running

@@ -1,4 +1,4 @@
-"""An all-in-one with a region of a real Heat beside the local one, and what a fake hypervisor lacks: agents in its servers."""
+"""An all-in-one with a real Heat region beside the local one, and agents, which servers of a fake hypervisor lack."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.waiting import until
 from .harness import CliResult, Dev, archelon, dev
 
 TEMPLATES = Path(__file__).parent / "hurtle_templates"
-#: Seconds that a phase may take on a loaded machine.
-PATIENCE = 400
+#: Seconds; allows for a loaded machine.
+TIMEOUT = 400
 
 
 def heat_client(openstack: OpenStack) -> Client:
-    """Heat as the tests' tenant sees it."""
+    """A Heat client of the tests' tenant."""
     tenant = openstack.tenant
     return Client(session=tenant.session, region_name=openstack.region, service_type="orchestration")
 
 
 def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
-    """All stacks that were made by us, but for those of these ids, which were there before."""
+    """All stacks that Archelon created, without those of the given ids, which existed before."""
     before = set(besides)
     return [each for each in client.stacks.list(tags=OURS) if each.id not in before]
 
@@ -39,17 +39,17 @@ def ours(client: Client, *, besides: Iterable[str] = ()) -> list[Any]:
 def heat_system(
     openstack: OpenStack, state: Path, *, region: str = "RegionOne", zones: Sequence[str] = ()
 ) -> Iterator[Dev]:
-    """A house whose second region is Heat, in the project of the tests' tenant; not started yet. zones: for names."""
+    """An all-in-one, not started yet, with a Heat region in the project of the tests' tenant and these DNS zones."""
     add_region(openstack, state, region, **({"dns": {"zones": list(zones)}} if zones else {}))
     with dev(state) as system:
         yield system
 
 
 def add_region(openstack: OpenStack, state: Path, region: str = "RegionOne", **further: Any) -> None:
-    """Give a state directory that is not there yet a region of Heat, in the project of the tests' tenant.
+    """Create a state directory with a Heat region in the project of the tests' tenant.
 
     Args:
-        further: settings of the region.
+        further: additional settings of the region.
     """
     auth = openstack.tenant.auth
     state.mkdir(parents=True)
@@ -68,7 +68,7 @@ def hurtle_bundle(
     *,
     internal: Mapping[str, str] | None = None,
 ) -> Path:
-    """A bundle in Hurtle's own form: a manifest in JSON, a template to deploy and one to provision, the provider's parameters."""
+    """Write a bundle in Hurtle's format: a JSON manifest, templates of deploy and provision, the provider's parameters."""
     directory.mkdir(parents=True, exist_ok=True)
     for phase, name in templates.items():
         (directory / f"{phase}.yaml").write_text((TEMPLATES / f"{name}.yaml").read_text())
@@ -87,14 +87,14 @@ def hurtle_bundle(
 
 
 def instance(system: Dev, *arguments: object) -> CliResult:
-    """A command on instances, with patience."""
+    """Run `archelon instance`, with a long timeout if the command waits."""
     waits = arguments[0] in ("create", "update", "delete", "stop", "start") and "--no-wait" not in arguments
-    more = ("--timeout", PATIENCE) if waits else ()
+    more = ("--timeout", TIMEOUT) if waits else ()
     return archelon("instance", *arguments, "-o", "json", "--state", system.state, *more)
 
 
 def await_states(system: Dev, paths: Iterable[str], state: str | None) -> None:
-    """Wait until instances are in a state, or gone; one that fails ends the wait with its message."""
+    """Wait until instances are in a state, or gone if it is None; fails with the message of an instance that fails."""
     wanted = set(paths)
 
     def reached() -> bool:
@@ -105,11 +105,11 @@ def await_states(system: Dev, paths: Iterable[str], state: str | None) -> None:
             return not found
         return found.keys() == wanted and all(each["state"] == state for each in found.values())
 
-    until(reached, f"{sorted(wanted)}: {state or 'gone'}", seconds=PATIENCE, pause=0.5)
+    until(reached, f"{sorted(wanted)}: {state or 'gone'}", seconds=TIMEOUT, pause=0.5)
 
 
 class Agents:
-    """Signals software deployments, as the agents in servers do; the hypervisor is a fake and runs nothing."""
+    """Signals software deployments as agents in servers would; the fake hypervisor runs none."""
 
     def __init__(self, openstack: OpenStack) -> None:
         self._openstack = openstack
@@ -131,12 +131,12 @@ class Agents:
         client = heat_client(self._openstack)
         while not self._end.wait(0.5):
             try:
-                self._look(client)
+                self._signal_pending(client)
             except Exception as problem:
                 if getattr(problem, "code", 0) not in (404, 400):
                     self.problem = problem
 
-    def _look(self, client: Client) -> None:
+    def _signal_pending(self, client: Client) -> None:
         for stack in client.stacks.list(filters={"status": "IN_PROGRESS"}):
             path = f"{stack.stack_name}/{stack.id}"
             for each in client.resources.list(path):

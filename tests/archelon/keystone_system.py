@@ -1,4 +1,4 @@
-"""An all-in-one whose callers are all of a real Keystone, and who is who there."""
+"""An all-in-one that authenticates its callers with a real Keystone, and its users there."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from tests.waiting import until
 
 from .harness import first_port
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 class KeystoneAllInOne(AllInOne):
     """An all-in-one without a realm.
 
     Args:
-        service: the user that design is at Keystone.
-        regions: by name, as the cloud controller's settings have them; what an all-in-one says of a region itself stands where
-            this says nothing else.
+        service: design's user in Keystone.
+        regions: by name, as in the cloud controller's settings; they override the all-in-one's own settings of a region.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class KeystoneAllInOne(AllInOne):
 
 @dataclasses.dataclass
 class System:
-    """The all-in-one, and who is who at its Keystone."""
+    """The all-in-one and its Keystone users."""
 
     all: KeystoneAllInOne
     openstack: OpenStack
@@ -81,13 +80,13 @@ class System:
         return client.Client(url, token=token, token_field="X-Auth-Token")
 
     def publish(self, directory: Path) -> str:
-        """Publish a bundle; the entry's path."""
+        """Publish a bundle; returns the path of the published entry."""
         bundle = bundles.Bundle.load(directory)
         with self.open(self.provider.token()) as manager:
             return offer(manager, bundle.pack())
 
-    def look(self, tenant: Person, path: str) -> dict[str, Any] | None:
-        """An instance's attributes; None if it is gone."""
+    def attributes(self, tenant: Person, path: str) -> dict[str, Any] | None:
+        """Return an instance's attributes, or None if it is gone."""
         with self.open(tenant.token()) as manager:
             try:
                 return dict(manager.get(path).attributes)
@@ -107,7 +106,7 @@ class System:
                 return seen[-1].get(wire.STATE) == state
 
             try:
-                until(reached, f"{path} is {state}", seconds=PATIENCE, pause=0.2)
+                until(reached, f"{path} is {state}", seconds=TIMEOUT, pause=0.2)
             except AssertionError as error:
                 raise AssertionError(
                     f"{error}; it is {seen[-1].get(wire.STATE)}: {seen[-1].get(wire.STATE_MESSAGE)}"
@@ -115,12 +114,12 @@ class System:
             return dict(seen[-1])
 
     def trusts(self) -> list[dict[str, Any]]:
-        """The trusts that Keystone has of which design's user is the trustee."""
+        """Return Keystone's trusts whose trustee is design's user."""
         mine = self.service.cloud.keystone("GET", f"/OS-TRUST/trusts?trustee_user_id={self.service.id}")
         return list(mine["trusts"])
 
     def endpoints(self, service_type: str) -> list[dict[str, Any]]:
-        """What Keystone's catalogue has of a type."""
+        """Return the endpoints of a service type in Keystone's catalogue."""
         admin = self.openstack.admin
         services = [
             each["id"] for each in admin.keystone("GET", "/services")["services"] if each["type"] == service_type
@@ -128,12 +127,12 @@ class System:
         every = admin.keystone("GET", "/endpoints")["endpoints"]
         return [each for each in every if each["service_id"] in services]
 
-    def brief(self, tenant: Person, short_lived: str) -> str:
-        """A token that ends in seconds."""
+    def short_lived_token(self, tenant: Person, short_lived: str) -> str:
+        """Return a token that expires after seconds."""
         return Cloud({**tenant.cloud.auth, "auth_url": short_lived}, self.openstack.region).token()
 
     def restart(self) -> None:
-        """Everything of ours ends by -9, and is started again."""
+        """Kill all of the all-in-one's processes, so that the supervisor restarts them."""
         for name in PROCESSES:
             self.all.supervisor.kill(name)
 
@@ -142,7 +141,7 @@ class System:
 def keystone_system(
     openstack: OpenStack, directory: Path, regions: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[System]:
-    """A house with these regions, up; everybody at Keystone goes with it."""
+    """A running all-in-one with these regions; its Keystone users are deleted with it."""
     people = People(openstack)
     state = StateDirectory(directory)
     state.make(host="127.0.0.1", first_port=first_port())
@@ -158,7 +157,7 @@ def keystone_system(
         operator,
     )
     try:
-        made.all.up(patience=120.0)
+        made.all.up(timeout=120.0)
         yield made
     finally:
         made.all.down()

@@ -1,4 +1,4 @@
-"""`archelon build` without a builder: what it puts together for one."""
+"""`archelon build` with a fake builder: checks the build context."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from archelon.images import builders
 from archelon.main import main
 
 
-class _Noted:
-    """In a builder's place: notes what nobody else could read in an image."""
+class _RecordingBuilder:
+    """Replaces a builder; records files that are not world-readable."""
 
-    name = "noted"
+    name = "recording"
 
     def __init__(self) -> None:
         self.seen: list[Path] = []
@@ -28,9 +28,9 @@ class _Noted:
 
 
 def test_an_images_user_reads_it_whatever_the_builders_umask(monkeypatch: pytest.MonkeyPatch) -> None:
-    noted = _Noted()
-    monkeypatch.setattr(builders, "find", lambda _name: noted)
+    recording = _RecordingBuilder()
+    monkeypatch.setattr(builders, "find", lambda _name: recording)
     os.umask(0o077)
     assert main(["build", "--of", "orchestrator", "--image", "noted:1"]) == 0
-    assert len(noted.seen) > 1000
-    assert noted.closed == []
+    assert len(recording.seen) > 1000
+    assert recording.closed == []

@@ -1,4 +1,4 @@
-"""An author's first minutes: a bundle that is right from the start, and clear words when it no longer is."""
+"""`archelon new`, `validate` and `test`: a new bundle is valid, and mistakes are reported clearly."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from archelon.errors import Status
 from .harness import archelon
 
 
-def test_a_new_bundle_is_right_and_passes_its_tests(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_new_bundle_is_valid_and_passes_its_tests(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = archelon("new", tmp_path / "greeter", "-o", "json")
     assert made.status == Status.DONE
     assert made.json["files"] == ["manifest.yaml", "server.py", "templates/local.yaml", "tests/test_bundle.py"]
     checked = archelon("validate", tmp_path / "greeter")
     assert checked.status == Status.DONE
-    assert checked.out == f"{tmp_path / 'greeter'} is right\n"
+    assert checked.out == f"{tmp_path / 'greeter'} is valid\n"
     assert archelon("test", tmp_path / "greeter").status == Status.DONE
     assert "2 passed" in capfd.readouterr().out
     manifest = bundles.Bundle.load(tmp_path / "greeter").manifest
@@ -33,7 +33,7 @@ def test_a_failing_test_is_a_failure(tmp_path: Path) -> None:
     assert archelon("test", tmp_path / "greeter").status == Status.FAILED
 
 
-def test_what_is_wrong_has_file_line_and_remedy(tmp_path: Path) -> None:
+def test_problems_have_file_line_and_remedy(tmp_path: Path) -> None:
     archelon("new", tmp_path / "x", "--term", "other")
     manifest = tmp_path / "x" / "manifest.yaml"
     manifest.write_text(manifest.read_text() + "titel: no\n")
@@ -61,7 +61,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "manifest.yaml").read_text() == "mine"
 
 
-def test_a_bundle_without_tests_is_told_so(tmp_path: Path) -> None:
+def test_a_bundle_without_tests_is_reported(tmp_path: Path) -> None:
     result = archelon("test", tmp_path)
     assert result.status == Status.FAILED
-    assert "no directory tests" in result.err
+    assert "has no directory `tests`" in result.err

@@ -1,4 +1,4 @@
-"""`archelon conformance`: it passes what is right and fails what is not, by status too."""
+"""`archelon conformance`: results and exit statuses for conforming and failing orchestrators."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_bundles_orchestrator_passes() -> None:
 
 
 def test_one_failed_check_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the checks find is sdk's; waiting for all that a silent server does not do takes half a minute.
+    # The checks are tested with the SDK; a silent server would take half a minute of timeouts.
     findings = [conformance.Finding("talks"), conformance.Finding("listens", "it does not")]
     monkeypatch.setattr(conformance, "check", lambda *_arguments, **_options: findings)
     result = archelon("conformance", "-o", "json", sys.executable, "-c", _SILENT)
@@ -43,13 +43,13 @@ def test_one_failed_check_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_what_ends_at_once_is_told_so() -> None:
+def test_a_command_that_exits_at_once_is_reported() -> None:
     result = archelon("conformance", "false")
     assert result.status == Status.FAILED
-    assert "ended with 1 before it listened" in result.err
+    assert "exited with 1 before it listened" in result.err
 
 
-def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
+def test_an_orchestrator_at_a_url_passes(tmp_path: Path) -> None:
     port = free_port()
     result: list[CliResult] = []
     file = tmp_path / "environment"
@@ -58,7 +58,7 @@ def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
         target=lambda: result.append(archelon("conformance", *options, f"http://127.0.0.1:{port}/")), daemon=True
     )
     tester.start()
-    until(file.exists, "the environment is said")
+    until(file.exists, "the environment file exists")
     assert file.stat().st_mode & 0o077 == 0
     given = dict(line.split("=", 1) for line in file.read_text().splitlines())
     assert set(given) == {f"ARCHELON_{name}" for name in ("INSTANCE", "SERVICE_MANAGER", "DESIGN", "TOKEN", "KEYS")}
@@ -68,32 +68,32 @@ def test_one_that_somebody_else_starts_passes(tmp_path: Path) -> None:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         tester.join(timeout=120)
-        assert result, "it has not ended"
+        assert result, "the command has not finished"
         assert result[0].status == Status.DONE, result[0].out
         assert {each["outcome"] for each in result[0].json} == {"ok"}
-        # It cannot be killed and started from here.
+        # The command cannot restart it.
         assert not [each for each in result[0].json if "restart" in each["check"]]
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def test_one_that_nobody_starts_is_told_so() -> None:
+def test_an_orchestrator_that_is_never_started_is_reported() -> None:
     result = archelon("conformance", "--patience", "0.1", "http://127.0.0.1:1/")
     assert result.status == Status.FAILED
     assert "ARCHELON_TOKEN=start-" in result.err
-    assert "no orchestrator asked for its tokens" in result.err
+    assert "no orchestrator renewed its tokens" in result.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("http://127.0.0.1:1", "--patience", "1"), "options come before it"),
         (("--listen", "nowhere", "false"), "give ADDRESS:PORT"),
         (("--environment-file", "x", "false"), "is for a URL"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(arguments: tuple[str, ...], words: str) -> None:
+def test_invalid_arguments_are_refused(arguments: tuple[str, ...], message: str) -> None:
     result = archelon("conformance", *arguments)
     assert result.status == Status.USAGE
-    assert words in result.err
+    assert message in result.err

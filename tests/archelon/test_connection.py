@@ -1,4 +1,4 @@
-"""Where a command finds the service manager and a token, and where it never sends one."""
+"""How a command finds the service manager and a token, and where it never sends the token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seek(here: Path, environ: Mapping[str, str] | None = None, **given: str | Pa
     return find(environ=environ or {}, here=here, **options)  # type: ignore[arg-type]
 
 
-def test_the_directory_above_says_everything(state: StateDirectory, tmp_path: Path) -> None:
+def test_the_enclosing_state_directory_is_used(state: StateDirectory, tmp_path: Path) -> None:
     below = tmp_path / "x"
     below.mkdir()
     found = seek(below)
@@ -35,7 +35,9 @@ def test_the_directory_above_says_everything(state: StateDirectory, tmp_path: Pa
     assert state.token("tenant") not in repr(found)
 
 
-def test_the_environment_wins_and_options_win_over_it(state: StateDirectory, tmp_path: Path) -> None:
+def test_the_environment_overrides_the_directory_and_options_override_both(
+    state: StateDirectory, tmp_path: Path
+) -> None:
     there = {"ARCHELON_URL": "http://sm.example.org", "ARCHELON_TOKEN": "t1"}
     assert seek(tmp_path, there) == Connection("http://sm.example.org", "t1", None)
     file = tmp_path / "token"
@@ -43,20 +45,20 @@ def test_the_environment_wins_and_options_win_over_it(state: StateDirectory, tmp
     assert seek(tmp_path, there, url="http://other", token_file=file) == Connection("http://other", "t2", None)
 
 
-def test_a_directorys_token_is_sent_nowhere_else(state: StateDirectory, tmp_path: Path) -> None:
+def test_a_directorys_token_is_sent_only_to_its_services(state: StateDirectory, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no token for http://elsewhere") as refused:
         seek(tmp_path, {"ARCHELON_URL": "http://elsewhere"})
     assert refused.value.status is Status.USAGE
-    # Nor to another cloud controller than the directory's.
+    # This includes the cloud controller.
     found = seek(tmp_path, {"ARCHELON_CLOUD_CONTROLLER": "http://elsewhere"}, role="operator")
     assert found.cloud_url == state.url("cloud_controller")
     assert seek(tmp_path, {"ARCHELON_URL": state.url() + "/"}).token == state.token("tenant")
 
 
-def test_nothing_known_says_what_to_do(tmp_path: Path) -> None:
+def test_errors_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="set ARCHELON_URL and ARCHELON_TOKEN, or run `archelon dev`"):
         seek(tmp_path)
     with pytest.raises(CommandError, match="no token can be read"):
         seek(tmp_path, url="http://x", token_file=tmp_path / "none")
-    with pytest.raises(CommandError, match="no state directory"):
+    with pytest.raises(CommandError, match="is not a state directory"):
         seek(tmp_path, state=tmp_path / "none")

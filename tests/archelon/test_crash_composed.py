@@ -1,11 +1,11 @@
-"""kill -9 in the middle of what a tenant asks for, with everything composed: whoever dies, the guestbook ends right.
+"""kill -9 during each operation on a composed service: whichever process is killed, the guestbook ends in the right state.
 
-One all-in-one for all. For each victim a guestbook, which has a store of its own, lives through four moments (it is created, it
-grows under load, it is updated, it is disposed of), and at each the victim is killed once, as soon as the moment is seen to have
-begun. What is right is looked for from outside: at the web endpoint, at the machine's processes, in the databases.
+All tests share one all-in-one. For each victim, a guestbook with a store goes through four operations (create, scale under load,
+update, dispose), and the victim is killed once during each, as soon as the operation is seen to have begun. The result is checked
+from outside: at the web endpoint, in the machine's processes, in the databases.
 
-And one that dies where nobody could kill it by looking: over an event, when it has it and has done nothing yet, and when it has
-done all and nobody knows. Each event has its effect once.
+Another test kills the orchestrator at moments that polling could not hit: after it received an event and before it acted, and
+after it acted and before it acknowledged. Each event takes effect once.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(900)]
 
 SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-controller-web", "cloud-controller-worker")
 ORCHESTRATORS: Final = ("guestbook", "store")
-FUSED: Final = Path(__file__).parent / "fused"
-#: Seconds within which an order has to end right, a kill in the middle of it included: two leases, and what the order takes.
-PATIENCE: Final = 60.0
-#: Seconds between two looks at the web endpoint, which are visits too: fewer than make the guestbook busy.
-LOOK: Final = 0.25
+FUSED_BUNDLE: Final = Path(__file__).parent / "fused"
+#: Seconds for an operation with a kill: two leases, and the operation's own duration.
+TIMEOUT: Final = 60.0
+#: Seconds between polls of the web endpoint, which count as visits: few enough to keep the guestbook from being busy.
+POLL_INTERVAL: Final = 0.25
 BUSY: Final = 6
 ENTRY: Final = "Written before the kills"
 _STATE: Final = "mcn.service.state"
@@ -59,7 +59,7 @@ class Row:
     """One kill.
 
     Attributes:
-        seconds: from the kill to the right end.
+        seconds: from the kill to the right state.
     """
 
     victim: str
@@ -68,8 +68,8 @@ class Row:
     left: str
 
 
-class _WithFuses(AllInOne):
-    """An all-in-one whose tenants' processes see one directory more, from where they are told when to die."""
+class _AllInOneWithFuses(AllInOne):
+    """An all-in-one whose tenants' processes see an additional directory, with the fuse files."""
 
     def __init__(self, state: StateDirectory, fuses: Path) -> None:
         super().__init__(state, lambda _line: None)
@@ -83,41 +83,41 @@ class _WithFuses(AllInOne):
 
 
 class System:
-    """The all-in-one, the two services published, and what was measured."""
+    """The all-in-one with the published services, and the measurements."""
 
     def __init__(self, state: StateDirectory) -> None:
         self.state = state
         self.fuses = state.path.parent / "fuses"
         self.fuses.mkdir()
-        # An orchestrator is another user's process.
+        # Orchestrators run as another user.
         self.fuses.chmod(0o777)
-        self.all = _WithFuses(state, self.fuses)
+        self.all = _AllInOneWithFuses(state, self.fuses)
         self.stage = Stage(state, self.all, show=lambda _line: None)
         self.rows: list[Row] = []
 
     def publish(self) -> None:
         connection = self.stage.connection("provider")
         with connection.open() as manager:
-            for directory in (*[ROOT / "orchestrators" / name for name in ("store", "guestbook")], FUSED):
+            for directory in (*[ROOT / "orchestrators" / name for name in ("store", "guestbook")], FUSED_BUNDLE):
                 bundle = bundles.Bundle.load(directory)
                 offer(manager, bundle.pack())
                 await_entry(connection, bundle.manifest.type)
 
-    def asked(self, statement: str, *values: str, service: str = "service-manager") -> list[tuple[Any, ...]]:
-        """What a database says, past its service."""
+    def query(self, statement: str, *values: str, service: str = "service-manager") -> list[tuple[Any, ...]]:
+        """Query a service's database directly."""
         database = self.state.path / f"{service}.db"
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(statement, values).fetchall()
 
     def text(self) -> str:
         """The table."""
-        lines = [f"  {'victim':<24} {'moment':<8} {'right end after':>15}   left over"]
+        lines = [f"  {'victim':<24} {'moment':<8} {'recovered after':>15}   left over"]
         lines += [f"  {row.victim:<24} {row.moment:<8} {row.seconds:>13.1f} s   {row.left}" for row in self.rows]
         return "\n".join(lines)
 
 
 class Life:
-    """One guestbook, from its order to its end, and its victim."""
+    """The lifecycle of one guestbook, and its victim."""
 
     def __init__(self, system: System, victim: str) -> None:
         self.system = system
@@ -131,17 +131,17 @@ class Life:
         self._manager.close()
 
     def clear(self) -> None:
-        """Take away what a failure has left: the next life begins alone."""
+        """Remove what a failed test has left."""
         if self.path and self._manager.exists(self.path):
             self._manager.delete(self.path)
-            until(lambda: not self.remaining(), f"{self.path} is cleared away", seconds=PATIENCE)
+            until(lambda: not self.remaining(), f"{self.path} is cleared away", seconds=TIMEOUT)
 
-    # what is asked for ------------------------------------------------------------------------------------------------
+    # operations -------------------------------------------------------------------------------------------------------
 
     def order(self) -> None:
         attributes = {"guestbook.title": self.title, "guestbook.busy": BUSY}
         self.path = self._manager.create("http://schemas.archelon.org/occi/service#guestbook", attributes)
-        self.instance = str(self.system.asked("SELECT id FROM sm_instances WHERE path = ?", self.path)[0][0])
+        self.instance = str(self.system.query("SELECT id FROM sm_instances WHERE path = ?", self.path)[0][0])
 
     def update(self) -> None:
         self.title = f"Changed, {self.victim}"
@@ -150,15 +150,15 @@ class Life:
     def dispose(self) -> None:
         self._manager.delete(self.path)
 
-    # what is looked at ------------------------------------------------------------------------------------------------
+    # observations -----------------------------------------------------------------------------------------------------
 
     def state_of(self, instance: str) -> str:
-        rows = self.system.asked("SELECT state FROM sm_instances WHERE id = ?", instance)
+        rows = self.system.query("SELECT state FROM sm_instances WHERE id = ?", instance)
         return str(rows[0][0]) if rows else "gone"
 
     def deploying(self) -> bool:
-        """Its deploy phase is under way, and its store is ordered; an orchestrator that is meant lives."""
-        stores = self.system.asked("SELECT id FROM sm_instances WHERE service LIKE '%#store'")
+        """Whether the deploy phase has begun and the store is ordered; and, if the victim is an orchestrator, it runs."""
+        stores = self.system.query("SELECT id FROM sm_instances WHERE service LIKE '%#store'")
         if stores:
             self.store = str(stores[0][0])
         begun = bool(stores) and self.state_of(self.instance) == "deploy"
@@ -168,8 +168,8 @@ class Life:
         return self.state_of(self.instance) == "update"
 
     def firing(self) -> bool:
-        """The alarm fires, as the cloud controller's database says, and the node that it asks for does not run yet."""
-        rows = self.system.asked(
+        """Whether the alarm fires, by the cloud controller's database."""
+        rows = self.system.query(
             "SELECT kept FROM cloud_objects WHERE instance = ? AND path LIKE '%alarm%' AND kept LIKE '%\"firing\"%'",
             self.instance,
             service="cloud-controller",
@@ -177,7 +177,7 @@ class Life:
         return bool(rows)
 
     def disposing(self) -> bool:
-        """DELETE is being carried out; where the store's orchestrator is meant, on the store."""
+        """Whether the instance is being destroyed, or its store if the store's orchestrator is the victim."""
         return self.state_of(self.store if self.victim == "store" else self.instance) == "destroy"
 
     def processes(self, instance: str) -> list[Node]:
@@ -187,12 +187,12 @@ class Life:
         return [each for each in self.processes(self.instance) if _WEB in each.process and each.pid is not None]
 
     def orchestrator(self) -> int | None:
-        """The victim's process, where it is an orchestrator."""
-        meant = self.store if self.victim == "store" else self.instance
-        return next((each.pid for each in self.processes(meant) if each.is_orchestrator), None)
+        """Process id of the victim, if it is an orchestrator."""
+        instance = self.store if self.victim == "store" else self.instance
+        return next((each.pid for each in self.processes(instance) if each.is_orchestrator), None)
 
-    def wrong(self) -> list[str]:
-        """What is not as it should be, of a guestbook that is to be there; empty where all is."""
+    def problems(self) -> list[str]:
+        """What is wrong with the guestbook; empty if nothing is."""
         try:
             shown = self._manager.get(self.path).attributes
         except client.ClientError as error:
@@ -205,10 +205,10 @@ class Life:
         self.url = str(shown.get("guestbook.url"))
         status, text = self.system.stage.web("GET", self.url, quiet=True)
         missing = [wanted for wanted in (self.title, ENTRY) if wanted not in text]
-        return [f"its page, {status}, does not say {' and '.join(missing)}"] if status != 200 or missing else []
+        return [f"its page, {status}, does not contain {' and '.join(missing)}"] if status != 200 or missing else []
 
-    def unsigned(self) -> list[str]:
-        """Write the entry, once there is where to write it; why it is not written, or empty."""
+    def sign(self) -> list[str]:
+        """Write the entry once the guestbook is active; returns the reason if it was not written."""
         try:
             shown = self._manager.get(self.path).attributes
         except (client.UnavailableError, client.TransportError) as error:
@@ -221,7 +221,7 @@ class Life:
         return [] if status == 303 else [f"it takes no entry: {status} {text}"]
 
     def remaining(self) -> list[str]:
-        """What is left of it after its end."""
+        """What is left of the guestbook after its disposal."""
         try:
             if self._manager.exists(self.path):
                 return [f"it is in {self.state_of(self.instance)}"]
@@ -230,7 +230,7 @@ class Life:
         return left(self.system.state)
 
     def phases(self) -> list[Mapping[str, Any]]:
-        """Its history."""
+        """The phases in its history."""
         found: list[Mapping[str, Any]] = self._manager.get(f"/record/{self.instance}").attributes[
             "org.archelon.record.phases"
         ]
@@ -239,7 +239,7 @@ class Life:
     # the kill ---------------------------------------------------------------------------------------------------------
 
     def kill(self) -> tuple[float, Callable[[], bool]]:
-        """Kill the victim; when (seconds since the epoch), and what says that another has come in its place."""
+        """Kill the victim; returns the time (seconds since the epoch) and a function: whether the victim was replaced."""
         if self.victim in SERVICES:
             supervisor = self.system.all.supervisor
             pid = supervisor.kill(self.victim)
@@ -252,38 +252,41 @@ class Life:
     def survives(
         self, moment: str, begun: Callable[[], bool], ended: Callable[[], list[str]], *, phases: tuple[str, ...]
     ) -> None:
-        """Kill as soon as the moment has begun, and await the right end.
+        """Kill the victim as soon as the operation has begun, and wait for the right state.
 
         Args:
-            phases: in the midst of which the kill has to have come, as the history says.
+            phases: phases of the history during which the kill has to have happened.
         """
-        # Without a pause worth the name: what has begun may be over soon.
-        until(begun, f"{moment} begins", seconds=PATIENCE, pause=0.005)
+        # Polled often, because the operation may be short.
+        until(begun, f"{moment} begins", seconds=TIMEOUT, pause=0.005)
         at, back = self.kill()
         try:
             until(
-                lambda: not ended(), f"{moment} ends right after kill -9 of {self.victim}", seconds=PATIENCE, pause=LOOK
+                lambda: not ended(),
+                f"{moment} ends right after kill -9 of {self.victim}",
+                seconds=TIMEOUT,
+                pause=POLL_INTERVAL,
             )
         except AssertionError as error:
-            wrong = ended()
-            self.system.rows.append(Row(self.victim, moment, PATIENCE, "; ".join(wrong)[:120]))
-            pytest.fail(f"{error}: {'; '.join(wrong)}")
+            problems = ended()
+            self.system.rows.append(Row(self.victim, moment, TIMEOUT, "; ".join(problems)[:120]))
+            pytest.fail(f"{error}: {'; '.join(problems)}")
         took = time.time() - at
         if phases:
             carried_out = [each for each in self.phases() if each["phase"] in phases]
             first, last = (datetime.datetime.fromisoformat(each["start"]) for each in (carried_out[0], carried_out[-1]))
             end = last.timestamp() + float(carried_out[-1]["duration"])
-            # The history's times are whole seconds, or finer.
+            # Times in the history may be whole seconds.
             assert first.timestamp() - 1 <= at <= end + 1, f"the kill at {at} was not within {moment}: {carried_out}"
         if moment != "dispose" or self.victim in SERVICES:
-            until(back, f"{self.victim} is back", seconds=PATIENCE)
+            until(back, f"{self.victim} is back", seconds=TIMEOUT)
         self.system.rows.append(Row(self.victim, moment, took, "nothing" if moment == "dispose" else "–"))
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator[System]:
     state = StateDirectory(tmp_path_factory.mktemp("composed") / "state")
-    with state.held():
+    with state.locked():
         state.make(host="127.0.0.1", first_port=first_port())
         made = System(state)
         try:
@@ -299,12 +302,12 @@ def system(tmp_path_factory: pytest.TempPathFactory, tables: Tables) -> Iterator
 
 @pytest.mark.parametrize("victim", [*SERVICES, *ORCHESTRATORS][::STRIDE])
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_guestbook_ends_right_whoever_dies(system: System, victim: str, round_: int) -> None:
+def test_a_guestbook_recovers_whichever_process_is_killed(system: System, victim: str, round_: int) -> None:
     life = Life(system, victim)
     try:
         life.order()
-        life.survives("create", life.deploying, life.unsigned, phases=("deploy",))
-        assert life.wrong() == []
+        life.survives("create", life.deploying, life.sign, phases=("deploy",))
+        assert life.problems() == []
 
         life.nodes = 2
         with _visitors(life) as leave:
@@ -312,13 +315,13 @@ def test_a_guestbook_ends_right_whoever_dies(system: System, victim: str, round_
             def grown() -> list[str]:
                 if len(life.webs()) > 1:
                     leave.set()
-                return life.wrong()
+                return life.problems()
 
             life.survives("scale", life.firing, grown, phases=())
 
         life.update()
-        # Right after the update is still two nodes: an alarm that is told twice adds one node.
-        life.survives("update", life.updating, life.wrong, phases=("update",))
+        # There have to be two nodes still: an alarm that is delivered twice adds one node.
+        life.survives("update", life.updating, life.problems, phases=("update",))
 
         life.dispose()
         life.survives("dispose", life.disposing, life.remaining, phases=("destroy",))
@@ -329,7 +332,7 @@ def test_a_guestbook_ends_right_whoever_dies(system: System, victim: str, round_
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(system: System, round_: int) -> None:
+def test_an_event_takes_effect_once_whenever_its_orchestrator_is_killed(system: System, round_: int) -> None:
     fuses = {
         event: [system.fuses / f"{event}-{moment}" for moment in ("taken", "worked-off")] for event in ("alarm", "act")
     }
@@ -337,35 +340,35 @@ def test_an_event_has_its_effect_once_whenever_its_orchestrator_dies(system: Sys
         each.touch()
     with system.stage.connection("tenant").open() as manager:
         path = manager.create(FUSED_TYPE, {"fused.directory": str(system.fuses)})
-        instance = str(system.asked("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
+        instance = str(system.query("SELECT id FROM sm_instances WHERE path = ?", path)[0][0])
 
         def nodes() -> int:
             return sum(_WEB in each.process and each.pid is not None for each in system.stage.nodes(instance))
 
         def settled(grown: int, event: str) -> bool:
-            """All fuses are burnt, as often as asked it has grown, and nothing more is to be told."""
-            told = system.asked(
+            """Whether all fuses are burnt, the service has scaled as often as expected, and no notification is pending."""
+            notices = system.query(
                 "SELECT event FROM cloud_notices WHERE instance = ?", instance, service="cloud-controller"
             )
-            waiting = [*told, *system.asked("SELECT id FROM sm_invocations WHERE instance = ?", instance)]
+            waiting = [*notices, *system.query("SELECT id FROM sm_invocations WHERE instance = ?", instance)]
             shown = manager.get(path).attributes
             burnt = not any(each.exists() for each in fuses[event])
             return burnt and not waiting and (shown.get("fused.grown"), nodes()) == (grown, grown + 1)
 
         try:
-            until(lambda: settled(1, "alarm"), "the alarm has its effect, once", seconds=2 * PATIENCE)
+            until(lambda: settled(1, "alarm"), "the alarm takes effect once", seconds=2 * TIMEOUT)
             for each in fuses["act"]:
                 each.touch()
             manager.act(path, f"{FUSED_TYPE.replace('#', '/')}/action#grow")
-            until(lambda: settled(2, "act"), "the action has its effect, once", seconds=2 * PATIENCE)
+            until(lambda: settled(2, "act"), "the action takes effect once", seconds=2 * TIMEOUT)
         finally:
             manager.delete(path)
-            until(lambda: not manager.exists(path), f"{path} is gone", seconds=PATIENCE)
+            until(lambda: not manager.exists(path), f"{path} is gone", seconds=TIMEOUT)
 
 
 @contextlib.contextmanager
 def _visitors(life: Life) -> Iterator[threading.Event]:
-    """A visitor who comes again and again until told to leave: more often than the guestbook calls busy."""
+    """A visitor whose requests make the guestbook busy, until the event is set."""
     leave = threading.Event()
 
     def visit() -> None:

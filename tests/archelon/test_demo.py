@@ -1,4 +1,4 @@
-"""The demo as people run it; what it does when a step does not come out, and when it is interrupted."""
+"""The demo as users run it, with a failing step, and interrupted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from archelon.all_in_one import AllInOne
 from archelon.demo.command import perform
-from archelon.demo.plays import Play, chosen
+from archelon.demo.plays import Scenario, choose
 from archelon.demo.remains import left
 from archelon.demo.stage import ExpectedError, Stage
 from archelon.demo.steps import Step
@@ -38,17 +38,21 @@ def command(directory: Path) -> subprocess.Popen[str]:
     )
 
 
-def of_directory(directory: Path) -> list[str]:
-    """Processes that have to do with a directory: work in it, or are told of it."""
+def processes_of(directory: Path) -> list[str]:
+    """Processes with a demo's directory as working directory, in their arguments or in their environment."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "cwd", "environ"]):
-        told = [*(process.info["cmdline"] or []), process.info["cwd"] or "", *(process.info["environ"] or {}).values()]
-        if process.pid != os.getpid() and any(f"{directory}/archelon-demo-" in each for each in told):
+        arguments = [
+            *(process.info["cmdline"] or []),
+            process.info["cwd"] or "",
+            *(process.info["environ"] or {}).values(),
+        ]
+        if process.pid != os.getpid() and any(f"{directory}/archelon-demo-" in each for each in arguments):
             found.append(" ".join(process.info["cmdline"] or []))
     return found
 
 
-def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
+def test_it_shows_the_whole_lifecycle_and_leaves_nothing(tmp_path: Path) -> None:
     with command(tmp_path) as running:
         result, _ = running.communicate(timeout=280)
     assert running.returncode == Status.DONE, result
@@ -63,10 +67,10 @@ def test_it_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         assert words in result, result
     assert list(tmp_path.iterdir()) == []
-    assert of_directory(tmp_path) == []
+    assert processes_of(tmp_path) == []
 
 
-def test_interrupted_it_takes_everything_down(tmp_path: Path) -> None:
+def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
     with command(tmp_path) as running:
         assert running.stdout is not None
         lines: list[str] = []
@@ -79,7 +83,7 @@ def test_interrupted_it_takes_everything_down(tmp_path: Path) -> None:
     assert running.returncode == Status.INTERRUPTED, "".join(lines) + rest
     assert "Traceback" not in rest
     assert list(tmp_path.iterdir()) == []
-    until(lambda: of_directory(tmp_path) == [], "nothing runs any more")
+    until(lambda: processes_of(tmp_path) == [], "no process is left")
 
 
 @pytest.fixture
@@ -93,30 +97,30 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     system.down()
 
 
-def test_a_step_that_does_not_come_out_says_what_was_expected_and_where_the_logs_are(stage: Stage) -> None:
+def test_a_failed_step_reports_the_expectation_and_the_logs(stage: Stage) -> None:
     done: list[str] = []
 
-    def fine(_stage: Stage, play: Play) -> None:
-        done.append(play.service)
+    def fine(_stage: Stage, scenario: Scenario) -> None:
+        done.append(scenario.service)
 
-    def wrong(_stage: Stage, _play: Play) -> None:
+    def wrong(_stage: Stage, _play: Scenario) -> None:
         raise ExpectedError("the sky was to be green; it is blue")
 
     steps = [Step("Fine", fine), Step("Wrong", wrong), Step("Never", fine)]
-    with pytest.raises(CommandError, match="step 2, 'Wrong', did not come out: the sky was to be green") as failed:
-        perform(stage, chosen(), steps, since=time.monotonic())
+    with pytest.raises(CommandError, match="step 2, 'Wrong', failed: the sky was to be green") as failed:
+        perform(stage, choose(), steps, since=time.monotonic())
     assert str(stage.state.logs) in str(failed.value)
-    assert done == [chosen().service]
+    assert done == [choose().service]
 
 
-def test_nothing_listening_is_told_as_such(stage: Stage) -> None:
+def test_a_refused_connection_has_status_0(stage: Stage) -> None:
     assert stage.web("GET", f"http://127.0.0.1:{stage.state.ports().service_manager}/") == (0, "")
 
 
-def test_the_proof_finds_what_is_left(stage: Stage) -> None:
+def test_left_finds_what_is_left(stage: Stage) -> None:
     stage.system.up()
     assert left(stage.state) == []
-    # A process that only its directory gives away, as one that hides from its launcher.
+    # A process that only its working directory identifies, because its launcher does not know it.
     hidden = stage.state.cloud / "regions" / "local" / "instances" / "i-1"
     hidden.mkdir(parents=True)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=hidden)
@@ -132,9 +136,9 @@ def test_the_proof_finds_what_is_left(stage: Stage) -> None:
     assert left(stage.state) == []
 
 
-def test_without_the_guestbook_it_says_what_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_guestbook_it_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("archelon.demo.plays._BUNDLES", tmp_path)
-    play = chosen()
-    assert play.service == "hello"
-    assert "orchestrators/guestbook are not installed" in play.missing[0]
-    assert (play.bundles[0] / "manifest.yaml").is_file()
+    scenario = choose()
+    assert scenario.service == "hello"
+    assert "orchestrators/guestbook are not installed" in scenario.missing[0]
+    assert (scenario.bundles[0] / "manifest.yaml").is_file()

@@ -1,4 +1,4 @@
-"""`archelon instance logs`: every byte once, whatever was rotated away and wherever the pieces were cut."""
+"""`archelon instance logs`: every byte once, across rotated logs and pieces that split characters."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from archelon_api import deploy
 from cloud_controller.platforms.local.logs import read_log
 from occi_service.client.connections import Answer
 
-#: Two bytes a letter, three to a piece: some are cut in the middle.
+#: Characters of two bytes and pieces of three, so that some characters are split.
 TEXT = "äöü" * 20
 
 
 class Served:
-    """What deploy answers, over a log whose beginning is gone."""
+    """Deploy's responses for a log whose start was rotated away."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -29,7 +29,7 @@ class Served:
         return Answer(200, fields, chunk.data)
 
 
-def test_what_was_rotated_away_is_passed_over_and_no_letter_is_cut(tmp_path: Path) -> None:
+def test_rotated_logs_are_skipped_and_no_character_is_split(tmp_path: Path) -> None:
     whole = TEXT.encode()
     (tmp_path / "100").write_bytes(whole[:60])
     (tmp_path / "160").write_bytes(whole[60:])

@@ -1,7 +1,6 @@
-"""Hurtle's own templates and manifests through the whole chain: tenant, service manager, orchestrator, cloud controller, a
-real Heat.
+"""Hurtle's templates and manifests end to end: tenant, service manager, orchestrator, cloud controller, a real Heat.
 
-The hypervisor is Nova's fake one: servers, ports and volumes are real to OpenStack, and no software runs in them.
+With Nova's fake hypervisor, OpenStack manages real servers, ports and volumes, but no software runs in them.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def publish(system: Dev, term: str, *arguments: str, **changed: str) -> None:
     assert result.status == Status.DONE, result.err
 
 
-def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: Dev, openstack_cloud: OpenStack) -> None:
+def test_hurtles_templates_deploy_update_output_and_delete(system: Dev, openstack_cloud: OpenStack) -> None:
     client = heat_client(openstack_cloud)
     before = [each.id for each in ours(client)]
     for term in SERVICES:
@@ -81,7 +80,7 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: D
             region, _, identifier = shown["attributes"]["occi.mcn.stack.id"].partition(":")
             [mine] = [each for each in stacks.values() if each.id == identifier]
             assert (region, mine.stack_name[:-37]) == ("RegionOne", term)
-        # What provisions is an update of the same stack.
+        # Provisioning updates the same stack.
         assert made["software"]["attributes"]["occi.mcn.stack.state"] == "UPDATE_COMPLETE"
         links = {each["title"]: each for each in made["twomachine"]["links"]}
         for name in ("VMOne", "VMTwo"):
@@ -91,10 +90,10 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: D
 
         changed = instance(system, "update", made["inout"]["path"], "ParaOne=changed")
         assert changed.json["attributes"]["OutputOne"] == "changed", changed.err
-        # The next version of the service: both of its templates have changed.
+        # The next version of the service, with both templates changed.
         publish(system, "software", "--roll", deployment="deployment-uptd", provision="provision-uptd")
         stack = made["software"]["attributes"]["occi.mcn.stack.id"].partition(":")[2]
-        until(lambda: _has_moved(client, stack), "the stack has the new template", seconds=200)
+        until(lambda: _is_updated(client, stack), "the stack has the new template", seconds=200)
         await_states(system, [paths["software"]], "active")
 
         for path in paths.values():
@@ -103,7 +102,7 @@ def test_hurtles_templates_deploy_update_give_their_outputs_and_vanish(system: D
     assert ours(client, besides=before) == []
 
 
-def _has_moved(client: Any, stack: str) -> bool:
+def _is_updated(client: Any, stack: str) -> bool:
     found = client.stacks.get(stack, resolve_outputs=False)
     text = client.stacks.template(f"{found.stack_name}/{found.id}")["resources"]["config"]["properties"]["config"]
     return found.stack_status == "UPDATE_COMPLETE" and "/tmp/UPDATE" in text

@@ -1,11 +1,11 @@
-"""kill -9 of everything between a tenant and a stack, in every phase: the orders end right, and Heat holds nothing of them.
+"""kill -9 of every process between a tenant and a stack, in every phase: the orders recover, and Heat keeps nothing of them.
 
-One all-in-one whose second region is a real Heat. A life is two orders side by side, from their order to their end. In each of
-its phases a victim is killed once, as soon as Heat is seen to work on a stack of one of the orders (an orchestrator: on its own);
-the other order is wherever it is just then. The test bed's services are brought up again, our own processes have a supervisor.
-What is right is looked for from outside: in what the tenant is shown, and in Heat.
+An all-in-one has a real Heat as its second region. A life is the lifecycle of two concurrent orders. In each phase, one victim is
+killed as soon as Heat works on a stack of one of the orders (an orchestrator: on its own); the other order is in any state. The
+test bed's services are restarted by the test, Archelon's processes by their supervisor. The result is checked from outside: in
+the attributes that the tenant sees, and in Heat.
 
-Each life begins with another victim and goes on with the next, so seven of them are every victim in every phase. Without
+Each life starts with another victim and continues with the next, so seven lives cover every victim in every phase. Without
 ARCHELON_CRASH_ROUNDS there are two, in which every victim and every phase occurs.
 """
 
@@ -48,12 +48,12 @@ SERVICES: Final = ("service-manager-web", "service-manager-worker", "cloud-contr
 BED: Final = ("heat", "mariadbd")
 VICTIMS: Final = ("orchestrator", *BED, *SERVICES)
 PHASES: Final = ("deploy", "provision", "update", "destroy")
-#: Where in VICTIMS each life begins.
+#: Index in VICTIMS of each life's first victim.
 LIVES: Final = range(len(VICTIMS)) if ROUNDS > 1 else (0, 4)
 ORDERS: Final = 2
-#: Seconds in which a phase has to end right.
-PATIENCE: Final = 240.0
-#: Seconds after which a stack that stands still is told again.
+#: Seconds in which a phase has to finish.
+TIMEOUT: Final = 240.0
+#: Seconds after which the request for a stalled stack is repeated.
 STALLED: Final = 8.0
 TYPE: Final = "http://schemas.example.org/occi/sm#slow"
 
@@ -80,8 +80,8 @@ class Row:
     """One kill.
 
     Attributes:
-        seconds: from the kill to the right end of the last order.
-        stacks: that Heat has of the house then.
+        seconds: from the kill until the last order is right.
+        stacks: number of Archelon's stacks in Heat at that time.
     """
 
     victim: str
@@ -91,7 +91,7 @@ class Row:
 
 
 class System:
-    """The all-in-one over Heat, and what was measured."""
+    """The all-in-one with a Heat region, and the measurements."""
 
     def __init__(self, state: StateDirectory, openstack: OpenStack) -> None:
         self.state = state
@@ -112,7 +112,7 @@ class System:
             await_entry(connection, TYPE)
 
     def kill(self, victim: str) -> None:
-        """Kill what is no orchestrator. What is the test bed's is brought up again."""
+        """Kill a service; restart it if it is the test bed's."""
         if victim in SERVICES:
             self.all.supervisor.kill(victim)
             return
@@ -125,13 +125,13 @@ class System:
 
     def text(self) -> str:
         """The table."""
-        lines = [f"  {'victim':<24} {'phase':<10} {'right end after':>15}   stacks of {ORDERS} orders"]
+        lines = [f"  {'victim':<24} {'phase':<10} {'recovered after':>15}   stacks of {ORDERS} orders"]
         lines += [f"  {row.victim:<24} {row.phase:<10} {row.seconds:>13.1f} s   {row.stacks}" for row in self.rows]
         return "\n".join(lines)
 
 
 class Order:
-    """One order, as its tenant and as Heat see it."""
+    """An order as its tenant and Heat see it."""
 
     def __init__(self, system: System, text: str) -> None:
         self._system = system
@@ -151,18 +151,18 @@ class Order:
         self._manager.delete(self.path)
 
     def states(self) -> list[str]:
-        """Of its stacks, as Heat has them; a word of its own where Heat cannot be asked."""
+        """States of its stacks in Heat, or the error if Heat cannot be called."""
         try:
             return [each.stack_status for each in self._system.heat.stacks.list(tags=instance_tag(self._instance))]
         except (heatclient.exc.HTTPException, keystoneauth1.exceptions.ClientException) as error:
-            return [f"Heat cannot be asked: {error}"]
+            return [f"Heat cannot be called: {error}"]
 
     def orchestrator(self) -> int | None:
-        """Its orchestrator's process."""
+        """Process id of its orchestrator."""
         return next((each.pid for each in self._system.stage.nodes(self._instance) if each.is_orchestrator), None)
 
     def wrong(self, state: str | None) -> str:
-        """What is not as it should be, empty where all is; the state None is for one that is gone."""
+        """What is wrong with the order in this expected state (None: gone); empty if nothing is."""
         stacks = self.states()
         try:
             shown = self._manager.get(self.path).attributes
@@ -176,10 +176,14 @@ class Order:
         if shown[wire.STATE] != state:
             return message
         one = len(stacks) == 1 and stacks[0].endswith("_COMPLETE")
-        return "" if one and shown.get("slow.said") == self._text else f"{message}, saying {shown.get('slow.result')}"
+        return (
+            ""
+            if one and shown.get("slow.said") == self._text
+            else f"{message}, with slow.said {shown.get('slow.said')}"
+        )
 
     def ended(self, phase: str) -> float:
-        """When a phase ended, in seconds since the epoch; `destroy` with all that is left of the order."""
+        """When a phase ended, in seconds since the epoch; for `destroy`, when the whole order did."""
         record = self._manager.get(f"/record/{self._instance}").attributes
         if phase == "destroy":
             return _seconds(record["org.archelon.record.ended"])
@@ -193,7 +197,7 @@ def _seconds(text: str) -> float:
 
 
 class Life:
-    """Orders side by side, from their order to their end.
+    """The lifecycle of concurrent orders.
 
     Args:
         victims: by phase.
@@ -210,15 +214,15 @@ class Life:
             each.close()
 
     def strike(self, phase: str, doing: str) -> None:
-        """Kill the phase's victim in the middle of it; of orchestrators each, when its own stack is worked on."""
+        """Kill the victim during the phase; each orchestrator is killed when Heat works on its own stack."""
         victim = self._victims[phase]
         waiting = list(self.orders)
 
-        def worked_on() -> Order | None:
+        def in_progress() -> Order | None:
             return next((each for each in waiting if each.states() == [f"{doing}_IN_PROGRESS"]), None)
 
         while waiting:
-            order = until(worked_on, f"Heat works on a stack in {phase}", seconds=PATIENCE)
+            order = until(in_progress, f"Heat works on a stack in {phase}", seconds=TIMEOUT)
             self._killed.setdefault(phase, time.time())
             if victim != "orchestrator":
                 self._system.kill(victim)
@@ -229,13 +233,13 @@ class Life:
             waiting.remove(order)
 
     def end(self, state: str | None, *phases: str) -> None:
-        """Await the right end of all orders, and note how long the phases took from the kill."""
+        """Wait until all orders are right, and record how long the phases took from the kill."""
 
         def wrong() -> str:
             return "; ".join(filter(None, [each.wrong(state) for each in self.orders]))
 
         try:
-            until(lambda: not wrong(), f"{' and '.join(phases)} end right", seconds=PATIENCE, pause=0.2)
+            until(lambda: not wrong(), f"{' and '.join(phases)} end right", seconds=TIMEOUT, pause=0.2)
         except AssertionError as error:
             killed = ", ".join(self._victims[phase] for phase in phases)
             pytest.fail(f"{error}, with kill -9 of {killed}: {wrong()}")
@@ -251,11 +255,11 @@ def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, table
     directory = tmp_path_factory.mktemp("crash") / "state"
     add_region(openstack, directory, stalled=STALLED)
     state = StateDirectory(directory)
-    with state.held():
+    with state.locked():
         state.make(host="127.0.0.1", first_port=first_port())
         made = System(state, openstack)
         try:
-            made.all.up(patience=120.0)
+            made.all.up(timeout=120.0)
             made.publish(directory.parent / "slow")
             yield made
         finally:
@@ -266,7 +270,7 @@ def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory, table
 
 
 @pytest.mark.parametrize("begin", LIVES)
-def test_orders_end_right_whoever_dies(system: System, begin: int) -> None:
+def test_orders_recover_whichever_process_is_killed(system: System, begin: int) -> None:
     life = Life(system, {phase: VICTIMS[(begin + place) % len(VICTIMS)] for place, phase in enumerate(PHASES)})
     try:
         life.strike("deploy", "CREATE")
@@ -280,6 +284,6 @@ def test_orders_end_right_whoever_dies(system: System, begin: int) -> None:
             order.delete()
         life.strike("destroy", "DELETE")
         life.end(None, "destroy")
-        until(lambda: left(system.state) == [], "nothing is left in processes, books and databases", seconds=PATIENCE)
+        until(lambda: left(system.state) == [], "no process, port or row is left", seconds=TIMEOUT)
     finally:
         life.close()

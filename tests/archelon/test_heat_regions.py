@@ -1,6 +1,6 @@
-"""One bundle on both kinds of region: the same order here and there, and one instance over both.
+"""One bundle on local and Heat regions: the same order on either, and one instance across both.
 
-The hypervisor is Nova's fake one: the guestbook's servers have addresses, and no guestbook runs in them.
+With Nova's fake hypervisor, the guestbook's servers have addresses, but no guestbook runs in them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ parameters: {named.address: {type: string}}
 resources: {node: {type: 'OS::Heat::TestResource', properties: {value: {get_param: named.address}}}}
 outputs: {address: {value: {get_attr: [node, output]}}}
 """
-#: What an author writes: what it is called, whenever it was deployed or updated.
+#: An orchestrator that sets a DNS name whenever it has deployed or updated.
 NAMED = """
 import sdk
 
@@ -96,7 +96,7 @@ def system(openstack_cloud: OpenStack, zone: DesignateZone, tmp_path_factory: py
         yield running
 
 
-def test_one_bundle_over_two_regions_is_one_instance(system: Dev, openstack_cloud: OpenStack) -> None:
+def test_one_instance_across_two_regions(system: Dev, openstack_cloud: OpenStack) -> None:
     before = [each.id for each in ours(heat_client(openstack_cloud))]
     directory = system.state.parent / "both"
     directory.mkdir()
@@ -107,7 +107,7 @@ def test_one_bundle_over_two_regions_is_one_instance(system: Dev, openstack_clou
     assert result.status == Status.DONE, result.err
     shown = result.json
     found = shown["attributes"]
-    # The platform repeats what it was given.
+    # The outputs repeat the parameter.
     assert (found["both.said.local"], found["both.said.RegionOne"]) == ("hello", "hello")
     assert "both.said" not in found
     [stack] = ours(heat_client(openstack_cloud), besides=before)
@@ -131,7 +131,7 @@ def test_one_bundle_over_two_regions_is_one_instance(system: Dev, openstack_clou
     assert ours(heat_client(openstack_cloud), besides=before) == []
 
 
-def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -> None:
+def test_a_service_has_a_dns_name_while_it_exists(system: Dev, zone: DesignateZone) -> None:
     directory = system.state.parent / "named"
     directory.mkdir()
     for name, text in (("manifest.yaml", NAMED_MANIFEST), ("heat.yaml", NAMED_HEAT), ("orchestrator.py", NAMED)):
@@ -143,7 +143,7 @@ def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -
     zone.serves("www", "A", ("192.0.2.1", 60))
     assert instance(system, "update", result.json["path"], "named.address=192.0.2.2").status == Status.DONE
     zone.serves("www", "A", ("192.0.2.2", 60))
-    # Another instance cannot have the name, and its tenant hears why.
+    # Another instance cannot take the name, and its tenant sees the reason.
     second = instance(system, "create", "named", *order)
     assert second.status == Status.FAILED
     assert f"the name www.{zone.name}" in second.err
@@ -156,7 +156,7 @@ def test_a_service_has_a_name_while_it_lives(system: Dev, zone: DesignateZone) -
     zone.serves("www", "A")
 
 
-def test_the_guestbook_is_ordered_on_heat_as_it_is_here(system: Dev, openstack_cloud: OpenStack) -> None:
+def test_the_guestbook_on_heat(system: Dev, openstack_cloud: OpenStack) -> None:
     before = [each.id for each in ours(heat_client(openstack_cloud))]
     for name in ("store", "guestbook"):
         assert system("publish", READY / name).status == Status.DONE

@@ -1,5 +1,6 @@
-"""Tenants of a real Keystone over a real Heat, without an account of the provider's: the whole chain works in each tenant's own
-project, through the delegation of the instance, and nobody sees what is another's.
+"""Tenants of a real Keystone on a real Heat: everything works in each tenant's own project through the instance's delegation.
+
+The provider has no account in Heat, and no tenant sees another's objects.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _thing(directory: Path) -> Path:
 
 
 class Tenant:
-    """Who orders, and the same person at Heat."""
+    """A tenant with an order, and its Heat client."""
 
     def __init__(self, system: System, text: str) -> None:
         self.person: Person = system.people.person("member")
@@ -70,18 +71,18 @@ class Tenant:
             self.path = manager.create(THING, {"thing.text": text})
 
     def stacks(self) -> list[Any]:
-        """All that Heat shows to this tenant."""
+        """All stacks that Heat shows to this tenant."""
         return list(self.heat.stacks.list())
 
     def is_right(self) -> bool:
-        """It is active, says what was ordered, and its own project has its one stack, as the tenant is shown it."""
+        """Whether the instance is active with the ordered text, and its only stack is in the tenant's project."""
         shown = self._system.await_state(self.person, self.path, "active")
         [stack] = self.stacks()
         own = f"/{self.person.project_id}/stacks/" in stack.links[0]["href"]
         return own and (shown["occi.mcn.stack.id"], shown["thing.said"]) == (f"RegionOne:{stack.id}", self.text)
 
     def act(self, action: Any, state: str) -> str:
-        """Stop or start; what Heat then says of the stack."""
+        """Stop or start the instance; returns the stack's status in Heat."""
         with self._system.open(self.person.token()) as manager:
             manager.act(self.path, action.scheme + action.term)
         self._system.await_state(self.person, self.path, state)
@@ -94,7 +95,7 @@ class Tenant:
             manager.update(self.path, {"thing.text": text})
 
 
-def test_the_whole_chain_works_in_each_tenants_own_project(system: System, openstack: OpenStack) -> None:
+def test_each_order_works_in_its_tenants_own_project(system: System, openstack: OpenStack) -> None:
     providers = {each.id for each in ours(heat_client(openstack))}
     alice, bob = Tenant(system, "for Alice"), Tenant(system, "for Bob")
     assert alice.is_right()
@@ -108,7 +109,7 @@ def test_the_whole_chain_works_in_each_tenants_own_project(system: System, opens
         with pytest.raises(HTTPException) as refused:
             other.heat.stacks.get(f"{theirs.stack_name}/{theirs.id}")
         assert refused.value.code in (403, 404)
-        assert system.look(other.person, path) is None
+        assert system.attributes(other.person, path) is None
         with system.open(other.person.token()) as manager, pytest.raises(client.NotFoundError):
             manager.delete(path)
 

@@ -1,4 +1,4 @@
-"""`archelon keys`: what the services sign and encrypt with, made once and readable by its owner alone."""
+"""`archelon keys`: keys are created once, and readable by their owner only."""
 
 from __future__ import annotations
 

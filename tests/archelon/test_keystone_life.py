@@ -1,7 +1,7 @@
-"""A tenant of a real Keystone, whose tokens live seconds: everything after the order happens when its token has long ended.
+"""A tenant of a real Keystone whose tokens expire after seconds: everything after the order happens without a valid token.
 
-One all-in-one whose region is called in tenants' names (`tests.delegating_platform`), Keystone for everybody, the local realm
-for nobody. After it, Keystone holds no trust, no service and no endpoint of anybody's.
+The all-in-one's region is called on behalf of tenants (`tests.delegating_platform`), and Keystone authenticates all callers
+instead of the local realm. Afterwards, no trust, service or endpoint is left in Keystone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.tables import Tables
 from tests.waiting import until
 
 from .harness import FRONT, GUESTBOOK, ROOT, front
-from .keystone_system import PATIENCE, System, keystone_system
+from .keystone_system import TIMEOUT, System, keystone_system
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
 _ORDERS = 5
@@ -42,7 +42,7 @@ _ORDERS = 5
 def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     root = tmp_path_factory.mktemp("life")
     before = os.environ.get("PYTHONPATH")
-    # Where the all-in-one's processes find the platform.
+    # Lets the all-in-one's processes import the platform.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(install(root / "platform")), before]))
     region = {"platform": "delegating", "settings": {"keystone": openstack.keystone_url}}
     try:
@@ -50,7 +50,11 @@ def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> It
             for name in ("store", "guestbook", "hello"):
                 made.publish(ROOT / "orchestrators" / name)
             made.publish(front(root / "front"))
-            until(lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK), "Keystone knows them", seconds=60)
+            until(
+                lambda: made.endpoints(FRONT) and made.endpoints(GUESTBOOK),
+                "the services are in Keystone's catalogue",
+                seconds=60,
+            )
             yield made
     finally:
         if before is None:
@@ -59,13 +63,13 @@ def system(openstack: OpenStack, tmp_path_factory: pytest.TempPathFactory) -> It
             os.environ["PYTHONPATH"] = before
 
 
-def test_three_levels_live_on_for_long_after_the_token_has_ended(system: System, short_lived: str) -> None:
+def test_a_composition_of_three_levels_outlives_the_token(system: System, short_lived: str) -> None:
     tenant = system.people.person("member")
-    token = system.brief(tenant, short_lived)
+    token = system.short_lived_token(tenant, short_lived)
     with system.open(token) as manager:
         path = manager.create(FRONT, {})
     system.await_state(tenant, path, "active")
-    # One trust for the three of them.
+    # The three instances share one trust.
     [trust] = system.trusts()
     assert (trust["trustor_user_id"], trust["project_id"]) == (tenant.id, tenant.project_id)
     assert trust["expires_at"] is None
@@ -81,43 +85,43 @@ def test_three_levels_live_on_for_long_after_the_token_has_ended(system: System,
             return True
         return False
 
-    until(ended, "the token that ordered has ended", seconds=60, pause=0.5)
+    until(ended, "the token has expired", seconds=60, pause=0.5)
     system.restart()
-    until(lambda: _answers(system, tenant, path), "everything is up again", seconds=60, pause=0.2)
+    until(lambda: _answers(system, tenant, path), "everything is running again", seconds=60, pause=0.2)
     with system.open(tenant.token()) as manager:
         manager.update(path, {"hello.greeting": "After the end"})
         manager.update(listed[0], {"guestbook.title": "Changed below"})
     assert system.await_state(tenant, path, "active")["hello.greeting"] == "After the end"
     system.await_state(tenant, listed[0], "active")
-    _heals(system)
-    _scales(system, tenant, listed[0])
+    _check_healing(system)
+    _check_scaling(system, tenant, listed[0])
     assert [each["id"] for each in system.trusts()] == [trust["id"]]
     with system.open(tenant.token()) as manager:
         manager.delete(path)
     system.await_state(tenant, path, None)
     assert system.trusts() == []
-    assert [system.look(tenant, each) for each in listed] == [None, None]
+    assert [system.attributes(tenant, each) for each in listed] == [None, None]
 
 
 def _answers(system: System, tenant: Person, path: str) -> bool:
     try:
-        return system.look(tenant, path) is not None
+        return system.attributes(tenant, path) is not None
     except client.ClientError:
         return False
 
 
-def _heals(system: System) -> None:
-    """A node that was killed is made again, in the tenant's name, with no token of the tenant's about."""
+def _check_healing(system: System) -> None:
+    """Check that a killed node is recreated on behalf of the tenant, without a token of the tenant."""
     victim, pid = next(iter(_nodes(system).items()))
     os.kill(pid, signal.SIGKILL)
     until(lambda: _nodes(system).get(victim) not in (pid, None), "it is healed", seconds=60)
 
 
-def _scales(system: System, tenant: Person, guestbook: str) -> None:
-    """One that is busy grows, in the tenant's name and with no token of the tenant's about."""
+def _check_scaling(system: System, tenant: Person, guestbook: str) -> None:
+    """Check that a busy guestbook scales on behalf of the tenant, without a token of the tenant."""
 
     def webs() -> int:
-        seen = system.look(tenant, guestbook)
+        seen = system.attributes(tenant, guestbook)
         assert seen is not None
         with contextlib.suppress(urllib3.exceptions.HTTPError):
             urllib3.request("GET", str(seen["guestbook.url"]), retries=False, timeout=5.0)
@@ -126,25 +130,25 @@ def _scales(system: System, tenant: Person, guestbook: str) -> None:
     assert webs() == 1
     with system.open(tenant.token()) as manager:
         manager.update(guestbook, {"guestbook.busy": 0.1})
-    until(lambda: webs() > 1, "it has grown", seconds=PATIENCE, pause=0.2)
+    until(lambda: webs() > 1, "it has grown", seconds=TIMEOUT, pause=0.2)
 
 
 def _nodes(system: System) -> dict[Any, int]:
-    """The nodes that run, with their processes."""
+    """Process ids of the running nodes."""
     seen = [launcher.observe(name) for launcher, name in system.all.running() if name.process != "orchestrator"]
     return {each.name: each.pid for each in seen if each is not None and each.pid is not None}
 
 
-def test_keystones_catalogue_is_kept_the_same(system: System) -> None:
+def test_keystones_catalogue_is_repaired(system: System) -> None:
     [entry] = system.endpoints(HELLO)
     url = f"{system.all.state.url()}/hello/"
     assert (entry["url"], entry["interface"], entry["region_id"]) == (url, "public", REGION)
     system.openstack.admin.keystone("DELETE", f"/endpoints/{entry['id']}")
-    until(lambda: system.endpoints(HELLO), "the endpoint is there again", seconds=60, pause=0.2)
+    until(lambda: system.endpoints(HELLO), "the endpoint exists again", seconds=60, pause=0.2)
     service = system.endpoints(HELLO)[0]["service_id"]
     system.openstack.admin.keystone("DELETE", f"/services/{service}")
-    until(lambda: system.endpoints(HELLO), "the service is there again", seconds=60, pause=0.2)
-    # What others entered there is found by whoever asks design, and goes with them.
+    until(lambda: system.endpoints(HELLO), "the service exists again", seconds=60, pause=0.2)
+    # Foreign entries in Keystone's catalogue appear in design's catalogue and disappear with their original.
     admin, foreign = system.openstack.admin, "http://schemas.example.org/occi/sm#foreign"
     made = admin.keystone("POST", "/services", {"service": {"type": foreign, "name": "theirs"}})["service"]["id"]
     endpoint = {
@@ -155,9 +159,13 @@ def test_keystones_catalogue_is_kept_the_same(system: System) -> None:
     }
     admin.keystone("POST", "/endpoints", {"endpoint": endpoint})
     token = system.people.person("member").token()
-    until(lambda: _found(system, token, foreign) == ["http://their.example/foreign/"], "theirs is found", seconds=60)
+    until(
+        lambda: _found(system, token, foreign) == ["http://their.example/foreign/"],
+        "the foreign service is listed",
+        seconds=60,
+    )
     admin.keystone("DELETE", f"/services/{made}")
-    until(lambda: _found(system, token, foreign) == [], "theirs is found no more", seconds=60)
+    until(lambda: _found(system, token, foreign) == [], "the foreign service is no longer listed", seconds=60)
 
 
 def _found(system: System, token: str, service_type: str) -> list[str]:
@@ -166,7 +174,7 @@ def _found(system: System, token: str, service_type: str) -> list[str]:
     return [str(each.attributes[design.ENDPOINT]) for each in entries]
 
 
-def test_who_ordered_is_deleted_and_an_operator_adopts(system: System) -> None:
+def test_an_operator_adopts_the_instance_of_a_deleted_user(system: System) -> None:
     tenant = system.people.person("member")
     colleague = system.people.person("member", project={"id": tenant.project_id, "name": tenant.project_name})
     with system.open(tenant.token()) as manager:
@@ -218,8 +226,8 @@ def test_an_order_that_cannot_be_delegated_is_refused_and_leaves_nothing(system:
     assert system.trusts() == []
 
 
-def test_keystone_is_killed_under_a_load_of_orders(system: System, tables: Tables) -> None:
-    """No order that was accepted is lost, and none is refused once Keystone answers again."""
+def test_orders_survive_a_killed_keystone(system: System, tables: Tables) -> None:
+    """No accepted order is lost, and none is refused once Keystone is available again."""
     bed = system.openstack.bed
     if bed is None:
         missing("a Keystone that may be killed", command="OS_CLOUD= make test-all")
@@ -233,7 +241,7 @@ def test_keystone_is_killed_under_a_load_of_orders(system: System, tables: Table
     def order(number: int) -> None:
         away = late = 0
         with system.open(tokens[number], retry=client.Retry(attempts=1)) as manager:
-            until_then = time.monotonic() + PATIENCE
+            until_then = time.monotonic() + TIMEOUT
             while True:
                 recovered = back.is_set()
                 try:
@@ -261,7 +269,7 @@ def test_keystone_is_killed_under_a_load_of_orders(system: System, tables: Table
         lines.append(f"  {number:>5} {away:>14} {late:>13}  {seen['hello.greeting']}")
     tables.add("\n".join(["Keystone killed under a load of orders", *lines]))
     assert sum(away for _, away, _, _ in rows) > 0
-    assert all(waits), "each 503 says when to come again"
+    assert all(waits), "each 503 has Retry-After"
     assert sum(late for _, _, late, _ in rows) == 0
     assert len(system.trusts()) == _ORDERS
     with system.open(tenant.token()) as manager:
@@ -272,7 +280,7 @@ def test_keystone_is_killed_under_a_load_of_orders(system: System, tables: Table
     assert system.trusts() == []
 
 
-def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(system: System) -> None:
+def test_withdrawn_services_are_removed_from_the_catalogue(system: System) -> None:
     with system.open(system.provider.token()) as manager:
         for entry in list(manager.list(wire.PUBLISHED.location)):
             manager.delete(entry.location)
@@ -282,5 +290,5 @@ def test_what_is_withdrawn_is_taken_out_and_nothing_is_left(system: System) -> N
     def services() -> list[str]:
         return [each["type"] for each in system.openstack.admin.keystone("GET", "/services")["services"]]
 
-    until(lambda: not set(named) & set(services()), "Keystone lists none of them", seconds=60, pause=0.2)
+    until(lambda: not set(named) & set(services()), "Keystone's catalogue contains none of them", seconds=60, pause=0.2)
     assert system.trusts() == []

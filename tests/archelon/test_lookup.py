@@ -1,4 +1,4 @@
-"""Values as people write them."""
+"""Parsing of values on the command line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PLAIN = st.none() | st.booleans() | st.integers() | st.text()
 
 
 @given(st.text())
-def test_text_is_taken_as_it_is(text: str) -> None:
+def test_strings_are_unchanged(text: str) -> None:
     assert read_values([f"a.string={text}"], KIND) == {"a.string": text}
 
 
 @given(st.recursive(_PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
-def test_json_comes_through_unchanged(value: Any) -> None:
+def test_json_is_unchanged(value: Any) -> None:
     assert read_values([f"a.string:={json.dumps(value)}"], KIND) == {"a.string": value}
 
 
@@ -59,7 +59,7 @@ def test_the_declared_type_decides() -> None:
         ("a.string:={", "is not JSON"),
     ],
 )
-def test_what_does_not_fit_is_refused(text: str, words: str) -> None:
+def test_invalid_values_are_refused(text: str, words: str) -> None:
     with pytest.raises(CommandError, match=words) as refused:
         read_values([text], KIND)
     assert refused.value.status is Status.USAGE

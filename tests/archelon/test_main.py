@@ -1,4 +1,4 @@
-"""What every command has in common: it is loaded late, ends with a status, and says what is wrong in one line."""
+"""Common behaviour of all commands: lazy imports, exit statuses, errors on one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 import pytest
 
 from archelon import main
-from archelon.errors import CommandError, Status, explained
+from archelon.errors import CommandError, Status, as_command_error
 from archelon_core.settings import SettingsError
 from archelon_core.version import __version__
 from occi_service import client
@@ -18,9 +18,9 @@ from occi_service import client
 from .harness import ROOT, archelon
 
 
-def test_help_loads_none_of_the_rooms() -> None:
-    look = "import sys; from archelon.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
-    ended = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+def test_help_imports_no_other_packages() -> None:
+    script = "import sys; from archelon.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "instance" in ended.stdout
     for heavy in ("sqlalchemy", "falcon", "rich", "pydantic", "service_manager", "cloud_controller", "occi_service"):
         assert f"'{heavy}'" not in ended.stderr
@@ -43,7 +43,7 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
     result = archelon(*path, "--help")
     assert result.status == Status.DONE
     assert result.out.startswith("Usage: archelon")
-    # More than its usage: a sentence of its own.
+    # More than the usage line: a description.
     assert len(result.out.splitlines()) > 4
 
 
@@ -68,14 +68,12 @@ def test_wrong_usage_is_one_line(arguments: list[str], status: Status, words: st
 
 def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(_path: Path) -> None:
-        raise ZeroDivisionError("nobody expected this")
+        raise ZeroDivisionError("broken")
 
     monkeypatch.setattr("bundles.validate", broken)
     result = archelon("validate", tmp_path)
     assert result.status == Status.FAILED
-    assert (
-        result.err == "archelon: unexpected ZeroDivisionError: nobody expected this; `archelon --debug …` shows where\n"
-    )
+    assert result.err == "archelon: unexpected ZeroDivisionError: broken; `archelon --debug …` prints the traceback\n"
     shown = archelon("--debug", "validate", tmp_path)
     assert "Traceback" in shown.err
 
@@ -84,7 +82,7 @@ def test_the_version() -> None:
     assert archelon("--version").out == f"archelon {__version__}\n"
 
 
-def _answer(kind: type[client.StatusError], status: int) -> client.StatusError:
+def _status_error(kind: type[client.StatusError], status: int) -> client.StatusError:
     return kind("so it is", method="GET", url="http://sm/x", status=status, title="T", where="path")
 
 
@@ -92,13 +90,13 @@ def _answer(kind: type[client.StatusError], status: int) -> client.StatusError:
     ("error", "status"),
     [
         (CommandError("x", status=Status.TIMED_OUT), Status.TIMED_OUT),
-        (_answer(client.BadRequestError, 400), Status.USAGE),
-        (_answer(client.UnauthorizedError, 401), Status.REFUSED),
-        (_answer(client.ForbiddenError, 403), Status.REFUSED),
-        (_answer(client.NotFoundError, 404), Status.NOT_FOUND),
-        (_answer(client.ConflictError, 409), Status.CONFLICT),
-        (_answer(client.TooManyRequestsError, 429), Status.FAILED),
-        (_answer(client.ServerError, 500), Status.UNREACHABLE),
+        (_status_error(client.BadRequestError, 400), Status.USAGE),
+        (_status_error(client.UnauthorizedError, 401), Status.REFUSED),
+        (_status_error(client.ForbiddenError, 403), Status.REFUSED),
+        (_status_error(client.NotFoundError, 404), Status.NOT_FOUND),
+        (_status_error(client.ConflictError, 409), Status.CONFLICT),
+        (_status_error(client.TooManyRequestsError, 429), Status.FAILED),
+        (_status_error(client.ServerError, 500), Status.UNREACHABLE),
         (client.TransportError("refused", method="GET", url="http://sm/"), Status.UNREACHABLE),
         (client.MalformedAnswerError("no OCCI", method="GET", url="http://sm/"), Status.UNREACHABLE),
         (SettingsError(["x is not set"]), Status.USAGE),
@@ -107,11 +105,11 @@ def _answer(kind: type[client.StatusError], status: int) -> client.StatusError:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )
 def test_every_expected_error_has_a_status(error: Exception, status: Status) -> None:
-    found = explained(error)
+    found = as_command_error(error)
     assert found is not None
     assert found.status is status
     assert str(found)
 
 
-def test_an_error_that_nobody_knows_is_not_explained() -> None:
-    assert explained(ZeroDivisionError()) is None
+def test_an_unexpected_error_is_not_converted() -> None:
+    assert as_command_error(ZeroDivisionError()) is None

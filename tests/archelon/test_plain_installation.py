@@ -1,4 +1,4 @@
-"""docs/start.md as a newcomer follows it: the installations that it names, in an environment of its own, and every command."""
+"""docs/start.md, executed: its installation in a new virtual environment, and every command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import missing
 
 from .harness import ROOT, Dev, first_port
 
-#: Installs, starts everything and waits for orders, on a machine that may do other things.
+#: Seconds; includes the installation, and allows for a loaded machine.
 pytestmark = pytest.mark.timeout(1200)
 
 PAGE = (ROOT / "docs" / "start.md").read_text()
@@ -26,7 +26,7 @@ PAGE = (ROOT / "docs" / "start.md").read_text()
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of programs of an environment that has Archelon without extras."""
+    """The directory of programs of a virtual environment with Archelon without extras."""
     place = tmp_path_factory.mktemp("plain") / "venv"
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
     installed = re.findall(r"`pip install (.+?)`", PAGE)
@@ -50,7 +50,7 @@ def environment(programs: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Path]:
-    """The page's directory, in which `archelon dev` runs as the page says, on ports of the test's own."""
+    """The page's directory, in which `archelon dev` runs as on the page, but on the test's ports."""
     work = tmp_path_factory.mktemp("work")
     commands = code_blocks(PAGE)[0].strip()
     assert commands.endswith("\narchelon dev")
@@ -71,14 +71,14 @@ def test_no_extra_is_installed(programs: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_command_of_the_page_does_what_it_says(directory: Path, environment: dict[str, str]) -> None:
+def test_every_command_of_the_page_works(directory: Path, environment: dict[str, str]) -> None:
     address = json.loads((directory / ".archelon" / "dev.json").read_text())
     port = next(str(value) for name, value in address["ports"].items() if name == "service_manager")
     if shutil.which("curl") is None:
         missing("curl", package="curl")
     identifier = ""
     for block in code_blocks(PAGE)[1:]:
-        # The id on the page is of the order that the page makes.
+        # Replace the page's id with that of the ordered instance.
         text = block.replace("127.0.0.1:8888", f"127.0.0.1:{port}").replace("3f2a", identifier[:8] or "3f2a")
         text = text.replace("curl ", "curl -sS --fail --max-time 60 ")
         done = subprocess.run(
@@ -89,9 +89,7 @@ def test_every_command_of_the_page_does_what_it_says(directory: Path, environmen
         identifier = found[1] if found else identifier
 
 
-def test_a_region_whose_extra_is_missing_says_which(
-    programs: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_region_reports_its_missing_extra(programs: Path, environment: dict[str, str], tmp_path: Path) -> None:
     ask = (
         "import pathlib, sys\n"
         "from cloud_controller.platforms.interface import DeployError\n"

@@ -1,4 +1,4 @@
-"""The realm from the command line."""
+"""`archelon realm`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_token_that_was_issued_is_believed_until_it_is_revoked(file: Path) -> None:
+def test_an_issued_token_is_valid_until_it_is_revoked(file: Path) -> None:
     issued = archelon(
         "realm", "token", "issue", "alice", "--tenant", "acme", "--lifetime", "12h", "--file", file, "-o", "json"
     )
@@ -33,21 +33,21 @@ def test_a_token_that_was_issued_is_believed_until_it_is_revoked(file: Path) -> 
     assert (identity.subject, identity.tenant_name, identity.roles) == ("alice", "acme", {"provider"})
     left = datetime.datetime.fromisoformat(token["expires"]) - datetime.datetime.now(datetime.UTC)
     assert datetime.timedelta(hours=11, minutes=59) < left <= datetime.timedelta(hours=12)
-    # It is shown once, and kept nowhere.
+    # It is printed once and not stored.
     assert token["token"] not in file.read_text()
     assert token["token"] not in archelon("realm", "show", "--file", file).out
     assert archelon("realm", "token", "revoke", token["id"], "--file", file).status == Status.DONE
     assert not RealmFile(file, time.time).read().tokens
 
 
-def test_for_people_the_token_stands_alone_on_standard_output(file: Path) -> None:
+def test_as_text_only_the_token_is_on_standard_output(file: Path) -> None:
     result = archelon("realm", "token", "issue", "alice", "--tenant", "acme", "--file", file)
     assert result.out.startswith("archelon_")
     assert len(result.out.split()) == 1
     assert "revoke" in result.err
 
 
-def test_who_is_there(file: Path) -> None:
+def test_show_lists_tenants_and_users(file: Path) -> None:
     archelon("realm", "tenant", "add", "empty", "--file", file)
     archelon(
         "realm", "user", "grant", "alice", "--tenant", "acme", "--role", "tenant", "--role", "operator", "--file", file
@@ -64,11 +64,11 @@ def test_who_is_there(file: Path) -> None:
     [
         (["user", "add", "bob", "--tenant", "nowhere"], Status.FAILED, "there is no tenant 'nowhere'"),
         (["user", "add", "alice", "--tenant", "acme"], Status.FAILED, "there is a user 'alice' already"),
-        (["token", "issue", "alice", "--tenant", "acme", "--lifetime", "soon"], Status.USAGE, "is no lifetime"),
+        (["token", "issue", "alice", "--tenant", "acme", "--lifetime", "soon"], Status.USAGE, "is not a lifetime"),
         (["token", "revoke", "none"], Status.FAILED, "there is no token 'none'"),
     ],
 )
-def test_refusals_are_clear(file: Path, arguments: list[str], status: Status, words: str) -> None:
+def test_refused_changes(file: Path, arguments: list[str], status: Status, words: str) -> None:
     before = file.read_text()
     result = archelon("realm", *arguments, "--file", file)
     assert result.status == status
@@ -76,7 +76,7 @@ def test_refusals_are_clear(file: Path, arguments: list[str], status: Status, wo
     assert file.read_text() == before
 
 
-def test_without_a_realm_it_says_where_one_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_realm_the_error_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = archelon("realm", "show")
     assert result.status == Status.USAGE

@@ -1,7 +1,7 @@
-"""A composition across two service managers, which know one design and not one another.
+"""A composition across two service managers that share one design and do not know each other.
 
-One has a service on top of the guestbook, the other the guestbook, whose store is the first one's again. What an orchestrator
-orders elsewhere, it orders with a token that design gave it, and that is good for nothing else.
+One serves a service that depends on the guestbook, the other the guestbook, whose store is at the first one. An orchestrator
+orders from the other service manager with a token from design that is valid for nothing else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.ports import free_port
 from tests.waiting import until
 
 STORE = "http://schemas.archelon.org/occi/service#store"
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 class TwoManagers(AllInOne):
@@ -52,8 +52,8 @@ class TwoManagers(AllInOne):
         self.other = f"http://127.0.0.1:{self._port}"
         self.database = f"sqlite:///{state.path.resolve()}/other.db"
 
-    def up(self, *, patience: float = PATIENCE) -> None:
-        super().up(patience=patience)
+    def up(self, *, timeout: float = TIMEOUT) -> None:
+        super().up(timeout=timeout)
         keys = {"other": self._public, "cloud-controller": self.state.key("cloud-controller", public=True)}
         settings = {
             **self._service_manager(),
@@ -69,7 +69,7 @@ class TwoManagers(AllInOne):
         self.state.write_settings("other", settings)
         self._start("other-web", "other", ["service-manager"])
         self._start("other-worker", "other", ["worker", "--of", "service-manager"])
-        until(self._answers, "the other service manager answers", seconds=patience, pause=0.1)
+        until(self._answers, "the other service manager is ready", seconds=timeout, pause=0.1)
 
     def _answers(self) -> bool:
         try:
@@ -88,7 +88,7 @@ class _Nothing:
 
 
 def issuer(state: StateDirectory, name: str, clock: Callable[[], float] = time.time) -> TokenIssuer:
-    """Signs as one of the all-in-one's services."""
+    """A token issuer with the key of one of the all-in-one's services."""
     assert name in ISSUERS
     key = SigningKey.from_pem(state.key(name).read_bytes(), issuer=name)
     keys = VerificationKeys([key.public])
@@ -105,8 +105,8 @@ class System:
     def as_(self, role: str, url: str) -> client.Client:
         return self.open(url, self.all.state.token(role))
 
-    def seen(self, path: str) -> tuple[str | None, str]:
-        """State of an instance here, and what is said of it."""
+    def state_and_message(self, path: str) -> tuple[str | None, str]:
+        """State and message of an instance at the first service manager."""
         with self.as_("tenant", self.all.state.url()) as tenant:
             try:
                 found = tenant.get(path).attributes
@@ -125,18 +125,18 @@ class System:
             return str(tenant.get(path).attributes[names.INSTANCE])
 
     def await_state(self, path: str, state: str | None) -> None:
-        seen: list[tuple[str | None, str]] = []
+        state_and_message: list[tuple[str | None, str]] = []
 
         def reached() -> bool:
-            seen.append(self.seen(path))
-            if seen[-1][0] == "fail":
+            state_and_message.append(self.state_and_message(path))
+            if state_and_message[-1][0] == "fail":
                 raise AssertionError(f"{path} has failed")
-            return seen[-1][0] == state
+            return state_and_message[-1][0] == state
 
         try:
-            until(reached, f"{path} is {state}", seconds=PATIENCE)
+            until(reached, f"{path} is {state}", seconds=TIMEOUT)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {seen[-1]}") from None
+            raise AssertionError(f"{error}; it is {state_and_message[-1]}") from None
 
 
 @pytest.fixture
@@ -160,18 +160,18 @@ def system(tmp_path: Path) -> Iterator[System]:
         everything.down()
 
 
-def test_a_composition_across_them_and_what_its_tokens_are_good_for(system: System) -> None:
+def test_a_composition_across_service_managers_and_the_scope_of_its_tokens(system: System) -> None:
     here, there, catalogue = (
         system.all.state.url(),
         system.all.other,
         f"{system.all.state.url('cloud_controller')}/design",
     )
-    with system.as_("tenant", catalogue) as anybody:
+    with system.as_("tenant", catalogue) as reader:
 
         def found(service_type: str) -> bool:
-            return bool(list(anybody.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})))
+            return bool(list(reader.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type})))
 
-        until(lambda: found(GUESTBOOK) and found(STORE), "they are in the catalogue")
+        until(lambda: found(GUESTBOOK) and found(STORE), "the services are in the catalogue")
     with system.as_("tenant", here) as tenant:
         path = tenant.create(FRONT, {})
     system.await_state(path, "active")
@@ -180,9 +180,9 @@ def test_a_composition_across_them_and_what_its_tokens_are_good_for(system: Syst
     middle = system.instance(there, guestbook)
     assert system.all_of(there, "guestbook") == [guestbook]
     assert system.all_of(here, "store") == [wire.supplier_path(middle, STORE)]
-    _is_good_for_this_alone(system, root, guestbook)
+    _check_token_scope(system, root, guestbook)
     with system.as_("operator", catalogue) as operator:
-        # The other service manager's instance orders here again, and hangs on the delegation of the one that was ordered.
+        # The other service manager's instance orders here, with a delegation derived from that of the root.
         delegations = [design.delegation_path(each) for each in (root, middle)]
         assert [operator.get(each).attributes[design.DELEGATION_STATE] for each in delegations] == ["active", "active"]
         assert operator.get(delegations[1]).attributes[design.DELEGATION_PARENT] == root
@@ -193,10 +193,10 @@ def test_a_composition_across_them_and_what_its_tokens_are_good_for(system: Syst
         assert not any(operator.exists(each) for each in delegations)
 
 
-def _is_good_for_this_alone(system: System, parent: str, guestbook: str) -> None:
+def _check_token_scope(system: System, parent: str, guestbook: str) -> None:
     there = system.all.other
     with system.as_("tenant", there) as person:
-        # One tenant's; another's are not seen.
+        # The token sees only this tenant's instances.
         tenant = TenantId(str(_tenant_of(system)))
         busy = person.get(guestbook).attributes["guestbook.busy"]
     sign = issuer(system.all.state, "cloud-controller").for_instance
@@ -209,7 +209,7 @@ def _is_good_for_this_alone(system: System, parent: str, guestbook: str) -> None
         with pytest.raises(client.ForbiddenError, match="composed of"):
             orchestrator.create(GUESTBOOK, {})
         assert [each.location for each in orchestrator.list("/guestbook/")] == [guestbook]
-    # One that has ended on the way is exchanged for another.
+    # A token that has expired is replaced.
     ended = issuer(system.all.state, "cloud-controller", lambda: time.time() - 3600).for_instance
     given = [ended(parent, tenant_id=tenant, audience=GUESTBOOK), good]
     report_queue = ReportQueue(f"{there}/guestbook/{parent}", "none")
@@ -219,24 +219,24 @@ def _is_good_for_this_alone(system: System, parent: str, guestbook: str) -> None
     ):
         assert services.supplier(there, lambda: given.pop(0)).get(guestbook).attributes["guestbook.busy"] == busy
         assert not given
-    # Another instance of the tenant may look, since it may be bound to this one.
-    with system.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=GUESTBOOK)) as stranger:
-        assert stranger.get(guestbook).attributes["guestbook.busy"] == busy
-        # It has to know where: what the tenant has, it is not told.
-        assert list(stranger.list("/guestbook/")) == []
+    # Another instance of the tenant may read this one, because it may be bound to it.
+    with system.open(there, sign(str(uuid.uuid4()), tenant_id=tenant, audience=GUESTBOOK)) as other_instance:
+        assert other_instance.get(guestbook).attributes["guestbook.busy"] == busy
+        # It has to know the path: it cannot list the tenant's instances.
+        assert list(other_instance.list("/guestbook/")) == []
         for refused in (
-            lambda: stranger.delete(guestbook),
-            lambda: stranger.update(guestbook, {"guestbook.busy": busy + 1}),
-            lambda: stranger.put(guestbook, GUESTBOOK, {"guestbook.busy": busy + 1}),
-            lambda: stranger.act(guestbook, wire.STOP.scheme + wire.STOP.term),
-            lambda: stranger.put(wire.supplier_path(parent, GUESTBOOK, "moon"), GUESTBOOK, {}),
+            lambda: other_instance.delete(guestbook),
+            lambda: other_instance.update(guestbook, {"guestbook.busy": busy + 1}),
+            lambda: other_instance.put(guestbook, GUESTBOOK, {"guestbook.busy": busy + 1}),
+            lambda: other_instance.act(guestbook, wire.STOP.scheme + wire.STOP.term),
+            lambda: other_instance.put(wire.supplier_path(parent, GUESTBOOK, "moon"), GUESTBOOK, {}),
         ):
             with pytest.raises(client.ForbiddenError, match=r"composed of|needs the role tenant"):
                 refused()
-    with system.open(there, sign(parent, tenant_id=TenantId("another"), audience=GUESTBOOK)) as foreigner:
-        assert list(foreigner.list("/guestbook/")) == []
+    with system.open(there, sign(parent, tenant_id=TenantId("another"), audience=GUESTBOOK)) as other_tenant:
+        assert list(other_tenant.list("/guestbook/")) == []
         with pytest.raises(client.NotFoundError):
-            foreigner.get(guestbook)
+            other_tenant.get(guestbook)
     revoked = sign(parent, tenant_id=tenant, audience=GUESTBOOK)
     database = Database(system.all.database)
     SqlRevocations(database, time.time).revoke_token(_id_of(system, revoked), until=time.time() + 900)
@@ -250,8 +250,8 @@ def _is_good_for_this_alone(system: System, parent: str, guestbook: str) -> None
         ended(parent, tenant_id=tenant, audience=GUESTBOOK),
         revoked,
     ):
-        with system.open(there, refused_token) as nobody, pytest.raises(client.UnauthorizedError):
-            nobody.get(guestbook)
+        with system.open(there, refused_token) as rejected, pytest.raises(client.UnauthorizedError):
+            rejected.get(guestbook)
 
 
 def _tenant_of(system: System) -> str:

@@ -1,1 +1,1 @@
-"""Archelon as it is installed: images, the test bed, Kubernetes."""
+"""Installation: images, test beds, Kubernetes."""

@@ -1,4 +1,4 @@
-"""A namespace of one's own on the cluster."""
+"""Fixture: a separate namespace on the cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kubectl import NEEDED, Kubectl, program
 
 @pytest.fixture
 def kubectl(kubernetes_cluster: KubernetesCluster) -> Iterator[Kubectl]:
-    """kubectl, in a fresh namespace that goes with the test."""
+    """kubectl in a new namespace, which is deleted after the test."""
     if program() is None:
         missing(NEEDED)
     namespace = f"test-{uuid.uuid4().hex[:10]}"

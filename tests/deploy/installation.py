@@ -1,4 +1,4 @@
-"""Archelon on a cluster, installed as docs/kubernetes.md says: keys, realm, database, `kubectl apply -k`."""
+"""Archelon on a cluster, installed as in docs/installing-on-kubernetes.md: keys, realm, database, `kubectl apply -k`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ROOT = Path(__file__).parents[2]
 SERVICES = "archelon"
 TENANTS = "archelon-tenants"
 _ROLES = ("tenant", "provider", "operator")
-#: Come and go by themselves, or stand for others that are looked at.
-_PASSING = ("Event", "Lease", "PodMetrics", "NodeMetrics")
+#: Kinds of transient objects, and of objects that represent others.
+_TRANSIENT = ("Event", "Lease", "PodMetrics", "NodeMetrics")
 
 
 @dataclasses.dataclass(frozen=True)
 class Installation:
-    """What runs, and how it is reached from this machine.
+    """A running installation, and its access from this machine.
 
     Args:
         services, tenants: kubectl in the two namespaces.
-        tokens: by role.
-        applied: what kustomize made of the overlay, as it was applied.
+        tokens: tokens by role.
+        applied: the overlay's objects, as applied.
     """
 
     services: Kubectl
@@ -51,7 +51,7 @@ class Installation:
         return client.Client(self._url("service-manager"), token=self.tokens[role], token_field="X-Auth-Token")
 
     def publish(self, directory: Path) -> None:
-        """Offer a bundle, and wait until those that depend on it find it."""
+        """Publish a bundle, and wait until it is in the catalogue."""
         bundle = bundles.Bundle.load(directory)
         with self.manager("provider") as manager:
             offer(manager, bundle.pack())
@@ -59,7 +59,7 @@ class Installation:
         await_entry(Connection(urls[0], self.tokens["provider"], urls[1]), bundle.manifest.type)
 
     def settled(self) -> None:
-        """Wait until all four Deployments are as they should be."""
+        """Wait until all four Deployments are rolled out."""
         for name in (
             "service-manager-web",
             "cloud-controller-web",
@@ -69,7 +69,7 @@ class Installation:
             self.services("rollout", "status", f"deployment/{name}", "--timeout=240s", timeout=250)
 
     def kill(self, kubectl: Kubectl, selector: str, *, one: bool = False) -> list[str]:
-        """Delete pods without a farewell; their names."""
+        """Delete pods without a grace period; returns their names."""
         found = [each["metadata"]["name"] for each in kubectl.get("pods", "-l", selector)]
         chosen = found[:1] if one else found
         assert chosen, f"there is no pod with {selector} in {kubectl.namespace}"
@@ -77,16 +77,16 @@ class Installation:
         return chosen
 
     def inventory(self) -> set[str]:
-        """Every object of every kind that the API lists, in words; of pods of the services, which change, how many there are."""
+        """Name every object that the API lists; the services' pods, whose names change, are only counted."""
         kinds = self.services("api-resources", "--verbs=list", "-o", "name").split()
         line = '{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\\n"}{end}'
         listed = self.services("get", ",".join(kinds), "--all-namespaces", f"-o=jsonpath={line}", timeout=120)
-        found = {each for each in listed.splitlines() if each.partition(" ")[0] not in _PASSING}
+        found = {each for each in listed.splitlines() if each.partition(" ")[0] not in _TRANSIENT}
         pods = {each for each in found if each.startswith(f"Pod {SERVICES}/")}
         return (found - pods) | {f"{len(pods)} pods of the services"}
 
     def left_since(self, before: set[str]) -> list[str]:
-        """What is there that was not; waits for what is on its way out."""
+        """Return objects that did not exist before, after waiting for deletions."""
         for _ in range(60):
             left = sorted(self.inventory() - before)
             if not left:
@@ -101,11 +101,11 @@ class Installation:
 
 @contextmanager
 def installed(kubeconfig: Path, database: str, directory: Path) -> Iterator[Installation]:
-    """Install it, and take it away again with all that its tenants had.
+    """Install Archelon, and remove it afterwards with everything of its tenants.
 
     Args:
         database: URL of a PostgreSQL server as pods reach it, with databases `service_manager` and `cloud_controller`.
-        directory: for keys and the overlay.
+        directory: directory for keys and the overlay.
     """
     tree = directory / "kubernetes"
     shutil.copytree(ROOT / "deploy" / "kubernetes", tree)
@@ -142,7 +142,7 @@ def _await_gone(kubectl: Kubectl) -> None:
 
 
 def state_of(manager: client.Client, path: str) -> Mapping[str, Any]:
-    """An instance's attributes; fails the test where it has failed."""
+    """Return an instance's attributes; fails the test if the instance has failed."""
     shown: Mapping[str, Any] = manager.get(path).attributes
     assert shown["mcn.service.state"] != "fail", shown.get("mcn.service.state.message")
     return shown

@@ -1,4 +1,4 @@
-"""kubectl for tests: what an operator would type, with limits on how long it may take."""
+"""kubectl for tests, with timeouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-#: What a machine without `program` lacks.
+#: Requirement that is missing if `program` returns None.
 NEEDED: Final = "a kubectl that knows kustomize's components (1.24 or newer)"
 
 
@@ -19,21 +19,21 @@ class Kubectl:
     """kubectl against one cluster.
 
     Args:
-        namespace: where commands look that name none; without it, objects say where they belong.
+        namespace: default namespace of commands; without it, objects name their own.
     """
 
     def __init__(self, kubeconfig: Path, namespace: str = "") -> None:
         self._command = [
             program() or "kubectl",
             f"--kubeconfig={kubeconfig}",
-            # Beside it, as for ~/.kube/config, and not always in the home.
+            # Beside the kubeconfig, as for ~/.kube/config.
             f"--cache-dir={kubeconfig.parent / 'cache'}",
             *([f"--namespace={namespace}"] if namespace else []),
         ]
         self.namespace = namespace
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180.0) -> str:
-        """What it prints. Fails the test with what it says where it fails."""
+        """Run kubectl and return its output; fails the test with the error output if it fails."""
         ended = subprocess.run(
             [*self._command, *arguments], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -45,24 +45,24 @@ class Kubectl:
         self("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
     def get(self, *what: str) -> Any:
-        """An object, or a list's items."""
+        """Return an object, or the items of a list."""
         found = json.loads(self("get", *what, "-o", "json"))
         return found.get("items", found)
 
     def find(self, kind: str, name: str) -> Any:
-        """An object; None where there is none."""
+        """Return an object, or None if it does not exist."""
         found = self("get", kind, name, "--ignore-not-found", "-o", "json")
         return json.loads(found) if found else None
 
     def ended(self, pod: str) -> str:
-        """`Succeeded` or `Failed`; empty as long as the pod has not ended."""
+        """Return `Succeeded` or `Failed`, or an empty string while the pod runs."""
         phase = str(self.get("pod", pod)["status"].get("phase"))
         return phase if phase in ("Succeeded", "Failed") else ""
 
 
 @functools.cache
 def program() -> str | None:
-    """A kubectl that today's overlays can be written for: this machine's, else the one in the tests' own packages; or None."""
+    """Path of a kubectl that supports the overlays: this machine's, or that of the tests' own packages; None without one."""
     for place in (None, str(Path(sys.executable).parent)):
         found = shutil.which("kubectl", path=place)
         if found is not None and _knows_components(found):
@@ -71,7 +71,7 @@ def program() -> str | None:
 
 
 def _knows_components(kubectl: str) -> bool:
-    """Whether its kustomize knows components: its version is told from 4 on."""
-    asked = [kubectl, "version", "--client", "-o", "json"]
-    told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
-    return told.returncode == 0 and bool(json.loads(told.stdout).get("kustomizeVersion"))
+    """Whether its kustomize supports components: from 4 on, kubectl reports kustomize's version."""
+    command = [kubectl, "version", "--client", "-o", "json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return result.returncode == 0 and bool(json.loads(result.stdout).get("kustomizeVersion"))

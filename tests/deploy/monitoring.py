@@ -1,8 +1,8 @@
-"""The Prometheus operator's two kinds, as far as our monitors use them: for clusters that have none.
+"""Custom resource definitions of the Prometheus operator's two kinds, for clusters without the operator.
 
-Written after the operator's published API reference (monitoring.coreos.com/v1). It is structural and keeps no unknown field, so
-a field that is misspelt does not come back from the server, and one in the wrong place or of the wrong type is refused. The
-operator itself is not here: that a Prometheus scrapes by them is not shown.
+They follow the operator's published API reference (monitoring.coreos.com/v1), as far as Archelon's monitors use it. The schema is
+structural and prunes unknown fields: the server drops a misspelt field, and refuses one in the wrong place or of the wrong type.
+The operator itself does not run, so scraping by Prometheus is not tested.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _KINDS: Final = {
 
 @contextmanager
 def monitor_kinds(kubectl: Kubectl) -> Iterator[None]:
-    """Define the kinds for a while, where the cluster does not know them; the operator's own stay as they are."""
+    """Define the kinds temporarily, unless the cluster has them; the operator's own are left unchanged."""
     made = [name for name in (_name(kind) for kind in _KINDS) if kubectl.find("customresourcedefinition", name) is None]
     wanted = [each for each in map(_definition, _KINDS) if each["metadata"]["name"] in made]
     try:

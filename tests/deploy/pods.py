@@ -1,4 +1,4 @@
-"""Pods for tests: as locked as the platform's own."""
+"""Pods for tests, as restricted as those of the platform."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def pod(
     ready: Mapping[str, Any] | None = None,
     restart: str = "Never",
 ) -> dict[str, Any]:
-    """A pod that is not root, writes nowhere but where volumes are mounted, and may become nothing else.
+    """A restricted pod: not root, no privilege escalation, writable only where volumes are mounted.
 
     Args:
-        volumes: mount path and source, by name.
-        ready: its readiness probe.
+        volumes: mount path and source by name.
+        ready: readiness probe.
     """
     mounts = volumes or {}
     container: dict[str, Any] = {

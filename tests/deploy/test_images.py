@@ -1,4 +1,4 @@
-"""Images without a registry: locked as a pod of the platform is, with a bundle mounted, built in, or in another language."""
+"""Images without a registry, in restricted pods: with a bundle mounted, built in, or in another language."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .pods import pod
 
 ROOT = Path(__file__).parents[2]
 HELLO = ROOT / "orchestrators" / "hello"
-#: Where nobody is: an orchestrator starts, and goes on trying to tell that it is up.
+#: Unreachable services: an orchestrator starts, and keeps trying to report that it is up.
 _ORDER = {
     "ARCHELON_INSTANCE": "6f1f8cfe-2f4f-4f65-8a3c-6a4bd0a4c001",
     "ARCHELON_SERVICE_MANAGER": "http://127.0.0.1:9/hello/6f1f8cfe-2f4f-4f65-8a3c-6a4bd0a4c001",
@@ -36,7 +36,7 @@ _WRITABLE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "temporary": ("/tmp", {"emptyDir": {}}),
     "state": ("/var/lib/archelon", {"emptyDir": {}}),
 }
-#: Prints who it is and what it can do; the last line only where all of that is as it should be.
+#: Checks its restrictions; prints the last line only if all of them hold.
 _LOCKED = """
 import os, pathlib, ssl, sqlite3, zlib
 import sdk.runtime.app, sdk.serve, bundles
@@ -57,7 +57,7 @@ print("locked")
 """
 
 
-def test_the_base_image_runs_locked(orchestrator_image: str, kubectl: Kubectl) -> None:
+def test_the_base_image_runs_restricted(orchestrator_image: str, kubectl: Kubectl) -> None:
     kubectl.apply(pod("locked", orchestrator_image, command=["python3", "-c", _LOCKED]))
     kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/locked", "--timeout=120s")
     result = kubectl("logs", "locked").splitlines()
@@ -67,9 +67,7 @@ def test_the_base_image_runs_locked(orchestrator_image: str, kubectl: Kubectl) -
     assert "sh" not in result[0].replace("'", " ").split()
 
 
-def test_a_mounted_bundle_is_served_and_the_pod_ends_when_it_is_told_to(
-    orchestrator_image: str, kubectl: Kubectl
-) -> None:
+def test_a_mounted_bundle_is_served_and_the_pod_stops_on_sigterm(orchestrator_image: str, kubectl: Kubectl) -> None:
     packed = bundles.Bundle.load(HELLO).pack()
     mounted = {
         "apiVersion": "v1",
@@ -87,7 +85,7 @@ def test_a_mounted_bundle_is_served_and_the_pod_ends_when_it_is_told_to(
     kubectl("wait", "--for=condition=Ready", "pod/hello", "--timeout=120s")
     began = time.monotonic()
     kubectl("delete", "pod", "hello", "--timeout=100s")
-    # Two minutes is what it might have taken; a first process without a handler takes all of them.
+    # The grace period is two minutes, which a process 1 without a signal handler would use up.
     assert time.monotonic() - began < 60
 
 
@@ -128,7 +126,7 @@ def test_an_orchestrator_in_another_language_is_an_image(
 
 
 def _image_of_program(program: Path, directory: Path) -> str:
-    """An image with one of this machine's programs and nothing else: what a registry's base would be."""
+    """Build an image with only one of this machine's programs, in place of a registry's base image."""
     context, image = directory / "context", f"localhost/{program.name}:test"
     (context / "root" / "usr" / "bin").mkdir(parents=True)
     for name in ("lib", "lib64"):
@@ -137,7 +135,7 @@ def _image_of_program(program: Path, directory: Path) -> str:
     place = context / "root/usr/bin" / program.name
     shutil.copy2(program.resolve(), place)
     root._add_shared_objects(context / "root", [place])
-    # Debian's Node reads some of its own modules from here when it starts; others have them inside.
+    # Debian's Node reads some of its own modules from here; other builds include them.
     modules = Path("/usr/share/nodejs")
     if modules.is_dir():
         shutil.copytree(modules, context / "root" / modules.relative_to("/"), symlinks=True)
@@ -147,14 +145,14 @@ def _image_of_program(program: Path, directory: Path) -> str:
     return image
 
 
-def test_a_builder_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_builder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     result = archelon("build", HELLO, "--image", "localhost/hello:test")
     assert result.status == 1
-    assert "there is no builder here (buildah, podman, docker)" in result.err
+    assert "no builder found (buildah, podman, docker)" in result.err
 
 
-def test_what_a_builder_says_is_shown(tmp_path: Path) -> None:
+def test_a_builders_output_is_reported(tmp_path: Path) -> None:
     program = tmp_path / "docker"
     program.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 7\n")
     program.chmod(0o755)
@@ -171,7 +169,7 @@ def test_what_a_builder_says_is_shown(tmp_path: Path) -> None:
         (["--of", "services", "--base", "python:3"], "deploy/containers/services/Containerfile"),
     ],
 )
-def test_arguments_that_say_too_little_or_too_much(
+def test_missing_and_conflicting_arguments_are_refused(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "buildah").write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""Archelon in pods, on a real cluster: a guestbook's whole life, and what is lost when pods and the database go."""
+"""Archelon on a real cluster: a guestbook's lifecycle, and crashes of pods and the database."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 GUESTBOOK = "http://schemas.archelon.org/occi/service#guestbook"
 NOTE = "http://schemas.archelon.org/occi/service#note"
 ENTRY = "Written before the kills"
-#: Seconds within which an order comes to rest: pods are started, and two leases may have to end.
-PATIENCE = 240.0
+#: Seconds in which an order has to settle: pods start, and two leases may have to expire.
+TIMEOUT = 240.0
 ORDERS = 4
 _STATE = "mcn.service.state"
 _ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
@@ -42,14 +42,14 @@ _ORCHESTRATORS = "app.kubernetes.io/component=orchestrator"
 
 @pytest.fixture(scope="module")
 def database(kubernetes_cluster: KubernetesCluster) -> Iterator[Any]:
-    """A PostgreSQL that pods reach, with a database for each service: the server, and its URL."""
+    """A PostgreSQL server that pods reach, with a database for each service, and its URL."""
     programs = PostgresServer.programs()
     if programs is None:
         missing("PostgreSQL (initdb)", package="postgresql")
     if not kubernetes_cluster.host:
         missing("this machine's address as pods reach it", command="ARCHELON_TEST_KUBERNETES_HOST=… make test-all")
     assert programs is not None
-    # Not below pytest's own directories, whose mode another run of pytest resets: the server runs as another user.
+    # Not below pytest's directories: the server runs as another user, and another pytest run resets their mode.
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archelon-postgres-")))
         server = PostgresServer(programs, directory, host=kubernetes_cluster.host)
@@ -79,18 +79,20 @@ def system(
         yield made
 
 
-def test_a_guestbooks_life(system: Installation) -> None:
-    """Ordered, used, scaled, its pods killed, updated, disposed of; nothing is left of it in the cluster."""
+def test_a_guestbooks_lifecycle(system: Installation) -> None:
+    """Order, use, scale, kill pods, update, dispose; nothing is left in the cluster."""
     for name in ("store", "guestbook"):
         system.publish(ROOT / "orchestrators" / name)
     before = system.inventory()
     with system.manager() as manager:
         path = manager.create(GUESTBOOK, {"guestbook.title": "Pods", "guestbook.busy": 5})
-        shown = _rests(manager, path)
+        shown = _await_active(manager, path)
         url = str(shown["guestbook.url"])
-        # The cluster calls the pod ready a moment before the node's proxy sends anybody to it; until then nothing arrives there.
-        until(lambda: _ask("POST", url, f"entry={ENTRY.replace(' ', '+')}")[0] == 303, "the first entry is taken")
-        assert _page_says(url, "Pods", ENTRY)
+        # The pod is ready shortly before kube-proxy routes requests to it.
+        until(
+            lambda: _request("POST", url, f"entry={ENTRY.replace(' ', '+')}")[0] == 303, "the first entry is accepted"
+        )
+        assert _page_contains(url, "Pods", ENTRY)
 
         web = next(each for each in system.tenants.get("deployments") if each["metadata"]["name"].startswith("web-"))
         name, chosen = web["metadata"]["name"], "app=guestbook"
@@ -98,25 +100,25 @@ def test_a_guestbooks_life(system: Installation) -> None:
             until(lambda: system.tenants.get("deployment", name)["spec"]["replicas"] == 2, "a second web process")
         system.tenants("rollout", "status", f"deployment/{name}", "--timeout=90s")
 
-        # Orchestrators, workers of both services, and the web tier itself; each while the others still come back.
+        # Orchestrators, workers of both services and the web tier, each while the previous ones recover.
         system.kill(system.tenants, _ORCHESTRATORS)
         system.kill(system.services, "app.kubernetes.io/component=worker")
         system.kill(system.tenants, chosen)
-        until(lambda: _page_says(url, "Pods", ENTRY), "the web tier is back, with its entries", seconds=PATIENCE)
+        until(lambda: _page_contains(url, "Pods", ENTRY), "the web tier is back, with its entries", seconds=TIMEOUT)
 
-        # An update needs the orchestrator, which is activated anew, and both workers.
+        # An update needs the orchestrator, which is activated again, and both workers.
         manager.update(path, {"guestbook.title": "Changed"})
-        _rests(manager, path)
-        until(lambda: _page_says(url, "Changed", ENTRY), "the new title, with the old entries", seconds=PATIENCE)
+        _await_active(manager, path)
+        until(lambda: _page_contains(url, "Changed", ENTRY), "the new title, with the old entries", seconds=TIMEOUT)
 
         manager.delete(path)
-        until(lambda: not manager.exists(path), "the guestbook is gone", seconds=PATIENCE)
+        until(lambda: not manager.exists(path), "the guestbook is gone", seconds=TIMEOUT)
     system.settled()
     assert system.left_since(before) == []
 
 
-def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(system: Installation) -> None:
-    """What the API server keeps of Ingress and monitors is what the overlay says; and by what they say, figures are had."""
+def test_ingress_and_monitors_are_stored_as_written_and_their_targets_respond(system: Installation) -> None:
+    """The API server keeps every field of Ingress and monitors, and the metrics endpoints that they name respond."""
     services = system.services
     written = [each for each in system.applied if each["kind"] in ("Ingress", "ServiceMonitor", "PodMonitor")]
     for each in written:
@@ -125,7 +127,7 @@ def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(sy
     assert [each["kind"] for each in (ingress, over_pods, *over_services)] == [
         *("Ingress", "PodMonitor", "ServiceMonitor", "ServiceMonitor")
     ]
-    # The same look sees a field that does not exist; what is no duration is refused.
+    # The check detects an unknown field; an invalid duration is refused.
     spec = over_services[0]["spec"]
     misspelt = {**spec, "endpoints": [{**spec["endpoints"][0], "intervall": "15s"}]}
     wrong = {**spec, "endpoints": [{**spec["endpoints"][0], "interval": "15 seconds"}]}
@@ -164,7 +166,7 @@ def test_the_way_in_and_the_monitors_are_stored_as_written_and_lead_somewhere(sy
 
 
 def _kept(kubectl: Kubectl, written: Mapping[str, Any]) -> bool:
-    """Whether the server has every field of a spec as it was written."""
+    """Whether the server has stored every field of a spec as written."""
     kept = kubectl.get(written["kind"], written["metadata"]["name"])["spec"]
     return bool({**kept, **written["spec"]} == kept)
 
@@ -185,7 +187,7 @@ def _status(url: str, token: str = "") -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One blow, and how long after it every order was right."""
+    """One kill, and how long afterwards all orders were active."""
 
     victim: str
     seconds: float
@@ -197,54 +199,54 @@ class Row:
 def test_nothing_is_lost_or_doubled(
     system: Installation, database: tuple[PostgresServer, str], tmp_path: Path, tables: Tables
 ) -> None:
-    """A load of orders, and one after another a replica of each is killed, then the database restarted."""
+    """Under a load of orders, a replica of each component is killed in turn, then the database is restarted."""
     system.publish(_note(tmp_path / "note"))
     before = system.inventory()
     server = database[0]
-    blows: dict[str, Callable[[], object]] = {
-        "service-manager web": _blow(system, "service-manager", "web"),
-        "service-manager worker": _blow(system, "service-manager", "worker"),
-        "cloud-controller web": _blow(system, "cloud-controller", "web"),
-        "cloud-controller worker": _blow(system, "cloud-controller", "worker"),
+    kills: dict[str, Callable[[], object]] = {
+        "service-manager web": _kill(system, "service-manager", "web"),
+        "service-manager worker": _kill(system, "service-manager", "worker"),
+        "cloud-controller web": _kill(system, "cloud-controller", "web"),
+        "cloud-controller worker": _kill(system, "cloud-controller", "worker"),
         "PostgreSQL restarted": server.restart,
     }
     rows: list[Row] = []
     with system.manager() as manager:
-        for victim, blow in blows.items():
-            rows.append(_round(system, manager, victim, blow))
+        for victim, kill in kills.items():
+            rows.append(_run_round(system, manager, victim, kill))
             system.settled()
     assert system.left_since(before) == []
-    lines = [f"  {'one of two is killed':<26} {'all orders right after':>22}   active   objects"]
+    lines = [f"  {'one of two is killed':<26} {'all orders active after':>22}   active   objects"]
     lines += [f"  {row.victim:<26} {row.seconds:>20.1f} s   {row.active:>6}   {row.objects:>7}" for row in rows]
     tables.add("\n".join(lines))
 
 
-def _round(system: Installation, manager: client.Client, victim: str, blow: Callable[[], object]) -> Row:
-    """Orders, half of which are under way when the blow comes, and half given right after it; then their end."""
+def _run_round(system: Installation, manager: client.Client, victim: str, kill: Callable[[], object]) -> Row:
+    """Order half of the instances before the kill and half right after it, then delete them all."""
     texts = [f"{victim}, {each}" for each in range(ORDERS)]
     paths = [_order(manager, each) for each in texts[: ORDERS // 2]]
-    blow()
+    kill()
     at = time.monotonic()
     paths += [_order(manager, each) for each in texts[ORDERS // 2 :]]
-    until(lambda: all(_is_active(manager, each) for each in paths), f"all active after {victim}", seconds=PATIENCE)
-    took = time.monotonic() - at
-    # One object for each order, with the text of its own: none is missing, none is there twice.
+    until(lambda: all(_is_active(manager, each) for each in paths), f"all active after {victim}", seconds=TIMEOUT)
+    seconds = time.monotonic() - at
+    # Exactly one object for each order, with its own text.
     notes = [str(each["data"]["text"]) for each in system.tenants.get("configmaps", "-l", "app=note")]
     assert sorted(notes) == texts
     assert len(set(paths)) == ORDERS
     for each in paths:
-        _persist(lambda path=each: manager.delete(path))  # type: ignore[misc]
-    until(lambda: not any(_exists(manager, each) for each in paths), f"all gone after {victim}", seconds=PATIENCE)
-    return Row(victim, took, len(paths), len(notes))
+        _retry(lambda path=each: manager.delete(path))  # type: ignore[misc]
+    until(lambda: not any(_exists(manager, each) for each in paths), f"all gone after {victim}", seconds=TIMEOUT)
+    return Row(victim, seconds, len(paths), len(notes))
 
 
-def _blow(system: Installation, service: str, component: str) -> Callable[[], object]:
+def _kill(system: Installation, service: str, component: str) -> Callable[[], object]:
     selector = f"app.kubernetes.io/name={service},app.kubernetes.io/component={component}"
     return lambda: system.kill(system.services, selector, one=True)
 
 
 def _note(directory: Path) -> Path:
-    """A service whose stack is one object: what is measured is Archelon."""
+    """Write a service whose stack is one object, so that Archelon itself is measured."""
     (directory / "templates").mkdir(parents=True)
     (directory / "manifest.yaml").write_text(
         f"service_type: {NOTE}\n"
@@ -262,18 +264,18 @@ def _note(directory: Path) -> Path:
 
 
 def _order(manager: client.Client, text: str) -> str:
-    """Order a note, at a path of ours: where a killed web process has broken the answer off, it may be repeated."""
+    """Order a note at a chosen path, so that the request can be repeated if a killed web process interrupts it."""
     path = f"/note/{uuid.uuid4()}"
-    _persist(lambda: manager.put(path, NOTE, {"note.text": text}))
+    _retry(lambda: manager.put(path, NOTE, {"note.text": text}))
     return path
 
 
-def _persist(ask: Callable[[], object]) -> None:
-    """Ask again as long as nobody answers, or the database is away."""
-    end = time.monotonic() + PATIENCE
+def _retry(request: Callable[[], object]) -> None:
+    """Repeat a request while the service or its database is unavailable."""
+    end = time.monotonic() + TIMEOUT
     while True:
         try:
-            ask()
+            request()
             return
         except (client.TransportError, client.UnavailableError, client.ServerError):
             if time.monotonic() > end:
@@ -294,15 +296,15 @@ def _exists(manager: client.Client, path: str) -> bool:
         return True
 
 
-def _rests(manager: client.Client, path: str) -> Any:
-    def rests() -> Any:
+def _await_active(manager: client.Client, path: str) -> Any:
+    def active() -> Any:
         shown = state_of(manager, path)
         return shown if shown[_STATE] == "active" else None
 
-    return until(rests, f"{path} is active", seconds=PATIENCE)
+    return until(active, f"{path} is active", seconds=TIMEOUT)
 
 
-def _ask(method: str, url: str, body: str | None = None) -> tuple[int, str]:
+def _request(method: str, url: str, body: str | None = None) -> tuple[int, str]:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     try:
         answer = urllib3.request(method, url, body=body, headers=headers, timeout=5.0, retries=False, redirect=False)
@@ -311,19 +313,19 @@ def _ask(method: str, url: str, body: str | None = None) -> tuple[int, str]:
     return answer.status, answer.data.decode()
 
 
-def _page_says(url: str, *wanted: str) -> bool:
-    status, text = _ask("GET", url)
+def _page_contains(url: str, *wanted: str) -> bool:
+    status, text = _request("GET", url)
     return status == 200 and all(each in text for each in wanted)
 
 
 @contextlib.contextmanager
 def _visitors(url: str) -> Iterator[None]:
-    """Visitors that ask again and again."""
+    """Visitors that send requests repeatedly."""
     leave = threading.Event()
 
     def visit() -> None:
         while not leave.is_set():
-            _ask("GET", url)
+            _request("GET", url)
 
     threads = [threading.Thread(target=visit, daemon=True) for _ in range(3)]
     for each in threads:

@@ -1,4 +1,4 @@
-"""The OpenStack test bed when something is in its way: it says what, and ends what it started."""
+"""Failures of the OpenStack test bed: it reports the cause and stops what it started."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _LOOPBACK = 'ip link set lo up && exec "$@"'
 
 @dataclasses.dataclass(frozen=True)
 class Bed:
-    """A copy of the test bed in a network namespace of its own, with a state of its own.
+    """A copy of the test bed in a separate network namespace, with separate state.
 
     Attributes:
-        code: what is copied, to be made wrong. state: ARCHELON_TESTBED_STATE.
+        code: directory of the copy, which tests modify.
+        state: ARCHELON_TESTBED_STATE.
         namespace: path of the network namespace.
     """
 
@@ -54,7 +55,7 @@ class Bed:
         path.write_text(path.read_text().replace(old, new))
 
     def processes(self) -> list[str]:
-        """Every process on this machine that has the state's path in its environment, but for the test's own children."""
+        """Names of all processes on this machine with the state's path in their environment, except the test's own children."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -65,7 +66,7 @@ class Bed:
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
-    """Path of a network namespace that has its loopback up."""
+    """Path of a network namespace whose loopback is up."""
     if not can_be_brought_up() or os.getuid() != 0:
         missing("OpenStack's test bed", command="make test-all as root on Debian")
     holder = subprocess.Popen(
@@ -83,11 +84,11 @@ def namespace() -> Iterator[str]:
 @pytest.fixture
 def bed(tmp_path: Path, namespace: str) -> Iterator[Bed]:
     original, code = ROOT / "deploy" / "testbeds" / "openstack", tmp_path / "code"
-    # Out here, where there is a network.
+    # Outside of the namespace, which has no network.
     install = [sys.executable, "-P", "-m", "testbed", "up", "--install"]
     subprocess.run(install, env={**os.environ, "PYTHONPATH": str(original)}, check=True, timeout=900)
     shutil.copytree(original, code, ignore=shutil.ignore_patterns("__pycache__"))
-    # A short path: the database's socket lies below it, which has 107 characters at most.
+    # A short path: the database's socket is below it, and limited to 107 characters.
     with tempfile.TemporaryDirectory(prefix="bed-", dir="/tmp") as state:
         made = Bed(code, Path(state), namespace)
         yield made
@@ -96,8 +97,8 @@ def bed(tmp_path: Path, namespace: str) -> Iterator[Bed]:
         assert made.processes() == []
 
 
-def test_a_step_that_fails_ends_what_was_started(bed: Bed) -> None:
-    # A directory of keys that is nowhere: what a new machine lacked once.
+def test_a_failed_step_stops_what_was_started(bed: Bed) -> None:
+    # A missing directory of keys, as on a new machine.
     bed.change("etc/keystone.conf", "[fernet_receipts]\nkey_repository = @STATE@/keystone-fernet", "")
     done = bed("up")
     assert done.returncode == 1, done.stdout
@@ -107,14 +108,14 @@ def test_a_step_that_fails_ends_what_was_started(bed: Bed) -> None:
     assert bed.processes() == []
 
 
-def test_a_service_that_does_not_start_ends_what_was_started(bed: Bed) -> None:
+def test_a_service_that_does_not_start_stops_what_was_started(bed: Bed) -> None:
     bed.change("etc/heat.conf", "bind_port = 8004", "bind_port = 5000")
     done = bed("up")
     assert done.returncode == 1, done.stdout
     assert "keystone is up" in done.stdout
-    assert "heat ended instead of answering" in done.stderr
+    assert "heat exited before it responded" in done.stderr
     assert bed.processes() == []
-    # What was done stays done: with the cause gone the next one goes on from there, and to the end.
+    # Completed steps are kept: once the cause is removed, the next run continues from there.
     bed.change(
         "etc/heat.conf",
         "bind_port = 5000\nworkers = 1\n[heat_api_cfn]",
@@ -126,7 +127,7 @@ def test_a_service_that_does_not_start_ends_what_was_started(bed: Bed) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_one_ends_what_was_started(bed: Bed, number: signal.Signals) -> None:
+def test_an_interrupted_up_stops_what_was_started(bed: Bed, number: signal.Signals) -> None:
     with _coming_up(bed) as up:
         up.send_signal(number)
         _, err = up.communicate(timeout=120)
@@ -135,7 +136,7 @@ def test_an_interrupted_one_ends_what_was_started(bed: Bed, number: signal.Signa
     assert bed.processes() == []
 
 
-def test_what_a_killed_one_left_is_named_and_ended_by_down(bed: Bed, tmp_path: Path) -> None:
+def test_processes_of_a_killed_up_are_reported_and_stopped_by_down(bed: Bed, tmp_path: Path) -> None:
     with _coming_up(bed) as up:
         up.kill()
         up.communicate(timeout=120)
@@ -146,31 +147,31 @@ def test_what_a_killed_one_left_is_named_and_ended_by_down(bed: Bed, tmp_path: P
     finally:
         assert other("down").returncode == 0
     assert done.returncode == 1
-    assert "port 13306, for mariadbd, is taken by process " in done.stderr
+    assert "port 13306, for mariadbd, is in use by process " in done.stderr
     assert f"(mariadbd) of the test bed in {bed.state}/openstack" in done.stderr
-    assert f"`ARCHELON_TESTBED_STATE={bed.state} ./down.sh` ends it" in done.stderr
+    assert f"`ARCHELON_TESTBED_STATE={bed.state} ./down.sh` stops it" in done.stderr
     assert bed("down").returncode == 0
     assert bed.processes() == []
 
 
-def test_a_stranger_at_a_port_is_named_before_anything_starts(bed: Bed) -> None:
+def test_a_port_in_use_is_reported_before_anything_starts(bed: Bed) -> None:
     listen = "import socket, sys; here = socket.create_server(('127.0.0.1', 8004)); print('ready', flush=True); sys.stdin.read()"
     command = ["nsenter", f"--net={bed.namespace}", sys.executable, "-c", listen]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
-        assert stranger.stdout is not None
-        assert stranger.stdin is not None
-        assert stranger.stdout.readline() == b"ready\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None
+        assert listener.stdin is not None
+        assert listener.stdout.readline() == b"ready\n"
         done = bed("up")
-        stranger.stdin.close()
+        listener.stdin.close()
     assert done.returncode == 1
-    assert f"port 8004, for heat, is taken by process {stranger.pid} (python" in done.stderr
+    assert f"port 8004, for heat, is in use by process {listener.pid} (python" in done.stderr
     assert "MariaDB" not in done.stdout
 
 
-def test_a_bed_that_does_not_come_up_is_told_once(bed: Bed, tmp_path: Path) -> None:
-    # In CI pytest writes whole texts into its summary; a cloud that is given is used instead of the bed.
-    strangers = ("CI", "BUILD_NUMBER", "OS_", "PYTEST_", "PYTHONPATH")
-    kept = {name: value for name, value in bed.environment().items() if not name.startswith(strangers)}
+def test_a_failed_up_is_reported_once(bed: Bed, tmp_path: Path) -> None:
+    # In CI, pytest's summary has full messages; OS_ variables would select another cloud instead of the test bed.
+    excluded = ("CI", "BUILD_NUMBER", "OS_", "PYTEST_", "PYTHONPATH")
+    kept = {name: value for name, value in bed.environment().items() if not name.startswith(excluded)}
     environment = {**kept, "ARCHELON_REQUIRE_ALL": "1"}
     script = (
         "import socket, subprocess, sys\n"
@@ -183,7 +184,7 @@ def test_a_bed_that_does_not_come_up_is_told_once(bed: Bed, tmp_path: Path) -> N
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout
-    assert done.stdout.count("port 13306, for mariadbd, is taken by process") == 1
+    assert done.stdout.count("port 13306, for mariadbd, is in use by process") == 1
     lines = done.stdout.strip().splitlines()
     number = int(lines[-1].split()[1])
     assert f" {number} errors in " in lines[-1]
@@ -192,7 +193,7 @@ def test_a_bed_that_does_not_come_up_is_told_once(bed: Bed, tmp_path: Path) -> N
 
 @contextlib.contextmanager
 def _coming_up(bed: Bed) -> Iterator[subprocess.Popen[str]]:
-    """An `up` in the middle of a step that does not end: MariaDB runs, and steps do."""
+    """An `up` in a step that does not finish, while MariaDB runs."""
     bed.change("inside/keys.py", "import base64\n", "import signal\n\nsignal.pause()\nimport base64\n")
     step = bed.state / "openstack" / "log" / "setup-keystone-keys.log"
     command = bed.command("up")
@@ -200,7 +201,7 @@ def _coming_up(bed: Bed) -> Iterator[subprocess.Popen[str]]:
         command, env=bed.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as up:
         try:
-            until(lambda: up.poll() is not None or step.exists(), "it has come to the step")
+            until(lambda: up.poll() is not None or step.exists(), "the step has started")
             assert up.poll() is None, up.communicate()
             yield up
         finally:

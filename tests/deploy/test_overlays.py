@@ -1,4 +1,4 @@
-"""What kustomize makes of deploy/kubernetes: locked pods, settings that the services take, versions that the servers know."""
+"""Rendered overlays of deploy/kubernetes: restricted pods, valid settings, supported API versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BEFORE = {"PodDisruptionBudget": "policy/v1beta1", "HorizontalPodAutoscaler": "
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kustomize tree, with keys."""
+    """A copy of deploy/kubernetes with keys."""
     if program() is None:
         missing(NEEDED, command="make clean test, which installs one")
     made = tmp_path_factory.mktemp("overlays") / "kubernetes"
@@ -52,13 +52,13 @@ def _rendered(tree: Path, overlay: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("overlay", "versions"), [("example", _TODAY), ("testbed", _BEFORE)])
-def test_kinds_are_in_the_versions_that_the_servers_know(tree: Path, overlay: str, versions: dict[str, str]) -> None:
+def test_api_versions_are_those_of_the_servers(tree: Path, overlay: str, versions: dict[str, str]) -> None:
     rendered = _rendered(tree, overlay)
     found = {each["kind"]: each["apiVersion"] for each in rendered if each["kind"] in versions}
     assert found == versions
 
 
-def test_every_pod_is_locked(tree: Path) -> None:
+def test_every_pod_is_restricted(tree: Path) -> None:
     deployments = [each for each in _rendered(tree, "example") if each["kind"] == "Deployment"]
     assert len(deployments) == 4
     for each in deployments:
@@ -74,11 +74,11 @@ def test_every_pod_is_locked(tree: Path) -> None:
         }
         assert container["image"] == "registry.example.org/archelon:0.1.0"
         assert {"startupProbe", "readinessProbe", "livenessProbe", "resources"} <= container.keys()
-        # The service manager has no account on the cluster.
+        # The service manager has no service account token.
         assert spec.get("automountServiceAccountToken", True) is not each["metadata"]["name"].startswith("service-")
 
 
-def test_nobody_may_give_rights_or_reach_past_the_tenants_namespace(tree: Path) -> None:
+def test_rights_are_limited_to_the_tenants_namespace_without_escalation(tree: Path) -> None:
     rendered = _rendered(tree, "example")
     roles = [each for each in rendered if each["kind"] == "Role"]
     assert {each["metadata"]["namespace"] for each in roles} == {"archelon-tenants"}
@@ -96,8 +96,8 @@ def test_nobody_may_give_rights_or_reach_past_the_tenants_namespace(tree: Path) 
 
 
 @pytest.mark.parametrize("overlay", ["example", "testbed"])
-def test_the_services_take_their_settings(tree: Path, overlay: str, tmp_path: Path) -> None:
-    """As a pod has them: the mounted file, and what its environment takes from Secrets."""
+def test_the_services_accept_their_settings(tree: Path, overlay: str, tmp_path: Path) -> None:
+    """As in a pod: the mounted file, and environment variables from Secrets."""
     rendered = _rendered(tree, overlay)
     maps = {each["metadata"]["name"]: each["data"] for each in rendered if each["kind"] == "ConfigMap"}
     kinds: dict[str, type[Settings]] = {

@@ -1,4 +1,4 @@
-"""What the other tests take for granted of the cluster: pods, Services by address and by name, and this machine."""
+"""The Kubernetes test bed: pods, Services by address and name, and connections to this machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.waiting import until
 from .kubectl import Kubectl
 from .pods import pod
 
-_SERVES = ["python3", "-m", "http.server", "8080", "--directory", "/srv"]
-_ASKS = """
+_SERVER = ["python3", "-m", "http.server", "8080", "--directory", "/srv"]
+_CLIENT = """
 import socket, sys, urllib.request
 for url in sys.argv[2:]:
     print(urllib.request.urlopen(url, timeout=10).status)
@@ -35,7 +35,7 @@ except socket.gaierror:
 """
 
 
-def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machine(
+def test_pods_and_this_machine_reach_services_and_pods_reach_this_machine(
     kubernetes_cluster: KubernetesCluster, orchestrator_image: str, kubectl: Kubectl
 ) -> None:
     if not kubernetes_cluster.host:
@@ -47,19 +47,19 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
         "metadata": {"name": "web"},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
     }
-    kubectl.apply(pod("web", orchestrator_image, command=_SERVES, ready=ready), service)
+    kubectl.apply(pod("web", orchestrator_image, command=_SERVER, ready=ready), service)
     kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=120s")
     address = kubectl.get("service", "web")["spec"]["clusterIP"]
-    until(lambda: _status(f"http://{address}/") == 200, "the Service answers here")
+    until(lambda: _status(f"http://{address}/") == 200, "the Service responds here")
     acknowledged: list[bytes] = []
     with closing(socket.create_server((kubernetes_cluster.host, 0))) as here:
         here.settimeout(120)
-        waits = threading.Thread(target=lambda: acknowledged.append(_said_to(here)), daemon=True)
+        waits = threading.Thread(target=lambda: acknowledged.append(_receive(here)), daemon=True)
         waits.start()
-        told = f"{kubernetes_cluster.host}:{here.getsockname()[1]}"
+        address_of_test = f"{kubernetes_cluster.host}:{here.getsockname()[1]}"
         urls = ["http://web/", f"http://web.{kubectl.namespace}.svc/", f"http://{address}/"]
-        kubectl.apply(pod("asks", orchestrator_image, command=["python3", "-c", _ASKS, told, *urls]))
-        ended = until(lambda: kubectl.ended("asks"), "the pod has asked")
+        kubectl.apply(pod("asks", orchestrator_image, command=["python3", "-c", _CLIENT, address_of_test, *urls]))
+        ended = until(lambda: kubectl.ended("asks"), "the pod has finished")
         waits.join(timeout=60)
     assert (ended, kubectl("logs", "asks").split()) == ("Succeeded", ["200", "200", "200", "unknown"])
     assert acknowledged == [b"from a pod"]
@@ -67,7 +67,7 @@ def test_a_service_is_reached_from_here_and_from_pods_and_pods_reach_this_machin
 
 @pytest.fixture
 def possible() -> None:
-    """A test bed of one's own."""
+    """Skip the test if no separate test bed is possible."""
     obstacle = Layout().obstacle()
     if obstacle is not None:
         missing(f"a Kubernetes test bed, which needs {obstacle},")
@@ -75,7 +75,7 @@ def possible() -> None:
 
 @pytest.mark.kubernetes
 @pytest.mark.parametrize("program", ["etcd", "kube-apiserver", "kubelet"])
-def test_a_bring_up_that_fails_leaves_nothing(possible: None, tmp_path: Path, program: str) -> None:
+def test_a_failed_up_leaves_nothing(possible: None, tmp_path: Path, program: str) -> None:
     Cluster.build()
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -85,12 +85,12 @@ def test_a_bring_up_that_fails_leaves_nothing(possible: None, tmp_path: Path, pr
     (programs / program).write_text("#!/bin/sh\necho it is broken\nexit 3\n")
     (programs / program).chmod(0o755)
     cluster = Cluster(Layout(name="archelon-failing", block="10.234", state=tmp_path / "state", programs=programs))
-    with pytest.raises(TestBedError, match=r"it ended; .*it is broken"):
+    with pytest.raises(TestBedError, match=r"it exited; .*it is broken"):
         cluster.up()
-    assert cluster.remains() == []
+    assert cluster.leftovers() == []
 
 
-def _said_to(here: socket.socket) -> bytes:
+def _receive(here: socket.socket) -> bytes:
     with here.accept()[0] as made:
         return made.recv(100)
 
@@ -103,8 +103,8 @@ def _status(url: str) -> int:
 
 
 @pytest.mark.kubernetes
-def test_namespaces_without_their_link_are_made_again(possible: None, tmp_path: Path) -> None:
-    """A bring-up that was killed in between leaves some."""
+def test_namespaces_without_their_link_are_recreated(possible: None, tmp_path: Path) -> None:
+    """A killed `up` may leave incomplete namespaces."""
     layout = Layout(name="archelon-halfway", block="10.235", state=tmp_path / "state")
     layout.state.mkdir()
     cgroup = CgroupTree(layout.name)
@@ -123,4 +123,4 @@ def test_namespaces_without_their_link_are_made_again(possible: None, tmp_path: 
     finally:
         namespace.remove()
         cgroup.remove()
-    assert Cluster(layout).remains() == [f"directory {layout.state}"]
+    assert Cluster(layout).leftovers() == [f"directory {layout.state}"]

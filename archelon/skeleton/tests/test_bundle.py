@@ -1,4 +1,4 @@
-"""What `archelon test` runs: that the bundle is right, and that the page says what it is told to."""
+"""Run by `archelon test`: the bundle is valid, and the page contains the greeting."""
 
 import http.server
 import runpy
@@ -13,11 +13,11 @@ import bundles
 BUNDLE = Path(__file__).parents[1]
 
 
-def test_nothing_is_wrong_with_the_bundle() -> None:
+def test_the_bundle_is_valid() -> None:
     assert bundles.validate(BUNDLE) == []
 
 
-def test_the_page_says_the_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_contains_the_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREETING", "Good morning")
     page = runpy.run_path(str(BUNDLE / "server.py"))["Page"]
     with http.server.HTTPServer(("127.0.0.1", 0), page) as server:

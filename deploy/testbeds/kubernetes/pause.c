@@ -1,4 +1,4 @@
-/* The first process of every pod: keeps its namespaces open, and takes in what its containers leave behind. */
+/* The first process of every pod: keeps its namespaces open, and reaps orphaned processes. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -16,7 +16,7 @@ static void reap(int number) {
 }
 
 int main(void) {
-    /* A first process ignores every signal that it has no handler for. */
+    /* Process 1 ignores signals without a handler. */
     struct sigaction ending = {.sa_handler = end};
     struct sigaction reaping = {.sa_handler = reap, .sa_flags = SA_NOCLDSTOP};
     if (sigaction(SIGINT, &ending, NULL) || sigaction(SIGTERM, &ending, NULL) || sigaction(SIGCHLD, &reaping, NULL)) {

@@ -1,4 +1,4 @@
-"""An orchestrator that grows by one with every event, and is killed, as by kill -9, wherever there is a fuse for it."""
+"""An orchestrator that scales by one with every event, and kills itself with SIGKILL wherever a fuse file exists."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import sdk
 
 
 class Fused(sdk.Orchestrator):
-    """Its alarm fires from the start, and once."""
+    """Its alarm fires once, from the start."""
 
     def provision(self) -> None:
-        """Be told of the alarm from now on."""
+        """Subscribe to the alarm."""
         super().provision()
         monitor = self.runtime.monitor(self.deployment.stack(), "web", interval=0.2)
         self.runtime.alarm("busy", monitor, "load", ">", 0.5)
 
     def on_alarm(self, alarm: sdk.Alarm) -> None:
-        """Grow."""
+        """Scale."""
         self._grow("alarm")
 
     def action_grow(self, _action: sdk.Action) -> None:
-        """Grow."""
+        """Scale."""
         self._grow("act")
 
     def _grow(self, event: str) -> None:

@@ -1,16 +1,16 @@
-"""A real Kubernetes on one Debian machine, out of Debian packages alone, in a network namespace of its own.
+"""A real Kubernetes on one Debian machine, from Debian packages only, in a separate network namespace.
 
-    layout         where everything is: addresses, directories, programs
-    namespace      the network and mount namespaces and the link to them; the cgroup that holds every process
-    daemons        starts and stops processes, and knows them again
+    layout         addresses, directories, programs
+    namespace      network and mount namespaces, the link to them, and the cgroup of all processes
+    daemons        starts, stops and identifies processes
     certificates   keys, certificates, kubeconfig files
     control_plane  etcd and the three servers
     node           containerd, kubelet, kube-proxy
-    cluster_dns    names of Services, for pods
-    images         an image out of a directory, without a builder
-    cluster        all of it, up and down
+    cluster_dns    DNS of Services, for pods
+    images         packs a directory as an image
+    cluster        brings everything up and takes it down
 
-Everything runs inside the namespace, with the addresses of `layout`: no port of the machine is taken, and no chain of its
-packet filter is touched. All processes, pods included, are in one cgroup, so that taking it down misses none, however the
-last run ended. It stands on the standard library alone.
+Everything runs in the namespace with the addresses of `layout`, without using a port of the machine or changing its packet
+filter. All processes, including those of pods, are in one cgroup, so that taking it down finds them all, however the last run
+ended. It needs only the standard library.
 """

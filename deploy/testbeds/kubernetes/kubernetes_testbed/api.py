@@ -1,4 +1,4 @@
-"""Asks the API server, with the admin's certificate: as much as bringing a cluster up needs."""
+"""A minimal client of the API server, with the admin's certificate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .layout import Layout
 
 
 class Api:
-    """The API of one cluster. Connections are not kept."""
+    """The API of one cluster; opens a connection for each request."""
 
     def __init__(self, layout: Layout, user: str = "admin") -> None:
         self._url = layout.api
@@ -21,14 +21,14 @@ class Api:
         self._context.load_cert_chain(directory / f"{user}.crt", directory / f"{user}.key")
 
     def get(self, path: str) -> Any:
-        """A document; None where there is none, or the server does not answer (yet)."""
+        """Return a document, or None if it does not exist or the server does not respond (yet)."""
         request = urllib.request.Request(f"{self._url}{path}")
         try:
-            with urllib.request.urlopen(request, timeout=5.0, context=self._context) as answer:
-                body = answer.read()
-        except urllib.error.HTTPError as refused:
-            # It is an answer too, with a connection that nobody else closes.
-            refused.close()
+            with urllib.request.urlopen(request, timeout=5.0, context=self._context) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            # The error is a response, whose connection has to be closed.
+            error.close()
             return None
         except (urllib.error.URLError, OSError):
             return None

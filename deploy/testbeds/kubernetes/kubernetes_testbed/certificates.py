@@ -1,4 +1,4 @@
-"""Keys, certificates and kubeconfig files, made once with openssl."""
+"""Creates keys, certificates and kubeconfig files with openssl."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .commands import output_of
 from .layout import Layout
 
 _CLIENT = "extendedKeyUsage=clientAuth"
-#: Subject by user: a role that Kubernetes knows by name.
+#: Subjects by user; Kubernetes predefines roles for these names.
 _USERS = {
     "admin": "/O=system:masters/CN=admin",
     "controller-manager": "/CN=system:kube-controller-manager",
@@ -20,13 +20,13 @@ _USERS = {
 
 
 def make_certificates(layout: Layout) -> None:
-    """Make what is not there yet."""
+    """Create keys, certificates and kubeconfig files, unless they exist."""
     directory = layout.certificates
     done = directory / "complete"
     if done.exists():
         return
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # What openssl writes is readable by root alone.
+    # Files of openssl are readable by root only.
     before = os.umask(0o077)
     try:
         _make_all(layout, directory)
@@ -120,10 +120,7 @@ def _write_kubeconfig(layout: Layout, user: str) -> None:
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
-            {
-                "name": layout.name,
-                "cluster": {"server": layout.api, "certificate-authority": str(directory / "ca.crt")},
-            }
+            {"name": layout.name, "cluster": {"server": layout.api, "certificate-authority": str(directory / "ca.crt")}}
         ],
         "users": [
             {

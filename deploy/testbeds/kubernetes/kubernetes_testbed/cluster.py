@@ -1,4 +1,4 @@
-"""All of it, up and down."""
+"""Brings a cluster up and takes it down."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Cluster:
     """A cluster on this machine.
 
     Args:
-        told: takes lines for people.
+        notify: receives progress messages.
     """
 
-    def __init__(self, layout: Layout, told: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, layout: Layout, notify: Callable[[str], None] = lambda line: None) -> None:
         self.layout = layout
-        self._told = told
+        self._notify = notify
         self._cgroup = CgroupTree(layout.name)
         self._namespace = Namespace(layout, self._cgroup)
         self._daemons = Daemons(
@@ -41,13 +41,13 @@ class Cluster:
             layout.state / "tmp",
             cgroup=self._cgroup,
             inside=self._namespace.inside,
-            told=self._tell,
+            notify=self._report,
         )
         self._began = time.monotonic()
 
     @staticmethod
     def build() -> None:
-        """Build the programs, unless they are there. Raises subprocess.CalledProcessError."""
+        """Build the programs, unless they exist. Raises subprocess.CalledProcessError."""
         with subprocess.Popen([str(_BUILD)], stdout=sys.stderr, start_new_session=True) as building:
             try:
                 status = building.wait()
@@ -58,30 +58,30 @@ class Cluster:
             raise subprocess.CalledProcessError(status, str(_BUILD))
 
     def up(self) -> None:
-        """Bring it up; what runs already stays. Raises TestBedError; what this call started has ended by then."""
+        """Bring it up; keeps what runs. Raises TestBedError after stopping what this call started."""
         self._began = time.monotonic()
         self._daemons.started.clear()
-        with self._alone(), self._ending_on_error():
+        with self._exclusive(), self._cleanup_on_error():
             self._cgroup.make()
             self._namespace.make()
             inside = self._namespace.inside()
-            # These two need nobody, and are up by the time that somebody needs them.
+            # These two depend on nothing, and are started early because others depend on them.
             control_plane.start_store(self.layout, self._daemons)
             node.start_runtime(self.layout, self._daemons)
             make_certificates(self.layout)
             control_plane.start_api_server(self.layout, self._daemons, inside=inside)
-            # Before the API answers: for its first five seconds it asks for a Docker, which nothing can keep it from.
+            # Before the API is ready: in its first five seconds it looks for Docker, which cannot be disabled.
             node.start_kubelet(self.layout, self._daemons)
             control_plane.start_controllers(self.layout, self._daemons)
-            self._tell(f"the API answers at {self.layout.api}")
+            self._report(f"the API responds at {self.layout.api}")
             node.await_node(self.layout, self._daemons, inside=inside)
             control_plane.await_controllers(self.layout, self._daemons)
             own = Path(__file__).with_name("cluster_dns.py")
-            told = (str(self.layout.state), self.layout.name, self.layout.block)
-            # With the machine's mounts: this Python may lie where the others see directories of their own.
-            self._daemons.start("cluster-dns", sys.executable, str(own), *told, mounts=False)
-            self._daemons.await_ready("cluster-dns", lambda: cluster_dns.answers(self.layout))
-            self._tell("pods can run")
+            arguments = (str(self.layout.state), self.layout.name, self.layout.block)
+            # With the machine's mounts: the cluster's mounts may hide this Python.
+            self._daemons.start("cluster-dns", sys.executable, str(own), *arguments, mounts=False)
+            self._daemons.await_ready("cluster-dns", lambda: cluster_dns.is_ready(self.layout))
+            self._report("pods can run")
 
     @property
     def is_up(self) -> bool:
@@ -89,29 +89,29 @@ class Cluster:
         return all(self._daemons.runs(name) for name in (*control_plane.DAEMONS, *node.DAEMONS))
 
     def load(self, archive: Path) -> None:
-        """Give containerd the images in an archive, as `docker save` or `buildah push docker-archive:` writes it."""
+        """Load images from an archive of `docker save` or `buildah push docker-archive:` into containerd."""
         output_of([*self._ctr(), "images", "import", str(archive)], timeout=300.0)
 
     def kill(self, daemon: str) -> None:
-        """End a daemon without asking it; `up` starts it again."""
-        self._daemons.stop(daemon, patience=0.0)
+        """Kill a daemon; `up` restarts it."""
+        self._daemons.stop(daemon, timeout=0.0)
 
     def down(self) -> None:
-        """Take it down with everything that it put on this machine; what was built stays. Raises TestBedError."""
+        """Take it down with everything that it created on this machine, except built programs. Raises TestBedError."""
         if not self.layout.state.exists() and not self._cgroup.processes():
             return
-        with self._alone():
+        with self._exclusive():
             self._take_down()
 
     def _take_down(self) -> None:
         killed = self._cgroup.end()
-        self._told(f"{killed} processes ended")
+        self._notify(f"{killed} processes killed")
         self._namespace.remove()
         self._cgroup.remove()
         shutil.rmtree(self.layout.state)
 
     @contextmanager
-    def _ending_on_error(self) -> Iterator[None]:
+    def _cleanup_on_error(self) -> Iterator[None]:
         ran = bool(self._cgroup.processes())
         try:
             yield
@@ -123,11 +123,11 @@ class Cluster:
                 else:
                     self._take_down()
             except TestBedError as left:
-                raise TestBedError(f"{problem}; and what was started does not end: {left}") from problem
+                raise TestBedError(f"{problem}; and what was started does not stop: {left}") from problem
             raise
 
-    def remains(self) -> list[str]:
-        """What this machine still has of it, in words."""
+    def leftovers(self) -> list[str]:
+        """Describe what this machine still has of it."""
         found = [f"process {pid}" for pid in sorted(self._cgroup.processes())]
         if (Path("/sys/class/net") / self.layout.link).exists():
             found.append(f"link {self.layout.link}")
@@ -135,17 +135,17 @@ class Cluster:
             found.append(f"directory {self.layout.state}")
         return found
 
-    def _tell(self, line: str) -> None:
-        self._told(f"{line} (after {time.monotonic() - self._began:.1f} s)")
+    def _report(self, line: str) -> None:
+        self._notify(f"{line} (after {time.monotonic() - self._began:.1f} s)")
 
     def _ctr(self) -> list[str]:
         return [self.layout.program("ctr"), f"--address={self.layout.containerd_socket}", "--namespace=k8s.io"]
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One up or down at a time."""
+    def _exclusive(self) -> Iterator[None]:
+        """Lock, so that one `up` or `down` runs at a time."""
         self.layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Beside the directory, which `down` removes.
+        # The lock is beside the directory, because `down` removes the directory.
         with self.layout.state.with_name(f"{self.layout.state.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Names of Services for pods: `python3 cluster_dns.py STATE NAME BLOCK` answers on the node's address, port 53.
+"""DNS server for pods: `python3 cluster_dns.py STATE NAME BLOCK` serves on the node's address, port 53.
 
-`<service>.<namespace>.svc.cluster.local` has the Service's address or, where that is `None`, those of its ready pods. The API is
-asked at every question, so there is nothing to go stale. Every other name does not exist: the cluster has no way out.
+`<service>.<namespace>.svc.cluster.local` resolves to the Service's address or, if that is `None`, to those of its ready pods.
+Each query calls the API, so nothing is cached. Other names do not exist, because the cluster has no route out.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NO_ERROR, _NO_SUCH_NAME, _REFUSED = 0, 3, 5
 _TTL = 2
 
 
-def answer(query: bytes, api: Api) -> bytes | None:
-    """What to answer to a query; None to what is none."""
+def respond(query: bytes, api: Api) -> bytes | None:
+    """Return the response to a query, or None if it is not a query."""
     try:
-        identity, flags, questions = struct.unpack(">HHH", query[:6])
+        query_id, flags, questions = struct.unpack(">HHH", query[:6])
         if flags & 0x8000 or questions != 1:
             return None
         labels, end = _name(query, 12)
@@ -38,11 +38,11 @@ def answer(query: bytes, api: Api) -> bytes | None:
     found = _addresses(labels, api)
     code = _REFUSED if internet != _INTERNET else _NO_SUCH_NAME if found is None else _NO_ERROR
     records = b"".join(
-        # The name is the question's own, at offset 12.
+        # A pointer to the name in the question, at offset 12.
         b"\xc0\x0c" + struct.pack(">HHIH", _A, _INTERNET, _TTL, 4) + socket.inet_aton(each)
         for each in (found or [] if kind == _A else [])
     )
-    head = struct.pack(">HHHHHH", identity, 0x8400 | (flags & 0x0100) | code, 1, len(records) // 16, 0, 0)
+    head = struct.pack(">HHHHHH", query_id, 0x8400 | (flags & 0x0100) | code, 1, len(records) // 16, 0, 0)
     return head + question + records
 
 
@@ -69,16 +69,16 @@ def _addresses(labels: list[str], api: Api) -> list[str] | None:
     return [each["ip"] for subset in subsets for each in subset.get("addresses") or []]
 
 
-def answers(layout: Layout) -> bool:
-    """Whether it answers to a question for the API's own Service."""
+def is_ready(layout: Layout) -> bool:
+    """Whether the server resolves the API's own Service."""
     labels = ("kubernetes", "default", *_ZONE)
     name = b"".join(bytes((len(each),)) + each.encode() for each in labels) + b"\0"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.settimeout(1.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1.0)
         try:
-            asking.connect((layout.node_address, 53))
-            asking.send(struct.pack(">HHHHHH", 1, 0, 1, 0, 0, 0) + name + struct.pack(">HH", _A, _INTERNET))
-            return socket.inet_aton(layout.first_service) in asking.recv(512)
+            client.connect((layout.node_address, 53))
+            client.send(struct.pack(">HHHHHH", 1, 0, 1, 0, 0, 0) + name + struct.pack(">HH", _A, _INTERNET))
+            return socket.inet_aton(layout.first_service) in client.recv(512)
         except OSError:
             return False
 
@@ -95,9 +95,9 @@ def main(arguments: list[str]) -> None:
 
     class Question(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            said = answer(self.request[0], api)
-            if said is not None:
-                self.request[1].sendto(said, self.client_address)
+            response = respond(self.request[0], api)
+            if response is not None:
+                self.request[1].sendto(response, self.client_address)
 
     with _Server((layout.node_address, 53), Question) as server:
         server.serve_forever()

@@ -1,4 +1,4 @@
-"""The two commands."""
+"""The commands `up` and `down`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .layout import Layout, TestBedError
 
 def up(arguments: list[str]) -> int:
     """Build what is missing, bring the cluster up, load images. Prints `KUBECONFIG=…` last."""
-    parser = argparse.ArgumentParser(prog="up", description="Bring the cluster up; where it is up, nothing is done.")
-    parser.add_argument("archives", nargs="*", type=Path, help="images to load, as docker or buildah save them")
+    parser = argparse.ArgumentParser(prog="up", description="Bring the cluster up, unless it is up.")
+    parser.add_argument("archives", nargs="*", type=Path, help="images to load, as saved by docker or buildah")
     given = parser.parse_args(arguments)
 
     def work(cluster: Cluster) -> None:
@@ -39,7 +39,7 @@ def down(arguments: list[str]) -> int:
 
     def work(cluster: Cluster) -> None:
         cluster.down()
-        left = cluster.remains()
+        left = cluster.leftovers()
         if left:
             raise TestBedError(f"left behind: {', '.join(left)}")
 
@@ -47,7 +47,7 @@ def down(arguments: list[str]) -> int:
 
 
 def _run(name: str, work: Callable[[Cluster], None]) -> int:
-    # Also SIGINT: a shell starts what it runs in the background with that one ignored.
+    # SIGINT as well: shells start background processes with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
     try:
@@ -62,7 +62,7 @@ def _run(name: str, work: Callable[[Cluster], None]) -> int:
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
-    # What follows is the clean-up, which a second one must not cut off.
+    # A second signal must not interrupt the clean-up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

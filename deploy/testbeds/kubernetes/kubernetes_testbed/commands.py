@@ -1,4 +1,4 @@
-"""Runs a program to its end, and makes an error of what it says."""
+"""Runs programs and raises errors with their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def output_of(
     timeout: float = 60.0,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """What it prints. Raises TestBedError where it fails, unless `check` is False, or takes longer than `timeout` seconds."""
+    """Return a command's output. Raises TestBedError if it fails, unless `check` is False, or after `timeout` seconds."""
     try:
         ended = subprocess.run(
             list(command), input=stdin, capture_output=True, text=True, timeout=timeout, env=environment, check=False
@@ -24,8 +24,8 @@ def output_of(
     except FileNotFoundError:
         raise TestBedError(f"{command[0]} is missing") from None
     except subprocess.TimeoutExpired:
-        raise TestBedError(f"{' '.join(command)} takes longer than {timeout} s") from None
+        raise TestBedError(f"{' '.join(command)} did not finish within {timeout} s") from None
     if check and ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())[-500:]
-        raise TestBedError(f"{' '.join(command)} ended with {ended.returncode}: {said}")
+        message = " ".join((ended.stderr or ended.stdout).split())[-500:]
+        raise TestBedError(f"{' '.join(command)} exited with {ended.returncode}: {message}")
     return ended.stdout

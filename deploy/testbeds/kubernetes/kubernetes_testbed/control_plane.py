@@ -1,4 +1,4 @@
-"""etcd, the API server, the controllers, the scheduler."""
+"""etcd, the API server, the controllers and the scheduler."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from .commands import output_of
 from .daemons import Daemons
 from .layout import Layout
 
-#: In the order in which they are started.
+#: In order of their start.
 DAEMONS = ("etcd", "apiserver", "controller-manager", "scheduler")
 _ETCD = "http://127.0.0.1:2379"
 _PEERS = "http://127.0.0.1:2380"
 
 
 def start_store(layout: Layout, daemons: Daemons) -> None:
-    """Start etcd, and do not wait for it."""
+    """Start etcd without waiting for it."""
     daemons.start(
         "etcd",
         layout.program("etcd"),
@@ -32,7 +32,7 @@ def start_store(layout: Layout, daemons: Daemons) -> None:
 
 
 def start_controllers(layout: Layout, daemons: Daemons) -> None:
-    """Wait until the API answers, and start controllers and scheduler. Raises TestBedError."""
+    """Wait until the API is ready, and start controllers and scheduler. Raises TestBedError."""
     api = Api(layout)
     daemons.await_ready("apiserver", lambda: api.get("/readyz") == "ok")
     certificates = layout.certificates
@@ -40,7 +40,7 @@ def start_controllers(layout: Layout, daemons: Daemons) -> None:
         *(f"--{use}kubeconfig={{}}" for use in ("", "authentication-", "authorization-")),
         "--bind-address=127.0.0.1",
         "--leader-elect=false",
-        # With the defaults the controllers need five seconds to begin.
+        # With the defaults, the controllers take five seconds to start.
         "--kube-api-qps=300",
         "--kube-api-burst=600",
     ]
@@ -66,20 +66,20 @@ def start_controllers(layout: Layout, daemons: Daemons) -> None:
 
 
 def await_controllers(layout: Layout, daemons: Daemons) -> None:
-    """Wait until the controllers work. Raises TestBedError."""
+    """Wait until the controllers are running. Raises TestBedError."""
     api = Api(layout)
-    # Made by a controller: it being there says that they run.
+    # A controller creates this account, so its existence shows that they run.
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     daemons.await_ready("controller-manager", lambda: api.get(account) is not None)
 
 
 def start_api_server(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
-    """Start it once etcd answers, and do not wait for it. Raises TestBedError.
+    """Start the API server once etcd is healthy, without waiting for it. Raises TestBedError.
 
     Args:
-        inside: begins a command that runs in the namespaces.
+        inside: prefix of a command that runs in the namespaces.
     """
-    # From inside: etcd listens on the namespace's own loopback.
+    # etcd listens on the namespace's loopback.
     ask = [*inside, "curl", "--silent", "--fail", "--max-time", "2", f"{_ETCD}/health"]
     daemons.await_ready("etcd", lambda: bool(output_of(ask, check=False)))
     certificates = layout.certificates

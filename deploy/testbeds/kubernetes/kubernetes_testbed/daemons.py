@@ -1,6 +1,6 @@
-"""Starts and stops processes, and knows them again: a file for each holds its id and when it started.
+"""Starts and stops daemons, and identifies them by a file with the process id and the start time.
 
-The start time tells a daemon from a stranger that the kernel gave the same id since.
+The start time distinguishes a daemon from a later process with the same id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Daemons:
     """The processes of one cluster.
 
     Args:
-        directory: of the files.
-        logs: of a log for each.
-        temporary: for what they keep for a while.
-        cgroup: they all are in it.
-        inside: makes of a command one that runs in the namespaces.
-        told: takes a line for people when one is ready.
+        directory: directory of the process id files.
+        logs: directory of the logs.
+        temporary: directory for temporary files.
+        cgroup: the cgroup of all daemons.
+        inside: wraps a command to run it in the namespaces.
+        notify: receives a message when a daemon is ready.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class Daemons:
         *,
         cgroup: CgroupTree,
         inside: Callable[..., Sequence[str]],
-        told: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._logs = logs
         self._temporary = temporary
         self._cgroup = cgroup
         self._inside = inside
-        self._told = told
-        #: What this object started, in order.
+        self._notify = notify
+        #: Names of daemons that this object started, in order.
         self.started: list[str] = []
 
     def start(self, name: str, *command: str, mounts: bool = True) -> None:
-        """Start one, unless it runs; with `mounts` it sees the cluster's own directories."""
+        """Start a daemon, unless it runs; with `mounts`, it runs in the cluster's mount namespace."""
         if self.runs(name):
             return
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -63,16 +63,16 @@ class Daemons:
             )
         self.started.append(name)
         self._file(name).write_text(f"{process.pid} {_started(process.pid)}\n")
-        # The process outlives this one; its end is seen in /proc.
+        # The daemon outlives this process, so /proc shows whether it runs; this suppresses Popen's warning.
         process.returncode = 0
 
     def runs(self, name: str) -> bool:
-        """Whether it runs."""
+        """Whether a daemon runs."""
         return self._pid(name) is not None
 
-    def stop(self, name: str, *, patience: float = 10.0) -> None:
-        """End it: by SIGTERM, after `patience` seconds by SIGKILL."""
-        for number, limit in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
+    def stop(self, name: str, *, timeout: float = 10.0) -> None:
+        """Stop a daemon with SIGTERM and, after `timeout` seconds, SIGKILL."""
+        for number, limit in ((signal.SIGTERM, timeout), (signal.SIGKILL, 10.0)):
             pid = self._pid(name)
             if pid is None:
                 break
@@ -83,22 +83,22 @@ class Daemons:
                 time.sleep(0.02)
         self._file(name).unlink(missing_ok=True)
 
-    def await_ready(self, name: str, ready: Callable[[], bool], *, patience: float = 60.0) -> None:
-        """Wait until it is ready. Raises TestBedError with its last words where it ends, or takes too long."""
+    def await_ready(self, name: str, ready: Callable[[], bool], *, timeout: float = 60.0) -> None:
+        """Wait until a daemon is ready. Raises TestBedError with the end of its log if it exits or `timeout` seconds pass."""
         if ready():
             return
         try:
-            wait_for(ready, f"{name} does not become ready", patience=patience, alive=lambda: self.runs(name))
+            wait_for(ready, f"{name} does not become ready", timeout=timeout, alive=lambda: self.runs(name))
         except TestBedError as error:
-            raise TestBedError(f"{error}; the end of {self._logs / name}.log: {self.last_words(name)}") from None
-        self._told(f"{name} is ready")
+            raise TestBedError(f"{error}; the end of {self._logs / name}.log: {self.log_tail(name)}") from None
+        self._notify(f"{name} is ready")
 
-    def last_words(self, name: str) -> str:
-        """The end of its log."""
+    def log_tail(self, name: str) -> str:
+        """Return the end of a daemon's log."""
         try:
             lines = (self._logs / f"{name}.log").read_text(errors="replace").splitlines()
         except OSError:
-            return "it has none"
+            return "no log"
         return " / ".join(lines[-5:])[-1500:]
 
     def _file(self, name: str) -> Path:
@@ -113,20 +113,20 @@ class Daemons:
 
 
 def wait_for(
-    ready: Callable[[], bool], what: str, *, patience: float = 60.0, alive: Callable[[], bool] = lambda: True
+    ready: Callable[[], bool], what: str, *, timeout: float = 60.0, alive: Callable[[], bool] = lambda: True
 ) -> None:
-    """Wait until something holds. Raises TestBedError."""
-    deadline = time.monotonic() + patience
+    """Wait until `ready` returns true. Raises TestBedError."""
+    deadline = time.monotonic() + timeout
     while not ready():
         if not alive():
-            raise TestBedError(f"{what}: it ended")
+            raise TestBedError(f"{what}: it exited")
         if time.monotonic() > deadline:
-            raise TestBedError(f"{what} within {patience:g} s")
+            raise TestBedError(f"{what} within {timeout:g} s")
         time.sleep(0.05)
 
 
 def _started(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty where there is none, or it only waits for its parent's look."""
+    """Start time of a process in clock ticks; empty if it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -138,5 +138,5 @@ def _reap(pid: int) -> None:
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        # Started by an earlier run: someone else's child.
+        # Started by an earlier run, so not a child of this process.
         return

@@ -1,4 +1,4 @@
-"""An image out of a directory, without a builder: one layer, as `docker save` would write it."""
+"""Packs a directory as an image with one layer, in the format of `docker save`, without a builder."""
 
 from __future__ import annotations
 

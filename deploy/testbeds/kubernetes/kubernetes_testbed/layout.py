@@ -1,4 +1,4 @@
-"""Where everything is: addresses, directories, programs."""
+"""Addresses, directories and programs of a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 VERSION: Final = "1.20.2"
 _STATE: Final = "/var/lib/archelon-testbeds/kubernetes"
-#: Debian package by program.
+#: Debian packages by program.
 _PACKAGES: Final = {
     "etcd": "etcd-server",
     "containerd": "containerd",
@@ -27,26 +27,26 @@ _PLUGINS: Final = Path("/usr/lib/cni")
 
 
 class TestBedError(Exception):
-    """The cluster cannot be brought up or taken down. The text says why, and what to do."""
+    """The cluster cannot be brought up or taken down. The message names the cause and the remedy."""
 
     __test__ = False
 
 
 def cache_directory() -> Path:
-    """Where what was built is kept, outside of any checkout."""
+    """Directory of built programs, outside of any checkout."""
     cache = os.environ.get("ARCHELON_TESTBED_CACHE") or Path.home() / ".cache" / "archelon"
     return Path(cache) / f"kubernetes-{VERSION}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One cluster's places. Two clusters on one machine differ in `name` and `block`.
+    """Addresses and directories of one cluster. Two clusters on one machine need different `name` and `block`.
 
     Args:
-        name: of the cgroup and the node.
-        block: first two numbers of its addresses, a /16 of its own.
+        name: name of the cgroup and the node.
+        block: first two numbers of its addresses, a separate /16.
         state: directory of everything that it writes.
-        programs: directory of what `build` built.
+        programs: directory of the programs from `build`.
     """
 
     name: str = "archelon-kubernetes"
@@ -58,37 +58,37 @@ class Layout:
 
     @property
     def service_network(self) -> str:
-        """Of the addresses of Services."""
+        """Network of Services."""
         return f"{self.block}.0.0/18"
 
     @property
     def first_service(self) -> str:
-        """The address of the Service `kubernetes`: the first of the network."""
+        """Address of the Service `kubernetes`: the first one of the network."""
         return f"{self.block}.0.1"
 
     @property
     def pod_network(self) -> str:
-        """Of the addresses of pods."""
+        """Network of pods."""
         return f"{self.block}.64.0/24"
 
     @property
     def pod_range(self) -> tuple[str, str]:
-        """First and last address that a pod may get."""
+        """First and last address of pods."""
         return f"{self.block}.64.10", f"{self.block}.64.250"
 
     @property
     def node_address(self) -> str:
-        """Of the node: the bridge of its pods. The API is here, and the names of Services are asked for here."""
+        """Address of the node, on the bridge of its pods, where the API and the DNS server listen."""
         return f"{self.block}.64.1"
 
     @property
     def host_address(self) -> str:
-        """Of this machine, as the cluster reaches it: the outer end of the link."""
+        """Address of this machine for the cluster: the outer end of the link."""
         return f"{self.block}.128.1"
 
     @property
     def inner_address(self) -> str:
-        """The link's inner end."""
+        """Address of the link's inner end."""
         return f"{self.block}.128.2"
 
     @property
@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def link(self) -> str:
-        """Name of the link's outer end; 15 characters at most."""
+        """Name of the link's outer end, at most 15 characters."""
         return f"k8s-{self.block.replace('.', '-')}"
 
     @property
@@ -113,20 +113,20 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        """Directory of a log for each daemon."""
+        """Directory of the daemons' logs."""
         return self.state / "logs"
 
     @property
     def containerd_socket(self) -> Path:
-        """Where containerd listens."""
+        """Socket of containerd."""
         return self.state / "containerd.sock"
 
     def kubeconfig(self, user: str = "admin") -> Path:
-        """File with which a user reaches the API."""
+        """A user's kubeconfig."""
         return self.state / f"{user}.kubeconfig"
 
     def program(self, name: str) -> str:
-        """Path of a program: built here, or Debian's. Raises TestBedError."""
+        """Return the path of a built or installed program. Raises TestBedError."""
         built = self.programs / name
         if built.exists():
             return str(built)
@@ -136,7 +136,7 @@ class Layout:
         return found
 
     def obstacle(self) -> str | None:
-        """Why no cluster can be had here, whatever is built; None: it can."""
+        """Return what this machine lacks for a cluster, apart from built programs; None if nothing."""
         if os.geteuid() != 0:
             return "root"
         if not Path("/etc/debian_version").exists():
@@ -150,4 +150,4 @@ class Layout:
 
 def _remedy(program: str) -> str:
     package = _PACKAGES.get(program)
-    return f"install the Debian package {package}" if package else f"{Path(__file__).parents[1]}/build makes it"
+    return f"install the Debian package {package}" if package else f"{Path(__file__).parents[1]}/build builds it"

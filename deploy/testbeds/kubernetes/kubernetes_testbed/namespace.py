@@ -1,9 +1,8 @@
-"""The namespaces of the cluster with the link to them, and the cgroup of every process.
+"""The cluster's namespaces with the link to them, and the cgroup of all processes.
 
-A process that does nothing else holds a network namespace and a mount namespace; they go with it, and all that was mounted in
-them. In the mount namespace the directories in which programs of a node write at fixed places are the cluster's own, so that the
-machine's stay as they are. The machine's tables get two routes and nothing else. The cgroup is one directory in each hierarchy
-(cgroup v1), or one in all (v2): daemons in `daemons`, pods where the kubelet puts them, so that the tree holds every process.
+A sleeping process holds a network namespace and a mount namespace, which disappear with it. In the mount namespace, directories
+that programs of a node write to at fixed paths are replaced by the cluster's own. The machine only gets two routes. The cgroup is
+a directory in each hierarchy (cgroup v1), or a single one (v2): daemons are in `daemons`, pods where the kubelet creates them.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from .layout import Layout, TestBedError
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _HOLDER = "namespaces"
-#: Where containerd, its shims, the network's plugins and the kubelet write whatever they are configured to.
+#: Directories that containerd, its shims, CNI plugins and the kubelet write to, independently of their configuration.
 _OWN = ("/run", "/var/lib", "/var/log")
-#: In new namespaces: lay the directories ($@) below $1 over the machine's, keep what is given in $2 and $3, and stay.
+#: In new namespaces: mounts directories below $1 over those in $@, keeps $2 and $3 visible, and sleeps.
 _HOLD = """
 set -eu
 own=$1 state=$2 programs=$3
@@ -52,16 +51,16 @@ class Namespace:
         self._complete = layout.state / "namespaces.complete"
 
     def inside(self, *command: str, mounts: bool = True) -> list[str]:
-        """The command that runs a command inside; without `mounts` in the network namespace alone."""
+        """Return the command that runs a command in the namespaces, or without `mounts` in the network namespace only."""
         (holder,) = self._cgroup.processes(_HOLDER)
         entered = ("--net", "--mount") if mounts else ("--net",)
         return [self._layout.program("nsenter"), f"--target={holder}", *entered, *command]
 
     def make(self) -> None:
-        """Make them, with the bridge and the link. Raises TestBedError where the addresses are in use."""
+        """Create them with the bridge and the link. Raises TestBedError if the addresses are in use."""
         if self._cgroup.processes(_HOLDER) and self._complete.exists():
             return
-        # One that was killed on the way.
+        # Remove an incomplete one of a killed `up`.
         self.remove()
         layout = self._layout
         self._check_addresses()
@@ -72,11 +71,11 @@ class Namespace:
                 [*unshare, "sh", "-c", _HOLD, _HOLDER, own, *kept, *_OWN], _HOLDER, stdout=subprocess.PIPE, stderr=log
             )
         assert holder.stdout is not None
-        with holder.stdout as said:
-            ready = said.readline()
+        with holder.stdout as stdout:
+            ready = stdout.readline()
         if not ready:
             raise TestBedError(f"no namespaces: {(layout.state / 'namespaces.log').read_text().strip()}")
-        # It outlives this process.
+        # The holder outlives this process; this suppresses Popen's warning.
         holder.returncode = 0
         try:
             self._run("link", "add", layout.link, "type", "veth", "peer", "name", "host", "netns", str(holder.pid))
@@ -93,7 +92,7 @@ class Namespace:
                 output_of(self.inside(self._ip, *step.split()))
             for network in (layout.pod_network, layout.service_network):
                 self._run("route", "add", network, "via", layout.inner_address)
-            # A Service whose pod is on the same bridge as who asks: without it the answer would go past the translation.
+            # Without bridge-nf-call-iptables, responses of a pod on the caller's bridge would bypass the address translation.
             for setting in ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables"):
                 output_of(self.inside("sh", "-c", f"echo 1 >/proc/sys/{setting}"))
             self._complete.touch()
@@ -102,8 +101,8 @@ class Namespace:
             raise
 
     def remove(self) -> None:
-        """Take them away: with them go mounts, bridge, routes and every chain of the packet filter."""
-        # The outer end would go by itself once the kernel has freed the namespace; this does not wait for that.
+        """Remove them, and so mounts, bridge, routes and all chains of the packet filter."""
+        # The kernel removes the link later, when it frees the namespace; this does not wait for that.
         if (Path("/sys/class/net") / self._layout.link).exists():
             output_of([self._ip, "link", "del", self._layout.link], check=False)
         self._complete.unlink(missing_ok=True)
@@ -135,12 +134,12 @@ class CgroupTree:
         )
 
     def make(self) -> None:
-        """Make it."""
+        """Create it."""
         for root in self._roots:
             for directory in (root / self._name, *(root / self._name / part for part in (_HOLDER, "daemons"))):
                 directory.mkdir(exist_ok=True)
                 for setting in ("cpuset.cpus", "cpuset.mems"):
-                    # A new cpuset has neither, and takes no process before it has.
+                    # A new cpuset is empty, and accepts no process until both are set.
                     place = directory / setting
                     if place.exists() and not place.read_text().strip():
                         place.write_text((directory.parent / setting).read_text())
@@ -154,12 +153,12 @@ class CgroupTree:
         stderr: IO[bytes],
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own and a part of the tree, which its children are in, too."""
-        # It joins before it becomes the program: nothing that it starts can be missed. Without the line it ends.
+        """Start a process in its own session and in a part of the tree, which its children inherit."""
+        # The shell waits until it is in the cgroup, and then executes the program; without the line, it exits.
         gate_read, gate_write = os.pipe()
         process = subprocess.Popen(
             ["sh", "-c", 'read _ && exec "$@" </dev/null', part, *command],
-            # Its standard input, since shells know other descriptors by one digit only.
+            # Standard input, because shells support other descriptors with one digit only.
             stdin=gate_read,
             stdout=stdout,
             stderr=stderr,
@@ -176,23 +175,23 @@ class CgroupTree:
         return process
 
     def processes(self, part: str = "") -> set[int]:
-        """All that are in it, or in a part of it."""
+        """Return the ids of all processes in it, or in a part of it."""
         found: set[int] = set()
         for directory in self._directories(part):
             try:
                 found.update(int(each) for each in (directory / "cgroup.procs").read_text().split())
             except OSError:
-                # Gone between the look at the tree and this.
+                # Removed since the directory was listed.
                 continue
         return found - {os.getpid()}
 
-    def end(self, part: str = "", *, patience: float = 20.0) -> int:
-        """Kill all that are in it, or in a part of it; how many there were. Raises TestBedError where some stay."""
-        deadline = time.monotonic() + patience
+    def end(self, part: str = "", *, timeout: float = 20.0) -> int:
+        """Kill all processes in it, or in a part of it; returns their number. Raises TestBedError if some do not exit."""
+        deadline = time.monotonic() + timeout
         ended: set[int] = set()
         while left := self.processes(part):
             if time.monotonic() > deadline:
-                raise TestBedError(f"these processes do not end: {sorted(left)}")
+                raise TestBedError(f"these processes do not exit: {sorted(left)}")
             ended |= left
             for pid in left:
                 try:
@@ -202,22 +201,22 @@ class CgroupTree:
             time.sleep(0.05)
         return len(ended)
 
-    def remove(self, *, patience: float = 10.0) -> None:
-        """Take it away, once no process is in it. Raises TestBedError."""
-        deadline = time.monotonic() + patience
+    def remove(self, *, timeout: float = 10.0) -> None:
+        """Remove it once it is empty. Raises TestBedError."""
+        deadline = time.monotonic() + timeout
         while left := list(self._directories()):
             for directory in left:
                 try:
                     directory.rmdir()
                 except OSError as error:
-                    # A process that ended is in it until its parent has looked after it.
+                    # An exited process remains in it until its parent has reaped it.
                     if time.monotonic() > deadline:
                         raise TestBedError(f"{directory} cannot be removed: {error.strerror}") from error
             if left:
                 time.sleep(0.05)
 
     def _directories(self, part: str = "") -> Iterator[Path]:
-        """Its directories, or those of a part, the deepest first."""
+        """Yield its directories, or those of a part, the deepest first."""
         for root in self._roots:
             top = root / self._name / part
             if top.is_dir():

@@ -1,4 +1,4 @@
-"""containerd, the kubelet and kube-proxy: where pods run."""
+"""The node: containerd, the kubelet and kube-proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PAUSE = "localhost/pause:archelon"
 
 
 def start_runtime(layout: Layout, daemons: Daemons) -> None:
-    """Start containerd, and do not wait for it. Raises TestBedError."""
+    """Start containerd without waiting for it. Raises TestBedError."""
     _write_network(layout)
     _start_containerd(layout, daemons)
 
@@ -37,7 +37,7 @@ def await_node(layout: Layout, daemons: Daemons, *, inside: list[str]) -> None:
         "--healthz-bind-address=127.0.0.1:10256",
         "--metrics-bind-address=127.0.0.1",
         "--oom-score-adj=0",
-        # What it would set for the whole machine stays as it is.
+        # Do not change settings of the whole machine.
         "--conntrack-max-per-core=0",
         "--conntrack-tcp-timeout-established=0",
         "--conntrack-tcp-timeout-close-wait=0",
@@ -85,7 +85,7 @@ state = "{layout.state}/containerd/state"
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{_PAUSE}"
-  # Machines without CAP_SYS_RESOURCE may not lower a score.
+  # Machines without CAP_SYS_RESOURCE cannot lower a score.
   restrict_oom_score_adj = true
 
   [plugins."io.containerd.grpc.v1.cri".cni]
@@ -104,7 +104,7 @@ state = "{layout.state}/containerd/state"
 
 
 def _await_containerd(layout: Layout, daemons: Daemons) -> None:
-    """Wait until it answers, and give it the image that every pod needs."""
+    """Wait until containerd responds, and load the image that every pod needs."""
     ctr = [layout.program("ctr"), f"--address={layout.containerd_socket}", "--namespace=k8s.io"]
     daemons.await_ready("containerd", lambda: "Server" in output_of([*ctr, "version"], check=False))
     if _PAUSE not in output_of([*ctr, "images", "ls", "--quiet"]).split():
@@ -117,7 +117,7 @@ def _await_containerd(layout: Layout, daemons: Daemons) -> None:
 
 
 def start_kubelet(layout: Layout, daemons: Daemons) -> None:
-    """Start the kubelet once containerd answers, and do not wait for it. Raises TestBedError."""
+    """Start the kubelet once containerd responds, without waiting for it. Raises TestBedError."""
     _await_containerd(layout, daemons)
     certificates = layout.certificates
     (layout.state / "resolv.conf").write_text(f"nameserver {layout.node_address}\n")
@@ -143,9 +143,9 @@ def start_kubelet(layout: Layout, daemons: Daemons) -> None:
         "clusterDNS": [layout.node_address],
         "oomScoreAdj": 0,
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        # Images come from no registry: what is collected is gone.
+        # Without a registry, collected images would be lost.
         "imageGCHighThresholdPercent": 100,
-        # When the runtime is ready is looked at this often, and not every ten seconds; written only where it changed.
+        # Check the runtime's readiness each second instead of every ten; only changes are reported.
         "nodeStatusUpdateFrequency": "1s",
         "nodeStatusReportFrequency": "5m",
         "maxPods": 110,

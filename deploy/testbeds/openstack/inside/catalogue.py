@@ -1,4 +1,4 @@
-"""catalogue.py AUTH_URL PASSWORD REGION NAME=TYPE=URL…: Keystone's users, roles and catalogue, as far as they are not there."""
+"""catalogue.py AUTH_URL PASSWORD REGION NAME=TYPE=URL…: creates Keystone's users, roles and catalogue, unless they exist."""
 
 import sys
 
@@ -20,11 +20,11 @@ admin = v3.Password(
 keystone = client.Client(session=session.Session(admin), region_name=region)
 
 
-def ensure(things, name, *, domain="default", **values):
-    """The thing of that name, made where there is none."""
+def ensure(manager, name, *, domain="default", **values):
+    """Return the object of that name; create it if there is none."""
     scope = {} if domain is None else {"domain": domain}
-    found = [each for each in things.list(**scope) if each.name == name]
-    return found[0] if found else things.create(name=name, **scope, **values)
+    found = [each for each in manager.list(**scope) if each.name == name]
+    return found[0] if found else manager.create(name=name, **scope, **values)
 
 
 roles = {name: ensure(keystone.roles, name, domain=None) for name in ROLES}
@@ -41,7 +41,7 @@ for user, project, granted in (
     for role in granted:
         keystone.roles.grant(roles[role], user=users[user], project=projects[project])
 
-# Heat keeps the users of its resources in a domain of its own.
+# Heat has a separate domain for users of its resources.
 heat = ensure(keystone.domains, "heat", domain=None)
 heat_admin = ensure(keystone.users, "heat_domain_admin", domain=heat, password=password)
 keystone.roles.grant(roles["admin"], user=heat_admin, domain=heat)

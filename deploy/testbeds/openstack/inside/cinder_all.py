@@ -1,5 +1,5 @@
-"""Cinder's api, scheduler and volume service in one process, where a message bus in memory reaches them all."""
-# ruff: noqa: E402, I001 - the order of what follows is that of Cinder's own programs
+"""Runs Cinder's api, scheduler and volume service in one process, for the in-memory message bus."""
+# ruff: noqa: E402, I001 - the order of Cinder's own programs
 
 import eventlet
 

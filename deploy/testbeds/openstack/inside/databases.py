@@ -1,4 +1,4 @@
-"""databases.py SOCKET PASSWORD NAME…: wait for MariaDB, make the user and the databases that are not there."""
+"""databases.py SOCKET PASSWORD NAME…: waits for MariaDB, and creates the user and the databases, unless they exist."""
 
 import sys
 import time
@@ -9,13 +9,13 @@ socket, password, *names = sys.argv[1:]
 
 
 def connect(seconds=120.0):
-    """A connection, as soon as the server takes one."""
-    until = time.monotonic() + seconds
+    """Return a connection once the server accepts one."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return pymysql.connect(unix_socket=socket, user="root")
         except pymysql.err.OperationalError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 

@@ -1,6 +1,6 @@
-"""Designate's central, worker, mdns, producer and api in one process, where a message bus in memory reaches them all.
+"""Runs Designate's central, worker, mdns, producer and api in one process, for the in-memory message bus.
 
-The pools of the file that DESIGNATE_POOLS names are set at each start: that calls central, which only this process reaches.
+Each start sets the pools from the file that DESIGNATE_POOLS names, because only this process reaches central.
 """
 # ruff: noqa: E402 - eventlet comes first
 
@@ -29,7 +29,7 @@ rpc.init(CONF)
 launcher = oslo_service.ServiceLauncher(CONF)
 for module in (central, worker, mdns, producer):
     launcher.launch_service(module.Service())
-# Central's thread has to have begun to listen.
+# Wait until central listens.
 eventlet.sleep(1)
 pool.PoolCommands().update(os.environ["DESIGNATE_POOLS"], delete=False)
 launcher.launch_service(api.Service())

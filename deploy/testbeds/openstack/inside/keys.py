@@ -1,4 +1,4 @@
-"""keys.py DIRECTORY…: Fernet keys as Keystone's own commands make them, which load all of Keystone: one staged, one in use."""
+"""keys.py DIRECTORY…: creates a staged and a primary Fernet key, as Keystone's commands do, but without loading Keystone."""
 
 import base64
 import os

@@ -1,4 +1,4 @@
-"""Nova's api, conductor, scheduler and compute in one process, where a message bus in memory reaches them all."""
+"""Runs Nova's api, conductor, scheduler and compute in one process, for the in-memory message bus."""
 
 import nova.monkey_patch  # noqa: I001 - before everything else, as in Nova's own programs
 import pathlib
@@ -20,7 +20,7 @@ CONF = nova.conf.CONF
 config.parse_args(sys.argv)
 log.setup(CONF, "nova")
 
-# The fake hypervisor draws another node id at each start, and nova-compute refuses to start on another node than before.
+# The fake hypervisor generates a node id at each start, and nova-compute refuses to start with another id than before.
 node = str(uuid.uuid5(uuid.NAMESPACE_DNS, CONF.host))
 setattr(fake.uuids, f"node_{CONF.host}", node)
 pathlib.Path(CONF.state_path, "compute_id").write_text(node)

@@ -1,6 +1,6 @@
-"""nova_databases.py --config-file FILE CELL0 CELL1: Nova's databases and cells, by the commands of nova-manage.
+"""nova_databases.py --config-file FILE CELL0 CELL1: creates Nova's databases and cells with commands of nova-manage.
 
-One process and not five: that loads Nova once. CELL0 and CELL1 are their databases' URLs.
+A single process instead of five loads Nova only once. CELL0 and CELL1 are database URLs.
 """
 
 import sys
@@ -14,12 +14,12 @@ config.parse_args(settings)
 log.setup(manage.CONF, "nova")
 objects.register_all()
 cells = manage.CellV2Commands()
-for done in (
+for status in (
     manage.ApiDbCommands().sync(),
     cells.map_cell0(cell0),
     cells.create_cell("cell1", database_connection=cell1, transport_url="fake:///"),
     manage.DbCommands().sync(),
 ):
-    # 2: the cell is there.
-    if done not in (None, 0, 2):
-        sys.exit(f"nova-manage would have ended with {done}")
+    # 2: the cell exists.
+    if status not in (None, 0, 2):
+        sys.exit(f"nova-manage failed with {status}")

@@ -1,6 +1,6 @@
-"""seed.py CLOUDS.YAML: what a tenant expects to find: flavours, images, networks, a key pair, a volume type.
+"""seed.py CLOUDS.YAML: creates the objects that tenants need: flavours, images, networks, a key pair, a volume type.
 
-The project has one private network only: templates whose servers name no network rely on it.
+The project has a single private network, because templates whose servers name no network depend on it.
 """
 
 import os

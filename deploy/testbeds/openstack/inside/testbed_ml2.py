@@ -1,4 +1,4 @@
-"""Binds every port on every host, so that Neutron needs no agent."""
+"""An ML2 mechanism driver that binds every port on every host, so that Neutron needs no agent."""
 
 from neutron_lib import constants
 from neutron_lib.api.definitions import portbindings
@@ -6,18 +6,18 @@ from neutron_lib.plugins.ml2 import api
 
 
 class EverythingBinds(api.MechanismDriver):
-    """An ML2 mechanism driver; found by the entry point beside it."""
+    """The mechanism driver; Neutron finds it by the entry point beside this file."""
 
     def initialize(self):
         """Nothing to prepare."""
 
     @property
     def connectivity(self):
-        """What the ports give."""
+        """Connectivity of the ports."""
         return portbindings.CONNECTIVITY_L2
 
     def bind_port(self, context):
-        """Say that the first segment will do."""
+        """Bind the port to the first segment."""
         for segment in context.segments_to_bind[:1]:
             details = {portbindings.CAP_PORT_FILTER: True}
             status = constants.PORT_STATUS_ACTIVE

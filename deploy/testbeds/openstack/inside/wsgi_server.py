@@ -1,10 +1,10 @@
-"""Gunicorn's settings for a service of OpenStack; the environment says which application, and where it listens."""
+"""Gunicorn's settings for a service of OpenStack; the environment defines the application and its address."""
 
 import os
 
 from oslo_config import cfg
 
-# The service finds its file by an environment variable, but would look through /etc and the home for more beside it.
+# An environment variable names the configuration file; this disables the search of /etc and the home directory for more.
 cfg.find_config_dirs = lambda *_words, **_more: []
 
 wsgi_app = os.environ["WSGI_APPLICATION"]

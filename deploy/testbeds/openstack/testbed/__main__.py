@@ -1,4 +1,4 @@
-"""`up.sh` and `down.sh`."""
+"""The command line of `up.sh` and `down.sh`."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import sys
 from types import FrameType
 
 from . import parts
-from .bringing_up import BringingUp, SetUpError, measured
+from .bringing_up import SetupError, TestBed, timestamped
 from .layout import Layout
 from .processes import ProcessError, Processes
 from .software import SoftwareError
 
 
 def main() -> int:
-    """Run; the exit status."""
+    """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="testbed", description="A real OpenStack on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="bring it up, or add to what is up")
+    up = commands.add_parser("up", help="bring it up, or add services")
     up.add_argument("--cloud", action="store_true", help="also Placement, Glance, Neutron, Nova and Cinder")
     up.add_argument("--dns", action="store_true", help="also Designate and BIND")
     up.add_argument(
-        "--short-lived", action="store_true", help="also a second door to Keystone: its tokens live seconds"
+        "--short-lived", action="store_true", help="also a Keystone endpoint whose tokens expire after 15 s"
     )
-    up.add_argument("--install", action="store_true", help="install what is lacking, and start nothing")
-    up.add_argument("--fresh", action="store_true", help="from the snapshot, or from nothing")
-    up.add_argument("--snapshot", action="store_true", help="keep the state for --fresh, once everything answers")
-    commands.add_parser("down", help="end every process; the state stays")
-    kill = commands.add_parser("kill", help="end one service as a crash does; `up` starts it again")
+    up.add_argument("--install", action="store_true", help="install missing software, and start nothing")
+    up.add_argument("--fresh", action="store_true", help="start from the snapshot, or from an empty state")
+    up.add_argument("--snapshot", action="store_true", help="save the state for --fresh, once everything responds")
+    commands.add_parser("down", help="stop every process; the state is kept")
+    kill = commands.add_parser("kill", help="kill one service; `up` restarts it")
     kill.add_argument("service", choices=[part.name for part in parts.PARTS] + ["mariadbd"])
-    commands.add_parser("status", help="exit with 0 where Keystone runs")
-    commands.add_parser("clouds", help="print its clouds.yaml as JSON")
+    commands.add_parser("status", help="exit with 0 if Keystone runs")
+    commands.add_parser("clouds", help="print clouds.yaml as JSON")
     given = parser.parse_args()
 
-    # Also SIGINT: a shell starts what it runs in the background with that one ignored.
+    # SIGINT as well: shells start background processes with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
     layout = Layout.of_environment()
-    say = measured(lambda line: print(line, flush=True))
+    report = timestamped(lambda line: print(line, flush=True))
     if given.command == "kill":
         Processes(layout).kill(given.service)
         return 0
@@ -50,7 +50,7 @@ def main() -> int:
         return 0
     chosen = {parts.CLOUD: "cloud", parts.DNS: "dns", parts.SHORT_LIVED: "short_lived"}
     groups = [group for group, flag in chosen.items() if getattr(given, flag, False)]
-    bed = BringingUp(layout, groups, say)
+    bed = TestBed(layout, groups, report)
     try:
         if given.command == "down":
             bed.down()
@@ -59,18 +59,18 @@ def main() -> int:
             bed.install()
             return 0
         bed.up(fresh=given.fresh, snapshot=given.snapshot)
-    except (SetUpError, ProcessError, SoftwareError) as error:
+    except (SetupError, ProcessError, SoftwareError) as error:
         print(f"testbed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("testbed: interrupted", file=sys.stderr)
         return 130
-    say(f"ready: OS_CLIENT_CONFIG_FILE={layout.state}/clouds.yaml OS_CLOUD=testbed {layout.program('openstack')}")
+    report(f"ready: OS_CLIENT_CONFIG_FILE={layout.state}/clouds.yaml OS_CLOUD=testbed {layout.program('openstack')}")
     return 0
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
-    # What follows is the clean-up, which a second one must not cut off.
+    # A second signal must not interrupt the clean-up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Where the test bed lies and listens."""
+"""Directories and addresses of the test bed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 HOST = "127.0.0.1"
 REGION = "RegionOne"
-#: Everybody's: the test bed listens on loopback alone and holds nothing of worth.
+#: Of all users: the test bed listens only on loopback and contains nothing of value.
 PASSWORD = "secret"
 
 
@@ -22,7 +22,7 @@ class Layout:
     """The directories of one test bed.
 
     Args:
-        cache: what can be made again: the virtual environment, snapshots. Several test beds may share it.
+        cache: reproducible files: the virtual environment, snapshots. Several test beds may share it.
         state: databases, configuration and logs of this one.
     """
 
@@ -31,7 +31,7 @@ class Layout:
 
     @classmethod
     def of_environment(cls) -> Layout:
-        """As ARCHELON_TESTBED_CACHE and ARCHELON_TESTBED_STATE say, or below the user's own directories."""
+        """Use ARCHELON_TESTBED_CACHE and ARCHELON_TESTBED_STATE, or directories below the user's home."""
         home = Path.home()
         cache = os.environ.get("ARCHELON_TESTBED_CACHE") or home / ".cache" / "archelon"
         state = os.environ.get("ARCHELON_TESTBED_STATE") or home / ".local" / "state" / "archelon"
@@ -43,19 +43,19 @@ class Layout:
         return self.cache / "venv"
 
     def program(self, name: str) -> str:
-        """A program of that environment."""
+        """Return the path of a program in the virtual environment."""
         return str(self.venv / "bin" / name)
 
     def etc(self, name: str) -> Path:
-        """A configuration file."""
+        """Return the path of a configuration file."""
         return self.state / "etc" / name
 
     def log(self, name: str) -> Path:
-        """A log."""
+        """Return the path of a log."""
         return self.state / "log" / f"{name}.log"
 
     def snapshot(self, groups: Collection[str]) -> Path:
-        """The clean state of these groups, as this version of the test bed makes it in this place."""
+        """Return the path of the snapshot of these groups for this version and state directory."""
         digest = hashlib.sha256(str(self.state).encode())
         for path in sorted(HERE.rglob("*")):
             if path.is_file() and path.suffix not in (".pyc", ".md"):
@@ -63,7 +63,7 @@ class Layout:
         return self.cache / f"snapshot-{'-'.join(sorted(groups))}-{digest.hexdigest()[:12]}.tar"
 
     def clouds(self) -> dict[str, dict[str, object]]:
-        """What clouds.yaml says, by the clouds' names: an ordinary tenant, and the administrator."""
+        """Return the clouds of clouds.yaml by name: an ordinary tenant and the administrator."""
         found: dict[str, dict[str, object]] = {}
         for name, user in (("testbed", "demo"), ("testbed-admin", "admin")):
             auth = {
@@ -78,7 +78,7 @@ class Layout:
         return found
 
     def values(self) -> dict[str, str]:
-        """What the files in `etc/` may name as `@NAME@`."""
+        """Return the values of `@NAME@` in the files of `etc/`."""
         return {
             "HOST": HOST,
             "REGION": REGION,

@@ -1,7 +1,7 @@
-"""What the test bed consists of: one entry a service, in the order of their starts.
+"""The services of the test bed, in order of their start.
 
-Each service runs in one process (`transport_url = fake://` is a message bus within a process), which is why there is no
-RabbitMQ. Its configuration is every file of `etc/` that is named after it.
+Each service runs in a single process (`transport_url = fake://` is a message bus within a process), so there is no RabbitMQ. Its
+configuration files are those in `etc/` whose names start with its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CORE, CLOUD, DNS, SHORT_LIVED = "core", "cloud", "dns", "short-lived"
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A command that is run once for each state. `@NAME@` is filled in as in `etc/`."""
+    """A command that runs once per state directory. `@NAME@` is replaced as in `etc/`."""
 
     name: str
     command: tuple[str, ...]
@@ -24,12 +24,15 @@ class Part:
     """A service.
 
     Args:
-        group: what brings it along. ports: that it listens on.
-        url: answers something below 500 when it is up; empty for none.
-        command: of its process; empty for a part that is only set up.
-        environment: of its process, beside what all get.
-        databases: that it needs. prepared: before its start. settled: once everything answers, beside those of others.
-        catalogue: `name=type=url`, for Keystone.
+        group: group of services that it belongs to.
+        ports: ports that it listens on.
+        command: command of its process.
+        url: URL that returns a status below 500 when the service is up; empty for none.
+        environment: additional environment of its process.
+        databases: databases that it needs.
+        setup: steps before its start.
+        post_start: steps once all services respond.
+        catalogue: entries of Keystone's catalogue, `name=type=url`.
     """
 
     name: str
@@ -39,8 +42,8 @@ class Part:
     url: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     databases: tuple[str, ...] = ()
-    prepared: tuple[Step, ...] = ()
-    settled: tuple[Step, ...] = ()
+    setup: tuple[Step, ...] = ()
+    post_start: tuple[Step, ...] = ()
     catalogue: tuple[str, ...] = ()
 
 
@@ -49,7 +52,7 @@ def _manage(program: str, config: str, *words: str) -> tuple[str, ...]:
 
 
 def _settings(config: str) -> tuple[str, ...]:
-    # With a directory, those of the machine and of the user's home are not looked through.
+    # An explicit directory disables the search of /etc and the home directory.
     return ("--config-file", f"@STATE@/etc/{config}", "--config-dir", "@STATE@/etc/conf.d")
 
 
@@ -58,13 +61,13 @@ def _inside(script: str, *words: str) -> tuple[str, ...]:
 
 
 def _wsgi(application: str, port: int, threads: int = 8, **environment: str) -> tuple[tuple[str, str], ...]:
-    # oslo.config reads the command line of whoever imports it, so gunicorn's settings may not stand there.
+    # oslo.config parses the process' command line, so gunicorn's settings are passed by the environment.
     settings = f"-c @HERE@/inside/wsgi_server.py -b @HOST@:{port} --threads {threads}"
     return ("GUNICORN_CMD_ARGS", settings), ("WSGI_APPLICATION", application), *environment.items()
 
 
-#: Keystone's middleware keeps the token of a request in an attribute that all threads share (`AuthContextMiddleware.token`, as
-#: of Keystone 27): with more than one, a request is taken for another's that runs beside it.
+#: Keystone's middleware stores a request's token in an attribute that all threads share (`AuthContextMiddleware.token`, as of
+#: Keystone 27): with several threads, concurrent requests get each other's identity.
 _KEYSTONE_THREADS = 1
 _KEYSTONE = "keystone.conf"
 _KEYSTONE_URLS = tuple(f"--bootstrap-{interface}-url=@KEYSTONE@/v3" for interface in ("public", "internal", "admin"))
@@ -83,7 +86,7 @@ PARTS: tuple[Part, ...] = (
             OS_KEYSTONE_CONFIG_FILES="@STATE@/etc/keystone.conf",
         ),
         databases=("keystone",),
-        prepared=(
+        setup=(
             Step("keystone-database", _manage("keystone-manage", _KEYSTONE, "db_sync")),
             Step("keystone-keys", _inside("keys.py", "@STATE@/keystone-fernet", "@STATE@/keystone-credential")),
             Step(
@@ -100,7 +103,7 @@ PARTS: tuple[Part, ...] = (
         ),
     ),
     Part(
-        # The same Keystone by another door: its database and keys, but the tokens that it issues live seconds.
+        # A second endpoint of the same Keystone, with its database and keys, that issues short-lived tokens.
         "keystone-short",
         SHORT_LIVED,
         (5001,),
@@ -120,7 +123,7 @@ PARTS: tuple[Part, ...] = (
         (*_manage("heat-all", "heat.conf"),),
         url="http://@HOST@:8004/",
         databases=("heat",),
-        prepared=(Step("heat-database", _manage("heat-manage", "heat.conf", "db_sync")),),
+        setup=(Step("heat-database", _manage("heat-manage", "heat.conf", "db_sync")),),
         catalogue=(
             "heat=orchestration=http://@HOST@:8004/v1/%(tenant_id)s",
             "heat-cfn=cloudformation=http://@HOST@:8000/v1",
@@ -134,7 +137,7 @@ PARTS: tuple[Part, ...] = (
         url="http://@HOST@:8778/",
         environment=_wsgi("placement.wsgi.api:application", 8778, OS_PLACEMENT_CONFIG_DIR="@STATE@/etc"),
         databases=("placement",),
-        prepared=(Step("placement-database", _manage("placement-manage", "placement.conf", "db", "sync")),),
+        setup=(Step("placement-database", _manage("placement-manage", "placement.conf", "db", "sync")),),
         catalogue=("placement=placement=http://@HOST@:8778",),
     ),
     Part(
@@ -144,7 +147,7 @@ PARTS: tuple[Part, ...] = (
         _manage("glance-api", "glance.conf"),
         url="http://@HOST@:9292/healthcheck",
         databases=("glance",),
-        prepared=(Step("glance-database", _manage("glance-manage", "glance.conf", "db_sync")),),
+        setup=(Step("glance-database", _manage("glance-manage", "glance.conf", "db_sync")),),
         catalogue=("glance=image=http://@HOST@:9292",),
     ),
     Part(
@@ -155,7 +158,7 @@ PARTS: tuple[Part, ...] = (
         url="http://@HOST@:9696/",
         environment=(("PYTHONPATH", "@HERE@/inside"),),
         databases=("neutron",),
-        prepared=(Step("neutron-database", _manage("neutron-db-manage", "neutron.conf", "upgrade", "heads")),),
+        setup=(Step("neutron-database", _manage("neutron-db-manage", "neutron.conf", "upgrade", "heads")),),
         catalogue=("neutron=network=http://@HOST@:9696",),
     ),
     Part(
@@ -165,18 +168,13 @@ PARTS: tuple[Part, ...] = (
         _inside("nova_all.py", *_settings("nova.conf")),
         url="http://@HOST@:8774/",
         databases=("nova", "nova_api", "nova_cell0"),
-        prepared=(
+        setup=(
             Step(
                 "nova-databases",
-                _inside(
-                    "nova_databases.py",
-                    *_settings("nova.conf"),
-                    "@DATABASE@/nova_cell0",
-                    "@DATABASE@/nova",
-                ),
+                _inside("nova_databases.py", *_settings("nova.conf"), "@DATABASE@/nova_cell0", "@DATABASE@/nova"),
             ),
         ),
-        settled=(Step("nova-hosts", _manage("nova-manage", "nova.conf", "cell_v2", "discover_hosts")),),
+        post_start=(Step("nova-hosts", _manage("nova-manage", "nova.conf", "cell_v2", "discover_hosts")),),
         catalogue=("nova=compute=http://@HOST@:8774/v2.1",),
     ),
     Part(
@@ -186,8 +184,8 @@ PARTS: tuple[Part, ...] = (
         _inside("cinder_all.py", *_settings("cinder.conf")),
         url="http://@HOST@:8776/",
         databases=("cinder",),
-        prepared=(Step("cinder-database", _manage("cinder-manage", "cinder.conf", "db", "sync")),),
-        settled=(Step("seed", _inside("seed.py", "@STATE@/clouds.yaml")),),
+        setup=(Step("cinder-database", _manage("cinder-manage", "cinder.conf", "db", "sync")),),
+        post_start=(Step("seed", _inside("seed.py", "@STATE@/clouds.yaml")),),
         catalogue=(
             "cinder=block-storage=http://@HOST@:8776/v3/%(tenant_id)s",
             "cinder=volumev3=http://@HOST@:8776/v3/%(tenant_id)s",
@@ -198,7 +196,7 @@ PARTS: tuple[Part, ...] = (
         DNS,
         (15353, 15953),
         ("named", "-g", "-c", "@STATE@/etc/named.conf"),
-        prepared=(
+        setup=(
             Step(
                 "rndc-key",
                 ("rndc-confgen", "-a", "-A", "hmac-sha256", "-k", "rndc-key", "-c", "@STATE@/named/rndc.key"),
@@ -213,7 +211,7 @@ PARTS: tuple[Part, ...] = (
         url="http://@HOST@:9001/v2",
         environment=(("DESIGNATE_POOLS", "@STATE@/etc/designate-pools.yaml"),),
         databases=("designate",),
-        prepared=(Step("designate-database", _manage("designate-manage", "designate.conf", "database", "sync")),),
+        setup=(Step("designate-database", _manage("designate-manage", "designate.conf", "database", "sync")),),
         catalogue=("designate=dns=http://@HOST@:9001",),
     ),
 )

@@ -1,7 +1,7 @@
-"""Starts, finds and ends the test bed's processes, which a mark in their environment tells from everybody else's.
+"""Starts, finds and stops the test bed's processes, identified by a tag in their environment.
 
-The mark holds the state directory and the name under which a process was started. Its children inherit it, so that nothing is
-missed whose parent died, and no file has to be believed: what an `up` that was killed left behind is found by the next one.
+The tag contains the state directory and the name under which a process was started. Children inherit it, so orphaned processes
+are found without process id files, including those of a killed `up`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from .layout import HOST, Layout
 
-_MARK = "ARCHELON_TESTBED_PROCESS"
+_TAG = "ARCHELON_TESTBED_PROCESS"
 #: A listening socket in /proc/net/tcp.
 _LISTENS = "0A"
 
 
 class ProcessError(Exception):
-    """A process does not start, or a port is taken; the text says which, and shows the end of its log."""
+    """A process does not start, or a port is in use; the message contains its name and the end of its log."""
 
 
 class Processes:
@@ -34,28 +34,28 @@ class Processes:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        #: Names of what this object started.
+        #: Names of the processes that this object started.
         self.started: set[str] = set()
         self._starting = threading.Lock()
         self._closed = False
 
     def running(self, name: str) -> bool:
-        """Whether the process that was started under this name still runs."""
+        """Whether the process that was started under this name is still running."""
         return any(_leads_its_session(pid) for pid in self._pids([name]))
 
     def names(self) -> list[str]:
-        """Every name under which something runs."""
-        return sorted({name for _, state, name in _marked() if state == str(self._layout.state)})
+        """Return the names of all running processes."""
+        return sorted({name for _, state, name in _tagged_processes() if state == str(self._layout.state)})
 
     def check_ports(self, name: str, ports: Iterable[int]) -> None:
-        """Refuse to start beside a stranger: who answers on the port must be ours.
+        """Check that no other process listens on the ports of a service that is about to start.
 
         Raises:
-            ProcessError: another process listens there; the text says which, and how to end it.
+            ProcessError: a port is in use; the message names the process and how to stop it.
         """
         if self.running(name):
             return
-        # What is left of one that died would be in its way.
+        # Remaining children of a crashed process may hold the ports.
         self.kill(name)
         for port in ports:
             with socket.socket() as probe:
@@ -63,30 +63,30 @@ class Processes:
                 try:
                     probe.bind((HOST, port))
                 except OSError:
-                    raise ProcessError(f"port {port}, for {name}, is taken by {_holder(port)}") from None
+                    raise ProcessError(f"port {port}, for {name}, is in use by {_holder(port)}") from None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a process in a session of its own, unless it runs."""
+        """Start a process in its own session, unless it runs."""
         if self.running(name):
             return
         self.kill(name)
         with self._layout.log(f"{name}.out").open("ab") as log:
             process = self._launch(name, command, log.fileno(), environment)
-        # A started child that nobody waits for is the system's once this program has ended.
+        # The process outlives this one; this suppresses Popen's warning.
         process.returncode = 0
 
     def run(self, name: str, command: Sequence[str], log: Path, *, seconds: float) -> int:
-        """Run a command to its end, with its output in a file; its exit status.
+        """Run a command with its output in a file; returns the exit status.
 
         Raises:
-            ProcessError: it takes longer.
+            ProcessError: it did not finish within `seconds`.
         """
         with log.open("wb") as stream:
             process = self._launch(name, command, stream.fileno(), {})
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise ProcessError(f"{name} does not end within {seconds:.0f} s: {log}") from None
+            raise ProcessError(f"{name} did not finish within {seconds:.0f} s; log: {log}") from None
         finally:
             self.kill(name)
             process.wait()
@@ -96,7 +96,7 @@ class Processes:
     ) -> subprocess.Popen[bytes]:
         with self._starting:
             if self._closed:
-                raise ProcessError(f"{name} is not started any more: the test bed is being taken down")
+                raise ProcessError(f"{name} is not started: the test bed is being stopped")
             self.started.add(name)
             process = subprocess.Popen(
                 list(command),
@@ -105,70 +105,70 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self._layout.state,
-                env={**self._environment(), **environment, _MARK: f"{self._layout.state}:{name}"},
+                env={**self._environment(), **environment, _TAG: f"{self._layout.state}:{name}"},
             )
-            # The kernel shows the environment a moment after the program was begun.
-            while process.poll() is None and _mark_of(process.pid) is None:
+            # /proc shows the new environment only after exec.
+            while process.poll() is None and _tag_of(process.pid) is None:
                 time.sleep(0.001)
             return process
 
     def _environment(self) -> dict[str, str]:
-        """What programs get instead of this process' environment, in which a user's home, OS_CLOUD and the like stand."""
+        """Environment of the programs, without the user's own variables such as HOME and OS_CLOUD."""
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
-            # Programs of OpenStack read settings from a home, and keep caches there.
+            # OpenStack's programs read settings and keep caches in the home directory.
             "HOME": str(self._layout.state / "home"),
             "TMPDIR": str(self._layout.state / "tmp"),
-            # Python keeps what it compiled, whatever the caller's environment says of that: else each of some twenty programs
-            # compiles hundreds of modules anew, which is more than half of what all of them cost.
+            # Without the caller's PYTHONDONTWRITEBYTECODE, bytecode is cached: otherwise each of some twenty programs would
+            # compile hundreds of modules, which takes more than half of the total time.
             "PYTHONWARNINGS": "ignore",
-            # setproctitle, which gunicorn and Neutron use, would write its title over the mark.
+            # setproctitle, used by gunicorn and Neutron, would overwrite the tag with the title.
             "SPT_NOENV": "1",
         }
 
-    def await_answer(self, name: str, url: str, *, seconds: float = 600.0) -> None:
-        """Wait until a process of ours answers.
+    def await_response(self, name: str, url: str, *, seconds: float = 600.0) -> None:
+        """Wait until a process responds at a URL.
 
         Raises:
-            ProcessError: it ended, or does not answer in time.
+            ProcessError: it exited, or did not respond within `seconds`.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while self.running(name):
-            if _answers(url):
+            if _responds(url):
                 return
-            if time.monotonic() > until:
-                raise ProcessError(f"{name} does not answer at {url} within {seconds:.0f} s:\n{self._last_words(name)}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{name} did not respond at {url} within {seconds:.0f} s:\n{self._log_tail(name)}")
             time.sleep(0.1)
-        raise ProcessError(f"{name} ended instead of answering:\n{self._last_words(name)}")
+        raise ProcessError(f"{name} exited before it responded:\n{self._log_tail(name)}")
 
     def close(self) -> None:
-        """Refuse to start anything more: what is being started in other threads ends with an error."""
+        """Make further starts, also in other threads, raise ProcessError."""
         with self._starting:
             self._closed = True
 
     def stop(self, names: Collection[str], *, seconds: float) -> None:
-        """End processes with all that they started, with force those that do not end in time."""
+        """Terminate processes with their children; kill those that do not exit within `seconds`."""
         if seconds:
             for pid in self._pids(names):
                 if _leads_its_session(pid):
                     _signal(pid, signal.SIGTERM)
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while pids := self._pids(names):
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 for pid in pids:
                     _signal(pid, signal.SIGKILL)
             time.sleep(0.02)
 
     def kill(self, name: str) -> None:
-        """End a process and all that it started at once, as a crash does."""
+        """Kill a process and its children, to simulate a crash."""
         self.stop([name], seconds=0.0)
 
     def _pids(self, names: Collection[str]) -> list[int]:
         state = str(self._layout.state)
-        return [pid for pid, marked, name in _marked() if marked == state and name in names]
+        return [pid for pid, owner, name in _tagged_processes() if owner == state and name in names]
 
-    def _last_words(self, name: str) -> str:
+    def _log_tail(self, name: str) -> str:
         lines: list[str] = []
         for log in (self._layout.log(name), self._layout.log(f"{name}.out")):
             if log.exists():
@@ -176,28 +176,28 @@ class Processes:
         return "\n".join(lines)
 
 
-def _marked() -> Iterator[tuple[int, str, str]]:
-    """Every process of a test bed: its id, the state directory, the name."""
+def _tagged_processes() -> Iterator[tuple[int, str, str]]:
+    """Yield the id, the state directory and the name of every process of a test bed."""
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            found = _mark_of(int(entry.name))
+            found = _tag_of(int(entry.name))
             if found is not None:
                 yield int(entry.name), *found
 
 
-def _mark_of(pid: int) -> tuple[str, str] | None:
+def _tag_of(pid: int) -> tuple[str, str] | None:
     try:
-        # Below another root the same path is another directory.
+        # In another root, the same path is another directory.
         if not Path(f"/proc/{pid}/root").samefile("/"):
             return None
-        # Empty for one that only waits to be buried.
+        # Empty for a zombie.
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        # It has ended, or is another user's.
+        # It has exited, or belongs to another user.
         return None
     for variable in variables:
         name, _, value = variable.partition(b"=")
-        if name == _MARK.encode():
+        if name == _TAG.encode():
             state, _, started = value.decode(errors="replace").rpartition(":")
             return state, started
     return None
@@ -218,7 +218,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _holder(port: int) -> str:
-    """Who listens on a port, and how to end that, in words."""
+    """Describe the process that listens on a port, and how to stop it."""
     sockets = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
@@ -226,28 +226,28 @@ def _holder(port: int) -> str:
             if fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
                 sockets.add(f"socket:[{fields[9]}]")
     for entry in os.scandir("/proc"):
-        # It may end meanwhile, or be another user's.
+        # It may exit meanwhile, or belong to another user.
         with contextlib.suppress(OSError):
             if not entry.name.isdigit() or sockets.isdisjoint(_opened(Path(entry.path, "fd"))):
                 continue
             program = Path(entry.path, "comm").read_text().strip()
-            mark = _mark_of(int(entry.name))
-            if mark is None:
-                return f"process {entry.name} ({program}); end that first"
-            down = f"ARCHELON_TESTBED_STATE={Path(mark[0]).parent} ./down.sh"
-            return f"process {entry.name} ({program}) of the test bed in {mark[0]}; `{down}` ends it"
-    return "a process of another user; end that first"
+            tag = _tag_of(int(entry.name))
+            if tag is None:
+                return f"process {entry.name} ({program}); stop it first"
+            down = f"ARCHELON_TESTBED_STATE={Path(tag[0]).parent} ./down.sh"
+            return f"process {entry.name} ({program}) of the test bed in {tag[0]}; `{down}` stops it"
+    return "a process of another user; stop it first"
 
 
 def _opened(directory: Path) -> Iterator[str]:
-    """What a process has open, as /proc names it. Raises OSError where it has ended, or is another user's."""
+    """Yield the open files of a process, as in /proc. Raises OSError if it has exited or belongs to another user."""
     for link in directory.iterdir():
         # It may have been closed since.
         with contextlib.suppress(OSError):
             yield str(link.readlink())
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=3) as answer:
             status: int = answer.status
