@@ -1,4 +1,4 @@
-"""What the fuzzer sends to: every service in this process, over a database of either kind, with something in it already."""
+"""The fuzzer's targets: every service in this process, over a populated database of either kind."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.occi_service.server.calls import Wsgi, call
 from tests.service_manager.api.in_process_api import DIGEST, InProcessApi, Template
 from tests.service_manager.harness import MANIFEST, TYPE, make_bundle
 
-#: Stands in every value of an attribute that is a secret. No answer that is an error, and no line of a log, may have it.
+#: Part of every secret attribute's value. No error response and no log line may contain it.
 MARKER = "mARKER-of-a-Secret"
 _PATHS = tuple([f"/demo/{uuid.UUID(int=number)}" for number in range(3)])
 _STAYING, _GOING = str(uuid.UUID(int=77)), str(uuid.UUID(int=78))
 
-#: The test service's, and every other thing that a manifest may say.
+#: The test service's manifest with all other fields of a manifest.
 _MANIFEST = MANIFEST | {
     "service_type": "http://schemas.example.org/occi/sm#other",
     "service_attributes": {
@@ -45,10 +45,10 @@ _MANIFEST = MANIFEST | {
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request that is right, for mutations to start from. `document` is JSON; `body` is sent instead where it is given.
+    """A valid request, from which mutations start. `document` is JSON; `body` is sent instead if it is set.
 
-    `token` is that of somebody who may do this. `bundle` says that the document is a manifest, which travels in an archive whose
-    digest ends the path.
+    `token` belongs to a permitted caller. With `bundle`, the document is a manifest, which is sent in an archive whose digest
+    ends the path.
     """
 
     method: str
@@ -62,18 +62,18 @@ class Request:
     bundle: bool = False
 
     def by(self, token: str) -> Request:
-        """The same, sent with this token."""
+        """Return the request with this token."""
         return dataclasses.replace(self, token=token)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A service: its callable, requests that are right, tokens of those who may and who may not, and how to undo.
+    """A service: its callable, valid requests, tokens of permitted and other callers, and a reset.
 
     Attributes:
-        weight: how often it is chosen.
-        mount: what stands in front of its paths.
-        reset: called after each request that was answered 200.
+        weight: relative frequency.
+        mount: prefix of its paths.
+        reset: called after each response with status 200.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Target:
 
 
 class Installations:
-    """Makes all targets anew over fresh databases; what takes long to make is made once."""
+    """Creates all targets over fresh databases; slow fixtures are created once."""
 
     def __init__(self, directory: Path, postgres: str | None) -> None:
         self._directory = directory
@@ -102,9 +102,9 @@ class Installations:
 
     @contextlib.contextmanager
     def targets(self) -> Iterator[list[Target]]:
-        """The targets; their databases are gone with the context."""
+        """Create the targets; their databases are removed with the context."""
         self._made += 1
-        directory = self._directory / f"world-{self._made}"
+        directory = self._directory / f"installation-{self._made}"
         directory.mkdir()
         with contextlib.ExitStack() as stack:
             urls = [stack.enter_context(self._database(directory, name)) for name in ("manager", "controller")]
@@ -118,7 +118,7 @@ class Installations:
     @contextlib.contextmanager
     def _database(self, directory: Path, name: str) -> Iterator[str]:
         if self._postgres is None:
-            # The service manager's is a copy of the template, which has its tables.
+            # The service manager's database is a copy of the template, which has its tables.
             yield f"sqlite:///{directory}/{'state' if name == 'manager' else name}.db"
             return
         database = f"fuzz_{uuid.uuid4().hex}"
@@ -156,7 +156,7 @@ class Installations:
 
 
 def _entity(kind: Kind, attributes: Mapping[str, Any], **members: Any) -> dict[str, Any]:
-    """A whole entity: these attributes, and for all others that a client may set something that fits."""
+    """Return a complete entity: these attributes, and valid values for all others that a client may set."""
     definitions = {name: as_attribute(each) for name, each in kind.attributes.items()}
     return {"kind": type_id(kind), "attributes": _filled(definitions, attributes), **members}
 
@@ -279,10 +279,10 @@ def _manager_targets(api: InProcessApi) -> list[Target]:
 
     requests, beside = [of(each) for each in requests], [of(each) for each in beside]
     for request in [each for each in requests if each.query == "action=report"]:
-        told = call(
+        reported = call(
             api.web, "POST", request.path, {"X-Auth-Token": request.token}, request.document, query=request.query
         )
-        assert told.status == 200, told.body
+        assert reported.status == 200, reported.body
 
     def reset(request: Request) -> None:
         if request.path == "/operator/draining" and request.method == "PUT":
@@ -306,7 +306,7 @@ def _controller_target(system: System, directory: Path) -> Target:
         requests += [dataclasses.replace(each, path=f"/{module}{each.path}") for each in _common(kinds)]
     staying = [each for each in _objects_requests(_STAYING, packed.digest) if not each.path.startswith("/disposal/")]
     going = _objects_requests(_GOING, packed.digest)
-    # What is deleted stays on its way out, since no worker carries it out.
+    # Deleted objects remain in deletion, because no worker runs.
     requests += [*[each for each in staying if each.method != "DELETE"] * 2, *going]
     bundle = Request("PUT", f"/deploy/bundle/{packed.digest}", body=packed.archive, kind=deploy.BUNDLE_MEDIA_TYPE)
     requests += [
@@ -338,7 +338,7 @@ _CONTROLLER_KINDS: dict[str, list[Category]] = {
 
 
 def _objects_requests(instance: str, digest: str) -> list[Request]:
-    """What an instance asks of every kind of every module."""
+    """Return an instance's requests for every kind of every module."""
     stack = deploy.stack_path(instance, "web", "local")
     monitor = runtime.monitor_path(stack, "node", "")
     known = _known(instance, stack, monitor) | {deploy.BUNDLE_DIGEST: digest, deploy.APP_IMAGE: digest}
@@ -387,7 +387,7 @@ nodes: [{name: node, type: program}]
 
 
 def _known(instance: str, stack: str, monitor: str) -> dict[str, Any]:
-    """Values that mean something; None where the attribute is better left out."""
+    """Return meaningful values; None for an attribute to omit."""
     return {
         names.INSTANCE: instance,
         names.SERVICE: SERVICE,

@@ -6,8 +6,8 @@ shrinking and database cost more per example than a request, and which cannot co
 N"` reproduces a failure by restarting its round.
 
 Every response is checked: no 5xx except 501, or 503 if another service is unavailable; valid header fields and a parseable body
-in the requested rendering; no secret attribute's value in an error or a log line; no unexpected exception; and the service remains
-healthy afterwards.
+in the requested rendering; no secret attribute's value in an error or a log line; no unexpected exception; and the service
+remains healthy afterwards.
 """
 
 from __future__ import annotations
@@ -114,8 +114,7 @@ _FIELD_VALUES: Final = (
 #: Loggers of an orchestrator's own code, whose failures are not server errors.
 _ORCHESTRATORS: Final = ("archelon.sdk", "archelon.orchestrator")
 _TEMPLATE: Final = b"infra_name: demo\nnodes: []\n"
-#: Who is asked besides and is not there: design, of which a service manager without a cloud knows nothing, and what has come of
-#: an event.
+#: Texts of permitted 503s: draining, an event in progress, and services that are unavailable in this process.
 _MAY_BE_AWAY: Final = ("takes no orders for now", "redeliver it until", "design", "identity service")
 
 

@@ -1,4 +1,4 @@
-"""A stranger's server: it takes whatever comes, remembers it, and answers as Keystone or a module of ours would at their best."""
+"""An attacker's server: it records all requests, and responds as a permissive Keystone or Archelon module would."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-#: What Keystone says of an administrator of the whole system.
+#: Keystone's response for an administrator of the whole system.
 _ADMINISTRATOR: Final = {
     "token": {
         "user": {"id": "u", "name": "anybody", "domain": {"id": "default", "name": "Default"}},
@@ -24,12 +24,12 @@ _ADMINISTRATOR: Final = {
 
 
 class Listener:
-    """See the module.
+    """The server's address and its recorded requests.
 
     Attributes:
-        url: where it listens.
-        calls: method, path and the header fields of every request, in the order in which they came.
-        redirect: where it sends everybody, in place of an answer; empty for nowhere.
+        url: address that it listens on.
+        calls: method, path and header fields of every request, in order.
+        redirect: target of a redirect of all requests; empty for none.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,7 +40,7 @@ class Listener:
 
 @contextlib.contextmanager
 def listener() -> Iterator[Listener]:
-    """One on a free port of 127.0.0.1."""
+    """Run a server on a free port of 127.0.0.1."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def _answer(self) -> None:
@@ -52,7 +52,7 @@ def listener() -> Iterator[Listener]:
             if made.redirect:
                 self.send_header("Location", made.redirect + self.path)
             self.send_header("Content-Type", "application/json")
-            self.send_header("X-Subject-Token", "stranger")
+            self.send_header("X-Subject-Token", "attacker")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

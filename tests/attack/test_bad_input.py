@@ -1,4 +1,4 @@
-"""What an attack was answered with an error of ours for, by its kind: each is the client's error, on both databases alike."""
+"""Kinds of invalid input that once caused a server error: each is a client error, on both databases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.occi_service.server.calls import Answer, call, environ_of, serve
 from .fuzz_installations import Installations, Request, Target
 
 _WIRES = (deploy, design, disposal, dns, provision, runtime, orchestrator_wire, wire)
-#: Not a number, and none beyond 64 bits.
+#: Whole numbers beyond 64 bits.
 _NUMBERS = (2**63, -(2**63) - 1, 10**37)
 
 
@@ -82,8 +82,8 @@ def test_a_number_beyond_64_bits_names_its_attribute_and_the_range(targets: list
     } <= seen
 
 
-def test_every_generation_has_its_range() -> None:
-    """Wherever a client may give one: it goes into a column."""
+def test_every_generation_has_a_range() -> None:
+    """Every generation that a client may set is limited, because it is stored in a column."""
     found = 0
     for module in _WIRES:
         for category in vars(module).values():
@@ -97,7 +97,7 @@ def test_every_generation_has_its_range() -> None:
 
 
 @pytest.mark.parametrize("kind", [[], {}, None, 1, True, [[]], "x"])
-def test_a_reported_link_of_no_kind(targets: list[Target], kind: Any) -> None:
+def test_a_reported_link_without_a_valid_kind(targets: list[Target], kind: Any) -> None:
     for target in targets:
         for request in target.requests:
             if request.query == "action=report":
@@ -127,7 +127,7 @@ def test_a_reported_link_of_no_kind(targets: list[Target], kind: Any) -> None:
     ],
     ids=itertools.count(),
 )
-def test_bodies_at_operators_endpoints(targets: list[Target], body: bytes) -> None:
+def test_invalid_bodies_at_operators_endpoints(targets: list[Target], body: bytes) -> None:
     count = 0
     for target, request in operators(targets):
         if request.document is not None:
@@ -141,7 +141,7 @@ def test_bodies_at_operators_endpoints(targets: list[Target], body: bytes) -> No
 @pytest.mark.parametrize(
     "query", ["x=1", "state=%00", "after=a%00b", "service=%ED%A0%80%00", "tenant=" + "x" * 300, "state=a&state=b"]
 )
-def test_queries_at_operators_endpoints(targets: list[Target], query: str) -> None:
+def test_invalid_queries_at_operators_endpoints(targets: list[Target], query: str) -> None:
     for target, request in operators(targets):
         answer = send(target, request, request.document, query=query)
         assert answer.status == 400, (request, answer.body)
@@ -150,8 +150,8 @@ def test_queries_at_operators_endpoints(targets: list[Target], query: str) -> No
 @pytest.mark.parametrize(
     "path", [b"\0", b"a\0b", b"\xff\xfe", b"\xed\xa0\x80", b"x" * 4000, b"%00"], ids=itertools.count()
 )
-def test_bytes_in_paths(targets: list[Target], path: bytes) -> None:
-    """Below every collection and beside every entity, with every method."""
+def test_invalid_bytes_in_paths(targets: list[Target], path: bytes) -> None:
+    """Send them below every collection and beside every entity, with every method."""
     for target in targets:
         parents = {request.path.rpartition("/")[0] for request in target.requests}
         for parent in sorted(parents):
@@ -173,7 +173,7 @@ def test_bytes_in_paths(targets: list[Target], path: bytes) -> None:
         {"Category": 'x; scheme="a:b#"'},
     ],
 )
-def test_filters(targets: list[Target], field: dict[str, str]) -> None:
+def test_invalid_filters(targets: list[Target], field: dict[str, str]) -> None:
     for target in targets:
         for request in target.requests:
             if request.method == "GET" and request.path.endswith("/"):

@@ -1,8 +1,8 @@
-"""A provider enters its own Keystone and its own deploy module in the catalogue, in every way there is; nobody ever goes there.
+"""A provider enters its own Keystone and deploy module in the catalogue by every means; no service ever calls them.
 
-A running all-in-one, a real listener. The attack is made twice: by requests, which are refused, and by what the database already
-holds when everything starts, as if an earlier version had let it in. In between and after, a tenant orders, changes and deletes,
-and tokens that nobody issued are shown to the service manager.
+The test uses a running all-in-one and a real listener. The attack is made twice: by requests, which are refused, and by entries
+that the database already contains at the start, as if an earlier version had accepted them. In between and afterwards, a tenant
+orders, changes and deletes an instance, and forged tokens are sent to the service manager.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .listener import Listener, listener
 
 HELLO = "http://schemas.archelon.org/occi/service#hello"
 SERVICE = design.SERVICE.scheme + design.SERVICE.term
-#: What nobody may enter: our modules, and what a tenant's token could be sent to as one of OpenStack's services.
+#: Reserved types: Archelon's modules, and OpenStack services that tenants' tokens could be sent to.
 RESERVED = (
     "identity",
     "orchestration",
@@ -52,18 +52,18 @@ REGIONS = (REGION, "RegionOne", "moon")
 
 
 class _Hasty(AllInOne):
-    """Looks at the catalogue every second."""
+    """Polls the catalogue every second."""
 
     def _service_manager(self) -> Mapping[str, Any]:
         return {**super()._service_manager(), "catalogue_interval": 1.0}
 
 
 class Attacked:
-    """An all-in-one, the service that a provider of tenant `dev` publishes in it, and a provider of another tenant."""
+    """An all-in-one, the service that a provider of tenant `dev` has published, and a provider of another tenant."""
 
-    def __init__(self, state: StateDirectory, stranger: Listener) -> None:
+    def __init__(self, state: StateDirectory, attacker: Listener) -> None:
         self.state = state
-        self.stranger = stranger
+        self.attacker = attacker
         self.all = _Hasty(state, lambda _line: None)
         realm = RealmFile(state.realm, time.time)
         realm.add_tenant("mallory")
@@ -71,9 +71,9 @@ class Attacked:
         self.mallory = realm.issue_token("mallory", tenant="mallory", lifetime=None).secret
 
     def start(self) -> None:
-        """All processes, until they are ready."""
+        """Start all processes, and wait until they are ready."""
         self.all = _Hasty(self.state, lambda _line: None)
-        self.all.up(patience=120.0)
+        self.all.up(timeout=120.0)
 
     def design(self, token: str) -> client.Client:
         url = f"{self.state.url('cloud_controller')}/design"
@@ -82,54 +82,54 @@ class Attacked:
     def manager(self, role: str) -> client.Client:
         return client.Client(self.state.url(), token=self.state.token(role), token_field="X-Auth-Token")
 
-    def reached(self, path: str, state: str | None) -> None:
-        """Wait until an instance is so; whoever goes to the stranger meanwhile ends the test."""
+    def await_state(self, path: str, state: str | None) -> None:
+        """Wait until an instance has a state; fail as soon as a service calls the attacker."""
 
-        def seen() -> bool:
-            self.unheard()
+        def reached() -> bool:
+            self.check_uncalled()
             with self.manager("tenant") as tenant:
                 try:
                     return bool(tenant.get(path).attributes[wire.STATE] == state)
                 except client.NotFoundError:
                     return state is None
 
-        until(seen, f"{path} is {state}", seconds=120, pause=0.1)
+        until(reached, f"{path} is {state}", seconds=120, pause=0.1)
 
-    def lives(self) -> None:
-        """A tenant orders, changes and deletes; tokens of nobody's are shown."""
+    def check_lifecycle(self) -> None:
+        """Order, change and delete an instance as a tenant, and send forged tokens."""
         with self.manager("tenant") as tenant:
             path = tenant.create(HELLO, {})
-            self.reached(path, "active")
-            self.believes_nobody()
+            self.await_state(path, "active")
+            self.check_forged_tokens()
             tenant.update(path, {"hello.greeting": "Still here"})
-            self.reached(path, "active")
+            self.await_state(path, "active")
             tenant.delete(path)
-            self.reached(path, None)
-        self.believes_nobody()
+            self.await_state(path, None)
+        self.check_forged_tokens()
 
-    def believes_nobody(self) -> None:
-        """A token that only the stranger would vouch for opens nothing."""
+    def check_forged_tokens(self) -> None:
+        """A token that only the attacker's server would accept is refused."""
         operators = f"{self.state.url()}/operator/instances"
         for field in ("X-Auth-Token", "X-Service-Token"):
             headers = {"X-Auth-Token": "gAAAAAB-anything", field: "gAAAAAB-anything"}
             assert urllib3.request("GET", operators, headers=headers, retries=False).status == 401
-        self.unheard()
+        self.check_uncalled()
 
-    def unheard(self) -> None:
-        assert self.stranger.calls == []
+    def check_uncalled(self) -> None:
+        assert self.attacker.calls == []
 
 
 @pytest.fixture
-def stranger() -> Iterator[Listener]:
+def attacker() -> Iterator[Listener]:
     with listener() as made:
         yield made
 
 
 @pytest.fixture
-def attacked(tmp_path: Path, stranger: Listener) -> Iterator[Attacked]:
+def attacked(tmp_path: Path, attacker: Listener) -> Iterator[Attacked]:
     state = StateDirectory(tmp_path / ".archelon")
     state.make(host="127.0.0.1", first_port=first_port())
-    made = Attacked(state, stranger)
+    made = Attacked(state, attacker)
     try:
         made.start()
         bundle = bundles.Bundle.load(ROOT / "orchestrators" / "hello").pack()
@@ -142,51 +142,51 @@ def attacked(tmp_path: Path, stranger: Listener) -> Iterator[Attacked]:
         made.all.down()
 
 
-def test_a_stranger_in_the_catalogue_is_never_called(attacked: Attacked) -> None:
+def test_an_attacker_in_the_catalogue_is_never_called(attacked: Attacked) -> None:
     refused = [_status(attempt) for attempt in _attempts(attacked)]
-    attacked.lives()
+    attacked.check_lifecycle()
     assert (len(refused) > 2 * len(RESERVED) * len(INTERFACES) * len(REGIONS), set(refused)) == (True, {403})
     attacked.all.down()
     written = _poison(attacked)
     attacked.start()
     with attacked.design(attacked.state.token("tenant")) as catalogue:
         everything = list(catalogue.list(design.SERVICE.location))
-        assert attacked.stranger.url not in str([each.attributes for each in everything])
+        assert attacked.attacker.url not in str([each.attributes for each in everything])
         until(lambda: _entries(catalogue, HELLO), "its service manager has entered the service again", seconds=60)
     assert len(written) > len(RESERVED)
-    attacked.lives()
+    attacked.check_lifecycle()
 
 
 def _entries(catalogue: client.Client, service_type: str) -> list[client.Entity]:
     return list(catalogue.list(design.SERVICE.location, attributes={design.SERVICE_TYPE: service_type}))
 
 
-def _values(stranger: Listener, service_type: str, region: str, interface: str) -> dict[str, str]:
+def _values(attacker: Listener, service_type: str, region: str, interface: str) -> dict[str, str]:
     return {
         design.SERVICE_TYPE: service_type,
-        design.ENDPOINT: f"{stranger.url}/",
+        design.ENDPOINT: f"{attacker.url}/",
         design.SERVICE_REGION: region,
         design.INTERFACE: interface,
     }
 
 
 def _attempts(attacked: Attacked) -> Iterator[Callable[[], object]]:
-    """Every way in: new entries, whole and partial changes of those that are there, and their deletion."""
+    """Every means: new entries, complete and partial changes of existing ones, and their deletion."""
     places = [(region, interface) for region in REGIONS for interface in INTERFACES]
     for token in (attacked.mallory, attacked.state.token("provider"), attacked.state.token("operator")):
         own = token == attacked.state.token("provider")
         with attacked.design(token) as catalogue:
-            # An operator may correct where a service is, and the provider of a type its own.
+            # An operator may correct a service's address, and the type's provider that of its own.
             types = RESERVED if own or token != attacked.mallory else (*RESERVED, HELLO)
             for service_type in types:
                 for region, interface in places:
-                    values = _values(attacked.stranger, service_type, region, interface)
+                    values = _values(attacked.attacker, service_type, region, interface)
                     path = design.service_path(service_type, region, interface)
                     yield lambda path=path, values=values: catalogue.put(path, SERVICE, values)
             for entry in list(catalogue.list(design.SERVICE.location)):
                 if entry.attributes[design.SERVICE_TYPE] not in types:
                     continue
-                change = {design.ENDPOINT: f"{attacked.stranger.url}/"}
+                change = {design.ENDPOINT: f"{attacked.attacker.url}/"}
                 yield lambda entry=entry, change=change: catalogue.update(entry.location, change)
                 if token != attacked.state.token("operator"):
                     yield lambda entry=entry: catalogue.delete(entry.location)
@@ -201,7 +201,7 @@ def _status(attempt: Callable[[], object]) -> int:
 
 
 def _poison(attacked: Attacked) -> list[str]:
-    """Write past all checks what an earlier version would have let in; the paths of it."""
+    """Write entries that an earlier version would have accepted, bypassing all checks; return their paths."""
     database = Database(f"sqlite:///{attacked.state.path.resolve()}/cloud-controller.db")
     registry = SqlRegistry(database, Cipher(keys_from_file(attacked.state.keys / "encryption.keys")))
     registry.set_backend(design.SERVICE, CatalogueBackend(registry), None)
@@ -212,7 +212,7 @@ def _poison(attacked: Attacked) -> list[str]:
                 for interface in INTERFACES:
                     path = design.service_path(service_type, region, interface)
                     entity = Resource(path, design.SERVICE, [], title="poison")
-                    entity.attributes = _values(attacked.stranger, service_type, region, interface)
+                    entity.attributes = _values(attacked.attacker, service_type, region, interface)
                     extras: dict[str, Any] = {}
                     with registry.unit_of_work(extras):
                         registry.add_resource(path, entity, extras)
@@ -229,8 +229,8 @@ def test_a_service_of_archelons_own_schemes_is_not_published(attacked: Attacked,
         text = (ROOT / "orchestrators" / "hello" / "manifest.yaml").read_text()
         (bundle / "manifest.yaml").write_text(text.replace(HELLO, names.scheme(term) + "fake"))
         for name in ("server.py", "templates/local.yaml"):
-            place = bundle / name
-            place.parent.mkdir(exist_ok=True)
-            place.write_text((ROOT / "orchestrators" / "hello" / name).read_text())
+            path = bundle / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text((ROOT / "orchestrators" / "hello" / name).read_text())
         with attacked.manager("provider") as provider, pytest.raises(client.ConflictError, match="own schemes"):
             offer(provider, bundles.Bundle.load(bundle).pack())

@@ -1,7 +1,7 @@
-"""The database is away, locked or full, whoever needs it: endpoints, those beside OCCI's, and the doors in front of both.
+"""The database is unavailable, locked or full: OCCI's endpoints, the routes beside them, and the middleware respond correctly.
 
-Every request that the fuzzer starts from is sent, each as its right caller. None may be answered with anything of ours but 503
-with `Retry-After`, in the rendering asked for; and all is well when the database is back, without a restart.
+All of the fuzzer's valid requests are sent, each as its permitted caller. The only permitted server error is 503 with
+`Retry-After`, in the requested rendering; and everything works when the database is back, without a restart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.service_manager.harness import Keys, ServiceManager, running
 
 from .fuzz_installations import Installations, Request, Target
 
-#: Answered without the database: probes say by themselves what is away, and an orchestrator has none.
+#: Probes respond without the database, and report its absence.
 _PROBES = ("/healthz", "/readyz")
 
 
@@ -48,7 +48,7 @@ def server() -> Iterator[tuple[PostgresServer, str]]:
 
 @contextlib.contextmanager
 def targets(directory: Path, url: str | None) -> Iterator[list[Target]]:
-    """Every service that stands on a database."""
+    """Every service that has a database."""
     installations = Installations(directory, url)
     try:
         with installations.targets() as found:
@@ -66,7 +66,7 @@ def send(target: Target, request: Request, accept: str) -> Answer:
 
 
 def refused(target: Target, *, writes_only: bool = False) -> int:
-    """Send everything; how many were answered with 503. Nothing else of ours may come."""
+    """Send all requests, and return the number of 503s, the only permitted server error."""
     count = 0
     for request in target.requests:
         if request.path in _PROBES or (writes_only and request.method in ("GET", "HEAD", "OPTIONS")):
@@ -88,7 +88,7 @@ def refused(target: Target, *, writes_only: bool = False) -> int:
     return count
 
 
-def test_postgresql_stops_and_comes_back(tmp_path: Path, server: tuple[PostgresServer, str]) -> None:
+def test_postgresql_stops_and_restarts(tmp_path: Path, server: tuple[PostgresServer, str]) -> None:
     postgres, url = server
     with targets(tmp_path, url) as found:
         postgres.stop()
@@ -115,16 +115,16 @@ def test_postgresql_is_restarted_between_two_requests(tmp_path: Path, server: tu
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite waits for others a moment only."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite waits for other writers only briefly."""
     monkeypatch.setattr(database, "_SQLITE_BUSY_TIMEOUT", 0.01)
-    monkeypatch.setattr(database, "_PATIENCE", 0.01)
+    monkeypatch.setattr(database, "_PROCESS_LOCK_TIMEOUT", 0.01)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_sqlite_is_locked_by_another_for_too_long(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("short_timeouts")
+def test_sqlite_is_locked_by_another_process_for_too_long(tmp_path: Path) -> None:
     with targets(tmp_path, None) as found:
-        files = [*tmp_path.glob("world-1/state.db"), *tmp_path.glob("world-1/controller.db")]
+        files = [*tmp_path.glob("installation-1/state.db"), *tmp_path.glob("installation-1/controller.db")]
         assert len(files) == 2
         with contextlib.ExitStack() as stack:
             for file in files:
@@ -137,8 +137,8 @@ def test_sqlite_is_locked_by_another_for_too_long(tmp_path: Path) -> None:
                 assert send(target, request, "text/plain").status < 500
 
 
-def test_sqlite_has_no_room_left(tmp_path: Path) -> None:
-    """The file may not grow beyond a size, as on a full disk."""
+def test_sqlite_on_a_full_disk(tmp_path: Path) -> None:
+    """A limit of the file's size simulates a full disk."""
 
     def connect(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA max_page_count=2000")
@@ -160,7 +160,7 @@ def test_sqlite_has_no_room_left(tmp_path: Path) -> None:
         event.remove(sa.pool.Pool, "connect", connect)
 
 
-def test_gunicorn_writes_no_page_of_its_own(tmp_path: Path, server: tuple[PostgresServer, str]) -> None:
+def test_gunicorn_writes_no_error_page_of_its_own(tmp_path: Path, server: tuple[PostgresServer, str]) -> None:
     postgres, url = server
     manager = ServiceManager(tmp_path, design_url="http://127.0.0.1:1/design", database_url=url, keys=Keys())
     paths = ("/-/", "/demo/", "/operator/instances", "/hurtle/-/", "/hurtle/demo/x", "/bundle/" + "0" * 64, "/nothing")
@@ -180,7 +180,7 @@ def test_gunicorn_writes_no_page_of_its_own(tmp_path: Path, server: tuple[Postgr
                     seen.add(path)
         assert len(seen) > len(paths) // 2
         start = new_start_token(str(uuid.uuid4()))
-        # Whether a start token is good, nobody knows: the door itself stands on the database.
+        # A start token cannot be verified: the middleware itself needs the database.
         unknown = manager.http("alice", "GET", "/-/", headers={"X-Auth-Token": start, "Accept": "text/plain"})
         assert unknown.status == 503
         assert unknown.headers["Retry-After"]

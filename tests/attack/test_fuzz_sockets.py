@@ -1,4 +1,4 @@
-"""Some hundreds of the fuzzer's requests over a real socket: lengths that are not kept to, broken chunks, bytes as they come."""
+"""Some hundreds of the fuzzer's requests over a real socket, with wrong lengths, broken chunks and raw bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_over_a_socket(tmp_path: Path) -> None:
 
 
 def _raw(environ: dict[str, Any], chance: random.Random, manager: ServiceManager, target: Target) -> bytes:
-    """The request as bytes; people's tokens are those of the service manager that runs."""
+    """Return the request as bytes, with users' tokens of the running service manager."""
     tokens = dict(zip(target.tokens, manager.realm.tokens.values(), strict=False))
     body: bytes = environ["wsgi.input"].getvalue()
     path = urllib.parse.quote(environ["PATH_INFO"].encode("latin-1"))
@@ -71,7 +71,7 @@ def _raw(environ: dict[str, Any], chance: random.Random, manager: ServiceManager
 
 
 def _exchange(port: int, sent: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer; 0 where the server hung up without one."""
+    """Return the response's status and body; 0 if the server closed the connection without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(sent)

@@ -1,6 +1,6 @@
-"""HEAD on every route of every service, over a raw socket: a status line, fields, and then nothing but the next answer.
+"""HEAD on every route of every service, over a raw socket: a status line and fields, followed directly by the next response.
 
-The routes are those that the services register while they are made, so that a new one is asked too.
+The routes are recorded while the services register them, so new ones are tested too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.service_manager.api.in_process_api import InProcessApi, Template
 from tests.service_manager.harness import TYPE, make_bundle
 
 ACCEPTED = ("text/plain", "text/occi", "application/occi+json", "text/html", "text/uri-list", "image/png")
-#: What the server answers by itself, and what doors in front of the applications do.
+#: Requests that the server or the middleware in front of the applications refuses.
 SERVERS = (
     "HEAD / HTTP/1.1\r\nHost: a\r\nbad field\r\n\r\n",
     "HEAD /{} HTTP/1.1\r\nHost: a\r\n\r\n".format("x" * 9000),
@@ -46,7 +46,7 @@ SERVERS = (
 
 @dataclasses.dataclass
 class Service:
-    """A service: its callable, its paths, tokens of those who may."""
+    """A service: its callable, its paths, tokens of permitted callers."""
 
     application: WSGIApplication
     paths: list[str]
@@ -60,7 +60,7 @@ class _Made:
 
 @contextlib.contextmanager
 def served(application: WSGIApplication) -> Iterator[int]:
-    """Serve an application of this process as `gunicorn_worker.serve_alone` does, but in a thread; gives the port."""
+    """Serve an application of this process as `gunicorn_worker.serve_alone` does, but in a thread; yield the port."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         options = gunicorn_worker.options_of(
             "127.0.0.1:0",
@@ -75,7 +75,7 @@ def served(application: WSGIApplication) -> Iterator[int]:
             config.set(name, value)
         log = gunicorn_worker.Logger(config)
         worker = config.worker_class(0, os.getppid(), [listening], _Made(application), config.timeout, config, log)
-        # Signals are the main thread's, and that one is the test's.
+        # Only the main thread, which runs the test, may install signal handlers.
         worker.init_signals = lambda: None
         thread = threading.Thread(target=worker.init_process, name="server")
         port = listening.getsockname()[1]
@@ -92,7 +92,7 @@ def served(application: WSGIApplication) -> Iterator[int]:
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The templates of the routes that are registered from now on."""
+    """Templates of the routes that are registered from now on."""
     found: set[str] = set()
     add = falcon.App.add_route
 
@@ -158,7 +158,7 @@ def _locations(categories: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("service", ["service manager", "cloud controller", "orchestrator"], indirect=True)
-def test_head_is_answered_by_a_head_alone(service: Service) -> None:
+def test_the_response_to_head_is_a_head_only(service: Service) -> None:
     asked = []
     for path in service.paths:
         asked.append(f"HEAD {path} HTTP/1.1\r\nHost: a\r\n")
@@ -175,16 +175,16 @@ def test_head_is_answered_by_a_head_alone(service: Service) -> None:
         for request in SERVERS:
             [status] = _answered(port, request)
             assert status >= 400, request
-    # Answers of all kinds were among them: those of endpoints, and those of doors in front of them.
+    # Both endpoints and the middleware in front of them have responded.
     assert {200, 401, 404} <= statuses, statuses
 
 
-def test_the_side_port_answers_head_by_a_head_alone() -> None:
+def test_the_side_ports_response_to_head_is_a_head_only() -> None:
     with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side:
         for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 404)):
             assert _answered(side.port, f"HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n") == [status]
         assert _answered(side.port, "HEAD / HTTP/1.1\r\n{}\r\n".format("X-A: b\r\n" * 200)) == [431]
-        # Like HTTP/0.9, which has no heads: nothing at all.
+        # Treated like HTTP/0.9, which has no heads: an empty response.
         assert _answered(side.port, "HEAD / HTTP/9.9\r\nHost: a\r\n\r\n", 0) == []
 
 
@@ -194,12 +194,12 @@ def _statuses(port: int, asked: list[str]) -> list[int]:
 
 
 def _answered(port: int, asked: str, number: int = 1) -> list[int]:
-    """Send it, and read answers that consist of nothing but heads."""
+    """Send requests, and return the statuses of responses that consist of heads only."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(asked.encode())
         received = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode("latin-1")
-    *heads, behind = received.split("\r\n\r\n")
-    assert behind == ""
+    *heads, rest = received.split("\r\n\r\n")
+    assert rest == ""
     for head in heads:
         line, *fields = head.split("\r\n")
         assert re.fullmatch(r"HTTP/1\.1 [1-5][0-9][0-9] [^\r\n]+", line), head

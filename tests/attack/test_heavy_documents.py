@@ -1,7 +1,7 @@
-"""Documents as large as they may be, and larger, against a cloud controller as it is served: what they cost the others.
+"""Documents at and above the size limits, sent to a served cloud controller: other tenants' requests must still succeed.
 
-Nothing here is timed. The process that checks documents is stopped, so that a request is worked on for as long as a test wants,
-and whatever the others get done meanwhile they got done beside it.
+Nothing here is timed. The process that checks documents is stopped (SIGSTOP), so that a request takes as long as a test needs,
+while other requests have to complete.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCloud]:
 
 @pytest.fixture
 def cloud_of_either(tmp_path: Path, database_url: str) -> Iterator[ServedCloud]:
-    """On a database of its own, of either kind."""
+    """A cloud controller with its own database, of either kind."""
     with ServedCloud(tmp_path, database_url) as served:
         yield served
 
 
 def children(cloud: ServedCloud) -> list[psutil.Process]:
-    """The processes that check documents, one of each web process that has had a large one."""
+    """Return the processes that check documents: one of each web process that has had a large one."""
     found = psutil.Process(cloud.pid).children(recursive=True)
     return [each for each in found if "archelon_core.child" in each.cmdline()]
 
 
 def validate(cloud: ServedCloud, tenant: str, document: tuple[str, str] = _LARGE) -> tuple[int, Any, str | None]:
-    """Have a document checked on a connection of its own; status, content and Retry-After."""
+    """Have a document checked on its own connection; return status, content and Retry-After."""
     with cloud.tenant(tenant) as client:
         answer = client.validate(*document)
         return answer.status, answer.json(), answer.headers.get("Retry-After")
@@ -59,34 +59,34 @@ def validate(cloud: ServedCloud, tenant: str, document: tuple[str, str] = _LARGE
 
 @contextlib.contextmanager
 def stopped(cloud: ServedCloud) -> Iterator[list[psutil.Process]]:
-    """Each web process has a child, and none of these goes on."""
+    """Make each web process start its child, and stop the children (SIGSTOP)."""
 
-    def all_there() -> bool:
+    def all_running() -> bool:
         validate(cloud, "warm")
         return len(children(cloud)) == _PROCESSES
 
     with cloud.tenant("warm") as client:
         assert client.write() in (200, 201)
-    until(all_there)
+    until(all_running)
     held = children(cloud)
     for each in held:
         os.kill(each.pid, signal.SIGSTOP)
     try:
         yield held
     finally:
-        go_on(held)
+        resume(held)
 
 
-def go_on(held: list[psutil.Process]) -> None:
-    """Let them go on, those that are still there."""
+def resume(held: list[psutil.Process]) -> None:
+    """Resume the children that still exist."""
     for each in held:
         with contextlib.suppress(ProcessLookupError):
             os.kill(each.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
-def asked(number: int, ask: Callable[[], Any]) -> Iterator[queue.Queue[Any]]:
-    """Ask so often at once; the answers as they come."""
+def concurrent(number: int, ask: Callable[[], Any]) -> Iterator[queue.Queue[Any]]:
+    """Send a request in several threads at once; yield a queue of the responses."""
     answers: queue.Queue[Any] = queue.Queue()
     threads = [threading.Thread(target=lambda: answers.put(ask())) for _ in range(number)]
     for each in threads:
@@ -101,13 +101,13 @@ def asked(number: int, ask: Callable[[], Any]) -> Iterator[queue.Queue[Any]]:
 def test_others_write_while_a_large_document_is_checked(cloud_of_either: ServedCloud) -> None:
     cloud = cloud_of_either
     with cloud.tenant("other") as other:
-        with stopped(cloud) as held, asked(_PROCESSES, lambda: validate(cloud, "warm")) as answers:
+        with stopped(cloud) as held, concurrent(_PROCESSES, lambda: validate(cloud, "warm")) as answers:
             written = 0
             while answers.empty() and written < 10:
                 assert other.write() == 201
                 assert other.remove() == 200
                 written += 1
-            go_on(held)
+            resume(held)
         assert written == 10
         for _ in range(_PROCESSES):
             status, content, _ = answers.get()
@@ -116,10 +116,10 @@ def test_others_write_while_a_large_document_is_checked(cloud_of_either: ServedC
         assert other.write() == 201
 
 
-def test_a_tenant_has_so_many_heavy_requests_at_once_and_others_have_theirs(cloud: ServedCloud) -> None:
-    # Two in each process, so at least one of these is too many, whichever process each of them comes to.
+def test_heavy_requests_are_limited_per_tenant(cloud: ServedCloud) -> None:
+    # Two are allowed in each process, so at least one of these exceeds the limit, whichever process gets each.
     number = 2 * _PROCESSES + 1
-    with stopped(cloud) as held, asked(number, lambda: validate(cloud, "warm")) as answers:
+    with stopped(cloud) as held, concurrent(number, lambda: validate(cloud, "warm")) as answers:
         status, content, retry_after = answers.get()
         assert status == 429
         assert "worked on at once" in content["error"]["message"]
@@ -127,12 +127,12 @@ def test_a_tenant_has_so_many_heavy_requests_at_once_and_others_have_theirs(clou
         with cloud.tenant("other") as other:
             assert other.write() in (200, 201)
             assert other.validate("manifest", "a: 1").status == 200
-        go_on(held)
+        resume(held)
     assert validate(cloud, "warm")[0] == 200
 
 
-def test_a_child_that_is_killed_costs_its_own_request_alone(cloud: ServedCloud) -> None:
-    with stopped(cloud) as held, asked(1, lambda: validate(cloud, "warm")) as answers:
+def test_a_killed_child_fails_only_its_own_request(cloud: ServedCloud) -> None:
+    with stopped(cloud) as held, concurrent(1, lambda: validate(cloud, "warm")) as answers:
         for each in held:
             each.kill()
         status, content, _ = answers.get()
@@ -148,7 +148,7 @@ def test_children_end_with_their_service(tmp_path: Path, sqlite_url: str) -> Non
     until(lambda: not any(each.is_running() for each in held))
 
 
-def test_a_million_lines_are_refused_before_they_are_read(cloud: ServedCloud) -> None:
+def test_a_million_lines_are_refused_before_the_body_is_read(cloud: ServedCloud) -> None:
     attributes = {
         "org.archelon.document.format": "infrastructure",
         "org.archelon.document.content": "- a\n" * 1_000_000,
@@ -163,7 +163,7 @@ def test_a_million_lines_are_refused_before_they_are_read(cloud: ServedCloud) ->
         ("Content-Length", str(len(body))),
     ):
         connection.putheader(name, value)
-    # The header alone: whoever waited for the body would wait for ever.
+    # Send the head only: a server that waited for the body would wait for ever.
     connection.endheaders()
     answer = connection.getresponse()
     assert answer.status == 413
@@ -172,7 +172,7 @@ def test_a_million_lines_are_refused_before_they_are_read(cloud: ServedCloud) ->
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_what_is_just_small_enough_is_answered_by_its_limit_or_read(cloud: ServedCloud, name: str) -> None:
+def test_documents_of_the_largest_size_are_checked_or_refused_by_a_limit(cloud: ServedCloud, name: str) -> None:
     with cloud.tenant("heavy") as client:
         assert client.write() in (200, 201)
     status, content, _ = validate(cloud, "heavy", DOCUMENTS[name])

@@ -1,13 +1,13 @@
-"""kill -9, hundreds of times, on PostgreSQL, while compositions live their whole lives: what is booked is what runs.
+"""Hundreds of `kill -9` on PostgreSQL, during whole lifecycles of compositions: the recorded objects match the running processes.
 
-One all-in-one on a PostgreSQL of its own. Tenants order guestbooks, each of which orders a store, update, stop, start and delete
-them, one after another. Meanwhile processes are killed in an order that a seed gives: web and worker of service manager and cloud
-controller, alone or with what they forked, orchestrators, and PostgreSQL, one connection's process or all. A kill comes as soon
-as its victim is ready again from the last time, at most one other is down, and an instance has moved on since the kill before: so
-kills come all along the lives, also while what an earlier one broke is being made good.
+One all-in-one runs on its own PostgreSQL. Tenants order guestbooks, each of which orders a store, and update, stop, start and
+delete them, one after another. Meanwhile processes are killed in an order that derives from a seed: web and worker of service
+manager and cloud controller, alone or with their children, orchestrators, and PostgreSQL (one connection's process or all). A
+kill happens as soon as its victim is ready again, at most one other victim is down, and an instance has made progress since the
+last kill, so kills are spread over the lifecycles, including the recovery from earlier kills.
 
-Then, with an instance of each tenant alive: instances, applications, stacks and processes are compared, and every instance that
-was ever ordered with its record. At last all are deleted, and nothing is left.
+Afterwards, with one instance of each tenant alive, instances, applications, stacks and processes are compared, and every instance
+that was ever ordered with its record. Finally all are deleted, and nothing may be left.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ Answer = TypeVar("Answer")
 KILLS: Final = int(os.environ.get("ARCHELON_TEST_KILLS", "200"))
 SEED: Final = int(os.environ.get("ARCHELON_TEST_SEED") or random.SystemRandom().randrange(2**32))
 TENANTS: Final = 4
-#: Of twenty kills, how many are whose.
+#: Kills by victim, of twenty.
 SHARES: Final = {**dict.fromkeys(PROCESSES, 3), "orchestrator": 6, "postgresql connection": 1, "postgresql": 1}
-#: Seconds for anything to come right, however often it is interrupted and whatever else the machine does.
-PATIENCE: Final = 300.0
+#: Timeout in seconds of every condition, despite interruptions and other load.
+TIMEOUT: Final = 300.0
 _SERVICES: Final = ("service-manager", "cloud-controller")
 _GUESTBOOK: Final = "http://schemas.archelon.org/occi/service#guestbook"
 _STATE: Final = "mcn.service.state"
 
 
 class Installation:
-    """The all-in-one, its PostgreSQL, and ways to kill and to look, past all services."""
+    """The all-in-one and its PostgreSQL, with methods to kill processes and to inspect the state without the services."""
 
     def __init__(self, state: StateDirectory, postgresql: PostgresServer) -> None:
         self.state = state
         self.system = AllInOne(state, lambda _line: None)
         self.stage = Stage(state, self.system, show=lambda _line: None)
         self._postgresql = postgresql
-        # No pool: every connection is broken off now and then.
+        # No pool, because connections are broken often.
         self._engines = {
             service: sa.create_engine(state.database(service), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
             for service in _SERVICES
@@ -84,11 +84,11 @@ class Installation:
                 offer(manager, bundle.pack())
                 await_entry(connection, bundle.manifest.type)
 
-    def asked(self, service: str, statement: str) -> Sequence[Any]:
-        """What a database says, once it is up."""
+    def query(self, service: str, statement: str) -> Sequence[Any]:
+        """Run a statement, as soon as the database is available."""
         rows: list[Any] = []
 
-        def answered() -> bool:
+        def succeeded() -> bool:
             try:
                 with self._engines[service].connect() as connection:
                     rows[:] = connection.execute(sa.text(statement)).all()
@@ -96,12 +96,12 @@ class Installation:
                 return False
             return True
 
-        until(answered, f"PostgreSQL answers {statement}", seconds=PATIENCE)
+        until(succeeded, f"PostgreSQL runs {statement}", seconds=TIMEOUT)
         return rows
 
-    def moment(self) -> set[tuple[Any, ...]]:
-        """How far each instance is: id, state, generation."""
-        return {tuple(row) for row in self.asked("service-manager", "SELECT id, state, generation FROM sm_instances")}
+    def progress(self) -> set[tuple[Any, ...]]:
+        """Return id, state and generation of each instance."""
+        return {tuple(row) for row in self.query("service-manager", "SELECT id, state, generation FROM sm_instances")}
 
     def ready(self, process: str) -> bool:
         port = getattr(self.state.ports(), process.removesuffix("-web").replace("-", "_"))
@@ -115,11 +115,11 @@ class Installation:
         return [each.pid for each in self.stage.nodes() if each.is_orchestrator and each.pid is not None]
 
     def kill(self, victim: str, chance: random.Random) -> bool:
-        """Whether there was one to kill."""
+        """Kill a victim; return whether there was one."""
         if victim == "postgresql":
             self._postgresql.restart()
         elif victim == "postgresql connection":
-            found = self.asked(
+            found = self.query(
                 chance.choice(_SERVICES),
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
@@ -130,44 +130,44 @@ class Installation:
         elif chance.random() < 0.5:
             self.system.supervisor.kill(victim)
         else:
-            # What it forked stays behind.
+            # Its children are left behind.
             return _killed(self.system.supervisor.pid(victim))
         return True
 
-    # what there is ----------------------------------------------------------------------------------------------------
+    # inspection -------------------------------------------------------------------------------------------------------
 
-    def wrong(self, wanted: Mapping[str, str]) -> list[str]:
-        """What does not agree, of instances (id to service) that are to be there, and no others.
+    def mismatches(self, wanted: Mapping[str, str]) -> list[str]:
+        """Return mismatches with the expected instances (id to service).
 
-        Each is active, has one application and one stack, and of each of these each process runs once.
+        Each has to be active and have one application and one stack, of which each process runs once; no others may exist.
         """
-        instances = self.asked("service-manager", "SELECT id, service, state FROM sm_instances")
+        instances = self.query("service-manager", "SELECT id, service, state FROM sm_instances")
         found = [f"instance {row.id} of {row.service} is {row.state}" for row in instances if row.state != "active"]
         if {row.id: row.service for row in instances} != wanted:
             found.append(f"the service manager has {sorted(row.id for row in instances)}, not {sorted(wanted)}")
-        kept = self.asked("cloud-controller", "SELECT instance, path FROM cloud_objects")
+        objects = self.query("cloud-controller", "SELECT instance, path FROM cloud_objects")
         for prefix in ("/application/", "/stack/"):
-            counted = collections.Counter(row.instance for row in kept if row.path.startswith(prefix))
+            counted = collections.Counter(row.instance for row in objects if row.path.startswith(prefix))
             if counted != collections.Counter(list(wanted)):
                 found.append(f"the cloud controller has {dict(counted)} at {prefix}")
-        shown = self.asked("cloud-controller", "SELECT identifier FROM occi_entities")
+        shown = self.query("cloud-controller", "SELECT identifier FROM occi_entities")
         numbers = {
             prefix: sum(row.identifier.startswith(prefix) for row in shown) for prefix in ("/application/", "/stack/")
         }
         if numbers != dict.fromkeys(numbers, len(wanted)):
             found.append(f"the cloud controller shows {numbers}, not {len(wanted)} each")
-        delegated = self.asked("cloud-controller", "SELECT instance FROM cloud_delegations")
+        delegated = self.query("cloud-controller", "SELECT instance FROM cloud_delegations")
         found += [f"a delegation of {row.instance}" for row in delegated if row.instance not in wanted]
         return [*found, *self._processes(wanted)]
 
     def _processes(self, wanted: Mapping[str, str]) -> Iterator[str]:
-        booked = collections.Counter((each.instance, each.process) for each in self.stage.nodes() if each.pid)
-        per = collections.Counter(instance for instance, process in booked if process == "orchestrator")
+        recorded = collections.Counter((each.instance, each.process) for each in self.stage.nodes() if each.pid)
+        per = collections.Counter(instance for instance, process in recorded if process == "orchestrator")
         if per != collections.Counter(list(wanted)):
-            yield f"orchestrators are booked of {dict(per)}"
+            yield f"orchestrators are recorded for {dict(per)}"
         running = collections.Counter(_roots(self.state))
-        if running != booked:
-            yield f"{dict(running - booked)} run without being booked, {dict(booked - running)} are booked and do not"
+        if running != recorded:
+            yield f"{dict(running - recorded)} run unrecorded, {dict(recorded - running)} are recorded and do not run"
 
 
 def _killed(pid: int) -> bool:
@@ -179,26 +179,26 @@ def _killed(pid: int) -> bool:
 
 
 def _roots(state: StateDirectory) -> Iterator[tuple[str, str]]:
-    """Instance and process of each program that runs in an instance's directory, whatever the books say: its first process."""
+    """Return instance and process name of each program's first process, by its working directory and not by any record."""
     for region in (state.cloud / "regions").iterdir():
         inside: dict[int, tuple[int, tuple[str, str]]] = {}
         instances = (region / "instances").resolve()
         for process in psutil.process_iter(["pid", "ppid", "cwd"]):
-            place = Path(process.info["cwd"] or "/")
-            if place.is_relative_to(instances) and place != instances:
-                instance, name = place.relative_to(instances).parts[:2]
+            directory = Path(process.info["cwd"] or "/")
+            if directory.is_relative_to(instances) and directory != instances:
+                instance, name = directory.relative_to(instances).parts[:2]
                 inside[process.info["pid"]] = process.info["ppid"], (instance, name)
-        yield from (place for parent, place in inside.values() if parent not in inside)
+        yield from (names for parent, names in inside.values() if parent not in inside)
 
 
 @dataclasses.dataclass
-class Ledger:
-    """What was ordered and killed.
+class Statistics:
+    """Orders and kills of the run.
 
     Attributes:
-        lives: instance of each guestbook that was ordered, and whether it was deleted.
-        seen: of each state, how often an instance was in it at a kill.
-        refused: answers of 5xx that do not say that the service is away.
+        lives: instance of each ordered guestbook, and whether it was deleted.
+        seen: number of instances by state at the kills.
+        refused: 5xx responses other than 502, 503 and 504.
     """
 
     lives: dict[str, bool] = dataclasses.field(default_factory=dict)
@@ -208,11 +208,11 @@ class Ledger:
     over: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def text(self, seconds: float) -> str:
-        """The table."""
+        """Return the table."""
         kills, ended = sum(self.kills.values()), sum(self.lives.values())
         lines = [
             f"kill loop on PostgreSQL, seed {SEED}: {kills} kills in {seconds:.0f} s; {len(self.lives)} guestbooks ordered, "
-            f"{ended} deleted; {len(self.refused)} answers of 5xx but 502, 503 and 504"
+            f"{ended} deleted; {len(self.refused)} responses of 5xx other than 502, 503 and 504"
         ]
         lines += [f"  {victim:<24} {count:>4} kills" for victim, count in sorted(self.kills.items())]
         states = ", ".join([f"{state} {count}" for state, count in self.seen.most_common()])
@@ -220,10 +220,10 @@ class Ledger:
 
 
 class Tenant:
-    """Orders a guestbook, sees it through its life, and orders the next, until the kills are over; the last one stays."""
+    """Takes one guestbook after another through its lifecycle until the kills are over; the last one remains."""
 
-    def __init__(self, installation: Installation, ledger: Ledger, chance: random.Random) -> None:
-        self._ledger = ledger
+    def __init__(self, installation: Installation, statistics: Statistics, chance: random.Random) -> None:
+        self._statistics = statistics
         self._chance = chance
         self._stage = installation.stage
         self._manager = installation.stage.connection("tenant").open()
@@ -237,34 +237,34 @@ class Tenant:
     def run(self) -> None:
         while True:
             self.order()
-            if self._ledger.over.is_set():
+            if self._statistics.over.is_set():
                 return
-            for step in self._chance.sample([self.update, self.rest], k=2):
-                if not self._ledger.over.is_set():
+            for step in self._chance.sample([self.update, self.stop_and_start], k=2):
+                if not self._statistics.over.is_set():
                     step()
             self.delete()
 
-    # a life -----------------------------------------------------------------------------------------------------------
+    # lifecycle --------------------------------------------------------------------------------------------------------
 
     def order(self) -> None:
         self.path, title = f"/guestbook/{uuid.uuid4()}", f"First {uuid.uuid4()}"
         self._insist(lambda: self._manager.put(self.path, _GUESTBOOK, {"guestbook.title": title}))
         self.instance = str(self._shown()["org.archelon.instance"])
-        self._ledger.lives[self.instance] = False
+        self._statistics.lives[self.instance] = False
         self._reaches("active")
-        self._says(title)
+        self._await_title(title)
 
     def update(self) -> None:
         title = f"Then {uuid.uuid4()}"
         self._insist(lambda: self._manager.update(self.path, {"guestbook.title": title}))
         self._reaches("active")
-        self._says(title)
+        self._await_title(title)
 
-    def rest(self) -> None:
+    def stop_and_start(self) -> None:
         for action, on_the_way, then in ((wire.STOP, "stop", "inactive"), (wire.START, "start", "active")):
 
             def ask(action: Any = action, done: tuple[str, str] = (on_the_way, then)) -> None:
-                # An answer may have been lost.
+                # The response to an earlier attempt may have been lost.
                 if self._shown()[_STATE] not in done:
                     self._manager.act(self.path, action.scheme + action.term)
 
@@ -277,10 +277,10 @@ class Tenant:
                 self._manager.delete(self.path)
 
         self._insist(ask)
-        until(lambda: not self._insist(lambda: self._manager.exists(self.path)), self._of("gone"), seconds=PATIENCE)
-        self._ledger.lives[self.instance] = True
+        until(lambda: not self._insist(lambda: self._manager.exists(self.path)), self._of("gone"), seconds=TIMEOUT)
+        self._statistics.lives[self.instance] = True
 
-    # what is seen -----------------------------------------------------------------------------------------------------
+    # observation ------------------------------------------------------------------------------------------------------
 
     def record(self, instance: str) -> Mapping[str, Any]:
         return self._insist(lambda: self._manager.get(f"/record/{instance}")).attributes
@@ -298,35 +298,35 @@ class Tenant:
             assert shown[_STATE] != "fail", f"{self.path}: {shown.get('mcn.service.state.message')}; seed {SEED}"
             return bool(shown[_STATE] == wanted)
 
-        until(reached, self._of(wanted), seconds=PATIENCE, pause=0.5)
+        until(reached, self._of(wanted), seconds=TIMEOUT, pause=0.5)
 
-    def _says(self, title: str) -> None:
-        """Its page is what was asked for last."""
+    def _await_title(self, title: str) -> None:
+        """Wait until the guestbook's page shows the latest title."""
 
         def shown() -> bool:
             status, text = self._stage.web("GET", str(self._shown()["guestbook.url"]), quiet=True)
             return status == 200 and title in text
 
-        until(shown, self._of(f"a page that says {title}"), seconds=PATIENCE, pause=0.1)
+        until(shown, self._of(f"titled {title}"), seconds=TIMEOUT, pause=0.1)
 
     def _of(self, wanted: str) -> str:
         return f"{self.path} is {wanted}; seed {SEED}"
 
     def _insist(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask until there is an answer: the tenant does not give up."""
+        """Retry a request until it succeeds."""
         answers: list[Answer] = []
 
-        def answered() -> bool:
+        def succeeded() -> bool:
             try:
                 answers.append(ask())
             except (client.TransportError, client.UnavailableError):
                 return False
             except client.ServerError as error:
-                self._ledger.refused.append(str(error))
+                self._statistics.refused.append(str(error))
                 return False
             return True
 
-        until(answered, f"there is an answer; seed {SEED}", seconds=PATIENCE)
+        until(succeeded, f"a request succeeds; seed {SEED}", seconds=TIMEOUT)
         return answers[0]
 
 
@@ -336,9 +336,9 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
     if programs is None:
         missing("PostgreSQL (initdb)", package="postgresql")
     assert programs is not None
-    # One of its own, which may be killed; not below pytest's directories, since the server runs as another user.
-    with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as place, contextlib.ExitStack() as stack:
-        server = PostgresServer(programs, Path(place))
+    # Its own server, which the test kills; outside of pytest's directories, because the server runs as another user.
+    with tempfile.TemporaryDirectory(prefix="archelon-postgres-") as directory, contextlib.ExitStack() as stack:
+        server = PostgresServer(programs, Path(directory))
         url = sa.make_url(stack.enter_context(server))
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
         names = {service: service.replace("-", "_") for service in _SERVICES}
@@ -349,7 +349,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
             service: url.set(database=name).render_as_string(hide_password=False) for service, name in names.items()
         }
         state = StateDirectory(tmp_path / "state", databases=urls)
-        stack.enter_context(state.held())
+        stack.enter_context(state.locked())
         state.make(host="127.0.0.1", first_port=first_port())
         made = Installation(state, server)
         stack.callback(made.system.down)
@@ -359,43 +359,44 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         yield made
 
 
-def test_what_is_booked_is_what_runs_however_often_processes_are_killed(
-    installation: Installation, tables: Tables
-) -> None:
+def test_records_and_processes_match_after_many_kills(installation: Installation, tables: Tables) -> None:
     chance = random.Random(SEED)
-    ledger = Ledger()
-    tenants = [Tenant(installation, ledger, random.Random(chance.random())) for _ in range(TENANTS)]
+    statistics = Statistics()
+    tenants = [Tenant(installation, statistics, random.Random(chance.random())) for _ in range(TENANTS)]
     begun = time.monotonic()
     try:
         with concurrent.futures.ThreadPoolExecutor(TENANTS) as pool:
             lives = [pool.submit(each.run) for each in tenants]
             try:
-                kill(installation, ledger, lives, chance)
+                kill(installation, statistics, lives, chance)
             finally:
-                ledger.over.set()
+                statistics.over.set()
             for life in lives:
                 life.result()
-        agree(installation, ledger, tenants)
+        check_consistency(installation, statistics, tenants)
         for tenant in tenants:
             tenant.delete()
-        # Whoever cannot answer says so, and nothing else.
-        assert ledger.refused == []
-        until(lambda: not left(installation.state), f"nothing is left; seed {SEED}", seconds=PATIENCE)
+        # A service that cannot respond returns 502, 503 or 504 only.
+        assert statistics.refused == []
+        until(lambda: not left(installation.state), f"nothing is left; seed {SEED}", seconds=TIMEOUT)
     finally:
-        tables.add(ledger.text(time.monotonic() - begun))
+        tables.add(statistics.text(time.monotonic() - begun))
         for tenant in tenants:
             tenant.close()
     assert installation.system.down() == []
 
 
 def kill(
-    installation: Installation, ledger: Ledger, lives: Sequence[concurrent.futures.Future[None]], chance: random.Random
+    installation: Installation,
+    statistics: Statistics,
+    lives: Sequence[concurrent.futures.Future[None]],
+    chance: random.Random,
 ) -> None:
-    """One after another."""
-    turns = [victim for victim, share in SHARES.items() for _ in range(share)]
+    """Kill the victims one after another."""
+    victims = [victim for victim, share in SHARES.items() for _ in range(share)]
     down: set[str] = set()
     last: set[tuple[Any, ...]] = set()
-    for victim in chance.choices(turns, k=KILLS):
+    for victim in chance.choices(victims, k=KILLS):
 
         def hit(victim: str = victim) -> bool:
             failed = next((life.exception() for life in lives if life.done()), None)
@@ -404,34 +405,34 @@ def kill(
             down.difference_update([each for each in down if installation.ready(each)])
             if victim in down or len(down) > 1:
                 return False
-            moment = installation.moment()
-            if moment == last or not installation.kill(victim, chance):
+            progress = installation.progress()
+            if progress == last or not installation.kill(victim, chance):
                 return False
-            ledger.seen.update(str(state) for _, state, _ in moment)
+            statistics.seen.update(str(state) for _, state, _ in progress)
             last.clear()
-            last.update(moment)
+            last.update(progress)
             return True
 
-        until(hit, f"{victim} can be killed; seed {SEED}", seconds=PATIENCE, pause=0.1)
-        ledger.kills[victim] += 1
-        # All are without their database for a while.
+        until(hit, f"{victim} can be killed; seed {SEED}", seconds=TIMEOUT, pause=0.1)
+        statistics.kills[victim] += 1
+        # After PostgreSQL's kill, all processes lack their database for a while.
         down.update({"orchestrator": (), "postgresql connection": (), "postgresql": PROCESSES}.get(victim, (victim,)))
 
 
-def agree(installation: Installation, ledger: Ledger, tenants: Sequence[Tenant]) -> None:
-    """With the last guestbook of each tenant alive."""
+def check_consistency(installation: Installation, statistics: Statistics, tenants: Sequence[Tenant]) -> None:
+    """Compare records and processes while the last guestbook of each tenant is alive."""
     living = {tenant.instance for tenant in tenants}
-    assert {instance for instance, deleted in ledger.lives.items() if not deleted} == living
+    assert {instance for instance, deleted in statistics.lives.items() if not deleted} == living
     first = tenants[0]
     records = {instance: first.record(instance) for instance in first.records()}
     services = collections.Counter(str(each["org.archelon.service"]) for each in records.values())
-    # No guestbook was doubled, and none has ordered two stores.
-    assert services == dict.fromkeys(services, len(ledger.lives)), (services, len(ledger.lives))
+    # No guestbook was created twice, and none has ordered two stores.
+    assert services == dict.fromkeys(services, len(statistics.lives)), (services, len(statistics.lives))
     assert len(services) == 2
-    assert set(ledger.lives) <= set(records)
+    assert set(statistics.lives) <= set(records)
     for instance, record in records.items():
         phases = [(each["phase"], each["generation"]) for each in record["org.archelon.record.phases"]]
-        assert len(set(phases)) == len(phases), f"a phase of {instance} is booked twice: {phases}"
+        assert len(set(phases)) == len(phases), f"a phase of {instance} is recorded twice: {phases}"
     wanted = {
         instance: str(record["org.archelon.service"])
         for instance, record in records.items()
@@ -439,13 +440,13 @@ def agree(installation: Installation, ledger: Ledger, tenants: Sequence[Tenant])
     }
     assert {instance for instance, service in wanted.items() if service == _GUESTBOOK} == living
     assert len(wanted) == 2 * len(tenants)
-    wrong: list[str] = []
+    found: list[str] = []
 
-    def right() -> bool:
-        wrong[:] = installation.wrong(wanted)
-        return not wrong
+    def consistent() -> bool:
+        found[:] = installation.mismatches(wanted)
+        return not found
 
     try:
-        until(right, f"books and machine agree; seed {SEED}", seconds=60)
+        until(consistent, f"records and processes match; seed {SEED}", seconds=60)
     except AssertionError as error:
-        raise AssertionError(f"{error}: {wrong}") from None
+        raise AssertionError(f"{error}: {found}") from None

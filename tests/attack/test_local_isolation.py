@@ -1,7 +1,7 @@
-"""Two tenants on one machine: the code of one reaches nothing of the other's, nor of the installation's.
+"""Two tenants on one machine: the code of one cannot access anything of the other or of the installation.
 
-The same code, where nothing keeps tenants apart, reaches all of it: that shows that it tries, and that such a machine takes a
-second tenant only when it is told to.
+Without isolation the same code can access all of it, which shows that the code does try; such a machine accepts a second tenant
+only with `--shared`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.waiting import until
 
 BUNDLE = Path(__file__).parent / "intruder"
 SECRET = "alice-alone-may-know-this"
-#: In the state directory, the way to a process' own directory is seen, and nothing beside it.
+#: In the state directory, only the path to a process' own directory is visible.
 REACHED_NOTHING = {"found": [], "listed": ["cloud"], "killed": [], "written": []}
 
 
@@ -41,11 +41,11 @@ class Installation:
         self._mallory = directory / "mallory.token"
 
     def start(self, *arguments: str, path: str = os.environ["PATH"]) -> None:
-        """Start it, with programs looked for in `path`."""
+        """Start it with `path` as the search path of programs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ARCHELON_")}
         command = [sys.executable, "-m", "archelon", "dev", "--state", str(self.dev.state)]
         command += ["--port", str(self.dev._port), *arguments]
-        # The most careless umask that there is.
+        # The most permissive umask.
         careless = [sys.executable, "-c", "import os, sys; os.umask(0); os.execv(sys.argv[1], sys.argv[1:])"]
         self.dev.launch([*careless, *command], cwd=ROOT, environment={**environment, "PATH": path})
 
@@ -62,7 +62,7 @@ class Installation:
         return self.dev(*arguments, "--token-file", self._mallory)
 
     def targets(self, instance: str) -> dict[str, list[str]]:
-        """All that is not mallory's: the installation's state and secrets, another's directories and processes."""
+        """Return the intruder's targets: the installation's state and secrets, another tenant's directories and processes."""
         key = self.state.key("service-manager").read_text().splitlines()[1]
         token = json.loads((self.state.path / "tokens.json").read_text())["operator"]
         processes = self.processes(instance)
@@ -75,7 +75,7 @@ class Installation:
         }
 
     def processes(self, instance: str) -> dict[str, int]:
-        """Of an instance, by name: what the supervisor started."""
+        """Return the supervised processes of an instance, by name."""
         system = AllInOne(self.state, lambda _line: None)
         try:
             running = [each for each in system.running() if each[1].instance == instance.rpartition("/")[2]]
@@ -95,10 +95,10 @@ def page(url: str) -> dict[str, Any]:
 
 
 def reports(instance: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """What each of an instance's processes could reach."""
-    told: dict[str, dict[str, list[str]]] = json.loads(instance["attributes"]["intruder.reports"])
-    found = until(lambda: page(instance["attributes"]["intruder.url"]), "the node answers")
-    return {**told, **found}
+    """Return what each of an instance's processes could access."""
+    published: dict[str, dict[str, list[str]]] = json.loads(instance["attributes"]["intruder.reports"])
+    served = until(lambda: page(instance["attributes"]["intruder.url"]), "the node responds")
+    return {**published, **served}
 
 
 def created(result: CliResult) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         yield Installation(running, tmp_path)
 
 
-def test_one_tenants_code_reaches_nothing_of_anothers(installation: Installation, tmp_path: Path) -> None:
+def test_a_tenants_code_cannot_access_another_tenant(installation: Installation, tmp_path: Path) -> None:
     if isinstance(why := detect_sandbox(tmp_path / "tried"), str):
         missing(f"a sandbox ({why})", package="bubblewrap")
     installation.start()
@@ -127,14 +127,13 @@ def test_one_tenants_code_reaches_nothing_of_anothers(installation: Installation
 
     targets = json.dumps(installation.targets(victim["path"]))
     made = created(installation.mallory("instance", "create", "intruder", f"intruder.targets={targets}", "-o", "json"))
-    told = reports(made)
-    assert told == dict.fromkeys(("orchestrator", "configuration", "node", "check"), REACHED_NOTHING)
+    assert reports(made) == dict.fromkeys(("orchestrator", "configuration", "node", "check"), REACHED_NOTHING)
     assert installation.processes(victim["path"]) == before
 
     users = {psutil.Process(pid).uids().real for pid in inner(before)}
     others = {psutil.Process(pid).uids().real for pid in inner(installation.processes(made["path"]))}
     if os.geteuid() == 0:
-        # Each tenant has a user of its own, and nobody is root.
+        # Each tenant has its own user, and none is root.
         assert len(users) == len(others) == 1
         assert users.isdisjoint(others)
         assert 0 not in users | others
@@ -144,14 +143,16 @@ def test_one_tenants_code_reaches_nothing_of_anothers(installation: Installation
 
 
 def inner(processes: dict[str, int]) -> list[int]:
-    """The processes in sandboxes, below those that make them: bubblewrap and its first process."""
+    """Return the processes inside sandboxes, below bubblewrap and its first process."""
     first = [child for pid in processes.values() for child in psutil.Process(pid).children()]
     return [child.pid for each in first for child in each.children(recursive=True)]
 
 
 def below(directory: Path) -> list[Path]:
-    """Everything in a state directory but the content of unpacked bundles, in a directory that is closed: all tenants that use
-    one read it, and users other than ours may."""
+    """Return everything in a state directory except the content of unpacked bundles, which several tenants' users read.
+
+    Their parent directory is private.
+    """
     bundles = directory / "cloud" / "bundles"
     assert mode(bundles) == 0o700
     found = [directory]
@@ -169,7 +170,9 @@ def mode(path: Path) -> int:
         return 0
 
 
-def test_a_machine_that_cannot_takes_one_tenant_unless_told(installation: Installation, tmp_path: Path) -> None:
+def test_a_machine_without_isolation_accepts_one_tenant_unless_shared(
+    installation: Installation, tmp_path: Path
+) -> None:
     (nothing := tmp_path / "no programs").mkdir()
     installation.start(path=str(nothing))
     missing_bwrap = "none (bubblewrap (bwrap) is not installed)"
@@ -185,18 +188,18 @@ def test_a_machine_that_cannot_takes_one_tenant_unless_told(installation: Instal
     def message() -> str:
         return str(installation.mallory("instance", "show", path, "-o", "json").json["message"])
 
-    until(lambda: "another tenant's processes run here" in message(), "it is said why it does not start")
+    until(lambda: "another tenant's processes run here" in message(), "the message gives the reason")
     assert installation.processes(path) == {}
     assert page(victim["attributes"]["intruder.url"])["node"]["killed"] == []
     assert installation.mallory("instance", "delete", path).status == Status.DONE
 
     installation.dev.interrupt()
     installation.start("--shared", path=str(nothing))
-    until(lambda: len(installation.processes(victim["path"])) == 2, "what was there runs again")
+    until(lambda: len(installation.processes(victim["path"])) == 2, "the existing instance runs again")
     targets = json.dumps(installation.targets(victim["path"]) | {"kill": [], "write": [str(tmp_path)]})
     made = created(installation.mallory("instance", "create", "intruder", f"intruder.targets={targets}", "-o", "json"))
-    for who, told in reports(made).items():
-        assert {"cloud", "keys", "service-manager.db"} <= set(told["listed"]), who
-        assert told["written"] == [str(tmp_path)], who
-        kinds = {Path(path).name for path in told["found"]}
+    for who, report in reports(made).items():
+        assert {"cloud", "keys", "service-manager.db"} <= set(report["listed"]), who
+        assert report["written"] == [str(tmp_path)], who
+        kinds = {Path(path).name for path in report["found"]}
         assert {"environ", "secret", "service-manager.pem", "tokens.json"} <= kinds, who

@@ -1,4 +1,4 @@
-"""A server that redirects: what was sent to it, token or password, is sent no further."""
+"""Tokens and passwords are not forwarded when a server redirects."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ LABELS = Labels("8b0f3f3e-0000-4000-8000-000000000001", "t-1", "http://schemas.e
 
 
 @pytest.fixture
-def stranger() -> Iterator[Listener]:
+def attacker() -> Iterator[Listener]:
     with listener() as made:
         yield made
 
 
 @pytest.fixture
-def known(stranger: Listener) -> Iterator[Listener]:
-    """The server that is believed, and has begun to send everybody to the stranger."""
+def trusted(attacker: Listener) -> Iterator[Listener]:
+    """A trusted server that redirects all requests to the attacker's."""
     with listener() as made:
-        made.redirect = stranger.url
+        made.redirect = attacker.url
         yield made
 
 
@@ -42,8 +42,8 @@ def _token(http: Listener) -> str:
     return next(value for name, value in headers.items() if name.lower() in ("x-auth-token", "authorization"))
 
 
-def test_the_client_of_our_own_services_follows_nobody(known: Listener, stranger: Listener) -> None:
-    with client.Client(known.url, token="ours") as occi:
+def test_the_occi_client_follows_no_redirect(trusted: Listener, attacker: Listener) -> None:
+    with client.Client(trusted.url, token="ours") as occi:
         for ask in (
             lambda: occi.get("/stack/1"),
             lambda: occi.exists("/stack/1"),
@@ -53,32 +53,32 @@ def test_the_client_of_our_own_services_follows_nobody(known: Listener, stranger
         ):
             with pytest.raises(client.RedirectError):
                 ask()
-    assert _token(known) == "Bearer ours"
-    assert stranger.calls == []
+    assert _token(trusted) == "Bearer ours"
+    assert attacker.calls == []
 
 
-def test_keystone_sends_tokens_and_the_password_nowhere(known: Listener, stranger: Listener) -> None:
-    keystone = Keystone(known.url)
+def test_keystones_redirects_receive_neither_tokens_nor_the_password(trusted: Listener, attacker: Listener) -> None:
+    keystone = Keystone(trusted.url)
     with pytest.raises((KeystoneRefusedError, KeystoneDownError)):
         keystone.request("GET", "/auth/tokens", token="ours")
     with pytest.raises((KeystoneRefusedError, KeystoneDownError)):
         keystone.authenticate(ServiceUser("design", "secret"))
     with pytest.raises((InvalidTokenError, ProviderDownError)):
         KeystoneTokens(keystone, roles=RoleMap(), clock=lambda: 0.0).verify("ours")
-    assert len(known.calls) == 3
-    assert stranger.calls == []
+    assert len(trusted.calls) == 3
+    assert attacker.calls == []
 
 
-def test_a_providers_own_account_goes_nowhere_else(known: Listener, stranger: Listener, tmp_path: Path) -> None:
+def test_redirects_do_not_receive_the_providers_account(trusted: Listener, attacker: Listener, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("secret")
     tokens = AccountTokens(
-        f"{known.url}/v3", username="heat", project_name="heat", password_file=str(password), cacert=None
+        f"{trusted.url}/v3", username="heat", project_name="heat", password_file=str(password), cacert=None
     )
     with pytest.raises(keystoneauth1.exceptions.ClientException):
         tokens.token(LABELS)
-    assert [method for method, _, _ in known.calls] == ["POST"]
-    assert stranger.calls == []
+    assert [method for method, _, _ in trusted.calls] == ["POST"]
+    assert attacker.calls == []
 
 
 class _Tokens:
@@ -87,7 +87,7 @@ class _Tokens:
 
 
 class _Cloud(HeatConnections):
-    """Has its endpoint, as if Keystone had named it."""
+    """Uses a fixed endpoint, as if Keystone's catalogue had named it."""
 
     def __init__(self, url: str) -> None:
         super().__init__(_Tokens(), auth_url=f"{url}/v3", region="")
@@ -97,32 +97,32 @@ class _Cloud(HeatConnections):
         return self.url
 
 
-def test_heat_and_designate_send_tenants_tokens_nowhere_else(known: Listener, stranger: Listener) -> None:
-    cloud = _Cloud(known.url)
+def test_redirects_of_heat_and_designate_do_not_receive_tenants_tokens(trusted: Listener, attacker: Listener) -> None:
+    cloud = _Cloud(trusted.url)
     with pytest.raises(keystoneauth1.exceptions.ClientException, match="gets no token"):
         cloud.call(LABELS, lambda heat: heat.stacks.get("hello"))
     with pytest.raises(keystoneauth1.exceptions.ClientException, match="gets no token"):
         cloud.send(LABELS, "dns", "GET", "/v2/zones")
-    catalogue = HeatConnections(_Tokens(), auth_url=f"{known.url}/v3", region="")
+    catalogue = HeatConnections(_Tokens(), auth_url=f"{trusted.url}/v3", region="")
     with pytest.raises(keystoneauth1.exceptions.ClientException, match="gets no token"):
         catalogue.send(LABELS, "dns", "GET", "/v2/zones")
-    assert len(known.calls) == 3
-    assert _token(known) == "ours"
-    assert stranger.calls == []
+    assert len(trusted.calls) == 3
+    assert _token(trusted) == "ours"
+    assert attacker.calls == []
 
 
-def test_where_heat_leads_to_at_its_own_place_is_followed() -> None:
-    """From a stack's name to its id, which is how Heat finds one by name."""
+def test_heats_redirects_within_its_endpoint_are_followed() -> None:
+    """Heat redirects from a stack's name to its id."""
     with listener() as heat:
         answers: list[Any] = []
         cloud = _Cloud(heat.url)
         heat.redirect = f"{heat.url}/once"
 
-        def remember(answer: requests.Response, **_named: Any) -> None:
+        def record(answer: requests.Response, **_named: Any) -> None:
             answers.append(answer.status_code)
             heat.redirect = ""
 
-        cloud._session.session.hooks["response"].append(remember)
+        cloud._session.session.hooks["response"].append(record)
         assert cloud.send(LABELS, "dns", "GET", "/stacks/hello").status_code == 200
         assert answers == [302, 200]
         assert [path for _, path, _ in heat.calls] == ["/stacks/hello", "/once/stacks/hello"]

@@ -1,7 +1,7 @@
-"""Slow clients without a token, 200 of them from one address: others are answered, and the slow ones do not stay.
+"""200 slow clients of one address without a token: other clients are served, and the slow ones are disconnected.
 
-Nothing here measures time: a fast client's requests are all answered while all slow ones are held open, and where limits are
-short, the slow ones are over although each has done something all the while. `benchmarks/slow_clients.py` has the figures.
+Nothing here measures time: all requests of a fast client are served while all slow connections are open, and with short limits,
+the slow ones are closed although each keeps sending. `benchmarks/slow_clients.py` has the figures.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.service_manager.harness import Keys, ServiceManager
 from tests.waiting import until
 
 MANY = 200
-#: Bytes of answers that a reader asks for and does not read: more than the kernel takes in (net.ipv4.tcp_wmem).
+#: Bytes of responses that a reader requests and does not read: more than the kernel buffers (net.ipv4.tcp_wmem).
 UNREAD = 6 << 20
 READERS = 8
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: "
 BODY = b"POST /-/ HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
-#: What a slow client sends at once, and what it sends now and then.
+#: Bytes that a slow client sends immediately, and repeatedly.
 KINDS = {
     "idle": (b"", b""),
     "head": (HEAD, b""),
@@ -43,31 +43,31 @@ class Slow:
 
     def __init__(self, port: int, kind: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        at_once, self._now_and_then = KINDS[kind]
-        self.socket.sendall(at_once)
+        first, self._repeated = KINDS[kind]
+        self.socket.sendall(first)
 
-    def go_on(self) -> None:
-        """Do what such a client does now and then."""
-        if self._now_and_then:
-            self.socket.sendall(self._now_and_then)
+    def send_more(self) -> None:
+        """Send the repeated bytes."""
+        if self._repeated:
+            self.socket.sendall(self._repeated)
 
     def is_held(self) -> bool:
-        """Whether the server has neither answered nor closed."""
+        """Whether the server has neither responded nor closed."""
         return not select.select([self.socket], [], [], 0)[0]
 
     def is_over(self) -> bool:
-        """Whether the server has closed, whatever the client goes on with."""
+        """Whether the server has closed, although the client keeps sending."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.go_on()
+            self.send_more()
         return ended(self.socket)
 
 
 class SlowReader:
-    """A client that asks again and again, one request behind the other, and reads no answer."""
+    """A client that pipelines requests, and reads no response."""
 
     def __init__(self, manager: ServiceManager) -> None:
         asked = f"GET /-/ HTTP/1.1\r\nHost: a\r\nX-Auth-Token: {manager.realm.tokens['alice']}\r\n"
-        # With the fields alone an answer would be smaller, and other fields change from one to the next.
+        # Only the body counts, because the size of the fields varies.
         self.size = len(manager.http("alice", "GET", "/-/").data)
         self.number = UNREAD // self.size + 1
         self.socket = socket.socket()
@@ -79,7 +79,7 @@ class SlowReader:
         assert self.socket.recv(5) == b"HTTP/"
 
     def read(self) -> list[int]:
-        """The length of each answer's body, as far as they come."""
+        """Return the length of each received response's body."""
         received = b"HTTP/" + b"".join(iter(lambda: self.socket.recv(1 << 20), b""))
         return [len(body) for status, body in answers(received) if status == 200]
 
@@ -93,7 +93,7 @@ class SlowReader:
 
 @contextlib.contextmanager
 def slow_readers(manager: ServiceManager) -> Iterator[list[SlowReader]]:
-    """A few, which ask for a lot."""
+    """Connect the slow readers."""
     with contextlib.ExitStack() as stack:
         made = []
         for _ in range(READERS):
@@ -104,7 +104,7 @@ def slow_readers(manager: ServiceManager) -> Iterator[list[SlowReader]]:
 
 @contextlib.contextmanager
 def slow_clients(port: int) -> Iterator[list[Slow]]:
-    """Of all kinds in turn."""
+    """Connect slow clients of all kinds in turn."""
     with contextlib.ExitStack() as stack:
         made = []
         for kind in itertools.islice(itertools.cycle(KINDS), MANY):
@@ -115,7 +115,7 @@ def slow_clients(port: int) -> Iterator[list[Slow]]:
 
 @contextlib.contextmanager
 def fast(port: int, path: str = "/healthz") -> Iterator[Callable[[], int]]:
-    """A client that asks over one connection; its requests' statuses."""
+    """Yield a function that sends a request over one connection and returns its status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask() -> int:
@@ -130,7 +130,7 @@ def fast(port: int, path: str = "/healthz") -> Iterator[Callable[[], int]]:
 
 @pytest.fixture
 def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServiceManager]:
-    """A service manager's web process with these settings. Nothing that is asked of it here needs a cloud."""
+    """A service manager's web process with these settings. No request here needs a cloud."""
     made = ServiceManager(
         tmp_path,
         design_url="http://127.0.0.1:1/design",
@@ -145,18 +145,18 @@ def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServiceM
         made.stop()
 
 
-#: Those who ask for a lot are slow ones here, not busy ones.
+#: Rate limits must not apply to the many requests of slow readers.
 BUSY = {"ARCHELON_RATE_PER_ADDRESS": "1e6", "ARCHELON_RATE_PER_TENANT": "1e6"}
 HOLDS = BUSY | {"ARCHELON_CLIENT_SECONDS": "600", "ARCHELON_CONNECTIONS_PER_ADDRESS": "1000"}
 
 
 @pytest.mark.parametrize("manager", [HOLDS], indirect=True)
-def test_a_fast_client_is_answered_while_200_slow_ones_are_held(manager: ServiceManager) -> None:
+def test_a_fast_client_is_served_while_200_slow_ones_are_connected(manager: ServiceManager) -> None:
     with slow_clients(manager.port) as slow, slow_readers(manager) as readers, fast(manager.port) as asks:
         for each in slow:
             assert asks() == 200
             assert manager.http("alice", "GET", "/-/").status == 200
-            each.go_on()
+            each.send_more()
         assert all(each.is_held() for each in slow)
         for reader in readers:
             assert reader.read() == [reader.size] * reader.number
@@ -166,7 +166,7 @@ ENDS = {**HOLDS, "ARCHELON_CLIENT_SECONDS": "1"}
 
 
 @pytest.mark.parametrize("manager", [ENDS], indirect=True)
-def test_slow_clients_are_hung_up_on_and_a_fast_one_is_answered_meanwhile(manager: ServiceManager) -> None:
+def test_slow_clients_are_disconnected_while_a_fast_one_is_served(manager: ServiceManager) -> None:
     with slow_clients(manager.port) as clients, slow_readers(manager) as readers:
         slow: list[Slow | SlowReader] = [*clients, *readers]
 
@@ -175,25 +175,25 @@ def test_slow_clients_are_hung_up_on_and_a_fast_one_is_answered_meanwhile(manage
             assert manager.http("alice", "GET", "/-/").status == 200
             return not slow
 
-        until(all_over, "all are hung up on")
+        until(all_over, "all are disconnected")
 
 
 CAPPED = {**HOLDS, "ARCHELON_CONNECTIONS_PER_ADDRESS": "20"}
 
 
 @pytest.mark.parametrize("manager", [CAPPED], indirect=True)
-def test_of_200_slow_clients_of_one_address_no_more_than_allowed_stay(manager: ServiceManager) -> None:
+def test_slow_clients_of_one_address_are_limited(manager: ServiceManager) -> None:
     with slow_clients(manager.port) as slow:
 
         def few_are_left() -> bool:
             slow[:] = [each for each in slow if not each.is_over()]
             return len(slow) <= 20
 
-        until(few_are_left, "the others are hung up on")
+        until(few_are_left, "the others are disconnected")
         assert manager.http("alice", "GET", "/-/").status == 200
 
 
-def test_an_orchestrators_server_bears_them_too(tmp_path: Path) -> None:
+def test_an_orchestrators_server_tolerates_slow_clients(tmp_path: Path) -> None:
     with (
         serving(tmp_path, options={"alone": True, "threads": 4}) as running,
         slow_clients(running.port) as slow,
@@ -201,14 +201,14 @@ def test_an_orchestrators_server_bears_them_too(tmp_path: Path) -> None:
     ):
         for each in slow:
             assert asks() == 200
-            each.go_on()
+            each.send_more()
         assert all(each.is_held() for each in slow)
 
 
-def test_the_side_port_of_a_worker_bears_them_too() -> None:
+def test_a_workers_side_port_tolerates_slow_clients() -> None:
     with serve_admin_port(0, [], prometheus_client.CollectorRegistry()) as side, slow_clients(side.port) as slow:
         for each in slow:
             with fast(side.port, "/readyz") as asks:
                 assert asks() == 200
             each.is_over()
-        until(lambda: all(each.is_over() for each in slow), "all are hung up on")
+        until(lambda: all(each.is_over() for each in slow), "all are disconnected")

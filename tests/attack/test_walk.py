@@ -1,8 +1,8 @@
 """Every endpoint of a service manager × every role × tenant, against the table of grants.
 
-The endpoints are those of the running application: the kinds of its registry with their actions, and its routes. One that is new
-and has no rule here fails the test. First come all requests that are to be refused, after which nothing may have changed; then
-those that are to be done.
+The endpoints are those of the running application: the kinds of its registry with their actions, and its routes. A new one
+without a rule here fails the test. All requests that must be refused are sent first, after which nothing may have changed; then
+those that must succeed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service_manager import app
 from tests.service_manager.api.in_process_api import PUBLISHED, InProcessApi, Template, identity_of
 from tests.service_manager.harness import TYPE
 
-from .walking import DONE, Caller, Probe, Thing, contents, granted, reached, routes_of, unlike
+from .walking import DONE, Caller, Probe, Thing, contents, granted, mismatches, reached, routes_of
 
 SCHEME = "http://schemas.example.org/occi/sm#"
 PART, COMPOSITE = SCHEME + "part", SCHEME + "composite"
@@ -46,7 +46,7 @@ ATTRIBUTES = {
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The rules of a kind; None where nobody may."""
+    """The rules of a kind; None if the operation is always refused."""
 
     read: Rule
     create: Rule | None = None
@@ -67,7 +67,7 @@ KINDS = {
 }
 #: Actions that have a rule of their own.
 ACTIONS = {type_id(wire.REPORT): rules.REPORT, type_id(wire.RENEW): rules.REPORT}
-#: Routes beside OCCI's. None: open to everybody.
+#: Routes beside OCCI's. None: open to every caller.
 ROUTES: dict[tuple[str, str], Rule | None] = {
     ("/healthz", "GET"): None,
     ("/readyz", "GET"): None,
@@ -84,12 +84,12 @@ ROUTES: dict[tuple[str, str], Rule | None] = {
     ("/update/children", "POST"): rules.OPERATE,
 }
 BODIES = {"/operator/rolls": {"service": TYPE}, "/operator/draining": {"draining": False}}
-#: What requests may leave behind that are refused: who may not call is counted by nobody.
-NOT_LOOKED_AT = frozenset({"work", "facts"})
+#: Tables that refused requests may change.
+IGNORED_TABLES = frozenset({"work", "facts"})
 
 
 class System:
-    """A service manager with instances of two tenants, all that is there, and everybody who may call."""
+    """A service manager with objects of two tenants, and all callers."""
 
     def __init__(self, directory: Path, applications: list[Any]) -> None:
         template = Template(directory)
@@ -114,8 +114,8 @@ class System:
         self.other_tenants = api.order("bob", **{"demo.password": GIVEN})
         self.disposable = api.order()
         for path in (self.bound, self.stranger):
-            put_out = api.report(path, phase="deploy", outputs={"demo.account": PUT_OUT})
-            assert put_out.status == 200, put_out.text
+            reported = api.report(path, phase="deploy", outputs={"demo.account": PUT_OUT})
+            assert reported.status == 200, reported.text
         self.id = api.row(self.own)["id"]
         self.elsewhere = str(uuid.uuid4())
         self.child = wire.supplier_path(self.id, PART)
@@ -140,15 +140,15 @@ class System:
 
     def _link(self, path: str) -> str:
         target = "http://elsewhere.example.org/x/1"
-        told = [{"kind": type_id(wire.DEPENDENCY), "target": target}]
-        answer = self.api.report(path, phase="deploy", links=told)
+        links = [{"kind": type_id(wire.DEPENDENCY), "target": target}]
+        answer = self.api.report(path, phase="deploy", links=links)
         assert answer.status == 200, answer.text
         return f"{wire.DEPENDENCY.location}{names.derived_id(self.api.row(path)['id'], target)}"
 
     def token(self, name: str) -> str:
         return next(str(each.token) for each in self.callers if each.name == name)
 
-    # everybody --------------------------------------------------------------------------------------------------------
+    # callers ----------------------------------------------------------------------------------------------------------
 
     def _signed(self, *, hours_ago: int = 0) -> TokenIssuer:
         api = self.api
@@ -193,14 +193,14 @@ class System:
             self.elsewhere, tenant_id=acme, audience=PART, renewable=False, lifetime=300
         )
         wrong = self._signed().for_instance(self.elsewhere, tenant_id=acme, audience=tokens.AUDIENCE_CLOUD_CONTROLLER)
-        nobody = [
-            Caller("nobody", None),
+        unauthenticated = [
+            Caller("anonymous", None),
             Caller("expired", late),
             Caller("for another audience", wrong),
             Caller("not issued here", self._signed().for_instance(self.id, tenant_id=acme, audience="service-manager")),
             Caller("made up", "start." + self.id + ".x"),
         ]
-        return [*people, *machines, *nobody]
+        return [*people, *machines, *unauthenticated]
 
     def _of_instance(self, name: str, path: str, who: str = "alice") -> Caller:
         row = self.api.row(path, who)
@@ -212,10 +212,10 @@ class System:
             "sm", tenant_id=TenantId(self.acme), audience=tokens.AUDIENCE_SERVICE_MANAGER, instance_id=instance
         )
 
-    # everything -------------------------------------------------------------------------------------------------------
+    # objects ----------------------------------------------------------------------------------------------------------
 
     def _things(self) -> dict[str, list[Thing]]:
-        """Every entity, by its kind."""
+        """Return all entities by kind."""
         acme, umbrella, api = self.acme, self.umbrella, self.api
         ids = {path: api.row(path)["id"] for path in (self.own, self.bound, self.stranger, self.child, self.disposable)}
         theirs = api.row(self.other_tenants, "bob")["id"]
@@ -249,7 +249,7 @@ class System:
             PUBLISHED: [Thing(each, umbrella if each == self.entries[-1] else acme) for each in self.entries],
         }
 
-    # asking -----------------------------------------------------------------------------------------------------------
+    # requests ---------------------------------------------------------------------------------------------------------
 
     def ask(self, probe: Probe) -> int:
         answer = self.answer(probe)
@@ -257,11 +257,7 @@ class System:
         return int(answer.status)
 
     def answer(self, probe: Probe, accept: str | None = None) -> Any:
-        headers = dict(probe.headers)
-        if probe.caller.token is not None:
-            headers["X-Auth-Token"] = probe.caller.token
-        else:
-            headers["X-Auth-Token"] = ""
+        headers = {**probe.headers, "X-Auth-Token": probe.caller.token or ""}
         return self.api.ask(
             "nobody", probe.method, probe.path, probe.body, kind=probe.kind, headers=headers, accept=accept
         )
@@ -272,7 +268,7 @@ class _All:
         return True
 
 
-#: More than are made here.
+#: Above the number of requests in these tests.
 _RATES = Rates(per_address=1e6, address_burst=1_000_000, per_tenant=1e6, tenant_burst=1_000_000)
 
 
@@ -283,7 +279,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
     def noted(application: Any, *arguments: Any, **named: Any) -> Any:
         applications.append(application)
-        # All come from one address here.
+        # All requests come from one address.
         return assemble(application, *arguments, **{**named, "rates": _RATES})
 
     with pytest.MonkeyPatch.context() as patch:
@@ -293,7 +289,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         made.api.close()
 
 
-# what is to come ------------------------------------------------------------------------------------------------------
+# expectations ---------------------------------------------------------------------------------------------------------
 
 
 def kinds_of(system: System) -> list[Kind]:
@@ -301,8 +297,8 @@ def kinds_of(system: System) -> list[Kind]:
     return [each for each in found if isinstance(each, Kind) and each.location]
 
 
-def let_in(caller: Caller, path: str, method: str, *, renewing: bool = False) -> str | None:
-    """The status of who does not get beyond the token, or None."""
+def refusal_of_token(caller: Caller, path: str, method: str, *, renewing: bool = False) -> str | None:
+    """Return the status if the token alone is refused, or None."""
     if not caller.role:
         return "401"
     if caller.starting:
@@ -313,9 +309,9 @@ def let_in(caller: Caller, path: str, method: str, *, renewing: bool = False) ->
     return None
 
 
-def to_entity(caller: Caller, rule: Rule | None, thing: Thing, method: str, *, renewing: bool = False) -> str:
-    """What comes of a request about an entity."""
-    early = let_in(caller, thing.path, method, renewing=renewing)
+def expected_for_entity(caller: Caller, rule: Rule | None, thing: Thing, method: str, *, renewing: bool = False) -> str:
+    """Return the expected result of a request for an entity."""
+    early = refusal_of_token(caller, thing.path, method, renewing=renewing)
     if early is not None:
         return early
     if not reached(caller, thing):
@@ -333,25 +329,25 @@ def entity_probes(system: System) -> Iterator[Probe]:
         for thing in system.things[name]:
             path = thing.path
             for method in ("GET", "HEAD"):
-                yield Probe(method, path, to_entity(caller, rule.read, thing, method), caller)
+                yield Probe(method, path, expected_for_entity(caller, rule.read, thing, method), caller)
             changed = {"kind": name, "attributes": {"demo.size": 2}} if rule is INSTANCE and name != COMPOSITE else link
-            # Nobody changes what was published: to those who see it, that is a conflict with what is there.
-            update = to_entity(caller, rule.update, thing, "POST")
+            # A publication cannot be changed: a caller that sees it gets a conflict.
+            update = expected_for_entity(caller, rule.update, thing, "POST")
             if name == PUBLISHED and update == "403" and not caller.starting and not caller.audience:
                 update = DONE
             yield Probe("POST", path, update, caller, changed)
-            yield Probe("DELETE", path, to_entity(caller, rule.delete, thing, "DELETE"), caller)
+            yield Probe("DELETE", path, expected_for_entity(caller, rule.delete, thing, "DELETE"), caller)
             for action in kind.actions:
                 used = ACTIONS.get(type_id(action), rule.act)
                 renewing = action == wire.RENEW
-                expected = to_entity(caller, used, thing, "POST", renewing=renewing)
+                expected = expected_for_entity(caller, used, thing, "POST", renewing=renewing)
                 attributes = {names.GENERATION: 1} if action == wire.REPORT else {}
                 document = {"action": type_id(action), "attributes": attributes}
                 yield Probe("POST", f"{path}?action={action.term}", expected, caller, document)
 
 
 def creating_probes(system: System) -> Iterator[Probe]:
-    """POST at a kind's collection, and PUT at a path of one's own choosing and at another instance's supplier path."""
+    """POST to a kind's collection, and PUT at a chosen path and at another instance's supplier path."""
     for kind, caller in itertools.product(kinds_of(system), system.callers):
         name = type_id(kind)
         if name == SCHEME + "theirs":
@@ -368,9 +364,8 @@ def creating_probes(system: System) -> Iterator[Probe]:
             ("PUT", f"{kind.location}{uuid.uuid4()}"),
             *([("PUT", squatted)] if rule is INSTANCE else []),
         ):
-            early = let_in(caller, str(path), method)
+            early = refusal_of_token(caller, str(path), method)
             allowed = rule.create is not None and granted(rule.create, caller, own)
-            # The provider's bundle is not the rival's to publish, and to a link nobody's is the way to an end.
             expected = early or (DONE if allowed else "403")
             if "source" in document and early is None and not allowed:
                 expected = refusal_of_link(system, caller)
@@ -378,19 +373,19 @@ def creating_probes(system: System) -> Iterator[Probe]:
 
 
 def refusal_of_link(system: System, caller: Caller) -> str:
-    """A link to what the caller does not see leads nowhere, which is said first."""
-    there = next(each for each in system.things[TYPE] if each.path == system.stranger)
-    return "403" if reached(caller, there) else "400"
+    """Return the status for a link: a target that the caller cannot see is reported before the missing permission."""
+    target = next(each for each in system.things[TYPE] if each.path == system.stranger)
+    return "403" if reached(caller, target) else "400"
 
 
 def other_probes(system: System) -> Iterator[Probe]:
-    """The query interface, mixins of a tenant's own, a path above all, routes beside OCCI's."""
+    """The query interface, and a tenant's own mixins."""
     for caller in system.callers:
         own = Thing("", caller.tenant)
         for method in ("GET", "HEAD"):
-            yield Probe(method, "/-/", let_in(caller, "/-/", method) or DONE, caller)
+            yield Probe(method, "/-/", refusal_of_token(caller, "/-/", method) or DONE, caller)
         made = f'mine; {MIXIN}; location="/mine/"'
-        tags = let_in(caller, "/-/", "POST") or (DONE if granted(rules.TAG, caller, own) else "403")
+        tags = refusal_of_token(caller, "/-/", "POST") or (DONE if granted(rules.TAG, caller, own) else "403")
         yield Probe("POST", "/-/", tags, caller, kind="text/occi", headers={"Category": made})
         removed = {"Category": f"{KNOWN}; {MIXIN}"}
         yield Probe("DELETE", "/-/", tags, caller, kind="text/occi", headers=removed)
@@ -407,7 +402,7 @@ def route_probes(system: System) -> Iterator[Probe]:
         for name, value in fill.items():
             path = path.replace(name, value)
         for caller in system.callers:
-            early = None if rule is None else let_in(caller, path, method)
+            early = None if rule is None else refusal_of_token(caller, path, method)
             if rule is None:
                 expected = DONE
             elif early is not None:
@@ -415,7 +410,7 @@ def route_probes(system: System) -> Iterator[Probe]:
             elif rule in (rules.READ_BUNDLE,) and granted(rule, caller, bundle):
                 expected = DONE
             elif rule == rules.READ_BUNDLE:
-                # To a provider whose it is not, it is as if it were not there.
+                # For a provider that does not own it, the bundle does not exist.
                 expected = "404" if granted(rule, caller, Thing("", caller.tenant)) else "403"
             else:
                 expected = DONE if granted(rule, caller, Thing("", caller.tenant)) else "403"
@@ -448,14 +443,14 @@ def test_collections_show_what_may_be_read(system: System) -> None:
         name = type_id(kind)
         if name not in system.things:
             continue
-        expected = let_in(caller, kind.location, "GET") or DONE
+        expected = refusal_of_token(caller, kind.location, "GET") or DONE
         seen = {
             each.path
             for each in system.things[name]
             if reached(caller, each) and granted(KINDS[name].read, caller, each)
         }
         if caller.audience:
-            # What it may be bound to, it reads where it knows the path, and finds in no list.
+            # Instances that it may be bound to are readable by path, but are in no list.
             seen = {each.path for each in system.things[name] if each.composed_by == caller.instance}
         for media in ("text/uri-list", "application/occi+json", "text/plain", "text/html"):
             answer = system.answer(mounted(Probe("GET", kind.location, expected, caller), mount), media)
@@ -465,13 +460,13 @@ def test_collections_show_what_may_be_read(system: System) -> None:
     assert wrong == [], "\n".join(map(str, wrong))
 
 
-def test_who_may_not_see_secrets_sees_none(system: System) -> None:
+def test_secrets_are_shown_only_to_granted_callers(system: System) -> None:
     instances = [each for kind in (TYPE, PART) for each in system.things[kind]]
     media = [*system.applications[0]._service.offered]
     assert {"text/plain", "text/occi", "text/html", "application/occi+json"} <= set(media)
     seen: dict[str, set[str]] = {}
     for caller, thing, mount, accept in itertools.product(system.callers, instances, MOUNTS, media):
-        if let_in(caller, thing.path, "GET") is not None or accept == "text/uri-list":
+        if refusal_of_token(caller, thing.path, "GET") is not None or accept == "text/uri-list":
             continue
         answer = system.answer(mounted(Probe("GET", thing.path, DONE, caller), mount), accept)
         shown = answer.text + json.dumps(answer.fields)
@@ -490,7 +485,7 @@ def test_who_may_not_see_secrets_sees_none(system: System) -> None:
     }
 
 
-def test_an_error_tells_nobody_whether_a_secret_was_guessed(system: System) -> None:
+def test_errors_do_not_reveal_whether_a_secret_was_guessed(system: System) -> None:
     for caller in system.callers:
         if caller.name not in ("reader", "operator"):
             continue
@@ -502,7 +497,7 @@ def test_an_error_tells_nobody_whether_a_secret_was_guessed(system: System) -> N
             assert len(seen) == 1, (caller.name, method, seen)
 
 
-def test_who_may_not_publish_renames_no_publication(system: System) -> None:
+def test_a_reader_cannot_rename_a_publication(system: System) -> None:
     reader = next(each for each in system.callers if each.name == "reader")
     shown = json.loads(system.answer(Probe("GET", system.entries[0], "", reader), "application/occi+json").text)
     digest = "org.archelon.bundle.digest"
@@ -510,7 +505,7 @@ def test_who_may_not_publish_renames_no_publication(system: System) -> None:
     assert system.answer(Probe("PUT", system.entries[0], "", reader, document), "text/plain").status == 403
 
 
-def test_a_token_exchanged_for_ones_own_service_manager_opens_nothing_there(system: System) -> None:
+def test_a_token_exchanged_for_its_own_service_manager_is_refused_there(system: System) -> None:
     token = system._signed().for_instance(
         system.id, tenant_id=system.acme, audience=TYPE, renewable=False, lifetime=300
     )
@@ -521,17 +516,17 @@ def test_a_token_exchanged_for_ones_own_service_manager_opens_nothing_there(syst
 
 
 def test_every_endpoint_by_every_role(system: System) -> None:
-    ocean = [*entity_probes(system), *creating_probes(system), *other_probes(system)]
-    probes = [mounted(each, mount) for each in ocean for mount in MOUNTS] + [*route_probes(system)]
+    unmounted = [*entity_probes(system), *creating_probes(system), *other_probes(system)]
+    probes = [mounted(each, mount) for each in unmounted for mount in MOUNTS] + [*route_probes(system)]
     refused = [each for each in probes if each.expected != DONE]
     assert len(refused) > 1000
-    before = contents(system.api.dependencies.database, NOT_LOOKED_AT)
-    wrong = unlike(refused, system.ask)
+    before = contents(system.api.dependencies.database, IGNORED_TABLES)
+    wrong = mismatches(refused, system.ask)
     assert wrong == [], "\n".join(wrong)
-    assert contents(system.api.dependencies.database, NOT_LOOKED_AT) == before
-    # A mixin is removed once, and is then gone at both mounts.
+    assert contents(system.api.dependencies.database, IGNORED_TABLES) == before
+    # Removing a mixin once removes it at both mounts.
     done = [each for each in probes if each.expected == DONE and (each.method, each.path) != ("DELETE", "/hurtle/-/")]
-    # What disposes of something comes last: what is on its way out cannot be changed, which is the same for everybody.
+    # Deletions come last, because objects in deletion cannot be changed.
     done.sort(key=lambda each: (each.method == "DELETE", each.method == "PUT" and "/bundle/" in each.path))
-    wrong = unlike(done, system.ask)
+    wrong = mismatches(done, system.ask)
     assert wrong == [], "\n".join(wrong)

@@ -26,7 +26,7 @@ from occi_service.server import service
 from tests.cloud_controller.deploy.test_module import BUNDLE, DIGEST, STACK, put_bundle
 from tests.cloud_controller.system import System, labels, new_instance
 
-from .walking import DONE, Caller, Probe, Thing, contents, granted, routes_of, unlike
+from .walking import DONE, Caller, Probe, Thing, contents, granted, mismatches, routes_of
 
 TYPE = "http://schemas.example.org/occi/sm#demo"
 SECRET = "a-secret-of-the-tenant"
@@ -34,7 +34,7 @@ SECRET = "a-secret-of-the-tenant"
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The rules of a kind; None where nobody may."""
+    """The rules of a kind; None if the operation is always refused."""
 
     module: str
     read: Rule
@@ -65,19 +65,19 @@ PROBES = {("/healthz", "GET"), ("/readyz", "GET"), ("/metrics", "GET")}
 ROUTES = {("deploy", BUNDLE_ROUTE, method) for method in ("GET", "HEAD", "PUT")} | {
     ("deploy", path, "GET") for path in LOGS
 }
-#: What a request that is refused may leave behind.
-NOT_LOOKED_AT = frozenset({"work", "facts"})
+#: Tables that refused requests may change.
+IGNORED_TABLES = frozenset({"work", "facts"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """What there is of one instance."""
+    """The objects of one instance."""
 
     tenant: str
     instance: str
 
     def described(self) -> list[tuple[Kind, str, dict[str, Any], tuple[Any, ...]]]:
-        """Its objects: kind, path, attributes, mixins."""
+        """Return kind, path, attributes and mixins of each object."""
         stack = deploy.stack_path(self.instance, "main", "local")
         monitor = runtime.monitor_path(stack, "web")
         own = labels(self.instance)
@@ -140,13 +140,13 @@ class Own:
                 },
                 (),
             ),
-            # The last: nothing more is made for it then.
+            # The last, because nothing is created for the instance afterwards.
             (disposal.DISPOSAL, disposal.disposal_path(self.instance), own, ()),
         ]
 
 
 class Walk:
-    """A cloud controller with objects of instances of two tenants, and everybody who may call."""
+    """A cloud controller with objects of two tenants' instances, and all callers."""
 
     def __init__(self, directory: Path, applications: list[Any]) -> None:
         url = f"sqlite:///{directory}/state.db"
@@ -211,7 +211,7 @@ class Walk:
             of_service("service of an instance", self.first, one.instance),
             of_service("service of another instance", self.first, other.instance),
             of_service("service of another tenant", self.second),
-            Caller("nobody", ""),
+            Caller("anonymous", ""),
             Caller("for a service manager", meant_for(tokens.AUDIENCE_SERVICE_MANAGER)),
             Caller("exchanged", meant_for(TYPE)),
             Caller("for an orchestrator", meant_for(tokens.audience_of_orchestrator(one.instance))),
@@ -232,7 +232,7 @@ class Walk:
         return int(answer.status_code)
 
     def things(self) -> Iterator[tuple[Kind, Thing, dict[str, Any]]]:
-        """Every entity but bundles, with what it was made of."""
+        """Iterate over all entities except bundles, with the documents that created them."""
         for own in self.of:
             for kind, path, attributes, mixins in own.described():
                 document = {"kind": type_id(kind), "attributes": attributes}
@@ -258,30 +258,30 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
         made.system.clear()
 
 
-# what is to come ------------------------------------------------------------------------------------------------------
+# expectations ---------------------------------------------------------------------------------------------------------
 
 
-def let_in(caller: Caller, module: str) -> str | None:
-    """The status of who does not get beyond the module's door, or None."""
+def refusal_of_token(caller: Caller, module: str) -> str | None:
+    """Return the status if the module refuses the caller altogether, or None."""
     if not caller.role:
         return "401"
     served = granted(rules.READ_OBJECTS, caller, Thing("", caller.tenant, caller.instance))
     return None if module == "design" or served else "403"
 
 
-def sees(caller: Caller, thing: Thing) -> bool:
-    """Whether a thing is any of the caller's business."""
+def visible_to(caller: Caller, thing: Thing) -> bool:
+    """Return whether an object exists for the caller."""
     if caller.role == Role.OPERATOR:
         return True
     named = caller.instance if caller.role in (Role.INSTANCE, Role.SERVICE) else ""
     return caller.tenant == thing.tenant and (not named or named == thing.instance)
 
 
-def to_object(caller: Caller, rule: Rule | None, thing: Thing) -> str:
-    early = let_in(caller, thing.path.split("/")[1])
+def expected_for_object(caller: Caller, rule: Rule | None, thing: Thing) -> str:
+    early = refusal_of_token(caller, thing.path.split("/")[1])
     if early is not None:
         return early
-    if not sees(caller, thing):
+    if not visible_to(caller, thing):
         return "404"
     return DONE if rule is not None and granted(rule, caller, thing) else "403"
 
@@ -290,37 +290,39 @@ def object_probes(walk: Walk) -> Iterator[Probe]:
     for (kind, thing, document), caller in itertools.product([*walk.things()], walk.callers):
         rule = KINDS[type_id(kind)]
         for method in ("GET", "HEAD"):
-            yield Probe(method, thing.path, to_object(caller, rule.read, thing), caller)
-        changes = to_object(caller, rule.update, thing)
+            yield Probe(method, thing.path, expected_for_object(caller, rule.read, thing), caller)
+        changes = expected_for_object(caller, rule.update, thing)
         yield Probe("POST", thing.path, changes, caller, {"kind": type_id(kind), "attributes": {}})
-        yield Probe("DELETE", thing.path, to_object(caller, rule.delete, thing), caller)
+        yield Probe("DELETE", thing.path, expected_for_object(caller, rule.delete, thing), caller)
         for action in kind.actions:
             used = ACTIONS.get(type_id(action), rule.act)
             attributes = {name: "1" for name, each in action.attributes.items() if each == "required"}
             attributes |= {design.EXCHANGE_AUDIENCE: TYPE} if action == design.EXCHANGE else {}
             body = {"action": type_id(action), "attributes": attributes}
-            yield Probe("POST", f"{thing.path}?action={action.term}", to_object(caller, used, thing), caller, body)
-        yield Probe("PUT", thing.path, to_path(caller, kind, thing), caller, document)
+            yield Probe(
+                "POST", f"{thing.path}?action={action.term}", expected_for_object(caller, used, thing), caller, body
+            )
+        yield Probe("PUT", thing.path, expected_for_put(caller, kind, thing), caller, document)
 
 
-def to_path(caller: Caller, kind: Kind, thing: Thing) -> str:
-    """What comes of a PUT at a path that derives from an instance: it is that instance's, there or not."""
-    early = let_in(caller, thing.path.split("/")[1])
+def expected_for_put(caller: Caller, kind: Kind, thing: Thing) -> str:
+    """Return the expected result of a PUT at a path that derives from an instance, which owns it in any case."""
+    early = refusal_of_token(caller, thing.path.split("/")[1])
     if early is not None:
         return early
     rule = KINDS[type_id(kind)]
-    allowed = sees(caller, thing) and rule.update is not None and granted(rule.update, caller, thing)
+    allowed = visible_to(caller, thing) and rule.update is not None and granted(rule.update, caller, thing)
     if kind == deploy.APP and not allowed and caller.role in (Role.PROVIDER, Role.SERVICE):
-        # Who may have apps is told that the path is taken, or that the id is not theirs to choose.
+        # A caller that may have apps gets a conflict (the path is taken) or a 400 (the id cannot be chosen).
         return DONE
     if caller.role == Role.SERVICE and not caller.instance and not allowed:
-        # Another tenant's service manager: the path is taken.
+        # Another tenant's service manager gets a conflict: the path is taken.
         return DONE
     return DONE if allowed else "403"
 
 
 def free_probes(walk: Walk) -> Iterator[Probe]:
-    """What lies at no instance's path: the catalogue, validation, bundles, logs, the query interface, collections."""
+    """Paths that belong to no instance: the catalogue, validation, bundles, logs, the query interface, collections."""
     catalogue = Thing(f"/design{walk.catalogue}", "")
     validation = Thing("/design/validation/default", walk.first)
     attributes = {
@@ -334,12 +336,12 @@ def free_probes(walk: Walk) -> Iterator[Probe]:
         "attributes": {"org.archelon.document.format": "manifest", "org.archelon.document.content": ""},
     }
     for caller in walk.callers:
-        nobody = None if caller.role else "401"
-        yield Probe("GET", catalogue.path, nobody or DONE, caller)
-        # What else an entry has to be is not this table's to say.
+        refusal = None if caller.role else "401"
+        yield Probe("GET", catalogue.path, refusal or DONE, caller)
+        # The table does not define further requirements on entries.
         may_enter = granted(rules.OFFER, caller, Thing("", caller.tenant))
         for method, body in () if may_enter else (("PUT", entry), ("POST", entry), ("DELETE", b"")):
-            yield Probe(method, catalogue.path, nobody or "403", caller, body)
+            yield Probe(method, catalogue.path, refusal or "403", caller, body)
         seen = caller.tenant == walk.first and caller.role != Role.INSTANCE and not caller.instance
         may = DONE if granted(rules.VALIDATE, caller, Thing("", caller.tenant, caller.instance)) else "403"
         for method, path, body in (
@@ -347,9 +349,9 @@ def free_probes(walk: Walk) -> Iterator[Probe]:
             ("POST", validation.path, {"kind": type_id(design.VALIDATION), "attributes": {}}),
             ("POST", validation.path + "?action=validate", checked),
         ):
-            yield Probe(method, path, nobody or (may if seen else "404"), caller, body)
+            yield Probe(method, path, refusal or (may if seen else "404"), caller, body)
         for module in web.MODULES:
-            early = let_in(caller, module)
+            early = refusal_of_token(caller, module)
             yield Probe("GET", f"/{module}/-/", early or DONE, caller)
             tags = early or (DONE if granted(rules.TAG, caller, Thing("", caller.tenant)) else "403")
             mixin = {"Category": 'mine; scheme="http://mine.example.org/x#"; class="mixin"; location="/mine/"'}
@@ -358,13 +360,13 @@ def free_probes(walk: Walk) -> Iterator[Probe]:
         for own in (*walk.of, walk.app):
             kind = deploy.APP if own is walk.app else deploy.APPLICATION
             thing = Thing(f"/deploy{kind.location}{own.instance}", own.tenant, own.instance)
-            yield Probe("GET", f"{thing.path}/logs", to_object(caller, rules.READ_OBJECTS, thing), caller)
+            yield Probe("GET", f"{thing.path}/logs", expected_for_object(caller, rules.READ_OBJECTS, thing), caller)
 
 
 def bundle_probes(walk: Walk, caller: Caller) -> Iterator[Probe]:
-    """The service manager's bundle, which the instances of both its tenants run."""
+    """The service manager's bundle, which instances of both its tenants run."""
     path = f"/deploy{deploy.bundle_path(DIGEST)}"
-    early = let_in(caller, "deploy")
+    early = refusal_of_token(caller, "deploy")
     runs = frozenset(each.instance for each in walk.of)
     owner = caller.tenant if caller.role in (Role.SERVICE, Role.INSTANCE) else "issuer"
     may = granted(rules.READ_OFFERED_BUNDLE, caller, Thing("", owner, bundle_of=runs))
@@ -400,12 +402,12 @@ def test_collections_show_what_may_be_read(walk: Walk) -> None:
         location = next(kind.location for kind, _, _ in things if type_id(kind) == name) if own else None
         if location is None:
             continue
-        expected = let_in(caller, rule.module) or "200"
-        # An operator sees another tenant's where it knows the path.
+        expected = refusal_of_token(caller, rule.module) or "200"
+        # An operator sees other tenants' objects by path only.
         seen = {
             each.path
             for each in own
-            if each.tenant == caller.tenant and sees(caller, each) and granted(rule.read, caller, each)
+            if each.tenant == caller.tenant and visible_to(caller, each) and granted(rule.read, caller, each)
         }
         for media in ("text/uri-list", "application/occi+json", "text/plain", "text/html"):
             answer = walk.answer(Probe("GET", f"/{rule.module}{location}", expected, caller), media)
@@ -415,14 +417,14 @@ def test_collections_show_what_may_be_read(walk: Walk) -> None:
     assert wrong == [], "\n".join(map(str, wrong))
 
 
-def test_nobody_is_shown_what_is_hidden(walk: Walk) -> None:
+def test_hidden_attributes_are_never_shown(walk: Walk) -> None:
     for (_, thing, _), caller in itertools.product(walk.things(), walk.callers):
         for media in ("text/plain", "text/occi", "text/html", "application/occi+json"):
             answer = walk.answer(Probe("GET", thing.path, DONE, caller), media)
             assert SECRET not in answer.text + json.dumps(dict(answer.headers)), (caller.name, thing.path, media)
 
 
-def test_no_answer_to_a_write_shows_what_is_hidden(walk: Walk) -> None:
+def test_responses_to_writes_do_not_show_hidden_attributes(walk: Walk) -> None:
     for (kind, thing, _), caller in itertools.product(walk.things(), walk.callers):
         unchanged = {"kind": type_id(kind), "attributes": {}}
         for media in ("text/plain", "text/occi", "text/html", "application/occi+json"):
@@ -430,7 +432,7 @@ def test_no_answer_to_a_write_shows_what_is_hidden(walk: Walk) -> None:
             assert SECRET not in answer.text + json.dumps(dict(answer.headers)), (caller.name, thing.path, media)
 
 
-def test_what_an_orchestrator_runs_is_its_service_managers_to_choose(walk: Walk) -> None:
+def test_only_the_service_manager_chooses_what_an_orchestrator_runs(walk: Walk) -> None:
     one = walk.of[1]
     attributes = {**labels(one.instance), deploy.APP_NAME: "x", deploy.BUNDLE_IMAGE: "evil:1", names.GENERATION: 9}
     document = {
@@ -448,16 +450,16 @@ def test_every_endpoint_by_every_role(walk: Walk) -> None:
     probes = [*object_probes(walk), *free_probes(walk)]
     refused = [each for each in probes if each.expected != DONE]
     assert len(refused) > 1000
-    before = contents(walk.system.database, NOT_LOOKED_AT)
-    wrong = unlike(refused, walk.ask)
+    before = contents(walk.system.database, IGNORED_TABLES)
+    wrong = mismatches(refused, walk.ask)
     assert wrong == [], "\n".join(wrong)
-    assert contents(walk.system.database, NOT_LOOKED_AT) == before
+    assert contents(walk.system.database, IGNORED_TABLES) == before
     done = [each for each in probes if each.expected == DONE]
     done.sort(key=lambda each: (each.method == "DELETE", each.method == "PUT" and "/bundle/" in each.path))
-    wrong = unlike([each for each in done if each.method != "DELETE"], walk.ask)
+    wrong = mismatches([each for each in done if each.method != "DELETE"], walk.ask)
     assert wrong == [], "\n".join(wrong)
-    # One after the other is gone, so each is asked for by whoever may, until it is.
-    gone = [each for each in done if each.method == "DELETE"]
-    once = list({each.path: each for each in gone}.values())
-    wrong = unlike(once, walk.ask)
+    # Each object can be deleted only once.
+    deletions = [each for each in done if each.method == "DELETE"]
+    once = list({each.path: each for each in deletions}.values())
+    wrong = mismatches(once, walk.ask)
     assert wrong == [], "\n".join(wrong)

@@ -1,4 +1,4 @@
-"""What the table of grants says of a caller and a thing, evaluated a second time and in another way than the services do."""
+"""A second, independent evaluation of the table of grants for a caller and an object."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from archelon_core.auth import Role
 from archelon_core.auth.rules import GRANTS, Rule, Scope
 from archelon_core.database import Database
 
-#: Marks that the caller gets beyond who may do what: it is done, or refused for what the request says.
+#: The caller is authorized: the request succeeds, or is refused for its content.
 DONE = "done"
 
 
 @dataclasses.dataclass(frozen=True)
 class Caller:
-    """Somebody with a token, or without.
+    """A caller with or without a token.
 
     Attributes:
-        name: for people. token: as sent; None for none.
-        role: the one that it has; empty for who is nobody to the service.
-        instance: that the token names. audience: of an exchanged token. starting: it is a start token.
+        name: shown in failures. token: as sent; None for none.
+        role: its only role; empty if the service does not authenticate the caller.
+        instance: named by the token. audience: of an exchanged token. starting: whether it is a start token.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Caller:
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """What a request is about.
+    """The object of a request.
 
     Attributes:
-        tenant: whose. instance: which instance, or whose object. composed_by, bound_to: instances, by their ids.
-        bundle_of: the instances that run it, of a bundle.
+        tenant: its owner. instance: the instance itself, or the one that it belongs to. composed_by, bound_to: ids of instances.
+        bundle_of: the instances that run the bundle.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One request of one caller, and what is to come of it: `done`, or a status."""
+    """One request of one caller, and the expected result: `done`, or a status."""
 
     method: str
     path: str
@@ -67,13 +67,13 @@ class Probe:
 
 
 def within(scope: Scope, caller: Caller, thing: Thing) -> bool:
-    """Whether a thing lies within a scope of a caller's."""
+    """Return whether an object is within a caller's scope."""
     if scope is Scope.ANY:
         return True
     if caller.tenant != thing.tenant:
         return False
     if scope is Scope.OWN_TENANT:
-        # A service's token that names an instance is for that one.
+        # A service's token that names an instance is for that instance only.
         named = caller.instance if caller.role == Role.SERVICE else ""
         return not named or thing.instance in ("", named)
     related = {
@@ -86,21 +86,21 @@ def within(scope: Scope, caller: Caller, thing: Thing) -> bool:
 
 
 def granted(rule: Rule, caller: Caller, thing: Thing) -> bool:
-    """Whether the table lets a caller do what a rule stands for to a thing."""
+    """Return whether the table grants a caller the rule for an object."""
     return any(
         grant.rule == rule and grant.role == caller.role and within(grant.scope, caller, thing) for grant in GRANTS
     )
 
 
 def reached(caller: Caller, thing: Thing) -> bool:
-    """Whether a thing is any of the caller's business: to an instance's token, most of its tenant's things are not."""
+    """Return whether an object exists for the caller; for an instance's token, most of its tenant's objects do not."""
     if caller.role != Role.INSTANCE:
         return caller.tenant == thing.tenant
     return any(within(scope, caller, thing) for scope in (Scope.OWN_INSTANCE, Scope.COMPOSED, Scope.BOUND))
 
 
 def routes_of(application: Any) -> set[tuple[str, str]]:
-    """Path and method of every route beside OCCI's."""
+    """Return path and method of every route beside OCCI's."""
     found = set()
     for route in falcon.inspect.inspect_compiled_router(application.falcon._router):
         found |= {(route.path, each.method) for each in route.methods if not each.internal and each.method != "OPTIONS"}
@@ -108,7 +108,7 @@ def routes_of(application: Any) -> set[tuple[str, str]]:
 
 
 def contents(database: Database, skip: frozenset[str]) -> dict[str, list[str]]:
-    """Everything that stands in a database's tables."""
+    """Return all rows of a database's tables."""
     metadata = sa.MetaData()
     metadata.reflect(database.engine)
     with database.read() as connection:
@@ -119,8 +119,8 @@ def contents(database: Database, skip: frozenset[str]) -> dict[str, list[str]]:
         }
 
 
-def unlike(probes: list[Probe], ask: Callable[[Probe], int]) -> list[str]:
-    """Makes the requests; those whose answer is not what was to come."""
+def mismatches(probes: list[Probe], ask: Callable[[Probe], int]) -> list[str]:
+    """Send the requests, and return those with an unexpected response."""
     wrong = []
     for each in probes:
         status = ask(each)

@@ -1,4 +1,4 @@
-"""What hostile code of a tenant tries; run as `intrusion.py FILE`, it attempts what `TARGETS` says and tells it in the file."""
+"""Attacks of a tenant's hostile code; `intrusion.py FILE` attacks the targets in `TARGETS`, and writes a report to the file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 
 def attempt(targets: Mapping[str, Sequence[str]], who: str) -> dict[str, list[str]]:
-    """What came of it, each a list that should be empty; `listed` has no more than the way to one's own directory.
+    """Attack, and return the successes: lists that should be empty, except `listed` with the path to one's own directory.
 
     Args:
-        targets: `needles`, each written backwards, to be found nowhere; `trees` to look through; `kill`, process ids;
-            `write`, directories.
+        targets: `needles` (texts, each reversed, that should be found nowhere), `trees` to search, `files` to read, `kill`
+            (process ids), `write` (directories).
     """
     needles = [each[::-1].encode() for each in targets.get("needles", ())]
     trees = [path for tree in targets.get("trees", ()) for path in files_of(tree)]
@@ -24,7 +24,7 @@ def attempt(targets: Mapping[str, Sequence[str]], who: str) -> dict[str, list[st
         "found": sorted(found),
         "listed": sorted(name for tree in targets.get("trees", ()) for name in listing(tree)),
         "killed": [pid for pid in targets.get("kill", ()) if kills(int(pid))],
-        "written": [place for place in targets.get("write", ()) if writes(f"{place}/{who}")],
+        "written": [path for path in targets.get("write", ()) if writes(f"{path}/{who}")],
     }
 
 
@@ -68,14 +68,14 @@ def writes(path: str) -> bool:
     return False
 
 
-def told(targets: str, who: str) -> str:
-    """The report, as JSON."""
+def report(targets: str, who: str) -> str:
+    """Attack, and return the report as JSON."""
     return json.dumps(attempt(json.loads(targets), who))
 
 
 if __name__ == "__main__":
-    report = told(os.environ["TARGETS"], sys.argv[1])
+    text = report(os.environ["TARGETS"], sys.argv[1])
     with open(f"{sys.argv[1]}.new", "w") as output:
-        output.write(report)
+        output.write(text)
     os.replace(f"{sys.argv[1]}.new", sys.argv[1])
-    print(report)
+    print(text)

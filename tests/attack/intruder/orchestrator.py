@@ -1,4 +1,4 @@
-"""The intruder's orchestrator: the default one, which tries what its node tries, and has a configuration try it."""
+"""The intruder's orchestrator: the default one, which also runs the attacks of its node itself and in a configuration."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sdk
 
 
 class Intruder(sdk.Orchestrator):
-    """Tells what it could, and what a configuration of its node could."""
+    """Publishes what it and a configuration of its node could access."""
 
     def provision(self) -> None:
-        """Try, once the node is there."""
+        """Attack as soon as the node is deployed."""
         super().provision()
         targets = self.parameters["intruder.targets"]
         code: dict[str, Any] = {"__name__": "intrusion"}
@@ -23,5 +23,5 @@ class Intruder(sdk.Orchestrator):
             "process",
             {"command": ["python3", "-I", "intrusion.py", "configured.json"], "environment": {"TARGETS": targets}},
         )
-        reports = {"orchestrator": code["told"](targets, "orchestrator"), "configuration": configured}
+        reports = {"orchestrator": code["report"](targets, "orchestrator"), "configuration": configured}
         self.outputs["intruder.reports"] = json.dumps({who: json.loads(report) for who, report in reports.items()})

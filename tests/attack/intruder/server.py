@@ -1,4 +1,4 @@
-"""Serves what this process, and its health check, could reach, as JSON."""
+"""Serves the reports of this process and its health check, as JSON."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import sys
 sys.path.insert(0, os.getcwd())
 import intrusion
 
-REPORT = json.loads(intrusion.told(os.environ["TARGETS"], "node"))
+REPORT = json.loads(intrusion.report(os.environ["TARGETS"], "node"))
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Answers every GET with the reports."""
+    """Responds to every GET with the reports."""
 
     def do_GET(self) -> None:
-        """Send them."""
+        """Send the reports."""
         reports = {"node": REPORT}
         if os.path.exists("checked.json"):
             with open("checked.json") as stream:
