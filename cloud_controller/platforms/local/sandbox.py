@@ -311,8 +311,8 @@ def _trial(sandbox: Sandbox, root: Path) -> str:
     if done.returncode == 0:
         return ""
     output = done.stderr.decode(errors="replace").strip().splitlines()
-    user = "root" if sandbox.root else "an unprivileged user"
-    return f"bubblewrap does not work here as {user}: {output[-1] if output else f'status {done.returncode}'}"
+    caller = "root" if sandbox.root else "an unprivileged user"
+    return f"bubblewrap does not work here as {caller}: {output[-1] if output else f'status {done.returncode}'}"
 
 
 def _check(*texts: str) -> None:
