@@ -26,7 +26,7 @@ from service_manager.lifecycle.planner import (
     TryAgain,
     plan,
 )
-from service_manager.store.snapshot import Snapshot, WantedState, LEGAL_MOVES
+from service_manager.store.snapshot import LEGAL_MOVES, Snapshot, WantedState
 
 POLICIES = {state: RetryPolicy(timeout=100, retries=1) for state in wire.STATES}
 UP = Snapshot("v1", made="v1", boots=1, activated=1, applied=1, state="active")

@@ -31,10 +31,11 @@ def test_existing_bundles_belong_to_their_publishers(database_url: str) -> None:
         rows = [{"tenant": tenant, "digest": digest, **result} for tenant, digest in publications]
         connection.execute(tables.publications.insert(), rows)
         connection.exec_driver_sql("DROP TABLE sm_bundle_owners")
+        connection.exec_driver_sql("ALTER TABLE sm_instances RENAME COLUMN consecutive_failures TO stumbles")
         version = sa.table("alembic_version", sa.column("version_num", sa.String))
         connection.execute(
             version.update()
-            .where(version.c.version_num == "service_manager_0002")
+            .where(version.c.version_num == "service_manager_0003")
             .values(version_num="service_manager_0001")
         )
     upgrade(database, MIGRATIONS)
