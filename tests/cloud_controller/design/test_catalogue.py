@@ -248,13 +248,13 @@ def test_a_separate_module_keeps_the_others_entries(bench: Bench) -> None:
 def test_readers_trust_reserved_types_only_from_the_installation(service_type: str) -> None:
     entry = _poison(service_type).attributes
     assert design.is_reserved(service_type)
-    assert not design.is_believed(entry)
-    assert not design.is_believed({**entry, design.PUBLISHER: "t-1", design.ISSUER: "service-manager"})
-    assert not design.is_believed({**entry, design.ORIGIN: design.OPERATOR})
-    believed = design.INSTALLATION if design.is_ours(service_type) else design.IDENTITY
+    assert not design.is_trusted(entry)
+    assert not design.is_trusted({**entry, design.PUBLISHER: "t-1", design.ISSUER: "service-manager"})
+    assert not design.is_trusted({**entry, design.ORIGIN: design.OPERATOR})
+    trusted = design.INSTALLATION if design.is_ours(service_type) else design.IDENTITY
     assert [
-        each for each in (design.INSTALLATION, design.IDENTITY) if design.is_believed({**entry, design.ORIGIN: each})
-    ] == [believed]
+        each for each in (design.INSTALLATION, design.IDENTITY) if design.is_trusted({**entry, design.ORIGIN: each})
+    ] == [trusted]
     assert not design.is_reserved(OURS)
     assert not design.is_reserved(TYPE)
 

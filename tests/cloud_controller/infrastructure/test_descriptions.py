@@ -102,7 +102,7 @@ dependencies:
         ("'9'", "'${nodes.a.port}'", "template:11:48: 'a' refers to 'a', which it does not depend on; write ${self.…}"),
         ("'9'", "'${nodes.b.port}'", "11:48: 'a' refers to 'b', which it does not depend on; add the dependency [a, b]"),
         ("'9'", "'${self.colour}'", "template:11:48: 'self.colour' names no attribute; expected one of address, "),
-        ("ports: [http]", "ports: {http: 70000}", "11:68: a port is a number from 1024 to 65535, or 0 for any; correct it"),
+        ("ports: [http]", "ports: {http: 70000}", "11:68: a port must be a number from 1024 to 65535, or 0 for any; correct it"),
         ("ports: [http]", "ports: {http: 443}", "11:68: port 443 is a system port; choose one from 1024 on, or 0 for any"),
         ("ports: [http]", "limits: {memory: lots}", "11:71: 'memory' must be a whole number, 1 or more"),
         ("ports: [http]", "image: x", "template:11:61: the resource 'process' has no 'image'; "),
@@ -129,7 +129,7 @@ def test_errors_contain_place_and_remedy(types: dict[str, ProcessNodes], old: st
 def test_errors_in_a_file_name_that_file(types: dict[str, ProcessNodes]) -> None:
     nodes = "'node_def:t':\n  - resource: {type: process}\n"
     text = GOOD.partition("'node_def")[0]
-    with pytest.raises(DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process has one command"):
+    with pytest.raises(DescriptionError, match=r"nodes/node_definitions.yaml:2:15: a process needs exactly one command"):
         parse(text, files={"nodes/node_definitions.yaml": nodes}, types=types)
 
 

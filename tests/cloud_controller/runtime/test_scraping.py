@@ -62,7 +62,7 @@ def test_scrape_returns_metrics_and_problems(node: Target) -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("/missing", "web-1: .*/missing answered 404"),
+        ("/missing", "web-1: .*/missing returned 404"),
         ("/elsewhere", "web-1: .* redirects again"),
         ("/large", "web-1: .*/large is larger than 1048576 bytes"),
     ],
